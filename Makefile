@@ -1,0 +1,30 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint test-slow clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## fold, export, compile, measure and compare a real ResNet-50
+	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
+	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint ## everything but the tests marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP) ## the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build dist resnet50.pt

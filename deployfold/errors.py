@@ -1,0 +1,82 @@
+"""The exceptions a user can meet: one sentence, what to do about it, and an exit code.
+
+Every error that reaches the command line is a :class:`DeployfoldError`; the CLI prints its message
+and its hint and leaves with its exit code. Anything else is a bug in deployfold.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command line, documented in ``--help`` and the README."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    LOAD = 3
+    FOLD = 4
+    EXPORT = 5
+    COMPILE = 6
+    THRESHOLD = 7
+    MEASURE = 8
+    INTERRUPTED = 130
+
+
+class DeployfoldError(Exception):
+    """An error a user can act on.
+
+    Args:
+        message: one sentence that says what is wrong.
+        hint: what to do about it, or ``None`` when the message says it already.
+    """
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(DeployfoldError):
+    """What was asked for cannot be understood, or cannot be done as asked."""
+
+    exit_code = ExitCode.USAGE
+
+
+class LoadError(DeployfoldError):
+    """The model could not be read, or reading it would have run code from it."""
+
+    exit_code = ExitCode.LOAD
+
+
+class FoldError(DeployfoldError):
+    """Folding failed, or the folded model is not the same function as the original."""
+
+    exit_code = ExitCode.FOLD
+
+
+class ExportError(DeployfoldError):
+    """TorchScript, ONNX or ``torch.export`` failed, or lowering to a precision did."""
+
+    exit_code = ExitCode.EXPORT
+
+
+class CompileError(DeployfoldError):
+    """TensorRT could not build the engine that was asked for."""
+
+    exit_code = ExitCode.COMPILE
+
+
+class ThresholdError(DeployfoldError):
+    """Everything was built and measured, and a limit set by the user was missed."""
+
+    exit_code = ExitCode.THRESHOLD
+
+
+class MeasureError(DeployfoldError):
+    """An artifact could not be run or measured."""
+
+    exit_code = ExitCode.MEASURE
