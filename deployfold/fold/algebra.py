@@ -1,0 +1,151 @@
+"""The closed forms of folding. Everything here is float64 and rounds nothing.
+
+A per-channel affine map ``y[c] = scale[c] * x[c] + shift[c]`` composed with a linear layer is a
+linear layer again. Writing ``W`` for the weight, ``b`` for the bias and ``*`` for a product along
+the channel that the map acts on:
+
+* after the layer (rows):     ``scale * (W x + b) + shift  =  (scale * W) x + (scale * b + shift)``
+* before the layer (columns): ``W (scale * x + shift) + b  =  (W * scale) x + (b + W shift)``
+
+The second holds for a convolution only where no zero padding mixes with the shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``y[c] = scale[c] * x[c] + shift[c]``; both float64 vectors of shape ``(channels,)``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def after(self, inner: Affine) -> Affine:
+        """The composition that applies ``inner`` first and this map second."""
+        return Affine(self.scale * inner.scale, self.scale * inner.shift + self.shift)
+
+    def take(self, index: Tensor) -> Affine:
+        """The map of every channel named by ``index``; the identity where the index is negative."""
+        chosen = index.clamp(min=0)
+        used = index >= 0
+        one = torch.ones((), dtype=torch.float64)
+        return Affine(
+            torch.where(used, self.scale[chosen], one),
+            torch.where(used, self.shift[chosen], 0 * one),
+        )
+
+    def without_shift(self) -> Affine:
+        """The same map without its constant part."""
+        return Affine(self.scale, torch.zeros_like(self.shift))
+
+    def equals(self, other: Affine) -> bool:
+        """Whether both maps are the same, bit by bit."""
+        return torch.equal(self.scale, other.scale) and torch.equal(self.shift, other.shift)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no number in it is inf or NaN."""
+        return bool(self.scale.isfinite().all()) and bool(self.shift.isfinite().all())
+
+    @property
+    def has_shift(self) -> bool:
+        """Whether its constant part differs from zero anywhere."""
+        return bool((self.shift != 0).any())
+
+
+def batch_norm(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+) -> Affine:
+    """Batch normalisation in evaluation mode as an affine map (Ioffe and Szegedy, 2015, alg. 2).
+
+    ``scale = weight / sqrt(running_var + eps)`` and ``shift = bias - running_mean * scale``; all
+    arguments have shape ``(channels,)`` and any float dtype.
+    """
+    scale = torch.rsqrt(running_var.detach().double() + eps)
+    if weight is not None:
+        scale = scale * weight.detach().double()
+    shift = -running_mean.detach().double() * scale
+    if bias is not None:
+        shift = shift + bias.detach().double()
+    return Affine(scale, shift)
+
+
+def scale_rows(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """Multiply every output channel of ``weight`` by its ``scale``.
+
+    Args:
+        weight: ``(out, in / groups, *kernel)``, or ``(in, out / groups, *kernel)`` if transposed.
+        scale: ``(out,)``.
+    """
+    if not transposed:
+        return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    factor = scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return (grouped * factor).flatten(0, 1)
+
+
+def scale_columns(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
+    """Multiply every input channel of ``weight`` by its ``scale``, of shape ``(in,)``."""
+    if transposed:
+        return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    factor = scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return (grouped * factor).flatten(0, 1)
+
+
+def response_to(weight: Tensor, shift: Tensor, *, groups: int) -> Tensor:
+    """What a convolution or linear layer makes of the constant input ``shift``; shape ``(out,)``.
+
+    Args:
+        weight: ``(out, in / groups, *kernel)``; not transposed.
+        shift: ``(in,)``, the constant value of every input channel, with no padding anywhere.
+    """
+    summed = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    grouped = summed.reshape(groups, -1, summed.shape[1])
+    return torch.einsum("goi,gi->go", grouped, shift.reshape(groups, -1)).flatten()
+
+
+def embed_kernel(
+    weight: Tensor, *, groups: int, into_groups: int, taps: tuple[tuple[int, ...], ...]
+) -> Tensor:
+    """Write a convolution kernel as a larger one of fewer groups that computes the same.
+
+    Args:
+        weight: ``(out, in / groups, *kernel)``.
+        groups: its groups, a multiple of ``into_groups``.
+        taps: for every spatial axis, the size of the large kernel followed by the position in it
+            of each tap of the small one.
+
+    Returns:
+        ``(out, in / into_groups, *large kernel)``.
+    """
+    out_channels, width = weight.shape[:2]
+    ratio = groups // into_groups
+    wide = weight.new_zeros(out_channels, width * ratio, *weight.shape[2:])
+    rows = torch.arange(out_channels)
+    # Within its new group, a row reads the block of columns of the small group it came from.
+    block = rows // (out_channels // groups) % ratio
+    columns = block[:, None] * width + torch.arange(width)
+    wide[rows[:, None], columns] = weight
+    for axis, (size, *positions) in enumerate(taps, start=2):
+        shape = list(wide.shape)
+        shape[axis] = size
+        grown = wide.new_zeros(shape)
+        wide = grown.index_copy_(axis, torch.tensor(positions), wide)
+    return wide
+
+
+def identity_kernel(channels: int, *, groups: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The kernel that copies its input: ``(channels, channels / groups, *kernel)``; see ``taps``
+    of :func:`embed_kernel`, here with the single position of the centre for every axis."""
+    ones = torch.ones(channels, 1, *[1] * len(taps), dtype=torch.float64)
+    return embed_kernel(ones, groups=channels, into_groups=groups, taps=taps)

@@ -1,0 +1,104 @@
+"""Rewriting the forward of one module with ``torch.fx``, where an operator has no module to remove.
+
+This is the way for ``F.batch_norm`` called in a forward and for the graph modules that
+``torch.export`` makes. Only the module itself is traced; its children stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from deployfold.errors import FoldError
+
+
+def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
+    """Why ``torch.fx`` cannot take an operator out of the forward of ``module``; None if it can."""
+    try:
+        graph = _graph_of(module)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(module).__name__}.forward calls it, and torch.fx cannot trace that: {first}"
+    if _find(graph, op_name, occurrence) is None:
+        return f"{type(module).__name__}.forward calls it in a way that torch.fx does not show"
+    return None
+
+
+def rewrite_forward(
+    module: nn.Module,
+    *,
+    bypass: Iterable[tuple[str, int]],
+    biases: Iterable[tuple[str, int, Tensor]],
+) -> fx.GraphModule:
+    """A module with the same children and state whose forward lacks some operators.
+
+    Args:
+        bypass: operators to replace by their first argument, as name and occurrence.
+        biases: layers to give a bias, as name, occurrence and value of shape ``(out,)``.
+
+    Raises:
+        FoldError: ``torch.fx`` does not show one of them.
+    """
+    graph = _graph_of(module)
+    doomed = [_need(graph, name, occurrence, module) for name, occurrence in bypass]
+    for name, occurrence, bias in biases:
+        node = _need(graph, name, occurrence, module)
+        attribute = f"folded_bias_{name}_{occurrence}"
+        module.register_parameter(attribute, nn.Parameter(bias))
+        with graph.inserting_before(node):
+            source = graph.get_attr(attribute)
+        if len(node.args) > 2:
+            node.update_arg(2, source)
+        else:
+            node.update_kwarg("bias", source)
+    for node in doomed:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph.erase_node(node)
+    for node in reversed(list(graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    graph.lint()
+    result = fx.GraphModule(module, graph, type(module).__name__)
+    if isinstance(module, fx.GraphModule):
+        result.meta = module.meta
+    else:
+        result.train(module.training)
+    result.delete_all_unused_submodules()
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in result.named_parameters(recurse=False) if name not in used]:
+        delattr(result, name)
+    return result
+
+
+def _graph_of(module: nn.Module) -> fx.Graph:
+    if isinstance(module, fx.GraphModule):
+        return module.graph
+    return _ShallowTracer().trace(module)
+
+
+class _ShallowTracer(fx.Tracer):
+    """Traces one module's forward and none of its children's."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def _need(graph: fx.Graph, op_name: str, occurrence: int, module: nn.Module) -> fx.Node:
+    node = _find(graph, op_name, occurrence)
+    if node is None:
+        raise FoldError(f"torch.fx does not find {op_name} in {type(module).__name__}.forward.")
+    return node
+
+
+def _find(graph: fx.Graph, op_name: str, occurrence: int) -> fx.Node | None:
+    matching = [node for node in graph.nodes if _name(node) == op_name]
+    return matching[occurrence] if occurrence < len(matching) else None
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    if node.op != "call_function":
+        return ""
+    return str(getattr(target, "__name__", "")).partition(".")[0]

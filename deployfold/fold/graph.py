@@ -1,0 +1,170 @@
+"""What one forward pass did: operators, the tensors between them, and the module calls around them.
+
+The graph is a record of a run, not a program: nothing is ever executed from it. ``trace`` makes it,
+``match`` reads it and bypasses the operators it has folded away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(eq=False)
+class Value:
+    """One version of one tensor. An in-place operator ends a version and begins the next.
+
+    Attributes:
+        name: the qualified name, if this is a parameter or buffer of the model.
+        constant: does not depend on the model's inputs.
+        output: the model returns it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    producer: Op | None = None
+    name: str | None = None
+    constant: bool = False
+    output: bool = False
+    consumers: list[Op] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        source = self.name or (self.producer.name if self.producer else "input")
+        return f"Value({source}, {list(self.shape)})"
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module: where it is in the model, what went in and what came out."""
+
+    path: str
+    module: torch.nn.Module
+    parent: Call | None
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
+
+    def within(self, other: Call) -> bool:
+        """Whether this call is ``other`` or was made, directly or not, by it."""
+        call: Call | None = self
+        while call is not None:
+            if call is other:
+                return True
+            call = call.parent
+        return False
+
+
+@dataclass(eq=False)
+class Op:
+    """One ATen operator that ran.
+
+    Attributes:
+        name: the operator without overload, such as ``conv2d`` or ``add_``.
+        arguments: by schema name, defaults filled in; every tensor stands as its :class:`Value`.
+        call: the innermost module call it ran in.
+        occurrence: how many operators of the same name ran in the same call before it.
+    """
+
+    name: str
+    function: Any
+    arguments: dict[str, Any]
+    call: Call
+    occurrence: int = 0
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Op({self.name} in {self.call.path or 'model'})"
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments[argument]
+
+    @property
+    def output(self) -> Value:
+        """Its first output."""
+        return self.outputs[0]
+
+    def rerun(self, tensors: dict[Value, torch.Tensor]) -> Any:
+        """Run the operator again with its settings and other ``tensors``.
+
+        Raises:
+            KeyError: it reads a value that ``tensors`` does not hold.
+        """
+
+        def resolve(item: Any) -> Any:
+            if isinstance(item, Value):
+                return tensors[item]
+            if isinstance(item, (list, tuple)):
+                return [resolve(element) for element in item]
+            return item
+
+        positional, keywords = [], {}
+        for argument in self.function._schema.arguments:
+            if argument.name not in self.arguments:
+                continue
+            if argument.kwarg_only:
+                keywords[argument.name] = resolve(self.arguments[argument.name])
+            else:
+                positional.append(resolve(self.arguments[argument.name]))
+        with torch.no_grad():
+            return self.function(*positional, **keywords)
+
+    def replace_input(self, old: Value, new: Value) -> None:
+        """Read ``new`` wherever this operator read ``old``."""
+        self.inputs = [new if value is old else value for value in self.inputs]
+        self.arguments = {
+            key: substitute(argument, old, new) for key, argument in self.arguments.items()
+        }
+
+
+@dataclass(eq=False)
+class Graph:
+    """Every operator of one forward pass, in the order they ran."""
+
+    ops: list[Op]
+    calls: list[Call]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    constants: dict[str, Value]
+    mutated: frozenset[str]
+    """Names of the parameters and buffers that the forward pass wrote to."""
+
+    def bypass(self, op: Op) -> None:
+        """Let the consumers of ``op`` read its data input instead, as if it were an identity."""
+        source, result = op.inputs[0], op.output
+        source.consumers = [consumer for consumer in source.consumers if consumer is not op]
+        for consumer in result.consumers:
+            consumer.replace_input(result, source)
+            source.consumers.append(consumer)
+        source.output = source.output or result.output
+        self.outputs = tuple(source if value is result else value for value in self.outputs)
+        for call in self.calls:
+            call.inputs = tuple(source if value is result else value for value in call.inputs)
+            call.outputs = tuple(source if value is result else value for value in call.outputs)
+        result.consumers = []
+        result.producer = None
+        self.ops.remove(op)
+
+    def calls_of(self, module: torch.nn.Module) -> list[Call]:
+        """Every call of ``module``, in order."""
+        return [call for call in self.calls if call.module is module]
+
+
+def values_in(argument: Any) -> Iterator[Value]:
+    """Every :class:`Value` in a nested argument."""
+    if isinstance(argument, Value):
+        yield argument
+    elif isinstance(argument, (list, tuple)):
+        for item in argument:
+            yield from values_in(item)
+
+
+def substitute(argument: Any, old: Value, new: Value) -> Any:
+    """A nested argument with ``new`` in the place of ``old``."""
+    if argument is old:
+        return new
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(substitute(item, old, new) for item in argument)
+    return argument

@@ -1,0 +1,180 @@
+"""Linear layers as the trace shows them: an operator with a stored weight and perhaps a bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from .graph import Op, Value
+
+Kind = Literal["conv", "conv_transpose", "linear"]
+
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_FORWARDS = frozenset(
+    {
+        nn.Conv1d.forward,
+        nn.Conv2d.forward,
+        nn.Conv3d.forward,
+        nn.ConvTranspose1d.forward,
+        nn.ConvTranspose2d.forward,
+        nn.ConvTranspose3d.forward,
+        nn.Linear.forward,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, transposed convolution or linear layer, by the names of its tensors.
+
+    Attributes:
+        path: the module whose forward runs it; ``""`` is the model itself.
+        weight: qualified name of the weight.
+        bias: qualified name of the bias, ``None`` if it has none yet.
+        rank: the number of spatial axes, 0 for a linear layer.
+        geometry: for every spatial axis: kernel size, stride, leading padding, dilation.
+        functional: the forward does not read a ``bias`` attribute that could be set on the module,
+            so that a new bias has to be written into its code.
+        occurrence: for a functional layer, which operator of its name in ``path`` it is.
+    """
+
+    kind: Kind
+    path: str
+    weight: str
+    bias: str | None
+    in_channels: int
+    out_channels: int
+    rank: int = 0
+    groups: int = 1
+    geometry: tuple[tuple[int, int, int, int], ...] = ()
+    padded: bool = False
+    functional: bool = False
+    op_name: str = ""
+    occurrence: int = 0
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight's first axis is the input's."""
+        return self.kind == "conv_transpose"
+
+
+def is_layer(op: Op) -> bool:
+    """Whether ``op`` is a convolution, transposed convolution or linear operator."""
+    return op.name in _CONVOLUTIONS or op.name in _TRANSPOSED or op.name == "linear"
+
+
+def layer_of(op: Op) -> Layer | str:
+    """The layer that ``op`` ran, or the reason why its weight cannot be rewritten."""
+    weight: Value = op["weight"]
+    bias: Value | None = op["bias"]
+    if weight.name is None:
+        return _computed_weight_reason(op)
+    if bias is not None and bias.name is None:
+        return f"the bias of {op.call.path or 'the layer'} is computed in forward"
+    if not weight.dtype.is_floating_point:
+        return f"{op.call.path} has {weight.dtype} weights"
+    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED.get(op.name, 0)
+    groups = op["groups"] if rank else 1
+    kind: Kind = "linear"
+    geometry: tuple[tuple[int, int, int, int], ...] = ()
+    in_channels, out_channels = weight.shape[1], weight.shape[0]
+    if op.name in _CONVOLUTIONS:
+        kind = "conv"
+        in_channels *= groups
+        geometry = _geometry(op, weight, rank)
+    elif rank:
+        kind = "conv_transpose"
+        in_channels, out_channels = weight.shape[0], weight.shape[1] * groups
+    return Layer(
+        kind=kind,
+        path=op.call.path,
+        weight=weight.name,
+        bias=None if bias is None else bias.name,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        rank=rank,
+        groups=groups,
+        geometry=geometry,
+        padded=any(padding for _, _, padding, _ in geometry) or _same_padding_adds(op, geometry),
+        functional=bias is None and not _reads_bias(op),
+        op_name=op.name,
+        occurrence=op.occurrence,
+    )
+
+
+def channel_axis(op: Op, value: Value) -> int:
+    """The channel axis of a layer's input or output: last for linear, else before the spatial."""
+    if op.name == "linear":
+        return len(value.shape) - 1
+    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED[op.name]
+    return len(value.shape) - rank - 1
+
+
+def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, int], ...]:
+    kernel = weight.shape[2:]
+    stride, dilation = _spread(op["stride"], rank), _spread(op["dilation"], rank)
+    padding = op["padding"]
+    if padding == "valid":
+        padding = 0
+    if padding == "same":  # the odd element of an even total goes behind
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        padding = [t // 2 for t in total]
+    return tuple(zip(kernel, stride, _spread(padding, rank), dilation, strict=True))
+
+
+def _same_padding_adds(op: Op, geometry: tuple[tuple[int, int, int, int], ...]) -> bool:
+    return op.arguments.get("padding") == "same" and any(kernel > 1 for kernel, *_ in geometry)
+
+
+def _spread(item: int | list[int] | tuple[int, ...], rank: int) -> list[int]:
+    if isinstance(item, int):
+        return [item] * rank
+    return list(item) * rank if len(item) == 1 else list(item)
+
+
+def _reads_bias(op: Op) -> bool:
+    """Whether a bias set as an attribute of the module would reach the operator."""
+    module = op.call.module
+    attribute = getattr(module, "bias", ())
+    if attribute is not None or op["weight"].name not in {f"{op.call.path}.weight", "weight"}:
+        return False
+    if type(module).forward in _FORWARDS:
+        return True
+    if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        return False
+    return _probe_bias(op)
+
+
+def _probe_bias(op: Op) -> bool:
+    # A subclass with a forward of its own may ignore self.bias; trying is the only way to know.
+    module = op.call.module
+    if len(op.call.inputs) != 1:
+        return False
+    weight = module.get_parameter("weight")
+    zeros = weight.new_zeros(op.call.inputs[0].shape)
+    ones = weight.new_ones(op.output.shape[channel_axis(op, op.output)])
+    try:
+        with torch.inference_mode():
+            module.register_parameter("bias", nn.Parameter(ones, requires_grad=False))
+            return bool((module.forward(zeros) == 1).all())
+    except Exception:
+        return False
+    finally:
+        module.register_parameter("bias", None)
+
+
+def _computed_weight_reason(op: Op) -> str:
+    path = op.call.path or "the layer"
+    module = op.call.module
+    hint = ""
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        hint = "; torch.nn.utils.parametrize.remove_parametrizations makes it foldable"
+    elif any("weight_norm" in type(hook).__module__ for hook in module._forward_pre_hooks.values()):
+        hint = "; torch.nn.utils.remove_weight_norm makes it foldable"
+    elif any(type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values()):
+        hint = "; torch.nn.utils.remove_spectral_norm makes it foldable"
+    return f"the weight of {path} is computed in forward{hint}"

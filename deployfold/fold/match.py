@@ -1,0 +1,103 @@
+"""Which BatchNorm can go, by which rule; and for each that stays, why.
+
+A rule is one small class with a ``name`` and a method ``propose`` that returns what has to be asked
+of which layers, or raises :class:`CannotFold` with the reason. To add one, write its class and put
+it into :data:`RULES`.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .context import CannotFold, Context, Request
+from .downward import IntoConsumers
+from .graph import Graph
+from .plan import Folded, Left, NormEdit, Plan, Removal
+from .reparam import merge_branches
+from .trace import named_tensors
+from .units import Unit, find_units, is_batchnorm_module
+from .upward import IntoProducers
+
+RULES: tuple[IntoProducers | IntoConsumers, ...] = (IntoProducers(), IntoConsumers())
+"""Tried in this order on every BatchNorm."""
+
+
+def match(graph: Graph, model: nn.Module, *, reparam: bool = True) -> Plan:
+    """Decide on every BatchNorm of a traced model.
+
+    Args:
+        graph: the trace; it is used up.
+        model: the traced model, for the values of its statistics.
+        reparam: also merge parallel branches and fold constant scales (LayerScale).
+    """
+    tensors = dict(named_tensors(model))
+    units = find_units(graph, tensors)
+    _skip_neutral(graph)
+    context = Context(graph, [unit for unit in units if unit.is_batchnorm or reparam])
+    folded: list[Folded] = []
+    removals: list[Removal] = []
+    reasons: dict[Unit, str] = {}
+    progress = True
+    while progress:  # a branch that is merged, or a unit that goes, may free another
+        progress = False
+        for unit in list(context.units):
+            requests, rule = _propose(unit, context, reasons)
+            if requests is None:
+                continue
+            into = context.commit(requests)
+            context.forget(unit)
+            removals += unit.removals
+            kind = "batchnorm" if unit.is_batchnorm else "scale"
+            folded.append(Folded(unit.name, rule, into, kind))
+            progress = True
+        if reparam:
+            merged, silenced = merge_branches(context)
+            folded += merged
+            removals += silenced
+            progress = progress or bool(merged)
+    left = [Left(unit.name, reasons.get(unit, "")) for unit in context.units if unit.is_batchnorm]
+    left += _unreached(graph, model, {unit.name for unit in units})
+    norms = tuple(
+        NormEdit(unit.module_path, unit.affine)
+        for unit in context.units
+        if unit.edited and unit.affine is not None
+    )
+    return Plan(tuple(folded), tuple(left), context.layer_edits(), norms, tuple(removals))
+
+
+def _skip_neutral(graph: Graph) -> None:
+    """Let operators that change nothing be identities: ``sum()`` begins with ``0 + x``."""
+    for op in list(graph.ops):
+        other = op.arguments.get("other")
+        if op.name == "add" and isinstance(other, (int, float)) and other == 0:
+            graph.bypass(op)
+
+
+def _propose(
+    unit: Unit, context: Context, reasons: dict[Unit, str]
+) -> tuple[list[Request] | None, str]:
+    if unit.reason is not None:
+        reasons[unit] = unit.reason
+        return None, ""
+    refusals = []
+    for rule in RULES:
+        try:
+            return rule.propose(unit, context), rule.name
+        except CannotFold as refusal:
+            refusals.append(str(refusal))
+    reasons[unit] = "; ".join(dict.fromkeys(refusals))
+    return None, ""
+
+
+def _unreached(graph: Graph, model: nn.Module, seen: set[str]) -> list[Left]:
+    called = {call.path for call in graph.calls}
+    return [
+        Left(
+            path,
+            "its class does not run a batch norm that can be recognised"
+            if path in called
+            else "the example inputs did not reach it",
+        )
+        for path, module in model.named_modules()
+        if is_batchnorm_module(module) and path not in seen
+    ]

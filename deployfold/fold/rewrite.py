@@ -1,0 +1,200 @@
+"""Carrying out a plan on a model: new weights, and modules taken out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+
+from . import algebra
+from .forward import rewrite_forward
+from .layers import Layer
+from .plan import Activation, Bypass, LayerEdit, NormEdit, Plan, Replacement, Silence, Transplant
+from .reparam import taps_within
+from .upward import centre_taps
+
+
+class Zero(nn.Module):
+    """What is left of a branch that was merged into a parallel one: a scalar zero to add."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a zero of shape ``()`` with the dtype and device of ``x``."""
+        return x.new_zeros(())
+
+
+def apply(plan: Plan, model: nn.Module) -> nn.Module:
+    """Carry out ``plan`` on ``model``, in place; returns the model, which is a new object only if
+    the forward of the model itself had to be rewritten.
+
+    New weights are computed in float64 and rounded once to the dtype they are stored in.
+
+    Raises:
+        FoldError: a new weight does not fit its dtype.
+    """
+    with torch.no_grad():
+        new_biases: list[tuple[Layer, Tensor]] = []
+        for edit in plan.layers:
+            bias = _edit_layer(model, edit)
+            if bias is not None and edit.layer.functional:
+                new_biases.append((edit.layer, bias))
+            elif bias is not None:
+                module = model.get_submodule(edit.layer.path)
+                frozen = not module.get_parameter("weight").requires_grad
+                module.bias = nn.Parameter(bias, requires_grad=not frozen)
+        for norm in plan.norms:
+            _edit_norm(model.get_submodule(norm.path), norm)
+    bypasses = [removal for removal in plan.removals if isinstance(removal, Bypass)]
+    for removal in plan.removals:
+        if isinstance(removal, Replacement):
+            module = model.get_submodule(removal.path)
+            model = _substitute(model, module, _remainder(module, removal))
+        elif isinstance(removal, (Silence, Transplant)):
+            module = model.get_submodule(removal.path)
+            model = _substitute(model, module, Zero().train(module.training))
+            if isinstance(removal, Transplant):
+                model = _substitute(model, model.get_submodule(removal.target), module)
+    paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}
+    for path in sorted(paths):
+        module = model.get_submodule(path)
+        rewritten = rewrite_forward(
+            module,
+            bypass=[(item.op_name, item.occurrence) for item in bypasses if item.path == path],
+            biases=[
+                (layer.op_name, layer.occurrence, bias)
+                for layer, bias in new_biases
+                if layer.path == path
+            ],
+        )
+        model = _substitute(model, module, rewritten)
+    return model
+
+
+def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
+    """Write the new weight and bias of a layer; returns the bias if the layer had none."""
+    layer = edit.layer
+    stored = _tensor(model, layer.weight)
+    shift = edit.shift.to(stored.device)
+    total: Tensor | None = None
+    for term in edit.terms:
+        rows = term.rows.to(stored.device)
+        if term.source is None:
+            weight = _identity(layer).to(stored.device)
+            bias = None
+        else:
+            weight = _tensor(model, term.source.weight).double()
+            bias = None if term.source.bias is None else _tensor(model, term.source.bias).double()
+        groups = layer.groups if term.source is None else term.source.groups
+        if term.columns is not None:
+            scale, constant = (
+                v.to(stored.device) for v in (term.columns.scale, term.columns.shift)
+            )
+            if term.columns.has_shift:
+                shift = shift + rows * algebra.response_to(weight, constant, groups=groups)
+            weight = algebra.scale_columns(
+                weight, scale, transposed=layer.transposed, groups=groups
+            )
+        if bias is not None:
+            shift = shift + rows * bias
+        weight = algebra.scale_rows(weight, rows, transposed=layer.transposed, groups=groups)
+        if term.source is not None and term.source != layer:
+            taps = taps_within(term.source, layer)
+            assert taps is not None
+            weight = algebra.embed_kernel(
+                weight, groups=groups, into_groups=layer.groups, taps=taps
+            )
+        total = weight if total is None else total.add_(weight)
+    assert total is not None
+    _store(stored, total, layer.weight)
+    if layer.bias is not None:
+        _store(_tensor(model, layer.bias), shift, layer.bias)
+        return None
+    if not bool((shift != 0).any()):
+        return None
+    new = torch.empty_like(shift, dtype=stored.dtype)
+    _store(new, shift, f"{layer.path}.bias")
+    return new
+
+
+def _identity(layer: Layer) -> Tensor:
+    taps = centre_taps(layer)
+    assert taps is not None
+    return algebra.identity_kernel(layer.out_channels, groups=layer.groups, taps=taps)
+
+
+def _edit_norm(module: nn.Module, edit: NormEdit) -> None:
+    mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
+    device = mean.device
+    scale, shift = edit.affine.scale.to(device), edit.affine.shift.to(device)
+    eps: float = module.eps  # type: ignore[assignment]
+    weight = scale * torch.sqrt(variance.double() + eps)
+    bias = shift + mean.double() * scale
+    for name, value in (("weight", weight), ("bias", bias)):
+        if getattr(module, name) is None:
+            module.register_parameter(name, nn.Parameter(value.to(mean.dtype)))
+        else:
+            _store(module.get_parameter(name), value, f"{edit.path}.{name}")
+
+
+def _store(target: Tensor, value: Tensor, name: str) -> None:
+    before = bool(target.isfinite().all()) if target.numel() else True
+    target.copy_(value)
+    if before and bool(value.isfinite().all()) and not bool(target.isfinite().all()):
+        raise FoldError(
+            f"Folding would make {name} larger than {target.dtype} can hold.",
+            hint="Convert the model to float32 first (model.float()); deployfold lowers the "
+            "folded model to fp16 itself and keeps such layers in fp32.",
+        )
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(path), attribute)
+    return tensor
+
+
+def _remainder(module: nn.Module, removal: Replacement) -> nn.Module:
+    kept = [
+        _activation_module(item) if isinstance(item, Activation) else module.get_submodule(item)
+        for item in removal.keep
+    ]
+    if not kept:
+        return nn.Identity().train(module.training)
+    return (kept[0] if len(kept) == 1 else nn.Sequential(*kept)).train(module.training)
+
+
+def _activation_module(activation: Activation) -> nn.Module:
+    name = activation.name.rstrip("_")
+    arguments = dict(activation.arguments)
+    classes: dict[str, type[nn.Module]] = {
+        "elu": nn.ELU,
+        "gelu": nn.GELU,
+        "hardsigmoid": nn.Hardsigmoid,
+        "hardswish": nn.Hardswish,
+        "hardtanh": nn.Hardtanh,
+        "leaky_relu": nn.LeakyReLU,
+        "mish": nn.Mish,
+        "relu": nn.ReLU,
+        "relu6": nn.ReLU6,
+        "selu": nn.SELU,
+        "sigmoid": nn.Sigmoid,
+        "silu": nn.SiLU,
+        "softplus": nn.Softplus,
+        "tanh": nn.Tanh,
+    }
+    renamed = {"alpha": "alpha", "negative_slope": "negative_slope", "approximate": "approximate"}
+    renamed |= {"min_val": "min_val", "max_val": "max_val", "beta": "beta"}
+    renamed |= {"threshold": "threshold"}
+    keywords = {renamed[key]: item for key, item in arguments.items() if key in renamed}
+    return classes[name](**keywords)
+
+
+def _substitute(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put ``new`` wherever ``old`` is registered; a shared module has several places."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = new
+    return model

@@ -1,0 +1,341 @@
+"""Who feeds whom: run the model once and record every operator, tensor and module call.
+
+The forward pass runs under ``torch.inference_mode`` with a ``TorchDispatchMode``. In inference mode
+the composite operators (``conv2d``, ``linear``, ``batch_norm``, ``reshape``, …) reach the mode
+whole, so the record is close to what the model's author wrote, whatever Python control flow led
+there. Nothing is traced symbolically, and nothing that the example inputs did not reach is seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deployfold.errors import FoldError
+
+from .graph import Call, Graph, Op, Value, values_in
+
+
+def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
+    """Record one forward pass of ``model`` on ``inputs``.
+
+    The model is left as it was: the pass runs on a second set of module objects that share the
+    parameters and own copies of the buffers, and a parameter that the forward pass writes to is
+    put back.
+
+    Raises:
+        FoldError: the forward pass fails on these inputs, or the model cannot be copied.
+    """
+    shadow = copy_modules(model)
+    recorder = _Recorder(shadow)
+    try:
+        with torch.inference_mode(), seeded():
+            arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
+            with recorder.watching_modules(), recorder:
+                outputs = shadow(*arguments)
+            return recorder.finish(outputs)
+    except FoldError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(
+            "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
+            for argument in inputs
+        )
+        raise FoldError(
+            f"The model's forward pass fails on the example input {shapes}: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            hint="Give the input the model expects with --input, for example --input 1x3x224x224.",
+        ) from error
+    finally:
+        recorder.restore_parameters()
+
+
+def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> torch.nn.Module:
+    """Deep-copy ``model``; with ``share_parameters`` the copy holds the same parameter tensors.
+
+    Raises:
+        FoldError: something in the model does not support ``copy.deepcopy``.
+    """
+    memo: dict[int, Any] = {}
+    if share_parameters:
+        memo = {id(parameter): parameter for parameter in model.parameters()}
+    for module in model.modules():
+        for attribute in vars(module).values():
+            # torch refuses to deep-copy a tensor that is the result of a computation, such as the
+            # cached weight of the old-style weight_norm.
+            if torch.is_tensor(attribute) and not attribute.is_leaf:
+                memo[id(attribute)] = attribute.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise FoldError(
+            f"The model cannot be copied: {type(error).__name__}: {error}",
+            hint="Give deployfold a model that copy.deepcopy accepts; locks, files and "
+            "generators kept as attributes are the usual cause.",
+        ) from error
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Run with a fixed random state on every device, and put the caller's back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+_SHAPE_OF_OTHER = {
+    "view_as": ("reshape", "shape"),
+    "reshape_as": ("reshape", "shape"),
+    "expand_as": ("expand", "size"),
+}
+_SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
+
+
+def _without_shape_readers(
+    name: str, function: Any, arguments: dict[str, Any]
+) -> tuple[str, Any, dict[str, Any]]:
+    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it."""
+    if name in _SHAPE_OF_OTHER:
+        plain, keyword = _SHAPE_OF_OTHER[name]
+        shape = list(arguments["other"].shape)
+        packet = getattr(torch.ops.aten, plain)
+        return plain, packet.default, {"self": arguments["self"], keyword: shape}
+    if name.endswith(_SHAPE_OF_SELF):
+        return name, function, {key: item for key, item in arguments.items() if key != "self"}
+    return name, function, arguments
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Turns dispatched operators into a :class:`Graph`."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}
+        self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+        self._ops: list[Op] = []
+        self._calls: list[Call] = []
+        self._root = Call("", model, None)
+        self._stack = [self._root]
+        self._paths = {id(module): path for path, module in _named_modules(model)}
+        self._constants: dict[str, Value] = {}
+        self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._mutated: set[str] = set()
+        self._inputs: list[Value] = []
+        self._occurrences: dict[tuple[int, str], int] = {}
+        self._model = model  # keeps the tensors below alive as long as their ids are used
+        for name, tensor in named_tensors(model):
+            value = self._known(tensor)
+            if value is None:
+                value = Value(tuple(tensor.shape), tensor.dtype, name=name, constant=True)
+                self._bind(tensor, value)
+            self._constants[name] = value
+
+    # The module side: which call is the innermost one.
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        def enter(module: torch.nn.Module, arguments: Any) -> None:
+            path = self._paths.get(id(module), type(module).__name__)
+            call = Call(path, module, self._stack[-1])
+            call.inputs = tuple(self._value(t) for t in tensors_in(arguments))
+            self._calls.append(call)
+            self._stack.append(call)
+
+        def leave(module: torch.nn.Module, arguments: Any, result: Any) -> None:
+            call = self._stack.pop()
+            call.outputs = tuple(self._value(t) for t in tensors_in(result))
+
+        handles = (
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # The tensor side: which value a tensor holds at this moment.
+
+    def adopt_input(self, argument: Any) -> Any:
+        """Register an input; the model gets its own copy, so that it may write to it."""
+        if not torch.is_tensor(argument):
+            return argument
+        tensor = argument.detach().clone()
+        value = Value(tuple(tensor.shape), tensor.dtype)
+        self._bind(tensor, value)
+        self._inputs.append(value)
+        return tensor
+
+    def finish(self, outputs: Any) -> Graph:
+        values = tuple(self._value(tensor) for tensor in tensors_in(outputs))
+        for value in values:
+            value.output = True
+        return Graph(
+            ops=self._ops,
+            calls=[self._root, *self._calls],
+            inputs=tuple(self._inputs),
+            outputs=values,
+            constants=self._constants,
+            mutated=frozenset(self._mutated),
+        )
+
+    def restore_parameters(self) -> None:
+        with torch.no_grad():
+            for parameter, original in self._originals.values():
+                parameter.copy_(original)
+
+    def _known(self, tensor: torch.Tensor) -> Value | None:
+        reference, value = self._values.get(id(tensor), (None, None))
+        # A dead tensor's id may have gone to another one.
+        return value if reference is not None and reference() is tensor else None
+
+    def _bind(self, tensor: torch.Tensor, value: Value) -> None:
+        reference = weakref.ref(tensor)
+        if self._known(tensor) is None:
+            self._aliases.setdefault(_storage(tensor), []).append(reference)
+        self._values[id(tensor)] = (reference, value)
+
+    def _living_aliases(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, Value]]:
+        """Every tensor on the same storage that still exists, with the value it holds."""
+        key = _storage(tensor)
+        living = []
+        for reference in self._aliases.get(key, []):
+            alias = reference()
+            value = None if alias is None else self._known(alias)
+            if alias is not None and value is not None and _storage(alias) == key:
+                living.append((alias, value))
+        self._aliases[key] = [weakref.ref(alias) for alias, _ in living]
+        return living
+
+    def _value(self, tensor: torch.Tensor) -> Value:
+        value = self._known(tensor)
+        if value is not None:
+            return value
+        # Not seen being made: ``tensor.data`` and the like share a storage with a known tensor.
+        known = [value for _, value in self._living_aliases(tensor)]
+        if known:
+            value = self._record("alias", None, {"self": known[-1]}, [tensor])[0]
+        else:
+            value = Value(tuple(tensor.shape), tensor.dtype, constant=True)
+            self._bind(tensor, value)
+        return value
+
+    def _record(
+        self, name: str, function: Any, arguments: dict[str, Any], results: list[torch.Tensor]
+    ) -> list[Value]:
+        call = self._stack[-1]
+        key = (id(call), name)
+        op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
+        self._occurrences[key] = op.occurrence + 1
+        op.inputs = [value for item in arguments.values() for value in values_in(item)]
+        constant = all(value.constant for value in op.inputs)
+        for value in op.inputs:
+            value.consumers.append(op)
+        for tensor in results:
+            value = Value(tuple(tensor.shape), tensor.dtype, producer=op, constant=constant)
+            op.outputs.append(value)
+            self._bind(tensor, value)
+        self._ops.append(op)
+        return op.outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        arguments = _bind_schema(func, args, kwargs)
+        written = [
+            tensor
+            for argument in func._schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in tensors_in(arguments.get(argument.name))
+        ]
+        values = {key: self._to_values(item) for key, item in arguments.items()}
+        for tensor in written:
+            self._remember_constant(tensor)
+        result = func(*args, **kwargs)
+        given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
+        fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
+        if written or fresh or not list(tensors_in(result)):
+            # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
+            operator = _without_shape_readers(str(func.overloadpacket.__name__), func, values)
+            self._record(*operator, [*written, *fresh])
+        for tensor in written:
+            self._spread_write(tensor)
+        return result
+
+    def _to_values(self, item: Any) -> Any:
+        if torch.is_tensor(item):
+            return self._value(item)
+        if isinstance(item, (list, tuple)):
+            return [self._to_values(element) for element in item]
+        return item
+
+    def _remember_constant(self, tensor: torch.Tensor) -> None:
+        for alias, value in self._living_aliases(tensor):
+            if value.name is not None and value.name not in self._originals:
+                self._mutated.add(value.name)
+                self._originals[value.name] = (alias, alias.clone())
+
+    def _spread_write(self, tensor: torch.Tensor) -> None:
+        """A write through one tensor changes every other tensor on the same storage."""
+        changed = self._value(tensor)
+        for alias, value in self._living_aliases(tensor):
+            if alias is not tensor:
+                self._record("write", None, {"self": value, "by": changed}, [alias])
+
+
+def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer with its qualified name, shared ones once for each name."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """Every tensor in a nested structure of sequences, mappings and objects with attributes."""
+    if torch.is_tensor(item):
+        yield item
+    elif isinstance(item, (str, bytes, int, float, torch.nn.Module)) or item is None or depth > 8:
+        return
+    elif isinstance(item, dict):
+        for element in item.values():
+            yield from tensors_in(element, depth + 1)
+    elif isinstance(item, (list, tuple, set, frozenset)):
+        for element in item:
+            yield from tensors_in(element, depth + 1)
+    elif hasattr(item, "__dict__") and not isinstance(item, type):
+        yield from tensors_in(vars(item), depth + 1)
+
+
+def _named_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    # A later name of a shared module must not overwrite its first.
+    return list(model.named_modules())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
+        return id(tensor)
+
+
+def _bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    arguments = {}
+    for index, argument in enumerate(func._schema.arguments):
+        if index < len(args):
+            arguments[argument.name] = args[index]
+        elif argument.name in kwargs:
+            arguments[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            arguments[argument.name] = argument.default_value
+    return arguments

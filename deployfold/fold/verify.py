@@ -1,0 +1,232 @@
+"""Proof that the folded model is the same function as the original.
+
+The plan is applied to a float64 copy of the model, where folding rounds to about 1e-16, and both
+are run on the same inputs: a relative difference above 1e-9 means that the plan is wrong. This is
+independent of the model's own dtype, in which an ill-conditioned model may differ from itself. The
+delivered copy is then run in its own dtype against the float64 original.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+
+from .plan import Plan
+from .rewrite import apply
+from .trace import copy_modules, seeded, tensors_in
+
+TOLERANCE = 1e-9
+"""Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how far apart original and folded model were.
+
+    Attributes:
+        inputs: how many inputs were compared.
+        float64_relative: the largest difference over the largest output, in float64; ``None`` if
+            the model cannot run in float64, which ``note`` explains.
+        native_relative: the same for the delivered model in its own dtype against the original
+            in its own dtype.
+        native_max_abs: the largest absolute difference in the model's own dtype.
+        original_relative: the original in its own dtype against itself in float64: what its dtype
+            costs it without any folding.
+    """
+
+    inputs: int
+    float64_relative: float | None
+    native_relative: float
+    native_max_abs: float
+    original_relative: float | None
+    note: str = ""
+
+
+def verify(
+    original: nn.Module,
+    folded: nn.Module,
+    plan: Plan,
+    inputs: Sequence[tuple[Any, ...]],
+    *,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
+
+    Args:
+        original: the model as it was given; it is not changed.
+        folded: a copy of it after :func:`deployfold.fold.rewrite.apply`.
+        plan: what was applied.
+        inputs: argument tuples for the forward.
+
+    Raises:
+        FoldError: they are not the same function; the message names the first layer that departs.
+    """
+    native = [_compare(_run(original, item), _run(folded, item)) for item in inputs]
+    exact, before, note = _in_float64(original, plan, inputs)
+    if exact is not None and not exact <= tolerance:
+        raise FoldError(
+            f"The folded model differs from the original by {exact:.1e} (relative, in float64)"
+            f"{_first_departure(original, plan, inputs[0], tolerance)}.",
+            hint="This is a bug in deployfold, or the model does not compute the same twice. "
+            "Nothing was written.",
+        )
+    relative = max(item.relative for item in native)
+    limit = _native_limit(original, before)
+    if not relative <= limit:
+        raise FoldError(
+            f"In its own dtype the folded model differs from the original by {relative:.1e} "
+            f"(relative), more than {limit:.1e}.",
+            hint="Convert the model to float32 first (model.float()); if it is float32 already, "
+            "the model may not compute the same twice (random numbers in forward?).",
+        )
+    return Verification(
+        inputs=len(inputs),
+        float64_relative=exact,
+        native_relative=relative,
+        native_max_abs=max(item.absolute for item in native),
+        original_relative=before,
+        note=note,
+    )
+
+
+def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
+    """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(item.shape, generator=generator, dtype=torch.float32).to(item)
+        if torch.is_tensor(item) and item.is_floating_point()
+        else item
+        for item in inputs
+    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    absolute: float
+    relative: float
+
+
+def _in_float64(
+    original: nn.Module, plan: Plan, inputs: Sequence[tuple[Any, ...]]
+) -> tuple[float | None, float | None, str]:
+    """The largest relative difference in float64, and that of the original in its own dtype."""
+    try:
+        reference = copy_modules(original, share_parameters=False).double()
+        expected = [_run(reference, _double(item)) for item in inputs]
+    except Exception as error:  # any model code may fail on a dtype it was not written for
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None, None, f"the model does not run in float64 ({reason})"
+    folded = apply(plan, reference)
+    exact = max(
+        _compare(outputs, _run(folded, _double(item))).relative
+        for item, outputs in zip(inputs, expected, strict=True)
+    )
+    before = max(
+        _compare(outputs, _run(original, item)).relative
+        for item, outputs in zip(inputs, expected, strict=True)
+    )
+    return exact, before, ""
+
+
+def _native_limit(original: nn.Module, before: float | None) -> float:
+    """How far the folded model may be from the original in its own dtype.
+
+    Both round; the original's own distance from float64 says how much that matters for this
+    model. 100 times that, and never less than the square root of the dtype's epsilon, leaves room
+    for bad luck, while a wrong fold is off by about 1.
+    """
+    dtypes = {p.dtype for p in original.parameters() if p.is_floating_point()} or {torch.float32}
+    epsilon = max(torch.finfo(dtype).eps for dtype in dtypes)
+    return max(math.sqrt(epsilon), 100 * (before or 0.0))
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    arguments = tuple(item.clone() if torch.is_tensor(item) else item for item in inputs)
+    with torch.inference_mode(), seeded(), _frozen_buffers(model):
+        outputs = list(tensors_in(model(*arguments)))
+    if not outputs:
+        raise FoldError("The model returns no tensor, so there is nothing to compare.")
+    return outputs
+
+
+class _frozen_buffers:  # noqa: N801 - reads as a statement
+    """Puts the buffers back that a forward pass wrote to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *exception: object) -> None:
+        with torch.no_grad():
+            for buffer, value in self._saved:
+                buffer.copy_(value)
+
+
+def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        item.double() if torch.is_tensor(item) and item.is_floating_point() else item
+        for item in inputs
+    )
+
+
+def _compare(expected: list[Tensor], actual: list[Tensor]) -> _Difference:
+    if [item.shape for item in expected] != [item.shape for item in actual]:
+        return _Difference(float("inf"), float("inf"))
+    absolute = relative = 0.0
+    for before, after in zip(expected, actual, strict=True):
+        if before.numel() == 0:
+            continue
+        wide = torch.complex128 if before.is_complex() else torch.float64
+        before, after = before.to(wide), after.to(wide)
+        same = (before == after) | (before.isnan() & after.isnan())
+        difference = torch.where(same, 0.0, (before - after).abs()).max().item()
+        difference = difference if difference == difference else float("inf")
+        finite = before[before.isfinite()].abs()
+        size = finite.max().item() if finite.numel() else 0.0
+        absolute = max(absolute, difference)
+        relative = max(relative, difference / size if size else difference)
+    return _Difference(absolute, relative)
+
+
+def _first_departure(
+    original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
+) -> str:
+    """Which module's output departs first, among those whose output folding must not change."""
+    reference = copy_modules(original, share_parameters=False).double()
+    changed = {edit.layer.path for edit in plan.layers}
+    expected = _module_outputs(reference, _double(inputs))
+    actual = _module_outputs(apply(plan, reference), _double(inputs))
+    for path, outputs in expected.items():
+        if not path or path in changed or path not in actual:
+            continue
+        if _compare(outputs, actual[path]).relative > tolerance:
+            return f", first at {path}"
+    return ""
+
+
+def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Tensor]]:
+    """The outputs of every module, in the order the modules finished."""
+    outputs: dict[str, list[Tensor]] = {}
+
+    def record(path: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, result: Any) -> None:
+            outputs[path] = [tensor.clone() for tensor in tensors_in(result)]
+
+        return hook
+
+    handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
+    try:
+        _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
