@@ -13,7 +13,7 @@ from .algebra import Affine
 from .graph import Graph, Op, Value
 from .layers import Layer, layer_of
 from .plan import LayerEdit, Term
-from .units import Unit
+from .unit import Unit
 
 
 class CannotFold(Exception):
@@ -65,7 +65,7 @@ class Context:
             call
             for call in self.graph.calls
             if call.module._forward_hooks or call.module._forward_pre_hooks
-        ]
+        ]  # few models have any
 
     def unit_at(self, op: Op) -> Unit | None:
         """The unit that runs at ``op``, if it is one."""
@@ -84,7 +84,8 @@ class Context:
             CannotFold: a module that has hooks takes or returns ``value``.
         """
         for call in self._hooked:
-            if value in call.inputs or value in call.outputs:
+            returned = bool(call.module._forward_hooks) and value in call.outputs
+            if returned or value in call.inputs:
                 raise CannotFold(f"{call.path or 'the model'} has forward hooks that would see it")
 
     def layer(self, op: Op) -> Layer:
@@ -93,14 +94,15 @@ class Context:
         Raises:
             CannotFold: they are computed, shared with something else, or written to in forward.
         """
+        written = f"{op.call.path}.weight" if op["weight"].name is None else op["weight"].name
+        if written in self.graph.mutated:
+            raise CannotFold(f"{written} is written to in forward")
         layer = layer_of(op)
         if isinstance(layer, str):
             raise CannotFold(layer)
         for name, argument in ((layer.weight, "weight"), (layer.bias, "bias")):
             if name is None:
                 continue
-            if name in self.graph.mutated:
-                raise CannotFold(f"{name} is written to in forward")
             strangers = [user for user in op[argument].consumers if not _same_use(user, op)]
             if strangers:
                 raise CannotFold(f"{name} is also used by {describe(strangers[0])}")

@@ -22,7 +22,7 @@ from .channels import (
 from .context import CannotFold, Context, Request, describe
 from .graph import Op, Value
 from .layers import channel_axis, is_layer
-from .units import Unit
+from .unit import Unit
 from .upward import check_reduction
 
 

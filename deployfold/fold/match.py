@@ -15,7 +15,8 @@ from .graph import Graph
 from .plan import Folded, Left, NormEdit, Plan, Removal
 from .reparam import merge_branches
 from .trace import named_tensors
-from .units import Unit, find_units, is_batchnorm_module
+from .unit import Unit, is_batchnorm_module
+from .units import find_units
 from .upward import IntoProducers
 
 RULES: tuple[IntoProducers | IntoConsumers, ...] = (IntoProducers(), IntoConsumers())

@@ -91,7 +91,17 @@ class Bypass:
     occurrence: int
 
 
-Removal = Replacement | Silence | Transplant | Bypass
+@dataclass(frozen=True)
+class Neutralise:
+    """Make the scale parameter ``name`` of the module at ``path`` a single one, or, where the
+    forward takes that, ``None``: it is multiplied in the forward and has no module of its own."""
+
+    path: str
+    name: str
+    absent: bool
+
+
+Removal = Replacement | Silence | Transplant | Bypass | Neutralise
 
 
 @dataclass(frozen=True)

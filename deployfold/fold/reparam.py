@@ -14,7 +14,7 @@ from .context import CannotFold, Context
 from .graph import Op, Value
 from .layers import Layer, is_layer
 from .plan import Folded, Removal, Replacement, Silence, Term, Transplant
-from .units import Unit
+from .unit import Unit
 from .upward import centre_taps
 
 _SUMS = frozenset({"add", "add_", "sub", "sub_"})

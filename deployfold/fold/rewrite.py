@@ -10,7 +10,17 @@ from deployfold.errors import FoldError
 from . import algebra
 from .forward import rewrite_forward
 from .layers import Layer
-from .plan import Activation, Bypass, LayerEdit, NormEdit, Plan, Replacement, Silence, Transplant
+from .plan import (
+    Activation,
+    Bypass,
+    LayerEdit,
+    Neutralise,
+    NormEdit,
+    Plan,
+    Replacement,
+    Silence,
+    Transplant,
+)
 from .reparam import taps_within
 from .upward import centre_taps
 
@@ -54,6 +64,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             model = _substitute(model, module, Zero().train(module.training))
             if isinstance(removal, Transplant):
                 model = _substitute(model, model.get_submodule(removal.target), module)
+        elif isinstance(removal, Neutralise):
+            _neutralise(model.get_submodule(removal.path), removal)
     paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}
     for path in sorted(paths):
         module = model.get_submodule(path)
@@ -134,6 +146,12 @@ def _edit_norm(module: nn.Module, edit: NormEdit) -> None:
             module.register_parameter(name, nn.Parameter(value.to(mean.dtype)))
         else:
             _store(module.get_parameter(name), value, f"{edit.path}.{name}")
+
+
+def _neutralise(module: nn.Module, removal: Neutralise) -> None:
+    old = module.get_parameter(removal.name)
+    one = nn.Parameter(old.new_ones([1] * old.dim()), requires_grad=False)
+    module.register_parameter(removal.name, None if removal.absent else one)
 
 
 def _store(target: Tensor, value: Tensor, name: str) -> None:

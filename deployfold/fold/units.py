@@ -6,17 +6,16 @@ elsewhere; here stands what it computes and how it would be taken out of the mod
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .algebra import Affine, batch_norm
+from .algebra import batch_norm
+from .arithmetic import arithmetic_units
 from .forward import cannot_rewrite
-from .graph import Call, Graph, Op, Value
-from .plan import Activation, Bypass, Removal, Replacement
+from .graph import Graph, Op, Value
+from .plan import Activation, Bypass, Replacement
+from .unit import Unit, is_batchnorm_module
 
 _BATCH_NORMS = frozenset(
     """batch_norm cudnn_batch_norm miopen_batch_norm native_batch_norm
@@ -27,35 +26,6 @@ _ACTIVATIONS = frozenset(
     """elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6 selu sigmoid silu
     softplus tanh""".split()
 )
-_ARITHMETIC = frozenset({"mul", "add", "sub", "div"})
-
-
-@dataclass(eq=False)
-class Unit:
-    """One constant per-channel affine map.
-
-    Attributes:
-        name: the module path, or where its function is called.
-        sites: every operator that runs it.
-        affine: what it computes, in float64; other units may have been folded into it.
-        removals: how to take it out; empty when ``reason`` says why it cannot be.
-        editable: it has, or can be given, a weight and a bias of its own.
-    """
-
-    name: str
-    module_path: str
-    is_batchnorm: bool
-    axis: int | None = 1
-    sites: list[Op] = field(default_factory=list)
-    affine: Affine | None = None
-    removals: tuple[Removal, ...] = ()
-    reason: str | None = None
-    editable: bool = False
-    edited: bool = False
-
-    def channel_axis(self, value: Value) -> int:
-        """The axis of ``value`` that the map's channels lie on."""
-        return 1 if self.axis is None else self.axis % len(value.shape)
 
 
 def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
@@ -68,11 +38,8 @@ def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
         tensors: the model's parameters and buffers by qualified name.
     """
     units: dict[object, Unit] = {}
-    for call in list(graph.calls):
-        collapsed = _collapse(graph, call)
-        if collapsed is not None:
-            unit = units.setdefault(call.module, _arithmetic_unit(call, collapsed))
-            unit.sites.append(collapsed)
+    for unit in arithmetic_units(graph, tensors):
+        units[unit.name] = unit
     for op in graph.ops:
         if op.name in _BATCH_NORMS and not op.inputs[0].constant:
             key = tuple(
@@ -92,30 +59,20 @@ def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
     return sorted(units.values(), key=lambda unit: order[unit.sites[0]])
 
 
-def is_batchnorm_module(module: nn.Module) -> bool:
-    """Whether a module counts as a BatchNorm layer: one of torch's, or one with its statistics."""
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return False
-    if isinstance(module, _BatchNorm):
-        return True
-    own = dict(module.named_buffers(recurse=False))
-    return "running_mean" in own and "running_var" in own
-
-
 def count_batchnorms(model: nn.Module) -> int:
     """How many distinct BatchNorm modules ``model`` holds."""
     return sum(is_batchnorm_module(module) for module in model.modules())
 
 
 def _batch_norm_unit(op: Op, tensors: dict[str, torch.Tensor]) -> Unit:
-    owner = _owner(op)
+    owner, module = _owner(op), op.call.module
     inside = owner == op.call.path
     unit = Unit(
-        name=owner if inside else f"{op.call.path or 'model'}:batch_norm[{op.occurrence}]",
+        name=owner or f"batch_norm[{op.occurrence}] in forward",
         module_path=op.call.path,
         is_batchnorm=True,
+        functional=not (inside and is_batchnorm_module(module)),
     )
-    module = op.call.module
     if _flag(op, "training") or op["running_mean"] is None or op["running_var"] is None:
         if op["running_mean"] is None:
             unit.reason = "it has no running statistics, so it depends on the batch"
@@ -157,10 +114,8 @@ def _flag(op: Op, name: str) -> bool:
 
 def _plan_removal(graph: Graph, unit: Unit) -> None:
     sites = unit.sites
-    if unit.name != unit.module_path:
-        for op in sites:
-            unit.reason = unit.reason or cannot_rewrite(op.call.module, op.name, op.occurrence)
-        unit.removals = tuple(Bypass(op.call.path, op.name, op.occurrence) for op in sites)
+    if unit.functional:
+        unit.reason = _plan_bypass(unit)
         return
     module = sites[0].call.module
     if module._forward_hooks or module._forward_pre_hooks:
@@ -172,11 +127,23 @@ def _plan_removal(graph: Graph, unit: Unit) -> None:
     kept = {_what_follows(graph, op) for op in sites}
     if len(graph.calls_of(module)) != len(sites):
         kept.add("runs its batch norm more than once, or not at every call")
-    if len(kept) != 1 or isinstance(next(iter(kept)), str):
-        reason = next((item for item in kept if isinstance(item, str)), "differs between calls")
-        unit.reason = f"its class {type(module).__name__} {reason}"
+    chain = kept.pop()
+    if kept or isinstance(chain, str):
+        if _plan_bypass(unit) is not None:
+            reason = chain if isinstance(chain, str) else "does different things at each call"
+            unit.reason = f"its class {type(module).__name__} {reason}"
         return
-    unit.removals = (Replacement(unit.module_path, next(iter(kept))),)  # type: ignore[arg-type]
+    unit.removals = (Replacement(unit.module_path, chain),)
+
+
+def _plan_bypass(unit: Unit) -> str | None:
+    """Plan to take the operators out of the forwards that run them; or why that cannot be."""
+    for op in unit.sites:
+        reason = cannot_rewrite(op.call.module, op.name, op.occurrence)
+        if reason is not None:
+            return reason
+    unit.removals = tuple(Bypass(op.call.path, op.name, op.occurrence) for op in unit.sites)
+    return None
 
 
 def _what_follows(graph: Graph, site: Op) -> tuple[str | Activation, ...] | str:
@@ -214,81 +181,3 @@ def _activation(op: Op) -> Activation | None:
         return None
     arguments = tuple((key, item) for key, item in op.arguments.items() if key != "self")
     return Activation(name, arguments)
-
-
-# Arithmetic on constants: FrozenBatchNorm2d, LayerScale, ElementAffine.
-
-
-def _collapse(graph: Graph, call: Call) -> Op | None:
-    """Make one operator of a leaf call whose output is ``constant * input + constant``."""
-    if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0].constant:
-        return None
-    if any(other.parent is call for other in graph.calls):
-        return None
-    source, result = call.inputs[0], call.outputs[0]
-    chain: list[Op] = []
-    value = result
-    while value is not source:
-        op = value.producer
-        if op is None or op.call is not call or op.name.rstrip("_") not in _ARITHMETIC:
-            return None
-        variable = [item for item in op.inputs if not item.constant]
-        if len(variable) != 1 or variable[0].shape != value.shape:
-            return None
-        if op.inputs[0].constant and op.name.rstrip("_") in {"sub", "div"}:
-            return None
-        if value is not result and len(value.consumers) != 1:
-            return None
-        chain.append(op)
-        value = variable[0]
-    axes = {_constant_axis(op, source) for op in chain} - {None}
-    if not chain or len(axes) != 1 or -1 in axes:
-        return None
-    inner = set(chain)
-    unit_op = Op("channel_affine", None, {"self": source}, call)
-    unit_op.inputs, unit_op.outputs = [source], [result]
-    unit_op.arguments["axis"] = next(iter(axes))
-    source.consumers = [op for op in source.consumers if op not in inner] + [unit_op]
-    result.producer = unit_op
-    graph.ops[graph.ops.index(chain[0])] = unit_op
-    graph.ops = [op for op in graph.ops if op not in inner]
-    return unit_op
-
-
-def _constant_axis(op: Op, source: Value) -> int | None:
-    """The axis an operator's constant varies along; None for a scalar, -1 for several."""
-    shapes = [value.shape for value in op.inputs if value.constant]
-    rank = len(source.shape)
-    for shape in shapes:
-        axes = [rank - len(shape) + i for i, size in enumerate(shape) if size > 1]
-        if len(axes) > 1 or len(shape) > rank or 0 in axes:
-            return -1
-        if axes:
-            return axes[0]
-    return None
-
-
-def _arithmetic_unit(call: Call, op: Op) -> Unit:
-    axis = op["axis"]
-    source = op.inputs[0]
-    unit = Unit(
-        name=call.path,
-        module_path=call.path,
-        is_batchnorm=is_batchnorm_module(call.module),
-        axis=axis,
-    )
-    if call.module._forward_hooks or call.module._forward_pre_hooks:
-        unit.reason = "it has forward hooks"
-        return unit
-    shape = [1] * len(source.shape)
-    shape[axis] = source.shape[axis]
-    module = copy.deepcopy(call.module).double()
-    probe = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-    result = module(probe)
-    # The derivative is the scale to the last bit, where f(1) - f(0) would cancel.
-    (slope,) = torch.autograd.grad(result.sum(), probe)
-    unit.affine = Affine(slope.flatten(), result.detach().flatten())
-    if not unit.affine.finite:
-        unit.reason = "its statistics give inf or NaN"
-    unit.removals = (Replacement(call.path),)
-    return unit

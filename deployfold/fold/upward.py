@@ -20,7 +20,7 @@ from .channels import (
 from .context import CannotFold, Context, Request, describe
 from .graph import Op, Value
 from .layers import Layer, channel_axis, is_layer
-from .units import Unit
+from .unit import Unit
 
 
 @dataclass(frozen=True, eq=False)

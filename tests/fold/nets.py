@@ -49,7 +49,9 @@ def outputs_of(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
         return list(tensors_in(model(*(item.clone() for item in inputs))))
 
 
-def folded(model: nn.Module, *inputs: Tensor, gone: int, left: int = 0, **options: Any) -> FoldResult:
+def folded(
+    model: nn.Module, *inputs: Tensor, gone: int, left: int = 0, **options: Any
+) -> FoldResult:
     """Fold; check the counts, that the function is the same and that the original is untouched."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = outputs_of(model, *inputs)
