@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,40 +11,27 @@ from torch import nn
 
 from deployfold.errors import DeployfoldError, FoldError
 
+from .compare import random_like
 from .match import match
 from .plan import Folded, Left, Plan
+from .result import FoldResult
 from .rewrite import Zero, apply
+from .torchscript import fold_torchscript
 from .trace import copy_modules, trace
 from .units import count_batchnorms
-from .verify import Verification, random_like, verify
+from .verify import Verification, verify
 
-__all__ = ["FoldResult", "Folded", "Left", "Verification", "Zero", "count_parameters", "fold"]
-
-
-@dataclass(frozen=True, eq=False)
-class FoldResult:
-    """A folded model, and what became of each BatchNorm.
-
-    Attributes:
-        model: the folded copy; same classes, no foldable BatchNorm.
-        folded: the BatchNorms that are gone, by name, rule and the layers they went into; also
-            constant scales and parallel branches that went with them (see ``kind``).
-        left: the BatchNorms that stay, each with its reason.
-        parameters_before, parameters_after: numbers of learnable scalars.
-        batchnorms_before, batchnorms_after: numbers of BatchNorm modules.
-        verification: how the result was proved to be the same function.
-        notes: sentences for the user.
-    """
-
-    model: nn.Module
-    folded: tuple[Folded, ...]
-    left: tuple[Left, ...]
-    parameters_before: int
-    parameters_after: int
-    batchnorms_before: int
-    batchnorms_after: int
-    verification: Verification
-    notes: tuple[str, ...] = ()
+__all__ = [
+    "FoldResult",
+    "Folded",
+    "Left",
+    "Verification",
+    "Zero",
+    "count_batchnorms",
+    "count_parameters",
+    "fold",
+    "fold_torchscript",
+]
 
 
 def fold(
@@ -61,7 +48,7 @@ def fold(
     on random inputs of the same shapes, and on ``more_inputs``, in float64 and in its own dtype.
 
     Args:
-        model: in evaluation mode; it is never changed.
+        model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
         example_inputs: the arguments of one forward call, tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
         more_inputs: further argument tuples to compare on.
@@ -69,6 +56,8 @@ def fold(
     Raises:
         FoldError: the forward fails, or the folded model is not the same function.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return fold_torchscript(model, example_inputs, more_inputs=more_inputs)
     _check_foldable(model)
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from deployfold.errors import FoldError
 
+from .compare import difference, double_inputs, run_model
 from .plan import Plan
 from .rewrite import apply
-from .trace import copy_modules, seeded, tensors_in
+from .trace import copy_modules, tensors_in
 
 TOLERANCE = 1e-9
 """Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
@@ -68,7 +69,7 @@ def verify(
     Raises:
         FoldError: they are not the same function; the message names the first layer that departs.
     """
-    native = [_compare(_run(original, item), _run(folded, item)) for item in inputs]
+    native = [difference(run_model(original, item), run_model(folded, item)) for item in inputs]
     exact, before, note = _in_float64(original, plan, inputs)
     if exact is not None and not exact <= tolerance:
         raise FoldError(
@@ -96,40 +97,23 @@ def verify(
     )
 
 
-def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
-    """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(item.shape, generator=generator, dtype=torch.float32).to(item)
-        if torch.is_tensor(item) and item.is_floating_point()
-        else item
-        for item in inputs
-    )
-
-
-@dataclass(frozen=True)
-class _Difference:
-    absolute: float
-    relative: float
-
-
 def _in_float64(
     original: nn.Module, plan: Plan, inputs: Sequence[tuple[Any, ...]]
 ) -> tuple[float | None, float | None, str]:
     """The largest relative difference in float64, and that of the original in its own dtype."""
     try:
         reference = copy_modules(original, share_parameters=False).double()
-        expected = [_run(reference, _double(item)) for item in inputs]
+        expected = [run_model(reference, double_inputs(item)) for item in inputs]
     except Exception as error:  # any model code may fail on a dtype it was not written for
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return None, None, f"the model does not run in float64 ({reason})"
     folded = apply(plan, reference)
     exact = max(
-        _compare(outputs, _run(folded, _double(item))).relative
+        difference(outputs, run_model(folded, double_inputs(item))).relative
         for item, outputs in zip(inputs, expected, strict=True)
     )
     before = max(
-        _compare(outputs, _run(original, item)).relative
+        difference(outputs, run_model(original, item)).relative
         for item, outputs in zip(inputs, expected, strict=True)
     )
     return exact, before, ""
@@ -147,68 +131,18 @@ def _native_limit(original: nn.Module, before: float | None) -> float:
     return max(math.sqrt(epsilon), 100 * (before or 0.0))
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    arguments = tuple(item.clone() if torch.is_tensor(item) else item for item in inputs)
-    with torch.inference_mode(), seeded(), _frozen_buffers(model):
-        outputs = list(tensors_in(model(*arguments)))
-    if not outputs:
-        raise FoldError("The model returns no tensor, so there is nothing to compare.")
-    return outputs
-
-
-class _frozen_buffers:  # noqa: N801 - reads as a statement
-    """Puts the buffers back that a forward pass wrote to."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *exception: object) -> None:
-        with torch.no_grad():
-            for buffer, value in self._saved:
-                buffer.copy_(value)
-
-
-def _double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        item.double() if torch.is_tensor(item) and item.is_floating_point() else item
-        for item in inputs
-    )
-
-
-def _compare(expected: list[Tensor], actual: list[Tensor]) -> _Difference:
-    if [item.shape for item in expected] != [item.shape for item in actual]:
-        return _Difference(float("inf"), float("inf"))
-    absolute = relative = 0.0
-    for before, after in zip(expected, actual, strict=True):
-        if before.numel() == 0:
-            continue
-        wide = torch.complex128 if before.is_complex() else torch.float64
-        before, after = before.to(wide), after.to(wide)
-        same = (before == after) | (before.isnan() & after.isnan())
-        difference = torch.where(same, 0.0, (before - after).abs()).max().item()
-        difference = difference if difference == difference else float("inf")
-        finite = before[before.isfinite()].abs()
-        size = finite.max().item() if finite.numel() else 0.0
-        absolute = max(absolute, difference)
-        relative = max(relative, difference / size if size else difference)
-    return _Difference(absolute, relative)
-
-
 def _first_departure(
     original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
 ) -> str:
     """Which module's output departs first, among those whose output folding must not change."""
     reference = copy_modules(original, share_parameters=False).double()
     changed = {edit.layer.path for edit in plan.layers}
-    expected = _module_outputs(reference, _double(inputs))
-    actual = _module_outputs(apply(plan, reference), _double(inputs))
+    expected = _module_outputs(reference, double_inputs(inputs))
+    actual = _module_outputs(apply(plan, reference), double_inputs(inputs))
     for path, outputs in expected.items():
         if not path or path in changed or path not in actual:
             continue
-        if _compare(outputs, actual[path]).relative > tolerance:
+        if difference(outputs, actual[path]).relative > tolerance:
             return f", first at {path}"
     return ""
 
@@ -225,7 +159,7 @@ def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list
 
     handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
     try:
-        _run(model, inputs)
+        run_model(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -63,7 +63,7 @@ def test_convolution(
     bias=st.booleans(),
 )
 def test_transposed_convolution(rank, groups, widths, kernel, stride, bias):
-    """Its weight has the input channels first, and groups split the second axis (pytorch#180995)."""
+    """Its weight has the input channels first; groups split the second axis (pytorch#180995)."""
     inner, outer = groups * widths[0], groups * widths[1]
     conv = TRANSPOSED[rank](inner, outer, kernel, stride=stride, groups=groups, bias=bias)
     model = randomise(nn.Sequential(conv, NORMS[rank](outer)))

@@ -412,7 +412,7 @@ def test_random_numbers_in_forward_are_noticed():
             Noisy.calls += 1
             return self.norm(self.conv(x)) + Noisy.calls
 
-    with pytest.raises(FoldError, match="compute the same twice|differs"):
+    with pytest.raises(FoldError, match="differs from the original"):
         fold(randomise(Noisy()), (image(),))
 
 

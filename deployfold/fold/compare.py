@@ -1,0 +1,89 @@
+"""Running two models on the same inputs and saying how far apart their outputs are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+
+from .trace import seeded, tensors_in
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest absolute difference, and the same over the largest finite expected output."""
+
+    absolute: float
+    relative: float
+
+
+def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
+    """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(item.shape, generator=generator, dtype=torch.float32).to(item)
+        if torch.is_tensor(item) and item.is_floating_point()
+        else item
+        for item in inputs
+    )
+
+
+def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same inputs with every float tensor in float64."""
+    return tuple(
+        item.double() if torch.is_tensor(item) and item.is_floating_point() else item
+        for item in inputs
+    )
+
+
+def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """All tensors that ``model`` returns; inputs, buffers and random state stay as they are.
+
+    Raises:
+        FoldError: it returns none.
+    """
+    arguments = tuple(item.clone() if torch.is_tensor(item) else item for item in inputs)
+    with torch.inference_mode(), seeded(), _FrozenBuffers(model):
+        outputs = list(tensors_in(model(*arguments)))
+    if not outputs:
+        raise FoldError("The model returns no tensor, so there is nothing to compare.")
+    return outputs
+
+
+class _FrozenBuffers:
+    """Puts the buffers back that a forward pass wrote to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *exception: object) -> None:
+        with torch.no_grad():
+            for buffer, value in self._saved:
+                buffer.copy_(value)
+
+
+def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:
+    """How far ``actual`` is from ``expected``; infinitely far if the shapes differ."""
+    if [item.shape for item in expected] != [item.shape for item in actual]:
+        return Difference(float("inf"), float("inf"))
+    absolute = relative = 0.0
+    for before, after in zip(expected, actual, strict=True):
+        if before.numel() == 0:
+            continue
+        wide = torch.complex128 if before.is_complex() else torch.float64
+        before, after = before.to(wide), after.to(wide)
+        same = (before == after) | (before.isnan() & after.isnan())
+        difference = torch.where(same, 0.0, (before - after).abs()).max().item()
+        difference = difference if difference == difference else float("inf")
+        finite = before[before.isfinite()].abs()
+        size = finite.max().item() if finite.numel() else 0.0
+        absolute = max(absolute, difference)
+        relative = max(relative, difference / size if size else difference)
+    return Difference(absolute, relative)
