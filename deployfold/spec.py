@@ -158,7 +158,10 @@ class GpuTarget:
         compute_capability: major and minor, ``(8, 9)`` for sm_89.
         memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
         precisions: the tensor-core precisions it accelerates, such as ``("fp16", "int8")``.
-        source: the address of the document the numbers come from.
+        source: the address of NVIDIA's document for the compute capability.
+        family: the architecture, such as ``Ada Lovelace``.
+        aliases: other names that ``--target`` takes for it.
+        memory_source: the address of NVIDIA's document for the memory.
     """
 
     name: str
@@ -168,6 +171,8 @@ class GpuTarget:
     precisions: tuple[str, ...]
     source: str
     family: str = ""
+    aliases: tuple[str, ...] = ()
+    memory_source: str = ""
 
     @property
     def sm(self) -> str:

@@ -1,1 +1,37 @@
-"""Placeholder."""
+"""Engines: which GPU, which library, and the build itself in a subprocess of its own.
+
+Nothing here imports TensorRT or another heavy library; the worker does.
+"""
+
+from __future__ import annotations
+
+from .compilers import Compiler, compiler_for
+from .engine import compile_engine
+from .machine import Machine, detect
+from .plan import plan_engines
+from .request import (
+    EngineArtifact,
+    EngineRequest,
+    InputShapes,
+    LayerCounts,
+    NoEngine,
+    profile_from_inputs,
+)
+from .targets import load_targets, resolve
+
+__all__ = [
+    "Compiler",
+    "EngineArtifact",
+    "EngineRequest",
+    "InputShapes",
+    "LayerCounts",
+    "Machine",
+    "NoEngine",
+    "compile_engine",
+    "compiler_for",
+    "detect",
+    "load_targets",
+    "plan_engines",
+    "profile_from_inputs",
+    "resolve",
+]

@@ -1,0 +1,122 @@
+"""From ``--target`` to the engines to build: a pure function of the names and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployfold.spec import GpuTarget, Precision
+
+from .compilers import PORTABLE_COMPUTE_CAPABILITIES, compiler_for
+from .machine import Gpu, Machine
+from .request import EngineRequest, NoEngine
+from .targets import AUTO, load_targets, resolve, sm_name
+
+_INT8_ON_RTX = (
+    "NVIDIA documents INT8 in TensorRT-RTX for weight-only matrix products; this engine is "
+    "compiled, and has not been run on a GPU here."
+)
+
+
+def plan_engines(
+    targets: Sequence[str], precision: Precision, machine: Machine
+) -> tuple[EngineRequest | NoEngine, ...]:
+    """The engines to build, in the order of ``targets``.
+
+    1. ``auto`` with a GPU: an engine for it, by TensorRT where that is installed, else by
+       TensorRT-RTX.
+    2. ``auto`` without a GPU: one portable TensorRT-RTX engine for SM 80, 86, 89 and 120.
+    3. A named target: by the library that :func:`~deployfold.compile.compilers.compiler_for`
+       names; ``NoEngine`` with its reason where none serves it.
+    4. Targets that need the same engine share it.
+
+    The requests have no optimization profiles yet.
+
+    Args:
+        targets: names as ``--target`` takes them.
+        precision: the precision of the lowered ONNX.
+        machine: what :func:`~deployfold.compile.machine.detect` saw.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    known = load_targets()
+    plan: list[EngineRequest | NoEngine] = []
+    for name in targets:
+        if name.strip().lower() == AUTO:
+            entry = _auto(precision, machine, known)
+        else:
+            entry = _named(name.strip(), resolve(name, known), precision, machine)
+        _add(plan, entry)
+    return tuple(plan)
+
+
+def _auto(
+    precision: Precision, machine: Machine, known: Sequence[GpuTarget]
+) -> EngineRequest | NoEngine:
+    if machine.gpu is not None:
+        return _named(AUTO, _target_of(machine.gpu, machine.profile), precision, machine, True)
+    if machine.tensorrt_rtx is None:
+        return NoEngine(
+            AUTO,
+            "No engine: this machine has no NVIDIA GPU, and tensorrt-rtx, which builds without "
+            "one, is not installed; pip install tensorrt-rtx. The lowered ONNX is ready.",
+        )
+    names = ", ".join(sm_name(capability) for capability in PORTABLE_COMPUTE_CAPABILITIES)
+    note = f"No NVIDIA GPU here: one portable TensorRT-RTX engine for {names}."
+    return EngineRequest(
+        library="tensorrt_rtx",
+        precision=precision,
+        targets=(AUTO,),
+        compute_capabilities=PORTABLE_COMPUTE_CAPABILITIES,
+        notes=(note, *_precision_notes(precision)),
+    )
+
+
+def _named(
+    name: str, target: GpuTarget, precision: Precision, machine: Machine, auto: bool = False
+) -> EngineRequest | NoEngine:
+    compiler = compiler_for(target, machine)
+    if compiler.library is None:
+        return NoEngine(name, compiler.reason)
+    rtx = compiler.library == "tensorrt_rtx"
+    gpu = machine.gpu
+    return EngineRequest(
+        library=compiler.library,
+        precision=precision,
+        targets=(name,),
+        compute_capabilities=(target.compute_capability,),
+        current_gpu=auto or not rtx,
+        verify=gpu is not None and gpu.compute_capability == target.compute_capability,
+        notes=(compiler.reason, *(_precision_notes(precision) if rtx else ())),
+    )
+
+
+def _target_of(gpu: Gpu, profile: GpuTarget | None) -> GpuTarget:
+    if profile is not None:
+        return profile
+    return GpuTarget(
+        name=sm_name(gpu.compute_capability),
+        title=gpu.name,
+        compute_capability=gpu.compute_capability,
+        memory_gib=gpu.memory_gib or 0.0,
+        precisions=(),
+        source="the driver",
+    )
+
+
+def _precision_notes(precision: Precision) -> tuple[str, ...]:
+    return (_INT8_ON_RTX,) if precision is Precision.INT8 else ()
+
+
+def _add(plan: list[EngineRequest | NoEngine], entry: EngineRequest | NoEngine) -> None:
+    for index, other in enumerate(plan):
+        if other == entry:
+            return
+        if isinstance(other, EngineRequest) and isinstance(entry, EngineRequest):
+            if replace(entry, targets=other.targets) != other:
+                continue
+            names = dict.fromkeys((*other.targets, *entry.targets))
+            plan[index] = replace(other, targets=tuple(names))
+            return
+    plan.append(entry)

@@ -1,0 +1,200 @@
+"""What an engine build is asked for, and what came of it: plain data, ready for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deployfold.errors import UsageError
+from deployfold.spec import InputSpec, Precision
+
+from .targets import sm_name
+
+Library = Literal["tensorrt", "tensorrt_rtx"]
+
+LIBRARY_TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+"""The names NVIDIA gives the libraries, by the name of their Python package."""
+
+
+@dataclass(frozen=True)
+class InputShapes:
+    """The shapes that one network input may take under one optimization profile.
+
+    Raises:
+        UsageError: the ranks differ, or not 1 <= min <= opt <= max on every axis.
+    """
+
+    name: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.min), len(self.opt), len(self.max)}
+        axes = zip(self.min, self.opt, self.max, strict=False)
+        if len(ranks) != 1 or not all(1 <= low <= mid <= high for low, mid, high in axes):
+            raise UsageError(
+                f"The shapes of input {self.name!r} need 1 <= min <= opt <= max on every axis, "
+                f"not min {self.min}, opt {self.opt}, max {self.max}."
+            )
+
+
+OptimizationProfile = tuple[InputShapes, ...]
+"""One ``InputShapes`` for each network input."""
+
+
+def profile_from_inputs(spec: InputSpec) -> OptimizationProfile:
+    """The optimization profile of an input spec: its dynamic batch, or its fixed shapes."""
+    batch = spec.dynamic_batch
+    low, mid, high = (
+        (spec, spec, spec)
+        if batch is None
+        else (spec.with_batch(batch.min), spec.with_batch(batch.opt), spec.with_batch(batch.max))
+    )
+    return tuple(
+        InputShapes(name, low_tensor.shape, mid_tensor.shape, high_tensor.shape)
+        for name, low_tensor, mid_tensor, high_tensor in zip(
+            spec.names, low.tensors, mid.tensors, high.tensors, strict=True
+        )
+    )
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One engine to build.
+
+    Attributes:
+        library: the Python package that builds it.
+        precision: the precision that the ONNX carries and the engine must have.
+        targets: the target names it serves, as the user gave them.
+        compute_capabilities: what it is built for; ``((8, 9),)`` for sm_89. Several make one
+            portable engine, which TensorRT-RTX alone can build.
+        current_gpu: built for, and on, the GPU in this machine.
+        verify: the GPU in this machine can load it, so load it after the build.
+        profiles: the optimization profiles; may stay empty where the ONNX has no dynamic axis.
+        workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
+        optimization_level: 0 (fast build) to 5 (fast engine); ``None`` is the library's default.
+        allow_nonfinite: build although weights are NaN or infinite.
+        notes: sentences for the user about this choice.
+    """
+
+    library: Library
+    precision: Precision
+    targets: tuple[str, ...]
+    compute_capabilities: tuple[tuple[int, int], ...]
+    current_gpu: bool = False
+    verify: bool = False
+    profiles: tuple[OptimizationProfile, ...] = ()
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    allow_nonfinite: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.compute_capabilities:
+            raise UsageError("An engine needs at least one compute capability to be built for.")
+        if self.library == "tensorrt" and not self.current_gpu:
+            raise UsageError("TensorRT builds only for the GPU in the machine it runs on.")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"A workspace of {self.workspace_mib} MiB is too small.")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UsageError(
+                f"The builder optimization level must be 0 to 5, not {self.optimization_level}."
+            )
+
+    @property
+    def label(self) -> str:
+        """A file-system-safe word that no other request of one plan has: ``sm_89``."""
+        if len(self.compute_capabilities) > 1:
+            return "portable"
+        name = sm_name(self.compute_capabilities[0])
+        return name if self.library == "tensorrt_rtx" else f"tensorrt-{name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON values; :meth:`from_json` reads it back."""
+        return dataclasses.asdict(self) | {"precision": self.precision.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EngineRequest:
+        """Read what :meth:`to_json` wrote."""
+        profiles = tuple(
+            tuple(
+                InputShapes(
+                    shapes["name"], *(tuple(shapes[bound]) for bound in ("min", "opt", "max"))
+                )
+                for shapes in profile
+            )
+            for profile in data["profiles"]
+        )
+        pairs = tuple((major, minor) for major, minor in data["compute_capabilities"])
+        return cls(
+            **{
+                **data,
+                "precision": Precision(data["precision"]),
+                "targets": tuple(data["targets"]),
+                "compute_capabilities": pairs,
+                "profiles": profiles,
+                "notes": tuple(data["notes"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class NoEngine:
+    """A target that no compiler here serves, and the sentence for its row in the report."""
+
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """The layers of the parsed network, before TensorRT fuses any.
+
+    The compute layers are the convolutions, deconvolutions, matrix products and einsums; their
+    precision is the type of their first operand, or ``int8`` where that was dequantised from int8.
+    """
+
+    total: int
+    fp32: int
+    fp16: int
+    bf16: int
+    int8: int
+    quantize: int
+    dequantize: int
+
+    @property
+    def compute(self) -> int:
+        """The compute layers of every precision."""
+        return self.fp32 + self.fp16 + self.bf16 + self.int8
+
+
+@dataclass(frozen=True)
+class EngineArtifact:
+    """An engine on disk, with its sidecar ``<engine>.json``.
+
+    Attributes:
+        bytes: the engine's size.
+        library_version: what the library calls itself, such as ``1.7.1.116``.
+        layer_counts: the precisions found in the network after parsing.
+        seconds: wall-clock time of the whole build, the worker's start included.
+        log: the worker's and the library's log.
+        notes: sentences for the user.
+    """
+
+    path: Path
+    bytes: int
+    library: Library
+    library_version: str
+    compute_capabilities: tuple[tuple[int, int], ...]
+    profiles: tuple[OptimizationProfile, ...]
+    precision: Precision
+    layer_counts: LayerCounts
+    seconds: float
+    log: Path
+    sidecar: Path
+    sha256: str
+    notes: tuple[str, ...] = ()
