@@ -1,1 +1,3 @@
-"""Placeholder."""
+"""Run every artifact on the same inputs: how fast, how close to the original, on what machine."""
+
+from __future__ import annotations

@@ -1,0 +1,36 @@
+"""What loading returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Kind = Literal["module", "state_dict", "torchscript", "program", "zoo"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode on the CPU, and where it came from.
+
+    Attributes:
+        module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file.
+        kind: what the source was.
+        name: a short stem for file names, such as ``resnet50``.
+        arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory`` where it is known.
+        source: the source as the user gave it.
+        sha256, bytes: of the file; ``None`` without one.
+        shapes: input shapes that the source itself names; ``()`` if it names none.
+        notes: sentences for the user, such as a guessed architecture.
+    """
+
+    module: nn.Module
+    kind: Kind
+    name: str
+    arch: str | None
+    source: str
+    sha256: str | None = None
+    bytes: int | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,133 @@
+"""One row of a measurement while it is being measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .protocol import Array, DeviceTimes, Inputs, Runner, Step, summary
+
+BLOCK_NS = 1_000_000
+"""A row faster than this runs several times a round, so that a block takes about as long and the
+clock's resolution and the cost of reading it do not matter."""
+MAX_CALLS = 100
+SETTLE_NS = 5_000_000
+"""Untimed calls at the head of a block go on for this long (at least one): GNU OpenMP's threads
+spin for some milliseconds after the work of the row before."""
+WARM_UP_WINDOW = 5
+WARM_UP_AGREEMENT = 0.02
+
+
+class Row:
+    """A runner with what was measured of it so far. It never raises but sets ``failure``.
+
+    Attributes:
+        failure: why the row cannot be measured; ``None`` while it can.
+        outputs: of the first inference.
+        round_ms: the mean time of a call, one value for every completed round.
+        blocks_ms: the single calls behind them.
+    """
+
+    def __init__(self, name: str, runner: Runner, clock: Callable[[], int]) -> None:
+        self.name = name
+        self.failure: str | None = None
+        self.outputs: tuple[Array, ...] | None = None
+        self.round_ms: list[float] = []
+        self.blocks_ms: list[NDArray[np.float64]] = []
+        self._runner = runner
+        self._clock = clock
+        self._step: Step | None = None
+        self._calls = 1
+        self._pending: NDArray[np.float64] | None = None
+        self._transfers: list[tuple[float, float]] = []
+
+    def load(self, inputs: Inputs) -> None:
+        """Load the artifact, run it once for its outputs, and prepare its inputs."""
+        try:
+            self._runner.load()
+            self.outputs = self._runner.run(inputs)
+            self._step = self._runner.prepare(inputs)
+        except Exception as error:
+            self._fail(error)
+
+    def warm_up(self, budget_ns: int) -> None:
+        """Call until two windows of calls have medians within 2 %, or the budget is spent.
+
+        At least three calls are made: TorchScript specialises on the first two.
+        """
+        times: list[float] = []
+        start = self._clock()
+        try:
+            while True:
+                times.append(self._call())
+                spent = self._clock() - start
+                if len(times) >= 3 and (spent >= budget_ns or _settled(times)):
+                    break
+        except Exception as error:
+            self._fail(error)
+            return
+        typical_ns = statistics.median(times[-WARM_UP_WINDOW:]) * 1e6
+        self._calls = min(MAX_CALLS, max(1, math.ceil(BLOCK_NS / typical_ns)))
+        self._transfers.clear()
+
+    def block(self) -> None:
+        """One round's calls; they count when :meth:`keep` is called."""
+        try:
+            start = self._clock()
+            while True:
+                self._call(record=False)
+                if self._clock() - start >= SETTLE_NS:
+                    break
+            self._pending = np.array([self._call() for _ in range(self._calls)])
+        except Exception as error:
+            self._fail(error)
+
+    def keep(self) -> None:
+        """The round was completed: its calls count."""
+        if self._pending is not None:
+            self.blocks_ms.append(self._pending)
+            self.round_ms.append(float(self._pending.mean()))
+            self._pending = None
+
+    def transfers(self) -> tuple[float | None, float | None]:
+        """Median H2D and D2H milliseconds; ``None`` where the row runs on the CPU."""
+        if not self._transfers:
+            return None, None
+        h2d, d2h = zip(*self._transfers, strict=True)
+        return statistics.median(h2d), statistics.median(d2h)
+
+    def close(self) -> None:
+        """Close the runner, whatever state it is in."""
+        self._step = None
+        with suppress(Exception):  # what was measured stands
+            self._runner.close()
+
+    def _call(self, *, record: bool = True) -> float:
+        """Milliseconds of one inference."""
+        step = self._step
+        assert step is not None, "load() comes first"
+        start = self._clock()
+        device: DeviceTimes | None = step()
+        end = self._clock()
+        if device is None:
+            return max(end - start, 1) / 1e6  # a coarse clock may say 0, and ratios follow
+        if record:
+            self._transfers.append((device.h2d_ms, device.d2h_ms))
+        return max(device.compute_ms, 1e-6)
+
+    def _fail(self, error: Exception) -> None:
+        rounds = len(self.round_ms)
+        self.failure = summary(error) + (f" (after {rounds} rounds)" if rounds else "")
+
+
+def _settled(times: list[float]) -> bool:
+    if len(times) < 2 * WARM_UP_WINDOW:
+        return False
+    now = statistics.median(times[-WARM_UP_WINDOW:])
+    before = statistics.median(times[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW])
+    return abs(now - before) <= WARM_UP_AGREEMENT * before

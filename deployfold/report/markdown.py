@@ -1,0 +1,92 @@
+"""The report as GitHub Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from . import text
+from .columns import Cell, Mark, columns
+from .footnotes import footnotes
+from .model import FoldSummary, Report
+from .summary import summary_lines
+
+_SHOWN = (
+    "title",
+    "parameters",
+    "batchnorm",
+    "size",
+    "median",
+    "p95",
+    "throughput",
+    "speedup",
+    "max_diff",
+    "sqnr",
+)
+
+
+def render_markdown(report: Report) -> str:
+    """``report.md``: the comparison, its footnotes and what was folded.
+
+    The best cell of a column is bold. Names are escaped: they cannot end a table cell, nor make
+    links, images or HTML.
+    """
+    parts = [f"# {escape(report.source.path)}", _identity(report)]
+    parts.append(
+        "\n".join(f"- {line.label}: {escape(line.value)}" for line in summary_lines(report))
+    )
+    if report.rows:
+        parts.append(_comparison(report))
+    notes = footnotes(report)
+    lines = [f"{notes.mark((i,))} {escape(note)}" for i, note in enumerate(notes.numbered, 1)]
+    lines += [escape(line) for line in notes.plain]
+    parts.append("  \n".join(lines))
+    if report.fold is not None and (report.fold.folded or report.fold.left):
+        parts.append(_fold(report.fold))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(value: str) -> str:
+    """``value`` as literal text on one line of GitHub Markdown, also inside a table cell."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", text.clean(value))
+
+
+def _identity(report: Report) -> str:
+    source = report.source
+    parts = [source.kind, source.arch, source.sha256 and f"SHA-256 {source.sha256}"]
+    made = f"deployfold {report.deployfold_version}, {report.created}"
+    return escape(" · ".join([part for part in parts if part] + [made]))
+
+
+def _comparison(report: Report) -> str:
+    made = columns(report, footnotes(report))
+    shown = [made[key] for key in _SHOWN]
+    lines = [
+        _line([escape(column.header) for column in shown]),
+        _line(["---:" if column.numeric else "---" for column in shown]),
+    ]
+    for row in zip(*(column.cells for column in shown), strict=True):
+        lines.append(_line([_cell(cell) for cell in row]))
+    return "\n".join(lines)
+
+
+def _cell(cell: Cell) -> str:
+    return f"**{escape(str(cell))}**" if cell.mark is Mark.BEST else escape(str(cell))
+
+
+def _fold(fold: FoldSummary) -> str:
+    lines = [
+        "<details>",
+        f"<summary>{len(fold.folded)} of {fold.batchnorm_before} BatchNorm folded</summary>",
+        "",
+        _line(["BatchNorm", "into", "rule, or why it was left"]),
+        _line(["---"] * 3),
+    ]
+    for left in fold.left:
+        lines.append(_line([escape(left.name), "left", escape(left.reason)]))
+    for folded in fold.folded:
+        lines.append(_line([escape(folded.name), escape(folded.into), escape(folded.rule)]))
+    return "\n".join([*lines, "", "</details>"])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

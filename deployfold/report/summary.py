@@ -1,0 +1,83 @@
+"""The few lines that say what came of a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from . import text
+from .model import FoldSummary, Report, Row, ThresholdResult
+
+
+@dataclass(frozen=True)
+class Line:
+    """A label, what it says, and whether that is good news."""
+
+    label: str
+    value: str
+    tone: Literal["plain", "good", "bad", "warn"] = "plain"
+
+
+def summary_lines(report: Report) -> list[Line]:
+    """Status, folding, the fastest and the smallest artifact, notes and missed limits."""
+    lines = []
+    status = report.status
+    if status.state != "complete":
+        where = f" at {status.stage}" if status.stage else ""
+        why = f": {status.message}" if status.message else ""
+        tone: Literal["bad", "warn"] = "bad" if status.state == "failed" else "warn"
+        lines.append(Line("status", text.clean(f"{status.state}{where}{why}"), tone))
+    if report.fold is not None:
+        lines.extend(_fold(report.fold))
+    lines.extend(_best(report.rows))
+    lines.extend(Line("note", text.clean(note)) for note in report.notes)
+    lines.extend(_threshold(result) for result in report.thresholds)
+    return lines
+
+
+def _fold(fold: FoldSummary) -> list[Line]:
+    gone = len(fold.folded)
+    saved = fold.parameters_before - fold.parameters_after
+    value = f"{gone} of {fold.batchnorm_before} BatchNorm, {saved:,} parameters fewer"
+    lines = [Line("folded", value, "good" if gone and not fold.left else "plain")]
+    if fold.left:
+        lines.append(Line("left", f"{len(fold.left)} BatchNorm", "warn"))
+    check = fold.verification
+    if check is not None:
+        exact = check.float64_relative_difference
+        parts = [] if exact is None else [f"float64 relative {text.difference(exact)}"]
+        parts.append(f"native max |Δ| {text.difference(check.native_max_abs_diff)}")
+        many = "1 input" if check.inputs == 1 else f"{check.inputs} inputs"
+        note = f" ({text.clean(check.note)})" if check.note else ""
+        lines.append(Line("verified", f"{', '.join(parts)}, on {many}{note}"))
+    return lines
+
+
+def _best(rows: tuple[Row, ...]) -> list[Line]:
+    lines = []
+    faster = [
+        (row.latency.speedup.value, row)
+        for row in rows[1:]
+        if row.latency and row.latency.speedup and row.latency.speedup.low > 1.0
+    ]
+    if faster:
+        _, row = max(faster, key=lambda pair: pair[0])
+        assert row.latency is not None
+        assert row.latency.speedup is not None
+        value = f"{text.clean(row.title)}, {text.speedup(row.latency.speedup)}"
+        lines.append(Line("fastest", value, "good"))
+    elif any(row.latency for row in rows[1:]):
+        lines.append(Line("fastest", "nothing is faster than the original", "warn"))
+    sized = [(row.bytes, row) for row in rows if row.bytes]
+    if sized:
+        count, row = min(sized, key=lambda pair: pair[0])
+        lines.append(Line("smallest", f"{text.clean(row.title)}, {text.size(count)}"))
+    return lines
+
+
+def _threshold(result: ThresholdResult) -> Line:
+    row = f" ({result.row})" if result.row else ""
+    value = "not measured" if result.value is None else f"{result.value:.4g}"
+    word = "met" if result.passed else "missed"
+    sentence = f"{result.name} {result.limit:.4g} {word}: {value}{row}"
+    return Line("limit", text.clean(sentence), "good" if result.passed else "bad")

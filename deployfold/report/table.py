@@ -1,0 +1,204 @@
+"""The report on a terminal: the comparison, what was folded, and a summary, as rich renderables.
+
+All text from a report goes through :func:`.text.clean` into ``Text`` objects, so that neither rich
+markup nor terminal escapes in a name are obeyed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from . import text
+from .columns import Cell, Column, Mark, columns
+from .footnotes import footnotes
+from .model import FoldedNorm, Report
+from .summary import summary_lines
+
+STYLES = {
+    Mark.PLAIN: "",
+    Mark.BASELINE: "dim",
+    Mark.BEST: "bold green",
+    Mark.LOST: "red",
+    Mark.ABSENT: "dim",
+}
+WIDE_GAP = 2
+"""Spaces between columns, where there is room."""
+MIN_TITLE = 12
+
+# What goes first when the terminal is narrow. A pair names a column and its narrower form.
+_REDUCTIONS: tuple[tuple[str, str | None], ...] = (
+    ("throughput", None),
+    ("parameters", "parameters_short"),
+    ("p95", None),
+    ("sqnr", None),
+    ("gap", None),
+    ("title", None),  # truncated, never dropped
+    ("parameters_short", None),
+    ("batchnorm", None),
+    ("speedup", "speedup_short"),
+    ("size", None),
+    ("max_diff", None),
+)
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """The comparison, one row an artifact, with footnotes; it fits itself to the console."""
+
+    report: Report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        notes = footnotes(self.report)
+        layout = _fit(columns(self.report, notes), options.max_width)
+        # The box draws one of the spaces between columns; the padding is the rest.
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, layout.gap - 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        for column in layout.columns:
+            table.add_column(
+                Text(column.header, style="bold"),
+                justify="right" if column.numeric else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+        for row in zip(*(column.cells for column in layout.columns), strict=True):
+            first, *rest = row
+            table.add_row(_title(first, layout.title_width), *map(_cell, rest))
+        yield table
+        yield Text()
+        for index, sentence in enumerate(notes.numbered, 1):
+            yield _hanging(Text(notes.mark((index,))), Text(sentence))
+        for line in notes.plain:
+            yield Text(line, style="dim")
+
+
+def comparison_table(report: Report) -> ComparisonTable:
+    """The comparison of all artifacts, the original first, with footnotes below."""
+    return ComparisonTable(report)
+
+
+def fold_table(report: Report, *, explain: bool = False) -> Table:
+    """Every BatchNorm: folded into what by which rule, or left and why.
+
+    Args:
+        report: the report; without a fold summary the table is empty.
+        explain: show all; else long lists show their first and last entries only.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for header in ("BatchNorm", "into", "rule, or why it was left"):
+        table.add_column(Text(header, style="bold"), overflow="fold")
+    fold = report.fold
+    if fold is None:
+        return table
+    for left in fold.left if explain else fold.left[:12]:
+        table.add_row(
+            Text(text.clean(left.name)), Text("left", style="yellow"), Text(text.clean(left.reason))
+        )
+    if not explain and len(fold.left) > 12:
+        table.add_row(Text(f"… {len(fold.left) - 12} more left", style="dim"))
+    folded = list(fold.folded)
+    hidden = 0 if explain or len(folded) <= 8 else len(folded) - 5
+    for entry in folded[:4] if hidden else folded:
+        _add_folded(table, entry)
+    if hidden:
+        table.add_row(Text(f"… {hidden} more", style="dim"))
+        _add_folded(table, folded[-1])
+    return table
+
+
+def summary_panel(report: Report) -> Panel:
+    """What came of the build, in a panel of one screen."""
+    status = report.status.state
+    style = {"complete": "green", "interrupted": "yellow", "failed": "red"}[status]
+    lines = [
+        _hanging(Text(f"{line.label:<9}", style="bold"), Text(line.value, style=_TONES[line.tone]))
+        for line in summary_lines(report)
+    ]
+    return Panel(
+        Group(*lines),
+        title=Text(text.clean(report.source.path), style="bold"),
+        title_align="left",
+        border_style=style,
+    )
+
+
+_TONES = {"plain": "", "good": "green", "bad": "red", "warn": "yellow"}
+
+
+def _add_folded(table: Table, entry: FoldedNorm) -> None:
+    table.add_row(
+        Text(text.clean(entry.name)),
+        Text(text.clean(entry.into)),
+        Text(text.clean(entry.rule), style="dim"),
+    )
+
+
+def _cell(cell: Cell) -> Text:
+    return Text(str(cell), style=STYLES[cell.mark])
+
+
+def _title(cell: Cell, width: int) -> Text:
+    """The title in ``width`` cells: the name is cut, the superscripts are not."""
+    notes = f" {cell.notes}" if cell.notes else ""
+    name = Text(cell.text, style=STYLES[cell.mark])
+    name.truncate(max(1, width - cell_len(notes)), overflow="ellipsis")
+    return name.append(notes)
+
+
+def _hanging(label: Text, value: Text) -> Table:
+    """A label in a column of its own, so that a long value wraps beside it."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, value)
+    return grid
+
+
+@dataclass(frozen=True)
+class _Layout:
+    columns: tuple[Column, ...]
+    title_width: int
+    gap: int
+
+
+def _fit(available: dict[str, Column], width: int) -> _Layout:
+    """What to show in ``width`` cells."""
+    shown = {key: column for key, column in available.items() if not key.endswith("_short")}
+    title_width, gap = _width(shown["title"]), WIDE_GAP
+    for key, narrower in _REDUCTIONS:
+        over = _total(shown, title_width, gap) - width
+        if over <= 0:
+            break
+        if key == "gap":
+            gap = 1
+        elif key == "title":
+            title_width = max(min(title_width, MIN_TITLE), title_width - over)
+        elif narrower is None:
+            del shown[key]
+        else:
+            shown = {
+                (narrower if name == key else name): (
+                    available[narrower] if name == key else column
+                )
+                for name, column in shown.items()
+            }
+    return _Layout(tuple(shown.values()), title_width, gap)
+
+
+def _total(shown: dict[str, Column], title_width: int, gap: int) -> int:
+    widths = [title_width if key == "title" else _width(column) for key, column in shown.items()]
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def _width(column: Column) -> int:
+    return max(cell_len(value) for value in (column.header, *map(str, column.cells)))

@@ -1,0 +1,142 @@
+"""How numbers and names are written in every rendering of a report."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from .model import Accuracy, Latency, Report, Speedup
+
+NOTHING = "–"
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def clean(text: str) -> str:
+    """``text`` on one line, without anything that a terminal would obey.
+
+    Names come from checkpoints. White space becomes a space; control, format (bidirectional
+    overrides), surrogate and private characters go.
+    """
+    kept = []
+    for character in text:
+        category = unicodedata.category(character)
+        if character.isspace():
+            kept.append(" ")
+        elif category[0] != "C":
+            kept.append(character)
+    return "".join(kept).strip()
+
+
+def exact(count: int | None) -> str:
+    """``25,557,032``."""
+    return NOTHING if count is None else f"{count:,}"
+
+
+def short(count: int | None) -> str:
+    """``25.56 M``: four significant digits with a decimal prefix."""
+    if count is None:
+        return NOTHING
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size * 0.99995:
+            return f"{_significant(count / size, 4)} {unit}"
+    return str(count)
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units, four significant digits: ``102.5 MB`` (MB = 10^6 bytes)."""
+    if count is None:
+        return NOTHING
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor * 0.99995:
+            return f"{_significant(count / factor, 4)} {unit}"
+    return f"{count} B"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits or more, no unit: ``0.0512``, ``3.14``, ``45.3``, ``1,204``."""
+    return _significant(value, 3)
+
+
+def rate(value: float) -> str:
+    """Samples per second, three significant digits or more."""
+    return _significant(value, 3)
+
+
+def ratio(value: float) -> str:
+    """A speed-up: two decimals, from 10 on three digits: ``1.31``, ``12.4``."""
+    return f"{value:.2f}" if value < 9.995 else _significant(value, 3)
+
+
+def speedup(value: Speedup, *, interval: bool = True) -> str:
+    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1."""
+    head = "≈" if value.undecided else f"{ratio(value.value)}×"
+    return f"{head} [{ratio(value.low)}, {ratio(value.high)}]" if interval else head
+
+
+def difference(value: float) -> str:
+    """``0``, ``1.2e-06``, or ``NaN/inf`` where the outputs are not even numbers."""
+    if not math.isfinite(value):
+        return "NaN/inf"
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def decibels(value: float) -> str:
+    """``43.1 dB``; ``equal`` for identical outputs."""
+    if value == math.inf:
+        return "equal"
+    return f"{value:.1f} dB" if math.isfinite(value) else "NaN/inf"
+
+
+def top1(accuracy: Accuracy) -> str | None:
+    """``top-1 agrees on 98 %``, or ``None`` where there are no classes."""
+    if accuracy.top1_agreement is None:
+        return None
+    return f"top-1 agrees on {100 * accuracy.top1_agreement:.4g} %"
+
+
+def copies(latency: Latency) -> str | None:
+    """The copies to and from the GPU, which the latency leaves out; ``None`` on the CPU."""
+    if latency.h2d_ms is None or latency.d2h_ms is None:
+        return None
+    return (
+        f"GPU time by CUDA events; the copies take {milliseconds(latency.h2d_ms)} ms in"
+        f" and {milliseconds(latency.d2h_ms)} ms out"
+    )
+
+
+def machine(report: Report) -> str:
+    """One line: CPU, GPU, threads and the libraries that ran the rows."""
+    environment = report.environment
+    threads = environment.threads
+    parts = [
+        environment.cpu,
+        *([environment.gpu] if environment.gpu else []),
+        f"{threads} thread{'' if threads == 1 else 's'}",
+        *(
+            f"{name} {environment.packages[name]}"
+            for name in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
+            if name in environment.packages
+        ),
+    ]
+    return clean(" · ".join(parts))
+
+
+def inputs(report: Report) -> str:
+    """One line: names, shapes, dtypes, where they came from and what they hold."""
+    shapes = ", ".join(
+        f"{value.name} {'x'.join(map(str, value.shape))} {value.dtype}" for value in report.inputs
+    )
+    origin = f" (shape from {report.input_origin})" if report.input_origin else ""
+    return clean(f"{shapes}{origin}, {report.input_data}")
+
+
+def _significant(value: float, digits: int) -> str:
+    if not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    # Rounding may carry into one more digit: 9.996 at three digits is 10.0, not 10.00.
+    if round(abs(value), max(0, decimals)) >= 10 ** (digits - decimals):
+        decimals -= 1
+    return f"{value:,.{max(0, decimals)}f}"

@@ -1,0 +1,92 @@
+"""Differences of outputs, with the odd values of floating point."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from deployfold.errors import MeasureError
+from deployfold.measure.accuracy import compare
+
+REFERENCE = np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]], dtype=np.float32)
+
+
+def test_identical_outputs() -> None:
+    result = compare([REFERENCE], [REFERENCE.copy()])
+    assert (result.max_abs_diff, result.sqnr_db, result.cosine) == (0.0, math.inf, 1.0)
+    assert result.top1_agreement == 1.0
+    assert result.nonfinite == 0
+
+
+def test_a_known_error() -> None:
+    test = REFERENCE.copy()
+    test[1] = [4.5, 4.0, -1.0]  # off by 4, and another winner
+    result = compare([REFERENCE], [test])
+    assert result.max_abs_diff == 4.0
+    assert result.sqnr_db == pytest.approx(10 * math.log10(float((REFERENCE**2).sum()) / 16))
+    assert result.top1_agreement == 0.5
+    dot = float((REFERENCE * test).sum())
+    norms = float(np.linalg.norm(REFERENCE) * np.linalg.norm(test))
+    assert result.cosine == pytest.approx(dot / norms)
+
+
+def test_the_worst_output_counts_in_every_number() -> None:
+    boxes = np.array([100.0, 800.0])
+    scores = np.array([0.5, 0.25])
+    result = compare([boxes, scores], [boxes + 1.0, scores - 0.25])
+    assert result.max_abs_diff == 1.0  # of the boxes
+    assert result.sqnr_db == pytest.approx(10 * math.log10(0.3125 / 0.125))  # of the scores
+    assert result.cosine == pytest.approx(0.125 / math.sqrt(0.3125 * 0.0625))
+    assert result.top1_agreement is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "test"), [(1.0, math.nan), (math.nan, 1.0), (math.inf, -math.inf), (1, math.inf)]
+)
+def test_a_nan_or_infinity_on_one_side_is_the_worst_result(reference: float, test: float) -> None:
+    first, second = np.array([reference, 2.0]), np.array([test, 2.0])
+    result = compare([first], [second])
+    assert result.max_abs_diff == math.inf
+    assert result.sqnr_db == -math.inf
+    assert math.isnan(result.cosine)
+    assert result.nonfinite == 1
+
+
+def test_the_same_nan_and_infinity_on_both_sides_are_left_out() -> None:
+    first = np.array([math.nan, math.inf, -math.inf, 3.0, 4.0])
+    second = np.array([math.nan, math.inf, -math.inf, 3.0, 5.0])
+    result = compare([first], [second])
+    assert result.max_abs_diff == 1.0
+    assert result.sqnr_db == pytest.approx(10 * math.log10(25))
+    assert result.nonfinite == 0
+
+
+def test_a_bad_output_is_not_hidden_by_a_good_one() -> None:
+    good, bad = np.ones(3), np.full(3, math.nan)
+    result = compare([good, good], [good, bad])
+    assert result.max_abs_diff == math.inf
+    assert math.isnan(result.cosine)
+    assert result.nonfinite == 3
+
+
+def test_huge_values_do_not_overflow_the_cosine() -> None:
+    first = np.array([3e38, -3e38], dtype=np.float32)
+    result = compare([first], [first * np.float32(0.5)])
+    assert result.cosine == pytest.approx(1.0)
+
+
+def test_integers_booleans_and_complex_numbers() -> None:
+    assert compare([np.array([200], np.uint8)], [np.array([250], np.uint8)]).max_abs_diff == 50.0
+    assert compare([np.array([True])], [np.array([False])]).max_abs_diff == 1.0
+    assert compare([np.array([1 + 2j])], [np.array([1 - 2j])]).max_abs_diff == 4.0
+
+
+def test_what_cannot_be_compared_is_an_error() -> None:
+    with pytest.raises(MeasureError, match="2 outputs and the artifact 1"):
+        compare([REFERENCE, REFERENCE], [REFERENCE])
+    with pytest.raises(MeasureError, match=r"shape \(6,\)"):
+        compare([REFERENCE], [REFERENCE.reshape(-1)])
+    with pytest.raises(MeasureError, match="0 outputs"):
+        compare([], [])

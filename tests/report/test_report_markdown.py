@@ -1,0 +1,67 @@
+"""The Markdown, read back by a Markdown parser."""
+
+from __future__ import annotations
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from report_sample import sample_report
+from test_report_table import HOSTILE, hostile_report
+
+from deployfold.report.markdown import escape, render_markdown
+from deployfold.report.text import clean
+
+
+def parse(text: str) -> list[Token]:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+
+
+def tables(tokens: list[Token]) -> list[list[list[str]]]:
+    """Text of every cell, by table and row."""
+    found: list[list[list[str]]] = []
+    for index, token in enumerate(tokens):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            children = tokens[index + 1].children or []
+            found[-1][-1].append("".join(child.content for child in children))
+    return found
+
+
+def test_the_table_holds_every_row_and_column() -> None:
+    text = render_markdown(sample_report())
+    comparison, fold = tables(parse(text))
+    assert comparison[0][:3] == ["artifact", "parameters", "BN"]
+    assert [row[0] for row in comparison[1:]] == [
+        "PyTorch",
+        "PyTorch, folded",
+        "TorchScript",
+        "torch.export",
+        "ONNX Runtime",
+        "ONNX Runtime fp16 ¹",
+        "TensorRT-RTX fp16 sm_89",
+    ]
+    assert comparison[5][7] == "2.06× [2.04, 2.09]"
+    assert comparison[7][7] == "not measured ²"
+    assert "**2.06× \\[2.04, 2.09\\]**" in text
+    assert len(fold) == 1 + 53
+    assert fold[1] == ["head.bn", "left", "its layer's output also goes to head.add"]
+    assert "² built for sm\\_89; measure it there: deployfold bench DIR" in text
+
+
+def test_hostile_names_change_nothing_but_the_text() -> None:
+    tokens = parse(render_markdown(hostile_report()))
+    comparison, fold = tables(tokens)
+    assert {len(row) for row in comparison} == {10}
+    assert {len(row) for row in fold} == {3}
+    assert comparison[1][0].startswith(clean(HOSTILE))
+    kinds = {child.type for token in tokens for child in token.children or []}
+    assert not kinds & {"link_open", "image", "html_inline", "em_open", "code_inline"}
+
+
+def test_escaped_text_is_read_back_as_it_was() -> None:
+    for name in ("a|b", "![x](http://e)", "<b>&amp;</b>", "__init__", "`x`", "a\\|b", "#1 ~~x~~"):
+        (token,) = [t for t in parse(f"x {escape(name)}") if t.type == "inline"]
+        assert "".join(child.content for child in token.children or []) == f"x {name}"
+    assert "\n" not in escape("a\nb\r\nc")
