@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow clean
+.PHONY: demo test lint test-slow test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,12 @@ lint: $(STAMP)
 test: lint ## everything but the tests marked slow
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-slow: $(STAMP) ## the tests marked slow
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP) ## the tests marked slow, but for the zoo
+	$(BIN)/python -m pytest -m 'slow and not zoo'
+
+test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders; resumable
+	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'
+	$(BIN)/python -m pytest -m 'slow and zoo' tests/zoo -s
 
 clean:
 	rm -rf $(VENV) build dist resnet50.pt
