@@ -1,0 +1,165 @@
+"""Edits of an exported ONNX graph: names, the batch axis, and everything that is not the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from deployfold.errors import ExportError
+
+from .batch import BATCH_AXIS
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def strip(model: ir.Model) -> None:
+    """Remove what the exporter noted about its own work, so that equal models are equal files.
+
+    The dynamo exporter keeps for every node a Python stack trace with the paths of this machine.
+    """
+    ClearMetadataAndDocStringPass()(model)
+    model.doc_string = None
+    model.metadata_props.clear()
+    for graph in (*model.graphs(), *model.functions.values()):
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+        values += graph.initializers.values() if isinstance(graph, ir.Graph) else ()
+        for value in values:
+            value.metadata_props.clear()
+            value.doc_string = None
+
+
+def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
+    """Add metadata properties, in the order of their keys so that files do not differ by it."""
+    merged = {**model.metadata_props, **metadata}
+    model.metadata_props.clear()
+    model.metadata_props.update(sorted(merged.items()))
+
+
+def count_nodes(model: ir.Model, op_type: str) -> int:
+    """How many nodes of a type there are, in subgraphs and functions too."""
+    return sum(
+        node.op_type == op_type
+        for graph in (model.graph, *model.functions.values())
+        for node in ir.traversal.RecursiveGraphIterator(graph)
+    )
+
+
+def non_finite_weights(model: ir.Model) -> list[str]:
+    """Names of the initialisers that hold infinities or NaN."""
+    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+    return [
+        name
+        for graph in model.graphs()
+        for name, value in graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype in floats
+        and not np.isfinite(value.const_value.numpy().astype(np.float64)).all()
+    ]
+
+
+def restore_inputs(
+    model: ir.Model, names: Sequence[str], dtypes: Sequence[str], shapes: Shapes
+) -> list[str]:
+    """Give the graph the inputs it is meant to have, in order; return those the exporter dropped.
+
+    An exporter drops an input that the model does not use; whoever feeds the model by name or
+    position would stumble over that.
+
+    Raises:
+        ExportError: the graph has an input of another name.
+    """
+    existing = {value.name: value for value in model.graph.inputs}
+    unknown = [name for name in existing if name not in names]
+    if unknown:
+        raise ExportError(f"The exporter gave the graph an input {unknown[0]!r} of its own.")
+    missing = [name for name in names if name not in existing]
+    for name, dtype, shape in zip(names, dtypes, shapes, strict=True):
+        if name in missing:
+            kind = ir.TensorType(ir.DataType[_ONNX_DTYPES.get(dtype, dtype.upper())])
+            existing[name] = ir.Input(name, shape=ir.Shape(shape), type=kind)
+    if [value.name for value in model.graph.inputs] != list(names):
+        model.graph.inputs.clear()
+        model.graph.inputs.extend(existing[name] for name in names)
+    return missing
+
+
+def name_batch_axis(
+    model: ir.Model,
+    inputs: tuple[Shapes, Shapes],
+    outputs: tuple[Shapes, Shapes],
+    batches: tuple[int, int],
+) -> None:
+    """Call the dynamic batch axis ``batch`` wherever it stands.
+
+    The dynamo exporter names it ``s77``, or bakes in a number. Which output axes are the batch is
+    read off the eager module's shapes at two batch sizes.
+
+    Args:
+        inputs: shapes of all inputs at the first and at the second batch size.
+        outputs: the same for the outputs.
+        batches: the two batch sizes.
+
+    Raises:
+        ExportError: the exporter made the batch axis of an input a constant.
+    """
+    graph = model.graph
+    symbols: set[str] = set()
+    for value, first, second in zip(graph.inputs, *inputs, strict=True):
+        if first and first[0] != second[0]:
+            if not value.uses() and isinstance(value.shape, ir.Shape):
+                value.shape[0] = BATCH_AXIS
+            symbols.add(_symbol(value))
+    for value, first, second in zip(graph.outputs, *outputs, strict=True):
+        if value.shape is None or len(value.shape) != len(first):
+            value.shape = ir.Shape([None] * len(first))
+        for axis, sizes in enumerate(zip(first, second, strict=True)):
+            if sizes == batches:
+                symbol = value.shape[axis]
+                if isinstance(symbol, ir.SymbolicDim) and re.fullmatch(r"\w+", symbol.value or ""):
+                    symbols.add(str(symbol.value))
+                _set_dim(value, axis, BATCH_AXIS)
+            elif sizes[0] != sizes[1] and isinstance(value.shape[axis], int):
+                _set_dim(value, axis, None)
+    _rename_symbols(model, symbols - {BATCH_AXIS})
+
+
+def _symbol(value: ir.Value) -> str:
+    dimension = value.shape[0] if value.shape is not None else None
+    if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
+        return str(dimension.value)
+    raise ExportError(f"The exporter baked the batch size {dimension} into input {value.name!r}.")
+
+
+def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
+    dimensions = list(value.shape or ())
+    dimensions[axis] = ir.SymbolicDim(dimension)
+    value.shape = ir.Shape(dimensions)
+
+
+def _rename_symbols(model: ir.Model, symbols: set[str]) -> None:
+    if not symbols:
+        return
+    # Whole words, since a dimension may be an expression such as 2*s77.
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(symbols))) + r")\b")
+    for graph in model.graphs():
+        values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+        for value in values:
+            if value.shape is None:
+                continue
+            dimensions = [
+                ir.SymbolicDim(pattern.sub(BATCH_AXIS, dimension.value))
+                if isinstance(dimension, ir.SymbolicDim) and dimension.value
+                else dimension
+                for dimension in value.shape
+            ]
+            if dimensions != list(value.shape):
+                value.shape = ir.Shape(dimensions)
+
+
+_ONNX_DTYPES = {"float32": "FLOAT", "float64": "DOUBLE"}

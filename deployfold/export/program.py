@@ -1,0 +1,141 @@
+"""``torch.export``, run once: the program goes to a ``.pt2`` and on to the ONNX exporter."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from deployfold.errors import ExportError
+from deployfold.files import atomic_path
+from deployfold.spec import InputSpec
+
+from .batch import BATCH_AXIS, checking_inputs, is_dynamic, rebatch, tracing_batch
+from .outputs import check_outputs, flatten_outputs, is_torchscript, run_module
+from .quiet import first_line, quiet
+
+
+@dataclass(frozen=True)
+class ProgramArtifact:
+    """A ``.pt2`` file on disk.
+
+    Attributes:
+        bytes: size of the file.
+        max_abs_diff: largest difference of a loaded copy's outputs from the eager module's, over
+            all batch sizes that were tried.
+    """
+
+    path: Path
+    bytes: int
+    max_abs_diff: float
+
+
+def export_program(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, *, spec: InputSpec
+) -> tuple[ExportedProgram, ProgramArtifact]:
+    """Export ``module`` with ``torch.export`` and write the program as ``.pt2``.
+
+    With a dynamic batch, the first axis of every input is one symbol with the range that was asked
+    for, and a second batch size is compared as well.
+
+    Args:
+        module: in eval mode; not TorchScript.
+        inputs: one tensor a positional argument of ``forward``.
+        path: written atomically.
+        spec: names and dynamic batch.
+
+    Returns:
+        The program in memory, for :func:`deployfold.export.export_onnx`, and the file.
+
+    Raises:
+        ExportError: ``torch.export`` refuses the model, or the loaded file computes something else.
+    """
+    if is_torchscript(module):
+        raise ExportError(
+            "torch.export does not take TorchScript.",
+            hint="Give the eager model (a pickled module or a state dict) for a .pt2 file.",
+        )
+    checks = checking_inputs(inputs, spec)
+    references = [run_module(module, check)[0] for check in checks]
+    program = _export(module, inputs, spec)
+    with atomic_path(path) as temporary:
+        # Saved by name, the archive would carry the temporary file's name inside.
+        buffer = io.BytesIO()
+        try:
+            with quiet():
+                torch.export.save(program, buffer)
+                temporary.write_bytes(buffer.getbuffer())
+                loaded = torch.export.load(str(temporary)).module()
+        except OSError:
+            raise
+        except Exception as error:
+            raise ExportError(f"torch.export cannot save it: {first_line(error)}") from error
+        difference = max(
+            _compare(loaded, check, reference)
+            for check, reference in zip(checks, references, strict=True)
+        )
+        size = temporary.stat().st_size
+    return program, ProgramArtifact(path, size, difference)
+
+
+def _export(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
+) -> ExportedProgram:
+    shapes: Any = None
+    if is_dynamic(spec):
+        inputs = rebatch(inputs, tracing_batch(spec))
+        shapes = _dynamic_shapes(module, inputs, spec)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise ExportError(
+            f"torch.export cannot export this model: {_reason(error)}.",
+            hint="ONNX is exported without it, by the TorchScript-based exporter.",
+        ) from error
+
+
+def _dynamic_shapes(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
+) -> tuple[Any, ...]:
+    assert spec.dynamic_batch is not None
+    batch = Dim(BATCH_AXIS, min=spec.dynamic_batch.min, max=spec.dynamic_batch.max)
+    shapes = tuple({0: batch} if value.ndim else None for value in inputs)
+    # For forward(self, a, *rest), torch.export wants the shapes of `rest` as one nested tuple.
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return (*shapes[:index], shapes[index:])
+    return shapes
+
+
+def _compare(
+    loaded: torch.nn.Module, inputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]
+) -> float:
+    try:
+        with torch.no_grad(), quiet():
+            outputs, _ = flatten_outputs(loaded(*inputs))
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"The .pt2 program does not run: {first_line(error)}") from error
+    return check_outputs(reference, outputs, what="The .pt2 program")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    constant = re.search(r"specialized it to be a constant \((\d+)\)", text)
+    if constant is not None:
+        return f"its code fixes the batch size to {constant[1]}, so the batch cannot be dynamic"
+    if "data-dependent expression" in text:
+        reason = "its forward branches on the values of a tensor"
+    else:
+        reason = first_line(error).rstrip(".")
+    call = re.search(r'raised this error:\s+File "([^"]+)", line (\d+)', text)
+    return f"{reason} ({PurePath(call[1]).name}:{call[2]})" if call is not None else reason

@@ -1,0 +1,72 @@
+"""ONNX Runtime on the CPU, as the exporters and the lowering stage use it to check themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from deployfold.errors import ExportError
+
+from .quiet import first_line
+
+Array = NDArray[Any]
+
+
+def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.InferenceSession:
+    """Load an ONNX model into ONNX Runtime's CPU provider.
+
+    Args:
+        model: a file, or a serialised model (under 2 GB).
+        optimize: let ONNX Runtime fuse and rewrite nodes; ``False`` runs the graph as it stands.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load it, or has no CPU kernel for one of its nodes.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is in the exception
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(
+            f"ONNX Runtime cannot load the model: {first_line(error)}",
+            hint="Where it has no CPU kernel for a dtype, convert the PyTorch model with .float().",
+        ) from error
+
+
+def run_session(
+    session: ort.InferenceSession,
+    feeds: Mapping[str, Array],
+    names: Sequence[str] | None = None,
+) -> tuple[Array, ...]:
+    """Run a session once; its outputs in order, or those ``names`` asks for.
+
+    Arrays that the model does not take are ignored; floating-point arrays are cast to the dtype
+    that the model declares.
+
+    Raises:
+        ExportError: an input is missing, or ONNX Runtime fails on these shapes or values.
+    """
+    given: dict[str, Array] = {}
+    for entry in session.get_inputs():
+        if entry.name not in feeds:
+            raise ExportError(f"No value was given for the model's input {entry.name!r}.")
+        array = np.ascontiguousarray(feeds[entry.name])
+        wanted = _FLOATS.get(entry.type)
+        given[entry.name] = (
+            array.astype(wanted) if wanted and array.dtype.kind == "f" else array
+        ).reshape(np.shape(feeds[entry.name]))
+    try:
+        return tuple(session.run(list(names) if names is not None else None, given))
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
+
+
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
