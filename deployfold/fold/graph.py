@@ -141,8 +141,10 @@ class Graph:
         source.output = source.output or result.output
         self.outputs = tuple(source if value is result else value for value in self.outputs)
         for call in self.calls:
-            call.inputs = tuple(source if value is result else value for value in call.inputs)
-            call.outputs = tuple(source if value is result else value for value in call.outputs)
+            if result in call.inputs:
+                call.inputs = tuple(source if value is result else value for value in call.inputs)
+            if result in call.outputs:
+                call.outputs = tuple(source if value is result else value for value in call.outputs)
         result.consumers = []
         result.producer = None
         self.ops.remove(op)

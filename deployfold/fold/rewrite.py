@@ -55,15 +55,18 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         for norm in plan.norms:
             _edit_norm(model.get_submodule(norm.path), norm)
     bypasses = [removal for removal in plan.removals if isinstance(removal, Bypass)]
+    replaced = {}
     for removal in plan.removals:
         if isinstance(removal, Replacement):
             module = model.get_submodule(removal.path)
-            model = _substitute(model, module, _remainder(module, removal))
-        elif isinstance(removal, (Silence, Transplant)):
+            replaced[module] = _remainder(module, removal)
+    model = _substitute(model, replaced)
+    for removal in plan.removals:
+        if isinstance(removal, (Silence, Transplant)):
             module = model.get_submodule(removal.path)
-            model = _substitute(model, module, Zero().train(module.training))
+            model = _substitute(model, {module: Zero().train(module.training)})
             if isinstance(removal, Transplant):
-                model = _substitute(model, model.get_submodule(removal.target), module)
+                model = _substitute(model, {model.get_submodule(removal.target): module})
         elif isinstance(removal, Neutralise):
             _neutralise(model.get_submodule(removal.path), removal)
     paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}
@@ -78,7 +81,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
                 if layer.path == path
             ],
         )
-        model = _substitute(model, module, rewritten)
+        model = _substitute(model, {module: rewritten})
     return model
 
 
@@ -87,6 +90,13 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
     layer = edit.layer
     stored = _tensor(model, layer.weight)
     shift = edit.shift.to(stored.device)
+    first = edit.terms[0]
+    if len(edit.terms) == 1 and first.source == layer and first.columns is None:
+        rows = first.rows.to(stored.device)
+        algebra.scale_rows_(stored, rows, transposed=layer.transposed, groups=layer.groups)
+        _check_range(stored, layer.weight)
+        bias = None if layer.bias is None else _tensor(model, layer.bias).double()
+        return _edit_bias(model, layer, shift if bias is None else shift + rows * bias)
     total: Tensor | None = None
     for term in edit.terms:
         rows = term.rows.to(stored.device)
@@ -118,13 +128,18 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
         total = weight if total is None else total.add_(weight)
     assert total is not None
     _store(stored, total, layer.weight)
+    return _edit_bias(model, layer, shift)
+
+
+def _edit_bias(model: nn.Module, layer: Layer, value: Tensor) -> Tensor | None:
+    """Write the bias of a layer; returns it if the layer has none yet and needs one."""
     if layer.bias is not None:
-        _store(_tensor(model, layer.bias), shift, layer.bias)
+        _store(_tensor(model, layer.bias), value, layer.bias)
         return None
-    if not bool((shift != 0).any()):
+    if not bool(value.any()):
         return None
-    new = torch.empty_like(shift, dtype=stored.dtype)
-    _store(new, shift, f"{layer.path}.bias")
+    new = torch.empty_like(value, dtype=_tensor(model, layer.weight).dtype)
+    _store(new, value, f"{layer.path}.bias")
     return new
 
 
@@ -155,11 +170,23 @@ def _neutralise(module: nn.Module, removal: Neutralise) -> None:
 
 
 def _store(target: Tensor, value: Tensor, name: str) -> None:
-    before = bool(target.isfinite().all()) if target.numel() else True
     target.copy_(value)
-    if before and bool(value.isfinite().all()) and not bool(target.isfinite().all()):
+    if not _is_finite(value):
+        return  # it was not finite before, and the comparison will say so
+    _check_range(target, name)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass that allocates nothing; NaN comes through as well.
+    return (
+        all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)) if tensor.numel() else True
+    )
+
+
+def _check_range(tensor: Tensor, name: str) -> None:
+    if tensor.dtype is not torch.float64 and not _is_finite(tensor):
         raise FoldError(
-            f"Folding would make {name} larger than {target.dtype} can hold.",
+            f"Folding would make {name} larger than {tensor.dtype} can hold.",
             hint="Convert the model to float32 first (model.float()); deployfold lowers the "
             "folded model to fp16 itself and keeps such layers in fp32.",
         )
@@ -207,12 +234,10 @@ def _activation_module(activation: Activation) -> nn.Module:
     return classes[name](**keywords)
 
 
-def _substitute(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put ``new`` wherever ``old`` is registered; a shared module has several places."""
-    if model is old:
-        return new
+def _substitute(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Put each new module wherever its old one is registered; a shared one has several places."""
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[name] = new
-    return model
+        for name, child in parent._modules.items():
+            if child in new:
+                parent._modules[name] = new[child]
+    return new.get(model, model)

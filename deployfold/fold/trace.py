@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +76,10 @@ def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> to
             # cached weight of the old-style weight_norm.
             if torch.is_tensor(attribute) and not attribute.is_leaf:
                 memo[id(attribute)] = attribute.detach().clone()
+            # A module has a dozen empty dictionaries for hooks; copied one by one they take longer
+            # than all the rest.
+            elif type(attribute) in (dict, OrderedDict, set) and not attribute:
+                memo[id(attribute)] = type(attribute)()
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -30,12 +30,7 @@ def create(name: str) -> nn.Module:
     package, _, model = name.partition(":")
     torch.manual_seed(0)
     if package == "torchvision":
-        import torchvision
-
-        try:
-            net = torchvision.models.get_model(model, weights=None, weights_backbone=None)
-        except TypeError:
-            net = torchvision.models.get_model(model, weights=None)
+        net = _torchvision_net(model)
     else:
         import timm
 
@@ -86,17 +81,31 @@ def example(name: str, net: nn.Module) -> tuple[torch.Tensor, ...] | tuple[list[
     return inputs
 
 
+def _torchvision_net(name: str) -> nn.Module:
+    import torchvision
+
+    try:
+        return torchvision.models.get_model(name, weights=None, weights_backbone=None)
+    except TypeError:  # a classifier has no backbone of its own
+        return torchvision.models.get_model(name, weights=None)
+
+
+def _outline(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network without numbers, where its constructor can do without; that is quicker."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:
+        return build()
+
+
 def _torchvision() -> Iterator[str]:
     import torchvision
 
     for name in torchvision.models.list_models():
         if "quantized" in name or _TOO_LARGE.search(name):
             continue
-        with torch.device("meta"):
-            try:
-                net = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-            except TypeError:
-                net = torchvision.models.get_model(name, weights=None)
+        net = _outline(lambda name=name: _torchvision_net(name))
         if any(is_batchnorm_module(module) for module in net.modules()):
             yield f"torchvision:{name}"
 
@@ -115,8 +124,7 @@ def _timm() -> list[str]:
         best: tuple[int, str] | None = None
         for name in members[:12]:
             try:
-                with torch.device("meta"):
-                    net = timm.create_model(name)
+                net = _outline(lambda name=name: timm.create_model(name))
             except Exception:
                 continue
             if any(is_batchnorm_module(module) for module in net.modules()):
