@@ -22,7 +22,7 @@ _FAMILIES = 160
 
 def names() -> list[str]:
     """All names, ``torchvision:NAME`` and ``timm:NAME``."""
-    return [*_torchvision(), *_timm()]
+    return [*_timm(), *_torchvision()]
 
 
 def create(name: str) -> nn.Module:
@@ -84,10 +84,13 @@ def example(name: str, net: nn.Module) -> tuple[torch.Tensor, ...] | tuple[list[
 def _torchvision_net(name: str) -> nn.Module:
     import torchvision
 
-    try:
-        return torchvision.models.get_model(name, weights=None, weights_backbone=None)
-    except TypeError:  # a classifier has no backbone of its own
-        return torchvision.models.get_model(name, weights=None)
+    # Detectors enlarge their input to 800 pixels unless told otherwise.
+    for options in ({"weights_backbone": None, "min_size": 128}, {"weights_backbone": None}, {}):
+        try:
+            return torchvision.models.get_model(name, weights=None, **options)
+        except (TypeError, ValueError):  # not all of them have these options
+            continue
+    raise ValueError(name)
 
 
 def _outline(build: Callable[[], nn.Module]) -> nn.Module:

@@ -26,7 +26,7 @@ from nets import create, example
 from deployfold.fold import count_batchnorms, fold
 from deployfold.fold.compare import difference, run_model
 
-JUDGED = 8
+JUDGED = 4
 """BatchNorms judged of those that one network keeps."""
 
 

@@ -1,0 +1,178 @@
+"""The Python API: the same stages as the command line, for use in code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UsageError
+from .events import Emit, ignore
+from .export import (
+    OnnxArtifact,
+    ProgramArtifact,
+    TorchScriptArtifact,
+    export_onnx,
+    export_program,
+    export_torchscript,
+)
+from .fold import FoldResult
+from .fold import fold as _fold
+from .load import load_model
+from .pipeline import build as _build
+from .report.model import Report
+from .spec import (
+    BuildSpec,
+    DynamicBatch,
+    InputSpec,
+    Precision,
+    TensorSpec,
+    Thresholds,
+)
+
+__all__ = ["build", "export", "fold", "load"]
+
+
+def load(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    allow_globals: Sequence[str] = (),
+    trust: bool = False,
+) -> torch.nn.Module:
+    """Load a model, in evaluation mode on the CPU.
+
+    Args:
+        source: a pickled module, state dict, ``.safetensors``, TorchScript archive or ``.pt2``
+            file, or ``torchvision:NAME`` / ``timm:NAME``.
+        arch: the architecture of a state dict: ``torchvision:NAME``, ``timm:NAME`` or
+            ``package.module:factory``; guessed from the file name and its keys if ``None``.
+        allow_globals: classes that a pickled module may use beside those of known packages.
+        trust: unpickle in full, which lets the file run any code.
+
+    Raises:
+        LoadError: the file cannot be read, or reading it would run code that was not allowed.
+    """
+    loaded = load_model(str(source), arch=arch, allow_globals=tuple(allow_globals), trust=trust)
+    return loaded.module
+
+
+def fold(
+    model: torch.nn.Module, example_inputs: tuple[Any, ...], *, reparam: bool = True
+) -> FoldResult:
+    """Fold every BatchNorm of ``model`` that can be folded exactly, and prove it.
+
+    Args:
+        model: in evaluation mode; it is never changed.
+        example_inputs: the arguments of one forward call.
+        reparam: also merge parallel linear branches and fold constant scales.
+
+    Raises:
+        FoldError: the forward fails, or the folded model is not the same function.
+    """
+    return _fold(model, example_inputs, reparam=reparam)
+
+
+def export(
+    model: torch.nn.Module,
+    example_inputs: tuple[torch.Tensor, ...],
+    directory: str | Path,
+    *,
+    name: str = "model",
+    dynamic_batch: tuple[int, int, int] | None = None,
+    formats: Sequence[str] = ("torchscript", "program", "onnx"),
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, TorchScriptArtifact | ProgramArtifact | OnnxArtifact]:
+    """Export ``model`` and compare each file with it.
+
+    Args:
+        model: in evaluation mode.
+        example_inputs: one tensor a positional argument of the forward.
+        directory: gets ``NAME.ts.pt``, ``NAME.pt2`` and ``NAME.onnx``.
+        dynamic_batch: min, opt and max batch size; fixed to that of ``example_inputs`` if ``None``.
+        formats: which to write.
+        metadata: properties to write into the ONNX.
+
+    Returns:
+        The artifacts by format.
+
+    Raises:
+        ExportError: a format cannot be written, or its file computes something else.
+        UsageError: a format is unknown.
+    """
+    unknown = set(formats) - {"torchscript", "program", "onnx"}
+    if unknown:
+        raise UsageError(f"{', '.join(sorted(unknown))} is no export format.")
+    spec = InputSpec(
+        tuple(
+            TensorSpec(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+            for tensor in example_inputs
+        ),
+        origin="example_inputs",
+        dynamic_batch=None if dynamic_batch is None else DynamicBatch(*dynamic_batch),
+    )
+    stem = Path(directory) / name
+    artifacts: dict[str, TorchScriptArtifact | ProgramArtifact | OnnxArtifact] = {}
+    program = None
+    if "torchscript" in formats:
+        path = stem.with_name(f"{name}.ts.pt")
+        artifacts["torchscript"] = export_torchscript(model, example_inputs, path, spec=spec)
+    if "program" in formats:
+        path = stem.with_name(f"{name}.pt2")
+        program, artifacts["program"] = export_program(model, example_inputs, path, spec=spec)
+    if "onnx" in formats:
+        artifacts["onnx"] = export_onnx(
+            model,
+            example_inputs,
+            stem.with_name(f"{name}.onnx"),
+            spec=spec,
+            program=program,
+            metadata=metadata or {},
+        )
+    return artifacts
+
+
+def build(
+    source: str | Path,
+    *,
+    output: str | Path | None = None,
+    arch: str | None = None,
+    inputs: Sequence[str] = (),
+    dynamic_batch: tuple[int, int, int] | None = None,
+    fp16: bool = False,
+    targets: Sequence[str] = ("auto",),
+    thresholds: Thresholds | None = None,
+    emit: Emit = ignore,
+    **options: Any,
+) -> Report:
+    """Fold, export, compile, measure and compare a model, as ``deployfold build`` does.
+
+    Args:
+        source: as for :func:`load`.
+        output: the directory of the artifacts; ``build/<model>`` if ``None``.
+        inputs: shapes as ``--input`` takes them.
+        dynamic_batch: min, opt and max batch size.
+        fp16: build in FP16.
+        targets: GPUs as ``--target`` takes them.
+        thresholds: limits; the report says which are kept.
+        emit: hears the events of the build.
+        options: further fields of :class:`deployfold.spec.BuildSpec`.
+
+    Raises:
+        DeployfoldError: the subclass says which stage failed.
+    """
+    spec = BuildSpec(
+        source=str(source),
+        output=None if output is None else Path(output),
+        arch=arch,
+        inputs=InputSpec.parse(inputs) if inputs else None,
+        dynamic_batch=None if dynamic_batch is None else DynamicBatch(*dynamic_batch),
+        precisions=(Precision.FP16,) if fp16 else (),
+        targets=tuple(targets),
+        thresholds=thresholds or Thresholds(),
+        **options,
+    )
+    report, _ = _build(spec, emit=emit)
+    return report

@@ -1,0 +1,52 @@
+"""The typer application: one file a command, and what they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deployfold import __version__
+
+from .bench import bench
+from .build import build
+from .doctor import doctor
+from .export import export
+from .fold import fold
+from .targets import targets
+
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
+    "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
+    "past a limit · 8 measuring failed · 130 interrupted."
+)
+
+app = typer.Typer(
+    name="deployfold",
+    help="Fold BatchNorm losslessly, export, build TensorRT engines, and compare every artifact.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"deployfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (build, fold, export, bench, targets, doctor):
+    app.command(epilog=EXIT_CODES)(command)

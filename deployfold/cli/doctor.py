@@ -1,0 +1,95 @@
+"""``deployfold doctor``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from . import options as opt
+from .session import session
+
+_PACKAGES = (
+    ("torch", "pip install torch"),
+    ("onnx", "pip install onnx"),
+    ("onnxscript", "pip install onnxscript"),
+    ("onnxruntime", "pip install onnxruntime"),
+    ("tensorrt-rtx", "pip install tensorrt-rtx  (builds engines, also without a GPU)"),
+    ("tensorrt", "pip install 'deployfold[tensorrt]'  (needs an NVIDIA GPU to build with)"),
+    ("torch-tensorrt", "pip install 'deployfold[torch-tensorrt]'  (needs an NVIDIA driver)"),
+    ("torchvision", "pip install 'deployfold[zoo]'"),
+    ("timm", "pip install 'deployfold[zoo]'"),
+)
+_OPTIONAL = frozenset({"tensorrt", "torch-tensorrt", "torchvision", "timm", "tensorrt-rtx"})
+
+
+@dataclass(frozen=True)
+class _Check:
+    name: str
+    state: str  # "ok", "missing" or "optional"
+    detail: str
+
+
+def doctor(json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False) -> None:
+    """Say what is installed, which GPU and driver there are, and which compilers work."""
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        checks = [*_packages(), *_gpu(), *_compilers()]
+        if run.json:
+            import json as json_module
+
+            entries = [vars(check) for check in checks]
+            run.out.file.write(json_module.dumps(entries, indent=2) + "\n")
+            return
+        from rich.text import Text
+
+        marks = {"ok": ("✓", "green"), "missing": ("✗", "red"), "optional": ("–", "dim")}
+        for check in checks:
+            mark, style = marks[check.state]
+            run.out.print(
+                Text.assemble((f"{mark} ", style), (f"{check.name:<16}", "bold"), check.detail),
+                soft_wrap=True,
+            )
+
+
+def _packages() -> list[_Check]:
+    from importlib import metadata
+
+    checks = [_Check("python", "ok", sys.version.split()[0])]
+    for name, remedy in _PACKAGES:
+        try:
+            checks.append(_Check(name, "ok", metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            state = "optional" if name in _OPTIONAL else "missing"
+            checks.append(_Check(name, state, f"not installed: {remedy}"))
+    return checks
+
+
+def _gpu() -> list[_Check]:
+    from deployfold.compile.machine import detect
+
+    gpu = detect().gpu
+    if gpu is None:
+        return [_Check("NVIDIA GPU", "optional", "none, or no driver: engines are built, not run")]
+    major, minor = gpu.compute_capability
+    driver = f", driver {gpu.driver_version}" if gpu.driver_version else ""
+    return [_Check("NVIDIA GPU", "ok", f"{gpu.name}, sm_{major}{minor}{driver}")]
+
+
+def _compilers() -> list[_Check]:
+    """Build a tiny engine with each compiler that is installed; only that shows that it works."""
+    from deployfold.compile.machine import detect
+    from deployfold.compile.request import LIBRARY_TITLES, Library
+    from deployfold.compile.selftest import self_test
+
+    machine = detect()
+    checks = []
+    versions: dict[Library, str | None] = {
+        "tensorrt_rtx": machine.tensorrt_rtx,
+        "tensorrt": machine.tensorrt,
+    }
+    for library, version in versions.items():
+        if version is not None:
+            failure = self_test(library, machine)
+            detail = "builds a test engine" if failure is None else failure
+            state = "ok" if failure is None else "missing"
+            checks.append(_Check(LIBRARY_TITLES[library], state, detail))
+    return checks

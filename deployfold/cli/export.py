@@ -1,0 +1,47 @@
+"""``deployfold export``."""
+
+from __future__ import annotations
+
+from . import options as opt
+from .render import show_report
+from .session import session
+
+
+def export(
+    model: opt.Source,
+    arch: opt.Arch = None,
+    input: opt.Inputs = None,
+    dynamic_batch: opt.DynamicBatch = None,
+    allow_global: opt.AllowGlobals = None,
+    trust: opt.Trust = False,
+    no_reparam: opt.NoReparam = False,
+    output: opt.OutputDirectory = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Fold and export to TorchScript, .pt2 and ONNX, without engines or measurement.
+
+    Example:
+
+      deployfold export resnet50.pt --dynamic-batch 1:8:32 -o exported
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.pipeline import build
+        from deployfold.spec import BuildSpec, DynamicBatch, InputSpec
+
+        spec = BuildSpec(
+            source=model,
+            output=output,
+            arch=arch,
+            inputs=InputSpec.parse(input) if input else None,
+            dynamic_batch=DynamicBatch.parse(dynamic_batch) if dynamic_batch else None,
+            allow_globals=tuple(allow_global or ()),
+            trust=trust,
+            reparam=not no_reparam,
+            engine=False,
+            measure=False,
+        )
+        report, directory = build(spec, emit=run.emit)
+        show_report(run, report, directory)

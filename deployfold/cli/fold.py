@@ -1,0 +1,81 @@
+"""``deployfold fold``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .session import Session, session
+
+
+def fold(
+    model: opt.Source,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the folded module goes; nothing is written without it.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="List every BatchNorm: folded into what by which rule, or left and why.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
+    arch: opt.Arch = None,
+    input: opt.Inputs = None,
+    allow_global: opt.AllowGlobals = None,
+    trust: opt.Trust = False,
+    no_reparam: opt.NoReparam = False,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Fold BatchNorm and save the module, proved to be the same function.
+
+    Examples:
+
+      deployfold fold resnet50.pt -o resnet50.folded.pt
+
+      deployfold fold timm:repvgg_a0 --explain
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.pipeline import fold_file
+        from deployfold.spec import BuildSpec, InputSpec
+
+        spec = BuildSpec(
+            source=model,
+            arch=arch,
+            inputs=InputSpec.parse(input) if input else None,
+            allow_globals=tuple(allow_global or ()),
+            trust=trust,
+            reparam=not no_reparam,
+            measure=False,
+        )
+        report = fold_file(spec, output, emit=run.emit)
+        _show(run, report, explain or verbose, output)
+
+
+def _show(run: Session, report: object, explain: bool, output: Path | None) -> None:
+    from deployfold.report.model import Report
+    from deployfold.report.table import fold_table, summary_panel
+
+    assert isinstance(report, Report)
+    if run.json:
+        run.out.file.write(report.to_json())
+        return
+    if explain or (report.fold is not None and report.fold.left):
+        run.out.print(fold_table(report, explain=explain))
+    run.out.print(summary_panel(report))
+    if output is not None:
+        run.out.print(f"Folded module: {output}", soft_wrap=True)

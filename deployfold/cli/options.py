@@ -1,0 +1,113 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL = "Model"
+OUTPUT = "Output"
+MEASURE = "Measurement"
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A checkpoint (pickled module, state dict, .safetensors, TorchScript, .pt2), or "
+        "torchvision:NAME or timm:NAME.",
+        show_default=False,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Architecture of a state dict: torchvision:NAME, timm:NAME or package.module:factory.",
+        rich_help_panel=MODEL,
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="An input, such as 1x3x224x224 or ids=1x16:int64; repeat it for several.",
+        rich_help_panel=MODEL,
+    ),
+]
+DynamicBatch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIN:OPT:MAX",
+        help="Batch sizes to serve, such as 1:8:32.",
+        rich_help_panel=MODEL,
+    ),
+]
+AllowGlobals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-global",
+        metavar="PACKAGE.CLASS",
+        help="Let a pickled checkpoint use this class; repeat it for several.",
+        rich_help_panel=MODEL,
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        help="Unpickle the checkpoint in full. It can then run any code it likes.",
+        rich_help_panel=MODEL,
+    ),
+]
+NoReparam = Annotated[
+    bool,
+    typer.Option(
+        "--no-reparam",
+        help="Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
+        rich_help_panel=MODEL,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads for every row; the physical cores by default.",
+        rich_help_panel=MEASURE,
+    ),
+]
+MaxSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1, help="Time the measurement may take, in seconds.", rich_help_panel=MEASURE
+    ),
+]
+OutputDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Where the artifacts go; build/<model> by default.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the report as JSON on stdout, and all else on stderr.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+NoColor = Annotated[
+    bool,
+    typer.Option("--no-color", help="No colours; NO_COLOR does the same.", rich_help_panel=OUTPUT),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Say more about every stage.", rich_help_panel=OUTPUT),
+]
+Debug = Annotated[
+    bool, typer.Option(help="Show the traceback of an error.", rich_help_panel=OUTPUT)
+]

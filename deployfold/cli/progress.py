@@ -1,0 +1,83 @@
+"""Progress of a pipeline: a live line on a terminal, one plain line a stage elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from deployfold.events import Event, Note, StageFinished, StageProgress, StageStarted
+from deployfold.report.text import clean
+
+_WIDTH = 11  # of the longest stage name, so that the lines align
+
+
+class Progress:
+    """Shows :mod:`deployfold.events` on a console; use it as a context manager."""
+
+    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        self._console = console
+        self._verbose = verbose
+        self._live = RichProgress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.fields[stage]:<11}", style="bold"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: int | None = None
+
+    def __enter__(self) -> Progress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, StageStarted):
+            self._end_task()
+            self._task = self._live.add_task(clean(event.detail), stage=event.stage, total=None)
+        elif isinstance(event, StageProgress):
+            if self._task is not None:
+                total = None if event.fraction is None else 1.0
+                self._live.update(
+                    self._task,  # type: ignore[arg-type]
+                    description=clean(event.detail),
+                    total=total,
+                    completed=event.fraction or 0.0,
+                )
+        elif isinstance(event, StageFinished):
+            self._end_task()
+            line = Text.assemble(
+                ("✓ ", "green"),
+                (f"{event.stage:<{_WIDTH}} ", "bold"),
+                clean(event.summary),
+                (f"  {event.seconds:.1f} s", "dim"),
+            )
+            self._live.console.print(line, soft_wrap=not self._console.is_terminal)
+        elif isinstance(event, Note):
+            self._show_note(event)
+
+    def _show_note(self, note: Note) -> None:
+        if note.level == "warning":
+            self._live.console.print(Text.assemble(("! ", "yellow"), clean(note.text)))
+        elif self._verbose:
+            self._live.console.print(Text.assemble(("  ", ""), (clean(note.text), "dim")))
+
+    def _end_task(self) -> None:
+        if self._task is not None:
+            self._live.remove_task(self._task)  # type: ignore[arg-type]
+            self._task = None

@@ -1,0 +1,64 @@
+"""``deployfold targets``."""
+
+from __future__ import annotations
+
+from . import options as opt
+from .session import session
+
+
+def targets(
+    json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False
+) -> None:
+    """List the GPUs that --target knows, and which compiler serves each from here."""
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.compile.compilers import compiler_for
+        from deployfold.compile.machine import detect
+        from deployfold.compile.targets import load_targets
+
+        machine = detect()
+        known = sorted(load_targets(), key=lambda gpu: (gpu.compute_capability, gpu.name))
+        served = [(gpu, compiler_for(gpu, machine)) for gpu in known]
+        if run.json:
+            import json as json_module
+
+            entries = [
+                {
+                    "name": gpu.name,
+                    "aliases": list(gpu.aliases),
+                    "title": gpu.title,
+                    "compute_capability": ".".join(map(str, gpu.compute_capability)),
+                    "memory_gib": gpu.memory_gib,
+                    "precisions": list(gpu.precisions),
+                    "compiler": compiler.library,
+                    "reason": compiler.reason,
+                    "source": gpu.source,
+                }
+                for gpu, compiler in served
+            ]
+            run.out.file.write(json_module.dumps(entries, indent=2) + "\n")
+            return
+
+        from rich.table import Table
+
+        from deployfold.compile.request import LIBRARY_TITLES
+
+        wide = run.out.width >= 100
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("--target", style="cyan", no_wrap=True)
+        table.add_column("GPU", no_wrap=True)
+        table.add_column("SM", no_wrap=True)
+        table.add_column("GiB", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("tensor cores", no_wrap=True)
+        table.add_column("compiler here", no_wrap=True)
+        for gpu, compiler in served:
+            library = LIBRARY_TITLES[compiler.library] if compiler.library else "–"
+            cells = [gpu.name, gpu.title, gpu.sm, f"{gpu.memory_gib:g}"]
+            cells += [" ".join(gpu.precisions)] if wide else []
+            table.add_row(*cells, library)
+        run.out.print(table)
+        run.out.print(
+            "\n–: no compiler for it in this machine. The build then stops at the lowered ONNX, "
+            "and says why.",
+            style="dim",
+        )

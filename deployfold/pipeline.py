@@ -1,0 +1,90 @@
+"""The order of the stages: load, fold, export, lower, compile, measure, report.
+
+This is the only place where the order stands. Each stage takes what the one before it made. However
+a build ends, its report says what was finished.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deployfold.errors import DeployfoldError, ThresholdError
+from deployfold.events import Emit, ignore
+from deployfold.report.model import Report, Status
+from deployfold.reporting import make_report
+from deployfold.rows import unmeasured_rows
+from deployfold.spec import BuildSpec
+from deployfold.stages import (
+    Run,
+    compile_stage,
+    export_stage,
+    fold_stage,
+    load_stage,
+    lower_stage,
+    measure_stage,
+)
+
+
+def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
+    """Fold, export, lower, compile, measure and compare a model.
+
+    Every artifact and ``report.json`` and ``report.md`` go to ``spec.output``, or to
+    ``build/<model>``. They are written whole or not at all; the report is written also when a
+    stage fails or the build is interrupted, and says where it stopped.
+
+    Returns:
+        The report and the directory. :func:`check_thresholds` says whether it keeps the limits.
+
+    Raises:
+        LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
+        KeyboardInterrupt: as it came, after the report was written.
+    """
+    run = Run(spec, emit, spec.output or Path("build"))
+    try:
+        inputs = load_stage(run)
+        fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
+        lowered = lower_stage(run, inputs, export_stage(run, inputs))
+        if spec.engine:
+            compile_stage(run, lowered)
+        if spec.measure:
+            measure_stage(run, inputs)
+        report = run.save(Status())
+    except DeployfoldError as error:
+        run.save(Status(state="failed", stage=run.stage, message=error.message))
+        raise
+    except KeyboardInterrupt:
+        run.save(Status(state="interrupted", stage=run.stage))
+        raise
+    assert report is not None
+    return report, run.directory
+
+
+def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> Report:
+    """Load and fold alone; write the folded module to ``output`` if that is given.
+
+    Raises:
+        LoadError, FoldError: the stage failed; nothing is written then.
+    """
+    run = Run(spec, emit, Path())
+    fold_stage(run, load_stage(run), output)
+    assert run.loaded is not None
+    assert run.inputs is not None
+    rows = unmeasured_rows(run.drafts, "deployfold fold measures nothing")
+    return make_report(spec, run.loaded, run.inputs, run.folded, rows, run.notes, Status())
+
+
+def check_thresholds(report: Report) -> None:
+    """Raise for the limits that ``report`` misses.
+
+    Raises:
+        ThresholdError: naming every missed limit.
+    """
+    missed = [result for result in report.thresholds if not result.passed]
+    if missed:
+        sentences = [
+            f"{item.name} {item.limit:g} is missed: "
+            + ("it was not measured" if item.value is None else f"{item.value:g}")
+            + (f" ({item.row})" if item.row else "")
+            for item in missed
+        ]
+        raise ThresholdError("; ".join(sentences) + ".")

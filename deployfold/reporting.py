@@ -1,0 +1,93 @@
+"""From what a build made to its report, and the report's files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deployfold import __version__
+from deployfold.files import write_text
+from deployfold.fold import FoldResult
+from deployfold.load import LoadedModel
+from deployfold.measure.environment import default_threads, describe
+from deployfold.report.markdown import render_markdown
+from deployfold.report.model import (
+    Environment,
+    FoldedNorm,
+    FoldSummary,
+    LeftNorm,
+    ModelInput,
+    Report,
+    Row,
+    Source,
+    Status,
+    Verification,
+    now,
+    write_report,
+)
+from deployfold.report.thresholds import check
+from deployfold.spec import BuildSpec, InputSpec
+
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+
+def make_report(
+    spec: BuildSpec,
+    loaded: LoadedModel,
+    inputs: InputSpec,
+    folded: FoldResult | None,
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    status: Status,
+) -> Report:
+    """Put the report together; ``rows`` are in the order of the table, the original first."""
+    return Report(
+        deployfold_version=__version__,
+        created=now(),
+        source=Source(
+            path=loaded.source,
+            kind=loaded.kind,
+            sha256=loaded.sha256,
+            arch=loaded.arch,
+            bytes=loaded.bytes,
+        ),
+        inputs=tuple(
+            ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
+            for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
+        ),
+        input_origin=inputs.origin,
+        input_data=f"seeded random (seed {spec.seed})",
+        fold=None if folded is None else fold_summary(folded),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        environment=Environment.model_validate(describe(spec.threads or default_threads())),
+        thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
+        status=status,
+    )
+
+
+def fold_summary(folded: FoldResult) -> FoldSummary:
+    """The report's form of a :class:`~deployfold.fold.FoldResult`."""
+    verification = folded.verification
+    return FoldSummary(
+        batchnorm_before=folded.batchnorms_before,
+        parameters_before=folded.parameters_before,
+        parameters_after=folded.parameters_after,
+        folded=tuple(
+            FoldedNorm(name=item.name, rule=item.rule, into=", ".join(item.into))
+            for item in folded.folded
+        ),
+        left=tuple(LeftNorm(name=item.name, reason=item.reason) for item in folded.left),
+        verification=Verification(
+            float64_relative_difference=verification.float64_relative,
+            native_max_abs_diff=verification.native_max_abs,
+            inputs=verification.inputs,
+            note=verification.note or None,
+        ),
+    )
+
+
+def save_report(report: Report, directory: Path) -> None:
+    """Write ``report.json`` and ``report.md`` into ``directory``."""
+    write_report(report, directory / REPORT_JSON)
+    write_text(directory / REPORT_MARKDOWN, render_markdown(report))

@@ -1,0 +1,70 @@
+"""Every command and every line of Python in the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+    if line.startswith("deployfold ")
+]
+QUICK = ("--input 1x3x64x64", "--max-seconds 1")
+
+
+def test_the_readme_shows_commands_and_a_real_table():
+    assert len(COMMANDS) >= 8
+    assert "PyTorch (original)" in README
+    assert "<!-- table" not in README
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the checkpoints that the README's commands name, of small networks."""
+    torchvision = pytest.importorskip("torchvision")
+    timm = pytest.importorskip("timm")
+    folder = tmp_path_factory.mktemp("readme")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(weights=None).eval(), folder / "resnet50.pt")
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), folder / "weights.pth")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, workplace: Path) -> None:
+    words = shlex.split(command)
+    if words[1] == "build" and "--input" not in words:
+        words += shlex.split(QUICK[0])
+    if words[1] in ("build", "bench"):
+        words += shlex.split(QUICK[1])
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=workplace, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_python(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    code = "\n".join(block for language, block in BLOCKS if language == "python")
+    assert "deployfold.fold" in code
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "exported" / "resnet18.onnx").is_file()
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    from deployfold.errors import ExitCode
+
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    assert table == {int(code) for code in ExitCode}
