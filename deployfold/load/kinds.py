@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -64,6 +63,11 @@ def _kind_of_archive(path: Path, size: int) -> FileKind:
             f"{path} claims to hold far more than its size; torch does not write such archives."
         )
     names = [entry.filename for entry in entries]
+    # torch looks entries up without regard to case, Python takes the last of two.
+    if len({name.casefold() for name in names}) != len(names):
+        raise LoadError(
+            f"{path} holds two entries of one name; torch does not write such archives."
+        )
     inner = {name.partition("/")[2] for name in names} | set(names)
     if any(name.startswith("models/") and name.endswith(".json") for name in inner) or (
         "serialized_exported_program.json" in inner
@@ -80,16 +84,3 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     # Eight bytes of header length, little-endian, then a JSON object.
     length = int.from_bytes(head[:8], "little")
     return head[8:9] == b"{" and 2 <= length <= size - 8
-
-
-def read_json(archive: zipfile.ZipFile, name: str) -> object:
-    """A JSON entry of an archive.
-
-    Raises:
-        LoadError: it is not JSON.
-    """
-    try:
-        value: object = json.loads(archive.read(name))
-    except (ValueError, RecursionError, KeyError, zipfile.BadZipFile) as error:
-        raise LoadError(f"The archive's entry {name} is damaged.") from error
-    return value

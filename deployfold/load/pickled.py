@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from deployfold.errors import LoadError
 
+from .importing import working_directory_importable
 from .safe_globals import allowed_for
 
 
@@ -25,8 +27,10 @@ def load_pickle(path: Path, *, allow_globals: tuple[str, ...], trust: bool) -> A
         LoadError: it is damaged, or uses a global that is not allowed.
     """
     allowed = [] if trust else allowed_for(path, allow_globals)
+    # Trusted pickles import the user's own modules by name.
+    importable = working_directory_importable() if trust else nullcontext()
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+        with warnings.catch_warnings(), importable, torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:

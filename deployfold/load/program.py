@@ -2,16 +2,17 @@
 
 ``torch.export.load`` is not safe on its own (read in torch 2.14): it unpickles sample inputs and
 some tensors in full, has sympy evaluate symbolic sizes, looks operators up by any dotted name, runs
-compiled libraries that the archive carries, and ``module()`` compiles guards. Each of those is
-looked at here first; an archive that torch.export itself wrote from a plain model passes.
+compiled libraries that the archive carries, imports modules that the structure of the inputs names,
+and ``module()`` compiles guards and writes names into source code. Each of those is looked at here
+first; an archive that torch.export itself wrote from a plain model passes.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,24 @@ from torch import nn
 
 from deployfold.errors import LoadError
 
-from .kinds import read_json
+from .archive import read_entries
+from .names import is_harmless_name
 from .safe_globals import allowed_for
 
 _OPERATOR = re.compile(
-    r"(torch\.ops\.(aten|prims|prim|torchvision|quantized|quantized_decomposed|higher_order)\.[\w.]+"
-    r"|_operator\.\w+|math\.(ceil|floor|sqrt|trunc)|torch\.sym_\w+)\Z"
+    r"torch\.ops\.(aten|prims|prim|torchvision|quantized|quantized_decomposed)"
+    r"\.(?:(?!__|_?from_file|save)\w+|__i?(?:and|or|xor|lshift|rshift)__)(?:\.[A-Za-z]\w*)?"
+    # Not .wrap and its like, which call whatever operator stands among their arguments.
+    r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled"
+    r"|wrap_with_autocast)"
+    r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|abs|and_|or_|not_"
+    r"|eq|ne|lt|le|gt|ge|lshift|rshift)"
+    r"|math\.(ceil|floor|sqrt|trunc)|torch\.sym_\w+"
+    r"|torch\._C\._set_grad_enabled|torch\.amp\.autocast_mode\._(enter|exit)_autocast"
 )
 _NAME = re.compile(r"[A-Za-z_][\w.]*\Z")
+# JSON inside JSON; an escape could spell either word.
+_IMPORTING_SPEC = re.compile(r"__enum__|default_factory|\\u")
 _EXPRESSION_TOKEN = re.compile(r"\s*(?:\d+(?:\.\d+)?|'[A-Za-z]+\d+'|(\w+)|[-+*/%(),<>=!&|~])")
 _EXPRESSION_WORDS = frozenset(
     """Symbol Integer Float Rational Add Mul Pow Mod Max Min Abs Eq Ne Lt Le Gt Ge And Or Not
@@ -69,22 +80,32 @@ def inspect(path: Path) -> None:
     Raises:
         LoadError: it could, or it is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            inner = entry.partition("/")[2]
-            if "aotinductor" in inner or inner.endswith((".so", ".dll", ".pyd")):
-                raise _unsafe(f"the compiled library {entry}")
-            if inner.startswith("data/constants/") and "opaque" in inner:
-                raise _unsafe(f"the pickled object {entry}")
-            if entry.endswith(".json"):
-                _inspect_json(entry, read_json(archive, entry))
-            elif _is_torch_file(entry):
-                allowed_for(io.BytesIO(archive.read(entry)), ())
+    for entry, content in read_entries(path, _is_inspected).items():
+        if "aotinductor" in entry or entry.endswith((".so", ".dll", ".pyd")):
+            raise _unsafe(f"the compiled library {entry}")
+        if "opaque" in entry:
+            raise _unsafe(f"the pickled object {entry}")
+        if entry.endswith(".json"):
+            _inspect_json(entry, _parse(entry, content))
+        else:
+            allowed_for(io.BytesIO(content), ())
 
 
-def _is_torch_file(entry: str) -> bool:
+def _is_inspected(entry: str) -> bool:
     # Raw tensors are named weight_N and tensor_N; anything else that torch opens is an archive.
-    return entry.endswith((".pt", ".pth"))
+    return (
+        entry.endswith((".json", ".pt", ".pth", ".so", ".dll", ".pyd"))
+        or "aotinductor" in entry
+        or "opaque" in entry
+    )
+
+
+def _parse(entry: str, content: bytes) -> object:
+    try:
+        value: object = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"The archive's entry {entry} is damaged.") from error
+    return value
 
 
 def _inspect_json(entry: str, value: object) -> None:
@@ -95,10 +116,14 @@ def _inspect_json(entry: str, value: object) -> None:
             continue
         if key == "expr_str" and not _is_plain_expression(item):
             raise _unsafe(f"the expression {item[:60]!r}")
-        if key == "target" and not _OPERATOR.match(item):
+        if key in {"target", "as_operator"} and not _OPERATOR.fullmatch(item):
             raise _unsafe(f"the operator {item[:60]!r}")
         if key in {"name", "as_name", "forward_arg_names"} and item and not _NAME.match(item):
             raise _unsafe(f"the name {item[:60]!r}")
+        if key.endswith(("_name", "fqn")) and not is_harmless_name(item):
+            raise _unsafe(f"the name {item[:60]!r}")
+        if key.endswith("_spec") and _IMPORTING_SPEC.search(item):
+            raise _unsafe("an input structure that imports modules")
 
 
 def _is_plain_expression(text: str) -> bool:

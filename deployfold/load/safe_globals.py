@@ -1,20 +1,23 @@
 """Which classes a pickled module may use without being asked for.
 
 A pickle names classes and functions ("globals") and has them called. torch's restricted unpickler
-(``weights_only=True``) calls only those that are allowed, so everything depends on that list:
+(``weights_only=True``) calls only those that are allowed, but with arguments of the pickle's
+choosing, at once or, as a hook or in a ``functools.partial``, when the model runs. So everything
+that is allowed must be harmless with any arguments:
 
-* modules of torch.nn, torchvision and timm: classes derived from ``nn.Module`` whose unpickling
-  does nothing but set attributes;
-* the few helper classes those modules hold, reviewed by hand below.
+* modules of torch.nn, torchvision and timm: classes derived from ``nn.Module`` and defined there,
+  whose constructors set attributes and build layers. A test reads the source of all of them for
+  calls that open, import, compile, trace or load. The ones that trace are excluded: tracing writes
+  names of the traced model into source code and runs it;
+* the few helper classes and pure functions those modules hold, reviewed by hand below.
 
-Functions are never allowed: the unpickler cannot tell a function that is stored from one that is to
-be called. ``functools.partial`` is, since building one calls nothing; the unpickler itself checks
-the global that goes into it.
+Other functions are never allowed: the unpickler cannot tell a function that is stored from one that
+is to be called. ``functools.partial`` is, since building one calls nothing; the unpickler itself
+checks the global that goes into it.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import pickletools
 import warnings
@@ -27,6 +30,8 @@ from torch import nn
 
 from deployfold.errors import LoadError
 
+from .importing import import_named
+
 _PACKAGES = (
     "torch.nn.modules.",
     "torchvision.models.",
@@ -34,20 +39,36 @@ _PACKAGES = (
     "timm.layers.",
     "timm.models.",
     "deployfold.fold.",
+    "torch.nn.parallel.data_parallel.",
 )
+_TRACERS = frozenset({"torchvision.models.feature_extraction", "timm.models._features_fx"})
 _HELPERS = frozenset(
     {
         "functools.partial",
         "builtins.set",
+        "timm.layers.activations.gelu",
         "timm.layers.format.Format",
+        "torch._C._nn.gelu",
+        "torch.nn.functional.relu",
         "torchvision.models.detection._utils.BalancedPositiveNegativeSampler",
         "torchvision.models.detection._utils.BoxCoder",
+        "torchvision.models.detection._utils.BoxLinearCoder",
         "torchvision.models.detection._utils.Matcher",
-        "torchvision.ops.boxes.box_iou",  # a pure function of two tensors, kept by Matcher's owner
+        "torchvision.models.detection._utils.SSDMatcher",
+        "torchvision.models.optical_flow.raft._pass_through_h",
+        "torchvision.ops.boxes.box_iou",
+    }
+)
+_TORCH_ALLOWS = frozenset(
+    {
+        "_codecs.encode",
+        "builtins.bytearray",
+        "builtins.complex",
+        "collections.Counter",
+        "collections.OrderedDict",
     }
 )
 _LEGACY_PICKLES = 4  # magic number, protocol version, system information, object
-_PARALLEL = ("torch.nn.parallel.data_parallel.", "torch.nn.parallel.distributed.")
 
 
 def allowed_for(source: Path | IO[bytes], also: tuple[str, ...]) -> list[Any]:
@@ -64,7 +85,7 @@ def allowed_for(source: Path | IO[bytes], also: tuple[str, ...]) -> list[Any]:
     chosen: list[Any] = []
     refused = []
     for name in wanted:
-        item = _resolve(name) if name in also else _harmless(name)
+        item = _chosen_by_user(name) if name in also else harmless(name)
         if item is None:
             refused.append(name)
         else:
@@ -117,27 +138,34 @@ def _globals_of_bare_pickles(path: Path) -> list[str]:
     return sorted(
         name
         for name in names
-        if name != "collections.OrderedDict"
-        and (not name.startswith("torch.") or _harmless(name) is not None)
+        if name not in _TORCH_ALLOWS
+        and (not name.startswith("torch.") or harmless(name) is not None)
     )
 
 
-def _harmless(name: str) -> Any | None:
+def harmless(name: str) -> Any | None:
+    """The class or function of that qualified name if it may be used unasked, else ``None``."""
     if name in _HELPERS:
         return _resolve(name)
-    if not name.startswith((*_PACKAGES, *_PARALLEL)):
+    if not name.startswith(_PACKAGES):
         return None
     # Only code of these packages is imported here, never what the checkpoint asks for.
     item = _resolve(name)
     if not isinstance(item, type) or not issubclass(item, nn.Module):
         return None
-    return item if item.__reduce_ex__ is object.__reduce_ex__ else None
+    # Where it is defined counts: these packages import classes of others, too.
+    if item.__module__ in _TRACERS or not f"{item.__module__}.".startswith(_PACKAGES):
+        return None
+    return item if item.__reduce__ is object.__reduce__ else None
+
+
+def _chosen_by_user(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return import_named(module, attribute, hint="--allow-global takes package.module.Class.")
 
 
 def _resolve(name: str) -> Any | None:
     """The object with that qualified name; ``None`` if its module does not have it."""
-    if name == "functools.partial":
-        return functools.partial
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)

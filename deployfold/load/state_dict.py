@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deployfold.errors import LoadError
@@ -12,87 +13,117 @@ from deployfold.errors import LoadError
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 _NESTS_OF_AVERAGES = ("state_dict_ema", "model_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_DEPTH = 4
 
 
-def find_state_dict(checkpoint: Any) -> dict[str, Tensor] | None:
-    """The state dict in a checkpoint, without the prefixes that wrappers add; ``None`` if none."""
-    seen = 0
-    while isinstance(checkpoint, Mapping) and seen < 4:
-        if _is_state_dict(checkpoint):
-            return _without_prefixes(dict(checkpoint))
-        nests = [name for name in (*_NESTS, *_NESTS_OF_AVERAGES) if name in checkpoint]
-        if not nests:
+def find_state_dict(checkpoint: Any) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    """The state dict in a checkpoint, with notes on where it stood; ``None`` if there is none."""
+    notes: list[str] = []
+    for _ in range(_DEPTH):
+        if not isinstance(checkpoint, Mapping):
             return None
-        checkpoint, seen = checkpoint[nests[0]], seen + 1
-        if isinstance(checkpoint, nn.Module):
+        # torch's AveragedModel counts its updates beside the weights.
+        own = {key: value for key, value in checkpoint.items() if key != "n_averaged"}
+        if own and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in own.items()):
+            return own, tuple(notes)
+        name = next((nest for nest in (*_NESTS, *_NESTS_OF_AVERAGES) if nest in own), None)
+        if name is None:
             return None
+        averages = [nest for nest in _NESTS_OF_AVERAGES if nest in own and nest != name]
+        notes.append(f"The weights are those under {name!r} in the file.")
+        if averages:
+            notes.append(f"Those under {averages[0]!r}, averaged in training, are not used.")
+        checkpoint = own[name]
     return None
 
 
-def find_module(checkpoint: Any) -> nn.Module | None:
-    """The module in a checkpoint, unwrapped from DataParallel and ``torch.compile``."""
+def find_module(checkpoint: Any) -> tuple[nn.Module, tuple[str, ...]] | None:
+    """The module in a checkpoint, unwrapped from DataParallel and ``torch.compile``, with notes."""
     if isinstance(checkpoint, Mapping):
-        checkpoint = next(
-            (checkpoint[name] for name in _NESTS if isinstance(checkpoint.get(name), nn.Module)),
-            None,
-        )
-    if not isinstance(checkpoint, nn.Module):
-        return None
-    module: nn.Module = checkpoint
+        nested = (checkpoint.get(name) for name in (*_NESTS, *_NESTS_OF_AVERAGES))
+        checkpoint = next((item for item in nested if isinstance(item, nn.Module)), None)
+    return unwrap(checkpoint) if isinstance(checkpoint, nn.Module) else None
+
+
+def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module inside wrappers for training, with a note on each."""
+    notes: list[str] = []
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        inner = getattr(module, "_orig_mod", None)
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = module.module
+        inner = module.module if isinstance(module, wrappers) else module._modules.get("_orig_mod")
         if not isinstance(inner, nn.Module):
-            return module
+            return module, tuple(notes)
+        notes.append(f"The model was taken out of its {type(module).__name__} wrapper.")
         module = inner
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], arch: str) -> nn.Module:
-    """Load ``state`` into ``module``, whose every key and shape must agree with it.
+def unprefixed(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    """The state dict, then the same without the prefixes that wrappers add, one after another."""
+    yield state
+    while True:
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            return
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        yield state
+
+
+def differences(module: nn.Module, state: Mapping[str, Tensor], arch: str) -> list[str]:
+    """What does not fit, as parts of a sentence that name the first few keys; ``[]`` if all does.
+
+    BatchNorm's batch counters do not count: they are of no use in evaluation mode.
+    """
+    own = {key: value for key, value in module.state_dict().items() if not _is_counter(key)}
+    given = {key: value for key, value in state.items() if not _is_counter(key)}
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    shapes = [
+        f"{key} is {_shape(given[key])} in the checkpoint and {_shape(own[key])} in {arch}"
+        for key in sorted(own.keys() & given.keys())
+        if own[key].shape != given[key].shape
+    ]
+    return [
+        *(f"{key} is missing" for key in missing),
+        *(f"{key} is unexpected" for key in extra),
+        *shapes,
+    ]
+
+
+def summary(problems: tuple[str, ...], shown: int = 3) -> str:
+    """The first of each kind of :func:`differences`, and how many more there are."""
+    kinds = [
+        [problem for problem in problems if problem.endswith("is missing")],
+        [problem for problem in problems if problem.endswith("is unexpected")],
+        [problem for problem in problems if not problem.endswith(("missing", "unexpected"))],
+    ]
+    return "; ".join(
+        ", ".join(kind[:shown]) + (f" and {len(kind) - shown} more" if len(kind) > shown else "")
+        for kind in kinds
+        if kind
+    )
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a fitting ``state`` into ``module``, which takes the state's dtype if there is one only.
 
     Raises:
-        LoadError: keys are missing or left over, or shapes differ; it names the first of them.
+        LoadError: a tensor is quantised.
     """
-    own = module.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - state.keys() - counters)
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{key} is {_shape(state[key])} in the checkpoint and {_shape(own[key])} in {arch}"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
-    ]
-    problems = [
-        *([f"{len(missing)} keys are missing ({', '.join(missing[:3])})"] if missing else []),
-        *([f"{len(extra)} keys are left over ({', '.join(extra[:3])})"] if extra else []),
-        *shapes[:3],
-    ]
-    if problems:
+    quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
+    if quantised is not None:
         raise LoadError(
-            f"The checkpoint does not fit {arch}: {'; '.join(problems)}.",
-            hint="Name the architecture it was trained with, for example "
-            "--arch torchvision:resnet50 or --arch package.module:factory.",
+            f"{quantised} is quantised already.", hint="Give the float model's weights."
         )
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         module = module.to(dtypes.pop())
-    module.load_state_dict(dict(state), strict=False)
+    own = module.state_dict()
+    with torch.no_grad():
+        module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     return module
 
 
-def _is_state_dict(checkpoint: Mapping[Any, Any]) -> bool:
-    return bool(checkpoint) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in checkpoint.items()
-    )
-
-
-def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    while True:
-        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
-            return state
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
 
 
 def _shape(tensor: Tensor) -> str:

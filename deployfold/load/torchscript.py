@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from deployfold.errors import LoadError
 
+from .archive import read_entries
+
 _REACHES_OUT = re.compile(
-    r"\b(torch\.(?:save|from_file|load)\b|ops\.(?!prim\b|aten\b|torchvision\b|quantized\b)\w+\.\w+)"
+    r"\b(?:save|from_file|_from_file)\b"  # as a function and as a method: x.save("…")
+    r"|\bops\s*\.\s*(?!(?:prim|prims|aten|torchvision|quantized)\b)\w+\s*\.\s*\w+"
 )
+
+
+# Operators by name: what kind of layer they are, and which input is the weight.
+_LAYERS = {
+    "aten::_convolution": ("convolution", 1),
+    "aten::conv1d": ("convolution", 1),
+    "aten::conv2d": ("convolution", 1),
+    "aten::conv3d": ("convolution", 1),
+    "aten::linear": ("linear", 1),
+    "aten::embedding": ("embedding", 0),
+}
 
 
 def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
@@ -42,12 +57,43 @@ def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
 
 
 def _inspect(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.namelist():
-            if "/code/" in entry and entry.endswith(".py"):
-                found = _REACHES_OUT.search(archive.read(entry).decode("utf-8", "replace"))
-                if found:
-                    raise LoadError(
-                        f"The TorchScript code calls {found.group(1)}, which reaches outside it.",
-                        hint="If you trust its author, --trust loads it all the same.",
-                    )
+    # Before loading: a class of the archive may have a __setstate__, which loading runs.
+    for code in read_entries(path, lambda name: name.endswith(".py")).values():
+        found = _REACHES_OUT.search(code.decode("utf-8", "replace"))
+        if found:
+            raise LoadError(
+                f"The TorchScript code uses {found.group()!r}, which reaches outside it.",
+                hint="If you trust its author, --trust loads it all the same.",
+            )
+
+
+def first_weight(module: torch.jit.ScriptModule) -> tuple[str, tuple[int, ...]] | None:
+    """The first layer in the graph that has a weight, and the weight's shape.
+
+    Returns:
+        ``"convolution"``, ``"linear"`` or ``"embedding"`` and the shape; ``None`` if no such layer
+        comes first or its weight is computed.
+    """
+    for node in _nodes(module.inlined_graph):
+        layer = _LAYERS.get(node.kind())
+        if layer is not None:
+            operator, place = layer
+            weight = _value(list(node.inputs())[place].node(), module)
+            return (operator, tuple(weight.shape)) if torch.is_tensor(weight) else None
+    return None
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
+
+
+def _value(node: Any, module: torch.jit.ScriptModule) -> Any:
+    """What a constant, or a chain of attributes that starts at the module, stands for."""
+    if node.kind() == "prim::Constant":
+        return node.output().toIValue()
+    if node.kind() == "prim::GetAttr":
+        return getattr(_value(next(node.inputs()).node(), module), node.s("name"), None)
+    return module if node.kind() == "prim::Param" else None

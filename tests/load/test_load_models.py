@@ -67,7 +67,7 @@ def test_saved_by_torch(wrap, legacy, resnet, tmp_path):
     assert loaded.name == "my-resnet18_best"
     if loaded.kind == "state_dict":
         assert loaded.arch == "torchvision:resnet18"
-        assert "torchvision:resnet18" in loaded.notes[0]
+        assert any("Recognised torchvision:resnet18" in note for note in loaded.notes)
 
 
 def test_safetensors(resnet, tmp_path):
@@ -237,3 +237,9 @@ def test_named_inputs_are_put_in_order(tmp_path):
     assert "image, mask" in caught.value.hint
     with pytest.raises(UsageError, match="takes 2 inputs"):
         resolve_inputs(loaded, InputSpec.parse(["1x4", "2x4", "3x4"]), None)
+
+
+def test_architecture_whose_constructor_computes_is_recognised(tmp_path):
+    net = torchvision.models.regnet_y_400mf(weights=None, num_classes=5)
+    torch.save(net.state_dict(), tmp_path / "regnet_y_400mf.pth")
+    assert load_model(str(tmp_path / "regnet_y_400mf.pth")).arch == "torchvision:regnet_y_400mf"

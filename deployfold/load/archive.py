@@ -1,0 +1,52 @@
+"""Reading zip archives the way torch will.
+
+An archive can be made so that two zip readers see different entries. What is inspected before
+torch opens a file must be what torch then reads, so torch's own reader and Python's must agree.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from deployfold.errors import LoadError
+
+
+def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The entries whose name, without the archive's leading folder, is ``wanted``.
+
+    Raises:
+        LoadError: the archive is damaged, or Python and torch read different things from it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            reader = _torch_reader(path)
+            if reader is None:
+                return {name: archive.read(name) for name in names if wanted(name)}
+            inner = {name.partition("/")[2]: name for name in names}
+            if sorted(inner) != sorted(reader.get_all_records()):
+                raise _disagreement(path)
+            contents = {name: archive.read(inner[name]) for name in inner if wanted(name)}
+            if any(reader.get_record(name) != content for name, content in contents.items()):
+                raise _disagreement(path)
+            return contents
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise LoadError(f"{path} is a damaged archive: {error}") from error
+
+
+def _torch_reader(path: Path) -> torch._C.PyTorchFileReader | None:
+    try:
+        return torch._C.PyTorchFileReader(str(path))
+    except RuntimeError:  # .pt2 of torch 2.7 and before have no leading folder; torch uses zipfile
+        return None
+
+
+def _disagreement(path: Path) -> LoadError:
+    return LoadError(
+        f"{path} is an archive that reads differently depending on the reader.",
+        hint="torch writes no such archives; get the file again from its author.",
+    )

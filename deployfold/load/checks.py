@@ -1,0 +1,69 @@
+"""What is looked at in every loaded model before anything else sees it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from deployfold.errors import LoadError
+
+from .model import LoadedModel
+from .names import check_names
+
+_SHOWN = 3
+
+
+def checked(loaded: LoadedModel) -> LoadedModel:
+    """In evaluation mode, with numbers in every tensor; oddities become notes.
+
+    Raises:
+        LoadError: a tensor is on the meta device, quantised, complex or not initialised, or a name
+            would act as code.
+    """
+    module = loaded.module
+    try:
+        if loaded.kind != "torchscript":  # whose names its own compiler made
+            check_names(module)
+        if loaded.kind != "program":  # is in evaluation mode, and refuses to be put there
+            module.eval()
+        tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    except (AttributeError, TypeError) as error:  # a pickle may hold anything in a module's place
+        raise LoadError(f"The model is not put together as a module is: {error}.") from error
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
+    return replace(loaded, module=module, notes=(*loaded.notes, *_notes(module, tensors)))
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise LoadError(f"{name} is a {type(tensor).__name__} and no tensor.")
+    if torch.nn.parameter.is_lazy(tensor):
+        raise LoadError(f"{name} is not initialised.", hint="Run the model once and save it.")
+    if tensor.is_meta:
+        raise LoadError(f"{name} holds no numbers: it is on the meta device.")
+    if tensor.is_quantized:
+        raise LoadError(
+            f"{name} is quantised already.", hint="Give the float model; --int8 quantises it."
+        )
+    if tensor.is_complex():
+        raise LoadError(f"{name} is complex, which neither ONNX nor TensorRT can hold.")
+
+
+def _notes(module: nn.Module, tensors: dict[str, torch.Tensor]) -> list[str]:
+    notes = []
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        verb = "holds" if len(bad) == 1 else "hold"
+        notes.append(f"{', '.join(bad[:_SHOWN])}{more} {verb} NaN or infinite values.")
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if dtypes:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        notes.append(f"The model has {names} parameters; they are kept.")
+    return notes

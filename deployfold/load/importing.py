@@ -1,0 +1,42 @@
+"""Importing what the user named on the command line, and nothing that a checkpoint names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deployfold.errors import UsageError
+
+
+def import_named(package: str, name: str, *, hint: str) -> Any:
+    """``package.name``, looked up as Python does, the working directory counting.
+
+    Raises:
+        UsageError: the import fails for whatever reason, or the module has no such name.
+    """
+    with working_directory_importable():
+        try:
+            item: Any = importlib.import_module(package)
+            for part in name.split("."):
+                item = getattr(item, part)
+        except AttributeError as error:
+            raise UsageError(f"{package} has no {name}.", hint=hint) from error
+        except (Exception, SystemExit) as error:  # any code may stand in the user's module
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{package} cannot be imported: {reason}.", hint=hint) from error
+    return item
+
+
+@contextmanager
+def working_directory_importable() -> Iterator[None]:
+    """Put the working directory first on ``sys.path``, as ``python script.py`` would."""
+    here, before = str(Path.cwd()), list(sys.path)
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
