@@ -301,7 +301,7 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
     run.drafts.append(
         Draft(
             name,
-            f"{title} {precision}, {request.label}",
+            f"{title} {precision}" + (f", {request.label}" if several else ""),
             TensorRTRunner(path),
             path,
             parameters=run.folded.parameters_after if run.folded else None,

@@ -17,6 +17,7 @@ from deployfold.spec import InputSpec
 
 from . import exporters, onnx_graph
 from .batch import checking_inputs
+from .neutral import drop_zero_additions
 from .outputs import (
     call_module,
     check_outputs,
@@ -190,6 +191,7 @@ def _finish(
     notes: tuple[str, ...] = (),
 ) -> OnnxArtifact:
     onnx_graph.strip(model)
+    drop_zero_additions(model)
     first = reference.inputs[0]
     dtypes = [str(value.dtype).removeprefix("torch.") for value in first]
     dropped = onnx_graph.restore_inputs(model, reference.input_names, dtypes, _shapes(first))

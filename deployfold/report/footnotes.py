@@ -63,12 +63,15 @@ def _plain(report: Report) -> list[str]:
     unstable = [row for row in report.rows if row.latency is not None and not row.latency.stable]
     if unstable:
         lines.append(
-            f"Not stable: {'; '.join(_instability(row) for row in unstable)}."
+            f"Not stable: {_instability(unstable)}."
             " Close other programs, or allow more time with --max-seconds."
         )
     return lines
 
 
-def _instability(row: Row) -> str:
-    note = row.latency.note if row.latency else None
-    return text.clean(f"{row.title} ({note})" if note else row.title)
+def _instability(rows: list[Row]) -> str:
+    """Which rows, and why; of several, the report has the reasons."""
+    if len(rows) > 1:
+        return text.clean(f"{'; '.join(row.title for row in rows)} (report.json says why)")
+    note = rows[0].latency.note if rows[0].latency else None
+    return text.clean(f"{rows[0].title} ({note})" if note else rows[0].title)
