@@ -99,7 +99,7 @@ def load_stage(run: Run) -> Inputs:
         run.loaded = loaded
         run.directory = spec.output or Path("build") / loaded.name
         inputs = make_inputs(run.inputs, seed=spec.seed)
-        say(f"{loaded.arch or type(loaded.module).__name__}, input {run.inputs}")
+        say(f"{loaded.arch or type(loaded.module).__name__}, {run.inputs}")
     run.note(loaded.notes)
     return inputs
 

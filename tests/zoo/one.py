@@ -57,7 +57,11 @@ def _deployfold(net: nn.Module, inputs: Any) -> dict[str, Any]:
     left = {item.name: item.reason for item in result.left}
     judged: dict[str, float] = {}
     if left and torch.is_tensor(inputs[0]):
-        judged = residuals(result.model, tuple(inputs[0].shape), _spread(list(left)))
+        # Fewer samples at a time where they are large: every layer's tensors are kept.
+        batch = 16 if inputs[0][0].numel() < 60_000 else 4
+        judged = residuals(
+            result.model, tuple(inputs[0].shape), _spread(list(left)), samples=48, batch=batch
+        )
     return {
         "removed": result.batchnorms_before - result.batchnorms_after,
         "branches": sum(item.kind == "branch" for item in result.folded),
