@@ -13,11 +13,12 @@ from deployfold.errors import DeployfoldError, FoldError
 
 from .compare import random_like
 from .match import match
+from .modules import copy_modules
 from .plan import Folded, Left, Plan
 from .result import FoldResult
 from .rewrite import Zero, apply
 from .torchscript import fold_torchscript
-from .trace import copy_modules, trace
+from .trace import trace
 from .units import count_batchnorms
 from .verify import Verification, verify
 
@@ -62,10 +63,12 @@ def fold(
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)
     notes: list[str] = []
-    inputs = _comparable(model, example_inputs, more_inputs, notes)
+    # A forward may write to its module, if only to a cache; the user's model is never run.
+    original = copy_modules(model, share_parameters=False)
+    inputs = _comparable(original, example_inputs, more_inputs, notes)
     try:
         result, plan = _fold_once(model, example_inputs, reparam)
-        verification = verify(model, result, plan, inputs)
+        verification = verify(original, copy_modules(result), plan, inputs)
     except DeployfoldError:
         raise
     except Exception as error:
@@ -117,7 +120,7 @@ def _check_foldable(model: nn.Module) -> None:
 
 
 def _comparable(
-    model: nn.Module,
+    original: nn.Module,
     example_inputs: tuple[Any, ...],
     more_inputs: Sequence[tuple[Any, ...]],
     notes: list[str],
@@ -127,7 +130,7 @@ def _comparable(
     randomised = random_like(example_inputs)
     try:
         with torch.inference_mode():
-            copy_modules(model)(*randomised)
+            original(*randomised)
     except Exception:
         notes.append(
             "Random inputs make the model fail, so it was compared on the given ones only."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deployfold.errors import FoldError
 
-from .trace import seeded, tensors_in
+from .modules import seeded, tensors_in
 
 
 @dataclass(frozen=True)

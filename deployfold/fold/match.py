@@ -12,9 +12,9 @@ from torch import nn
 from .context import CannotFold, Context, Request
 from .downward import IntoConsumers
 from .graph import Graph
+from .modules import named_tensors
 from .plan import Folded, Left, NormEdit, Plan, Removal
 from .reparam import merge_branches
-from .trace import named_tensors
 from .unit import Unit, is_batchnorm_module
 from .units import find_units
 from .upward import IntoProducers

@@ -8,9 +8,7 @@ there. Nothing is traced symbolically, and nothing that the example inputs did n
 
 from __future__ import annotations
 
-import copy
 import weakref
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployfold.errors import FoldError
 
 from .graph import Call, Graph, Op, Value, values_in
+from .modules import copy_modules, named_tensors, seeded, tensors_in
 
 
 def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
@@ -61,43 +60,6 @@ def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
         recorder.restore_parameters()
 
 
-def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> torch.nn.Module:
-    """Deep-copy ``model``; with ``share_parameters`` the copy holds the same parameter tensors.
-
-    Raises:
-        FoldError: something in the model does not support ``copy.deepcopy``.
-    """
-    memo: dict[int, Any] = {}
-    if share_parameters:
-        memo = {id(parameter): parameter for parameter in model.parameters()}
-    for module in model.modules():
-        for attribute in vars(module).values():
-            # torch refuses to deep-copy a tensor that is the result of a computation, such as the
-            # cached weight of the old-style weight_norm.
-            if torch.is_tensor(attribute) and not attribute.is_leaf:
-                memo[id(attribute)] = attribute.detach().clone()
-            # A module has a dozen empty dictionaries for hooks; copied one by one they take longer
-            # than all the rest.
-            elif type(attribute) in (dict, OrderedDict, set) and not attribute:
-                memo[id(attribute)] = type(attribute)()
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise FoldError(
-            f"The model cannot be copied: {type(error).__name__}: {error}",
-            hint="Give deployfold a model that copy.deepcopy accepts; locks, files and "
-            "generators kept as attributes are the usual cause.",
-        ) from error
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Run with a fixed random state on every device, and put the caller's back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
 _SHAPE_OF_OTHER = {
     "view_as": ("reshape", "shape"),
     "reshape_as": ("reshape", "shape"),
@@ -131,7 +93,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._calls: list[Call] = []
         self._root = Call("", model, None)
         self._stack = [self._root]
-        self._paths = {id(module): path for path, module in _named_modules(model)}
+        self._paths = {id(module): path for path, module in model.named_modules()}
         self._constants: dict[str, Value] = {}
         self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mutated: set[str] = set()
@@ -298,33 +260,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for alias, value in self._living_aliases(tensor):
             if alias is not tensor:
                 self._record("write", None, {"self": value, "by": changed}, [alias])
-
-
-def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter and buffer with its qualified name, shared ones once for each name."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
-def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Every tensor in a nested structure of sequences, mappings and objects with attributes."""
-    if torch.is_tensor(item):
-        yield item
-    elif isinstance(item, (str, bytes, int, float, torch.nn.Module)) or item is None or depth > 8:
-        return
-    elif isinstance(item, dict):
-        for element in item.values():
-            yield from tensors_in(element, depth + 1)
-    elif isinstance(item, (list, tuple, set, frozenset)):
-        for element in item:
-            yield from tensors_in(element, depth + 1)
-    elif hasattr(item, "__dict__") and not isinstance(item, type):
-        yield from tensors_in(vars(item), depth + 1)
-
-
-def _named_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    # A later name of a shared module must not overwrite its first.
-    return list(model.named_modules())
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from deployfold.errors import FoldError
 
 from .compare import difference, double_inputs, run_model
+from .modules import copy_modules, tensors_in
 from .plan import Plan
 from .rewrite import apply
-from .trace import copy_modules, tensors_in
 
 TOLERANCE = 1e-9
 """Greatest relative difference in float64; folding a deep model leaves about 1e-14."""

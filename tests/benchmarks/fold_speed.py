@@ -28,8 +28,9 @@ from torch.fx.experimental.optimization import fuse
 
 from deployfold.fold import fold
 from deployfold.fold.match import match
+from deployfold.fold.modules import copy_modules
 from deployfold.fold.rewrite import apply
-from deployfold.fold.trace import copy_modules, trace
+from deployfold.fold.trace import trace
 
 
 def fold_alone(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:

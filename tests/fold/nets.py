@@ -43,7 +43,7 @@ def randomise(model: nn.Module, seed: int = 0, *, positive: bool = False) -> nn.
 
 
 def outputs_of(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
-    from deployfold.fold.trace import tensors_in
+    from deployfold.fold.modules import tensors_in
 
     with torch.no_grad():
         return list(tensors_in(model(*(item.clone() for item in inputs))))

@@ -430,3 +430,21 @@ def test_model_that_cannot_be_copied_says_so():
     model.lock = threading.Lock()
     with pytest.raises(FoldError, match="cannot be copied"):
         fold(model, (image(),))
+
+
+def test_the_users_model_is_never_run():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.cache = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), None
+
+        def forward(self, x):
+            if self.cache is None:
+                self.cache = torch.ones_like(x)
+            return self.norm(self.conv(x + self.cache))
+
+    model = randomise(Caching())
+    result = fold(model, (image(),))
+    assert model.cache is None
+    assert result.model.cache is None  # no inference tensor that would break training
+    result.model(image()).sum().backward()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deployfold.fold.trace import tensors_in
+from deployfold.fold.modules import tensors_in
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 ABSORBED = 1e-7
