@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deployfold.errors import FoldError
 
-from .modules import seeded, tensors_in
+from .modules import map_tensors, seeded, tensors_in
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,22 @@ class Difference:
 def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
     """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(item.shape, generator=generator, dtype=torch.float32).to(item)
-        if torch.is_tensor(item) and item.is_floating_point()
-        else item
-        for item in inputs
-    )
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+
+    values: tuple[Any, ...] = map_tensors(inputs, draw)
+    return values
 
 
 def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same inputs with every float tensor in float64."""
-    return tuple(
-        item.double() if torch.is_tensor(item) and item.is_floating_point() else item
-        for item in inputs
+    values: tuple[Any, ...] = map_tensors(
+        inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
     )
+    return values
 
 
 def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
@@ -46,7 +48,7 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     Raises:
         FoldError: it returns none.
     """
-    arguments = tuple(item.clone() if torch.is_tensor(item) else item for item in inputs)
+    arguments = map_tensors(inputs, torch.clone)
     with torch.inference_mode(), seeded(), _FrozenBuffers(model):
         outputs = list(tensors_in(model(*arguments)))
     if not outputs:

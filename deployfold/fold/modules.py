@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,19 @@ def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer with its qualified name, shared ones once for each name."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def map_tensors(item: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """``item`` with every tensor in its sequences and mappings replaced by ``function`` of it."""
+    if torch.is_tensor(item):
+        return function(item)
+    if isinstance(item, dict):
+        return {key: map_tensors(element, function) for key, element in item.items()}
+    if isinstance(item, (list, tuple)):
+        elements = [map_tensors(element, function) for element in item]
+        named = hasattr(item, "_fields")
+        return type(item)(*elements) if named else type(item)(elements)
+    return item
 
 
 def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployfold.errors import FoldError
 
 from .graph import Call, Graph, Op, Value, values_in
-from .modules import copy_modules, named_tensors, seeded, tensors_in
+from .modules import copy_modules, map_tensors, named_tensors, seeded, tensors_in
 
 
 def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
@@ -106,6 +106,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 value = Value(tuple(tensor.shape), tensor.dtype, name=name, constant=True)
                 self._bind(tensor, value)
             self._constants[name] = value
+        for module in model.modules():
+            for attribute in vars(module).values():
+                if torch.is_tensor(attribute) and self._known(attribute) is None:
+                    shape = tuple(attribute.shape)
+                    self._bind(attribute, Value(shape, attribute.dtype, constant=True))
 
     # The module side: which call is the innermost one.
 
@@ -135,14 +140,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # The tensor side: which value a tensor holds at this moment.
 
     def adopt_input(self, argument: Any) -> Any:
-        """Register an input; the model gets its own copy, so that it may write to it."""
-        if not torch.is_tensor(argument):
-            return argument
-        tensor = argument.detach().clone()
-        value = Value(tuple(tensor.shape), tensor.dtype)
-        self._bind(tensor, value)
-        self._inputs.append(value)
-        return tensor
+        """Register an input, however nested; the model gets its own copy, which it may write to."""
+
+        def adopt(tensor: torch.Tensor) -> torch.Tensor:
+            own = tensor.detach().clone()
+            value = Value(tuple(own.shape), own.dtype)
+            self._bind(own, value)
+            self._inputs.append(value)
+            return own
+
+        return map_tensors(argument, adopt)
 
     def finish(self, outputs: Any) -> Graph:
         values = tuple(self._value(tensor) for tensor in tensors_in(outputs))
@@ -194,7 +201,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known:
             value = self._record("alias", None, {"self": known[-1]}, [tensor])[0]
         else:
-            value = Value(tuple(tensor.shape), tensor.dtype, constant=True)
+            # It may be made of an input behind torch's back, by numpy for one.
+            value = Value(tuple(tensor.shape), tensor.dtype)
             self._bind(tensor, value)
         return value
 
@@ -206,7 +214,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
         self._occurrences[key] = op.occurrence + 1
         op.inputs = [value for item in arguments.values() for value in values_in(item)]
-        constant = all(value.constant for value in op.inputs)
+        # lift_fresh is what torch.tensor(2.0) in a forward dispatches.
+        constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
         for value in op.inputs:
             value.consumers.append(op)
         for tensor in results:

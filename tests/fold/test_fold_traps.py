@@ -448,3 +448,22 @@ def test_the_users_model_is_never_run():
     assert model.cache is None
     assert result.model.cache is None  # no inference tensor that would break training
     result.model(image()).sum().backward()
+
+
+def test_inputs_in_lists_and_dictionaries():
+    model = Net(
+        lambda self, images, options: self.norm(self.conv(images[0] * options["scale"])),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    result = fold(randomise(model), ([image()], {"scale": torch.tensor(2.0)}))
+    assert [item.name for item in result.folded] == ["norm"]
+
+
+def test_tensor_made_behind_torchs_back_is_no_constant():
+    model = Net(
+        lambda self, x: self.norm(self.conv(torch.from_numpy(x.numpy() * 2))),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    folded(randomise(model), image(), gone=1)

@@ -139,9 +139,21 @@ def _directions(run: _Run, channel: int) -> list[Tensor]:
 
 
 def _output_directions(run: _Run, axis: int, channel: int) -> tuple[Tensor, Tensor]:
-    """The derivative of every sample's projection along scaling and shifting an output channel."""
-    gradient = _by_sample(run.result.grad.select(axis, channel))
-    value = _by_sample(run.result.detach().select(axis, channel))
+    """The derivative of every sample's projection along scaling and shifting an output channel.
+
+    Of a BatchNorm with an activation in it (timm's BatchNormAct2d), before the activation.
+    """
+    result, pulled = run.result.detach(), run.result.grad
+    activation = getattr(run.module, "act", None)
+    if activation is not None:
+        norm = run.module
+        result = nn.functional.batch_norm(
+            run.source, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        ).requires_grad_()
+        (pulled,) = torch.autograd.grad((activation(result.clone()) * pulled).sum(), result)
+        result = result.detach()
+    gradient = _by_sample(pulled.select(axis, channel))
+    value = _by_sample(result.select(axis, channel))
     return (gradient * value).sum(1), gradient.sum(1)
 
 

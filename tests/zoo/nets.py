@@ -64,9 +64,11 @@ def example(name: str, net: nn.Module) -> tuple[torch.Tensor, ...] | tuple[list[
         module = torchvision.models.get_model_builder(model).__module__
         if ".detection" in module:
             return ([torch.rand(3, 128, 128)],)
+        if ".optical_flow" in module:
+            return (torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128))
         if ".video" in module:
-            frames = 16 if "s3d" in model else 8
-            return (torch.randn(1, 3, frames, 112 if "s3d" not in model else 224, 112),)
+            frames, size = (16, 224) if model == "s3d" else (8, 112)
+            return (torch.randn(1, 3, frames, size, size),)
         size = 299 if "inception" in model else 96
         return (torch.randn(1, 3, size, size),)
     channels, *size = net.default_cfg["input_size"]
