@@ -23,14 +23,23 @@ _SLICE = 1 << 17
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``y[c] = scale[c] * x[c] + shift[c]``; both float64 vectors of shape ``(channels,)``."""
+    """``y[c] = scale[c] * x[c] + shift[c]``; both float64 vectors of shape ``(channels,)``.
+
+    ``constant`` says whether there is a shift at all. A BatchNorm has one even where it happens to
+    be zero, so that what folding does to a network depends on its structure and not on its values.
+    """
 
     scale: Tensor
     shift: Tensor
+    constant: bool = True
 
     def after(self, inner: Affine) -> Affine:
         """The composition that applies ``inner`` first and this map second."""
-        return Affine(self.scale * inner.scale, self.scale * inner.shift + self.shift)
+        return Affine(
+            self.scale * inner.scale,
+            self.scale * inner.shift + self.shift,
+            self.constant or inner.constant,
+        )
 
     def take(self, index: Tensor) -> Affine:
         """The map of every channel named by ``index``; the identity where the index is negative."""
@@ -40,11 +49,12 @@ class Affine:
         return Affine(
             torch.where(used, self.scale[chosen], one),
             torch.where(used, self.shift[chosen], 0 * one),
+            self.constant,
         )
 
     def without_shift(self) -> Affine:
         """The same map without its constant part."""
-        return Affine(self.scale, torch.zeros_like(self.shift))
+        return Affine(self.scale, torch.zeros_like(self.shift), constant=False)
 
     def equals(self, other: Affine) -> bool:
         """Whether both maps are the same, bit by bit."""

@@ -109,7 +109,8 @@ def _module_unit(call: Call, op: Op) -> Unit:
     result = module(probe)
     # The derivative is the scale to the last bit, where f(1) - f(0) would cancel.
     (slope,) = torch.autograd.grad(result.sum(), probe)
-    unit.affine = Affine(slope.flatten(), result.detach().flatten())
+    shift = result.detach().flatten()
+    unit.affine = Affine(slope.flatten(), shift, unit.is_batchnorm or bool(shift.any()))
     if not unit.affine.finite:
         unit.reason = "its statistics give inf or NaN"
     unit.removals = (Replacement(call.path),)
@@ -145,7 +146,7 @@ def _parameter_unit(
     scale = tensors[value.name].detach().double().flatten()
     path, _, name = value.name.rpartition(".")
     unit = Unit(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
-    unit.affine = Affine(scale, torch.zeros_like(scale))
+    unit.affine = Affine(scale, torch.zeros_like(scale), constant=False)
     if value.name in graph.mutated or not isinstance(tensors[value.name], torch.nn.Parameter):
         unit.reason = "it is not a parameter, or is written to in forward"
     unit.removals = (Neutralise(path, name, _may_be_absent(products[0].call, name)),)

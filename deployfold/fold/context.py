@@ -49,6 +49,7 @@ class _Pending:
     layer: Layer
     terms: list[Term]
     shift: Tensor
+    biased: bool
 
 
 @dataclass(eq=False)
@@ -151,18 +152,21 @@ class Context:
         """The edit of ``layer`` so far; at first its own weight and nothing else."""
         if layer.weight not in self.pending:
             rows = torch.ones(layer.out_channels, dtype=torch.float64)
-            self.pending[layer.weight] = _Pending(layer, [Term(layer, rows)], 0 * rows)
+            biased = layer.bias is not None
+            self.pending[layer.weight] = _Pending(layer, [Term(layer, rows)], 0 * rows, biased)
         return self.pending[layer.weight]
 
     def layer_edits(self) -> tuple[LayerEdit, ...]:
         """All pending edits, as the plan holds them."""
         return tuple(
-            LayerEdit(item.layer, tuple(item.terms), item.shift) for item in self.pending.values()
+            LayerEdit(item.layer, tuple(item.terms), item.shift, item.biased)
+            for item in self.pending.values()
         )
 
     @staticmethod
     def _take_up(pending: _Pending, request: Request) -> None:
         affine = request.affine
+        pending.biased = pending.biased or affine.constant
         if request.after:
             pending.terms = [
                 Term(term.source, term.rows * affine.scale, term.columns) for term in pending.terms

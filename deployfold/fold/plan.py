@@ -30,11 +30,15 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class LayerEdit:
-    """The new weight and bias of ``layer``: the sum of ``terms``, and ``shift`` on the bias."""
+    """The new weight and bias of ``layer``: the sum of ``terms``, and ``shift`` on the bias.
+
+    ``biased`` says that it needs a bias from now on.
+    """
 
     layer: Layer
     terms: tuple[Term, ...]
     shift: Tensor
+    biased: bool
 
 
 @dataclass(frozen=True, eq=False)

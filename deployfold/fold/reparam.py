@@ -170,6 +170,7 @@ def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
         pending = context.pending_of(kept.layer)
         pending.terms.append(Term(None, sign * affine.scale))
         pending.shift = pending.shift + sign * affine.shift
+        pending.biased = pending.biased or affine.constant
         context.units.remove(branch.unit)
         return True
     assert branch.layer is not None
@@ -178,6 +179,7 @@ def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
     pending, other = context.pending_of(kept.layer), context.pending_of(branch.layer)
     pending.terms += [Term(term.source, sign * term.rows, term.columns) for term in other.terms]
     pending.shift = pending.shift + sign * other.shift
+    pending.biased = pending.biased or other.biased
     del context.pending[branch.layer.weight]
     return True
 

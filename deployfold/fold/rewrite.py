@@ -96,7 +96,7 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
         algebra.scale_rows_(stored, rows, transposed=layer.transposed, groups=layer.groups)
         _check_range(stored, layer.weight)
         bias = None if layer.bias is None else _tensor(model, layer.bias).double()
-        return _edit_bias(model, layer, shift if bias is None else shift + rows * bias)
+        return _edit_bias(model, edit, shift if bias is None else shift + rows * bias)
     total: Tensor | None = None
     for term in edit.terms:
         rows = term.rows.to(stored.device)
@@ -128,15 +128,16 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
         total = weight if total is None else total.add_(weight)
     assert total is not None
     _store(stored, total, layer.weight)
-    return _edit_bias(model, layer, shift)
+    return _edit_bias(model, edit, shift)
 
 
-def _edit_bias(model: nn.Module, layer: Layer, value: Tensor) -> Tensor | None:
+def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor) -> Tensor | None:
     """Write the bias of a layer; returns it if the layer has none yet and needs one."""
+    layer = edit.layer
     if layer.bias is not None:
         _store(_tensor(model, layer.bias), value, layer.bias)
         return None
-    if not bool(value.any()):
+    if not edit.biased:
         return None
     new = torch.empty_like(value, dtype=_tensor(model, layer.weight).dtype)
     _store(new, value, f"{layer.path}.bias")

@@ -113,7 +113,7 @@ def _through_single(
     if op.name.rstrip("_") in {"mul", "div"} and _scalar(op) is not None:
         factor = _scalar(op)
         assert factor is not None
-        inner = Affine(affine.scale, affine.shift / factor)
+        inner = Affine(affine.scale, affine.shift / factor, affine.constant)
         return _absorb(context, source, op, channels, inner)
     try:
         if op.name in MOVES:

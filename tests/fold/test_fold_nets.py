@@ -13,8 +13,11 @@ timm = pytest.importorskip("timm")
 
 
 @pytest.mark.parametrize(("name", "lost"), [("vgg16_bn", 8_448), ("resnet50", 26_560)])
-def test_reference_result(name, lost):
-    model = randomise(torchvision.models.get_model(name, weights=None), positive=True)
+@pytest.mark.parametrize("trained", [True, False])
+def test_reference_result(name, lost, trained):
+    """Also of a net as initialised, whose BatchNorms shift by nothing yet."""
+    model = torchvision.models.get_model(name, weights=None).eval()
+    model = randomise(model, positive=True) if trained else model
     result = fold(model, (torch.randn(1, 3, 64, 64),))
     assert result.parameters_before - result.parameters_after == lost
     assert result.batchnorms_after == 0
