@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold import __version__
@@ -54,17 +55,27 @@ def bench(
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
-    previous = None
-    paths = list(artifacts)
-    if paths[0].is_dir():
-        if len(paths) > 1:
+    loading = _Loading(allow_globals, trust, threads or default_threads())
+    notes: list[str] = []
+    if artifacts[0].is_dir():
+        if len(artifacts) > 1:
             raise UsageError("Give one directory, or files.")
-        previous = load_report(paths[0] / REPORT_JSON)
-        paths = _artifacts_of(paths[0], previous)
-    inputs = inputs or _inputs_of(paths, previous)
-    drafts = [
-        _draft(path, allow_globals, trust, threads or default_threads(), previous) for path in paths
-    ]
+        previous = load_report(artifacts[0] / REPORT_JSON)
+        inputs = inputs or _inputs_of_report(previous)
+        source = previous.source
+        drafts = _drafts_of(artifacts[0], previous, loading, notes)
+        if not drafts:
+            raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
+    else:
+        first = artifacts[0]
+        source = Source(
+            path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
+        )
+        inputs = inputs or _inputs_of(artifacts)
+        drafts = [
+            Draft(name, name, loading.runner(path), path, bytes=path.stat().st_size)
+            for name, path in zip(_distinct(artifacts), artifacts, strict=True)
+        ]
     emit(StageStarted("measure", f"{len(drafts)} artifacts"))
     start = time.perf_counter()
     rows = measure_rows(drafts, make_inputs(inputs), spec, emit=emit)
@@ -74,33 +85,101 @@ def bench(
     return Report(
         deployfold_version=__version__,
         created=now(),
-        source=Source(
-            path=str(paths[0]),
-            kind="artifact",
-            sha256=sha256(paths[0]),
-            bytes=paths[0].stat().st_size,
-        ),
+        source=source,
         inputs=tuple(
             ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
             for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
         ),
         input_origin=inputs.origin,
         rows=rows,
+        notes=tuple(notes),
         environment=Environment.model_validate(describe(threads or default_threads())),
     )
 
 
-def _artifacts_of(directory: Path, report: Report) -> list[Path]:
-    original = Path(report.source.path)
-    built = [directory / row.artifact for row in report.rows if row.artifact is not None]
-    there = [path for path in built if path.is_file()]
-    return [original, *there] if original.is_file() else there
+@dataclass(frozen=True)
+class _Loading:
+    """How artifacts are brought to run."""
+
+    allow_globals: tuple[str, ...]
+    trust: bool
+    threads: int
+
+    def eager(self, source: str, arch: str | None = None) -> Runner:
+        loaded = load_model(source, arch=arch, allow_globals=self.allow_globals, trust=self.trust)
+        return EagerRunner(loaded.module)
+
+    def runner(self, path: Path) -> Runner:
+        if path.suffix == ".engine":
+            return TensorRTRunner(path)
+        if path.suffix == ".onnx":
+            return OnnxRuntimeRunner(path, self.threads)
+        if path.suffix == ".pt2":
+            return ProgramRunner(path)
+        if path.name.endswith(".ts.pt"):
+            return TorchScriptRunner(path)
+        if path.name.endswith(_SUFFIXES):
+            return self.eager(str(path))
+        raise UsageError(
+            f"{path} is no artifact that can be measured.", hint=f"Known: {', '.join(_SUFFIXES)}."
+        )
 
 
-def _inputs_of(paths: Sequence[Path], report: Report | None) -> InputSpec:
-    if report is not None:
-        tensors = tuple(TensorSpec(item.shape, item.name, item.dtype) for item in report.inputs)
-        return InputSpec(tensors, origin="the report of the build")
+def _drafts_of(directory: Path, report: Report, loading: _Loading, notes: list[str]) -> list[Draft]:
+    """The rows of the build that can be run again, the original first."""
+    drafts = []
+    for row in report.rows:
+        draft = Draft(
+            row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
+            notes=row.notes,
+        )  # fmt: skip
+        path = None if row.artifact is None else directory / row.artifact
+        if row is report.baseline:
+            runner = _original(report.source, loading, notes)
+            drafts += [] if runner is None else [replace(draft, runner=runner)]
+        elif path is None or not path.is_file():
+            continue
+        elif row.name.startswith("onnxruntime-") and row.latency is None:
+            # The build had a reason not to run a lowered ONNX, which holds here too.
+            drafts.append(
+                replace(draft, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
+            )
+        else:
+            size = path.stat().st_size
+            drafts.append(replace(draft, path=path, runner=loading.runner(path), bytes=size))
+    return drafts
+
+
+def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | None:
+    """The model that the build began with, if it is still what it was."""
+    path = Path(source.path)
+    if source.kind == "zoo":
+        return loading.eager(source.path)
+    if not path.is_file():
+        notes.append(f"The original {source.path} is not there any more.")
+        return None
+    if source.sha256 is not None and sha256(path) != source.sha256:
+        notes.append(f"The original {source.path} has changed since the build.")
+        return None
+    return loading.eager(str(path), source.arch if source.kind == "state_dict" else None)
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its last part, or as much as tells it from the others."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise UsageError("The same file is given twice.")
+    return names
+
+
+def _inputs_of_report(report: Report) -> InputSpec:
+    tensors = tuple(TensorSpec(item.shape, item.name, item.dtype) for item in report.inputs)
+    return InputSpec(tensors, origin="the report of the build")
+
+
+def _inputs_of(paths: Sequence[Path]) -> InputSpec:
     for path in paths:
         if path.suffix == ".onnx":
             return _inputs_of_onnx(path)
@@ -131,36 +210,3 @@ def _inputs_of_onnx(path: Path) -> InputSpec:
             dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
             tensors.append(TensorSpec(shape, value.name, dtype))
     return InputSpec(tuple(tensors), origin=path.name)
-
-
-def _draft(
-    path: Path, allow_globals: tuple[str, ...], trust: bool, threads: int, report: Report | None
-) -> Draft:
-    known = {row.artifact: row for row in report.rows} if report is not None else {}
-    row = known.get(path.name)
-    runner = _runner(path, allow_globals, trust, threads)
-    return Draft(
-        name=row.name if row else path.name,
-        title=row.title if row else path.name,
-        runner=runner,
-        path=path,
-        parameters=row.parameters if row else None,
-        batchnorms=row.batchnorm_layers if row else None,
-        bytes=path.stat().st_size,
-    )
-
-
-def _runner(path: Path, allow_globals: tuple[str, ...], trust: bool, threads: int) -> Runner:
-    if path.suffix == ".engine":
-        return TensorRTRunner(path)
-    if path.suffix == ".onnx":
-        return OnnxRuntimeRunner(path, threads)
-    if path.suffix == ".pt2":
-        return ProgramRunner(path)
-    if path.name.endswith(".ts.pt"):
-        return TorchScriptRunner(path)
-    if path.name.endswith(_SUFFIXES):
-        return EagerRunner(load_model(str(path), allow_globals=allow_globals, trust=trust).module)
-    raise UsageError(
-        f"{path} is no artifact that can be measured.", hint=f"Known: {', '.join(_SUFFIXES)}."
-    )

@@ -6,18 +6,19 @@ a build ends, its report says what was finished.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from deployfold.errors import DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
+from deployfold.export_stage import export_stage
 from deployfold.report.model import Report, Status
 from deployfold.reporting import make_report
 from deployfold.rows import unmeasured_rows
+from deployfold.run import Run
 from deployfold.spec import BuildSpec
 from deployfold.stages import (
-    Run,
     compile_stage,
-    export_stage,
     fold_stage,
     load_stage,
     lower_stage,
@@ -50,7 +51,12 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             measure_stage(run, inputs)
         report = run.save(Status())
     except DeployfoldError as error:
-        run.save(Status(state="failed", stage=run.stage, message=error.message))
+        with suppress(DeployfoldError):  # what went wrong first is what the user must hear
+            run.save(Status(state="failed", stage=run.stage, message=error.message))
+        raise
+    except Exception as error:
+        with suppress(Exception):
+            run.save(Status(state="failed", stage=run.stage, message=f"internal error: {error}"))
         raise
     except KeyboardInterrupt:
         run.save(Status(state="interrupted", stage=run.stage))
@@ -87,4 +93,9 @@ def check_thresholds(report: Report) -> None:
             + (f" ({item.row})" if item.row else "")
             for item in missed
         ]
-        raise ThresholdError("; ".join(sentences) + ".")
+        names = {row.name for row in report.rows}
+        unknown = any(item.row is not None and item.row not in names for item in missed)
+        raise ThresholdError(
+            "; ".join(sentences) + ".",
+            hint=f"The rows are {', '.join(sorted(names))}." if unknown else None,
+        )

@@ -5,91 +5,31 @@ A stage that fails in a way that leaves the others useful costs one row; anythin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from deployfold import __version__
 from deployfold.compile import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compile.request import LIBRARY_TITLES, profile_from_inputs
 from deployfold.errors import ExportError
-from deployfold.events import Emit, Note, StageFinished, StageStarted
-from deployfold.export import export_onnx, export_program, export_torchscript
+from deployfold.events import Note
 from deployfold.files import atomic_path
-from deployfold.fold import FoldResult, fold
-from deployfold.load import LoadedModel, load_model, make_inputs, resolve_inputs
+from deployfold.fold import fold
+from deployfold.load import load_model, make_inputs, resolve_inputs
 from deployfold.lower import lower_fp16
-from deployfold.measure.environment import default_threads
 from deployfold.measure.results import MeasurementInterrupted
-from deployfold.measure.runners import (
-    EagerRunner,
-    OnnxRuntimeRunner,
-    ProgramRunner,
-    TorchScriptRunner,
-)
+from deployfold.measure.runners import EagerRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
-from deployfold.report.model import Accuracy, Report, Row, Status
-from deployfold.reporting import make_report, save_report
-from deployfold.rows import Draft, interrupted_rows, measure_rows, unmeasured_rows
-from deployfold.spec import BuildSpec, InputSpec, Precision
-
-Inputs = tuple[torch.Tensor, ...]
-
-
-@dataclass
-class Run:
-    """What a build has made so far; the report is written from it, however the build ends."""
-
-    spec: BuildSpec
-    emit: Emit
-    directory: Path
-    stage: str = "load"
-    loaded: LoadedModel | None = None
-    inputs: InputSpec | None = None
-    folded: FoldResult | None = None
-    drafts: list[Draft] = field(default_factory=list)
-    rows: tuple[Row, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The model's name, which all artifacts begin with."""
-        return self.loaded.name if self.loaded else ""
-
-    @contextmanager
-    def running(self, stage: str, detail: str) -> Iterator[Callable[[str], None]]:
-        """Announce a stage; the yielded function takes the sentence that says what came of it."""
-        self.stage = stage
-        self.emit(StageStarted(stage, detail))
-        start = time.perf_counter()
-        said: list[str] = []
-        yield said.append
-        self.emit(StageFinished(stage, "; ".join(said), time.perf_counter() - start))
-
-    def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
-        """Keep sentences for the report, and show them now."""
-        for sentence in sentences:
-            self.notes.append(sentence)
-            self.emit(Note(sentence, level))
-
-    def save(self, status: Status) -> Report | None:
-        """Write the report of everything finished so far; None if nothing was loaded yet."""
-        if self.loaded is None or self.inputs is None:
-            return None
-        reason = f"not measured: the build stopped at {self.stage}"
-        rows = self.rows or unmeasured_rows(self.drafts, reason)
-        report = make_report(
-            self.spec, self.loaded, self.inputs, self.folded, rows, self.notes, status
-        )
-        save_report(report, self.directory)
-        return report
+from deployfold.report.model import Accuracy
+from deployfold.rows import Draft, interrupted_rows, measure_rows
+from deployfold.run import Inputs, Run
+from deployfold.spec import Precision
 
 
 def load_stage(run: Run) -> Inputs:
+    """Load the model, and make the inputs that every later stage runs on."""
     spec = run.spec
     with run.running("load", spec.source) as say:
         loaded = load_model(
@@ -105,6 +45,7 @@ def load_stage(run: Run) -> Inputs:
 
 
 def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
+    """Fold, and write the folded module to ``path`` if that is given."""
     loaded = run.loaded
     assert loaded is not None
     with run.running("fold", "tracing, folding and verifying") as say:
@@ -149,87 +90,12 @@ def _save_module(module: torch.nn.Module, path: Path) -> int:
                 torch.jit.save(module, temporary)
             else:
                 torch.save(module, temporary)
-        except (AttributeError, TypeError, ImportError) as error:
+        except (pickle.PicklingError, AttributeError, TypeError, ImportError) as error:
             raise ExportError(
                 f"The folded model cannot be pickled: {error}",
                 hint="Define its classes at the top level of an importable module.",
             ) from error
         return temporary.stat().st_size
-
-
-def export_stage(run: Run, inputs: Inputs) -> Path:
-    loaded, spec, folded = run.loaded, run.inputs, run.folded
-    assert loaded is not None
-    assert spec is not None
-    assert folded is not None
-    base = Draft("", "", parameters=folded.parameters_after, batchnorms=folded.batchnorms_after)
-    module = folded.model
-    program, program_error = None, None
-    with run.running("export", "TorchScript") as say:
-        path = run.directory / f"{run.name}.ts.pt"
-        draft = replace(base, name="torchscript", title="TorchScript")
-        try:
-            script = export_torchscript(module, inputs, path, script=run.spec.script, spec=spec)
-            draft = replace(
-                draft, path=path, runner=TorchScriptRunner(path), bytes=script.bytes,
-                notes=script.notes,
-            )  # fmt: skip
-            say("TorchScript")
-        except ExportError as error:
-            draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.drafts.append(draft)
-
-        run.emit(StageStarted("export", "torch.export"))
-        path = run.directory / f"{run.name}.pt2"
-        draft = replace(base, name="program", title="torch.export (.pt2)")
-        try:
-            program, exported = export_program(module, inputs, path, spec=spec)
-            draft = replace(draft, path=path, runner=ProgramRunner(path), bytes=exported.bytes)
-            say(".pt2")
-        except ExportError as error:
-            program_error = error.message
-            draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.drafts.append(draft)
-
-        run.emit(StageStarted("export", "ONNX"))
-        path = run.directory / f"{run.name}.onnx"
-        onnx = export_onnx(
-            module,
-            inputs,
-            path,
-            spec=spec,
-            program=program,
-            program_error=program_error,
-            metadata=_metadata(loaded, folded),
-        )
-        say(f"ONNX (opset {onnx.opset}, {onnx.exporter} exporter)")
-        notes = list(onnx.notes)
-        if onnx.fallback_reason:
-            notes.append(f"TorchScript-based ONNX exporter: {onnx.fallback_reason}")
-        run.drafts.append(
-            replace(
-                base,
-                name="onnxruntime",
-                title="ONNX Runtime",
-                path=path,
-                runner=OnnxRuntimeRunner(path, run.spec.threads or default_threads()),
-                batchnorms=onnx.batchnorm_nodes,
-                bytes=onnx.bytes,
-                notes=tuple(notes),
-            )
-        )
-    return path
-
-
-def _metadata(loaded: LoadedModel, folded: FoldResult) -> dict[str, str]:
-    metadata = {
-        "deployfold.version": __version__,
-        "deployfold.folded": f"{folded.batchnorms_before - folded.batchnorms_after} of "
-        f"{folded.batchnorms_before} BatchNorm layers",
-    }
-    if loaded.sha256:
-        metadata["deployfold.source_sha256"] = loaded.sha256
-    return metadata
 
 
 def lower_stage(run: Run, inputs: Inputs, onnx: Path) -> dict[Precision, Path]:
@@ -271,6 +137,7 @@ def lower_stage(run: Run, inputs: Inputs, onnx: Path) -> dict[Precision, Path]:
 
 
 def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
+    """One engine, or one row that says why there is none, for each precision and target."""
     assert run.inputs is not None
     machine = detect()
     profiles = (profile_from_inputs(run.inputs),)
@@ -280,7 +147,7 @@ def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
         for entry in entries:
             if isinstance(entry, NoEngine):
                 run.drafts.append(_no_engine(run, entry, precision))
-                run.note([entry.reason], level="warning")
+                run.emit(Note(entry.reason, "warning"))  # the report has it in the row
                 continue
             request = replace(entry, profiles=profiles, workspace_mib=run.spec.workspace_mib)
             _compile_one(run, request, lowered[precision], several=len(entries) > 1)
@@ -322,6 +189,7 @@ def _no_engine(run: Run, entry: NoEngine, precision: Precision) -> Draft:
 
 
 def measure_stage(run: Run, inputs: Inputs) -> None:
+    """Run every row; what was measured before Ctrl-C stays in ``run.rows``."""
     with run.running("measure", "loading") as say:
         try:
             run.rows = measure_rows(run.drafts, inputs, run.spec, emit=run.emit)

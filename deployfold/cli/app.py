@@ -10,6 +10,7 @@ from deployfold import __version__
 
 from .bench import bench
 from .build import build
+from .commands import Command, Group
 from .doctor import doctor
 from .export import export
 from .fold import fold
@@ -23,6 +24,7 @@ EXIT_CODES = (
 
 app = typer.Typer(
     name="deployfold",
+    cls=Group,
     help="Fold BatchNorm losslessly, export, build TensorRT engines, and compare every artifact.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -49,4 +51,4 @@ def _root(
 
 
 for command in (build, fold, export, bench, targets, doctor):
-    app.command(epilog=EXIT_CODES)(command)
+    app.command(cls=Command, epilog=EXIT_CODES)(command)

@@ -56,6 +56,7 @@ AllowGlobals = Annotated[
 Trust = Annotated[
     bool,
     typer.Option(
+        "--trust",
         help="Unpickle the checkpoint in full. It can then run any code it likes.",
         rich_help_panel=MODEL,
     ),
@@ -109,5 +110,6 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", help="Say more about every stage.", rich_help_panel=OUTPUT),
 ]
 Debug = Annotated[
-    bool, typer.Option(help="Show the traceback of an error.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -10,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from deployfold.errors import DeployfoldError, ExitCode
-from deployfold.events import Emit
+from deployfold.errors import DeployfoldError, ExitCode, UsageError
+from deployfold.events import Emit, Event
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,8 +54,9 @@ def session(
         progress = Progress(err, verbose=verbose)
         code = ExitCode.OK
         try:
-            with progress, _terminable():
-                yield Session(out, err, progress.show, json, verbose)
+            with progress, _interruptible(progress.show) as emit:
+                yield Session(out, err, emit, json, verbose)
+            _flush(stream)
         except DeployfoldError as error:
             _print_error(err, error.message, error.hint)
             _maybe_traceback(err, debug)
@@ -65,15 +67,20 @@ def session(
         except BrokenPipeError:  # the reader of our output went away
             code = ExitCode.OK
         except Exception as error:
-            _print_error(
-                err,
-                f"Internal error: {type(error).__name__}: {error}",
-                "This is a bug in deployfold. Run it again with --debug and report the traceback.",
-            )
+            code = _print_unexpected(err, error)
             _maybe_traceback(err, debug)
-            code = ExitCode.INTERNAL
     if code:
         raise SystemExit(int(code))
+
+
+def _flush(stream: IO[str]) -> None:
+    """Bring the output out while an error can still be told."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"Cannot write the output: {error.strerror or error}.") from error
 
 
 def _print_error(console: Console, message: str, hint: str | None) -> None:
@@ -86,36 +93,69 @@ def _print_error(console: Console, message: str, hint: str | None) -> None:
         console.print(Text(clean(hint), style="dim"), soft_wrap=True)
 
 
+def _print_unexpected(console: Console, error: Exception) -> ExitCode:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
+        return ExitCode.USAGE
+    _print_error(
+        console,
+        f"Internal error: {type(error).__name__}: {error}",
+        "This is a bug in deployfold. Run it again with --debug and report the traceback.",
+    )
+    return ExitCode.INTERNAL
+
+
 def _maybe_traceback(console: Console, debug: bool) -> None:
     if debug:
         console.print_exception()
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that temporary files and children are cleaned up."""
+def _interruptible(emit: Emit) -> Iterator[Emit]:
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that temporary files and children are cleaned up.
+
+    None of them is lost: Python drops an exception that a signal raises inside a destructor or a
+    weak reference's callback, and the next event of the pipeline then raises it again.
+    """
+    received: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def checked(event: Event) -> None:
+        if received:
+            raise KeyboardInterrupt
+        emit(event)
+
+    previous = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        ignored = number is None or signal.getsignal(number) is signal.SIG_IGN  # as under nohup
+        if number is not None and not ignored:
+            previous[number] = signal.signal(number, interrupt)
     try:
-        yield
+        yield checked
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _real_stdout() -> Iterator[IO[str]]:
     """Yield a stream on the real stdout, while file descriptor 1 leads to stderr."""
+    if sys.stdout is None:  # started with stdout closed
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            yield nowhere
+        return
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
-    stream = os.fdopen(saved, "w", encoding="utf-8", errors="replace")
+    stream = os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="replace")
     try:
         yield stream
     finally:
-        with suppress(BrokenPipeError):
-            stream.flush()
+        with suppress(OSError):  # closing flushes again; _flush told of what went wrong
+            stream.close()
         os.dup2(saved, 1)
-        stream.close()
+        os.close(saved)

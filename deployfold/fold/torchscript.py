@@ -128,12 +128,20 @@ def _attribute_path(node: Any) -> str:
 
 def _constants(graph_of: Any, module: Any) -> int:
     """The scalars of all floating-point constants of a frozen graph that were no buffers."""
-    buffers = list(module.buffers())
+    nodes = list(_nodes(graph_of.graph))
+    statistics = {
+        name.debugName()
+        for node in nodes
+        if node.kind() == "aten::batch_norm"
+        for name in list(node.inputs())[3:5]
+    }
+    # A statistic may equal a bias by value, so those are told apart by their use.
+    buffers = [tensor for name, tensor in module.named_buffers() if "running_" not in name]
     total = 0
-    for node in _nodes(graph_of.graph):
+    for node in nodes:
         if node.kind() != "prim::Constant" or not node.hasAttribute("value"):
             continue
-        if node.kindOf("value") == "t":
+        if node.kindOf("value") == "t" and node.output().debugName() not in statistics:
             tensor = node.t("value")
             learned = tensor.is_floating_point() and tensor.dim() > 0
             if learned and not any(torch.equal(tensor, buffer) for buffer in buffers):

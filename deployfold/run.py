@@ -1,0 +1,72 @@
+"""One build under way: what it has made so far, and what it tells whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from deployfold.events import Emit, Note, StageFinished, StageStarted
+from deployfold.fold import FoldResult
+from deployfold.load import LoadedModel
+from deployfold.report.model import Report, Row, Status
+from deployfold.reporting import make_report, save_report
+from deployfold.rows import Draft, unmeasured_rows
+from deployfold.spec import BuildSpec, InputSpec
+
+Inputs: TypeAlias = tuple[torch.Tensor, ...]
+
+
+@dataclass
+class Run:
+    """What a build has made so far; the report is written from it, however the build ends."""
+
+    spec: BuildSpec
+    emit: Emit
+    directory: Path
+    stage: str = "load"
+    loaded: LoadedModel | None = None
+    inputs: InputSpec | None = None
+    folded: FoldResult | None = None
+    drafts: list[Draft] = field(default_factory=list)
+    rows: tuple[Row, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The model's name, which all artifacts begin with."""
+        return self.loaded.name if self.loaded else ""
+
+    @contextmanager
+    def running(self, stage: str, detail: str) -> Iterator[Callable[[str], None]]:
+        """Announce a stage; the yielded function takes the sentence that says what came of it."""
+        self.stage = stage
+        self.emit(StageStarted(stage, detail))
+        start = time.perf_counter()
+        said: list[str] = []
+        yield said.append
+        self.emit(StageFinished(stage, "; ".join(said), time.perf_counter() - start))
+
+    def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
+        """Keep sentences for the report, and show them now."""
+        for sentence in sentences:
+            self.notes.append(sentence)
+            self.emit(Note(sentence, level))
+
+    def save(self, status: Status) -> Report | None:
+        """Write the report of everything finished so far; None if nothing was loaded yet."""
+        if self.loaded is None or self.inputs is None:
+            return None
+        stopped = status.state != "complete"
+        reason = f"the build stopped at {self.stage}" if stopped else "no measurement was asked for"
+        rows = self.rows or unmeasured_rows(self.drafts, reason)
+        report = make_report(
+            self.spec, self.loaded, self.inputs, self.folded, rows, self.notes, status
+        )
+        save_report(report, self.directory)
+        return report

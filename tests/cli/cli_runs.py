@@ -1,0 +1,102 @@
+"""The installed ``deployfold`` command as a subprocess, and what its tests ask of every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sysconfig
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+DEPLOYFOLD = str(Path(sysconfig.get_path("scripts")) / "deployfold")
+SHAPE = "2x3x16x16"
+# One thread: two that wait for each other are a hundred times slower beside a busy neighbour.
+QUICK = ("--input", SHAPE, "--threads", "1", "--max-seconds", "0.5")
+PARAMETERS, FOLDED_PARAMETERS = 6338, 6338 - 2 * 8 + 8 - 2 * 4
+
+
+def make() -> nn.Module:
+    """Two convolutions, one without a bias, each with a BatchNorm: 6,338 parameters."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3),
+        nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 12 * 12, 10),
+    )  # fmt: skip
+    for module in net:
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return net.eval()
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """What the user's shell gives the command; ``None`` takes a variable away."""
+    wanted = {**os.environ, "COLUMNS": "120", **changes}
+    for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONPATH"):
+        if name not in changes:
+            wanted[name] = None
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def run(*words: str, cwd: Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
+    """Run ``deployfold WORDS``. No traceback may ever show without --debug."""
+    done = subprocess.run(
+        [DEPLOYFOLD, *words],
+        cwd=cwd,
+        env=environment(**changes),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    if "--debug" not in words:
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        assert "Internal error" not in done.stderr, done.stderr
+    return done
+
+
+def fails(done: subprocess.CompletedProcess[str], code: int, *said: str) -> str:
+    """The run ended with ``code`` and one sentence, then at most one line of hint; returns both."""
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+    assert len(lines) <= start + 2, done.stderr
+    assert lines[start].endswith((".", "?")) or len(lines) == start + 2, done.stderr
+    for words in said:
+        assert words in "\n".join(lines[start:]), done.stderr
+    return "\n".join(lines[start:])
+
+
+def colours(text: str) -> list[str]:
+    """The escape sequences in ``text`` that set a colour."""
+    return re.findall(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d)(?:;\d+)*m", text)
+
+
+def check_whole(directory: Path) -> set[str]:
+    """Nothing temporary is left, and every artifact there is can be used; returns their names."""
+    names = {path.name for path in directory.iterdir()}
+    assert not {name for name in names if ".tmp" in name}, names
+    for path in directory.iterdir():
+        if path.name.endswith(".ts.pt"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.jit.load(str(path))
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=False)
+        elif path.suffix == ".pt2":
+            torch.export.load(path)
+        elif path.suffix == ".onnx":
+            onnx.checker.check_model(onnx.load(path), full_check=True)
+        elif path.suffix == ".engine":
+            sidecar = json.loads(Path(f"{path}.json").read_text())
+            assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    return names

@@ -1,0 +1,124 @@
+"""``deployfold fold``, ``export``, ``bench`` and ``doctor``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from cli_runs import FOLDED_PARAMETERS, QUICK, SHAPE, check_whole, make, run
+
+INPUT = ("--input", SHAPE)
+BENCH = ("--threads", "1", "--max-seconds", "0.5")
+
+
+def test_fold_explains_and_writes_nothing_unasked(folder, tmp_path):
+    shutil.copy(folder / "net.pt", tmp_path)
+    done = run("fold", "net.pt", "--explain", *INPUT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in done.stdout.splitlines()]
+    assert ["1", "0", "into", "the", "producer"] in words
+    assert ["4", "3", "into", "the", "producer"] in words
+    assert "2 of 2 BatchNorm, 16 parameters fewer" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+
+
+def test_fold_writes_a_module_that_loads(folder, tmp_path):
+    path = tmp_path / "new" / "folded.pt"
+    done = run("fold", "net.pt", "-o", str(path), *INPUT, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"Folded module: {path}" in done.stdout
+    assert "into the producer" not in done.stdout, "the list is for --explain"
+    folded, x = torch.load(path, weights_only=False), torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(folded(x), make()(x), rtol=1e-4, atol=1e-5)
+    again = json.loads(run("fold", str(path), "--json", *INPUT, cwd=folder).stdout)["fold"]
+    assert (again["batchnorm_before"], again["parameters_after"]) == (0, FOLDED_PARAMETERS)
+
+
+def test_export_with_a_dynamic_batch(folder, tmp_path):
+    done = run(
+        "export", "net.pt", "--dynamic-batch", "1:2:4", "-o", str(tmp_path), "--json", *INPUT,
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {row["not_measured"] for row in report["rows"]} == {"no measurement was asked for"}
+    assert check_whole(tmp_path) == {
+        "net.folded.pt", "net.onnx", "net.pt2", "net.ts.pt", "report.json", "report.md",
+    }  # fmt: skip
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    script = torch.jit.load(str(tmp_path / "net.ts.pt"))
+    for batch in (1, 4):
+        x = torch.randn(batch, 3, 16, 16)
+        for module in (program, script):
+            torch.testing.assert_close(module(x), make()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bench_of_a_build_measures_its_rows_again(folder, built):
+    done = run("bench", "out", "--json", *BENCH, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == [
+        "pytorch", "folded", "torchscript", "program", "onnxruntime", "onnxruntime-fp16",
+        "tensorrt-fp16-sm_89",
+    ]  # fmt: skip
+    assert report["inputs"][0]["shape"] == [2, 3, 16, 16]
+    assert report["source"]["path"] == "net.pt"
+    for name in ("pytorch", "folded", "torchscript", "program", "onnxruntime"):
+        assert rows[name]["latency"]["median_ms"] > 0, name
+    assert rows["folded"]["accuracy"]["max_abs_diff"] < 1e-4
+    assert "fp16 kernels" in rows["onnxruntime-fp16"]["not_measured"]
+    assert "sm_89" in rows["tensorrt-fp16-sm_89"]["not_measured"]
+
+
+def test_bench_of_a_build_whose_original_changed(folder, tmp_path):
+    """A state dict, whose architecture the report knows; then it is another file."""
+    shutil.copy(folder / "weights.pth", tmp_path)
+    shutil.copy(folder / "nets.py", tmp_path)
+    here = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
+    built = run(
+        "build", "weights.pth", "--arch", "nets:make", "--no-engine", "--no-measure", "-o", "o",
+        *QUICK, **here,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    first = json.loads(run("bench", "o", "--json", *BENCH, **here).stdout)
+    assert first["rows"][0]["name"] == "pytorch"
+    assert first["rows"][0]["latency"] is not None
+    (tmp_path / "weights.pth").write_bytes(b"")
+    second = json.loads(run("bench", "o", "--json", *BENCH, **here).stdout)
+    assert second["rows"][0]["name"] == "folded"
+    assert "has changed since the build" in second["notes"][0]
+
+
+def test_bench_of_files_of_the_same_name(folder, built, tmp_path):
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 10)).eval()
+    torch.save(other, tmp_path / "net.pt")
+    done = run("bench", "net.pt", str(tmp_path / "net.pt"), "--json", *BENCH, *INPUT, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["rows"]
+    assert (first["name"], second["name"]) == ("net.pt", str(tmp_path / "net.pt"))
+    assert second["accuracy"]["max_abs_diff"] > 0.01, "two different models"
+
+
+def test_bench_reads_the_shape_from_an_onnx(folder, built):
+    done = run("bench", "out/net.onnx", "out/net.ts.pt", "out/net.pt2", *BENCH, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for name in ("net.onnx", "net.ts.pt", "net.pt2", "2x3x16x16", "baseline"):
+        assert name in done.stdout
+    assert "not measured" not in done.stdout
+
+
+def test_doctor_names_what_works(tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    done = run("doctor", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["torch"]["state"] == "ok"
+    assert checks["torch"]["detail"] == torch.__version__.partition("+")[0]
+    assert checks["TensorRT-RTX"] == {
+        "name": "TensorRT-RTX", "state": "ok", "detail": "builds a test engine",
+    }  # fmt: skip
+    plain = run("doctor", cwd=tmp_path).stdout
+    assert all(name in plain for name in checks)

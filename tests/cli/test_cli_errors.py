@@ -1,0 +1,108 @@
+"""Every failure is one sentence, one hint and a code of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from cli_runs import QUICK, SHAPE, check_whole, fails, run
+
+from deployfold.report.model import load_report
+
+INPUT = ("--input", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("build", "net.pt", "--input", "3xq"), 2, ("'3xq'", "--input 1x3x224x224")),
+        (("build", "net.pt", "--input", "0x3x8x8"), 2, ("empty axis",)),
+        (("build", "net.pt", "--input", "a=1x2", "--input", "a=1x2"), 2, ("same input",)),
+        (("build", "net.pt", "--target", "rtx4091"), 2, ("rtx4091", "rtx4090")),
+        (("build", "net.pt", "--target", "sm_9"), 2, ("sm_9",)),
+        (("build", "net.pt", "--dynamic-batch", "8:1"), 2, ("'8:1'", "1:8:32")),
+        (("build", "net.pt", "--dynamic-batch", "8:4:1"), 2, ("min <= opt <= max",)),
+        (("build", "net.pt", "--io", "int4"), 2, ("--io int4",)),
+        (("build", "net.pt", "--max-latency-ms", "pytorch"), 2, ("onnxruntime=12.5",)),
+        (("build", "nothing.pt"), 3, ("nothing.pt does not exist",)),
+        (("build", "nets.py"), 3, ("nets.py",)),
+        (("build", "weights.pth"), 3, ("--arch",)),
+        (("build", "net.pt", "--input", "1x5x16x16"), 4, ("1x5x16x16", "--input")),
+        (("fold", "net.pt", "-o", "net.pt/below.pt", *INPUT), 2, ("Cannot write",)),
+        (("export", "net.pt", "-o", "net.pt", *INPUT), 2, ("Cannot write", "-o DIR")),
+        (("bench", "nothing"), 2, ("nothing does not exist",)),
+        (("bench", "."), 2, ("report.json",)),
+        (("bench", "net.pt"), 2, ("--input",)),
+        (("bench", "nets.py", *INPUT), 2, ("no artifact",)),
+        (("bench", "net.pt", "net.pt", *INPUT), 2, ("twice",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_errors_are_one_sentence_and_a_code(folder, words, code, said):
+    fails(run(*words, cwd=folder), code, *said)
+
+
+def test_debug_shows_the_traceback(folder):
+    done = run("build", "net.pt", "--input", "3xq", "--debug", cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+class _Malicious:
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.victim}",)
+
+
+def test_a_malicious_pickle_does_not_run(tmp_path):
+    victim = tmp_path / "ran"
+    torch.save({"state_dict": _Malicious(victim)}, tmp_path / "evil.pt")
+    done = run("build", "evil.pt", cwd=tmp_path)
+    message = fails(done, 3, "system", "--allow-global", "--trust")
+    assert "evil.pt" in message
+    assert not victim.exists()
+    assert not (tmp_path / "build").exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert victim.exists(), "the file does act when it is trusted"
+
+
+def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
+    done = run(
+        "build", "net.pt", "--fp16", "--no-engine", "-o", str(tmp_path), *QUICK,
+        "--min-speedup", "1000000", "--max-diff", "0", "--max-latency-ms", "pytorch=0.000001",
+        "--max-latency-ms", "onnxruntime=60000", "--max-latency-ms", "nothing=5",
+        cwd=folder,
+    )  # fmt: skip
+    message = fails(
+        done, 7, "min-speedup", "max-diff", "(pytorch)", "not measured (nothing)",
+        "The rows are folded, onnxruntime",
+    )  # fmt: skip
+    assert "(onnxruntime)" not in message.replace("(onnxruntime-fp16)", "")
+    report = load_report(tmp_path / "report.json")
+    assert report.status.state == "complete"
+    assert [result.passed for result in report.thresholds] == [False, False, False, True, False]
+    assert "PyTorch, folded" in done.stdout, "the table comes before the verdict"
+
+
+@pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="mounts a tmpfs")
+@pytest.mark.parametrize("kibibytes", [8, 60, 400])
+def test_a_full_disk_is_one_sentence(folder, tmp_path, kibibytes):
+    """Full at the folded module, at the .pt2, and at the engine."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        words = ("--fp16", "--target", "l4", "-o", str(tmp_path), "--no-measure")
+        done = run("build", "net.pt", *words, *QUICK, cwd=folder)
+        fails(done, 2, "No space left on device", "Free some space")
+        names = check_whole(tmp_path)
+        assert ("net.folded.pt" in names) == (kibibytes > 8)
+        assert ("net.fp16.onnx" in names) == (kibibytes == 400)
+        assert not [name for name in names if name.endswith(".engine")]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,0 +1,141 @@
+"""What the command says about itself, how fast, and on which streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_runs import DEPLOYFOLD, colours, environment, fails, run
+
+from deployfold import __version__
+from deployfold.errors import ExitCode
+
+COMMANDS = ("build", "fold", "export", "bench", "targets", "doctor")
+HEAVY = (
+    "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pydantic",
+    "torchvision", "timm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS)])
+def test_help_lists_every_exit_code(words, tmp_path):
+    done = run(*words, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    _, codes = " ".join(done.stdout.split()).split("Exit codes: ")
+    for code in ExitCode:
+        assert f"{int(code)} " in codes, code
+    if not words:
+        assert all(f"│ {command} " in done.stdout for command in COMMANDS)
+
+
+def test_help_shows_flags_without_values(tmp_path):
+    text = run("build", "--help", cwd=tmp_path).stdout
+    assert "<bool>" not in text
+    assert "--no-trust" not in text
+    assert "package.module:factory" in text
+
+
+def test_version(tmp_path):
+    assert run("--version", cwd=tmp_path).stdout == f"deployfold {__version__}\n"
+    module = subprocess.run(
+        [sys.executable, "-m", "deployfold", "--version"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert module.stdout == f"deployfold {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["--version"]])
+def test_nothing_heavy_is_imported_for_help(words):
+    """That is what keeps --help under 0.3 s; a time itself would depend on the neighbours."""
+    code = (
+        "import sys\n"
+        "from deployfold.cli import main\n"
+        f"sys.argv = ['deployfold', *{words!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        f"print('HEAVY', sorted({set(HEAVY)!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_building_the_application_imports_nothing_heavy():
+    code = (
+        "import sys, typer, deployfold.cli.app as cli\n"
+        "typer.main.get_command(cli.app)\n"
+        f"print(sorted({set(HEAVY)!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_unknown_words_are_usage_errors(tmp_path):
+    for words in (("nothing",), ("build",), ("build", "x.pt", "--nothing"), ("bench",)):
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 2, words
+        assert done.stdout == ""
+
+
+def test_completion_can_be_shown(tmp_path):
+    done = run("--show-completion", cwd=tmp_path, SHELL="/bin/bash")
+    # typer finds the shell among the parent processes; a test has none at times.
+    assert done.returncode in (0, 1)
+    script = run(cwd=tmp_path, _DEPLOYFOLD_COMPLETE="source_bash")
+    assert "_DEPLOYFOLD_COMPLETE" in script.stdout
+
+
+def test_targets_lists_gpus_and_what_builds_for_them(tmp_path):
+    gpus = json.loads(run("targets", "--json", cwd=tmp_path).stdout)
+    by_name = {gpu["name"]: gpu for gpu in gpus}
+    assert len(gpus) >= 60
+    assert by_name["l4"]["compute_capability"] == "8.9"
+    assert by_name["l4"]["compiler"] == "tensorrt_rtx"
+    assert by_name["h100"]["compiler"] is None
+    assert "sm_90" in by_name["h100"]["reason"]
+    assert all(gpu["source"].startswith("https://") for gpu in gpus)
+    table = run("targets", cwd=tmp_path).stdout
+    assert all(gpu["title"] in table for gpu in gpus)
+    narrow = run("targets", cwd=tmp_path, COLUMNS="80").stdout
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_colours_can_be_off(tmp_path):
+    assert "\x1b" not in run("targets", cwd=tmp_path).stdout, "not on a pipe"
+    assert colours(run("targets", cwd=tmp_path, FORCE_COLOR="1").stdout)
+    assert not colours(run("targets", "--no-color", cwd=tmp_path, FORCE_COLOR="1").stdout)
+    assert not colours(run("targets", cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1").stdout)
+    error = ("build", "nothing.pt", "--input", "x")
+    assert colours(run(*error, cwd=tmp_path, FORCE_COLOR="1").stderr)
+    assert not colours(run(*error, "--no-color", cwd=tmp_path, FORCE_COLOR="1").stderr)
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [DEPLOYFOLD, "targets", "--json"],
+            cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("words", [("targets",), ("targets", "--json"), ("--help",)])
+def test_output_that_cannot_be_written_is_one_sentence(words, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [DEPLOYFOLD, *words],
+            cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    done.stdout = ""
+    fails(done, 2, "Cannot write", "No space left on device")

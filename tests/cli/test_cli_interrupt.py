@@ -1,0 +1,109 @@
+"""Ctrl-C and SIGTERM at every stage: whole artifacts, an honest report, and no process left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cli_runs import DEPLOYFOLD, QUICK, check_whole, environment, run
+
+from deployfold.report.model import load_report
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+BUILD = ("build", "net.pt", "--fp16", "--target", "l4", *QUICK)
+
+
+def _start(folder: Path, output: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [DEPLOYFOLD, *BUILD, "--max-seconds", "60", "-o", str(output)],
+        cwd=folder,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        encoding="utf-8",
+    )
+
+
+def _end(process: subprocess.Popen[str], number: int) -> str:
+    """Send the signal; the last words of the process."""
+    assert process.poll() is None, "it ended before the signal"
+    process.send_signal(number)
+    try:
+        _, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, rest
+    assert "Error: Interrupted." in rest
+    assert "Traceback" not in rest
+    return rest
+
+
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _children(process: subprocess.Popen[str]) -> list[int]:
+    """The Python processes that it started: the compile worker."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = [int(pid) for task in tasks for pid in task.read_text().split()]
+    return [pid for pid in pids if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("after", "number", "artifacts"),
+    [
+        ("✓ load", signal.SIGTERM, set()),
+        ("✓ fold", signal.SIGINT, {"net.folded.pt"}),
+        ("✓ export", signal.SIGTERM, {"net.folded.pt", "net.ts.pt", "net.pt2", "net.onnx"}),
+        ("✓ compile", signal.SIGINT, {"net.fp16.onnx", "net.fp16.sm_89.engine"}),
+    ],
+)
+def test_a_stopped_build_leaves_whole_artifacts(folder, tmp_path, after, number, artifacts):
+    process = _start(folder, tmp_path / "o")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(after):
+            break
+    time.sleep(0.3)  # into the next stage
+    _end(process, number)
+    names = check_whole(tmp_path / "o")
+    assert names >= artifacts | {"report.json", "report.md"}
+    report = load_report(tmp_path / "o" / "report.json")
+    assert report.status.state == "interrupted"
+    assert all(row.artifact is None or row.artifact in names for row in report.rows)
+    if after == "✓ compile":
+        assert report.status.stage == "measure"
+        again = run(*BUILD, "-o", str(tmp_path / "o"), cwd=folder)
+        assert again.returncode == 0, again.stderr
+        assert load_report(tmp_path / "o" / "report.json").status.state == "complete"
+        check_whole(tmp_path / "o")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_torch_is_imported(folder, tmp_path, number):
+    process = _start(folder, tmp_path / "o")
+    _wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text())
+    _end(process, number)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_compile_worker_dies_with_the_build(folder, tmp_path, number):
+    process = _start(folder, tmp_path / "o")
+    _wait_for(lambda: _children(process))
+    (worker,) = _children(process)
+    _end(process, number)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    names = check_whole(tmp_path / "o")
+    assert "net.fp16.onnx" in names
+    assert not [name for name in names if name.endswith((".engine", ".reproduce.sh"))]
+    report = load_report(tmp_path / "o" / "report.json")
+    assert (report.status.state, report.status.stage) == ("interrupted", "compile")
