@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deployfold.fold.modules import tensors_in
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
-ABSORBED = 1e-7
+ABSORBED = 1e-10
 """Residuals below are a gauge freedom."""
 
 

@@ -69,7 +69,7 @@ def example(name: str, net: nn.Module) -> tuple[torch.Tensor, ...] | tuple[list[
         if ".video" in module:
             frames, size = (16, 224) if model == "s3d" else (8, 112)
             return (torch.randn(1, 3, frames, size, size),)
-        size = 299 if "inception" in model else 96
+        size = {"inception_v3": 299, "maxvit_t": 224}.get(model, 96)
         return (torch.randn(1, 3, size, size),)
     channels, *size = net.default_cfg["input_size"]
     for shape in ((96, 96), tuple(size)):

@@ -6,6 +6,7 @@ python tests/zoo/table.py build/zoo
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -62,7 +63,8 @@ def _row(folder: str, items: list[dict[str, Any]], foldable: int) -> str:
     wrong = len(items) - failed - sum("failed" not in item for item in right)
     removed = sum(item.get("removed", 0) for item in right)
     unchanged = sum(item.get("removed") == 0 for item in items)
-    share = 100 * removed / foldable if foldable else 0.0
+    # Rounded down: 100 % must mean all.
+    share = math.floor(1000 * removed / foldable) / 10 if foldable else 0.0
     return f"| {folder} | {removed} ({share:.1f} %) | {failed} | {unchanged} | {wrong} |"
 
 
