@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +41,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise unwritable(path, error) from error
+    except Exception as error:
+        # torch's writer says "unexpected pos 6464 vs 6368" of a disk that is full.
+        if _full(path.parent):
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise unwritable(path, full) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free == 0
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 import torch
 from torch import nn
 
 import deployfold
-from deployfold.errors import UsageError
+from deployfold.errors import FoldError, LoadError, UsageError
 
 
 @pytest.fixture
@@ -52,6 +54,54 @@ def test_functions_keep_their_names_beside_the_subpackages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+def test_signatures_are_those_of_the_documentation():
+    def parameters(function):
+        return {
+            name: (item.kind.name, item.default)
+            for name, item in inspect.signature(function).parameters.items()
+        }
+
+    positional, keyword, empty = "POSITIONAL_OR_KEYWORD", "KEYWORD_ONLY", inspect.Parameter.empty
+    assert parameters(deployfold.load) == {
+        "source": (positional, empty),
+        "arch": (keyword, None),
+        "allow_globals": (keyword, ()),
+        "trust": (keyword, False),
+    }
+    assert parameters(deployfold.fold) == {
+        "model": (positional, empty),
+        "example_inputs": (positional, empty),
+        "reparam": (keyword, True),
+    }
+    assert list(parameters(deployfold.export))[:3] == ["model", "example_inputs", "directory"]
+    assert parameters(deployfold.build)["source"] == (positional, empty)
+    for name in deployfold.__all__:
+        if name != "__version__":
+            assert inspect.getdoc(getattr(deployfold, name)), name
+
+
+def test_types_are_shipped():
+    assert resources.files("deployfold").joinpath("py.typed").is_file()
+
+
+def test_errors_are_of_the_stage_that_failed(net, tmp_path):
+    with pytest.raises(LoadError, match="does not exist"):
+        deployfold.load(tmp_path / "nothing.pt")
+    with pytest.raises(FoldError):
+        deployfold.fold(net, (torch.randn(1, 5, 8, 8),))
+    with pytest.raises(AttributeError, match="no attribute"):
+        deployfold.nothing  # noqa: B018
+
+
+def test_folding_never_changes_the_model_it_is_given(net):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    result = deployfold.fold(net, (torch.randn(1, 3, 8, 8),))
+    assert result.model is not net
+    assert type(result.model) is type(net)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_importing_the_package_imports_nothing_heavy():

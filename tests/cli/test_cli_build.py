@@ -9,7 +9,9 @@ import pytest
 import torch
 from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, make, run
 
+from deployfold.pipeline import fold_file
 from deployfold.report.model import load_report
+from deployfold.spec import BuildSpec, InputSpec
 
 WHOLE = {
     "net.folded.pt", "net.ts.pt", "net.pt2", "net.onnx", "net.fp16.onnx", "net.fp16.sm_89.engine",
@@ -112,21 +114,32 @@ def test_one_engine_for_every_current_gpu_without_a_target(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("source", "arch", "kind"),
     [
-        ("net.pt",),
-        ("weights.pth", "--arch", "nets:make"),
-        ("script.ts.pt",),
-        ("program.pt2",),
+        ("net.pt", None, "module"),
+        ("weights.pth", "nets:make", "state_dict"),
+        ("script.ts.pt", None, "torchscript"),
+        ("program.pt2", None, "program"),
     ],
-    ids=["module", "state_dict", "torchscript", "program"],
 )
-def test_every_form_of_the_net_folds_to_the_same_count(folder, words):
-    done = run("fold", *words, "--json", "--input", SHAPE, cwd=folder, PYTHONPATH=str(folder))
+def test_every_form_of_the_net_folds_to_the_same_count(folder, monkeypatch, source, arch, kind):
+    """In this process, which has imported torch already."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    report = fold_file(BuildSpec(source=source, arch=arch, inputs=InputSpec.parse([SHAPE])), None)
+    assert report.source.kind == kind
+    fold = report.fold
+    assert (fold.parameters_before, fold.parameters_after) == (PARAMETERS, FOLDED_PARAMETERS)
+    assert (len(fold.folded), fold.left) == (2, ())
+
+
+def test_a_state_dict_is_folded_with_its_architecture(folder):
+    """The architecture lies where the user stands, as in ``python -m``."""
+    done = run(
+        "fold", "weights.pth", "--arch", "nets:make", "--json", "--input", SHAPE, cwd=folder
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    fold = json.loads(done.stdout)["fold"]
-    assert (fold["parameters_before"], fold["parameters_after"]) == (PARAMETERS, FOLDED_PARAMETERS)
-    assert (len(fold["folded"]), fold["left"]) == (2, [])
+    assert json.loads(done.stdout)["fold"]["parameters_after"] == FOLDED_PARAMETERS
 
 
 @pytest.mark.slow

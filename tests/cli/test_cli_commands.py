@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from cli_runs import FOLDED_PARAMETERS, QUICK, SHAPE, check_whole, make, run
+from cli_runs import FOLDED_PARAMETERS, SHAPE, check_whole, make, run
 
 INPUT = ("--input", SHAPE)
 BENCH = ("--threads", "1", "--max-seconds", "0.5")
@@ -32,8 +32,7 @@ def test_fold_writes_a_module_that_loads(folder, tmp_path):
     assert "into the producer" not in done.stdout, "the list is for --explain"
     folded, x = torch.load(path, weights_only=False), torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(folded(x), make()(x), rtol=1e-4, atol=1e-5)
-    again = json.loads(run("fold", str(path), "--json", *INPUT, cwd=folder).stdout)["fold"]
-    assert (again["batchnorm_before"], again["parameters_after"]) == (0, FOLDED_PARAMETERS)
+    assert sum(value.numel() for value in folded.parameters()) == FOLDED_PARAMETERS
 
 
 def test_export_with_a_dynamic_batch(folder, tmp_path):
@@ -71,35 +70,6 @@ def test_bench_of_a_build_measures_its_rows_again(folder, built):
     assert rows["folded"]["accuracy"]["max_abs_diff"] < 1e-4
     assert "fp16 kernels" in rows["onnxruntime-fp16"]["not_measured"]
     assert "sm_89" in rows["tensorrt-fp16-sm_89"]["not_measured"]
-
-
-def test_bench_of_a_build_whose_original_changed(folder, tmp_path):
-    """A state dict, whose architecture the report knows; then it is another file."""
-    shutil.copy(folder / "weights.pth", tmp_path)
-    shutil.copy(folder / "nets.py", tmp_path)
-    here = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
-    built = run(
-        "build", "weights.pth", "--arch", "nets:make", "--no-engine", "--no-measure", "-o", "o",
-        *QUICK, **here,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    first = json.loads(run("bench", "o", "--json", *BENCH, **here).stdout)
-    assert first["rows"][0]["name"] == "pytorch"
-    assert first["rows"][0]["latency"] is not None
-    (tmp_path / "weights.pth").write_bytes(b"")
-    second = json.loads(run("bench", "o", "--json", *BENCH, **here).stdout)
-    assert second["rows"][0]["name"] == "folded"
-    assert "has changed since the build" in second["notes"][0]
-
-
-def test_bench_of_files_of_the_same_name(folder, built, tmp_path):
-    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 10)).eval()
-    torch.save(other, tmp_path / "net.pt")
-    done = run("bench", "net.pt", str(tmp_path / "net.pt"), "--json", *BENCH, *INPUT, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    first, second = json.loads(done.stdout)["rows"]
-    assert (first["name"], second["name"]) == ("net.pt", str(tmp_path / "net.pt"))
-    assert second["accuracy"]["max_abs_diff"] > 0.01, "two different models"
 
 
 def test_bench_reads_the_shape_from_an_onnx(folder, built):

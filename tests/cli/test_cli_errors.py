@@ -28,16 +28,10 @@ INPUT = ("--input", SHAPE)
         (("build", "net.pt", "--io", "int4"), 2, ("--io int4",)),
         (("build", "net.pt", "--max-latency-ms", "pytorch"), 2, ("onnxruntime=12.5",)),
         (("build", "nothing.pt"), 3, ("nothing.pt does not exist",)),
-        (("build", "nets.py"), 3, ("nets.py",)),
         (("build", "weights.pth"), 3, ("--arch",)),
         (("build", "net.pt", "--input", "1x5x16x16"), 4, ("1x5x16x16", "--input")),
         (("fold", "net.pt", "-o", "net.pt/below.pt", *INPUT), 2, ("Cannot write",)),
-        (("export", "net.pt", "-o", "net.pt", *INPUT), 2, ("Cannot write", "-o DIR")),
         (("bench", "nothing"), 2, ("nothing does not exist",)),
-        (("bench", "."), 2, ("report.json",)),
-        (("bench", "net.pt"), 2, ("--input",)),
-        (("bench", "nets.py", *INPUT), 2, ("no artifact",)),
-        (("bench", "net.pt", "net.pt", *INPUT), 2, ("twice",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
@@ -63,8 +57,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path):
     victim = tmp_path / "ran"
     torch.save({"state_dict": _Malicious(victim)}, tmp_path / "evil.pt")
     done = run("build", "evil.pt", cwd=tmp_path)
-    message = fails(done, 3, "system", "--allow-global", "--trust")
-    assert "evil.pt" in message
+    fails(done, 3, "system", "--allow-global", "--trust")
     assert not victim.exists()
     assert not (tmp_path / "build").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
@@ -78,11 +71,10 @@ def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
         "--max-latency-ms", "onnxruntime=60000", "--max-latency-ms", "nothing=5",
         cwd=folder,
     )  # fmt: skip
-    message = fails(
+    fails(
         done, 7, "min-speedup", "max-diff", "(pytorch)", "not measured (nothing)",
         "The rows are folded, onnxruntime",
     )  # fmt: skip
-    assert "(onnxruntime)" not in message.replace("(onnxruntime-fp16)", "")
     report = load_report(tmp_path / "report.json")
     assert report.status.state == "complete"
     assert [result.passed for result in report.thresholds] == [False, False, False, True, False]
@@ -90,10 +82,9 @@ def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="mounts a tmpfs")
-@pytest.mark.parametrize("kibibytes", [8, 60, 400])
-def test_a_full_disk_is_one_sentence(folder, tmp_path, kibibytes):
-    """Full at the folded module, at the .pt2, and at the engine."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(tmp_path)]
+def test_a_full_disk_is_one_sentence(folder, tmp_path):
+    """Full at the engine; tests/test_files.py fills it earlier."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not permitted here")
     try:
@@ -101,8 +92,7 @@ def test_a_full_disk_is_one_sentence(folder, tmp_path, kibibytes):
         done = run("build", "net.pt", *words, *QUICK, cwd=folder)
         fails(done, 2, "No space left on device", "Free some space")
         names = check_whole(tmp_path)
-        assert ("net.folded.pt" in names) == (kibibytes > 8)
-        assert ("net.fp16.onnx" in names) == (kibibytes == 400)
+        assert names >= {"net.folded.pt", "net.fp16.onnx"}
         assert not [name for name in names if name.endswith(".engine")]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

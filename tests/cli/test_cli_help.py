@@ -139,3 +139,19 @@ def test_output_that_cannot_be_written_is_one_sentence(words, tmp_path):
         )  # fmt: skip
     done.stdout = ""
     fails(done, 2, "Cannot write", "No space left on device")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_short_output_is_written_before_the_command_says_done():
+    """Less than a buffer: only the flush shows that it cannot be written."""
+    code = (
+        "from deployfold.cli.session import session\n"
+        "with session(json=True) as run:\n    run.out.file.write('{}')\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    done.stdout = ""
+    fails(done, 2, "Cannot write the output")

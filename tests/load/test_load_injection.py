@@ -228,8 +228,8 @@ def test_torchscript_that_writes_files_when_loaded_or_run_is_refused(tmp_path):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(evil, "w") as copy:
         for entry in source.namelist():
             content = source.read(entry)
-            if entry.endswith("activation.py"):
-                assert b"return _0" in content
+            # The file's name varies: torch mangles names that the process has used before.
+            if "/code/" in entry and entry.endswith(".py"):
                 content = content.replace(b"return _0", b"torch . save(_0, 'x')\n    return _0")
             copy.writestr(entry, content)
     assert load_model(str(path)).kind == "torchscript"
