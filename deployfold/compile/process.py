@@ -116,8 +116,9 @@ def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dic
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:  # closed here alone: another thread must not close what this one reads
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 
@@ -146,8 +147,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     process.wait()
