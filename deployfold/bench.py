@@ -21,8 +21,8 @@ from deployfold.measure.runners import (
     TorchScriptRunner,
 )
 from deployfold.measure.tensorrt_runner import TensorRTRunner, read_sidecar
-from deployfold.report.model import Environment, ModelInput, Report, Source, load_report, now
-from deployfold.reporting import REPORT_JSON
+from deployfold.report.model import Environment, Report, Source, load_report, now
+from deployfold.reporting import REPORT_JSON, model_inputs
 from deployfold.rows import Draft, measure_rows
 from deployfold.spec import BuildSpec, InputSpec, TensorSpec
 
@@ -86,10 +86,7 @@ def bench(
         deployfold_version=__version__,
         created=now(),
         source=source,
-        inputs=tuple(
-            ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
-            for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
-        ),
+        inputs=model_inputs(inputs),
         input_origin=inputs.origin,
         rows=rows,
         notes=tuple(notes),

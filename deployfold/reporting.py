@@ -51,10 +51,7 @@ def make_report(
             arch=loaded.arch,
             bytes=loaded.bytes,
         ),
-        inputs=tuple(
-            ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
-            for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
-        ),
+        inputs=model_inputs(inputs),
         input_origin=inputs.origin,
         input_data=f"seeded random (seed {spec.seed})",
         fold=None if folded is None else fold_summary(folded),
@@ -63,6 +60,14 @@ def make_report(
         environment=Environment.model_validate(describe(spec.threads or default_threads())),
         thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
         status=status,
+    )
+
+
+def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:
+    """The report's form of an :class:`~deployfold.spec.InputSpec`."""
+    return tuple(
+        ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
+        for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as opt
 from .session import Session, session
+
+if TYPE_CHECKING:
+    from deployfold.report.model import Report
 
 
 def fold(
@@ -66,11 +69,9 @@ def fold(
         _show(run, report, explain or verbose, output)
 
 
-def _show(run: Session, report: object, explain: bool, output: Path | None) -> None:
-    from deployfold.report.model import Report
+def _show(run: Session, report: Report, explain: bool, output: Path | None) -> None:
     from deployfold.report.table import fold_table, summary_panel
 
-    assert isinstance(report, Report)
     if run.json:
         run.out.file.write(report.to_json())
         return

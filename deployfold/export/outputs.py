@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from deployfold.errors import ExportError
 from deployfold.numerics import max_abs_diff
 
-from .quiet import first_line
+from .quiet import first_line, quiet
 
 Array = NDArray[Any]
 
@@ -105,6 +105,28 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
+
+
+def compare_loaded(
+    loaded: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    reference: tuple[torch.Tensor, ...],
+    *,
+    what: str,
+) -> float:
+    """Run an artifact that torch loaded, and compare it; see :func:`check_outputs`.
+
+    Raises:
+        ExportError: it does not run, or its outputs differ.
+    """
+    try:
+        with torch.no_grad(), quiet():
+            outputs, _ = flatten_outputs(loaded(*inputs))
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{what} does not run: {first_line(error)}") from error
+    return check_outputs(reference, outputs, what=what)
 
 
 def check_outputs(

@@ -17,8 +17,10 @@ from deployfold.files import atomic_path
 from deployfold.spec import InputSpec
 
 from .batch import BATCH_AXIS, checking_inputs, is_dynamic, rebatch, tracing_batch
-from .outputs import check_outputs, flatten_outputs, is_torchscript, run_module
+from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import first_line, quiet
+
+_WHAT = "The .pt2 program"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def export_program(
         except Exception as error:
             raise ExportError(f"torch.export cannot save it: {first_line(error)}") from error
         difference = max(
-            _compare(loaded, check, reference)
+            compare_loaded(loaded, check, reference, what=_WHAT)
             for check, reference in zip(checks, references, strict=True)
         )
         size = temporary.stat().st_size
@@ -113,19 +115,6 @@ def _dynamic_shapes(
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return (*shapes[:index], shapes[index:])
     return shapes
-
-
-def _compare(
-    loaded: torch.nn.Module, inputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]
-) -> float:
-    try:
-        with torch.no_grad(), quiet():
-            outputs, _ = flatten_outputs(loaded(*inputs))
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"The .pt2 program does not run: {first_line(error)}") from error
-    return check_outputs(reference, outputs, what="The .pt2 program")
 
 
 def _reason(error: Exception) -> str:

@@ -18,8 +18,10 @@ from deployfold.files import atomic_path
 from deployfold.spec import InputSpec
 
 from .batch import checking_inputs
-from .outputs import check_outputs, flatten_outputs, is_torchscript, run_module
+from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import baked_note, first_line, quiet
+
+_WHAT = "The TorchScript model"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def export_torchscript(
         _save(frozen, temporary)
         with quiet():
             loaded = torch.jit.load(str(temporary), map_location=reference[0].device)  # type: ignore[no-untyped-call]
-        difference = _compare(loaded, inputs, reference)
+        difference = compare_loaded(loaded, inputs, reference, what=_WHAT)
         size = temporary.stat().st_size
     if method == "traced":
         notes += baked_note(baked)
@@ -133,21 +135,6 @@ def _save(module: Any, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _compare(
-    loaded: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    reference: tuple[torch.Tensor, ...],
-) -> float:
-    try:
-        with torch.no_grad(), quiet():
-            outputs, _ = flatten_outputs(loaded(*inputs))
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"The TorchScript model does not run: {first_line(error)}") from error
-    return check_outputs(reference, outputs, what="The TorchScript model")
-
-
 def _batch_notes(
     module: torch.nn.Module,
     loaded: torch.nn.Module,
@@ -158,7 +145,7 @@ def _batch_notes(
         batch = next((value.shape[0] for value in other if value.ndim), 1)
         reference, _ = run_module(module, other)
         try:
-            _compare(loaded, other, reference)
+            compare_loaded(loaded, other, reference, what=_WHAT)
         except ExportError as error:
             return (
                 f"The TorchScript model serves only the batch size it was traced with; "

@@ -24,8 +24,9 @@ def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Uni
     for call in list(graph.calls):
         collapsed = _collapse(graph, call)
         if collapsed is not None:
-            unit = units.setdefault(call.module, _module_unit(call, collapsed))
-            unit.sites.append(collapsed)
+            if call.module not in units:
+                units[call.module] = _module_unit(call, collapsed)
+            units[call.module].sites.append(collapsed)
     for name, value in graph.constants.items():
         scaled = _scaled_by(graph, value)
         if scaled and name == value.name:

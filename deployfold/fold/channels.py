@@ -61,15 +61,10 @@ MAXIMA = {
 }
 """Operators that take the maximum, and over how many trailing axes."""
 
-IDENTITIES = frozenset(
-    {
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "dropout_",
-        "lift_fresh",
-    }
+CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
+
+_IDENTITIES = frozenset(
+    """alpha_dropout dropout dropout_ feature_alpha_dropout feature_dropout lift_fresh""".split()
 )
 """Operators that return their input unchanged in evaluation mode."""
 
@@ -145,6 +140,11 @@ def reduced_axes(op: Op, source: Value) -> frozenset[int]:
     if axes is None or axes == []:
         raise NotSeparable(f"{op.name} is taken over every axis")
     return frozenset(axis % rank for axis in ([axes] if isinstance(axes, int) else axes))
+
+
+def is_identity(op: Op) -> bool:
+    """Whether the operator returned its input unchanged: a dropout that was not training."""
+    return op.name in _IDENTITIES and not op.arguments.get("train", False)
 
 
 def averages_to_one(op: Op) -> bool:

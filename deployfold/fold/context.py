@@ -62,6 +62,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self._unit_at = {op: unit for unit in self.units for op in unit.sites}
+        self._layers: dict[Op, Layer | str] = {}
         self._hooked = [
             call
             for call in self.graph.calls
@@ -98,7 +99,9 @@ class Context:
         written = f"{op.call.path}.weight" if op["weight"].name is None else op["weight"].name
         if written in self.graph.mutated:
             raise CannotFold(f"{written} is written to in forward")
-        layer = layer_of(op)
+        if op not in self._layers:  # rules ask again and again, and the answer may take a trial
+            self._layers[op] = layer_of(op)
+        layer = self._layers[op]
         if isinstance(layer, str):
             raise CannotFold(layer)
         for name, argument in ((layer.weight, "weight"), (layer.bias, "bias")):

@@ -9,13 +9,14 @@ import torch
 from .algebra import Affine
 from .channels import (
     AVERAGES,
-    IDENTITIES,
+    CONCATENATIONS,
     KEEP,
     MAXIMA,
     MOVES,
     Channels,
     NotSeparable,
     axis_without,
+    is_identity,
     move_down,
     reduced_axes,
 )
@@ -83,11 +84,11 @@ def _absorb_at(
         return [Request(op, affine.take(channels.index), after=False)]
     if is_layer(op):
         return [_ask_layer(context, op, value, channels, affine)]
-    if op.name in {"cat", "concat", "concatenate"}:
+    if op.name in CONCATENATIONS:
         return _through_concatenation(context, op, value, channels, affine)
     if any(source is not value and not source.constant for source in op.inputs):
         raise CannotFold(f"its output goes into {describe(op)}")
-    if op.name in IDENTITIES and not op.arguments.get("train", False):
+    if is_identity(op):
         return _absorb(context, op.output, channels, affine)
     try:
         if op.name in MOVES:

@@ -24,6 +24,8 @@ from .plan import (
 from .reparam import taps_within
 from .upward import centre_taps
 
+_SETTINGS = frozenset("""alpha approximate beta max_val min_val negative_slope threshold""".split())
+
 
 class Zero(nn.Module):
     """What is left of a branch that was merged into a parallel one: a scalar zero to add."""
@@ -210,8 +212,7 @@ def _remainder(module: nn.Module, removal: Replacement) -> nn.Module:
 
 
 def _activation_module(activation: Activation) -> nn.Module:
-    name = activation.name.rstrip("_")
-    arguments = dict(activation.arguments)
+    """The module of an activation; operator and module share the names of their settings."""
     classes: dict[str, type[nn.Module]] = {
         "elu": nn.ELU,
         "gelu": nn.GELU,
@@ -228,11 +229,8 @@ def _activation_module(activation: Activation) -> nn.Module:
         "softplus": nn.Softplus,
         "tanh": nn.Tanh,
     }
-    renamed = {"alpha": "alpha", "negative_slope": "negative_slope", "approximate": "approximate"}
-    renamed |= {"min_val": "min_val", "max_val": "max_val", "beta": "beta"}
-    renamed |= {"threshold": "threshold"}
-    keywords = {renamed[key]: item for key, item in arguments.items() if key in renamed}
-    return classes[name](**keywords)
+    settings = {key: item for key, item in activation.arguments if key in _SETTINGS}
+    return classes[activation.name](**settings)
 
 
 def _substitute(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:

@@ -50,8 +50,9 @@ def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
                 if not isinstance(op.call.module, _BatchNorm):
                     continue
                 key = (op.call.module, *key)
-            unit = units.setdefault(key, _batch_norm_unit(op, tensors))
-            unit.sites.append(op)
+            if key not in units:
+                units[key] = _batch_norm_unit(op, tensors)
+            units[key].sites.append(op)
     for unit in units.values():
         if unit.reason is None and not unit.removals:
             _plan_removal(graph, unit)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from .algebra import Affine
 from .channels import (
     AVERAGES,
-    IDENTITIES,
+    CONCATENATIONS,
     MAXIMA,
     MOVES,
     Channels,
     NotSeparable,
     averages_to_one,
     axis_before,
+    is_identity,
     move_up,
     reduced_axes,
 )
@@ -79,7 +80,7 @@ def _absorb(
         return [_ask_layer(context, op, value, channels, affine)]
     if op.name.rstrip("_") in {"add", "sub"}:
         return _through_sum(context, op, channels, affine)
-    if op.name in {"cat", "concat", "concatenate"}:
+    if op.name in CONCATENATIONS:
         return _through_concatenation(context, op, channels, affine)
     return _through_single(context, op, value, channels, affine)
 
@@ -108,11 +109,10 @@ def _through_single(
     if len(variable) != 1:
         raise CannotFold(f"{describe(op)} lies between it and the layers before it")
     source = variable[0]
-    if op.name in IDENTITIES and not op.arguments.get("train", False):
+    if is_identity(op):
         return _absorb(context, source, op, channels, affine)
-    if op.name.rstrip("_") in {"mul", "div"} and _scalar(op) is not None:
-        factor = _scalar(op)
-        assert factor is not None
+    factor = _scalar(op)
+    if factor is not None:
         inner = Affine(affine.scale, affine.shift / factor, affine.constant)
         return _absorb(context, source, op, channels, inner)
     try:
@@ -145,7 +145,10 @@ def check_reduction(op: Op, affine: Affine) -> None:
 
 
 def _scalar(op: Op) -> float | None:
+    """The number that the operator multiplies its input by, if that is all it does."""
     factor = op.arguments.get("other")
+    if op.name.rstrip("_") not in {"mul", "div"}:
+        return None
     if not isinstance(factor, (int, float)) or factor == 0 or op.arguments.get("rounding_mode"):
         return None
     return float(factor) if op.name.startswith("mul") else 1 / float(factor)
@@ -170,7 +173,7 @@ def _through_concatenation(
 
 
 def _through_sum(context: Context, op: Op, channels: Channels, affine: Affine) -> list[Request]:
-    summands = _summands(op, channels.axis)
+    summands = _summands(op)
     raw: list[Value] = []
     requests: list[Request] = []
     for position, source in enumerate(summands):
@@ -187,7 +190,7 @@ def _through_sum(context: Context, op: Op, channels: Channels, affine: Affine) -
     return requests
 
 
-def _summands(op: Op, axis: int) -> list[Value]:
+def _summands(op: Op) -> list[Value]:
     """The operands of a sum of tensors of one shape, the one that takes the shift first."""
     sources = [op["self"], op["other"]]
     if op.arguments.get("alpha", 1) != 1:

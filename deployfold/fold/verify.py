@@ -69,8 +69,12 @@ def verify(
     Raises:
         FoldError: they are not the same function; the message names the first layer that departs.
     """
-    native = [difference(run_model(original, item), run_model(folded, item)) for item in inputs]
-    exact, before, note = _in_float64(original, plan, inputs)
+    outputs = [run_model(original, item) for item in inputs]
+    native = [
+        difference(expected, run_model(folded, item))
+        for item, expected in zip(inputs, outputs, strict=True)
+    ]
+    exact, before, note = _in_float64(original, plan, inputs, outputs)
     if exact is not None and not exact <= tolerance:
         raise FoldError(
             f"The folded model differs from the original by {exact:.1e} (relative, in float64)"
@@ -98,23 +102,26 @@ def verify(
 
 
 def _in_float64(
-    original: nn.Module, plan: Plan, inputs: Sequence[tuple[Any, ...]]
+    original: nn.Module,
+    plan: Plan,
+    inputs: Sequence[tuple[Any, ...]],
+    outputs: Sequence[list[Tensor]],
 ) -> tuple[float | None, float | None, str]:
-    """The largest relative difference in float64, and that of the original in its own dtype."""
+    """The largest relative difference in float64, and that of the original's own ``outputs``."""
+    wide = [double_inputs(item) for item in inputs]
     try:
         reference = copy_modules(original, share_parameters=False).double()
-        expected = [run_model(reference, double_inputs(item)) for item in inputs]
+        expected = [run_model(reference, item) for item in wide]
     except Exception as error:  # any model code may fail on a dtype it was not written for
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return None, None, f"the model does not run in float64 ({reason})"
     folded = apply(plan, reference)
     exact = max(
-        difference(outputs, run_model(folded, double_inputs(item))).relative
-        for item, outputs in zip(inputs, expected, strict=True)
+        difference(right, run_model(folded, item)).relative
+        for item, right in zip(wide, expected, strict=True)
     )
     before = max(
-        difference(outputs, run_model(original, item)).relative
-        for item, outputs in zip(inputs, expected, strict=True)
+        difference(right, own).relative for right, own in zip(expected, outputs, strict=True)
     )
     return exact, before, ""
 
