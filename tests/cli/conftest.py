@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(net, x), folder / "script.ts.pt")
     torch.export.save(torch.export.export(net, (x,)), folder / "program.pt2")
-    (folder / "nets.py").write_text(
+    (folder / "cli_nets.py").write_text(
         "from torch import nn\n\n\ndef make():\n    return nn.Sequential(\n"
         "        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),\n"
         "        nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(576, 10))\n"

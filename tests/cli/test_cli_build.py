@@ -117,7 +117,7 @@ def test_one_engine_for_every_current_gpu_without_a_target(folder, tmp_path):
     ("source", "arch", "kind"),
     [
         ("net.pt", None, "module"),
-        ("weights.pth", "nets:make", "state_dict"),
+        ("weights.pth", "cli_nets:make", "state_dict"),
         ("script.ts.pt", None, "torchscript"),
         ("program.pt2", None, "program"),
     ],
@@ -136,7 +136,7 @@ def test_every_form_of_the_net_folds_to_the_same_count(folder, monkeypatch, sour
 def test_a_state_dict_is_folded_with_its_architecture(folder):
     """The architecture lies where the user stands, as in ``python -m``."""
     done = run(
-        "fold", "weights.pth", "--arch", "nets:make", "--json", "--input", SHAPE, cwd=folder
+        "fold", "weights.pth", "--arch", "cli_nets:make", "--json", "--input", SHAPE, cwd=folder
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["fold"]["parameters_after"] == FOLDED_PARAMETERS
