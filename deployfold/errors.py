@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     COMPILE = 6
     THRESHOLD = 7
     MEASURE = 8
+    ACCURACY = 9
     INTERRUPTED = 130
 
 
@@ -80,3 +81,9 @@ class MeasureError(DeployfoldError):
     """An artifact could not be run or measured."""
 
     exit_code = ExitCode.MEASURE
+
+
+class AccuracyError(DeployfoldError):
+    """INT8 cannot keep the accuracy that was asked for; what was built without it stays."""
+
+    exit_code = ExitCode.ACCURACY

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from .errors import UsageError
+from .quantization import CalibrationSpec, GuardSpec
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 """The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
@@ -209,6 +210,8 @@ class BuildSpec:
         workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
         timeout: seconds an engine build may take before it is stopped.
         float_io: keep float32 inputs and outputs in lowered models.
+        calibration: the data that INT8 is calibrated with; INT8 needs it.
+        guard: the accuracy that INT8 must keep.
     """
 
     source: str
@@ -231,6 +234,8 @@ class BuildSpec:
     engine: bool = True
     measure: bool = True
     thresholds: Thresholds = field(default_factory=Thresholds)
+    calibration: CalibrationSpec | None = None
+    guard: GuardSpec = field(default_factory=GuardSpec)
 
 
 def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
