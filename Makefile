@@ -28,7 +28,8 @@ test-slow: $(STAMP) ## the tests marked slow, but for the zoo
 
 test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders; resumable
 	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'
-	$(BIN)/python -m pytest -m 'slow and zoo' tests/zoo -s
+	$(BIN)/python tests/zoo/gather.py build/zoo --jobs 2
+	$(BIN)/python -m pytest -q -m 'slow and zoo' tests/zoo -s
 
 clean:
 	rm -rf $(VENV) build dist resnet50.pt

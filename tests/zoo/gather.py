@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     pending = [
-        name for name in listed(options.results) if not result(options.results, name).exists()
+        name for name in listed(options.results) if not result_path(options.results, name).exists()
     ]
     # Large networks stand side by side in the list: shuffled, two of them seldom meet.
     random.Random(0).shuffle(pending)
@@ -47,13 +47,13 @@ def listed(directory: Path) -> list[str]:
     return found
 
 
-def result(directory: Path, name: str) -> Path:
+def result_path(directory: Path, name: str) -> Path:
     """Where the result of one network stands."""
     return directory / f"{name.replace(':', '.')}.json"
 
 
 def _one(name: str, directory: Path) -> str:
-    command = [sys.executable, str(HERE / "one.py"), name, str(result(directory, name))]
+    command = [sys.executable, str(HERE / "one.py"), name, str(result_path(directory, name))]
     try:
         subprocess.run(command, check=True, timeout=SECONDS, capture_output=True, text=True)
     except subprocess.TimeoutExpired:

@@ -15,7 +15,9 @@ the same channel number: reshapes that renumber channels in between are beyond i
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,19 @@ class _Run:
     module: nn.Module
     source: Tensor
     result: Tensor
+
+    @cached_property
+    def pulled(self) -> Tensor:
+        """The derivative of the outputs' projection along this layer's input, for it alone."""
+        source = self.source.clone().requires_grad_()
+        result = self.forward(source)
+        (pulled,) = torch.autograd.grad((result * self.result.grad).sum(), source)
+        return pulled
+
+    def forward(self, source: Tensor) -> Tensor:
+        """The layer without its hooks."""
+        result: Tensor = self.module.__class__.forward(self.module, source)
+        return result
 
 
 def residuals(
@@ -62,8 +77,16 @@ def residuals(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     equations: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+    everything = {name for name, _ in model.named_modules()}
+    order = _record(model, torch.randn(shape, dtype=torch.float64), everything)
+    # Layers far from the judged are not kept: large networks would not fit otherwise.
+    kept = set(names)
+    for at, run in enumerate(order):
+        if run.name in names:
+            kept |= {order[near].name for near in _neighbours(order, at, reach)}
+    del order
     for _ in range(samples // batch):
-        runs = _record(model, torch.randn(batch, *shape[1:], dtype=torch.float64))
+        runs = _record(model, torch.randn(batch, *shape[1:], dtype=torch.float64), kept)
         by_name = {run.name: index for index, run in enumerate(runs)}
         known: dict[tuple[int, int], list[Tensor]] = {}
         for name in names:
@@ -94,12 +117,12 @@ def _residual(matrix: Tensor, wanted: Tensor) -> float | None:
     return float(((matrix @ solution - wanted).norm(dim=0) / wanted.norm(dim=0)).max())
 
 
-def _record(model: nn.Module, inputs: Tensor) -> list[_Run]:
-    """One forward and backward of random projections; every run holds tensors with gradients."""
+def _record(model: nn.Module, inputs: Tensor, kept: Collection[str]) -> list[_Run]:
+    """One forward and backward of random projections; the runs of the modules named ``kept``."""
     runs: list[_Run] = []
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, (*LAYERS, nn.modules.batchnorm._BatchNorm)):
+        if name in kept and isinstance(module, (*LAYERS, nn.modules.batchnorm._BatchNorm)):
 
             def hook(module: nn.Module, arguments, result, name: str = name) -> Tensor:
                 # An in-place activation must not write into what is recorded.
@@ -163,15 +186,11 @@ def _input_directions(run: _Run, axis: int, channel: int) -> list[Tensor]:
     A constant added before a layer is a constant after it, by the sum of its weights: a layer that
     pads with zeros cannot be given one, but its bias can, so this is the direction to test.
     """
-    source = run.source.clone().requires_grad_()
-    result = run.module.__class__.forward(run.module, source)
-    (pulled,) = torch.autograd.grad((result * run.result.grad).sum(), source)
-    scale = _by_sample((pulled * run.source).select(axis, channel)).sum(1)
-    ones = torch.zeros_like(run.source)
+    scale = _by_sample((run.pulled * run.source).select(axis, channel)).sum(1)
+    ones = torch.zeros_like(run.source[:1])
     ones.select(axis, channel).fill_(1.0)
     with torch.no_grad():
-        zero = run.module.__class__.forward(run.module, torch.zeros_like(run.source))
-        change = run.module.__class__.forward(run.module, ones) - zero
+        change = run.forward(ones) - run.forward(torch.zeros_like(ones))
         # What a bias can do is the same everywhere: as far from the padding as there is.
         middle = [slice(None)] * 2 + [slice(n // 2, n // 2 + 1) for n in change.shape[2:]]
         constant = change if isinstance(run.module, nn.Linear) else change[tuple(middle)]
