@@ -85,6 +85,11 @@ def _without_shape_readers(
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Turns dispatched operators into a :class:`Graph`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler, for over a second, to keep it out of __torch_dispatch__.
+        return False
+
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}

@@ -89,6 +89,26 @@ def test_the_state_is_that_of_deepcopy(net: nn.Module) -> None:
         assert torch.equal(one, two)
 
 
+class LooksAtChild(nn.Module):
+    """Like the wrapper that ``torch.compile`` returns."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.child = child
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self.child_was_training = self.child.training
+
+
+def test_state_methods_may_look_at_children() -> None:
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(layer), nn.Sequential(LooksAtChild(layer))).eval()
+    new = copy_modules(model)
+    assert new[1][0].child_was_training is False
+    assert new[1][0].child is new[0][0]
+
+
 def test_hooks_of_the_copy_are_its_own() -> None:
     model = nn.Linear(2, 2)
     model.register_forward_hook(lambda *_: None)
