@@ -44,15 +44,16 @@ def fold(
 ) -> FoldResult:
     """Fold every BatchNorm of ``model`` that can be folded exactly.
 
-    The model runs once on ``example_inputs`` to find out which layer feeds which; what that run
-    does not reach is not touched. The result is compared with the original on ``example_inputs``,
-    on random inputs of the same shapes, and on ``more_inputs``, in float64 and in its own dtype.
+    The model runs on ``example_inputs``, and on each of ``more_inputs``, to find out which layer
+    feeds which; what these runs do not reach is not touched. The result is compared with the
+    original on all of them, and on random inputs of the same shapes, in float64 and in its own
+    dtype.
 
     Args:
         model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
         example_inputs: the arguments of one forward call, tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
-        more_inputs: further argument tuples to compare on.
+        more_inputs: further argument tuples, for a model that takes other paths on other data.
 
     Raises:
         FoldError: the forward fails, or the folded model is not the same function.
@@ -67,7 +68,7 @@ def fold(
     original = copy_modules(model, share_parameters=False)
     inputs = _comparable(original, example_inputs, more_inputs, notes)
     try:
-        result, plan = _fold_once(model, example_inputs, reparam)
+        result, plan = _fold_once(model, [example_inputs, *more_inputs], reparam)
         verification = verify(original, copy_modules(result), plan, inputs)
     except DeployfoldError:
         raise
@@ -100,9 +101,9 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _fold_once(
-    model: nn.Module, example_inputs: tuple[Any, ...], reparam: bool
+    model: nn.Module, samples: Sequence[tuple[Any, ...]], reparam: bool
 ) -> tuple[nn.Module, Plan]:
-    plan = match(trace(model, example_inputs), model, reparam=reparam)
+    plan = match(trace(model, *samples), model, reparam=reparam)
     return apply(plan, copy_modules(model, share_parameters=False)), plan
 
 

@@ -149,6 +149,35 @@ class Graph:
         result.producer = None
         self.ops.remove(op)
 
+    def signature(self) -> object:
+        """Equal for two passes that did the same with tensors of the same shapes.
+
+        A pass that reads a number out of a tensor, and may go by it, is equal to itself alone.
+        """
+        numbers: dict[Value, object] = {
+            value: (index, value.name, value.shape, value.dtype)
+            for index, value in enumerate(
+                [*self.inputs, *(value for op in self.ops for value in op.outputs)]
+            )
+        }
+        numbers |= {value: name for name, value in self.constants.items()}
+
+        def described(item: Any) -> object:
+            if isinstance(item, Value) and item.constant:
+                return numbers.get(item, (item.shape, item.dtype))
+            if isinstance(item, Value):
+                return numbers.get(item, object())
+            if isinstance(item, (list, tuple)):
+                return tuple(described(element) for element in item)
+            return repr(item)
+
+        if any(op.name == "_local_scalar_dense" for op in self.ops):
+            return object()
+        return tuple(
+            (op.name, op.call.path, op.occurrence, described(list(op.arguments.values())))
+            for op in self.ops
+        )
+
     def calls_of(self, module: torch.nn.Module) -> list[Call]:
         """Every call of ``module``, in order."""
         return [call for call in self.calls if call.module is module]

@@ -1,4 +1,4 @@
-"""Who feeds whom: run the model once and record every operator, tensor and module call.
+"""Who feeds whom: run the model and record every operator, tensor and module call.
 
 The forward pass runs under ``torch.inference_mode`` with a ``TorchDispatchMode``. In inference mode
 the composite operators (``conv2d``, ``linear``, ``batch_norm``, ``reshape``, …) reach the mode
@@ -22,28 +22,47 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.errors import FoldError
 
+from .dispatched import bind_schema, without_shape_readers
 from .graph import Call, Graph, Op, Value, values_in
 from .modules import copy_modules, map_tensors, named_tensors, seeded, tensors_in
 
 
-def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
-    """Record one forward pass of ``model`` on ``inputs``.
+def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
+    """Record one forward pass of ``model`` for each of ``samples`` that takes another path.
 
-    The model is left as it was: the pass runs on a second set of module objects that share the
-    parameters and own copies of the buffers, and a parameter that the forward pass writes to is
-    put back.
+    In the graph of several passes a module is called as often as in all of them together, so what
+    is folded must agree with every one, as with a module that one pass calls several times.
+
+    The model is left as it was: the passes run on a second set of module objects that share the
+    parameters and own copies of the buffers, and a parameter that a pass writes to is put back.
 
     Raises:
         FoldError: the forward pass fails on these inputs, or the model cannot be copied.
     """
+    if len(samples) > 1:
+        samples = tuple({_record(model, [item]).signature(): item for item in samples}.values())
+    return _record(model, samples)
+
+
+def _record(model: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
     shadow = copy_modules(model)
     recorder = _Recorder(shadow)
     try:
-        with torch.inference_mode(), seeded():
+        with torch.inference_mode():
+            for inputs in samples:
+                _record_pass(recorder, shadow, inputs)
+        return recorder.graph()
+    finally:
+        recorder.restore_parameters()
+
+
+def _record_pass(recorder: _Recorder, shadow: torch.nn.Module, inputs: Sequence[Any]) -> None:
+    try:
+        with seeded():
             arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
             with recorder.watching_modules(), recorder:
                 outputs = shadow(*arguments)
-            return recorder.finish(outputs)
+            recorder.adopt_outputs(outputs)
     except FoldError:
         raise
     except Exception as error:
@@ -56,30 +75,6 @@ def trace(model: torch.nn.Module, inputs: Sequence[Any]) -> Graph:
             f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
             hint="Give the input the model expects with --input, for example --input 1x3x224x224.",
         ) from error
-    finally:
-        recorder.restore_parameters()
-
-
-_SHAPE_OF_OTHER = {
-    "view_as": ("reshape", "shape"),
-    "reshape_as": ("reshape", "shape"),
-    "expand_as": ("expand", "size"),
-}
-_SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
-
-
-def _without_shape_readers(
-    name: str, function: Any, arguments: dict[str, Any]
-) -> tuple[str, Any, dict[str, Any]]:
-    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it."""
-    if name in _SHAPE_OF_OTHER:
-        plain, keyword = _SHAPE_OF_OTHER[name]
-        shape = list(arguments["other"].shape)
-        packet = getattr(torch.ops.aten, plain)
-        return plain, packet.default, {"self": arguments["self"], keyword: shape}
-    if name.endswith(_SHAPE_OF_SELF):
-        return name, function, {key: item for key, item in arguments.items() if key != "self"}
-    return name, function, arguments
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,6 +98,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mutated: set[str] = set()
         self._inputs: list[Value] = []
+        self._outputs: list[Value] = []
         self._occurrences: dict[tuple[int, str], int] = {}
         self._model = model  # keeps the tensors below alive as long as their ids are used
         for name, tensor in named_tensors(model):
@@ -156,15 +152,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         return map_tensors(argument, adopt)
 
-    def finish(self, outputs: Any) -> Graph:
-        values = tuple(self._value(tensor) for tensor in tensors_in(outputs))
-        for value in values:
+    def adopt_outputs(self, outputs: Any) -> None:
+        """Mark what the model returned, which nothing may change."""
+        for tensor in tensors_in(outputs):
+            value = self._value(tensor)
             value.output = True
+            self._outputs.append(value)
+
+    def graph(self) -> Graph:
+        """Everything recorded so far."""
         return Graph(
             ops=self._ops,
             calls=[self._root, *self._calls],
             inputs=tuple(self._inputs),
-            outputs=values,
+            outputs=tuple(self._outputs),
             constants=self._constants,
             mutated=frozenset(self._mutated),
         )
@@ -234,7 +235,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        arguments = _bind_schema(func, args, kwargs)
+        arguments = bind_schema(func, args, kwargs)
         written = [
             tensor
             for argument in func._schema.arguments
@@ -249,7 +250,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):
             # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
-            operator = _without_shape_readers(str(func.overloadpacket.__name__), func, values)
+            operator = without_shape_readers(str(func.overloadpacket.__name__), func, values)
             self._record(*operator, [*written, *fresh])
         for tensor in written:
             self._spread_write(tensor)
@@ -281,15 +282,3 @@ def _storage(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
         return id(tensor)
-
-
-def _bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    arguments = {}
-    for index, argument in enumerate(func._schema.arguments):
-        if index < len(args):
-            arguments[argument.name] = args[index]
-        elif argument.name in kwargs:
-            arguments[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            arguments[argument.name] = argument.default_value
-    return arguments

@@ -1,0 +1,41 @@
+"""What the dispatcher hands over: an operator and its arguments, brought into one form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_SHAPE_OF_OTHER = {
+    "view_as": ("reshape", "shape"),
+    "reshape_as": ("reshape", "shape"),
+    "expand_as": ("expand", "size"),
+}
+_SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
+
+
+def without_shape_readers(
+    name: str, function: Any, arguments: dict[str, Any]
+) -> tuple[str, Any, dict[str, Any]]:
+    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it."""
+    if name in _SHAPE_OF_OTHER:
+        plain, keyword = _SHAPE_OF_OTHER[name]
+        shape = list(arguments["other"].shape)
+        packet = getattr(torch.ops.aten, plain)
+        return plain, packet.default, {"self": arguments["self"], keyword: shape}
+    if name.endswith(_SHAPE_OF_SELF):
+        return name, function, {key: item for key, item in arguments.items() if key != "self"}
+    return name, function, arguments
+
+
+def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by the names of the operator's schema, defaults filled in."""
+    arguments = {}
+    for index, argument in enumerate(func._schema.arguments):
+        if index < len(args):
+            arguments[argument.name] = args[index]
+        elif argument.name in kwargs:
+            arguments[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            arguments[argument.name] = argument.default_value
+    return arguments
