@@ -22,11 +22,14 @@ class PreprocessSpec:
     Attributes:
         source: ``auto`` (the architecture's own configuration), or the path of a TOML file with
             these fields.
-        resize: length in pixels of the shorter side after resizing, aspect ratio kept.
+        resize: length in pixels of the shorter side after resizing, aspect ratio kept. Where the
+            input is not square: its shorter side's, and the image covers the longer one too.
         crop: height and width in pixels of the central crop; by default that of the input.
-        mean, std: per channel, of values scaled to 0 … 1.
+        mean, std: per channel, of values scaled to 0 … 1, in the order of ``channels``; one number
+            counts for all.
         layout: axes of one image in the input.
         channels: order of the colour channels.
+        interpolation: of the resizing, which is antialiased.
     """
 
     source: str = "auto"
@@ -36,6 +39,7 @@ class PreprocessSpec:
     std: tuple[float, ...] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
     channels: Literal["rgb", "bgr"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""The preprocessing that an architecture's own package states for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Fit = Literal["cover", "squash", "pad"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's training images, RGB scaled to 0 … 1, as torchvision and timm both have them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a trained architecture was fed, scaled to the size of the input at hand.
+
+    Attributes:
+        resize: height and width in pixels of the box that the image is resized to.
+        fit: whether the image covers that box (and is cropped), is squashed into it, or fits
+            within it (and is padded).
+        mean, std: of values scaled to 0 … 1, RGB.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        origin: who says so, for the user.
+    """
+
+    resize: tuple[int, int]
+    fit: Fit
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    origin: str
+
+
+def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | None:
+    """The recipe of ``torchvision:NAME`` or ``timm:NAME``; ``None`` where none is known.
+
+    Nothing is downloaded and no model is made.
+
+    Args:
+        size: height and width of the model's input, which wins over the recipe's own crop; the
+            resizing before it is scaled alike.
+    """
+    zoo, _, name = (arch or "").partition(":")
+    if zoo == "timm":
+        return _timm(name, size)
+    return _torchvision(name, size) if zoo == "torchvision" else None
+
+
+def imagenet_recipe(size: tuple[int, int]) -> Recipe:
+    """What most classifiers were trained behind: 224 of 256 pixels, bilinear."""
+    resize = _scaled(size, (256, 256), (224, 224))
+    return Recipe(resize, "cover", IMAGENET_MEAN, IMAGENET_STD, "bilinear", "ImageNet's usual way")
+
+
+def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
+    try:
+        from torchvision import models
+    except ImportError:
+        return None
+    try:
+        transforms: Any = models.get_model_weights(name).DEFAULT.transforms()
+    except (ValueError, AttributeError):  # no such model, or none with trained weights
+        return None
+    origin = f"torchvision's weights of {name}"
+    resize = _pair(getattr(transforms, "resize_size", None))
+    crop = _pair(getattr(transforms, "crop_size", None)) or resize
+    box = size if resize is None or crop is None else _scaled(size, resize, crop)
+    interpolation = getattr(transforms, "interpolation", None)
+    return Recipe(
+        resize=box,
+        fit="cover",
+        # Detection models state none: they normalise their input themselves.
+        mean=tuple(getattr(transforms, "mean", (0.0, 0.0, 0.0))),
+        std=tuple(getattr(transforms, "std", (1.0, 1.0, 1.0))),
+        interpolation=_interpolation(getattr(interpolation, "value", None), "bilinear"),
+        origin=origin,
+    )
+
+
+def _timm(name: str, size: tuple[int, int]) -> Recipe | None:
+    try:
+        import timm
+        from timm.data import resolve_data_config
+    except ImportError:
+        return None
+    try:
+        pretrained = timm.get_pretrained_cfg(name)
+    except (RuntimeError, ValueError, KeyError):  # no such model or tag
+        return None
+    if pretrained is None:
+        return None
+    config = resolve_data_config(pretrained_cfg=pretrained.to_dict())
+    fits: dict[str, Fit] = {"squash": "squash", "border": "pad"}
+    return Recipe(
+        # timm rounds the enlarged size down.
+        resize=tuple_of_two(math.floor(side / config["crop_pct"]) for side in size),
+        fit=fits.get(config["crop_mode"], "cover"),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=_interpolation(config["interpolation"], "bicubic"),
+        origin=f"timm's configuration of {name}",
+    )
+
+
+def tuple_of_two(values: Any) -> tuple[int, int]:
+    """The two numbers of an iterable."""
+    first, second = values
+    return first, second
+
+
+def _scaled(
+    size: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]
+) -> tuple[int, int]:
+    return tuple_of_two(
+        round(side * whole / part) for side, whole, part in zip(size, resize, crop, strict=True)
+    )
+
+
+def _pair(sides: Any) -> tuple[int, int] | None:
+    """Height and width of torchvision's lists of one or two numbers."""
+    return (int(sides[0]), int(sides[-1])) if sides else None
+
+
+def _interpolation(name: object, default: str) -> str:
+    return str(name) if name in ("nearest", "bilinear", "bicubic", "lanczos") else default
