@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from deployfold.errors import DeployfoldError, ThresholdError
+from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.export_stage import export_stage
 from deployfold.report.model import Report, Status
@@ -34,7 +34,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     stage fails or the build is interrupted, and says where it stopped.
 
     Returns:
-        The report and the directory. :func:`check_thresholds` says whether it keeps the limits.
+        The report and the directory. :func:`check_outcome` says whether it is all that was asked.
 
     Raises:
         LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
@@ -49,7 +49,9 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             compile_stage(run, lowered)
         if spec.measure:
             measure_stage(run, inputs)
-        report = run.save(Status())
+        report = run.save(
+            Status(state="failed", stage="lower", message=run.refusal) if run.refusal else Status()
+        )
     except DeployfoldError as error:
         with suppress(DeployfoldError):  # what went wrong first is what the user must hear
             run.save(Status(state="failed", stage=run.stage, message=error.message))
@@ -79,12 +81,24 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     return make_report(spec, run.loaded, run.inputs, run.folded, rows, run.notes, Status())
 
 
-def check_thresholds(report: Report) -> None:
-    """Raise for the limits that ``report`` misses.
+def check_outcome(report: Report) -> None:
+    """Raise for what a build that ran to its end could not keep.
 
     Raises:
+        AccuracyError: INT8 was refused; all else was built.
         ThresholdError: naming every missed limit.
     """
+    if report.status.state == "failed":
+        raise AccuracyError(
+            report.status.message or "INT8 was refused.",
+            hint="All else was built. Calibrate on data like that of the deployment, allow less "
+            "with --min-sqnr or --min-agreement, or let fewer layers be INT8 with "
+            "--min-int8-share.",
+        )
+    _check_thresholds(report)
+
+
+def _check_thresholds(report: Report) -> None:
     missed = [result for result in report.thresholds if not result.passed]
     if missed:
         sentences = [

@@ -14,6 +14,7 @@ import torch
 from deployfold.events import Emit, Note, StageFinished, StageStarted
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
+from deployfold.lower.calibration import CalibrationData
 from deployfold.report.model import Report, Row, Status
 from deployfold.reporting import make_report, save_report
 from deployfold.rows import Draft, unmeasured_rows
@@ -24,7 +25,14 @@ Inputs: TypeAlias = tuple[torch.Tensor, ...]
 
 @dataclass
 class Run:
-    """What a build has made so far; the report is written from it, however the build ends."""
+    """What a build has made so far; the report is written from it, however the build ends.
+
+    Attributes:
+        samples: inputs to run on, one inference each; the first is the one that is timed.
+        sample_origin: where they are from, in one phrase.
+        calibration: the data for INT8.
+        refusal: why INT8 was refused, where it was.
+    """
 
     spec: BuildSpec
     emit: Emit
@@ -32,10 +40,14 @@ class Run:
     stage: str = "load"
     loaded: LoadedModel | None = None
     inputs: InputSpec | None = None
+    samples: tuple[Inputs, ...] = ()
+    sample_origin: str = ""
+    calibration: CalibrationData | None = None
     folded: FoldResult | None = None
     drafts: list[Draft] = field(default_factory=list)
     rows: tuple[Row, ...] = ()
     notes: list[str] = field(default_factory=list)
+    refusal: str | None = None
 
     @property
     def name(self) -> str:

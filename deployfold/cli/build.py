@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +11,21 @@ from .render import show_report
 from .session import session
 
 TARGET = "Target"
+INT8 = "INT8"
 LIMITS = "Limits"
 
 
 def build(
+    context: typer.Context,
     model: opt.Source,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Build in FP16.", rich_help_panel=TARGET)
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Build in INT8, calibrated on --calib.", rich_help_panel=TARGET
+        ),
     ] = False,
     target: Annotated[
         list[str] | None,
@@ -25,6 +33,14 @@ def build(
             metavar="GPU",
             help="A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for "
             "several. auto: the GPU in this machine, else one portable engine.",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A build profile (see deployfold profile list); flags override it.",
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -50,8 +66,91 @@ def build(
         float,
         typer.Option(min=1, help="Seconds an engine build may take.", rich_help_panel=TARGET),
     ] = 1800.0,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Calibration data: a folder of images, .npy, .npz, .pt, package.module:function, "
+            "or random.",
+            rich_help_panel=INT8,
+        ),
+    ] = None,
+    calib_samples: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Samples taken of it, the held-back ones included.", rich_help_panel=INT8
+        ),
+    ] = 256,
+    held_back: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the samples to measure on and not to calibrate on.",
+            rich_help_panel=INT8,
+        ),
+    ] = 0.25,
+    calib_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Labels of the samples, to measure accuracy by.",
+            rich_help_panel=INT8,
+        ),
+    ] = None,
+    min_sqnr: Annotated[
+        float,
+        typer.Option(
+            metavar="DB",
+            help="SQNR of every output that INT8 must keep; layers go back to --int8-rest for it.",
+            rich_help_panel=INT8,
+        ),
+    ] = 20.0,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of samples whose top-1 class must stay.",
+            rich_help_panel=INT8,
+        ),
+    ] = None,
+    min_int8_share: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Share of the multiply-accumulates that must remain INT8.",
+            rich_help_panel=INT8,
+        ),
+    ] = 0.5,
+    no_guard: Annotated[
+        bool,
+        typer.Option("--no-guard", help="Quantise every layer, however bad.", rich_help_panel=INT8),
+    ] = False,
+    int8_rest: Annotated[
+        str,
+        typer.Option(
+            metavar="fp16|fp32", help="Precision of what INT8 leaves.", rich_help_panel=INT8
+        ),
+    ] = "fp16",
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="List the INT8 layers, the least exact first.", rich_help_panel=INT8
+        ),
+    ] = False,
     arch: opt.Arch = None,
     input: opt.Inputs = None,
+    input_data: opt.InputData = None,
+    preprocess: opt.Preprocess = "auto",
+    resize: opt.Resize = None,
+    crop: opt.Crop = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    layout: opt.Layout = None,
+    channels: opt.ColourChannels = None,
     dynamic_batch: opt.DynamicBatch = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
@@ -71,7 +170,7 @@ def build(
         typer.Option("--no-measure", help="Measure nothing.", rich_help_panel=opt.MEASURE),
     ] = False,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random inputs.", rich_help_panel=opt.MEASURE)
+        int, typer.Option(min=0, help="Seed of all random choices.", rich_help_panel=opt.MEASURE)
     ] = 0,
     min_speedup: Annotated[
         float | None,
@@ -113,55 +212,38 @@ def build(
 
       deployfold build weights.pth --arch timm:efficientnet_b0 --fp16 --target l4
 
-      deployfold build torchvision:resnet50 --fp16 --dynamic-batch 1:8:32 --json
+      deployfold build resnet50.pt --fp16 --int8 --calib pictures/
+
+      deployfold build torchvision:resnet50 --profile server-fp16 --json
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.errors import UsageError
-        from deployfold.spec import (
-            BuildSpec,
-            DynamicBatch,
-            InputSpec,
-            Precision,
-            Thresholds,
-            parse_row_limits,
-        )
+        from deployfold.build_profiles import merge
 
-        if io not in ("fp32", "fp16"):
-            raise UsageError(f"--io {io} is unknown.", hint="Use --io fp32 or --io fp16.")
-        spec = BuildSpec(
-            source=model,
-            output=output,
-            arch=arch,
-            inputs=InputSpec.parse(input) if input else None,
-            dynamic_batch=DynamicBatch.parse(dynamic_batch) if dynamic_batch else None,
-            precisions=(Precision.FP16,) if fp16 else (),
-            targets=tuple(target or ["auto"]),
-            allow_globals=tuple(allow_global or ()),
-            trust=trust,
-            reparam=not no_reparam,
-            script=script,
-            float_io=io == "fp32",
-            threads=threads,
-            max_seconds=max_seconds,
-            workspace_mib=workspace,
-            timeout=timeout,
-            seed=seed,
-            engine=not no_engine,
-            measure=not no_measure,
-            thresholds=Thresholds(
-                min_speedup=min_speedup,
-                max_diff=max_diff,
-                max_latency_ms=parse_row_limits(max_latency_ms or ()),
-            ),
+        settings = merge(profile, given(context)).settings
+        spec = settings.spec(
+            model, output=output, allow_globals=tuple(allow_global or ()), trust=trust
         )
         _check_targets(spec.targets)
 
         from deployfold.pipeline import build as run_pipeline
-        from deployfold.pipeline import check_thresholds
+        from deployfold.pipeline import check_outcome
 
         report, directory = run_pipeline(spec, emit=run.emit)
-        show_report(run, report, directory)
-        check_thresholds(report)
+        show_report(run, report, directory, layers=layers)
+        check_outcome(report)
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The settings that stand on the command line, by key, without those that have defaults."""
+    from deployfold.settings import keys
+
+    found = {}
+    for key in keys():
+        name = key.replace("-", "_")
+        source = context.get_parameter_source(name) if name in context.params else None
+        if source is not None and source.name == "COMMANDLINE":
+            found[key] = context.params[name]
+    return found
 
 
 def _check_targets(names: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 MODEL = "Model"
+PREPROCESS = "Images"
 OUTPUT = "Output"
 MEASURE = "Measurement"
 
@@ -34,6 +35,52 @@ Inputs = Annotated[
         metavar="[NAME=]SHAPE[:DTYPE]",
         help="An input, such as 1x3x224x224 or ids=1x16:int64; repeat it for several.",
         rich_help_panel=MODEL,
+    ),
+]
+InputData = Annotated[
+    str | None,
+    typer.Option(
+        "--input-data",
+        metavar="SOURCE",
+        help="Real inputs in place of random ones: a folder of images, .npy, .npz, .pt or "
+        "package.module:function.",
+        rich_help_panel=MODEL,
+    ),
+]
+Preprocess = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|FILE",
+        help="How images become inputs: the architecture's own way, or a TOML file.",
+        rich_help_panel=PREPROCESS,
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS", min=1, help="Length of the shorter side.", rich_help_panel=PREPROCESS
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(metavar="H[xW]", help="Central crop in pixels.", rich_help_panel=PREPROCESS),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Mean of values from 0 to 1.", rich_help_panel=PREPROCESS),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Their deviation.", rich_help_panel=PREPROCESS),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(metavar="nchw|nhwc", help="Axes of the input.", rich_help_panel=PREPROCESS),
+]
+ColourChannels = Annotated[
+    str | None,
+    typer.Option(
+        "--channels", metavar="rgb|bgr", help="Order of the colours.", rich_help_panel=PREPROCESS
     ),
 ]
 DynamicBatch = Annotated[

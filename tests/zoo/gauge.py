@@ -6,7 +6,8 @@ just as some change of the neighbours' weights does. So the derivative of the ou
 channel c" and "shift channel c" must lie in the span of the derivatives along "scale or shift
 channel c of that layer's output" and "scale or shift channel c of that layer's input", for the
 layers around it. That is a least-squares problem in float64: its relative residual is about 1e-12
-where the BatchNorm can go, and far from it where it cannot.
+where the BatchNorm can go, and far from it where it cannot. It is asked of the network with that
+BatchNorm made an identity, which is where the gauge transformation has to lead.
 
 Judged are a few channels of each BatchNorm against the layers run shortly before and after it, with
 the same channel number: reshapes that renumber channels in between are beyond it.
@@ -77,6 +78,8 @@ def residuals(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     equations: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+    _enliven(model, torch.randn(max(batch, 8), *shape[1:], dtype=torch.float64))
+    _dissolve([model.get_submodule(name) for name in names])
     everything = {name for name, _ in model.named_modules()}
     order = _record(model, torch.randn(shape, dtype=torch.float64), everything)
     # Layers far from the judged are not kept: large networks would not fit otherwise.
@@ -107,6 +110,34 @@ def residuals(
         if residual is not None:
             found[name] = max(found.get(name, 0.0), residual)
     return found
+
+
+def _enliven(model: nn.Module, inputs: Tensor) -> None:
+    """Give the remaining BatchNorms the statistics of the data.
+
+    With random ones the signal of a deep network dies out. It is linear then, since no activation
+    changes its sign any more, and a linear network has freedoms that it otherwise has not.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum, norm.training = 1.0, norm.running_mean is not None
+    with torch.no_grad():
+        model(inputs)
+    for norm in norms:
+        norm.eval()
+
+
+def _dissolve(norms: list[nn.Module]) -> None:
+    """Make identities of the judged BatchNorms, since that is where they are to be led.
+
+    Elsewhere the test says too much: between ``ReLU`` and a layer that pads with zeros, the shift
+    can be made as small as one likes, and all directions are free, but it can never become zero.
+    """
+    for norm in norms:
+        if norm.running_mean is not None and norm.weight is not None:
+            with torch.no_grad():
+                norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+                norm.bias.copy_(norm.running_mean)
 
 
 def _residual(matrix: Tensor, wanted: Tensor) -> float | None:

@@ -1,0 +1,119 @@
+"""``deployfold profile list`` and ``deployfold profile show``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options as opt
+from .commands import Command, Group
+from .session import session
+
+profile = typer.Typer(
+    name="profile",
+    cls=Group,
+    help="List the build profiles, or show what one of them sets.",
+    no_args_is_help=True,
+)
+
+
+@profile.command("list", cls=Command)
+def list_profiles(
+    json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False
+) -> None:
+    """List the build profiles that come with deployfold."""
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.build_profiles import read_profile, shipped
+
+        found = {name: str(read_profile(name).get("description", "")) for name in shipped()}
+        if run.json:
+            _write_json(run.out.file, found)
+            return
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("--profile", style="cyan", no_wrap=True)
+        table.add_column("what it is for")
+        for name, description in found.items():
+            table.add_row(name, description)
+        run.out.print(table)
+        run.out.print(
+            "\nYour own is a TOML file whose keys are the flags of deployfold build: "
+            "--profile my.toml.",
+            style="dim",
+        )
+
+
+@profile.command("show", cls=Command, context_settings={"ignore_unknown_options": True})
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
+    flags: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[BUILD FLAGS]", help="Flags of build, to see what they override."),
+    ] = None,
+    json: opt.Json = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Show every setting under a profile, and where each value came from.
+
+    Examples:
+
+      deployfold profile show server-fp16
+
+      deployfold profile show edge-int8 --target jetson-orin-nano --calib pictures/
+    """
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.build_profiles import merge
+
+        merged = merge(name, _parse(flags or []))
+        values = merged.settings.model_dump(by_alias=True, mode="json")
+        if run.json:
+            _write_json(
+                run.out.file,
+                {key: {"value": values[key], "from": merged.origins[key]} for key in values},
+            )
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        from deployfold.report.text import clean
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("setting", no_wrap=True)
+        table.add_column("value", overflow="fold")
+        table.add_column("from", no_wrap=True)
+        for key, value in values.items():
+            origin = merged.origins[key]
+            style = "dim" if origin == "default" else "bold" if origin == "flag" else ""
+            table.add_row(key, Text(clean(_shown(value))), clean(origin), style=style)
+        run.out.print(table)
+
+
+def _parse(flags: list[str]) -> dict[str, Any]:
+    """What the parser of build makes of ``flags``."""
+    from typer.main import get_command
+
+    from .app import app
+    from .build import given
+
+    group: Any = get_command(app)
+    command = group.commands["build"]
+    return given(command.make_context("build", ["model", *flags]))
+
+
+def _shown(value: object) -> str:
+    if value is None or value in ("", []):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _write_json(file: Any, value: object) -> None:
+    import json
+
+    file.write(json.dumps(value, indent=2) + "\n")
