@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from deployfold import __version__
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.files import sha256
 from deployfold.load import load_model, make_inputs
+from deployfold.measure.data import load_feeds, load_labels
 from deployfold.measure.environment import default_threads, describe
 from deployfold.measure.protocol import Runner
 from deployfold.measure.runners import (
@@ -22,8 +25,9 @@ from deployfold.measure.runners import (
 )
 from deployfold.measure.tensorrt_runner import TensorRTRunner, read_sidecar
 from deployfold.report.model import Environment, Report, Source, load_report, now
+from deployfold.report.select import chosen
 from deployfold.reporting import REPORT_JSON, model_inputs
-from deployfold.rows import Draft, measure_rows
+from deployfold.rows import Draft, Extras, measure_rows
 from deployfold.spec import BuildSpec, InputSpec, TensorSpec
 
 _SUFFIXES = (".engine", ".onnx", ".ts.pt", ".pt2", ".pt", ".pth")
@@ -37,6 +41,12 @@ def bench(
     trust: bool = False,
     threads: int | None = None,
     max_seconds: float = 30.0,
+    seed: int = 0,
+    batches: tuple[int, ...] = (),
+    only: tuple[str, ...] = (),
+    data: Path | None = None,
+    labels: Path | None = None,
+    cold_start: bool = False,
     emit: Emit = ignore,
 ) -> Report:
     """Measure artifacts in interleaved rounds; the first one is the baseline.
@@ -46,12 +56,19 @@ def bench(
             and the original model, if that is still where it was.
         inputs: shapes; from the report, the engine's sidecar or the ONNX if ``None``.
         allow_globals, trust: for pickled modules, as for loading.
+        seed: of the random inputs and of the order of the rows.
+        batches: also measure the throughput at these batch sizes.
+        only: names of the rows to measure beside the baseline; all if empty.
+        data: an ``.npy`` or ``.npz`` file of real inputs; see :func:`.measure.data.load_feeds`.
+        labels: the classes of those inputs; see :func:`.measure.data.load_labels`.
+        cold_start: also measure load to first output, and peak memory, in fresh processes.
 
     Raises:
-        UsageError: there is nothing to measure, or the input shapes cannot be told.
+        UsageError: there is nothing to measure, the input shapes cannot be told, a name of ``only``
+            is no row, or the data cannot be used.
         LoadError: a pickled module may not be loaded.
     """
-    spec = BuildSpec(source=str(artifacts[0]), threads=threads, max_seconds=max_seconds)
+    spec = BuildSpec(source=str(artifacts[0]), threads=threads, max_seconds=max_seconds, seed=seed)
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
@@ -76,9 +93,29 @@ def bench(
             Draft(name, name, loading.runner(path), path, bytes=path.stat().st_size)
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
         ]
+    names = [draft.name for draft in drafts]
+    drafts = [draft for draft in drafts if draft.name in chosen(names, only)]
+    shapes, described = inputs, f"seeded random (seed {seed})"
+    feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
+    if data is not None:
+        feeds = _feeds(data, inputs)
+        described = f"{data.name}, {len(feeds) * inputs.batch} samples"
+    known = None if labels is None else _labels(labels, feeds, inputs.batch)
     emit(StageStarted("measure", f"{len(drafts)} artifacts"))
     start = time.perf_counter()
-    rows = measure_rows(drafts, make_inputs(inputs), spec, emit=emit)
+    rows = measure_rows(
+        drafts,
+        feeds[0] if feeds else make_inputs(inputs, seed=seed),
+        spec,
+        extras=Extras(
+            batches=batches,
+            make_inputs=lambda batch: make_inputs(shapes.with_batch(batch), seed=seed),
+            feeds=feeds,
+            labels=known,
+            cold_start=cold_start,
+        ),
+        emit=emit,
+    )
     measured = sum(row.latency is not None for row in rows)
     summary = f"{measured} of {len(rows)} rows measured"
     emit(StageFinished("measure", summary, time.perf_counter() - start))
@@ -88,10 +125,26 @@ def bench(
         source=source,
         inputs=model_inputs(inputs),
         input_origin=inputs.origin,
+        input_data=described,
         rows=rows,
         notes=tuple(notes),
         environment=Environment.model_validate(describe(threads or default_threads())),
     )
+
+
+def _feeds(data: Path, inputs: InputSpec) -> tuple[tuple[torch.Tensor, ...], ...]:
+    shapes = [tensor.shape for tensor in inputs.tensors]
+    return load_feeds(data, inputs.names, shapes, [tensor.dtype for tensor in inputs.tensors])
+
+
+def _labels(path: Path, feeds: Sequence[object], batch: int) -> tuple[int, ...]:
+    """The labels of the samples that are run: the last ones may not fill a feed."""
+    if not feeds:
+        raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
+    found, samples = load_labels(path), len(feeds) * batch
+    if not samples <= len(found) < samples + batch:
+        raise UsageError(f"{path} has {len(found)} labels for {samples} samples.")
+    return found[:samples]
 
 
 @dataclass(frozen=True)
@@ -128,7 +181,7 @@ def _drafts_of(directory: Path, report: Report, loading: _Loading, notes: list[s
     for row in report.rows:
         draft = Draft(
             row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
-            notes=row.notes,
+            notes=row.notes, int8=row.int8,
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:

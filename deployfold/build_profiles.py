@@ -58,7 +58,8 @@ def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
         settings = BuildSettings.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:  # the profile alone was valid
         first = error.errors(include_url=False)[0]
-        raise UsageError(f"--{first['loc'][0]}: {_sentence(first)}.") from error
+        key = first["loc"][0]
+        raise UsageError(f"--{key} {values[str(key)]}: {_reason(first)}.") from error
     origins = {
         key: "flag" if key in flags else f"profile {profile}" if key in table else "default"
         for key in keys()
@@ -125,7 +126,9 @@ def _check(path: Path, text: str, table: dict[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
-        raise UsageError(f"{_place(path, text, key)}: {key!r}: {_sentence(first)}.") from error
+        raise UsageError(
+            f"{_place(path, text, key)}: {key!r}: {_reason(first)}, not {first['input']!r}."
+        ) from error
 
 
 def _names_function(value: object) -> bool:
@@ -142,6 +145,6 @@ def _place(path: Path, text: str, key: str) -> str:
     return str(path)
 
 
-def _sentence(error: Any) -> str:
+def _reason(error: Any) -> str:
     message = str(error["msg"])
-    return f"{message[:1].lower()}{message[1:]}, not {error['input']!r}"
+    return message[:1].lower() + message[1:]

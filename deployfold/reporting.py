@@ -39,8 +39,13 @@ def make_report(
     rows: Sequence[Row],
     notes: Sequence[str],
     status: Status,
+    *,
+    input_data: str | None = None,
 ) -> Report:
-    """Put the report together; ``rows`` are in the order of the table, the original first."""
+    """Put the report together; ``rows`` are in the order of the table, the original first.
+
+    ``input_data`` says what values were run; seeded random ones if ``None``.
+    """
     return Report(
         deployfold_version=__version__,
         created=now(),
@@ -53,7 +58,7 @@ def make_report(
         ),
         inputs=model_inputs(inputs),
         input_origin=inputs.origin,
-        input_data=f"seeded random (seed {spec.seed})",
+        input_data=input_data or f"seeded random (seed {spec.seed})",
         fold=None if folded is None else fold_summary(folded),
         rows=tuple(rows),
         notes=tuple(notes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,11 @@ from torch import nn
 import deployfold
 from deployfold.bench import bench
 from deployfold.errors import UsageError
-from deployfold.spec import InputSpec
+from deployfold.events import StageProgress
+from deployfold.measure.results import MeasurementInterrupted
+from deployfold.measure.runners import EagerRunner
+from deployfold.rows import Draft, Extras, interrupted_rows, measure_rows
+from deployfold.spec import BuildSpec, InputSpec
 
 QUICK = {"threads": 1, "max_seconds": 0.3}
 SHAPE = InputSpec.parse(["1x3x8x8"])
@@ -96,3 +101,94 @@ def test_what_cannot_be_measured_is_a_usage_error(here, names, said):
         bench([here / name for name in names], inputs=SHAPE, **QUICK)
     with pytest.raises(UsageError, match="what shape"):
         bench([here / "o" / "weights.ts.pt"], **QUICK)
+
+
+def test_only_some_rows_are_measured_beside_the_original(here):
+    report = bench([here / "o"], only=("onnxruntime",), **QUICK)
+    assert [row.name for row in report.rows] == ["pytorch", "onnxruntime"]
+    with pytest.raises(UsageError, match="Did you mean onnxruntime"):
+        bench([here / "o"], only=("onnxruntim",), **QUICK)
+
+
+def test_a_sweep_and_a_cold_start_stand_in_their_rows(here):
+    report = bench([here / "o"], only=("onnxruntime",), batches=(1, 3), cold_start=True, **QUICK)
+    rows = {row.name: row for row in report.rows}
+    assert [point.batch for point in rows["pytorch"].sweep] == [1, 3]
+    assert all(point.throughput > 0 for point in rows["pytorch"].sweep)
+    fixed = rows["onnxruntime"].sweep[1]
+    assert fixed.throughput is None, "it was exported with the batch 1"
+    assert fixed.not_measured
+    assert rows["pytorch"].cold_start is None, "it is in memory"
+    assert rows["onnxruntime"].cold_start.total_ms > 0
+    assert rows["onnxruntime"].cold_start.runs == 3
+
+
+def test_real_inputs_and_labels_give_an_accuracy_to_every_row(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).eval()
+    images = torch.randn(11, 3, 2, 2)
+    labels = net(images).argmax(1)
+    labels[:4] = (labels[:4] + 1) % 7  # of the 10 that are run, 4 are wrong
+    other = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).eval()
+    for name, module in (("net.pt", net), ("other.pt", other)):
+        torch.save(module, tmp_path / name)
+    np.save(tmp_path / "x.npy", images.numpy())
+    np.save(tmp_path / "y.npy", labels.numpy())
+    shape = InputSpec.parse(["2x3x2x2"])
+    report = bench(
+        [tmp_path / "net.pt", tmp_path / "other.pt"],
+        inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.npy", **QUICK,
+    )  # fmt: skip
+    first, second = (row.accuracy for row in report.rows)
+    assert (first.accuracy, first.samples, first.max_abs_diff) == (0.6, 10, 0.0)
+    assert second.accuracy < 0.6
+    with torch.inference_mode():
+        agree = (net(images[:10]).argmax(1) == other(images[:10]).argmax(1)).float().mean().item()
+    assert second.top1_agreement == pytest.approx(agree)
+    assert report.input_data == "x.npy, 10 samples"
+    with pytest.raises(UsageError, match="need the inputs"):
+        bench([tmp_path / "net.pt"], inputs=shape, labels=tmp_path / "y.npy", **QUICK)
+    (tmp_path / "y.txt").write_text("1\n" * 9)
+    with pytest.raises(UsageError, match="9 labels for 10"):
+        bench(
+            [tmp_path / "net.pt"],
+            inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.txt", **QUICK,
+        )  # fmt: skip
+
+
+class Reshaped(nn.Module):
+    def forward(self, x):
+        return x.flatten()
+
+
+def drafts():
+    return [
+        Draft("a", "A", EagerRunner(nn.Identity())),
+        Draft("b", "B", EagerRunner(Reshaped())),
+    ]
+
+
+SPEC = BuildSpec(source="x", **QUICK)
+
+
+def test_outputs_of_another_shape_cost_the_accuracy_alone():
+    rows = measure_rows(drafts(), (torch.zeros(1, 3),), SPEC)
+    assert rows[1].latency is not None
+    assert rows[1].accuracy is None
+    assert "shape (3,)" in rows[1].notes[0]
+
+
+def test_ctrl_c_in_the_extras_keeps_the_latencies_and_what_was_found():
+    def stop(event):
+        if isinstance(event, StageProgress) and event.detail == "batch 2":
+            raise KeyboardInterrupt
+
+    feeds = ((torch.ones(1, 3),), (torch.zeros(1, 3),))
+    extras = Extras(batches=(2,), make_inputs=lambda n: (torch.zeros(n, 3),), feeds=feeds)
+    first = drafts()[0]
+    both = [first, Draft("c", "C", EagerRunner(nn.Identity()))]
+    with pytest.raises(MeasurementInterrupted) as caught:
+        measure_rows(both, (torch.zeros(1, 3),), SPEC, extras=extras, emit=stop)
+    rows = interrupted_rows(both, caught.value)
+    assert all(row.latency is not None for row in rows)
+    assert rows[1].accuracy.samples == 2

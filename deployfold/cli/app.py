@@ -11,15 +11,17 @@ from deployfold import __version__
 from .bench import bench
 from .build import build
 from .commands import Command, Group
+from .compare import compare
 from .doctor import doctor
 from .export import export
 from .fold import fold
+from .profile import profile
 from .targets import targets
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
     "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
-    "past a limit · 8 measuring failed · 130 interrupted."
+    "past a limit · 8 measuring failed · 9 INT8 cannot keep its accuracy · 130 interrupted."
 )
 
 app = typer.Typer(
@@ -50,5 +52,6 @@ def _root(
     pass
 
 
-for command in (build, fold, export, bench, targets, doctor):
+for command in (build, fold, export, bench, compare, targets, doctor):
     app.command(cls=Command, epilog=EXIT_CODES)(command)
+app.add_typer(profile, epilog=EXIT_CODES)

@@ -27,6 +27,59 @@ def bench(
     trust: opt.Trust = False,
     threads: opt.Threads = None,
     max_seconds: opt.MaxSeconds = 30.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the random inputs.", rich_help_panel=opt.MEASURE)
+    ] = 0,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N…",
+            help="Also measure the throughput at these batch sizes, such as 1,8,32.",
+            rich_help_panel=opt.MEASURE,
+        ),
+    ] = None,
+    cold_start: Annotated[
+        bool,
+        typer.Option(
+            "--cold-start",
+            help="Also measure load to first output and peak memory, in fresh processes.",
+            rich_help_panel=opt.MEASURE,
+        ),
+    ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Real inputs: .npy for a model with one input, .npz with one array an input. "
+            "Seeded random by default.",
+            rich_help_panel=opt.MEASURE,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The classes of --inputs, for the accuracy: one index a line, or .npy.",
+            rich_help_panel=opt.MEASURE,
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Show the best of this column first: parameters, bn, size, median, p95, "
+            "throughput, speedup, diff, sqnr, accuracy or cold.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW",
+            help="Measure only this row beside the first; repeat it for several.",
+            rich_help_panel=opt.MEASURE,
+        ),
+    ] = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
     no_color: opt.NoColor = False,
@@ -39,8 +92,21 @@ def bench(
       deployfold bench build/resnet50
 
       deployfold bench resnet50.pt build/resnet50/resnet50.onnx --threads 1
+
+      deployfold bench build/resnet50 --batch 1,8,32 --only onnxruntime
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.errors import UsageError
+        from deployfold.measure.batches import parse_batches
+        from deployfold.report.select import check_column
+
+        # What is wrong is said before torch is imported and anything measured.
+        if sort is not None:
+            check_column(sort)
+        batches = parse_batches(batch) if batch else ()
+        if labels is not None and inputs is None:
+            raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
+
         from deployfold.bench import bench as run_bench
         from deployfold.spec import InputSpec
 
@@ -51,6 +117,12 @@ def bench(
             trust=trust,
             threads=threads,
             max_seconds=max_seconds,
+            seed=seed,
+            batches=batches,
+            only=tuple(only or ()),
+            data=inputs,
+            labels=labels,
+            cold_start=cold_start,
             emit=run.emit,
         )
-        show_report(run, report, None)
+        show_report(run, report, None, sort=sort)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,52 @@ if TYPE_CHECKING:
     from deployfold.report.model import Report
 
 
-def show_report(session: Session, report: Report, directory: Path | None) -> None:
-    """Print the table and the summary, or the JSON alone."""
-    from deployfold.report.table import comparison_table, fold_table, summary_panel
+def show_report(
+    session: Session,
+    report: Report,
+    directory: Path | None,
+    *,
+    sort: str | None = None,
+    only: Sequence[str] = (),
+    layers: bool = False,
+) -> None:
+    """Print the table and the summary, or the JSON alone.
 
+    Args:
+        directory: where the artifacts are, to be said; ``None`` if none were written.
+        sort: the column whose best rows come first, see :data:`deployfold.report.select.SORT_KEYS`.
+        only: names of the rows to show beside the original; all if empty.
+        layers: also list the layers of INT8 rows.
+
+    Raises:
+        UsageError: ``sort`` is no column, or a name of ``only`` is no row.
+    """
+    from deployfold.report.select import only_rows, sorted_by
+    from deployfold.report.table import (
+        cold_start_table,
+        comparison_table,
+        fold_table,
+        layers_table,
+        summary_panel,
+        sweep_table,
+    )
+
+    shown = only_rows(report, only) if only else report
+    shown = sorted_by(shown, sort) if sort else shown
     if session.json:
-        session.out.file.write(report.to_json())
+        session.out.file.write(shown.to_json())
         return
     session.out.print()
-    session.out.print(comparison_table(report))
+    session.out.print(comparison_table(shown))
+    for table in (sweep_table(shown), cold_start_table(shown)):
+        if table is not None:
+            session.out.print()
+            session.out.print(table)
+    if layers and any(row.int8 for row in shown.rows):
+        session.out.print()
+        session.out.print(layers_table(shown))
     if session.verbose or (report.fold is not None and report.fold.left):
         session.out.print(fold_table(report, explain=session.verbose))
-    session.out.print(summary_panel(report))
+    session.out.print(summary_panel(shown))
     if directory is not None:
         session.out.print(f"Artifacts and report.json: {directory}", soft_wrap=True)

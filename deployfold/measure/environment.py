@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from .conditions import allowed_cpus, governor, load_average
 
 PACKAGES = (
     "deployfold",
@@ -38,6 +39,9 @@ class Environment:
         python: the Python version.
         gpu: the name of the first CUDA device, if torch sees one.
         packages: installed versions by distribution name, absent ones left out.
+        cpus: hardware threads that this process may run on.
+        governor: the CPU frequency governor; ``None`` where there is none, as in most VMs.
+        load_average: processes that ran or waited over the last minute, ours among them.
     """
 
     cpu: str
@@ -47,6 +51,9 @@ class Environment:
     python: str
     gpu: str | None
     packages: dict[str, str]
+    cpus: int
+    governor: str | None
+    load_average: float | None
 
 
 def describe(threads: int | None = None) -> Environment:
@@ -59,6 +66,9 @@ def describe(threads: int | None = None) -> Environment:
         python=platform.python_version(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         packages=package_versions(),
+        cpus=len(allowed_cpus()),
+        governor=governor(),
+        load_average=load_average(),
     )
 
 
@@ -91,7 +101,7 @@ def cpu_name() -> str:
 
 def physical_cores() -> int:
     """Physical cores that this process may run on; hardware threads where the system is silent."""
-    allowed = _allowed_cpus()
+    allowed = allowed_cpus()
     siblings = set()
     for cpu in allowed:
         path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -109,12 +119,6 @@ def default_threads() -> int:
     allows are throttled, and the latency measured is the throttling's.
     """
     return max(1, min(physical_cores(), _quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
-
-
-def _allowed_cpus() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _quota(path: Path) -> int | None:

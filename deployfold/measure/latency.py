@@ -6,6 +6,11 @@ repeatable, and each has its constant below: warm-up until two windows of calls 
 at the head of each block (the row before leaves cold caches and worker threads that still spin:
 eager ResNet-18 on two cores is 20 % slower without them), and blocks of several calls for rows that
 take less than a millisecond.
+
+Percentiles are of the pooled samples: every timed call of every completed round, none clipped or
+padded. The ratio of medians is not what a speed-up is: a machine that slows down for a while moves
+both rows of a round together, and the ratio within the round does not notice (a bootstrap of rows
+drawn apart would call that noise, and the interval would be wider for nothing).
 """
 
 from __future__ import annotations
@@ -18,14 +23,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, StageProgress, ignore
 
+from .conditions import Contention, CpuWatch
+from .gpu import GpuState, gpu_state
 from .protocol import Inputs, Runner
 from .results import Latency, Measured, MeasurementInterrupted, Measurements
 from .rows import Row
+from .stability import Evidence, doubts
 from .stats import Interval, coefficient_of_variation, median_interval, percentiles
 from .threads import torch_threads
 
@@ -36,8 +43,6 @@ Ending at the first narrow interval would favour lucky ones: two equal rows then
 in 11 runs of 100, and with this in 5 or fewer (simulated, log-normal noise with outliers)."""
 TOLERANCE = 0.02
 """The goal: half the interval of every speed-up, relative to the speed-up."""
-MAX_VARIATION = 0.025
-"""The coefficient of variation (standard deviation over mean) above which a row is unstable."""
 _PROGRESS_NS = 250_000_000
 
 
@@ -115,6 +120,8 @@ class _Session:
     ended: int | None = None
     completed: int = 0
     converged: bool = False
+    contention: Contention | None = None
+    gpu: GpuState | None = None
 
     @property
     def live(self) -> list[Row]:
@@ -132,6 +139,17 @@ class _Session:
 
     def rounds(self, min_rounds: int, emit: Emit) -> None:
         rng = np.random.default_rng(self.seed)
+        watch = CpuWatch()
+        watch.start()
+        try:
+            self._repeat(rng, min_rounds, emit)
+        finally:
+            self.contention = watch.stop()
+            self.ended = self.clock()
+            if any(row.device_times() for row in self.live):
+                self.gpu = gpu_state()
+
+    def _repeat(self, rng: np.random.Generator, min_rounds: int, emit: Emit) -> None:
         next_check, met, last_progress = min_rounds, 0, -_PROGRESS_NS
         while self.live and self._round(rng):
             now = self.clock()
@@ -144,7 +162,6 @@ class _Session:
             if now - last_progress >= _PROGRESS_NS:
                 last_progress = now
                 emit(StageProgress("measure", f"round {self.completed}", self._fraction()))
-        self.ended = self.clock()
 
     def _round(self, rng: np.random.Generator) -> bool:
         """Run one block of every row; False when the time is up."""
@@ -191,6 +208,7 @@ class _Session:
             seconds=0.0 if self.started is None else (end - self.started) / 1e9,
             threads=self.threads,
             converged=self.converged,
+            contention=self.contention,
         )
 
     def _measured(self, row: Row) -> Measured:
@@ -205,8 +223,10 @@ class _Session:
         speedup: Interval | None = interval if base_measured else None
         if row.name == self.baseline:
             speedup = Interval(1.0, 1.0, 1.0)
-        note = self._doubts(samples, interval)
-        h2d, d2h = row.transfers()
+        own = median_interval(row.round_median_ms[: self.completed], self.seed)
+        variation = coefficient_of_variation(samples)
+        evidence = self._evidence(row, variation, interval)
+        note = "; ".join(doubts(evidence)) or None
         return Measured(
             row.name,
             Latency(
@@ -222,29 +242,36 @@ class _Session:
                 rounds=self.completed,
                 stable=note is None,
                 note=note,
-                h2d_ms=h2d,
-                d2h_ms=d2h,
+                h2d_ms=evidence.h2d_ms,
+                d2h_ms=evidence.d2h_ms,
+                # Of calls pooled over rounds and of rounds, the medians differ a little.
+                median_low_ms=min(own.low, median),
+                median_high_ms=max(own.high, median),
+                variation=variation,
+                preemptions_per_s=evidence.preemptions,
+                other_cpus=self.contention.others if self.contention else None,
+                gpu=evidence.gpu,
             ),
             outputs=row.outputs,
         )
 
-    def _doubts(self, samples: NDArray[np.float64], interval: Interval) -> str | None:
-        doubts = []
-        variation = coefficient_of_variation(samples)
-        if variation > MAX_VARIATION:
-            doubts.append(
-                f"coefficient of variation {_percent(variation)}, above {_percent(MAX_VARIATION)}"
-            )
-        width = interval.relative_half_width
-        if not self.converged and width > self.tolerance:
-            doubts.append(
-                f"time ran out at ±{_percent(width)}, short of ±{_percent(self.tolerance)}"
-            )
-        return "; ".join(doubts) or None
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    def _evidence(self, row: Row, variation: float, interval: Interval) -> Evidence:
+        device = row.device_times()
+        return Evidence(
+            variation=variation,
+            interval=interval,
+            rounds=self.completed,
+            converged=self.converged,
+            tolerance=self.tolerance,
+            threads=self.threads,
+            preemptions=row.preemptions_per_second(),
+            contention=self.contention,
+            compute_ms=None if device is None else device.compute_ms,
+            h2d_ms=None if device is None else device.h2d_ms,
+            d2h_ms=None if device is None else device.d2h_ms,
+            enqueue_ms=None if device is None else device.enqueue_ms,
+            gpu=None if device is None else self.gpu,
+        )
 
 
 @contextmanager

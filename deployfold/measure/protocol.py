@@ -18,11 +18,15 @@ Inputs: TypeAlias = Sequence["np.ndarray[Any, np.dtype[Any]] | torch.Tensor"]
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """What a GPU's own clock (CUDA events) says of one inference, in milliseconds."""
+    """What a GPU's own clock (CUDA events) says of one inference, in milliseconds.
+
+    ``enqueue_ms`` is by the host's clock: how long the CPU took to launch the work.
+    """
 
     compute_ms: float
     h2d_ms: float
     d2h_ms: float
+    enqueue_ms: float | None = None
 
 
 Step: TypeAlias = Callable[[], "DeviceTimes | None"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .conditions import Contention
+from .gpu import GpuState
 from .protocol import Array
 
 
@@ -19,13 +21,19 @@ class Latency:
             averaged or padded. On a GPU, the engine's own time by CUDA events.
         median_ms, p90_ms, p95_ms, p99_ms: percentiles of ``samples_ms``.
         throughput: samples per second at the median: batch size / median.
+        median_low_ms, median_high_ms: the 95 % interval of the median over rounds; from 0 to
+            infinity if there were too few rounds for one.
+        variation: coefficient of variation of ``samples_ms``.
         speedup: median of the per-round ratios baseline / row; 1 for the baseline itself and
             ``None`` where the baseline was not measured.
-        speedup_low, speedup_high: its 95 % bootstrap interval.
+        speedup_low, speedup_high: its 95 % interval, see :func:`.stats.median_interval`.
         rounds: completed rounds.
         stable: nothing in ``note`` speaks against the numbers.
         note: why not stable.
         h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
+        preemptions_per_s: involuntary context switches a second while the row ran.
+        other_cpus: CPUs that other programs kept busy during the rounds.
+        gpu: the GPU right after the last round, as NVML saw it; ``None`` on the CPU.
     """
 
     samples_ms: NDArray[np.float64]
@@ -42,6 +50,12 @@ class Latency:
     note: str | None = None
     h2d_ms: float | None = None
     d2h_ms: float | None = None
+    median_low_ms: float | None = None
+    median_high_ms: float | None = None
+    variation: float | None = None
+    preemptions_per_s: float | None = None
+    other_cpus: float | None = None
+    gpu: GpuState | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +73,8 @@ class Measurements:
     """All rows in the order they were given, and how the measurement went.
 
     ``converged`` says that every interval reached the goal before the time was up; ``seconds``
-    is the time taken by warm-up and rounds.
+    is the time taken by warm-up and rounds. ``contention`` is what other programs took of the CPUs
+    during the rounds, ``None`` where that cannot be told.
     """
 
     rows: tuple[Measured, ...]
@@ -68,6 +83,7 @@ class Measurements:
     seconds: float
     threads: int
     converged: bool
+    contention: Contention | None = None
 
 
 class MeasurementInterrupted(KeyboardInterrupt):

@@ -10,6 +10,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from .conditions import preemptions
 from .protocol import Array, DeviceTimes, Inputs, Runner, Step, summary
 
 BLOCK_NS = 1_000_000
@@ -30,6 +31,7 @@ class Row:
         failure: why the row cannot be measured; ``None`` while it can.
         outputs: of the first inference.
         round_ms: the mean time of a call, one value for every completed round.
+        round_median_ms: the median time of a call, one value for every completed round.
         blocks_ms: the single calls behind them.
     """
 
@@ -38,13 +40,16 @@ class Row:
         self.failure: str | None = None
         self.outputs: tuple[Array, ...] | None = None
         self.round_ms: list[float] = []
+        self.round_median_ms: list[float] = []
         self.blocks_ms: list[NDArray[np.float64]] = []
         self._runner = runner
         self._clock = clock
         self._step: Step | None = None
         self._calls = 1
         self._pending: NDArray[np.float64] | None = None
-        self._transfers: list[tuple[float, float]] = []
+        self._transfers: list[DeviceTimes] = []
+        self._preempted = 0
+        self._block_ns = 0
 
     def load(self, inputs: Inputs) -> None:
         """Load the artifact, run it once for its outputs, and prepare its inputs."""
@@ -78,12 +83,14 @@ class Row:
     def block(self) -> None:
         """One round's calls; they count when :meth:`keep` is called."""
         try:
-            start = self._clock()
+            start, preempted = self._clock(), preemptions()
             while True:
                 self._call(record=False)
                 if self._clock() - start >= SETTLE_NS:
                     break
             self._pending = np.array([self._call() for _ in range(self._calls)])
+            self._preempted += preemptions() - preempted
+            self._block_ns += self._clock() - start
         except Exception as error:
             self._fail(error)
 
@@ -92,14 +99,24 @@ class Row:
         if self._pending is not None:
             self.blocks_ms.append(self._pending)
             self.round_ms.append(float(self._pending.mean()))
+            self.round_median_ms.append(float(np.median(self._pending)))
             self._pending = None
 
-    def transfers(self) -> tuple[float | None, float | None]:
-        """Median H2D and D2H milliseconds; ``None`` where the row runs on the CPU."""
+    def device_times(self) -> DeviceTimes | None:
+        """Medians of what the GPU's clock said; ``None`` where the row runs on the CPU."""
         if not self._transfers:
-            return None, None
-        h2d, d2h = zip(*self._transfers, strict=True)
-        return statistics.median(h2d), statistics.median(d2h)
+            return None
+        launches = [one.enqueue_ms for one in self._transfers if one.enqueue_ms is not None]
+        return DeviceTimes(
+            compute_ms=statistics.median(one.compute_ms for one in self._transfers),
+            h2d_ms=statistics.median(one.h2d_ms for one in self._transfers),
+            d2h_ms=statistics.median(one.d2h_ms for one in self._transfers),
+            enqueue_ms=statistics.median(launches) if launches else None,
+        )
+
+    def preemptions_per_second(self) -> float:
+        """Involuntary context switches of this process, a second of this row's blocks."""
+        return self._preempted / (self._block_ns / 1e9) if self._block_ns else 0.0
 
     def close(self) -> None:
         """Close the runner, whatever state it is in."""
@@ -117,7 +134,7 @@ class Row:
         if device is None:
             return max(end - start, 1) / 1e6  # a coarse clock may say 0, and ratios follow
         if record:
-            self._transfers.append((device.h2d_ms, device.d2h_ms))
+            self._transfers.append(device)
         return max(device.compute_ms, 1e-6)
 
     def _fail(self, error: Exception) -> None:

@@ -10,15 +10,23 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+MIN_FOR_INTERVAL = 6
+"""Fewer values have no 95 % interval of their median: all of n lie on one side of the true median
+with probability 2 / 2^n, which is above 5 % for n < 6, so not even least to greatest is enough."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and the bounds of its confidence interval."""
+    """A median and the bounds of its confidence interval; from 0 to infinity if there is none."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def bounded(self) -> bool:
+        """There were values enough for an interval."""
+        return math.isfinite(self.high)
 
     @property
     def relative_half_width(self) -> float:
@@ -51,7 +59,9 @@ def coefficient_of_variation(samples: ArrayLike) -> float:
 
 
 def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """The median of ``values`` with a 95 % interval: bootstrap, and never narrower than sign test.
+    """The median of positive ``values`` with a 95 % interval, from 0 to infinity for fewer than 6.
+
+    Of 6 or more it is the bootstrap's, and never narrower than the sign test's.
 
     The bootstrap draws n of the n values with replacement and takes their median, ``resamples``
     times. Drawing is choosing ``floor(n u)`` for n uniform u, so the k-th smallest draw is the
@@ -69,6 +79,8 @@ def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) ->
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if ordered.size == 0:
         raise ValueError("interval of no values")
+    if ordered.size < MIN_FOR_INTERVAL:
+        return Interval(float(np.median(ordered)), 0.0, math.inf)
     medians = bootstrap_medians(ordered, np.random.default_rng(seed), resamples)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.percentile(medians, [100 * tail, 100 * (1 - tail)]).tolist()
@@ -95,14 +107,14 @@ def bootstrap_medians(
 
 
 def _sign_test_rank(count: int) -> int:
-    """The greatest k with P(Binomial(count, 1/2) < k) <= 2.5 %; 1 where there is none."""
+    """The greatest k with P(Binomial(count, 1/2) < k) <= 2.5 %; 0 where there is none."""
     tail = (1 - CONFIDENCE) / 2
     cumulative, whole = 0.0, math.lgamma(count + 1) - count * math.log(2)
     for k in range(count // 2 + 1):
         cumulative += math.exp(whole - math.lgamma(k + 1) - math.lgamma(count - k + 1))
         if cumulative > tail:
-            return max(k, 1)
-    return 1
+            return k
+    return 0
 
 
 def _index(uniform: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,9 @@ class TensorRTRunner:
                     if device is not host:
                         device.copy_(host, non_blocking=True)
                 copied.record(stream)
+                launch = time.perf_counter()
                 enqueued = context.execute_async_v3(handle)
+                launched = time.perf_counter()
                 computed.record(stream)
                 for host, device in pairs_out:
                     if device is not host:
@@ -174,6 +177,7 @@ class TensorRTRunner:
                 compute_ms=copied.elapsed_time(computed),
                 h2d_ms=begin.elapsed_time(copied),
                 d2h_ms=computed.elapsed_time(end),
+                enqueue_ms=1e3 * (launched - launch),
             )
 
         return step

@@ -11,6 +11,10 @@ from . import text
 from .footnotes import Footnotes
 from .model import Report, Row
 
+MIN_SAMPLES = 10
+"""Of fewer samples a share of agreement comes in steps of over 10 points, and is not shown."""
+LOST_SHARE = 0.01
+"""An agreement or an accuracy this much below the original's is marked as lost: one point."""
 LOSSY_SQNR_DB = 30.0
 """Below this an artifact's accuracy is marked as lost: the error's RMS is 3 % of the outputs'."""
 GROWTH = 1.01
@@ -29,11 +33,16 @@ class Mark(Enum):
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, with the superscripts of its footnotes, which are never cut off."""
+    """A value as text, with the superscripts of its footnotes.
+
+    ``detail`` is a line below it, and ``warning`` how that line ends if it has bad news.
+    """
 
     text: str
     mark: Mark = Mark.PLAIN
     notes: str = ""
+    detail: str = ""
+    warning: str = ""
 
     def __str__(self) -> str:
         return f"{self.text} {self.notes}" if self.notes else self.text
@@ -48,9 +57,17 @@ class Column:
     cells: tuple[Cell, ...]
     numeric: bool = True
 
+    @property
+    def measured(self) -> bool:
+        """Some row has a value."""
+        return any(cell.mark is not Mark.ABSENT for cell in self.cells)
+
 
 def columns(report: Report, notes: Footnotes) -> dict[str, Column]:
     """Every column by key, in the order they are shown, with its short forms.
+
+    Agreement with the original (``top1``, ``top5``) and ``accuracy`` are there where a row has
+    them, agreement only of :data:`MIN_SAMPLES` samples or more.
 
     ``parameters`` and ``speedup`` have the narrower forms ``parameters_short`` and
     ``speedup_short``; a renderer shows one of the two.
@@ -70,6 +87,11 @@ def columns(report: Report, notes: Footnotes) -> dict[str, Column]:
         build.accuracy("max_diff", "max |Δ|", _max_diff, text.difference),
         build.accuracy("sqnr", "SQNR", _sqnr, text.decibels, greatest=True),
     ]
+    if any(_samples(row) >= MIN_SAMPLES for row in report.rows):
+        made += [build.share("top1", "top-1", _top1), build.share("top5", "top-5", _top5)]
+    made.append(build.share("accuracy", "accuracy", _accuracy))
+    optional = {"top1", "top5", "accuracy"}
+    made = [one for one in made if one.key not in optional or one.measured]
     return {column.key: column for column in made}
 
 
@@ -109,6 +131,22 @@ def _sqnr(row: Row) -> float | None:
     return row.accuracy.sqnr_db if row.accuracy else None
 
 
+def _samples(row: Row) -> int:
+    return (row.accuracy.samples or 0) if row.accuracy else 0
+
+
+def _top1(row: Row) -> float | None:
+    return row.accuracy.top1_agreement if row.accuracy else None
+
+
+def _top5(row: Row) -> float | None:
+    return row.accuracy.top5_agreement if row.accuracy else None
+
+
+def _accuracy(row: Row) -> float | None:
+    return row.accuracy.accuracy if row.accuracy else None
+
+
 @dataclass(frozen=True)
 class _Builder:
     report: Report
@@ -119,7 +157,9 @@ class _Builder:
         for index, row in enumerate(self.report.rows):
             marks = self.notes.mark(self.notes.others.get(row.name, ()))
             mark = Mark.BASELINE if index == 0 else Mark.PLAIN
-            cells.append(Cell(text.clean(row.title), mark, marks))
+            detail = text.int8(row.int8) if row.int8 else ""
+            warning = "uncalibrated" if row.int8 and not row.int8.calibrated else ""
+            cells.append(Cell(text.clean(row.title), mark, marks, detail, warning))
         return Column("title", "artifact", tuple(cells), numeric=False)
 
     def number(
@@ -199,7 +239,7 @@ class _Builder:
         greatest: bool = False,
     ) -> Column:
         """A distance from the original, which has none from itself."""
-        values = [value(row) for row in self.report.rows]
+        values = [value(row) if index else None for index, row in enumerate(self.report.rows)]
         best = _best(values, greatest=greatest)
         cells = []
         for index, one in enumerate(values):
@@ -207,6 +247,19 @@ class _Builder:
             lossy = sqnr is not None and not sqnr >= LOSSY_SQNR_DB
             written = text.NOTHING if one is None else write(one)
             cells.append(Cell(written, self._mark(index, one, best, lost=lossy)))
+        return Column(key, header, tuple(cells))
+
+    def share(self, key: str, header: str, value: Callable[[Row], float | None]) -> Column:
+        """A share of samples, of which more is better; lost where it is below the original's."""
+        own = key == "accuracy"  # the original agrees with itself, and has an accuracy of its own
+        values = [value(row) if own or i else None for i, row in enumerate(self.report.rows)]
+        best = _best(values, greatest=True)
+        base = (values[0] if values else None) if own else 1.0
+        cells = []
+        for index, one in enumerate(values):
+            lost = one is not None and base is not None and one < base - LOST_SHARE
+            written = text.NOTHING if one is None else text.percent(one)
+            cells.append(Cell(written, self._mark(index, one, best, lost=lost)))
         return Column(key, header, tuple(cells))
 
     def _mark(self, index: int, value: float | None, best: float | None, *, lost: bool) -> Mark:

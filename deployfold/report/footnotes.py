@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from . import text
 from .model import Report, Row
+from .stability import stability_lines
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,33 @@ def footnotes(report: Report) -> Footnotes:
     for row in report.rows:
         if row.latency is None:
             why[row.name] = number(row.not_measured or "no reason was recorded")
-        notes = [*row.notes, *_of_latency(row)]
+        notes = [*row.notes, *_of_row(row)]
         others[row.name] = tuple(dict.fromkeys(number(note) for note in notes))
     return Footnotes(tuple(order), why, others, tuple(_plain(report)))
 
 
-def _of_latency(row: Row) -> list[str]:
-    copies = text.copies(row.latency) if row.latency else None
-    return [copies] if copies else []
+def _of_row(row: Row) -> list[str]:
+    """What the row's numbers need said."""
+    notes = []
+    if row.latency is not None:
+        copies = text.copies(row.latency)
+        notes += [copies] if copies else []
+        speedup = row.latency.speedup
+        if speedup is not None and not speedup.bounded:
+            rounds = row.latency.rounds
+            many = "1 round is" if rounds == 1 else f"{rounds} rounds are"
+            notes.append(f"{many} too few for an interval")
+    if row.int8 is not None and not row.int8.calibrated:
+        notes.append(
+            "uncalibrated: its ranges come from random inputs, so its accuracy here says nothing of"
+            " its accuracy on real ones"
+        )
+    return notes
 
 
 def _plain(report: Report) -> list[str]:
     lines = [f"Machine: {text.machine(report)}", f"Input: {text.inputs(report)}"]
+    lines += _of_accuracy(report)
     latencies = [row.latency for row in report.rows if row.latency is not None]
     if not latencies:
         return lines
@@ -57,21 +73,21 @@ def _plain(report: Report) -> list[str]:
     rounds = max(latency.rounds for latency in latencies)
     words = f"Speed-up: median of {rounds} interleaved rounds with its 95 % interval"
     others = [s for s in speedups if not s.low == s.high == 1.0]
-    if others:
+    if any(speedup.bounded for speedup in others):
         undecided = any(speedup.undecided for speedup in others)
         lines.append(f"{words}; ≈ where that holds 1" if undecided else words)
-    unstable = [row for row in report.rows if row.latency is not None and not row.latency.stable]
-    if unstable:
-        lines.append(
-            f"Not stable: {_instability(unstable)}."
-            " Close other programs, or allow more time with --max-seconds."
-        )
-    return lines
+    return [*lines, *stability_lines(report)]
 
 
-def _instability(rows: list[Row]) -> str:
-    """Which rows, and why; of several, the report has the reasons."""
-    if len(rows) > 1:
-        return text.clean(f"{'; '.join(row.title for row in rows)} (report.json says why)")
-    note = rows[0].latency.note if rows[0].latency else None
-    return text.clean(f"{rows[0].title} ({note})" if note else rows[0].title)
+def _of_accuracy(report: Report) -> list[str]:
+    """Over how many samples and outputs, where that is not one inference with one output."""
+    found = [row.accuracy for row in report.rows if row.accuracy is not None]
+    batch = report.inputs[0].shape[0] if report.inputs and report.inputs[0].shape else 1
+    samples = max((one.samples or 0 for one in found), default=0)
+    outputs = max((len(one.outputs) for one in found), default=0)
+    parts = []
+    if samples > batch and f"{samples} samples" not in report.input_data:
+        parts.append(f"over {samples:,} samples")
+    if outputs:
+        parts.append(f"of {outputs} outputs the worst (report.json has each)")
+    return [f"Accuracy: {', '.join(parts)}"] if parts else []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from . import text
 from .columns import Cell, Mark, columns
 from .footnotes import footnotes
+from .grids import Grid, cold_start_grid, layer_grids, sweep_grid
 from .model import FoldSummary, Report
 from .summary import summary_lines
 
@@ -21,6 +23,9 @@ _SHOWN = (
     "speedup",
     "max_diff",
     "sqnr",
+    "top1",
+    "top5",
+    "accuracy",
 )
 
 
@@ -40,6 +45,8 @@ def render_markdown(report: Report) -> str:
     lines = [f"{notes.mark((i,))} {escape(note)}" for i, note in enumerate(notes.numbered, 1)]
     lines += [escape(line) for line in notes.plain]
     parts.append("  \n".join(lines))
+    parts += [_grid(grid) for grid in (sweep_grid(report), cold_start_grid(report)) if grid]
+    parts += [_layers(grid) for grid in layer_grids(report)]
     if report.fold is not None and (report.fold.folded or report.fold.left):
         parts.append(_fold(report.fold))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -59,7 +66,7 @@ def _identity(report: Report) -> str:
 
 def _comparison(report: Report) -> str:
     made = columns(report, footnotes(report))
-    shown = [made[key] for key in _SHOWN]
+    shown = [made[key] for key in _SHOWN if key in made]
     lines = [
         _line([escape(column.header) for column in shown]),
         _line(["---:" if column.numeric else "---" for column in shown]),
@@ -70,7 +77,25 @@ def _comparison(report: Report) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return f"**{escape(str(cell))}**" if cell.mark is Mark.BEST else escape(str(cell))
+    written = f"**{escape(str(cell))}**" if cell.mark is Mark.BEST else escape(str(cell))
+    return f"{written} – {escape(cell.detail)}" if cell.detail else written
+
+
+def _grid(grid: Grid) -> str:
+    lines = [
+        _line([escape(header) for header in grid.headers]),
+        _line(["---:" if numeric else "---" for numeric in grid.numeric]),
+        *(_line([_cell(cell) for cell in row]) for row in grid.rows),
+    ]
+    below = "  \n".join(escape(note) for note in grid.notes)
+    return "\n".join([f"## {escape(grid.title)}", "", *lines, *(["", below] if below else [])])
+
+
+def _layers(grid: Grid) -> str:
+    """The layers of an INT8 model, which can be hundreds: closed until asked for."""
+    table = _grid(grid).partition("\n")[2]
+    summary = f"<summary>{html.escape(text.clean(grid.title))}</summary>"
+    return "\n".join(["<details>", summary, table, "", "</details>"])
 
 
 def _fold(fold: FoldSummary) -> str:

@@ -11,30 +11,62 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import Field, ValidationError
 
 from deployfold.errors import UsageError
 from deployfold.files import write_text
 
+from .fields import Count, Frozen, Number
+from .row import (
+    Accuracy,
+    BatchPoint,
+    ColdStart,
+    GpuState,
+    Int8Layer,
+    Int8Summary,
+    Latency,
+    OutputAccuracy,
+    Row,
+    Speedup,
+    saturation,
+)
+
 SCHEMA_VERSION: Final = "1"
 
-Number = Annotated[
-    float,
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity", "NaN"]}]}),
+__all__ = [
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "BatchPoint",
+    "ColdStart",
+    "Count",
+    "Environment",
+    "FoldSummary",
+    "FoldedNorm",
+    "GpuState",
+    "Int8Layer",
+    "Int8Summary",
+    "Latency",
+    "LeftNorm",
+    "ModelInput",
+    "Number",
+    "OutputAccuracy",
+    "Report",
+    "Row",
+    "Source",
+    "Speedup",
+    "Status",
+    "ThresholdResult",
+    "Verification",
+    "load_report",
+    "now",
+    "saturation",
+    "write_report",
 ]
-Count = Annotated[int, Field(ge=0)]
 
 
-class _Frozen(BaseModel):
-    # Unknown keys are ignored, so that a field added within a schema version breaks no reader.
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", from_attributes=True, ser_json_inf_nan="strings"
-    )
-
-
-class Source(_Frozen):
+class Source(Frozen):
     """The model that came in. ``sha256`` and ``bytes`` are of the file; ``None`` without one."""
 
     path: str
@@ -44,7 +76,7 @@ class Source(_Frozen):
     bytes: Count | None = None
 
 
-class ModelInput(_Frozen):
+class ModelInput(Frozen):
     """One model input; the batch axis comes first in ``shape``."""
 
     name: str
@@ -52,7 +84,7 @@ class ModelInput(_Frozen):
     dtype: str
 
 
-class FoldedNorm(_Frozen):
+class FoldedNorm(Frozen):
     """A BatchNorm that is gone: folded ``into`` that module by that rule."""
 
     name: str
@@ -60,14 +92,14 @@ class FoldedNorm(_Frozen):
     into: str
 
 
-class LeftNorm(_Frozen):
+class LeftNorm(Frozen):
     """A BatchNorm that stayed, and why."""
 
     name: str
     reason: str
 
 
-class Verification(_Frozen):
+class Verification(Frozen):
     """Folded against original, on that many inputs; ``None``: float64 could not run, see note."""
 
     float64_relative_difference: Number | None
@@ -76,7 +108,7 @@ class Verification(_Frozen):
     note: str | None = None
 
 
-class FoldSummary(_Frozen):
+class FoldSummary(Frozen):
     """What folding did. ``verification`` is ``None`` if nothing was folded."""
 
     batchnorm_before: Count
@@ -87,105 +119,12 @@ class FoldSummary(_Frozen):
     verification: Verification | None = None
 
 
-class Speedup(_Frozen):
-    """Baseline time / own time, with the bounds of its 95 % interval."""
+class Environment(Frozen):
+    """The machine; the same fields as ``deployfold.measure.environment.Environment``.
 
-    value: Number
-    low: Number
-    high: Number
-
-    @property
-    def undecided(self) -> bool:
-        """The interval holds 1: neither faster nor slower."""
-        return self.low <= 1.0 <= self.high
-
-
-class MeasuredLatency(Protocol):
-    """What :meth:`Latency.of` reads: ``deployfold.measure.results.Latency`` has it."""
-
-    @property
-    def samples_ms(self) -> Any: ...
-    @property
-    def median_ms(self) -> float: ...
-    @property
-    def speedup(self) -> float | None: ...
-    @property
-    def speedup_low(self) -> float | None: ...
-    @property
-    def speedup_high(self) -> float | None: ...
-
-
-class Latency(_Frozen):
-    """Latency of one call in milliseconds, and throughput in samples per second at the median.
-
-    ``samples`` is how many timed calls the percentiles come from, ``note`` why they are not
-    stable, ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out.
+    ``cpus`` are hardware threads, ``governor`` the CPU frequency governor, ``load_average`` the
+    machine's when the report was written; ``None`` where the system does not tell.
     """
-
-    median_ms: Number
-    p90_ms: Number
-    p95_ms: Number
-    p99_ms: Number
-    throughput: Number
-    speedup: Speedup | None
-    rounds: Count
-    samples: Count
-    stable: bool
-    note: str | None = None
-    h2d_ms: Number | None = None
-    d2h_ms: Number | None = None
-
-    @classmethod
-    def of(cls, measured: MeasuredLatency) -> Latency:
-        """The report's form of ``deployfold.measure.results.Latency``."""
-        value, low, high = measured.speedup, measured.speedup_low, measured.speedup_high
-        speedup = None
-        if value is not None and low is not None and high is not None:
-            speedup = Speedup(value=value, low=low, high=high)
-        plain = {
-            name: getattr(measured, name)
-            for name in cls.model_fields
-            if name not in ("speedup", "samples")
-        }
-        return cls(speedup=speedup, samples=len(measured.samples_ms), **plain)
-
-
-class Accuracy(_Frozen):
-    """Outputs against the original's on the same inputs; of several outputs, the worst."""
-
-    max_abs_diff: Number
-    sqnr_db: Number
-    cosine: Number | None = None
-    top1_agreement: Number | None = None
-    nonfinite: Count = 0
-
-
-class Row(_Frozen):
-    """One artifact in one runtime.
-
-    Attributes:
-        name: stable and machine-readable, such as ``onnxruntime-fp16``; thresholds use it.
-        title: what people read.
-        artifact: its file, relative to the report; ``None`` for a model in memory.
-        parameters, batchnorm_layers, bytes: ``None`` where they cannot be told.
-        latency: ``None`` where it was not measured, and then ``not_measured`` says why.
-        accuracy: ``None`` for the baseline and for what could not run.
-    """
-
-    name: str
-    title: str
-    artifact: str | None = None
-    parameters: Count | None = None
-    batchnorm_layers: Count | None = None
-    bytes: Count | None = None
-    latency: Latency | None = None
-    accuracy: Accuracy | None = None
-    not_measured: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-class Environment(_Frozen):
-    """The machine; the same fields as ``deployfold.measure.environment.Environment``."""
 
     cpu: str
     physical_cores: Count
@@ -194,9 +133,12 @@ class Environment(_Frozen):
     python: str
     gpu: str | None = None
     packages: dict[str, str] = Field(default_factory=dict)
+    cpus: Count | None = None
+    governor: str | None = None
+    load_average: Number | None = None
 
 
-class ThresholdResult(_Frozen):
+class ThresholdResult(Frozen):
     """A limit the user set. ``value`` is ``None`` if there was nothing to hold against it."""
 
     name: str
@@ -206,7 +148,7 @@ class ThresholdResult(_Frozen):
     passed: bool
 
 
-class Status(_Frozen):
+class Status(Frozen):
     """How the build ended; ``stage`` and ``message`` where it did not complete."""
 
     state: Literal["complete", "interrupted", "failed"] = "complete"
@@ -214,7 +156,7 @@ class Status(_Frozen):
     message: str | None = None
 
 
-class Report(_Frozen):
+class Report(Frozen):
     """Everything a build found. The first row is the baseline.
 
     ``input_origin`` says where the shapes came from, and ``input_data`` what values were run.

@@ -30,6 +30,7 @@ def summary_lines(report: Report) -> list[Line]:
     if report.fold is not None:
         lines.extend(_fold(report.fold))
     lines.extend(_best(report.rows))
+    lines.extend(_saturation(report.rows))
     lines.extend(Line("note", text.clean(note)) for note in report.notes)
     lines.extend(_threshold(result) for result in report.thresholds)
     return lines
@@ -66,13 +67,31 @@ def _best(rows: tuple[Row, ...]) -> list[Line]:
         assert row.latency.speedup is not None
         value = f"{text.clean(row.title)}, {text.speedup(row.latency.speedup)}"
         lines.append(Line("fastest", value, "good"))
-    elif any(row.latency for row in rows[1:]):
-        lines.append(Line("fastest", "nothing is faster than the original", "warn"))
+    elif others := [row for row in rows[1:] if row.latency]:
+        # Only a build begins with the original; bench takes any file for its baseline.
+        first = "the original" if rows[0].name == "pytorch" else text.clean(rows[0].title)
+        bounded = any(r.latency and r.latency.speedup and r.latency.speedup.bounded for r in others)
+        value = f"nothing is faster than {first}" if bounded else "too few rounds to say"
+        lines.append(Line("fastest", value, "warn"))
     sized = [(row.bytes, row) for row in rows if row.bytes]
-    if sized:
+    if len(sized) > 1:
         count, row = min(sized, key=lambda pair: pair[0])
         lines.append(Line("smallest", f"{text.clean(row.title)}, {text.size(count)}"))
     return lines
+
+
+def _saturation(rows: tuple[Row, ...]) -> list[Line]:
+    """The row with the greatest throughput of a sweep."""
+    best: tuple[float, int, Row] | None = None
+    for row in rows:
+        for point in row.sweep:
+            if point.throughput is not None and (best is None or point.throughput > best[0]):
+                best = (point.throughput, point.batch, row)
+    if best is None:
+        return []
+    rate, batch, row = best
+    value = f"{text.rate(rate)} samples/s, {text.clean(row.title)} at batch {batch}"
+    return [Line("peak", value)]
 
 
 def _threshold(result: ThresholdResult) -> Line:

@@ -18,6 +18,7 @@ from rich.text import Text
 from . import text
 from .columns import Cell, Column, Mark, columns
 from .footnotes import footnotes
+from .grids import Grid, cold_start_grid, layer_grids, sweep_grid
 from .model import FoldedNorm, Report
 from .summary import summary_lines
 
@@ -30,21 +31,27 @@ STYLES = {
 }
 WIDE_GAP = 2
 """Spaces between columns, where there is room."""
-MIN_TITLE = 12
+TITLES = {"long title": 28, "title": 16, "short title": 10}
+"""How narrow titles are wrapped at each step of the reductions below."""
 
 # What goes first when the terminal is narrow. A pair names a column and its narrower form.
 _REDUCTIONS: tuple[tuple[str, str | None], ...] = (
     ("throughput", None),
     ("parameters", "parameters_short"),
+    ("long title", None),
     ("p95", None),
+    ("top5", None),
     ("sqnr", None),
     ("gap", None),
-    ("title", None),  # truncated, never dropped
+    ("title", None),  # wrapped, never dropped
     ("parameters_short", None),
     ("batchnorm", None),
     ("speedup", "speedup_short"),
     ("size", None),
+    ("top1", None),
     ("max_diff", None),
+    ("accuracy", None),
+    ("short title", None),
 )
 
 
@@ -68,12 +75,13 @@ class ComparisonTable:
             table.add_column(
                 Text(column.header, style="bold"),
                 justify="right" if column.numeric else "left",
-                no_wrap=True,
-                overflow="ellipsis",
+                no_wrap=column.numeric,
+                overflow="ellipsis" if column.numeric else "fold",
+                width=None if column.numeric else layout.title_width,
             )
         for row in zip(*(column.cells for column in layout.columns), strict=True):
             first, *rest = row
-            table.add_row(_title(first, layout.title_width), *map(_cell, rest))
+            table.add_row(_title(first), *map(_cell, rest))
         yield table
         yield Text()
         for index, sentence in enumerate(notes.numbered, 1):
@@ -85,6 +93,41 @@ class ComparisonTable:
 def comparison_table(report: Report) -> ComparisonTable:
     """The comparison of all artifacts, the original first, with footnotes below."""
     return ComparisonTable(report)
+
+
+def grid_table(grid: Grid) -> Group:
+    """A smaller table of the report with its title and the lines below it."""
+    gap = 2 if len(grid.headers) < 7 else 1
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
+    for header, numeric in zip(grid.headers, grid.numeric, strict=True):
+        table.add_column(
+            Text(header, style="bold"),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for row in grid.rows:
+        table.add_row(*map(_cell, row))
+    notes = [Text(note, style="dim") for note in grid.notes]
+    title = [Text(grid.title, style="bold")] if grid.title else []
+    return Group(*title, table, *notes)
+
+
+def sweep_table(report: Report) -> Group | None:
+    """Throughput by batch size; ``None`` where no sweep was measured."""
+    grid = sweep_grid(report)
+    return None if grid is None else grid_table(grid)
+
+
+def cold_start_table(report: Report) -> Group | None:
+    """Cold start and peak memory; ``None`` where they were not measured."""
+    grid = cold_start_grid(report)
+    return None if grid is None else grid_table(grid)
+
+
+def layers_table(report: Report) -> Group:
+    """Every layer of every INT8 row, the worst first, for ``--layers``; empty without such rows."""
+    return Group(*(grid_table(grid) for grid in layer_grids(report)))
 
 
 def fold_table(report: Report, *, explain: bool = False) -> Table:
@@ -147,12 +190,13 @@ def _cell(cell: Cell) -> Text:
     return Text(str(cell), style=STYLES[cell.mark])
 
 
-def _title(cell: Cell, width: int) -> Text:
-    """The title in ``width`` cells: the name is cut, the superscripts are not."""
-    notes = f" {cell.notes}" if cell.notes else ""
-    name = Text(cell.text, style=STYLES[cell.mark])
-    name.truncate(max(1, width - cell_len(notes)), overflow="ellipsis")
-    return name.append(notes)
+def _title(cell: Cell) -> Text:
+    """The title, and below it what there is to say of the whole row."""
+    title = Text.assemble((cell.text, STYLES[cell.mark]), f" {cell.notes}" if cell.notes else "")
+    if cell.detail:
+        title.append("\n").append(cell.detail.removesuffix(cell.warning), style="dim")
+        title.append(cell.warning, style="red")
+    return title
 
 
 def _hanging(label: Text, value: Text) -> Table:
@@ -176,13 +220,15 @@ def _fit(available: dict[str, Column], width: int) -> _Layout:
     shown = {key: column for key, column in available.items() if not key.endswith("_short")}
     title_width, gap = _width(shown["title"]), WIDE_GAP
     for key, narrower in _REDUCTIONS:
+        if key not in shown and key != "gap" and key not in TITLES:
+            continue
         over = _total(shown, title_width, gap) - width
         if over <= 0:
             break
         if key == "gap":
             gap = 1
-        elif key == "title":
-            title_width = max(min(title_width, MIN_TITLE), title_width - over)
+        elif key in TITLES:
+            title_width = max(min(title_width, TITLES[key]), title_width - over)
         elif narrower is None:
             del shown[key]
         else:

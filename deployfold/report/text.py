@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from .model import Accuracy, Latency, Report, Speedup
+from .model import GpuState, Int8Summary, Latency, Report, Speedup
 
 NOTHING = "–"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -68,7 +68,12 @@ def ratio(value: float) -> str:
 
 
 def speedup(value: Speedup, *, interval: bool = True) -> str:
-    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1."""
+    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1.
+
+    ``1.31× [?]`` is of too few rounds for an interval.
+    """
+    if not value.bounded:
+        return f"{ratio(value.value)}× [?]" if interval else f"{ratio(value.value)}× ?"
     head = "≈" if value.undecided else f"{ratio(value.value)}×"
     return f"{head} [{ratio(value.low)}, {ratio(value.high)}]" if interval else head
 
@@ -87,11 +92,36 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else "NaN/inf"
 
 
-def top1(accuracy: Accuracy) -> str | None:
-    """``top-1 agrees on 98 %``, or ``None`` where there are no classes."""
-    if accuracy.top1_agreement is None:
-        return None
-    return f"top-1 agrees on {100 * accuracy.top1_agreement:.4g} %"
+def percent(share: float) -> str:
+    """A share of 0 to 1 with one decimal: ``98.4 %``; ``100 %`` is all of it and nothing less."""
+    if not math.isfinite(share):
+        return NOTHING
+    written = f"{100 * share:.1f}"
+    if written == "100.0":
+        return "100 %" if share == 1 else "99.9 %"
+    return f"{written} %"
+
+
+def int8(summary: Int8Summary) -> str:
+    """``int8 in 94.0 % of MACs``, and ``uncalibrated`` where that is so."""
+    share = f"int8 in {percent(summary.int8_macs_share)} of MACs"
+    return share if summary.calibrated else f"{share}, uncalibrated"
+
+
+def gpu(state: GpuState) -> str:
+    """``1,410 of 1,980 MHz, 54 °C, 210 of 300 W, held down by the power limit``."""
+    parts = []
+    if state.sm_clock_mhz is not None:
+        most = "" if state.max_sm_clock_mhz is None else f" of {state.max_sm_clock_mhz:,}"
+        parts.append(f"{state.sm_clock_mhz:,}{most} MHz")
+    if state.temperature_c is not None:
+        parts.append(f"{state.temperature_c} °C")
+    if state.power_w is not None:
+        limit = "" if state.power_limit_w is None else f" of {state.power_limit_w:.0f}"
+        parts.append(f"{state.power_w:.0f}{limit} W")
+    if state.throttled_by:
+        parts.append(f"held down by {' and '.join(state.throttled_by)}")
+    return clean(", ".join(parts))
 
 
 def copies(latency: Latency) -> str | None:
@@ -112,6 +142,7 @@ def machine(report: Report) -> str:
         environment.cpu,
         *([environment.gpu] if environment.gpu else []),
         f"{threads} thread{'' if threads == 1 else 's'}",
+        *([f"governor {environment.governor}"] if environment.governor else []),
         *(
             f"{name} {environment.packages[name]}"
             for name in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")

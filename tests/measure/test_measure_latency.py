@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -168,6 +169,39 @@ def test_it_always_ends_with_at_least_one_round(
         assert len(row.latency.samples_ms) % result.rounds == 0
 
 
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_too_few_rounds_have_no_interval_and_are_not_stable(rounds: int) -> None:
+    clock = Clock()
+    rows = {"base": Scripted(clock, 400 * MS), "fast": Scripted(clock, 200 * MS)}
+    # Warm-up takes 1.8 s, and a round 1.2 s.
+    result = go(clock, rows, max_seconds=1.8 + 1.2 * rounds)
+    assert result.rounds == rounds
+    for row in result.rows:
+        assert row.latency is not None
+        assert not row.latency.stable
+        assert f"{rounds} round" in (row.latency.note or "")
+        assert "too few rounds for an interval" in (row.latency.note or "")
+    fast = latencies(result)["fast"].latency
+    assert fast is not None
+    assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2.0, 0.0, math.inf)
+    assert (fast.median_low_ms, fast.median_high_ms) == (0.0, math.inf)
+
+
+def test_the_medians_interval_is_of_the_rows_own_times() -> None:
+    clock = Clock()
+    rng = np.random.default_rng(0)
+    noisy = (int(x * MS) for x in 10 * rng.lognormal(sigma=0.1, size=100_000))
+    result = go(
+        clock, {"base": Scripted(clock, 20 * MS), "row": Scripted(clock, noisy)}, max_seconds=20
+    )
+    row = latencies(result)["row"].latency
+    assert row is not None
+    assert row.median_low_ms is not None
+    assert row.median_high_ms is not None
+    assert 9.5 < row.median_low_ms < row.median_ms < row.median_high_ms < 10.5
+    assert row.variation == pytest.approx(0.1, abs=0.03)
+
+
 def test_a_round_cut_off_by_the_time_is_dropped_for_all_rows() -> None:
     clock = Clock()
     result = go(
@@ -263,13 +297,15 @@ def test_a_device_clock_is_used_and_its_copies_are_kept_apart() -> None:
     class Gpu(Scripted):
         def step(self) -> DeviceTimes:
             super().step()
-            return DeviceTimes(compute_ms=2.0, h2d_ms=0.5, d2h_ms=0.25)
+            return DeviceTimes(compute_ms=2.0, h2d_ms=0.5, d2h_ms=0.25, enqueue_ms=1.9)
 
     row = latencies(go(clock, {"base": Scripted(clock, 10 * MS), "gpu": Gpu(clock, 4 * MS)}))["gpu"]
     assert row.latency is not None
     assert row.latency.median_ms == 2.0
     assert row.latency.speedup == 5.0
     assert (row.latency.h2d_ms, row.latency.d2h_ms) == (0.5, 0.25)
+    assert not row.latency.stable
+    assert "launch-bound" in (row.latency.note or "")
 
 
 def test_wrong_calls_are_errors() -> None:

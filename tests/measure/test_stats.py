@@ -16,6 +16,7 @@ from deployfold.measure.stats import (
 )
 
 samples = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=200)
+enough = st.lists(st.floats(1e-3, 1e6), min_size=6, max_size=200)
 
 
 @given(samples)
@@ -26,7 +27,7 @@ def test_percentiles_are_numpys_of_the_pooled_samples(values: list[float]) -> No
     assert p95 == pytest.approx(np.percentile(values, 95))
 
 
-@given(samples, st.floats(0.01, 100), st.integers(0, 5))
+@given(enough, st.floats(0.01, 100), st.integers(0, 5))
 @settings(deadline=None)
 def test_an_interval_scales_with_its_values_and_holds_the_median(
     values: list[float], scale: float, seed: int
@@ -57,10 +58,19 @@ def test_bootstrap_medians_are_distributed_as_those_of_real_resampling(count: in
     assert np.abs(difference).max() < 0.01  # Kolmogorov-Smirnov at p = 1e-4 is 0.0099
 
 
-@pytest.mark.parametrize(("count", "rank"), [(1, 1), (5, 1), (6, 1), (9, 2), (10, 2), (15, 4)])
+@pytest.mark.parametrize(("count", "rank"), [(1, 0), (5, 0), (6, 1), (9, 2), (10, 2), (15, 4)])
 def test_the_sign_test_uses_the_tabulated_ranks(count: int, rank: int) -> None:
     # Ranks of the 95 % interval of a median, e.g. Conover, Practical Nonparametric Statistics.
     assert _sign_test_rank(count) == rank
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_fewer_than_six_values_have_no_interval(count: int) -> None:
+    interval = median_interval(np.full(count, 2.0), 0)
+    assert (interval.value, interval.low, interval.high) == (2.0, 0.0, np.inf)
+    assert not interval.bounded
+    assert interval.relative_half_width == np.inf
+    assert median_interval(np.full(6, 2.0), 0).bounded
 
 
 def test_an_interval_is_never_narrower_than_the_sign_tests() -> None:

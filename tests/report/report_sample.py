@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from deployfold.report.model import (
     Accuracy,
+    BatchPoint,
+    ColdStart,
     Environment,
     FoldedNorm,
     FoldSummary,
+    Int8Layer,
+    Int8Summary,
     Latency,
     LeftNorm,
     ModelInput,
@@ -141,3 +145,65 @@ def sample_report() -> Report:
             ),
         ),
     )
+
+
+def full_report() -> Report:
+    """The sample with everything that is measured only when it is asked for."""
+    report = sample_report()
+    baseline, folded, script, *middle, fp16, engine = report.rows
+    int8 = Int8Summary(
+        int8_macs_share=0.938,
+        calibrated=False,
+        layers=(
+            Int8Layer(
+                name="layer1.0.conv1", op_type="Conv", precision="int8", macs=12_845_056,
+                sqnr_db=31.4, input_range=2.64, estimator="entropy",
+            ),
+            Int8Layer(
+                name="fc", op_type="Gemm", precision="int8", macs=2_048_000, sqnr_db=17.25,
+                input_range=11.5, estimator="percentile 99.99",
+            ),
+            Int8Layer(
+                name="conv1", op_type="Conv", precision="fp32", macs=118_013_952,
+                reason="the first layer, kept by default",
+            ),
+        ),
+    )  # fmt: skip
+    agreed = Accuracy(
+        max_abs_diff=0.21, sqnr_db=24.9, cosine=0.998, top1_agreement=0.971, top5_agreement=0.999,
+        accuracy=0.748, samples=1000,
+    )  # fmt: skip
+    same = Accuracy(
+        max_abs_diff=0.0, sqnr_db=float("inf"), cosine=1.0, top1_agreement=1.0, top5_agreement=1.0,
+        accuracy=0.761, samples=1000,
+    )  # fmt: skip
+    fixed = BatchPoint(batch=8, not_measured="exported with the fixed batch 1")
+    sweep = (
+        BatchPoint(batch=1, median_ms=29.66, throughput=33.7, stable=True),
+        BatchPoint(batch=8, median_ms=188.0, throughput=42.6, stable=True),
+        BatchPoint(batch=32, median_ms=744.0, throughput=43.0),
+    )
+    rows = (
+        baseline.model_copy(update={"accuracy": same, "sweep": sweep}),
+        folded.model_copy(update={"accuracy": same}),
+        script.model_copy(
+            update={
+                "sweep": (sweep[0], fixed),
+                "cold_start": ColdStart(
+                    load_ms=68.4, first_ms=152.0, total_ms=220.4, peak_bytes=86_712_320, runs=3
+                ),
+            }
+        ),
+        *middle,
+        fp16.model_copy(
+            update={
+                "name": "onnxruntime-int8",
+                "title": "ONNX Runtime int8",
+                "int8": int8,
+                "accuracy": agreed,
+                "cold_start": ColdStart(not_measured="it took longer than 600 s"),
+            }
+        ),
+        engine.model_copy(update={"title": "TensorRT-RTX fp16, sm_80-sm_86-sm_89-sm_120"}),
+    )
+    return report.model_copy(update={"rows": rows})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from io import StringIO
 from pathlib import Path
 
@@ -55,15 +54,15 @@ def test_no_line_is_too_wide_and_no_number_is_cut(width: int) -> None:
     output = plain(comparison_table(sample_report()), width)
     assert all(cell_len(line) <= width for line in output.splitlines())
     lines = output.split("\n\n")[0].splitlines()
-    assert len(lines) == 2 + 7  # header, rule, one line a row
+    assert len(lines) >= 2 + 7  # header, rule, a line a row or more: titles wrap
     for number in ("61.2", "55.9", "29.7", "84.1"):
         assert sum(number in line for line in lines) == 1
-    numbers = [line[re.search(r"\S+ ?\S*", line).end() :] for line in lines[2:]]  # type: ignore[union-attr]
-    assert "…" not in "".join(number[12:] for number in numbers)
+    assert "…" not in "".join(lines)
 
 
-def test_footnote_marks_survive_a_cut_title() -> None:
-    assert "… ¹" in plain(comparison_table(sample_report()), 50)
+def test_footnote_marks_survive_a_wrapped_title() -> None:
+    table = plain(comparison_table(sample_report()), 50).split("\n\n")[0]
+    assert table.count("¹") == 1
 
 
 def test_colours_say_best_lost_and_baseline() -> None:

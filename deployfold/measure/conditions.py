@@ -1,0 +1,158 @@
+"""What else went on in the machine while it was measured: other programs, the governor, the load.
+
+Everything is read from Linux's ``/proc`` and ``/sys``; elsewhere, and where a container hides them,
+the values are ``None``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC_STAT = Path("/proc/stat")
+CPUFREQ = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Contention:
+    """How much of the CPUs others took, as a number of CPUs kept busy all the time.
+
+    Attributes:
+        others: CPUs' worth of time taken by other programs, and by a hypervisor for other guests.
+        cpus: CPUs (hardware threads) that this process may run on.
+    """
+
+    others: float
+    cpus: int
+
+    def threads_that_fit(self) -> int:
+        """Threads that would have had a CPU for themselves nearly all the time; at least 1."""
+        return max(1, int(self.cpus - self.others + SLACK))
+
+
+SLACK = 0.25
+"""A quarter of a CPU taken by others is normal: an editor, a browser, the terminal that draws our
+own progress."""
+
+
+@dataclass(frozen=True)
+class _Clock:
+    wall: float
+    own: float
+    busy: float
+
+
+class CpuWatch:
+    """Compares the machine's CPU time with our own, from :meth:`start` to :meth:`stop`.
+
+    ``/proc/stat`` counts in ticks of a hundredth of a second, so less than half a second says
+    nothing.
+
+    Args:
+        stat: the file to read.
+        wall: seconds on a monotonic clock.
+        own: CPU seconds used by this process and its finished children.
+    """
+
+    MIN_SECONDS = 0.5
+
+    def __init__(
+        self,
+        stat: Path = PROC_STAT,
+        *,
+        wall: Callable[[], float] = time.perf_counter,
+        own: Callable[[], float] | None = None,
+    ) -> None:
+        self._stat = stat
+        self._wall = wall
+        self._own = own or _own_seconds
+        self._cpus = allowed_cpus()
+        self._before: _Clock | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._before = self._now()
+
+    def stop(self) -> Contention | None:
+        """What others took since :meth:`start`; ``None`` where that cannot be told."""
+        before, after = self._before, self._now()
+        if before is None or after is None:
+            return None
+        seconds = after.wall - before.wall
+        if seconds < self.MIN_SECONDS:
+            return None
+        others = (after.busy - before.busy) - (after.own - before.own)
+        cpus = len(self._cpus)
+        return Contention(min(max(others / seconds, 0.0), float(cpus)), cpus)
+
+    def _now(self) -> _Clock | None:
+        busy = _busy_seconds(self._stat, self._cpus)
+        return None if busy is None else _Clock(self._wall(), self._own(), busy)
+
+
+def preemptions() -> int:
+    """How often the scheduler took a CPU from a thread of this process that wanted to go on.
+
+    ``ru_nivcsw`` of ``getrusage(2)``, over all threads; 0 where there is no such count.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def governor(root: Path = CPUFREQ) -> str | None:
+    """The CPU frequency governor, such as ``performance``; several if the CPUs differ."""
+    found = set()
+    for cpu in allowed_cpus():
+        try:
+            path = root / f"cpu{cpu}" / "cpufreq" / "scaling_governor"
+            found.add(path.read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
+            continue
+    return ", ".join(sorted(found)) or None
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited to run, averaged over the last minute, ours among them."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):  # Windows
+        return None
+
+
+def allowed_cpus() -> tuple[int, ...]:
+    """The CPUs (hardware threads) that this process may run on, by the system's numbers."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _busy_seconds(path: Path, cpus: tuple[int, ...]) -> float | None:
+    """CPU seconds of ``cpus`` since boot in which they worked or were stolen; see proc(5).
+
+    The fields are user, nice, system, idle, iowait, irq, softirq, steal, guest and guest_nice; the
+    last two are in user and nice already.
+    """
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    busy, found = 0.0, 0
+    try:
+        ticks = os.sysconf("SC_CLK_TCK")
+        for line in path.read_text(encoding="ascii").splitlines():
+            name, *fields = line.split()
+            if name in wanted:
+                values = [int(field) for field in fields[:8]]
+                busy += sum(values) - sum(values[3:5])
+                found += 1
+    except (OSError, ValueError, AttributeError):
+        return None
+    return busy / ticks if found == len(wanted) and busy else None

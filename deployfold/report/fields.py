@@ -1,0 +1,23 @@
+"""What the classes of a report have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+Number = Annotated[
+    float,
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity", "NaN"]}]}),
+]
+"""A float; JSON has neither infinity nor NaN, so those are written as strings."""
+Count = Annotated[int, Field(ge=0)]
+
+
+class Frozen(BaseModel):
+    """Immutable, read from JSON, keywords or the attributes of another object."""
+
+    # Unknown keys are ignored, so that a field added within a schema version breaks no reader.
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", from_attributes=True, ser_json_inf_nan="strings"
+    )
