@@ -1,9 +1,10 @@
 """Proof that the folded model is the same function as the original.
 
 The plan is applied to a float64 copy of the model, where folding rounds to about 1e-16, and both
-are run on the same inputs: a relative difference above 1e-9 means that the plan is wrong. This is
-independent of the model's own dtype, in which an ill-conditioned model may differ from itself. The
-delivered copy is then run in its own dtype against the float64 original.
+are run on the same inputs. A relative difference above 1e-9 means that the plan is wrong, or that
+the model magnifies rounding even in float64; :mod:`~deployfold.fold.conditioning` tells which. All
+this is independent of the model's own dtype, in which an ill-conditioned model may differ from
+itself. The delivered copy is then run in its own dtype against the float64 original.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from deployfold.errors import FoldError
 
 from .compare import difference, double_inputs, run_model
-from .modules import copy_modules, tensors_in
+from .conditioning import first_departure
+from .modules import copy_modules
 from .plan import Plan
 from .rewrite import apply
 
@@ -76,14 +78,22 @@ def verify(
     ]
     exact, before, note = _in_float64(original, plan, inputs, outputs)
     if exact is not None and not exact <= tolerance:
-        raise FoldError(
-            f"The folded model differs from the original by {exact:.1e} (relative, in float64)"
-            f"{_first_departure(original, plan, inputs[0], tolerance)}.",
-            hint="This is a bug in deployfold, or the model does not compute the same twice. "
-            "Nothing was written.",
+        for item in inputs:
+            departure = first_departure(original, plan, item, tolerance)
+            if departure is not None:
+                raise FoldError(
+                    f"The folded model differs from the original by {exact:.1e} (relative, in "
+                    f"float64), first at {departure}.",
+                    hint="This is a bug in deployfold, or the model does not compute the same "
+                    "twice. Nothing was written.",
+                )
+        note = (
+            f"the model is ill-conditioned: it departs from itself in float64 when its weights "
+            f"change in the last bits, and folding departs by {exact:.1e}; so every layer was "
+            "compared"
         )
     relative = max(item.relative for item in native)
-    limit = _native_limit(original, before)
+    limit = _native_limit(original, max(before or 0.0, exact or 0.0))
     if not relative <= limit:
         raise FoldError(
             f"In its own dtype the folded model differs from the original by {relative:.1e} "
@@ -126,48 +136,13 @@ def _in_float64(
     return exact, before, ""
 
 
-def _native_limit(original: nn.Module, before: float | None) -> float:
+def _native_limit(original: nn.Module, rounding: float) -> float:
     """How far the folded model may be from the original in its own dtype.
 
-    Both round; the original's own distance from float64 says how much that matters for this
-    model. 100 times that, and never less than the square root of the dtype's epsilon, leaves room
-    for bad luck, while a wrong fold is off by about 1.
+    Both round; the original's own distance from float64, or that of the fold in float64, says how
+    much ``rounding`` matters for this model. 100 times that, and never less than the square root of
+    the dtype's epsilon, leaves room for bad luck, while a wrong fold is off by about 1.
     """
     dtypes = {p.dtype for p in original.parameters() if p.is_floating_point()} or {torch.float32}
     epsilon = max(torch.finfo(dtype).eps for dtype in dtypes)
-    return max(math.sqrt(epsilon), 100 * (before or 0.0))
-
-
-def _first_departure(
-    original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
-) -> str:
-    """Which module's output departs first, among those whose output folding must not change."""
-    reference = copy_modules(original, share_parameters=False).double()
-    changed = {edit.layer.path for edit in plan.layers}
-    expected = _module_outputs(reference, double_inputs(inputs))
-    actual = _module_outputs(apply(plan, reference), double_inputs(inputs))
-    for path, outputs in expected.items():
-        if not path or path in changed or path not in actual:
-            continue
-        if difference(outputs, actual[path]).relative > tolerance:
-            return f", first at {path}"
-    return ""
-
-
-def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Tensor]]:
-    """The outputs of every module, in the order the modules finished."""
-    outputs: dict[str, list[Tensor]] = {}
-
-    def record(path: str) -> Any:
-        def hook(module: nn.Module, arguments: Any, result: Any) -> None:
-            outputs[path] = [tensor.clone() for tensor in tensors_in(result)]
-
-        return hook
-
-    handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
-    try:
-        run_model(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs
+    return max(math.sqrt(epsilon), 100 * rounding)
