@@ -29,7 +29,7 @@ from .settings import BuildSettings, keys
 # tomllib came with Python 3.11; tomli is the same code for 3.10.
 tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-_PATHS = ("calib", "calib-labels", "preprocess")
+_PATHS = ("calib", "labels", "preprocess")
 _CODE = ("arch", "calib", "input-data")
 """Keys whose ``package.module:function`` form runs code, which a file must not ask for."""
 

@@ -78,7 +78,16 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     assert run.loaded is not None
     assert run.inputs is not None
     rows = unmeasured_rows(run.drafts, "deployfold fold measures nothing")
-    return make_report(spec, run.loaded, run.inputs, run.folded, rows, run.notes, Status())
+    return make_report(
+        spec,
+        run.loaded,
+        run.inputs,
+        run.folded,
+        rows,
+        run.notes,
+        Status(),
+        input_data=run.input_data,
+    )
 
 
 def check_outcome(report: Report) -> None:

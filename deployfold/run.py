@@ -29,7 +29,8 @@ class Run:
 
     Attributes:
         samples: inputs to run on, one inference each; the first is the one that is timed.
-        sample_origin: where they are from, in one phrase.
+        labels: the classes of their samples, where they are known.
+        input_data: where the samples are from, in one phrase.
         calibration: the data for INT8.
         refusal: why INT8 was refused, where it was.
     """
@@ -41,7 +42,8 @@ class Run:
     loaded: LoadedModel | None = None
     inputs: InputSpec | None = None
     samples: tuple[Inputs, ...] = ()
-    sample_origin: str = ""
+    labels: tuple[int, ...] | None = None
+    input_data: str = ""
     calibration: CalibrationData | None = None
     folded: FoldResult | None = None
     drafts: list[Draft] = field(default_factory=list)
@@ -78,7 +80,14 @@ class Run:
         reason = f"the build stopped at {self.stage}" if stopped else "no measurement was asked for"
         rows = self.rows or unmeasured_rows(self.drafts, reason)
         report = make_report(
-            self.spec, self.loaded, self.inputs, self.folded, rows, self.notes, status
+            self.spec,
+            self.loaded,
+            self.inputs,
+            self.folded,
+            rows,
+            self.notes,
+            status,
+            input_data=self.input_data,
         )
         save_report(report, self.directory)
         return report

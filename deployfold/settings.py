@@ -9,10 +9,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import UsageError
+from .measure.batches import parse_batches
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
 from .spec import BuildSpec, DynamicBatch, InputSpec, Precision, Thresholds, parse_row_limits
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+SAMPLES = 32
+"""Real inputs that are taken of ``--input-data``."""
 
 
 class BuildSettings(BaseModel):
@@ -29,6 +34,8 @@ class BuildSettings(BaseModel):
     description: str = ""
     fp16: bool = False
     int8: bool = False
+    batch: str | None = None
+    cold_start: bool = False
     int8_rest: Literal["fp16", "fp32"] = "fp16"
     target: tuple[str, ...] = ("auto",)
     no_engine: bool = False
@@ -43,7 +50,7 @@ class BuildSettings(BaseModel):
     script: bool = False
     calib: str | None = None
     calib_samples: Annotated[int, Field(ge=2)] = 256
-    calib_labels: str | None = None
+    labels: str | None = None
     held_back: Annotated[float, Field(gt=0, lt=1)] = 0.25
     preprocess: str = "auto"
     resize: Annotated[int, Field(ge=1)] | None = None
@@ -89,13 +96,14 @@ class BuildSettings(BaseModel):
             output=output,
             arch=self.arch,
             inputs=InputSpec.parse(self.input) if self.input else None,
-            input_data=self.input_data,
             dynamic_batch=DynamicBatch.parse(self.dynamic_batch) if self.dynamic_batch else None,
             precisions=tuple(precision for precision, asked in wanted if asked),
             int8_rest=Precision(self.int8_rest),
             targets=self.target,
             allow_globals=allow_globals,
             trust=trust,
+            batches=parse_batches(self.batch) if self.batch else (),
+            cold_start=self.cold_start,
             reparam=not self.no_reparam,
             script=self.script,
             float_io=self.io == "fp32",
@@ -111,8 +119,10 @@ class BuildSettings(BaseModel):
                 max_diff=self.max_diff,
                 max_latency_ms=parse_row_limits(self.max_latency_ms),
             ),
-            preprocess=self._preprocess(),
-            calibration=self._calibration(),
+            input_data=self._data(self.input_data, SAMPLES, None if self.int8 else self.labels),
+            calibration=self._data(self.calib, self.calib_samples, self.labels)
+            if self.int8
+            else None,
             guard=GuardSpec(
                 min_sqnr_db=self.min_sqnr,
                 min_agreement=self.min_agreement,
@@ -121,15 +131,15 @@ class BuildSettings(BaseModel):
             ),
         )
 
-    def _calibration(self) -> CalibrationSpec | None:
-        if self.calib is None or not self.int8:
+    def _data(self, source: str | None, samples: int, labels: str | None) -> CalibrationSpec | None:
+        if source is None:
             return None
         return CalibrationSpec(
-            source=self.calib,
-            samples=self.calib_samples,
+            source=source,
+            samples=samples,
             held_back=self.held_back,
             seed=self.seed,
-            labels=Path(self.calib_labels) if self.calib_labels else None,
+            labels=Path(labels) if labels else None,
             preprocess=self._preprocess(),
         )
 

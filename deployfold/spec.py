@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from .errors import UsageError
-from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
+from .quantization import CalibrationSpec, GuardSpec
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 """The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
@@ -210,9 +210,10 @@ class BuildSpec:
         workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
         timeout: seconds an engine build may take before it is stopped.
         float_io: keep float32 inputs and outputs in lowered models.
-        input_data: where real inputs come from, as ``--calib`` takes it; seeded random if ``None``.
+        input_data: real inputs to run on; seeded random ones if ``None``.
+        batches: batch sizes to measure throughput at, beside the one of the inputs.
+        cold_start: also measure loading to first output, and peak memory, in fresh processes.
         int8_rest: the precision of what INT8 leaves.
-        preprocess: how images become inputs.
         calibration: the data that INT8 is calibrated with; INT8 needs it.
         guard: the accuracy that INT8 must keep.
     """
@@ -237,9 +238,10 @@ class BuildSpec:
     engine: bool = True
     measure: bool = True
     thresholds: Thresholds = field(default_factory=Thresholds)
-    input_data: str | None = None
+    input_data: CalibrationSpec | None = None
+    batches: tuple[int, ...] = ()
+    cold_start: bool = False
     int8_rest: Precision = Precision.FP16
-    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     calibration: CalibrationSpec | None = None
     guard: GuardSpec = field(default_factory=GuardSpec)
 

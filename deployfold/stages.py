@@ -19,13 +19,18 @@ from deployfold.files import atomic_path
 from deployfold.fold import fold
 from deployfold.load import load_model, make_inputs, resolve_inputs
 from deployfold.lower import lower_fp16
+from deployfold.lower.calibration import load_calibration
+from deployfold.lower.samples import load_samples
 from deployfold.measure.results import MeasurementInterrupted
 from deployfold.measure.runners import EagerRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.report.model import Accuracy
-from deployfold.rows import Draft, interrupted_rows, measure_rows
+from deployfold.rows import Draft, Extras, interrupted_rows, measure_rows
 from deployfold.run import Inputs, Run
 from deployfold.spec import Precision
+
+FOLD_SAMPLES = 8
+"""Real inputs that folding traces and is verified on: each costs it four forward passes."""
 
 
 def load_stage(run: Run) -> Inputs:
@@ -38,10 +43,29 @@ def load_stage(run: Run) -> Inputs:
         run.inputs = resolve_inputs(loaded, spec.inputs, spec.dynamic_batch)
         run.loaded = loaded
         run.directory = spec.output or Path("build") / loaded.name
-        inputs = make_inputs(run.inputs, seed=spec.seed)
+        run.samples, notes = _samples(run, loaded.arch)
+        if spec.calibration is not None:
+            data = load_calibration(spec.calibration, run.inputs, arch=loaded.arch, seed=spec.seed)
+            run.calibration = data
+            notes += (*data.notes, *data.skipped)
         say(f"{loaded.arch or type(loaded.module).__name__}, {run.inputs}")
-    run.note(loaded.notes)
-    return inputs
+    run.note((*loaded.notes, *dict.fromkeys(notes)))
+    return run.samples[0]
+
+
+def _samples(run: Run, arch: str | None) -> tuple[tuple[Inputs, ...], tuple[str, ...]]:
+    """The inputs to run on, and what is to be said of them."""
+    spec, inputs = run.spec, run.inputs
+    assert inputs is not None
+    if spec.input_data is None:
+        run.input_data = f"seeded random (seed {spec.seed})"
+        return (make_inputs(inputs, seed=spec.seed),), ()
+    data = load_samples(spec.input_data, inputs, arch=arch)
+    run.input_data, run.labels = data.origin, data.labels
+    samples = tuple(
+        tuple(torch.from_numpy(feed[name]) for name in inputs.names) for feed in data.feeds
+    )
+    return samples, data.notes
 
 
 def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
@@ -49,7 +73,8 @@ def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
     loaded = run.loaded
     assert loaded is not None
     with run.running("fold", "tracing, folding and verifying") as say:
-        result = fold(loaded.module, inputs, reparam=run.spec.reparam)
+        more = run.samples[1:FOLD_SAMPLES]
+        result = fold(loaded.module, inputs, reparam=run.spec.reparam, more_inputs=more)
         run.folded = result
         gone = result.batchnorms_before - result.batchnorms_after
         fewer = result.parameters_before - result.parameters_after
@@ -190,9 +215,18 @@ def _no_engine(run: Run, entry: NoEngine, precision: Precision) -> Draft:
 
 def measure_stage(run: Run, inputs: Inputs) -> None:
     """Run every row; what was measured before Ctrl-C stays in ``run.rows``."""
+    shapes, spec = run.inputs, run.spec
+    assert shapes is not None
+    extras = Extras(
+        batches=spec.batches,
+        make_inputs=lambda batch: make_inputs(shapes.with_batch(batch), seed=spec.seed),
+        feeds=run.samples if spec.input_data else (),
+        labels=run.labels,
+        cold_start=spec.cold_start,
+    )
     with run.running("measure", "loading") as say:
         try:
-            run.rows = measure_rows(run.drafts, inputs, run.spec, emit=run.emit)
+            run.rows = measure_rows(run.drafts, inputs, spec, extras=extras, emit=run.emit)
         except MeasurementInterrupted as stop:
             run.rows = interrupted_rows(run.drafts, stop)
             raise

@@ -30,25 +30,13 @@ def bench(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the random inputs.", rich_help_panel=opt.MEASURE)
     ] = 0,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N…",
-            help="Also measure the throughput at these batch sizes, such as 1,8,32.",
-            rich_help_panel=opt.MEASURE,
-        ),
-    ] = None,
-    cold_start: Annotated[
-        bool,
-        typer.Option(
-            "--cold-start",
-            help="Also measure load to first output and peak memory, in fresh processes.",
-            rich_help_panel=opt.MEASURE,
-        ),
-    ] = False,
+    batch: opt.Batch = None,
+    cold_start: opt.ColdStart = False,
     inputs: Annotated[
         Path | None,
         typer.Option(
+            "--input-data",
+            "--inputs",
             metavar="FILE",
             help="Real inputs: .npy for a model with one input, .npz with one array an input. "
             "Seeded random by default.",
@@ -59,19 +47,11 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The classes of --inputs, for the accuracy: one index a line, or .npy.",
+            help="The classes of --input-data, for the accuracy: one index a line, or .npy.",
             rich_help_panel=opt.MEASURE,
         ),
     ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Show the best of this column first: parameters, bn, size, median, p95, "
-            "throughput, speedup, diff, sqnr, accuracy or cold.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = None,
+    sort: opt.Sort = None,
     only: Annotated[
         list[str] | None,
         typer.Option(

@@ -89,14 +89,6 @@ def build(
             rich_help_panel=INT8,
         ),
     ] = 0.25,
-    calib_labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Labels of the samples, to measure accuracy by.",
-            rich_help_panel=INT8,
-        ),
-    ] = None,
     min_sqnr: Annotated[
         float,
         typer.Option(
@@ -144,6 +136,14 @@ def build(
     arch: opt.Arch = None,
     input: opt.Inputs = None,
     input_data: opt.InputData = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Classes, to measure accuracy by: of --calib, or of --input-data without --int8.",
+            rich_help_panel=opt.MODEL,
+        ),
+    ] = None,
     preprocess: opt.Preprocess = "auto",
     resize: opt.Resize = None,
     crop: opt.Crop = None,
@@ -165,6 +165,8 @@ def build(
     ] = False,
     threads: opt.Threads = None,
     max_seconds: opt.MaxSeconds = 30.0,
+    batch: opt.Batch = None,
+    cold_start: opt.ColdStart = False,
     no_measure: Annotated[
         bool,
         typer.Option("--no-measure", help="Measure nothing.", rich_help_panel=opt.MEASURE),
@@ -198,6 +200,15 @@ def build(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    sort: opt.Sort = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW",
+            help="Show only this row beside the original; repeat it for several.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
     output: opt.OutputDirectory = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
@@ -218,7 +229,10 @@ def build(
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.build_profiles import merge
+        from deployfold.report.select import check_column
 
+        if sort is not None:
+            check_column(sort)
         settings = merge(profile, given(context)).settings
         spec = settings.spec(
             model, output=output, allow_globals=tuple(allow_global or ()), trust=trust
@@ -229,7 +243,7 @@ def build(
         from deployfold.pipeline import check_outcome
 
         report, directory = run_pipeline(spec, emit=run.emit)
-        show_report(run, report, directory, layers=layers)
+        show_report(run, report, directory, sort=sort, only=tuple(only or ()), layers=layers)
         check_outcome(report)
 
 

@@ -36,6 +36,7 @@ def fold(
     ] = False,
     arch: opt.Arch = None,
     input: opt.Inputs = None,
+    input_data: opt.InputData = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     no_reparam: opt.NoReparam = False,
@@ -51,15 +52,20 @@ def fold(
       deployfold fold resnet50.pt -o resnet50.folded.pt
 
       deployfold fold timm:repvgg_a0 --explain
+
+      deployfold fold router.pt --input-data samples.npz
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.pipeline import fold_file
+        from deployfold.quantization import CalibrationSpec
+        from deployfold.settings import SAMPLES
         from deployfold.spec import BuildSpec, InputSpec
 
         spec = BuildSpec(
             source=model,
             arch=arch,
             inputs=InputSpec.parse(input) if input else None,
+            input_data=CalibrationSpec(input_data, samples=SAMPLES) if input_data else None,
             allow_globals=tuple(allow_global or ()),
             trust=trust,
             reparam=not no_reparam,

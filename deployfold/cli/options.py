@@ -41,6 +41,7 @@ InputData = Annotated[
     str | None,
     typer.Option(
         "--input-data",
+        "--inputs",
         metavar="SOURCE",
         help="Real inputs in place of random ones: a folder of images, .npy, .npz, .pt or "
         "package.module:function.",
@@ -159,4 +160,29 @@ Verbose = Annotated[
 Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
+]
+Batch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N…",
+        help="Also measure the throughput at these batch sizes, such as 1,8,32.",
+        rich_help_panel=MEASURE,
+    ),
+]
+ColdStart = Annotated[
+    bool,
+    typer.Option(
+        "--cold-start",
+        help="Also measure load to first output and peak memory, in fresh processes.",
+        rich_help_panel=MEASURE,
+    ),
+]
+Sort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Show the best of this column first: parameters, bn, size, median, p95, throughput, "
+        "speedup, diff, sqnr, accuracy or cold.",
+        rich_help_panel=OUTPUT,
+    ),
 ]

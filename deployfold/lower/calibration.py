@@ -79,7 +79,7 @@ def load_calibration(
     if spec.source == RANDOM:
         return _random(spec, inputs, form, seed)
     path = Path(spec.source)
-    source = _source(spec, path, inputs, form, arch)
+    source = open_source(spec, inputs, form, arch)
     folder = path if path.is_dir() else None
     every, notes = None, source.notes
     if spec.labels is not None:
@@ -105,9 +105,15 @@ def load_calibration(
     )
 
 
-def _source(
-    spec: CalibrationSpec, path: Path, inputs: InputSpec, form: SampleForm, arch: str | None
+def open_source(
+    spec: CalibrationSpec, inputs: InputSpec, form: SampleForm, arch: str | None
 ) -> SampleSource:
+    """The samples that ``spec.source`` holds, each to be read when it is asked for.
+
+    Raises:
+        UsageError: there is no such source, or it does not match the inputs.
+    """
+    path = Path(spec.source)
     if path.is_dir():
         return image_source(path, form, resolve_preprocess(spec.preprocess, inputs, arch))
     if not path.exists():

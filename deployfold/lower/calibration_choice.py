@@ -39,7 +39,7 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def choose(source: SampleSource, wanted: int, *, seed: int) -> Chosen:
+def choose(source: SampleSource, wanted: int, *, seed: int, least: int = 2) -> Chosen:
     """Draw ``wanted`` samples, or all there are; others replace those that cannot be read.
 
     A sample that equals one drawn before is left out: a copy among the held-back ones would not
@@ -47,7 +47,7 @@ def choose(source: SampleSource, wanted: int, *, seed: int) -> Chosen:
 
     Raises:
         UsageError: more files than the limit cannot be read, a tenth of those wanted and ten at the
-            least, or fewer than two samples remain.
+            least, or fewer than ``least`` samples remain.
     """
     draw = iter(random.Random(seed).sample(range(source.count), source.count))
     limit = max(_LEAST_SKIPPED, int(_SKIPPED_SHARE * min(wanted, source.count)))
@@ -77,7 +77,8 @@ def choose(source: SampleSource, wanted: int, *, seed: int) -> Chosen:
                     f"example: {skipped[0]}",
                     hint=f"Up to {limit} are skipped. Repair or remove the others.",
                 )
-    _check_enough(source, len(kept), skipped, copies)
+    if len(kept) < least:
+        raise _too_few(source, len(kept), skipped, copies, least)
     notes = []
     if copies:
         notes.append(f"{copies} of the {source.what} equal others and were left out.")
@@ -100,15 +101,17 @@ def _attempt(source: SampleSource, index: int) -> tuple[Sample, str] | str:
     return sample, sample_digest(sample)
 
 
-def _check_enough(source: SampleSource, kept: int, skipped: Sequence[str], copies: int) -> None:
-    if kept >= 2:
-        return
+def _too_few(
+    source: SampleSource, kept: int, skipped: Sequence[str], copies: int, least: int
+) -> UsageError:
     reason = f": {skipped[0]}" if skipped else "."
     if copies:
         reason = ": they all hold the same."
-    raise UsageError(
-        f"There {'is one usable sample' if kept else 'are no usable samples'} among {source.count} "
-        f"{source.what}, and two are the least{reason}",
+    found = f"There {'is one usable sample' if kept else 'are no usable samples'} among"
+    if least < 2:
+        return UsageError(f"{found} {source.count} {source.what}{reason}")
+    return UsageError(
+        f"{found} {source.count} {source.what}, and two are the least{reason}",
         hint="One sample calibrates and one is held back at the least; 256 are usual.",
     )
 
