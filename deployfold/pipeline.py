@@ -12,18 +12,13 @@ from pathlib import Path
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.export_stage import export_stage
+from deployfold.lower_stage import lower_stage
 from deployfold.report.model import Report, Status
 from deployfold.reporting import make_report
 from deployfold.rows import unmeasured_rows
 from deployfold.run import Run
 from deployfold.spec import BuildSpec
-from deployfold.stages import (
-    compile_stage,
-    fold_stage,
-    load_stage,
-    lower_stage,
-    measure_stage,
-)
+from deployfold.stages import compile_stage, fold_stage, load_stage, measure_stage
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
@@ -44,7 +39,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     try:
         inputs = load_stage(run)
         fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
-        lowered = lower_stage(run, inputs, export_stage(run, inputs))
+        lowered = lower_stage(run, export_stage(run, inputs))
         if spec.engine:
             compile_stage(run, lowered)
         if spec.measure:

@@ -18,13 +18,11 @@ from deployfold.events import Note
 from deployfold.files import atomic_path
 from deployfold.fold import fold
 from deployfold.load import load_model, make_inputs, resolve_inputs
-from deployfold.lower import lower_fp16
 from deployfold.lower.calibration import load_calibration
 from deployfold.lower.samples import load_samples
 from deployfold.measure.results import MeasurementInterrupted
 from deployfold.measure.runners import EagerRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
-from deployfold.report.model import Accuracy
 from deployfold.rows import Draft, Extras, interrupted_rows, measure_rows
 from deployfold.run import Inputs, Run
 from deployfold.spec import Precision
@@ -123,50 +121,13 @@ def _save_module(module: torch.nn.Module, path: Path) -> int:
         return temporary.stat().st_size
 
 
-def lower_stage(run: Run, inputs: Inputs, onnx: Path) -> dict[Precision, Path]:
-    """One ONNX for each precision; fp32 is the one that was exported."""
-    assert run.inputs is not None
-    lowered = {Precision.FP32: onnx}
-    names = run.inputs.names
-    feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    for precision in run.spec.precisions:
-        if precision is not Precision.FP16:
-            continue
-        with run.running("lower", "fp16: looking for values beyond its range") as say:
-            path = onnx.with_name(f"{onnx.stem}.fp16.onnx")
-            artifact = lower_fp16(onnx, path, inputs=[feeds], float_io=run.spec.float_io)
-            lowered[precision] = path
-            kept = f", {len(artifact.kept_fp32)} nodes kept in fp32" if artifact.kept_fp32 else ""
-            say(f"fp16, {artifact.sqnr_db:.1f} dB against fp32{kept}")
-        notes = (
-            *artifact.notes,
-            *(f"{n.name} stays in fp32: {n.reason}" for n in artifact.kept_fp32),
-        )
-        base = next(draft for draft in run.drafts if draft.name == "onnxruntime")
-        run.drafts.append(
-            replace(
-                base,
-                name="onnxruntime-fp16",
-                title="ONNX Runtime, fp16",
-                path=path,
-                # ONNX Runtime would run it in fp32 on a CPU, and hide what fp16 rounds away.
-                runner=None,
-                bytes=artifact.bytes,
-                accuracy=Accuracy(max_abs_diff=artifact.max_abs_diff, sqnr_db=artifact.sqnr_db),
-                not_measured="ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32",
-                notes=("accuracy against the fp32 ONNX, with every fp16 tensor rounded", *notes),
-            )
-        )
-        run.note(notes, level="warning")
-    return lowered
-
-
 def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
     """One engine, or one row that says why there is none, for each precision and target."""
     assert run.inputs is not None
     machine = detect()
     profiles = (profile_from_inputs(run.inputs),)
-    wanted = run.spec.precisions or (Precision.FP32,)
+    # The fp32 ONNX is always there; its engine is built where no lower precision was asked for.
+    wanted = tuple(lowered)[1:] or (Precision.FP32,)
     for precision in wanted:
         entries = plan_engines(run.spec.targets, precision, machine)
         for entry in entries:

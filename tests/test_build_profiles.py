@@ -96,10 +96,10 @@ def test_a_profile_runs_no_code_that_its_user_did_not_name(tmp_path, key):
 
 
 def test_paths_in_a_profile_are_relative_to_it(tmp_path):
-    path = profile(tmp_path, 'calib = "pictures"\ncalib-labels = "/abs/labels.csv"\n')
+    path = profile(tmp_path, 'calib = "pictures"\nlabels = "/abs/labels.csv"\n')
     found = read_profile(path)
     assert found["calib"] == str(tmp_path / "pictures")
-    assert found["calib-labels"] == "/abs/labels.csv"
+    assert found["labels"] == "/abs/labels.csv"
     assert read_profile(profile(tmp_path, 'calib = "random"\n'))["calib"] == "random"
 
 

@@ -3,5 +3,13 @@
 from __future__ import annotations
 
 from .fp16 import KeptNode, LoweredArtifact, lower_fp16
+from .qdq import Int8Artifact, LayerReport, lower_int8
 
-__all__ = ["KeptNode", "LoweredArtifact", "lower_fp16"]
+__all__ = [
+    "Int8Artifact",
+    "KeptNode",
+    "LayerReport",
+    "LoweredArtifact",
+    "lower_fp16",
+    "lower_int8",
+]

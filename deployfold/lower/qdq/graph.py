@@ -1,0 +1,202 @@
+"""Where the layers of an ONNX graph are, and the graph with Q/DQ nodes around them.
+
+Q/DQ pairs stand where TensorRT fuses them, and nowhere else:
+
+1. in front of a layer, on its activation: per tensor, one pair for all layers that read the tensor;
+2. on its weight, int8 per output channel, with a DequantizeLinear alone;
+3. none on a bias, which is added in the accumulator's precision;
+4. none behind a layer: what follows it (an activation, a sum) is fused, and the next layer's pair
+   comes after that;
+5. none on the operands of a sum: rounding the skip path costs accuracy, and whether a GPU gains
+   from it could not be measured here;
+6. none on products of two activations (attention), whose error no weight could make up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from deployfold.export.session import Array
+
+INT8_MAX = 127
+OPSET = 19
+"""QuantizeLinear takes float16 scales from here on."""
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A node with a constant weight.
+
+    Attributes:
+        name: of the node.
+        source: name of the activation it reads.
+        output: name of what it computes.
+        weight, bias: names of its initialisers; ``bias`` is ``None`` without one.
+        axis: the axis of the weight that the output channels are on.
+        groups: of a convolution.
+    """
+
+    name: str
+    op_type: str
+    source: str
+    output: str
+    weight: str
+    bias: str | None
+    axis: int
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedLayer:
+    """What a layer becomes.
+
+    Attributes:
+        weight: int8, of the weight's shape.
+        weight_scale: float32, one for each output channel.
+        bias: float32, corrected; ``None`` where the layer has none.
+        scale: of the activation, a positive float32.
+    """
+
+    layer: Layer
+    weight: Array
+    weight_scale: Array
+    bias: Array | None
+    scale: float
+
+
+def find_layers(model: ir.Model) -> list[Layer]:
+    """Every layer of the main graph that can be quantised, in the order of the nodes."""
+    layers = (
+        _layer(node)
+        for node in model.graph
+        if node.op_type in _LAYERS and node.domain in ("", "ai.onnx")
+    )
+    return [layer for layer in layers if layer is not None]
+
+
+def _layer(node: ir.Node) -> Layer | None:
+    source, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if source is None or weight is None or not node.name or not _is_float_weight(weight):
+        return None
+    if source.const_value is not None or source.dtype not in (ir.DataType.FLOAT, None):
+        return None
+    if bias is not None and not _is_float_weight(bias):
+        return None
+    axis = _channel_axis(node, weight, bias)
+    if axis is None:
+        return None
+    return Layer(
+        name=node.name,
+        op_type=node.op_type,
+        source=str(source.name),
+        output=str(node.outputs[0].name),
+        weight=str(weight.name),
+        bias=None if bias is None else str(bias.name),
+        axis=axis,
+        groups=node.attributes.get_int("group", 1),
+    )
+
+
+def _is_float_weight(value: ir.Value) -> bool:
+    constant = value.const_value is not None and value.is_initializer()
+    return constant and value.dtype == ir.DataType.FLOAT
+
+
+def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int | None:
+    """The weight's axis of output channels; None where there is no single one."""
+    attributes = node.attributes
+    assert weight.const_value is not None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":  # with groups, a channel is two axes of the weight
+        return 1 if attributes.get_int("group", 1) == 1 else None
+    if node.op_type == "MatMul":
+        return 1 if len(weight.const_value.shape) == 2 else None
+    scaled = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) != (1.0, 1.0)
+    vector = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
+    if scaled or not vector or attributes.get_int("transA", 0):
+        return None
+    return 0 if attributes.get_int("transB", 0) else 1
+
+
+def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer]) -> None:
+    """Put Q/DQ around the layers named in ``quantised``, in place."""
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    pairs: dict[str, ir.Value] = {}
+    for name, item in quantised.items():
+        node, layer = nodes[name], item.layer
+        if layer.source not in pairs:
+            pairs[layer.source] = _pair(graph, node, item)
+        node.replace_input_with(0, pairs[layer.source])
+        node.replace_input_with(1, _weight(graph, node, item))
+        if item.bias is not None:
+            node.replace_input_with(2, _initializer(graph, f"{name}.bias_corrected", item.bias))
+    graph.sort()
+    for key, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[key]
+    model.opset_imports[""] = max(model.opset_imports.get("", 0), OPSET)
+
+
+def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer) -> ir.Value:
+    source = node.inputs[0]
+    assert source is not None
+    base = str(source.name)
+    scale = _initializer(graph, f"{base}.scale", np.float32(item.scale))
+    zero = _initializer(graph, f"{base}.zero_point", np.int8(0))
+    quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.int8", ir.DataType.INT8)
+    restore = _node(
+        "DequantizeLinear", [quantise.outputs[0], scale, zero], f"{base}.q", ir.DataType.FLOAT
+    )
+    for new in (quantise, restore):
+        new.outputs[0].shape = source.shape
+    graph.insert_before(node, [quantise, restore])
+    return restore.outputs[0]
+
+
+def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer) -> ir.Value:
+    name = item.layer.name
+    weight = _initializer(graph, f"{name}.weight_int8", item.weight)
+    scale = _initializer(graph, f"{name}.weight_scale", item.weight_scale)
+    zeros = np.zeros(len(item.weight_scale), np.int8)
+    zero = _initializer(graph, f"{name}.weight_zero_point", zeros)
+    restore = _node(
+        "DequantizeLinear",
+        [weight, scale, zero],
+        f"{name}.weight",
+        ir.DataType.FLOAT,
+        axis=item.layer.axis,
+    )
+    restore.outputs[0].shape = weight.shape
+    graph.insert_before(node, [restore])
+    return restore.outputs[0]
+
+
+def _node(
+    op_type: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, **attributes: Any
+) -> ir.Node:
+    node = ir.node(op_type, inputs, attributes=attributes, num_outputs=1, name=name)
+    node.outputs[0].name = name
+    node.outputs[0].type = ir.TensorType(dtype)
+    return node
+
+
+def _initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    unique, number = name, 1
+    while unique in graph.initializers:
+        unique, number = f"{name}_{number}", number + 1
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(np.shape(array)), name=unique)
+    value = ir.Value(
+        name=unique, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value

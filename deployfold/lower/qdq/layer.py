@@ -1,0 +1,266 @@
+"""Quantising one layer so that its output stays closest to what it was.
+
+A layer is ``y = W c + b`` over columns ``c``: the patches of a convolution, the rows of a matrix
+product. With ``C`` the columns it reads once everything before it is quantised, and ``Y`` the
+outputs it had in fp32,
+
+1. the range of the activation is the candidate with the least ``|Y - W q(C)|``;
+2. the weight is fitted to the quantised columns, ``min |Y - V q(C)|² + λ |V - W|²``, by ridge
+   regression, which makes up for errors of the layers before;
+3. it is rounded column by column, the error of each handed on to the columns not yet rounded
+   (optimal brain quantisation: Frantar and Alistarh, 2022; GPTQ's order);
+4. the bias makes the mean of every output channel what it was (bias correction: Nagel et al.,
+   2019).
+
+All this is computed on a sample of the columns, in float64 but for the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from deployfold.export.session import Array
+
+from .graph import INT8_MAX, Layer
+
+COLUMNS = 16_384
+"""Columns sampled of all inputs together."""
+
+RIDGE = 0.2
+"""λ over the mean of the diagonal of ``q(C) q(C)ᵀ``."""
+
+WIDEST = 1536
+"""Wider weights (3x3 over more than 170 channels) are rounded to nearest: the two steps above cost
+the cube of the width, and rounding errors average out over so many inputs."""
+
+COMPARED = 2048
+"""Columns on which the ranges are compared."""
+
+DAMPING = 0.01
+"""Added to that diagonal, over its mean, before it is inverted for the rounding (as GPTQ does)."""
+
+_BLOCK = 64
+"""Columns rounded before the others are updated."""
+
+_CLIPS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82)
+"""Shares of a channel's largest weight that its scale may represent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """``(groups, width, n)`` sampled columns of a layer's input."""
+
+    values: Tensor
+
+    def quantised(self, scale: float) -> Tensor:
+        """The columns as int8 represents them."""
+        return fake_quantise(self.values, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """``weight`` is int8 in the layout of the ONNX initialiser; ``bias`` has the new bias."""
+
+    weight: Array
+    weight_scale: Array
+    bias: Array
+    sqnr_db: float
+
+
+def fake_quantise(values: Tensor, scale: float) -> Tensor:
+    """``values`` rounded to int8 steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
+    return (values / scale).round_().clamp_(-INT8_MAX - 1, INT8_MAX).mul_(scale)
+
+
+def columns_of(
+    layer: Layer, values: Sequence[Array], weight: Array, attributes: Mapping[str, object]
+) -> Columns | None:
+    """The columns that a layer multiplies its weight with; ``None`` for a layer without that form.
+
+    The same positions are drawn whenever the shapes are the same.
+    """
+    share = max(1, COLUMNS // len(values))
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for value in values:
+        found = _unfold(layer, torch.from_numpy(np.ascontiguousarray(value)), weight, attributes)
+        if found is None:
+            return None
+        count = found.shape[2]
+        if count > share:
+            found = found[:, :, torch.randperm(count, generator=generator)[:share]]
+        parts.append(found.float())
+    return Columns(torch.cat(parts, 2))
+
+
+def _unfold(
+    layer: Layer, value: Tensor, weight: Array, attributes: Mapping[str, object]
+) -> Tensor | None:
+    if layer.op_type == "MatMul":
+        return value.reshape(-1, value.shape[-1]).T[None]
+    if layer.op_type == "Gemm":
+        return value.T[None]
+    if layer.op_type != "Conv" or weight.ndim not in (3, 4):
+        return None
+    spatial = weight.ndim - 2
+    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+        return None
+    pads = _ints(attributes, "pads", [0] * 2 * spatial)
+    strides, dilations = (_ints(attributes, key, [1] * spatial) for key in ("strides", "dilations"))
+    before, after = pads[:spatial], pads[spatial:]
+    if spatial == 1:  # as an image of height 1
+        value = value[:, :, None]
+        before, after = [0, *before], [0, *after]
+        strides, dilations = [1, *strides], [1, *dilations]
+    kernel = (1, *weight.shape[2:]) if spatial == 1 else weight.shape[2:]
+    value = F.pad(value, (before[1], after[1], before[0], after[0]))
+    columns = F.unfold(value, kernel, dilation=tuple(dilations), stride=tuple(strides))
+    columns = columns.transpose(0, 1).flatten(1)
+    return columns.reshape(layer.groups, -1, columns.shape[1])
+
+
+def _ints(attributes: Mapping[str, object], key: str, default: list[int]) -> list[int]:
+    found = attributes.get(key, default)
+    return list(found)  # type: ignore[call-overload, no-any-return]
+
+
+def rows_of(layer: Layer, weight: Array) -> Tensor:
+    """The weight as ``(groups, out / groups, width)``, the form that :class:`Columns` fits."""
+    matrix = torch.from_numpy(np.array(weight, np.float64))
+    if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
+        matrix = matrix.T
+    return matrix.reshape(layer.groups, -1, matrix[0].numel())
+
+
+def error_of(rows: Tensor, exact: Columns, actual: Columns, scale: float) -> float:
+    """``|W C - W q(C')|²`` for one range of the activation; smaller is better."""
+    step = max(1, exact.values.shape[2] // COMPARED)
+    change = exact.values[:, :, ::step] - fake_quantise(actual.values[:, :, ::step], scale)
+    return float((rows.float() @ (change - change.mean(2, keepdim=True))).square().sum())
+
+
+def fit(
+    layer: Layer, weight: Array, bias: Array | None, exact: Columns, actual: Columns, scale: float
+) -> Fitted:
+    """Quantise the weight and correct the bias; see the module.
+
+    Args:
+        exact: the columns in fp32.
+        actual: the same columns after everything before is quantised, not yet quantised themselves.
+        scale: of the activation.
+    """
+    rows = rows_of(layer, weight)
+    read = actual.quantised(scale).double()
+    wide = exact.values.double()
+    # Without a bias there is nothing that could make up for a shift of the mean.
+    mean = bias is not None
+    before, after = (part.mean(2, keepdim=True) * mean for part in (wide, read))
+    target, centred = rows @ (wide - before), read - after
+    if rows.shape[2] > WIDEST:
+        steps = _weight_scales(rows, centred.square().sum(2))
+        codes = (rows / steps).round().clamp(-INT8_MAX, INT8_MAX)
+    else:
+        steps, codes = _fit_and_round(rows, target, centred)
+    restored = codes * steps
+    offset = (rows @ before - restored @ after).flatten()
+    new_bias = np.zeros(offset.numel()) if bias is None else bias.astype(np.float64)
+    noise = float((target - restored @ centred).square().sum())
+    signal = float((target + rows @ before).square().sum())
+    return Fitted(
+        weight=_as_weight(layer, codes, weight.shape),
+        weight_scale=steps.flatten().numpy().astype(np.float32),
+        bias=(new_bias + offset.numpy()).astype(np.float32),
+        sqnr_db=_decibels(signal, noise),
+    )
+
+
+def _fit_and_round(rows: Tensor, target: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps 2 and 3: scales ``(groups, out / groups, 1)`` and the codes of the fitted weight."""
+    gram = read @ read.transpose(1, 2)
+    level = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
+    eye = torch.eye(gram.shape[1], dtype=torch.float64)
+    ridge = RIDGE * level * eye
+    fitted = torch.linalg.solve(
+        gram + ridge, (target @ read.transpose(1, 2) + rows @ ridge).transpose(1, 2)
+    ).transpose(1, 2)
+    steps = _weight_scales(fitted, gram.diagonal(dim1=1, dim2=2))
+    return steps, _round(fitted, steps, gram + DAMPING * level * eye)
+
+
+def plain(layer: Layer, weight: Array) -> tuple[Array, Array]:
+    """Round to nearest, one scale for each output channel: int8 weight and float32 scales."""
+    moved = np.moveaxis(np.asarray(weight, np.float64), layer.axis, 0)
+    flat = moved.reshape(len(moved), -1)
+    steps = half(np.maximum(np.abs(flat).max(1), _least(flat)) / INT8_MAX)
+    codes = np.clip(np.rint(flat / steps[:, None]), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return np.moveaxis(codes.reshape(moved.shape), 0, layer.axis), steps.astype(np.float32)
+
+
+def half(scales: Array) -> Array:
+    """Scales rounded to float16 where they are normal in it, so that fp16 changes nothing."""
+    rounded = scales.astype(np.float16).astype(np.float64)
+    normal = (scales >= np.finfo(np.float16).tiny) & np.isfinite(rounded)
+    return np.where(normal, rounded, scales)
+
+
+def _least(flat: Array) -> float:
+    return max(float(np.abs(flat).max(initial=0.0)) * 1e-6, 1e-12)
+
+
+def _weight_scales(rows: Tensor, power: Tensor) -> Tensor:
+    """``(groups, out / groups, 1)``: of every channel, the scale that costs its output least.
+
+    ``power`` is that of every input, ``(groups, width)``.
+    """
+    top = rows.abs().amax(2, keepdim=True)
+    top = top.clamp_min(_least(rows.numpy()))
+    weights = power[:, None, :]
+    best, least = top / INT8_MAX, torch.full_like(top, float("inf"))
+    for clip in _CLIPS:
+        step = torch.from_numpy(half((top * clip / INT8_MAX).numpy()))
+        restored = (rows / step).round().clamp(-INT8_MAX, INT8_MAX) * step
+        error = ((restored - rows).square() * weights).sum(2, keepdim=True)
+        best = torch.where(error < least, step, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def _round(rows: Tensor, steps: Tensor, gram: Tensor) -> Tensor:
+    """Codes from -127 to 127, each column's rounding error compensated in the ones after it."""
+    inverse = torch.linalg.inv(gram)
+    upper = torch.linalg.cholesky((inverse + inverse.transpose(1, 2)) / 2, upper=True)
+    rest, codes = rows.clone(), torch.empty_like(rows)
+    errors = torch.empty_like(rows)
+    width = rows.shape[2]
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        for column in range(start, stop):
+            one = slice(column, column + 1)
+            code = (rest[:, :, one] / steps).round().clamp(-INT8_MAX, INT8_MAX)
+            codes[:, :, one] = code
+            errors[:, :, one] = (rest[:, :, one] - code * steps) / upper[:, one, one]
+            later = slice(column + 1, stop)
+            rest[:, :, later] -= errors[:, :, one] * upper[:, one, later]
+        # What lies beyond the block is updated once for all of it: the tensor is read less often.
+        block = slice(start, stop)
+        rest[:, :, stop:] -= errors[:, :, block] @ upper[:, block, stop:]
+    return codes
+
+
+def _as_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...]) -> Array:
+    matrix = codes.reshape(-1, codes.shape[2])
+    if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
+        matrix = matrix.T
+    return np.ascontiguousarray(matrix.reshape(shape).numpy().astype(np.int8))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")

@@ -1,0 +1,176 @@
+"""One pass over a graph, from its inputs to its outputs, that quantises layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from deployfold.export.session import Array, open_session, run_session
+from deployfold.numerics import sqnr_db
+
+from .graph import INT8_MAX, Layer, QuantisedLayer
+from .layer import Columns, columns_of, error_of, fit, half, plain, rows_of
+from .ranges import candidates
+from .segments import Batch, Segments
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResult:
+    """A layer after the pass; ``quantised`` is ``None`` where it was left out.
+
+    ``sqnr_db`` is of its output on the calibration samples, all before it quantised as well, and
+    ``macs`` the multiply-accumulates of one sample.
+    """
+
+    layer: Layer
+    quantised: QuantisedLayer | None
+    estimator: str
+    input_range: float
+    sqnr_db: float
+    macs: int
+
+
+def quantise_layers(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    excluded: Collection[str] = (),
+    independent: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[LayerResult]:
+    """Quantise every layer but the ``excluded``, each on what the ones before it really give.
+
+    Args:
+        model: prepared, with its weights.
+        layers: of the model, in an order in which they can be computed.
+        feeds: calibration samples by input name.
+        independent: quantise each as if it were the only one.
+        progress: hears of every layer.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run a part of the model.
+    """
+    sources = [layer.source for layer in layers]
+    exact, actual = (Segments(model, feeds, sources) for _ in range(2))
+    runner = _LayerRunner(model)
+    ranges: dict[str, tuple[str, float]] = {}
+    results = []
+    for number, layer in enumerate(layers, start=1):
+        if progress is not None:
+            progress(f"layer {number} of {len(layers)}")
+        before, after = exact.get(layer.source), actual.get(layer.source)
+        weight, bias = runner.weights(layer)
+        wanted = runner.run(layer, before, weight, bias)
+        if layer.name in excluded:
+            given = runner.run(layer, after, weight, bias)
+            quantised, estimator, top = None, "", float("nan")
+        else:
+            quantised, estimator, top = _quantise(layer, before, after, runner, ranges)
+            read = [_fake_quantise(value, quantised.scale) for value in after]
+            given = runner.run(layer, read, _restored(quantised), quantised.bias)
+        per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
+        macs = wanted[0].size * per_output
+        if layer.op_type == "ConvTranspose":
+            macs = before[0].size * int(np.prod(weight.shape[1:]))
+        results.append(LayerResult(layer, quantised, estimator, top, sqnr_db(wanted, given), macs))
+        for segments, values in ((exact, wanted), (actual, wanted if independent else given)):
+            segments.put(layer.output, values)
+            segments.done(layer.source)
+    return results
+
+
+def _quantise(
+    layer: Layer,
+    before: Batch,
+    after: Batch,
+    runner: _LayerRunner,
+    ranges: dict[str, tuple[str, float]],
+) -> tuple[QuantisedLayer, str, float]:
+    weight, bias = runner.weights(layer)
+    attributes = runner.attributes(layer)
+    exact = columns_of(layer, before, weight, attributes)
+    actual = columns_of(layer, after, weight, attributes)
+    if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
+        ranges[layer.source] = _range(layer, after, weight, exact, actual)
+    estimator, top = ranges[layer.source]
+    scale = _scale(top)
+    if exact is None or actual is None:
+        codes, steps = plain(layer, weight)
+        return QuantisedLayer(layer, codes, steps, bias, scale), estimator, top
+    fitted = fit(layer, weight, bias, exact, actual, scale)
+    new_bias = None if bias is None else fitted.bias
+    quantised = QuantisedLayer(layer, fitted.weight, fitted.weight_scale, new_bias, scale)
+    return quantised, estimator, top
+
+
+def _range(
+    layer: Layer, values: Batch, weight: Array, exact: Columns | None, actual: Columns | None
+) -> tuple[str, float]:
+    """The estimator whose range costs the output of the layer least, and the range."""
+    proposed = candidates(values)
+    if exact is None or actual is None:
+        name = "mse" if "mse" in proposed else "max"
+        return name, proposed[name]
+    rows = rows_of(layer, weight)
+    errors = {name: error_of(rows, exact, actual, _scale(top)) for name, top in proposed.items()}
+    best = min(errors, key=lambda name: errors[name])
+    return best, proposed[best]
+
+
+def _scale(top: float) -> float:
+    return float(np.float32(half(np.array([top / INT8_MAX]))[0]))
+
+
+def _fake_quantise(value: Array, scale: float) -> Array:
+    step = np.float32(scale)
+    codes = np.clip(np.rint(value / step), -INT8_MAX - 1, INT8_MAX)
+    return np.asarray(codes * step, np.float32)
+
+
+def _restored(item: QuantisedLayer) -> Array:
+    shape = [1] * item.weight.ndim
+    shape[item.layer.axis] = -1
+    return np.asarray(item.weight * item.weight_scale.reshape(shape), np.float32)
+
+
+class _LayerRunner:
+    """Runs single layers of a model with other weights."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def weights(self, layer: Layer) -> tuple[Array, Array | None]:
+        """The fp32 weight and bias."""
+        bias = None if layer.bias is None else numpy_helper.to_array(self._tensors[layer.bias])
+        return numpy_helper.to_array(self._tensors[layer.weight]), bias
+
+    def attributes(self, layer: Layer) -> dict[str, object]:
+        """The node's attributes as Python values."""
+        node = self._nodes[layer.name]
+        return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+    def run(self, layer: Layer, values: Batch, weight: Array, bias: Array | None) -> Batch:
+        """The layer's output on every sample."""
+        node = self._nodes[layer.name]
+        arrays = {layer.weight: weight} | ({} if layer.bias is None else {layer.bias: bias})
+        graph = helper.make_graph(
+            [node],
+            "layer",
+            [helper.make_tensor_value_info(layer.source, onnx.TensorProto.FLOAT, None)],
+            [onnx.ValueInfoProto(name=layer.output)],
+            initializer=[
+                numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()
+            ],
+        )
+        model = helper.make_model(
+            graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
+        )
+        session = open_session(model.SerializeToString(), optimize=False)
+        return [run_session(session, {layer.source: value})[0] for value in values]

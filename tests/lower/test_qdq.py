@@ -1,0 +1,274 @@
+"""INT8: where Q/DQ stands, what it costs, and that TensorRT-RTX builds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from lower_toys import export_module
+from onnx import numpy_helper
+from torch import nn
+
+from deployfold.compile import EngineRequest, compile_engine
+from deployfold.errors import AccuracyError, ExportError
+from deployfold.export.session import open_session, run_session
+from deployfold.lower import lower_int8
+from deployfold.quantization import GuardSpec
+from deployfold.spec import Precision
+
+LOOSE = GuardSpec(enabled=False)
+
+
+class Residual(nn.Module):
+    """A convolution, a depthwise one, a skip, a pool and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depthwise = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        )
+        self.project, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        z = torch.nn.functional.relu6(self.depthwise(y))
+        return self.head(torch.relu(self.project(z) + y).amax((2, 3)))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 16), nn.Linear(4, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, a, b):
+        return self.head(torch.tanh(self.left(a) * self.right(b)))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out(torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v) + x
+
+
+def one_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3, stride=2))
+
+
+def three_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 1))
+
+
+def transposed() -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2), nn.ReLU(), nn.Conv2d(6, 4, 1))
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(8, 16, 3, groups=4, dilation=2), nn.ReLU(), nn.Conv2d(16, 8, 1))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 4))
+
+
+NETS = {
+    "residual": (Residual, [(1, 3, 16, 16)]),
+    "two inputs": (TwoInputs, [(1, 6), (1, 4)]),
+    "1-D": (one_dimensional, [(1, 4, 32)]),
+    "3-D": (three_dimensional, [(1, 2, 6, 6, 6)]),
+    "transposed": (transposed, [(1, 4, 8, 8)]),
+    "grouped": (grouped, [(1, 8, 12, 12)]),
+    "MLP": (mlp, [(1, 12)]),
+    "attention": (Attention, [(1, 6, 16)]),
+}
+
+
+def made(name: str, path: Path) -> tuple[Path, list[dict[str, np.ndarray]], nn.Module]:
+    """The exported net, 24 samples for it, and the net."""
+    make, shapes = NETS[name]
+    torch.manual_seed(0)
+    net = make().eval()
+    source = export_module(net, tuple(torch.randn(shape) for shape in shapes), path)
+    names = [value.name for value in onnx.load(source).graph.input]
+    random = np.random.default_rng(1)
+    feeds = [
+        {
+            key: random.standard_normal(shape).astype("float32")
+            for key, shape in zip(names, shapes, strict=True)
+        }
+        for _ in range(24)
+    ]
+    return source, feeds, net
+
+
+def audit(path: Path) -> int:
+    """Check every Q/DQ of the file; returns how many weights are int8."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    producer = {name: node for node in model.graph.node for name in node.output}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    count = 0
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale, zero = weights[node.input[1]], weights[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+        assert np.isfinite(scale).all()
+        assert (scale > 0).all()
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            count += 1
+            stored = weights[node.input[0]]
+            axis = next(item.i for item in node.attribute if item.name == "axis")
+            assert stored.dtype == np.int8
+            assert scale.shape == (stored.shape[axis],), "one scale an output channel"
+            assert np.abs(stored.astype(int)).max() <= 127
+            (layer,) = consumers[node.output[0]]
+            assert layer.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+            assert layer.input[1] == node.output[0], "only the weight, never the bias"
+            behind = consumers.get(layer.output[0], [])
+            if any(item.op_type in ("Relu", "Clip") for item in behind):
+                assert not any(item.op_type == "QuantizeLinear" for item in behind)
+        else:
+            assert scale.ndim == 0, "activations have one scale"
+        if node.op_type == "DequantizeLinear" and node.input[0] not in weights:
+            assert producer[node.input[0]].op_type == "QuantizeLinear"
+            assert not any(item.op_type == "Add" for item in consumers[node.output[0]])
+    return count
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
+def test_every_pair_is_what_tensorrt_takes(name, rest, tmp_path):
+    source, feeds, _ = made(name, tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:16], held_back=feeds[16:],
+        fallback=rest, guard=LOOSE,
+    )  # fmt: skip
+    assert audit(artifact.path) == len(artifact.layers)
+    assert artifact.int8_macs_share == 1.0
+    assert artifact.sqnr_db > 22, artifact.layers[:3]
+    decibels = [layer.sqnr_db for layer in artifact.layers]
+    assert decibels == sorted(decibels), "the least exact first"
+    half = numpy_helper.to_array
+    types = {half(tensor).dtype for tensor in onnx.load(artifact.path).graph.initializer}
+    assert (np.dtype(np.float16) in types) == (rest is Precision.FP16)
+
+
+@pytest.mark.parametrize("name", ["residual", "two inputs", "1-D", "MLP", "attention"])
+@pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
+def test_tensorrt_rtx_builds_it(name, rest, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    source, feeds, _ = made(name, tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:8], held_back=feeds[8:12],
+        fallback=rest, guard=LOOSE,
+    )  # fmt: skip
+    request = EngineRequest("tensorrt_rtx", Precision.INT8, ("sm_86", "sm_89"), ((8, 6), (8, 9)))
+    engine = compile_engine(artifact.path, tmp_path / "net.engine", request)
+    assert engine.bytes > 0
+
+
+def test_macs_are_counted(tmp_path):
+    source, feeds, _ = made("residual", tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:4], held_back=feeds[4:6], guard=LOOSE
+    )
+    macs = sorted(layer.macs for layer in artifact.layers)
+    assert macs == sorted([256 * 8 * 27, 256 * 8 * 9, 256 * 8 * 8, 8 * 5])
+
+
+def test_the_bias_makes_up_for_the_mean(tmp_path):
+    source, feeds, _ = made("residual", tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds, held_back=feeds[:2],
+        fallback=Precision.FP32, guard=LOOSE,
+    )  # fmt: skip
+
+    def mean(path: Path) -> np.ndarray:
+        model = onnx.load(path)
+        output = next(n.output[0] for n in model.graph.node if n.op_type == "Conv")
+        model.graph.output.append(onnx.ValueInfoProto(name=output))
+        session = open_session(model.SerializeToString(), optimize=False)
+        return np.mean([run_session(session, feed)[-1].mean((0, 2, 3)) for feed in feeds], 0)
+
+    np.testing.assert_allclose(mean(artifact.path), mean(source), atol=2e-5)
+
+
+def test_accuracy_with_labels(tmp_path):
+    source, feeds, _ = made("residual", tmp_path / "net.onnx")
+    session = open_session(source)
+    classes = [int(run_session(session, feed)[0].argmax()) for feed in feeds[8:]]
+    labels = [classes[0] + 1, *classes[1:]]
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:8], held_back=feeds[8:], labels=labels,
+        guard=LOOSE,
+    )  # fmt: skip
+    assert artifact.reference_accuracy == pytest.approx(15 / 16)
+    assert artifact.top1_agreement is not None
+    assert artifact.accuracy >= artifact.top1_agreement - 1 / 16
+
+
+def test_the_guard_puts_back_what_costs_most(tmp_path):
+    """A tiny first layer with one huge input channel ruins int8; all else is harmless."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3)
+    ).eval()
+    with torch.no_grad():
+        net[0].weight[:, 0] *= 1e-3
+    source = export_module(net, (torch.randn(1, 3, 12, 12),), tmp_path / "net.onnx")
+    key = onnx.load(source).graph.input[0].name
+    random = np.random.default_rng(0)
+    feeds = [{key: random.standard_normal((1, 3, 12, 12)).astype("float32")} for _ in range(24)]
+    for feed in feeds:
+        feed[key][:, 0] *= 1e3
+    options = {"calibration": feeds[:16], "held_back": feeds[16:]}
+    free = lower_int8(source, tmp_path / "free.onnx", guard=LOOSE, **options)
+    assert free.sqnr_db < 20
+    held = lower_int8(source, tmp_path / "held.onnx", guard=GuardSpec(min_sqnr_db=25.0), **options)
+    assert held.sqnr_db >= 25
+    assert [layer.precision for layer in held.layers].count("fp16") == len(held.kept) == 1
+    kept = next(layer for layer in held.layers if layer.precision == "fp16")
+    assert kept.macs == min(layer.macs for layer in held.layers)
+    assert "put back by the guard" in kept.reason
+    assert held.int8_macs_share > 0.98
+    with pytest.raises(AccuracyError, match="dB"):
+        lower_int8(
+            source, tmp_path / "no.onnx", guard=GuardSpec(min_sqnr_db=90.0, min_int8_share=0.9),
+            **options,
+        )  # fmt: skip
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_inputs_without_values_are_refused(tmp_path):
+    source, feeds, _ = made("MLP", tmp_path / "net.onnx")
+    key = next(iter(feeds[0]))
+    broken = {key: np.full_like(feeds[0][key], np.nan)}
+    for calibration, held_back in (([broken], feeds), (feeds, [broken])):
+        with pytest.raises(ExportError, match="NaN"):
+            lower_int8(source, tmp_path / "x.onnx", calibration=calibration, held_back=held_back)
+    zero = {key: np.zeros_like(feeds[0][key])}
+    artifact = lower_int8(
+        source, tmp_path / "zero.onnx", calibration=[zero], held_back=[zero], guard=LOOSE
+    )
+    assert audit(artifact.path) == 2
+
+
+def test_a_model_without_layers_is_refused(tmp_path):
+    source = export_module(nn.Softmax(-1), (torch.randn(1, 4),), tmp_path / "net.onnx")
+    feed = {onnx.load(source).graph.input[0].name: np.ones((1, 4), np.float32)}
+    with pytest.raises(ExportError, match="nothing to quantise"):
+        lower_int8(source, tmp_path / "x.onnx", calibration=[feed], held_back=[feed])
