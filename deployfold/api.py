@@ -22,6 +22,7 @@ from .fold import FoldResult
 from .fold import fold as _fold
 from .load import load_model
 from .pipeline import build as _build
+from .quantization import CalibrationSpec
 from .report.model import Report
 from .spec import (
     BuildSpec,
@@ -142,6 +143,7 @@ def build(
     inputs: Sequence[str] = (),
     dynamic_batch: tuple[int, int, int] | None = None,
     fp16: bool = False,
+    calibration: CalibrationSpec | None = None,
     targets: Sequence[str] = ("auto",),
     thresholds: Thresholds | None = None,
     emit: Emit = ignore,
@@ -155,8 +157,10 @@ def build(
         inputs: shapes as ``--input`` takes them.
         dynamic_batch: min, opt and max batch size.
         fp16: build in FP16.
+        calibration: build in INT8, calibrated on this data; ``None`` builds without INT8.
         targets: GPUs as ``--target`` takes them.
-        thresholds: limits; the report says which are kept.
+        thresholds: limits; the report says which are kept. A report whose status is «failed» was
+            refused INT8, and holds all else.
         emit: hears the events of the build.
         options: further fields of :class:`deployfold.spec.BuildSpec`.
 
@@ -169,7 +173,8 @@ def build(
         arch=arch,
         inputs=InputSpec.parse(inputs) if inputs else None,
         dynamic_batch=None if dynamic_batch is None else DynamicBatch(*dynamic_batch),
-        precisions=(Precision.FP16,) if fp16 else (),
+        precisions=(Precision.FP16,) * fp16 + (Precision.INT8,) * (calibration is not None),
+        calibration=calibration,
         targets=tuple(targets),
         thresholds=thresholds or Thresholds(),
         **options,

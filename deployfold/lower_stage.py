@@ -71,10 +71,11 @@ def _int8(run: Run, onnx: Path) -> Path | None:
     path = onnx.with_name(f"{onnx.stem}.int8.onnx")
     try:
         with run.running("lower", f"int8: calibrating on {data.origin}") as say:
-            artifact = _quantise(run, onnx, path, data)
+            artifact, cached = _quantise(run, onnx, path, data)
             say(
                 f"int8, {artifact.sqnr_db:.1f} dB on held-back samples, "
                 f"{artifact.int8_macs_share:.0%} of the multiply-accumulates in int8"
+                + (", from the cache" if cached else "")
             )
     except AccuracyError as error:
         # The user has asked for other things as well; the exit code will tell of this one.
@@ -110,7 +111,7 @@ def _int8(run: Run, onnx: Path) -> Path | None:
     return path
 
 
-def _quantise(run: Run, onnx: Path, path: Path, data: CalibrationData) -> Int8Artifact:
+def _quantise(run: Run, onnx: Path, path: Path, data: CalibrationData) -> tuple[Int8Artifact, bool]:
     """Quantise, or take what an earlier run made of the same model, data and settings."""
     spec = run.spec
     cache = LoweringCache(default_cache_directory())
@@ -125,7 +126,7 @@ def _quantise(run: Run, onnx: Path, path: Path, data: CalibrationData) -> Int8Ar
     )
     facts = cache.get(key, path)
     if facts is not None:
-        return _artifact(path, facts)
+        return _artifact(path, facts), True
     artifact = lower_int8(
         onnx,
         path,
@@ -138,7 +139,7 @@ def _quantise(run: Run, onnx: Path, path: Path, data: CalibrationData) -> Int8Ar
         progress=lambda detail: run.emit(StageStarted("lower", f"int8: {detail}")),
     )
     cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
-    return artifact
+    return artifact, False
 
 
 def _artifact(path: Path, facts: Mapping[str, Any]) -> Int8Artifact:

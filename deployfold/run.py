@@ -67,10 +67,11 @@ class Run:
         self.emit(StageFinished(stage, "; ".join(said), time.perf_counter() - start))
 
     def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
-        """Keep sentences for the report, and show them now."""
+        """Keep sentences for the report, and show them now; each once."""
         for sentence in sentences:
-            self.notes.append(sentence)
-            self.emit(Note(sentence, level))
+            if sentence not in self.notes:
+                self.notes.append(sentence)
+                self.emit(Note(sentence, level))
 
     def save(self, status: Status) -> Report | None:
         """Write the report of everything finished so far; None if nothing was loaded yet."""
