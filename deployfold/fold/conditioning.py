@@ -57,10 +57,10 @@ def first_departure(
     expected = _module_outputs(reference, wide)
     moved = dict.fromkeys(expected, 0.0)
     for seed in range(_TRIALS):
-        perturbed = _module_outputs(_perturbed(reference, seed), wide)
+        shaken = _module_outputs(perturbed(reference, seed), wide)
         for path, outputs in expected.items():
-            if path in perturbed:
-                moved[path] = max(moved[path], difference(outputs, perturbed[path]).relative)
+            if path in shaken:
+                moved[path] = max(moved[path], difference(outputs, shaken[path]).relative)
             else:
                 moved[path] = float("inf")
     actual = _module_outputs(apply(plan, reference), wide)
@@ -88,7 +88,7 @@ def _is_affine_image(before: Tensor, after: Tensor) -> bool:
     return False
 
 
-def _perturbed(model: nn.Module, seed: int) -> nn.Module:
+def perturbed(model: nn.Module, seed: int) -> nn.Module:
     """A copy with every parameter changed by up to a few units in the last place."""
     copied = copy_modules(model, share_parameters=False)
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,8 @@ from gauge import ABSORBED, residuals
 from nets import create, example
 
 from deployfold.fold import count_batchnorms, fold
-from deployfold.fold.compare import difference, run_model
+from deployfold.fold.compare import difference, double_inputs, run_model
+from deployfold.fold.conditioning import perturbed
 
 JUDGED = 4
 """BatchNorms judged of those that one network keeps."""
@@ -37,6 +38,7 @@ def main() -> None:
     net = create(name)
     inputs = example(name, net)
     result: dict[str, Any] = {"name": name, "batchnorms": count_batchnorms(net)}
+    result["conditioning"] = _conditioning(net, inputs)
     result["deployfold"] = _deployfold(net, inputs)
     result["torch.fx fuse"] = _other(net, inputs, _fx)
     result["torch.jit.freeze"] = _other(net, inputs, _freeze)
@@ -78,6 +80,16 @@ def _deployfold(net: nn.Module, inputs: Any) -> dict[str, Any]:
     }
 
 
+def _conditioning(net: nn.Module, inputs: Any) -> float:
+    """How far the network is from itself in float64 after a change in its weights' last bits."""
+    wide, wide_inputs = copy.deepcopy(net).double(), double_inputs(inputs)
+    expected = run_model(wide, wide_inputs)
+    return max(
+        difference(expected, run_model(perturbed(wide, seed), wide_inputs)).relative
+        for seed in range(3)
+    )
+
+
 def _spread(names: list[str]) -> list[str]:
     """A few of them, from all depths."""
     step = max(1, len(names) // JUDGED)
@@ -86,10 +98,7 @@ def _spread(names: list[str]) -> list[str]:
 
 def _other(net: nn.Module, inputs: Any, folder: Callable[[nn.Module, Any], Any]) -> dict[str, Any]:
     wide = copy.deepcopy(net).double()
-    wide_inputs = tuple(
-        item.double() if torch.is_tensor(item) else [image.double() for image in item]
-        for item in inputs
-    )
+    wide_inputs = double_inputs(inputs)
     try:
         expected = run_model(wide, wide_inputs)
         folded, left = folder(wide, wide_inputs)
