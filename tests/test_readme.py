@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -33,22 +37,36 @@ def test_the_readme_shows_commands_and_a_real_table():
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the checkpoints that the README's commands name, of small networks."""
-    torchvision = pytest.importorskip("torchvision")
     timm = pytest.importorskip("timm")
     folder = tmp_path_factory.mktemp("readme")
     torch.manual_seed(0)
-    torch.save(torchvision.models.resnet18(weights=None).eval(), folder / "resnet50.pt")
+    torch.save(_stand_in().eval(), folder / "resnet50.pt")
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), folder / "weights.pth")
+    (folder / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 12, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).resize((96, 72)).save(folder / "pictures" / f"{index}.jpg")
     return folder
+
+
+def _stand_in() -> nn.Module:
+    """A small network, since nearly every command builds it."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command: str, workplace: Path) -> None:
     words = shlex.split(command)
-    if words[1] == "build" and "--input" not in words:
+    if words[1] in ("build", "fold", "export") and "--input" not in words:
         words += shlex.split(QUICK[0])
     if words[1] in ("build", "bench"):
         words += shlex.split(QUICK[1])
+    if words[1] == "compare":  # with the report of the builds before
+        (workplace / "old").mkdir()
+        shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / "old")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=workplace, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
