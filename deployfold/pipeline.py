@@ -18,7 +18,7 @@ from deployfold.reporting import make_report
 from deployfold.rows import unmeasured_rows
 from deployfold.run import Run
 from deployfold.spec import BuildSpec
-from deployfold.stages import compile_stage, fold_stage, load_stage, measure_stage
+from deployfold.stages import compile_stage, fold_stage, kit_stage, load_stage, measure_stage
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
@@ -42,6 +42,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         lowered = lower_stage(run, export_stage(run, inputs))
         if spec.engine:
             compile_stage(run, lowered)
+            kit_stage(run, lowered, inputs)
         if spec.measure:
             measure_stage(run, inputs)
         report = run.save(

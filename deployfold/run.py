@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from deployfold.events import Emit, Note, StageFinished, StageStarted
+from deployfold.finish import Wanted
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
 from deployfold.lower.calibration import CalibrationData
@@ -33,6 +34,7 @@ class Run:
         input_data: where the samples are from, in one phrase.
         calibration: the data for INT8.
         refusal: why INT8 was refused, where it was.
+        unfinished: engines that are to be built on their device.
     """
 
     spec: BuildSpec
@@ -50,6 +52,7 @@ class Run:
     rows: tuple[Row, ...] = ()
     notes: list[str] = field(default_factory=list)
     refusal: str | None = None
+    unfinished: list[Wanted] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -12,17 +12,24 @@ from pathlib import Path
 import torch
 
 from deployfold.compile import EngineRequest, NoEngine, compile_engine, detect, plan_engines
-from deployfold.compile.request import LIBRARY_TITLES, profile_from_inputs
+from deployfold.compile.request import (
+    LIBRARY_TITLES,
+    OptimizationProfile,
+    profile_from_inputs,
+)
 from deployfold.errors import ExportError
 from deployfold.events import Note
 from deployfold.files import atomic_path
+from deployfold.finish import Wanted, write_finish_kit
 from deployfold.fold import fold
+from deployfold.fold.compare import run_model
 from deployfold.load import load_model, make_inputs, resolve_inputs
 from deployfold.lower.calibration import load_calibration
 from deployfold.lower.samples import load_samples
 from deployfold.measure.results import MeasurementInterrupted
 from deployfold.measure.runners import EagerRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
+from deployfold.reporting import REPORT_JSON
 from deployfold.rows import Draft, Extras, interrupted_rows, measure_rows
 from deployfold.run import Inputs, Run
 from deployfold.spec import Precision
@@ -132,7 +139,7 @@ def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
         entries = plan_engines(run.spec.targets, precision, machine)
         for entry in entries:
             if isinstance(entry, NoEngine):
-                run.drafts.append(_no_engine(run, entry, precision))
+                _leave(run, entry, precision, profiles)
                 run.emit(Note(entry.reason, "warning"))  # the report has it in the row
                 continue
             request = replace(entry, profiles=profiles, workspace_mib=run.spec.workspace_mib)
@@ -169,9 +176,34 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
     )
 
 
-def _no_engine(run: Run, entry: NoEngine, precision: Precision) -> Draft:
-    name = f"tensorrt-{precision.value}-{entry.target}"
-    return Draft(name, f"TensorRT {precision.value}, {entry.target}", not_measured=entry.reason)
+def _leave(
+    run: Run, entry: NoEngine, precision: Precision, profiles: tuple[OptimizationProfile, ...]
+) -> None:
+    """A row that says why there is no engine, and what ``deployfold finish`` is to build for it."""
+    name, title = f"tensorrt-{precision.value}-{entry.target}", f"TensorRT {precision.value}"
+    title += f", {entry.target}"
+    run.drafts.append(Draft(name, title, not_measured=entry.reason))
+    workspace = run.spec.workspace_mib
+    run.unfinished.append(Wanted(name, title, entry.target, precision, profiles, workspace))
+
+
+def kit_stage(run: Run, lowered: dict[Precision, Path], inputs: Inputs) -> None:
+    """Leave what ``deployfold finish`` needs on the devices that nothing here could build for."""
+    if not run.unfinished or run.loaded is None or run.inputs is None:
+        return
+    write_finish_kit(
+        run.directory,
+        model_name=run.name,
+        onnx_by_precision={one.precision: lowered[one.precision] for one in run.unfinished},
+        requests=run.unfinished,
+        inputs={name: value.numpy() for name, value in zip(run.inputs.names, inputs, strict=True)},
+        outputs=[output.numpy() for output in run_model(run.loaded.module, inputs)],
+        report_path=run.directory / REPORT_JSON,
+    )
+    targets = ", ".join(dict.fromkeys(one.target for one in run.unfinished))
+    run.note(
+        [f"To build for {targets}: copy this directory there and run deployfold finish on it."]
+    )
 
 
 def measure_stage(run: Run, inputs: Inputs) -> None:

@@ -14,8 +14,10 @@ from .commands import Command, Group
 from .compare import compare
 from .doctor import doctor
 from .export import export
+from .finish import finish
 from .fold import fold
 from .profile import profile
+from .run import run
 from .targets import targets
 
 EXIT_CODES = (
@@ -52,6 +54,6 @@ def _root(
     pass
 
 
-for command in (build, fold, export, bench, compare, targets, doctor):
+for command in (build, fold, export, bench, compare, run, finish, targets, doctor):
     app.command(cls=Command, epilog=EXIT_CODES)(command)
 app.add_typer(profile, epilog=EXIT_CODES)

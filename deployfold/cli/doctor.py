@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
+
+import typer
 
 from . import options as opt
 from .session import session
@@ -29,10 +32,18 @@ class _Check:
     detail: str
 
 
-def doctor(json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False) -> None:
+def doctor(
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also run a test engine on the GPU, and compare its outputs."),
+    ] = False,
+    json: opt.Json = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
     """Say what is installed, which GPU and driver there are, and which compilers work."""
     with session(json=json, debug=debug, no_color=no_color) as run:
-        checks = [*_packages(), *_gpu(), *_compilers()]
+        checks = [*_packages(), *_gpu(), *_compilers(deep)]
         if run.json:
             import json as json_module
 
@@ -74,11 +85,15 @@ def _gpu() -> list[_Check]:
     return [_Check("NVIDIA GPU", "ok", f"{gpu.name}, sm_{major}{minor}{driver}")]
 
 
-def _compilers() -> list[_Check]:
-    """Build a tiny engine with each compiler that is installed; only that shows that it works."""
+def _compilers(deep: bool) -> list[_Check]:
+    """Build a tiny engine with each compiler that is installed; only that shows that it works.
+
+    With ``deep`` it is run as well, where there is a GPU.
+    """
     from deployfold.compile.machine import detect
     from deployfold.compile.request import LIBRARY_TITLES, Library
     from deployfold.compile.selftest import self_test
+    from deployfold.finish.selftest import run_self_test
 
     machine = detect()
     checks = []
@@ -88,8 +103,12 @@ def _compilers() -> list[_Check]:
     }
     for library, version in versions.items():
         if version is not None:
-            failure = self_test(library, machine)
-            detail = "builds a test engine" if failure is None else failure
+            run = deep and machine.gpu is not None
+            failure = self_test(library, machine, then=run_self_test if run else None)
+            works = "builds and runs a test engine" if run else "builds a test engine"
+            if deep and not run:
+                works += "; there is no GPU to run it on"
+            detail = works if failure is None else failure
             state = "ok" if failure is None else "missing"
             checks.append(_Check(LIBRARY_TITLES[library], state, detail))
     return checks

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .compilers import Compiler, compiler_for
 from .engine import compile_engine
 from .machine import Machine, detect
+from .options import EngineOptions
 from .plan import plan_engines
 from .request import (
     EngineArtifact,
@@ -22,6 +23,7 @@ from .targets import load_targets, resolve
 __all__ = [
     "Compiler",
     "EngineArtifact",
+    "EngineOptions",
     "EngineRequest",
     "InputShapes",
     "LayerCounts",

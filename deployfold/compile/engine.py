@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployfold import __version__
-from deployfold.errors import CompileError
+from deployfold.errors import CompileError, DeployfoldError
 from deployfold.events import Emit, StageProgress, ignore
-from deployfold.files import atomic_path, sha256, unwritable, write_text
+from deployfold.files import atomic_path, sha256, write_text
 
+from .configure import check_options
+from .hardware import precision_refusal
+from .machine import detect
 from .process import run_worker
 from .request import EngineArtifact, EngineRequest, LayerCounts
+from .sidecar import make_sidecar, sidecar_path, write_sidecar
 
 STAGE = "compile"
-SIDECAR_SCHEMA = 1
 
 
 def compile_engine(
@@ -28,6 +30,7 @@ def compile_engine(
     *,
     emit: Emit = ignore,
     timeout: float = 1800.0,
+    checked: bool = False,
 ) -> EngineArtifact:
     """Build one engine from a lowered ONNX in a subprocess.
 
@@ -42,17 +45,30 @@ def compile_engine(
         request: what to build; see :func:`~deployfold.compile.plan.plan_engines`.
         emit: hears a ``StageProgress`` of the stage ``compile`` for each phase.
         timeout: seconds until the build is stopped.
+        checked: the ONNX was checked before, and the package ``onnx`` is not needed.
 
     Raises:
-        CompileError: the ONNX or the build failed, crashed or took too long.
+        CompileError: the ONNX or the build failed, crashed or took too long; or no library can
+            build that, and then nothing is started.
         UsageError: ``path`` cannot be written.
     """
+    check_options(request)
+    refusal = precision_refusal(
+        request.precision.value, request.compute_capabilities, request.library
+    )
+    if refusal is not None:
+        raise CompileError(refusal)
     started = time.monotonic()
     onnx, path = onnx.absolute(), path.absolute()
-    sidecar, log = _beside(path, ".json"), _beside(path, ".log")
+    sidecar, log = sidecar_path(path), _beside(path, ".log")
     script = _beside(path, ".reproduce.sh")
     with atomic_path(path) as temporary:
-        job = {"request": request.to_json(), "onnx": str(onnx), "engine": str(temporary)}
+        job = {
+            "request": request.to_json(),
+            "onnx": str(onnx),
+            "engine": str(temporary),
+            "checked": checked,
+        }
 
         def hear(message: dict[str, Any]) -> None:
             emit(StageProgress(STAGE, str(message["phase"]), message["fraction"]))
@@ -62,8 +78,9 @@ def compile_engine(
             if temporary.stat().st_size == 0:
                 raise CompileError("The worker said that it was done and wrote no engine.")
         except CompileError as error:
-            _write_script(script, {**job, "engine": f"{path}.reproduced"})
-            raise CompileError(error.message, hint=_hint(error.hint, log, script)) from error
+            written = _write_script(script, {**job, "engine": f"{path}.reproduced"})
+            hint = _hint(error.hint, log, script if written else None)
+            raise CompileError(error.message, hint=hint) from error
         # From here to its new sidecar the engine at `path` counts as unfinished.
         sidecar.unlink(missing_ok=True)
     script.unlink(missing_ok=True)
@@ -82,45 +99,26 @@ def compile_engine(
         sha256=sha256(path),
         notes=(*request.notes, *done["notes"]),
     )
-    write_text(sidecar, json.dumps(_sidecar(artifact, request, onnx), indent=2) + "\n")
+    # The driver is part of what the engine was built with only where it was built on its GPU.
+    gpu = detect().gpu if request.current_gpu or request.verify else None
+    write_sidecar(make_sidecar(artifact, request, onnx, done["tensors"], gpu), sidecar)
     return artifact
-
-
-def _sidecar(artifact: EngineArtifact, request: EngineRequest, onnx: Path) -> dict[str, Any]:
-    asked = request.to_json()
-    return {
-        "schema_version": SIDECAR_SCHEMA,
-        "deployfold_version": __version__,
-        "engine": artifact.path.name,
-        "sha256": artifact.sha256,
-        "bytes": artifact.bytes,
-        "library": artifact.library,
-        "library_version": artifact.library_version,
-        "compute_capabilities": [
-            "{}.{}".format(*capability) for capability in artifact.compute_capabilities
-        ],
-        "current_gpu": request.current_gpu,
-        "loaded_on_gpu": request.verify,
-        "targets": asked["targets"],
-        "precision": asked["precision"],
-        "layer_counts": vars(artifact.layer_counts),
-        "profiles": asked["profiles"],
-        "workspace_mib": request.workspace_mib,
-        "optimization_level": request.optimization_level,
-        "onnx": onnx.name,
-        "onnx_sha256": sha256(onnx),
-    }
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _hint(hint: str | None, log: Path, script: Path) -> str:
-    return f"{hint + ' ' if hint else ''}The log: {log}. The same build again: {script}."
+def _hint(hint: str | None, log: Path, script: Path | None) -> str:
+    again = "" if script is None else f" The same build again: {script}."
+    return f"{hint + ' ' if hint else ''}The log: {log}.{again}"
 
 
-def _write_script(path: Path, job: dict[str, Any]) -> None:
+def _write_script(path: Path, job: dict[str, Any]) -> bool:
+    """Write the script that runs ``job`` again; whether that succeeded.
+
+    What went wrong with the build is what the user must hear, and not that the disk is also full.
+    """
     # The request goes through stdin, quoted, so that the script needs no second file; the empty
     # directory keeps a tensorrt.py of the user's from being imported.
     text = f"""#!/bin/sh
@@ -131,8 +129,9 @@ exec {shlex.quote(sys.executable)} -m deployfold.compile.worker - <<'REQUEST'
 {json.dumps(job, indent=2)}
 REQUEST
 """
-    write_text(path, text)
     try:
+        write_text(path, text)
         path.chmod(path.stat().st_mode | 0o111)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    except (OSError, DeployfoldError):
+        return False
+    return True

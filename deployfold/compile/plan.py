@@ -8,6 +8,7 @@ from dataclasses import replace
 from deployfold.spec import GpuTarget, Precision
 
 from .compilers import PORTABLE_COMPUTE_CAPABILITIES, compiler_for
+from .hardware import precision_refusal, serving
 from .machine import Gpu, Machine
 from .request import EngineRequest, NoEngine
 from .targets import AUTO, load_targets, resolve, sm_name
@@ -28,7 +29,9 @@ def plan_engines(
     2. ``auto`` without a GPU: one portable TensorRT-RTX engine for SM 80, 86, 89 and 120.
     3. A named target: by the library that :func:`~deployfold.compile.compilers.compiler_for`
        names; ``NoEngine`` with its reason where none serves it.
-    4. Targets that need the same engine share it.
+    4. ``NoEngine`` where the GPU does not have the precision; the portable engine leaves out the
+       SMs that do not.
+    5. Targets that need the same engine share it.
 
     The requests have no optimization profiles yet.
 
@@ -62,13 +65,14 @@ def _auto(
             "No engine: this machine has no NVIDIA GPU, and tensorrt-rtx, which builds without "
             "one, is not installed; pip install tensorrt-rtx. The lowered ONNX is ready.",
         )
-    names = ", ".join(sm_name(capability) for capability in PORTABLE_COMPUTE_CAPABILITIES)
+    capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES))
+    names = ", ".join(sm_name(capability) for capability in capabilities)
     note = f"No NVIDIA GPU here: one portable TensorRT-RTX engine for {names}."
     return EngineRequest(
         library="tensorrt_rtx",
         precision=precision,
         targets=(AUTO,),
-        compute_capabilities=PORTABLE_COMPUTE_CAPABILITIES,
+        compute_capabilities=capabilities,
         notes=(note, *_precision_notes(precision)),
     )
 
@@ -79,6 +83,9 @@ def _named(
     compiler = compiler_for(target, machine)
     if compiler.library is None:
         return NoEngine(name, compiler.reason)
+    refusal = precision_refusal(precision.value, (target.compute_capability,), compiler.library)
+    if refusal is not None:
+        return NoEngine(name, refusal)
     rtx = compiler.library == "tensorrt_rtx"
     gpu = machine.gpu
     return EngineRequest(

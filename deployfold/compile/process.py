@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import deployfold
@@ -49,6 +50,7 @@ def run_worker(job: Mapping[str, Any], *, log: Path, timeout: float, hear: Hear)
         CompileError: the worker reported an error, was killed by a signal, left without a word,
             or ran past ``timeout``.
         UsageError: the log cannot be written.
+        OSError: the worker could not write the engine.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -62,11 +64,42 @@ def run_worker(job: Mapping[str, Any], *, log: Path, timeout: float, hear: Hear)
             errors = stack.enter_context(log.open("wb"))
         except OSError as error:
             raise unwritable(log, error) from error
-        process = _start(request, directory, errors)
+        process = None
         try:
+            with signals_held():
+                process = _start(request, directory, errors)
             return _follow(process, timeout, hear)
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the signals that stop a build wait until the block is over.
+
+    Python handles a signal between any two of its instructions, also inside ``Popen`` after the
+    child was started: the exception then leaves a child that nobody knows of. The handlers are
+    swapped, since another thread can receive a signal that this one blocks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread handles signals
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        handler = None if number is None else signal.getsignal(number)
+        if number is not None and callable(handler):
+            previous[number] = handler
+            signal.signal(number, lambda *arguments: held.append(arguments))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for number, frame in held:
+        previous[number](number, frame)
 
 
 def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -104,6 +137,8 @@ def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dic
         message: dict[str, Any] = json.loads(line)
         if message["event"] == "done":
             return message
+        if message["event"] == "unwritable":
+            raise OSError(message["errno"], message["reason"])
         if message["event"] == "error":
             raise CompileError(message["message"], hint=message["hint"])
         phase = str(message["phase"])

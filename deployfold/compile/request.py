@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from deployfold.errors import UsageError
 from deployfold.spec import InputSpec, Precision
 
+from .options import EngineOptions
 from .targets import sm_name
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
@@ -76,7 +77,7 @@ class EngineRequest:
         verify: the GPU in this machine can load it, so load it after the build.
         profiles: the optimization profiles; may stay empty where the ONNX has no dynamic axis.
         workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
-        optimization_level: 0 (fast build) to 5 (fast engine); ``None`` is the library's default.
+        options: what else the builder is told.
         allow_nonfinite: build although weights are NaN or infinite.
         notes: sentences for the user about this choice.
     """
@@ -89,7 +90,7 @@ class EngineRequest:
     verify: bool = False
     profiles: tuple[OptimizationProfile, ...] = ()
     workspace_mib: int | None = None
-    optimization_level: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
     allow_nonfinite: bool = False
     notes: tuple[str, ...] = ()
 
@@ -100,10 +101,6 @@ class EngineRequest:
             raise UsageError("TensorRT builds only for the GPU in the machine it runs on.")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UsageError(f"A workspace of {self.workspace_mib} MiB is too small.")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(
-                f"The builder optimization level must be 0 to 5, not {self.optimization_level}."
-            )
 
     @property
     def label(self) -> str:
@@ -115,7 +112,10 @@ class EngineRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON values; :meth:`from_json` reads it back."""
-        return dataclasses.asdict(self) | {"precision": self.precision.value}
+        return dataclasses.asdict(self) | {
+            "precision": self.precision.value,
+            "options": self.options.to_json(),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EngineRequest:
@@ -137,6 +137,7 @@ class EngineRequest:
                 "targets": tuple(data["targets"]),
                 "compute_capabilities": pairs,
                 "profiles": profiles,
+                "options": EngineOptions.from_json(data.get("options", {})),
                 "notes": tuple(data["notes"]),
             }
         )

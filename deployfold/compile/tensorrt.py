@@ -7,6 +7,7 @@ by its version. Networks are always strongly typed: the ONNX carries the precisi
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +15,44 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.errors import CompileError
-from deployfold.spec import Precision
 
+from .configure import add_profiles, apply_options, set_compute_capabilities
+from .known_issues import KnownIssue, known_issues, sentence
+from .machine import detect
+from .network import Tensor, check_precision, count_layers, layer_types, parse_onnx, tensors_of
 from .progress import make_monitor
-from .request import LIBRARY_TITLES, EngineRequest, InputShapes, LayerCounts, Library
+from .request import LIBRARY_TITLES, EngineRequest, LayerCounts, Library
 from .targets import sm_name
+from .timing_cache import cache_file, load_cache, save_cache
 
 Report = Callable[[str, float | None], None]
+
+_LACKING = re.compile(
+    r"Cannot compile operation '(?P<operation>[^']+)' for \w+ \(SM(?P<sm>\d+)\): "
+    r"(?P<reason>.+?)\.? In "
+)
+"""What TensorRT-RTX 1.7 says of FP32 matrix products and 3-D convolutions on Turing."""
+
+
+class EngineNotWritten(Exception):
+    """The engine was built, and its file could not be written; the cause is the ``OSError``."""
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What :func:`build` wrote."""
+    """What :func:`build` wrote.
+
+    Attributes:
+        tensors: the engine's inputs and outputs.
+        loaded: it was loaded again, on the GPU in this machine.
+        notes: sentences for the user.
+    """
 
     library_version: str
     layer_counts: LayerCounts
+    tensors: tuple[Tensor, ...]
     loaded: bool
+    notes: tuple[str, ...] = ()
 
 
 class _Log:
@@ -70,9 +93,9 @@ def import_library(name: Library) -> Any:
 
 
 def build(
-    trt: Any, request: EngineRequest, onnx: Path, engine: Path, report: Report
+    trt: Any, request: EngineRequest, onnx: Path, output: Path, report: Report
 ) -> BuiltEngine:
-    """Parse ``onnx``, check what came out, build, and write the engine to ``engine``.
+    """Parse ``onnx``, check what came out, build, and write the engine to ``output``.
 
     Args:
         trt: the imported library.
@@ -80,6 +103,7 @@ def build(
 
     Raises:
         CompileError: any step failed; the message has the library's own reason.
+        EngineNotWritten: all went well but for the file.
     """
     title = LIBRARY_TITLES[request.library]
     log = _Log()
@@ -92,116 +116,39 @@ def build(
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     report("Parsing the ONNX", None)
-    _parse(trt, network, logger, onnx, log, title)
+    parse_onnx(trt, network, logger, onnx, title)
     counts = count_layers(trt, network)
     check_precision(counts, request.precision, onnx)
 
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if request.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
-    if request.optimization_level is not None:
-        config.builder_optimization_level = request.optimization_level
+    apply_options(trt, builder, config, request)
     set_compute_capabilities(trt, config, request)
-    _add_profiles(builder, config, network, request)
+    add_profiles(builder, config, network, request)
+    cache = _timing_cache(trt, config, request)
     # The config keeps no reference of its own: the monitor must live as long as the build.
     monitor = make_monitor(trt, report)
     config.progress_monitor = monitor
+    issues = _issues(trt, network, request)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise CompileError(f"{title} could not build the engine{log.because()}.")
+        raise _not_built(title, log, issues, str(trt.__version__))
     report("Writing the engine", None)
-    with engine.open("wb") as file:
-        file.write(memoryview(serialized))
-    if request.verify:
-        _load(trt, logger, serialized, log, title)
-    return BuiltEngine(str(trt.__version__), counts, request.verify)
-
-
-def count_layers(trt: Any, network: Any) -> LayerCounts:
-    """Count a network's layers by the type they compute in; see :class:`LayerCounts`."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    kinds = trt.LayerType
-    compute = {kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.EINSUM}
-    # TensorRT 10.3 has no squeeze layers yet.
-    moving = ("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
-    moves = {getattr(kinds, name) for name in moving if hasattr(kinds, name)}
-    maker = {
-        layer.get_output(index).name: layer
-        for layer in layers
-        for index in range(layer.num_outputs)
-    }
-    names = {trt.DataType.FLOAT: "fp32", trt.DataType.HALF: "fp16", trt.DataType.BF16: "bf16"}
-    found = {"fp32": 0, "fp16": 0, "bf16": 0, "int8": 0}
-    for layer in layers:
-        if layer.type not in compute:
-            continue
-        operand = layer.get_input(0)
-        source = maker.get(operand.name)
-        while source is not None and source.type in moves:
-            source = maker.get(source.get_input(0).name)
-        dequantized = source is not None and source.type == kinds.DEQUANTIZE
-        name = "int8" if dequantized else names.get(operand.dtype)
-        if name is not None:
-            found[name] += 1
-    return LayerCounts(
-        total=len(layers),
-        quantize=sum(layer.type == kinds.QUANTIZE for layer in layers),
-        dequantize=sum(layer.type == kinds.DEQUANTIZE for layer in layers),
-        **found,
+    try:
+        with output.open("wb") as file:
+            file.write(memoryview(serialized))
+    except OSError as error:
+        raise EngineNotWritten from error
+    if cache is not None:
+        save_cache(config, cache)
+    if request.verify and not request.options.strip_plan:
+        _load(trt, logger, serialized, request, log)
+    return BuiltEngine(
+        str(trt.__version__),
+        counts,
+        tensors_of(network),
+        loaded=request.verify and not request.options.strip_plan,
+        notes=tuple(sentence(one, str(trt.__version__)) for one in issues if not one.fails),
     )
-
-
-def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> None:
-    """Make sure that the parsed network computes in the precision that was asked for.
-
-    A network without compute layers passes: there is nothing to lower.
-
-    Raises:
-        CompileError: no compute layer has that precision.
-    """
-    if not counts.compute:
-        return
-    have = {
-        Precision.FP32: counts.fp32,
-        Precision.FP16: counts.fp16,
-        Precision.INT8: counts.int8 if counts.quantize else 0,
-    }[precision]
-    if have == 0:
-        raise CompileError(
-            f"{precision.value} was asked for, and none of the {counts.compute} compute layers "
-            f"that TensorRT parsed from {onnx.name} is {precision.value} (fp32: {counts.fp32}, "
-            f"fp16: {counts.fp16}, bf16: {counts.bf16}, int8: {counts.int8}).",
-            hint="Strongly typed networks take their precision from the ONNX: lower it first.",
-        )
-
-
-def set_compute_capabilities(trt: Any, config: Any, request: EngineRequest) -> None:
-    """Tell the builder which SMs to build for, where the library can be told.
-
-    Raises:
-        CompileError: the library does not know one of them.
-    """
-    title = LIBRARY_TITLES[request.library]
-    if not hasattr(config, "set_compute_capability"):
-        if not request.current_gpu:
-            raise CompileError(f"{title} builds only for the GPU in this machine.")
-        return
-    if request.current_gpu:
-        members = [trt.ComputeCapability.CURRENT]
-    else:
-        names = [sm_name(pair).replace("sm_", "SM") for pair in request.compute_capabilities]
-        for name in names:
-            if not hasattr(trt.ComputeCapability, name):
-                raise CompileError(
-                    f"{title} {trt.__version__} does not know {name}.",
-                    hint="Ask for another target, or install a newer tensorrt-rtx.",
-                )
-        members = [getattr(trt.ComputeCapability, name) for name in names]
-    config.num_compute_capabilities = len(members)
-    for index, member in enumerate(members):
-        if not config.set_compute_capability(member, index):
-            raise CompileError(f"{title} refuses to build for {member}.")
 
 
 def _make_logger(trt: Any, log: _Log) -> Any:
@@ -216,83 +163,53 @@ def _make_logger(trt: Any, log: _Log) -> Any:
     return Logger()
 
 
-def _parse(trt: Any, network: Any, logger: Any, onnx: Path, log: _Log, title: str) -> None:
-    parser = trt.OnnxParser(network, logger)
-    # By path, so that external data beside the ONNX is found.
-    if not parser.parse_from_file(str(onnx)):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reasons = "; ".join(_parser_error(error) for error in errors[:3]) or "no reason given"
-        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise CompileError(
-            f"{title} cannot take {onnx.name}: {reasons}{more}.",
-            hint="Export with another opset, or keep the operator out of the model.",
+def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
+    """Load the timing cache that was asked for; where it goes after the build."""
+    directory = request.options.timing_cache
+    if directory is None:
+        return None
+    gpu = detect().gpu
+    if gpu is None:
+        raise CompileError("A timing cache belongs to a GPU, and there is none here.")
+    where = f"{gpu.name} {sm_name(gpu.compute_capability)}"
+    path = cache_file(directory, where, request.library, str(trt.__version__))
+    load_cache(config, path)
+    return path
+
+
+def _issues(trt: Any, network: Any, request: EngineRequest) -> tuple[KnownIssue, ...]:
+    return known_issues(
+        request.library,
+        str(trt.__version__),
+        precision=request.precision.value,
+        layers=layer_types(network),
+        dla=request.options.dla_core is not None,
+    )
+
+
+def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: str) -> CompileError:
+    """The error of a build that gave no engine, from what the library logged."""
+    lacking = next(filter(None, map(_LACKING.search, log.errors)), None)
+    if lacking is not None:
+        return CompileError(
+            f"{title} cannot build {lacking['operation']!r} for sm_{lacking['sm']}: "
+            f"{lacking['reason']}.",
+            hint="Build in fp16 for that GPU, or on the device with TensorRT: deployfold finish.",
         )
-    # A garbage file parses with success into an empty network.
-    for count, what in (
-        (network.num_inputs, "inputs"),
-        (network.num_outputs, "outputs"),
-        (network.num_layers, "layers"),
-    ):
-        if count == 0:
-            raise CompileError(f"{onnx.name} has no {what} after {title} parsed it.")
+    hints = [sentence(issue, version) for issue in issues if issue.fails]
+    return CompileError(
+        f"{title} could not build the engine{log.because()}.",
+        hint=" ".join(("Known:", *hints)) if hints else None,
+    )
 
 
-def _parser_error(error: Any) -> str:
-    node = f"{error.node_operator()} node {error.node_name()!r}: " if error.node_operator() else ""
-    return node + " ".join(error.desc().split()).rstrip(".")
-
-
-def _add_profiles(builder: Any, config: Any, network: Any, request: EngineRequest) -> None:
-    inputs = {
-        tensor.name: tensor
-        for tensor in (network.get_input(index) for index in range(network.num_inputs))
-    }
-    dynamic = [name for name, tensor in inputs.items() if -1 in tuple(tensor.shape)]
-    if dynamic and not request.profiles:
-        raise CompileError(
-            f"The input {dynamic[0]!r} has a dynamic shape {tuple(inputs[dynamic[0]].shape)}, and "
-            "no optimization profile says how large it gets.",
-            hint="Give one: --dynamic-batch 1:8:32.",
-        )
-    for shapes in request.profiles:
-        given = {entry.name: entry for entry in shapes}
-        if given.keys() != inputs.keys():
-            raise CompileError(
-                f"The optimization profile is for the inputs {sorted(given)}, and the network's "
-                f"are {sorted(inputs)}."
-            )
-        profile = builder.create_optimization_profile()
-        for name, tensor in inputs.items():
-            _check_shapes(tensor, given[name])
-            if tensor.is_shape_tensor:
-                raise CompileError(
-                    f"The values of the input {name!r} decide shapes inside the network; "
-                    "deployfold cannot give bounds for values yet.",
-                    hint="Export the model with that input fixed.",
-                )
-            entry = given[name]
-            profile.set_shape(name, entry.min, entry.opt, entry.max)
-        if dynamic and config.add_optimization_profile(profile) < 0:
-            raise CompileError(f"The optimization profile {given} is not a valid one.")
-
-
-def _check_shapes(tensor: Any, shapes: InputShapes) -> None:
-    fixed = tuple(tensor.shape)
-    for shape in (shapes.min, shapes.opt, shapes.max):
-        fits = len(shape) == len(fixed) and all(
-            axis in (-1, wanted) for axis, wanted in zip(fixed, shape, strict=True)
-        )
-        if not fits:
-            raise CompileError(
-                f"The input {shapes.name!r} has the shape {fixed} in the ONNX (-1 is dynamic), "
-                f"and {shape} was asked for.",
-                hint="Export the ONNX with that axis dynamic, or ask for its shape.",
-            )
-
-
-def _load(trt: Any, logger: Any, serialized: Any, log: _Log, title: str) -> None:
+def _load(trt: Any, logger: Any, serialized: Any, request: EngineRequest, log: _Log) -> None:
     # Without a driver this returns None for a good engine too, so it is only asked where the GPU
     # in the machine can run the engine.
     log.errors.clear()
-    if trt.Runtime(logger).deserialize_cuda_engine(serialized) is None:
+    runtime = trt.Runtime(logger)
+    if request.options.version_compatible:
+        runtime.engine_host_code_allowed = True  # the lean runtime that we just had it put in
+    if runtime.deserialize_cuda_engine(serialized) is None:
+        title = LIBRARY_TITLES[request.library]
         raise CompileError(f"{title} built an engine that it cannot load again{log.because()}.")

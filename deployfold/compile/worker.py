@@ -2,8 +2,8 @@
 
 A native crash or a hang then costs the build and not the program. The request is a JSON file, or
 ``-`` for standard input. Standard output carries JSON lines and nothing else: ``progress`` any
-number of times, then one ``done`` or ``error``. Everything that the libraries print goes to
-standard error, which the parent makes the log.
+number of times, then one ``done``, ``unwritable`` or ``error``. Everything that the libraries print
+goes to standard error, which the parent makes the log.
 
 With a request from a file, standard input is the parent's sign of life: the worker leaves when it
 closes.
@@ -32,7 +32,7 @@ ORPHANED = 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build what the request asks for; 0 when ``done`` was sent, 1 when ``error`` was."""
+    """Build what the request asks for; 0 when ``done`` was sent, else 1."""
     channel = _claim_stdout()
     lock = threading.Lock()
 
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             text = Path(arguments[0]).read_text(encoding="utf-8")
             threading.Thread(target=_leave_with_parent, daemon=True).start()
-        send(_build(json.loads(text), send))
+        answer = _build(json.loads(text), send)
+        send(answer)
     except DeployfoldError as error:
         traceback.print_exc()
         send({"event": "error", "message": error.message, "hint": error.hint})
@@ -59,30 +60,48 @@ def main(arguments: Sequence[str]) -> int:
         text = " ".join(str(error).split()).rstrip(".")
         send({"event": "error", "message": f"{type(error).__name__}: {text}.", "hint": None})
         return 1
-    return 0
+    return 0 if answer["event"] == "done" else 1
 
 
 def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    # Here and not above: these imports take a second, and their prints must not reach stdout.
-    from .checks import check_finite, check_onnx
-    from .tensorrt import build, import_library
+    def report(phase: str, fraction: float | None) -> None:
+        send({"event": "progress", "phase": phase, "fraction": fraction})
+
+    # Here and not above: these imports take seconds, and their prints must not reach stdout.
+    if job.get("builder") == "torch-tensorrt":
+        from .torch_tensorrt_worker import build_program
+
+        return {"event": "done", **build_program(job, report)}
+
+    from .tensorrt import EngineNotWritten, build, import_library
 
     request = EngineRequest.from_json(job["request"])
     onnx, engine = Path(job["onnx"]), Path(job["engine"])
 
-    def report(phase: str, fraction: float | None) -> None:
-        send({"event": "progress", "phase": phase, "fraction": fraction})
-
-    report("Checking the ONNX", None)
-    check_onnx(onnx)
-    notes = [] if request.allow_nonfinite else check_finite(onnx)
-    built = build(import_library(request.library), request, onnx, engine, report)
+    notes = [] if job.get("checked") else _check(request, onnx, report)
+    try:
+        built = build(import_library(request.library), request, onnx, engine, report)
+    except EngineNotWritten as error:
+        cause = error.__cause__
+        assert isinstance(cause, OSError)
+        return {"event": "unwritable", "errno": cause.errno, "reason": cause.strerror}
     return {
         "event": "done",
         "library_version": built.library_version,
         "layer_counts": dataclasses.asdict(built.layer_counts),
-        "notes": notes,
+        "tensors": [dataclasses.asdict(tensor) for tensor in built.tensors],
+        "notes": [*notes, *built.notes],
     }
+
+
+def _check(
+    request: EngineRequest, onnx: Path, report: Callable[[str, float | None], None]
+) -> list[str]:
+    from .checks import check_finite, check_onnx
+
+    report("Checking the ONNX", None)
+    check_onnx(onnx)
+    return [] if request.allow_nonfinite else check_finite(onnx)
 
 
 def _claim_stdout() -> TextIO:

@@ -6,19 +6,26 @@ Every TensorRT name used here stands, with this signature, in the Python binding
 
 from __future__ import annotations
 
-import importlib
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deployfold.compile.runtime import collecting_logger, runtime_library, select_profile
+from deployfold.compile.sidecar import (
+    Here,
+    built_for,
+    damage,
+    differs,
+    mismatch,
+    read_sidecar,
+)
 from deployfold.errors import MeasureError
 
 from .protocol import Array, DeviceTimes, Inputs, Step, as_measure_error, to_array, to_tensors
 
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
+__all__ = ["TensorRTRunner", "built_for", "read_sidecar"]
 
 _TORCH_DTYPES: dict[str, torch.dtype] = {
     "FLOAT": torch.float32,
@@ -38,10 +45,16 @@ class TensorRTRunner:
 
     A step copies the inputs from pinned host memory, runs the engine and copies the outputs back,
     all on one stream; CUDA events between the three time each apart, as trtexec does.
+
+    Args:
+        path: the engine.
+        allow_host_code: let a version-compatible engine run the lean runtime that it carries, which
+            is native code: only where its author is trusted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, allow_host_code: bool = False) -> None:
         self._path = path
+        self._allow_host_code = allow_host_code
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
@@ -54,24 +67,36 @@ class TensorRTRunner:
 
         Raises:
             MeasureError: no GPU or driver here ("built for sm_89; measure it there: …"), the
-                library is not installed, or the engine is not for this GPU or library version.
+                library is not installed, or the engine is not for this GPU or library version, by
+                its sidecar or by the library's own judgement.
         """
         name = self._path.name
         if not self._path.is_file():
             raise MeasureError(f"{name} cannot be loaded: there is no such file.")
         sidecar = read_sidecar(self._path)
+        if (broken := damage(sidecar, self._path)) is not None:
+            raise MeasureError(f"{name} is damaged: {broken}.")
         elsewhere = f"built for {built_for(sidecar)}; measure it there: deployfold bench DIR"
         if not torch.cuda.is_available():
             hint = "This torch has no CUDA support." if torch.version.cuda is None else None
             raise MeasureError(elsewhere, hint=hint)
-        trt = _library(sidecar["library"])
-        self._log = _collecting_logger(trt, self._messages)
+        trt = runtime_library(sidecar["library"])
+        capability = torch.cuda.get_device_capability()
+        if (reason := mismatch(sidecar, Here(capability, str(trt.__version__)))) is not None:
+            raise MeasureError(f"{name} cannot run here: {reason}.")
+        self._log = collecting_logger(trt, self._messages)
         with as_measure_error(f"{name} cannot be loaded"):
             self._runtime = trt.Runtime(self._log)
-            self._engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
+            if self._allow_host_code:
+                self._runtime.engine_host_code_allowed = True
+            content = self._path.read_bytes()
+            self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            major, minor = torch.cuda.get_device_capability()
-            raise MeasureError(f"{elsewhere} (this GPU is sm_{major}{minor}{self._last_message()})")
+            if differs(sidecar, self._path):
+                raise MeasureError(f"{name} is damaged: its SHA-256 is not its sidecar's.")
+            major, minor = capability
+            why = f"{_validity(trt, self._runtime, content)}{self._last_message()}"
+            raise MeasureError(f"{elsewhere} (this GPU is sm_{major}{minor}{why})")
         with as_measure_error(f"{name} cannot be loaded"):
             self._context = self._engine.create_execution_context()
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -88,6 +113,11 @@ class TensorRTRunner:
         with as_measure_error(f"{self._path.name} failed"):
             step()
             return tuple(to_array(output) for output in outputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in the order of :meth:`run`; the engine must be loaded."""
+        return tuple(self._names("OUTPUT"))
 
     def close(self) -> None:
         """Free context, engine and runtime, in that order, as TensorRT asks for."""
@@ -113,10 +143,19 @@ class TensorRTRunner:
             raise MeasureError(
                 f"{self._path.name} takes {len(names)} inputs, and {len(inputs)} were given."
             )
+        given = {
+            name: value.to(self._dtype(name)).contiguous()
+            for name, value in zip(names, to_tensors(inputs), strict=True)
+        }
+        shapes = {name: tuple(value.shape) for name, value in given.items()}
+        if not select_profile(self._engine, self._context, self._stream.cuda_stream, shapes):
+            raise MeasureError(
+                f"{self._path.name}: no optimization profile holds the shapes {shapes}."
+            )
+        self._stream.synchronize()
         pairs = []
-        for name, value in zip(names, to_tensors(inputs), strict=True):
-            host = value.to(self._dtype(name)).contiguous()
-            host, device = self._buffers(name, host)
+        for name, value in given.items():
+            host, device = self._buffers(name, value)
             if not self._context.set_input_shape(name, tuple(host.shape)):
                 raise MeasureError(
                     f"{self._path.name}: no optimization profile holds the shape"
@@ -188,8 +227,8 @@ class TensorRTRunner:
             return host, host
         return host.pin_memory(), torch.empty_like(host, device="cuda")
 
-    def _set_address(self, name: str, tensor: torch.Tensor) -> None:
-        if not self._context.set_tensor_address(name, tensor.data_ptr()):
+    def _set_address(self, name: str, memory: torch.Tensor) -> None:
+        if not self._context.set_tensor_address(name, memory.data_ptr()):
             raise MeasureError(f"{self._path.name}: no address for {name!r}{self._last_message()}.")
 
     def _names(self, mode: str) -> list[str]:
@@ -207,63 +246,14 @@ class TensorRTRunner:
         return f": {self._messages[-1]}" if self._messages else ""
 
 
-def read_sidecar(engine: Path) -> dict[str, Any]:
-    """The JSON object beside an engine, ``<engine>.json``, with a known ``library``.
-
-    Raises:
-        MeasureError: it is missing, not JSON, or names no library that deployfold can run.
-    """
-    path = engine.with_name(f"{engine.name}.json")
-    hint = "Engines that deployfold builds come with one; keep the two files together."
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MeasureError(
-            f"{engine.name} has no readable sidecar {path.name}: {error.strerror}.", hint=hint
-        ) from error
-    except ValueError as error:
-        raise MeasureError(f"{path.name} is not JSON.", hint=hint) from error
-    if not isinstance(sidecar, dict) or sidecar.get("library") not in LIBRARIES:
-        raise MeasureError(
-            f"{path.name} does not say which of {' and '.join(LIBRARIES)} built the engine.",
-            hint=hint,
-        )
-    return sidecar
-
-
-def built_for(sidecar: dict[str, Any]) -> str:
-    """The GPUs an engine was built for: ``sm_80, sm_89`` from ``compute_capabilities``."""
-    capabilities = sidecar.get("compute_capabilities")
-    if not isinstance(capabilities, list) or not capabilities:
-        return "an NVIDIA GPU"
-    return ", ".join(f"sm_{str(capability).replace('.', '')}" for capability in capabilities)
-
-
-def _library(name: str) -> Any:
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise MeasureError(
-            f"The engine needs {name}, which cannot be imported here: {error}.",
-            hint=f"Install it with: pip install {name.replace('_', '-')}",
-        ) from error
-    if not hasattr(module, "Runtime"):
-        raise MeasureError(
-            f"{getattr(module, '__file__', name)} hides NVIDIA's {name}.",
-            hint="Rename that file, or run from another directory.",
-        )
-    return module
-
-
-def _collecting_logger(trt: Any, messages: list[str]) -> Any:
-    """A TensorRT logger that keeps errors for our own message and prints nothing."""
-
-    class Collector(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                messages.append(msg.strip())
-
-    return Collector()
+def _validity(trt: Any, runtime: Any, engine: bytes) -> str:
+    """What TensorRT-RTX finds wrong with an engine: ``, unsupported cc``; nothing by TensorRT."""
+    if not hasattr(runtime, "get_engine_validity"):  # of TensorRT-RTX alone
+        return ""
+    _, found = runtime.get_engine_validity(engine)
+    reasons = [
+        member.name.lower().replace("_", " ")
+        for member in trt.EngineInvalidityDiagnostics.__members__.values()
+        if int(member) & int(found)
+    ]
+    return "".join(f", {reason}" for reason in reasons)

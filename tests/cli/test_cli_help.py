@@ -14,7 +14,18 @@ from cli_runs import DEPLOYFOLD, colours, environment, fails, run
 from deployfold import __version__
 from deployfold.errors import ExitCode
 
-COMMANDS = ("build", "fold", "export", "bench", "compare", "profile", "targets", "doctor")
+COMMANDS = (
+    "build",
+    "fold",
+    "export",
+    "bench",
+    "compare",
+    "run",
+    "finish",
+    "profile",
+    "targets",
+    "doctor",
+)
 HEAVY = (
     "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pydantic",
     "torchvision", "timm",

@@ -177,7 +177,6 @@ def test_a_dynamic_batch_becomes_min_opt_and_max() -> None:
         {"library": "tensorrt"},
         {"compute_capabilities": ()},
         {"workspace_mib": 0},
-        {"optimization_level": 6},
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:

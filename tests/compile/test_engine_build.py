@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from compile_nets import MakeNet
 
-from deployfold.compile import EngineRequest, InputShapes, compile_engine
+from deployfold.compile import EngineOptions, EngineRequest, InputShapes, compile_engine
 from deployfold.errors import CompileError
 from deployfold.events import Event, StageProgress
 from deployfold.spec import Precision
@@ -154,10 +154,12 @@ def test_weights_in_a_file_of_their_own_are_found(
 def test_builder_options_are_taken(
     conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
 ) -> None:
-    request = dataclasses.replace(request_for(), workspace_mib=64, optimization_level=0)
+    request = dataclasses.replace(
+        request_for(), workspace_mib=64, options=EngineOptions(optimization_level=0)
+    )
     made = compile_engine(conv_net(), tmp_path / "net.engine", request)
     sidecar = json.loads(made.sidecar.read_text())
-    assert (sidecar["workspace_mib"], sidecar["optimization_level"]) == (64, 0)
+    assert (sidecar["workspace_mib"], sidecar["options"]["optimization_level"]) == (64, 0)
 
 
 def test_relative_paths_are_the_callers(

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,3 +260,55 @@ def test_the_script_runs_the_failed_build_again_and_goes_when_it_succeeds(
     assert Path(f"{engine}.reproduced").stat().st_size > 1000
     compile_engine(path, engine, request_for())
     assert not script.exists()
+
+
+@LINUX
+def test_an_interrupt_while_the_worker_is_started_leaves_none_running(
+    conv_net: MakeNet, engine: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            seen.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)  # Python handles the signal in here
+
+    monkeypatch.setattr("deployfold.compile.process.subprocess.Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compile_engine(conv_net(), engine, request_for())
+    assert len(seen) == 1
+    assert not Path(f"/proc/{seen[0]}").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@LINUX
+def test_a_disk_that_is_full_names_the_engine(
+    conv_net: MakeNet, engine: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker may write no file larger than a few kB, as on a disk that has no more."""
+    onnx_path = conv_net()
+
+    class Small(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, command: list[str], **options: object) -> None:
+            limit = "import resource as r, signal as s; s.signal(s.SIGXFSZ, s.SIG_IGN); "
+            limit += "r.setrlimit(r.RLIMIT_FSIZE, (65536, 65536))\n"
+            command[2] = limit + command[2]
+            super().__init__(command, **options)
+
+    monkeypatch.setattr("deployfold.compile.process.subprocess.Popen", Small)
+    with pytest.raises(UsageError) as caught:
+        compile_engine(onnx_path, engine, request_for())
+    assert caught.value.message == f"Cannot write {engine}: File too large."
+    assert leftovers(engine.parent) == {"net.engine.log"}
+
+
+def test_a_script_that_cannot_be_written_hides_no_error(
+    conv_net: MakeNet, engine: Path, request_for: RequestFor
+) -> None:
+    Path(f"{engine}.reproduce.sh").mkdir()
+    with pytest.raises(CompileError) as caught:
+        compile_engine(conv_net(spoil=math.nan), engine, request_for())
+    assert "'conv.weight'" in caught.value.message
+    assert "same build again" not in str(caught.value.hint)

@@ -1,98 +1,230 @@
-"""Builds an engine for the GPU in this machine, loads it, runs it and compares it.
+"""Builds engines for the GPU in this machine, runs them, times them and compares them.
 
-Needs an NVIDIA GPU with its driver, and torch with CUDA to hold the tensors.
+Needs an NVIDIA GPU with its driver, and torch with CUDA to hold the tensors; skipped with the
+reason where there is none. Each test runs with TensorRT and with TensorRT-RTX, as installed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import json
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, only, request_on
 
 from deployfold.compile import (
-    EngineRequest,
+    EngineArtifact,
+    EngineOptions,
+    InputShapes,
+    Machine,
     NoEngine,
     compile_engine,
-    detect,
-    plan_engines,
-    profile_from_inputs,
 )
+from deployfold.compile.configure import NOT_IN_RTX
+from deployfold.compile.request import Library
+from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
+from deployfold.errors import CompileError, MeasureError
+from deployfold.finish.cuda import Cuda
+from deployfold.finish.runner import EngineRunner
+from deployfold.measure.latency import measure
+from deployfold.measure.runners import OnnxRuntimeRunner, TensorRTRunner
 from deployfold.numerics import sqnr_db
-from deployfold.spec import DynamicBatch, InputSpec, Precision
+from deployfold.spec import Precision
 
-MACHINE = detect()
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(MACHINE.gpu is None, reason="needs an NVIDIA GPU with its driver"),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs torch with CUDA"),
-]
+Build = Callable[..., EngineArtifact]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
+each_library = pytest.mark.parametrize("library", LIBRARIES)
 
 
-@pytest.fixture
-def net(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 32, 3, padding=1),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(32, 16, 3, stride=2),
-        torch.nn.AdaptiveAvgPool2d(4),
-    ).eval()
-    path = tmp_path / "net.onnx"
-    torch.onnx.export(
-        module,
-        (torch.randn(2, 3, 32, 32),),
-        str(path),
-        dynamo=False,
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
-    )
-    return path
+def outputs(path: Path, data: np.ndarray) -> np.ndarray:
+    with closing(TensorRTRunner(path)) as runner:
+        runner.load()
+        (output,) = runner.run((data,))
+    return output
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_the_engine_for_this_gpu_loads_and_agrees_with_onnxruntime(
-    net: Path, tmp_path: Path, batch: int
+@each_library
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_an_engine_agrees_with_onnx_runtime_at_every_batch(
+    build: Build, gpu_net: GpuNet, library: Library, precision: Precision
 ) -> None:
-    (entry,) = plan_engines(["auto"], Precision.FP32, MACHINE)
-    if isinstance(entry, NoEngine):
-        pytest.skip(entry.reason)
-    spec = dataclasses.replace(
-        InputSpec.parse(["x=2x3x32x32"]), dynamic_batch=DynamicBatch(1, 2, 8)
+    made = build(library, precision)
+    for batch in (1, 2, 5, 8):
+        data = make_data(batch)
+        assert sqnr_db(gpu_net.expected(data), outputs(made.path, data)) > SQNR[precision]
+
+
+@each_library
+def test_a_batch_that_no_profile_holds_is_an_error(build: Build, library: Library) -> None:
+    made = build(library)
+    with closing(TensorRTRunner(made.path)) as runner:
+        runner.load()
+        with pytest.raises(MeasureError, match="no optimization profile holds the shape 9x3x32x32"):
+            runner.run((make_data(9),))
+        assert runner.run((make_data(8),))[0].shape == (8, 10)
+
+
+@each_library
+def test_several_profiles_are_used_as_the_shape_asks(
+    machine: Machine, gpu_net: GpuNet, tmp_path: Path, library: Library
+) -> None:
+    if getattr(machine, library) is None:
+        pytest.skip(f"{library} is not installed")
+    request = request_on(only(machine, library), Precision.FP32)
+    if isinstance(request, NoEngine):
+        pytest.skip(request.reason)
+    small, large = (
+        (InputShapes("x", (low, 3, 32, 32), (low, 3, 32, 32), (high, 3, 32, 32)),)
+        for low, high in ((1, 2), (3, 16))
     )
-    request = dataclasses.replace(entry, profiles=(profile_from_inputs(spec),))
-    assert request.verify
-    made = compile_engine(net, tmp_path / "net.engine", request)
+    request = dataclasses.replace(request, profiles=(small, large))
+    made = compile_engine(gpu_net.onnx[Precision.FP32], tmp_path / "net.engine", request)
+    for batch in (16, 1, 3, 2):
+        data = make_data(batch)
+        assert sqnr_db(gpu_net.expected(data), outputs(made.path, data)) > SQNR[Precision.FP32]
+        with closing(Cuda()) as cuda, closing(EngineRunner(made.path, cuda)) as runner:
+            runner.load()
+            runner.bind({"x": data})
+            runner.step()
+            (output,) = runner.outputs().values()
+        assert sqnr_db(gpu_net.expected(data), output) > SQNR[Precision.FP32]
 
-    data = np.random.default_rng(0).standard_normal((batch, 3, 32, 32)).astype(np.float32)
-    session = onnxruntime.InferenceSession(str(net), providers=["CPUExecutionProvider"])
-    (expected,) = session.run(None, {"x": data})
-    actual = _run(request, made.path, data, expected.shape)
-    # TF32 keeps 10 bits of mantissa: 40 dB is far below its error and far above a wrong result.
-    assert sqnr_db(expected, actual) > 40
+
+@each_library
+def test_the_sidecar_tells_the_gpu_and_the_driver(
+    build: Build, machine: Machine, library: Library
+) -> None:
+    made = build(library)
+    sidecar = json.loads(made.sidecar.read_text())
+    assert machine.gpu is not None
+    assert sidecar["gpu"] == machine.gpu.name
+    assert sidecar["driver"] == machine.gpu.driver_version
+    assert sidecar["loaded_on_gpu"] is True
 
 
-def _run(
-    request: EngineRequest, path: Path, data: np.ndarray, shape: tuple[int, ...]
-) -> np.ndarray:
-    trt = importlib.import_module(request.library)
-    logger = trt.Logger(trt.Logger.WARNING)
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    assert engine is not None
-    context = engine.create_execution_context()
-    given = torch.from_numpy(data).cuda()
-    result = torch.empty(shape, dtype=torch.float32, device="cuda")
-    stream = torch.cuda.Stream()
-    assert context.set_input_shape("x", tuple(data.shape))
-    assert context.set_tensor_address("x", given.data_ptr())
-    assert context.set_tensor_address("y", result.data_ptr())
-    torch.cuda.synchronize()
-    assert context.execute_async_v3(stream.cuda_stream)
-    stream.synchronize()
-    return result.cpu().numpy()
+@each_library
+def test_latency_is_measured_beside_the_cpus(
+    build: Build, gpu_net: GpuNet, library: Library
+) -> None:
+    made = build(library, Precision.FP16)
+    found = measure(
+        {
+            "onnxruntime": OnnxRuntimeRunner(gpu_net.onnx[Precision.FP32]),
+            "engine": TensorRTRunner(made.path),
+        },
+        (make_data(8),),
+        max_seconds=5.0,
+    )
+    engine = {row.name: row for row in found.rows}["engine"]
+    assert engine.not_measured is None
+    assert engine.latency is not None
+    assert 0 < engine.latency.median_ms < engine.latency.p99_ms * 1.0001
+    assert engine.latency.h2d_ms is not None
+    assert engine.latency.d2h_ms is not None
+
+
+@each_library
+def test_an_engine_for_another_gpu_is_explained(
+    build: Build, machine: Machine, library: Library
+) -> None:
+    made = build(library)
+    sidecar = json.loads(made.sidecar.read_text())
+    made.sidecar.write_text(json.dumps({**sidecar, "compute_capabilities": ["5.2"]}))
+    assert machine.gpu is not None
+    major, minor = machine.gpu.compute_capability
+    with pytest.raises(MeasureError) as caught:
+        TensorRTRunner(made.path).load()
+    assert "built for sm_52 by TensorRT" in caught.value.message
+    assert f"this is sm_{major}{minor} with TensorRT" in caught.value.message
+    assert "run deployfold finish here" in caught.value.message
+
+
+@each_library
+def test_a_damaged_engine_is_explained(build: Build, library: Library) -> None:
+    made = build(library)
+    content = bytearray(made.path.read_bytes())
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    made.path.write_bytes(content)
+    with pytest.raises(MeasureError, match="damaged"):
+        TensorRTRunner(made.path).load()
+
+
+@each_library
+def test_the_runner_without_torch_gives_the_same(build: Build, library: Library) -> None:
+    made = build(library)
+    data = make_data(5)
+    with closing(Cuda()) as cuda, closing(EngineRunner(made.path, cuda)) as runner:
+        assert cuda.compute_capability == torch.cuda.get_device_capability()
+        runner.load()
+        for batch in (1, 5):  # buffers are made anew
+            runner.bind({"x": make_data(batch)})
+            times = runner.step()
+        (output,) = runner.outputs().values()
+        assert times.compute_ms > 0
+        with pytest.raises(MeasureError, match="no optimization profile"):
+            runner.bind({"x": make_data(9)})
+    np.testing.assert_array_equal(output, outputs(made.path, data))
+
+
+@each_library
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(optimization_level=0),
+        EngineOptions(weight_streaming=True),
+        EngineOptions(refit=True),
+        EngineOptions(hardware_compatibility="ampere_plus"),
+        EngineOptions(version_compatible=True, exclude_lean_runtime=True),
+    ],
+    ids=lambda options: "-".join(options.asked),
+)
+def test_an_option_builds_or_is_refused_with_the_reason(
+    build: Build, gpu_net: GpuNet, machine: Machine, library: Library, options: EngineOptions
+) -> None:
+    assert machine.gpu is not None
+    if options.hardware_compatibility != "none" and machine.gpu.compute_capability < (8, 0):
+        pytest.skip("Ampere or newer")
+    if library == "tensorrt_rtx" and set(options.asked) & set(NOT_IN_RTX):
+        with pytest.raises(CompileError, match="cannot do"):
+            build(library, Precision.FP32, options)
+        return
+    made = build(library, Precision.FP32, options)
+    data = make_data(2)
+    if options.weight_streaming or options.version_compatible:
+        return  # it was loaded again by the build; running it takes a budget or a runtime
+    assert sqnr_db(gpu_net.expected(data), outputs(made.path, data)) > SQNR[Precision.FP32]
+
+
+@each_library
+def test_a_weight_stripped_engine_is_smaller(build: Build, library: Library) -> None:
+    whole = build(library, name="whole.engine")
+    stripped = build(library, options=EngineOptions(strip_plan=True), name="stripped.engine")
+    assert stripped.bytes < whole.bytes
+
+
+def test_a_timing_cache_is_written_and_used(build: Build, tmp_path: Path) -> None:
+    options = EngineOptions(timing_cache=tmp_path / "cache")
+    build("tensorrt", Precision.FP16, options, "first.engine")
+    (cache,) = (tmp_path / "cache").iterdir()
+    assert cache.stat().st_size > 0
+    build("tensorrt", Precision.FP16, options, "second.engine")
+    assert list((tmp_path / "cache").iterdir()) == [cache]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_torch_tensorrt_compiles_the_program(
+    gpu_net: GpuNet, tmp_path: Path, precision: Precision
+) -> None:
+    made = compile_torch_tensorrt(
+        gpu_net.program, tmp_path / "net.tt.pt2", precision=precision, inputs=SPEC, timeout=900
+    )
+    if isinstance(made, NoEngine):
+        pytest.skip(made.reason)
+    assert made.engines >= 1
+    assert made.sqnr_db > SQNR[precision]
+    assert made.bytes == made.path.stat().st_size > 0

@@ -93,10 +93,10 @@ def test_a_sidecar_without_capabilities_still_makes_a_sentence() -> None:
 
 def test_errors_of_the_real_library_reach_our_message() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    from deployfold.measure.tensorrt_runner import _collecting_logger
+    from deployfold.compile.runtime import collecting_logger
 
     messages: list[str] = []
-    logger = _collecting_logger(trt, messages)
+    logger = collecting_logger(trt, messages)
     assert trt.Runtime(logger).deserialize_cuda_engine(b"not an engine" * 100) is None
     assert any("erialization" in message for message in messages)
 

@@ -1,0 +1,75 @@
+"""``deployfold finish``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .render import show_report
+from .session import session
+
+
+def finish(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A directory that deployfold build wrote, copied here as a whole.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GPU",
+            help="Build for this GPU in place of the one in this machine, such as sm_89; "
+            "TensorRT-RTX needs no GPU to build. Repeat it for several.",
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="fp32|fp16|int8",
+            help="Build only this precision; repeat it for several.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one engine may take to build.")
+    ] = 1800.0,
+    max_seconds: opt.MaxSeconds = 10.0,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Build a build's engines on this device, run and verify them, and complete its report.
+
+    Needs TensorRT or TensorRT-RTX here, and neither torch nor onnx.
+
+    Examples:
+
+      deployfold finish resnet50
+
+      deployfold finish build/resnet50 --target sm_89
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.errors import UsageError
+        from deployfold.finish import finish as run_finish
+        from deployfold.spec import Precision
+
+        known = [one.value for one in Precision]
+        for name in precision or ():
+            if name not in known:
+                raise UsageError(f"{name!r} is no precision.", hint=f"Use one of {known}.")
+        report = run_finish(
+            directory,
+            targets=tuple(target or ()),
+            precisions=tuple(Precision(name) for name in precision or ()),
+            max_seconds=max_seconds,
+            timeout=timeout,
+            emit=run.emit,
+        )
+        show_report(run, report, directory)

@@ -1,0 +1,161 @@
+"""``deployfold run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+from .session import Session, session
+
+if TYPE_CHECKING:
+    from deployfold.running import Result
+
+SAMPLES = 3
+
+
+def run(
+    artifact: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="An .engine, .onnx, TorchScript archive, .pt2 or pickled module.",
+            show_default=False,
+        ),
+    ],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]FILE|SHAPE",
+            help="An input: x.npy, NAME=x.npy, an .npz with one array an input, or a shape such as "
+            "1x3x224x224 for random values. Random in the artifact's own shape by default.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Save the outputs as .npz, or one as .npy."
+        ),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The execution provider for an ONNX, such as cpu, cuda or tensorrt.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
+    allow_global: opt.AllowGlobals = None,
+    trust: opt.Trust = False,
+    json: opt.Json = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Run an artifact once, and say what came out.
+
+    Examples:
+
+      deployfold run build/resnet50/resnet50.onnx
+
+      deployfold run resnet50.engine --input image.npy --output logits.npz
+    """
+    with session(json=json, debug=debug, no_color=no_color) as ran:
+        from deployfold.run_inputs import parse_given
+        from deployfold.run_outputs import check_suffix, save_outputs
+
+        # What is wrong is said before torch is imported and anything run.
+        given = parse_given(input or ())
+        if output is not None:
+            check_suffix(output)
+
+        from deployfold.running import run_artifact
+
+        result = run_artifact(
+            artifact,
+            given,
+            provider=provider,
+            allow_globals=tuple(allow_global or ()),
+            trust=trust,
+            seed=seed,
+        )
+        if output is not None:
+            save_outputs(output, result.arrays)
+        if ran.json:
+            import json as json_module
+
+            ran.out.file.write(json_module.dumps(_as_json(result), indent=2) + "\n")
+        else:
+            _show(ran, result, output)
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "artifact": result.artifact,
+        "runtime": result.runtime,
+        "inputs": [
+            {"name": name, "shape": tensor.shape, "dtype": tensor.dtype, "data": data}
+            for name, tensor, data in zip(
+                result.inputs.names, result.inputs.tensors, result.data, strict=True
+            )
+        ],
+        "outputs": [
+            {
+                **dataclasses.asdict(one),
+                "top": [[[index, _number(value)] for index, value in sample] for sample in one.top],
+            }
+            for one in result.outputs
+        ],
+    }
+
+
+def _number(value: float) -> float | str:
+    """As a report has it: JSON has neither infinity nor NaN."""
+    import math
+
+    if math.isnan(value):
+        return "NaN"
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _show(ran: Session, result: Result, output: Path | None) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from deployfold.report.text import clean
+
+    ran.out.print(Text(clean(f"{result.artifact} in {result.runtime}")), soft_wrap=True)
+    for name, tensor, data in zip(
+        result.inputs.names, result.inputs.tensors, result.data, strict=True
+    ):
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        line = f"input {name}: {shape} {tensor.dtype}, {data}"
+        ran.out.print(Text(clean(line)), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("output", "shape", "dtype", "min", "max", "mean", "not finite"):
+        table.add_column(title, justify="left" if title in ("output", "dtype") else "right")
+    for one in result.outputs:
+        table.add_row(
+            Text(clean(one.name)),
+            "x".join(map(str, one.shape)) or "scalar",
+            one.dtype,
+            *(
+                "–" if value is None else f"{value:.5g}"
+                for value in (one.minimum, one.maximum, one.mean)
+            ),
+            str(one.nonfinite),
+        )
+    ran.out.print(table)
+    for one in result.outputs:
+        for number, top in enumerate(one.top[:SAMPLES]):
+            classes = ", ".join(f"{index} ({value:.5g})" for index, value in top)
+            ran.out.print(f"sample {number}, classes of the greatest outputs: {classes}")
+        if len(one.top) > SAMPLES:
+            ran.out.print(f"and {len(one.top) - SAMPLES} samples more")
+    if output is not None:
+        ran.out.print(f"Outputs: {clean(str(output))}", soft_wrap=True)

@@ -1,0 +1,148 @@
+"""CUDA's driver API, as much as running an engine takes, by ctypes.
+
+A Jetson with TensorRT has the driver's library, and often neither torch nor cuda-python. The names
+and arguments were compared with ``cuda.h`` of CUDA 12.6; the newest is of CUDA 11, and a function
+keeps its arguments under its name. See https://docs.nvidia.com/cuda/cuda-driver-api/index.html.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.errors import MeasureError
+
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE
+_POINTER, _SIZE, _HANDLE = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cuInit": (ctypes.c_uint,),
+    "cuDeviceGet": (_HANDLE, ctypes.c_int),
+    "cuDeviceGetName": (ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    "cuDeviceGetUuid": (ctypes.c_char_p, ctypes.c_int),
+    "cuDeviceGetAttribute": (_HANDLE, ctypes.c_int, ctypes.c_int),
+    "cuDevicePrimaryCtxRetain": (_HANDLE, ctypes.c_int),
+    "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
+    "cuCtxSetCurrent": (_HANDLE,),
+    "cuMemAlloc_v2": (_HANDLE, _SIZE),
+    "cuMemFree_v2": (_POINTER,),
+    "cuMemHostAlloc": (_HANDLE, _SIZE, ctypes.c_uint),
+    "cuMemFreeHost": (_HANDLE,),
+    "cuMemcpyHtoDAsync_v2": (_POINTER, _HANDLE, _SIZE, _HANDLE),
+    "cuMemcpyDtoHAsync_v2": (_HANDLE, _POINTER, _SIZE, _HANDLE),
+    "cuStreamCreate": (_HANDLE, ctypes.c_uint),
+    "cuStreamDestroy_v2": (_HANDLE,),
+    "cuStreamSynchronize": (_HANDLE,),
+    "cuEventCreate": (_HANDLE, ctypes.c_uint),
+    "cuEventDestroy_v2": (_HANDLE,),
+    "cuEventRecord": (_HANDLE, _HANDLE),
+    "cuEventElapsedTime": (_HANDLE, _HANDLE, _HANDLE),
+    "cuGetErrorName": (ctypes.c_int, _HANDLE),
+}
+
+
+class Cuda:
+    """The first CUDA device, its primary context current in this thread.
+
+    TensorRT's runtime API shares the primary context, so its streams and memory are these.
+
+    Args:
+        library: the driver's library.
+
+    Raises:
+        MeasureError: there is no driver, no device, or it fails; so does every method.
+    """
+
+    def __init__(self, library: str = _LIBRARY) -> None:
+        try:
+            self._library: Any = ctypes.CDLL(library)
+        except OSError as error:
+            raise MeasureError("There is no NVIDIA driver here.") from error
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(self._library, name, None)
+            if function is None:
+                raise MeasureError(f"The NVIDIA driver here is too old: it has no {name}.")
+            function.argtypes, function.restype = arguments, ctypes.c_int
+        self.call("cuInit", 0)
+        self._device = self._out(ctypes.c_int, "cuDeviceGet", 0).value
+        self._context = self._out(_HANDLE, "cuDevicePrimaryCtxRetain", self._device)
+        self.call("cuCtxSetCurrent", self._context)
+
+    def close(self) -> None:
+        """Give the context back."""
+        if self._context is not None:
+            self._context = None
+            self.call("cuDevicePrimaryCtxRelease_v2", self._device)
+
+    @property
+    def name(self) -> str:
+        """The device's name, such as ``Orin``."""
+        text = ctypes.create_string_buffer(256)
+        self.call("cuDeviceGetName", text, len(text), self._device)
+        return text.value.decode(errors="replace")
+
+    @property
+    def uuid(self) -> str:
+        """``GPU-…``, as NVML and nvidia-smi write it."""
+        raw = ctypes.create_string_buffer(16)
+        self.call("cuDeviceGetUuid", raw, self._device)
+        digits = raw.raw.hex()
+        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+        return "GPU-" + "-".join(parts)
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """``(8, 7)`` for sm_87."""
+        return self._attribute(_MAJOR), self._attribute(_MINOR)
+
+    def device_memory(self, size: int) -> int:
+        """The address of ``size`` bytes on the device; at least one, which TensorRT asks for."""
+        return int(self._out(_POINTER, "cuMemAlloc_v2", max(1, size)).value)
+
+    def free_device(self, address: int) -> None:
+        """Give memory of :meth:`device_memory` back."""
+        self.call("cuMemFree_v2", address)
+
+    def pinned(self, size: int) -> tuple[int, NDArray[np.uint8]]:
+        """The address of ``size`` bytes of page-locked host memory, and an array of them."""
+        address = int(self._out(_HANDLE, "cuMemHostAlloc", max(1, size), _PORTABLE).value or 0)
+        return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def free_pinned(self, address: int) -> None:
+        """Give memory of :meth:`pinned` back; its array must not be used any more."""
+        self.call("cuMemFreeHost", address)
+
+    def stream(self) -> int:
+        """A new stream, that does not wait for the default one."""
+        return int(self._out(_HANDLE, "cuStreamCreate", 1).value or 0)
+
+    def event(self) -> int:
+        """A new event that keeps the time."""
+        return int(self._out(_HANDLE, "cuEventCreate", 0).value or 0)
+
+    def elapsed_ms(self, first: int, second: int) -> float:
+        """Milliseconds between two events that have both been reached."""
+        return float(self._out(ctypes.c_float, "cuEventElapsedTime", first, second).value)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function of the driver by name."""
+        code = getattr(self._library, name)(*arguments)
+        if code:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorName(code, ctypes.byref(text))
+            reason = text.value.decode() if text.value else f"error {code}"
+            raise MeasureError(f"CUDA failed in {name}: {reason}.")
+
+    def _out(self, kind: Any, name: str, *arguments: Any) -> Any:
+        """Call a function whose first argument takes its result."""
+        result = kind()
+        self.call(name, ctypes.byref(result), *arguments)
+        return result
+
+    def _attribute(self, number: int) -> int:
+        return int(self._out(ctypes.c_int, "cuDeviceGetAttribute", number, self._device).value)

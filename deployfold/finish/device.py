@@ -1,0 +1,280 @@
+"""``deployfold finish DIR``: build, measure and verify on the device, and complete the report.
+
+Nothing here imports torch, onnx or ONNX Runtime: a Jetson has none of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deployfold.compile import (
+    EngineArtifact,
+    EngineRequest,
+    Machine,
+    NoEngine,
+    compile_engine,
+    detect,
+    load_targets,
+    plan_engines,
+    resolve,
+)
+from deployfold.compile.request import LIBRARY_TITLES
+from deployfold.compile.targets import AUTO, sm_name
+from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
+from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
+from deployfold.files import write_text
+from deployfold.report.markdown import render_markdown
+from deployfold.report.model import Report, Row, load_report, now, write_report
+from deployfold.report.thresholds import check
+from deployfold.spec import Precision, Thresholds
+
+from .cuda import Cuda
+from .kit import Kit, Wanted, read_kit
+from .runner import EngineRunner
+from .timing import time_engine
+from .verify import compare_outputs
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One engine to build: what the kit wants of it, and where it goes in the report."""
+
+    wanted: Wanted
+    entry: EngineRequest | NoEngine
+
+
+def finish(
+    directory: Path,
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
+    max_seconds: float = 10.0,
+    timeout: float = 1800.0,
+    emit: Emit = ignore,
+) -> Report:
+    """Build the engines of a build's kit here, run them where the GPU is, and complete its report.
+
+    1. Without ``targets``: for the GPU in this machine, whether the kit names it or not.
+    2. With them: for those. TensorRT-RTX builds without their GPU; such an engine is not run.
+    3. An engine that fails costs its row the sentence that says why, and the others go on.
+
+    Args:
+        directory: that ``deployfold build`` wrote, copied here as a whole.
+        targets: GPUs as ``--target`` takes them.
+        precisions: of the kit's; all if empty.
+        max_seconds: of timing one engine.
+        timeout: seconds until one build is stopped.
+
+    Returns:
+        The completed report, which is written, too.
+
+    Raises:
+        UsageError: the directory holds no kit or a damaged one, there is no GPU and no target, or
+            a target or a precision is unknown.
+        CompileError: no engine could be built at all.
+    """
+    kit = read_kit(directory)
+    report = load_report(kit.report)
+    machine = detect()
+    if not targets and machine.gpu is None:
+        raise UsageError(
+            "There is no NVIDIA GPU with a driver here to finish the build for.",
+            hint="Run it on the device, or name a GPU that TensorRT-RTX builds for without it: "
+            "--target sm_89.",
+        )
+    jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
+    rows, failures, built = [], [], 0
+    for job in jobs:
+        try:
+            row = _finish_one(job, kit, machine, max_seconds, timeout, emit)
+            built += 1
+        except DeployfoldError as error:
+            if len(jobs) == 1:
+                raise
+            failures.append(error)
+            emit(Note(error.message, "warning"))
+            row = Row(name=job.wanted.row, title=job.wanted.title, not_measured=error.message)
+        rows.append(row)
+    if not built:
+        raise failures[0]
+    complete = _complete(report, rows, machine)
+    write_report(complete, kit.report)
+    write_text(kit.report.with_suffix(".md"), render_markdown(complete))
+    return complete
+
+
+def _jobs(
+    kit: Kit, targets: Sequence[str], precisions: Sequence[Precision], machine: Machine
+) -> Iterator[_Job]:
+    missing = [precision.value for precision in precisions if precision not in kit.onnx]
+    if missing:
+        have = ", ".join(precision.value for precision in kit.onnx)
+        raise UsageError(f"The build has no {missing[0]} ONNX.", hint=f"It has {have}.")
+    wanted = {one.precision for one in kit.wanted}
+    for precision in precisions or [one for one in kit.onnx if one in wanted] or list(kit.onnx):
+        for entry in plan_engines(targets, precision, machine):
+            yield _Job(_wanted(kit, entry, precision, machine), entry)
+
+
+def _wanted(
+    kit: Kit, entry: EngineRequest | NoEngine, precision: Precision, machine: Machine
+) -> Wanted:
+    """What the kit says of this engine; of one for a GPU it does not name, what it says of others.
+
+    The latter's row is a new one.
+    """
+    same = [one for one in kit.wanted if one.precision is precision]
+    for one in same:
+        if _is_for(one.target, entry, machine):
+            return one
+    label = entry.target if isinstance(entry, NoEngine) else entry.label
+    row = f"tensorrt-{precision.value}-{label}"
+    title = f"TensorRT {precision.value}, {label}"
+    if same:
+        return replace(same[0], row=row, title=title, target=label)
+    return Wanted(row, title, label, precision)
+
+
+def _is_for(target: str, entry: EngineRequest | NoEngine, machine: Machine) -> bool:
+    """Whether an engine that the kit wants for ``target`` is the one about to be built."""
+    if isinstance(entry, NoEngine):
+        return target == entry.target
+    if target in entry.targets:
+        return True
+    if target == AUTO:
+        return False
+    gpu = resolve(target, load_targets())
+    if entry.current_gpu:
+        return machine.holds(gpu)
+    return entry.compute_capabilities == (gpu.compute_capability,)
+
+
+def _finish_one(
+    job: _Job, kit: Kit, machine: Machine, max_seconds: float, timeout: float, emit: Emit
+) -> Row:
+    wanted, entry = job.wanted, job.entry
+    if isinstance(entry, NoEngine):
+        raise CompileError(entry.reason)
+    request = replace(
+        entry,
+        profiles=wanted.profiles,
+        workspace_mib=wanted.workspace_mib,
+        options=wanted.options,
+    )
+    onnx = kit.onnx[wanted.precision]
+    path = onnx.with_name(f"{onnx.name.removesuffix('.onnx')}.{request.label}.engine")
+    title = LIBRARY_TITLES[request.library]
+    where = ", ".join(map(sm_name, request.compute_capabilities))
+    emit(StageStarted("compile", f"{title} {wanted.precision.value} for {where}"))
+    engine = compile_engine(onnx, path, request, emit=emit, timeout=timeout, checked=True)
+    emit(StageFinished("compile", f"{title} {engine.library_version}, {where}", engine.seconds))
+    row = Row(
+        name=wanted.row,
+        title=f"{title} {wanted.precision.value}, {request.label}",
+        artifact=path.name,
+        bytes=engine.bytes,
+        notes=_notes(engine, machine, ran=request.verify),
+        not_measured=f"a weight-stripped engine for {where} does not run before it is refitted"
+        if request.options.strip_plan
+        else f"built for {where}, which is not here; run it there: deployfold finish DIR",
+    )
+    if not request.verify or request.options.strip_plan:
+        return row
+    return _run(row, request, kit, max_seconds, emit)
+
+
+def _run(row: Row, request: EngineRequest, kit: Kit, max_seconds: float, emit: Emit) -> Row:
+    """Run the engine on the reference inputs, time it, and compare its outputs."""
+    started = time.monotonic()
+    assert row.artifact is not None
+    path = kit.report.with_name(row.artifact)
+    emit(StageStarted("measure", path.name))
+    try:
+        with closing(Cuda()) as cuda, closing(_runner(path, cuda, request)) as runner:
+            runner.load()
+            runner.bind(kit.inputs)
+            runner.step()
+            accuracy = compare_outputs(kit.outputs, runner.outputs())
+            batch = _batch(kit)
+            uuid = cuda.uuid
+            latency = time_engine(runner.step, batch, max_seconds=max_seconds, gpu=uuid, emit=emit)
+    except MeasureError as error:
+        emit(Note(error.message, "warning"))
+        return row.model_copy(update={"not_measured": error.message})
+    summary = f"{latency.median_ms:.3g} ms, {accuracy.sqnr_db:.1f} dB against the original"
+    emit(StageFinished("measure", summary, time.monotonic() - started))
+    return row.model_copy(update={"latency": latency, "accuracy": accuracy, "not_measured": None})
+
+
+def _runner(path: Path, cuda: Cuda, request: EngineRequest) -> EngineRunner:
+    # A version-compatible engine carries native code; this one was built here a moment ago.
+    return EngineRunner(path, cuda, allow_host_code=request.options.version_compatible)
+
+
+def _batch(kit: Kit) -> int:
+    first = next(iter(kit.inputs.values()), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1
+
+
+def _notes(engine: EngineArtifact, machine: Machine, *, ran: bool) -> tuple[str, ...]:
+    counts, gpu = engine.layer_counts, machine.gpu
+    precision = engine.precision.value
+    share = f"{getattr(counts, precision)} of {counts.compute} compute layers in {precision}"
+    where = ""
+    if ran and gpu is not None:
+        driver = f", driver {gpu.driver_version}" if gpu.driver_version else ""
+        where = f" on {gpu.name}{driver}"
+    title = LIBRARY_TITLES[engine.library]
+    return (share, f"finished{where} with {title} {engine.library_version}", *engine.notes)
+
+
+def _complete(report: Report, rows: Sequence[Row], machine: Machine) -> Report:
+    """The report with its rows replaced, new ones at the end, and its limits held against them."""
+    by_name = {row.name: row for row in rows}
+    kept = [_merge(old, by_name.pop(old.name, None)) for old in report.rows]
+    every = (*kept, *by_name.values())
+    where = "without a GPU" if machine.gpu is None else f"on {machine.gpu.name}"
+    note = f"Finished {where}, {now()}: {', '.join(row.name for row in rows)}."
+    return report.model_copy(
+        update={
+            "rows": every,
+            "notes": (*report.notes, note),
+            "thresholds": check(every, _limits(report)) if report.thresholds else (),
+        }
+    )
+
+
+def _merge(old: Row, new: Row | None) -> Row:
+    """The new row with what only the build could tell: parameters, BatchNorms, INT8's layers.
+
+    An engine that was there before stays where none came of this one.
+    """
+    if new is None or (new.artifact is None and old.artifact is not None):
+        return old
+    if new.artifact is None:
+        return old.model_copy(update={"not_measured": new.not_measured})
+    return new.model_copy(
+        update={
+            "parameters": old.parameters,
+            "batchnorm_layers": old.batchnorm_layers,
+            "int8": old.int8,
+        }
+    )
+
+
+def _limits(report: Report) -> Thresholds:
+    """The limits that the build was given, from their results."""
+    found = {one.name: one.limit for one in report.thresholds}
+    return Thresholds(
+        min_speedup=found.get("min-speedup"),
+        max_diff=found.get("max-diff"),
+        max_latency_ms=tuple(
+            (one.row, one.limit)
+            for one in report.thresholds
+            if one.name == "max-latency-ms" and one.row is not None
+        ),
+    )

@@ -1,0 +1,232 @@
+"""What a build leaves for a device that it could not build for: ``finish.json``, reference data.
+
+The kit is the build directory itself: the lowered ONNX files and the report are there already.
+``finish.json`` says which engines are wanted and of what, and ``reference.npz`` holds inputs and
+the outputs that the original model gave for them. NumPy is all it takes to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold import __version__
+from deployfold.compile.options import EngineOptions
+from deployfold.compile.request import InputShapes, OptimizationProfile
+from deployfold.errors import UsageError
+from deployfold.files import atomic_path, sha256, write_text
+from deployfold.spec import Precision
+
+SCHEMA = 1
+FINISH_JSON, REFERENCE_NPZ = "finish.json", "reference.npz"
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One engine that is still to be built, or to be built again, on its device.
+
+    Attributes:
+        row: the name of its row in the report: ``tensorrt-fp16-jetson-orin-nano``.
+        title: the row's title.
+        target: as ``--target`` takes it, or ``auto``.
+        precision: of the ONNX to build from.
+        profiles, workspace_mib, options: as of an ``EngineRequest``.
+    """
+
+    row: str
+    title: str
+    target: str
+    precision: Precision
+    profiles: tuple[OptimizationProfile, ...] = ()
+    workspace_mib: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Kit:
+    """What :func:`read_kit` found.
+
+    Attributes:
+        onnx: the lowered ONNX of each precision.
+        inputs, outputs: of the reference inference, by name, in the model's order.
+        report: the report to complete.
+    """
+
+    model_name: str
+    onnx: dict[Precision, Path]
+    wanted: tuple[Wanted, ...]
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    report: Path
+
+
+def write_finish_kit(
+    directory: Path,
+    *,
+    model_name: str,
+    onnx_by_precision: Mapping[Precision, Path],
+    requests: Sequence[Wanted],
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array] | Sequence[Array],
+    report_path: Path,
+) -> tuple[Path, Path]:
+    """Write ``finish.json`` and ``reference.npz`` into a build directory.
+
+    The ONNX files are held against the standard and searched for weights that are not finite here,
+    where the package ``onnx`` is; the device then needs their SHA-256 alone.
+
+    Args:
+        model_name: which the engines' names begin with.
+        onnx_by_precision: in ``directory``.
+        requests: the engines that are wanted, one for each row of the report.
+        inputs: of one inference, by name.
+        outputs: that the original model gave for them; in the order of the ONNX's outputs.
+        report_path: ``report.json``, in ``directory``.
+
+    Returns:
+        The two files.
+
+    Raises:
+        CompileError: an ONNX is broken.
+        UsageError: a file cannot be written.
+    """
+    from deployfold.compile.checks import check_finite, check_onnx
+
+    for path in onnx_by_precision.values():
+        check_onnx(path)
+        check_finite(path)
+    named = outputs if isinstance(outputs, Mapping) else dict(enumerate(outputs))
+    arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs.values())}
+    arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(named.values())}
+    reference, plan = directory / REFERENCE_NPZ, directory / FINISH_JSON
+    with atomic_path(reference) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
+    data = {
+        "schema_version": SCHEMA,
+        "deployfold_version": __version__,
+        "model_name": model_name,
+        "report": report_path.name,
+        "reference": {"file": reference.name, "sha256": sha256(reference)},
+        "onnx": {
+            precision.value: [_file(path, directory) for path in _parts(onnx)]
+            for precision, onnx in onnx_by_precision.items()
+        },
+        "inputs": list(inputs),
+        "outputs": [str(name) for name in named],
+        "engines": [_to_json(one) for one in requests],
+    }
+    write_text(plan, json.dumps(data, indent=2) + "\n")
+    return plan, reference
+
+
+def read_kit(directory: Path) -> Kit:
+    """Read the kit of a build directory, and make sure that its files are what the build wrote.
+
+    Raises:
+        UsageError: there is none, it is of a newer deployfold, or a file is missing or changed.
+    """
+    path = directory / FINISH_JSON
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA:
+            raise UsageError(
+                f"{path} is of schema {data['schema_version']!r}, and this deployfold reads "
+                f"{SCHEMA}.",
+                hint="Update deployfold here, or build again with this version.",
+            )
+        files = {
+            Precision(name): [_checked(directory, part) for part in parts]
+            for name, parts in data["onnx"].items()
+        }
+        onnx = {precision: paths[0] for precision, paths in files.items()}
+        reference = _checked(directory, data["reference"])
+        wanted = tuple(_from_json(one) for one in data["engines"])
+        with np.load(reference, allow_pickle=False) as arrays:  # a pickle could run code
+            inputs = {name: arrays[f"input_{i}"] for i, name in enumerate(data["inputs"])}
+            outputs = {name: arrays[f"output_{i}"] for i, name in enumerate(data["outputs"])}
+        report = directory / Path(data["report"]).name
+        return Kit(str(data["model_name"]), onnx, wanted, inputs, outputs, report)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{directory} has no {Path(error.filename).name} to finish a build from.",
+            hint="deployfold build writes one; copy its whole directory to the device.",
+        ) from error
+    except OSError as error:
+        raise UsageError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is damaged: {type(error).__name__}: {' '.join(str(error).split())}.",
+            hint="Copy the build's directory again.",
+        ) from error
+
+
+def _parts(onnx: Path) -> list[Path]:
+    """An ONNX, and the files beside it that hold its weights."""
+    import onnx as onnx_library
+    from onnx.external_data_helper import uses_external_data
+
+    graph = onnx_library.load(str(onnx), load_external_data=False).graph
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [onnx, *(onnx.parent / name for name in sorted(names))]
+
+
+def _file(path: Path, directory: Path) -> dict[str, str]:
+    if path.resolve().parent != directory.resolve():
+        raise UsageError(f"{path} is not in {directory}, and would not reach the device with it.")
+    return {"file": path.name, "sha256": sha256(path)}
+
+
+def _checked(directory: Path, entry: Mapping[str, str]) -> Path:
+    # A name with directories in it would reach out of the build's.
+    path = directory / Path(entry["file"]).name
+    if sha256(path) != entry["sha256"]:
+        raise UsageError(
+            f"{path} has changed since the build.", hint="Copy the build's directory again."
+        )
+    return path
+
+
+def _to_json(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "row": wanted.row,
+        "title": wanted.title,
+        "target": wanted.target,
+        "precision": wanted.precision.value,
+        "profiles": [[vars(shapes) for shapes in profile] for profile in wanted.profiles],
+        "workspace_mib": wanted.workspace_mib,
+        "options": wanted.options.to_json(),
+    }
+
+
+def _from_json(data: Mapping[str, Any]) -> Wanted:
+    profiles = tuple(
+        tuple(
+            InputShapes(
+                shapes["name"], *(tuple(map(int, shapes[key])) for key in ("min", "opt", "max"))
+            )
+            for shapes in profile
+        )
+        for profile in data["profiles"]
+    )
+    return Wanted(
+        row=str(data["row"]),
+        title=str(data["title"]),
+        target=str(data["target"]),
+        precision=Precision(data["precision"]),
+        profiles=profiles,
+        workspace_mib=data["workspace_mib"],
+        options=EngineOptions.from_json(data["options"]),
+    )

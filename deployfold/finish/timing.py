@@ -1,0 +1,132 @@
+"""The latency of one engine on its device, with the statistics of :mod:`deployfold.measure`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from deployfold.events import Emit, StageProgress, ignore
+from deployfold.measure.gpu import GpuState, gpu_state
+from deployfold.measure.stability import Evidence, doubts
+from deployfold.measure.stats import coefficient_of_variation, median_interval, percentiles
+from deployfold.report.row import GpuState as GpuRow
+from deployfold.report.row import Latency
+
+WARM_UP_SECONDS = 1.0
+"""A GPU that idled raises its clocks within a second of work."""
+MIN_ROUNDS = 15
+CALLS = 20
+"""Calls in a round: the bounds of the median are of the rounds' medians."""
+TOLERANCE = 0.02
+"""The goal: half the interval of the median, relative to it."""
+SEED = 0
+
+
+class Times(Protocol):
+    """One call by the GPU's clock, in milliseconds."""
+
+    @property
+    def compute_ms(self) -> float: ...
+    @property
+    def h2d_ms(self) -> float: ...
+    @property
+    def d2h_ms(self) -> float: ...
+    @property
+    def enqueue_ms(self) -> float: ...
+
+
+def time_engine(
+    step: Callable[[], Times],
+    batch: int,
+    *,
+    max_seconds: float = 10.0,
+    gpu: str | None = None,
+    emit: Emit = ignore,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Warm up, then run rounds of calls until the median is known to 2 % or the time is over.
+
+    The latency is the engine's own time, as for every GPU row; nothing is clipped or padded.
+
+    Args:
+        step: one inference.
+        batch: samples per call, for the throughput.
+        max_seconds: of the rounds; at least one is run.
+        gpu: the UUID of the GPU, whose clocks are then looked at.
+        clock: seconds.
+    """
+    emit(StageProgress("measure", "warming up"))
+    start = clock()
+    step()
+    while clock() - start < min(WARM_UP_SECONDS, max_seconds):
+        step()
+    times: list[Times] = []
+    medians: list[float] = []
+    converged, start = False, clock()
+    while not converged and (not medians or clock() - start < max_seconds):
+        round_ = [step() for _ in range(CALLS)]
+        times += round_
+        medians.append(statistics.median(one.compute_ms for one in round_))
+        emit(
+            StageProgress("measure", f"round {len(medians)}", _share(clock() - start, max_seconds))
+        )
+        if len(medians) >= MIN_ROUNDS:
+            converged = median_interval(medians, SEED).relative_half_width <= TOLERANCE
+    state = gpu_state(gpu) if gpu is not None else None
+    return _latency(times, medians, batch, converged, state)
+
+
+def _latency(
+    times: list[Times],
+    medians: list[float],
+    batch: int,
+    converged: bool,
+    state: GpuState | None,
+) -> Latency:
+    samples = np.array([one.compute_ms for one in times])
+    median, p90, p95, p99 = percentiles(samples)
+    interval = median_interval(medians, SEED)
+    variation = coefficient_of_variation(samples)
+    h2d = statistics.median(one.h2d_ms for one in times)
+    d2h = statistics.median(one.d2h_ms for one in times)
+    evidence = Evidence(
+        variation=variation,
+        interval=interval,
+        rounds=len(medians),
+        converged=converged,
+        tolerance=TOLERANCE,
+        threads=1,
+        compute_ms=median,
+        h2d_ms=h2d,
+        d2h_ms=d2h,
+        enqueue_ms=statistics.median(one.enqueue_ms for one in times),
+        gpu=state,
+    )
+    note = "; ".join(doubts(evidence)) or None
+    return Latency(
+        median_ms=median,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        throughput=batch / median * 1e3 if median else math.inf,
+        speedup=None,  # the original was not run on this machine
+        rounds=len(medians),
+        samples=len(times),
+        stable=note is None,
+        note=note,
+        h2d_ms=h2d,
+        d2h_ms=d2h,
+        median_low_ms=min(interval.low, median),
+        median_high_ms=max(interval.high, median),
+        variation=variation,
+        gpu=None if state is None else GpuRow.model_validate(state),
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole > 0 else 1.0

@@ -1,0 +1,83 @@
+"""An engine's outputs against those that the build stored; NumPy is all it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.errors import MeasureError
+from deployfold.measure.tally import Tally, least
+from deployfold.report.row import Accuracy, OutputAccuracy
+
+Array = NDArray[Any]
+TOP = 5
+
+
+def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
+    """The report's accuracy, as :func:`deployfold.measure.accuracy.compare` says it.
+
+    That module needs torch, which a device may not have; a test holds the two together. The
+    outputs are matched by their order: an exporter may have renamed them.
+
+    Raises:
+        MeasureError: their number or a shape differs.
+    """
+    if not reference or len(reference) != len(outputs):
+        raise MeasureError(
+            f"The original has {len(reference)} outputs and the engine {len(outputs)}."
+        )
+    parts, nonfinite = [], 0
+    pairs = zip(reference.values(), outputs.values(), strict=True)
+    for index, (first, second) in enumerate(pairs):
+        if first.shape != second.shape:
+            raise MeasureError(
+                f"An output has the shape {second.shape}, and the original's is {first.shape}."
+            )
+        tally = Tally()
+        tally.add(_flat(first), _flat(second))
+        nonfinite += tally.nonfinite
+        parts.append(
+            OutputAccuracy(
+                index=index,
+                shape=first.shape,
+                max_abs_diff=tally.max_abs_diff,
+                sqnr_db=tally.sqnr_db,
+                cosine=tally.cosine,
+            )
+        )
+    first, second = next(iter(reference.values())), next(iter(outputs.values()))
+    classes = _classes(first) if len(reference) == 1 else 0
+    winners = first.argmax(axis=1) if classes else None
+    return Accuracy(
+        max_abs_diff=max(part.max_abs_diff for part in parts),
+        sqnr_db=min(part.sqnr_db for part in parts),
+        cosine=least([part.cosine for part in parts if part.cosine is not None]),
+        top1_agreement=None if winners is None else _share(winners == second.argmax(axis=1)),
+        top5_agreement=_top5(winners, second) if winners is not None and classes > TOP else None,
+        nonfinite=nonfinite,
+        samples=first.shape[0] if first.ndim else 1,
+        outputs=tuple(parts) if len(parts) > 1 else (),
+    )
+
+
+def _top5(winners: Array, output: Array) -> float:
+    order = np.argsort(-output.astype(np.float64), axis=1, kind="stable")[:, :TOP]
+    return _share(np.any(order == winners[:, None], axis=1))
+
+
+def _share(hits: Array) -> float:
+    return float(np.count_nonzero(hits)) / len(hits)
+
+
+def _classes(output: Array) -> int:
+    """How many classes a classifier has; 0 of any other model, and of no samples."""
+    if output.ndim != 2 or output.shape[0] == 0 or output.shape[1] < 2:
+        return 0
+    return int(output.shape[1]) if np.issubdtype(output.dtype, np.floating) else 0
+
+
+def _flat(array: Array) -> NDArray[np.float64]:
+    return np.ascontiguousarray(array).reshape(-1).astype(np.float64)

@@ -1,0 +1,128 @@
+"""The networks of the matrix: small, one for every kind of shape that an engine can meet."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from deployfold.compile import InputShapes
+from deployfold.compile.request import OptimizationProfile
+from deployfold.lower import lower_fp16
+from deployfold.spec import Precision
+
+
+class Residual(nn.Module):
+    """A stem, a residual block with a strided shortcut, pooling and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.first = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(32, 32, 3, padding=1)
+        self.shortcut = nn.Conv2d(16, 32, 1, stride=2)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.stem(x))
+        y = self.second(functional.relu(self.first(x)))
+        return self.head(functional.relu(y + self.shortcut(x)).mean((2, 3)))
+
+
+class TwoInputs(nn.Module):
+    """An image and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.vector = nn.Conv2d(3, 8, 3), nn.Linear(6, 8)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, image: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        pooled = functional.relu(self.image(image)).mean((2, 3))
+        return self.head(torch.cat([pooled, functional.relu(self.vector(vector))], dim=1))
+
+
+class Block(nn.Module):
+    """One transformer block, attention written out."""
+
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.qkv(self.before(x)).chunk(3, dim=-1)
+        )
+        scores = (q @ k.transpose(-1, -2)) / (width // self.heads) ** 0.5
+        x = x + self.project((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
+        return x + self.mlp(self.after(x))
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network's ONNX in each precision, and its optimization profiles."""
+
+    onnx: dict[Precision, Path]
+    profiles: tuple[OptimizationProfile, ...]
+
+
+NETS = ("residual", "two-inputs", "fully-convolutional", "conv-1d", "conv-3d", "transformer")
+
+
+def make_net(name: str, directory: Path) -> Net:
+    """Export the network called ``name``, and lower it to fp16."""
+    torch.manual_seed(0)
+    dynamic: dict[str, dict[int, str]] = {}
+    ranges: dict[str, tuple[tuple[int, ...], ...]] = {}
+    if name == "residual":
+        module, inputs = Residual(), {"x": torch.randn(2, 3, 16, 16)}
+    elif name == "two-inputs":
+        module = TwoInputs()
+        inputs = {"image": torch.randn(2, 3, 16, 16), "vector": torch.randn(2, 6)}
+    elif name == "fully-convolutional":
+        module = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, padding=1), nn.Upsample(scale_factor=2.0), nn.Conv2d(8, 2, 1),
+        )  # fmt: skip
+        inputs = {"x": torch.randn(1, 3, 32, 32)}
+        dynamic = {"x": {0: "n", 2: "h", 3: "w"}}
+        ranges = {"x": ((1, 3, 16, 16), (1, 3, 32, 32), (4, 3, 64, 96))}
+    elif name == "conv-1d":
+        module = nn.Sequential(nn.Conv1d(4, 8, 5), nn.ReLU(), nn.Conv1d(8, 4, 3, groups=4))
+        inputs = {"x": torch.randn(2, 4, 40)}
+    elif name == "conv-3d":
+        module = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, 4, 1))
+        inputs = {"x": torch.randn(1, 2, 6, 8, 8)}
+    else:
+        module, inputs = Block(), {"x": torch.randn(2, 9, 32)}
+    path = directory / f"{name}.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=list(inputs),
+            output_names=["y"],
+            dynamic_axes=dynamic,
+        )
+    half = directory / f"{name}.fp16.onnx"
+    feeds: dict[str, np.ndarray] = {key: value.numpy() for key, value in inputs.items()}
+    lower_fp16(path, half, inputs=[feeds])
+    profile = tuple(
+        InputShapes(key, *ranges.get(key, (tuple(value.shape),) * 3))
+        for key, value in inputs.items()
+    )
+    return Net({Precision.FP32: path, Precision.FP16: half}, (profile,))

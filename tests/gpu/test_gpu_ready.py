@@ -1,0 +1,45 @@
+"""That the tests on a GPU would find what they need: their network and requests, without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gpu_nets import SPEC, GpuNet, make_data, only, request_on
+
+from deployfold.compile import EngineRequest, Machine, compile_engine
+from deployfold.compile.machine import Gpu
+from deployfold.spec import Precision
+
+L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_the_network_builds_with_its_request(
+    gpu_net: GpuNet, tmp_path: Path, precision: Precision
+) -> None:
+    request = request_on(only(L4, "tensorrt_rtx"), precision)
+    assert isinstance(request, EngineRequest)
+    assert (request.library, request.current_gpu, request.verify) == ("tensorrt_rtx", True, True)
+    elsewhere = dataclasses.replace(request, current_gpu=False, verify=False)
+    made = compile_engine(gpu_net.onnx[precision], tmp_path / "net.engine", elsewhere)
+    assert made.profiles[0][0].max[0] == SPEC.dynamic_batch.max
+
+
+def test_both_libraries_can_be_asked_for() -> None:
+    for library in ("tensorrt", "tensorrt_rtx"):
+        request = request_on(only(L4, library), Precision.FP32)
+        assert isinstance(request, EngineRequest)
+        assert request.library == library
+
+
+def test_the_expected_outputs_are_the_modules(gpu_net: GpuNet) -> None:
+    import torch
+
+    data = make_data(5)
+    with torch.inference_mode():
+        actual = gpu_net.module(torch.from_numpy(data)).numpy()
+    np.testing.assert_allclose(gpu_net.expected(data), actual, rtol=1e-3, atol=1e-5)
+    assert torch.export.load(gpu_net.program).module()(torch.from_numpy(data)).shape == (5, 10)
