@@ -15,7 +15,8 @@ from deployfold.spec import BuildSpec, InputSpec
 
 WHOLE = {
     "net.folded.pt", "net.ts.pt", "net.pt2", "net.onnx", "net.fp16.onnx", "net.fp16.sm_89.engine",
-    "net.fp16.sm_89.engine.json", "net.fp16.sm_89.engine.log", "report.json", "report.md",
+    "net.fp16.sm_89.engine.json", "net.fp16.sm_89.engine.log", "finish.json", "reference.npz",
+    "report.json", "report.md",
 }  # fmt: skip
 
 
