@@ -90,6 +90,7 @@ class BuildSettings(BaseModel):
                 hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
                 "without, and every report then says «uncalibrated».",
             )
+        self._preprocess()  # what is malformed is told also where no images are read
         wanted = ((Precision.FP16, self.fp16), (Precision.INT8, self.int8))
         return BuildSpec(
             source=source,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from compile_nets import MakeNet
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployfold.compile import EngineRequest, compile_engine
@@ -112,6 +112,8 @@ JSON = st.recursive(
 )
 
 
+# On a busy machine drawing nested values is slow, which says nothing of the code.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.fixed_dictionaries(
         {"library": st.sampled_from(["tensorrt", "tensorrt_rtx"])},
