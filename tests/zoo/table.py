@@ -52,6 +52,8 @@ def render(directory: Path) -> str:
         f"branches. Worst relative difference in float64: {worst:.1e}, but for {ill} networks "
         "that differ as far from themselves when their weights change in the last bits.",
         "",
+        f"CPU time: {sum(result.get('cpu_seconds', 0.0) for result in results) / 60:.0f} min.",
+        "",
         "| left | reason |",
         "|---|---|",
     ]
