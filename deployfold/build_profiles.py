@@ -29,7 +29,8 @@ from .settings import BuildSettings, keys
 # tomllib came with Python 3.11; tomli is the same code for 3.10.
 tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-_PATHS = ("calib", "labels", "preprocess")
+PATHS = ("calib", "labels", "preprocess")
+"""Keys whose value may be a path; in a file it is relative to that file."""
 _CODE = ("arch", "calib", "input-data")
 """Keys whose ``package.module:function`` form runs code, which a file must not ask for."""
 
@@ -99,15 +100,23 @@ def read_profile(name: str) -> dict[str, Any]:
         table: dict[str, Any] = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not a readable build profile: {error}.") from error
-    _check(path, text, table)
+    check_table(path, text, table)
     if name not in known:
-        for key in _PATHS:
+        for key in PATHS:
             if key in table and table[key] not in ("auto", "random"):
                 table[key] = str(path.parent / table[key])
     return table
 
 
-def _check(path: Path, text: str, table: dict[str, Any]) -> None:
+def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
+    """Refuse what is no setting.
+
+    Args:
+        path, text: the TOML file and its content, to name the line.
+
+    Raises:
+        UsageError: a key is unknown, a value is wrong, or one would run code.
+    """
     for key in table:
         if key not in keys():
             near = difflib.get_close_matches(key, keys(), n=1)

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     THRESHOLD = 7
     MEASURE = 8
     ACCURACY = 9
+    SWEEP = 11
     INTERRUPTED = 130
 
 
@@ -87,3 +88,9 @@ class AccuracyError(DeployfoldError):
     """INT8 cannot keep the accuracy that was asked for; what was built without it stays."""
 
     exit_code = ExitCode.ACCURACY
+
+
+class SweepError(DeployfoldError):
+    """Some builds of a sweep failed; the others are there."""
+
+    exit_code = ExitCode.SWEEP

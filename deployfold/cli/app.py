@@ -18,12 +18,14 @@ from .finish import finish
 from .fold import fold
 from .profile import profile
 from .run import run
+from .sweep import sweep
 from .targets import targets
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
     "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
-    "past a limit · 8 measuring failed · 9 INT8 cannot keep its accuracy · 130 interrupted."
+    "past a limit · 8 measuring failed · 9 INT8 cannot keep its accuracy · "
+    "11 builds of a sweep failed · 130 interrupted."
 )
 
 app = typer.Typer(
@@ -54,6 +56,6 @@ def _root(
     pass
 
 
-for command in (build, fold, export, bench, compare, run, finish, targets, doctor):
+for command in (build, fold, export, bench, compare, run, finish, sweep, targets, doctor):
     app.command(cls=Command, epilog=EXIT_CODES)(command)
 app.add_typer(profile, epilog=EXIT_CODES)

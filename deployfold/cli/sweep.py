@@ -1,0 +1,105 @@
+"""``deployfold sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .session import session
+
+
+def sweep(
+    fleet: Annotated[
+        Path,
+        typer.Argument(metavar="FLEET", help="A TOML file; see below.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where the builds go; build/<name of the file> by default.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Builds at a time; half the CPUs by default, and one where latency is measured.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dask://HOST:PORT",
+            help="Build on the workers of a Dask scheduler. They need deployfold and this "
+            "directory; a worker with a resource named as a target gets that target's builds "
+            "(dask worker --nthreads 1 --resources l4=1).",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")
+    ] = False,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Build models × precisions × targets; run it again to build what is missing or has changed.
+
+    A fleet file:
+
+      precisions = ["fp16", "int8"]
+
+      targets = ["l4", "rtx4090"]
+
+      [build]  # keys of a build profile, for every model
+
+      no-measure = true
+
+      calib = "pictures"
+
+      [[model]]  # more keys here are for this model alone
+
+      source = "torchvision:resnet18"
+
+    Every model, precision and set of targets gets a directory named by a hash of all that decides
+    it: the checkpoint, the data, the settings and the versions. sweep.json and sweep.md are the
+    report of all; a sweep that was killed goes on where it stopped.
+
+    Examples:
+
+      deployfold sweep fleet.toml
+
+      deployfold sweep fleet.toml --scheduler dask://builder:8786
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.errors import SweepError
+        from deployfold.sweep.fleet import read_fleet
+        from deployfold.sweep.run import planned
+        from deployfold.sweep.run import sweep as run_sweep
+        from deployfold.sweep.summary import to_json, to_table
+
+        read = read_fleet(fleet)
+        root = output or Path("build") / fleet.stem
+        if dry_run:
+            for job in planned(read, root):
+                run.out.print(" ".join(["deployfold", *job.command]), soft_wrap=True, markup=False)
+            return
+        results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)
+        if run.json:
+            run.out.file.write(to_json(results))
+        else:
+            run.out.print(to_table(results))
+        failed = [result for result in results if result.state == "failed"]
+        if failed:
+            raise SweepError(
+                f"{len(failed)} of {len(results)} could not be built.",
+                hint="The table says why; run the same command again to try them again.",
+            )

@@ -1,0 +1,209 @@
+"""The fleet file: which models to build, in which precisions, for which targets.
+
+::
+
+    precisions = ["fp16", "int8"]
+    targets = ["l4", "rtx4090"]
+
+    [build]                  # keys of a build profile, for every model
+    no-measure = true
+    calib = "pictures"
+
+    [[model]]
+    source = "torchvision:resnet18"
+
+    [[model]]                # its own keys override those of [build]
+    source = "weights.pth"
+    arch = "timm:mobilenetv3_small_050"
+    precisions = ["fp16"]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deployfold.build_profiles import PATHS, check_table
+from deployfold.compile.targets import AUTO, resolve
+from deployfold.errors import UsageError
+from deployfold.spec import Precision
+
+# tomllib came with Python 3.11; tomli is the same code for 3.10.
+tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+_TOP = ("build", "model", "precisions", "targets", "jobs", "memory-gib")
+_OWN = ("name", "source", "precisions", "targets")
+_DECIDED = ("target", "no-engine", *(precision.value for precision in Precision))
+"""Keys of a build profile that the sweep itself sets."""
+
+
+@dataclass(frozen=True, eq=False)
+class FleetModel:
+    """One model of a fleet.
+
+    Attributes:
+        name: unique in the fleet; the name of its directory.
+        source: as ``deployfold build`` takes it; the path of a file is absolute.
+        settings: keys and values of a build profile; paths are absolute.
+    """
+
+    name: str
+    source: str
+    settings: dict[str, Any]
+    precisions: tuple[Precision, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a fleet file asks for.
+
+    Attributes:
+        jobs: builds at the same time; ``None`` lets the machine decide.
+        memory_gib: what all builds together may take; ``None`` takes what is free.
+    """
+
+    models: tuple[FleetModel, ...]
+    jobs: int | None = None
+    memory_gib: float | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether any build measures latency, which nothing may run beside."""
+        return not all(model.settings.get("no-measure", False) for model in self.models)
+
+
+def read_fleet(path: Path) -> Fleet:
+    """Read a fleet file; relative paths in it are relative to it.
+
+    Raises:
+        UsageError: it cannot be read, or a key or a value in it is wrong; the message names it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        table: dict[str, Any] = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"{path} is not a readable fleet file: {reason}.",
+            hint="deployfold sweep --help shows what one looks like.",
+        ) from error
+    _only(path, table, _TOP)
+    common = table.get("build", {})
+    if not isinstance(common, dict):
+        raise UsageError(f"{path}: [build] must be a table.")
+    _check_settings(path, text, common, "[build]")
+    entries = table.get("model", [])
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(f"{path} names no model.", hint='Add [[model]] with source = "…".')
+    base = path.parent.resolve()
+    models = tuple(_model(path, text, base, entry, common, table) for entry in entries)
+    names = [model.name.lower() for model in models]  # some file systems know no case
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"{path} has two models that are called {twice!r}.", hint='Give one a name = "…".'
+        )
+    return Fleet(models, _jobs(path, table), _memory(path, table))
+
+
+def _model(
+    path: Path,
+    text: str,
+    base: Path,
+    entry: dict[str, Any],
+    common: dict[str, Any],
+    table: dict[str, Any],
+) -> FleetModel:
+    source = entry.get("source") if isinstance(entry, dict) else None
+    if not isinstance(source, str) or not source:
+        raise UsageError(f'{path}: a [[model]] has no source = "…".')
+    own = {key: value for key, value in entry.items() if key not in _OWN}
+    _check_settings(path, text, own, f"the model {source}")
+    settings = {**common, **own}
+    for key in PATHS:
+        if key in settings and settings[key] not in ("auto", "random"):
+            settings[key] = str(base / settings[key])
+    name = entry.get("name", _name_of(source))
+    if not isinstance(name, str) or re.fullmatch(r"\w[\w.+-]{0,99}", name) is None:
+        raise UsageError(
+            f"{path}: {name!r} is no name for a model.",
+            hint="Use letters, digits, and the signs . _ + -.",
+        )
+    if ":" not in source:
+        source = str(base / source)
+    return FleetModel(
+        name,
+        source,
+        settings,
+        _precisions(path, entry.get("precisions", table.get("precisions", ["fp16"]))),
+        _targets(path, entry.get("targets", table.get("targets", [AUTO]))),
+    )
+
+
+def _name_of(source: str) -> str:
+    if ":" in source:
+        return re.sub(r"[^\w.+-]", "_", source.partition(":")[2])
+    return Path(source).stem
+
+
+def _check_settings(path: Path, text: str, settings: dict[str, Any], where: str) -> None:
+    for key in _DECIDED:
+        if key in settings:
+            raise UsageError(
+                f"{path}: {key!r} in {where} is for the sweep to decide.",
+                hint="Say it with precisions = […] and targets = […].",
+            )
+    check_table(path, text, settings)
+
+
+def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
+    known = [precision.value for precision in Precision]
+    found = _words(path, "precisions", names)
+    for name in found:
+        if name not in known:
+            raise UsageError(f"{path}: {name!r} is no precision.", hint=f"Use {', '.join(known)}.")
+    return tuple(Precision(name) for name in found)
+
+
+def _targets(path: Path, names: object) -> tuple[str, ...]:
+    found = _words(path, "targets", names)
+    for name in found:
+        if name != AUTO:
+            resolve(name)  # an unknown GPU is told before the first build, not after the last
+    return found
+
+
+def _words(path: Path, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise UsageError(f'{path}: {key} must be a list of words, such as {key} = ["…"].')
+    return tuple(dict.fromkeys(value))
+
+
+def _only(path: Path, table: dict[str, Any], keys: tuple[str, ...]) -> None:
+    unknown = next((key for key in table if key not in keys), None)
+    if unknown is not None:
+        raise UsageError(
+            f"{path}: unknown key {unknown!r}.",
+            hint=f"The keys of a fleet file are {', '.join(keys)}; those of a build profile "
+            "belong under [build] or [[model]].",
+        )
+
+
+def _jobs(path: Path, table: dict[str, Any]) -> int | None:
+    jobs = table.get("jobs")
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise UsageError(f"{path}: jobs must be a number from 1 on, not {jobs!r}.")
+    return jobs
+
+
+def _memory(path: Path, table: dict[str, Any]) -> float | None:
+    memory = table.get("memory-gib")
+    number = isinstance(memory, (int, float)) and not isinstance(memory, bool)
+    if memory is not None and (not number or not 0 < memory < float("inf")):
+        raise UsageError(f"{path}: memory-gib must be a positive number, not {memory!r}.")
+    return None if memory is None else float(memory)

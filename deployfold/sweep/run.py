@@ -1,0 +1,119 @@
+"""A sweep: read, find what is missing, build it, and report on all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deployfold.errors import UsageError
+from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
+from deployfold.files import unwritable
+
+from .fleet import Fleet
+from .jobs import Job, cells_of, finished, pending
+from .schedule import GIB, cpus, run_here, run_on_dask
+from .summary import CellResult, summarise, write_summary
+from .work import WORK, Outcome
+
+STAGE = "sweep"
+
+
+def sweep(
+    fleet: Fleet,
+    root: Path,
+    *,
+    emit: Emit,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+) -> tuple[CellResult, ...]:
+    """Build what is missing of a fleet; ``sweep.json`` and ``sweep.md`` are kept up to date.
+
+    Args:
+        root: holds ``<model>/<precision>-<key>/``, and may hold results of earlier sweeps.
+        jobs: builds at a time; overrides the fleet file.
+        scheduler: ``dask://HOST:PORT``; ``None`` builds on this machine.
+
+    Raises:
+        UsageError: the directory cannot be written, another sweep is at work in it, or latency
+            was to be measured beside other builds.
+    """
+    cells = cells_of(fleet)
+    root = root.resolve()
+    with _locked(root):
+        done = finished(cells, root)
+        missing = pending(cells, done, root)
+        count, outcomes = len(cells), list[Outcome]()
+        write_summary(summarise(cells, done, (), root), root)
+        earlier = f", {len(done)} of them from an earlier run" if done else ""
+        emit(StageStarted(STAGE, f"{len(missing)} builds"))
+        seconds = 0.0
+        for outcome in _run(missing, fleet, jobs, scheduler):
+            outcomes.append(outcome)
+            seconds += outcome.seconds
+            done = finished(cells, root)
+            results = summarise(cells, done, outcomes, root)
+            write_summary(results, root)
+            if outcome.failure is not None:
+                emit(Note(f"{outcome.job.title}: {outcome.failure}", "warning"))
+            emit(StageProgress(STAGE, outcome.job.title, len(outcomes) / max(1, len(missing))))
+        results = summarise(cells, done, outcomes, root)
+        built = sum(result.state in ("built", "to finish") for result in results)
+        emit(StageFinished(STAGE, f"{built} of {count}{earlier}", seconds))
+    return results
+
+
+def planned(fleet: Fleet, root: Path) -> tuple[Job, ...]:
+    """The jobs that :func:`sweep` would do now."""
+    cells = cells_of(fleet)
+    return pending(cells, finished(cells, root.resolve()), root.resolve())
+
+
+def _run(
+    missing: Sequence[Job], fleet: Fleet, jobs: int | None, scheduler: str | None
+) -> Iterator[Outcome]:
+    if not missing:
+        return iter(())
+    if scheduler is not None:
+        if not scheduler.startswith("dask://"):
+            raise UsageError(
+                f"{scheduler!r} is no scheduler.", hint="Write it as --scheduler dask://HOST:PORT."
+            )
+        return run_on_dask(missing, scheduler)
+    asked = jobs or fleet.jobs
+    if fleet.measures and (asked or 1) > 1:
+        raise UsageError(
+            "Latency cannot be measured while other builds run.",
+            hint="Set no-measure = true under [build], or build one at a time with --jobs 1.",
+        )
+    workers = asked or (1 if fleet.measures else max(1, cpus() // 2))
+    memory = None if fleet.memory_gib is None else int(fleet.memory_gib * GIB)
+    return run_here(missing, workers=workers, memory=memory)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep other sweeps out of ``root``, and clear away what a killed one left there."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        raise unwritable(root, error) from error
+    with lock:
+        try:
+            import fcntl
+        except ImportError:  # Windows: os.rename alone keeps results whole there
+            pass
+        else:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(
+                    f"Another sweep is at work in {root}.",
+                    hint="Wait for it, or choose another directory with -o DIR.",
+                ) from error
+        for left in root.glob(f"*/{WORK}*"):
+            with suppress(OSError):
+                shutil.rmtree(left)
+        yield

@@ -1,0 +1,183 @@
+"""Where jobs run: in parallel here, as far as memory allows, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Condition
+from typing import Any
+
+from deployfold.errors import UsageError
+
+from .jobs import Job
+from .work import Outcome, Processes, run_job
+
+GIB = 1 << 30
+BASE_BYTES = int(1.5 * GIB)
+"""What a build is taken to need before it has a model; a guess on the safe side."""
+PER_BYTE = 8
+"""Copies of the weights that a build is taken to hold at its peak; a guess on the safe side."""
+
+
+class MemoryGate:
+    """Lets a job begin when what it needs is free; one job may always run."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._running = 0
+        self._changed = Condition()
+
+    @contextmanager
+    def holding(self, wanted: int) -> Iterator[None]:
+        """Wait for ``wanted`` bytes, and give them back after the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running or self._used + wanted <= self._limit)
+            self._used += wanted
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= wanted
+                self._running -= 1
+                self._changed.notify_all()
+
+
+def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterator[Outcome]:
+    """Run jobs in ``workers`` processes at a time; yields each outcome as it comes.
+
+    Args:
+        memory: bytes that all together may take; ``None`` takes what is free now.
+    """
+    gate = MemoryGate(available_memory() if memory is None else memory)
+    processes = Processes()
+    threads = max(1, cpus() // workers)
+    environment = {"OMP_NUM_THREADS": str(threads)} if workers > 1 else {}
+
+    def one(job: Job) -> tuple[Outcome, ...]:
+        with gate.holding(expected_memory(job)):
+            return () if processes.stopped else run_job(job, processes, environment)
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="sweep")
+    try:
+        for future in as_completed([pool.submit(one, job) for job in jobs]):
+            yield from future.result()
+    finally:
+        processes.stop()
+        pool.shutdown(cancel_futures=True)
+
+
+def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
+    """Run jobs on the workers of a Dask scheduler; yields each outcome as it comes.
+
+    The workers need deployfold and the sweep's directory, at the same path. A worker that has a
+    resource named as a target (``dask worker --resources l4=1``) gets that target's jobs. A job
+    whose worker dies is done again by another.
+
+    Args:
+        address: ``dask://HOST:PORT``.
+
+    Raises:
+        UsageError: the package is missing, the scheduler does not answer, or a worker does not
+            see the directory.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise UsageError(
+            "--scheduler needs the package distributed.", hint="pip install 'deployfold[dask]'"
+        ) from error
+    try:
+        client = distributed.Client("tcp://" + address.removeprefix("dask://"), timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"No Dask scheduler answers at {address}.", hint="Start one with: dask scheduler"
+        ) from error
+    with client:
+        workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise UsageError(
+                f"The scheduler at {address} has no workers.", hint=f"dask worker {address[7:]}"
+            )
+        _check_shared(client, jobs)
+        named = {name for worker in workers.values() for name in worker.get("resources", {})}
+        futures = [
+            client.submit(
+                run_job,
+                job,
+                key=f"deployfold-{job.directory.name}-{uuid.uuid4().hex[:8]}",
+                pure=False,
+                resources={name: 1 for name in job.targets if name in named},
+            )
+            for job in _by_resource(jobs, named)
+        ]
+        try:
+            for future in distributed.as_completed(futures):
+                yield from _result(future)
+        finally:
+            client.cancel(futures)
+
+
+def _result(future: Any) -> tuple[Outcome, ...]:
+    outcomes: tuple[Outcome, ...] = future.result()
+    return outcomes
+
+
+def _by_resource(jobs: Sequence[Job], named: set[str]) -> Iterator[Job]:
+    """Jobs split so that each needs at most one kind of worker."""
+    for job in jobs:
+        free = tuple(target for target in job.targets if target not in named)
+        if free:
+            yield replace(job, targets=free)
+        for target in job.targets:
+            if target in named:
+                yield replace(job, targets=(target,))
+
+
+def _check_shared(client: Any, jobs: Sequence[Job]) -> None:
+    probe = jobs[0].root / f".probe-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        blind = [worker for worker, sees in client.run(_exists, str(probe)).items() if not sees]
+    finally:
+        probe.unlink()
+    if blind:
+        raise UsageError(
+            f"The Dask worker {blind[0]} does not see {jobs[0].root}.",
+            hint="Put the sweep's directory, the fleet file and its models on a shared disk.",
+        )
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def expected_memory(job: Job) -> int:
+    """Bytes that a build of this job is taken to need, by the size of its checkpoint."""
+    with suppress(OSError):
+        return BASE_BYTES + PER_BYTE * Path(job.source).stat().st_size
+    return BASE_BYTES
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated now; all of the machine's where it does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 * GIB
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,238 @@
+"""One report for a whole sweep: a row for every model, precision and target."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deployfold import __version__
+from deployfold.errors import DeployfoldError
+from deployfold.files import write_text
+from deployfold.report.model import Report, load_report, now
+from deployfold.report.row import Row
+from deployfold.report.text import clean, short, size
+
+from .jobs import RECORD, Cell, read_record
+from .work import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SWEEP_JSON, SWEEP_MD = "sweep.json", "sweep.md"
+SCHEMA_VERSION = 1
+
+State = Literal["built", "to finish", "refused", "failed", "pending"]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What there is of one model in one precision for one target.
+
+    Attributes:
+        state: ``built``; ``to finish`` on the device, with ``deployfold finish``; ``refused``,
+            as INT8 that would lose its accuracy is; ``failed``; ``pending``, not reached.
+        directory: of the build, relative to the sweep's; ``None`` if there is none.
+        artifact: the engine in it.
+        bytes: of the engine.
+        parameters: of the folded model.
+        median_ms: of the engine, where it was measured.
+        sqnr_db: of the lowered model against the original.
+        seconds, peak_bytes: of the build that made it, for all its targets.
+        message: why it is not built.
+    """
+
+    model: str
+    precision: str
+    target: str
+    state: State
+    directory: str | None = None
+    artifact: str | None = None
+    bytes: int | None = None
+    parameters: int | None = None
+    median_ms: float | None = None
+    sqnr_db: float | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    message: str | None = None
+
+
+def summarise(
+    cells: Sequence[Cell], done: Mapping[Cell, Path], outcomes: Iterable[Outcome], root: Path
+) -> tuple[CellResult, ...]:
+    """The state of every cell, in the order of the fleet file.
+
+    Args:
+        done: the directory of every cell that is finished.
+        outcomes: of the jobs that this run did; those that failed say why.
+    """
+    failed = {
+        (outcome.job.key, target): outcome
+        for outcome in outcomes
+        if outcome.failure is not None
+        for target in outcome.job.targets
+    }
+    return tuple(
+        _of_directory(cell, done[cell], root)
+        if cell in done
+        else _without(cell, failed.get((cell.key, cell.target)))
+        for cell in cells
+    )
+
+
+def write_summary(results: Sequence[CellResult], root: Path) -> None:
+    """Write ``sweep.json`` and ``sweep.md`` into ``root``, atomically."""
+    write_text(root / SWEEP_JSON, to_json(results))
+    write_text(root / SWEEP_MD, to_markdown(results))
+
+
+def to_json(results: Sequence[CellResult]) -> str:
+    """The JSON text of a sweep's report."""
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "deployfold_version": __version__,
+        "created": now(),
+        "cells": [asdict(result) for result in results],
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def to_markdown(results: Sequence[CellResult]) -> str:
+    """A Markdown table of a sweep."""
+    from rich.markup import escape
+
+    lines = ["| " + " | ".join(_HEADERS) + " |", "|---" * len(_HEADERS) + "|"]
+    for result in results:
+        words = [escape(clean(word)).replace("|", "\\|") for word in _words(result)]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_table(results: Sequence[CellResult]) -> RenderableType:
+    """The same for a terminal of 80 columns; why something was not built stands below it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"built": "green", "to finish": "cyan", "refused": "yellow", "failed": "red"}
+    shown = [index for index, header in enumerate(_HEADERS) if header not in _LEFT_OUT]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index in shown:
+        right = _HEADERS[index] in ("engine", "parameters", "ms", "SQNR")
+        table.add_column(
+            _HEADERS[index],
+            justify="right" if right else "left",
+            no_wrap=index != 0,
+            overflow="fold",
+        )
+    previous = ("", "")
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        words = [Text(clean(word)) for word in _words(result)]
+        if previous[0] == result.model:
+            words[0] = Text("")
+            words[1] = Text("") if previous[1] == result.precision else words[1]
+        previous = (result.model, result.precision)
+        words[3].stylize(styles.get(result.state, "dim"))
+        table.add_row(*(words[index] for index in shown))
+        if result.message:
+            where = f"{result.model} {result.precision} {result.target}"
+            reasons.setdefault(result.message, []).append(where)
+    lines = [Text(clean(f"{', '.join(who)}: {why}"), "dim") for why, who in reasons.items()]
+    return Group(table, *lines)
+
+
+_LEFT_OUT = ("s", "peak", "why")
+"""Columns that a terminal has no room for; sweep.md has them."""
+
+_HEADERS = (
+    "model", "precision", "target", "state", "engine", "parameters", "ms", "SQNR", "s",
+    "peak", "why",
+)  # fmt: skip
+
+
+def _words(result: CellResult) -> tuple[str, ...]:
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return (
+        result.model,
+        result.precision,
+        result.target,
+        result.state,
+        "" if result.bytes is None else size(result.bytes),
+        "" if result.parameters is None else short(result.parameters),
+        number(result.median_ms, ".3g"),
+        number(result.sqnr_db, ".1f"),
+        number(result.seconds, ".1f"),
+        "" if result.peak_bytes is None else size(result.peak_bytes),
+        result.message or "",
+    )
+
+
+def _without(cell: Cell, outcome: Outcome | None) -> CellResult:
+    names = (cell.model.name, cell.precision.value, cell.target)
+    if outcome is None:
+        return CellResult(*names, state="pending")
+    return CellResult(
+        *names,
+        state="failed",
+        seconds=outcome.seconds,
+        peak_bytes=outcome.peak_bytes,
+        message=outcome.failure,
+    )
+
+
+def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
+    record = read_record(directory / RECORD)
+    names = (cell.model.name, cell.precision.value, cell.target)
+    common: dict[str, Any] = {
+        "directory": str(directory.relative_to(root)),
+        "seconds": record.get("seconds"),
+        "peak_bytes": record.get("peak_bytes"),
+    }
+    try:
+        report = load_report(directory / "report.json")
+    except DeployfoldError as error:
+        return CellResult(*names, state="failed", message=error.message, **common)
+    common["parameters"] = report.fold.parameters_after if report.fold else None
+    common["sqnr_db"] = _sqnr(report, cell.precision.value)
+    engine = _engine_row(report, directory, cell.target)
+    if engine is not None:
+        return CellResult(
+            *names,
+            state="built",
+            artifact=engine.artifact,
+            bytes=engine.bytes,
+            median_ms=engine.latency.median_ms if engine.latency else None,
+            **common,
+        )
+    if report.status.state == "failed":
+        return CellResult(*names, state="refused", message=report.status.message, **common)
+    name = f"tensorrt-{cell.precision.value}-{cell.target}"
+    left = next((row for row in report.rows if row.name == name), None)
+    state: State = "to finish" if (directory / "finish.json").exists() else "refused"
+    return CellResult(
+        *names, state=state, message=left.not_measured if left is not None else None, **common
+    )
+
+
+def _engine_row(report: Report, directory: Path, target: str) -> Row | None:
+    for row in report.rows:
+        if row.artifact is None or not row.artifact.endswith(".engine"):
+            continue
+        with suppress(OSError, ValueError):
+            sidecar = json.loads((directory / f"{row.artifact}.json").read_text(encoding="utf-8"))
+            if target in sidecar.get("targets", ()):
+                return row
+    return None
+
+
+def _sqnr(report: Report, precision: str) -> float | None:
+    for row in report.rows:
+        if row.name == f"onnxruntime-{precision}" and row.accuracy is not None:
+            return row.accuracy.sqnr_db
+    return None

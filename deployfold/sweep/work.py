@@ -1,0 +1,186 @@
+"""One job, built in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+from deployfold.errors import ExitCode
+from deployfold.files import write_text
+
+from .jobs import RECORD, Job
+
+LOG = "build.log"
+WORK = ".work-"
+"""Begins the name of a directory that a job is being built in."""
+
+_WHOLE = (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.ACCURACY)
+"""Exit codes after which all there is to be made was made, and a second run would end the same."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        failure: one sentence; ``None`` if its directory is there.
+        code: the exit code of ``deployfold build``.
+        cached: another run had made it meanwhile.
+    """
+
+    job: Job
+    seconds: float
+    peak_bytes: int | None = None
+    failure: str | None = None
+    code: int = 0
+    cached: bool = False
+
+
+class Processes:
+    """The builds that run now, so that an interrupted sweep can end them."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = Lock()
+        self._stopped = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Watch a process; it ends at once if everything was to stop."""
+        with self._lock:
+            self._running.add(process)
+            if self._stopped:
+                process.terminate()
+
+    def discard(self, process: subprocess.Popen[bytes]) -> None:
+        """The process has ended."""
+        with self._lock:
+            self._running.discard(process)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether everything was to stop."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """Interrupt every build; each cleans up after itself."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def run_job(
+    job: Job, processes: Processes | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[Outcome, ...]:
+    """Build a job into a directory of its own, and give that its name when it is whole.
+
+    A compile error of one target must not take the others along, so a job for several targets that
+    ends with one is done again target by target.
+
+    Args:
+        environment: variables beside those of this process.
+    """
+    outcome = _build(job, processes, environment)
+    if outcome.code != ExitCode.COMPILE or len(job.targets) == 1:
+        return (outcome,)
+    singles = [replace(job, targets=(target,)) for target in job.targets]
+    return tuple(one for single in singles for one in run_job(single, processes, environment))
+
+
+def _build(job: Job, processes: Processes | None, environment: Mapping[str, str] | None) -> Outcome:
+    start = time.monotonic()
+    if (job.directory / RECORD).exists():
+        return Outcome(job, 0.0, cached=True)
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=WORK, dir=job.directory.parent))
+    try:
+        work.chmod(0o755)  # mkdtemp gives 0700
+        code, peak = _run(job, work, processes or Processes(), environment)
+        seconds = time.monotonic() - start
+        if code not in _WHOLE:
+            return Outcome(job, seconds, peak, _sentence(work / LOG, code), code)
+        record = {
+            "key": job.key,
+            "model": job.model,
+            "source": job.source,
+            "precision": job.precision.value,
+            "targets": list(job.targets),
+            "command": ["deployfold", *job.command],
+            "exit_code": code,
+            "seconds": round(seconds, 3),
+            "peak_bytes": peak,
+        }
+        write_text(work / RECORD, json.dumps(record, indent=2) + "\n")
+        cached = _publish(work, job.directory)
+        return Outcome(job, seconds, peak, code=code, cached=cached)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(work: Path, directory: Path) -> bool:
+    """Rename ``work``; returns whether another process had been quicker."""
+    try:
+        work.rename(directory)
+    except OSError:
+        if not (directory / RECORD).exists():
+            raise
+        return True
+    return False
+
+
+def _run(
+    job: Job, work: Path, processes: Processes, environment: Mapping[str, str] | None
+) -> tuple[int, int | None]:
+    command = [sys.executable, "-m", "deployfold.sweep.child", *job.command]
+    with (work / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "-o", str(work), "--no-color", "--json"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for the sweep, which then ends its builds
+        )
+        processes.add(process)
+        try:
+            return _wait(process)
+        finally:
+            processes.discard(process)
+            with suppress(OSError):
+                assert process.stdin is not None
+                process.stdin.close()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:
+    """The exit code, and the greatest resident memory of the process and its children in bytes."""
+    if not hasattr(os, "wait4"):
+        return process.wait(), None
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return process.returncode, usage.ru_maxrss * unit
+
+
+def _sentence(log: Path, code: int) -> str:
+    if code < 0:
+        return f"it was ended by signal {-code}" + (
+            "; this is what Linux does when memory runs out" if code == -9 else ""
+        )
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:
+            if line.startswith("Error: "):
+                return line.removeprefix("Error: ")
+        if lines:
+            return lines[-1]
+    return f"it ended with exit code {code}"

@@ -1,0 +1,106 @@
+"""``deployfold sweep``: only what is missing is built, and a killed sweep goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cli_runs import DEPLOYFOLD, SHAPE, environment, make, run
+
+FLEET = f"""
+precisions = ["fp32", "fp16"]
+targets = ["l4", "h100"]
+jobs = 1
+[build]
+no-measure = true
+input = ["{SHAPE}"]
+[[model]]
+source = "net.pt"
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    torch.save(make(), tmp_path / "net.pt")
+    (tmp_path / "fleet.toml").write_text(FLEET, encoding="utf-8")
+    return tmp_path
+
+
+def cells(directory: Path) -> dict[tuple[str, str], dict[str, object]]:
+    found = json.loads((directory / "build/fleet/sweep.json").read_text())["cells"]
+    return {(cell["precision"], cell["target"]): cell for cell in found}
+
+
+def test_only_what_is_missing_is_built(fleet: Path) -> None:
+    first = run("sweep", "fleet.toml", "--json", cwd=fleet)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["cells"] == list(cells(fleet).values())
+    states = {key: cell["state"] for key, cell in cells(fleet).items()}
+    assert states == {
+        ("fp32", "l4"): "built",
+        ("fp32", "h100"): "to finish",
+        ("fp16", "l4"): "built",
+        ("fp16", "h100"): "to finish",
+    }
+    built = cells(fleet)["fp16", "l4"]
+    engine = fleet / "build/fleet" / str(built["directory"]) / str(built["artifact"])
+    assert engine.stat().st_size == built["bytes"]
+    written = engine.stat().st_mtime_ns
+
+    (fleet / "fleet.toml").write_text(FLEET.replace('"h100"]', '"h100", "rtx5090"]'))
+    plan = run("sweep", "fleet.toml", "--dry-run", cwd=fleet).stdout
+    assert plan.count("--target") == 2
+    assert plan.count("rtx5090") == 2
+    again = run("sweep", "fleet.toml", cwd=fleet)
+    assert again.returncode == 0, again.stderr
+    assert "6 of 6, 4 of them from an earlier run" in again.stderr
+    assert cells(fleet)["fp16", "rtx5090"]["state"] == "built"
+    assert engine.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(fleet: Path) -> None:
+    process = subprocess.Popen(
+        [DEPLOYFOLD, "sweep", "fleet.toml"], cwd=fleet, env=environment(), stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(fleet.glob("build/fleet/net/*/job.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (kept,) = [path.parent for path in fleet.glob("build/fleet/net/fp*/job.json")]
+    written = (kept / "job.json").stat().st_mtime_ns
+    while not list(fleet.glob("build/fleet/net/.work-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = run("sweep", "fleet.toml", cwd=fleet)
+    assert done.returncode == 0, done.stderr
+    assert (kept / "job.json").stat().st_mtime_ns == written
+    assert {cell["state"] for cell in cells(fleet).values()} == {"built", "to finish"}
+    assert not list(fleet.glob("build/fleet/net/.work-*"))
+
+
+@pytest.mark.slow
+def test_one_that_fails_does_not_stop_the_others(fleet: Path) -> None:
+    (fleet / "bad.pt").write_bytes(b"PK truncated")
+    text = FLEET.replace('"fp32", ', "") + '[[model]]\nsource = "bad.pt"\n'
+    (fleet / "fleet.toml").write_text(text)
+    done = run("sweep", "fleet.toml", cwd=fleet)
+    assert done.returncode == 11
+    assert "2 of 4 could not be built" in done.stderr
+    found = json.loads((fleet / "build/fleet/sweep.json").read_text())["cells"]
+    assert [cell["state"] for cell in found] == ["built", "to finish", "failed", "failed"]
+    assert "bad.pt" in found[2]["message"]
+
+
+def test_latency_is_not_measured_beside_other_builds(fleet: Path) -> None:
+    (fleet / "fleet.toml").write_text(FLEET.replace("no-measure = true", ""))
+    done = run("sweep", "fleet.toml", "--jobs", "2", cwd=fleet)
+    assert done.returncode == 2
+    assert "Latency cannot be measured" in done.stderr
