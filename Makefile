@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -21,7 +22,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint ## everything but the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
 
 test-slow: $(STAMP) ## the tests marked slow, but for the zoo
 	$(BIN)/python -m pytest -m 'slow and not zoo'
