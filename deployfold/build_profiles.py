@@ -29,7 +29,7 @@ from .settings import BuildSettings, keys
 # tomllib came with Python 3.11; tomli is the same code for 3.10.
 tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-PATHS = ("calib", "labels", "preprocess")
+PATHS = ("calib", "labels", "preprocess", "timing-cache")
 """Keys whose value may be a path; in a file it is relative to that file."""
 _CODE = ("arch", "calib", "input-data")
 """Keys whose ``package.module:function`` form runs code, which a file must not ask for."""

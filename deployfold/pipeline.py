@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from deployfold.compile_stage import compile_stage, kit_stage
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.export_stage import export_stage
@@ -18,7 +19,7 @@ from deployfold.reporting import make_report
 from deployfold.rows import unmeasured_rows
 from deployfold.run import Run
 from deployfold.spec import BuildSpec
-from deployfold.stages import compile_stage, fold_stage, kit_stage, load_stage, measure_stage
+from deployfold.stages import fold_stage, load_stage, measure_stage
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .engine_options import EngineOptions, HardwareCompatibility
 from .errors import UsageError
 from .measure.batches import parse_batches
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
@@ -42,6 +43,16 @@ class BuildSettings(BaseModel):
     io: Literal["fp32", "fp16"] = "fp32"
     workspace: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(ge=1)] = 1800.0
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    timing_cache: str | None = None
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+    exclude_lean_runtime: bool = False
+    weight_streaming: bool = False
+    strip_plan: bool = False
+    refit: bool = False
+    dla_core: Annotated[int, Field(ge=0)] | None = None
+    no_gpu_fallback: bool = False
     arch: str | None = None
     input: tuple[str, ...] = ()
     input_data: str | None = None
@@ -111,6 +122,7 @@ class BuildSettings(BaseModel):
             threads=self.threads,
             max_seconds=self.max_seconds,
             workspace_mib=self.workspace,
+            options=self._engine_options(),
             timeout=self.timeout,
             seed=self.seed,
             engine=not self.no_engine,
@@ -130,6 +142,20 @@ class BuildSettings(BaseModel):
                 min_int8_share=self.min_int8_share,
                 enabled=not self.no_guard,
             ),
+        )
+
+    def _engine_options(self) -> EngineOptions:
+        return EngineOptions(
+            optimization_level=self.optimization_level,
+            timing_cache=Path(self.timing_cache) if self.timing_cache else None,
+            hardware_compatibility=self.hardware_compatibility,
+            version_compatible=self.version_compatible,
+            exclude_lean_runtime=self.exclude_lean_runtime,
+            weight_streaming=self.weight_streaming,
+            strip_plan=self.strip_plan,
+            refit=self.refit,
+            dla_core=self.dla_core,
+            gpu_fallback=not self.no_gpu_fallback,
         )
 
     def _data(self, source: str | None, samples: int, labels: str | None) -> CalibrationSpec | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from .engine_options import EngineOptions
 from .errors import UsageError
 from .quantization import CalibrationSpec, GuardSpec
 
@@ -208,6 +209,7 @@ class BuildSpec:
         threads: CPU threads for every row that is measured; ``None`` takes the physical cores.
         max_seconds: the time the latency measurement may take, in seconds.
         workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
+        options: what else the engine builder is told.
         timeout: seconds an engine build may take before it is stopped.
         float_io: keep float32 inputs and outputs in lowered models.
         input_data: real inputs to run on; seeded random ones if ``None``.
@@ -233,6 +235,7 @@ class BuildSpec:
     threads: int | None = None
     max_seconds: float = 30.0
     workspace_mib: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
     timeout: float = 1800.0
     seed: int = 0
     engine: bool = True

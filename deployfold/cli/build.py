@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from . import engine_flags as engine
+from . import int8_flags
 from . import options as opt
 from .render import show_report
 from .session import session
 
 TARGET = "Target"
-INT8 = "INT8"
 LIMITS = "Limits"
 
 
@@ -56,83 +57,27 @@ def build(
             rich_help_panel=TARGET,
         ),
     ] = "fp32",
-    workspace: Annotated[
-        int | None,
-        typer.Option(
-            metavar="MIB", min=1, help="TensorRT's workspace limit in MiB.", rich_help_panel=TARGET
-        ),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(min=1, help="Seconds an engine build may take.", rich_help_panel=TARGET),
-    ] = 1800.0,
-    calib: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE",
-            help="Calibration data: a folder of images, .npy, .npz, .pt, package.module:function, "
-            "or random.",
-            rich_help_panel=INT8,
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int,
-        typer.Option(
-            min=2, help="Samples taken of it, the held-back ones included.", rich_help_panel=INT8
-        ),
-    ] = 256,
-    held_back: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the samples to measure on and not to calibrate on.",
-            rich_help_panel=INT8,
-        ),
-    ] = 0.25,
-    min_sqnr: Annotated[
-        float,
-        typer.Option(
-            metavar="DB",
-            help="SQNR of every output that INT8 must keep; layers go back to --int8-rest for it.",
-            rich_help_panel=INT8,
-        ),
-    ] = 20.0,
-    min_agreement: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=1,
-            help="Share of samples whose top-1 class must stay.",
-            rich_help_panel=INT8,
-        ),
-    ] = None,
-    min_int8_share: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            min=0,
-            max=1,
-            help="Share of the multiply-accumulates that must remain INT8.",
-            rich_help_panel=INT8,
-        ),
-    ] = 0.5,
-    no_guard: Annotated[
-        bool,
-        typer.Option("--no-guard", help="Quantise every layer, however bad.", rich_help_panel=INT8),
-    ] = False,
-    int8_rest: Annotated[
-        str,
-        typer.Option(
-            metavar="fp16|fp32", help="Precision of what INT8 leaves.", rich_help_panel=INT8
-        ),
-    ] = "fp16",
-    layers: Annotated[
-        bool,
-        typer.Option(
-            "--layers", help="List the INT8 layers, the least exact first.", rich_help_panel=INT8
-        ),
-    ] = False,
+    workspace: engine.Workspace = None,
+    timeout: engine.Timeout = 1800.0,
+    optimization_level: engine.OptimizationLevel = None,
+    timing_cache: engine.TimingCache = None,
+    hardware_compatibility: engine.HardwareCompatibility = "none",
+    version_compatible: engine.VersionCompatible = False,
+    exclude_lean_runtime: engine.ExcludeLeanRuntime = False,
+    weight_streaming: engine.WeightStreaming = False,
+    strip_plan: engine.StripPlan = False,
+    refit: engine.Refit = False,
+    dla_core: engine.DlaCore = None,
+    no_gpu_fallback: engine.NoGpuFallback = False,
+    calib: int8_flags.Calib = None,
+    calib_samples: int8_flags.CalibSamples = 256,
+    held_back: int8_flags.HeldBack = 0.25,
+    min_sqnr: int8_flags.MinSqnr = 20.0,
+    min_agreement: int8_flags.MinAgreement = None,
+    min_int8_share: int8_flags.MinInt8Share = 0.5,
+    no_guard: int8_flags.NoGuard = False,
+    int8_rest: int8_flags.Int8Rest = "fp16",
+    layers: int8_flags.Layers = False,
     arch: opt.Arch = None,
     input: opt.Inputs = None,
     input_data: opt.InputData = None,

@@ -5,10 +5,11 @@ Nothing here imports TensorRT or another heavy library; the worker does.
 
 from __future__ import annotations
 
+from deployfold.engine_options import EngineOptions
+
 from .compilers import Compiler, compiler_for
 from .engine import compile_engine
 from .machine import Machine, detect
-from .options import EngineOptions
 from .plan import plan_engines
 from .request import (
     EngineArtifact,

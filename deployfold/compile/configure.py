@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployfold.engine_options import EngineOptions
 from deployfold.errors import CompileError
 
 from .network import inputs_of
-from .options import EngineOptions
 from .request import LIBRARY_TITLES, EngineRequest, InputShapes
 from .targets import sm_name
 
@@ -41,28 +41,21 @@ BUILDER_FLAGS = {
 """The members of ``trt.BuilderFlag`` that options set."""
 
 
-def check_options(request: EngineRequest) -> None:
-    """Refuse what TensorRT-RTX cannot do, before a build.
-
-    Raises:
-        CompileError: with the option and the reason.
-    """
+def option_refusal(request: EngineRequest) -> str | None:
+    """Why the library of a request cannot do what its options ask, known before a build."""
     if request.library != "tensorrt_rtx":
-        return
+        return None
     title = LIBRARY_TITLES[request.library]
     asked = request.options.asked
     for name, reason in NOT_IN_RTX.items():
         if name in asked:
-            raise CompileError(
-                f"{title} cannot do {_words(name)}: {reason}.",
-                hint="Leave it out, or build with TensorRT on the device.",
-            )
+            return f"{title} cannot do {_words(name)}: {reason}."
     for name, what in NEEDS_GPU_IN_RTX.items():
         if name in asked and not (request.current_gpu or request.verify):
-            raise CompileError(
-                f"{title} builds a {what} engine only where the GPU it is for and its driver are.",
-                hint="Leave it out, or build on the device: deployfold finish.",
+            return (
+                f"{title} builds a {what} engine only where the GPU it is for and its driver are."
             )
+    return None
 
 
 def apply_options(trt: Any, builder: Any, config: Any, request: EngineRequest) -> None:

@@ -13,7 +13,7 @@ from deployfold.errors import CompileError, DeployfoldError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.files import atomic_path, sha256, write_text
 
-from .configure import check_options
+from .configure import option_refusal
 from .hardware import precision_refusal
 from .machine import detect
 from .process import run_worker
@@ -52,7 +52,9 @@ def compile_engine(
             build that, and then nothing is started.
         UsageError: ``path`` cannot be written.
     """
-    check_options(request)
+    refusal = option_refusal(request)
+    if refusal is not None:
+        raise CompileError(refusal, hint="Leave it out, or build on the device: deployfold finish.")
     refusal = precision_refusal(
         request.precision.value, request.compute_capabilities, request.library
     )

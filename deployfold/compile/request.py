@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from deployfold.engine_options import EngineOptions
 from deployfold.errors import UsageError
 from deployfold.spec import InputSpec, Precision
 
-from .options import EngineOptions
 from .targets import sm_name
 
 Library = Literal["tensorrt", "tensorrt_rtx"]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold import __version__
-from deployfold.compile.options import EngineOptions
 from deployfold.compile.request import InputShapes, OptimizationProfile
+from deployfold.engine_options import EngineOptions
 from deployfold.errors import UsageError
 from deployfold.files import atomic_path, sha256, write_text
 from deployfold.spec import Precision

@@ -92,7 +92,7 @@ def test_rtx_really_fails_where_it_is_refused(
     """If a newer TensorRT-RTX learns it, the refusal has to go."""
     if compile_on_gpu():
         pytest.skip("there is a GPU here")
-    monkeypatch.setattr("deployfold.compile.engine.check_options", lambda request: None)
+    monkeypatch.setattr("deployfold.compile.engine.option_refusal", lambda request: None)
     for number, options in enumerate(
         (
             EngineOptions(strip_plan=True),

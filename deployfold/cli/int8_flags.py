@@ -1,0 +1,75 @@
+"""The options of INT8, as ``deployfold build`` takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+PANEL = "INT8"
+
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Calibration data: a folder of images, .npy, .npz, .pt, package.module:function, "
+        "or random.",
+        rich_help_panel=PANEL,
+    ),
+]
+CalibSamples = Annotated[
+    int,
+    typer.Option(
+        min=2, help="Samples taken of it, the held-back ones included.", rich_help_panel=PANEL
+    ),
+]
+HeldBack = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the samples to measure on and not to calibrate on.",
+        rich_help_panel=PANEL,
+    ),
+]
+MinSqnr = Annotated[
+    float,
+    typer.Option(
+        metavar="DB",
+        help="SQNR of every output that INT8 must keep; layers go back to --int8-rest for it.",
+        rich_help_panel=PANEL,
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of samples whose top-1 class must stay.",
+        rich_help_panel=PANEL,
+    ),
+]
+MinInt8Share = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of the multiply-accumulates that must remain INT8.",
+        rich_help_panel=PANEL,
+    ),
+]
+NoGuard = Annotated[
+    bool,
+    typer.Option("--no-guard", help="Quantise every layer, however bad.", rich_help_panel=PANEL),
+]
+Int8Rest = Annotated[
+    str,
+    typer.Option(metavar="fp16|fp32", help="Precision of what INT8 leaves.", rich_help_panel=PANEL),
+]
+Layers = Annotated[
+    bool,
+    typer.Option(
+        "--layers", help="List the INT8 layers, the least exact first.", rich_help_panel=PANEL
+    ),
+]
