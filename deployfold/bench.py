@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from deployfold import __version__
+from deployfold.compile.sidecar import input_tensors, read_sidecar
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.files import sha256
@@ -23,7 +24,8 @@ from deployfold.measure.runners import (
     ProgramRunner,
     TorchScriptRunner,
 )
-from deployfold.measure.tensorrt_runner import TensorRTRunner, read_sidecar
+from deployfold.measure.tensorrt_runner import TensorRTRunner
+from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.report.model import Environment, Report, Source, load_report, now
 from deployfold.report.select import chosen
 from deployfold.reporting import REPORT_JSON, model_inputs
@@ -164,6 +166,8 @@ class _Loading:
             return TensorRTRunner(path)
         if path.suffix == ".onnx":
             return OnnxRuntimeRunner(path, self.threads)
+        if path.name.endswith(PROGRAM_SUFFIX):
+            return TorchTensorRTRunner(path)
         if path.suffix == ".pt2":
             return ProgramRunner(path)
         if path.name.endswith(".ts.pt"):
@@ -234,8 +238,7 @@ def _inputs_of(paths: Sequence[Path]) -> InputSpec:
         if path.suffix == ".onnx":
             return _inputs_of_onnx(path)
         if path.suffix == ".engine":
-            profile = read_sidecar(path)["profiles"][0]
-            tensors = tuple(TensorSpec(tuple(item["opt"]), item["name"]) for item in profile)
+            tensors = input_tensors(read_sidecar(path), path)
             return InputSpec(tensors, origin=f"the opt shapes of {path.name}")
     raise UsageError(
         "None of these files says what shape its inputs have.",

@@ -8,11 +8,13 @@ from pathlib import Path
 from deployfold.compile import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compile.configure import option_refusal
 from deployfold.compile.request import LIBRARY_TITLES, OptimizationProfile, profile_from_inputs
+from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.fold.compare import run_model
 from deployfold.measure.protocol import to_array
 from deployfold.measure.tensorrt_runner import TensorRTRunner
+from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.reporting import REPORT_JSON
 from deployfold.rows import Draft
 from deployfold.run import Inputs, Run
@@ -44,6 +46,8 @@ def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
                     _leave(run, NoEngine(target, refusal), precision, profiles)
                 continue
             _compile_one(run, request, lowered[precision], several=len(entries) > 1)
+        if run.spec.torch_tensorrt:
+            _torch_tensorrt(run, precision)
 
 
 def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool) -> None:
@@ -72,6 +76,43 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
                 if precision == "fp16"
                 else f"{counts.compute} compute layers",
             ),
+        )
+    )
+
+
+def _torch_tensorrt(run: Run, precision: Precision) -> None:
+    """A row for the program with engines inside, or for the reason why there is none."""
+    assert run.inputs is not None
+    draft = Draft(f"torch-tensorrt-{precision.value}", f"torch-tensorrt {precision.value}")
+    program = next(draft for draft in run.drafts if draft.name == "program").path
+    if program is None:
+        reason = "torch-tensorrt compiles the .pt2, which could not be exported."
+        run.drafts.append(replace(draft, not_measured=reason))
+        return
+    path = run.directory / f"{run.name}.{precision.value}{PROGRAM_SUFFIX}"
+    with run.running("compile", draft.title) as say:
+        made = compile_torch_tensorrt(
+            program,
+            path,
+            precision=precision,
+            inputs=run.inputs,
+            timeout=run.spec.timeout,
+            emit=run.emit,
+        )
+        if isinstance(made, NoEngine):
+            run.drafts.append(replace(draft, not_measured=made.reason))
+            run.emit(Note(made.reason, "warning"))
+            return
+        say(f"torch-tensorrt {made.library_version}, {made.engines} engines")
+        run.note(made.notes)
+    run.drafts.append(
+        replace(
+            draft,
+            runner=TorchTensorRTRunner(path),
+            path=path,
+            parameters=run.folded.parameters_after if run.folded else None,
+            bytes=made.bytes,
+            notes=(f"{made.engines} engines, {made.torch_parts} parts run by PyTorch",),
         )
     )
 

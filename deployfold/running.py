@@ -11,12 +11,13 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from deployfold.compile.sidecar import built_for, read_sidecar
+from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
 from deployfold.errors import MeasureError, UsageError
 from deployfold.load import load_model, make_inputs, resolve_inputs
 from deployfold.measure.protocol import Array, Runner, as_measure_error
 from deployfold.measure.runners import EagerRunner, OnnxRuntimeRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
+from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.run_inputs import Given
 from deployfold.run_outputs import Output, describe
 from deployfold.spec import DTYPES, InputSpec, TensorSpec
@@ -114,6 +115,8 @@ def run_artifact(
         opened = _open_onnx(path, given, resolve_provider(provider))
     elif path.suffix == ".engine":
         opened = _open_engine(path, given, trust)
+    elif path.name.endswith(PROGRAM_SUFFIX):
+        opened = _open_torch_tensorrt(path, given)
     else:
         opened = _open_torch(path, given, allow_globals, trust)
     values, data = _values(opened.inputs, given, seed)
@@ -179,25 +182,9 @@ def _open_engine(path: Path, given: Sequence[Given], trust: bool) -> _Opened:
             f"{path.name} was built for {built_for(sidecar)}, and there is no such GPU here.",
             hint="Run it where the GPU is, or run the ONNX that it was built from.",
         )
-    try:
-        opt = {one["name"]: tuple(one["opt"]) for one in (sidecar["profiles"] or [[]])[0]}
-        wanted = [
-            TensorSpec(
-                opt.get(one["name"], tuple(max(1, size) for size in one["shape"])),
-                one["name"],
-                one["dtype"],
-            )
-            for one in sidecar["tensors"]
-            if one["mode"] == "input"
-        ]
-    except (KeyError, TypeError, IndexError) as error:
-        raise UsageError(
-            f"The sidecar of {path.name} does not say what inputs it takes.",
-            hint="Build the engine again; an older deployfold wrote it.",
-        ) from error
     runner = TensorRTRunner(path, allow_host_code=trust)
     title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[sidecar["library"]]
-    return _Opened(runner, title, _filled(wanted, given, path.name))
+    return _Opened(runner, title, _filled(input_tensors(sidecar, path), given, path.name))
 
 
 def _open_torch(
@@ -208,6 +195,16 @@ def _open_torch(
     spec = resolve_inputs(loaded, asked, None)
     title = {"torchscript": "TorchScript", "program": "torch.export program"}
     return _Opened(EagerRunner(loaded.module), title.get(loaded.kind, "PyTorch"), spec)
+
+
+def _open_torch_tensorrt(path: Path, given: Sequence[Given]) -> _Opened:
+    if not given:
+        raise UsageError(
+            f"{path.name} does not say what inputs it takes where its GPU is not.",
+            hint="Give each with --input, for example --input x.npy.",
+        )
+    spec = InputSpec(tuple(one.spec for one in given))
+    return _Opened(TorchTensorRTRunner(path), "torch-tensorrt", spec)
 
 
 def _filled(wanted: Sequence[TensorSpec], given: Sequence[Given], artifact: str) -> InputSpec:

@@ -43,6 +43,7 @@ class BuildSettings(BaseModel):
     io: Literal["fp32", "fp16"] = "fp32"
     workspace: Annotated[int, Field(ge=1)] | None = None
     timeout: Annotated[float, Field(ge=1)] = 1800.0
+    torch_tensorrt: bool = False
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     timing_cache: str | None = None
     hardware_compatibility: HardwareCompatibility = "none"
@@ -122,6 +123,7 @@ class BuildSettings(BaseModel):
             threads=self.threads,
             max_seconds=self.max_seconds,
             workspace_mib=self.workspace,
+            torch_tensorrt=self.torch_tensorrt,
             options=self._engine_options(),
             timeout=self.timeout,
             seed=self.seed,

@@ -210,6 +210,7 @@ class BuildSpec:
         max_seconds: the time the latency measurement may take, in seconds.
         workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
         options: what else the engine builder is told.
+        torch_tensorrt: also compile the ``.pt2`` with torch-tensorrt.
         timeout: seconds an engine build may take before it is stopped.
         float_io: keep float32 inputs and outputs in lowered models.
         input_data: real inputs to run on; seeded random ones if ``None``.
@@ -236,6 +237,7 @@ class BuildSpec:
     max_seconds: float = 30.0
     workspace_mib: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    torch_tensorrt: bool = False
     timeout: float = 1800.0
     seed: int = 0
     engine: bool = True

@@ -59,6 +59,7 @@ def build(
     ] = "fp32",
     workspace: engine.Workspace = None,
     timeout: engine.Timeout = 1800.0,
+    torch_tensorrt: engine.TorchTensorRT = False,
     optimization_level: engine.OptimizationLevel = None,
     timing_cache: engine.TimingCache = None,
     hardware_compatibility: engine.HardwareCompatibility = "none",

@@ -104,3 +104,11 @@ NoGpuFallback = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+TorchTensorRT = Annotated[
+    bool,
+    typer.Option(
+        "--torch-tensorrt",
+        help="Also compile the .pt2 with torch-tensorrt, for the GPU in this machine.",
+        rich_help_panel=PANEL,
+    ),
+]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deployfold import __version__
-from deployfold.errors import MeasureError
+from deployfold.errors import MeasureError, UsageError
 from deployfold.files import sha256, write_text
+from deployfold.spec import TensorSpec
 
 from .known_issues import version_parts
 from .machine import Gpu
@@ -187,3 +188,27 @@ def _capabilities(sidecar: Mapping[str, Any]) -> list[tuple[int, int]]:
         if major.isdecimal() and minor.isdecimal():
             found.append((int(major), int(minor)))
     return found
+
+
+def input_tensors(sidecar: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
+    """The inputs that an engine takes, with the opt shapes of its first optimization profile.
+
+    Raises:
+        UsageError: the sidecar does not say.
+    """
+    try:
+        opt = {one["name"]: tuple(one["opt"]) for one in (sidecar["profiles"] or [[]])[0]}
+        return tuple(
+            TensorSpec(
+                opt.get(one["name"], tuple(max(1, size) for size in one["shape"])),
+                one["name"],
+                one["dtype"],
+            )
+            for one in sidecar["tensors"]
+            if one["mode"] == "input"
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"The sidecar of {path.name} does not say what inputs it takes.",
+            hint="Build the engine again; an older deployfold wrote it.",
+        ) from error

@@ -7,6 +7,7 @@ import json
 from cli_runs import run
 
 FAST = ("--fp16", "--no-measure", "--target", "l4", "--input", "1x3x16x16")
+EXTRA = ("--strip-plan", "--torch-tensorrt")
 
 
 def test_options_reach_the_engine(folder, tmp_path):
@@ -24,7 +25,9 @@ def test_options_reach_the_engine(folder, tmp_path):
 
 def test_options_that_need_the_gpu_are_left_for_it(folder, tmp_path):
     out = tmp_path / "out"
-    done = run("build", "net.pt", *FAST, "-o", str(out), "--strip-plan", cwd=folder)
+    done = run(
+        "build", "net.pt", *FAST, "-o", str(out), "--strip-plan", "--torch-tensorrt", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     assert not list(out.glob("*.engine"))
     rows = {row["name"]: row for row in json.loads((out / "report.json").read_text())["rows"]}
@@ -32,6 +35,7 @@ def test_options_that_need_the_gpu_are_left_for_it(folder, tmp_path):
     (engine,) = json.loads((out / "finish.json").read_text())["engines"]
     assert engine["target"] == "l4"
     assert engine["options"]["strip_plan"] is True
+    assert "not installed" in rows["torch-tensorrt-fp16"]["not_measured"]
 
 
 def test_options_that_exclude_each_other_are_refused_before_anything_runs(folder):

@@ -67,6 +67,17 @@ def test_a_build_measures_its_engine_and_the_other_commands_run_it(
     assert row["latency"]["median_ms"] > 0
 
 
+def test_a_build_measures_what_torch_tensorrt_made(gpu_net: GpuNet, tmp_path: Path) -> None:
+    torch.save(gpu_net.module, tmp_path / "net.pt")
+    words = ("--fp16", "--input", "2x3x32x32", "--max-seconds", "5", "--torch-tensorrt", "--json")
+    report = json.loads(deployfold("build", "net.pt", *words, cwd=tmp_path))
+    (row,) = (row for row in report["rows"] if row["name"] == "torch-tensorrt-fp16")
+    if row["artifact"] is None:
+        pytest.skip(row["not_measured"])
+    assert row["latency"]["median_ms"] > 0
+    assert row["accuracy"]["sqnr_db"] > 30
+
+
 def test_doctor_runs_an_engine(tmp_path: Path) -> None:
     checks = json.loads(deployfold("doctor", "--deep", "--json", cwd=tmp_path))
     found = [one for one in checks if one["detail"].startswith("builds")]
