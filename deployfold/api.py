@@ -24,9 +24,9 @@ from .load import load_model
 from .pipeline import build as _build
 from .quantization import CalibrationSpec
 from .report.model import Report
+from .shapes import DynamicBatch
 from .spec import (
     BuildSpec,
-    DynamicBatch,
     InputSpec,
     Precision,
     TensorSpec,
@@ -112,8 +112,9 @@ def export(
             for tensor in example_inputs
         ),
         origin="example_inputs",
-        dynamic_batch=None if dynamic_batch is None else DynamicBatch(*dynamic_batch),
     )
+    if dynamic_batch is not None:
+        spec = spec.with_profiles((DynamicBatch(*dynamic_batch),))
     stem = Path(directory) / name
     artifacts: dict[str, TorchScriptArtifact | ProgramArtifact | OnnxArtifact] = {}
     program = None
@@ -172,7 +173,7 @@ def build(
         output=None if output is None else Path(output),
         arch=arch,
         inputs=InputSpec.parse(inputs) if inputs else None,
-        dynamic_batch=None if dynamic_batch is None else DynamicBatch(*dynamic_batch),
+        dynamic=() if dynamic_batch is None else (DynamicBatch(*dynamic_batch),),
         precisions=(Precision.FP16,) * fp16 + (Precision.INT8,) * (calibration is not None),
         calibration=calibration,
         targets=tuple(targets),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deployfold.compile import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compile.configure import option_refusal
-from deployfold.compile.request import LIBRARY_TITLES, OptimizationProfile, profile_from_inputs
+from deployfold.compile.request import LIBRARY_TITLES, optimization_profiles
 from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
@@ -18,6 +18,7 @@ from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensor
 from deployfold.reporting import REPORT_JSON
 from deployfold.rows import Draft
 from deployfold.run import Inputs, Run
+from deployfold.shapes import OptimizationProfile
 from deployfold.spec import Precision
 
 
@@ -25,7 +26,7 @@ def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
     """One engine, or one row that says why there is none, for each precision and target."""
     assert run.inputs is not None
     machine = detect()
-    profiles = (profile_from_inputs(run.inputs),)
+    profiles = optimization_profiles(run.inputs)
     # The fp32 ONNX is always there; its engine is built where no lower precision was asked for.
     wanted = tuple(lowered)[1:] or (Precision.FP32,)
     for precision in wanted:

@@ -192,7 +192,7 @@ def _open_torch(
 ) -> _Opened:
     loaded = load_model(str(path), allow_globals=allow_globals, trust=trust)
     asked = InputSpec(tuple(one.spec for one in given)) if given else None
-    spec = resolve_inputs(loaded, asked, None)
+    spec = resolve_inputs(loaded, asked)
     title = {"torchscript": "TorchScript", "program": "torch.export program"}
     return _Opened(EagerRunner(loaded.module), title.get(loaded.kind, "PyTorch"), spec)
 

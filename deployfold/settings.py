@@ -12,7 +12,8 @@ from .engine_options import EngineOptions, HardwareCompatibility
 from .errors import UsageError
 from .measure.batches import parse_batches
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
-from .spec import BuildSpec, DynamicBatch, InputSpec, Precision, Thresholds, parse_row_limits
+from .shapes import parse_dynamic
+from .spec import BuildSpec, InputSpec, Precision, Thresholds, parse_row_limits
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -58,6 +59,7 @@ class BuildSettings(BaseModel):
     input: tuple[str, ...] = ()
     input_data: str | None = None
     dynamic_batch: str | None = None
+    shapes: tuple[str, ...] = ()
     no_reparam: bool = False
     script: bool = False
     calib: str | None = None
@@ -102,14 +104,13 @@ class BuildSettings(BaseModel):
                 hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
                 "without, and every report then says «uncalibrated».",
             )
-        self._preprocess()  # what is malformed is told also where no images are read
         wanted = ((Precision.FP16, self.fp16), (Precision.INT8, self.int8))
         return BuildSpec(
             source=source,
             output=output,
             arch=self.arch,
             inputs=InputSpec.parse(self.input) if self.input else None,
-            dynamic_batch=DynamicBatch.parse(self.dynamic_batch) if self.dynamic_batch else None,
+            dynamic=parse_dynamic(self.dynamic_batch, self.shapes),
             precisions=tuple(precision for precision, asked in wanted if asked),
             int8_rest=Precision(self.int8_rest),
             targets=self.target,
@@ -134,6 +135,7 @@ class BuildSettings(BaseModel):
                 max_diff=self.max_diff,
                 max_latency_ms=parse_row_limits(self.max_latency_ms),
             ),
+            preprocess=self._preprocess(),
             input_data=self._data(self.input_data, SAMPLES, None if self.int8 else self.labels),
             calibration=self._data(self.calib, self.calib_samples, self.labels)
             if self.int8

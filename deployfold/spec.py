@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .engine_options import EngineOptions
 from .errors import UsageError
-from .quantization import CalibrationSpec, GuardSpec
+from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
+from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 """The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
@@ -22,39 +23,6 @@ class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
-
-
-@dataclass(frozen=True)
-class DynamicBatch:
-    """The batch sizes an engine serves: one optimization profile's min, opt and max."""
-
-    min: int
-    opt: int
-    max: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise UsageError(
-                f"A dynamic batch needs 1 <= min <= opt <= max, not {self}.",
-                hint="Write it as --dynamic-batch 1:8:32.",
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> DynamicBatch:
-        """Read ``MIN:OPT:MAX``.
-
-        Raises:
-            UsageError: the text is not three ordered positive integers.
-        """
-        parts = text.split(":")
-        if len(parts) != 3 or not all(_is_integer(part) for part in parts):
-            raise UsageError(
-                f"{text!r} is not a dynamic batch.", hint="Write it as --dynamic-batch 1:8:32."
-            )
-        return cls(*(int(part) for part in parts))
-
-    def __str__(self) -> str:
-        return f"{self.min}:{self.opt}:{self.max}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +70,12 @@ class InputSpec:
     """All inputs of a model in the order its ``forward`` takes them, and where they came from.
 
     ``origin`` says it to the user: ``"--input"``, ``"torchvision:resnet50"``, ``"first layer"``.
+    ``profiles`` are the shapes that an engine serves; without any, those of ``tensors`` alone.
     """
 
     tensors: tuple[TensorSpec, ...]
     origin: str = "--input"
-    dynamic_batch: DynamicBatch | None = None
+    profiles: tuple[OptimizationProfile, ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> InputSpec:
@@ -135,6 +104,32 @@ class InputSpec:
         """The batch size of the first input; 1 where it is a scalar."""
         shape = self.tensors[0].shape if self.tensors else ()
         return shape[0] if shape else 1
+
+    def with_profiles(self, dynamic: Dynamic) -> InputSpec:
+        """The same inputs, to be served in these batch sizes or shapes.
+
+        Raises:
+            UsageError: a profile does not fit the inputs.
+        """
+        shapes = {name: one.shape for name, one in zip(self.names, self.tensors, strict=True)}
+        profiles = tuple(
+            one.profile(shapes) if isinstance(one, DynamicBatch) else complete(one, shapes)
+            for one in dynamic
+        )
+        return replace(self, profiles=profiles)
+
+    @property
+    def dynamic_axes(self) -> tuple[dict[int, tuple[int, int]], ...]:
+        """For each input the least and the greatest size of every axis that has several."""
+        found: list[dict[int, tuple[int, int]]] = [{} for _ in self.tensors]
+        for index, axes in enumerate(found):
+            ranges = [profile[index] for profile in self.profiles]
+            for axis in range(len(self.tensors[index].shape) if ranges else 0):
+                low = min(one.min[axis] for one in ranges)
+                high = max(one.max[axis] for one in ranges)
+                if low < high:
+                    axes[axis] = (low, high)
+        return tuple(found)
 
     def with_batch(self, batch: int) -> InputSpec:
         """The same inputs with the first axis of each set to ``batch``."""
@@ -204,6 +199,7 @@ class BuildSpec:
 
     Attributes:
         source: a file, or ``torchvision:NAME`` / ``timm:NAME``.
+        dynamic: the optimization profiles: batch sizes, or shapes of every input.
         precisions: lowered precisions to build engines in; fp32 is always exported.
         targets: names as ``--target`` takes them; ``auto`` looks at the machine.
         threads: CPU threads for every row that is measured; ``None`` takes the physical cores.
@@ -214,6 +210,7 @@ class BuildSpec:
         timeout: seconds an engine build may take before it is stopped.
         float_io: keep float32 inputs and outputs in lowered models.
         input_data: real inputs to run on; seeded random ones if ``None``.
+        preprocess: how images become inputs where no data says it, for who runs the artifacts.
         batches: batch sizes to measure throughput at, beside the one of the inputs.
         cold_start: also measure loading to first output, and peak memory, in fresh processes.
         int8_rest: the precision of what INT8 leaves.
@@ -225,7 +222,7 @@ class BuildSpec:
     output: Path | None = None
     arch: str | None = None
     inputs: InputSpec | None = None
-    dynamic_batch: DynamicBatch | None = None
+    dynamic: Dynamic = ()
     precisions: tuple[Precision, ...] = ()
     targets: tuple[str, ...] = ("auto",)
     allow_globals: tuple[str, ...] = ()
@@ -244,6 +241,7 @@ class BuildSpec:
     measure: bool = True
     thresholds: Thresholds = field(default_factory=Thresholds)
     input_data: CalibrationSpec | None = None
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     batches: tuple[int, ...] = ()
     cold_start: bool = False
     int8_rest: Precision = Precision.FP16
@@ -271,7 +269,3 @@ def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
             )
         limits.append((row, limit))
     return tuple(limits)
-
-
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"\d{1,9}", text) is not None

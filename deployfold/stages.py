@@ -32,7 +32,7 @@ def load_stage(run: Run) -> Inputs:
         loaded = load_model(
             spec.source, arch=spec.arch, allow_globals=spec.allow_globals, trust=spec.trust
         )
-        run.inputs = resolve_inputs(loaded, spec.inputs, spec.dynamic_batch)
+        run.inputs = resolve_inputs(loaded, spec.inputs, spec.dynamic)
         run.loaded = loaded
         run.directory = spec.output or Path("build") / loaded.name
         run.samples, notes = _samples(run, loaded.arch)

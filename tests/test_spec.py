@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.errors import UsageError
-from deployfold.spec import DTYPES, DynamicBatch, InputSpec, TensorSpec, parse_row_limits
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import DTYPES, InputSpec, TensorSpec, parse_row_limits
 
 
 @given(

@@ -98,6 +98,7 @@ def build(
     layout: opt.Layout = None,
     channels: opt.ColourChannels = None,
     dynamic_batch: opt.DynamicBatch = None,
+    shapes: opt.Shapes = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     no_reparam: opt.NoReparam = False,

@@ -12,6 +12,7 @@ def export(
     arch: opt.Arch = None,
     input: opt.Inputs = None,
     dynamic_batch: opt.DynamicBatch = None,
+    shapes: opt.Shapes = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     no_reparam: opt.NoReparam = False,
@@ -29,14 +30,15 @@ def export(
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.pipeline import build
-        from deployfold.spec import BuildSpec, DynamicBatch, InputSpec
+        from deployfold.shapes import parse_dynamic
+        from deployfold.spec import BuildSpec, InputSpec
 
         spec = BuildSpec(
             source=model,
             output=output,
             arch=arch,
             inputs=InputSpec.parse(input) if input else None,
-            dynamic_batch=DynamicBatch.parse(dynamic_batch) if dynamic_batch else None,
+            dynamic=parse_dynamic(dynamic_batch, shapes or ()),
             allow_globals=tuple(allow_global or ()),
             trust=trust,
             reparam=not no_reparam,

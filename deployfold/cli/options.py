@@ -88,7 +88,16 @@ DynamicBatch = Annotated[
     str | None,
     typer.Option(
         metavar="MIN:OPT:MAX",
-        help="Batch sizes to serve, such as 1:8:32.",
+        help="Batch sizes to serve, such as 1:8:32; 1:1:1,2:8:32 makes two optimization profiles.",
+        rich_help_panel=MODEL,
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]MIN:OPT:MAX",
+        help="Shapes to serve, such as 1x3x224x224:4x3x224x224:8x3x320x320, with a comma before "
+        "the next input; repeat it for several optimization profiles.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -6,6 +6,7 @@ Nothing here imports TensorRT or another heavy library; the worker does.
 from __future__ import annotations
 
 from deployfold.engine_options import EngineOptions
+from deployfold.shapes import InputShapes
 
 from .compilers import Compiler, compiler_for
 from .engine import compile_engine
@@ -14,10 +15,9 @@ from .plan import plan_engines
 from .request import (
     EngineArtifact,
     EngineRequest,
-    InputShapes,
     LayerCounts,
     NoEngine,
-    profile_from_inputs,
+    optimization_profiles,
 )
 from .targets import load_targets, resolve
 
@@ -34,7 +34,7 @@ __all__ = [
     "compiler_for",
     "detect",
     "load_targets",
+    "optimization_profiles",
     "plan_engines",
-    "profile_from_inputs",
     "resolve",
 ]

@@ -11,9 +11,10 @@ from typing import Any
 
 from deployfold.engine_options import EngineOptions
 from deployfold.errors import CompileError
+from deployfold.shapes import InputShapes
 
 from .network import inputs_of
-from .request import LIBRARY_TITLES, EngineRequest, InputShapes
+from .request import LIBRARY_TITLES, EngineRequest
 from .targets import sm_name
 
 NOT_IN_RTX = {

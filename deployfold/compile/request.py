@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from deployfold.engine_options import EngineOptions
 from deployfold.errors import UsageError
+from deployfold.shapes import InputShapes, OptimizationProfile
 from deployfold.spec import InputSpec, Precision
 
 from .targets import sm_name
@@ -20,47 +21,11 @@ LIBRARY_TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "T
 """The names NVIDIA gives the libraries, by the name of their Python package."""
 
 
-@dataclass(frozen=True)
-class InputShapes:
-    """The shapes that one network input may take under one optimization profile.
-
-    Raises:
-        UsageError: the ranks differ, or not 1 <= min <= opt <= max on every axis.
-    """
-
-    name: str
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        ranks = {len(self.min), len(self.opt), len(self.max)}
-        axes = zip(self.min, self.opt, self.max, strict=False)
-        if len(ranks) != 1 or not all(1 <= low <= mid <= high for low, mid, high in axes):
-            raise UsageError(
-                f"The shapes of input {self.name!r} need 1 <= min <= opt <= max on every axis, "
-                f"not min {self.min}, opt {self.opt}, max {self.max}."
-            )
-
-
-OptimizationProfile = tuple[InputShapes, ...]
-"""One ``InputShapes`` for each network input."""
-
-
-def profile_from_inputs(spec: InputSpec) -> OptimizationProfile:
-    """The optimization profile of an input spec: its dynamic batch, or its fixed shapes."""
-    batch = spec.dynamic_batch
-    low, mid, high = (
-        (spec, spec, spec)
-        if batch is None
-        else (spec.with_batch(batch.min), spec.with_batch(batch.opt), spec.with_batch(batch.max))
-    )
-    return tuple(
-        InputShapes(name, low_tensor.shape, mid_tensor.shape, high_tensor.shape)
-        for name, low_tensor, mid_tensor, high_tensor in zip(
-            spec.names, low.tensors, mid.tensors, high.tensors, strict=True
-        )
-    )
+def optimization_profiles(spec: InputSpec) -> tuple[OptimizationProfile, ...]:
+    """The optimization profiles of an input spec: what it asks for, or its fixed shapes."""
+    shapes = zip(spec.names, spec.tensors, strict=True)
+    fixed = tuple(InputShapes(name, *(tensor.shape,) * 3) for name, tensor in shapes)
+    return spec.profiles or (fixed,)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from deployfold.spec import InputSpec, Precision
 
 from .machine import library_version
 from .process import run_worker
-from .request import NoEngine, profile_from_inputs
+from .request import NoEngine, optimization_profiles
 
 NAME = "torch-tensorrt"
 PRECISIONS = (Precision.FP32, Precision.FP16)
@@ -143,8 +143,16 @@ def _run(job: dict[str, Any], log: Path, timeout: float, emit: Emit) -> dict[str
 
 
 def _as_json(inputs: InputSpec) -> list[dict[str, Any]]:
-    """Each input with its dtype and shapes; ``min`` and ``max`` are ``opt`` where it is fixed."""
+    """Each input with its dtype and shapes; torch-tensorrt has one range, which spans them all."""
     return [
-        {**vars(shapes), "dtype": tensor.dtype}
-        for shapes, tensor in zip(profile_from_inputs(inputs), inputs.tensors, strict=True)
+        {
+            "name": name,
+            "min": tuple(map(min, *(one.min for one in ranges), ranges[0].min)),
+            "opt": ranges[0].opt,
+            "max": tuple(map(max, *(one.max for one in ranges), ranges[0].max)),
+            "dtype": tensor.dtype,
+        }
+        for name, tensor, *ranges in zip(
+            inputs.names, inputs.tensors, *optimization_profiles(inputs), strict=True
+        )
     ]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from .batch import BATCH_AXIS
+from .onnx_graph import axis_name
 from .outputs import flatten_outputs, is_flat, is_torchscript
 from .quiet import quiet
 
@@ -90,13 +90,12 @@ def dynamic_axes(
     second: Sequence[tuple[int, ...]],
     batches: tuple[int, int],
 ) -> dict[str, dict[int, str]]:
-    """The axes that differ between two batch sizes: ``batch``, or a name made of name and axis."""
+    """The axes that differ between two inputs: ``batch``, or a name made of name and axis."""
     axes: dict[str, dict[int, str]] = {}
     for name, before, after in zip(names, first, second, strict=True):
         for axis, sizes in enumerate(zip(before, after, strict=True)):
             if sizes[0] != sizes[1]:
-                label = BATCH_AXIS if sizes == batches else f"{name}_dim_{axis}"
-                axes.setdefault(name, {})[axis] = label
+                axes.setdefault(name, {})[axis] = axis_name(name, axis, sizes, batches)
     return axes
 
 

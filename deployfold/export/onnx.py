@@ -16,7 +16,7 @@ from deployfold.errors import ExportError
 from deployfold.spec import InputSpec
 
 from . import exporters, onnx_graph
-from .batch import checking_inputs
+from .dynamic import checking_inputs
 from .neutral import drop_zero_additions
 from .outputs import (
     call_module,
@@ -60,7 +60,7 @@ class OnnxArtifact:
 
 @dataclass(frozen=True)
 class _Reference:
-    """The eager module at one batch size, or at two where the batch is dynamic."""
+    """The eager module on one input, or on two where axes are dynamic."""
 
     inputs: tuple[tuple[torch.Tensor, ...], ...]
     outputs: tuple[tuple[torch.Tensor, ...], ...]
@@ -200,7 +200,7 @@ def _finish(
     if names != reference.output_names:
         raise ExportError(f"The exporter named the outputs {', '.join(names)}.")
     if len(reference.inputs) == 2:
-        onnx_graph.name_batch_axis(
+        onnx_graph.name_axes(
             model,
             (_shapes(first), _shapes(reference.inputs[1])),
             (_shapes(reference.outputs[0]), _shapes(reference.outputs[1])),

@@ -11,7 +11,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from deployfold.errors import ExportError
 
-from .batch import BATCH_AXIS
+from .dynamic import BATCH_AXIS
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -89,51 +89,59 @@ def restore_inputs(
     return missing
 
 
-def name_batch_axis(
+def name_axes(
     model: ir.Model,
     inputs: tuple[Shapes, Shapes],
     outputs: tuple[Shapes, Shapes],
     batches: tuple[int, int],
 ) -> None:
-    """Call the dynamic batch axis ``batch`` wherever it stands.
+    """Call the dynamic batch axis ``batch`` wherever it stands, and others by their first input.
 
-    The dynamo exporter names it ``s77``, or bakes in a number. Which output axes are the batch is
-    read off the eager module's shapes at two batch sizes.
+    The dynamo exporter names an axis ``s77``, or bakes in a number. Which axes are dynamic is read
+    off the eager module's shapes for two inputs that differ along all of them.
 
     Args:
-        inputs: shapes of all inputs at the first and at the second batch size.
+        inputs: shapes of all inputs, of the first and of the second.
         outputs: the same for the outputs.
         batches: the two batch sizes.
 
     Raises:
-        ExportError: the exporter made the batch axis of an input a constant.
+        ExportError: the exporter made a dynamic axis of an input a constant.
     """
     graph = model.graph
-    symbols: set[str] = set()
+    names: dict[str, str] = {}
     for value, first, second in zip(graph.inputs, *inputs, strict=True):
-        if first and first[0] != second[0]:
-            if not value.uses() and isinstance(value.shape, ir.Shape):
-                value.shape[0] = BATCH_AXIS
-            symbols.add(_symbol(value))
+        for axis, sizes in enumerate(zip(first, second, strict=True)):
+            if sizes[0] != sizes[1]:
+                name = axis_name(str(value.name), axis, sizes, batches)
+                if not value.uses() and isinstance(value.shape, ir.Shape):
+                    value.shape[axis] = name
+                names.setdefault(_symbol(value, axis), name)
     for value, first, second in zip(graph.outputs, *outputs, strict=True):
         if value.shape is None or len(value.shape) != len(first):
             value.shape = ir.Shape([None] * len(first))
         for axis, sizes in enumerate(zip(first, second, strict=True)):
-            if sizes == batches:
+            if sizes == batches and sizes[0] != sizes[1]:
                 symbol = value.shape[axis]
                 if isinstance(symbol, ir.SymbolicDim) and re.fullmatch(r"\w+", symbol.value or ""):
-                    symbols.add(str(symbol.value))
+                    names.setdefault(str(symbol.value), BATCH_AXIS)
                 _set_dim(value, axis, BATCH_AXIS)
             elif sizes[0] != sizes[1] and isinstance(value.shape[axis], int):
                 _set_dim(value, axis, None)
-    _rename_symbols(model, symbols - {BATCH_AXIS})
+    _rename_symbols(model, {old: new for old, new in names.items() if old != new})
 
 
-def _symbol(value: ir.Value) -> str:
-    dimension = value.shape[0] if value.shape is not None else None
+def axis_name(name: str, axis: int, sizes: tuple[int, int], batches: tuple[int, int]) -> str:
+    """``batch`` where the two sizes are the batch's, else the tensor's name and the axis."""
+    return BATCH_AXIS if sizes == batches else f"{name}_dim_{axis}"
+
+
+def _symbol(value: ir.Value, axis: int) -> str:
+    dimension = value.shape[axis] if value.shape is not None else None
     if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
         return str(dimension.value)
-    raise ExportError(f"The exporter baked the batch size {dimension} into input {value.name!r}.")
+    what = "the batch size" if axis == 0 else f"the size of axis {axis},"
+    raise ExportError(f"The exporter baked {what} {dimension} into input {value.name!r}.")
 
 
 def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
@@ -142,18 +150,18 @@ def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
     value.shape = ir.Shape(dimensions)
 
 
-def _rename_symbols(model: ir.Model, symbols: set[str]) -> None:
-    if not symbols:
+def _rename_symbols(model: ir.Model, names: Mapping[str, str]) -> None:
+    if not names:
         return
     # Whole words, since a dimension may be an expression such as 2*s77.
-    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(symbols))) + r")\b")
+    pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
     for graph in model.graphs():
         values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
         for value in values:
             if value.shape is None:
                 continue
             dimensions = [
-                ir.SymbolicDim(pattern.sub(BATCH_AXIS, dimension.value))
+                ir.SymbolicDim(pattern.sub(lambda found: names[found[0]], dimension.value))
                 if isinstance(dimension, ir.SymbolicDim) and dimension.value
                 else dimension
                 for dimension in value.shape

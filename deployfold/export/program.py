@@ -16,10 +16,11 @@ from deployfold.errors import ExportError
 from deployfold.files import atomic_path
 from deployfold.spec import InputSpec
 
-from .batch import BATCH_AXIS, checking_inputs, is_dynamic, rebatch, tracing_batch
+from .dynamic import BATCH_AXIS, checking_inputs, is_dynamic, tracing_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import first_line, quiet
 
+_HINT = "ONNX is exported without it, by the TorchScript-based exporter."
 _WHAT = "The .pt2 program"
 
 
@@ -91,30 +92,65 @@ def _export(
 ) -> ExportedProgram:
     shapes: Any = None
     if is_dynamic(spec):
-        inputs = rebatch(inputs, tracing_batch(spec))
-        shapes = _dynamic_shapes(module, inputs, spec)
+        inputs = tracing_inputs(inputs, spec)
+        shapes = _dynamic_shapes(module, spec)
     try:
         with torch.no_grad(), quiet():
-            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(
-            f"torch.export cannot export this model: {_reason(error)}.",
-            hint="ONNX is exported without it, by the TorchScript-based exporter.",
+            f"torch.export cannot export this model: {_reason(error)}.", hint=_HINT
         ) from error
+    _check_dynamic(program, spec)
+    return program
 
 
-def _dynamic_shapes(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
-) -> tuple[Any, ...]:
-    assert spec.dynamic_batch is not None
-    batch = Dim(BATCH_AXIS, min=spec.dynamic_batch.min, max=spec.dynamic_batch.max)
-    shapes = tuple({0: batch} if value.ndim else None for value in inputs)
+def _dynamic_shapes(module: torch.nn.Module, spec: InputSpec) -> tuple[Any, ...]:
+    """The batch is one dimension of all inputs; torch finds out which other axes are equal."""
+    axes_of = spec.dynamic_axes
+    ranges = [axes[0] for axes in axes_of if 0 in axes]
+    batch = Dim(BATCH_AXIS, min=ranges[0][0], max=ranges[0][1]) if ranges else None
+    shapes = tuple(
+        {
+            axis: batch if axis == 0 and bounds == ranges[0] else _free(*bounds)
+            for axis, bounds in axes.items()
+        }
+        or None
+        for axes in axes_of
+    )
     # For forward(self, a, *rest), torch.export wants the shapes of `rest` as one nested tuple.
     parameters = list(inspect.signature(module.forward).parameters.values())
     for index, parameter in enumerate(parameters):
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return (*shapes[:index], shapes[index:])
     return shapes
+
+
+def _free(low: int, high: int) -> Any:
+    # It takes bounds since torch 2.7.
+    hint: Any = Dim.AUTO
+    return hint(min=low, max=high) if callable(hint) else hint
+
+
+def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
+    """An axis that the model's code fixes is made a constant without a word.
+
+    Raises:
+        ExportError: that happened.
+    """
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    taken = program.graph_signature.user_inputs
+    for name, node, axes in zip(spec.names, taken, spec.dynamic_axes, strict=False):
+        value = values.get(node) if isinstance(node, str) else None
+        if not isinstance(value, torch.Tensor):
+            continue
+        for axis in axes:
+            if isinstance(value.shape[axis], int):
+                raise ExportError(
+                    f"torch.export cannot export this model: its code fixes axis {axis} of the "
+                    f"input {name!r} to {value.shape[axis]}, so it cannot be dynamic.",
+                    hint=_HINT,
+                )
 
 
 def _reason(error: Exception) -> str:

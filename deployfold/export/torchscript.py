@@ -17,7 +17,7 @@ from deployfold.errors import ExportError
 from deployfold.files import atomic_path
 from deployfold.spec import InputSpec
 
-from .batch import checking_inputs
+from .dynamic import checking_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import baked_note, first_line, quiet
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold import __version__
-from deployfold.compile.request import InputShapes, OptimizationProfile
 from deployfold.engine_options import EngineOptions
 from deployfold.errors import UsageError
 from deployfold.files import atomic_path, sha256, write_text
+from deployfold.shapes import InputShapes, OptimizationProfile
 from deployfold.spec import Precision
 
 SCHEMA = 1
@@ -103,11 +103,8 @@ def write_finish_kit(
         check_onnx(path)
         check_finite(path)
     named = outputs if isinstance(outputs, Mapping) else dict(enumerate(outputs))
-    arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs.values())}
-    arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(named.values())}
     reference, plan = directory / REFERENCE_NPZ, directory / FINISH_JSON
-    with atomic_path(reference) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
+    write_reference(reference, list(inputs.values()), list(named.values()))
     data = {
         "schema_version": SCHEMA,
         "deployfold_version": __version__,
@@ -124,6 +121,18 @@ def write_finish_kit(
     }
     write_text(plan, json.dumps(data, indent=2) + "\n")
     return plan, reference
+
+
+def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    """Write the arrays of one inference, in the model's order, as ``input_0`` … ``output_0`` ….
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs)}
+    arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(outputs)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
 
 
 def read_kit(directory: Path) -> Kit:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from deployfold.errors import UsageError
-from deployfold.spec import DynamicBatch, InputSpec, TensorSpec
+from deployfold.shapes import Dynamic, DynamicBatch
+from deployfold.spec import InputSpec, TensorSpec
 
 from . import zoo
 from .model import LoadedModel
@@ -29,7 +30,7 @@ class _Forward:
 
 
 def resolve_inputs(
-    loaded: LoadedModel, requested: InputSpec | None, dynamic_batch: DynamicBatch | None
+    loaded: LoadedModel, requested: InputSpec | None, dynamic: Dynamic = ()
 ) -> InputSpec:
     """The inputs to build for, in the order of the forward, with names.
 
@@ -37,13 +38,17 @@ def resolve_inputs(
 
     Args:
         requested: what ``--input`` gave, which wins.
-        dynamic_batch: batch sizes to serve.
+        dynamic: what to serve beside those shapes; where these are in none of the profiles, the
+            opt shapes of the first take their place.
 
     Raises:
         UsageError: a name is not the forward's, there are too many or too few inputs, no shape is
             known, or a ``.pt2`` program was exported for other shapes.
     """
     forward = _forward(loaded.module)
+    if requested is None and dynamic and not isinstance(dynamic[0], DynamicBatch):
+        tensors = tuple(TensorSpec(one.opt, one.name or None) for one in dynamic[0])
+        requested = InputSpec(tensors, origin="--shapes")
     spec = _in_order(requested, forward) if requested else _default(loaded)
     if forward is not None:
         _check_count(spec, forward)
@@ -56,10 +61,26 @@ def resolve_inputs(
         )
         for index, tensor in enumerate(spec.tensors)
     )
-    spec = replace(spec, tensors=tensors, dynamic_batch=dynamic_batch)
+    spec = _within(replace(spec, tensors=tensors).with_profiles(dynamic))
     if loaded.kind == "program":
         _check_program(loaded.module, spec)
     return spec
+
+
+def _within(spec: InputSpec) -> InputSpec:
+    """The same inputs, in shapes that one of its profiles holds."""
+    fits = any(
+        all(one.holds(tensor.shape) for one, tensor in zip(profile, spec.tensors, strict=True))
+        for profile in spec.profiles
+    )
+    if fits or not spec.profiles:
+        return spec
+    first = zip(spec.tensors, spec.profiles[0], strict=True)
+    return replace(
+        spec,
+        tensors=tuple(replace(tensor, shape=one.opt) for tensor, one in first),
+        origin=f"{spec.origin}, at the opt shapes of the first optimization profile",
+    )
 
 
 def make_inputs(
@@ -158,7 +179,7 @@ def _check_program(module: nn.Module, spec: InputSpec) -> None:
     graph = getattr(module, "graph", None)
     nodes = [] if graph is None else [node for node in graph.nodes if node.op == "placeholder"]
     values = [node.meta.get("val") for node in nodes]
-    for tensor, value in zip(spec.tensors, values, strict=False):
+    for tensor, value, axes in zip(spec.tensors, values, spec.dynamic_axes, strict=False):
         if not isinstance(value, torch.Tensor):
             continue
         fixed = tuple(size if isinstance(size, int) else None for size in value.shape)
@@ -169,9 +190,9 @@ def _check_program(module: nn.Module, spec: InputSpec) -> None:
         hint = "Export it again with torch.export.export(..., dynamic_shapes=...)."
         if not agrees:
             raise UsageError(f"The program was exported for {text}, not for {tensor}.", hint=hint)
-        if spec.dynamic_batch is not None and fixed and fixed[0] is not None:
+        if any(fixed[axis] is not None for axis in axes):
             raise UsageError(
-                f"The program was exported for {text}, so its batch size is fixed.", hint=hint
+                f"The program was exported for {text}, and these shapes cannot change.", hint=hint
             )
 
 

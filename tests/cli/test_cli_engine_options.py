@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import onnxruntime
+import torch
 from cli_runs import run
+from torch import nn
 
 FAST = ("--fp16", "--no-measure", "--target", "l4", "--input", "1x3x16x16")
 EXTRA = ("--strip-plan", "--torch-tensorrt")
@@ -42,3 +45,22 @@ def test_options_that_exclude_each_other_are_refused_before_anything_runs(folder
     done = run("build", "net.pt", *FAST, "--exclude-lean-runtime", cwd=folder)
     assert done.returncode == 2
     assert "version-compatible" in done.stderr
+
+
+def test_shapes_become_optimization_profiles(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    torch.save(net, tmp_path / "net.pt")
+    done = run(
+        "build", "net.pt", "--fp16", "--no-measure", "--target", "l4", "-o", "out",
+        "--shapes", "1x3x32x32:1x3x32x32:1x3x64x64", "--shapes", "1x3x64x64:4x3x64x64:8x3x64x64",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sidecar = json.loads(next((tmp_path / "out").glob("*.engine.json")).read_text())
+    assert [profile[0]["max"][0] for profile in sidecar["profiles"]] == [1, 8]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["inputs"][0]["shape"] == [1, 3, 32, 32]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/net.fp16.onnx"))
+    (output,) = session.run(None, {"input": torch.randn(3, 3, 48, 40).numpy()})
+    assert output.shape == (3, 8, 48, 40)

@@ -11,10 +11,11 @@ from deployfold.compile.compilers import (
 )
 from deployfold.compile.machine import Gpu, Machine
 from deployfold.compile.plan import plan_engines
-from deployfold.compile.request import EngineRequest, NoEngine, profile_from_inputs
+from deployfold.compile.request import EngineRequest, NoEngine, optimization_profiles
 from deployfold.compile.targets import identify, load_targets, resolve
 from deployfold.errors import UsageError
-from deployfold.spec import DynamicBatch, InputSpec, Precision
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import InputSpec, Precision
 
 TARGETS = load_targets()
 NO_GPU = Machine(tensorrt_rtx="1.7.1.116")
@@ -151,23 +152,23 @@ def test_listing_needs_no_machine() -> None:
 
 def test_a_request_survives_json() -> None:
     spec = InputSpec.parse(["a=2x3x8x8", "b=2x4"])
-    spec = dataclasses.replace(spec, dynamic_batch=DynamicBatch(1, 4, 16))
+    spec = spec.with_profiles((DynamicBatch(1, 4, 16), DynamicBatch(1, 1, 1)))
     request = dataclasses.replace(
-        plan("auto", NO_GPU), profiles=(profile_from_inputs(spec),) * 2, workspace_mib=512
+        plan("auto", NO_GPU), profiles=optimization_profiles(spec), workspace_mib=512
     )
     assert EngineRequest.from_json(request.to_json()) == request
 
 
 def test_a_dynamic_batch_becomes_min_opt_and_max() -> None:
-    spec = dataclasses.replace(InputSpec.parse(["a=2x3x8x8"]), dynamic_batch=DynamicBatch(1, 4, 16))
-    (shapes,) = profile_from_inputs(spec)
+    spec = InputSpec.parse(["a=2x3x8x8"]).with_profiles((DynamicBatch(1, 4, 16),))
+    ((shapes,),) = optimization_profiles(spec)
     assert (shapes.name, shapes.min, shapes.opt, shapes.max) == (
         "a",
         (1, 3, 8, 8),
         (4, 3, 8, 8),
         (16, 3, 8, 8),
     )
-    (fixed,) = profile_from_inputs(InputSpec.parse(["a=2x3x8x8"]))
+    ((fixed,),) = optimization_profiles(InputSpec.parse(["a=2x3x8x8"]))
     assert fixed.min == fixed.opt == fixed.max == (2, 3, 8, 8)
 
 

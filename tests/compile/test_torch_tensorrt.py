@@ -7,7 +7,6 @@ and the keywords that ``Input`` reads, from the sources of the wheels 2.6.0 and 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -19,7 +18,8 @@ from deployfold.compile import NoEngine
 from deployfold.compile.machine import library_version
 from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.compile.torch_tensorrt_worker import count_parts, save_options, settings
-from deployfold.spec import DynamicBatch, InputSpec, Precision
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import InputSpec, Precision
 
 API = json.loads(Path(__file__).with_name("torch_tensorrt_api.json").read_text())
 INPUTS = InputSpec.parse(["x=1x3x16x16"])
@@ -92,7 +92,7 @@ def test_int8_is_refused_with_the_reason(tmp_path: Path) -> None:
 def test_a_package_that_cannot_be_imported_is_a_row_with_the_reason(
     package: Path, tmp_path: Path
 ) -> None:
-    inputs = dataclasses.replace(INPUTS, dynamic_batch=DynamicBatch(1, 2, 4))
+    inputs = INPUTS.with_profiles((DynamicBatch(1, 2, 4),))
     answer = compile_torch_tensorrt(
         tmp_path / "net.pt2", tmp_path / "out.pt2", precision=Precision.FP32, inputs=inputs
     )

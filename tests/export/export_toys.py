@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deployfold.spec import DynamicBatch, InputSpec, TensorSpec
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import InputSpec, TensorSpec
 
 
 class TwoInputs(nn.Module):
@@ -68,4 +69,4 @@ def spec_for(
         TensorSpec(tuple(value.shape), name, str(value.dtype).removeprefix("torch."))
         for value, name in zip(inputs, names or ("image",), strict=True)
     )
-    return InputSpec(tensors, dynamic_batch=DynamicBatch(*dynamic) if dynamic else None)
+    return InputSpec(tensors).with_profiles((DynamicBatch(*dynamic),) if dynamic else ())

@@ -20,15 +20,16 @@ from deployfold.compile import (
     EngineRequest,
     Machine,
     NoEngine,
+    optimization_profiles,
     plan_engines,
-    profile_from_inputs,
 )
 from deployfold.compile.request import Library
 from deployfold.lower import lower_fp16
-from deployfold.spec import DynamicBatch, InputSpec, Precision
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import InputSpec, Precision
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
-SPEC = dataclasses.replace(InputSpec.parse(["x=2x3x32x32"]), dynamic_batch=DynamicBatch(1, 2, 8))
+SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))
 SQNR = {Precision.FP32: 40.0, Precision.FP16: 30.0}
 """dB that an engine must keep: TF32 has 10 bits of mantissa and fp16 too; a wrong result has 0."""
 
@@ -100,5 +101,5 @@ def request_on(
     if isinstance(entry, NoEngine):
         return entry
     return dataclasses.replace(
-        entry, profiles=(profile_from_inputs(SPEC),), options=options or EngineOptions()
+        entry, profiles=optimization_profiles(SPEC), options=options or EngineOptions()
     )

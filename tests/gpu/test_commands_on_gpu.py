@@ -12,7 +12,7 @@ import pytest
 import torch
 from gpu_nets import SPEC, GpuNet, make_data
 
-from deployfold.compile import Machine, profile_from_inputs
+from deployfold.compile import Machine, optimization_profiles
 from deployfold.finish import Wanted, finish, write_finish_kit
 from deployfold.report.model import Environment, ModelInput, Report, Row, Source, write_report
 from deployfold.spec import Precision
@@ -100,7 +100,7 @@ def test_finish_builds_measures_and_verifies_here(
             title="TensorRT",
             target="jetson-orin-nano",
             precision=precision,
-            profiles=(profile_from_inputs(SPEC),),
+            profiles=optimization_profiles(SPEC),
         )
         for precision in onnx
     ]

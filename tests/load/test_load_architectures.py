@@ -96,7 +96,7 @@ def test_half_precision_weights_keep_their_dtype(tmp_path):
     path = saved(Wrapped().half().state_dict(), tmp_path / "w.pt")
     loaded = load_model(path, arch=f"{__name__}:Wrapped")
     assert loaded.module.model.weight.dtype == torch.float16
-    assert resolve_inputs(loaded, None, None).tensors[0].dtype == "float16"
+    assert resolve_inputs(loaded, None).tensors[0].dtype == "float16"
 
 
 def test_wrapper_is_taken_off_and_said(tmp_path):
@@ -109,7 +109,7 @@ def test_wrapper_is_taken_off_and_said(tmp_path):
 def test_pickled_module_of_the_zoo_gets_its_default_input(tmp_path):
     net = torchvision.models.inception_v3(weights=None, init_weights=False)
     loaded = load_model(saved(net, tmp_path / "inception_v3.pt"))
-    spec = resolve_inputs(loaded, None, None)
+    spec = resolve_inputs(loaded, None)
     assert (loaded.kind, spec.origin) == ("module", "torchvision:inception_v3")
     assert spec.tensors[0].shape == (1, 3, 299, 299)
 

@@ -9,7 +9,8 @@ from torch import nn
 from deployfold.errors import UsageError
 from deployfold.load import LoadedModel, load_model, make_inputs, resolve_inputs
 from deployfold.load.zoo import input_size
-from deployfold.spec import DynamicBatch, InputSpec
+from deployfold.shapes import DynamicBatch
+from deployfold.spec import InputSpec
 
 
 def loaded(module: nn.Module) -> LoadedModel:
@@ -36,20 +37,20 @@ class Masked(nn.Module):
 )
 def test_inputs_that_do_not_fit_the_forward(texts, words):
     with pytest.raises(UsageError, match=words):
-        resolve_inputs(loaded(Masked()), InputSpec.parse(texts), None)
+        resolve_inputs(loaded(Masked()), InputSpec.parse(texts))
 
 
 def test_first_layer_is_not_enough_for_two_inputs():
     with pytest.raises(UsageError, match="image, mask"):
-        resolve_inputs(loaded(Masked()), None, None)
+        resolve_inputs(loaded(Masked()), None)
 
 
 def test_unnamed_inputs_take_the_places_left():
     spec = InputSpec.parse(["2x4", "image=1x4"])
-    resolved = resolve_inputs(loaded(Masked()), spec, DynamicBatch(1, 2, 4))
+    resolved = resolve_inputs(loaded(Masked()), spec, (DynamicBatch(1, 2, 4),))
     assert resolved.names == ("image", "mask")
     assert [tensor.shape for tensor in resolved.tensors] == [(1, 4), (2, 4)]
-    assert resolved.dynamic_batch == DynamicBatch(1, 2, 4)
+    assert [shapes.max for shapes in resolved.profiles[0]] == [(4, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -67,7 +68,7 @@ def test_torchscript_input_from_its_graph(layers, example, shape, scripted, froz
     net = nn.Sequential(*layers).eval()
     script = torch.jit.script(net) if scripted else torch.jit.trace(net, example)
     torch.jit.save(torch.jit.freeze(script) if frozen else script, tmp_path / "net.pt")
-    spec = resolve_inputs(load_model(str(tmp_path / "net.pt")), None, None)
+    spec = resolve_inputs(load_model(str(tmp_path / "net.pt")), None)
     assert spec.tensors[0].shape == shape
     assert spec.names == ("input",)
     assert spec.tensors[0].dtype == str(example.dtype).removeprefix("torch.")
@@ -78,14 +79,14 @@ def test_program_keeps_the_shapes_it_was_exported_for(tmp_path):
     torch.export.save(torch.export.export(net, (torch.randn(1, 3, 8, 8),)), tmp_path / "net.pt2")
     fixed = load_model(str(tmp_path / "net.pt2"))
     with pytest.raises(UsageError, match="exported for 1x3x8x8"):
-        resolve_inputs(fixed, InputSpec.parse(["1x3x9x9"]), None)
-    with pytest.raises(UsageError, match="batch size is fixed"):
-        resolve_inputs(fixed, None, DynamicBatch(1, 2, 4))
+        resolve_inputs(fixed, InputSpec.parse(["1x3x9x9"]))
+    with pytest.raises(UsageError, match="cannot change"):
+        resolve_inputs(fixed, None, (DynamicBatch(1, 2, 4),))
     batch = torch.export.Dim("batch", min=1, max=8)
     program = torch.export.export(net, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "any.pt2")
-    spec = resolve_inputs(load_model(str(tmp_path / "any.pt2")), None, DynamicBatch(1, 2, 4))
-    assert spec.dynamic_batch == DynamicBatch(1, 2, 4)
+    spec = resolve_inputs(load_model(str(tmp_path / "any.pt2")), None, (DynamicBatch(1, 2, 4),))
+    assert spec.profiles[0][0].max == (4, 3, 8, 8)
 
 
 @pytest.mark.parametrize(

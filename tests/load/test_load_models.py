@@ -86,7 +86,7 @@ def test_torchscript_and_program(resnet, tmp_path):
     assert same(script.module, resnet)
     with torch.no_grad():
         assert torch.allclose(program.module(x), resnet(x), atol=1e-5)
-    assert resolve_inputs(program, None, None).tensors[0].shape == (2, 3, 64, 64)
+    assert resolve_inputs(program, None).tensors[0].shape == (2, 3, 64, 64)
 
 
 def test_dynamic_program_passes_the_inspection(resnet, tmp_path):
@@ -195,7 +195,7 @@ def test_oddities_are_noted_and_odd_tensors_refused(tmp_path):
     ],
 )
 def test_default_input_of_an_architecture(source, shape, origin):
-    spec = resolve_inputs(load_model(source), None, None)
+    spec = resolve_inputs(load_model(source), None)
     assert (spec.tensors[0].shape, spec.origin, spec.names) == (shape, origin, ("input",))
 
 
@@ -210,7 +210,7 @@ def test_default_input_of_an_architecture(source, shape, origin):
 )
 def test_input_from_the_first_layer(layer, shape, dtype, tmp_path):
     torch.save(nn.Sequential(layer), tmp_path / "net.pt")
-    spec = resolve_inputs(load_model(str(tmp_path / "net.pt")), None, None)
+    spec = resolve_inputs(load_model(str(tmp_path / "net.pt")), None)
     assert (spec.tensors[0].shape, spec.tensors[0].dtype) == (shape, dtype)
     assert "first layer" in spec.origin
     (tensor,) = make_inputs(spec)
@@ -229,14 +229,14 @@ class Pair(nn.Module):
 def test_named_inputs_are_put_in_order(tmp_path):
     torch.jit.save(torch.jit.script(Pair()), tmp_path / "pair.pt")
     loaded = load_model(str(tmp_path / "pair.pt"))
-    spec = resolve_inputs(loaded, InputSpec.parse(["mask=1x4", "image=2x4"]), None)
+    spec = resolve_inputs(loaded, InputSpec.parse(["mask=1x4", "image=2x4"]))
     assert spec.names == ("image", "mask")
     assert spec.tensors[0].shape == (2, 4)
     with pytest.raises(UsageError, match="no input named") as caught:
-        resolve_inputs(loaded, InputSpec.parse(["mark=1x4", "image=2x4"]), None)
+        resolve_inputs(loaded, InputSpec.parse(["mark=1x4", "image=2x4"]))
     assert "image, mask" in caught.value.hint
     with pytest.raises(UsageError, match="takes 2 inputs"):
-        resolve_inputs(loaded, InputSpec.parse(["1x4", "2x4", "3x4"]), None)
+        resolve_inputs(loaded, InputSpec.parse(["1x4", "2x4", "3x4"]))
 
 
 def test_architecture_whose_constructor_computes_is_recognised(tmp_path):
