@@ -33,7 +33,8 @@ def build(
         typer.Option(
             metavar="GPU",
             help="A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for "
-            "several. auto: the GPU in this machine, else one portable engine.",
+            "several. portable: one engine for GeForce RTX 30 to 50 and their siblings. auto: the GPU "
+            "in this machine, else portable.",
             rich_help_panel=TARGET,
         ),
     ] = None,
@@ -209,8 +210,7 @@ def given(context: typer.Context) -> dict[str, Any]:
 
 def _check_targets(names: tuple[str, ...]) -> None:
     """Refuse an unknown GPU before the model is loaded."""
-    from deployfold.compile.targets import AUTO, resolve
+    from deployfold.compile.plan import check_target
 
     for name in names:
-        if name.strip().lower() != AUTO:
-            resolve(name)
+        check_target(name)

@@ -76,7 +76,7 @@ def _no_compiler(target: GpuTarget, machine: Machine, known: bool) -> str:
         )
     return (
         f"No engine for {target.sm}: TensorRT-RTX does not know it, and TensorRT builds only on "
-        f"that GPU, which is not in this machine. {_READY}"
+        "that GPU, which is not in this machine. Copy the build there and run deployfold finish."
     )
 
 

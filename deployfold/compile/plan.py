@@ -18,6 +18,19 @@ _INT8_ON_RTX = (
     "compiled, and has not been run on a GPU here."
 )
 
+PORTABLE = "portable"
+"""The target that is no GPU: one TensorRT-RTX engine for several."""
+
+
+def check_target(name: str) -> None:
+    """Make sure that ``--target`` takes ``name``.
+
+    Raises:
+        UsageError: it is unknown; the message names the nearest ones.
+    """
+    if name.strip().lower() not in (AUTO, PORTABLE):
+        resolve(name)
+
 
 def plan_engines(
     targets: Sequence[str], precision: Precision, machine: Machine
@@ -26,7 +39,7 @@ def plan_engines(
 
     1. ``auto`` with a GPU: an engine for it, by TensorRT where that is installed, else by
        TensorRT-RTX.
-    2. ``auto`` without a GPU: one portable TensorRT-RTX engine for SM 80, 86, 89 and 120.
+    2. ``portable``, and ``auto`` without a GPU: one TensorRT-RTX engine for SM 80, 86, 89 and 120.
     3. A named target: by the library that :func:`~deployfold.compile.compilers.compiler_for`
        names; ``NoEngine`` with its reason where none serves it.
     4. ``NoEngine`` where the GPU does not have the precision; the portable engine leaves out the
@@ -46,7 +59,10 @@ def plan_engines(
     known = load_targets()
     plan: list[EngineRequest | NoEngine] = []
     for name in targets:
-        if name.strip().lower() == AUTO:
+        word = name.strip().lower()
+        if word == PORTABLE:
+            entry = _portable(PORTABLE, precision, machine)
+        elif word == AUTO:
             entry = _auto(precision, machine, known)
         else:
             entry = _named(name.strip(), resolve(name, known), precision, machine)
@@ -59,20 +75,27 @@ def _auto(
 ) -> EngineRequest | NoEngine:
     if machine.gpu is not None:
         return _named(AUTO, _target_of(machine.gpu, machine.profile), precision, machine, True)
+    return _portable(AUTO, precision, machine)
+
+
+def _portable(name: str, precision: Precision, machine: Machine) -> EngineRequest | NoEngine:
+    where = "No NVIDIA GPU here: one" if name == AUTO else "One"
     if machine.tensorrt_rtx is None:
+        reason = "this machine has no NVIDIA GPU, and " if name == AUTO else ""
         return NoEngine(
-            AUTO,
-            "No engine: this machine has no NVIDIA GPU, and tensorrt-rtx, which builds without "
-            "one, is not installed; pip install tensorrt-rtx. The lowered ONNX is ready.",
+            name,
+            f"No engine: {reason}tensorrt-rtx, which builds without one, is not installed; "
+            "pip install tensorrt-rtx. The lowered ONNX is ready.",
         )
     capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES))
     names = ", ".join(sm_name(capability) for capability in capabilities)
-    note = f"No NVIDIA GPU here: one portable TensorRT-RTX engine for {names}."
+    note = f"{where} portable TensorRT-RTX engine for {names}."
     return EngineRequest(
         library="tensorrt_rtx",
         precision=precision,
-        targets=(AUTO,),
+        targets=(name,),
         compute_capabilities=capabilities,
+        verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
         notes=(note, *_precision_notes(precision)),
     )
 

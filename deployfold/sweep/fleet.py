@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.build_profiles import PATHS, check_table
-from deployfold.compile.targets import AUTO, resolve
+from deployfold.compile.plan import check_target
+from deployfold.compile.targets import AUTO
 from deployfold.errors import UsageError
 from deployfold.spec import Precision
 
@@ -173,8 +174,7 @@ def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
 def _targets(path: Path, names: object) -> tuple[str, ...]:
     found = _words(path, "targets", names)
     for name in found:
-        if name != AUTO:
-            resolve(name)  # an unknown GPU is told before the first build, not after the last
+        check_target(name)  # an unknown GPU is told before the first build, not after the last
     return found
 
 

@@ -50,6 +50,19 @@ def test_auto_without_a_gpu_is_one_portable_engine_and_says_so() -> None:
     assert "sm_80, sm_86, sm_89, sm_120" in entry.notes[0]
 
 
+def test_portable_is_the_same_engine_on_any_machine() -> None:
+    here = machine("NVIDIA L4", (8, 9), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
+    for one, verify in ((NO_GPU, False), (here, True)):
+        entry = plan("portable", one)
+        assert isinstance(entry, EngineRequest)
+        assert entry.library == "tensorrt_rtx"
+        assert entry.compute_capabilities == PORTABLE_COMPUTE_CAPABILITIES
+        assert (entry.current_gpu, entry.verify) == (False, verify)
+    missing = plan("portable", Machine())
+    assert isinstance(missing, NoEngine)
+    assert "pip install tensorrt-rtx" in missing.reason
+
+
 def test_auto_without_a_gpu_or_a_library_is_no_engine() -> None:
     entry = plan("auto", Machine())
     assert isinstance(entry, NoEngine)
