@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     THRESHOLD = 7
     MEASURE = 8
     ACCURACY = 9
+    BUNDLE = 10
     SWEEP = 11
     INTERRUPTED = 130
 
@@ -94,3 +95,9 @@ class SweepError(DeployfoldError):
     """Some builds of a sweep failed; the others are there."""
 
     exit_code = ExitCode.SWEEP
+
+
+class BundleError(DeployfoldError):
+    """A bundle cannot be made, or one that came in is damaged or not to be trusted."""
+
+    exit_code = ExitCode.BUNDLE

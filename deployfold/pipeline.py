@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deployfold.compile_stage import compile_stage, kit_stage
+from deployfold.device_stage import device_stage
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.export_stage import export_stage
@@ -40,6 +41,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     try:
         inputs = load_stage(run)
         fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
+        device_stage(run, inputs)
         lowered = lower_stage(run, export_stage(run, inputs))
         if spec.engine:
             compile_stage(run, lowered)

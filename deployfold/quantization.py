@@ -14,6 +14,9 @@ from .errors import UsageError
 RANDOM = "random"
 """The calibration source that stands for no data at all; reports then say «uncalibrated»."""
 
+PREPROCESS_JSON = "preprocess.json"
+"""The file of a build that says how it made its inputs of images."""
+
 
 @dataclass(frozen=True)
 class PreprocessSpec:

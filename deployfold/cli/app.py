@@ -10,6 +10,7 @@ from deployfold import __version__
 
 from .bench import bench
 from .build import build
+from .bundle import bundle
 from .commands import Command, Group
 from .compare import compare
 from .doctor import doctor
@@ -25,7 +26,7 @@ EXIT_CODES = (
     "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
     "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
     "past a limit · 8 measuring failed · 9 INT8 cannot keep its accuracy · "
-    "11 builds of a sweep failed · 130 interrupted."
+    "10 a bundle is damaged or cannot be made · 11 builds of a sweep failed · 130 interrupted."
 )
 
 app = typer.Typer(
@@ -58,4 +59,5 @@ def _root(
 
 for command in (build, fold, export, bench, compare, run, finish, sweep, targets, doctor):
     app.command(cls=Command, epilog=EXIT_CODES)(command)
+app.add_typer(bundle, epilog=EXIT_CODES)
 app.add_typer(profile, epilog=EXIT_CODES)

@@ -19,9 +19,6 @@ from deployfold.errors import UsageError
 from deployfold.profiles_root import profiles_root
 from deployfold.spec import GpuTarget
 
-# tomllib came with Python 3.11; tomli is the same code for 3.10.
-tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
 PRECISIONS = ("tf32", "fp16", "bf16", "int8", "fp8", "fp4")
 """What ``precisions`` in a profile may hold, oldest first."""
 
@@ -70,6 +67,9 @@ def read_target(path: Path) -> GpuTarget:
     Raises:
         UsageError: as for :func:`load_targets`.
     """
+    # tomllib came with Python 3.11; tomli is the same code for 3.10. Who only runs engines has no
+    # use for it.
+    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

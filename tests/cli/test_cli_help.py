@@ -22,6 +22,7 @@ COMMANDS = (
     "compare",
     "run",
     "finish",
+    "bundle",
     "profile",
     "targets",
     "doctor",

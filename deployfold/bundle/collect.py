@@ -1,0 +1,165 @@
+"""Which files of a build go into its bundle, and what there is to say of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployfold.compile.sidecar import differs, read_sidecar, sidecar_path
+from deployfold.compile.targets import sm_name
+from deployfold.errors import BundleError, DeployfoldError, UsageError
+from deployfold.finish.kit import FINISH_JSON, REFERENCE_NPZ
+from deployfold.quantization import PREPROCESS_JSON
+from deployfold.report.model import Report, Row, load_report
+
+from .manifest import Artifact, Kind
+
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+_PRECISIONS = ("int8", "fp16")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build, looked through.
+
+    Attributes:
+        name: the model's, which its artifacts begin with.
+        files: every file that goes into a bundle, by its name there.
+        preprocess: what ``preprocess.json`` holds, where the model takes images.
+    """
+
+    directory: Path
+    name: str
+    report: Report
+    artifacts: tuple[Artifact, ...]
+    files: dict[str, Path]
+    preprocess: dict[str, Any] | None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The SMs that there are engines for: ``sm_89``."""
+        found = {sm for artifact in self.artifacts for sm in artifact.compute_capabilities}
+        ordered = sorted(tuple(map(int, sm.split("."))) for sm in found)
+        return tuple(sm_name((major, minor)) for major, minor in ordered)
+
+
+def collect(directory: Path, *, force: bool = False) -> Build:
+    """Find what a bundle of a build holds, and that it is what the build made.
+
+    Args:
+        directory: that ``deployfold build`` wrote.
+        force: also take a build that failed, or missed its limits.
+
+    Raises:
+        UsageError: there is no report.
+        BundleError: the build did not finish or missed a limit, or a file is missing or changed.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"There is no directory {directory}.", hint="deployfold build writes one.")
+    report = load_report(directory / REPORT_JSON)
+    if not force:
+        _check_outcome(report)
+    artifacts = tuple(found for row in report.rows if (found := _artifact(directory, row)))
+    onnx = next((one for one in artifacts if one.kind == "onnx"), None)
+    if onnx is None:
+        raise BundleError(f"{directory} holds no ONNX, which every bundle needs.")
+    names = [name for artifact in artifacts for name in artifact.files]
+    names += [REPORT_JSON, REFERENCE_NPZ]
+    optional = (REPORT_MARKDOWN, FINISH_JSON, PREPROCESS_JSON)
+    names += [name for name in optional if (directory / name).is_file()]
+    files = {name: directory / name for name in sorted(set(names))}
+    for path in files.values():
+        if not path.is_file():
+            raise BundleError(
+                f"{directory} has no {path.name}.", hint="Build it again with this deployfold."
+            )
+    return Build(
+        directory=directory,
+        name=onnx.file.partition(".onnx")[0].removesuffix(f".{onnx.precision}"),
+        report=report,
+        artifacts=artifacts,
+        files=files,
+        preprocess=_read_json(directory / PREPROCESS_JSON),
+    )
+
+
+def _check_outcome(report: Report) -> None:
+    hint = "Build it again, or bundle it all the same with --force."
+    status = report.status
+    if status.state != "complete":
+        why = f": {status.message}" if status.message else "."
+        raise BundleError(f"The build {status.state} at {status.stage}{why}", hint=hint)
+    missed = [limit.name for limit in report.thresholds if not limit.passed]
+    if missed:
+        raise BundleError(f"The build missed its limits: {', '.join(missed)}.", hint=hint)
+
+
+def _artifact(directory: Path, row: Row) -> Artifact | None:
+    """What the row says of a file that goes into a bundle; ``None`` for any other."""
+    name = row.artifact
+    kind = _kind(name) if name is not None else None
+    if name is None or kind is None:
+        return None
+    path = directory / Path(name).name
+    files, facts = [path.name], {}
+    if kind == "onnx" and path.with_name(f"{path.name}.data").is_file():
+        files.append(f"{path.name}.data")
+    if kind == "engine":
+        files.append(sidecar_path(path).name)
+    sizes = []
+    for file in files:
+        if not (directory / file).is_file():
+            raise BundleError(
+                f"{directory} has no {file}, which its report names.", hint="Build it again."
+            )
+        sizes.append((directory / file).stat().st_size)
+    built = sizes[0] if kind == "engine" else sum(sizes)
+    if row.bytes is not None and built != row.bytes:
+        raise BundleError(f"{path} has changed since the build.", hint="Build it again.")
+    if kind == "engine":
+        facts = _engine_facts(path)
+    accuracy = row.accuracy
+    return Artifact(
+        row=row.name,
+        title=row.title,
+        kind=kind,
+        precision=next((p for p in _PRECISIONS if f"-{p}" in row.name), "fp32"),
+        file=path.name,
+        files=tuple(files),
+        sqnr_db=None if accuracy is None else accuracy.sqnr_db,
+        **facts,
+    )
+
+
+def _kind(name: str) -> Kind | None:
+    if name.endswith(".onnx"):
+        return "onnx"
+    if name.endswith(".engine"):
+        return "engine"
+    return "torchscript" if name.endswith(".ts.pt") else None
+
+
+def _engine_facts(path: Path) -> dict[str, Any]:
+    try:
+        sidecar = read_sidecar(path)
+    except DeployfoldError as error:
+        raise BundleError(error.message, hint=error.hint) from error
+    if differs(sidecar, path):
+        raise BundleError(f"{path} is not the engine of its sidecar.", hint="Build it again.")
+    return {
+        "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
+        "library": sidecar["library"],
+        "library_version": sidecar.get("library_version"),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read: {error}.", hint="Build it again.") from error
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,164 @@
+"""Making a bundle of a build."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployfold import __version__
+from deployfold.errors import BundleError
+from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
+from deployfold.files import atomic_path, sha256
+from deployfold.finish.kit import REFERENCE_NPZ
+
+from .bill import make_bill
+from .collect import Build, collect
+from .device_files import device_files
+from .labels import LABELS_TXT, read_labels
+from .manifest import BILL, MANIFEST, RUNNER, FileEntry, HowToRun, Manifest
+from .scan import Limits, archive_size, file_header, scan
+from .tar import END, padding
+from .zstd import Writer, library
+
+_BLOCK = 1 << 20
+INT8_NOTE = (
+    "The same build directory gives the same bundle, byte for byte, with the same version of "
+    "deployfold and zstd. Two builds of one model differ in their times and measurements, and "
+    "TensorRT does not promise the same bytes for an INT8 engine built twice."
+)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file of the bundle: a path to read, or its bytes."""
+
+    entry: FileEntry
+    content: Path | bytes
+
+    def blocks(self) -> Iterator[bytes]:
+        if isinstance(self.content, bytes):
+            yield self.content
+            return
+        with self.content.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+
+
+def create(
+    directory: Path,
+    output: Path,
+    *,
+    labels: Path | None = None,
+    force: bool = False,
+    limits: Limits | None = None,
+    emit: Emit = ignore,
+) -> Manifest:
+    """Write a bundle of a build to ``output``, and read it back with every check.
+
+    Its bytes depend on the files of the build alone: names are sorted, times, owners and modes are
+    fixed.
+
+    Args:
+        directory: that ``deployfold build`` wrote.
+        labels: a text file with the name of a class on every line.
+        force: also of a build that failed or missed its limits.
+
+    Raises:
+        UsageError: there is no build, or a file cannot be read or written.
+        BundleError: the build is not fit to ship, or a package is missing.
+    """
+    library()  # before the files are read, which takes a while
+    start = time.perf_counter()
+    emit(StageStarted("bundle", f"reading {directory}"))
+    build = collect(directory, force=force)
+    manifest, members = _manifest(build, labels, emit)
+    content = manifest.to_json()
+    with atomic_path(output) as temporary:
+        with temporary.open("wb") as file:
+            size = archive_size(manifest, content)
+            writer = Writer(file, size)
+            writer.write(file_header(manifest, MANIFEST, len(content)))
+            writer.write(content + padding(len(content)))
+            done = 0
+            for member in members:
+                path = member.entry.path
+                emit(StageProgress("bundle", f"packing {path}", done / max(1, manifest.size)))
+                _write(writer, manifest, member)
+                done += member.entry.size
+            writer.write(END)
+            writer.finish()
+        emit(StageProgress("bundle", "verifying"))
+        scan(temporary, limits)
+    took = time.perf_counter() - start
+    emit(StageFinished("bundle", f"{len(members) + 1} files, {_mb(output)}", took))
+    return manifest
+
+
+def _write(writer: Writer, manifest: Manifest, member: _Member) -> None:
+    entry, digest, size = member.entry, hashlib.sha256(), 0
+    writer.write(file_header(manifest, entry.path, entry.size))
+    for block in member.blocks():
+        size += len(block)
+        if size > entry.size:
+            break
+        digest.update(block)
+        writer.write(block)
+    if size != entry.size or digest.hexdigest() != entry.sha256:
+        raise BundleError(f"{entry.path} changed while it was read.", hint="Run it again.")
+    writer.write(padding(size))
+
+
+def _manifest(build: Build, labels: Path | None, emit: Emit) -> tuple[Manifest, list[_Member]]:
+    """The manifest, and the members that it names, sorted."""
+    members = []
+    for name, path in build.files.items():
+        emit(StageProgress("bundle", f"reading {name}"))
+        members.append(_Member(FileEntry(path=name, size=path.stat().st_size,
+                                         sha256=sha256(path)), path))  # fmt: skip
+    extra = device_files()
+    if labels is not None:
+        extra[LABELS_TXT] = "".join(f"{label}\n" for label in read_labels(labels)).encode()
+    members += [_member(name, content) for name, content in extra.items()]
+    bill = make_bill(build.name, build.report, [member.entry for member in members])
+    members.append(_member(BILL, bill))
+    members.sort(key=lambda member: member.entry.path)
+    report = build.report
+    manifest = Manifest(
+        name=build.name,
+        deployfold_version=__version__,
+        source=report.source,
+        inputs=report.inputs,
+        preprocess=build.preprocess,
+        labels=None if labels is None else LABELS_TXT,
+        reference=REFERENCE_NPZ,
+        artifacts=build.artifacts,
+        targets=build.targets,
+        versions=dict(sorted(report.environment.packages.items())),
+        run=_how_to_run(build),
+        bill_of_materials=BILL,
+        notes=(INT8_NOTE,),
+        files=tuple(member.entry for member in members),
+    )
+    return manifest, members
+
+
+def _member(name: str, content: bytes) -> _Member:
+    digest = hashlib.sha256(content).hexdigest()
+    return _Member(FileEntry(path=name, size=len(content), sha256=digest), content)
+
+
+def _how_to_run(build: Build) -> HowToRun:
+    images = build.preprocess is not None
+    libraries = {one.library for one in build.artifacts if one.library is not None}
+    return HowToRun(
+        command=f"python {RUNNER} {'picture.jpg' if images else 'inputs.npz'}",
+        needs=("numpy", "pillow") if images else ("numpy",),
+        runtimes=(*sorted(name.replace("_", "-") for name in libraries), "onnxruntime"),
+    )
+
+
+def _mb(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.2f} MB"

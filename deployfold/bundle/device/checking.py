@@ -1,0 +1,113 @@
+"""An artifact against the outputs of the original model, and its latency."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.errors import MeasureError
+from deployfold.measure.stats import median_interval, percentiles
+from deployfold.measure.tally import Tally
+
+Array = NDArray[Any]
+MARGIN_DB, ENOUGH_DB, UNKNOWN_DB = 6.0, 40.0, 20.0
+WARM_UP_SECONDS, CALLS = 1.0, 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far outputs are from the original's; ``limit_db`` is the least SQNR that is right."""
+
+    max_abs_diff: float
+    sqnr_db: float
+    limit_db: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact computes here what it computed where it was built."""
+        return self.sqnr_db >= self.limit_db
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Latency of one call in milliseconds, the median with its 95 % interval."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    p90_ms: float
+    p99_ms: float
+    calls: int
+
+
+def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
+    """The inputs and the outputs of ``reference.npz``, in the model's order.
+
+    Raises:
+        MeasureError: it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
+            sides = [
+                [
+                    arrays[f"{side}_{i}"]
+                    for i in range(sum(n.startswith(side) for n in arrays.files))
+                ]
+                for side in ("input", "output")
+            ]
+    except (OSError, ValueError, KeyError) as error:
+        raise MeasureError(f"{path.name} cannot be read: {error}.") from error
+    return sides[0], sides[1]
+
+
+def check(outputs: Sequence[Array], expected: Sequence[Array], built_db: float | None) -> Check:
+    """Compare outputs with the original's.
+
+    An artifact is right that is as near to the original as the build measured it, 6 dB aside for
+    other kernels, or within 40 dB: a hundredth of the signal. Where the build could not measure it,
+    20 dB, which INT8 has to keep by default.
+
+    Raises:
+        MeasureError: their number or a shape differs.
+    """
+    if [one.shape for one in outputs] != [one.shape for one in expected]:
+        raise MeasureError("The outputs do not have the shapes of the original's.")
+    tallies = []
+    for first, second in zip(expected, outputs, strict=True):
+        tally = Tally()
+        tally.add(first.reshape(-1).astype(np.float64), second.reshape(-1).astype(np.float64))
+        tallies.append(tally)
+    return Check(
+        max_abs_diff=max(tally.max_abs_diff for tally in tallies),
+        sqnr_db=min(tally.sqnr_db for tally in tallies),
+        limit_db=UNKNOWN_DB if built_db is None else min(ENOUGH_DB, built_db - MARGIN_DB),
+    )
+
+
+def bench(run: Any, seconds: float) -> Bench:
+    """Warm up, then time calls for ``seconds``; nothing is clipped.
+
+    Args:
+        run: one inference, which returns its milliseconds.
+    """
+    start = time.perf_counter()
+    while time.perf_counter() - start < min(WARM_UP_SECONDS, seconds):
+        run()
+    times: list[float] = []
+    medians: list[float] = []
+    start = time.perf_counter()
+    while not medians or time.perf_counter() - start < seconds:
+        times += (fresh := [run() for _ in range(CALLS)])
+        medians.append(statistics.median(fresh))
+    median, p90, _, p99 = percentiles(times)
+    interval = median_interval(medians, seed=0)
+    return Bench(
+        median, min(interval.low, median), max(interval.high, median), p90, p99, len(times)
+    )

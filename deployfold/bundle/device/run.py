@@ -1,0 +1,214 @@
+"""Run the model of this bundle on a picture, or on arrays.
+
+    python run.py picture.jpg            the five classes with the greatest values
+    python run.py inputs.npz -o out.npz  arrays by name (.npy for a single input)
+    python run.py                        check this device against the stored outputs
+    python run.py picture.jpg --bench    measure the latency, too
+
+It needs numpy, Pillow for pictures, and tensorrt, tensorrt_rtx or onnxruntime: the engine that is
+for this GPU is taken, else the ONNX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+if (FOLDER / "lib" / "deployfold").is_dir():
+    sys.path.insert(0, str(FOLDER / "lib"))
+
+import numpy as np  # noqa: E402 - the bundle's own files first
+
+from deployfold.bundle.device.artifacts import Artifact, Bundle, order, read_bundle  # noqa: E402
+from deployfold.bundle.device.checking import bench, check, read_reference  # noqa: E402
+from deployfold.bundle.device.runtimes import Runtime, feed, onnx_gpu, open_runtime  # noqa: E402
+from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa: E402
+
+TOP = 5
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    args = _arguments(words)
+    try:
+        bundle = read_bundle(FOLDER)
+        if args.list:
+            for artifact in order(bundle.artifacts, gpu=onnx_gpu()):
+                print(artifact.file.name)
+            return 0
+        artifact, runtime = _open(bundle, args.artifact)
+        with closing(runtime):
+            return _run(bundle, artifact, runtime, args)
+    except DeployfoldError as error:
+        print(f"Error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", nargs="?", type=Path, help="a picture, an .npy or an .npz")
+    parser.add_argument("--artifact", metavar="FILE", help="run this one of --list")
+    parser.add_argument(
+        "--bench", nargs="?", type=float, const=10.0, metavar="SECONDS", help="measure the latency"
+    )
+    parser.add_argument("--list", action="store_true", help="list the artifacts, the best first")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the outputs")
+    return parser.parse_args(words)
+
+
+def _open(bundle: Bundle, name: str | None) -> tuple[Artifact, Runtime]:
+    """The first artifact that runs here, or the one that was asked for."""
+    candidates = order(bundle.artifacts, gpu=onnx_gpu())
+    if name is not None:
+        candidates = [one for one in candidates if one.file.name == name]
+        if not candidates:
+            raise UsageError(f"There is no artifact {name}.", hint="See them with --list.")
+    said: list[str] = []
+    for artifact in candidates:
+        try:
+            return artifact, open_runtime(artifact.file)
+        except MeasureError as error:
+            if len(candidates) == 1:
+                raise
+            if error.message not in said:
+                said.append(error.message)
+                print(f"Note: {artifact.file.name} does not run: {error.message}", file=sys.stderr)
+    raise MeasureError(
+        "Nothing in this bundle runs here.",
+        hint="pip install onnxruntime runs its ONNX on any machine.",
+    )
+
+
+def _run(bundle: Bundle, artifact: Artifact, runtime: Runtime, args: argparse.Namespace) -> int:
+    result: dict[str, Any] = {"artifact": artifact.file.name, "runtime": runtime.title}
+    arrays, expected = _inputs(bundle, runtime, args.input)
+    runtime.bind(feed(runtime.wanted, arrays))
+    runtime.run()
+    outputs = runtime.outputs()
+    passed = True
+    if expected:
+        found = check(outputs, expected, artifact.sqnr_db)
+        passed = found.passed
+        result["check"] = asdict(found) | {"passed": passed}
+    elif len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
+        result["top"] = _top(outputs[0][0], bundle.labels)
+    else:
+        result["outputs"] = [f"{'x'.join(map(str, one.shape))} {one.dtype}" for one in outputs]
+    if args.bench is not None:
+        result["bench"] = asdict(bench(runtime.run, args.bench))
+    if args.output is not None:
+        with args.output.open("wb") as file:
+            named = {f"output_{index}": one for index, one in enumerate(outputs)}
+            np.savez(file, **named)  # type: ignore[arg-type]  # none is named allow_pickle
+    print(json.dumps(_finite(result), indent=2) if args.json else _text(result))
+    return 0 if passed else int(MeasureError.exit_code)
+
+
+def _inputs(bundle: Bundle, runtime: Runtime, path: Path | None) -> tuple[list[Any], list[Any]]:
+    """The inputs in the model's order, and what the original made of them, where that is known."""
+    if path is None:
+        return read_reference(bundle.reference)
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
+    if path.suffix in (".npy", ".npz"):
+        return _arrays(bundle, path), []
+    return [_picture(bundle, runtime, path)], []
+
+
+def _arrays(bundle: Bundle, path: Path) -> list[Any]:
+    names = [name for name, _ in bundle.inputs]
+    try:
+        loaded = np.load(path, allow_pickle=False)  # a pickle could run code
+        if isinstance(loaded, np.ndarray):
+            given = {names[0]: loaded}
+        else:
+            with loaded:
+                given = {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{path} is no NumPy file of numbers: {error}.") from error
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise UsageError(f"{path} holds no input {missing[0]!r}.", hint=f"It takes {names}.")
+    return [given[name] for name in names]
+
+
+def _picture(bundle: Bundle, runtime: Runtime, path: Path) -> Any:
+    """The picture as the model was trained to see it, as often as a fixed batch wants."""
+    if bundle.preprocess is None:
+        raise UsageError("This model takes no pictures.", hint="Give its inputs as an .npz.")
+    try:
+        from deployfold.lower.calibration_images import read_image
+        from deployfold.lower.calibration_samples import Unreadable
+        from deployfold.lower.preprocess_file import preprocess_from_json
+    except ImportError as error:
+        raise UsageError("Pictures need Pillow.", hint="Install it: pip install pillow") from error
+    steps = preprocess_from_json(bundle.preprocess)
+    for note in steps.notes[1:]:
+        print(f"Note: {note}", file=sys.stderr)
+    try:
+        values = steps.apply(read_image(path, path.name, steps.mode))
+    except Unreadable as error:
+        raise UsageError(str(error)) from error
+    (wanted,) = runtime.wanted
+    return np.repeat(values[None], wanted.batch or 1, axis=0)
+
+
+def _top(values: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
+    # NaN sorts last; of equal values the lower class comes first, as in argmax.
+    best = np.argsort(-values.astype(np.float64), kind="stable")[:TOP]
+    return [
+        {"class": int(index), "value": float(values[index])}
+        | ({"label": labels[index]} if index < len(labels) else {})
+        for index in best
+    ]
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [f"{result['artifact']} in {result['runtime']}"]
+    for one in result.get("top", ()):
+        lines.append(f"{one['class']:6d}  {one['value']:10.4f}  {one.get('label', '')}".rstrip())
+    lines += result.get("outputs", ())
+    if "check" in result:
+        found = result["check"]
+        words = "as it was built" if found["passed"] else "NOT as it was built"
+        lines.append(
+            f"reference: {words}; max |Δ| {found['max_abs_diff']:.2g}, {found['sqnr_db']:.1f} dB "
+            f"against the original (at least {found['limit_db']:.1f} dB wanted)"
+        )
+    if "bench" in result:
+        found = result["bench"]
+        lines.append(
+            f"latency: median {found['median_ms']:.3g} ms [{found['low_ms']:.3g}, "
+            f"{found['high_ms']:.3g}], p90 {found['p90_ms']:.3g}, p99 {found['p99_ms']:.3g}, "
+            f"{found['calls']} calls"
+        )
+    return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has neither infinity nor NaN: they become strings, as in report.json."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

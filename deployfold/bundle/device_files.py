@@ -1,0 +1,63 @@
+"""What a bundle holds to run itself: ``run.py``, and the parts of deployfold that it imports.
+
+They are the very files that ``deployfold finish`` and the calibration use, found by their imports;
+none of them needs more than numpy, and Pillow for pictures.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+
+from deployfold import __version__
+
+from .manifest import RUNNER
+
+LIBRARY = "lib"
+_PACKAGE = "deployfold"
+
+
+def device_files() -> dict[str, bytes]:
+    """Every such file, by its name in the bundle."""
+    root = files(_PACKAGE)
+    runner = (root / "bundle" / "device" / RUNNER).read_bytes()
+    found: dict[str, bytes] = {}
+    waiting = list(_imports(list(ast.walk(ast.parse(runner))), "deployfold.bundle.device"))
+    while waiting:
+        module = waiting.pop()
+        parts = module.split(".")[1:]
+        name = "/".join((LIBRARY, _PACKAGE, *parts)) + ".py"
+        if name in found or not parts:
+            continue
+        path = root.joinpath("/".join(parts) + ".py")
+        if not path.is_file():
+            continue  # a name of a module, which the module's own import has brought
+        found[name] = path.read_bytes()
+        # What a function of a module imports is for builds, and is not called on the device.
+        waiting += _imports(ast.parse(found[name]).body, module.rpartition(".")[0])
+    for name in list(found):
+        folders = name.split("/")[1:-1]
+        for depth in range(1, len(folders) + 1):
+            # The real packages import all of deployfold.
+            package = "/".join((LIBRARY, *folders[:depth], "__init__.py"))
+            found[package] = b'"""The parts of deployfold that run.py needs."""\n'
+    version = f'"""The parts of deployfold that run.py needs."""\n\n__version__ = "{__version__}"\n'
+    found[f"{LIBRARY}/{_PACKAGE}/__init__.py"] = version.encode()
+    found[RUNNER] = runner
+    return found
+
+
+def _imports(nodes: Sequence[ast.AST], package: str) -> Iterator[str]:
+    """The modules of deployfold, and the names in them, that those statements import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = parts[: len(parts) + 1 - node.level] if node.level else []
+            module = ".".join((*base, *([node.module] if node.module else [])))
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] == _PACKAGE)

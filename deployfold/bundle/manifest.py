@@ -1,0 +1,147 @@
+"""``manifest.json``, the first file of a bundle: what is in it, of what, and how to run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from deployfold.errors import BundleError
+from deployfold.report.fields import Count, Frozen, Number
+from deployfold.report.model import ModelInput, Source
+
+from .names import clash, fault
+
+SCHEMA: Final = 1
+MANIFEST = "manifest.json"
+BILL = "bom.cdx.json"
+RUNNER = "run.py"
+Kind = Literal["engine", "onnx", "torchscript"]
+
+
+class FileEntry(Frozen):
+    """One file: its name, with ``/`` between directories, its size in bytes, and its SHA-256."""
+
+    path: str
+    size: Count
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Artifact(Frozen):
+    """One way to run the model.
+
+    Attributes:
+        row: its name in the report.
+        file: the ONNX, the engine or the TorchScript archive; ``files`` are all that belong to it.
+        compute_capabilities, library, library_version: of an engine, from its sidecar.
+        sqnr_db: of its outputs against the original's, where the build compared them.
+    """
+
+    row: str
+    title: str
+    kind: Kind
+    precision: str
+    file: str
+    files: tuple[str, ...]
+    compute_capabilities: tuple[str, ...] = ()
+    library: str | None = None
+    library_version: str | None = None
+    sqnr_db: Number | None = None
+
+
+class HowToRun(Frozen):
+    """The command, and the packages it needs; one of ``runtimes`` is enough."""
+
+    command: str
+    needs: tuple[str, ...]
+    runtimes: tuple[str, ...]
+
+
+class Manifest(Frozen):
+    """What is in a bundle.
+
+    Attributes:
+        name: the model's, and the directory that all files lie in.
+        source: the checkpoint that it was made of, with its SHA-256.
+        preprocess: how an image becomes the input, as the build decided it.
+        labels, reference, bill_of_materials: names of files.
+        versions: of the packages that built it.
+        files: all but the manifest itself.
+    """
+
+    format: Literal["deployfold bundle"] = "deployfold bundle"
+    schema_version: Literal[1] = SCHEMA
+    name: str
+    deployfold_version: str
+    source: Source
+    inputs: tuple[ModelInput, ...]
+    preprocess: dict[str, Any] | None = None
+    labels: str | None = None
+    reference: str
+    artifacts: tuple[Artifact, ...]
+    targets: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    run: HowToRun
+    bill_of_materials: str
+    notes: tuple[str, ...] = ()
+    files: tuple[FileEntry, ...]
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if fault(name) is not None or "/" in name:
+            raise ValueError("the name of the model is no name of a directory")
+        return name
+
+    @field_validator("files")
+    @classmethod
+    def _plain_files(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        names = [file.path for file in files]
+        for name in names:
+            if (wrong := fault(name)) is not None:
+                raise ValueError(f"{name!r} {wrong}")
+        if (twice := clash([MANIFEST, *names])) is not None:
+            raise ValueError(f"{twice!r} stands in it twice")
+        directories = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+        if both := directories & set(names):
+            raise ValueError(f"{min(both)!r} is both a file and a directory")
+        return files
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(file.size for file in self.files)
+
+    def to_json(self) -> bytes:
+        """The file: indented JSON in UTF-8, with a final newline."""
+        return (self.model_dump_json(indent=2) + "\n").encode("utf-8")
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """Read a manifest and check every name in it.
+
+    Raises:
+        BundleError: it is no manifest, or one of a schema that this version does not know.
+    """
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{where} is not a deployfold bundle: its manifest is no JSON."
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise BundleError(
+            f"{where} has the bundle schema {version}; this deployfold reads {SCHEMA}.",
+            hint="Update deployfold: pip install -U deployfold.",
+        )
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the top level"
+        raise BundleError(
+            f"The manifest of {where} is not valid: {place}: {first['msg']}."
+        ) from error

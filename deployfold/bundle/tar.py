@@ -1,0 +1,73 @@
+"""The only tar that a bundle may be: plain files, each with the header that we would write.
+
+A reader that takes exactly one form has nothing to decide: links, devices, sparse files, extended
+headers and odd owners are all another header than ours.
+"""
+
+from __future__ import annotations
+
+import tarfile
+
+from deployfold.errors import BundleError
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+_MTIME = 315_532_800  # 1980-01-01: tar warns of older files
+_KINDS = {
+    tarfile.LNKTYPE: "a link",
+    tarfile.SYMTYPE: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.DIRTYPE: "a directory",
+}
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512 bytes before a file: fixed time, owner and mode, and nothing of this machine.
+
+    Raises:
+        BundleError: the name is too long.
+    """
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, _MTIME, 0o644
+    # GNU's form writes sizes of 8 GiB and more in binary; the POSIX form ends there.
+    block = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    if len(block) != BLOCK:
+        raise BundleError(f"The name {name} is too long for a bundle.", hint="Rename the model.")
+    return block
+
+
+def padding(size: int) -> bytes:
+    """The zeros after a file of ``size`` bytes."""
+    return bytes(-size % BLOCK)
+
+
+def padded(size: int) -> int:
+    """Bytes that a file of ``size`` bytes takes, with its header and its padding."""
+    return BLOCK + size + -size % BLOCK
+
+
+def read_header(block: bytes, where: str) -> tuple[str, int] | None:
+    """The name and size of the file that follows; ``None`` at the end.
+
+    The name is as it stands there: whoever reads on has to judge it.
+
+    Raises:
+        BundleError: it is no plain file, or not the header that we would write.
+    """
+    if not any(block):
+        return None
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise BundleError(f"{where} is no deployfold bundle: it holds no tar archive.") from error
+    if info.type != tarfile.REGTYPE:
+        kind = _KINDS.get(info.type, "an entry that is no plain file")
+        raise BundleError(f"{where}: {info.name!r} is {kind}, and a bundle holds only files.")
+    if info.size < 0 or block != header(info.name, info.size):
+        raise BundleError(
+            f"{where}: {info.name!r} has a header that deployfold does not write.",
+            hint="Make the bundle again with deployfold bundle.",
+        )
+    return info.name, info.size

@@ -1,0 +1,69 @@
+"""Unpacking a bundle that was checked first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from deployfold.errors import BundleError, UsageError
+from deployfold.files import unwritable
+
+from .manifest import Manifest
+from .scan import Limits, scan
+
+
+def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifest:
+    """Check a bundle from end to end, then unpack it into ``directory``, which must be new.
+
+    The files go to a temporary directory beside it, are checked again as they are written, and
+    appear under ``directory`` all at once.
+
+    Raises:
+        BundleError: the bundle fails a check; nothing is written then.
+        UsageError: the directory is there and not empty, or cannot be written to.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory} is not empty.", hint="Name a directory that is new.")
+    manifest = scan(path, limits)
+    parent = directory.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(parent).free
+        if manifest.size > free:
+            raise BundleError(
+                f"{path.name} needs {manifest.size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free."
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    try:
+        scan(path, limits, sink=lambda name: _writing(temporary / name))
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700, whatever the user's umask
+        if directory.exists():
+            directory.rmdir()
+        temporary.rename(directory)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,166 @@
+"""``deployfold bundle``: make one, check one, unpack one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as opt
+from .commands import Command, Group
+from .session import session
+
+if TYPE_CHECKING:
+    from deployfold.bundle import Limits, Manifest
+
+
+class BundleGroup(Group):
+    """Takes ``bundle DIR`` for ``bundle create DIR``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``create`` before words that name no command and ask for no help."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["create", *args]
+        return super().parse_args(ctx, args)
+
+
+bundle = typer.Typer(
+    name="bundle",
+    cls=BundleGroup,
+    help="Make one file of a build for its devices (deployfold bundle DIR), verify it, unpack it.",
+    no_args_is_help=True,
+)
+
+File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="A bundle, such as model.tar.zst.", show_default=False),
+]
+MaxSize = Annotated[
+    float,
+    typer.Option(min=0.001, metavar="GIB", help="Refuse a bundle that unpacks to more."),
+]
+
+
+@bundle.command("create", cls=Command)
+def create(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A directory that deployfold build wrote.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The bundle; DIR.tar.zst by default.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The names of the classes, one on every line."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also of a build that failed or missed its limits.")
+    ] = False,
+    max_size: MaxSize = 64,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Make a bundle: engines, ONNX, TorchScript, report, and run.py, each file with its SHA-256.
+
+    The same build directory gives the same bytes.
+
+    Examples:
+
+      deployfold bundle build/resnet50 -o model.tar.zst
+
+      deployfold bundle build/resnet50 --labels classes.txt
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.bundle import create as make
+
+        path = output or directory.resolve().with_name(f"{directory.resolve().name}.tar.zst")
+        manifest = make(
+            directory, path, labels=labels, force=force, limits=_limits(max_size), emit=run.emit
+        )
+        _show(run, manifest, path, "bundled")
+
+
+@bundle.command("verify", cls=Command)
+def verify(
+    file: File,
+    max_size: MaxSize = 64,
+    json: opt.Json = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Check a bundle from end to end without unpacking it: every name, size and hash.
+
+    Examples:
+
+      deployfold bundle verify model.tar.zst
+    """
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.bundle import scan
+
+        _show(run, scan(file, _limits(max_size)), file, "verified")
+
+
+@bundle.command("unpack", cls=Command)
+def unpack(
+    file: File,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Must be new or empty.", show_default=False)
+    ],
+    max_size: MaxSize = 64,
+    json: opt.Json = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Verify a bundle, then unpack it; DIR appears whole or not at all.
+
+    Examples:
+
+      deployfold bundle unpack model.tar.zst resnet50
+    """
+    with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.bundle import unpack as extract
+
+        manifest = extract(file, directory, _limits(max_size))
+        _show(run, manifest, directory, "unpacked")
+
+
+def _limits(gib: float) -> Limits:
+    from deployfold.bundle import GIB, Limits
+
+    return Limits(total=int(gib * GIB))
+
+
+def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
+    """The manifest as JSON, or what there is to know of it in a few lines."""
+    if run.json:
+        run.out.file.write(manifest.to_json().decode("utf-8"))
+        return
+    from rich.text import Text
+
+    from deployfold.report.text import clean
+
+    source = manifest.source
+    digest = f", sha256 {source.sha256}" if source.sha256 else ""
+    lines = [
+        ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
+        ("model", f"{manifest.name}, of {source.path}{digest}"),
+        ("holds", ", ".join(artifact.file for artifact in manifest.artifacts)),
+        ("engines for", ", ".join(manifest.targets) or "no GPU"),
+        ("run it", f"{manifest.run.command}, with {', '.join(manifest.run.needs)} and "
+                   f"{' or '.join(manifest.run.runtimes)}"),
+    ]  # fmt: skip
+    for name, value in lines:
+        run.out.print(Text(f"{name:<12}{clean(value)}" if name else clean(value)), soft_wrap=True)

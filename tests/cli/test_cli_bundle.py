@@ -1,0 +1,95 @@
+"""``deployfold bundle`` of a real build, on the way to a device that has nothing of ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_runs import fails, run
+
+
+@pytest.fixture(scope="module")
+def bundled(folder, built) -> Path:
+    assert built.returncode == 0, built.stderr
+    done = run("bundle", "out", "-o", "net.tar.zst", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "net.ts.pt, net.onnx, net.fp16.onnx, net.fp16.sm_89.engine" in done.stdout
+    assert "engines for sm_89" in done.stdout
+    return folder / "net.tar.zst"
+
+
+def test_a_bundle_of_a_build_is_verified_and_unpacked(bundled, tmp_path):
+    done = run("bundle", "verify", str(bundled), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert [one["precision"] for one in manifest["artifacts"]] == ["fp32", "fp32", "fp16", "fp16"]
+    done = run("bundle", "unpack", str(bundled), "net", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    checked = subprocess.run(
+        [sys.executable, "net/run.py", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr
+    found = json.loads(checked.stdout)
+    assert found["artifact"] == "net.onnx"
+    assert found["check"]["max_abs_diff"] < 1e-4, "the original's own outputs are the reference"
+    # What is unpacked is a build again: its kit can be finished on the device.
+    fails(run("finish", "net", "--target", "h100", cwd=tmp_path), 6, "sm_90")
+
+
+def test_create_is_what_bundle_does_without_another_word(bundled, folder, tmp_path):
+    done = run("bundle", "create", "-o", str(tmp_path / "m"), "out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m").read_bytes() == bundled.read_bytes()
+    done = run("bundle", "-o", str(tmp_path / "m2"), str(folder / "out"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m2").read_bytes() == bundled.read_bytes()
+    text = run("bundle", "--help", cwd=tmp_path).stdout
+    assert all(f"│ {command} " in text for command in ("create", "verify", "unpack"))
+
+
+def test_a_tampered_bundle_is_refused(bundled, tmp_path):
+    content = bytearray(bundled.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "m.tar.zst").write_bytes(content)
+    fails(run("bundle", "verify", "m.tar.zst", cwd=tmp_path), 10, "m.tar.zst")
+    fails(run("bundle", "unpack", "m.tar.zst", "net", cwd=tmp_path), 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tar.zst"]
+    too_big = run("bundle", "verify", str(bundled), "--max-size", "0.001", cwd=tmp_path)
+    assert too_big.returncode == 0, "0.001 GiB are enough for it"
+
+
+def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
+    fails(run("bundle", "gone", cwd=tmp_path), 2, "no directory gone")
+    fails(run("bundle", "verify", "gone", cwd=tmp_path), 2, "Cannot read gone")
+    (tmp_path / "x").write_text("no bundle")
+    fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "no zstd file")
+    fails(run("bundle", ".", cwd=tmp_path), 2, "report.json")
+
+
+@pytest.mark.parametrize("missing", ["backports.zstd", "cyclonedx"])
+def test_a_missing_extra_is_named_with_the_way_to_get_it(folder, built, tmp_path, missing):
+    if sys.version_info >= (3, 14) and missing == "backports.zstd":
+        pytest.skip("it is in the standard library")
+    code = (
+        f"import sys\nsys.modules[{missing!r}] = None\n"
+        "from deployfold.cli import main\n"
+        f"sys.argv = ['deployfold', 'bundle', 'out', '-o', {str(tmp_path / 'm')!r}]\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    fails(done, 10, "pip install 'deployfold[bundle]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verifying_and_unpacking_need_neither_torch_nor_onnx(bundled, tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'PIL', 'cyclonedx'):\n"
+        "    sys.modules[name] = None\n"
+        "from deployfold.cli import main\n"
+        f"sys.argv = ['deployfold', 'bundle', 'unpack', {str(bundled)!r}, 'net']\nmain()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "net" / "run.py").is_file()
