@@ -22,7 +22,10 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
+    INT4 = "int4"
 
 
 @dataclass(frozen=True)

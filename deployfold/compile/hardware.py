@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from .request import LIBRARY_TITLES, Library
 from .targets import sm_name
 
-OLDEST: dict[str, tuple[int, int]] = {"bf16": (8, 0), "int4": (8, 6), "fp8": (8, 9)}
+OLDEST: dict[str, tuple[int, int]] = {"bf16": (8, 0), "int4": (8, 0), "fp8": (8, 9)}
 """The oldest compute capability that a precision builds for; those not here build for all.
 
-bf16 and fp8 are those of the hardware table of TensorRT's support matrix. All three were seen with
-TensorRT-RTX 1.7.1, whose builder refuses the others with «HW-specific datatypes»; for int4 TensorRT
-has no such bound."""
+bf16 and fp8 are those of the hardware table of TensorRT's support matrix. All three are what the
+builder of TensorRT-RTX 1.7.1 takes, which refuses the others with «HW-specific datatypes»; for int4
+TensorRT has no such bound."""
 
 _RTX_ONLY = frozenset({"int4"})
 

@@ -45,6 +45,17 @@ DTYPES = {
 """The members of ``trt.DataType``, as numpy and ml_dtypes name them."""
 
 
+_PRECISIONS = {
+    "FLOAT": "fp32",
+    "HALF": "fp16",
+    "BF16": "bf16",
+    "INT8": "int8",
+    "FP8": "fp8",
+    "INT4": "int4",
+}
+"""The members of ``trt.DataType`` that layers compute in, as :class:`LayerCounts` calls them."""
+
+
 def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> None:
     """Parse ``onnx`` into ``network``.
 
@@ -111,18 +122,25 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
         for layer in layers
         for index in range(layer.num_outputs)
     }
-    names = {trt.DataType.FLOAT: "fp32", trt.DataType.HALF: "fp16", trt.DataType.BF16: "bf16"}
-    found = {"fp32": 0, "fp16": 0, "bf16": 0, "int8": 0}
+
+    def stored(tensor: Any) -> str:
+        """The type that a tensor was dequantised from, or else its own; no tensor has none."""
+        if tensor is None:
+            return ""
+        source = maker.get(tensor.name)
+        while source is not None and source.type in moves:
+            source = maker.get(source.get_input(0).name)
+        if source is not None and source.type == kinds.DEQUANTIZE:
+            tensor = source.get_input(0)
+        return _PRECISIONS.get(tensor.dtype.name, "")
+
+    found = dict.fromkeys(_PRECISIONS.values(), 0)
     for layer in layers:
         if layer.type not in compute:
             continue
-        operand = layer.get_input(0)
-        source = maker.get(operand.name)
-        while source is not None and source.type in moves:
-            source = maker.get(source.get_input(0).name)
-        dequantized = source is not None and source.type == kinds.DEQUANTIZE
-        name = "int8" if dequantized else names.get(operand.dtype)
-        if name is not None:
+        weight = stored(layer.get_input(1))
+        name = weight if weight == "int4" else stored(layer.get_input(0))
+        if name:
             found[name] += 1
     return LayerCounts(
         total=len(layers),
@@ -142,15 +160,13 @@ def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> No
     """
     if not counts.compute:
         return
-    have = {
-        Precision.FP32: counts.fp32,
-        Precision.FP16: counts.fp16,
-        Precision.INT8: counts.int8 if counts.quantize else 0,
-    }[precision]
+    have = getattr(counts, precision.value)
+    if precision in (Precision.INT8, Precision.FP8) and not counts.quantize:
+        have = 0
     if have == 0:
+        others = (f"{name}: {getattr(counts, name)}" for name in _PRECISIONS.values())
         raise CompileError(
             f"{precision.value} was asked for, and none of the {counts.compute} compute layers "
-            f"that TensorRT parsed from {onnx.name} is {precision.value} (fp32: {counts.fp32}, "
-            f"fp16: {counts.fp16}, bf16: {counts.bf16}, int8: {counts.int8}).",
+            f"that TensorRT parsed from {onnx.name} is {precision.value} ({', '.join(others)}).",
             hint="Strongly typed networks take their precision from the ONNX: lower it first.",
         )

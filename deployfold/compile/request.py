@@ -121,7 +121,8 @@ class LayerCounts:
     """The layers of the parsed network, before TensorRT fuses any.
 
     The compute layers are the convolutions, deconvolutions, matrix products and einsums; their
-    precision is the type of their first operand, or ``int8`` where that was dequantised from int8.
+    precision is the type of their first operand; ``int8`` or ``fp8`` where it was dequantised from
+    that, and ``int4`` where their weight was.
     """
 
     total: int
@@ -131,11 +132,13 @@ class LayerCounts:
     int8: int
     quantize: int
     dequantize: int
+    fp8: int = 0
+    int4: int = 0
 
     @property
     def compute(self) -> int:
         """The compute layers of every precision."""
-        return self.fp32 + self.fp16 + self.bf16 + self.int8
+        return self.fp32 + self.fp16 + self.bf16 + self.int8 + self.fp8 + self.int4
 
 
 @dataclass(frozen=True)

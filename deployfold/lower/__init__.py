@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .fp16 import KeptNode, LoweredArtifact, lower_fp16
+from .fp16 import lower_fp16
+from .lowered import KeptNode, LoweredArtifact
 from .qdq import Int8Artifact, LayerReport, lower_int8
 
 __all__ = [

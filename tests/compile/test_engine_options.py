@@ -18,7 +18,7 @@ from deployfold.compile import (
     compile_engine,
     plan_engines,
 )
-from deployfold.compile.hardware import OLDEST, precision_refusal, serving
+from deployfold.compile.hardware import precision_refusal, serving
 from deployfold.compile.known_issues import KNOWN_ISSUES, known_issues, sentence
 from deployfold.compile.runtime import first_that_holds
 from deployfold.compile.timing_cache import cache_file
@@ -140,8 +140,8 @@ def test_caches_of_different_gpus_libraries_and_versions_have_different_names() 
         ("int8", (7, 5), True),
         ("bf16", (7, 5), False),
         ("bf16", (8, 0), True),
-        ("int4", (8, 0), False),
-        ("int4", (8, 6), True),
+        ("int4", (7, 5), False),
+        ("int4", (8, 0), True),
         ("fp8", (8, 6), False),
         ("fp8", (8, 9), True),
     ],
@@ -160,22 +160,19 @@ def test_a_build_for_a_gpu_without_the_precision_is_refused_before_it_starts(
     conv_net: MakeNet,
     request_for: RequestFor,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As if fp16 were fp8: the precisions that can be asked for so far build everywhere.
-    monkeypatch.setitem(OLDEST, "fp16", (8, 9))
     here = Machine(tensorrt_rtx="1.7.1")
-    (entry,) = plan_engines(["a100"], Precision.FP16, here)
+    (entry,) = plan_engines(["a100"], Precision.FP8, here)
     assert isinstance(entry, NoEngine)
-    assert entry.reason.startswith("No fp16 engine for sm_80")
-    (entry,) = plan_engines(["l4"], Precision.FP16, here)
+    assert entry.reason.startswith("No fp8 engine for sm_80")
+    (entry,) = plan_engines(["l4"], Precision.FP8, here)
     assert isinstance(entry, EngineRequest)
-    (entry,) = plan_engines(["auto"], Precision.FP16, here)
+    (entry,) = plan_engines(["auto"], Precision.FP8, here)
     assert isinstance(entry, EngineRequest)
     assert entry.compute_capabilities == ((8, 9), (12, 0))
-    request = request_for(Precision.FP16, (8, 0), (8, 9))
-    with pytest.raises(CompileError, match="No fp16 engine for sm_80"):
-        compile_engine(conv_net(half=True), tmp_path / "out" / "net.engine", request)
+    request = request_for(Precision.FP8, (8, 0), (8, 9))
+    with pytest.raises(CompileError, match="No fp8 engine for sm_80"):
+        compile_engine(conv_net(), tmp_path / "out" / "net.engine", request)
     assert not (tmp_path / "out").exists()
 
 

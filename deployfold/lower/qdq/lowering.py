@@ -16,8 +16,9 @@ from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.quiet import first_line
 from deployfold.export.session import Array
 from deployfold.export.storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
-from deployfold.lower.fp16 import KeptNode, lower_fp16
+from deployfold.lower.fp16 import lower_fp16
 from deployfold.lower.fp16_convert import prepare
+from deployfold.lower.lowered import KeptNode
 from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
