@@ -32,6 +32,7 @@ bundle = typer.Typer(
     no_args_is_help=True,
 )
 
+TRITON = "Triton"
 File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A bundle, such as model.tar.zst.", show_default=False),
@@ -56,13 +57,39 @@ def create(
             "--output",
             "-o",
             metavar="FILE",
-            help="The bundle; DIR.tar.zst by default.",
+            help="The bundle, DIR.tar.zst by default; or the repository, DIR.triton.",
             rich_help_panel=opt.OUTPUT,
         ),
     ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="archive|triton",
+            help="One file for a device, or a model repository for NVIDIA Triton, to which the "
+            "build is added as the next version.",
+        ),
+    ] = "archive",
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The names of the classes, one on every line."),
+    ] = None,
+    instances: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Instances of each model on every GPU, or on the CPU.",
+            rich_help_panel=TRITON,
+        ),
+    ] = 1,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The greatest batch of ONNX and TorchScript, where the build's batch is dynamic; "
+            "that of its engines by default, or 8.",
+            rich_help_panel=TRITON,
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also of a build that failed or missed its limits.")
@@ -82,11 +109,31 @@ def create(
       deployfold bundle build/resnet50 -o model.tar.zst
 
       deployfold bundle build/resnet50 --labels classes.txt
+
+      deployfold bundle build/resnet50 --format triton -o models
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.bundle import create as make
+        from deployfold.errors import UsageError
 
-        path = output or directory.resolve().with_name(f"{directory.resolve().name}.tar.zst")
+        if format not in ("archive", "triton"):
+            raise UsageError(f"{format!r} is no format.", hint="Use archive or triton.")
+        suffix = ".triton" if format == "triton" else ".tar.zst"
+        path = output or directory.resolve().with_name(directory.resolve().name + suffix)
+        if format == "triton":
+            from deployfold.bundle.triton import write_repository
+
+            version, models = write_repository(
+                directory,
+                path,
+                labels=labels,
+                instances=instances,
+                max_batch=max_batch,
+                force=force,
+                emit=run.emit,
+            )
+            _show_models(run, path, version, models)
+            return
         manifest = make(
             directory, path, labels=labels, force=force, limits=_limits(max_size), emit=run.emit
         )
@@ -135,6 +182,21 @@ def unpack(
 
         manifest = extract(file, directory, _limits(max_size))
         _show(run, manifest, directory, "unpacked")
+
+
+def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) -> None:
+    if run.json:
+        import json as json_module
+
+        found = {"repository": str(path), "version": version, "models": models}
+        run.out.file.write(json_module.dumps(found, indent=2) + "\n")
+        return
+    from rich.text import Text
+
+    from deployfold.report.text import clean
+
+    for name in models:
+        run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
 
 
 def _limits(gib: float) -> Limits:

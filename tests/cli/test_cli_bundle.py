@@ -61,6 +61,24 @@ def test_a_tampered_bundle_is_refused(bundled, tmp_path):
     assert too_big.returncode == 0, "0.001 GiB are enough for it"
 
 
+def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
+    words = ("bundle", str(folder / "out"), "--format", "triton", "-o", "models")
+    done = run(*words, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not of TensorRT-RTX" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["version"] == 1
+    assert found["models"] == [
+        "net_pytorch_fp32", "net_onnxruntime_fp32", "net_onnxruntime_fp16",
+    ]  # fmt: skip
+    config = (tmp_path / "models" / "net_onnxruntime_fp16" / "config.pbtxt").read_text()
+    assert "dims: [ 2, 3, 16, 16 ]" in config
+    again = run(*words, "--verbose", cwd=tmp_path)
+    assert "there already, as version 1" in again.stderr
+    assert str(Path("models/net_pytorch_fp32/1")) in again.stdout
+    fails(run("bundle", "out", "--format", "zip", cwd=folder), 2, "'zip' is no format")
+
+
 def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
     fails(run("bundle", "gone", cwd=tmp_path), 2, "no directory gone")
     fails(run("bundle", "verify", "gone", cwd=tmp_path), 2, "Cannot read gone")

@@ -1,0 +1,64 @@
+"""Protobuf's text format, as much of it as Triton's ``config.pbtxt`` takes.
+
+https://protobuf.dev/reference/protobuf/textformat-spec/; protobuf itself would bring 800 kB of
+generated classes for a page of text. The tests read it back with Triton's own definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Name(str):
+    """A member of an enumeration, which stands without quotes."""
+
+
+def text(message: Mapping[str, Any]) -> str:
+    """A message of strings, numbers, members of enumerations, messages, and lists of these.
+
+    Fields that are ``None`` are left out; an empty message stands, as ``dynamic_batching {}`` must.
+    """
+    return "".join(_fields(message, ""))
+
+
+def _fields(message: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    for name, value in message.items():
+        if value is None:
+            continue
+        if isinstance(value, (list, tuple)):
+            lines += _list(name, value, indent)
+        else:
+            lines += _field(name, value, indent)
+    return lines
+
+
+def _field(name: str, value: Any, indent: str) -> list[str]:
+    if isinstance(value, Mapping):
+        inner = _fields(value, indent + "  ")
+        return [f"{indent}{name} {{\n", *inner, f"{indent}}}\n"] if inner else [
+            f"{indent}{name} {{ }}\n"
+        ]  # fmt: skip
+    return [f"{indent}{name}: {_scalar(value)}\n"]
+
+
+def _list(name: str, values: Sequence[Any], indent: str) -> list[str]:
+    if values and isinstance(values[0], Mapping):
+        return [line for value in values for line in _field(name, value, indent)]
+    return [f"{indent}{name}: [ {', '.join(map(_scalar, values))} ]\n"] if values else []
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Name):
+        return str(value)
+    plain = {'"': '\\"', "\\": "\\\\", "\n": "\\n"}
+    escaped = (
+        plain.get(chr(byte), chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}")
+        for byte in value.encode("utf-8")
+    )
+    return f'"{"".join(escaped)}"'

@@ -1,0 +1,241 @@
+"""A model repository for NVIDIA Triton: one model for each backend and precision of a build."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from deployfold.errors import BundleError
+from deployfold.events import Emit, Note, ignore
+from deployfold.files import sha256, unwritable
+
+from .collect import Build, collect
+from .labels import LABELS_TXT, read_labels
+from .manifest import Artifact
+from .triton_config import (
+    Interface,
+    backend,
+    config,
+    engine_interface,
+    model_file,
+    onnx_interface,
+    torchscript_interface,
+)
+
+CONFIG = "config.pbtxt"
+DEFAULT_BATCH = 8
+"""The greatest batch of ONNX and TorchScript where no engine of the build says one."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model of the repository: its config, and the files of a version by their names there."""
+
+    name: str
+    config: str
+    files: dict[str, Path]
+
+
+def write_repository(
+    directory: Path,
+    repository: Path,
+    *,
+    labels: Path | None = None,
+    instances: int = 1,
+    max_batch: int | None = None,
+    force: bool = False,
+    emit: Emit = ignore,
+) -> tuple[int, tuple[str, ...]]:
+    """Add a build to a Triton model repository, as the next version of its models.
+
+    A build that is there already as the latest version is left alone, so this can be run again.
+
+    Args:
+        directory: that ``deployfold build`` wrote.
+        labels: a text file with the name of a class on every line.
+        instances: of each model on every GPU, or on the CPU.
+        max_batch: the greatest batch of ONNX and TorchScript, if the build's batch is dynamic; that
+            of its engines by default.
+        force: also of a build that failed or missed its limits.
+
+    Returns:
+        The version, and the names of the models.
+
+    Raises:
+        UsageError: there is no build, or the repository cannot be written to.
+        BundleError: the build is not fit to ship, or the repository holds models of these names
+            that were made otherwise.
+    """
+    build = collect(directory, force=force)
+    names = read_labels(labels) if labels is not None else None
+    models = _models(build, max_batch, instances, names is not None, emit)
+    versions = [_versions(repository / model.name) for model in models]
+    latest = max((max(found, default=0) for found in versions), default=0)
+    for model in models:
+        path = repository / model.name / CONFIG
+        if path.exists() and path.read_text(encoding="utf-8") != model.config:
+            raise BundleError(
+                f"{path} differs from what this build needs.",
+                hint="Its inputs, batches or GPUs are others: choose another repository, or remove "
+                f"{repository / model.name}.",
+            )
+    if latest and all(_is_version(repository, model, latest) for model in models):
+        emit(Note(f"The build is there already, as version {latest}."))
+        return latest, tuple(model.name for model in models)
+    for model in models:
+        _add(repository, model, latest + 1, names)
+    return latest + 1, tuple(model.name for model in models)
+
+
+def _models(
+    build: Build, max_batch: int | None, instances: int, labels: bool, emit: Emit
+) -> list[Served]:
+    groups: dict[str, list[Artifact]] = {}
+    for artifact in build.artifacts:
+        if artifact.kind == "engine" and artifact.library != "tensorrt":
+            emit(
+                Note(
+                    f"{artifact.file} is left out: Triton loads engines of TensorRT, and not of "
+                    "TensorRT-RTX. Build it on the GPU with TensorRT: deployfold finish.",
+                    "warning",
+                )
+            )
+            continue
+        name = f"{build.name}_{backend(artifact)}_{artifact.precision}"
+        group = groups.setdefault(name, [])
+        taken = {sm for one in group for sm in one.compute_capabilities}
+        if taken & set(artifact.compute_capabilities):
+            why = "Triton tells engines apart by compute capability, and another has the same"
+            emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
+            continue
+        group.append(artifact)
+    engines = {
+        one.file: engine_interface(build.directory / one.file)
+        for group in groups.values()
+        for one in group
+        if one.kind == "engine"
+    }
+    batch = max_batch or max((one.max_batch for one in engines.values()), default=0)
+    return [
+        _model(name, group, build, engines, batch or DEFAULT_BATCH, instances, labels)
+        for name, group in groups.items()
+    ]
+
+
+def _model(
+    name: str,
+    group: list[Artifact],
+    build: Build,
+    engines: dict[str, Interface],
+    max_batch: int,
+    instances: int,
+    labels: bool,
+) -> Served:
+    first = group[0]
+    files: dict[str, Path] = {}
+    by_capability: dict[str, str] = {}
+    for artifact in group:
+        file = model_file(artifact)
+        if len(group) > 1:  # engines for several GPUs, of which Triton loads the one for its own
+            capability = artifact.compute_capabilities[0]
+            stem, _, suffix = file.partition(".")
+            file = f"{stem}.sm_{capability.replace('.', '')}.{suffix}"
+            by_capability |= dict.fromkeys(artifact.compute_capabilities, file)
+        files[file] = build.directory / artifact.file
+        # An ONNX names its weights' file inside, so that one keeps its name.
+        files |= {
+            part: build.directory / part for part in artifact.files[1:] if artifact.kind != "engine"
+        }
+    interface = _interface(first, build, engines, max_batch)
+    text = config(
+        name,
+        first,
+        interface,
+        instances=instances,
+        labels=LABELS_TXT if labels else None,
+        by_capability=by_capability,
+    )
+    return Served(name, text, files)
+
+
+def _interface(
+    artifact: Artifact, build: Build, engines: dict[str, Interface], max_batch: int
+) -> Interface:
+    if artifact.kind == "engine":
+        return engines[artifact.file]
+    if artifact.kind == "onnx":
+        found = onnx_interface(build.directory / artifact.file)
+    else:
+        (onnx, *_) = (one for one in build.artifacts if one.kind == "onnx")
+        row = next(row for row in build.report.rows if row.name == artifact.row)
+        alone = any("serves only the batch size" in note for note in row.notes)
+        found = torchscript_interface(
+            onnx_interface(build.directory / onnx.file),
+            fixed=_reference_shapes(build) if alone else None,
+        )
+    return replace(found, max_batch=max_batch) if found.batched else found
+
+
+def _reference_shapes(build: Build) -> list[tuple[int, ...]]:
+    """The shapes of the inputs and then of the outputs of the reference inference."""
+    with np.load(build.files["reference.npz"], allow_pickle=False) as arrays:
+        ordered = sorted(arrays.files, key=lambda name: (name[:2], int(name.rpartition("_")[2])))
+        return [arrays[name].shape for name in ordered]
+
+
+def _versions(model: Path) -> list[int]:
+    """The versions that a model has: its directories with numbers for names."""
+    if not model.is_dir():
+        return []
+    return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdecimal()]
+
+
+def _is_version(repository: Path, model: Served, version: int) -> bool:
+    folder = repository / model.name / str(version)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return there == set(model.files) and all(
+        sha256(folder / name) == sha256(path) for name, path in model.files.items()
+    )
+
+
+def _add(repository: Path, model: Served, version: int, labels: list[str] | None) -> None:
+    """Add a version; a server that polls the repository sees all of it or nothing."""
+    home = repository / model.name
+    with _beside(repository) as temporary:
+        folder = temporary / str(version)
+        folder.mkdir()
+        for name, path in model.files.items():
+            shutil.copyfile(path, folder / name)
+        if home.is_dir():
+            folder.rename(home / str(version))
+            return
+        (temporary / CONFIG).write_text(model.config, encoding="utf-8")
+        if labels is not None:
+            text = "".join(f"{label}\n" for label in labels)
+            (temporary / LABELS_TXT).write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        repository.mkdir(parents=True, exist_ok=True)
+        temporary.rename(home)
+
+
+@contextmanager
+def _beside(repository: Path) -> Iterator[Path]:
+    """A directory beside the repository, which Triton takes for no model of it."""
+    parent = repository.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    except OSError as error:
+        raise unwritable(repository, error) from error
+    try:
+        yield temporary
+    except OSError as error:
+        raise unwritable(repository, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,198 @@
+"""What Triton has to know of an artifact: its inputs and outputs, batches and backend.
+
+The fields are those of ``model_config.proto`` and mean what
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
+says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deployfold.compile.sidecar import sidecar_path
+from deployfold.errors import BundleError
+
+from .manifest import Artifact
+from .pbtxt import Name, text
+
+TYPES = {
+    "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64", "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64", "float16": "TYPE_FP16", "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64", "bfloat16": "TYPE_BF16",
+}  # fmt: skip
+_BACKENDS = {
+    "engine": ("tensorrt", "tensorrt_plan", "model.plan"),
+    "onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
+    "torchscript": ("pytorch", "pytorch_libtorch", "model.pt"),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output; -1 in the shape where an axis is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What goes in and comes out, and the batches: the most at a time, and those it is best at."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch: int = 0
+    preferred: tuple[int, ...] = ()
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of every tensor is dynamic: Triton may then join requests."""
+        return all(one.shape and one.shape[0] < 0 for one in (*self.inputs, *self.outputs))
+
+
+def backend(artifact: Artifact) -> str:
+    """The name of Triton's backend."""
+    return _BACKENDS[artifact.kind][0]
+
+
+def model_file(artifact: Artifact) -> str:
+    """The name that the backend looks for in a version's directory."""
+    return _BACKENDS[artifact.kind][2]
+
+
+def onnx_interface(path: Path) -> Interface:
+    """Of an ONNX file, with the batch left open.
+
+    Raises:
+        BundleError: an input or output is no tensor.
+    """
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return Interface(
+        tuple(_onnx_tensor(value) for value in graph.input if value.name not in weights),
+        tuple(_onnx_tensor(value) for value in graph.output),
+    )
+
+
+def engine_interface(path: Path) -> Interface:
+    """Of an engine, from its sidecar.
+
+    Raises:
+        BundleError: the sidecar does not say.
+    """
+    try:
+        sidecar = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        sides: dict[str, list[Tensor]] = {"input": [], "output": []}
+        for one in sidecar["tensors"]:
+            sides[one["mode"]].append(Tensor(one["name"], one["dtype"], tuple(one["shape"])))
+        found = Interface(tuple(sides["input"]), tuple(sides["output"]))
+        if not found.batched:
+            return found
+        profiles = [shapes for profile in sidecar["profiles"] for shapes in profile]
+        return replace(
+            found,
+            max_batch=min(max(one["max"][0] for one in profiles), 1 << 30),
+            preferred=tuple(sorted({int(one["opt"][0]) for one in profiles} - {1})),
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BundleError(
+            f"{sidecar_path(path)} does not tell the engine's inputs: {error!r}.",
+            hint="Build it again.",
+        ) from error
+
+
+def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] | None) -> Interface:
+    """Of a TorchScript archive, which itself knows neither names nor shapes.
+
+    Triton feeds its inputs by position, as ``INPUT__0``, and takes ``OUTPUT__0`` likewise.
+
+    Args:
+        onnx: of the same model.
+        fixed: the shapes of the inputs and then of the outputs, where the archive serves no others.
+    """
+    inputs = tuple(replace(one, name=f"INPUT__{index}") for index, one in enumerate(onnx.inputs))
+    outputs = tuple(replace(one, name=f"OUTPUT__{index}") for index, one in enumerate(onnx.outputs))
+    if fixed is None:
+        return replace(onnx, inputs=inputs, outputs=outputs)
+    shaped = [
+        replace(one, shape=tuple(shape))
+        for one, shape in zip((*inputs, *outputs), fixed, strict=True)
+    ]
+    return Interface(tuple(shaped[: len(inputs)]), tuple(shaped[len(inputs) :]))
+
+
+def config(
+    name: str,
+    artifact: Artifact,
+    interface: Interface,
+    *,
+    instances: int = 1,
+    labels: str | None = None,
+    by_capability: dict[str, str] | None = None,
+) -> str:
+    """The text of ``config.pbtxt``.
+
+    1. Where the first axis of all tensors is dynamic, ``max_batch_size`` is the greatest batch, the
+       axis does not stand in ``dims``, and requests are joined (``dynamic_batching``).
+    2. Else ``max_batch_size`` is 0, ``dims`` are whole, and nothing is joined.
+
+    Args:
+        instances: of the model on every GPU, or on the CPU.
+        labels: the file with the names of the classes, if the model is a classifier.
+        by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
+    """
+    batched = interface.batched and interface.max_batch > 0
+    kind, platform, file = _BACKENDS[artifact.kind]
+    preferred = [size for size in interface.preferred if size <= interface.max_batch]
+    outputs = [_tensor(one, batched) for one in interface.outputs]
+    if labels is not None and len(outputs) == 1:
+        outputs[0]["label_filename"] = labels
+    return text(
+        {
+            "name": name,
+            "platform": platform,
+            "backend": kind,
+            "max_batch_size": interface.max_batch if batched else 0,
+            "input": [_tensor(one, batched) for one in interface.inputs],
+            "output": outputs,
+            "version_policy": {"latest": {"num_versions": 1}},
+            "instance_group": [
+                {
+                    "count": instances,
+                    "kind": Name("KIND_GPU" if artifact.kind == "engine" else "KIND_AUTO"),
+                }
+            ],
+            "dynamic_batching": {"preferred_batch_size": preferred} if batched else None,
+            "default_model_filename": file,
+            "cc_model_filenames": [
+                {"key": key, "value": value} for key, value in sorted((by_capability or {}).items())
+            ],
+        }
+    )
+
+
+def _tensor(tensor: Tensor, batched: bool) -> dict[str, Any]:
+    if tensor.dtype not in TYPES:
+        raise BundleError(f"Triton has no dtype for {tensor.name!r}, which is {tensor.dtype}.")
+    dims = tensor.shape[1:] if batched else tensor.shape
+    # Triton knows no empty shape: of one value a sample it wants dims [ 1 ] and a reshape.
+    plain = {"name": tensor.name, "data_type": Name(TYPES[tensor.dtype]), "dims": list(dims)}
+    return plain if dims else plain | {"dims": [1], "reshape": {"shape": []}}
+
+
+def _onnx_tensor(value: Any) -> Tensor:
+    from onnx import helper
+
+    if not value.type.HasField("tensor_type"):
+        raise BundleError(f"{value.name!r} is no tensor, and Triton serves only tensors.")
+    kind = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
+    return Tensor(value.name, str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
