@@ -13,11 +13,11 @@ from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON, REFERENCE_NPZ
 from deployfold.quantization import PREPROCESS_JSON
 from deployfold.report.model import Report, Row, load_report
+from deployfold.spec import Precision
 
 from .manifest import Artifact, Kind
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
-_PRECISIONS = ("int8", "fp16")
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,18 @@ def _artifact(directory: Path, row: Row) -> Artifact | None:
         row=row.name,
         title=row.title,
         kind=kind,
-        precision=next((p for p in _PRECISIONS if f"-{p}" in row.name), "fp32"),
+        precision=_precision(row.name),
         file=path.name,
         files=tuple(files),
         sqnr_db=None if accuracy is None else accuracy.sqnr_db,
         **facts,
     )
+
+
+def _precision(row: str) -> str:
+    """``fp16`` of ``tensorrt-fp16-l4``; fp32 of a row that names none."""
+    known = [precision.value for precision in Precision]
+    return next((word for word in row.split("-") if word in known), Precision.FP32.value)
 
 
 def _kind(name: str) -> Kind | None:

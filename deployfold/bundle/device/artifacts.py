@@ -9,7 +9,7 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
-_FASTEST = ("int8", "fp16", "fp32")
+_FASTEST = ("int4", "fp8", "int8", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,17 @@ def order(artifacts: tuple[Artifact, ...], *, gpu: bool) -> list[Artifact]:
     """
 
     def key(artifact: Artifact) -> tuple[bool, int]:
-        rank = _FASTEST.index(artifact.precision)
+        rank = _rank(_FASTEST, artifact.precision)
         onnx = artifact.kind == "onnx"
         if onnx:
-            rank = ("fp16", "fp32", "int8").index(artifact.precision) if gpu else -rank
+            rank = _rank(("fp16", "bf16", "fp32"), artifact.precision) if gpu else -rank
         return onnx, rank
 
     return sorted(artifacts, key=key)
+
+
+def _rank(order: tuple[str, ...], precision: str) -> int:
+    return order.index(precision) if precision in order else len(order)
 
 
 def _number(entry: dict[str, Any]) -> float | None:
