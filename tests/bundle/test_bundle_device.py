@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_builds import PREPROCESS, make_build
+from bundle_builds import PREPROCESS, make_build, make_engine
 from PIL import Image
 
 from deployfold.bundle import create, unpack
@@ -89,6 +90,17 @@ def test_engines_that_cannot_run_here_say_why_once(bare: Path, device: Path, pic
     assert run(bare, device, "--artifact", "nothing.engine").returncode == 2
 
 
+def test_an_engine_that_was_finished_on_the_device_is_taken(
+    bare: Path, device: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(device, tmp_path / "other"))
+    make_engine(other / "net.int8.sm_87.engine", "8.7", "tensorrt", "int8")
+    (other / "alone.engine").write_bytes(b"without a sidecar it cannot be run")
+    assert run(bare, other, "--list").stdout.split()[:2] == [
+        "net.int8.sm_87.engine", "net.fp16.sm_89.engine",
+    ]  # fmt: skip
+
+
 def test_without_an_input_the_device_is_checked(bare: Path, device: Path) -> None:
     done = run(bare, device, "--bench", "0.2", "--json")
     assert done.returncode == 0, done.stderr
@@ -103,8 +115,6 @@ def test_without_an_input_the_device_is_checked(bare: Path, device: Path) -> Non
 def test_a_device_that_computes_something_else_fails_the_check(
     bare: Path, device: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     other = Path(shutil.copytree(device, tmp_path / "other"))
     with np.load(other / "reference.npz") as arrays:
         changed = {name: arrays[name] for name in arrays.files}

@@ -58,11 +58,7 @@ def read_bundle(folder: Path) -> Bundle:
             preprocess=data.get("preprocess"),
             labels=tuple(text.splitlines()),
             reference=folder / data["reference"],
-            artifacts=tuple(
-                Artifact(folder / one["file"], one["kind"], one["precision"], _number(one))
-                for one in data["artifacts"]
-                if one["kind"] in ("engine", "onnx")
-            ),
+            artifacts=(*_listed(folder, data), *_finished(folder, data)),
         )
     except OSError as error:
         raise UsageError(
@@ -73,6 +69,26 @@ def read_bundle(folder: Path) -> Bundle:
         raise UsageError(
             f"{path} is damaged: {error!r}.", hint="Unpack the bundle again."
         ) from error
+
+
+def _listed(folder: Path, data: dict[str, Any]) -> list[Artifact]:
+    return [
+        Artifact(folder / one["file"], one["kind"], one["precision"], _number(one))
+        for one in data["artifacts"]
+        if one["kind"] in ("engine", "onnx")
+    ]
+
+
+def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
+    """Engines that ``deployfold finish`` has built here since."""
+    shipped = {one["file"] for one in data["artifacts"]}
+    found = []
+    for path in sorted(folder.glob("*.engine")):
+        sidecar = path.with_name(f"{path.name}.json")
+        if path.name not in shipped and sidecar.is_file():
+            precision = json.loads(sidecar.read_text(encoding="utf-8"))["precision"]
+            found.append(Artifact(path, "engine", precision, None))
+    return found
 
 
 def order(artifacts: tuple[Artifact, ...], *, gpu: bool) -> list[Artifact]:
