@@ -144,6 +144,7 @@ def build(
     inputs: Sequence[str] = (),
     dynamic_batch: tuple[int, int, int] | None = None,
     fp16: bool = False,
+    precisions: Sequence[Precision] | None = None,
     calibration: CalibrationSpec | None = None,
     targets: Sequence[str] = ("auto",),
     thresholds: Thresholds | None = None,
@@ -158,23 +159,26 @@ def build(
         inputs: shapes as ``--input`` takes them.
         dynamic_batch: min, opt and max batch size.
         fp16: build in FP16.
-        calibration: build in INT8, calibrated on this data; ``None`` builds without INT8.
+        precisions: build in these; by default as ``fp16`` says, and in INT8 where there is data to
+            calibrate on.
+        calibration: data for INT8, FP8 and INT4.
         targets: GPUs as ``--target`` takes them.
         thresholds: limits; the report says which are kept. A report whose status is «failed» was
-            refused INT8, and holds all else.
+            refused one of these, and holds all else.
         emit: hears the events of the build.
         options: further fields of :class:`deployfold.spec.BuildSpec`.
 
     Raises:
         DeployfoldError: the subclass says which stage failed.
     """
+    asked = (Precision.FP16,) * fp16 + (Precision.INT8,) * (calibration is not None)
     spec = BuildSpec(
         source=str(source),
         output=None if output is None else Path(output),
         arch=arch,
         inputs=InputSpec.parse(inputs) if inputs else None,
         dynamic=() if dynamic_batch is None else (DynamicBatch(*dynamic_batch),),
-        precisions=(Precision.FP16,) * fp16 + (Precision.INT8,) * (calibration is not None),
+        precisions=tuple(precisions or asked),
         calibration=calibration,
         targets=tuple(targets),
         thresholds=thresholds or Thresholds(),

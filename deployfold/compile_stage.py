@@ -73,8 +73,8 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
             batchnorms=0 if run.folded and not run.folded.batchnorms_after else None,
             bytes=engine.bytes,
             notes=(
-                f"{counts.fp16} of {counts.compute} compute layers in fp16"
-                if precision == "fp16"
+                f"{getattr(counts, precision)} of {counts.compute} compute layers in {precision}"
+                if request.precision is not Precision.FP32
                 else f"{counts.compute} compute layers",
             ),
         )
@@ -126,6 +126,8 @@ def _leave(
     title += f", {entry.target}"
     run.drafts.append(Draft(name, title, not_measured=entry.reason))
     run.emit(Note(entry.reason, "warning"))  # the report has it in the row
+    if not entry.elsewhere:
+        return
     spec = run.spec
     run.unfinished.append(
         Wanted(name, title, entry.target, precision, profiles, spec.workspace_mib, spec.options)

@@ -6,92 +6,101 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
-
-from deployfold import __version__
 from deployfold.errors import AccuracyError
-from deployfold.events import Note, StageStarted
+from deployfold.events import Note
 from deployfold.export.session import Array
-from deployfold.files import sha256
-from deployfold.lower import Int8Artifact, KeptNode, LayerReport, lower_fp16, lower_int8
-from deployfold.lower.calibration import CalibrationData
-from deployfold.lower.calibration_cache import LoweringCache, cache_key, default_cache_directory
+from deployfold.lower import KeptNode, lower_bf16, lower_fp16
+from deployfold.quantised import QUANTISED, feed_of, quantisation_data, quantise
 from deployfold.report.model import Accuracy, Int8Layer, Int8Summary
 from deployfold.rows import Draft
 from deployfold.run import Run
 from deployfold.spec import Precision
 
+NOT_MEASURED = {
+    Precision.FP16: "ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32",
+    Precision.BF16: "ONNX Runtime has no bf16 kernels for CPUs",
+    Precision.INT8: "ONNX Runtime's int8 on a CPU is not what a GPU runs",
+    Precision.FP8: "ONNX Runtime on a CPU turns fp8 back into fp32 and computes in that",
+    Precision.INT4: "ONNX Runtime on a CPU turns int4 weights back into fp32 and computes in that",
+}
+"""Why a lowered ONNX has no latency: it would be that of another computation."""
+
 RANGE_SAMPLES = 8
-"""Real inputs that FP16 looks at for values beyond its range."""
+"""Real inputs that FP16 looks at for values beyond its range, and that it and BF16 run on."""
 
 
 def lower_stage(run: Run, onnx: Path) -> dict[Precision, Path]:
     """One ONNX for each precision; fp32 is the one that was exported.
 
-    INT8 that cannot keep its accuracy has no file: ``run.refusal`` says why, and what it would
-    have left to fp16 is then all in fp16.
+    A quantised model that cannot keep its accuracy has no file: ``run.refusal`` says why, and what
+    it would have left to fp16 is then all in fp16.
     """
     lowered = {Precision.FP32: onnx}
-    if Precision.FP16 in run.spec.precisions:
-        lowered[Precision.FP16] = _fp16(run, onnx)
-    if Precision.INT8 in run.spec.precisions:
-        path = _int8(run, onnx)
+    for precision in run.spec.precisions:
+        if precision not in QUANTISED:
+            lowered[precision] = _half(run, onnx, precision)
+            continue
+        path = _qdq(run, onnx, precision)
         if path is not None:
-            lowered[Precision.INT8] = path
+            lowered[precision] = path
         elif Precision.FP16 not in lowered and run.spec.int8_rest is Precision.FP16:
-            lowered[Precision.FP16] = _fp16(run, onnx)
+            lowered[Precision.FP16] = _half(run, onnx, Precision.FP16)
     return lowered
 
 
-def _fp16(run: Run, onnx: Path) -> Path:
-    path = onnx.with_name(f"{onnx.stem}.fp16.onnx")
-    with run.running("lower", "fp16: looking for values beyond its range") as say:
+def _half(run: Run, onnx: Path, precision: Precision) -> Path:
+    """In 16 bits: fp16 or bf16."""
+    name = precision.value
+    path = onnx.with_name(f"{onnx.stem}.{name}.onnx")
+    doing = "looking for values beyond its range" if precision is Precision.FP16 else "rounding"
+    with run.running("lower", f"{name}: {doing}") as say:
         feeds: list[Mapping[str, Array]] = [
-            _feed(run, sample) for sample in run.samples[:RANGE_SAMPLES]
+            feed_of(run, sample) for sample in run.samples[:RANGE_SAMPLES]
         ]
         if run.calibration is not None and run.calibration.calibrated:
             feeds += run.calibration.calibration[:RANGE_SAMPLES]
-        artifact = lower_fp16(onnx, path, inputs=feeds, float_io=run.spec.float_io)
+        if precision is Precision.FP16:
+            artifact = lower_fp16(onnx, path, inputs=feeds, float_io=run.spec.float_io)
+        else:
+            artifact = lower_bf16(onnx, path, inputs=feeds)
         kept = f", {len(artifact.kept_fp32)} nodes kept in fp32" if artifact.kept_fp32 else ""
-        say(f"fp16, {artifact.sqnr_db:.1f} dB against fp32{kept}")
+        say(f"{name}, {artifact.sqnr_db:.1f} dB against fp32{kept}")
     notes = (*artifact.notes, *_kept(artifact.kept_fp32, "fp32"))
     accuracy = Accuracy(max_abs_diff=artifact.max_abs_diff, sqnr_db=artifact.sqnr_db)
-    about = "accuracy against the fp32 ONNX, with every fp16 tensor rounded"
-    reason = "ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32"
-    _add_row(run, Precision.FP16, path, artifact.bytes, accuracy, reason, (about, *notes))
+    about = f"accuracy against the fp32 ONNX, with every {name} tensor rounded"
+    _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes))
     run.note(notes, level="warning")
     return path
 
 
-def _int8(run: Run, onnx: Path) -> Path | None:
-    data, spec = run.calibration, run.spec
-    assert data is not None
-    path = onnx.with_name(f"{onnx.stem}.int8.onnx")
+def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
+    """With Q/DQ nodes: int8, fp8, or int4 weights; ``None`` where the accuracy cannot be kept."""
+    spec, name = run.spec, precision.value
+    data = quantisation_data(run)
+    path = onnx.with_name(f"{onnx.stem}.{name}.onnx")
+    doing = f"calibrating on {data.origin}" if data.guarded else "rounding weights"
+    where = "held-back samples" if data.guarded else "the inputs"
     try:
-        with run.running("lower", f"int8: calibrating on {data.origin}") as say:
-            artifact, cached = _quantise(run, onnx, path, data)
+        with run.running("lower", f"{name}: {doing}") as say:
+            artifact, cached = quantise(run, onnx, path, precision, data)
             say(
-                f"int8, {artifact.sqnr_db:.1f} dB on held-back samples, "
-                f"{artifact.int8_macs_share:.0%} of the multiply-accumulates in int8"
+                f"{name}, {artifact.sqnr_db:.1f} dB on {where}, "
+                f"{artifact.macs_share:.0%} of the multiply-accumulates in {name}"
                 + (", from the cache" if cached else "")
             )
     except AccuracyError as error:
         # The user has asked for other things as well; the exit code will tell of this one.
-        run.refusal = error.message
+        run.refusal = f"{run.refusal} {error.message}" if run.refusal else error.message
         run.emit(Note(error.message, "warning"))
-        run.drafts.append(
-            Draft(
-                "onnxruntime-int8", "ONNX Runtime, int8", not_measured=f"refused: {error.message}"
-            )
-        )
+        reason = f"refused: {error.message}"
+        title = f"ONNX Runtime, {name}"
+        run.drafts.append(Draft(f"onnxruntime-{name}", title, not_measured=reason))
         return None
-    notes = (
-        f"calibrated on {data.origin}" if data.calibrated else data.origin,
-        *artifact.notes,
-        *_kept(artifact.kept, spec.int8_rest.value),
-    )
+    notes = (data.said, *artifact.notes, *_kept(artifact.kept, spec.int8_rest.value))
+    if not data.guarded and artifact.sqnr_db < spec.guard.min_sqnr_db:
+        low = f"{artifact.sqnr_db:.1f} dB is less than --min-sqnr {spec.guard.min_sqnr_db:g}"
+        notes = (*notes, f"{low}: with --calib, {name} is fitted to data and held to that limit.")
     accuracy = Accuracy(
         max_abs_diff=artifact.max_abs_diff,
         sqnr_db=artifact.sqnr_db,
@@ -100,68 +109,20 @@ def _int8(run: Run, onnx: Path) -> Path | None:
         samples=len(data.held_back),
     )
     summary = Int8Summary(
-        int8_macs_share=artifact.int8_macs_share,
-        calibrated=data.calibrated,
+        precision=name,
+        int8_macs_share=artifact.macs_share,
+        calibrated=data.calibrated or not data.guarded,
         layers=tuple(Int8Layer(**dataclasses.asdict(layer)) for layer in artifact.layers),
     )
-    about = f"accuracy against the fp32 ONNX, on {len(data.held_back)} held-back samples"
-    reason = "ONNX Runtime's int8 on a CPU is not what a GPU runs"
-    _add_row(run, Precision.INT8, path, artifact.bytes, accuracy, reason, (about, *notes), summary)
+    about = f"accuracy against the fp32 ONNX, on {len(data.held_back)} "
+    about += "held-back samples" if data.guarded else "inputs"
+    _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes), summary)
     run.note(notes)
     return path
 
 
-def _quantise(run: Run, onnx: Path, path: Path, data: CalibrationData) -> tuple[Int8Artifact, bool]:
-    """Quantise, or take what an earlier run made of the same model, data and settings."""
-    spec = run.spec
-    cache = LoweringCache(default_cache_directory())
-    key = cache_key(
-        {
-            "onnx": sha256(onnx),
-            "data": data.digest,
-            "guard": repr(spec.guard),
-            "settings": f"{spec.int8_rest.value} {spec.float_io}",
-            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
-        }
-    )
-    facts = cache.get(key, path)
-    if facts is not None:
-        return _artifact(path, facts), True
-    artifact = lower_int8(
-        onnx,
-        path,
-        calibration=data.calibration,
-        held_back=data.held_back,
-        labels=data.labels,
-        fallback=spec.int8_rest,
-        guard=spec.guard,
-        float_io=spec.float_io,
-        progress=lambda detail: run.emit(StageStarted("lower", f"int8: {detail}")),
-    )
-    cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
-    return artifact, False
-
-
-def _artifact(path: Path, facts: Mapping[str, Any]) -> Int8Artifact:
-    plain = dict(facts)
-    plain |= {
-        "path": path,
-        "precision": Precision(plain["precision"]),
-        "fallback": Precision(plain["fallback"]),
-        "layers": tuple(LayerReport(**layer) for layer in plain["layers"]),
-        "kept": tuple(KeptNode(**node) for node in plain["kept"]),
-        "notes": tuple(plain["notes"]),
-    }
-    return Int8Artifact(**plain)
-
-
 def _kept(nodes: tuple[KeptNode, ...], precision: str) -> tuple[str, ...]:
     return tuple(f"{node.name} stays in {precision}: {node.reason}" for node in nodes)
-
-
-def _feed(run: Run, sample: Any) -> dict[str, Array]:
-    assert run.inputs is not None
-    return {name: tensor.numpy() for name, tensor in zip(run.inputs.names, sample, strict=True)}
 
 
 def _add_row(
@@ -170,7 +131,6 @@ def _add_row(
     path: Path,
     size: int,
     accuracy: Accuracy,
-    reason: str,
     notes: tuple[str, ...],
     int8: Int8Summary | None = None,
 ) -> None:
@@ -184,7 +144,7 @@ def _add_row(
             runner=None,
             bytes=size,
             accuracy=accuracy,
-            not_measured=reason,
+            not_measured=NOT_MEASURED[precision],
             notes=notes,
             int8=int8,
         )

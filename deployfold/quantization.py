@@ -1,4 +1,4 @@
-"""What the user asked of INT8: calibration data, preprocessing and the accuracy to keep.
+"""What the user asked of INT8, FP8 and INT4: calibration data, preprocessing, accuracy to keep.
 
 Validated, immutable, and free of torch, like :mod:`deployfold.spec`.
 """
@@ -84,13 +84,13 @@ class CalibrationSpec:
 
 @dataclass(frozen=True)
 class GuardSpec:
-    """The accuracy that INT8 must keep on the held-back inputs.
+    """The accuracy that INT8, FP8 or INT4 must keep on the held-back inputs.
 
     Attributes:
         min_sqnr_db: least signal-to-quantisation-noise ratio in dB of every output. 20 dB is noise
             of a tenth of the signal.
         min_agreement: least share of inputs whose top-1 class stays; ``None`` sets no limit.
-        min_int8_share: least share of the multiply-accumulates that must remain in INT8; below
+        min_int8_share: least share of the multiply-accumulates that must remain so; below
             it, the guard gives up.
         enabled: ``False`` quantises every layer that can be, whatever it costs.
 

@@ -32,8 +32,8 @@ class Run:
         samples: inputs to run on, one inference each; the first is the one that is timed.
         labels: the classes of their samples, where they are known.
         input_data: where the samples are from, in one phrase.
-        calibration: the data for INT8.
-        refusal: why INT8 was refused, where it was.
+        calibration: the data for INT8, FP8 and INT4.
+        refusal: why one of these was refused, where it was.
         unfinished: engines that are to be built on their device.
     """
 

@@ -35,7 +35,10 @@ class BuildSettings(BaseModel):
 
     description: str = ""
     fp16: bool = False
+    bf16: bool = False
     int8: bool = False
+    fp8: bool = False
+    int4: bool = False
     batch: str | None = None
     cold_start: bool = False
     int8_rest: Literal["fp16", "fp32"] = "fp16"
@@ -96,22 +99,23 @@ class BuildSettings(BaseModel):
         """What the pipeline is to do with the model ``source``.
 
         Raises:
-            UsageError: a setting cannot be understood, or INT8 has no calibration data.
+            UsageError: a setting cannot be understood, or INT8 or FP8 has no calibration data.
         """
-        if self.int8 and self.calib is None:
+        if (self.int8 or self.fp8) and self.calib is None:
             raise UsageError(
-                "INT8 needs data to calibrate on.",
+                f"{'INT8' if self.int8 else 'FP8'} needs data to calibrate on.",
                 hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
                 "without, and every report then says «uncalibrated».",
             )
-        wanted = ((Precision.FP16, self.fp16), (Precision.INT8, self.int8))
+        wanted = [one for one in Precision if getattr(self, one.value, False)]
+        calib = self.calib if self.int8 or self.fp8 or self.int4 else None
         return BuildSpec(
             source=source,
             output=output,
             arch=self.arch,
             inputs=InputSpec.parse(self.input) if self.input else None,
             dynamic=parse_dynamic(self.dynamic_batch, self.shapes),
-            precisions=tuple(precision for precision, asked in wanted if asked),
+            precisions=tuple(wanted),
             int8_rest=Precision(self.int8_rest),
             targets=self.target,
             allow_globals=allow_globals,
@@ -136,10 +140,8 @@ class BuildSettings(BaseModel):
                 max_latency_ms=parse_row_limits(self.max_latency_ms),
             ),
             preprocess=self._preprocess(),
-            input_data=self._data(self.input_data, SAMPLES, None if self.int8 else self.labels),
-            calibration=self._data(self.calib, self.calib_samples, self.labels)
-            if self.int8
-            else None,
+            input_data=self._data(self.input_data, SAMPLES, None if calib else self.labels),
+            calibration=self._data(calib, self.calib_samples, self.labels),
             guard=GuardSpec(
                 min_sqnr_db=self.min_sqnr,
                 min_agreement=self.min_agreement,

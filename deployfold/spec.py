@@ -216,9 +216,9 @@ class BuildSpec:
         preprocess: how images become inputs where no data says it, for who runs the artifacts.
         batches: batch sizes to measure throughput at, beside the one of the inputs.
         cold_start: also measure loading to first output, and peak memory, in fresh processes.
-        int8_rest: the precision of what INT8 leaves.
-        calibration: the data that INT8 is calibrated with; INT8 needs it.
-        guard: the accuracy that INT8 must keep.
+        int8_rest: the precision of what INT8, FP8 and INT4 leave.
+        calibration: the data that these are calibrated with; INT8 and FP8 need it.
+        guard: the accuracy that these must keep.
     """
 
     source: str

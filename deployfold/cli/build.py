@@ -9,6 +9,7 @@ import typer
 from . import engine_flags as engine
 from . import int8_flags
 from . import options as opt
+from . import precision_flags as precision
 from .render import show_report
 from .session import session
 
@@ -19,15 +20,11 @@ LIMITS = "Limits"
 def build(
     context: typer.Context,
     model: opt.Source,
-    fp16: Annotated[
-        bool, typer.Option("--fp16", help="Build in FP16.", rich_help_panel=TARGET)
-    ] = False,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8", help="Build in INT8, calibrated on --calib.", rich_help_panel=TARGET
-        ),
-    ] = False,
+    fp16: precision.Fp16 = False,
+    bf16: precision.Bf16 = False,
+    int8: precision.Int8 = False,
+    fp8: precision.Fp8 = False,
+    int4: precision.Int4 = False,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,7 +84,7 @@ def build(
         str | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Classes, to measure accuracy by: of --calib, or of --input-data without --int8.",
+            help="Classes, to measure accuracy by: of --calib, or without it of --input-data.",
             rich_help_panel=opt.MODEL,
         ),
     ] = None,

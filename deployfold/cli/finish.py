@@ -32,7 +32,7 @@ def finish(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="fp32|fp16|int8",
+            metavar="PRECISION",
             help="Build only this precision; repeat it for several.",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""The options of INT8, as ``deployfold build`` takes them."""
+"""The options of INT8, FP8 and INT4, as ``deployfold build`` takes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-PANEL = "INT8"
+PANEL = "INT8, FP8, INT4"
 
 Calib = Annotated[
     str | None,
@@ -35,7 +35,7 @@ MinSqnr = Annotated[
     float,
     typer.Option(
         metavar="DB",
-        help="SQNR of every output that INT8 must keep; layers go back to --int8-rest for it.",
+        help="SQNR of every output that must be kept; layers go back to --int8-rest for it.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -55,7 +55,7 @@ MinInt8Share = Annotated[
         metavar="SHARE",
         min=0,
         max=1,
-        help="Share of the multiply-accumulates that must remain INT8.",
+        help="Share of the multiply-accumulates that must remain quantised.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -65,11 +65,9 @@ NoGuard = Annotated[
 ]
 Int8Rest = Annotated[
     str,
-    typer.Option(metavar="fp16|fp32", help="Precision of what INT8 leaves.", rich_help_panel=PANEL),
+    typer.Option(metavar="fp16|fp32", help="Precision of what these leave.", rich_help_panel=PANEL),
 ]
 Layers = Annotated[
     bool,
-    typer.Option(
-        "--layers", help="List the INT8 layers, the least exact first.", rich_help_panel=PANEL
-    ),
+    typer.Option("--layers", help="List the layers, the least exact first.", rich_help_panel=PANEL),
 ]

@@ -106,9 +106,11 @@ def _named(
     compiler = compiler_for(target, machine)
     if compiler.library is None:
         return NoEngine(name, compiler.reason)
-    refusal = precision_refusal(precision.value, (target.compute_capability,), compiler.library)
+    here = (target.compute_capability,)
+    refusal = precision_refusal(precision.value, here, compiler.library)
     if refusal is not None:
-        return NoEngine(name, refusal)
+        elsewhere = precision_refusal(precision.value, here, "tensorrt") is None
+        return NoEngine(name, refusal, elsewhere=elsewhere)
     rtx = compiler.library == "tensorrt_rtx"
     gpu = machine.gpu
     return EngineRequest(

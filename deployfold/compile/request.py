@@ -110,10 +110,14 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class NoEngine:
-    """A target that no compiler here serves, and the sentence for its row in the report."""
+    """A target that no compiler here serves, and the sentence for its row in the report.
+
+    ``elsewhere``: TensorRT on the device itself could build it.
+    """
 
     target: str
     reason: str
+    elsewhere: bool = True
 
 
 @dataclass(frozen=True)

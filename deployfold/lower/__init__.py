@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from .bf16 import lower_bf16
 from .fp16 import lower_fp16
 from .lowered import KeptNode, LoweredArtifact
-from .qdq import Int8Artifact, LayerReport, lower_int8
+from .qdq import LayerReport, QdqArtifact, lower_int8, lower_qdq
 
 __all__ = [
-    "Int8Artifact",
     "KeptNode",
     "LayerReport",
     "LoweredArtifact",
+    "QdqArtifact",
+    "lower_bf16",
     "lower_fp16",
     "lower_int8",
+    "lower_qdq",
 ]

@@ -120,9 +120,10 @@ def _layers(row: Row, summary: Int8Summary) -> Grid:
                 Cell(text.clean(layer.reason or layer.estimator or "")),
             )
         )
+    why = f"estimator, or why not {summary.precision}"
     return Grid(
         f"{text.clean(row.title)}: {text.int8(summary)}",
-        ("layer", "op", "precision", "SQNR", "range", "MACs", "estimator, or why not int8"),
+        ("layer", "op", "precision", "SQNR", "range", "MACs", why),
         (False, False, False, True, True, True, False),
         tuple(rows),
     )

@@ -181,15 +181,16 @@ class ColdStart(Frozen):
 
 
 class Int8Layer(Frozen):
-    """One layer of an INT8 model.
+    """One layer of a model in INT8, FP8 or INT4.
 
     Attributes:
-        precision: ``int8``, ``fp16`` or ``fp32``.
+        precision: the row's, or ``fp16`` or ``fp32``.
         macs: multiply-accumulates of one inference.
         sqnr_db: of its output against the fp32 layer's; ``None`` if it was not measured.
         input_range: the greatest magnitude its input is quantised to.
-        estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``.
-        reason: why it is not in INT8.
+        estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``; of INT4,
+            how many weights share a scale.
+        reason: why it is not quantised.
     """
 
     name: str
@@ -203,13 +204,15 @@ class Int8Layer(Frozen):
 
 
 class Int8Summary(Frozen):
-    """How much of a model runs in INT8; ``int8_macs_share`` is from 0 to 1.
+    """How much of a model runs in INT8, FP8 or INT4; ``int8_macs_share`` is from 0 to 1.
 
-    ``calibrated`` is false where the ranges come from random inputs, which say nothing of accuracy.
+    ``precision`` is the one of the three that it is. ``calibrated`` is false where the ranges come
+    from random inputs, which say nothing of accuracy.
     """
 
     int8_macs_share: Number
     calibrated: bool
+    precision: str = "int8"
     layers: tuple[Int8Layer, ...] = ()
 
 
@@ -225,7 +228,7 @@ class Row(Frozen):
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
-        int8: of a row in INT8.
+        int8: of a row in INT8, FP8 or INT4.
     """
 
     name: str

@@ -103,8 +103,8 @@ def percent(share: float) -> str:
 
 
 def int8(summary: Int8Summary) -> str:
-    """``int8 in 94.0 % of MACs``, and ``uncalibrated`` where that is so."""
-    share = f"int8 in {percent(summary.int8_macs_share)} of MACs"
+    """``int8 in 94.0 % of MACs``, or fp8 or int4, and ``uncalibrated`` where that is so."""
+    share = f"{summary.precision} in {percent(summary.int8_macs_share)} of MACs"
     return share if summary.calibrated else f"{share}, uncalibrated"
 
 

@@ -98,7 +98,7 @@ def deployfold(guard: GuardSpec) -> Quantiser:
         artifact = lower_int8(
             source, path, calibration=calibration, held_back=held_back, guard=guard
         )
-        return artifact.int8_macs_share
+        return artifact.macs_share
 
     return quantise
 

@@ -158,7 +158,7 @@ def test_every_pair_is_what_tensorrt_takes(name, rest, tmp_path):
         fallback=rest, guard=LOOSE,
     )  # fmt: skip
     assert audit(artifact.path) == len(artifact.layers)
-    assert artifact.int8_macs_share == 1.0
+    assert artifact.macs_share == 1.0
     assert artifact.sqnr_db > 22, artifact.layers[:3]
     decibels = [layer.sqnr_db for layer in artifact.layers]
     assert decibels == sorted(decibels), "the least exact first"
@@ -244,7 +244,7 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
     kept = next(layer for layer in held.layers if layer.precision == "fp16")
     assert kept.macs == min(layer.macs for layer in held.layers)
     assert "put back by the guard" in kept.reason
-    assert held.int8_macs_share > 0.98
+    assert held.macs_share > 0.98
     with pytest.raises(AccuracyError, match="dB"):
         lower_int8(
             source, tmp_path / "no.onnx", guard=GuardSpec(min_sqnr_db=90.0, min_int8_share=0.9),

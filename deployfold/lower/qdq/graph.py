@@ -3,13 +3,15 @@
 Q/DQ pairs stand where TensorRT fuses them, and nowhere else:
 
 1. in front of a layer, on its activation: per tensor, one pair for all layers that read the tensor;
-2. on its weight, int8 per output channel, with a DequantizeLinear alone;
+2. on its weight, per output channel, with a DequantizeLinear alone;
 3. none on a bias, which is added in the accumulator's precision;
 4. none behind a layer: what follows it (an activation, a sum) is fused, and the next layer's pair
    comes after that;
 5. none on the operands of a sum: rounding the skip path costs accuracy, and whether a GPU gains
    from it could not be measured here;
-6. none on products of two activations (attention), whose error no weight could make up for.
+6. none on products of two activations (attention), whose error no weight could make up for;
+7. of a format for weights alone, those of 2 only, with a scale for every block of inputs of every
+   output channel.
 """
 
 from __future__ import annotations
@@ -23,9 +25,7 @@ import onnx_ir as ir
 
 from deployfold.export.session import Array
 
-INT8_MAX = 127
-OPSET = 19
-"""QuantizeLinear takes float16 scales from here on."""
+from .formats import Format
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -41,6 +41,7 @@ class Layer:
         weight, bias: names of its initialisers; ``bias`` is ``None`` without one.
         axis: the axis of the weight that the output channels are on.
         groups: of a convolution.
+        block: inputs that share a scale; 0 for one scale an output channel.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layer:
     bias: str | None
     axis: int
     groups: int = 1
+    block: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +60,18 @@ class QuantisedLayer:
     """What a layer becomes.
 
     Attributes:
-        weight: int8, of the weight's shape.
-        weight_scale: float32, one for each output channel.
+        weight: in the type of the format, of the weight's shape.
+        weight_scale: float32, one for each output channel; with blocks, of the weight's shape with
+            the axis of inputs shortened to their number.
         bias: float32, corrected; ``None`` where the layer has none.
-        scale: of the activation, a positive float32.
+        scale: of the activation, a positive float32; ``None`` where it is not rounded.
     """
 
     layer: Layer
     weight: Array
     weight_scale: Array
     bias: Array | None
-    scale: float
+    scale: float | None
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
@@ -127,33 +130,33 @@ def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int
     return 0 if attributes.get_int("transB", 0) else 1
 
 
-def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer]) -> None:
-    """Put Q/DQ around the layers named in ``quantised``, in place."""
+def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Format) -> None:
+    """Put Q/DQ of one format around the layers named in ``quantised``, in place."""
     graph = model.graph
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}
     for name, item in quantised.items():
         node, layer = nodes[name], item.layer
-        if layer.source not in pairs:
-            pairs[layer.source] = _pair(graph, node, item)
-        node.replace_input_with(0, pairs[layer.source])
-        node.replace_input_with(1, _weight(graph, node, item))
+        if item.scale is not None:
+            if layer.source not in pairs:
+                pairs[layer.source] = _pair(graph, node, item, form)
+            node.replace_input_with(0, pairs[layer.source])
+        node.replace_input_with(1, _weight(graph, node, item, form))
         if item.bias is not None:
             node.replace_input_with(2, _initializer(graph, f"{name}.bias_corrected", item.bias))
     graph.sort()
     for key, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[key]
-    model.opset_imports[""] = max(model.opset_imports.get("", 0), OPSET)
 
 
-def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer) -> ir.Value:
+def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) -> ir.Value:
     source = node.inputs[0]
     assert source is not None
-    base = str(source.name)
+    base, kind = str(source.name), form.precision.value
     scale = _initializer(graph, f"{base}.scale", np.float32(item.scale))
-    zero = _initializer(graph, f"{base}.zero_point", np.int8(0))
-    quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.int8", ir.DataType.INT8)
+    zero = _initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
+    quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.{kind}", form.dtype)
     restore = _node(
         "DequantizeLinear", [quantise.outputs[0], scale, zero], f"{base}.q", ir.DataType.FLOAT
     )
@@ -163,19 +166,17 @@ def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer) -> ir.Value:
     return restore.outputs[0]
 
 
-def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer) -> ir.Value:
+def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) -> ir.Value:
     name = item.layer.name
-    weight = _initializer(graph, f"{name}.weight_int8", item.weight)
+    weight = _initializer(graph, f"{name}.weight_{form.precision.value}", item.weight)
     scale = _initializer(graph, f"{name}.weight_scale", item.weight_scale)
-    zeros = np.zeros(len(item.weight_scale), np.int8)
-    zero = _initializer(graph, f"{name}.weight_zero_point", zeros)
-    restore = _node(
-        "DequantizeLinear",
-        [weight, scale, zero],
-        f"{name}.weight",
-        ir.DataType.FLOAT,
-        axis=item.layer.axis,
-    )
+    inputs, axis = [weight, scale], {"axis": item.layer.axis}
+    if item.layer.block:
+        axis = {"axis": 1 - item.layer.axis, "block_size": item.layer.block}
+    else:
+        zeros = form.stored(np.zeros(len(item.weight_scale)))
+        inputs.append(_initializer(graph, f"{name}.weight_zero_point", zeros))
+    restore = _node("DequantizeLinear", inputs, f"{name}.weight", ir.DataType.FLOAT, **axis)
     restore.outputs[0].shape = weight.shape
     graph.insert_before(node, [restore])
     return restore.outputs[0]

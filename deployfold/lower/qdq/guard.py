@@ -1,4 +1,4 @@
-"""The accuracy guard: measures INT8 on held-back samples and puts layers back until it holds."""
+"""The accuracy guard: measures on held-back samples and puts layers back until it holds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deployfold.errors import AccuracyError
 from deployfold.export.session import Array, open_session, run_session
 from deployfold.numerics import max_abs_diff, sqnr_db
 from deployfold.quantization import GuardSpec
+from deployfold.spec import Precision
 
 from .quantise import LayerResult
 
@@ -51,8 +52,8 @@ class Step:
     measured: Measured
 
     @property
-    def int8_share(self) -> float:
-        """The share of the layers' multiply-accumulates in INT8."""
+    def share(self) -> float:
+        """The share of the layers' multiply-accumulates that are quantised."""
         total = sum(result.macs for result in self.results)
         kept = sum(result.macs for result in self.results if result.quantised is not None)
         return kept / total if total else 0.0
@@ -113,11 +114,12 @@ def keep_accuracy(
     attempt: Callable[[frozenset[str]], Step],
     measure_costs: Callable[[], dict[str, float]],
     guard: GuardSpec,
+    precision: Precision,
 ) -> tuple[Step, dict[str, str]]:
     """Quantise all layers, then fewer, until the limits hold.
 
     Layers are put back in the order of what each alone costs the outputs for every
-    multiply-accumulate that leaves INT8, as many at a time as the sum of these costs predicts.
+    multiply-accumulate that goes back, as many at a time as the sum of these costs predicts.
 
     Args:
         attempt: quantises all layers but those named, and measures on held-back samples.
@@ -125,16 +127,16 @@ def keep_accuracy(
             quantised, on calibration samples.
 
     Returns:
-        The model that holds, and why each layer that is not in INT8 is not.
+        The model that holds, and why each layer that was put back was.
 
     Raises:
-        AccuracyError: the limits do not hold with the least share of INT8 that is allowed.
+        AccuracyError: the limits do not hold with the least share of the layers that is allowed.
     """
     step = attempt(frozenset())
     if not guard.enabled or _holds(step.measured, guard):
         return step, {}
     everything = {result.layer.name: result for result in step.results}
-    total = sum(result.macs for result in everything.values())
+    possible = sum(result.macs for result in step.results if result.quantised is not None)
     costs = measure_costs()
     order = sorted(
         costs, key=lambda name: costs[name] / max(everything[name].macs, 1), reverse=True
@@ -149,16 +151,17 @@ def keep_accuracy(
             removed.append(order[len(removed)])
         if len(removed) == taken and taken < len(order):
             removed.append(order[taken])
-        share = 1 - sum(everything[name].macs for name in removed) / total
+        share = 1 - sum(everything[name].macs for name in removed) / possible
         if share < guard.min_int8_share:
-            raise AccuracyError(_refusal(step, guard, share))
+            raise AccuracyError(_refusal(step, guard, share, precision))
         step = attempt(frozenset(removed))
         if _holds(step.measured, guard):
             return step, {
-                name: f"put back by the guard: alone in INT8 it costs {_db(costs[name])}"
+                name: f"put back by the guard: alone in {_title(precision)} it costs "
+                f"{_db(costs[name])}"
                 for name in removed
             }
-    raise AccuracyError(_refusal(step, guard, step.int8_share))
+    raise AccuracyError(_refusal(step, guard, step.share, precision))
 
 
 def _holds(measured: Measured, guard: GuardSpec) -> bool:
@@ -178,17 +181,21 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
     return min(by_noise, 0.63) if by_noise < 1 else 0.63
 
 
-def _refusal(step: Step, guard: GuardSpec, share: float) -> str:
+def _refusal(step: Step, guard: GuardSpec, share: float, precision: Precision) -> str:
     measured = step.measured
     agreement = "" if measured.agreement is None else f" and {measured.agreement:.1%} agreement"
     limit = f"{guard.min_sqnr_db:g} dB"
     if guard.min_agreement is not None:
         limit += f" and {guard.min_agreement:.1%}"
     return (
-        f"INT8 gives {measured.sqnr_db:.1f} dB{agreement} with {step.int8_share:.0%} of the "
-        f"multiply-accumulates in it; for {limit} less than {max(share, 0):.0%} would be left, and "
-        f"{guard.min_int8_share:.0%} is the least."
+        f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with {step.share:.0%} of "
+        f"the multiply-accumulates in it; for {limit} less than {max(share, 0):.0%} would be left, "
+        f"and {guard.min_int8_share:.0%} is the least."
     )
+
+
+def _title(precision: Precision) -> str:
+    return precision.value.upper()
 
 
 def _db(noise: float) -> str:

@@ -27,7 +27,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from deployfold.export.session import Array
 
-from .graph import INT8_MAX, Layer
+from .formats import Format
+from .graph import Layer
 
 COLUMNS = 16_384
 """Columns sampled of all inputs together."""
@@ -58,24 +59,19 @@ class Columns:
 
     values: Tensor
 
-    def quantised(self, scale: float) -> Tensor:
-        """The columns as int8 represents them."""
-        return fake_quantise(self.values, scale)
+    def quantised(self, scale: float, form: Format) -> Tensor:
+        """The columns as the format represents them."""
+        return form.fake_quantise(self.values, scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """``weight`` is int8 in the layout of the ONNX initialiser; ``bias`` has the new bias."""
+    """``weight`` is in the type and layout of the ONNX initialiser; ``bias`` has the new bias."""
 
     weight: Array
     weight_scale: Array
     bias: Array
     sqnr_db: float
-
-
-def fake_quantise(values: Tensor, scale: float) -> Tensor:
-    """``values`` rounded to int8 steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
-    return (values / scale).round_().clamp_(-INT8_MAX - 1, INT8_MAX).mul_(scale)
 
 
 def columns_of(
@@ -138,50 +134,59 @@ def rows_of(layer: Layer, weight: Array) -> Tensor:
     return matrix.reshape(layer.groups, -1, matrix[0].numel())
 
 
-def error_of(rows: Tensor, exact: Columns, actual: Columns, scale: float) -> float:
+def error_of(rows: Tensor, exact: Columns, actual: Columns, scale: float, form: Format) -> float:
     """``|W C - W q(C')|²`` for one range of the activation; smaller is better."""
     step = max(1, exact.values.shape[2] // COMPARED)
-    change = exact.values[:, :, ::step] - fake_quantise(actual.values[:, :, ::step], scale)
+    change = exact.values[:, :, ::step] - form.fake_quantise(actual.values[:, :, ::step], scale)
     return float((rows.float() @ (change - change.mean(2, keepdim=True))).square().sum())
 
 
 def fit(
-    layer: Layer, weight: Array, bias: Array | None, exact: Columns, actual: Columns, scale: float
+    layer: Layer,
+    weight: Array,
+    bias: Array | None,
+    exact: Columns,
+    actual: Columns,
+    scale: float | None,
+    form: Format,
 ) -> Fitted:
     """Quantise the weight and correct the bias; see the module.
 
     Args:
         exact: the columns in fp32.
         actual: the same columns after everything before is quantised, not yet quantised themselves.
-        scale: of the activation.
+        scale: of the activation; ``None`` leaves it as it is.
+        form: what they are rounded to.
     """
     rows = rows_of(layer, weight)
-    read = actual.quantised(scale).double()
+    read = (actual.values if scale is None else actual.quantised(scale, form)).double()
     wide = exact.values.double()
     # Without a bias there is nothing that could make up for a shift of the mean.
     mean = bias is not None
     before, after = (part.mean(2, keepdim=True) * mean for part in (wide, read))
     target, centred = rows @ (wide - before), read - after
     if rows.shape[2] > WIDEST:
-        steps = _weight_scales(rows, centred.square().sum(2))
-        codes = (rows / steps).round().clamp(-INT8_MAX, INT8_MAX)
+        steps = _weight_scales(rows, centred.square().sum(2), form, layer.block)
+        codes = form.round(rows / _spread(steps, rows))
     else:
-        steps, codes = _fit_and_round(rows, target, centred)
-    restored = codes * steps
+        steps, codes = _fit_and_round(rows, target, centred, form, layer.block)
+    restored = codes * _spread(steps, rows)
     offset = (rows @ before - restored @ after).flatten()
     new_bias = np.zeros(offset.numel()) if bias is None else bias.astype(np.float64)
     noise = float((target - restored @ centred).square().sum())
     signal = float((target + rows @ before).square().sum())
     return Fitted(
-        weight=_as_weight(layer, codes, weight.shape),
-        weight_scale=steps.flatten().numpy().astype(np.float32),
+        weight=_as_weight(layer, codes, weight.shape, form),
+        weight_scale=_as_scale(layer, steps),
         bias=(new_bias + offset.numpy()).astype(np.float32),
         sqnr_db=_decibels(signal, noise),
     )
 
 
-def _fit_and_round(rows: Tensor, target: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps 2 and 3: scales ``(groups, out / groups, 1)`` and the codes of the fitted weight."""
+def _fit_and_round(
+    rows: Tensor, target: Tensor, read: Tensor, form: Format, block: int
+) -> tuple[Tensor, Tensor]:
+    """Steps 2 and 3: scales, see :func:`_weight_scales`, and the codes of the fitted weight."""
     gram = read @ read.transpose(1, 2)
     level = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
     eye = torch.eye(gram.shape[1], dtype=torch.float64)
@@ -189,50 +194,65 @@ def _fit_and_round(rows: Tensor, target: Tensor, read: Tensor) -> tuple[Tensor, 
     fitted = torch.linalg.solve(
         gram + ridge, (target @ read.transpose(1, 2) + rows @ ridge).transpose(1, 2)
     ).transpose(1, 2)
-    steps = _weight_scales(fitted, gram.diagonal(dim1=1, dim2=2))
-    return steps, _round(fitted, steps, gram + DAMPING * level * eye)
+    steps = _weight_scales(fitted, gram.diagonal(dim1=1, dim2=2), form, block)
+    return steps, _round(fitted, _spread(steps, rows), gram + DAMPING * level * eye, form)
 
 
-def plain(layer: Layer, weight: Array) -> tuple[Array, Array]:
-    """Round to nearest, one scale for each output channel: int8 weight and float32 scales."""
+def plain(layer: Layer, weight: Array, form: Format) -> tuple[Array, Array]:
+    """Round to nearest: weight and float32 scales, as :class:`QuantisedLayer` has them.
+
+    A block's scale is the one with the least squared error; without blocks, nothing is clipped.
+    """
+    if layer.block:
+        rows = rows_of(layer, weight)
+        each = _weight_scales(rows, torch.ones(1, rows.shape[2]), form, layer.block)
+        codes = form.round(rows / _spread(each, rows))
+        return _as_weight(layer, codes, weight.shape, form), _as_scale(layer, each)
     moved = np.moveaxis(np.asarray(weight, np.float64), layer.axis, 0)
     flat = moved.reshape(len(moved), -1)
-    steps = half(np.maximum(np.abs(flat).max(1), _least(flat)) / INT8_MAX)
-    codes = np.clip(np.rint(flat / steps[:, None]), -INT8_MAX, INT8_MAX).astype(np.int8)
-    return np.moveaxis(codes.reshape(moved.shape), 0, layer.axis), steps.astype(np.float32)
+    steps = half(np.maximum(np.abs(flat).max(1), _least(flat)) / form.largest)
+    rounded = form.stored(form.round(torch.from_numpy(flat / steps[:, None])).numpy())
+    return np.moveaxis(rounded.reshape(moved.shape), 0, layer.axis), steps.astype(np.float32)
 
 
 def half(scales: Array) -> Array:
-    """Scales rounded to float16 where they are normal in it, so that fp16 changes nothing."""
+    """Scales rounded to float16 where that moves them by 1 % at most: fp16 then changes nothing."""
     rounded = scales.astype(np.float16).astype(np.float64)
-    normal = (scales >= np.finfo(np.float16).tiny) & np.isfinite(rounded)
-    return np.where(normal, rounded, scales)
+    near = np.abs(rounded - scales) <= 0.01 * scales
+    return np.where(near, rounded, scales)
 
 
 def _least(flat: Array) -> float:
     return max(float(np.abs(flat).max(initial=0.0)) * 1e-6, 1e-12)
 
 
-def _weight_scales(rows: Tensor, power: Tensor) -> Tensor:
-    """``(groups, out / groups, 1)``: of every channel, the scale that costs its output least.
+def _weight_scales(rows: Tensor, power: Tensor, form: Format, block: int) -> Tensor:
+    """``(groups, out / groups, blocks, 1)``: of each block the scale that costs its output least.
 
-    ``power`` is that of every input, ``(groups, width)``.
+    ``power`` is that of every input, ``(groups, width)``; a ``block`` of 0 is the whole width.
     """
-    top = rows.abs().amax(2, keepdim=True)
+    block = block or rows.shape[2]
+    rows = rows.reshape(*rows.shape[:2], -1, block)
+    weights = power.reshape(len(power), 1, -1, block)
+    top = rows.abs().amax(3, keepdim=True)
     top = top.clamp_min(_least(rows.numpy()))
-    weights = power[:, None, :]
-    best, least = top / INT8_MAX, torch.full_like(top, float("inf"))
+    best, least = top / form.largest, torch.full_like(top, float("inf"))
     for clip in _CLIPS:
-        step = torch.from_numpy(half((top * clip / INT8_MAX).numpy()))
-        restored = (rows / step).round().clamp(-INT8_MAX, INT8_MAX) * step
-        error = ((restored - rows).square() * weights).sum(2, keepdim=True)
+        step = torch.from_numpy(half((top * clip / form.largest).numpy()))
+        restored = form.round(rows / step) * step
+        error = ((restored - rows).square() * weights).sum(3, keepdim=True)
         best = torch.where(error < least, step, best)
         least = torch.minimum(error, least)
     return best
 
 
-def _round(rows: Tensor, steps: Tensor, gram: Tensor) -> Tensor:
-    """Codes from -127 to 127, each column's rounding error compensated in the ones after it."""
+def _spread(steps: Tensor, rows: Tensor) -> Tensor:
+    """The scale of every weight, in the shape of ``rows``."""
+    return steps.expand(*steps.shape[:3], rows.shape[2] // steps.shape[2]).flatten(2)
+
+
+def _round(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tensor:
+    """Codes of the format, each column's rounding error compensated in the ones after it."""
     inverse = torch.linalg.inv(gram)
     upper = torch.linalg.cholesky((inverse + inverse.transpose(1, 2)) / 2, upper=True)
     rest, codes = rows.clone(), torch.empty_like(rows)
@@ -242,9 +262,9 @@ def _round(rows: Tensor, steps: Tensor, gram: Tensor) -> Tensor:
         stop = min(start + _BLOCK, width)
         for column in range(start, stop):
             one = slice(column, column + 1)
-            code = (rest[:, :, one] / steps).round().clamp(-INT8_MAX, INT8_MAX)
+            code = form.round(rest[:, :, one] / steps[:, :, one])
             codes[:, :, one] = code
-            errors[:, :, one] = (rest[:, :, one] - code * steps) / upper[:, one, one]
+            errors[:, :, one] = (rest[:, :, one] - code * steps[:, :, one]) / upper[:, one, one]
             later = slice(column + 1, stop)
             rest[:, :, later] -= errors[:, :, one] * upper[:, one, later]
         # What lies beyond the block is updated once for all of it: the tensor is read less often.
@@ -253,11 +273,18 @@ def _round(rows: Tensor, steps: Tensor, gram: Tensor) -> Tensor:
     return codes
 
 
-def _as_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...]) -> Array:
+def _as_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...], form: Format) -> Array:
     matrix = codes.reshape(-1, codes.shape[2])
     if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
         matrix = matrix.T
-    return np.ascontiguousarray(matrix.reshape(shape).numpy().astype(np.int8))
+    return np.ascontiguousarray(form.stored(matrix.reshape(shape).numpy()))
+
+
+def _as_scale(layer: Layer, steps: Tensor) -> Array:
+    matrix = steps.flatten(2).flatten(0, 1).numpy().astype(np.float32)
+    if not layer.block:
+        return matrix.ravel()
+    return np.ascontiguousarray(matrix.T if layer.axis == 1 else matrix)
 
 
 def _decibels(signal: float, noise: float) -> float:

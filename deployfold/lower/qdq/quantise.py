@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 
 from deployfold.export.session import Array, open_session, run_session
 from deployfold.numerics import sqnr_db
 
-from .graph import INT8_MAX, Layer, QuantisedLayer
+from .formats import Format
+from .graph import Layer, QuantisedLayer
 from .layer import Columns, columns_of, error_of, fit, half, plain, rows_of
 from .ranges import candidates
 from .segments import Batch, Segments
@@ -38,8 +40,10 @@ def quantise_layers(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
     feeds: Sequence[Mapping[str, Array]],
+    form: Format,
     *,
     excluded: Collection[str] = (),
+    fitted: bool = True,
     independent: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[LayerResult]:
@@ -49,6 +53,8 @@ def quantise_layers(
         model: prepared, with its weights.
         layers: of the model, in an order in which they can be computed.
         feeds: calibration samples by input name.
+        form: what their inputs and weights are rounded to.
+        fitted: fit weights to the samples; ``False`` rounds them to nearest.
         independent: quantise each as if it were the only one.
         progress: hears of every layer.
 
@@ -70,8 +76,11 @@ def quantise_layers(
             given = runner.run(layer, after, weight, bias)
             quantised, estimator, top = None, "", float("nan")
         else:
-            quantised, estimator, top = _quantise(layer, before, after, runner, ranges)
-            read = [_fake_quantise(value, quantised.scale) for value in after]
+            quantised, estimator, top = _quantise(
+                layer, before, after, runner, ranges, form, fitted
+            )
+            scale = quantised.scale
+            read = after if scale is None else [_fake_quantise(v, scale, form) for v in after]
             given = runner.run(layer, read, _restored(quantised), quantised.bias)
         per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
         macs = wanted[0].size * per_output
@@ -90,52 +99,67 @@ def _quantise(
     after: Batch,
     runner: _LayerRunner,
     ranges: dict[str, tuple[str, float]],
+    form: Format,
+    fitted: bool,
 ) -> tuple[QuantisedLayer, str, float]:
     weight, bias = runner.weights(layer)
     attributes = runner.attributes(layer)
-    exact = columns_of(layer, before, weight, attributes)
-    actual = columns_of(layer, after, weight, attributes)
-    if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
-        ranges[layer.source] = _range(layer, after, weight, exact, actual)
-    estimator, top = ranges[layer.source]
-    scale = _scale(top)
+    exact = columns_of(layer, before, weight, attributes) if fitted else None
+    actual = columns_of(layer, after, weight, attributes) if fitted else None
+    if form.weight_only:
+        estimator, top, scale = f"blocks of {layer.block}", float("nan"), None
+    else:
+        if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
+            ranges[layer.source] = _range(layer, after, weight, exact, actual, form)
+        estimator, top = ranges[layer.source]
+        scale = _scale(top, form)
     if exact is None or actual is None:
-        codes, steps = plain(layer, weight)
+        codes, steps = plain(layer, weight, form)
         return QuantisedLayer(layer, codes, steps, bias, scale), estimator, top
-    fitted = fit(layer, weight, bias, exact, actual, scale)
-    new_bias = None if bias is None else fitted.bias
-    quantised = QuantisedLayer(layer, fitted.weight, fitted.weight_scale, new_bias, scale)
+    found = fit(layer, weight, bias, exact, actual, scale, form)
+    new_bias = None if bias is None else found.bias
+    quantised = QuantisedLayer(layer, found.weight, found.weight_scale, new_bias, scale)
     return quantised, estimator, top
 
 
 def _range(
-    layer: Layer, values: Batch, weight: Array, exact: Columns | None, actual: Columns | None
+    layer: Layer,
+    values: Batch,
+    weight: Array,
+    exact: Columns | None,
+    actual: Columns | None,
+    form: Format,
 ) -> tuple[str, float]:
     """The estimator whose range costs the output of the layer least, and the range."""
-    proposed = candidates(values)
+    proposed = candidates(values, form)
     if exact is None or actual is None:
         name = "mse" if "mse" in proposed else "max"
         return name, proposed[name]
     rows = rows_of(layer, weight)
-    errors = {name: error_of(rows, exact, actual, _scale(top)) for name, top in proposed.items()}
+    errors = {
+        name: error_of(rows, exact, actual, _scale(top, form), form)
+        for name, top in proposed.items()
+    }
     best = min(errors, key=lambda name: errors[name])
     return best, proposed[best]
 
 
-def _scale(top: float) -> float:
-    return float(np.float32(half(np.array([top / INT8_MAX]))[0]))
+def _scale(top: float, form: Format) -> float:
+    return float(np.float32(half(np.array([top / form.largest]))[0]))
 
 
-def _fake_quantise(value: Array, scale: float) -> Array:
-    step = np.float32(scale)
-    codes = np.clip(np.rint(value / step), -INT8_MAX - 1, INT8_MAX)
-    return np.asarray(codes * step, np.float32)
+def _fake_quantise(value: Array, scale: float, form: Format) -> Array:
+    values = torch.from_numpy(np.ascontiguousarray(value, np.float32))
+    return np.asarray(form.fake_quantise(values, scale).numpy())
 
 
 def _restored(item: QuantisedLayer) -> Array:
-    shape = [1] * item.weight.ndim
-    shape[item.layer.axis] = -1
-    return np.asarray(item.weight * item.weight_scale.reshape(shape), np.float32)
+    weight, layer = item.weight.astype(np.float32), item.layer
+    if layer.block:
+        return np.asarray(weight * item.weight_scale.repeat(layer.block, 1 - layer.axis))
+    shape = [1] * weight.ndim
+    shape[layer.axis] = -1
+    return np.asarray(weight * item.weight_scale.reshape(shape), np.float32)
 
 
 class _LayerRunner:

@@ -1,0 +1,127 @@
+"""Quantising for a build: which samples it is done on, and whether it was done before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from deployfold import __version__
+from deployfold.events import StageStarted
+from deployfold.export.session import Array
+from deployfold.files import sha256
+from deployfold.lower import KeptNode, LayerReport, QdqArtifact, lower_qdq
+from deployfold.lower.calibration_cache import LoweringCache, cache_key, default_cache_directory
+from deployfold.run import Run
+from deployfold.spec import Precision
+
+QUANTISED = (Precision.INT8, Precision.FP8, Precision.INT4)
+"""The precisions of Q/DQ nodes; the others change the type of tensors."""
+
+
+@dataclass(frozen=True)
+class QuantisationData:
+    """What a quantised model is made with and measured on.
+
+    Attributes:
+        calibration, held_back: feeds by input name.
+        labels: of the held-back samples.
+        origin: where they are from in one phrase.
+        calibrated: the samples are real; weights are fitted to them.
+        guarded: the held-back ones are no calibration samples, so that the accuracy can be held to
+            a limit on them.
+        digest: of all of it; ``None`` for what is not worth a place in the cache.
+    """
+
+    calibration: tuple[Mapping[str, Array], ...]
+    held_back: tuple[Mapping[str, Array], ...]
+    labels: tuple[int, ...] | None
+    origin: str
+    calibrated: bool
+    guarded: bool
+    digest: str | None
+
+    @property
+    def said(self) -> str:
+        """What the report is to say of it."""
+        if not self.guarded:
+            return f"weights rounded to nearest without calibration data, measured on {self.origin}"
+        return f"calibrated on {self.origin}" if self.calibrated else self.origin
+
+
+def quantisation_data(run: Run) -> QuantisationData:
+    """The calibration data of a run; without any, which weights alone can do with, its inputs."""
+    data = run.calibration
+    if data is None:
+        feeds = tuple(feed_of(run, sample) for sample in run.samples)
+        return QuantisationData(feeds, feeds, run.labels, run.input_data, False, False, None)
+    return QuantisationData(
+        data.calibration, data.held_back, data.labels, data.origin, data.calibrated, True,
+        data.digest,
+    )  # fmt: skip
+
+
+def feed_of(run: Run, sample: Any) -> dict[str, Array]:
+    """The arrays of one sample by input name."""
+    assert run.inputs is not None
+    return {name: tensor.numpy() for name, tensor in zip(run.inputs.names, sample, strict=True)}
+
+
+def quantise(
+    run: Run, onnx: Path, path: Path, precision: Precision, data: QuantisationData
+) -> tuple[QdqArtifact, bool]:
+    """Quantise, or take what an earlier run made of the same model, data and settings.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept.
+        ExportError: as :func:`~deployfold.lower.lower_qdq`.
+    """
+    spec = run.spec
+    cache = None if data.digest is None else LoweringCache(default_cache_directory())
+    key = cache_key(
+        {
+            "onnx": sha256(onnx),
+            "data": str(data.digest),
+            "guard": repr(spec.guard),
+            "settings": f"{precision.value} {spec.int8_rest.value} {spec.float_io}",
+            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
+        }
+    )
+    facts = None if cache is None else cache.get(key, path)
+    if facts is not None:
+        return _artifact(path, facts), True
+    name = precision.value
+    artifact = lower_qdq(
+        onnx,
+        path,
+        precision=precision,
+        calibration=data.calibration,
+        held_back=data.held_back,
+        labels=data.labels,
+        # Random ranges are all that int8 and fp8 have then; a weight is better off without.
+        fitted=data.calibrated or precision is not Precision.INT4,
+        fallback=spec.int8_rest,
+        guard=spec.guard if data.guarded else replace(spec.guard, enabled=False),
+        float_io=spec.float_io,
+        progress=lambda detail: run.emit(StageStarted("lower", f"{name}: {detail}")),
+    )
+    if cache is not None:
+        cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
+    return artifact, False
+
+
+def _artifact(path: Path, facts: Mapping[str, Any]) -> QdqArtifact:
+    plain = dict(facts)
+    plain |= {
+        "path": path,
+        "precision": Precision(plain["precision"]),
+        "fallback": Precision(plain["fallback"]),
+        "layers": tuple(LayerReport(**layer) for layer in plain["layers"]),
+        "kept": tuple(KeptNode(**node) for node in plain["kept"]),
+        "notes": tuple(plain["notes"]),
+    }
+    return QdqArtifact(**plain)
