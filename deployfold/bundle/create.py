@@ -11,7 +11,7 @@ from pathlib import Path
 from deployfold import __version__
 from deployfold.errors import BundleError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
-from deployfold.files import atomic_path, sha256
+from deployfold.files import atomic_path, sha256, write_bytes
 from deployfold.finish.kit import REFERENCE_NPZ
 
 from .bill import make_bill
@@ -20,6 +20,7 @@ from .device_files import device_files
 from .labels import LABELS_TXT, read_labels
 from .manifest import BILL, MANIFEST, RUNNER, FileEntry, HowToRun, Manifest
 from .scan import Limits, archive_size, file_header, scan
+from .signing import sign, signature_path
 from .tar import END, padding
 from .zstd import Writer, library
 
@@ -52,6 +53,7 @@ def create(
     output: Path,
     *,
     labels: Path | None = None,
+    key: Path | None = None,
     force: bool = False,
     limits: Limits | None = None,
     emit: Emit = ignore,
@@ -64,6 +66,7 @@ def create(
     Args:
         directory: that ``deployfold build`` wrote.
         labels: a text file with the name of a class on every line.
+        key: an SSH key to sign with; the signature goes to ``FILE.sig``.
         force: also of a build that failed or missed its limits.
 
     Raises:
@@ -92,6 +95,9 @@ def create(
             writer.finish()
         emit(StageProgress("bundle", "verifying"))
         scan(temporary, limits)
+        signature = None if key is None else sign(temporary, key)
+    if signature is not None:
+        write_bytes(signature_path(output), signature)
     took = time.perf_counter() - start
     emit(StageFinished("bundle", f"{len(members) + 1} files, {_mb(output)}", took))
     return manifest

@@ -42,6 +42,15 @@ MaxSize = Annotated[
     typer.Option(min=0.001, metavar="GIB", help="Refuse a bundle that unpacks to more."),
 ]
 
+Signers = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Also ask for a signature FILE.sig by one of these allowed signers, as ssh-keygen "
+        "takes them: lines of NAME ssh-ed25519 AAAA….",
+    ),
+]
+
 
 @bundle.command("create", cls=Command)
 def create(
@@ -91,6 +100,12 @@ def create(
             rich_help_panel=TRITON,
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign the bundle with an SSH key: the signature is FILE.sig."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also of a build that failed or missed its limits.")
     ] = False,
@@ -135,7 +150,13 @@ def create(
             _show_models(run, path, version, models)
             return
         manifest = make(
-            directory, path, labels=labels, force=force, limits=_limits(max_size), emit=run.emit
+            directory,
+            path,
+            labels=labels,
+            key=sign,
+            force=force,
+            limits=_limits(max_size),
+            emit=run.emit,
         )
         _show(run, manifest, path, "bundled")
 
@@ -143,6 +164,7 @@ def create(
 @bundle.command("verify", cls=Command)
 def verify(
     file: File,
+    signers: Signers = None,
     max_size: MaxSize = 64,
     json: opt.Json = False,
     no_color: opt.NoColor = False,
@@ -157,7 +179,8 @@ def verify(
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.bundle import scan
 
-        _show(run, scan(file, _limits(max_size)), file, "verified")
+        signer = _signer(file, signers)
+        _show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
 
 
 @bundle.command("unpack", cls=Command)
@@ -166,6 +189,7 @@ def unpack(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Must be new or empty.", show_default=False)
     ],
+    signers: Signers = None,
     max_size: MaxSize = 64,
     json: opt.Json = False,
     no_color: opt.NoColor = False,
@@ -180,8 +204,9 @@ def unpack(
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.bundle import unpack as extract
 
+        signer = _signer(file, signers)
         manifest = extract(file, directory, _limits(max_size))
-        _show(run, manifest, directory, "unpacked")
+        _show(run, manifest, directory, f"unpacked{signer}")
 
 
 def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) -> None:
@@ -197,6 +222,15 @@ def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) ->
 
     for name in models:
         run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
+
+
+def _signer(file: Path, signers: Path | None) -> str:
+    """``, signed by NAME`` where a signature was asked for."""
+    if signers is None:
+        return ""
+    from deployfold.bundle.signing import check_signature
+
+    return f", signed by {check_signature(file, signers)}"
 
 
 def _limits(gib: float) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,21 @@ def test_create_is_what_bundle_does_without_another_word(bundled, folder, tmp_pa
     assert (tmp_path / "m2").read_bytes() == bundled.read_bytes()
     text = run("bundle", "--help", cwd=tmp_path).stdout
     assert all(f"│ {command} " in text for command in ("create", "verify", "unpack"))
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_bundle_is_signed_and_the_signature_asked_for(folder, built, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"])
+    done = run("bundle", str(folder / "out"), "-o", "m", "--sign", "key", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "signers").write_text(f"us@example.org {(tmp_path / 'key.pub').read_text()}")
+    done = run("bundle", "verify", "m", "--signers", "signers", cwd=tmp_path)
+    assert "verified, signed by us@example.org" in done.stdout
+    (tmp_path / "m.sig").unlink()
+    fails(run("bundle", "verify", "m", "--signers", "signers", cwd=tmp_path), 10, "no signature")
+    unsigned = run("bundle", "unpack", "m", "net", "--signers", "signers", cwd=tmp_path)
+    fails(unsigned, 10, "no signature")
+    assert not (tmp_path / "net").exists()
 
 
 def test_a_tampered_bundle_is_refused(bundled, tmp_path):
