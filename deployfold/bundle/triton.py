@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deployfold.compile.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
 from deployfold.files import sha256, unwritable
@@ -98,14 +99,8 @@ def _models(
 ) -> list[Served]:
     groups: dict[str, list[Artifact]] = {}
     for artifact in build.artifacts:
-        if artifact.kind == "engine" and artifact.library != "tensorrt":
-            emit(
-                Note(
-                    f"{artifact.file} is left out: Triton loads engines of TensorRT, and not of "
-                    "TensorRT-RTX. Build it on the GPU with TensorRT: deployfold finish.",
-                    "warning",
-                )
-            )
+        if artifact.kind == "engine" and (why := _unfit(build, artifact)) is not None:
+            emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
         name = f"{build.name}_{backend(artifact)}_{artifact.precision}"
         group = groups.setdefault(name, [])
@@ -126,6 +121,17 @@ def _models(
         _model(name, group, build, engines, batch or DEFAULT_BATCH, instances, labels)
         for name, group in groups.items()
     ]
+
+
+def _unfit(build: Build, artifact: Artifact) -> str | None:
+    """Why Triton cannot load an engine."""
+    if artifact.library != "tensorrt":
+        return (
+            "Triton loads engines of TensorRT, and not of TensorRT-RTX; deployfold finish builds "
+            "one on the GPU"
+        )
+    options = read_sidecar(build.directory / artifact.file).get("options", {})
+    return "it is weight-stripped, and Triton does not refit" if options.get("strip_plan") else None
 
 
 def _model(

@@ -101,6 +101,14 @@ def test_an_engine_that_was_finished_on_the_device_is_taken(
     ]  # fmt: skip
 
 
+def test_an_engine_without_its_weights_is_not_run(bare: Path, device: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(device, tmp_path / "other"))
+    path = other / "net.fp16.sm_89.engine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"options": {"strip_plan": True}}))
+    done = run(bare, other, "--artifact", "net.fp16.sm_89.engine")
+    assert (done.returncode, "weight-stripped" in done.stderr) == (8, True)
+
+
 def test_without_an_input_the_device_is_checked(bare: Path, device: Path) -> None:
     done = run(bare, device, "--bench", "0.2", "--json")
     assert done.returncode == 0, done.stderr

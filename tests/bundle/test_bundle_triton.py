@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -152,6 +153,13 @@ def test_engines_of_several_gpus_are_one_model(proto: Any, tmp_path: Path) -> No
     assert "net.fp16.sm_120.engine is left out" in left
 
 
+def test_an_engine_without_its_weights_is_left_out(build: Path, tmp_path: Path) -> None:
+    path = build / "net.fp16.sm_89.engine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"options": {"strip_plan": True}}))
+    _, names = write_repository(build, tmp_path / "repo")
+    assert names == ("net_onnxruntime_fp32",)
+
+
 def test_the_next_build_is_the_next_version_and_the_same_one_is_none(
     proto: Any, build: Path, tmp_path: Path
 ) -> None:
@@ -164,8 +172,6 @@ def test_the_next_build_is_the_next_version_and_the_same_one_is_none(
     engine = build / "net.fp16.sm_89.engine"
     changed = b"ENGINE " * 40 + b"8.9"
     engine.write_bytes(changed)
-    import hashlib
-
     facts = json.loads(sidecar.read_text()) | {"sha256": hashlib.sha256(changed).hexdigest()}
     sidecar.write_text(json.dumps(facts))
     assert write_repository(build, repository)[0] == 2

@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
             for artifact in order(bundle.artifacts, gpu=onnx_gpu()):
                 print(artifact.file.name)
             return 0
-        artifact, runtime = _open(bundle, args.artifact)
+        artifact, runtime = _open(bundle, args.artifact, trust=args.trust)
         with closing(runtime):
             return _run(bundle, artifact, runtime, args)
     except DeployfoldError as error:
@@ -66,11 +66,14 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="list the artifacts, the best first")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument(
+        "--trust", action="store_true", help="let a version-compatible engine run its own code"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the outputs")
     return parser.parse_args(words)
 
 
-def _open(bundle: Bundle, name: str | None) -> tuple[Artifact, Runtime]:
+def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, Runtime]:
     """The first artifact that runs here, or the one that was asked for."""
     candidates = order(bundle.artifacts, gpu=onnx_gpu())
     if name is not None:
@@ -80,7 +83,7 @@ def _open(bundle: Bundle, name: str | None) -> tuple[Artifact, Runtime]:
     said: list[str] = []
     for artifact in candidates:
         try:
-            return artifact, open_runtime(artifact.file)
+            return artifact, open_runtime(artifact.file, trust=trust)
         except MeasureError as error:
             if len(candidates) == 1:
                 raise

@@ -113,15 +113,20 @@ class OnnxRuntime:
 class TensorRT:
     """An engine on the first GPU, which its sidecar must name.
 
+    Args:
+        trust: let a version-compatible engine run the lean runtime that it carries.
+
     Raises:
         MeasureError: there is no GPU, or the engine is not for it; so does every method where it
             fails.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, trust: bool = False) -> None:
         self._sidecar = read_sidecar(path)
+        if self._sidecar.get("options", {}).get("strip_plan"):
+            raise MeasureError(f"{path.name} is weight-stripped and has to be refitted first.")
         self._cuda = Cuda()
-        self._runner = EngineRunner(path, self._cuda)
+        self._runner = EngineRunner(path, self._cuda, allow_host_code=trust)
         try:
             self._runner.load()
             self.title = f"{self._sidecar['library']} on {self._cuda.name}"
@@ -157,13 +162,13 @@ class TensorRT:
         self._cuda.close()
 
 
-def open_runtime(path: Path) -> Runtime:
-    """The runtime of an ONNX or an engine.
+def open_runtime(path: Path, *, trust: bool = False) -> Runtime:
+    """The runtime of an ONNX or an engine; ``trust`` lets an engine run code that it carries.
 
     Raises:
         MeasureError: it cannot run here.
     """
-    return TensorRT(path) if path.suffix == ".engine" else OnnxRuntime(path)
+    return TensorRT(path, trust=trust) if path.suffix == ".engine" else OnnxRuntime(path)
 
 
 def onnx_gpu() -> bool:
