@@ -111,28 +111,30 @@ def test_files_that_are_not_those_of_the_manifest(
     refused(pack(tmp_path / "m", *packed, manifest=GOOD), said)
 
 
+ONE = make_manifest(entry("a.txt", A))
+
+
 @pytest.mark.parametrize(
-    "manifest",
+    ("manifest", "said"),
     [
-        make_manifest(entry("a.txt", A)).model_copy(update={"name": ".."}),
-        make_manifest(entry("a.txt", A)).model_copy(update={"name": "a/b"}),
-        make_manifest(entry("a.txt", A)).model_copy(update={"files": (entry("../a", A),)}),
-        make_manifest(entry("a.txt", A)).model_copy(
-            update={"files": (entry("a.txt", A), entry("A.TXT", A))}
+        (ONE.model_copy(update={"name": ".."}), "no name of a directory"),
+        (ONE.model_copy(update={"name": "a/b"}), "no name of a directory"),
+        (ONE.model_copy(update={"files": (entry("../a", A),)}), "leads out"),
+        (ONE.model_copy(update={"files": (entry("a.txt", A), entry("A.TXT", A))}), "twice"),
+        (ONE.model_copy(update={"files": (entry("Manifest.json", A),)}), "twice"),
+        (
+            ONE.model_copy(update={"files": (entry("a", A), entry("a/b", A))}),
+            "both a file and a directory",
         ),
-        make_manifest(entry("a.txt", A)).model_copy(
-            update={"files": (entry("a", A), entry("a/b", A))}
-        ),
-        make_manifest(entry("a.txt", A)).model_copy(update={"schema_version": 2}),
-        b"[1, 2]",
-        b"no json",
-        b"[" * 100_000,
-        b"{}",
+        (ONE.model_copy(update={"schema_version": 2}), "schema 2"),
+        (b"[1, 2]", "not valid"),
+        (b"no json", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"{}", "not valid"),
     ],
-    ids=str,
 )
-def test_a_manifest_that_none_of_ours_is(tmp_path: Path, manifest) -> None:
-    refused(pack(tmp_path / "m", member("net/a.txt", A), manifest=manifest))
+def test_a_manifest_that_none_of_ours_is(tmp_path: Path, manifest, said: str) -> None:
+    refused(pack(tmp_path / "m", member("net/a.txt", A), manifest=manifest), said)
 
 
 def test_data_beside_the_files(tmp_path: Path) -> None:
