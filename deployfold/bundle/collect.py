@@ -16,6 +16,7 @@ from deployfold.report.model import Report, Row, load_report
 from deployfold.spec import Precision
 
 from .manifest import Artifact, Kind
+from .names import fault
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
@@ -75,9 +76,15 @@ def collect(directory: Path, *, force: bool = False) -> Build:
             raise BundleError(
                 f"{directory} has no {path.name}.", hint="Build it again with this deployfold."
             )
+    model = onnx.file.removesuffix(".onnx").removesuffix(f".{onnx.precision}")
+    for name in files:
+        if (wrong := fault(f"{model}/{name}")) is not None:
+            raise BundleError(
+                f"{model}/{name} {wrong}.", hint="Rename the model, and build it again."
+            )
     return Build(
         directory=directory,
-        name=onnx.file.partition(".onnx")[0].removesuffix(f".{onnx.precision}"),
+        name=model,
         report=report,
         artifacts=artifacts,
         files=files,

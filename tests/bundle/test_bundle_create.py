@@ -13,6 +13,7 @@ import pytest
 from bundle_builds import make_build
 
 from deployfold.bundle import create, scan, unpack
+from deployfold.bundle.tar import header, read_header
 from deployfold.errors import BundleError, UsageError
 from deployfold.report.model import Status, ThresholdResult, load_report, write_report
 
@@ -144,6 +145,30 @@ def test_weights_beside_the_onnx_go_with_it(build: Path, tmp_path: Path) -> None
     write_report(report.model_copy(update={"rows": rows}), build / "report.json")
     manifest = create(build, tmp_path / "m.tar.zst")
     assert "net.onnx.data" in {entry.path for entry in manifest.files}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("n" * 60, "more than 100 bytes"), ("a:b", "not every system can store")]
+)
+def test_a_name_that_no_bundle_can_hold(build: Path, tmp_path: Path, name: str, said: str) -> None:
+    (build / "net.onnx").rename(build / f"{name}.onnx")
+    report = load_report(build / "report.json")
+    rows = tuple(
+        row.model_copy(update={"artifact": f"{name}.onnx"}) if row.name == "onnxruntime" else row
+        for row in report.rows
+    )
+    write_report(report.model_copy(update={"rows": rows}), build / "report.json")
+    with pytest.raises(BundleError, match=said) as caught:
+        create(build, tmp_path / "m.tar.zst")
+    assert "Rename" in str(caught.value.hint)
+
+
+def test_a_header_holds_sizes_beyond_8_gib() -> None:
+    """Where the POSIX form ends: RegNet-Y-128GF in fp32 is 2.6 GB, and others are larger."""
+    for size in (0, 1, 8 << 30, 1 << 40):
+        block = header("net/weights", size)
+        assert len(block) == 512
+        assert read_header(block, "m") == ("net/weights", size)
 
 
 def test_unpacking_into_what_is_there_is_refused(build: Path, tmp_path: Path) -> None:
