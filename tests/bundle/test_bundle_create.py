@@ -148,7 +148,7 @@ def test_weights_beside_the_onnx_go_with_it(build: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("n" * 60, "more than 100 bytes"), ("a:b", "not every system can store")]
+    ("name", "said"), [("n" * 60, "more than 100 bytes"), ("net:b", "not every system can store")]
 )
 def test_a_name_that_no_bundle_can_hold(build: Path, tmp_path: Path, name: str, said: str) -> None:
     (build / "net.onnx").rename(build / f"{name}.onnx")
