@@ -31,8 +31,8 @@ from .formats import Format
 from .graph import Layer
 
 RIDGE = 20.0
-"""λ over the mean of the diagonal of ``q(C) q(C)ᵀ``. A small one fits the calibration samples: of 64
-with λ 0.2, 2 and 20, MobileNetV2 had 15.5, 18.3 and 19.5 dB on other pictures."""
+"""λ over the mean of the diagonal of ``q(C) q(C)ᵀ``. A small one fits the calibration samples: with
+0.2, 2 and 20, and 64 of them, MobileNetV2 had 15.5, 18.3 and 19.5 dB on other pictures."""
 
 WIDEST = 1536
 """Wider weights (3x3 over more than 170 channels) are rounded to nearest: the two steps above cost
