@@ -44,9 +44,6 @@ def test_create_is_what_bundle_does_without_another_word(bundled, folder, tmp_pa
     done = run("bundle", "create", "-o", str(tmp_path / "m"), "out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m").read_bytes() == bundled.read_bytes()
-    done = run("bundle", "-o", str(tmp_path / "m2"), str(folder / "out"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "m2").read_bytes() == bundled.read_bytes()
     text = run("bundle", "--help", cwd=tmp_path).stdout
     assert all(f"│ {command} " in text for command in ("create", "verify", "unpack"))
 
@@ -60,7 +57,6 @@ def test_a_bundle_is_signed_and_the_signature_asked_for(folder, built, tmp_path)
     done = run("bundle", "verify", "m", "--signers", "signers", cwd=tmp_path)
     assert "verified, signed by us@example.org" in done.stdout
     (tmp_path / "m.sig").unlink()
-    fails(run("bundle", "verify", "m", "--signers", "signers", cwd=tmp_path), 10, "no signature")
     unsigned = run("bundle", "unpack", "m", "net", "--signers", "signers", cwd=tmp_path)
     fails(unsigned, 10, "no signature")
     assert not (tmp_path / "net").exists()
@@ -73,8 +69,6 @@ def test_a_tampered_bundle_is_refused(bundled, tmp_path):
     fails(run("bundle", "verify", "m.tar.zst", cwd=tmp_path), 10, "m.tar.zst")
     fails(run("bundle", "unpack", "m.tar.zst", "net", cwd=tmp_path), 10)
     assert [path.name for path in tmp_path.iterdir()] == ["m.tar.zst"]
-    too_big = run("bundle", "verify", str(bundled), "--max-size", "0.001", cwd=tmp_path)
-    assert too_big.returncode == 0, "0.001 GiB are enough for it"
 
 
 def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
@@ -96,19 +90,14 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
 
 
 def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
-    fails(run("bundle", "gone", cwd=tmp_path), 2, "no directory gone")
-    fails(run("bundle", "verify", "gone", cwd=tmp_path), 2, "Cannot read gone")
+    fails(run("bundle", "-o", "m", "gone", cwd=tmp_path), 2, "no directory gone")
     (tmp_path / "x").write_text("no bundle")
     fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "no zstd file")
-    fails(run("bundle", ".", cwd=tmp_path), 2, "report.json")
 
 
-@pytest.mark.parametrize("missing", ["backports.zstd", "cyclonedx"])
-def test_a_missing_extra_is_named_with_the_way_to_get_it(folder, built, tmp_path, missing):
-    if sys.version_info >= (3, 14) and missing == "backports.zstd":
-        pytest.skip("it is in the standard library")
+def test_a_missing_extra_is_named_with_the_way_to_get_it(folder, built, tmp_path):
     code = (
-        f"import sys\nsys.modules[{missing!r}] = None\n"
+        "import sys\nsys.modules['cyclonedx'] = None\n"
         "from deployfold.cli import main\n"
         f"sys.argv = ['deployfold', 'bundle', 'out', '-o', {str(tmp_path / 'm')!r}]\nmain()\n"
     )
