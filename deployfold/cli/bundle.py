@@ -224,6 +224,14 @@ def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) ->
         run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
 
 
+def _targets(manifest: Manifest) -> str:
+    from deployfold.finish import FINISH_JSON
+
+    kit = any(entry.path == FINISH_JSON for entry in manifest.files)
+    more = " (deployfold finish builds more on the device)" if kit else ""
+    return f"{', '.join(manifest.targets) or 'none'}{more}"
+
+
 def _signer(file: Path, signers: Path | None) -> str:
     """``, signed by NAME`` where a signature was asked for."""
     if signers is None:
@@ -254,7 +262,7 @@ def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
         ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
         ("model", f"{manifest.name}, of {source.path}{digest}"),
         ("holds", ", ".join(artifact.file for artifact in manifest.artifacts)),
-        ("engines for", ", ".join(manifest.targets) or "no GPU"),
+        ("engines for", _targets(manifest)),
         ("run it", f"{manifest.run.command}, with {', '.join(manifest.run.needs)} and "
                    f"{' or '.join(manifest.run.runtimes)}"),
     ]  # fmt: skip

@@ -204,7 +204,8 @@ def test_the_limit_of_a_check_follows_what_the_build_measured() -> None:
     assert not check([noisy], [y], 120.0).passed
     assert check([noisy], [y], 33.0).passed
     assert not check([noisy], [y], 37.0).passed
-    assert check([noisy], [y], None).passed
+    assert check([noisy], [y], None, "fp16").passed
+    assert not check([noisy], [y], None, "fp32").passed
     with pytest.raises(MeasureError, match="shapes"):
         check([noisy[:5]], [y], None)
 

@@ -104,7 +104,7 @@ def _run(bundle: Bundle, artifact: Artifact, runtime: Runtime, args: argparse.Na
     outputs = runtime.outputs()
     passed = True
     if expected:
-        found = check(outputs, expected, artifact.sqnr_db)
+        found = check(outputs, expected, artifact.sqnr_db, artifact.precision)
         passed = found.passed
         result["check"] = asdict(found) | {"passed": passed}
     elif len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
