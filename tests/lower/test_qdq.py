@@ -10,6 +10,7 @@ import pytest
 import torch
 from lower_toys import export_module
 from onnx import numpy_helper
+from qdq_nets import LOOSE, NETS, audit, made
 from torch import nn
 
 from deployfold.compile import EngineRequest, compile_engine
@@ -18,135 +19,6 @@ from deployfold.export.session import open_session, run_session
 from deployfold.lower import lower_int8
 from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
-
-LOOSE = GuardSpec(enabled=False)
-
-
-class Residual(nn.Module):
-    """A convolution, a depthwise one, a skip, a pool and a classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.depthwise = (
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        )
-        self.project, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, x):
-        y = torch.relu(self.first(x))
-        z = torch.nn.functional.relu6(self.depthwise(y))
-        return self.head(torch.relu(self.project(z) + y).amax((2, 3)))
-
-
-class TwoInputs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(6, 16), nn.Linear(4, 16)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, a, b):
-        return self.head(torch.tanh(self.left(a) * self.right(b)))
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).chunk(3, -1)
-        return self.out(torch.softmax(q @ k.transpose(1, 2) / 4, -1) @ v) + x
-
-
-def one_dimensional() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3, stride=2))
-
-
-def three_dimensional() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 1))
-
-
-def transposed() -> nn.Module:
-    return nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2), nn.ReLU(), nn.Conv2d(6, 4, 1))
-
-
-def grouped() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(8, 16, 3, groups=4, dilation=2), nn.ReLU(), nn.Conv2d(16, 8, 1))
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 4))
-
-
-NETS = {
-    "residual": (Residual, [(1, 3, 16, 16)]),
-    "two inputs": (TwoInputs, [(1, 6), (1, 4)]),
-    "1-D": (one_dimensional, [(1, 4, 32)]),
-    "3-D": (three_dimensional, [(1, 2, 6, 6, 6)]),
-    "transposed": (transposed, [(1, 4, 8, 8)]),
-    "grouped": (grouped, [(1, 8, 12, 12)]),
-    "MLP": (mlp, [(1, 12)]),
-    "attention": (Attention, [(1, 6, 16)]),
-}
-
-
-def made(name: str, path: Path) -> tuple[Path, list[dict[str, np.ndarray]], nn.Module]:
-    """The exported net, 24 samples for it, and the net."""
-    make, shapes = NETS[name]
-    torch.manual_seed(0)
-    net = make().eval()
-    source = export_module(net, tuple(torch.randn(shape) for shape in shapes), path)
-    names = [value.name for value in onnx.load(source).graph.input]
-    random = np.random.default_rng(1)
-    feeds = [
-        {
-            key: random.standard_normal(shape).astype("float32")
-            for key, shape in zip(names, shapes, strict=True)
-        }
-        for _ in range(24)
-    ]
-    return source, feeds, net
-
-
-def audit(path: Path) -> int:
-    """Check every Q/DQ of the file; returns how many weights are int8."""
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    producer = {name: node for node in model.graph.node for name in node.output}
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    count = 0
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        scale, zero = weights[node.input[1]], weights[node.input[2]]
-        assert zero.dtype == np.int8
-        assert not zero.any()
-        assert np.isfinite(scale).all()
-        assert (scale > 0).all()
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
-            count += 1
-            stored = weights[node.input[0]]
-            axis = next(item.i for item in node.attribute if item.name == "axis")
-            assert stored.dtype == np.int8
-            assert scale.shape == (stored.shape[axis],), "one scale an output channel"
-            assert np.abs(stored.astype(int)).max() <= 127
-            (layer,) = consumers[node.output[0]]
-            assert layer.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-            assert layer.input[1] == node.output[0], "only the weight, never the bias"
-            behind = consumers.get(layer.output[0], [])
-            if any(item.op_type in ("Relu", "Clip") for item in behind):
-                assert not any(item.op_type == "QuantizeLinear" for item in behind)
-        else:
-            assert scale.ndim == 0, "activations have one scale"
-        if node.op_type == "DequantizeLinear" and node.input[0] not in weights:
-            assert producer[node.input[0]].op_type == "QuantizeLinear"
-            assert not any(item.op_type == "Add" for item in consumers[node.output[0]])
-    return count
 
 
 @pytest.mark.parametrize("name", NETS)
