@@ -9,7 +9,8 @@ from deployfold.errors import ExportError
 from deployfold.export.quiet import first_line, quiet
 
 _EXPORTED = 20
-"""From here to 22 no operator but GroupNormalization, in 21, changed its meaning."""
+"""From here to 22 no operator changed its meaning, but GroupNormalization, which is not valid before
+21."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> ir.Model:
@@ -19,8 +20,7 @@ def raise_opset(model: ir.Model, opset: int) -> ir.Model:
         ExportError: an older model that onnx cannot convert.
     """
     present = model.opset_imports.get("", opset)
-    grouped = any(node.op_type == "GroupNormalization" for node in model.graph)
-    if present < min(opset, _EXPORTED) or (grouped and present < 21 <= opset):
+    if present < min(opset, _EXPORTED):
         try:
             with quiet():
                 newer = version_converter.convert_version(ir.to_proto(model), opset)
