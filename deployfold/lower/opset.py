@@ -9,8 +9,7 @@ from deployfold.errors import ExportError
 from deployfold.export.quiet import first_line, quiet
 
 _EXPORTED = 20
-"""From here to 22 no operator changed its meaning, but GroupNormalization, which is not valid before
-21."""
+"""From here to 22 only GroupNormalization changed its meaning, which is not valid before 21."""
 
 
 def raise_opset(model: ir.Model, opset: int) -> ir.Model:

@@ -1,4 +1,4 @@
-"""The networks of the matrix: small, one for every kind of shape that an engine can meet."""
+"""The networks of the matrix, one for every kind of shape that an engine can meet; small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from deployfold.compile import InputShapes
 from deployfold.compile.request import OptimizationProfile
-from deployfold.lower import lower_fp16
+from deployfold.lower import lower_bf16, lower_fp16, lower_qdq
+from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
 
@@ -70,17 +71,43 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Net:
-    """A network's ONNX in each precision, and its optimization profiles."""
+    """A network's fp32 ONNX, samples for it, and its optimization profiles."""
 
-    onnx: dict[Precision, Path]
+    fp32: Path
+    feeds: tuple[dict[str, np.ndarray], ...]
     profiles: tuple[OptimizationProfile, ...]
+
+    def onnx(self, column: str) -> Path:
+        """Its ONNX in a column of the matrix, made once: a precision, or ``int8+fp16``."""
+        path = self.fp32.with_name(f"{self.fp32.stem}.{column}.onnx")
+        precision = precision_of(column)
+        if precision is Precision.FP32:
+            return self.fp32
+        if path.exists():
+            return path
+        if precision is Precision.FP16:
+            lower_fp16(self.fp32, path, inputs=self.feeds)
+        elif precision is Precision.BF16:
+            lower_bf16(self.fp32, path, inputs=self.feeds)
+        else:
+            lower_qdq(
+                self.fp32, path, precision=precision, calibration=self.feeds, held_back=self.feeds,
+                fallback=Precision.FP32 if column == "int8" else Precision.FP16,
+                guard=GuardSpec(enabled=False),
+            )  # fmt: skip
+        return path
+
+
+def precision_of(column: str) -> Precision:
+    """The precision of a column's engines."""
+    return Precision(column.removesuffix("+fp16"))
 
 
 NETS = ("residual", "two-inputs", "fully-convolutional", "conv-1d", "conv-3d", "transformer")
 
 
 def make_net(name: str, directory: Path) -> Net:
-    """Export the network called ``name``, and lower it to fp16."""
+    """Export the network called ``name``."""
     torch.manual_seed(0)
     dynamic: dict[str, dict[int, str]] = {}
     ranges: dict[str, tuple[tuple[int, ...], ...]] = {}
@@ -113,16 +140,16 @@ def make_net(name: str, directory: Path) -> Net:
             tuple(inputs.values()),
             str(path),
             dynamo=False,
-            opset_version=17,
+            opset_version=20,
             input_names=list(inputs),
             output_names=["y"],
             dynamic_axes=dynamic,
         )
-    half = directory / f"{name}.fp16.onnx"
-    feeds: dict[str, np.ndarray] = {key: value.numpy() for key, value in inputs.items()}
-    lower_fp16(path, half, inputs=[feeds])
+    feeds = tuple(
+        {key: torch.randn_like(value).numpy() for key, value in inputs.items()} for _ in range(4)
+    )
     profile = tuple(
         InputShapes(key, *ranges.get(key, (tuple(value.shape),) * 3))
         for key, value in inputs.items()
     )
-    return Net({Precision.FP32: path, Precision.FP16: half}, (profile,))
+    return Net(path, feeds, (profile,))
