@@ -18,6 +18,7 @@ from .export import export
 from .finish import finish
 from .fold import fold
 from .profile import profile
+from .report import report
 from .run import run
 from .sweep import sweep
 from .targets import targets
@@ -57,7 +58,7 @@ def _root(
     pass
 
 
-for command in (build, fold, export, bench, compare, run, finish, sweep, targets, doctor):
+for command in (build, fold, export, bench, compare, report, run, finish, sweep, targets, doctor):
     app.command(cls=Command, epilog=EXIT_CODES)(command)
 app.add_typer(bundle, epilog=EXIT_CODES)
 app.add_typer(profile, epilog=EXIT_CODES)

@@ -57,6 +57,11 @@ class Latency:
     other_cpus: float | None = None
     gpu: GpuState | None = None
 
+    @property
+    def quantiles_ms(self) -> tuple[float, ...]:
+        """``samples_ms`` at 0, 5, …, 100 %."""
+        return tuple(float(one) for one in np.quantile(self.samples_ms, np.linspace(0, 1, 21)))
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:

@@ -12,7 +12,7 @@ from .grids import Grid, cold_start_grid, layer_grids, sweep_grid
 from .model import FoldSummary, Report
 from .summary import summary_lines
 
-_SHOWN = (
+SHOWN = (
     "title",
     "parameters",
     "batchnorm",
@@ -66,7 +66,7 @@ def _identity(report: Report) -> str:
 
 def _comparison(report: Report) -> str:
     made = columns(report, footnotes(report))
-    shown = [made[key] for key in _SHOWN if key in made]
+    shown = [made[key] for key in SHOWN if key in made]
     lines = [
         _line([escape(column.header) for column in shown]),
         _line(["---:" if column.numeric else "---" for column in shown]),

@@ -11,9 +11,10 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from deployfold.errors import UsageError
 from deployfold.files import write_text
@@ -182,8 +183,27 @@ class Report(Frozen):
         return self.rows[0] if self.rows else None
 
     def to_json(self) -> str:
-        """The JSON text of the report, indented, with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"
+        """The JSON text of the report, indented, with a final newline.
+
+        What UTF-8 cannot hold (a lone surrogate, from a checkpoint's names or a path in another
+        encoding) is written as ``?``.
+        """
+        try:
+            return self.model_dump_json(indent=2) + "\n"
+        except PydanticSerializationError:
+            return (
+                Report.model_validate(_as_utf8(self.model_dump())).model_dump_json(indent=2) + "\n"
+            )
+
+
+def _as_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_as_utf8, value))
+    return value
 
 
 def now() -> str:

@@ -69,7 +69,8 @@ class Latency(Frozen):
     stable, ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
     ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``variation`` the
     coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
-    away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile.
+    away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
+    the least of the calls, every twentieth of them, and the greatest: 21 numbers.
     """
 
     median_ms: Number
@@ -90,6 +91,7 @@ class Latency(Frozen):
     preemptions_per_s: Number | None = None
     other_cpus: Number | None = None
     gpu: GpuState | None = None
+    quantiles_ms: tuple[Number, ...] = ()
 
     @classmethod
     def of(cls, measured: MeasuredLatency) -> Latency:

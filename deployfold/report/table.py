@@ -6,6 +6,8 @@ markup nor terminal escapes in a name are obeyed.
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass
 
 from rich import box
@@ -206,6 +208,17 @@ def _hanging(label: Text, value: Text) -> Table:
     grid.add_column(overflow="fold")
     grid.add_row(label, value)
     return grid
+
+
+def table_svg(report: Report, *, width: int = 100) -> str:
+    """The comparison as the SVG picture of a terminal of ``width`` columns; it loads no fonts."""
+    console = Console(
+        record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor",
+        legacy_windows=False,
+    )  # fmt: skip
+    console.print(comparison_table(report))
+    drawn = console.export_svg(title=f"deployfold: {text.clean(report.source.path)}")
+    return re.sub(r"@font-face\s*{.*?}", "", drawn, flags=re.S)
 
 
 @dataclass(frozen=True)

@@ -164,3 +164,13 @@ def test_the_report_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_utf_8_cannot_hold_is_still_a_report(tmp_path: Path) -> None:
+    report = sample_report()
+    named = report.rows[0].model_copy(update={"title": "a \ud800 name"})
+    report = report.model_copy(update={"rows": (named, *report.rows[1:])})
+    write_report(report, tmp_path / "report.json")
+    read = load_report(tmp_path / "report.json")
+    assert read.rows[0].title == "a ? name"
+    assert read.rows[1:] == report.rows[1:]

@@ -1,0 +1,92 @@
+"""``deployfold report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .render import show_report
+from .session import session
+
+
+def report(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="The directory of a build, or its report.json.",
+            show_default=False,
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write it as one HTML page: table, charts, fold map, graph.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the table as an SVG picture of a terminal.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = None,
+    width: Annotated[
+        int,
+        typer.Option(
+            metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=opt.OUTPUT
+        ),
+    ] = 100,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="List the quantised layers, too.", rich_help_panel=opt.OUTPUT
+        ),
+    ] = False,
+    sort: opt.Sort = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+    no_color: opt.NoColor = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Show the report of a build again, or write it as HTML or SVG.
+
+    Examples:
+
+      deployfold report build/resnet50
+
+      deployfold report build/resnet50 --html report.html --svg table.svg
+    """
+    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.files import write_text
+        from deployfold.report.model import load_report
+        from deployfold.report.select import check_column
+
+        if sort is not None:
+            check_column(sort)
+        file = path / "report.json" if path.is_dir() else path
+        found = load_report(file)
+        written = []
+        if html is not None:
+            from deployfold.report.html import read_outline, render_html
+
+            onnx = next((row for row in found.rows if row.name == "onnxruntime"), None)
+            graph = file.parent / Path(onnx.artifact).name if onnx and onnx.artifact else None
+            outline = read_outline(graph) if graph and graph.is_file() else None
+            write_text(html, render_html(found, outline))
+            written.append(html)
+        if svg is not None:
+            from deployfold.report.table import table_svg
+
+            write_text(svg, table_svg(found, width=width))
+            written.append(svg)
+        if not written or json:
+            show_report(run, found, None, sort=sort, layers=layers)
+        for one in written:
+            run.err.print(f"Wrote {one}", markup=False, highlight=False)

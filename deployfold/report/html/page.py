@@ -1,0 +1,71 @@
+"""From a report to the text of the page."""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.metadata import version
+
+from deployfold.errors import UsageError
+from deployfold.report import text
+from deployfold.report.columns import columns
+from deployfold.report.footnotes import footnotes
+from deployfold.report.grids import cold_start_grid, layer_grids, sweep_grid
+from deployfold.report.markdown import SHOWN
+from deployfold.report.model import Report
+from deployfold.report.summary import summary_lines
+
+from .outline import Outline
+
+_HINT = "pip install 'deployfold[report]'."
+
+
+def render_html(report: Report, outline: Outline | None = None) -> str:
+    """``report.html``: the comparison, charts, what was folded, the graph, and the report's JSON.
+
+    One file without scripts, which loads nothing. Names are escaped. Equal reports give equal
+    files.
+
+    Args:
+        outline: of the exported graph, where there is one.
+
+    Raises:
+        UsageError: jinja2 or matplotlib is not installed.
+    """
+    try:
+        import jinja2
+
+        from . import charts
+    except ImportError as error:
+        raise UsageError(f"The HTML report needs {error.name}.", hint=_HINT) from error
+    notes = footnotes(report)
+    made = columns(report, notes)
+    shown = [made[key] for key in SHOWN if key in made]
+    quantised = [row for row in report.rows if row.int8 and row.int8.layers]
+    layers = [
+        (grid, charts.layer_chart(row.int8.layers if row.int8 else ()))
+        for grid, row in zip(layer_grids(report), quantised, strict=True)
+    ]
+    drawn = {
+        "Latency": charts.latency_chart(report),
+        "Size": charts.size_chart(report),
+        "Parameters": charts.parameter_chart(report),
+    }
+    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["clean"] = text.clean
+    page: str = environment.from_string(source).render(
+        report=report,
+        version=version("deployfold"),
+        lines=summary_lines(report),
+        columns=shown,
+        rows=list(zip(*(column.cells for column in shown), strict=True)),
+        notes=notes,
+        grids=[grid for grid in (sweep_grid(report), cold_start_grid(report)) if grid],
+        charts={title: svg for title, svg in drawn.items() if svg},
+        layers=layers,
+        outline=outline,
+        json=report.to_json(),
+    )
+    return page + "\n"
