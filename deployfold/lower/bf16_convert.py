@@ -25,9 +25,7 @@ from .fp16_convert import cast, has_subgraph
 OPSET = 22
 """The first in which convolutions and pools take bfloat16."""
 
-WIDE = frozenset(
-    "ConvTranspose GRU HardSwish LpPool MeanVarianceNormalization Mish NonZero Shrink".split()
-)
+WIDE = frozenset("ConvTranspose GRU HardSwish LpPool MeanVarianceNormalization Mish".split())
 """Operators that ONNX has in bfloat16 and TensorRT-RTX 1.7.1 does not build."""
 
 _OWN_TYPE = frozenset(

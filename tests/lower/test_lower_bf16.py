@@ -12,9 +12,12 @@ from lower_toys import FLOAT, HALF, export_module, node, node_types, normal, typ
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from deployfold.errors import ExportError
+from deployfold.compile import EngineRequest
+from deployfold.errors import CompileError, ExportError
 from deployfold.lower import lower_bf16
+from deployfold.lower.bf16_convert import OPSET, WIDE
 from deployfold.lower.opset import raise_opset
+from deployfold.spec import Precision
 
 BF16 = TensorProto.BFLOAT16
 
@@ -98,6 +101,39 @@ def test_operators_without_bfloat16_stay_and_say_why(tmp_path):
     }
     found = node_types(artifact.path)
     assert (found["n_a"], found["n_b"], found["n_c"], found["n_y"]) == (FLOAT, BF16, FLOAT, BF16)
+
+
+@pytest.mark.parametrize("op_type", sorted(WIDE))
+def test_tensorrt_rtx_builds_such_an_operator_in_fp32_and_not_in_bf16(op_type, tmp_path):
+    """Where this fails, a newer TensorRT-RTX has it in bf16, and it can leave the list."""
+    pytest.importorskip("tensorrt_rtx")
+    from deployfold.compile.tensorrt import build, import_library
+
+    weights = {"ConvTranspose": {"w": (8, 4, 2, 2)}, "GRU": {"w": (1, 24, 8), "r": (1, 24, 8)}}
+    options = {"LpPool": {"kernel_shape": [2, 2]}, "GRU": {"hidden_size": 8}}.get(op_type, {})
+    shapes = weights.get(op_type, {})
+    trt = import_library("tensorrt_rtx")
+
+    def attempt(precision, kind, dtype):
+        nodes = [
+            helper.make_node("Cast", ["x"], ["a"], to=kind),
+            helper.make_node(op_type, ["a", *shapes], ["b"], **options),
+            helper.make_node("Cast", ["b"], ["y"], to=FLOAT),
+        ]
+        shape = [4, 2, 8] if op_type == "GRU" else [2, 8, 8, 8]
+        graph = helper.make_graph(
+            nodes, "wide", [helper.make_tensor_value_info("x", FLOAT, shape)],
+            [helper.make_tensor_value_info("y", FLOAT, None)],
+            [numpy_helper.from_array(np.ones(s, dtype), n) for n, s in shapes.items()],
+        )  # fmt: skip
+        path, opsets = tmp_path / "wide.onnx", [helper.make_opsetid("", OPSET)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
+        request = EngineRequest("tensorrt_rtx", precision, ("l4",), ((8, 9),))
+        build(trt, request, path, tmp_path / "wide.engine", lambda *_: None)
+
+    attempt(Precision.FP32, FLOAT, np.float32)
+    with pytest.raises(CompileError):
+        attempt(Precision.BF16, BF16, ml_dtypes.bfloat16)
 
 
 def test_a_weight_that_is_read_in_both_types_is_there_twice(tmp_path):
