@@ -86,7 +86,7 @@ def test_a_network_builds_for_every_target(
         output = tmp_path / f"{target}.engine"
         request = planned(target, column, net)
         if isinstance(request, NoEngine):
-            check_refusal(trt, request, source, precision)
+            check_refusal(trt, request, net, column)
             continue
         if target == "sm_75" and column in ("fp32", "int8") and name in NO_FP32_ON_TURING:
             with pytest.raises(CompileError) as caught:
@@ -103,14 +103,15 @@ def test_a_network_builds_for_every_target(
         assert [one.mode for one in built.tensors].count("input") == len(net.profiles[0])
 
 
-def check_refusal(trt: Any, refused: NoEngine, source: Path, precision: Precision) -> None:
+def check_refusal(trt: Any, refused: NoEngine, net: Net, column: str) -> None:
     """The plan refuses with a sentence what TensorRT-RTX would refuse with a riddle."""
     from deployfold.compile.tensorrt import build
 
+    precision, source = precision_of(column), net.onnx(column)
     assert refused.reason.startswith(f"No {precision.value} engine for {refused.target}: ")
     pair = (int(refused.target[3:-1]), int(refused.target[-1]))
     assert pair < OLDEST[precision.value]
-    request = EngineRequest("tensorrt_rtx", precision, ("test",), (pair,))
+    request = EngineRequest("tensorrt_rtx", precision, ("test",), (pair,), profiles=net.profiles)
     with pytest.raises(CompileError, match="HW-specific datatypes"):
         build(trt, request, source, source.with_suffix(".engine"), lambda *_: None)
 
