@@ -86,7 +86,7 @@ class MeasureError(DeployfoldError):
 
 
 class AccuracyError(DeployfoldError):
-    """INT8 cannot keep the accuracy that was asked for; what was built without it stays."""
+    """INT8, FP8 or INT4 cannot keep the accuracy asked for; what was built without it stays."""
 
     exit_code = ExitCode.ACCURACY
 

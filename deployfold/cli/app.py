@@ -26,7 +26,7 @@ from .targets import targets
 EXIT_CODES = (
     "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
     "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
-    "past a limit · 8 measuring failed · 9 INT8 cannot keep its accuracy · "
+    "past a limit · 8 measuring failed · 9 INT8, FP8 or INT4 loses its accuracy · "
     "10 a bundle is damaged or cannot be made · 11 builds of a sweep failed · 130 interrupted."
 )
 

@@ -85,6 +85,7 @@ def test_fp8_needs_data(work):
     assert "--calib" in fails(run("build", "net.pt", "--fp8", *QUICK, cwd=work), 2, "FP8 needs")
 
 
+@pytest.mark.slow
 def test_int4_without_data_is_measured_on_the_inputs_and_says_so(work, tmp_path):
     done = run(
         "build", str(work / "net.pt"), "--int4", "--min-sqnr", "90", "--no-engine", "--no-measure",

@@ -33,7 +33,12 @@ def quantise(name: str, precision: Precision, tmp_path: Path, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETS)
+SLOWER = ("two inputs", "1-D", "transposed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOWER else ()) for n in NETS]
+)
 def test_every_pair_of_fp8_is_what_tensorrt_takes(name, tmp_path):
     artifact = quantise(name, Precision.FP8, tmp_path)
     assert audit(artifact.path, Precision.FP8) == len(artifact.layers)
