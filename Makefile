@@ -22,7 +22,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint ## everything but the tests marked slow
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not slow'
 
 test-slow: $(STAMP) ## the tests marked slow, but for the zoo
 	$(BIN)/python -m pytest -m 'slow and not zoo'
