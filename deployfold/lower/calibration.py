@@ -143,7 +143,7 @@ def _random(
     for _ in range(feeds + held):
         values = make_inputs(inputs, seed=seeds.getrandbits(48))
         made.append({name: value.numpy() for name, value in zip(form.names, values, strict=True)})
-    note = "INT8 ranges are from random inputs, so its accuracy on real data is not known."
+    note = "It is calibrated on random inputs, so the accuracy on real data is not known."
     digests = [sample_digest(feed) for feed in made]
     return CalibrationData(
         calibration=tuple(made[:feeds]),

@@ -114,11 +114,9 @@ def lower_qdq(
 
         step, reasons = keep_accuracy(attempt, costs, guard, precision)
         notes: tuple[str, ...] = ()
-        name = precision.value
         if unfit:
-            notes = (
-                f"{len(unfit)} of {len(layers)} layers are not for {name}; --layers says why.",
-            )
+            fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
+            notes = (f"{precision.value} is for {fit}; --layers says why not for the others.",)
         fp32_nodes: tuple[KeptNode, ...] = ()
         if fallback is Precision.FP16:
             say("the rest to fp16")
