@@ -67,6 +67,8 @@ def _half(run: Run, onnx: Path, precision: Precision) -> Path:
         kept = f", {len(artifact.kept_fp32)} nodes kept in fp32" if artifact.kept_fp32 else ""
         say(f"{name}, {artifact.sqnr_db:.1f} dB against fp32{kept}")
     notes = (*artifact.notes, *_kept(artifact.kept_fp32, "fp32"))
+    if precision is Precision.BF16 and not run.spec.float_io:
+        notes = (*notes, "bf16 keeps float32 inputs and outputs: --io fp16 is for the others.")
     accuracy = Accuracy(max_abs_diff=artifact.max_abs_diff, sqnr_db=artifact.sqnr_db)
     about = f"accuracy against the fp32 ONNX, with every {name} tensor rounded"
     _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes))

@@ -93,14 +93,14 @@ def check_outcome(report: Report) -> None:
     """Raise for what a build that ran to its end could not keep.
 
     Raises:
-        AccuracyError: INT8 was refused; all else was built.
+        AccuracyError: INT8, FP8 or INT4 was refused; all else was built.
         ThresholdError: naming every missed limit.
     """
     if report.status.state == "failed":
         raise AccuracyError(
             report.status.message or "INT8 was refused.",
             hint="All else was built. Calibrate on data like that of the deployment, allow less "
-            "with --min-sqnr or --min-agreement, or let fewer layers be INT8 with "
+            "with --min-sqnr or --min-agreement, or let fewer layers be quantised with "
             "--min-int8-share.",
         )
     _check_thresholds(report)
