@@ -79,7 +79,7 @@ def _half(run: Run, onnx: Path, precision: Precision) -> Path:
 def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
     """With Q/DQ nodes: int8, fp8, or int4 weights; ``None`` where the accuracy cannot be kept."""
     spec, name = run.spec, precision.value
-    data = quantisation_data(run)
+    data = quantisation_data(run, precision)
     path = onnx.with_name(f"{onnx.stem}.{name}.onnx")
     doing = f"calibrating on {data.origin}" if data.guarded else "rounding weights"
     where = "held-back samples" if data.guarded else "the inputs"

@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime
 
 from deployfold import __version__
+from deployfold.errors import UsageError
 from deployfold.events import StageStarted
 from deployfold.export.session import Array
 from deployfold.files import sha256
@@ -53,10 +54,16 @@ class QuantisationData:
         return f"calibrated on {self.origin}" if self.calibrated else self.origin
 
 
-def quantisation_data(run: Run) -> QuantisationData:
-    """The calibration data of a run; without any, which weights alone can do with, its inputs."""
+def quantisation_data(run: Run, precision: Precision) -> QuantisationData:
+    """The calibration data of a run; for weights alone, which can do without, else its inputs.
+
+    Raises:
+        UsageError: INT8 or FP8 has no data.
+    """
     data = run.calibration
     if data is None:
+        if precision is not Precision.INT4:
+            raise UsageError(f"{precision.value.upper()} needs data to calibrate on.")
         feeds = tuple(feed_of(run, sample) for sample in run.samples)
         return QuantisationData(feeds, feeds, run.labels, run.input_data, False, False, None)
     return QuantisationData(

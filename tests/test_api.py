@@ -13,6 +13,7 @@ from torch import nn
 
 import deployfold
 from deployfold.errors import FoldError, LoadError, UsageError
+from deployfold.spec import Precision
 
 
 @pytest.fixture
@@ -40,9 +41,16 @@ def test_load_fold_export_and_build(net, tmp_path):
         inputs=["1x3x8x8"],
         engine=False,
         max_seconds=0.2,
+        precisions=[Precision.BF16],
     )
     assert report.status.state == "complete"
     assert report.rows[0].name == "pytorch"
+    assert "onnxruntime-bf16" in {row.name for row in report.rows}
+    with pytest.raises(UsageError, match="FP8 needs data"):
+        deployfold.build(
+            tmp_path / "net.pt", output=tmp_path / "c", inputs=["1x3x8x8"], engine=False,
+            precisions=[Precision.FP8],
+        )  # fmt: skip
 
 
 def test_functions_keep_their_names_beside_the_subpackages():
