@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow test-zoo clean
+.PHONY: demo test lint test-slow test-fuzz test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,10 +22,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint ## everything but the tests marked slow
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
 test-slow: $(STAMP) ## the tests marked slow, but for the zoo
 	$(BIN)/python -m pytest -m 'slow and not zoo'
+
+test-fuzz: $(STAMP) ## damaged input for every reader, 10,000 cases each
+	DEPLOYFOLD_FUZZ_CASES=10000 $(BIN)/python -m pytest -n $(JOBS) -m slow -rP tests/fuzz
 
 test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders; resumable
 	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'

@@ -25,7 +25,6 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("deployfold ")
 ]
-pytestmark = pytest.mark.xdist_group("readme")  # a command may use what the one before it made
 QUICK = ("--input 1x3x64x64", "--max-seconds 1")
 
 

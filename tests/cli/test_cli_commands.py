@@ -45,6 +45,7 @@ def test_export_with_a_dynamic_batch(folder, tmp_path):
     assert {row["not_measured"] for row in report["rows"]} == {"no measurement was asked for"}
     assert check_whole(tmp_path) == {
         "net.folded.pt", "net.onnx", "net.pt2", "net.ts.pt", "report.json", "report.md",
+        "preprocess.json", "reference.npz",
     }  # fmt: skip
     program = torch.export.load(tmp_path / "net.pt2").module()
     script = torch.jit.load(str(tmp_path / "net.ts.pt"))

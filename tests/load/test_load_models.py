@@ -114,6 +114,36 @@ def test_pickled_timm_modules_need_no_flag(name):
     _pickles_without_flags(timm.create_model(name))
 
 
+class _Attribute:
+    def __init__(self, owner: object, name: str) -> None:
+        self.pair = (owner, name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, self.pair
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "loads"),
+    [
+        (timm.layers.Format, "NCHW", True),
+        (timm.layers.Format, "mro", False),
+        (nn.Conv2d, "forward", False),
+    ],
+)
+def test_a_member_of_an_enum_is_loaded_as_python_3_11_0_to_3_pickle_it(
+    owner, name, loads, tmp_path
+):
+    path = tmp_path / "net.pt"
+    net = nn.Conv2d(3, 4, 3)
+    net.layout = _Attribute(owner, name)
+    torch.save(net, path)
+    if loads:
+        assert load_model(str(path)).module.layout is timm.layers.Format.NCHW
+    else:
+        with pytest.raises(LoadError):
+            load_model(str(path))
+
+
 def _pickles_without_flags(module: nn.Module) -> None:
     from deployfold.load.safe_globals import allowed_for
 

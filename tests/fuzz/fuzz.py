@@ -1,0 +1,256 @@
+"""Damages the files and texts that deployfold reads, and hears how it takes that.
+
+    PYTHONPATH=tests/bundle:tests/report python tests/fuzz/fuzz.py TARGET CASES [SEED]
+
+A reader may accept what it is given, or raise a DeployfoldError; anything else is a finding, and so
+is code that ran, or memory past LIMIT. Prints the number of cases, and how many were accepted. The
+case that was found is left in the directory ``fuzz-findings``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import resource
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bundle_builds import make_build
+from PIL import Image
+from report_sample import full_report
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from deployfold.build_profiles import read_profile
+from deployfold.bundle import Limits, create, scan
+from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.errors import DeployfoldError
+from deployfold.finish.kit import read_kit
+from deployfold.load import load_model
+from deployfold.lower.calibration import load_calibration
+from deployfold.quantization import CalibrationSpec
+from deployfold.report.html import read_outline
+from deployfold.report.markdown import render_markdown
+from deployfold.report.model import load_report
+from deployfold.shapes import parse_dynamic
+from deployfold.spec import InputSpec, parse_row_limits
+from deployfold.sweep.fleet import read_fleet
+
+LIMIT = 12 << 30
+"""Bytes of address space; torch alone maps 6 GiB of it."""
+
+MARKER = "code-ran"
+SPLICES = (
+    b"\x00", b"\xff" * 8, b"\x80\x02", b"-1", b"1e999", b"null", b"[", b"{", b'"', b"\n",
+    b"\x1b[2J", b"../../x", b"/etc/passwd", b"999999999999", b"cos\nsystem\n", b"PK\x05\x06",
+)  # fmt: skip
+
+PROFILE = b"""description = "d"
+fp16 = true
+target = ["l4"]
+dynamic-batch = "1:8:32"
+held-back = 0.2
+"""
+FLEET = b"""precisions = ["fp16"]
+targets = ["l4"]
+[build]
+no-measure = true
+[[model]]
+source = "net.pt"
+"""
+
+
+class Runs:
+    """A pickle of it makes a file: whoever unpickles it in full ran its code."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open, (MARKER, "w"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a file holds at first, and who reads it."""
+
+    content: bytes
+    name: str
+    read: Callable[[Path], object]
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def scripted() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(net()), buffer)
+    return buffer.getvalue()
+
+
+def program() -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(net(), (torch.randn(1, 3, 8, 8),)), buffer)
+    return buffer.getvalue()
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def arrays() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, input=np.zeros((8, 3, 8, 8), np.float32))
+    return buffer.getvalue()
+
+
+def calibrate(source: Path) -> object:
+    inputs = InputSpec.parse(["input=1x3x8x8"])
+    return load_calibration(CalibrationSpec(str(source), samples=4), inputs, arch=None)
+
+
+def load(path: Path) -> object:
+    return load_model(str(path))
+
+
+def bundle(folder: Path) -> bytes:
+    create(make_build(folder / "build"), folder / "net.tar.zst")
+    return (folder / "net.tar.zst").read_bytes()
+
+
+def kit(path: Path) -> object:
+    """``finish.json`` beside the files of a build."""
+    return read_kit(path.parent)
+
+
+def text(parse: Callable[[str], object]) -> Callable[[Path], object]:
+    return lambda path: parse(path.read_bytes().decode("utf-8", "replace"))
+
+
+def sidecar(path: Path) -> object:
+    found = read_sidecar(path.with_suffix(""))
+    return built_for(found), input_tensors(found, path)
+
+
+def make(target: str, folder: Path) -> Target:
+    """The target, with its files in ``folder``."""
+    build = make_build(folder / "build") if target in ("onnx", "sidecar") else folder
+    engine = next(build.glob("*.engine.json"), None)
+    wanted = {"schema_version": 1, "deployfold_version": "0", "model_name": "n", "report": "r.json",
+              "reference": {"file": "r.npz", "sha256": "0"}, "inputs": ["x"], "outputs": ["y"],
+              "onnx": {"fp16": [{"file": "n.onnx", "sha256": "0"}]}, "engines": []}  # fmt: skip
+    made: dict[str, Callable[[], Target]] = {
+        "report": lambda: Target(
+            full_report().to_json().encode(), "report.json",
+            lambda path: render_markdown(load_report(path)),
+        ),
+        "profile": lambda: Target(PROFILE, "p.toml", lambda path: read_profile(str(path))),
+        "fleet": lambda: Target(FLEET, "fleet.toml", read_fleet),
+        "input": lambda: Target(
+            b"image=1x3x224x224:float32", "t", text(lambda one: InputSpec.parse([one]))
+        ),
+        "shapes": lambda: Target(
+            b"a=1x3:2x3:4x3,b=1:2:3", "t", text(lambda one: parse_dynamic(None, (one,)))
+        ),
+        "limits": lambda: Target(
+            b"onnxruntime=12.5", "t", text(lambda one: parse_row_limits([one]))
+        ),
+        "sidecar": lambda: Target(Path(engine or "").read_bytes(), "net.engine.json", sidecar),
+        "kit": lambda: Target(json.dumps(wanted).encode(), "finish.json", kit),
+        "bundle": lambda: Target(
+            bundle(folder), "b.tar.zst", lambda path: scan(path, Limits(total=1 << 28))
+        ),
+        "onnx": lambda: Target((build / "net.onnx").read_bytes(), "n.onnx", read_outline),
+        "pickle": lambda: Target(saved(net()), "net.pt", load),
+        "state-dict": lambda: Target(saved(net().state_dict()), "net.pt", load),
+        "acting-pickle": lambda: Target(pickle.dumps({"a": Runs()}, 2), "net.pt", load),
+        "safetensors": lambda: Target(
+            save_safetensors(dict(net().state_dict())), "net.safetensors", load
+        ),
+        "torchscript": lambda: Target(scripted(), "net.ts.pt", load),
+        "program": lambda: Target(program(), "net.pt2", load),
+        "arrays": lambda: Target(arrays(), "a.npz", calibrate),
+        "pictures": lambda: Target(picture(), "p.png", lambda path: calibrate(path.parent)),
+    }  # fmt: skip
+    return made[target]()
+
+
+TARGETS = (
+    "report", "profile", "fleet", "input", "shapes", "limits", "sidecar", "kit", "bundle", "onnx",
+    "pickle", "state-dict", "acting-pickle", "safetensors", "torchscript", "program", "arrays",
+    "pictures",
+)  # fmt: skip
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """One to four changes: bits, a cut, a splice, a part twice, a part gone."""
+    data = bytearray(content)
+    for _ in range(int(random.integers(1, 5))):
+        at = int(random.integers(0, len(data) + 1))
+        length = int(random.integers(1, 65))
+        change = int(random.integers(0, 6))
+        if change == 0 and data:
+            data[at % len(data)] ^= 1 << int(random.integers(0, 8))
+        elif change == 1:
+            del data[at:]
+        elif change == 2:
+            data[at:at] = SPLICES[int(random.integers(0, len(SPLICES)))]
+        elif change == 3:
+            data[at:at] = data[at : at + length]
+        elif change == 4:
+            del data[at : at + length]
+        else:
+            data[at : at + length] = random.bytes(length)
+    return bytes(data)
+
+
+def main(target: str, cases: int, seed: int = 0) -> int:
+    """Run the cases; 1 if there was a finding."""
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+    warnings.simplefilter("ignore")
+    random, accepted = np.random.default_rng(seed), 0
+    findings = Path("fuzz-findings").absolute()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        one = make(target, folder)
+        case = folder / "case"
+        case.mkdir()
+        path = case / one.name
+        for index in range(cases):
+            content = one.content if index == 0 else damaged(one.content, random)
+            path.write_bytes(content)
+            try:
+                one.read(path)
+                accepted += 1
+            except DeployfoldError:
+                pass
+            except BaseException:
+                findings.mkdir(exist_ok=True)
+                (findings / f"{target}-{index}").write_bytes(content)
+                traceback.print_exc()
+                print(f"{target}: case {index} is a finding, left in {findings}")
+                return 1
+            if Path(MARKER).exists():
+                print(f"{target}: case {index} ran code")
+                return 1
+    print(f"{target}: {cases} cases, {accepted} accepted, {cases - accepted} refused in a sentence")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:])))
