@@ -6,13 +6,21 @@ torch opens a file must be what torch then reads, so torch's own reader and Pyth
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from deployfold.errors import LoadError
+
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError,
+    NotImplementedError,
+)  # fmt: skip
+"""What Python's reader raises for a broken archive, and torch's."""
 
 
 def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -34,7 +42,7 @@ def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
             if any(reader.get_record(name) != content for name, content in contents.items()):
                 raise _disagreement(path)
             return contents
-    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise LoadError(f"{path} is a damaged archive: {error}") from error
 
 

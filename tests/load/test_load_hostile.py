@@ -19,6 +19,7 @@ from torch import nn
 
 from deployfold.errors import LoadError
 from deployfold.load import load_model
+from deployfold.load.archive import read_entries
 
 
 class Reduces:
@@ -247,3 +248,15 @@ def test_torchscript_that_reaches_files_is_refused(tmp_path):
     torch.jit.save(script, tmp_path / "net.pt")
     with pytest.raises(LoadError, match="reaches outside"):
         load_model(str(tmp_path / "net.pt"))
+
+
+def test_an_entry_that_does_not_inflate_is_a_sentence(tmp_path):
+    path = tmp_path / "net.ts.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/code/__torch__.py", "class Net: pass\n" * 50)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"__torch__.py") + len(b"__torch__.py")
+    content[start : start + 4] = b"\xff" * 4
+    path.write_bytes(bytes(content))
+    with pytest.raises(LoadError, match="damaged archive"):
+        read_entries(path, lambda name: True)
