@@ -11,13 +11,11 @@ from deployfold.compile.request import LIBRARY_TITLES, optimization_profiles
 from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
-from deployfold.fold.compare import run_model
-from deployfold.measure.protocol import to_array
 from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.reporting import REPORT_JSON
 from deployfold.rows import Draft
-from deployfold.run import Inputs, Run
+from deployfold.run import Run
 from deployfold.shapes import OptimizationProfile
 from deployfold.spec import Precision
 
@@ -134,19 +132,16 @@ def _leave(
     )
 
 
-def kit_stage(run: Run, lowered: dict[Precision, Path], inputs: Inputs) -> None:
+def kit_stage(run: Run, lowered: dict[Precision, Path]) -> None:
     """Leave what ``deployfold finish`` needs on the devices that nothing here could build for."""
-    if not run.unfinished or run.loaded is None or run.inputs is None:
+    if not run.unfinished or run.inputs is None:
         return
     write_finish_kit(
         run.directory,
         model_name=run.name,
         onnx_by_precision={one.precision: lowered[one.precision] for one in run.unfinished},
         requests=run.unfinished,
-        inputs={
-            name: to_array(value) for name, value in zip(run.inputs.names, inputs, strict=True)
-        },
-        outputs=[to_array(output) for output in run_model(run.loaded.module, inputs)],
+        inputs=run.inputs.names,
         report_path=run.directory / REPORT_JSON,
     )
     targets = ", ".join(dict.fromkeys(one.target for one in run.unfinished))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployfold.errors import UsageError
-from deployfold.finish.kit import REFERENCE_NPZ, write_reference
+from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 from deployfold.fold.compare import run_model
 from deployfold.lower.preprocess_file import write_preprocess
 from deployfold.lower.preprocess_resolve import resolve_preprocess

@@ -45,7 +45,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         lowered = lower_stage(run, export_stage(run, inputs))
         if spec.engine:
             compile_stage(run, lowered)
-            kit_stage(run, lowered, inputs)
+            kit_stage(run, lowered)
         if spec.measure:
             measure_stage(run, inputs)
         report = run.save(

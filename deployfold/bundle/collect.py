@@ -10,7 +10,8 @@ from typing import Any
 from deployfold.compile.sidecar import differs, read_sidecar, sidecar_path
 from deployfold.compile.targets import sm_name
 from deployfold.errors import BundleError, DeployfoldError, UsageError
-from deployfold.finish.kit import FINISH_JSON, REFERENCE_NPZ
+from deployfold.finish.kit import FINISH_JSON
+from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.quantization import PREPROCESS_JSON
 from deployfold.report.model import Report, Row, load_report
 from deployfold.spec import Precision

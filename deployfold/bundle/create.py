@@ -12,7 +12,7 @@ from deployfold import __version__
 from deployfold.errors import BundleError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
 from deployfold.files import atomic_path, sha256, write_bytes
-from deployfold.finish.kit import REFERENCE_NPZ
+from deployfold.finish.reference import REFERENCE_NPZ
 
 from .bill import make_bill
 from .collect import Build, collect

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from deployfold.compile.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
 from deployfold.files import sha256, unwritable
+from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 
 from .collect import Build, collect
 from .labels import LABELS_TXT, read_labels
@@ -190,9 +189,8 @@ def _interface(
 
 def _reference_shapes(build: Build) -> list[tuple[int, ...]]:
     """The shapes of the inputs and then of the outputs of the reference inference."""
-    with np.load(build.files["reference.npz"], allow_pickle=False) as arrays:
-        ordered = sorted(arrays.files, key=lambda name: (name[:2], int(name.rpartition("_")[2])))
-        return [arrays[name].shape for name in ordered]
+    inputs, outputs = read_reference(build.files[REFERENCE_NPZ])
+    return [array.shape for array in (*inputs, *outputs)]
 
 
 def _versions(model: Path) -> list[int]:

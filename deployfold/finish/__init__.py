@@ -7,6 +7,7 @@ build and lets onnx check the files.
 from __future__ import annotations
 
 from .device import finish
-from .kit import FINISH_JSON, REFERENCE_NPZ, Wanted, read_kit, write_finish_kit
+from .kit import FINISH_JSON, Wanted, read_kit, write_finish_kit
+from .reference import REFERENCE_NPZ
 
 __all__ = ["FINISH_JSON", "REFERENCE_NPZ", "Wanted", "finish", "read_kit", "write_finish_kit"]

@@ -13,19 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deployfold import __version__
 from deployfold.engine_options import EngineOptions
 from deployfold.errors import UsageError
-from deployfold.files import atomic_path, sha256, write_text
+from deployfold.files import sha256, write_text
 from deployfold.shapes import InputShapes, OptimizationProfile
 from deployfold.spec import Precision
 
+from .reference import REFERENCE_NPZ, Array, read_reference
+
 SCHEMA = 1
-FINISH_JSON, REFERENCE_NPZ = "finish.json", "reference.npz"
-Array = NDArray[Any]
+FINISH_JSON = "finish.json"
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,10 @@ def write_finish_kit(
     model_name: str,
     onnx_by_precision: Mapping[Precision, Path],
     requests: Sequence[Wanted],
-    inputs: Mapping[str, Array],
-    outputs: Mapping[str, Array] | Sequence[Array],
+    inputs: Sequence[str],
     report_path: Path,
-) -> tuple[Path, Path]:
-    """Write ``finish.json`` and ``reference.npz`` into a build directory.
+) -> Path:
+    """Write ``finish.json`` into a build directory, which holds its ``reference.npz`` already.
 
     The ONNX files are held against the standard and searched for weights that are not finite here,
     where the package ``onnx`` is; the device then needs their SHA-256 alone.
@@ -86,12 +83,11 @@ def write_finish_kit(
         model_name: which the engines' names begin with.
         onnx_by_precision: in ``directory``.
         requests: the engines that are wanted, one for each row of the report.
-        inputs: of one inference, by name.
-        outputs: that the original model gave for them; in the order of the ONNX's outputs.
+        inputs: their names, in the order of the reference inference.
         report_path: ``report.json``, in ``directory``.
 
     Returns:
-        The two files.
+        The file.
 
     Raises:
         CompileError: an ONNX is broken.
@@ -102,9 +98,8 @@ def write_finish_kit(
     for path in onnx_by_precision.values():
         check_onnx(path)
         check_finite(path)
-    named = outputs if isinstance(outputs, Mapping) else dict(enumerate(outputs))
     reference, plan = directory / REFERENCE_NPZ, directory / FINISH_JSON
-    write_reference(reference, list(inputs.values()), list(named.values()))
+    _, outputs = read_reference(reference)
     data = {
         "schema_version": SCHEMA,
         "deployfold_version": __version__,
@@ -116,23 +111,11 @@ def write_finish_kit(
             for precision, onnx in onnx_by_precision.items()
         },
         "inputs": list(inputs),
-        "outputs": [str(name) for name in named],
+        "outputs": [str(index) for index in range(len(outputs))],
         "engines": [_to_json(one) for one in requests],
     }
     write_text(plan, json.dumps(data, indent=2) + "\n")
-    return plan, reference
-
-
-def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-    """Write the arrays of one inference, in the model's order, as ``input_0`` … ``output_0`` ….
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs)}
-    arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(outputs)}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
+    return plan
 
 
 def read_kit(directory: Path) -> Kit:
@@ -157,9 +140,9 @@ def read_kit(directory: Path) -> Kit:
         onnx = {precision: paths[0] for precision, paths in files.items()}
         reference = _checked(directory, data["reference"])
         wanted = tuple(_from_json(one) for one in data["engines"])
-        with np.load(reference, allow_pickle=False) as arrays:  # a pickle could run code
-            inputs = {name: arrays[f"input_{i}"] for i, name in enumerate(data["inputs"])}
-            outputs = {name: arrays[f"output_{i}"] for i, name in enumerate(data["outputs"])}
+        given, expected = read_reference(reference)
+        inputs = dict(zip(data["inputs"], given, strict=True))
+        outputs = dict(zip(data["outputs"], expected, strict=True))
         report = directory / Path(data["report"]).name
         return Kit(str(data["model_name"]), onnx, wanted, inputs, outputs, report)
     except FileNotFoundError as error:

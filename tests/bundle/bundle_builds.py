@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deployfold.bundle.manifest import MANIFEST, FileEntry, HowToRun, Manifest
 from deployfold.bundle.tar import END, header, padding
-from deployfold.finish.kit import write_reference
+from deployfold.finish.reference import write_reference
 from deployfold.report.model import (
     Accuracy,
     Environment,

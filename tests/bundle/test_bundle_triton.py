@@ -18,7 +18,7 @@ from deployfold.bundle.pbtxt import text
 from deployfold.bundle.triton import write_repository
 from deployfold.errors import BundleError, UsageError
 from deployfold.events import Note
-from deployfold.finish.kit import write_reference
+from deployfold.finish.reference import write_reference
 from deployfold.report.model import Row, load_report, write_report
 
 

@@ -29,7 +29,8 @@ def kit(folder, built, tmp_path):
     import onnxruntime
 
     from deployfold.compile.request import InputShapes
-    from deployfold.finish import Wanted, write_finish_kit
+    from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
+    from deployfold.finish.reference import write_reference
     from deployfold.spec import Precision
 
     assert built.returncode == 0, built.stderr
@@ -49,13 +50,13 @@ def kit(folder, built, tmp_path):
         )
         for target in ("h100", "jetson-orin-nano")
     ]
+    write_reference(out / REFERENCE_NPZ, [x], session.run(None, {name: x}))
     write_finish_kit(
         out,
         model_name="net",
         onnx_by_precision={Precision.FP16: out / "net.fp16.onnx"},
         requests=wanted,
-        inputs={name: x},
-        outputs=session.run(None, {name: x}),
+        inputs=[name],
         report_path=out / "report.json",
     )
     return tmp_path

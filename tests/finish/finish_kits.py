@@ -11,7 +11,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from deployfold.compile import EngineOptions, InputShapes
-from deployfold.finish import Wanted, write_finish_kit
+from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
+from deployfold.finish.reference import write_reference
 from deployfold.report.model import (
     Environment,
     ModelInput,
@@ -98,13 +99,13 @@ def make_kit(
         ),
     )
     write_report(report, directory / "report.json")
+    write_reference(directory / REFERENCE_NPZ, [x], session.run(None, {"x": x}))
     write_finish_kit(
         directory,
         model_name="net",
         onnx_by_precision={Precision.FP32: path},
         requests=wanted,
-        inputs={"x": x},
-        outputs=session.run(None, {"x": x}),
+        inputs=["x"],
         report_path=directory / "report.json",
     )
     return directory

@@ -13,7 +13,8 @@ import torch
 from gpu_nets import SPEC, GpuNet, make_data
 
 from deployfold.compile import Machine, optimization_profiles
-from deployfold.finish import Wanted, finish, write_finish_kit
+from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
+from deployfold.finish.reference import write_reference
 from deployfold.report.model import Environment, ModelInput, Report, Row, Source, write_report
 from deployfold.spec import Precision
 
@@ -113,13 +114,13 @@ def test_finish_builds_measures_and_verifies_here(
         environment=Environment(cpu="a CPU", physical_cores=1, threads=1, os="an OS", python="3"),
     )
     write_report(report, tmp_path / "report.json")
+    write_reference(tmp_path / REFERENCE_NPZ, [data], [gpu_net.expected(data)])
     write_finish_kit(
         tmp_path,
         model_name="net",
         onnx_by_precision=onnx,
         requests=wanted,
-        inputs={"x": data},
-        outputs={"y": gpu_net.expected(data)},
+        inputs=["x"],
         report_path=tmp_path / "report.json",
     )
     finished = finish(tmp_path, max_seconds=5.0)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
+from deployfold.finish import reference
 from deployfold.measure.stats import median_interval, percentiles
 from deployfold.measure.tally import Tally
 
@@ -54,17 +55,9 @@ def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
         MeasureError: it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
-            sides = [
-                [
-                    arrays[f"{side}_{i}"]
-                    for i in range(sum(n.startswith(side) for n in arrays.files))
-                ]
-                for side in ("input", "output")
-            ]
-    except (OSError, ValueError, KeyError) as error:
+        return reference.read_reference(path)
+    except (OSError, ValueError) as error:
         raise MeasureError(f"{path.name} cannot be read: {error}.") from error
-    return sides[0], sides[1]
 
 
 def check(

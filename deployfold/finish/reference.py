@@ -1,0 +1,53 @@
+"""``reference.npz``: one inference of the original model, which a device is held against.
+
+NumPy is all it takes to read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.files import atomic_path
+
+REFERENCE_NPZ = "reference.npz"
+Array = NDArray[Any]
+
+
+def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    """Write the arrays of one inference, in the model's order, as ``input_0`` … ``output_0`` ….
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs)}
+    arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(outputs)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
+
+
+def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
+    """The inputs and the outputs, in the model's order.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code
+            inputs, outputs = (
+                [
+                    arrays[f"{side}_{index}"]
+                    for index in range(sum(name.startswith(side) for name in arrays.files))
+                ]
+                for side in ("input", "output")
+            )
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return inputs, outputs
