@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600, whatever the user's umask
+        temporary.chmod(0o666 & ~umask())  # mkstemp gives 0600, whatever the user's umask
         temporary.replace(path)
     except DeployfoldError:
         raise
@@ -49,6 +49,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """Yield a new directory beside ``path``, on its file system; it is gone at the end.
+
+    Raises:
+        UsageError: there, or in the block, the operating system did not let us write ``path``.
+    """
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield directory
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _full(directory: Path) -> bool:
@@ -84,8 +105,9 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _umask() -> int:
-    # The umask can only be read by setting it.
+def umask() -> int:
+    """The bits that the user's new files are made without."""
+    # It can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask

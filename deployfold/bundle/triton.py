@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.compile.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
-from deployfold.files import sha256, unwritable
+from deployfold.files import sha256, temporary_directory
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 
 from .collect import Build, collect
@@ -211,7 +208,7 @@ def _is_version(repository: Path, model: Served, version: int) -> bool:
 def _add(repository: Path, model: Served, version: int, labels: list[str] | None) -> None:
     """Add a version; a server that polls the repository sees all of it or nothing."""
     home = repository / model.name
-    with _beside(repository) as temporary:
+    with temporary_directory(repository) as temporary:  # outside: Triton takes it for no model
         folder = temporary / str(version)
         folder.mkdir()
         for name, path in model.files.items():
@@ -226,20 +223,3 @@ def _add(repository: Path, model: Served, version: int, labels: list[str] | None
         temporary.chmod(0o755)
         repository.mkdir(parents=True, exist_ok=True)
         temporary.rename(home)
-
-
-@contextmanager
-def _beside(repository: Path) -> Iterator[Path]:
-    """A directory beside the repository, which Triton takes for no model of it."""
-    parent = repository.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
-    except OSError as error:
-        raise unwritable(repository, error) from error
-    try:
-        yield temporary
-    except OSError as error:
-        raise unwritable(repository, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

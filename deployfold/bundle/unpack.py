@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from deployfold.errors import BundleError, UsageError
-from deployfold.files import unwritable
+from deployfold.files import temporary_directory, umask
 
 from .manifest import Manifest
 from .scan import Limits, scan
@@ -30,27 +29,17 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty.", hint="Name a directory that is new.")
     manifest = scan(path, limits)
-    parent = directory.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
+    with temporary_directory(directory) as temporary:
+        free = shutil.disk_usage(temporary).free
         if manifest.size > free:
             raise BundleError(
                 f"{path.name} needs {manifest.size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free."
             )
-        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
-    except OSError as error:
-        raise unwritable(directory, error) from error
-    try:
         scan(path, limits, sink=lambda name: _writing(temporary / name))
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700, whatever the user's umask
+        temporary.chmod(0o777 & ~umask())  # mkdtemp gives 0700, whatever the user's umask
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)
-    except OSError as error:
-        raise unwritable(directory, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
@@ -61,9 +50,3 @@ def _writing(path: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

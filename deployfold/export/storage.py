@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
 
-from deployfold.errors import DeployfoldError
-from deployfold.files import unwritable
+from deployfold.files import temporary_directory
 
 EXTERNAL_DATA_BYTES = int(1.8 * 2**30)
 """Weights above this go to a file of their own: protobuf ends at 2 GiB, the graph needs room."""
@@ -59,12 +56,7 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: the directory cannot be written to, or the disk is full.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
+    with temporary_directory(path) as directory:
         temporary = directory / path.name
         yield temporary
         for file in (temporary, data_path(temporary)):
@@ -77,12 +69,6 @@ def staged(path: Path) -> Iterator[Path]:
         if data_path(temporary).exists():
             data_path(temporary).replace(data_path(path))
         temporary.replace(path)
-    except DeployfoldError:
-        raise
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sync(file: Path) -> None:
