@@ -28,7 +28,7 @@ from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.report.model import Environment, Report, Source, load_report, now
 from deployfold.report.select import chosen
-from deployfold.reporting import REPORT_JSON, model_inputs
+from deployfold.reporting import model_inputs
 from deployfold.rows import Draft, Extras, measure_rows
 from deployfold.spec import BuildSpec, InputSpec, TensorSpec
 
@@ -79,7 +79,7 @@ def bench(
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
             raise UsageError("Give one directory, or files.")
-        previous = load_report(artifacts[0] / REPORT_JSON)
+        previous = load_report(artifacts[0])
         inputs = inputs or _inputs_of_report(previous)
         source = previous.source
         drafts = _drafts_of(artifacts[0], previous, loading, notes)

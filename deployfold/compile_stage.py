@@ -13,7 +13,7 @@ from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
-from deployfold.reporting import REPORT_JSON
+from deployfold.report.model import REPORT_JSON
 from deployfold.rows import Draft
 from deployfold.run import Run
 from deployfold.shapes import OptimizationProfile

@@ -12,6 +12,8 @@ from deployfold.load import LoadedModel
 from deployfold.measure.environment import default_threads, describe
 from deployfold.report.markdown import render_markdown
 from deployfold.report.model import (
+    REPORT_JSON,
+    REPORT_MARKDOWN,
     Environment,
     FoldedNorm,
     FoldSummary,
@@ -27,8 +29,6 @@ from deployfold.report.model import (
 )
 from deployfold.report.thresholds import check
 from deployfold.spec import BuildSpec, InputSpec
-
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 
 def make_report(

@@ -13,13 +13,11 @@ from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.quantization import PREPROCESS_JSON
-from deployfold.report.model import Report, Row, load_report
+from deployfold.report.model import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
 from deployfold.spec import Precision
 
 from .manifest import Artifact, Kind
 from .names import fault
-
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
     """
     if not directory.is_dir():
         raise UsageError(f"There is no directory {directory}.", hint="deployfold build writes one.")
-    report = load_report(directory / REPORT_JSON)
+    report = load_report(directory)
     if not force:
         _check_outcome(report)
     artifacts = tuple(found for row in report.rows if (found := _artifact(directory, row)))

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from deployfold.errors import BundleError
-from deployfold.report.fields import Count, Frozen, Number
+from deployfold.report.fields import Count, Frozen, Number, first_problem
 from deployfold.report.model import ModelInput, Source
 
 from .names import clash, fault
@@ -140,8 +140,6 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the top level"
         raise BundleError(
-            f"The manifest of {where} is not valid: {place}: {first['msg']}."
+            f"The manifest of {where} is not valid: {first_problem(error)}."
         ) from error

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import options as opt
 from .session import session
-
-if TYPE_CHECKING:
-    from deployfold.report.model import Report
 
 LIMITS = "Limits"
 
@@ -103,6 +100,7 @@ def compare(
         )
         from deployfold.report.changes import compare_reports
         from deployfold.report.goals import parse_goals
+        from deployfold.report.model import load_report
         from deployfold.report.thresholds import check
         from deployfold.spec import Thresholds, parse_row_limits
 
@@ -112,7 +110,7 @@ def compare(
             max_diff=max_diff,
             max_latency_ms=parse_row_limits(max_latency_ms or ()),
         )
-        before, after = _read(old), _read(new)
+        before, after = load_report(old), load_report(new)
         changes = compare_reports(before, after, goals, limits=check(after.rows, limits))
         if markdown is not None:
             write_text(markdown, changes_markdown(changes))
@@ -125,9 +123,3 @@ def compare(
         if not changes.passed:
             sentences = regression_sentences(changes)
             raise ThresholdError("; ".join(sentences) + ".")
-
-
-def _read(path: Path) -> Report:
-    from deployfold.report.model import load_report
-
-    return load_report(path / "report.json" if path.is_dir() else path)

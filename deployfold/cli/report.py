@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import int8_flags
 from . import options as opt
 from .render import show_report
 from .session import session
@@ -43,12 +44,7 @@ def report(
             metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=opt.OUTPUT
         ),
     ] = 100,
-    layers: Annotated[
-        bool,
-        typer.Option(
-            "--layers", help="List the quantised layers, too.", rich_help_panel=opt.OUTPUT
-        ),
-    ] = False,
+    layers: int8_flags.Layers = False,
     sort: opt.Sort = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
@@ -70,14 +66,14 @@ def report(
 
         if sort is not None:
             check_column(sort)
-        file = path / "report.json" if path.is_dir() else path
-        found = load_report(file)
+        found = load_report(path)
         written = []
         if html is not None:
             from deployfold.report.html import read_outline, render_html
 
             onnx = next((row for row in found.rows if row.name == "onnxruntime"), None)
-            graph = file.parent / Path(onnx.artifact).name if onnx and onnx.artifact else None
+            home = path if path.is_dir() else path.parent
+            graph = home / Path(onnx.artifact).name if onnx and onnx.artifact else None
             outline = read_outline(graph) if graph and graph.is_file() else None
             write_text(html, render_html(found, outline))
             written.append(html)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 Number = Annotated[
     float,
@@ -12,6 +12,13 @@ Number = Annotated[
 ]
 """A float; JSON has neither infinity nor NaN, so those are written as strings."""
 Count = Annotated[int, Field(ge=0)]
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where the first thing is that a class refuses, and why: ``rows.0.bytes: …``."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the top level"
+    return f"{where}: {first['msg']}"
 
 
 class Frozen(BaseModel):

@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError
 from deployfold.errors import UsageError
 from deployfold.files import write_text
 
-from .fields import Count, Frozen, Number
+from .fields import Count, Frozen, Number, first_problem
 from .row import (
     Accuracy,
     BatchPoint,
@@ -35,8 +35,11 @@ from .row import (
 )
 
 SCHEMA_VERSION: Final = "1"
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 __all__ = [
+    "REPORT_JSON",
+    "REPORT_MARKDOWN",
     "SCHEMA_VERSION",
     "Accuracy",
     "BatchPoint",
@@ -228,9 +231,13 @@ def write_report(report: Report, path: Path) -> None:
 def load_report(path: Path) -> Report:
     """Read a ``report.json``.
 
+    Args:
+        path: the file, or the directory of the build that it lies in.
+
     Raises:
         UsageError: it cannot be read, is no report, or has a schema this version does not know.
     """
+    path = path / REPORT_JSON if path.is_dir() else path
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -253,8 +260,6 @@ def load_report(path: Path) -> Report:
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the top level"
         raise UsageError(
-            f"{path} is not a valid deployfold report: {where}: {first['msg']}."
+            f"{path} is not a valid deployfold report: {first_problem(error)}."
         ) from error

@@ -195,7 +195,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
         "peak_bytes": record.get("peak_bytes"),
     }
     try:
-        report = load_report(directory / "report.json")
+        report = load_report(directory)
     except DeployfoldError as error:
         return CellResult(*names, state="failed", message=error.message, **common)
     common["parameters"] = report.fold.parameters_after if report.fold else None
