@@ -38,9 +38,26 @@ class InputShapes:
 
     def holds(self, shape: Sequence[int]) -> bool:
         """Whether ``shape`` lies within the bounds."""
-        return len(shape) == len(self.min) and all(
-            low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
+        return within(self.min, shape, self.max)
+
+
+def within(low: Sequence[int], shape: Sequence[int], high: Sequence[int]) -> bool:
+    """Whether every axis of ``shape`` lies between the two; another rank does not."""
+    return len(low) == len(shape) == len(high) and all(
+        least <= size <= most for least, size, most in zip(low, shape, high, strict=True)
+    )
+
+
+def span(ranges: Sequence[InputShapes]) -> InputShapes:
+    """The range that holds those of several profiles of one input; opt is that of the first."""
+    low, high = (
+        tuple(pick(sizes) for sizes in zip(*bounds, strict=True))
+        for pick, bounds in (
+            (min, [one.min for one in ranges]),
+            (max, [one.max for one in ranges]),
         )
+    )
+    return InputShapes(ranges[0].name, low, ranges[0].opt, high)
 
 
 OptimizationProfile = tuple[InputShapes, ...]

@@ -11,7 +11,7 @@ from pathlib import Path
 from .engine_options import EngineOptions
 from .errors import UsageError
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
-from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete
+from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete, span
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 """The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
@@ -124,15 +124,17 @@ class InputSpec:
     @property
     def dynamic_axes(self) -> tuple[dict[int, tuple[int, int]], ...]:
         """For each input the least and the greatest size of every axis that has several."""
-        found: list[dict[int, tuple[int, int]]] = [{} for _ in self.tensors]
-        for index, axes in enumerate(found):
-            ranges = [profile[index] for profile in self.profiles]
-            for axis in range(len(self.tensors[index].shape) if ranges else 0):
-                low = min(one.min[axis] for one in ranges)
-                high = max(one.max[axis] for one in ranges)
-                if low < high:
-                    axes[axis] = (low, high)
-        return tuple(found)
+        if not self.profiles:
+            return ({},) * len(self.tensors)
+        spans = map(span, zip(*self.profiles, strict=True))
+        return tuple(
+            {
+                axis: (low, high)
+                for axis, (low, high) in enumerate(zip(one.min, one.max, strict=True))
+                if low < high
+            }
+            for one in spans
+        )
 
     def with_batch(self, batch: int) -> InputSpec:
         """The same inputs with the first axis of each set to ``batch``."""

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.errors import UsageError
-from deployfold.shapes import DynamicBatch, InputShapes, complete, parse_dynamic, parse_profile
+from deployfold.shapes import (
+    DynamicBatch,
+    InputShapes,
+    complete,
+    parse_dynamic,
+    parse_profile,
+    span,
+)
 from deployfold.spec import InputSpec
 
 SIZES = st.lists(st.integers(1, 99), min_size=1, max_size=4)
@@ -79,3 +86,9 @@ def test_dynamic_axes_span_all_profiles():
     assert spec.with_profiles(wide).dynamic_axes == ({0: (1, 4), 3: (8, 16)}, {})
     batch = spec.with_profiles((DynamicBatch(2, 2, 2), DynamicBatch(1, 1, 1)))
     assert batch.dynamic_axes == ({0: (1, 2)}, {0: (1, 2)})
+
+
+def test_a_span_holds_every_range_and_no_more():
+    ranges = [InputShapes("a", (1, 8), (2, 8), (4, 9)), InputShapes("a", (3, 2), (5, 8), (8, 8))]
+    assert span(ranges) == InputShapes("a", (1, 2), (2, 8), (8, 9))
+    assert span(ranges[:1]) == ranges[0]

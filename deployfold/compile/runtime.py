@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployfold.errors import MeasureError
+from deployfold.shapes import within
 
 Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 """An optimization profile: min, opt and max shape of each input, by name."""
@@ -75,15 +76,7 @@ def select_profile(
 def first_that_holds(profiles: Sequence[Bounds], shapes: Mapping[str, Sequence[int]]) -> int | None:
     """The index of the first profile whose bounds hold all ``shapes``; ``None`` if none does."""
     for index, profile in enumerate(profiles):
-        if all(_holds(profile[name], shape) for name, shape in shapes.items()):
+        bounds = ((profile[name], shape) for name, shape in shapes.items())
+        if all(within(low, shape, high) for (low, _, high), shape in bounds):
             return index
     return None
-
-
-def _holds(
-    bounds: tuple[Sequence[int], Sequence[int], Sequence[int]], shape: Sequence[int]
-) -> bool:
-    low, _, high = bounds
-    if not len(low) == len(shape) == len(high):
-        return False
-    return all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 from deployfold.errors import CompileError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.files import atomic_path, sha256
+from deployfold.shapes import span
 from deployfold.spec import InputSpec, Precision
 
 from .machine import library_version
@@ -146,15 +147,8 @@ def _run(job: dict[str, Any], log: Path, timeout: float, emit: Emit) -> dict[str
 
 def _as_json(inputs: InputSpec) -> list[dict[str, Any]]:
     """Each input with its dtype and shapes; torch-tensorrt has one range, which spans them all."""
+    ranges = map(span, zip(*optimization_profiles(inputs), strict=True))
     return [
-        {
-            "name": name,
-            "min": tuple(map(min, *(one.min for one in ranges), ranges[0].min)),
-            "opt": ranges[0].opt,
-            "max": tuple(map(max, *(one.max for one in ranges), ranges[0].max)),
-            "dtype": tensor.dtype,
-        }
-        for name, tensor, *ranges in zip(
-            inputs.names, inputs.tensors, *optimization_profiles(inputs), strict=True
-        )
+        {**vars(shapes), "dtype": tensor.dtype}
+        for shapes, tensor in zip(ranges, inputs.tensors, strict=True)
     ]
