@@ -38,6 +38,8 @@ def lower_stage(run: Run, onnx: Path) -> dict[Precision, Path]:
     """
     lowered = {Precision.FP32: onnx}
     for precision in run.spec.precisions:
+        if precision in lowered:  # in place of one that was refused
+            continue
         if precision not in QUANTISED:
             lowered[precision] = _half(run, onnx, precision)
             continue

@@ -87,22 +87,22 @@ def quantise(
         AccuracyError: the accuracy cannot be kept.
         ExportError: as :func:`~deployfold.lower.lower_qdq`.
     """
-    spec = run.spec
-    cache = None if data.digest is None else LoweringCache(default_cache_directory())
-    key = cache_key(
-        {
-            "onnx": sha256(onnx),
-            "data": str(data.digest),
-            "guard": repr(spec.guard),
-            "settings": f"{precision.value} {spec.int8_rest.value} {spec.float_io}",
-            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
-        }
-    )
-    facts = None if cache is None else cache.get(key, path)
+    if data.digest is None:
+        return _lower(run, onnx, path, precision, data), False
+    cache, key = LoweringCache(default_cache_directory()), _key(run, onnx, precision, data)
+    facts = cache.get(key, path)
     if facts is not None:
         return _artifact(path, facts), True
-    name = precision.value
-    artifact = lower_qdq(
+    artifact = _lower(run, onnx, path, precision, data)
+    cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
+    return artifact, False
+
+
+def _lower(
+    run: Run, onnx: Path, path: Path, precision: Precision, data: QuantisationData
+) -> QdqArtifact:
+    spec, name = run.spec, precision.value
+    return lower_qdq(
         onnx,
         path,
         precision=precision,
@@ -116,9 +116,19 @@ def quantise(
         float_io=spec.float_io,
         progress=lambda detail: run.emit(StageStarted("lower", f"{name}: {detail}")),
     )
-    if cache is not None:
-        cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
-    return artifact, False
+
+
+def _key(run: Run, onnx: Path, precision: Precision, data: QuantisationData) -> str:
+    spec = run.spec
+    return cache_key(
+        {
+            "onnx": sha256(onnx),
+            "data": str(data.digest),
+            "guard": repr(spec.guard),
+            "settings": f"{precision.value} {spec.int8_rest.value} {spec.float_io}",
+            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
+        }
+    )
 
 
 def _artifact(path: Path, facts: Mapping[str, Any]) -> QdqArtifact:

@@ -13,6 +13,7 @@ from torch import nn
 
 import deployfold
 from deployfold.errors import FoldError, LoadError, UsageError
+from deployfold.quantization import CalibrationSpec, GuardSpec
 from deployfold.spec import Precision
 
 
@@ -51,6 +52,24 @@ def test_load_fold_export_and_build(net, tmp_path):
             tmp_path / "net.pt", output=tmp_path / "c", inputs=["1x3x8x8"], engine=False,
             precisions=[Precision.FP8],
         )  # fmt: skip
+
+
+def test_what_a_refused_precision_leaves_to_fp16_is_built_once(net, tmp_path):
+    torch.save(net, tmp_path / "net.pt")
+    report = deployfold.build(
+        tmp_path / "net.pt",
+        output=tmp_path / "b",
+        inputs=["1x3x8x8"],
+        engine=False,
+        measure=False,
+        precisions=[Precision.INT8, Precision.FP16],
+        calibration=CalibrationSpec("random", samples=4),
+        guard=GuardSpec(min_sqnr_db=200.0),
+    )
+    assert report.status.state == "failed"
+    names = [row.name for row in report.rows]
+    assert names.count("onnxruntime-fp16") == 1
+    assert names.count("onnxruntime-int8") == 1
 
 
 def test_functions_keep_their_names_beside_the_subpackages():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from deployfold.errors import ExportError
 from deployfold.export.onnx import check_file
 from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.session import Array
-from deployfold.export.storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
-from deployfold.numerics import max_abs_diff, sqnr_db
+from deployfold.export.storage import EXTERNAL_DATA_BYTES, staged, write_model
 from deployfold.spec import Precision
 
 from .bf16_convert import OPSET, convert
@@ -24,10 +22,10 @@ from .lowered import (
     KeptNode,
     LoweredArtifact,
     complete_types,
-    floats,
     holds,
     is_lost,
     load,
+    lowered_artifact,
     outputs_of,
     pass_through,
 )
@@ -62,9 +60,7 @@ def lower_bf16(
     with staged(path) as temporary:
         if not holds(model, ir.DataType.FLOAT):
             notes = pass_through(model, temporary, Precision.BF16, external_threshold)
-            return LoweredArtifact(
-                path, onnx_bytes(temporary), Precision.BF16, (), math.inf, 0.0, notes
-            )
+            return lowered_artifact(path, temporary, Precision.BF16, notes=notes)
         reference = outputs_of(source, inputs)
         model = raise_opset(model, OPSET)
         prepare(model)
@@ -86,12 +82,6 @@ def lower_bf16(
                 "The bf16 model gives infinities or NaN where the fp32 model does not.",
                 hint="Build it without --bf16.",
             )
-        expected, actual = floats(reference), floats(outputs)
-        return LoweredArtifact(
-            path=path,
-            bytes=onnx_bytes(temporary),
-            precision=Precision.BF16,
-            kept_fp32=nodes,
-            sqnr_db=sqnr_db(expected, actual),
-            max_abs_diff=max_abs_diff(expected, actual),
+        return lowered_artifact(
+            path, temporary, Precision.BF16, reference=reference, outputs=outputs, kept=nodes
         )

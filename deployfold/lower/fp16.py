@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from deployfold.errors import ExportError
 from deployfold.export.onnx import check_file
 from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.session import Array
-from deployfold.export.storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
-from deployfold.numerics import max_abs_diff, sqnr_db
+from deployfold.export.storage import EXTERNAL_DATA_BYTES, staged, write_model
 from deployfold.spec import Precision
 
 from .emulate import emulate
@@ -24,10 +22,10 @@ from .lowered import (
     KeptNode,
     LoweredArtifact,
     complete_types,
-    floats,
     holds,
     is_lost,
     load,
+    lowered_artifact,
     outputs_of,
     pass_through,
 )
@@ -71,7 +69,7 @@ def lower_fp16(
     with staged(path) as temporary:
         if not holds(model, ir.DataType.FLOAT):
             notes = pass_through(model, temporary, Precision.FP16, external_threshold)
-            return _artifact(path, temporary, (), math.inf, 0.0, notes)
+            return lowered_artifact(path, temporary, Precision.FP16, notes=notes)
         reference = outputs_of(source, inputs)
         prepare(model)
         prepared = temporary.with_name(f"fp32-{path.name}")
@@ -99,32 +97,14 @@ def lower_fp16(
             )
         check_file(temporary)
         outputs_of(temporary, inputs[:1])  # the file itself loads and runs
-        expected, actual = floats(reference), floats(outputs)
         nodes = tuple(
             KeptNode(str(node.name), node.op_type, reason)
             for node, reason in kept_in_order(model, kept)
         )
-        decibels, difference = sqnr_db(expected, actual), max_abs_diff(expected, actual)
-        return _artifact(path, temporary, nodes, decibels, difference, _notes(ranges))
-
-
-def _artifact(
-    path: Path,
-    written: Path,
-    kept: tuple[KeptNode, ...],
-    decibels: float,
-    difference: float,
-    notes: tuple[str, ...],
-) -> LoweredArtifact:
-    return LoweredArtifact(
-        path=path,
-        bytes=onnx_bytes(written),
-        precision=Precision.FP16,
-        kept_fp32=kept,
-        sqnr_db=decibels,
-        max_abs_diff=difference,
-        notes=notes,
-    )
+        return lowered_artifact(
+            path, temporary, Precision.FP16, reference=reference, outputs=outputs, kept=nodes,
+            notes=_notes(ranges),
+        )  # fmt: skip
 
 
 def _notes(ranges: Mapping[str, TensorRange]) -> tuple[str, ...]:

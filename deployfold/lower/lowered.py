@@ -13,7 +13,8 @@ from deployfold.errors import ExportError
 from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.quiet import first_line
 from deployfold.export.session import Array, open_session, run_session
-from deployfold.export.storage import write_model
+from deployfold.export.storage import onnx_bytes, write_model
+from deployfold.numerics import max_abs_diff, sqnr_db
 from deployfold.spec import Precision
 
 
@@ -47,6 +48,33 @@ class LoweredArtifact:
     sqnr_db: float
     max_abs_diff: float
     notes: tuple[str, ...] = ()
+
+
+def lowered_artifact(
+    path: Path,
+    written: Path,
+    precision: Precision,
+    *,
+    reference: Sequence[Array] = (),
+    outputs: Sequence[Array] = (),
+    kept: tuple[KeptNode, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> LoweredArtifact:
+    """What to say of the file ``written``, which is about to be ``path``.
+
+    Args:
+        reference, outputs: what the fp32 model and the lowered one gave; of none, nothing differs.
+    """
+    expected, actual = floats(reference), floats(outputs)
+    return LoweredArtifact(
+        path=path,
+        bytes=onnx_bytes(written),
+        precision=precision,
+        kept_fp32=kept,
+        sqnr_db=sqnr_db(expected, actual),
+        max_abs_diff=max_abs_diff(expected, actual),
+        notes=notes,
+    )
 
 
 def load(source: Path) -> ir.Model:

@@ -18,6 +18,7 @@ All this is computed on a sample of the columns, in float64 but for the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,30 +69,34 @@ class Fitted:
     sqnr_db: float
 
 
-def error_of(
+def errors_of(
     rows: Tensor,
     bias: Array | None,
     bounds: Bounds,
     exact: Columns,
     actual: Columns,
-    scale: float,
+    scales: Mapping[str, float],
     form: Format,
-) -> float:
-    """What one range of the activation costs the output of a layer; smaller is better.
+) -> dict[str, float]:
+    """What each range of the activation costs the output of a layer, by name; smaller is better.
 
     It is the sum over the output channels of the squared error over their variance: a channel with
     outliers counts no more than another, and what lies beyond ``bounds`` is no error.
     """
     step = max(1, exact.values.shape[2] // COMPARED)
-    weight = rows.float()
-    wanted = weight @ exact.values[:, :, ::step]
-    given = weight @ form.fake_quantise(actual.values[:, :, ::step], scale)
+    weight, read = rows.float(), actual.values[:, :, ::step]
     offset = 0.0 if bias is None else torch.tensor(bias).float().reshape(*rows.shape[:2], 1)
-    given += (wanted - given).mean(2, keepdim=True) + offset  # as the bias correction will
-    wanted, given = (wanted + offset).clamp(*bounds), given.clamp(*bounds)
+    product = weight @ exact.values[:, :, ::step]
+    wanted = (product + offset).clamp(*bounds)
     power = wanted.var(2, correction=0)
     least = POWER_FLOOR * power.mean() + 1e-30
-    return float(((wanted - given).square().mean(2) / (power + least)).sum())
+    errors = {}
+    for name, scale in scales.items():
+        given = weight @ form.fake_quantise(read, scale)
+        given += (product - given).mean(2, keepdim=True) + offset  # as the bias correction will
+        error = (wanted - given.clamp_(*bounds)).square_().mean(2)
+        errors[name] = float((error / (power + least)).sum())
+    return errors
 
 
 def fit(

@@ -96,10 +96,8 @@ def lower_qdq(
 
         def costs() -> dict[str, float]:
             few = feeds[:SENSITIVITY_SAMPLES]
-            single, sensitivity = (
-                temporary.with_name(f"one-{path.name}"),
-                Measurer(source, few, None),
-            )
+            single = temporary.with_name(f"one-{path.name}")
+            sensitivity = Measurer(source, few, None)
             found = {}
             for result in quantise_layers(
                 proto, layers, few, form, excluded=set(unfit), fitted=fitted, independent=True,
@@ -129,8 +127,8 @@ def lower_qdq(
             )
             notes, fp32_nodes = (*notes, *lowered.notes), lowered.kept_fp32
         else:
-            write_model(_loaded(scratch), temporary, threshold=external_threshold)
-        final = _loaded(temporary)
+            write_model(load(scratch), temporary, threshold=external_threshold)
+        final = load(temporary)
         set_metadata(final, {"deployfold.precision": precision.value})
         write_model(final, temporary, threshold=external_threshold)
         check_file(temporary)
@@ -196,12 +194,6 @@ def _layers(model: ir.Model, form: Format) -> tuple[list[Layer], dict[str, str]]
             hint="Build it with --fp16.",
         )
     return layers, unfit
-
-
-def _loaded(source: Path) -> ir.Model:
-    model = ir.load(source)
-    ir.external_data.load_to_model(model)
-    return model
 
 
 def _write(

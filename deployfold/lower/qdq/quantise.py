@@ -16,7 +16,7 @@ from deployfold.numerics import sqnr_db
 from .columns import Columns, columns_of, rows_of
 from .formats import Format
 from .graph import Layer, QuantisedLayer
-from .layer import Bounds, error_of, fit, half, plain
+from .layer import Bounds, errors_of, fit, half, plain
 from .ranges import candidates
 from .segments import Batch, Segments
 
@@ -138,10 +138,8 @@ def _range(
         return name, proposed[name]
     weight, bias = runner.weights(layer)
     rows, bounds = rows_of(layer, weight), runner.bounds(layer)
-    errors = {
-        name: error_of(rows, bias, bounds, exact, actual, _scale(top, form), form)
-        for name, top in proposed.items()
-    }
+    scales = {name: _scale(top, form) for name, top in proposed.items()}
+    errors = errors_of(rows, bias, bounds, exact, actual, scales, form)
     best = min(errors, key=lambda name: errors[name])
     return best, proposed[best]
 
@@ -171,6 +169,10 @@ class _LayerRunner:
         self._model = model
         self._nodes = {node.name: node for node in model.graph.node}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(node)
 
     def weights(self, layer: Layer) -> tuple[Array, Array | None]:
         """The fp32 weight and bias."""
@@ -180,7 +182,7 @@ class _LayerRunner:
     def bounds(self, layer: Layer) -> Bounds:
         """Of the Relu or Clip that alone reads the layer's output; infinite without one."""
         everything = -float("inf"), float("inf")
-        readers = [node for node in self._model.graph.node if layer.output in node.input]
+        readers = self._readers.get(layer.output, ())
         if len(readers) != 1:
             return everything
         (node,) = readers
