@@ -7,13 +7,12 @@ says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compile.sidecar import sidecar_path
+from deployfold.compile.sidecar import read_sidecar, sidecar_path
 from deployfold.errors import BundleError
 
 from .manifest import Artifact
@@ -89,7 +88,7 @@ def engine_interface(path: Path) -> Interface:
         BundleError: the sidecar does not say.
     """
     try:
-        sidecar = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        sidecar = read_sidecar(path)
         sides: dict[str, list[Tensor]] = {"input": [], "output": []}
         for one in sidecar["tensors"]:
             sides[one["mode"]].append(Tensor(one["name"], one["dtype"], tuple(one["shape"])))
@@ -102,7 +101,7 @@ def engine_interface(path: Path) -> Interface:
             max_batch=min(max(one["max"][0] for one in profiles), 1 << 30),
             preferred=tuple(sorted({int(one["opt"][0]) for one in profiles} - {1})),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BundleError(
             f"{sidecar_path(path)} does not tell the engine's inputs: {error!r}.",
             hint="Build it again.",

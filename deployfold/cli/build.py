@@ -13,7 +13,6 @@ from . import precision_flags as precision
 from .render import show_report
 from .session import session
 
-TARGET = "Target"
 LIMITS = "Limits"
 
 
@@ -32,7 +31,7 @@ def build(
             help="A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for "
             "several. portable: one engine for GeForce RTX 30 to 50 and their siblings. auto: "
             "the GPU in this machine, else portable.",
-            rich_help_panel=TARGET,
+            rich_help_panel=precision.PANEL,
         ),
     ] = None,
     profile: Annotated[
@@ -40,19 +39,19 @@ def build(
         typer.Option(
             metavar="NAME|FILE",
             help="A build profile (see deployfold profile list); flags override it.",
-            rich_help_panel=TARGET,
+            rich_help_panel=precision.PANEL,
         ),
     ] = None,
     no_engine: Annotated[
         bool,
-        typer.Option("--no-engine", help="Stop before TensorRT.", rich_help_panel=TARGET),
+        typer.Option("--no-engine", help="Stop before TensorRT.", rich_help_panel=precision.PANEL),
     ] = False,
     io: Annotated[
         str,
         typer.Option(
             metavar="fp32|fp16",
             help="Precision of the inputs and outputs of lowered models.",
-            rich_help_panel=TARGET,
+            rich_help_panel=precision.PANEL,
         ),
     ] = "fp32",
     workspace: engine.Workspace = None,
@@ -174,6 +173,7 @@ def build(
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.build_profiles import merge
+        from deployfold.compile.plan import check_target
         from deployfold.report.select import check_column
 
         if sort is not None:
@@ -182,7 +182,8 @@ def build(
         spec = settings.spec(
             model, output=output, allow_globals=tuple(allow_global or ()), trust=trust
         )
-        _check_targets(spec.targets)
+        for name in spec.targets:  # an unknown GPU is told before the model is loaded
+            check_target(name)
 
         from deployfold.pipeline import build as run_pipeline
         from deployfold.pipeline import check_outcome
@@ -203,11 +204,3 @@ def given(context: typer.Context) -> dict[str, Any]:
         if source is not None and source.name == "COMMANDLINE":
             found[key] = context.params[name]
     return found
-
-
-def _check_targets(names: tuple[str, ...]) -> None:
-    """Refuse an unknown GPU before the model is loaded."""
-    from deployfold.compile.plan import check_target
-
-    for name in names:
-        check_target(name)

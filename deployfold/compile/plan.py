@@ -81,11 +81,13 @@ def _auto(
 def _portable(name: str, precision: Precision, machine: Machine) -> EngineRequest | NoEngine:
     where = "No NVIDIA GPU here: one" if name == AUTO else "One"
     if machine.tensorrt_rtx is None:
-        reason = "this machine has no NVIDIA GPU, and " if name == AUTO else ""
+        why = "tensorrt-rtx, which builds it"
+        if name == AUTO:
+            why = "this machine has no NVIDIA GPU, and tensorrt-rtx, which builds without one"
         return NoEngine(
             name,
-            f"No engine: {reason}tensorrt-rtx, which builds without one, is not installed; "
-            "pip install tensorrt-rtx. The lowered ONNX is ready.",
+            f"No engine: {why}, is not installed; pip install tensorrt-rtx. "
+            "The lowered ONNX is ready.",
         )
     capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES))
     names = ", ".join(sm_name(capability) for capability in capabilities)

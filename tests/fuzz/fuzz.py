@@ -150,7 +150,7 @@ def sidecar(path: Path) -> object:
 def make(target: str, folder: Path) -> Target:
     """The target, with its files in ``folder``."""
     build = make_build(folder / "build") if target in ("onnx", "sidecar") else folder
-    engine = next(build.glob("*.engine.json"), None)
+    engine = build / "net.fp16.sm_89.engine.json"
     wanted = {"schema_version": 1, "deployfold_version": "0", "model_name": "n", "report": "r.json",
               "reference": {"file": "r.npz", "sha256": "0"}, "inputs": ["x"], "outputs": ["y"],
               "onnx": {"fp16": [{"file": "n.onnx", "sha256": "0"}]}, "engines": []}  # fmt: skip
@@ -170,7 +170,7 @@ def make(target: str, folder: Path) -> Target:
         "limits": lambda: Target(
             b"onnxruntime=12.5", "t", text(lambda one: parse_row_limits([one]))
         ),
-        "sidecar": lambda: Target(Path(engine or "").read_bytes(), "net.engine.json", sidecar),
+        "sidecar": lambda: Target(engine.read_bytes(), "net.engine.json", sidecar),
         "kit": lambda: Target(json.dumps(wanted).encode(), "finish.json", kit),
         "bundle": lambda: Target(
             bundle(folder), "b.tar.zst", lambda path: scan(path, Limits(total=1 << 28))

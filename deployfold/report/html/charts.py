@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from deployfold.report import text
+from deployfold.report.columns import LOSSY_SQNR_DB
 from deployfold.report.model import Int8Layer, Report, Row
 
 _INK = "#010203"
@@ -78,9 +79,9 @@ def layer_chart(layers: Sequence[Int8Layer]) -> str | None:
     axes.barh(
         range(len(worst)),
         [layer.sqnr_db for layer in worst],
-        color=[_LOW if (layer.sqnr_db or 0.0) < 20 else _MAIN for layer in worst],
+        color=[_LOW if (layer.sqnr_db or 0.0) < LOSSY_SQNR_DB else _MAIN for layer in worst],
     )
-    axes.set_xlabel("SQNR in dB (below 20 in red)")
+    axes.set_xlabel(f"SQNR in dB (below {LOSSY_SQNR_DB:g} in red)")
     axes.margins(y=0.01)
     _name_rows(axes, [layer.name for layer in worst])
     return _svg(figure, "SQNR of every layer")
