@@ -145,10 +145,12 @@ def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
         if not isinstance(value, torch.Tensor):
             continue
         for axis in axes:
-            if isinstance(value.shape[axis], int):
+            size = value.shape[axis]
+            # A symbol that was made a constant stays a SymInt, which holds that constant.
+            if isinstance(size, int) or size.node.maybe_as_int() is not None:
                 raise ExportError(
                     f"torch.export cannot export this model: its code fixes axis {axis} of the "
-                    f"input {name!r} to {value.shape[axis]}, so it cannot be dynamic.",
+                    f"input {name!r} to {size}, so it cannot be dynamic.",
                     hint=_HINT,
                 )
 
