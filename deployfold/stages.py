@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from deployfold.errors import ExportError
+from deployfold.export.dynamic import checking_inputs
 from deployfold.files import atomic_path
 from deployfold.fold import fold
 from deployfold.load import load_model, make_inputs, resolve_inputs
@@ -66,7 +67,13 @@ def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
     assert loaded is not None
     with run.running("fold", "tracing, folding and verifying") as say:
         more = run.samples[1:FOLD_SAMPLES]
-        result = fold(loaded.module, inputs, reparam=run.spec.reparam, more_inputs=more)
+        result = fold(
+            loaded.module,
+            inputs,
+            reparam=run.spec.reparam,
+            more_inputs=more,
+            check_inputs=_other_sizes(run, inputs),
+        )
         run.folded = result
         gone = result.batchnorms_before - result.batchnorms_after
         fewer = result.parameters_before - result.parameters_after
@@ -97,6 +104,15 @@ def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
             size,
         ),
     ]
+
+
+def _other_sizes(run: Run, inputs: Inputs) -> tuple[Inputs, ...]:
+    """Inputs of another size where an axis beside the batch, which folding varies, is dynamic."""
+    shapes = run.inputs
+    assert shapes is not None
+    if all(axis == 0 for axes in shapes.dynamic_axes for axis in axes):
+        return ()
+    return checking_inputs(inputs, shapes)[1:]
 
 
 def _save_module(module: torch.nn.Module, path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from torch import nn
 
 from deployfold.errors import DeployfoldError, FoldError
 
-from .compare import random_like
+from .compare import another_batch, random_like, run_model
 from .match import match
 from .modules import copy_modules
-from .plan import Folded, Left, Plan
+from .plan import Folded, Left
 from .result import FoldResult
 from .rewrite import Zero, apply
 from .torchscript import fold_torchscript
@@ -34,6 +33,12 @@ __all__ = [
     "fold_torchscript",
 ]
 
+_TRACED_ALL = (
+    "The model does something else at another batch size, on other data or in another shape, so "
+    "it was traced there as well."
+)
+_NOT_MERGED = "Parallel branches were not merged: the model's forward then fails"
+
 
 def fold(
     model: nn.Module,
@@ -41,47 +46,74 @@ def fold(
     *,
     reparam: bool = True,
     more_inputs: Sequence[tuple[Any, ...]] = (),
+    check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
     """Fold every BatchNorm of ``model`` that can be folded exactly.
 
     The model runs on ``example_inputs``, and on each of ``more_inputs``, to find out which layer
     feeds which; what these runs do not reach is not touched. The result is compared with the
-    original on all of them, and on random inputs of the same shapes, in float64 and in its own
-    dtype.
+    original on all of them, on ``check_inputs`` and on random inputs of another batch size, in
+    float64 and in its own dtype. Where it differs, because the code goes by the batch size or by
+    the data, the inputs that it was only compared on are traced as well.
 
     Args:
         model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
         example_inputs: the arguments of one forward call, tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
         more_inputs: further argument tuples, for a model that takes other paths on other data.
+        check_inputs: further argument tuples of shapes that the model will meet.
 
     Raises:
         FoldError: the forward fails, or the folded model is not the same function.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        return fold_torchscript(model, example_inputs, more_inputs=more_inputs)
+        return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)
-    notes: list[str] = []
     # A forward may write to its module, if only to a cache; the user's model is never run.
     original = copy_modules(model, share_parameters=False)
-    inputs = _comparable(original, example_inputs, more_inputs, notes)
-    try:
-        result, plan = _fold_once(model, [example_inputs, *more_inputs], reparam)
-        verification = verify(original, copy_modules(result), plan, inputs)
-    except DeployfoldError:
-        raise
-    except Exception as error:
-        if not reparam:
-            raise FoldError(
-                f"The folded model's forward fails: {type(error).__name__}: {error}",
-                hint="Its code seems to look inside a BatchNorm that is gone. Please report it.",
-            ) from error
-        # Code that looks inside a merged branch is rare; plain folding still serves it.
-        again = fold(model, example_inputs, reparam=False, more_inputs=more_inputs)
-        note = f"Parallel branches were not merged: the model's forward then fails ({error})."
-        return replace(again, notes=(*again.notes, note))
+    traced = [example_inputs, *more_inputs]
+    checked, notes = _checked(original, example_inputs, check_inputs)
+    while True:
+        try:
+            return _fold_and_verify(model, original, traced, checked, reparam, notes)
+        except Exception as error:
+            wrong = isinstance(error, DeployfoldError)
+            if reparam and not wrong:
+                # Code that looks inside a merged branch is rare; plain folding still serves it.
+                reparam, notes = False, (*notes, f"{_NOT_MERGED} ({error}).")
+            elif checked:
+                traced, checked, notes = [*traced, *checked], [], (*notes, _TRACED_ALL)
+            elif wrong:
+                raise
+            else:
+                raise FoldError(
+                    f"The folded model's forward fails: {type(error).__name__}: {error}",
+                    hint="Its code seems to look inside a BatchNorm that is gone. "
+                    "Please report it.",
+                ) from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of scalars in all parameters of ``model``, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _fold_and_verify(
+    model: nn.Module,
+    original: nn.Module,
+    samples: Sequence[tuple[Any, ...]],
+    compared: Sequence[tuple[Any, ...]],
+    reparam: bool,
+    notes: tuple[str, ...],
+) -> FoldResult:
+    """Fold what the traced ``samples`` allow, and compare on them and on ``compared``."""
+    plan = match(trace(model, *samples), model, reparam=reparam)
+    result = apply(plan, copy_modules(model, share_parameters=False))
+    # A forward that caches goes by what it met first: every run gets a copy that met nothing.
+    first = copy_modules(original)
+    verification = verify(first, copy_modules(result), plan, [*samples, *compared])
     return FoldResult(
         model=result,
         folded=plan.folded,
@@ -91,20 +123,8 @@ def fold(
         batchnorms_before=count_batchnorms(model),
         batchnorms_after=count_batchnorms(result),
         verification=verification,
-        notes=tuple(notes),
+        notes=notes,
     )
-
-
-def count_parameters(model: nn.Module) -> int:
-    """The number of scalars in all parameters of ``model``, shared ones counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _fold_once(
-    model: nn.Module, samples: Sequence[tuple[Any, ...]], reparam: bool
-) -> tuple[nn.Module, Plan]:
-    plan = match(trace(model, *samples), model, reparam=reparam)
-    return apply(plan, copy_modules(model, share_parameters=False)), plan
 
 
 def _check_foldable(model: nn.Module) -> None:
@@ -120,21 +140,19 @@ def _check_foldable(model: nn.Module) -> None:
             )
 
 
-def _comparable(
+def _checked(
     original: nn.Module,
     example_inputs: tuple[Any, ...],
-    more_inputs: Sequence[tuple[Any, ...]],
-    notes: list[str],
-) -> list[tuple[Any, ...]]:
-    """The inputs to verify on: those given, and random ones if the model takes them."""
-    inputs = [example_inputs, *more_inputs]
-    randomised = random_like(example_inputs)
-    try:
-        with torch.inference_mode():
-            original(*randomised)
-    except Exception:
-        notes.append(
-            "Random inputs make the model fail, so it was compared on the given ones only."
-        )
-        return inputs
-    return [*inputs, randomised]
+    check_inputs: Sequence[tuple[Any, ...]],
+) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+    """What the model is compared on beside what is traced: ``check_inputs``, and random numbers of
+    another batch size, or of the same, if the model takes them."""
+    for randomised in (random_like(another_batch(example_inputs)), random_like(example_inputs)):
+        try:
+            run_model(copy_modules(original), randomised)
+        except Exception:
+            continue
+        return [*check_inputs, randomised], ()
+    return [*check_inputs], (
+        "Random inputs make the model fail, so it was compared on the given ones only.",
+    )

@@ -34,6 +34,23 @@ def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
     return values
 
 
+def another_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same inputs with one sample, or if they hold one, with that one twice.
+
+    The batch is the first axis of the first tensor, and of every other one of the same length.
+    """
+    size = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
+    other = 1 if size > 1 else 2
+
+    def change(tensor: Tensor) -> Tensor:
+        if size == 0 or tensor.dim() == 0 or len(tensor) != size:
+            return tensor
+        return tensor[:1].repeat_interleave(other, 0)
+
+    values: tuple[Any, ...] = map_tensors(inputs, change)
+    return values
+
+
 def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same inputs with every float tensor in float64."""
     values: tuple[Any, ...] = map_tensors(

@@ -61,6 +61,7 @@ def test_shapes_become_optimization_profiles(tmp_path):
     assert [profile[0]["max"][0] for profile in sidecar["profiles"]] == [1, 8]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["inputs"][0]["shape"] == [1, 3, 32, 32]
+    assert report["fold"]["verification"]["inputs"] == 3  # at another size as well
     session = onnxruntime.InferenceSession(str(tmp_path / "out/net.fp16.onnx"))
     (output,) = session.run(None, {"input": torch.randn(3, 3, 48, 40).numpy()})
     assert output.shape == (3, 8, 48, 40)
