@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,19 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     if not outputs:
         raise FoldError("The model returns no tensor, so there is nothing to compare.")
     return outputs
+
+
+def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
+    """That the user's own model does not run on these inputs."""
+    shapes = ", ".join(
+        "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
+        for argument in inputs
+    )
+    return FoldError(
+        f"The model's forward pass fails on the example input {shapes}: "
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        hint="Give the input the model expects with --input, for example --input 1x3x224x224.",
+    )
 
 
 class _FrozenBuffers:

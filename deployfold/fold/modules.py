@@ -91,6 +91,45 @@ def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
 
 
 @contextmanager
+def without_numbers(model: torch.nn.Module) -> Iterator[None]:
+    """Have every parameter, buffer and tensor attribute of ``model`` on the meta device.
+
+    Raises:
+        Exception: two tensors share their numbers, a tensor has no meta form, or the module does
+            not let its tensors be replaced.
+    """
+    made: dict[int, torch.Tensor] = {}
+    storages: set[int] = set()
+
+    def shape_of(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            storage = tensor.untyped_storage()._cdata
+            if storage in storages:  # a write to one would change the other
+                raise ValueError("two tensors share their storage")
+            storages.add(storage)
+            meta = tensor.detach().to("meta")
+            learned = isinstance(tensor, torch.nn.Parameter)
+            made[id(tensor)] = torch.nn.Parameter(meta, tensor.requires_grad) if learned else meta
+        return made[id(tensor)]
+
+    saved: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (place, dict(place))
+        for module in model.modules()
+        for place in (module._parameters, module._buffers, vars(module))
+    ]
+    try:
+        for place, before in saved:
+            place.update(
+                {name: shape_of(item) for name, item in before.items() if torch.is_tensor(item)}
+            )
+        yield
+    finally:
+        for place, before in saved:  # without what the forward has cached
+            place.clear()
+            place.update(before)
+
+
+@contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
     """Run with a fixed random state on every device, and put the caller's back afterwards."""
     with torch.random.fork_rng():

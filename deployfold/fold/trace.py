@@ -4,6 +4,9 @@ The forward pass runs under ``torch.inference_mode`` with a ``TorchDispatchMode`
 the composite operators (``conv2d``, ``linear``, ``batch_norm``, ``reshape``, …) reach the mode
 whole, so the record is close to what the model's author wrote, whatever Python control flow led
 there. Nothing is traced symbolically, and nothing that the example inputs did not reach is seen.
+
+It runs on the meta device, which knows shapes and computes no numbers. Code that asks for a number
+fails there, and the pass is then made with the real ones.
 """
 
 from __future__ import annotations
@@ -22,9 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.errors import FoldError
 
-from .dispatched import bind_schema, without_shape_readers
+from .compare import forward_failed
+from .dispatched import bind_schema, run_operator, without_shape_readers
 from .graph import Call, Graph, Op, Value, values_in
-from .modules import copy_modules, map_tensors, named_tensors, seeded, tensors_in
+from .modules import (
+    copy_modules,
+    map_tensors,
+    named_tensors,
+    seeded,
+    tensors_in,
+    without_numbers,
+)
 
 
 def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
@@ -46,6 +57,15 @@ def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
 
 def _record(model: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
     shadow = copy_modules(model)
+    try:
+        shapes = [map_tensors(inputs, lambda tensor: tensor.to("meta")) for inputs in samples]
+        with without_numbers(shadow), torch.device("meta"):
+            return _record_all(shadow, shapes)
+    except Exception:  # any model code may need a number, or a tensor that is not the module's
+        return _record_all(copy_modules(model), samples)
+
+
+def _record_all(shadow: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
     recorder = _Recorder(shadow)
     try:
         with torch.inference_mode():
@@ -66,15 +86,7 @@ def _record_pass(recorder: _Recorder, shadow: torch.nn.Module, inputs: Sequence[
     except FoldError:
         raise
     except Exception as error:
-        shapes = ", ".join(
-            "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
-            for argument in inputs
-        )
-        raise FoldError(
-            f"The model's forward pass fails on the example input {shapes}: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-            hint="Give the input the model expects with --input, for example --input 1x3x224x224.",
-        ) from error
+        raise forward_failed(inputs, error) from error
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -245,7 +257,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = {key: self._to_values(item) for key, item in arguments.items()}
         for tensor in written:
             self._remember_constant(tensor)
-        result = func(*args, **kwargs)
+        result = run_operator(func, args, kwargs, arguments)
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deployfold.errors import FoldError
 
-from .compare import difference, double_inputs, run_model
+from .compare import difference, double_inputs, forward_failed, run_model
 from .conditioning import first_departure
 from .modules import copy_modules
 from .plan import Plan
@@ -69,9 +69,17 @@ def verify(
         inputs: argument tuples for the forward.
 
     Raises:
-        FoldError: they are not the same function; the message names the first layer that departs.
+        FoldError: the original's forward fails, or they are not the same function; the message
+            names the first layer that departs.
     """
-    outputs = [run_model(original, item) for item in inputs]
+    outputs = []
+    for item in inputs:
+        try:
+            outputs.append(run_model(original, item))
+        except FoldError:
+            raise
+        except Exception as error:  # tracing computes no numbers, and may not meet it
+            raise forward_failed(item, error) from error
     native = [
         difference(expected, run_model(folded, item))
         for item, expected in zip(inputs, outputs, strict=True)
