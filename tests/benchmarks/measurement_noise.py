@@ -1,0 +1,100 @@
+"""Does the measurement tell noise from a difference? Two rows, with a neighbour that burns the CPU.
+
+    python tests/benchmarks/measurement_noise.py [runs [seconds a run]]
+
+ResNet-18 in eager PyTorch is measured against itself, and against itself made 5 % slower by a
+wait that is 5 % of each call's own time, in turns, while another process works in bursts of random
+length. Prints how many of the identical pairs came out as ``≈`` (95 of 100 are wanted), how many of
+the slowed ones as slower, and what their ratios were.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torchvision
+
+from deployfold.measure.latency import Latency, measure
+from deployfold.measure.protocol import Inputs, Step
+from deployfold.measure.runners import EagerRunner
+
+SLOWER = 0.05
+
+
+class Slowed(EagerRunner):
+    """Takes a given share longer for every call, whatever the call takes."""
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """The same inference, and then a wait that keeps the core busy."""
+        step = super().prepare(inputs)
+
+        def slowed() -> None:
+            start = time.perf_counter_ns()
+            step()
+            end = time.perf_counter_ns()
+            until = end + round(SLOWER * (end - start))
+            while time.perf_counter_ns() < until:
+                pass
+
+        return slowed
+
+
+def neighbour(seed: int) -> None:
+    """Work and rest in turns of up to 0.2 s, for ever."""
+    draw = random.Random(seed)
+    matrix = np.ones((256, 256))
+    while True:
+        until = time.perf_counter() + draw.uniform(0, 0.2)
+        while time.perf_counter() < until:
+            matrix @ matrix
+        time.sleep(draw.uniform(0, 0.2))
+
+
+def compared(other: type[EagerRunner], seed: int, seconds: float) -> Latency:
+    """The second of two rows: ResNet-18, and the same as ``other`` runs it."""
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18().eval()
+    found = measure(
+        {"first": EagerRunner(net), "second": other(net)},
+        (torch.randn(1, 3, 64, 64),),
+        threads=1,
+        max_seconds=seconds,
+        seed=seed,
+    )
+    latency = found.rows[1].latency
+    assert latency is not None, found.rows[1].not_measured
+    return latency
+
+
+def main(words: Sequence[str]) -> None:
+    """Print the counts."""
+    runs = int(words[0]) if words else 100
+    seconds = float(words[1]) if len(words) > 1 else 3.0
+    load = multiprocessing.get_context("spawn").Process(target=neighbour, args=(0,), daemon=True)
+    load.start()
+    same, slowed = [], []
+    try:
+        for seed in range(runs):
+            same.append(compared(EagerRunner, seed, seconds))
+            slowed.append(compared(Slowed, seed, seconds))
+    finally:
+        load.terminate()
+    equal = sum(item.speedup_low <= 1 <= item.speedup_high for item in same)
+    found = sum(item.speedup_high < 1 for item in slowed)
+    print(f"identical rows: ≈ in {equal} of {runs}, {_ratios(same)}")
+    print(f"rows {SLOWER:.0%} slower: found in {found} of {runs}, {_ratios(slowed)}")
+
+
+def _ratios(rows: Sequence[Latency]) -> str:
+    low, median, high = np.percentile([1 / row.speedup for row in rows], [5, 50, 95])
+    return f"time ratio {median:.3f} (5th to 95th percentile {low:.3f} to {high:.3f})"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
