@@ -1,26 +1,24 @@
-"""Equal ranges for the channels that a depthwise convolution reads.
+"""Channels of an activation brought to ranges that one int8 scale serves better.
 
-Int8 has one range for all channels of an activation, and in a depthwise convolution nothing
-averages a bad one out: what a channel loses, its output lacks. Between two layers with nothing but
-activations that scale with their input, each channel can be multiplied by a factor of its own and
-divided by it again (cross-layer equalisation: Nagel et al., 2019). Here that costs nothing: the
-factor of an output channel of the first layer, and of the one input channel that a filter of the
-second reads, disappears in the int8 scale of that channel's weights.
+Int8 has one range for all channels of an activation, so a small channel loses most of what it
+holds. In a region (:mod:`.regions`) each channel can be multiplied by a factor of its own and
+divided by it again (cross-layer equalisation: Nagel et al., 2019). What this does to the rounding
+is told by the usual model of it, noise of a twelfth of the squared step on each activation and each
+weight: small channels gain; the weights that compute them keep their precision, since an output
+channel has a scale of its own; those that read them have one scale for all their inputs, and may
+lose. Tried are factors of ``(top of the channel)^-a (largest weight that reads it)^b``, the family
+of SmoothQuant (Xiao et al., 2022), over a grid of a and b, and the least noise wins.
 
-A pair of layers is equalised where
-
-1. every reader of the tensor is a depthwise convolution;
-2. between it and the layer that computes it stand only Relu, LeakyRelu, pooling, and Clip from 0;
-3. nothing else reads what lies between, or the weights of either layer.
-
-A factor is at least 1, and under a Clip no greater than what keeps the calibrated range, with
+Under a Clip no factor is below 1, and none is greater than what keeps the calibrated range, with
 :data:`HEADROOM`, below the bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import onnx
@@ -29,6 +27,7 @@ import onnx_ir as ir
 from deployfold.export.session import Array, open_session, run_session
 
 from .graph import Layer
+from .regions import Region, find_regions
 
 HEADROOM = 1.1
 """How far beyond its calibrated range a channel can still go under a Clip."""
@@ -36,136 +35,188 @@ HEADROOM = 1.1
 LARGEST = 256.0
 """The greatest factor; a channel that is so small that it would need more is as good as zero."""
 
-_SCALING = frozenset({"Relu", "LeakyRelu", "Clip", "MaxPool", "AveragePool"})
+_ACTIVATION_POWERS = np.linspace(0.0, 1.0, 9)
+_WEIGHT_POWERS = np.linspace(0.0, 1.0, 5)
+_STEPS = 127.0
+_ELEMENTS = 2**26
+"""Of the activations that are kept of one sample at a time: 256 MiB."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """The tensor between two layers; ``bound`` is the least upper bound of the Clips before it."""
+@dataclass(frozen=True)
+class _Channels:
+    """Of every channel of a tensor, over all samples: the largest magnitude, the mean square."""
 
-    tensor: ir.Value
-    producer: ir.Node
-    axis: int
-    readers: tuple[ir.Node, ...]
-    bound: float
+    top: Array
+    power: Array
 
 
 def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]) -> int:
-    """Scale the weights of every pair of layers in place; the model stays the same function.
+    """Scale the weights around every region in place; the model stays the same function.
 
     Args:
-        model: in float32.
+        model: in float32, with static shapes.
         layers: of the model; see :func:`~.graph.find_layers`.
         feeds: calibration samples by input name.
 
     Returns:
-        How many tensors were equalised.
+        How many regions were scaled.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
-    axes = {layer.name: layer.axis for layer in layers}
-    found = (_pair(node, axes) for node in model.graph if node.name in axes)
-    pairs = {pair.tensor.name: pair for pair in found if pair is not None}
-    if not pairs:
-        return 0
-    ranges = _channel_ranges(model, [str(name) for name in pairs], feeds)
-    for pair in pairs.values():
-        factors = _factors(ranges[str(pair.tensor.name)], pair.bound)
-        _scale(pair.producer, pair.axis, factors)
-        bias = pair.producer.inputs[2] if len(pair.producer.inputs) > 2 else None
-        if bias is not None:
-            _multiply(bias, factors)
-        for reader in pair.readers:
+    regions = find_regions(model, {layer.name for layer in layers})
+    channels: dict[str, _Channels] = {}
+    for names in _in_turns(model, regions):
+        channels |= _measure(model, names, feeds)
+    # All factors are of the weights as they were: a layer may stand between two regions.
+    chosen = [(region, _best_factors(region, channels)) for region in regions]
+    scaled = [(region, factors) for region, factors in chosen if (factors != 1.0).any()]
+    for region, factors in scaled:
+        for writer in region.writers:
+            for value in writer.inputs[1:]:
+                if value is not None:
+                    _multiply(value, factors.reshape(-1, *[1] * (_numbers(value).ndim - 1)))
+        for reader in region.readers:
             weight = reader.inputs[1]
             assert weight is not None
-            assert weight.const_value is not None
-            per_channel = weight.const_value.shape[0] // len(factors)
-            _scale(reader, 0, 1.0 / np.repeat(factors, per_channel))
-    return len(pairs)
+            _multiply(weight, 1.0 / _by_input(reader, factors))
+    return len(scaled)
 
 
-def _pair(node: ir.Node, axes: Mapping[str, int]) -> _Pair | None:
-    """The pair that ends in ``node``, if it is a depthwise convolution after a layer."""
-    tensor = node.inputs[0]
-    if tensor is None or tensor.is_graph_output():
-        return None
-    readers = tuple(tensor.consumers())
-    if not all(_is_depthwise(reader) and reader.name in axes for reader in readers):
-        return None
-    bound, value = float("inf"), tensor
-    producer = value.producer()
-    while producer is not None and producer.op_type in _SCALING:
-        if producer.op_type == "Clip":
-            clip = _clip_bound(producer)
-            if clip is None:
-                return None
-            bound = min(bound, clip)
-        before = producer.inputs[0]
-        if before is None or len(before.uses()) != 1 or before.is_graph_output():
-            return None
-        value, producer = before, before.producer()
-    if producer is None or producer.op_type != "Conv" or producer.name not in axes:
-        return None
-    if not all(_is_own(value) for one in (producer, *readers) for value in one.inputs[1:]):
-        return None
-    return _Pair(tensor, producer, axes[producer.name or ""], readers, bound)
+def _in_turns(model: ir.Model, regions: Sequence[Region]) -> Iterator[list[str]]:
+    """The tensors of all regions, as many at a time as memory is for."""
+    names = dict.fromkeys(name for region in regions for name in (*region.tensors, *region.clips))
+    sizes = {
+        str(value.name): math.prod(size for size in value.shape or () if isinstance(size, int))
+        for node in model.graph
+        for value in node.outputs
+    }
+    turn: list[str] = []
+    total = 0
+    for name in names:
+        if turn and total + sizes[name] > _ELEMENTS:
+            yield turn
+            turn, total = [], 0
+        turn.append(name)
+        total += sizes[name]
+    if turn:
+        yield turn
 
 
-def _is_depthwise(node: ir.Node) -> bool:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if node.op_type != "Conv" or weight is None or weight.const_value is None:
-        return False
-    return bool(weight.const_value.shape[1] == 1) and node.attributes.get_int("group", 1) > 1
-
-
-def _is_own(value: ir.Value | None) -> bool:
-    return value is None or len(value.uses()) == 1
-
-
-def _clip_bound(node: ir.Node) -> float | None:
-    """The upper bound of a Clip from 0; ``None`` for another one."""
-    bounds = [value.const_value if value is not None else None for value in node.inputs[1:3]]
-    given = [value is not None for value in node.inputs[1:3]]
-    if given != [True, True] or None in bounds:
-        return None
-    low, high = (float(bound.numpy()) for bound in bounds if bound is not None)
-    return high if low == 0.0 < high else None
-
-
-def _channel_ranges(
+def _measure(
     model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
-) -> dict[str, Array]:
-    """The largest magnitude of every channel of the tensors, over all samples."""
+) -> dict[str, _Channels]:
     proto = ir.to_proto(model)
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = open_session(proto.SerializeToString(), optimize=False)
-    tops: dict[str, Array] = {}
+    tops: dict[str, list[Array]] = {name: [] for name in names}
+    powers: dict[str, list[Array]] = {name: [] for name in names}
     for feed in feeds:
         for name, value in zip(names, run_session(session, feed), strict=True):
-            top = np.abs(value).max(axis=(0, *range(2, value.ndim)))
-            tops[name] = np.maximum(tops[name], top) if name in tops else top
-    return tops
+            axes = (0, *range(2, value.ndim))
+            tops[name].append(np.abs(value).max(axis=axes))
+            powers[name].append(np.square(value, dtype=np.float64).mean(axis=axes))
+    return {
+        name: _Channels(np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0))
+        for name in names
+    }
 
 
-def _factors(tops: Array, bound: float) -> Array:
-    tops = tops.astype(np.float64)
-    target = np.minimum(tops.max(), bound / HEADROOM)
-    factors = target / np.maximum(tops, target / LARGEST)
-    return np.where(tops > 0.0, np.clip(factors, 1.0, LARGEST), 1.0)
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """A convolution and what it reads.
+
+    Attributes:
+        channels: of the tensor.
+        largest: the largest magnitude over the taps of each weight, by group, output channel within
+            it, and input channel within it.
+        squares: of the weights that read each channel, the sum.
+        taps: of a filter.
+    """
+
+    channels: _Channels
+    largest: Array
+    squares: Array
+    taps: int
+
+    @classmethod
+    def of(cls, node: ir.Node, channels: Mapping[str, _Channels]) -> _Reader:
+        source, weight = node.inputs[0], node.inputs[1]
+        assert source is not None
+        assert weight is not None
+        groups = node.attributes.get_int("group", 1)
+        numbers = _numbers(weight)
+        by_group = numbers.reshape(groups, len(numbers) // groups, numbers.shape[1], -1)
+        return cls(
+            channels[str(source.name)],
+            np.abs(by_group).max(axis=3).astype(np.float32),
+            np.square(by_group).sum(axis=(1, 3)).flatten(),
+            by_group.shape[3],
+        )
+
+    @property
+    def reading(self) -> Array:
+        """The largest magnitude of the weights that read each channel."""
+        largest: Array = self.largest.max(axis=1).flatten()
+        return largest
+
+    def noise(self, factors: Array) -> float:
+        """What rounding adds to the outputs, over their signal."""
+        top, power = self.channels.top * factors, self.channels.power * np.square(factors)
+        signal = (self.squares * self.channels.power).sum()
+        if not signal > 0.0:
+            return 0.0
+        groups = len(self.largest)
+        by_activation = np.square(top.max()) * (self.squares / np.square(factors)).sum()
+        steps = (self.largest / factors.reshape(groups, 1, -1)).max(axis=2)
+        heard = power.reshape(groups, -1).sum(axis=1)
+        by_weight = self.taps * (np.square(steps).sum(axis=1) * heard).sum()
+        return float((by_activation + by_weight) / np.square(_STEPS) / 12.0 / signal)
 
 
-def _scale(node: ir.Node, axis: int, factors: Array) -> None:
+def _best_factors(region: Region, channels: Mapping[str, _Channels]) -> Array:
+    """One factor a channel; 1 for those that are always 0 or that nothing reads."""
+    readers = [_Reader.of(node, channels) for node in region.readers]
+    top: Array = np.max([reader.channels.top for reader in readers], axis=0)
+    reading: Array = np.max([reader.reading for reader in readers], axis=0)
+    live = (top > 0.0) & (reading > 0.0)
+    best = np.ones_like(top)
+    if not live.any():
+        return best
+    room = np.full_like(top, np.inf)
+    for name, bound in region.clips.items():
+        with np.errstate(divide="ignore"):
+            room = np.minimum(room, np.maximum(bound / HEADROOM / channels[name].top, 1.0))
+    least = sum(reader.noise(best) for reader in readers)
+    for a, b in product(_ACTIVATION_POWERS, _WEIGHT_POWERS):
+        factors = np.ones_like(top)
+        factors[live] = top[live] ** -a * reading[live] ** b
+        factors[live] /= max(factors[live].min(), factors[live].max() / LARGEST)
+        factors[live] = np.clip(factors[live], 1.0, room[live])
+        noise = sum(reader.noise(factors) for reader in readers)
+        if noise < least:
+            best, least = factors, noise
+    return best
+
+
+def _by_input(node: ir.Node, channels: Array) -> Array:
+    """Numbers of the input channels, in the shape of the weight but of size 1 along the taps."""
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    shape = [1] * len(weight.const_value.shape)
-    shape[axis] = -1
-    _multiply(weight, factors.reshape(shape))
+    shape = weight.const_value.shape.numpy()
+    groups = node.attributes.get_int("group", 1)
+    rows = np.repeat(channels.reshape(groups, -1), shape[0] // groups, axis=0)
+    spread: Array = rows.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    return spread
+
+
+def _numbers(value: ir.Value) -> Array:
+    assert value.const_value is not None
+    numbers: Array = value.const_value.numpy().astype(np.float64)
+    return numbers
 
 
 def _multiply(value: ir.Value, factors: Array) -> None:
-    assert value.const_value is not None
-    product = value.const_value.numpy().astype(np.float64) * factors
-    value.const_value = ir.tensor(product.astype(np.float32), name=value.name)
+    value.const_value = ir.tensor((_numbers(value) * factors).astype(np.float32), name=value.name)

@@ -77,7 +77,7 @@ def lower_qdq(
     model = raise_opset(load(source), form.opset)
     prepare(model)
     layers, unfit = _layers(model, form)
-    if not form.weight_only:
+    if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
         say("equalising channels")
         equalise(model, layers, feeds)
     proto = ir.to_proto(model)

@@ -1,0 +1,136 @@
+"""Tensors whose channels can be scaled together without another output of the model.
+
+Between layers that compute them and layers that read them, with nothing but operators that scale
+with their input and sums, each channel can be multiplied by a factor of its own, in the layers that
+compute it, and divided by it again in those that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+_SCALING = frozenset({"Relu", "LeakyRelu", "Clip", "MaxPool", "AveragePool", "Identity"})
+
+
+@dataclass(eq=False)
+class Region:
+    """Such a set of tensors.
+
+    Attributes:
+        writers: convolutions that compute one of them.
+        readers: convolutions that read one, in the order of the graph.
+        clips: the upper bound of each Clip from 0 among them, by the name of its output.
+    """
+
+    writers: list[ir.Node] = field(default_factory=list)
+    readers: list[ir.Node] = field(default_factory=list)
+    clips: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The names of the tensors that are read, each once."""
+        return list(dict.fromkeys(str(_first(reader).name) for reader in self.readers))
+
+
+def find_regions(model: ir.Model, layers: Collection[str]) -> list[Region]:
+    """Every region between convolutions among ``layers``, which are names of nodes.
+
+    Nothing else reads what lies in a region, no output of the graph is in it, and no weight of its
+    convolutions is used twice.
+    """
+    found: list[Region] = []
+    seen: set[ir.Value] = set()
+    for node in model.graph:
+        if node.op_type == "Conv" and node.name in layers and _first(node) not in seen:
+            region = _Search(layers).from_tensor(_first(node))
+            seen |= region.seen
+            if region.open and region.region.writers:
+                order = {one: index for index, one in enumerate(model.graph)}
+                region.region.readers.sort(key=order.__getitem__)
+                found.append(region.region)
+    return found
+
+
+class _Search:
+    """A walk over all tensors that must be scaled with one."""
+
+    def __init__(self, layers: Collection[str]) -> None:
+        self._layers = layers
+        self.region = Region()
+        self.seen: set[ir.Value] = set()
+        self.open = True
+
+    def from_tensor(self, start: ir.Value) -> _Search:
+        pending = [start]
+        while pending:
+            value = pending.pop()
+            if value in self.seen:
+                continue
+            self.seen.add(value)
+            producer = value.producer()
+            if producer is None or value.is_graph_output():
+                self.open = False
+                continue
+            pending += self._written(producer)
+            for reader, index in value.uses():
+                pending += self._read(reader, index)
+        return self
+
+    def _written(self, node: ir.Node) -> list[ir.Value]:
+        if self._is_own_layer(node):
+            self.region.writers.append(node)
+            return []
+        return self._through(node)
+
+    def _read(self, node: ir.Node, index: int) -> list[ir.Value]:
+        if self._is_own_layer(node) and index == 0:
+            self.region.readers.append(node)
+            return []
+        if node.op_type in _SCALING and index != 0:
+            self.open = False
+        self._through(node)
+        return list(node.outputs[:1])
+
+    def _through(self, node: ir.Node) -> list[ir.Value]:
+        """The tensors that are scaled with the output of ``node``."""
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type == "Add" and all(
+            value.const_value is None and value.shape == node.outputs[0].shape for value in inputs
+        ):
+            return inputs
+        if node.op_type not in _SCALING or len(node.outputs) > 1:
+            self.open = False
+            return []
+        if node.op_type == "Clip":
+            bound = _clip_bound(node)
+            if bound is None:
+                self.open = False
+                return []
+            self.region.clips[str(node.outputs[0].name)] = bound
+        return inputs[:1]
+
+    def _is_own_layer(self, node: ir.Node) -> bool:
+        return (
+            node.op_type == "Conv"
+            and node.name in self._layers
+            and all(value is None or len(value.uses()) == 1 for value in node.inputs[1:])
+        )
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _clip_bound(node: ir.Node) -> float | None:
+    """The upper bound of a Clip from 0; ``None`` for another one."""
+    bounds = [value.const_value if value is not None else None for value in node.inputs[1:3]]
+    given = [value is not None for value in node.inputs[1:3]]
+    if given != [True, True] or None in bounds:
+        return None
+    low, high = (float(bound.numpy()) for bound in bounds if bound is not None)
+    return high if low == 0.0 < high else None
