@@ -29,11 +29,15 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageFinished:
-    """A stage is done after ``seconds``; ``summary`` says what came of it."""
+    """A stage is done after ``seconds``; ``summary`` says what came of it.
+
+    ``peak_bytes`` is the greatest resident memory meanwhile; ``None`` where it is not known.
+    """
 
     stage: str
     summary: str
     seconds: float
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)

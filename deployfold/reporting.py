@@ -22,6 +22,7 @@ from deployfold.report.model import (
     Report,
     Row,
     Source,
+    StageCost,
     Status,
     Verification,
     now,
@@ -41,6 +42,7 @@ def make_report(
     status: Status,
     *,
     input_data: str | None = None,
+    stages: Sequence[StageCost] = (),
 ) -> Report:
     """Put the report together; ``rows`` are in the order of the table, the original first.
 
@@ -64,6 +66,7 @@ def make_report(
         notes=tuple(notes),
         environment=Environment.model_validate(describe(spec.threads or default_threads())),
         thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
+        stages=tuple(stages),
         status=status,
     )
 

@@ -16,7 +16,8 @@ from deployfold.finish import Wanted
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
 from deployfold.lower.calibration import CalibrationData
-from deployfold.report.model import Report, Row, Status
+from deployfold.memory import children_peak_bytes, forget_peak, peak_bytes
+from deployfold.report.model import Report, Row, StageCost, Status
 from deployfold.reporting import make_report, save_report
 from deployfold.rows import Draft, unmeasured_rows
 from deployfold.spec import BuildSpec, InputSpec
@@ -35,6 +36,7 @@ class Run:
         calibration: the data for INT8, FP8 and INT4.
         refusal: why one of these was refused, where it was.
         unfinished: engines that are to be built on their device.
+        stages: what each took that is over.
     """
 
     spec: BuildSpec
@@ -53,6 +55,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     refusal: str | None = None
     unfinished: list[Wanted] = field(default_factory=list)
+    stages: list[StageCost] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -65,9 +68,15 @@ class Run:
         self.stage = stage
         self.emit(StageStarted(stage, detail))
         start = time.perf_counter()
+        forget_peak()
+        children = children_peak_bytes()
         said: list[str] = []
         yield said.append
-        self.emit(StageFinished(stage, "; ".join(said), time.perf_counter() - start))
+        seconds, peak = time.perf_counter() - start, peak_bytes()
+        if peak is not None and children_peak_bytes() > children:
+            peak += children_peak_bytes()
+        self.stages.append(StageCost(stage=stage, seconds=seconds, peak_bytes=peak))
+        self.emit(StageFinished(stage, "; ".join(said), seconds, peak))
 
     def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
         """Keep sentences for the report, and show them now; each once."""
@@ -92,6 +101,7 @@ class Run:
             self.notes,
             status,
             input_data=self.input_data,
+            stages=self.stages,
         )
         save_report(report, self.directory)
         return report

@@ -10,7 +10,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from deployfold.events import Event, Note, StageFinished, StageProgress, StageStarted
-from deployfold.report.text import clean
+from deployfold.report.text import clean, size
 
 _WIDTH = 11  # of the longest stage name, so that the lines align
 
@@ -61,11 +61,13 @@ class Progress:
                 )
         elif isinstance(event, StageFinished):
             self._end_task()
+            peak = event.peak_bytes if self._verbose else None
+            memory = "" if peak is None else f", peak {size(peak)}"
             line = Text.assemble(
                 ("✓ ", "green"),
                 (f"{event.stage:<{_WIDTH}} ", "bold"),
                 clean(event.summary),
-                (f"  {event.seconds:.1f} s", "dim"),
+                (f"  {event.seconds:.1f} s{memory}", "dim"),
             )
             self._live.console.print(line, soft_wrap=not self._console.is_terminal)
         elif isinstance(event, Note):

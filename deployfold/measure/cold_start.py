@@ -26,6 +26,7 @@ from typing import Any
 
 import deployfold
 from deployfold.events import Emit, StageProgress, ignore
+from deployfold.memory import forget_peak, peak_bytes
 
 from .protocol import Inputs, Runner, summary, to_tensors
 
@@ -163,45 +164,20 @@ def _measure(kind: str, path: Path, feed: Path, threads: int | None) -> dict[str
         torch.set_num_threads(threads)
     inputs = torch.load(feed, weights_only=True)
     runner: Runner = getattr(runners, RUNNERS[kind])(path)
-    _forget_peak()
-    before = _peak_bytes()
+    forget_peak()
+    before = peak_bytes()
     start = time.perf_counter()
     runner.load()
     loaded = time.perf_counter()
     runner.run(inputs)
     end = time.perf_counter()
-    after = _peak_bytes()
+    after = peak_bytes()
     grown = None if before is None or after is None else max(0, after - before)
     return {
         "load_ms": 1e3 * (loaded - start),
         "first_ms": 1e3 * (end - loaded),
         "peak_bytes": grown,
     }
-
-
-def _forget_peak() -> None:
-    """Let the peak begin at what is resident now, or the imports' own peak hides the model's."""
-    with suppress(OSError):  # not Linux, or a container forbids it
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """The greatest resident memory of this process so far.
-
-    On Linux from ``VmHWM``: ``ru_maxrss`` begins at that of the process it was forked from, which
-    has the whole build in memory, and would show no growth at all.
-    """
-    try:
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024  # the kernel's kB are 1024 bytes
-    except (OSError, ValueError, IndexError):
-        pass
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, there
-    return None
 
 
 if __name__ == "__main__":

@@ -90,6 +90,31 @@ def cold_start_grid(report: Report) -> Grid | None:
     )
 
 
+def stages_grid(report: Report) -> Grid | None:
+    """Time and peak memory of every stage of the build; ``None`` where they were not kept."""
+    if not report.stages:
+        return None
+    return Grid(
+        "stages",
+        ("stage", "seconds", "peak memory"),
+        (False, True, True),
+        tuple(
+            (
+                Cell(text.clean(stage.stage)),
+                Cell(f"{stage.seconds:.1f}"),
+                Cell(text.NOTHING, Mark.ABSENT)
+                if stage.peak_bytes is None
+                else Cell(text.size(stage.peak_bytes)),
+            )
+            for stage in report.stages
+        ),
+        (
+            "Peak memory: resident, of the build's process, and of the largest that it had started"
+            " where that was larger than any before",
+        ),
+    )
+
+
 def layer_grids(report: Report) -> list[Grid]:
     """The layers of every INT8 row, the worst first: the least SQNR, then those not measured."""
     return [_layers(row, row.int8) for row in report.rows if row.int8 and row.int8.layers]

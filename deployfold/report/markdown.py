@@ -8,7 +8,7 @@ import re
 from . import text
 from .columns import Cell, Mark, columns
 from .footnotes import footnotes
-from .grids import Grid, cold_start_grid, layer_grids, sweep_grid
+from .grids import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
 from .model import FoldSummary, Report
 from .summary import summary_lines
 
@@ -49,6 +49,9 @@ def render_markdown(report: Report) -> str:
     parts += [_layers(grid) for grid in layer_grids(report)]
     if report.fold is not None and (report.fold.folded or report.fold.left):
         parts.append(_fold(report.fold))
+    stages = stages_grid(report)
+    if stages is not None:
+        parts.append(_grid(stages))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -142,6 +142,19 @@ class Environment(Frozen):
     load_average: Number | None = None
 
 
+class StageCost(Frozen):
+    """What a stage of the build took.
+
+    ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, and of the
+    largest process that it had started, where that was larger than any before; ``None`` where the
+    system does not tell.
+    """
+
+    stage: str
+    seconds: Number
+    peak_bytes: Count | None = None
+
+
 class ThresholdResult(Frozen):
     """A limit the user set. ``value`` is ``None`` if there was nothing to hold against it."""
 
@@ -178,6 +191,7 @@ class Report(Frozen):
     notes: tuple[str, ...] = ()
     environment: Environment
     thresholds: tuple[ThresholdResult, ...] = ()
+    stages: tuple[StageCost, ...] = ()
     status: Status = Status()
 
     @property

@@ -55,6 +55,12 @@ def test_the_report_says_what_was_built(folder, built):
         assert rows[name].batchnorm_layers == 0
     assert (rows["pytorch"].parameters, rows["pytorch"].batchnorm_layers) == (PARAMETERS, 2)
     assert [result.passed for result in report.thresholds] == [True, True]
+    assert [stage.stage for stage in report.stages] == [
+        "load", "fold", "export", "lower", "compile", "measure",
+    ]  # fmt: skip
+    for stage in report.stages:
+        assert stage.seconds > 0
+        assert 50e6 < stage.peak_bytes < 20e9, stage
 
 
 def test_targets_without_a_compiler_say_why(folder, built):

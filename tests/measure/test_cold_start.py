@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployfold.measure.cold_start import _peak_bytes, cold_start, kind_of
+from deployfold.measure.cold_start import cold_start, kind_of
 from deployfold.measure.runners import EagerRunner, OnnxRuntimeRunner, TorchScriptRunner
+from deployfold.memory import peak_bytes
 
 WEIGHTS = 64 << 20  # bytes
 
@@ -41,7 +42,7 @@ def test_a_file_is_loaded_and_run_in_fresh_processes(
     assert result.first_ms is not None
     assert result.total_ms == pytest.approx(result.load_ms + result.first_ms)
     assert 0 < result.total_ms < 60_000
-    if _peak_bytes() is not None:
+    if peak_bytes() is not None:
         assert result.peak_bytes is not None
         assert WEIGHTS <= result.peak_bytes < 5 * WEIGHTS
 

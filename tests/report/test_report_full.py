@@ -73,7 +73,7 @@ def test_markdown_has_them_too() -> None:
     text = render_markdown(full_report())
     found = tables(parse(text))
     assert [table[0][0] for table in found] == [
-        "artifact", "artifact", "artifact", "layer", "BatchNorm",
+        "artifact", "artifact", "artifact", "layer", "BatchNorm", "stage",
     ]  # fmt: skip
     assert found[0][6][0].endswith("int8 in 93.8 % of MACs, uncalibrated")
     assert found[1][1] == ["PyTorch", "33.7", "42.6", "~43.0", "batch 8"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from report_sample import sample_report
+from report_sample import full_report, sample_report
 from test_report_table import HOSTILE, hostile_report
 
 from deployfold.report.markdown import escape, render_markdown
@@ -48,6 +48,17 @@ def test_the_table_holds_every_row_and_column() -> None:
     assert len(fold) == 1 + 53
     assert fold[1] == ["head.bn", "left", "its layer's output also goes to head.add"]
     assert "² built for sm\\_89; measure it there: deployfold bench DIR" in text
+
+
+def test_every_stage_says_what_it_took() -> None:
+    stages = tables(parse(render_markdown(full_report())))[-1]
+    assert stages == [
+        ["stage", "seconds", "peak memory"],
+        ["load", "2.6", "1.204 GB"],
+        ["fold", "1.9", "1.640 GB"],
+        ["measure", "31.4", "–"],
+    ]
+    assert "stages" not in render_markdown(sample_report())
 
 
 def test_hostile_names_change_nothing_but_the_text() -> None:

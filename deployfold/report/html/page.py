@@ -9,7 +9,7 @@ from deployfold.errors import UsageError
 from deployfold.report import text
 from deployfold.report.columns import columns
 from deployfold.report.footnotes import footnotes
-from deployfold.report.grids import cold_start_grid, layer_grids, sweep_grid
+from deployfold.report.grids import cold_start_grid, layer_grids, stages_grid, sweep_grid
 from deployfold.report.markdown import SHOWN
 from deployfold.report.model import Report
 from deployfold.report.summary import summary_lines
@@ -63,6 +63,7 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
         rows=list(zip(*(column.cells for column in shown), strict=True)),
         notes=notes,
         grids=[grid for grid in (sweep_grid(report), cold_start_grid(report)) if grid],
+        stages=stages_grid(report),
         charts={title: svg for title, svg in drawn.items() if svg},
         layers=layers,
         outline=outline,
