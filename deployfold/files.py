@@ -1,17 +1,27 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there.
+
+What is being written has a temporary name, which begins with ``.tmp-`` and ends with the final one,
+and is locked by the process that writes it. A process that is killed leaves its temporary files;
+the next that writes the same name finds them unlocked, and removes them.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DeployfoldError, UsageError
+from .locks import try_lock
+
+_PREFIX = ".tmp-"
 
 
 @contextmanager
@@ -26,11 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".tmp-", suffix=f"-{path.name}", dir=path.parent)
-        os.close(descriptor)
+        temporary, lock = _make_locked(path, _make_file)
     except OSError as error:
         raise unwritable(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -49,6 +57,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        _close(lock)
 
 
 @contextmanager
@@ -58,10 +67,10 @@ def temporary_directory(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: there, or in the block, the operating system did not let us write ``path``.
     """
-    parent = path.absolute().parent
+    path = path.absolute()
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        directory, lock = _make_locked(path, _make_directory)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -70,6 +79,75 @@ def temporary_directory(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        _close(lock)
+
+
+def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | None]:
+    """Make something temporary for ``path``, and lock it; also clear away what is left of others.
+
+    Returns:
+        It, and the descriptor that holds the lock; ``None`` where there are no locks.
+    """
+    _clear_left(path)
+    while True:
+        temporary = make(path)
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another run took it for left before it was locked
+        except OSError:  # Windows opens no directories
+            return temporary, None
+        try:
+            locked = try_lock(lock)
+            if not locked:
+                os.close(lock)
+                return temporary, None
+            if os.path.samestat(os.fstat(lock), temporary.stat()):
+                return temporary, lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(lock)
+
+
+def _make_file(path: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=_PREFIX, suffix=f"-{path.name}", dir=path.parent)
+    os.close(descriptor)
+    return Path(name)
+
+
+def _make_directory(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=f"-{path.name}", dir=path.parent))
+
+
+def _close(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _clear_left(path: Path) -> None:
+    """Remove what killed processes left of writing ``path``: nobody holds its lock."""
+    # Eight of these characters are what tempfile puts in the middle.
+    name = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}-" + re.escape(path.name))
+    with suppress(OSError):
+        for left in [one for one in path.parent.iterdir() if name.fullmatch(one.name)]:
+            with suppress(OSError):
+                _remove_unlocked(left)
+
+
+def _remove_unlocked(left: Path) -> None:
+    # What is a named pipe or a link is not ours, and opening it must not wait for a writer.
+    if stat.S_IFMT(left.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        return
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    lock = os.open(left, flags)
+    try:
+        if try_lock(lock):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
+    finally:
+        os.close(lock)
 
 
 def _full(directory: Path) -> bool:

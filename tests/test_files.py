@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.errors import ExportError, UsageError
-from deployfold.files import atomic_path, sha256, write_bytes, write_text
+from deployfold.files import (
+    atomic_path,
+    sha256,
+    temporary_directory,
+    write_bytes,
+    write_text,
+)
 
 
 def _write_half(path, error):
@@ -50,6 +56,23 @@ def test_the_permissions_follow_the_umask(tmp_path, mask):
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_what_a_killed_run_left_is_removed_and_what_is_being_written_stays(tmp_path):
+    path = tmp_path / "net.onnx"
+    (tmp_path / ".tmp-abcdefgh-net.onnx").write_text("half")
+    (tmp_path / ".tmp-12345678-net.onnx").mkdir()
+    (tmp_path / ".tmp-12345678-net.onnx" / "half").write_text("half")
+    mine = [".tmp-abcdefgh-other.onnx", ".tmp-mine-net.onnx"]
+    for name in mine:
+        (tmp_path / name).write_text("of someone else")
+    with atomic_path(path) as first, temporary_directory(path) as directory:
+        write_text(path, "second")
+        names = sorted(item.name for item in tmp_path.iterdir())
+        assert names == sorted([*mine, first.name, directory.name, "net.onnx"])
+        first.write_text("first")
+    assert path.read_text() == "first"
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([*mine, "net.onnx"])
 
 
 def test_an_unwritable_place_is_a_usage_error(tmp_path):
