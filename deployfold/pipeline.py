@@ -39,7 +39,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     """
     run = Run(spec, emit, spec.output or Path("build"))
     try:
-        inputs = load_stage(run)
+        inputs = load_stage(run, single=True)
         fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
         device_stage(run, inputs)
         lowered = lower_stage(run, export_stage(run, inputs))
@@ -73,7 +73,7 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
         LoadError, FoldError: the stage failed; nothing is written then.
     """
     run = Run(spec, emit, Path())
-    fold_stage(run, load_stage(run), output)
+    fold_stage(run, load_stage(run, single=False), output)
     assert run.loaded is not None
     assert run.inputs is not None
     rows = unmeasured_rows(run.drafts, "deployfold fold measures nothing")

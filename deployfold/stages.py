@@ -14,7 +14,7 @@ from deployfold.errors import ExportError
 from deployfold.export.dynamic import checking_inputs
 from deployfold.files import atomic_path
 from deployfold.fold import fold
-from deployfold.load import load_model, make_inputs, resolve_inputs
+from deployfold.load import in_single_precision, load_model, make_inputs, resolve_inputs
 from deployfold.lower.calibration import load_calibration
 from deployfold.lower.samples import load_samples
 from deployfold.measure.results import MeasurementInterrupted
@@ -26,14 +26,21 @@ FOLD_SAMPLES = 8
 """Real inputs that folding traces and is verified on: each costs it four forward passes."""
 
 
-def load_stage(run: Run) -> Inputs:
-    """Load the model, and make the inputs that every later stage runs on."""
+def load_stage(run: Run, *, single: bool) -> Inputs:
+    """Load the model, and make the inputs that every later stage runs on.
+
+    Args:
+        single: bfloat16 and float64 become float32, as what is built from the model needs it.
+    """
     spec = run.spec
     with run.running("load", spec.source) as say:
         loaded = load_model(
             spec.source, arch=spec.arch, allow_globals=spec.allow_globals, trust=spec.trust
         )
-        run.inputs = resolve_inputs(loaded, spec.inputs, spec.dynamic)
+        requested = spec.inputs
+        if single:
+            loaded, requested = in_single_precision(loaded, requested)
+        run.inputs = resolve_inputs(loaded, requested, spec.dynamic)
         run.loaded = loaded
         run.directory = spec.output or Path("build") / loaded.name
         run.samples, notes = _samples(run, loaded.arch)

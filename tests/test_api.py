@@ -54,6 +54,21 @@ def test_load_fold_export_and_build(net, tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_in_a_dtype_that_cannot_be_checked_is_built_in_float32(dtype, net, tmp_path):
+    torch.save(net.to(dtype), tmp_path / "net.pt")
+    report = deployfold.build(
+        tmp_path / "net.pt", output=tmp_path, inputs=["1x3x8x8"], engine=False, measure=False
+    )
+    assert report.status.state == "complete"
+    assert report.inputs[0].dtype == "float32"
+    assert str(dtype).removeprefix("torch.") in " ".join(report.notes)
+    folded = deployfold.fold(
+        deployfold.load(tmp_path / "net.pt"), (torch.ones(1, 3, 8, 8).to(dtype),)
+    )
+    assert folded.model[0].weight.dtype == dtype, "folding alone keeps it"
+
+
 def test_what_a_refused_precision_leaves_to_fp16_is_built_once(net, tmp_path):
     torch.save(net, tmp_path / "net.pt")
     report = deployfold.build(

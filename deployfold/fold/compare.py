@@ -83,7 +83,8 @@ def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
     return FoldError(
         f"The model's forward pass fails on the example input {shapes}: "
         f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-        hint="Give the input the model expects with --input, for example --input 1x3x224x224.",
+        hint="Give the input the model expects with --input, for example --input 1x3x224x224, or "
+        "with its dtype --input 1x3x224x224:float16.",
     )
 
 

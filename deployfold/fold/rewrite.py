@@ -188,6 +188,10 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _check_range(tensor: Tensor, name: str) -> None:
     if tensor.dtype is not torch.float64 and not _is_finite(tensor):
+        if bool(tensor.isnan().any()):  # which no scale of a fold makes of a number
+            raise FoldError(
+                f"{name} holds NaN.", hint="The training diverged: choose an earlier checkpoint."
+            )
         raise FoldError(
             f"Folding would make {name} larger than {tensor.dtype} can hold.",
             hint="Convert the model to float32 first (model.float()); deployfold lowers the "

@@ -69,8 +69,8 @@ def verify(
         inputs: argument tuples for the forward.
 
     Raises:
-        FoldError: the original's forward fails, or they are not the same function; the message
-            names the first layer that departs.
+        FoldError: the original's forward fails or gives no finite number, or they are not the same
+            function; the message names the first layer that departs.
     """
     outputs = []
     for item in inputs:
@@ -80,6 +80,7 @@ def verify(
             raise
         except Exception as error:  # tracing computes no numbers, and may not meet it
             raise forward_failed(item, error) from error
+    _check_comparable(outputs, plan)
     native = [
         difference(expected, run_model(folded, item))
         for item, expected in zip(inputs, outputs, strict=True)
@@ -116,6 +117,19 @@ def verify(
         native_max_abs=max(item.absolute for item in native),
         original_relative=before,
         note=note,
+    )
+
+
+def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
+    """NaN equals NaN whatever was folded, so there must be something else to compare."""
+    filled = [tensor for item in outputs for tensor in item if tensor.numel()]
+    if not filled or any(bool(tensor.isfinite().any()) for tensor in filled):
+        return
+    causes = [f"{left.name}: {left.reason}." for left in plan.left if "NaN" in left.reason]
+    raise FoldError(
+        "Every output of the model is NaN or infinite on the example input, so nothing can be "
+        "proved there.",
+        hint=" ".join(causes) or "Give real inputs with --input-data, or check the checkpoint.",
     )
 
 

@@ -20,10 +20,11 @@ from .kinds import detect
 from .model import LoadedModel
 from .pickled import load_pickle
 from .program import load_program
+from .single import in_single_precision
 from .state_dict import fill, find_module, find_state_dict, summary, unwrap
 from .torchscript import load_torchscript
 
-__all__ = ["LoadedModel", "load_model", "make_inputs", "resolve_inputs"]
+__all__ = ["LoadedModel", "in_single_precision", "load_model", "make_inputs", "resolve_inputs"]
 
 
 def load_model(

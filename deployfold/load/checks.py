@@ -12,15 +12,15 @@ from deployfold.errors import LoadError
 from .model import LoadedModel
 from .names import check_names
 
-_SHOWN = 3
+_DIVERGED = "The training diverged, or the file is damaged: choose an earlier checkpoint."
 
 
 def checked(loaded: LoadedModel) -> LoadedModel:
     """In evaluation mode, with numbers in every tensor; oddities become notes.
 
     Raises:
-        LoadError: a tensor is on the meta device, quantised, complex or not initialised, or a name
-            would act as code.
+        LoadError: a tensor is on the meta device, quantised, complex or not initialised, holds NaN,
+            or is a parameter and infinite; or a name would act as code.
     """
     module = loaded.module
     try:
@@ -33,7 +33,8 @@ def checked(loaded: LoadedModel) -> LoadedModel:
         raise LoadError(f"The model is not put together as a module is: {error}.") from error
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
-    return replace(loaded, module=module, notes=(*loaded.notes, *_notes(module, tensors)))
+    _check_numbers(tensors)
+    return replace(loaded, module=module, notes=(*loaded.notes, *_notes(module)))
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -51,19 +52,29 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
         raise LoadError(f"{name} is complex, which neither ONNX nor TensorRT can hold.")
 
 
-def _notes(module: nn.Module, tensors: dict[str, torch.Tensor]) -> list[str]:
-    notes = []
-    bad = [
-        name
+def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse what cannot be a trained model. A buffer may be infinite: attention masks are."""
+    bad = {
+        name: count
         for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
+        if tensor.is_floating_point()
+        and (count := _not_numbers(tensor, infinite=isinstance(tensor, nn.Parameter)))
+    }
     if bad:
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        verb = "holds" if len(bad) == 1 else "hold"
-        notes.append(f"{', '.join(bad[:_SHOWN])}{more} {verb} NaN or infinite values.")
+        name, count = next(iter(bad.items()))
+        more = f", and so do {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        kind = "NaN or infinity" if isinstance(tensors[name], nn.Parameter) else "NaN"
+        values = f"{count} of {tensors[name].numel()} values"
+        raise LoadError(f"{name} holds {kind} in {values}{more}.", hint=_DIVERGED)
+
+
+def _not_numbers(tensor: torch.Tensor, *, infinite: bool) -> int:
+    return int((~tensor.isfinite() if infinite else tensor.isnan()).sum())
+
+
+def _notes(module: nn.Module) -> list[str]:
     dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
-    if dtypes:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        notes.append(f"The model has {names} parameters; they are kept.")
-    return notes
+    if not dtypes:
+        return []
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    return [f"The model has {names} parameters; they are kept."]

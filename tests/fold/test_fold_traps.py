@@ -361,8 +361,17 @@ def test_no_running_statistics_is_left():
 @pytest.mark.parametrize("variance", [0.0, -1.0, float("nan")])
 def test_statistics_without_meaning_are_left(variance):
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.0)))
-    model[1].running_var.fill_(variance)
+    model[1].running_var[1] = variance
     assert "inf or NaN" in reason(fold(model, (image(),)))
+
+
+def test_a_model_that_gives_no_number_is_refused_with_the_cause():
+    """NaN equals NaN whatever was folded."""
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)))
+    model[1].running_var[1] = -1.0
+    with pytest.raises(FoldError, match="nothing can be proved") as caught:
+        fold(model, (image(),))
+    assert caught.value.hint.startswith("1: its statistics give inf or NaN")
 
 
 def test_gamma_of_zero_is_fine():

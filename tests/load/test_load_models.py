@@ -202,14 +202,10 @@ def test_bare_zoo_name_says_how_to_write_it():
     assert "torchvision:resnet50" in caught.value.hint
 
 
-def test_oddities_are_noted_and_odd_tensors_refused(tmp_path):
+def test_an_odd_dtype_is_noted_and_a_model_without_numbers_refused(tmp_path):
     path = tmp_path / "net.pt"
-    net = nn.Sequential(nn.Conv2d(3, 4, 3)).half()
-    net[0].bias.data[0] = float("nan")
-    torch.save(net, path)
-    notes = " ".join(load_model(str(path)).notes)
-    assert "NaN" in notes
-    assert "float16" in notes
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)).half(), path)
+    assert "float16" in " ".join(load_model(str(path)).notes)
     with torch.device("meta"):
         torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)), path)
     with pytest.raises(LoadError, match="meta device"):
