@@ -64,7 +64,7 @@ def torchscript(
     if not is_flat(outputs):
         # The exporter flattens dicts in an order of its own.
         module = _Flat(module)
-    with tempfile.TemporaryDirectory() as directory, quiet() as baked, torch.no_grad():
+    with tempfile.TemporaryDirectory() as directory, quiet(native=True) as baked, torch.no_grad():
         # A file, not a buffer: over 2 GB the exporter writes external data beside it.
         path = Path(directory) / "model.onnx"
         torch.onnx.export(

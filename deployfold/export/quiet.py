@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -25,8 +26,12 @@ _BAKED = (
 
 
 @contextmanager
-def quiet() -> Iterator[list[str]]:
+def quiet(*, native: bool = False) -> Iterator[list[str]]:
     """Silence stdout, stderr, logging and warnings of the block; exceptions pass.
+
+    Args:
+        native: also what C++ writes, and so all that the process writes there meanwhile. The
+            TorchScript-based ONNX exporter dumps its graph when an operator has no symbol.
 
     Yields a list that holds, after the block, what torch's tracer baked in of the values it saw:
     ``"a branch at model.py:12"``, without repetition.
@@ -39,6 +44,8 @@ def quiet() -> Iterator[list[str]]:
             warnings.catch_warnings(record=True) as caught,
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
+            _to_nowhere(1) if native else nullcontext(),
+            _to_nowhere(2) if native else nullcontext(),
         ):
             warnings.simplefilter("always")
             yield baked
@@ -53,6 +60,22 @@ def quiet() -> Iterator[list[str]]:
                 place = f"{what} at {Path(warning.filename).name}:{warning.lineno}"
                 if what is not None and place not in baked:
                     baked.append(place)
+
+
+@contextmanager
+def _to_nowhere(descriptor: int) -> Iterator[None]:
+    try:
+        saved = os.dup(descriptor)
+    except OSError:  # it is closed already
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
+            yield
+    finally:
+        os.dup2(saved, descriptor)
+        os.close(saved)
 
 
 def baked_note(baked: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from deployfold.errors import LoadError
 from .model import LoadedModel
 from .names import check_names
 
+_QUANTISED = "Give the float model; --int8 quantises it."
 _DIVERGED = "The training diverged, or the file is damaged: choose an earlier checkpoint."
 
 
@@ -33,8 +34,16 @@ def checked(loaded: LoadedModel) -> LoadedModel:
         raise LoadError(f"The model is not put together as a module is: {error}.") from error
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
+    for name, child in module.named_modules():
+        _check_layer(name, child)
     _check_numbers(tensors)
     return replace(loaded, module=module, notes=(*loaded.notes, *_notes(module)))
+
+
+def _check_layer(name: str, layer: nn.Module) -> None:
+    """Packed weights are no tensors, and would pass for a layer without parameters."""
+    if ".quantized." in f"{type(layer).__module__}.":
+        raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -45,9 +54,7 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
         raise LoadError(f"{name} holds no numbers: it is on the meta device.")
     if tensor.is_quantized:
-        raise LoadError(
-            f"{name} is quantised already.", hint="Give the float model; --int8 quantises it."
-        )
+        raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
     if tensor.is_complex():
         raise LoadError(f"{name} is complex, which neither ONNX nor TensorRT can hold.")
 

@@ -58,3 +58,10 @@ def test_float16_and_torchscript_keep_their_dtype(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(3, 2).double()), tmp_path / "net.ts.pt")
     script = load_model(str(tmp_path / "net.ts.pt"))
     assert in_single_precision(script, None) == (script, None)
+
+
+def test_a_quantised_layer_is_refused_by_its_name(tmp_path):
+    net = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(LoadError, match=r"^1 is a quantised layer already"):
+        load_model(saved(net, tmp_path), trust=True)
