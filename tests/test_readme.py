@@ -87,3 +87,13 @@ def test_exit_codes_are_those_of_the_code() -> None:
 
     table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert table == {int(code) for code in ExitCode}
+
+
+def test_every_promise_has_its_test() -> None:
+    section = README.partition("## What happens when")[2].partition("\n## ")[0]
+    promises = re.findall(r"^\| .* \| `(.+?)::(.+?)` \|$", section, re.MULTILINE)
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(promises) == len(rows) - 1 >= 20  # the first row is the head
+    for path, name in promises:
+        source = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in source, f"{path}::{name}"
