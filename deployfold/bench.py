@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from deployfold import __version__
+from deployfold.compile.runtime import RunOptions
 from deployfold.compile.sidecar import input_tensors, read_sidecar
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
@@ -18,6 +19,7 @@ from deployfold.load import load_model, make_inputs
 from deployfold.measure.data import load_feeds, load_labels
 from deployfold.measure.environment import default_threads, describe
 from deployfold.measure.protocol import Runner
+from deployfold.measure.providers import CPU, resolve_provider, short_name
 from deployfold.measure.runners import (
     EagerRunner,
     OnnxRuntimeRunner,
@@ -26,7 +28,7 @@ from deployfold.measure.runners import (
 )
 from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
-from deployfold.report.model import Environment, Report, Source, load_report, now
+from deployfold.report.model import Environment, Report, Row, Source, load_report, now
 from deployfold.report.select import chosen
 from deployfold.reporting import model_inputs
 from deployfold.rows import Draft, Extras, measure_rows
@@ -49,6 +51,8 @@ def bench(
     data: Path | None = None,
     labels: Path | None = None,
     cold_start: bool = False,
+    engines: RunOptions | None = None,
+    providers: tuple[str, ...] = (),
     emit: Emit = ignore,
 ) -> Report:
     """Measure artifacts in interleaved rounds; the first one is the baseline.
@@ -64,6 +68,9 @@ def bench(
         data: an ``.npy`` or ``.npz`` file of real inputs; see :func:`.measure.data.load_feeds`.
         labels: the classes of those inputs; see :func:`.measure.data.load_labels`.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
+        engines: how engines are run.
+        providers: execution providers for every ONNX, one row each, as
+            :func:`.measure.providers.resolve_provider` takes them; the CPU's if empty.
 
     Raises:
         UsageError: there is nothing to measure, the input shapes cannot be told, a name of ``only``
@@ -74,7 +81,8 @@ def bench(
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
-    loading = _Loading(allow_globals, trust, threads or default_threads())
+    named = tuple(dict.fromkeys(map(resolve_provider, providers or ("cpu",))))
+    loading = _Loading(allow_globals, trust, threads or default_threads(), engines, named)
     notes: list[str] = []
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
@@ -92,8 +100,9 @@ def bench(
         )
         inputs = inputs or _inputs_of(artifacts)
         drafts = [
-            Draft(name, name, loading.runner(path), path, bytes=path.stat().st_size)
+            one
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
+            for one in loading.drafts(Draft(name, name, path=path))
         ]
     names = [draft.name for draft in drafts]
     drafts = [draft for draft in drafts if draft.name in chosen(names, only)]
@@ -156,6 +165,26 @@ class _Loading:
     allow_globals: tuple[str, ...]
     trust: bool
     threads: int
+    engines: RunOptions | None
+    providers: tuple[str, ...]
+
+    def drafts(self, draft: Draft) -> list[Draft]:
+        """The row of a file with how to run it; of an ONNX one for every provider."""
+        path = draft.path
+        assert path is not None
+        draft = replace(draft, bytes=path.stat().st_size)
+        if path.suffix != ".onnx":
+            return [replace(draft, runner=self.runner(path))]
+        found = []
+        for provider in self.providers:
+            runner = OnnxRuntimeRunner(path, self.threads, provider=provider)
+            if provider == CPU:
+                found.append(replace(draft, runner=runner))
+            else:
+                label = short_name(provider)
+                name, title = f"{draft.name}-{label.lower()}", f"{draft.title}, {label}"
+                found.append(replace(draft, name=name, title=title, runner=runner))
+        return found
 
     def eager(self, source: str, arch: str | None = None) -> Runner:
         loaded = load_model(source, arch=arch, allow_globals=self.allow_globals, trust=self.trust)
@@ -163,9 +192,7 @@ class _Loading:
 
     def runner(self, path: Path) -> Runner:
         if path.suffix == ".engine":
-            return TensorRTRunner(path)
-        if path.suffix == ".onnx":
-            return OnnxRuntimeRunner(path, self.threads)
+            return TensorRTRunner(path, self.engines)
         if path.name.endswith(PROGRAM_SUFFIX):
             return TorchTensorRTRunner(path)
         if path.suffix == ".pt2":
@@ -193,15 +220,19 @@ def _drafts_of(directory: Path, report: Report, loading: _Loading, notes: list[s
             drafts += [] if runner is None else [replace(draft, runner=runner)]
         elif path is None or not path.is_file():
             continue
-        elif row.name.startswith("onnxruntime-") and row.latency is None:
+        elif _cpu_refuses(row) and loading.providers == (CPU,):
             # The build had a reason not to run a lowered ONNX, which holds here too.
             drafts.append(
                 replace(draft, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
             )
         else:
-            size = path.stat().st_size
-            drafts.append(replace(draft, path=path, runner=loading.runner(path), bytes=size))
+            drafts += loading.drafts(replace(draft, path=path))
     return drafts
+
+
+def _cpu_refuses(row: Row) -> bool:
+    """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
+    return row.name.startswith("onnxruntime-") and row.latency is None
 
 
 def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | None:

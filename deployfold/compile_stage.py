@@ -8,6 +8,7 @@ from pathlib import Path
 from deployfold.compile import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compile.configure import option_refusal
 from deployfold.compile.request import LIBRARY_TITLES, optimization_profiles
+from deployfold.compile.runtime import RunOptions
 from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
@@ -65,7 +66,14 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
         Draft(
             name,
             f"{title} {precision}" + (f", {request.label}" if several else ""),
-            TensorRTRunner(path),
+            TensorRTRunner(
+                path,
+                RunOptions(
+                    cuda_graph=run.spec.cuda_graph,
+                    # The lean runtime that such an engine carries is the one just put in.
+                    allow_host_code=request.options.version_compatible,
+                ),
+            ),
             path,
             parameters=run.folded.parameters_after if run.folded else None,
             batchnorms=0 if run.folded and not run.folded.batchnorms_after else None,

@@ -210,7 +210,7 @@ def _row(
     latency = None if measured is None or measured.latency is None else measured.latency
     reason = draft.not_measured or failure or (measured.not_measured if measured else None)
     result = found.accuracy.get(draft.name)
-    notes = draft.notes
+    notes = draft.notes if measured is None else (*draft.notes, *measured.notes)
     if isinstance(result, str) and latency is not None:
         notes = (*notes, f"accuracy not measured: {result}")
     return Row(

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 
+from deployfold.compile.runtime import CudaGraph, RunOptions
 from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
 from deployfold.errors import MeasureError, UsageError
 from deployfold.load import load_model, make_inputs, resolve_inputs
-from deployfold.measure.protocol import Array, Runner, as_measure_error
+from deployfold.measure.cuda import Cuda
+from deployfold.measure.protocol import Array, Runner
+from deployfold.measure.providers import resolve_provider
 from deployfold.measure.runners import EagerRunner, OnnxRuntimeRunner
 from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.run_inputs import Given
 from deployfold.run_outputs import Output, describe
 from deployfold.spec import DTYPES, InputSpec, TensorSpec
-
-CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,8 @@ class Result:
         data: for each input where its values are from: a file, or ``seeded random``.
         outputs: what there is to say of each.
         arrays: their values, by name.
+        placement: what of an ONNX ran in another provider than the CPU's.
+        graph: how an engine's work was launched.
     """
 
     artifact: str
@@ -43,6 +45,8 @@ class Result:
     data: tuple[str, ...]
     outputs: tuple[Output, ...]
     arrays: dict[str, Array]
+    placement: str | None = None
+    graph: CudaGraph | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,41 +56,12 @@ class _Opened:
     inputs: InputSpec
 
 
-class ProviderRunner(OnnxRuntimeRunner):
-    """An ONNX in ONNX Runtime, in an execution provider of the user's choice."""
-
-    def __init__(self, path: Path, provider: str, names: Sequence[str]) -> None:
-        super().__init__(path, names=names)
-        self._provider = provider
-
-    def load(self) -> None:
-        """Load it on the CPU, and move it where it shall run.
-
-        Raises:
-            MeasureError: it cannot be loaded, or the provider does not start; ONNX Runtime would
-                fall back on the CPU with no more than a warning.
-        """
-        super().load()
-        if self._provider != CPU:
-            with as_measure_error(f"{self._provider} does not start here"):
-                self._session.set_providers([self._provider, CPU])
-            if self._session.get_providers()[0] != self._provider:
-                raise MeasureError(
-                    f"{self._provider} does not start here.",
-                    hint="Its libraries are missing, or no GPU is; try --provider cpu.",
-                )
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The names of the outputs, in the order of :meth:`run`."""
-        return tuple(value.name for value in self._loaded().get_outputs())
-
-
 def run_artifact(
     path: Path,
     given: Sequence[Given] = (),
     *,
     provider: str | None = None,
+    engines: RunOptions | None = None,
     allow_globals: tuple[str, ...] = (),
     trust: bool = False,
     seed: int = 0,
@@ -98,9 +73,10 @@ def run_artifact(
             TorchScript, ``.pt2``, or a pickled module.
         given: inputs with values or shapes; seeded random ones of the artifact's own shapes for
             those that are not given.
-        provider: the execution provider of an ONNX; see :func:`resolve_provider`.
-        allow_globals, trust: for torch's files, as for loading; ``trust`` also lets a
-            version-compatible engine run the code that it carries.
+        provider: the execution provider of an ONNX; see
+            :func:`deployfold.measure.providers.resolve_provider`.
+        engines: how an engine is run.
+        allow_globals, trust: for torch's files, as for loading.
 
     Raises:
         UsageError: an input is not the artifact's, or its shape is not known.
@@ -114,7 +90,7 @@ def run_artifact(
     if path.suffix == ".onnx":
         opened = _open_onnx(path, given, resolve_provider(provider))
     elif path.suffix == ".engine":
-        opened = _open_engine(path, given, trust)
+        opened = _open_engine(path, given, engines)
     elif path.name.endswith(PROGRAM_SUFFIX):
         opened = _open_torch_tensorrt(path, given)
     else:
@@ -129,39 +105,32 @@ def run_artifact(
             hint = error.hint or f"It was given {opened.inputs}."
             raise MeasureError(error.message, hint=hint) from error
         names = getattr(runner, "output_names", None) or _numbered(len(arrays))
+        graph = getattr(runner, "cuda_graph", None)
     named = dict(zip(names, arrays, strict=True))
     outputs = tuple(describe(name, array, alone=len(named) == 1) for name, array in named.items())
-    return Result(str(path), opened.runtime, opened.inputs, data, outputs, named)
-
-
-def resolve_provider(text: str | None) -> str:
-    """ONNX Runtime's name for ``cpu``, ``CUDA`` or ``CUDAExecutionProvider``.
-
-    Raises:
-        UsageError: this ONNX Runtime does not have it.
-    """
-    if text is None:
-        return CPU
-    available: list[str] = ort.get_available_providers()
-    for name in available:
-        if text.lower() in (name.lower(), name.lower().removesuffix("executionprovider")):
-            return name
-    short = ", ".join(name.removesuffix("ExecutionProvider") for name in available)
-    raise UsageError(
-        f"The ONNX Runtime that is installed has no provider {text!r}.", hint=f"It has {short}."
+    return Result(
+        str(path),
+        opened.runtime,
+        opened.inputs,
+        data,
+        outputs,
+        named,
+        placement=getattr(runner, "placement", None),
+        graph=graph,
     )
 
 
 def _open_onnx(path: Path, given: Sequence[Given], provider: str) -> _Opened:
-    probe = ProviderRunner(path, CPU, ())
+    probe = OnnxRuntimeRunner(path)
     with closing(probe):
         probe.load()
         wanted = [
             TensorSpec(tuple(_size(size) for size in value.shape), value.name, _dtype(value.type))
-            for value in probe._loaded().get_inputs()
+            for value in probe.inputs
         ]
     spec = _filled(wanted, given, path.name)
-    return _Opened(ProviderRunner(path, provider, spec.names), f"ONNX Runtime ({provider})", spec)
+    runner = OnnxRuntimeRunner(path, names=spec.names, provider=provider)
+    return _Opened(runner, f"ONNX Runtime ({provider})", spec)
 
 
 def _size(size: object) -> int:
@@ -175,14 +144,16 @@ def _dtype(kind: str) -> str:
     return name if name in DTYPES else "float32"  # the runner refuses what it cannot feed
 
 
-def _open_engine(path: Path, given: Sequence[Given], trust: bool) -> _Opened:
+def _open_engine(path: Path, given: Sequence[Given], options: RunOptions | None) -> _Opened:
     sidecar = read_sidecar(path)
-    if not torch.cuda.is_available():
+    try:
+        Cuda().close()
+    except MeasureError as error:
         raise MeasureError(
             f"{path.name} was built for {built_for(sidecar)}, and there is no such GPU here.",
             hint="Run it where the GPU is, or run the ONNX that it was built from.",
-        )
-    runner = TensorRTRunner(path, allow_host_code=trust)
+        ) from error
+    runner = TensorRTRunner(path, options)
     title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[sidecar["library"]]
     return _Opened(runner, title, _filled(input_tensors(sidecar, path), given, path.name))
 

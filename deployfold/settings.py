@@ -83,6 +83,7 @@ class BuildSettings(BaseModel):
     threads: Annotated[int, Field(ge=1)] | None = None
     max_seconds: Annotated[float, Field(ge=0.1)] = 30.0
     no_measure: bool = False
+    no_cuda_graph: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     min_speedup: Annotated[float, Field(ge=0)] | None = None
     max_diff: Annotated[float, Field(ge=0)] | None = None
@@ -134,6 +135,7 @@ class BuildSettings(BaseModel):
             seed=self.seed,
             engine=not self.no_engine,
             measure=not self.no_measure,
+            cuda_graph=not self.no_cuda_graph,
             thresholds=Thresholds(
                 min_speedup=self.min_speedup,
                 max_diff=self.max_diff,

@@ -213,6 +213,7 @@ class BuildSpec:
         options: what else the engine builder is told.
         torch_tensorrt: also compile the ``.pt2`` with torch-tensorrt.
         timeout: seconds an engine build may take before it is stopped.
+        cuda_graph: launch the work of an engine that is measured as one CUDA graph.
         float_io: keep float32 inputs and outputs in lowered models.
         input_data: real inputs to run on; seeded random ones if ``None``.
         preprocess: how images become inputs where no data says it, for who runs the artifacts.
@@ -244,6 +245,7 @@ class BuildSpec:
     seed: int = 0
     engine: bool = True
     measure: bool = True
+    cuda_graph: bool = True
     thresholds: Thresholds = field(default_factory=Thresholds)
     input_data: CalibrationSpec | None = None
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)

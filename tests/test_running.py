@@ -144,18 +144,6 @@ def test_a_provider_is_one_of_those_that_are_there(
     assert ran(two / "two.onnx", provider="CPUExecutionProvider").outputs
 
 
-@pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(two: Path) -> None:
-    import onnxruntime
-
-    from deployfold.running import ProviderRunner
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(MeasureError):
-        ProviderRunner(two / "two.onnx", "CUDAExecutionProvider", ("a", "b")).load()
-
-
 def test_the_first_classes_are_of_a_single_output_of_two_axes() -> None:
     values = np.array([[0.0, 3.0, 3.0, -1.0, np.nan, 2.0, 1.0]], np.float32)
     (top,) = describe("y", values, alone=True).top

@@ -32,6 +32,9 @@ def bench(
     ] = 0,
     batch: opt.Batch = None,
     cold_start: opt.ColdStart = False,
+    provider: opt.Providers = None,
+    no_cuda_graph: opt.NoCudaGraph = False,
+    runtime_cache: opt.RuntimeCache = None,
     inputs: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +91,7 @@ def bench(
             raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 
         from deployfold.bench import bench as run_bench
+        from deployfold.compile.runtime import RunOptions
         from deployfold.spec import InputSpec
 
         report = run_bench(
@@ -103,6 +107,8 @@ def bench(
             data=inputs,
             labels=labels,
             cold_start=cold_start,
+            providers=tuple(provider or ()),
+            engines=RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust),
             emit=run.emit,
         )
         show_report(run, report, None, sort=sort)

@@ -115,6 +115,7 @@ def build(
         bool,
         typer.Option("--no-measure", help="Measure nothing.", rich_help_panel=opt.MEASURE),
     ] = False,
+    no_cuda_graph: opt.NoCudaGraph = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of all random choices.", rich_help_panel=opt.MEASURE)
     ] = 0,

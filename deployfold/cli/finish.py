@@ -40,6 +40,7 @@ def finish(
         float, typer.Option(min=1, help="Seconds that one engine may take to build.")
     ] = 1800.0,
     max_seconds: opt.MaxSeconds = 10.0,
+    no_cuda_graph: opt.NoCudaGraph = False,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
     no_color: opt.NoColor = False,
@@ -70,6 +71,7 @@ def finish(
             precisions=tuple(Precision(name) for name in precision or ()),
             max_seconds=max_seconds,
             timeout=timeout,
+            cuda_graph=not no_cuda_graph,
             emit=run.emit,
         )
         show_report(run, report, directory)

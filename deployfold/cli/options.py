@@ -178,6 +178,41 @@ Batch = Annotated[
         rich_help_panel=MEASURE,
     ),
 ]
+NoCudaGraph = Annotated[
+    bool,
+    typer.Option(
+        "--no-cuda-graph",
+        help="Launch an engine's kernels one by one, and not as one CUDA graph.",
+        rich_help_panel=MEASURE,
+    ),
+]
+RuntimeCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep the kernels here that TensorRT-RTX compiles when an engine first runs.",
+        rich_help_panel=MEASURE,
+    ),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
+        "tensorrt-rtx, or another that is installed.",
+        rich_help_panel=MEASURE,
+    ),
+]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
+        "tensorrt-rtx; repeat it for a row each.",
+        rich_help_panel=MEASURE,
+    ),
+]
 ColdStart = Annotated[
     bool,
     typer.Option(

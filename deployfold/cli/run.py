@@ -40,13 +40,9 @@ def run(
             "--output", "-o", metavar="FILE", help="Save the outputs as .npz, or one as .npy."
         ),
     ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The execution provider for an ONNX, such as cpu, cuda or tensorrt.",
-        ),
-    ] = None,
+    provider: opt.Provider = None,
+    no_cuda_graph: opt.NoCudaGraph = False,
+    runtime_cache: opt.RuntimeCache = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
@@ -71,12 +67,14 @@ def run(
         if output is not None:
             check_suffix(output)
 
+        from deployfold.compile.runtime import RunOptions
         from deployfold.running import run_artifact
 
         result = run_artifact(
             artifact,
             given,
             provider=provider,
+            engines=RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust),
             allow_globals=tuple(allow_global or ()),
             trust=trust,
             seed=seed,
@@ -97,6 +95,8 @@ def _as_json(result: Result) -> dict[str, Any]:
     return {
         "artifact": result.artifact,
         "runtime": result.runtime,
+        "placement": result.placement,
+        "cuda_graph": None if result.graph is None else dataclasses.asdict(result.graph),
         "inputs": [
             {"name": name, "shape": tensor.shape, "dtype": tensor.dtype, "data": data}
             for name, tensor, data in zip(
@@ -127,9 +127,14 @@ def _show(ran: Session, result: Result, output: Path | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from deployfold.report.text import clean
+    from deployfold.report.text import clean, cuda_graph
 
-    ran.out.print(Text(clean(f"{result.artifact} in {result.runtime}")), soft_wrap=True)
+    how = [f"{result.artifact} in {result.runtime}"]
+    if result.placement is not None:
+        how.append(result.placement)
+    if result.graph is not None:
+        how.append(cuda_graph(result.graph.used, result.graph.reason))
+    ran.out.print(Text(clean(", ".join(how))), soft_wrap=True)
     for name, tensor, data in zip(
         result.inputs.names, result.inputs.tensors, result.data, strict=True
     ):

@@ -1,16 +1,121 @@
-"""The library that runs an engine, and a logger that keeps what it says for our own messages."""
+"""The library that runs an engine: its logger, its execution context, its optimization profiles."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deployfold.errors import MeasureError
+from deployfold.files import write_bytes
 from deployfold.shapes import within
 
 Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 """An optimization profile: min, opt and max shape of each input, by name."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an engine is run.
+
+    Attributes:
+        cuda_graph: launch its work as one CUDA graph, where that can be.
+        runtime_cache: a directory where TensorRT-RTX keeps the kernels that it compiles when an
+            engine first runs, one file for each engine; TensorRT compiles none.
+        allow_host_code: let a version-compatible engine run the lean runtime that it carries,
+            which is native code: only where its author is trusted.
+    """
+
+    cuda_graph: bool = True
+    runtime_cache: Path | None = None
+    allow_host_code: bool = False
+
+
+@dataclass(frozen=True)
+class CudaGraph:
+    """Whether an engine's work was launched as one CUDA graph, or kernel by kernel.
+
+    ``reason`` says why not, or who replays it; empty where there is nothing to add.
+    """
+
+    used: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """An execution context.
+
+    Attributes:
+        captures: TensorRT-RTX captures CUDA graphs by itself.
+        runtime_cache: of TensorRT-RTX; it goes to ``cache_file``.
+    """
+
+    context: Any
+    captures: bool = False
+    runtime_cache: Any = None
+    cache_file: Path | None = None
+
+    def graph(self, stream: int) -> CudaGraph:
+        """Whether TensorRT-RTX replays a graph of its own on ``stream``; known after a run."""
+        context = self.context
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
+            return CudaGraph(False, "TensorRT-RTX cannot capture this engine")
+        return CudaGraph(True, "captured by TensorRT-RTX itself")
+
+    def close(self) -> None:
+        """Write the runtime cache.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        runtime_cache = self.runtime_cache
+        if runtime_cache is not None and self.cache_file is not None:
+            write_bytes(self.cache_file, bytes(memoryview(runtime_cache.serialize())))
+
+
+def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context:
+    """An execution context for ``engine``; of TensorRT-RTX with its own runtime options.
+
+    Args:
+        cache_name: of the runtime cache's file.
+    """
+    made = _rtx_context(trt, engine, options, cache_name)
+    return made or Context(engine.create_execution_context())
+
+
+def _rtx_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context | None:
+    """The context that a TensorRT-RTX with runtime options makes; ``None`` of other libraries.
+
+    Kernels for the bound shapes are compiled before the first run, and not while others stand in
+    for them: a measurement would see both. Its CUDA graphs are its own, since it alone knows when
+    the kernels are there:
+    https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html.
+    """
+    if not hasattr(trt, "CudaGraphStrategy"):
+        return None
+    runtime_config = engine.create_runtime_config()
+    specialization = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = specialization
+    if options.cuda_graph:
+        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    runtime_cache, path = None, None
+    if options.runtime_cache is not None:
+        path = options.runtime_cache / cache_name
+        runtime_cache = runtime_config.create_runtime_cache()
+        if path.is_file() and not runtime_cache.deserialize(path.read_bytes()):
+            runtime_cache.reset()  # of another version or driver
+        runtime_config.set_runtime_cache(runtime_cache)
+    context = engine.create_execution_context(runtime_config)
+    return Context(context, options.cuda_graph, runtime_cache, path)
+
+
+def stream_weights(engine: Any) -> None:
+    """Let an engine built for weight streaming keep on the GPU what fits there."""
+    if engine.streamable_weights_size > 0:
+        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
 
 
 def runtime_library(name: str) -> Any:

@@ -156,6 +156,11 @@ def differs(sidecar: Mapping[str, Any], engine: Path) -> bool:
     return isinstance(sidecar.get("sha256"), str) and sha256(engine) != sidecar["sha256"]
 
 
+def weight_stripped(sidecar: Mapping[str, Any]) -> bool:
+    """Whether the engine was built without its weights, and has to be refitted before it runs."""
+    return bool(_options(sidecar).get("strip_plan"))
+
+
 def _serves_gpu(sidecar: Mapping[str, Any], here: Here) -> bool:
     capabilities = _capabilities(sidecar)
     if not capabilities or here.compute_capability in capabilities:

@@ -23,20 +23,31 @@ from deployfold.compile import (
     resolve,
 )
 from deployfold.compile.request import LIBRARY_TITLES
+from deployfold.compile.runtime import RunOptions
 from deployfold.compile.targets import AUTO, sm_name
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.files import write_text
+from deployfold.measure.cuda import Cuda
+from deployfold.measure.engine_runner import EngineRunner
 from deployfold.report.markdown import render_markdown
 from deployfold.report.model import Report, Row, load_report, now, write_report
 from deployfold.report.thresholds import check
 from deployfold.spec import Precision, Thresholds
 
-from .cuda import Cuda
 from .kit import Kit, Wanted, read_kit
-from .runner import EngineRunner
 from .timing import time_engine
 from .verify import compare_outputs
+
+
+@dataclass(frozen=True)
+class _How:
+    """How every engine is built and run; see :func:`finish`."""
+
+    max_seconds: float
+    timeout: float
+    cuda_graph: bool
+    emit: Emit
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ def finish(
     precisions: Sequence[Precision] = (),
     max_seconds: float = 10.0,
     timeout: float = 1800.0,
+    cuda_graph: bool = True,
     emit: Emit = ignore,
 ) -> Report:
     """Build the engines of a build's kit here, run them where the GPU is, and complete its report.
@@ -68,6 +80,7 @@ def finish(
         precisions: of the kit's; all if empty.
         max_seconds: of timing one engine.
         timeout: seconds until one build is stopped.
+        cuda_graph: launch an engine's work as one CUDA graph, where that can be.
 
     Returns:
         The completed report, which is written, too.
@@ -86,11 +99,12 @@ def finish(
             hint="Run it on the device, or name a GPU that TensorRT-RTX builds for without it: "
             "--target sm_89.",
         )
+    how = _How(max_seconds, timeout, cuda_graph, emit)
     jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
     rows, failures, built = [], [], 0
     for job in jobs:
         try:
-            row = _finish_one(job, kit, machine, max_seconds, timeout, emit)
+            row = _finish_one(job, kit, machine, how)
             built += 1
         except DeployfoldError as error:
             if len(jobs) == 1:
@@ -153,10 +167,8 @@ def _is_for(target: str, entry: EngineRequest | NoEngine, machine: Machine) -> b
     return entry.compute_capabilities == (gpu.compute_capability,)
 
 
-def _finish_one(
-    job: _Job, kit: Kit, machine: Machine, max_seconds: float, timeout: float, emit: Emit
-) -> Row:
-    wanted, entry = job.wanted, job.entry
+def _finish_one(job: _Job, kit: Kit, machine: Machine, how: _How) -> Row:
+    wanted, entry, emit = job.wanted, job.entry, how.emit
     if isinstance(entry, NoEngine):
         raise CompileError(entry.reason)
     request = replace(
@@ -170,7 +182,7 @@ def _finish_one(
     title = LIBRARY_TITLES[request.library]
     where = ", ".join(map(sm_name, request.compute_capabilities))
     emit(StageStarted("compile", f"{title} {wanted.precision.value} for {where}"))
-    engine = compile_engine(onnx, path, request, emit=emit, timeout=timeout, checked=True)
+    engine = compile_engine(onnx, path, request, emit=emit, timeout=how.timeout, checked=True)
     emit(StageFinished("compile", f"{title} {engine.library_version}, {where}", engine.seconds))
     row = Row(
         name=wanted.row,
@@ -184,35 +196,34 @@ def _finish_one(
     )
     if not request.verify or request.options.strip_plan:
         return row
-    return _run(row, request, kit, max_seconds, emit)
+    return _run(row, request, kit, how)
 
 
-def _run(row: Row, request: EngineRequest, kit: Kit, max_seconds: float, emit: Emit) -> Row:
+def _run(row: Row, request: EngineRequest, kit: Kit, how: _How) -> Row:
     """Run the engine on the reference inputs, time it, and compare its outputs."""
-    started = time.monotonic()
+    started, emit = time.monotonic(), how.emit
+    # A version-compatible engine carries native code; this one was built here a moment ago.
+    options = RunOptions(how.cuda_graph, allow_host_code=request.options.version_compatible)
     assert row.artifact is not None
     path = kit.report.with_name(row.artifact)
     emit(StageStarted("measure", path.name))
     try:
-        with closing(Cuda()) as cuda, closing(_runner(path, cuda, request)) as runner:
+        with closing(Cuda()) as cuda, closing(EngineRunner(path, cuda, options)) as runner:
             runner.load()
             runner.bind(kit.inputs)
             runner.step()
             accuracy = compare_outputs(kit.outputs, runner.outputs())
             batch = _batch(kit)
             uuid = cuda.uuid
-            latency = time_engine(runner.step, batch, max_seconds=max_seconds, gpu=uuid, emit=emit)
+            latency = time_engine(
+                runner.step, batch, max_seconds=how.max_seconds, gpu=uuid, emit=emit
+            )
     except MeasureError as error:
         emit(Note(error.message, "warning"))
         return row.model_copy(update={"not_measured": error.message})
     summary = f"{latency.median_ms:.3g} ms, {accuracy.sqnr_db:.1f} dB against the original"
     emit(StageFinished("measure", summary, time.monotonic() - started))
     return row.model_copy(update={"latency": latency, "accuracy": accuracy, "not_measured": None})
-
-
-def _runner(path: Path, cuda: Cuda, request: EngineRequest) -> EngineRunner:
-    # A version-compatible engine carries native code; this one was built here a moment ago.
-    return EngineRunner(path, cuda, allow_host_code=request.options.version_compatible)
 
 
 def _batch(kit: Kit) -> int:

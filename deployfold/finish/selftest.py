@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from deployfold.errors import MeasureError
-
-from .cuda import Cuda
-from .runner import EngineRunner
+from deployfold.measure.cuda import Cuda
+from deployfold.measure.engine_runner import EngineRunner
 
 
 def run_self_test(engine: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from deployfold.events import Emit, StageProgress, ignore
 from deployfold.measure.gpu import GpuState, gpu_state
 from deployfold.measure.stability import Evidence, doubts
 from deployfold.measure.stats import coefficient_of_variation, median_interval, percentiles
+from deployfold.measure.times import DeviceTimes
+from deployfold.report.row import CudaGraph, Latency
 from deployfold.report.row import GpuState as GpuRow
-from deployfold.report.row import Latency
 
 WARM_UP_SECONDS = 1.0
 """A GPU that idled raises its clocks within a second of work."""
@@ -27,21 +27,8 @@ TOLERANCE = 0.02
 SEED = 0
 
 
-class Times(Protocol):
-    """One call by the GPU's clock, in milliseconds."""
-
-    @property
-    def compute_ms(self) -> float: ...
-    @property
-    def h2d_ms(self) -> float: ...
-    @property
-    def d2h_ms(self) -> float: ...
-    @property
-    def enqueue_ms(self) -> float: ...
-
-
 def time_engine(
-    step: Callable[[], Times],
+    step: Callable[[], DeviceTimes],
     batch: int,
     *,
     max_seconds: float = 10.0,
@@ -65,7 +52,7 @@ def time_engine(
     step()
     while clock() - start < min(WARM_UP_SECONDS, max_seconds):
         step()
-    times: list[Times] = []
+    times: list[DeviceTimes] = []
     medians: list[float] = []
     converged, start = False, clock()
     while not converged and (not medians or clock() - start < max_seconds):
@@ -82,7 +69,7 @@ def time_engine(
 
 
 def _latency(
-    times: list[Times],
+    times: list[DeviceTimes],
     medians: list[float],
     batch: int,
     converged: bool,
@@ -104,10 +91,11 @@ def _latency(
         compute_ms=median,
         h2d_ms=h2d,
         d2h_ms=d2h,
-        enqueue_ms=statistics.median(one.enqueue_ms for one in times),
+        enqueue_ms=statistics.median(one.enqueue_ms or 0.0 for one in times),
         gpu=state,
     )
     note = "; ".join(doubts(evidence)) or None
+    graph = times[-1].graph
     return Latency(
         median_ms=median,
         p90_ms=p90,
@@ -125,6 +113,7 @@ def _latency(
         median_high_ms=max(interval.high, median),
         variation=variation,
         gpu=None if state is None else GpuRow.model_validate(state),
+        graph=None if graph is None else CudaGraph.model_validate(graph),
     )
 
 

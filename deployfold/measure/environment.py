@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from deployfold.errors import MeasureError
+
 from .conditions import allowed_cpus, governor, load_average
+from .cuda import Cuda
 
 PACKAGES = (
     "deployfold",
@@ -37,7 +41,7 @@ class Environment:
         threads: CPU threads that every measured row used.
         os: operating system and machine architecture.
         python: the Python version.
-        gpu: the name of the first CUDA device, if torch sees one.
+        gpu: the name of the first CUDA device, if there is one.
         packages: installed versions by distribution name, absent ones left out.
         cpus: hardware threads that this process may run on.
         governor: the CPU frequency governor; ``None`` where there is none, as in most VMs.
@@ -64,12 +68,21 @@ def describe(threads: int | None = None) -> Environment:
         threads=threads or torch.get_num_threads(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        gpu=gpu_name(),
         packages=package_versions(),
         cpus=len(allowed_cpus()),
         governor=governor(),
         load_average=load_average(),
     )
+
+
+def gpu_name() -> str | None:
+    """The name of the first CUDA device; ``None`` without a driver."""
+    try:
+        with closing(Cuda()) as cuda:
+            return cuda.name
+    except MeasureError:
+        return None
 
 
 def package_versions() -> dict[str, str]:

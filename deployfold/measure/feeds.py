@@ -8,8 +8,9 @@ from deployfold.errors import MeasureError
 from deployfold.events import Emit, StageProgress, ignore
 
 from .accuracy import Accuracy, Comparison
+from .failures import summary
 from .kept import keep
-from .protocol import Inputs, Runner, summary
+from .protocol import Inputs, Runner
 
 
 def compare_over(

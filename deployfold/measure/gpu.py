@@ -6,9 +6,11 @@ either there is nothing to say.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from .cuda import Cuda
 
 THROTTLE_REASONS = {
     0x04: "the power limit",
@@ -41,7 +43,7 @@ class GpuState:
 
 
 def gpu_state(uuid: str | None = None) -> GpuState | None:
-    """The state of the GPU with that UUID (``GPU-…``), else of torch's current device.
+    """The state of the GPU with that UUID (``GPU-…``), else of the first CUDA device.
 
     ``None`` without ``pynvml``, a driver or such a GPU.
     """
@@ -53,7 +55,7 @@ def gpu_state(uuid: str | None = None) -> GpuState | None:
         return None
     try:
         return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid or _current_uuid()))
-    except Exception:  # no such GPU, or torch is too old to name it
+    except Exception:  # no such GPU
         return None
     finally:
         with suppress(Exception):
@@ -66,10 +68,9 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
 
 
 def _current_uuid() -> str:
-    import torch
-
-    # NVML numbers all GPUs, torch those that CUDA_VISIBLE_DEVICES shows: only the UUID is common.
-    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    # NVML numbers all GPUs, CUDA those that CUDA_VISIBLE_DEVICES shows: only the UUID is common.
+    with closing(Cuda()) as cuda:
+        return cuda.uuid
 
 
 def _read(nvml: Any, handle: Any) -> GpuState:

@@ -29,6 +29,11 @@ class Kept:
         """As the runner does."""
         return self.runner.run(inputs)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runner says of its numbers, if it says anything."""
+        return tuple(getattr(self.runner, "notes", ()))
+
     def close(self) -> None:
         """Nothing yet."""
 

@@ -227,6 +227,8 @@ class _Session:
         variation = coefficient_of_variation(samples)
         evidence = self._evidence(row, variation, interval)
         note = "; ".join(doubts(evidence)) or None
+        device = row.device_times()
+        graph = None if device is None else device.graph
         return Measured(
             row.name,
             Latency(
@@ -251,8 +253,10 @@ class _Session:
                 preemptions_per_s=evidence.preemptions,
                 other_cpus=self.contention.others if self.contention else None,
                 gpu=evidence.gpu,
+                graph=graph,
             ),
             outputs=row.outputs,
+            notes=row.notes,
         )
 
     def _evidence(self, row: Row, variation: float, interval: Interval) -> Evidence:

@@ -1,32 +1,17 @@
-"""What every runtime looks like to the measurement, and how its failures are worded."""
+"""What every runtime looks like to the measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
-from deployfold.errors import DeployfoldError, MeasureError
+from .times import DeviceTimes
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Inputs: TypeAlias = Sequence["np.ndarray[Any, np.dtype[Any]] | torch.Tensor"]
-
-
-@dataclass(frozen=True)
-class DeviceTimes:
-    """What a GPU's own clock (CUDA events) says of one inference, in milliseconds.
-
-    ``enqueue_ms`` is by the host's clock: how long the CPU took to launch the work.
-    """
-
-    compute_ms: float
-    h2d_ms: float
-    d2h_ms: float
-    enqueue_ms: float | None = None
 
 
 Step: TypeAlias = Callable[[], "DeviceTimes | None"]
@@ -37,7 +22,8 @@ class Runner(Protocol):
     """An artifact in its runtime.
 
     ``load``, then ``run`` or ``prepare`` any number of times, then ``close``. ``close`` may be
-    called at any time and more than once.
+    called at any time and more than once. A runner may have ``notes``: sentences to be said of its
+    numbers, known when it is loaded.
     """
 
     def load(self) -> None:
@@ -90,24 +76,3 @@ def to_array(tensor: torch.Tensor) -> Array:
         tensor = tensor.float()
     array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
     return array
-
-
-def summary(error: BaseException) -> str:
-    """One line for people: the message of a deployfold error, else the type and first line."""
-    if isinstance(error, DeployfoldError):
-        return error.message
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    name = type(error).__name__
-    text = f"{name}: {line}" if line else name
-    return text if len(text) <= 200 else f"{text[:199]}…"
-
-
-@contextmanager
-def as_measure_error(what: str) -> Iterator[None]:
-    """Turn any exception of a runtime into a :class:`MeasureError` that starts with ``what``."""
-    try:
-        yield
-    except DeployfoldError:
-        raise
-    except Exception as error:
-        raise MeasureError(f"{what}: {summary(error)}") from error

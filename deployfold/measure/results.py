@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deployfold.compile.runtime import CudaGraph
+
 from .conditions import Contention
 from .gpu import GpuState
 from .protocol import Array
@@ -33,6 +35,7 @@ class Latency:
         h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
         preemptions_per_s: involuntary context switches a second while the row ran.
         other_cpus: CPUs that other programs kept busy during the rounds.
+        graph: whether an engine's work was launched as one CUDA graph; ``None`` of other rows.
         gpu: the GPU right after the last round, as NVML saw it; ``None`` on the CPU.
     """
 
@@ -56,6 +59,7 @@ class Latency:
     preemptions_per_s: float | None = None
     other_cpus: float | None = None
     gpu: GpuState | None = None
+    graph: CudaGraph | None = None
 
     @property
     def quantiles_ms(self) -> tuple[float, ...]:
@@ -65,12 +69,13 @@ class Latency:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One row: its latency, or why there is none, and its outputs if it ran at all."""
+    """One row: its latency, or why there is none, its outputs if it ran at all, and its notes."""
 
     name: str
     latency: Latency | None
     not_measured: str | None = None
     outputs: tuple[Array, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

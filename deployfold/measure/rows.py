@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditions import preemptions
-from .protocol import Array, DeviceTimes, Inputs, Runner, Step, summary
+from .failures import summary
+from .protocol import Array, Inputs, Runner, Step
+from .times import DeviceTimes
 
 BLOCK_NS = 1_000_000
 """A row faster than this runs several times a round, so that a block takes about as long and the
@@ -30,6 +32,7 @@ class Row:
     Attributes:
         failure: why the row cannot be measured; ``None`` while it can.
         outputs: of the first inference.
+        notes: what the runner says of its numbers.
         round_ms: the mean time of a call, one value for every completed round.
         round_median_ms: the median time of a call, one value for every completed round.
         blocks_ms: the single calls behind them.
@@ -39,6 +42,7 @@ class Row:
         self.name = name
         self.failure: str | None = None
         self.outputs: tuple[Array, ...] | None = None
+        self.notes: tuple[str, ...] = ()
         self.round_ms: list[float] = []
         self.round_median_ms: list[float] = []
         self.blocks_ms: list[NDArray[np.float64]] = []
@@ -55,6 +59,7 @@ class Row:
         """Load the artifact, run it once for its outputs, and prepare its inputs."""
         try:
             self._runner.load()
+            self.notes = tuple(getattr(self._runner, "notes", ()))
             self.outputs = self._runner.run(inputs)
             self._step = self._runner.prepare(inputs)
         except Exception as error:
@@ -112,6 +117,7 @@ class Row:
             h2d_ms=statistics.median(one.h2d_ms for one in self._transfers),
             d2h_ms=statistics.median(one.d2h_ms for one in self._transfers),
             enqueue_ms=statistics.median(launches) if launches else None,
+            graph=self._transfers[-1].graph,
         )
 
     def preemptions_per_second(self) -> float:

@@ -14,20 +14,19 @@ from torch.utils._pytree import tree_leaves
 
 from deployfold.errors import MeasureError
 
+from .failures import as_measure_error
 from .protocol import (
     Array,
-    DeviceTimes,
     Inputs,
     Runner,
     Step,
-    as_measure_error,
     to_array,
     to_tensors,
 )
+from .providers import CPU, open_session
 from .tensorrt_runner import TensorRTRunner
 
 __all__ = [
-    "DeviceTimes",
     "EagerRunner",
     "OnnxRuntimeRunner",
     "ProgramRunner",
@@ -129,7 +128,7 @@ class ProgramRunner(_TorchRunner):
 
 
 class OnnxRuntimeRunner:
-    """An ONNX file in ONNX Runtime on the CPU.
+    """An ONNX file in ONNX Runtime, on the CPU or in another execution provider.
 
     Sequential execution, graph optimisations at their default level. Its threads do not spin
     while they wait for work: they would take the cores from whichever row runs next.
@@ -140,18 +139,31 @@ class OnnxRuntimeRunner:
         names: the input names of the values that :meth:`run` gets, in their order; ``None`` takes
             them in the model's own order. With names, inputs that the exporter found unused and
             dropped are left out.
+        provider: ONNX Runtime's name for it; see :func:`.providers.resolve_provider`.
     """
 
     def __init__(
-        self, path: Path, threads: int | None = None, *, names: Sequence[str] | None = None
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        provider: str = CPU,
     ) -> None:
         self._path = path
         self._threads = threads
         self._names = None if names is None else tuple(names)
+        self._provider = provider
+        self.placement: str | None = None
+        """What of it runs in another provider than the CPU's; known when it is loaded."""
         self._session: Any = None
 
     def load(self) -> None:
-        """Read the model and let ONNX Runtime optimise it."""
+        """Read the model and let ONNX Runtime optimise it.
+
+        Raises:
+            MeasureError: it cannot be loaded, or the provider does not run it.
+        """
         if not self._path.is_file():
             raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
         options = ort.SessionOptions()
@@ -160,10 +172,7 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
-        with as_measure_error(f"{self._path.name} cannot be loaded"):
-            self._session = ort.InferenceSession(
-                str(self._path), options, providers=["CPUExecutionProvider"]
-            )
+        self._session, self.placement = open_session(self._path, options, self._provider)
 
     def prepare(self, inputs: Inputs) -> Step:
         """Copy the inputs to numpy arrays of the dtypes that the graph declares."""
@@ -180,6 +189,24 @@ class OnnxRuntimeRunner:
         with as_measure_error(f"{self._path.name} failed"):
             outputs = session.run(None, feed)
         return tuple(np.asarray(output) for output in outputs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be said of its numbers."""
+        if self._provider == CPU:
+            return ()
+        clock = "time by the host's clock, with the copies to and from the device"
+        return (clock,) if self.placement is None else (self.placement, clock)
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """The inputs as ONNX Runtime describes them; it must be loaded."""
+        return tuple(self._loaded().get_inputs())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in the order of :meth:`run`; it must be loaded."""
+        return tuple(value.name for value in self._loaded().get_outputs())
 
     def close(self) -> None:
         """Drop the session."""

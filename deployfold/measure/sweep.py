@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore
 
+from .failures import summary
 from .kept import keep
 from .latency import measure
-from .protocol import Inputs, Runner, summary
+from .protocol import Inputs, Runner
 from .results import Measured
 
 

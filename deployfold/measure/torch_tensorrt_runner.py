@@ -11,7 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from deployfold.errors import MeasureError
 
-from .protocol import Array, DeviceTimes, Inputs, Step, as_measure_error, to_array, to_tensors
+from .failures import as_measure_error
+from .protocol import Array, Inputs, Step, to_array, to_tensors
+from .times import DeviceTimes
 
 PROGRAM_SUFFIX = ".trt.pt2"
 """How the names of programs with engines inside end, which tells them from plain programs."""

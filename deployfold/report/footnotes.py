@@ -48,8 +48,8 @@ def _of_row(row: Row) -> list[str]:
     """What the row's numbers need said."""
     notes = []
     if row.latency is not None:
-        copies = text.copies(row.latency)
-        notes += [copies] if copies else []
+        gpu_time = text.gpu_time(row.latency)
+        notes += [gpu_time] if gpu_time else []
         speedup = row.latency.speedup
         if speedup is not None and not speedup.bounded:
             rounds = row.latency.rounds

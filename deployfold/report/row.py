@@ -62,6 +62,16 @@ class GpuState(Frozen):
     throttled_by: tuple[str, ...] = ()
 
 
+class CudaGraph(Frozen):
+    """Whether an engine's work was launched as one CUDA graph, or kernel by kernel.
+
+    ``reason`` says why not, or who captured it.
+    """
+
+    used: bool
+    reason: str = ""
+
+
 class Latency(Frozen):
     """Latency of one call in milliseconds, and throughput in samples per second at the median.
 
@@ -70,7 +80,8 @@ class Latency(Frozen):
     ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``variation`` the
     coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
     away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
-    the least of the calls, every twentieth of them, and the greatest: 21 numbers.
+    the least of the calls, every twentieth of them, and the greatest: 21 numbers. ``graph`` is
+    of an engine on a GPU.
     """
 
     median_ms: Number
@@ -92,6 +103,7 @@ class Latency(Frozen):
     other_cpus: Number | None = None
     gpu: GpuState | None = None
     quantiles_ms: tuple[Number, ...] = ()
+    graph: CudaGraph | None = None
 
     @classmethod
     def of(cls, measured: MeasuredLatency) -> Latency:

@@ -124,12 +124,20 @@ def gpu(state: GpuState) -> str:
     return clean(", ".join(parts))
 
 
-def copies(latency: Latency) -> str | None:
-    """The copies to and from the GPU, which the latency leaves out; ``None`` on the CPU."""
+def cuda_graph(used: bool, reason: str) -> str:
+    """``launched as one CUDA graph``, or without one, with the reason."""
+    words = "launched as one CUDA graph" if used else "launched without a CUDA graph"
+    return f"{words} ({reason})" if reason else words
+
+
+def gpu_time(latency: Latency) -> str | None:
+    """What a GPU's latency is of, and what it leaves out; ``None`` on the CPU."""
     if latency.h2d_ms is None or latency.d2h_ms is None:
         return None
+    graph = latency.graph
+    launched = "" if graph is None else f", {cuda_graph(graph.used, graph.reason)}"
     return (
-        f"GPU time by CUDA events; the copies take {milliseconds(latency.h2d_ms)} ms in"
+        f"GPU time by CUDA events{launched}; the copies take {milliseconds(latency.h2d_ms)} ms in"
         f" and {milliseconds(latency.d2h_ms)} ms out"
     )
 

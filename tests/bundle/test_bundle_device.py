@@ -162,13 +162,16 @@ def test_the_part_that_runs_engines_is_there_too(bare: Path, device: Path) -> No
     """No GPU here: as far as the missing driver, with no module missing on the way."""
     code = (
         f"import sys; sys.path.insert(0, {str(device / 'lib')!r})\n"
-        "import deployfold.finish.runner, deployfold.compile.sidecar, deployfold.finish.cuda\n"
-        "print(deployfold.finish.runner.__file__)\n"
+        "import deployfold.compile.sidecar, deployfold.measure.cuda\n"
+        "import deployfold.measure.engine_runner\n"
+        "print(deployfold.measure.engine_runner.__file__)\n"
     )
     done = subprocess.run(
         [bare, "-c", code], cwd=device, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str(device / "lib" / "deployfold" / "finish" / "runner.py")
+    assert done.stdout.strip() == str(
+        device / "lib" / "deployfold" / "measure" / "engine_runner.py"
+    )
 
 
 def test_the_files_are_those_of_the_package() -> None:

@@ -151,7 +151,7 @@ def test_the_runner_refuses_an_engine_of_another_size(tmp_path: Path) -> None:
 def test_rtx_itself_says_what_is_wrong_with_a_file() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     from deployfold.compile.runtime import collecting_logger
-    from deployfold.measure.tensorrt_runner import _validity
+    from deployfold.measure.engine_file import invalidity
 
     logger = collecting_logger(trt, [])
-    assert _validity(trt, trt.Runtime(logger), b"no engine" * 200) == ", malformed engine"
+    assert invalidity(trt, trt.Runtime(logger), b"no engine" * 200) == ", malformed engine"

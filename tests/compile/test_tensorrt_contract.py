@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tensorrt_contract import (
     PACKAGE,
+    PARTIAL,
     SOURCES,
     TABLE,
     Use,
@@ -51,6 +52,9 @@ def test_what_is_used_was_found() -> None:
         "ILogger.Severity.ERROR",
         "IProgressMonitor.step_complete",
         "Runtime.get_engine_validity",
+        "IRuntimeConfig.cuda_graph_strategy",
+        "IRuntimeCache.serialize",
+        "IExecutionContext.is_stream_capturable",
     } <= names
     assert {use.where.partition(":")[0] for use in USES} >= set(SOURCES) - {"compile/worker.py"}
 
@@ -61,7 +65,7 @@ def test_a_wrong_name_in_any_place_is_noticed(use: Use) -> None:
     missed = [title for title, api in APIS.items() if not problems([wrong], api, title)]
     # A function that asks with hasattr is held against the libraries that have what it asks for.
     assert len(missed) < len(APIS)
-    assert not missed or use.guards
+    assert not missed or use.guards or use.owner in PARTIAL
 
 
 @pytest.mark.parametrize(

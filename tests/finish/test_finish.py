@@ -271,7 +271,7 @@ def test_the_comparison_of_a_classifier_is_the_measurements_own() -> None:
 class Step:
     """Calls that take as long on the clock as they say they do."""
 
-    h2d_ms, d2h_ms, enqueue_ms = 0.1, 0.2, 0.01
+    h2d_ms, d2h_ms, enqueue_ms, graph = 0.1, 0.2, 0.01, None
 
     def __init__(self, times: list[float]) -> None:
         self.times, self.now, self.calls = times, 0.0, 0
@@ -315,7 +315,7 @@ def test_every_call_counts_and_the_median_is_of_all() -> None:
 @needs_no_gpu
 def test_there_is_no_driver_here_and_that_is_said() -> None:
     from deployfold.errors import MeasureError
-    from deployfold.finish.cuda import Cuda
+    from deployfold.measure.cuda import Cuda
 
     with pytest.raises(MeasureError, match=r"no NVIDIA driver|CUDA failed in cuInit"):
         Cuda()

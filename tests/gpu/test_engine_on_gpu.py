@@ -29,8 +29,8 @@ from deployfold.compile.configure import NOT_IN_RTX
 from deployfold.compile.request import Library
 from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
 from deployfold.errors import CompileError, MeasureError
-from deployfold.finish.cuda import Cuda
-from deployfold.finish.runner import EngineRunner
+from deployfold.measure.cuda import Cuda
+from deployfold.measure.engine_runner import EngineRunner
 from deployfold.measure.latency import measure
 from deployfold.measure.runners import OnnxRuntimeRunner, TensorRTRunner
 from deployfold.numerics import sqnr_db

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.compile.sidecar import read_sidecar
+from deployfold.compile.runtime import RunOptions
 from deployfold.errors import MeasureError
-from deployfold.finish.cuda import Cuda
-from deployfold.finish.runner import EngineRunner
+from deployfold.measure.cuda import Cuda
+from deployfold.measure.engine_file import runnable_sidecar
+from deployfold.measure.engine_runner import EngineRunner
 
 Array = NDArray[Any]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -122,11 +123,9 @@ class TensorRT:
     """
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
-        self._sidecar = read_sidecar(path)
-        if self._sidecar.get("options", {}).get("strip_plan"):
-            raise MeasureError(f"{path.name} is weight-stripped and has to be refitted first.")
+        self._sidecar = runnable_sidecar(path)
         self._cuda = Cuda()
-        self._runner = EngineRunner(path, self._cuda, allow_host_code=trust)
+        self._runner = EngineRunner(path, self._cuda, RunOptions(allow_host_code=trust))
         try:
             self._runner.load()
             self.title = f"{self._sidecar['library']} on {self._cuda.name}"

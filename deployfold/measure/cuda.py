@@ -1,14 +1,16 @@
 """CUDA's driver API, as much as running an engine takes, by ctypes.
 
-A Jetson with TensorRT has the driver's library, and often neither torch nor cuda-python. The names
-and arguments were compared with ``cuda.h`` of CUDA 12.6; the newest is of CUDA 11, and a function
-keeps its arguments under its name. See https://docs.nvidia.com/cuda/cuda-driver-api/index.html.
+A Jetson with TensorRT has the driver's library, and often neither torch nor cuda-python; a torch
+for CPUs has the driver beside it and cannot use it. One way for all, then. A test holds the names
+and arguments against NVIDIA's ``cuda.h``; the newest is of CUDA 11.4, and a function keeps its
+arguments under its name. See https://docs.nvidia.com/cuda/cuda-driver-api/index.html.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from deployfold.errors import MeasureError
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _POINTER, _SIZE, _HANDLE = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (ctypes.c_uint,),
@@ -28,6 +32,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (_HANDLE, ctypes.c_int, ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (_HANDLE, ctypes.c_int),
     "cuDevicePrimaryCtxRelease_v2": (ctypes.c_int,),
+    "cuDevicePrimaryCtxGetState": (ctypes.c_int, _HANDLE, _HANDLE),
     "cuCtxSetCurrent": (_HANDLE,),
     "cuMemAlloc_v2": (_HANDLE, _SIZE),
     "cuMemFree_v2": (_POINTER,),
@@ -42,6 +47,12 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuEventDestroy_v2": (_HANDLE,),
     "cuEventRecord": (_HANDLE, _HANDLE),
     "cuEventElapsedTime": (_HANDLE, _HANDLE, _HANDLE),
+    "cuStreamBeginCapture_v2": (_HANDLE, ctypes.c_int),
+    "cuStreamEndCapture": (_HANDLE, _HANDLE),
+    "cuGraphInstantiateWithFlags": (_HANDLE, _HANDLE, ctypes.c_ulonglong),
+    "cuGraphLaunch": (_HANDLE, _HANDLE),
+    "cuGraphDestroy": (_HANDLE,),
+    "cuGraphExecDestroy": (_HANDLE,),
     "cuGetErrorName": (ctypes.c_int, _HANDLE),
 }
 
@@ -75,9 +86,18 @@ class Cuda:
 
     def close(self) -> None:
         """Give the context back."""
-        if self._context is not None:
-            self._context = None
-            self.call("cuDevicePrimaryCtxRelease_v2", self._device)
+        if self._context is None:
+            return
+        self._context = None
+        self.call("cuDevicePrimaryCtxRelease_v2", self._device)
+        flags, active = ctypes.c_uint(), ctypes.c_int()
+        self.call(
+            "cuDevicePrimaryCtxGetState", self._device, ctypes.byref(flags), ctypes.byref(active)
+        )
+        if not active.value:
+            # It was the last holder. CUDA leaves the context current in this thread, where
+            # whoever comes next, torch say, would find it destroyed.
+            self.call("cuCtxSetCurrent", None)
 
     @property
     def name(self) -> str:
@@ -119,11 +139,35 @@ class Cuda:
 
     def stream(self) -> int:
         """A new stream, that does not wait for the default one."""
-        return int(self._out(_HANDLE, "cuStreamCreate", 1).value or 0)
+        return int(self._out(_HANDLE, "cuStreamCreate", _NON_BLOCKING).value or 0)
 
     def event(self) -> int:
         """A new event that keeps the time."""
         return int(self._out(_HANDLE, "cuEventCreate", 0).value or 0)
+
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """What ``work`` puts on ``stream``, as a graph for ``cuGraphLaunch``; none of it is run.
+
+        ``work`` may put there what CUDA can capture: it must not allocate or wait.
+
+        Raises:
+            MeasureError: something in it cannot be captured, or ``work`` raises it; the stream can
+                be used as before.
+        """
+        self.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        graph = _HANDLE()
+        try:
+            work()
+        except BaseException:
+            # A stream that is left capturing takes no other work; that it fails is no news.
+            self._library.cuStreamEndCapture(stream, ctypes.byref(graph))
+            self._library.cuGraphDestroy(graph)
+            raise
+        self.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            return int(self._out(_HANDLE, "cuGraphInstantiateWithFlags", graph, 0).value or 0)
+        finally:
+            self.call("cuGraphDestroy", graph)
 
     def elapsed_ms(self, first: int, second: int) -> float:
         """Milliseconds between two events that have both been reached."""

@@ -1,0 +1,176 @@
+"""ONNX Runtime's execution providers: which is meant, what is missing for it, what it really runs.
+
+ONNX Runtime itself only warns, and computes on the CPU, where a provider is missing or does not
+start, and says nothing at all where a provider leaves nodes to the CPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from deployfold.errors import MeasureError, UsageError
+
+from .failures import as_measure_error
+
+CPU = "CPUExecutionProvider"
+_RTX = "NvTensorRTRTXExecutionProvider"
+_SUFFIX = "ExecutionProvider"
+_MISSING = {
+    "CUDAExecutionProvider": ("CUDA", "onnxruntime-gpu in place of onnxruntime"),
+    "TensorrtExecutionProvider": (
+        "TensorRT",
+        "onnxruntime-gpu in place of onnxruntime, and tensorrt",
+    ),
+    _RTX: ("TensorRT-RTX", "onnxruntime-ep-nv-tensorrt-rtx"),
+}
+"""By provider: its name among people, and what to install for it."""
+_PLUGINS = {_RTX: "onnxruntime_ep_nv_tensorrt_rtx"}
+"""Providers that a package of their own brings, and its module: it has ``get_library_path``."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many nodes of a graph a provider computes, and what it leaves to the CPU.
+
+    Attributes:
+        nodes: of the graph, after ONNX Runtime's first optimisations.
+        left: how many of each operator the CPU computes.
+    """
+
+    nodes: int
+    left: dict[str, int]
+
+    def __str__(self) -> str:
+        count = sum(self.left.values())
+        if not count:
+            return f"all {self.nodes} nodes"
+        kinds = sorted(self.left, key=lambda kind: (-self.left[kind], kind))
+        more = f" and {len(kinds) - 4} kinds more" if len(kinds) > 4 else ""
+        return f"all but {count} of {self.nodes} nodes (on the CPU: {', '.join(kinds[:4])}{more})"
+
+
+def resolve_provider(text: str | None) -> str:
+    """ONNX Runtime's name for ``cpu``, ``CUDA``, ``tensorrt-rtx`` or ``CUDAExecutionProvider``.
+
+    A provider of a package of its own is loaded.
+
+    Raises:
+        UsageError: it is not installed, or does not exist.
+        MeasureError: it is installed and cannot be loaded here.
+    """
+    if text is None:
+        return CPU
+    wanted = text.lower().replace("-", "").removesuffix(_SUFFIX.lower())
+    wanted = "nvtensorrtrtx" if wanted == "tensorrtrtx" else wanted
+    for name in _PLUGINS:
+        if wanted == short_name(name).lower():
+            _load_plugin(name)
+    have = _available()
+    for name in (*have, *_MISSING):
+        if wanted == short_name(name).lower():
+            if name in have:
+                return name
+            title, package = _MISSING[name]
+            raise UsageError(
+                f"ONNX Runtime's {title} provider is not installed here.",
+                hint=f"Install {package}, with pip.",
+            )
+    raise UsageError(
+        f"The ONNX Runtime that is installed has no provider {text!r}.",
+        hint=f"It has {', '.join(map(short_name, have))}.",
+    )
+
+
+def open_session(path: Path, options: ort.SessionOptions, provider: str) -> tuple[Any, str | None]:
+    """A session of ``path`` in ``provider``, and what there is to say of what it runs there.
+
+    Raises:
+        MeasureError: the file cannot be loaded, the provider does not start, or it takes no node.
+    """
+    name = path.name
+    if provider == CPU:
+        with as_measure_error(f"{name} cannot be loaded"):
+            return ort.InferenceSession(str(path), options, providers=[CPU]), None
+    title = _MISSING[provider][0] if provider in _MISSING else short_name(provider)
+    recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+    if recorded:  # of ONNX Runtime 1.24
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    with as_measure_error(f"{name} cannot be loaded in ONNX Runtime's {title} provider"):
+        if provider in ort.get_available_providers():
+            # Without the fallback, which would print to stdout and go on with the CPU.
+            session = ort.InferenceSession(
+                str(path), options, providers=[provider, CPU], enable_fallback=0
+            )
+        else:
+            devices = [one for one in ort.get_ep_devices() if one.ep_name == provider]
+            options.add_provider_for_devices(devices, {})
+            session = ort.InferenceSession(str(path), options, enable_fallback=0)
+    if provider not in session.get_providers():
+        raise MeasureError(
+            f"ONNX Runtime's {title} provider does not start here.",
+            hint="Its libraries are missing, or no GPU is; try --provider cpu.",
+        )
+    if not recorded:
+        return session, None
+    placement = placed(session, provider)
+    if placement.nodes and sum(placement.left.values()) == placement.nodes:
+        raise MeasureError(
+            f"ONNX Runtime's {title} provider takes none of the {placement.nodes} nodes of {name}:"
+            " all would run on the CPU.",
+            hint="Try --provider cpu, or another.",
+        )
+    return session, f"{title} runs {placement}"
+
+
+def placed(session: Any, provider: str) -> Placement:
+    """Where the nodes of a session run that was made to record it."""
+    left: Counter[str] = Counter()
+    nodes = 0
+    for part in session.get_provider_graph_assignment_info():
+        kinds = [node.op_type for node in part.get_nodes()]
+        nodes += len(kinds)
+        if part.ep_name != provider:
+            left.update(kinds)
+    return Placement(nodes, dict(left))
+
+
+def _available() -> list[str]:
+    devices = ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else ()
+    return list(dict.fromkeys([*ort.get_available_providers(), *(one.ep_name for one in devices)]))
+
+
+def _load_plugin(name: str) -> None:
+    """Let ONNX Runtime load the library of a provider's package, if that is installed."""
+    title, package = _MISSING[name]
+    if name in _available():
+        return
+    try:
+        module = import_module(_PLUGINS[name])
+    except ImportError:
+        return
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise UsageError(
+            f"ONNX Runtime {ort.__version__} cannot load {package}.",
+            hint="Install onnxruntime 1.24 or newer, with pip.",
+        )
+    try:
+        ort.register_execution_provider_library(name, module.get_library_path())
+    except Exception as error:
+        reason = " ".join(str(error).split()).rpartition("error: ")[2].rstrip(".")
+        raise MeasureError(
+            f"ONNX Runtime's {title} provider cannot be loaded here: {reason}.",
+            hint="It needs an NVIDIA GPU with its driver.",
+        ) from error
+    if name not in _available():
+        raise MeasureError(f"ONNX Runtime's {title} provider finds no GPU that it serves here.")
+
+
+def short_name(name: str) -> str:
+    """``CUDA`` for ``CUDAExecutionProvider``."""
+    return name.removesuffix(_SUFFIX)
