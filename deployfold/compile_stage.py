@@ -58,6 +58,7 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
         stem = onnx.name.removesuffix(".onnx")
         path = onnx.with_name(f"{stem}.{request.label}.engine")
         engine = compile_engine(onnx, path, request, emit=run.emit, timeout=run.spec.timeout)
+        run.worker_peak = engine.peak_bytes or 0
         counts = engine.layer_counts
         say(f"{title} {engine.library_version} {precision} engine for {where}")
         run.note(engine.notes)
@@ -110,6 +111,7 @@ def _torch_tensorrt(run: Run, precision: Precision) -> None:
             run.drafts.append(replace(draft, not_measured=made.reason))
             run.emit(Note(made.reason, "warning"))
             return
+        run.worker_peak = made.peak_bytes or 0
         say(f"torch-tensorrt {made.library_version}, {made.engines} engines")
         run.note(made.notes)
     run.drafts.append(

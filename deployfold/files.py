@@ -25,20 +25,25 @@ _PREFIX = ".tmp-"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
 
     The temporary name starts with a dot and keeps ``path``'s suffixes, since some writers choose
     the format by them. Whatever was at ``path`` before stays until the new file is complete.
+
+    Args:
+        name: of the temporary file, which then lies in a directory of its own; for writers that
+            store it inside.
 
     Raises:
         UsageError: the directory cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, lock = _make_locked(path, _make_file)
+        locked, lock = _make_locked(path, _make_file if name is None else _make_directory)
     except OSError as error:
         raise unwritable(path, error) from error
+    temporary = locked if name is None else locked / name
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -51,12 +56,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     except Exception as error:
         # torch's writer says "unexpected pos 6464 vs 6368" of a disk that is full.
-        if _full(path.parent):
+        if disk_is_full(path.parent):
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(path, full) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if name is None:
+            locked.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(locked, ignore_errors=True)
         _close(lock)
 
 
@@ -150,7 +158,8 @@ def _remove_unlocked(left: Path) -> None:
         os.close(lock)
 
 
-def _full(directory: Path) -> bool:
+def disk_is_full(directory: Path) -> bool:
+    """Whether nothing more can be written there."""
     return shutil.disk_usage(directory).free == 0
 
 

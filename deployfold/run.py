@@ -16,7 +16,7 @@ from deployfold.finish import Wanted
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
 from deployfold.lower.calibration import CalibrationData
-from deployfold.memory import children_peak_bytes, forget_peak, peak_bytes
+from deployfold.memory import forget_peak, peak_bytes, release
 from deployfold.report.model import Report, Row, StageCost, Status
 from deployfold.reporting import make_report, save_report
 from deployfold.rows import Draft, unmeasured_rows
@@ -37,6 +37,7 @@ class Run:
         refusal: why one of these was refused, where it was.
         unfinished: engines that are to be built on their device.
         stages: what each took that is over.
+    worker_peak: bytes, the greatest memory of a process that the stage under way has started.
     """
 
     spec: BuildSpec
@@ -56,6 +57,7 @@ class Run:
     refusal: str | None = None
     unfinished: list[Wanted] = field(default_factory=list)
     stages: list[StageCost] = field(default_factory=list)
+    worker_peak: int = 0
 
     @property
     def name(self) -> str:
@@ -68,13 +70,14 @@ class Run:
         self.stage = stage
         self.emit(StageStarted(stage, detail))
         start = time.perf_counter()
+        release()  # what the stage before has left
         forget_peak()
-        children = children_peak_bytes()
+        self.worker_peak = 0
         said: list[str] = []
         yield said.append
         seconds, peak = time.perf_counter() - start, peak_bytes()
-        if peak is not None and children_peak_bytes() > children:
-            peak += children_peak_bytes()
+        if peak is not None:
+            peak += self.worker_peak
         self.stages.append(StageCost(stage=stage, seconds=seconds, peak_bytes=peak))
         self.emit(StageFinished(stage, "; ".join(said), seconds, peak))
 

@@ -99,6 +99,7 @@ def compile_engine(
         log=log,
         sidecar=sidecar,
         sha256=sha256(path),
+        peak_bytes=done["peak_bytes"],
         notes=(*request.notes, *done["notes"]),
     )
     # The driver is part of what the engine was built with only where it was built on its GPU.

@@ -155,6 +155,7 @@ class EngineArtifact:
         layer_counts: the precisions found in the network after parsing.
         seconds: wall-clock time of the whole build, the worker's start included.
         log: the worker's and the library's log.
+        peak_bytes: the greatest resident memory of the worker, where the system tells.
         notes: sentences for the user.
     """
 
@@ -170,4 +171,5 @@ class EngineArtifact:
     log: Path
     sidecar: Path
     sha256: str
+    peak_bytes: int | None = None
     notes: tuple[str, ...] = ()

@@ -57,6 +57,7 @@ class TorchTensorRTArtifact:
     sqnr_db: float
     seconds: float
     log: Path
+    peak_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -128,6 +129,7 @@ def compile_torch_tensorrt(
         sqnr_db=float(done["sqnr_db"]),
         seconds=time.monotonic() - started,
         log=log,
+        peak_bytes=done["peak_bytes"],
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from deployfold.errors import CompileError, DeployfoldError
+from deployfold.memory import peak_bytes
 
 from .request import EngineRequest
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             text = Path(arguments[0]).read_text(encoding="utf-8")
             threading.Thread(target=_leave_with_parent, daemon=True).start()
-        answer = _build(json.loads(text), send)
+        answer = {**_build(json.loads(text), send), "peak_bytes": peak_bytes()}
         send(answer)
     except DeployfoldError as error:
         traceback.print_exc()

@@ -59,7 +59,7 @@ def non_finite_weights(model: ir.Model) -> list[str]:
         for name, value in graph.initializers.items()
         if value.const_value is not None
         and value.const_value.dtype in floats
-        and not np.isfinite(value.const_value.numpy().astype(np.float64)).all()
+        and not np.isfinite(value.const_value.numpy()).all()
     ]
 
 

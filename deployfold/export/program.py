@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,7 +12,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from deployfold.errors import ExportError
-from deployfold.files import atomic_path
+from deployfold.files import atomic_path, disk_is_full
 from deployfold.spec import InputSpec
 
 from .dynamic import BATCH_AXIS, checking_inputs, is_dynamic, tracing_inputs
@@ -67,17 +66,18 @@ def export_program(
     checks = checking_inputs(inputs, spec)
     references = [run_module(module, check)[0] for check in checks]
     program = _export(module, inputs, spec)
-    with atomic_path(path) as temporary:
-        # Saved by name, the archive would carry the temporary file's name inside.
-        buffer = io.BytesIO()
+    # The archive carries the name of the file that it is saved to; a buffer, which has none, would
+    # be a second copy of the weights in memory.
+    with atomic_path(path, name="archive.pt2") as temporary:
         try:
             with quiet():
-                torch.export.save(program, buffer)
-                temporary.write_bytes(buffer.getbuffer())
+                torch.export.save(program, temporary)
                 loaded = torch.export.load(str(temporary)).module()
         except OSError:
             raise
         except Exception as error:
+            if disk_is_full(temporary.parent):
+                raise
             raise ExportError(f"torch.export cannot save it: {first_line(error)}") from error
         difference = max(
             compare_loaded(loaded, check, reference, what=_WHAT)

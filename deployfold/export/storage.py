@@ -14,6 +14,10 @@ from deployfold.files import temporary_directory
 EXTERNAL_DATA_BYTES = int(1.8 * 2**30)
 """Weights above this go to a file of their own: protobuf ends at 2 GiB, the graph needs room."""
 
+SCRATCH_THRESHOLD = 0
+"""The same of files for ONNX Runtime alone, which maps weights of their own file into memory, and
+holds those of a graph up to three times while it loads it."""
+
 
 def weights_bytes(model: ir.Model) -> int:
     """Bytes of all initialisers, those of subgraphs included."""

@@ -6,7 +6,6 @@ gone, :func:`export_torchscript` raises an ``ExportError`` and nothing else is t
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from deployfold.errors import ExportError
-from deployfold.files import atomic_path
+from deployfold.files import atomic_path, disk_is_full
 from deployfold.spec import InputSpec
 
 from .dynamic import checking_inputs
@@ -75,7 +74,9 @@ def export_torchscript(
     with quiet() as baked:
         converted, method = _convert(module, inputs, script=script)
         frozen, notes = _freeze(converted)
-    with atomic_path(path) as temporary:
+    # The archive carries the name of the file that it is saved to; a buffer, which has none, would
+    # be a second and third copy of the weights in memory.
+    with atomic_path(path, name="archive") as temporary:
         _save(frozen, temporary)
         with quiet():
             loaded = torch.jit.load(str(temporary), map_location=reference[0].device)  # type: ignore[no-untyped-call]
@@ -125,14 +126,13 @@ def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _save(module: Any, path: Path) -> None:
-    # Saved by name, the archive would carry the temporary file's name inside.
-    buffer = io.BytesIO()
     try:
         with quiet():
-            torch.jit.save(module, buffer)
+            torch.jit.save(module, path)
     except Exception as error:
+        if disk_is_full(path.parent):
+            raise
         raise ExportError(f"TorchScript cannot save this model: {first_line(error)}") from error
-    path.write_bytes(buffer.getbuffer())
 
 
 def _batch_notes(

@@ -71,13 +71,11 @@ def fold(
     _check_foldable(model)
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)
-    # A forward may write to its module, if only to a cache; the user's model is never run.
-    original = copy_modules(model, share_parameters=False)
     traced = [example_inputs, *more_inputs]
-    checked, notes = _checked(original, example_inputs, check_inputs)
+    checked, notes = _checked(model, example_inputs, check_inputs)
     while True:
         try:
-            return _fold_and_verify(model, original, traced, checked, reparam, notes)
+            return _fold_and_verify(model, traced, checked, reparam, notes)
         except Exception as error:
             wrong = isinstance(error, DeployfoldError)
             if reparam and not wrong:
@@ -102,7 +100,6 @@ def count_parameters(model: nn.Module) -> int:
 
 def _fold_and_verify(
     model: nn.Module,
-    original: nn.Module,
     samples: Sequence[tuple[Any, ...]],
     compared: Sequence[tuple[Any, ...]],
     reparam: bool,
@@ -112,8 +109,7 @@ def _fold_and_verify(
     plan = match(trace(model, *samples), model, reparam=reparam)
     result = apply(plan, copy_modules(model, share_parameters=False))
     # A forward that caches goes by what it met first: every run gets a copy that met nothing.
-    first = copy_modules(original)
-    verification = verify(first, copy_modules(result), plan, [*samples, *compared])
+    verification = verify(model, copy_modules(result), plan, [*samples, *compared])
     return FoldResult(
         model=result,
         folded=plan.folded,
@@ -141,7 +137,7 @@ def _check_foldable(model: nn.Module) -> None:
 
 
 def _checked(
-    original: nn.Module,
+    model: nn.Module,
     example_inputs: tuple[Any, ...],
     check_inputs: Sequence[tuple[Any, ...]],
 ) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
@@ -149,7 +145,8 @@ def _checked(
     another batch size, or of the same, if the model takes them."""
     for randomised in (random_like(another_batch(example_inputs)), random_like(example_inputs)):
         try:
-            run_model(copy_modules(original), randomised)
+            # A forward may write to its parameters; the user's model is never run.
+            run_model(copy_modules(model, share_parameters=False), randomised)
         except Exception:
             continue
         return [*check_inputs, randomised], ()

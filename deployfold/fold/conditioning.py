@@ -62,7 +62,8 @@ def first_departure(
             return path or "the output"  # it differs from itself: nothing can be proved of it
     moved = dict.fromkeys(expected, 0.0)
     for seed in range(_TRIALS):
-        shaken = _module_outputs(perturbed(reference, seed), wide)
+        shaken = _module_outputs(perturb(reference, seed), wide)
+        _restore(reference, original)
         for path, outputs in expected.items():
             if path in shaken:
                 moved[path] = max(moved[path], difference(outputs, shaken[path]).relative)
@@ -93,17 +94,23 @@ def _is_affine_image(before: Tensor, after: Tensor) -> bool:
     return False
 
 
-def perturbed(model: nn.Module, seed: int) -> nn.Module:
-    """A copy with every parameter changed by up to a few units in the last place."""
-    copied = copy_modules(model, share_parameters=False)
+def perturb(model: nn.Module, seed: int) -> nn.Module:
+    """Change every float64 parameter, in place, by up to a few units in the last place."""
     generator = torch.Generator().manual_seed(seed)
     epsilon = _ULPS * torch.finfo(torch.float64).eps
     with torch.no_grad():
-        for parameter in copied.parameters():
+        for parameter in model.parameters():
             if parameter.dtype is torch.float64:
                 noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.mul_(1.0 + epsilon * (2.0 * noise.to(parameter.device) - 1.0))
-    return copied
+    return model
+
+
+def _restore(model: nn.Module, original: nn.Module) -> None:
+    """Give ``model`` the parameters of ``original`` back, whose dtype float64 holds exactly."""
+    with torch.no_grad():
+        for parameter, before in zip(model.parameters(), original.parameters(), strict=True):
+            parameter.copy_(before)
 
 
 def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Tensor]]:

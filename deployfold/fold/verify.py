@@ -5,6 +5,9 @@ are run on the same inputs. A relative difference above 1e-9 means that the plan
 the model magnifies rounding even in float64; :mod:`~deployfold.fold.conditioning` tells which. All
 this is independent of the model's own dtype, in which an ill-conditioned model may differ from
 itself. The delivered copy is then run in its own dtype against the float64 original.
+
+One copy of the original is in memory beside it and the folded model: first in the model's own
+dtype, then in float64, where it takes as much as two of float32.
 """
 
 from __future__ import annotations
@@ -72,10 +75,12 @@ def verify(
         FoldError: the original's forward fails or gives no finite number, or they are not the same
             function; the message names the first layer that departs.
     """
+    # A forward may write to its parameters, and caches what it met: this copy has met nothing.
+    copied = copy_modules(original, share_parameters=False)
     outputs = []
     for item in inputs:
         try:
-            outputs.append(run_model(original, item))
+            outputs.append(run_model(copied, item))
         except FoldError:
             raise
         except Exception as error:  # tracing computes no numbers, and may not meet it
@@ -85,7 +90,8 @@ def verify(
         difference(expected, run_model(folded, item))
         for item, expected in zip(inputs, outputs, strict=True)
     ]
-    exact, before, note = _in_float64(original, plan, inputs, outputs)
+    exact, before, note = _in_float64(copied, plan, inputs, outputs)
+    del copied
     if exact is not None and not exact <= tolerance:
         for item in inputs:
             departure = first_departure(original, plan, item, tolerance)
@@ -139,10 +145,13 @@ def _in_float64(
     inputs: Sequence[tuple[Any, ...]],
     outputs: Sequence[list[Tensor]],
 ) -> tuple[float | None, float | None, str]:
-    """The largest relative difference in float64, and that of the original's own ``outputs``."""
+    """The largest relative difference in float64, and that of the original's own ``outputs``.
+
+    ``original`` is used up: it is float64 afterwards, and folded.
+    """
     wide = [double_inputs(item) for item in inputs]
     try:
-        reference = copy_modules(original, share_parameters=False).double()
+        reference = original.double()
         expected = [run_model(reference, item) for item in wide]
     except Exception as error:  # any model code may fail on a dtype it was not written for
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

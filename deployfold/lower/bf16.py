@@ -11,7 +11,12 @@ from deployfold.errors import ExportError
 from deployfold.export.onnx import check_file
 from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.session import Array
-from deployfold.export.storage import EXTERNAL_DATA_BYTES, staged, write_model
+from deployfold.export.storage import (
+    EXTERNAL_DATA_BYTES,
+    SCRATCH_THRESHOLD,
+    staged,
+    write_model,
+)
 from deployfold.spec import Precision
 
 from .bf16_convert import OPSET, convert
@@ -66,7 +71,7 @@ def lower_bf16(
         prepare(model)
         if any(value.type is None for node in model.graph for value in node.outputs):
             prepared = temporary.with_name(f"fp32-{path.name}")
-            write_model(model, prepared, threshold=external_threshold)
+            write_model(model, prepared, threshold=SCRATCH_THRESHOLD)
             complete_types(model, activation_ranges(prepared, inputs[:1])[1])
         kept = convert(model)
         nodes = tuple(KeptNode(str(node.name), node.op_type, reason) for node, reason in kept)
@@ -75,7 +80,7 @@ def lower_bf16(
         check_file(temporary)
         rounded = temporary.with_name(f"rounded-{path.name}")
         emulate(model, ir.DataType.BFLOAT16)
-        write_model(model, rounded, threshold=external_threshold)
+        write_model(model, rounded, threshold=SCRATCH_THRESHOLD)
         outputs = outputs_of(rounded, inputs)
         if is_lost(reference, outputs):
             raise ExportError(

@@ -11,7 +11,13 @@ from deployfold.errors import ExportError
 from deployfold.export.onnx import check_file
 from deployfold.export.onnx_graph import set_metadata
 from deployfold.export.session import Array
-from deployfold.export.storage import EXTERNAL_DATA_BYTES, staged, write_model
+from deployfold.export.storage import (
+    EXTERNAL_DATA_BYTES,
+    SCRATCH_THRESHOLD,
+    staged,
+    write_model,
+)
+from deployfold.memory import release
 from deployfold.spec import Precision
 
 from .emulate import emulate
@@ -73,7 +79,7 @@ def lower_fp16(
         reference = outputs_of(source, inputs)
         prepare(model)
         prepared = temporary.with_name(f"fp32-{path.name}")
-        write_model(model, prepared, threshold=external_threshold)
+        write_model(model, prepared, threshold=SCRATCH_THRESHOLD)
         ranges, dtypes = activation_ranges(prepared, inputs)
         complete_types(model, dtypes)
         if not float_io:
@@ -85,7 +91,9 @@ def lower_fp16(
             set_metadata(lowered, {"deployfold.precision": Precision.FP16.value})
             write_model(lowered, temporary, threshold=external_threshold)
             emulate(lowered, ir.DataType.FLOAT16)
-            write_model(lowered, rounded, threshold=external_threshold)
+            write_model(lowered, rounded, threshold=SCRATCH_THRESHOLD)
+            del lowered
+            release()  # before ONNX Runtime holds the same weights
             outputs = outputs_of(rounded, inputs)
             if not is_lost(reference, outputs):
                 break

@@ -145,9 +145,8 @@ class Environment(Frozen):
 class StageCost(Frozen):
     """What a stage of the build took.
 
-    ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, and of the
-    largest process that it had started, where that was larger than any before; ``None`` where the
-    system does not tell.
+    ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, with that of
+    the process that compiled the engine; ``None`` where the system does not tell.
     """
 
     stage: str

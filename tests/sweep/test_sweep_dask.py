@@ -68,6 +68,51 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, cluster: object) -> None:
     assert not _builds_below(root)
 
 
+class _Done(distributed.diagnostics.plugin.SchedulerPlugin):
+    """The worker that finished each job, by the job's precision and key."""
+
+    def __init__(self) -> None:
+        self.where: dict[str, str] = {}
+
+    def transition(self, key: str, start: str, finish: str, *args: object, **more: object) -> None:
+        if finish == "memory":
+            self.where[str(key)] = str(more["worker"])
+
+
+def test_the_jobs_of_a_gpu_go_to_the_workers_that_name_it(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    torch.save(net.eval(), tmp_path / "net.pt")
+    text = FLEET.replace('["l4"]', '["l4", "rtx5090"]') + '[[model]]\nsource = "net.pt"\n'
+    (tmp_path / "fleet.toml").write_text(text)
+    options = {"nthreads": 1, "memory_limit": None}
+    nannies = {
+        name: {"cls": distributed.Nanny, "options": {**options, "resources": resources}}
+        for name, resources in {"gpu": {"l4": 1}, "cpu": {}}.items()
+    }
+    scheduler = {"cls": distributed.Scheduler, "options": {"port": 0, "dashboard": False}}
+    with (
+        distributed.SpecCluster(nannies, scheduler) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.wait_for_workers(2, timeout=60)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        (with_gpu,) = [name for name, one in workers.items() if one["resources"]]
+        done = _Done()
+        cluster.scheduler.add_plugin(done)
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        fleet = read_fleet(tmp_path / "fleet.toml")
+        results = sweep(fleet, tmp_path / "out", emit=lambda event: None, scheduler=address)
+    assert [result.state for result in results] == ["built"] * 4
+    of_gpu = {str(result.directory) for result in results if result.target == "l4"}
+    others = {str(result.directory) for result in results if result.target != "l4"}
+    assert len(of_gpu) == 2
+    assert not of_gpu & others, "another worker builds for the other GPU"
+    for directory in of_gpu:
+        (worker,) = [where for key, where in done.where.items() if Path(directory).name in key]
+        assert worker == with_gpu
+    assert len(done.where) >= 4
+
+
 def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     torch.save(nn.Conv2d(3, 4, 3).eval(), tmp_path / "net.pt")
     (tmp_path / "fleet.toml").write_text(FLEET + '[[model]]\nsource = "net.pt"\n')

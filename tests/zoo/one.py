@@ -25,7 +25,7 @@ from nets import create, example
 
 from deployfold.fold import count_batchnorms, fold
 from deployfold.fold.compare import difference, double_inputs, run_model
-from deployfold.fold.conditioning import perturbed
+from deployfold.fold.conditioning import perturb
 
 JUDGED = 4
 """BatchNorms judged of those that one network keeps."""
@@ -89,7 +89,7 @@ def _conditioning(net: nn.Module, inputs: Any) -> float:
     except RuntimeError:  # RAFT makes float32 tensors in its forward; nothing is excused then
         return 0.0
     return max(
-        difference(expected, run_model(perturbed(wide, seed), wide_inputs)).relative
+        difference(expected, run_model(perturb(copy.deepcopy(wide), seed), wide_inputs)).relative
         for seed in range(3)
     )
 
