@@ -66,6 +66,14 @@ def session(
             code = ExitCode.INTERRUPTED
         except BrokenPipeError:  # the reader of our output went away
             code = ExitCode.OK
+        except SystemExit as error:  # nothing of ours exits in there
+            _print_error(
+                err,
+                f"The model's own code ended the program with {error.code!r}.",
+                "Take the sys.exit() out of its forward.",
+            )
+            _maybe_traceback(err, debug)
+            code = ExitCode.FOLD
         except Exception as error:
             code = _print_unexpected(err, error)
             _maybe_traceback(err, debug)

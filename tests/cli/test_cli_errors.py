@@ -64,6 +64,22 @@ def test_a_malicious_pickle_does_not_run(tmp_path):
     assert victim.exists(), "the file does act when it is trusted"
 
 
+def test_a_model_that_exits_is_no_success(tmp_path):
+    """A pipeline takes 0 for done, whoever says it."""
+    (tmp_path / "exits.py").write_text(
+        "import sys, torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        sys.exit(0)\n"
+        "def make():\n"
+        "    return Net(2, 2)\n"
+    )
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "net.pt")
+    words = ("build", "net.pt", "--arch", "exits:make", "--input", "1x2")
+    done = run(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    fails(done, 4, "The model's own code ended the program with 0.")
+
+
 def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
     done = run(
         "build", "net.pt", "--fp16", "--no-engine", "-o", str(tmp_path), *QUICK,
