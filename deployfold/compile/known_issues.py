@@ -31,6 +31,7 @@ class KnownIssue:
         layers: it concerns only networks with one of these, by name of ``trt.LayerType``.
         dla: it concerns only builds for a DLA.
         fails: the build fails; otherwise the engine is wrong.
+        retry_in_fp32: a build that fails is tried again with grouped convolutions in fp32.
     """
 
     library: Library
@@ -42,6 +43,7 @@ class KnownIssue:
     layers: tuple[str, ...] = ()
     dla: bool = False
     fails: bool = True
+    retry_in_fp32: bool = False
 
 
 KNOWN_ISSUES: tuple[KnownIssue, ...] = (
@@ -49,11 +51,11 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         library="tensorrt",
         first=(11, 2, 1),
         last=(11, 2, 1),
-        summary="has no fp16 kernel for some grouped convolutions; build with another version, or "
-        "in fp32",
+        summary="has no fp16 kernel for some grouped convolutions; another version has",
         source="https://github.com/NVIDIA/TensorRT/issues/4838",
         precisions=("fp16",),
         layers=("CONVOLUTION",),
+        retry_in_fp32=True,
     ),
     KnownIssue(
         library="tensorrt",

@@ -38,6 +38,16 @@ class EngineNotWritten(Exception):
     """The engine was built, and its file could not be written; the cause is the ``OSError``."""
 
 
+class NotBuilt(CompileError):
+    """The library gave no engine; ``issues`` are the known ones that may be why."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, issues: tuple[KnownIssue, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.issues = issues
+
+
 @dataclass(frozen=True)
 class BuiltEngine:
     """What :func:`build` wrote.
@@ -197,9 +207,10 @@ def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: s
             hint="Build in fp16 for that GPU, or on the device with TensorRT: deployfold finish.",
         )
     hints = [sentence(issue, version) for issue in issues if issue.fails]
-    return CompileError(
+    return NotBuilt(
         f"{title} could not build the engine{log.because()}.",
         hint=" ".join(("Known:", *hints)) if hints else None,
+        issues=issues,
     )
 
 

@@ -74,6 +74,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
 
         return {"event": "done", **build_program(job, report)}
 
+    from .retry import build_or_retry
     from .tensorrt import EngineNotWritten, build, import_library
 
     request = EngineRequest.from_json(job["request"])
@@ -81,7 +82,8 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
 
     notes = [] if job.get("checked") else _check(request, onnx, report)
     try:
-        built = build(import_library(request.library), request, onnx, engine, report)
+        trt = import_library(request.library)
+        built = build_or_retry(build, trt, request, onnx, engine, report)
     except EngineNotWritten as error:
         cause = error.__cause__
         assert isinstance(cause, OSError)
