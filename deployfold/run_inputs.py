@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import UsageError
-from deployfold.spec import DTYPES, TensorSpec
+from deployfold.spec import DTYPES, InputSpec, TensorSpec
 
 _FILES = (".npy", ".npz")
 
@@ -41,6 +41,35 @@ def parse_given(texts: Iterable[str]) -> tuple[Given, ...]:
         if names.count(name) > 1:
             raise UsageError(f"The input {name!r} is given twice.")
     return found
+
+
+def filled(wanted: Sequence[TensorSpec], given: Sequence[Given], artifact: str) -> InputSpec:
+    """The inputs that the artifact takes, with the shapes and dtypes of those that are given."""
+    names = [tensor.name or "" for tensor in wanted]
+    if len(given) == 1 and len(wanted) == 1 and given[0].spec.name is None:
+        spec = given[0].spec
+        return InputSpec((TensorSpec(spec.shape, names[0], spec.dtype),))
+    by_name = {one.spec.name: one.spec for one in given}
+    for name in by_name:
+        if name is None or name not in names:
+            what = "an input without a name" if name is None else f"no input named {name!r}"
+            verb = "cannot tell" if name is None else "has"
+            raise UsageError(
+                f"{artifact} {verb} {what}.", hint=f"Its inputs are: {', '.join(names)}."
+            )
+    return InputSpec(tuple(by_name.get(tensor.name, tensor) for tensor in wanted))
+
+
+def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
+    """For each input, in the model's order, what was given for it; ``None`` where nothing was.
+
+    An input without a name takes the next place that is left.
+    """
+    by_name = {one.spec.name: one for one in given if one.spec.name is not None}
+    if len(given) == len(inputs.tensors) == 1:
+        by_name = {inputs.names[0]: given[0]}  # a name for the only input is a wish
+    unnamed = iter(one for one in given if one not in by_name.values())
+    return [by_name.get(name) or next(unnamed, None) for name in inputs.names]
 
 
 def _parse(text: str) -> Iterator[Given]:

@@ -10,43 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deployfold.compile.runtime import CudaGraph, RunOptions
-from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.compile.runtime import RunOptions
 from deployfold.errors import MeasureError, UsageError
 from deployfold.load import load_model, make_inputs, resolve_inputs
-from deployfold.measure.cuda import Cuda
-from deployfold.measure.protocol import Array, Runner
+from deployfold.measure.protocol import Runner
 from deployfold.measure.providers import resolve_provider
 from deployfold.measure.runners import EagerRunner, OnnxRuntimeRunner
-from deployfold.measure.tensorrt_runner import TensorRTRunner
 from deployfold.measure.torch_tensorrt_runner import PROGRAM_SUFFIX, TorchTensorRTRunner
-from deployfold.run_inputs import Given
-from deployfold.run_outputs import Output, describe
+from deployfold.run_inputs import Given, filled, values_for
+from deployfold.run_outputs import describe
+from deployfold.run_result import Result
+from deployfold.running_engine import run_engine
 from deployfold.spec import DTYPES, InputSpec, TensorSpec
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What an inference was run on, in what, and what came out.
-
-    Attributes:
-        runtime: ``ONNX Runtime (CPUExecutionProvider)``.
-        inputs: as they were given to the model, in its order.
-        data: for each input where its values are from: a file, or ``seeded random``.
-        outputs: what there is to say of each.
-        arrays: their values, by name.
-        placement: what of an ONNX ran in another provider than the CPU's.
-        graph: how an engine's work was launched.
-    """
-
-    artifact: str
-    runtime: str
-    inputs: InputSpec
-    data: tuple[str, ...]
-    outputs: tuple[Output, ...]
-    arrays: dict[str, Array]
-    placement: str | None = None
-    graph: CudaGraph | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +62,10 @@ def run_artifact(
         raise UsageError(f"There is no file {path}.", hint="deployfold build makes artifacts.")
     if provider is not None and path.suffix != ".onnx":
         raise UsageError(f"--provider is for an ONNX, and {path.name} is none.")
+    if path.suffix == ".engine":
+        return run_engine(path, given, options=engines, seed=seed)
     if path.suffix == ".onnx":
         opened = _open_onnx(path, given, resolve_provider(provider))
-    elif path.suffix == ".engine":
-        opened = _open_engine(path, given, engines)
     elif path.name.endswith(PROGRAM_SUFFIX):
         opened = _open_torch_tensorrt(path, given)
     else:
@@ -105,7 +80,6 @@ def run_artifact(
             hint = error.hint or f"It was given {opened.inputs}."
             raise MeasureError(error.message, hint=hint) from error
         names = getattr(runner, "output_names", None) or _numbered(len(arrays))
-        graph = getattr(runner, "cuda_graph", None)
     named = dict(zip(names, arrays, strict=True))
     outputs = tuple(describe(name, array, alone=len(named) == 1) for name, array in named.items())
     return Result(
@@ -116,7 +90,6 @@ def run_artifact(
         outputs,
         named,
         placement=getattr(runner, "placement", None),
-        graph=graph,
     )
 
 
@@ -128,7 +101,7 @@ def _open_onnx(path: Path, given: Sequence[Given], provider: str) -> _Opened:
             TensorSpec(tuple(_size(size) for size in value.shape), value.name, _dtype(value.type))
             for value in probe.inputs
         ]
-    spec = _filled(wanted, given, path.name)
+    spec = filled(wanted, given, path.name)
     runner = OnnxRuntimeRunner(path, names=spec.names, provider=provider)
     return _Opened(runner, f"ONNX Runtime ({provider})", spec)
 
@@ -142,20 +115,6 @@ def _dtype(kind: str) -> str:
     inner = kind.removeprefix("tensor(").removesuffix(")")
     name = words.get(inner, inner)
     return name if name in DTYPES else "float32"  # the runner refuses what it cannot feed
-
-
-def _open_engine(path: Path, given: Sequence[Given], options: RunOptions | None) -> _Opened:
-    sidecar = read_sidecar(path)
-    try:
-        Cuda().close()
-    except MeasureError as error:
-        raise MeasureError(
-            f"{path.name} was built for {built_for(sidecar)}, and there is no such GPU here.",
-            hint="Run it where the GPU is, or run the ONNX that it was built from.",
-        ) from error
-    runner = TensorRTRunner(path, options)
-    title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[sidecar["library"]]
-    return _Opened(runner, title, _filled(input_tensors(sidecar, path), given, path.name))
 
 
 def _open_torch(
@@ -178,35 +137,13 @@ def _open_torch_tensorrt(path: Path, given: Sequence[Given]) -> _Opened:
     return _Opened(TorchTensorRTRunner(path), "torch-tensorrt", spec)
 
 
-def _filled(wanted: Sequence[TensorSpec], given: Sequence[Given], artifact: str) -> InputSpec:
-    """The inputs that the artifact takes, with the shapes and dtypes of those that are given."""
-    names = [tensor.name or "" for tensor in wanted]
-    if len(given) == 1 and len(wanted) == 1 and given[0].spec.name is None:
-        spec = given[0].spec
-        return InputSpec((TensorSpec(spec.shape, names[0], spec.dtype),))
-    by_name = {one.spec.name: one.spec for one in given}
-    for name in by_name:
-        if name is None or name not in names:
-            what = "an input without a name" if name is None else f"no input named {name!r}"
-            verb = "cannot tell" if name is None else "has"
-            raise UsageError(
-                f"{artifact} {verb} {what}.", hint=f"Its inputs are: {', '.join(names)}."
-            )
-    return InputSpec(tuple(by_name.get(tensor.name, tensor) for tensor in wanted))
-
-
 def _values(
     inputs: InputSpec, given: Sequence[Given], seed: int
 ) -> tuple[list[torch.Tensor], tuple[str, ...]]:
     """A value for every input, in the model's order, and where each is from."""
     random = make_inputs(inputs, seed=seed)
-    by_name = {one.spec.name: one for one in given if one.spec.name is not None}
-    if len(given) == len(inputs.tensors) == 1:
-        by_name = {inputs.names[0]: given[0]}  # a name for the only input is a wish
-    unnamed = iter(one for one in given if one not in by_name.values())
     values, data = [], []
-    for name, tensor in zip(inputs.names, random, strict=True):
-        one = by_name.get(name) or next(unnamed, None)
+    for one, tensor in zip(values_for(inputs, given), random, strict=True):
         if one is None or one.values is None:
             values.append(tensor)
             data.append(f"seeded random (seed {seed})")

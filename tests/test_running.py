@@ -16,7 +16,8 @@ from deployfold.cli.run import _as_json
 from deployfold.errors import DeployfoldError, LoadError, MeasureError, UsageError
 from deployfold.run_inputs import parse_given
 from deployfold.run_outputs import describe, save_outputs
-from deployfold.running import Result, run_artifact
+from deployfold.run_result import Result
+from deployfold.running import run_artifact
 
 
 def ran(path: Path, *texts: str, **options: object) -> Result:

@@ -11,7 +11,7 @@ from . import options as opt
 from .session import Session, session
 
 if TYPE_CHECKING:
-    from deployfold.running import Result
+    from deployfold.run_result import Result
 
 SAMPLES = 3
 
@@ -68,17 +68,24 @@ def run(
             check_suffix(output)
 
         from deployfold.compile.runtime import RunOptions
-        from deployfold.running import run_artifact
 
-        result = run_artifact(
-            artifact,
-            given,
-            provider=provider,
-            engines=RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust),
-            allow_globals=tuple(allow_global or ()),
-            trust=trust,
-            seed=seed,
-        )
+        engines = RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust)
+        if artifact.suffix == ".engine" and provider is None:
+            from deployfold.running_engine import run_engine  # without torch
+
+            result = run_engine(artifact, given, options=engines, seed=seed)
+        else:
+            from deployfold.running import run_artifact
+
+            result = run_artifact(
+                artifact,
+                given,
+                provider=provider,
+                engines=engines,
+                allow_globals=tuple(allow_global or ()),
+                trust=trust,
+                seed=seed,
+            )
         if output is not None:
             save_outputs(output, result.arrays)
         if ran.json:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "tomli")
+"""What a device may lack where deployfold was installed without its dependencies."""
+
+
 @dataclass(frozen=True)
 class Session:
     """The two streams of one command, and what it may print on them.
@@ -104,6 +108,14 @@ def _print_error(console: Console, message: str, hint: str | None) -> None:
 def _print_unexpected(console: Console, error: Exception) -> ExitCode:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
+        return ExitCode.USAGE
+    if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
+        _print_error(
+            console,
+            f"This needs {error.name}, which is not installed here.",
+            f"Install it: pip install {error.name}. Only finish, run of an engine, report, "
+            "targets, profile and doctor do without torch and onnx.",
+        )
         return ExitCode.USAGE
     _print_error(
         console,

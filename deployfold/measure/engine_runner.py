@@ -152,8 +152,11 @@ class EngineRunner:
         )
 
     def outputs(self) -> dict[str, Array]:
-        """Copies of the outputs of the last step, by name, in the engine's order."""
-        return {name: buffer.array.copy() for name, buffer in self._outputs.items()}
+        """Copies of the outputs of the last step, by name, in the engine's order.
+
+        What NumPy itself has no dtype for (bfloat16, float8) comes as float32.
+        """
+        return {name: _plain(buffer.array) for name, buffer in self._outputs.items()}
 
     def close(self) -> None:
         """Free buffers, context, engine and runtime, in that order; more than once is no error.
@@ -280,3 +283,7 @@ class EngineRunner:
 
     def _because(self) -> str:
         return "" if self._loaded is None else self._loaded.because()
+
+
+def _plain(array: Array) -> Array:
+    return array.astype(array.dtype if array.dtype.isbuiltin == 1 else np.float32)
