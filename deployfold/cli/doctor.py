@@ -90,6 +90,7 @@ def _compilers(deep: bool) -> list[_Check]:
 
     With ``deep`` it is run as well, where there is a GPU.
     """
+    from deployfold.compile.compilers import runs_here
     from deployfold.compile.machine import detect
     from deployfold.compile.request import LIBRARY_TITLES, Library
     from deployfold.compile.selftest import self_test
@@ -103,11 +104,11 @@ def _compilers(deep: bool) -> list[_Check]:
     }
     for library, version in versions.items():
         if version is not None:
-            run = deep and machine.gpu is not None
+            run = deep and runs_here(library, machine)
             failure = self_test(library, machine, then=run_self_test if run else None)
             works = "builds and runs a test engine" if run else "builds a test engine"
             if deep and not run:
-                works += "; there is no GPU to run it on"
+                works += "; there is no GPU that it serves to run it on"
             detail = works if failure is None else failure
             state = "ok" if failure is None else "missing"
             checks.append(_Check(LIBRARY_TITLES[library], state, detail))

@@ -53,6 +53,14 @@ def compiler_for(target: GpuTarget, machine: Machine | None = None) -> Compiler:
     return Compiler(None, _no_compiler(target, here, known))
 
 
+def runs_here(library: Library, machine: Machine) -> bool:
+    """Whether there is a GPU in the machine that engines of ``library`` run on."""
+    gpu = machine.gpu
+    if gpu is None:
+        return False
+    return library == "tensorrt" or gpu.compute_capability in RTX_COMPUTE_CAPABILITIES
+
+
 def _no_compiler(target: GpuTarget, machine: Machine, known: bool) -> str:
     if target.compute_capability < _OLDEST:
         # Xavier: https://docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-853/support-matrix/

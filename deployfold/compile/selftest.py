@@ -9,7 +9,7 @@ from pathlib import Path
 from deployfold.errors import DeployfoldError
 from deployfold.spec import Precision
 
-from .compilers import PORTABLE_COMPUTE_CAPABILITIES
+from .compilers import PORTABLE_COMPUTE_CAPABILITIES, runs_here
 from .engine import compile_engine
 from .machine import Machine
 from .request import EngineRequest, Library
@@ -30,16 +30,17 @@ def self_test(
 ) -> str | None:
     """Why ``library`` cannot build an engine of :data:`RELU` here; ``None`` if it can.
 
+    It is for the GPU in the machine where the library serves that, else for another.
+
     Args:
         then: is given the engine; what it raises of deployfold's errors is the answer, too.
     """
     gpu = machine.gpu
     if gpu is None and library == "tensorrt":
         return "it needs an NVIDIA GPU to build with"
-    capabilities = PORTABLE_COMPUTE_CAPABILITIES[-1:] if gpu is None else (gpu.compute_capability,)
-    request = EngineRequest(
-        library, Precision.FP32, ("self-test",), capabilities, current_gpu=gpu is not None
-    )
+    here = gpu is not None and runs_here(library, machine)
+    capabilities = (gpu.compute_capability,) if gpu and here else PORTABLE_COMPUTE_CAPABILITIES[-1:]
+    request = EngineRequest(library, Precision.FP32, ("self-test",), capabilities, current_gpu=here)
     with tempfile.TemporaryDirectory(prefix="deployfold-") as directory:
         path = Path(directory) / "self_test.onnx"
         engine = path.with_suffix(".engine")

@@ -34,5 +34,7 @@ def test_what_needs_a_gpu_says_so() -> None:
     assert self_test("tensorrt", NO_GPU) == "it needs an NVIDIA GPU to build with"
     failure = self_test("tensorrt_rtx", NO_GPU, then=run_self_test)
     assert "CUDA" in str(failure) or "driver" in str(failure)
+    hopper = Machine(gpu=Gpu("NVIDIA H100", (9, 0)), tensorrt_rtx="1.7.1")
+    assert self_test("tensorrt_rtx", hopper) is None, "for another GPU: it does not know this one"
     pretended = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt_rtx="1.7.1")
     assert self_test("tensorrt_rtx", pretended) is not None, "CURRENT is no GPU at all"

@@ -24,13 +24,14 @@ from deployfold.compile import (
     plan_engines,
 )
 from deployfold.compile.request import Library
-from deployfold.lower import lower_fp16
+from deployfold.lower import lower_fp16, lower_qdq
+from deployfold.quantization import GuardSpec
 from deployfold.shapes import DynamicBatch
 from deployfold.spec import InputSpec, Precision
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))
-SQNR = {Precision.FP32: 40.0, Precision.FP16: 30.0}
+SQNR = {Precision.FP32: 40.0, Precision.FP16: 30.0, Precision.INT8: 20.0}
 """dB that an engine must keep: TF32 has 10 bits of mantissa and fp16 too; a wrong result has 0."""
 
 
@@ -76,10 +77,17 @@ def make_gpu_net(directory: Path) -> GpuNet:
             dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
         )
     lower_fp16(onnx, half, inputs=[{"x": x.numpy()}])
+    int8, samples = directory / "net.int8.onnx", [{"x": make_data(8)}, {"x": make_data(7)}]
+    lower_qdq(
+        onnx, int8, precision=Precision.INT8, calibration=samples, held_back=samples[:1],
+        fallback=Precision.FP16, guard=GuardSpec(enabled=False),
+    )  # fmt: skip
     program = directory / "net.pt2"
     batch = torch.export.Dim("batch", min=1, max=8)
     torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: batch},)), program)
-    return GpuNet(module, {Precision.FP32: onnx, Precision.FP16: half}, program)
+    return GpuNet(
+        module, {Precision.FP32: onnx, Precision.FP16: half, Precision.INT8: int8}, program
+    )
 
 
 def make_data(batch: int) -> np.ndarray:

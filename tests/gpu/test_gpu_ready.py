@@ -6,17 +6,19 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
-from gpu_nets import SPEC, GpuNet, make_data, only, request_on
+from gpu_nets import SPEC, SQNR, GpuNet, make_data, only, request_on
 
 from deployfold.compile import EngineRequest, Machine, compile_engine
 from deployfold.compile.machine import Gpu
+from deployfold.numerics import sqnr_db
 from deployfold.spec import Precision
 
 L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+@pytest.mark.parametrize("precision", list(SQNR))
 def test_the_network_builds_with_its_request(
     gpu_net: GpuNet, tmp_path: Path, precision: Precision
 ) -> None:
@@ -33,6 +35,19 @@ def test_both_libraries_can_be_asked_for() -> None:
         request = request_on(only(L4, library), Precision.FP32)
         assert isinstance(request, EngineRequest)
         assert request.library == library
+
+
+@pytest.mark.parametrize("precision", list(SQNR))
+def test_a_lowered_network_is_near_enough_itself(gpu_net: GpuNet, precision: Precision) -> None:
+    """Else a right engine of it would be called wrong."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        str(gpu_net.onnx[precision]), options, providers=["CPUExecutionProvider"]
+    )
+    for batch in (1, 2, 5, 8):
+        (found,) = session.run(None, {"x": make_data(batch)})
+        assert sqnr_db(gpu_net.expected(make_data(batch)), found) > SQNR[precision] + 3
 
 
 def test_the_expected_outputs_are_the_modules(gpu_net: GpuNet) -> None:

@@ -1,4 +1,4 @@
-"""The TensorRT runner: its errors anywhere, its numbers where a GPU is."""
+"""The TensorRT runner's errors without a GPU; ``tests/gpu`` has the rest."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from deployfold.compile.machine import detect
 from deployfold.compile.sidecar import built_for, read_sidecar
 from deployfold.errors import MeasureError
 from deployfold.measure.latency import measure
 from deployfold.measure.runners import EagerRunner, TensorRTRunner
 
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the message without a GPU")
-needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason="needs an NVIDIA GPU, its driver and a CUDA build of torch",
-)
+no_gpu = pytest.mark.skipif(detect().gpu is not None, reason="tests the message without a GPU")
 
 
 def engine_file(folder: Path, sidecar: object) -> Path:
@@ -99,52 +96,3 @@ def test_errors_of_the_real_library_reach_our_message() -> None:
     logger = collecting_logger(trt, messages)
     assert trt.Runtime(logger).deserialize_cuda_engine(b"not an engine" * 100) is None
     assert any("erialization" in message for message in messages)
-
-
-def build_scale_engine(path: Path) -> None:
-    """y = 2 x on (N, 4) with a dynamic batch of 1 to 8, for this GPU."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    x = network.add_input("x", trt.float32, (-1, 4))
-    two = network.add_constant((1, 4), np.full((1, 4), 2, dtype=np.float32))
-    product = network.add_elementwise(x, two.get_output(0), trt.ElementWiseOperation.PROD)
-    output = product.get_output(0)
-    output.name = "y"
-    network.mark_output(output)
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    profile.set_shape("x", (1, 4), (2, 4), (8, 4))
-    config.add_optimization_profile(profile)
-    serialized = builder.build_serialized_network(network, config)
-    path.write_bytes(memoryview(serialized))
-    sidecar = {"library": "tensorrt_rtx", "compute_capabilities": ["8.9"]}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(sidecar))
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_an_engine_runs_and_times_its_parts(tmp_path: Path) -> None:
-    path = tmp_path / "scale.engine"
-    build_scale_engine(path)
-    runner = TensorRTRunner(path)
-    runner.load()
-    for batch in (1, 3):
-        x = torch.randn(batch, 4)
-        (y,) = runner.run((x,))
-        np.testing.assert_array_equal(y, 2 * x.numpy())
-    times = runner.prepare((torch.randn(2, 4),))()
-    assert times is not None
-    assert min(times.compute_ms, times.h2d_ms, times.d2h_ms) > 0
-    with pytest.raises(MeasureError, match="optimization profile"):
-        runner.run((torch.randn(9, 4),))
-    runner.close()
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_a_garbage_engine_is_refused_on_a_gpu(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    path = engine_file(tmp_path, {"library": "tensorrt_rtx", "compute_capabilities": ["8.9"]})
-    with pytest.raises(MeasureError, match="built for sm_89"):
-        TensorRTRunner(path).load()
