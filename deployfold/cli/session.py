@@ -52,7 +52,9 @@ def session(
     from .progress import Progress
 
     disable = True if no_color else None
-    err = Console(stderr=True, no_color=disable, highlight=False)
+    # The stream, not whatever sys.stderr is later: an interrupt can come where the exporters'
+    # chatter is kept away, and leave it that way.
+    err = Console(file=sys.stderr, stderr=True, no_color=disable, highlight=False)
     with _real_stdout() as stream:
         out = Console(file=stream, no_color=disable, highlight=False)
         progress = Progress(err, verbose=verbose)

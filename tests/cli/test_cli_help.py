@@ -167,3 +167,16 @@ def test_a_short_output_is_written_before_the_command_says_done():
         )  # fmt: skip
     done.stdout = ""
     fails(done, 2, "Cannot write the output")
+
+
+def test_an_interrupt_is_told_wherever_stderr_leads_then():
+    """The exporters' chatter is kept away so, and an interrupt can come before that is undone."""
+    code = (
+        "import io, sys\nfrom deployfold.cli.session import session\n"
+        "with session() as run:\n    sys.stderr = io.StringIO()\n    raise KeyboardInterrupt\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    fails(done, 130, "Interrupted.")

@@ -12,12 +12,11 @@ from cli_runs import DEPLOYFOLD, QUICK, check_whole, environment, run
 
 from deployfold.report.model import load_report
 
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc"),
+]
 BUILD = ("build", "net.pt", "--fp16", "--target", "l4", *QUICK)
-
-# One run in a few prints a thread's traceback when Ctrl-C meets the start of the compile worker;
-# until that is found, these do not decide a submission.
-pytestmark = pytest.mark.slow
 
 
 def _start(folder: Path, output: Path) -> subprocess.Popen[str]:
