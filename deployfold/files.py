@@ -38,8 +38,8 @@ def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     Raises:
         UsageError: the directory cannot be written to, or the disk is full.
     """
+    make_directory(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         locked, lock = _make_locked(path, _make_file if name is None else _make_directory)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -76,8 +76,8 @@ def temporary_directory(path: Path) -> Iterator[Path]:
         UsageError: there, or in the block, the operating system did not let us write ``path``.
     """
     path = path.absolute()
+    make_directory(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         directory, lock = _make_locked(path, _make_directory)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -161,6 +161,18 @@ def _remove_unlocked(left: Path) -> None:
 def disk_is_full(directory: Path) -> bool:
     """Whether nothing more can be written there."""
     return shutil.disk_usage(directory).free == 0
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, where it is not there.
+
+    Raises:
+        UsageError: the operating system does not let us.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

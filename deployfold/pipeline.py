@@ -1,7 +1,7 @@
 """The order of the stages: load, fold, export, lower, compile, measure, report.
 
 This is the only place where the order stands. Each stage takes what the one before it made. However
-a build ends, its report says what was finished.
+a build ends, its report says what was finished; one that is killed leaves none.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from deployfold.device_stage import device_stage
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.export_stage import export_stage
+from deployfold.files import make_directory
+from deployfold.locks import claimed
 from deployfold.lower_stage import lower_stage
 from deployfold.report.model import Report, Status
-from deployfold.reporting import make_report
+from deployfold.reporting import make_report, remove_report
 from deployfold.rows import unmeasured_rows
-from deployfold.run import Run
+from deployfold.run import Inputs, Run
 from deployfold.spec import BuildSpec
 from deployfold.stages import fold_stage, load_stage, measure_stage
 
@@ -27,19 +29,29 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     """Fold, export, lower, compile, measure and compare a model.
 
     Every artifact and ``report.json`` and ``report.md`` go to ``spec.output``, or to
-    ``build/<model>``. They are written whole or not at all; the report is written also when a
-    stage fails or the build is interrupted, and says where it stopped.
+    ``build/<model>``. They are written whole or not at all; once the model is loaded, the report is
+    written also when a stage fails or the build is interrupted, and says where it stopped.
 
     Returns:
         The report and the directory. :func:`check_outcome` says whether it is all that was asked.
 
     Raises:
         LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
+        UsageError: the directory cannot be written, or another build is at work in it.
         KeyboardInterrupt: as it came, after the report was written.
     """
     run = Run(spec, emit, spec.output or Path("build"))
+    inputs = load_stage(run, single=True)
+    make_directory(run.directory)
+    with claimed(run.directory):
+        # A build that is killed must not leave an earlier one's report beside its own files.
+        remove_report(run.directory)
+        return _build(run, inputs), run.directory
+
+
+def _build(run: Run, inputs: Inputs) -> Report:
+    spec = run.spec
     try:
-        inputs = load_stage(run, single=True)
         fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
         device_stage(run, inputs)
         lowered = lower_stage(run, export_stage(run, inputs))
@@ -48,7 +60,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             kit_stage(run, lowered)
         if spec.measure:
             measure_stage(run, inputs)
-        report = run.save(
+        return run.save(
             Status(state="failed", stage="lower", message=run.refusal) if run.refusal else Status()
         )
     except DeployfoldError as error:
@@ -62,8 +74,6 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     except KeyboardInterrupt:
         run.save(Status(state="interrupted", stage=run.stage))
         raise
-    assert report is not None
-    return report, run.directory
 
 
 def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> Report:

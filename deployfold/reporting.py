@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.files import write_text
+from deployfold.files import unwritable, write_text
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
 from deployfold.measure.environment import default_threads, describe
@@ -104,3 +104,16 @@ def save_report(report: Report, directory: Path) -> None:
     """Write ``report.json`` and ``report.md`` into ``directory``."""
     write_report(report, directory / REPORT_JSON)
     write_text(directory / REPORT_MARKDOWN, render_markdown(report))
+
+
+def remove_report(directory: Path) -> None:
+    """Remove the report of an earlier build, whose files are about to be replaced.
+
+    Raises:
+        UsageError: the directory cannot be written.
+    """
+    for path in (directory / REPORT_JSON, directory / REPORT_MARKDOWN):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error

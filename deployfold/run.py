@@ -88,10 +88,10 @@ class Run:
                 self.notes.append(sentence)
                 self.emit(Note(sentence, level))
 
-    def save(self, status: Status) -> Report | None:
-        """Write the report of everything finished so far; None if nothing was loaded yet."""
-        if self.loaded is None or self.inputs is None:
-            return None
+    def save(self, status: Status) -> Report:
+        """Write the report of everything finished so far; the model must be loaded."""
+        assert self.loaded is not None
+        assert self.inputs is not None
         stopped = status.state != "complete"
         reason = f"the build stopped at {self.stage}" if stopped else "no measurement was asked for"
         rows = self.rows or unmeasured_rows(self.drafts, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from deployfold.errors import BundleError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
 from deployfold.files import atomic_path, sha256, write_bytes
 from deployfold.finish.reference import REFERENCE_NPZ
+from deployfold.locks import claimed
 
 from .bill import make_bill
 from .collect import Build, collect
@@ -70,37 +71,41 @@ def create(
         force: also of a build that failed or missed its limits.
 
     Raises:
-        UsageError: there is no build, or a file cannot be read or written.
+        UsageError: there is no build or it is being written, or a file cannot be read or written.
         BundleError: the build is not fit to ship, or a package is missing.
     """
     library()  # before the files are read, which takes a while
     start = time.perf_counter()
     emit(StageStarted("bundle", f"reading {directory}"))
-    build = collect(directory, force=force)
-    manifest, members = _manifest(build, labels, emit)
-    content = manifest.to_json()
-    with atomic_path(output) as temporary:
-        with temporary.open("wb") as file:
-            size = archive_size(manifest, content)
-            writer = Writer(file, size)
-            writer.write(file_header(manifest, MANIFEST, len(content)))
-            writer.write(content + padding(len(content)))
-            done = 0
-            for member in members:
-                path = member.entry.path
-                emit(StageProgress("bundle", f"packing {path}", done / max(1, manifest.size)))
-                _write(writer, manifest, member)
-                done += member.entry.size
-            writer.write(END)
-            writer.finish()
-        emit(StageProgress("bundle", "verifying"))
-        scan(temporary, limits)
-        signature = None if key is None else sign(temporary, key)
+    with claimed(directory, shared=True):
+        build = collect(directory, force=force)
+        manifest, members = _manifest(build, labels, emit)
+        with atomic_path(output) as temporary:
+            _pack(temporary, manifest, members, emit)
+            emit(StageProgress("bundle", "verifying"))
+            scan(temporary, limits)
+            signature = None if key is None else sign(temporary, key)
     if signature is not None:
         write_bytes(signature_path(output), signature)
     took = time.perf_counter() - start
     emit(StageFinished("bundle", f"{len(members) + 1} files, {_mb(output)}", took))
     return manifest
+
+
+def _pack(path: Path, manifest: Manifest, members: Sequence[_Member], emit: Emit) -> None:
+    content = manifest.to_json()
+    with path.open("wb") as file:
+        writer = Writer(file, archive_size(manifest, content))
+        writer.write(file_header(manifest, MANIFEST, len(content)))
+        writer.write(content + padding(len(content)))
+        done = 0
+        for member in members:
+            name = member.entry.path
+            emit(StageProgress("bundle", f"packing {name}", done / max(1, manifest.size)))
+            _write(writer, manifest, member)
+            done += member.entry.size
+        writer.write(END)
+        writer.finish()
 
 
 def _write(writer: Writer, manifest: Manifest, member: _Member) -> None:

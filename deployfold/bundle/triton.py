@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.compile.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
-from deployfold.files import sha256, temporary_directory
+from deployfold.files import make_directory, sha256, temporary_directory
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
+from deployfold.locks import claimed
 
 from .collect import Build, collect
 from .labels import LABELS_TXT, read_labels
@@ -51,7 +53,8 @@ def write_repository(
 ) -> tuple[int, tuple[str, ...]]:
     """Add a build to a Triton model repository, as the next version of its models.
 
-    A build that is there already as the latest version is left alone, so this can be run again.
+    A build that is there already as the latest version, in part perhaps, is completed, so this can
+    be run again.
 
     Args:
         directory: that ``deployfold build`` wrote.
@@ -65,13 +68,24 @@ def write_repository(
         The version, and the names of the models.
 
     Raises:
-        UsageError: there is no build, or the repository cannot be written to.
+        UsageError: there is no build or it is being written, or the repository cannot be written
+            to, or another run adds to it.
         BundleError: the build is not fit to ship, or the repository holds models of these names
             that were made otherwise.
     """
-    build = collect(directory, force=force)
-    names = read_labels(labels) if labels is not None else None
-    models = _models(build, max_batch, instances, names is not None, emit)
+    with claimed(directory, shared=True):
+        build = collect(directory, force=force)
+        names = read_labels(labels) if labels is not None else None
+        models = _models(build, max_batch, instances, names is not None, emit)
+        make_directory(repository)
+        with claimed(repository):
+            version = _add_all(repository, models, names, emit)
+    return version, tuple(model.name for model in models)
+
+
+def _add_all(
+    repository: Path, models: Sequence[Served], labels: list[str] | None, emit: Emit
+) -> int:
     versions = [_versions(repository / model.name) for model in models]
     latest = max((max(found, default=0) for found in versions), default=0)
     for model in models:
@@ -82,12 +96,15 @@ def write_repository(
                 hint="Its inputs, batches or GPUs are others: choose another repository, or remove "
                 f"{repository / model.name}.",
             )
-    if latest and all(_is_version(repository, model, latest) for model in models):
+    missing = [model for model, found in zip(models, versions, strict=True) if latest not in found]
+    there = [model for model in models if model not in missing]
+    if not latest or not all(_is_version(repository, model, latest) for model in there):
+        latest, missing = latest + 1, list(models)
+    if not missing:
         emit(Note(f"The build is there already, as version {latest}."))
-        return latest, tuple(model.name for model in models)
-    for model in models:
-        _add(repository, model, latest + 1, names)
-    return latest + 1, tuple(model.name for model in models)
+    for model in missing:  # all, or what a killed run had not come to
+        _add(repository, model, latest, labels)
+    return latest
 
 
 def _models(
@@ -221,5 +238,4 @@ def _add(repository: Path, model: Served, version: int, labels: list[str] | None
             text = "".join(f"{label}\n" for label in labels)
             (temporary / LABELS_TXT).write_text(text, encoding="utf-8")
         temporary.chmod(0o755)
-        repository.mkdir(parents=True, exist_ok=True)
         temporary.rename(home)

@@ -28,6 +28,7 @@ from deployfold.compile.targets import AUTO, sm_name
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.files import write_text
+from deployfold.locks import claimed
 from deployfold.measure.cuda import Cuda
 from deployfold.measure.engine_runner import EngineRunner
 from deployfold.report.markdown import render_markdown
@@ -86,39 +87,42 @@ def finish(
         The completed report, which is written, too.
 
     Raises:
-        UsageError: the directory holds no kit or a damaged one, there is no GPU and no target, or
-            a target or a precision is unknown.
+        UsageError: the directory holds no kit or a damaged one, another run is at work in it,
+            there is no GPU and no target, or a target or a precision is unknown.
         CompileError: no engine could be built at all.
     """
-    kit = read_kit(directory)
-    report = load_report(kit.report)
-    machine = detect()
-    if not targets and machine.gpu is None:
-        raise UsageError(
-            "There is no NVIDIA GPU with a driver here to finish the build for.",
-            hint="Run it on the device, or name a GPU that TensorRT-RTX builds for without it: "
-            "--target sm_89.",
-        )
-    how = _How(max_seconds, timeout, cuda_graph, emit)
-    jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
-    rows, failures, built = [], [], 0
+    with claimed(directory):
+        kit = read_kit(directory)
+        report = load_report(kit.report)
+        machine = detect()
+        if not targets and machine.gpu is None:
+            raise UsageError(
+                "There is no NVIDIA GPU with a driver here to finish the build for.",
+                hint="Run it on the device, or name a GPU that TensorRT-RTX builds for without it: "
+                "--target sm_89.",
+            )
+        how = _How(max_seconds, timeout, cuda_graph, emit)
+        jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
+        rows = _finish_all(jobs, kit, machine, how)
+        complete = _complete(report, rows, machine)
+        write_report(complete, kit.report)
+        write_text(kit.report.with_suffix(".md"), render_markdown(complete))
+        return complete
+
+
+def _finish_all(jobs: Sequence[_Job], kit: Kit, machine: Machine, how: _How) -> list[Row]:
+    rows, failures = [], []
     for job in jobs:
         try:
             row = _finish_one(job, kit, machine, how)
-            built += 1
         except DeployfoldError as error:
-            if len(jobs) == 1:
-                raise
             failures.append(error)
-            emit(Note(error.message, "warning"))
+            if len(failures) == len(jobs):
+                raise failures[0] from None
+            how.emit(Note(error.message, "warning"))
             row = Row(name=job.wanted.row, title=job.wanted.title, not_measured=error.message)
         rows.append(row)
-    if not built:
-        raise failures[0]
-    complete = _complete(report, rows, machine)
-    write_report(complete, kit.report)
-    write_text(kit.report.with_suffix(".md"), render_markdown(complete))
-    return complete
+    return rows
 
 
 def _jobs(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deployfold.errors import UsageError
 from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
-from deployfold.files import unwritable
+from deployfold.files import make_directory, unwritable
+from deployfold.locks import claim
 
 from .fleet import Fleet
 from .jobs import Job, cells_of, finished, pending
@@ -95,24 +96,14 @@ def _run(
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Keep other sweeps out of ``root``, and clear away what a killed one left there."""
+    make_directory(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        # A file, since NFS has no locks for directories, and a cluster shares its disk by NFS.
         lock = (root / ".lock").open("w")
     except OSError as error:
         raise unwritable(root, error) from error
     with lock:
-        try:
-            import fcntl
-        except ImportError:  # Windows: os.rename alone keeps results whole there
-            pass
-        else:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UsageError(
-                    f"Another sweep is at work in {root}.",
-                    hint="Wait for it, or choose another directory with -o DIR.",
-                ) from error
+        claim(lock.fileno(), root)
         for left in root.glob(f"*/{WORK}*"):
             with suppress(OSError):
                 shutil.rmtree(left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,15 @@ def test_the_next_build_is_the_next_version_and_the_same_one_is_none(
         assert {path.name for path in (repository / name).iterdir()} == {"1", "2", "config.pbtxt"}
     assert (repository / "net_tensorrt_fp16" / "2" / "model.plan").read_bytes() == changed
     assert {path.name for path in tmp_path.iterdir()} == {"build", "repo"}, "nothing temporary"
+
+
+def test_a_version_that_is_there_in_part_is_completed(build: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    assert write_repository(build, repository)[0] == 1
+    shutil.rmtree(repository / "net_tensorrt_fp16")  # what a killed run did not come to
+    assert write_repository(build, repository)[0] == 1
+    for name in ("net_onnxruntime_fp32", "net_tensorrt_fp16"):
+        assert {path.name for path in (repository / name).iterdir()} == {"1", "config.pbtxt"}
 
 
 def test_models_that_were_made_otherwise_are_not_touched(build: Path, tmp_path: Path) -> None:
