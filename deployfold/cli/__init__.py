@@ -10,6 +10,7 @@ def main() -> None:
     from deployfold.errors import ExitCode
 
     try:
+        _use_utf8()
         from .app import app
 
         app()
@@ -18,3 +19,16 @@ def main() -> None:
     except OSError as error:  # of --help and --version, which have no session
         print(f"Error: Cannot write the output: {error.strerror or error}.", file=sys.stderr)
         raise SystemExit(int(ExitCode.USAGE)) from None
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding.
+
+    Every library that files are given to takes their paths as UTF-8.
+    """
+    import os
+    import sys
+
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)

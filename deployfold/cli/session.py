@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "tomli")
-"""What a device may lack where deployfold was installed without its dependencies."""
+_PACKAGES = {
+    name: "pillow" if name == "PIL" else name
+    for name in ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "tomli")
+}
+"""What a device may lack where deployfold was installed without its dependencies, and what to
+install for it."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,12 @@ def _print_unexpected(console: Console, error: Exception) -> ExitCode:
         _print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
         return ExitCode.USAGE
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
+        package = _PACKAGES[error.name]
         _print_error(
             console,
-            f"This needs {error.name}, which is not installed here.",
-            f"Install it: pip install {error.name}. Only finish, run of an engine, report, "
-            "targets, profile and doctor do without torch and onnx.",
+            f"This needs {package}, which is not installed here.",
+            f"Install it: pip install {package}. Only finish, run of an engine, report, targets, "
+            "profile and doctor do without torch and onnx.",
         )
         return ExitCode.USAGE
     _print_error(

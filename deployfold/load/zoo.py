@@ -115,8 +115,10 @@ def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     zoo, _, name = arch.partition(":")
     if zoo != "torchvision":
         return None
-    from torchvision import models
-
+    try:
+        from torchvision import models
+    except ImportError:
+        return None  # the builder says so
     try:
         url = models.get_model_weights(name).DEFAULT.url
     except (ValueError, AttributeError):

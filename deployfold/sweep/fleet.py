@@ -147,9 +147,8 @@ def _model(
 
 
 def _name_of(source: str) -> str:
-    if ":" in source:
-        return re.sub(r"[^\w.+-]", "_", source.partition(":")[2])
-    return Path(source).stem
+    stem = source.partition(":")[2] if ":" in source else Path(source).stem
+    return re.sub(r"[^\w.+-]", "_", stem)
 
 
 def _check_settings(path: Path, text: str, settings: dict[str, Any], where: str) -> None:
