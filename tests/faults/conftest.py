@@ -61,14 +61,21 @@ def command(request: pytest.FixtureRequest) -> Command:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small disk with options such as ``size=64k``; again, changes its options."""
+def disk(tmp_path: Path) -> Iterator[Callable[[str | None], Path]]:
+    """Mounts a small disk with options such as ``size=64k``; again, changes its options.
+
+    ``None`` takes it away, and the next call mounts a new one.
+    """
     place = tmp_path / "disk"
     place.mkdir()
     mounted = False
 
-    def mount(options: str) -> Path:
+    def mount(options: str | None) -> Path:
         nonlocal mounted
+        if options is None:
+            subprocess.run(["umount", "--lazy", str(place)], check=mounted, capture_output=True)
+            mounted = False
+            return place
         if shutil.which("mount") is None:
             pytest.skip("there is no mount here")
         options = f"remount,{options}" if mounted else options
@@ -82,7 +89,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        mount(None)
 
 
 @pytest.fixture

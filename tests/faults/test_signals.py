@@ -30,32 +30,42 @@ def completes(command: Command, given, out, wanted) -> None:
     assert temporaries(out) == []
 
 
-def disturb(command, number, cases, given, undisturbed, case, judge) -> tuple[int, float]:
-    """Send ``number`` at ``cases`` moments spread over the run; returns cases and slowest end."""
+def disturb(command, number, cases, given, undisturbed, case, judge, *, every=1):
+    """Send ``number`` at ``cases`` moments spread over the run; returns cases and slowest end.
+
+    Every ``every``-th time, the command then has to complete; the other times it is disturbed
+    again over what it left.
+    """
     wanted = undisturbed(command)
     chance = random.Random(f"{command.name} {number}")
+    moments = [(case + chance.random()) / cases * wanted.seconds for case in range(cases)]
+    chance.shuffle(moments)
     sent, slowest, tries, out = 0, 0.0, 0, None
     while sent < cases:
         tries += 1
         assert tries <= 4 * cases + 4, "it always ends before the signal"
-        if out is None or not command.onto or tries % 2:  # every other case over a finished one
+        if out is None or (not command.onto and set(files_of(out)) == set(wanted.files)):
             out = case()
             command.prepare(given, out)
-        moment = (sent + chance.random()) / cases * wanted.seconds
         running = Running.start(command, given, out)
-        time.sleep(max(0.0, running.started + moment - time.monotonic()))
+        time.sleep(max(0.0, running.started + moments[sent] - time.monotonic()))
         hit = running.signal(number)
         ended = running.end()
+        where = (
+            f"{command.name}, signal {number} after {moments[sent]:.3f} s of {wanted.seconds:.3f}"
+        )
         sent += hit
-        where = f"{command.name}, signal {number} after {moment:.3f} s of {wanted.seconds:.3f}"
         try:
             if hit:
                 slowest = max(slowest, ended.seconds)
                 judge(ended, out)
             check_whole(out, wanted, fixed=command.fixed)
-            # At once, as an impatient user would, though a child may still be on its way out.
-            completes(command, given, out, wanted)
-            assert not running.left(), "processes are left"
+            if hit and sent % every == 0:
+                # At once, as an impatient user would, though a child may still be on its way out.
+                completes(command, given, out, wanted)
+                assert not running.left(), "processes are left"
+                if sent % (2 * every) == 0:  # every other time it goes on over a finished one
+                    out = None
         except AssertionError as error:
             raise AssertionError(f"{where}: {error}\n{ended}") from error
     return sent, slowest
@@ -66,8 +76,9 @@ def test_sigkill(command, given, undisturbed, case, count):
         assert ended.code == -signal.SIGKILL
         assert "Traceback" not in ended.err
 
-    sent, _ = disturb(command, signal.SIGKILL, CASES, given, undisturbed, case, judge)
-    count(command.name, "SIGKILL", sent, "at random moments")
+    every = min(CASES, 5)
+    sent, _ = disturb(command, signal.SIGKILL, CASES, given, undisturbed, case, judge, every=every)
+    count(command.name, "SIGKILL", sent, f"then completed: {sent // every}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
