@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow test-fuzz test-faults test-zoo clean
+.PHONY: demo test lint test-slow test-fuzz test-faults test-matrix test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ test-fuzz: $(STAMP) ## damaged input for every reader, 10,000 cases each
 
 test-faults: $(STAMP) ## kills, full disks and the like for every command that writes, 50 cases each
 	DEPLOYFOLD_FAULT_CASES=$${DEPLOYFOLD_FAULT_CASES:-50} $(BIN)/python -m pytest -n $(JOBS) -m slow tests/faults
+
+test-matrix: ## a quick part of the tests on the Pythons on the PATH and two versions of torch
+	$(PYTHON) tests/matrix.py $(MATRIX)
 
 test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders; resumable
 	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'
