@@ -119,7 +119,7 @@ def test_paths_with_spaces_and_other_letters(abroad, locale, tmp_path):
 
 def test_a_narrow_terminal(folder, built):
     """Columns that do not fit are left out, and what is said is broken into lines."""
-    for words in (("report", "out"), ("targets",), ("doctor",), ("build", "--help")):
+    for words in (("report", "out"), ("targets",), ("build", "--help")):
         done = run(*words, cwd=folder, COLUMNS="40")
         assert done.returncode == 0, done.stderr
         wide = [line for line in done.stdout.splitlines() if len(line) > 40]

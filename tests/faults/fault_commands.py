@@ -136,7 +136,7 @@ class Running:
             return False
         return True
 
-    def end(self, timeout: float = 300) -> Ended:
+    def end(self, timeout: float = 900) -> Ended:
         """Wait for it; a run that hangs is killed and is a failure."""
         started = time.monotonic()
         try:
@@ -147,7 +147,7 @@ class Running:
             raise AssertionError(f"it hung for {timeout} s: {err}") from None
         return Ended(self.process.returncode, err, time.monotonic() - started)
 
-    def left(self, seconds: float = 20) -> list[str]:
+    def left(self, seconds: float = 60) -> list[str]:
         """The command lines of its processes that are still there after ``seconds``."""
         deadline = time.monotonic() + seconds
         while (found := list(_marked(self.mark).values())) and time.monotonic() < deadline:

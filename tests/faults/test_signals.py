@@ -11,8 +11,9 @@ from fault_commands import CASES, FEW, Command, Ended, Running, run
 from fault_whole import check_whole, files_of, temporaries
 
 pytestmark = pytest.mark.slow
-SECONDS = 5.0
-"""In which Ctrl-C must have ended a command; a torch call in C++ is not interrupted earlier."""
+SECONDS = 30.0
+"""In which Ctrl-C must have ended a command: a torch call in C++ is not interrupted earlier, and a
+busy machine takes several times the second that it is."""
 
 
 def completes(command: Command, given, out, wanted) -> None:
