@@ -29,7 +29,8 @@ def build(
         typer.Option(
             metavar="GPU",
             help="A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for "
-            "several. portable: one engine for GeForce RTX 30 to 50 and their siblings. auto: "
+            "several. l4,rtx5090: one engine for both. portable: one for GeForce RTX 30 to 50 and "
+            "their siblings. auto: "
             "the GPU in this machine, else portable.",
             rich_help_panel=precision.PANEL,
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from deployfold.spec import GpuTarget, Precision
 
-from .compilers import PORTABLE_COMPUTE_CAPABILITIES, compiler_for
+from .compilers import PORTABLE_COMPUTE_CAPABILITIES, RTX_COMPUTE_CAPABILITIES, compiler_for
 from .hardware import precision_refusal, serving
 from .machine import Gpu, Machine
 from .request import EngineRequest, NoEngine
@@ -29,7 +29,8 @@ def check_target(name: str) -> None:
         UsageError: it is unknown; the message names the nearest ones.
     """
     if name.strip().lower() not in (AUTO, PORTABLE):
-        resolve(name)
+        for part in name.split(","):
+            resolve(part)
 
 
 def plan_engines(
@@ -42,9 +43,10 @@ def plan_engines(
     2. ``portable``, and ``auto`` without a GPU: one TensorRT-RTX engine for SM 80, 86, 89 and 120.
     3. A named target: by the library that :func:`~deployfold.compile.compilers.compiler_for`
        names; ``NoEngine`` with its reason where none serves it.
-    4. ``NoEngine`` where the GPU does not have the precision; the portable engine leaves out the
+    4. Several names with commas between: one TensorRT-RTX engine for all of them.
+    5. ``NoEngine`` where the GPU does not have the precision; the portable engine leaves out the
        SMs that do not.
-    5. Targets that need the same engine share it.
+    6. Targets that need the same engine share it.
 
     The requests have no optimization profiles yet.
 
@@ -64,6 +66,9 @@ def plan_engines(
             entry = _portable(PORTABLE, precision, machine)
         elif word == AUTO:
             entry = _auto(precision, machine, known)
+        elif "," in word:
+            gpus = [resolve(part, known) for part in name.split(",")]
+            entry = _shared(name.strip(), gpus, precision, machine)
         else:
             entry = _named(name.strip(), resolve(name, known), precision, machine)
         _add(plan, entry)
@@ -99,6 +104,31 @@ def _portable(name: str, precision: Precision, machine: Machine) -> EngineReques
         compute_capabilities=capabilities,
         verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
         notes=(note, *_precision_notes(precision)),
+    )
+
+
+def _shared(
+    name: str, gpus: Sequence[GpuTarget], precision: Precision, machine: Machine
+) -> EngineRequest | NoEngine:
+    capabilities = tuple(sorted({gpu.compute_capability for gpu in gpus}))
+    where = ", ".join(map(sm_name, capabilities))
+    alone = "TensorRT-RTX, which alone builds one engine for several GPUs,"
+    unknown = [pair for pair in capabilities if pair not in RTX_COMPUTE_CAPABILITIES]
+    reason = precision_refusal(precision.value, capabilities, "tensorrt_rtx")
+    if unknown:
+        lacking = ", ".join(map(sm_name, unknown))
+        reason = f"No engine for {where}: {alone} does not know {lacking}. Name each by itself."
+    elif machine.tensorrt_rtx is None:
+        reason = f"No engine for {where}: {alone} is not installed; pip install tensorrt-rtx."
+    if reason is not None:
+        return NoEngine(name, reason, elsewhere=False)
+    return EngineRequest(
+        library="tensorrt_rtx",
+        precision=precision,
+        targets=(name,),
+        compute_capabilities=capabilities,
+        verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
+        notes=(f"One TensorRT-RTX engine for {where}.", *_precision_notes(precision)),
     )
 
 

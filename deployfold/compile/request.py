@@ -71,7 +71,8 @@ class EngineRequest:
     def label(self) -> str:
         """A file-system-safe word that no other request of one plan has: ``sm_89``."""
         if len(self.compute_capabilities) > 1:
-            return "portable"
+            named = any("," in target for target in self.targets)
+            return "-".join(map(sm_name, self.compute_capabilities)) if named else "portable"
         name = sm_name(self.compute_capabilities[0])
         return name if self.library == "tensorrt_rtx" else f"tensorrt-{name}"
 

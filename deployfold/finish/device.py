@@ -22,6 +22,7 @@ from deployfold.compile import (
     plan_engines,
     resolve,
 )
+from deployfold.compile.plan import PORTABLE
 from deployfold.compile.request import LIBRARY_TITLES
 from deployfold.compile.runtime import RunOptions
 from deployfold.compile.targets import AUTO, sm_name
@@ -163,8 +164,8 @@ def _is_for(target: str, entry: EngineRequest | NoEngine, machine: Machine) -> b
         return target == entry.target
     if target in entry.targets:
         return True
-    if target == AUTO:
-        return False
+    if target in (AUTO, PORTABLE) or "," in target:
+        return False  # no single GPU's
     gpu = resolve(target, load_targets())
     if entry.current_gpu:
         return machine.holds(gpu)

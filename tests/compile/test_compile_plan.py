@@ -10,7 +10,7 @@ from deployfold.compile.compilers import (
     compiler_for,
 )
 from deployfold.compile.machine import Gpu, Machine
-from deployfold.compile.plan import plan_engines
+from deployfold.compile.plan import check_target, plan_engines
 from deployfold.compile.request import EngineRequest, NoEngine, optimization_profiles
 from deployfold.compile.targets import identify, load_targets, resolve
 from deployfold.errors import UsageError
@@ -196,3 +196,32 @@ def test_a_dynamic_batch_becomes_min_opt_and_max() -> None:
 def test_a_request_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         dataclasses.replace(plan("l4", NO_GPU), **change)
+
+
+def test_names_with_commas_between_share_one_engine() -> None:
+    both, l4 = plan_engines(["rtx5090, l4", "l4"], Precision.FP16, Machine(tensorrt_rtx="1.7.1"))
+    assert isinstance(both, EngineRequest)
+    assert isinstance(l4, EngineRequest)
+    assert both.compute_capabilities == ((8, 9), (12, 0))
+    assert (both.label, l4.label) == ("sm_89-sm_120", "sm_89")
+    assert both.notes == ("One TensorRT-RTX engine for sm_89, sm_120.",)
+    check_target("rtx5090, l4")
+    with pytest.raises(UsageError, match="'l5' is not a GPU"):
+        check_target("l4,l5")
+
+
+@pytest.mark.parametrize(
+    ("names", "precision", "installed", "said"),
+    [
+        ("l4,h100", Precision.FP16, "1.7.1", "does not know sm_90"),
+        ("l4,a10", Precision.FP16, None, "pip install tensorrt-rtx"),
+        ("l4,a10", Precision.FP8, "1.7.1", "No fp8 engine for sm_86"),
+    ],
+)
+def test_one_engine_for_several_is_refused_with_the_reason(
+    names: str, precision: Precision, installed: str | None, said: str
+) -> None:
+    (entry,) = plan_engines([names], precision, Machine(tensorrt_rtx=installed))
+    assert isinstance(entry, NoEngine)
+    assert said in entry.reason
+    assert not entry.elsewhere, "no device builds one engine for several GPUs"

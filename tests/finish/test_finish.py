@@ -160,6 +160,17 @@ def test_the_device_takes_the_row_that_was_left_for_it(
     assert job.wanted.profiles
 
 
+@pytest.mark.parametrize("target", ["portable", "l4,rtx5090"])
+def test_what_was_wanted_for_several_gpus_is_built_for_the_one_here(
+    tmp_path: Path, target: str
+) -> None:
+    kit = read_kit(make_kit(tmp_path / "net", targets=(target,)))
+    (job,) = _jobs(kit, ("auto",), (), machine("NVIDIA L4", (8, 9), tensorrt="11.4.0"))
+    assert not isinstance(job.entry, NoEngine)
+    assert job.wanted.row == "tensorrt-fp32-tensorrt-sm_89"
+    assert job.wanted.profiles, "as for the engine that was wanted"
+
+
 @pytest.mark.parametrize("name", [FINISH_JSON, REFERENCE_NPZ, "net.onnx", "report.json"])
 def test_a_file_that_is_missing_is_named(kit: Path, name: str) -> None:
     (kit / name).unlink()
