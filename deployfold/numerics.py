@@ -32,6 +32,10 @@ def sqnr_db(
     """
     signal = noise = 0.0
     for expected, actual in _pairs(reference, test):
+        if np.isfinite(expected).all() and np.isfinite(actual).all():  # as nearly always
+            signal += float(np.square(expected).sum())
+            noise += float(np.square(expected - actual).sum())
+            continue
         same = _same(expected, actual)
         if not np.isfinite(expected[~same]).all() or not np.isfinite(actual[~same]).all():
             return -math.inf

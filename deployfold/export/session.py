@@ -61,7 +61,7 @@ def run_session(
         array = np.ascontiguousarray(feeds[entry.name])
         wanted = _FLOATS.get(entry.type)
         given[entry.name] = (
-            array.astype(wanted) if wanted and array.dtype.kind == "f" else array
+            array.astype(wanted, copy=False) if wanted and array.dtype.kind == "f" else array
         ).reshape(np.shape(feeds[entry.name]))
     try:
         return tuple(session.run(list(names) if names is not None else None, given))

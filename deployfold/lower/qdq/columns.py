@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from deployfold.export.session import Array
 
@@ -37,49 +37,90 @@ def columns_of(
 
     The same positions are drawn whenever the shapes are the same.
     """
+    window = None
+    if layer.op_type == "Conv":
+        window = _Window.of(weight, attributes)
+    if window is None and layer.op_type not in ("Gemm", "MatMul"):
+        return None
     share = max(1, COLUMNS // len(values))
     generator = torch.Generator().manual_seed(0)
     parts = []
     for value in values:
-        found = _unfold(layer, torch.from_numpy(np.ascontiguousarray(value)), weight, attributes)
-        if found is None:
-            return None
-        count = found.shape[2]
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        count = math.prod(tensor.shape[:-1]) if window is None else window.count(tensor.shape)
+        chosen = torch.arange(count)
         if count > share:
-            found = found[:, :, torch.randperm(count, generator=generator)[:share]]
-        parts.append(found.float())
+            chosen = torch.randperm(count, generator=generator)[:share]
+        if window is None:
+            part = tensor.reshape(count, -1)[chosen].T[None]
+        else:
+            part = window.patches(tensor, chosen, layer.groups)
+        parts.append(part.float())
     return Columns(torch.cat(parts, 2))
 
 
-def _unfold(
-    layer: Layer, value: Tensor, weight: Array, attributes: Mapping[str, object]
-) -> Tensor | None:
-    if layer.op_type == "MatMul":
-        return value.reshape(-1, value.shape[-1]).T[None]
-    if layer.op_type == "Gemm":
-        return value.T[None]
-    if layer.op_type != "Conv" or weight.ndim not in (3, 4):
-        return None
-    spatial = weight.ndim - 2
-    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
-        return None
-    pads = _ints(attributes, "pads", [0] * 2 * spatial)
-    strides, dilations = (_ints(attributes, key, [1] * spatial) for key in ("strides", "dilations"))
-    before, after = pads[:spatial], pads[spatial:]
-    if spatial == 1:  # as an image of height 1
-        value = value[:, :, None]
-        before, after = [0, *before], [0, *after]
-        strides, dilations = [1, *strides], [1, *dilations]
-    kernel = (1, *weight.shape[2:]) if spatial == 1 else weight.shape[2:]
-    value = F.pad(value, (before[1], after[1], before[0], after[0]))
-    columns = F.unfold(value, kernel, dilation=tuple(dilations), stride=tuple(strides))
-    columns = columns.transpose(0, 1).flatten(1)
-    return columns.reshape(layer.groups, -1, columns.shape[1])
+@dataclass(frozen=True)
+class _Window:
+    """What a convolution reads for one output; each field has one number for every spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
+        """That of a Conv node; ``None`` where its padding is not told in numbers."""
+        if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+            return None
+        axes = weight.ndim - 2
+        pads = _ints(attributes, "pads", 2 * axes, 0)
+        return cls(
+            kernel=weight.shape[2:],
+            strides=_ints(attributes, "strides", axes, 1),
+            dilations=_ints(attributes, "dilations", axes, 1),
+            before=pads[:axes],
+            after=pads[axes:],
+        )
+
+    def count(self, shape: Sequence[int]) -> int:
+        """How many columns an input of that shape, the batch included, has."""
+        return shape[0] * math.prod(self._outputs(shape[2:]))
+
+    def patches(self, value: Tensor, chosen: Tensor, groups: int) -> Tensor:
+        """``(groups, width, n)``: the ``chosen`` of its columns, which count along batch and axes.
+
+        Only these are gathered: all of a 3x3 convolution's are nine times its input.
+        """
+        sizes = value.shape[2:]
+        sample, *outputs = torch.unravel_index(chosen, (len(value), *self._outputs(sizes)))
+        at = sample[:, None]
+        inside = torch.ones_like(at, dtype=torch.bool)
+        for axis, size in enumerate(sizes):
+            taps = torch.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]
+            place = outputs[axis][:, None] * self.strides[axis] + taps
+            at = (at[:, :, None] * size + place.clamp(0, size - 1)[:, None]).flatten(1)
+            within = (place >= 0) & (place < size)
+            inside = (inside[:, :, None] & within[:, None]).flatten(1)
+        channels = value.transpose(0, 1).flatten(1)
+        found = channels.index_select(1, at.T.flatten()).reshape(len(channels), *at.T.shape)
+        found.masked_fill_(~inside.T, 0.0)
+        return found.reshape(groups, -1, len(chosen))
+
+    def _outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(
+            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation, before, after in zip(
+                sizes, self.kernel, self.strides, self.dilations, self.before, self.after,
+                strict=True,
+            )
+        )  # fmt: skip
 
 
-def _ints(attributes: Mapping[str, object], key: str, default: list[int]) -> list[int]:
-    found = attributes.get(key, default)
-    return list(found)  # type: ignore[call-overload, no-any-return]
+def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) -> tuple[int, ...]:
+    found = attributes.get(key)
+    return (default,) * count if found is None else tuple(found)  # type: ignore[arg-type]
 
 
 def rows_of(layer: Layer, weight: Array) -> Tensor:

@@ -48,7 +48,7 @@ class Format:
 
     def round(self, values: Tensor) -> Tensor:
         """``values`` rounded to the nearest representable ones, ties to even, symmetric."""
-        return self._nearest(values, -self.largest)
+        return self._nearest(values.clone(), -self.largest)
 
     def fake_quantise(self, values: Tensor, scale: float) -> Tensor:
         """``values`` rounded in steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
@@ -61,7 +61,8 @@ class Format:
         return np.asarray(codes).astype(self.dtype.numpy())
 
     def _nearest(self, values: Tensor, lowest: float) -> Tensor:
-        clamped = values.clamp(lowest, self.largest)
+        """Of ``values``, which it may overwrite: fresh memory costs more than the rounding."""
+        clamped = values.clamp_(lowest, self.largest)
         if self.precision is Precision.FP8:
             return clamped.to(torch.float8_e4m3fn).to(values.dtype)
         return clamped.round_()
