@@ -110,7 +110,7 @@ def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
         sqnr_db=artifact.sqnr_db,
         top1_agreement=artifact.top1_agreement,
         accuracy=artifact.accuracy,
-        samples=len(data.held_back),
+        samples=data.samples,
     )
     summary = Int8Summary(
         precision=name,
@@ -118,7 +118,7 @@ def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
         calibrated=data.calibrated or not data.guarded,
         layers=tuple(Int8Layer(**dataclasses.asdict(layer)) for layer in artifact.layers),
     )
-    about = f"accuracy against the fp32 ONNX, on {len(data.held_back)} "
+    about = f"accuracy against the fp32 ONNX, on {data.samples} "
     about += "held-back samples" if data.guarded else "inputs"
     _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes), summary)
     run.note(notes)

@@ -17,6 +17,7 @@ from deployfold.export.session import Array
 from deployfold.files import sha256
 from deployfold.lower import KeptNode, LayerReport, QdqArtifact, lower_qdq
 from deployfold.lower.calibration_cache import LoweringCache, cache_key, default_cache_directory
+from deployfold.lower.calibration_samples import SampleForm
 from deployfold.run import Run
 from deployfold.spec import Precision
 
@@ -31,6 +32,7 @@ class QuantisationData:
     Attributes:
         calibration, held_back: feeds by input name.
         labels: of the held-back samples.
+        samples: how many are held back; a feed holds a batch of them.
         origin: where they are from in one phrase.
         calibrated: the samples are real; weights are fitted to them.
         guarded: the held-back ones are no calibration samples, so that the accuracy can be held to
@@ -41,6 +43,7 @@ class QuantisationData:
     calibration: tuple[Mapping[str, Array], ...]
     held_back: tuple[Mapping[str, Array], ...]
     labels: tuple[int, ...] | None
+    samples: int
     origin: str
     calibrated: bool
     guarded: bool
@@ -61,14 +64,17 @@ def quantisation_data(run: Run, precision: Precision) -> QuantisationData:
         UsageError: INT8 or FP8 has no data.
     """
     data = run.calibration
+    assert run.inputs is not None
+    batch = SampleForm.of(run.inputs).batch
     if data is None:
         if precision is not Precision.INT4:
             raise UsageError(f"{precision.value.upper()} needs data to calibrate on.")
         feeds = tuple(feed_of(run, sample) for sample in run.samples)
-        return QuantisationData(feeds, feeds, run.labels, run.input_data, False, False, None)
+        count = len(feeds) * batch
+        return QuantisationData(feeds, feeds, run.labels, count, run.input_data, False, False, None)
     return QuantisationData(
-        data.calibration, data.held_back, data.labels, data.origin, data.calibrated, True,
-        data.digest,
+        data.calibration, data.held_back, data.labels, len(data.held_back) * batch, data.origin,
+        data.calibrated, True, data.digest,
     )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ class CalibrationSpec:
         source: a folder of images, an ``.npy``/``.npz`` file, a ``.pt`` file of tensors,
             ``package.module:function``, or ``random``.
         samples: inputs taken of it, calibration and held-back together.
-        held_back: the share of them that is kept from calibration, for the guard to measure on.
+        held_back: the share of them that is kept from calibration, for the guard to measure on;
+            so are all that calibration does not need.
         seed: of the choice among more inputs than ``samples``.
         labels: a file of labels, ``None`` for none.
         preprocess: for images.

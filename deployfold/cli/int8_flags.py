@@ -27,7 +27,7 @@ HeldBack = Annotated[
     float,
     typer.Option(
         metavar="SHARE",
-        help="Share of the samples to measure on and not to calibrate on.",
+        help="Least share of the samples to measure on; 64 of the others calibrate.",
         rich_help_panel=PANEL,
     ),
 ]

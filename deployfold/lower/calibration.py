@@ -41,7 +41,8 @@ class CalibrationData:
             the inputs.
         held_back: feeds that no calibration may see; no sample of them equals one above.
         labels: of the held-back samples in their order, one a sample; ``None`` without labels.
-        origin: where they are from in one phrase, such as «64 of 412 images in pictures/».
+        origin: where they are from in one phrase, such as «64 of 412 images in pictures/, 192
+            others held back».
         calibrated: ``False`` for random inputs, which every table and report must then say.
         skipped: one sentence for each file that could not be used.
         notes: one sentence each on what was decided.
@@ -97,7 +98,7 @@ def load_calibration(
         calibration=feeds_of(chosen.samples[:first], form),
         held_back=feeds_of(chosen.samples[first:used], form),
         labels=labels,
-        origin=f"{used} of {source.count} {source.what}",
+        origin=f"{first} of {source.count} {source.what}, {used - first} others held back",
         calibrated=True,
         skipped=chosen.skipped,
         notes=notes + chosen.notes,

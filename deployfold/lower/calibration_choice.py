@@ -19,6 +19,9 @@ from .calibration_samples import Sample, SampleForm, SampleSource, Unreadable, s
 _LEAST_SKIPPED = 10
 _SKIPPED_SHARE = 0.1
 
+CALIBRATING = 64
+"""Samples that calibrate; more cost time and memory, and little is gained. The others measure."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -119,6 +122,8 @@ def _too_few(
 def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
     """How many feeds of ``batch`` samples calibrate, and how many are held back; both at least 1.
 
+    ``share`` of them are held back, and all beyond the :data:`CALIBRATING` samples that are enough.
+
     Raises:
         UsageError: there are not enough samples for two feeds.
     """
@@ -130,7 +135,8 @@ def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
             hint=f"Take more with --calib-samples {2 * batch} or above, or build for batch 1.",
         )
     held = min(max(round(feeds * share), 1), feeds - 1)
-    return feeds - held, held
+    calibrating = min(feeds - held, max(CALIBRATING // batch, 1))
+    return calibrating, feeds - calibrating
 
 
 def feeds_of(samples: Sequence[Sample], form: SampleForm) -> tuple[Sample, ...]:

@@ -43,7 +43,7 @@ from deployfold.errors import AccuracyError
 from deployfold.export import export_onnx
 from deployfold.fold import fold
 from deployfold.lower import lower_int8
-from deployfold.lower.qdq.guard import Measurer
+from deployfold.lower.qdq.measuring import Measurer
 from deployfold.quantization import GuardSpec
 from deployfold.spec import InputSpec, TensorSpec
 

@@ -22,7 +22,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     source = folder(tmp_path / "pictures", 12)
     data = load(source, samples=8)
     assert data.calibrated
-    assert data.origin == "8 of 12 images in pictures/"
+    assert data.origin == "6 of 12 images in pictures/, 2 others held back"
     assert (len(data.calibration), len(data.held_back)) == (6, 2)
     assert data.labels is None
     assert data.skipped == ()
@@ -83,7 +83,10 @@ def test_fewer_than_asked_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "batch", "share", "expected"),
     [
-        (256, 1, 0.25, (192, 64)),
+        (256, 1, 0.25, (64, 192)),
+        (256, 1, 0.9, (26, 230)),
+        (256, 8, 0.25, (8, 24)),
+        (256, 128, 0.25, (1, 1)),
         (2, 1, 0.01, (1, 1)),
         (2, 1, 0.99, (1, 1)),
         (7, 1, 0.5, (3, 4)),

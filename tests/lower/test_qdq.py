@@ -144,3 +144,22 @@ def test_a_model_without_layers_is_refused(tmp_path):
     feed = {onnx.load(source).graph.input[0].name: np.ones((1, 4), np.float32)}
     with pytest.raises(ExportError, match="nothing to quantise"):
         lower_int8(source, tmp_path / "x.onnx", calibration=[feed], held_back=[feed])
+
+
+def test_layers_are_named_as_their_modules(tmp_path):
+    source, feeds, net = made("residual", tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:4], held_back=feeds[4:6], guard=LOOSE
+    )
+    modules = {name for name, module in net.named_modules() if hasattr(module, "weight")}
+    assert {layer.name for layer in artifact.layers} == modules
+
+
+def test_a_limit_on_agreement_is_said_to_hold_nothing_where_there_are_no_classes(tmp_path):
+    source, feeds, _ = made("1-D", tmp_path / "net.onnx")
+    artifact = lower_int8(
+        source, tmp_path / "int8.onnx", calibration=feeds[:4], held_back=feeds[4:6],
+        guard=GuardSpec(min_sqnr_db=5.0, min_agreement=0.95),
+    )  # fmt: skip
+    assert artifact.top1_agreement is None
+    assert any("--min-agreement" in note for note in artifact.notes)

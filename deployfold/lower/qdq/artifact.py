@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from deployfold.lower.lowered import KeptNode
 from deployfold.spec import Precision
 
+from .graph import Layer
 from .quantise import LayerResult
 
 
@@ -18,6 +20,7 @@ class LayerReport:
     """One layer with a weight.
 
     Attributes:
+        name: of its module, or of the ONNX node where the weight does not tell.
         precision: the quantised one, or ``fp16`` or ``fp32``.
         macs: multiply-accumulates of one inference.
         sqnr_db: of its output on the calibration samples against fp32, with everything before it
@@ -71,6 +74,18 @@ class QdqArtifact:
     notes: tuple[str, ...] = ()
 
 
+def titles(layers: Sequence[Layer]) -> dict[str, str]:
+    """By the name of the node, what a user knows a layer by: the module that the weight is of."""
+    modules = {layer.name: layer.weight.removesuffix(".weight") for layer in layers}
+    shared = Counter(modules.values())
+    return {
+        layer.name: module
+        if layer.weight.endswith(".weight") and shared[module] == 1
+        else layer.name
+        for layer, module in zip(layers, modules.values(), strict=True)
+    }
+
+
 def report_layers(
     results: Sequence[LayerResult],
     reasons: Mapping[str, str],
@@ -78,9 +93,10 @@ def report_layers(
     fallback: Precision,
 ) -> tuple[LayerReport, ...]:
     """The layers, the least exact first; ``reasons`` says why one is not quantised, by name."""
+    names = titles([result.layer for result in results])
     reports = [
         LayerReport(
-            name=result.layer.name,
+            name=names[result.layer.name],
             op_type=result.layer.op_type,
             precision=(fallback if result.quantised is None else precision).value,
             macs=result.macs,

@@ -1,47 +1,39 @@
-"""The accuracy guard: measures on held-back samples and puts layers back until it holds."""
+"""The accuracy guard: puts layers back until the accuracy on held-back samples holds.
+
+1. What each layer alone costs the outputs is measured on calibration samples: noise, and for a
+   classifier the divergence of the classes' probabilities. Where SQNR is missing, noise counts;
+   where agreement is, divergence, which rises with errors that can change the first class.
+2. Layers go back in the order of cost for every multiply-accumulate, as many as the sum of the
+   costs predicts, and everything else is quantised anew, until the limits hold.
+3. Between the last step that did not hold and the one that does, the least number of layers is
+   found by bisection.
+4. The largest of them, whose share is worth another pass, are tried without.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from deployfold.errors import AccuracyError
-from deployfold.export.session import Array, open_session, run_session
-from deployfold.numerics import max_abs_diff, sqnr_db
 from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
+from .measuring import Measured
 from .quantise import LayerResult
 
 _ROUNDS = 6
-"""Times that layers are put back and everything else is quantised anew."""
+"""Times that more layers are put back and everything else is quantised anew."""
+
+_REFINEMENTS = 5
+"""Times that fewer are tried once the limits hold."""
 
 _MARGIN_DB = 0.3
 """Aimed at beyond the limit, since the prediction is not exact."""
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A quantised model against fp32 on the same samples.
-
-    Attributes:
-        sqnr_db: of the worst output, in dB, over all samples.
-        noise: noise power over signal power of that output.
-        agreement: share of samples whose top-1 class stayed; ``None`` for what is no classifier.
-        accuracy, reference_accuracy: share of right classes; ``None`` without labels.
-        max_abs_diff: of all outputs.
-    """
-
-    sqnr_db: float
-    noise: float
-    agreement: float | None
-    accuracy: float | None
-    reference_accuracy: float | None
-    max_abs_diff: float
+_WORTH = 0.01
+"""The share of the multiply-accumulates for which another pass is worth its time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,72 +51,18 @@ class Step:
         return kept / total if total else 0.0
 
 
-class Measurer:
-    """Compares models with an fp32 one, which runs once.
-
-    Args:
-        reference: the fp32 ONNX.
-        feeds: samples by input name.
-        labels: the class of every sample, those of a batch one after another.
-    """
-
-    def __init__(
-        self, reference: Path, feeds: Sequence[Mapping[str, Array]], labels: Sequence[int] | None
-    ) -> None:
-        self._feeds = feeds
-        self._expected = self._run(reference)
-        self._labels = None if labels is None else np.asarray(labels)
-
-    def measure(self, model: Path) -> Measured:
-        """Run ``model`` on the samples, without ONNX Runtime's optimisations.
-
-        Raises:
-            ExportError: it does not run.
-        """
-        actual = self._run(model)
-        pairs = [
-            (expected, found)
-            for expected, found in zip(self._expected, actual, strict=True)
-            if expected[0].dtype.kind == "f"
-        ]
-        worst = min((sqnr_db(expected, found) for expected, found in pairs), default=math.inf)
-        agreement = accuracy = right = None
-        if len(pairs) == 1 and pairs[0][0][0].ndim == 2 and pairs[0][0][0].shape[1] > 1:
-            before, after = (np.concatenate(part).argmax(1) for part in pairs[0])
-            agreement = float((before == after).mean())
-            if self._labels is not None and len(self._labels) == len(before):
-                accuracy = float((after == self._labels).mean())
-                right = float((before == self._labels).mean())
-        return Measured(
-            sqnr_db=worst,
-            noise=0.0 if worst == math.inf else 10 ** (-worst / 10),
-            agreement=agreement,
-            accuracy=accuracy,
-            reference_accuracy=right,
-            max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
-        )
-
-    def _run(self, model: Path) -> list[list[Array]]:
-        session = open_session(model, optimize=False)
-        runs = [run_session(session, feed) for feed in self._feeds]
-        return [list(output) for output in zip(*runs, strict=True)]
-
-
 def keep_accuracy(
     attempt: Callable[[frozenset[str]], Step],
-    measure_costs: Callable[[], dict[str, float]],
+    measure_costs: Callable[[], Mapping[str, Measured]],
     guard: GuardSpec,
     precision: Precision,
 ) -> tuple[Step, dict[str, str]]:
-    """Quantise all layers, then fewer, until the limits hold.
-
-    Layers are put back in the order of what each alone costs the outputs for every
-    multiply-accumulate that goes back, as many at a time as the sum of these costs predicts.
+    """Quantise all layers, then fewer, until the limits hold; see the module.
 
     Args:
         attempt: quantises all layers but those named, and measures on held-back samples.
-        measure_costs: for every layer, by name, noise over signal at the outputs with it alone
-            quantised, on calibration samples.
+        measure_costs: for every layer, by name, the outputs with it alone quantised, on
+            calibration samples.
 
     Returns:
         The model that holds, and why each layer that was put back was.
@@ -135,33 +73,111 @@ def keep_accuracy(
     step = attempt(frozenset())
     if not guard.enabled or _holds(step.measured, guard):
         return step, {}
-    everything = {result.layer.name: result for result in step.results}
-    possible = sum(result.macs for result in step.results if result.quantised is not None)
-    costs = measure_costs()
-    order = sorted(
-        costs, key=lambda name: costs[name] / max(everything[name].macs, 1), reverse=True
-    )
-    removed: list[str] = []
-    for _ in range(_ROUNDS):
-        wanted = _wanted(step.measured, guard)
-        remaining = sum(costs[name] for name in order if name not in removed)
-        goal, taken = remaining * wanted, len(removed)
-        while remaining > goal and len(removed) < len(order):
-            remaining -= costs[order[len(removed)]]
-            removed.append(order[len(removed)])
-        if len(removed) == taken and taken < len(order):
-            removed.append(order[taken])
-        share = 1 - sum(everything[name].macs for name in removed) / possible
-        if share < guard.min_int8_share:
-            raise AccuracyError(_refusal(step, guard, share, precision))
-        step = attempt(frozenset(removed))
-        if _holds(step.measured, guard):
-            return step, {
-                name: f"put back by the guard: alone in {_title(precision)} it costs "
-                f"{_db(costs[name])}"
-                for name in removed
-            }
-    raise AccuracyError(_refusal(step, guard, step.share, precision))
+    search = _Search(attempt, measure_costs(), step, guard)
+    held = search.until_it_holds()
+    if held is None:
+        raise AccuracyError(search.refusal(precision))
+    removed, step = search.with_fewer(*held)
+    return step, {
+        name: f"put back by the guard: alone in {_title(precision)} it costs "
+        f"{_db(search.costs[name].noise)}"
+        for name in removed
+    }
+
+
+class _Search:
+    """For the layers to put back; they are named in the order in which they go."""
+
+    def __init__(
+        self,
+        attempt: Callable[[frozenset[str]], Step],
+        costs: Mapping[str, Measured],
+        step: Step,
+        guard: GuardSpec,
+    ) -> None:
+        self.costs = costs
+        self._attempt = attempt
+        self._guard = guard
+        self._step = step
+        macs = {r.layer.name: r.macs for r in step.results if r.quantised is not None}
+        total = sum(macs.values()) or 1
+        self._shares = {name: max(count, 1) / total for name, count in macs.items()}
+        self._failed = 0
+        """So many of the layers put back were not enough."""
+
+    def until_it_holds(self) -> tuple[list[str], Step] | None:
+        """The layers put back and the model that holds; ``None`` if none is allowed to."""
+        removed: list[str] = []
+        for _ in range(_ROUNDS):
+            more = self._next(removed)
+            if not more:
+                return None
+            self._failed = len(removed)
+            removed += more
+            self._step = self._attempt(frozenset(removed))
+            if _holds(self._step.measured, self._guard):
+                return removed, self._step
+        return None
+
+    def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
+        """The same with as few layers as some more attempts find."""
+        left = _REFINEMENTS
+        low, high = self._failed, len(removed)  # low of them do not hold, high do
+        while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
+            middle = (low + high) // 2
+            step = self._attempt(frozenset(removed[:middle]))
+            left -= 1
+            if _holds(step.measured, self._guard):
+                high, held = middle, step
+            else:
+                low = middle
+        removed = removed[:high]
+        for name in sorted(removed[:-1], key=self._shares.__getitem__, reverse=True):
+            if not left or self._shares[name] < _WORTH:
+                break
+            fewer = [other for other in removed if other != name]
+            step = self._attempt(frozenset(fewer))
+            left -= 1
+            if _holds(step.measured, self._guard):
+                removed, held = fewer, step
+        return removed, held
+
+    def refusal(self, precision: Precision) -> str:
+        """Why the limits cannot be kept."""
+        guard, measured = self._guard, self._step.measured
+        agreement = "" if measured.agreement is None else f" and {measured.agreement:.1%} agreement"
+        limit = f"{guard.min_sqnr_db:g} dB"
+        if guard.min_agreement is not None:
+            limit += f" and {guard.min_agreement:.1%}"
+        return (
+            f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with "
+            f"{self._step.share:.0%} of the multiply-accumulates in it, and not {limit} with "
+            f"{guard.min_int8_share:.0%} or more."
+        )
+
+    def _next(self, removed: Sequence[str]) -> list[str]:
+        """The layers to put back beside ``removed``; none where no more may."""
+        measured, guard = self._step.measured, self._guard
+        if measured.sqnr_db >= guard.min_sqnr_db:
+            costs = {name: cost.divergence or 0.0 for name, cost in self.costs.items()}
+        else:
+            costs = {name: cost.noise for name, cost in self.costs.items()}
+        stay = {name: cost for name, cost in costs.items() if name not in removed}
+        remaining = sum(stay.values())
+        goal = remaining * _wanted(measured, guard)
+        room = 1.0 - guard.min_int8_share - self._share(removed)
+        found: list[str] = []
+        for name in sorted(stay, key=lambda one: stay[one] / self._shares[one], reverse=True):
+            if found and remaining <= goal:
+                break
+            if self._shares[name] <= room + 1e-9:
+                found.append(name)
+                room -= self._shares[name]
+                remaining -= stay[name]
+        return found
+
+    def _share(self, names: Sequence[str]) -> float:
+        return sum(self._shares[name] for name in names)
 
 
 def _holds(measured: Measured, guard: GuardSpec) -> bool:
@@ -173,25 +189,16 @@ def _holds(measured: Measured, guard: GuardSpec) -> bool:
 
 
 def _wanted(measured: Measured, guard: GuardSpec) -> float:
-    """The share of the present noise that may stay."""
+    """The share of the present noise, or divergence, that may stay."""
     if not math.isfinite(measured.sqnr_db):
         return 0.1
-    by_noise = 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
-    # How agreement follows from noise depends on the classes: go on in steps of 2 dB.
-    return min(by_noise, 0.63) if by_noise < 1 else 0.63
-
-
-def _refusal(step: Step, guard: GuardSpec, share: float, precision: Precision) -> str:
-    measured = step.measured
-    agreement = "" if measured.agreement is None else f" and {measured.agreement:.1%} agreement"
-    limit = f"{guard.min_sqnr_db:g} dB"
-    if guard.min_agreement is not None:
-        limit += f" and {guard.min_agreement:.1%}"
-    return (
-        f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with {step.share:.0%} of "
-        f"the multiply-accumulates in it; for {limit} less than {max(share, 0):.0%} would be left, "
-        f"and {guard.min_int8_share:.0%} is the least."
-    )
+    if measured.sqnr_db < guard.min_sqnr_db:
+        return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
+    assert guard.min_agreement is not None
+    assert measured.agreement is not None
+    # The classes that change are as many as the error is large, and the divergence is its square.
+    share = (1.0 - guard.min_agreement) / (1.0 - measured.agreement)
+    return min(max(share * share, 0.1), 0.8)
 
 
 def _title(precision: Precision) -> str:

@@ -22,15 +22,13 @@ from deployfold.lower.opset import raise_opset
 from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
-from .artifact import QdqArtifact, report_layers
+from .artifact import QdqArtifact, report_layers, titles
 from .equalise import equalise
 from .formats import FORMATS, Format
 from .graph import Layer, find_layers, insert
-from .guard import Measurer, Step, keep_accuracy
+from .guard import Step, keep_accuracy
+from .measuring import Measured, Measurer
 from .quantise import LayerResult, quantise_layers
-
-SAMPLES = 64
-"""Calibration samples that are used; more cost time and memory, and little is gained."""
 
 
 def lower_qdq(
@@ -54,7 +52,7 @@ def lower_qdq(
         source: an ONNX file from :func:`deployfold.export.export_onnx`, BatchNorm folded.
         path: written atomically, with external data beside it where the weights need it.
         precision: INT8, FP8, or INT4, which is for the weights of matrix products alone.
-        calibration: samples by input name; :data:`SAMPLES` of them are used.
+        calibration: samples by input name.
         held_back: other samples, which the accuracy is measured on.
         labels: the classes of the held-back samples.
         fitted: fit weights to the samples; ``False`` rounds them to nearest, which serves where
@@ -73,10 +71,11 @@ def lower_qdq(
     guard = guard or GuardSpec()
     form = FORMATS[precision]
     _check_finite((*calibration, *held_back), precision)
-    feeds = list(calibration[:SAMPLES])
+    feeds = list(calibration)
     model = raise_opset(load(source), form.opset)
     prepare(model)
     layers, unfit = _layers(model, form)
+    names = titles(layers)
     if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
         say("equalising channels")
         equalise(model, layers, feeds)
@@ -94,7 +93,7 @@ def lower_qdq(
             say("measuring on held-back samples")
             return Step(results, measurer.measure(scratch))
 
-        def costs() -> dict[str, float]:
+        def costs() -> dict[str, Measured]:
             few = feeds[:SENSITIVITY_SAMPLES]
             single = temporary.with_name(f"one-{path.name}")
             sensitivity = Measurer(source, few, None)
@@ -105,16 +104,18 @@ def lower_qdq(
             ):  # fmt: skip
                 if result.quantised is None:
                     continue
-                say(f"what {result.layer.name} costs")
+                say(f"what {names[result.layer.name]} costs")
                 _write(proto, [result], form, single, external_threshold)
-                found[result.layer.name] = sensitivity.measure(single).noise
+                found[result.layer.name] = sensitivity.measure(single)
             return found
 
         step, reasons = keep_accuracy(attempt, costs, guard, precision)
         notes: tuple[str, ...] = ()
+        if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
+            notes = ("--min-agreement holds nothing here: the model is no classifier.",)
         if unfit:
             fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
-            notes = (f"{precision.value} is for {fit}; --layers says why not for the others.",)
+            notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
         fp32_nodes: tuple[KeptNode, ...] = ()
         if fallback is Precision.FP16:
             say("the rest to fp16")
@@ -137,9 +138,9 @@ def lower_qdq(
         size = onnx_bytes(temporary)
     measured = step.measured
     kept = tuple(
-        KeptNode(result.layer.name, result.layer.op_type, reasons[result.layer.name])
-        for result in step.results
-        if result.layer.name in reasons
+        KeptNode(names[layer.name], layer.op_type, reasons[layer.name])
+        for layer in layers
+        if layer.name in reasons
     )
     return QdqArtifact(
         path=path,
