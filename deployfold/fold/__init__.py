@@ -11,6 +11,7 @@ from torch import nn
 from deployfold.errors import DeployfoldError, FoldError
 
 from .compare import another_batch, random_like, run_model
+from .culprits import keep_needed
 from .match import match
 from .modules import copy_modules
 from .plan import Folded, Left
@@ -19,7 +20,7 @@ from .rewrite import Zero, apply
 from .torchscript import fold_torchscript
 from .trace import trace
 from .units import count_batchnorms
-from .verify import Verification, verify
+from .verify import NotTheSame, Verification, verify
 
 __all__ = [
     "FoldResult",
@@ -54,7 +55,8 @@ def fold(
     feeds which; what these runs do not reach is not touched. The result is compared with the
     original on all of them, on ``check_inputs`` and on random inputs of another batch size, in
     float64 and in its own dtype. Where it differs, because the code goes by the batch size or by
-    the data, the inputs that it was only compared on are traced as well.
+    the data, the inputs that it was only compared on are traced as well. If that does not help,
+    the BatchNorms that make the difference stay.
 
     Args:
         model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
@@ -73,6 +75,7 @@ def fold(
         example_inputs = (example_inputs,)
     traced = [example_inputs, *more_inputs]
     checked, notes = _checked(model, example_inputs, check_inputs)
+    asked = (reparam, notes)
     while True:
         try:
             return _fold_and_verify(model, traced, checked, reparam, notes)
@@ -83,9 +86,14 @@ def fold(
                 reparam, notes = False, (*notes, f"{_NOT_MERGED} ({error}).")
             elif checked:
                 traced, checked, notes = [*traced, *checked], [], (*notes, _TRACED_ALL)
-            elif wrong:
+            elif wrong and not isinstance(error, NotTheSame):
                 raise
             else:
+                result = _fold_the_rest(model, traced, *asked)
+                if result is not None:
+                    return result
+                if wrong:
+                    raise
                 raise FoldError(
                     f"The folded model's forward fails: {type(error).__name__}: {error}",
                     hint="Its code seems to look inside a BatchNorm that is gone. "
@@ -104,9 +112,10 @@ def _fold_and_verify(
     compared: Sequence[tuple[Any, ...]],
     reparam: bool,
     notes: tuple[str, ...],
+    keep: frozenset[str] = frozenset(),
 ) -> FoldResult:
     """Fold what the traced ``samples`` allow, and compare on them and on ``compared``."""
-    plan = match(trace(model, *samples), model, reparam=reparam)
+    plan = match(trace(model, *samples), model, reparam=reparam, keep=keep)
     result = apply(plan, copy_modules(model, share_parameters=False))
     # A forward that caches goes by what it met first: every run gets a copy that met nothing.
     verification = verify(model, copy_modules(result), plan, [*samples, *compared])
@@ -121,6 +130,27 @@ def _fold_and_verify(
         verification=verification,
         notes=notes,
     )
+
+
+def _fold_the_rest(
+    model: nn.Module,
+    samples: Sequence[tuple[Any, ...]],
+    reparam: bool,
+    notes: tuple[str, ...],
+) -> FoldResult | None:
+    """Fold all but the BatchNorms that the model's code looks at; None if that is not what is
+    wrong."""
+    plan = match(trace(model, *samples), model, reparam=reparam)
+
+    def attempt(keep: frozenset[str]) -> FoldResult | None:
+        try:
+            return _fold_and_verify(model, samples, [], reparam, notes, keep)
+        except Exception:
+            return None
+
+    names = [item.name for item in plan.folded if item.kind != "branch"]
+    found = keep_needed(names, attempt)
+    return None if found is None else found[1]
 
 
 def _check_foldable(model: nn.Module) -> None:

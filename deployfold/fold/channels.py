@@ -102,7 +102,7 @@ def move_up(op: Op, source: Value, result: Value, channels: Channels, *, shifts:
         NotSeparable: elements of one channel do not lie on one axis of ``source``.
     """
     labels = torch.full((_numel(source) + 1,), FREE)
-    origins = _origins(op, source)
+    origins = origins_of(op, source)
     wanted = [
         channels.labels(result.shape) if output is result else torch.full_like(origin, KEEP)
         for output, origin in origins
@@ -121,7 +121,7 @@ def move_down(
 ) -> Channels:
     """The channels of ``result``, given those of ``source``, through a data-moving operator."""
     labels = torch.cat([torch.tensor([FREE]), channels.labels(source.shape).flatten()])
-    origin = dict(_origins(op, source))[result]
+    origin = dict(origins_of(op, source))[result]
     _refuse_padding(origin, shifts)
     return _compact(labels[origin], op)
 
@@ -173,7 +173,7 @@ def axis_before(axis: int, removed: frozenset[int], op: Op, rank: int) -> int:
     return [other for other in range(rank) if other not in removed][axis]
 
 
-def _origins(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
+def origins_of(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
     """For each output, the number (from 1) of the source element each element is a copy of."""
     if op.function is None:  # an alias found by its storage
         raise NotSeparable("it is read through another view of its storage")

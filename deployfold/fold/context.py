@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .algebra import Affine
+from .channels import MOVES
 from .graph import Graph, Op, Value
 from .layers import Layer, layer_of
 from .plan import LayerEdit, Term
@@ -58,6 +59,7 @@ class Context:
 
     graph: Graph
     units: list[Unit]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     pending: dict[str, _Pending] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,15 +82,32 @@ class Context:
         self.units.remove(unit)
 
     def check_unobserved(self, value: Value) -> None:
-        """A forward hook must not see a tensor that folding changes.
+        """A forward hook must not see a tensor that folding changes, nor may code outside torch.
 
         Raises:
-            CannotFold: a module that has hooks takes or returns ``value``.
+            CannotFold: a module that has hooks takes or returns ``value``, or it is detached and
+                read by no operator, as before ``numpy()``.
         """
+        if value.producer is not None and value.producer.name == "detach" and not value.consumers:
+            raise CannotFold("it is detached and read by code outside torch")
         for call in self._hooked:
             returned = bool(call.module._forward_hooks) and value in call.outputs
             if returned or value in call.inputs:
                 raise CannotFold(f"{call.path or 'the model'} has forward hooks that would see it")
+
+    def number(self, value: Value) -> Tensor:
+        """What a constant is, in float64, if it is stored, or moved from what is stored.
+
+        Raises:
+            CannotFold: it is computed, or written to in forward.
+        """
+        if value.name is not None and value.name not in self.graph.mutated:
+            return self.tensors[value.name].detach().double().cpu()
+        op = value.producer
+        if op is None or op.name not in MOVES or op.function is None or len(op.outputs) != 1:
+            raise CannotFold("a constant is computed in forward")
+        moved: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
+        return moved
 
     def layer(self, op: Op) -> Layer:
         """The layer at ``op``, if its weight and bias may be rewritten.
@@ -118,12 +137,12 @@ class Context:
         Raises:
             CannotFold: a shared layer is asked for different things, or not at every place.
         """
-        by_target: dict[object, list[Request]] = defaultdict(list)
+        by_target: dict[tuple[Unit | str, bool], list[Request]] = defaultdict(list)
         for request in requests:
-            unit = self.unit_at(request.op)
-            by_target[unit if unit is not None else self.layer(request.op).weight].append(request)
+            target = self.unit_at(request.op) or self.layer(request.op).weight
+            by_target[target, request.after].append(request)
         chosen = []
-        for target, asked in by_target.items():
+        for (target, _), asked in by_target.items():
             first = asked[0]
             places = target.sites if isinstance(target, Unit) else first.op["weight"].consumers
             if {request.op for request in asked} != set(places) or len(asked) != len(places):

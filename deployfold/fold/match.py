@@ -14,27 +14,47 @@ from .downward import IntoConsumers
 from .graph import Graph
 from .modules import named_tensors
 from .plan import Folded, Left, NormEdit, Plan, Removal
+from .region import IntoSurroundings
 from .reparam import merge_branches
 from .unit import Unit, is_batchnorm_module
 from .units import find_units
 from .upward import IntoProducers
 
-RULES: tuple[IntoProducers | IntoConsumers, ...] = (IntoProducers(), IntoConsumers())
+RULES: tuple[IntoProducers | IntoConsumers | IntoSurroundings, ...] = (
+    IntoProducers(),
+    IntoConsumers(),
+    IntoSurroundings(),
+)
 """Tried in this order on every BatchNorm."""
 
+_KEPT = (
+    "without it the model's forward fails or its outputs change: its code seems to look at it, or "
+    "at a tensor before or behind it, in a way that no trace shows"
+)
 
-def match(graph: Graph, model: nn.Module, *, reparam: bool = True) -> Plan:
+
+def match(
+    graph: Graph,
+    model: nn.Module,
+    *,
+    reparam: bool = True,
+    keep: frozenset[str] = frozenset(),
+) -> Plan:
     """Decide on every BatchNorm of a traced model.
 
     Args:
         graph: the trace; it is used up.
         model: the traced model, for the values of its statistics.
         reparam: also merge parallel branches and fold constant scales (LayerScale).
+        keep: names of units to leave, since without them the model was found to be another one.
     """
     tensors = dict(named_tensors(model))
     units = find_units(graph, tensors)
+    for unit in units:
+        if unit.name in keep:
+            unit.reason = _KEPT
     _skip_neutral(graph)
-    context = Context(graph, [unit for unit in units if unit.is_batchnorm or reparam])
+    context = Context(graph, [unit for unit in units if unit.is_batchnorm or reparam], tensors)
     folded: list[Folded] = []
     removals: list[Removal] = []
     reasons: dict[Unit, str] = {}
@@ -86,7 +106,7 @@ def _propose(
             return rule.propose(unit, context), rule.name
         except CannotFold as refusal:
             refusals.append(str(refusal))
-    reasons[unit] = "; ".join(dict.fromkeys(refusals))
+    reasons[unit] = "; ".join(dict.fromkeys(filter(None, refusals)))
     return None, ""
 
 

@@ -32,6 +32,10 @@ TOLERANCE = 1e-9
 """Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
 
 
+class NotTheSame(FoldError):
+    """The folded model is not the same function as the original."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """What was compared, and how far apart original and folded model were.
@@ -72,8 +76,8 @@ def verify(
         inputs: argument tuples for the forward.
 
     Raises:
-        FoldError: the original's forward fails or gives no finite number, or they are not the same
-            function; the message names the first layer that departs.
+        NotTheSame: they are not the same function; the message names the first layer that departs.
+        FoldError: the original's forward fails or gives no finite number.
     """
     # A forward may write to its parameters, and caches what it met: this copy has met nothing.
     copied = copy_modules(original, share_parameters=False)
@@ -96,7 +100,7 @@ def verify(
         for item in inputs:
             departure = first_departure(original, plan, item, tolerance)
             if departure is not None:
-                raise FoldError(
+                raise NotTheSame(
                     f"The folded model differs from the original by {exact:.1e} (relative, in "
                     f"float64), first at {departure}.",
                     hint="This is a bug in deployfold, or the model does not compute the same "
@@ -110,7 +114,7 @@ def verify(
     relative = max(item.relative for item in native)
     limit = _native_limit(original, max(before or 0.0, exact or 0.0))
     if not relative <= limit:
-        raise FoldError(
+        raise NotTheSame(
             f"In its own dtype the folded model differs from the original by {relative:.1e} "
             f"(relative), more than {limit:.1e}.",
             hint="Convert the model to float32 first (model.float()); if it is float32 already, "

@@ -34,13 +34,15 @@ def test_conv_shared_by_two_norms_is_left():
     assert "2 places" in result.left[0].reason
 
 
-def test_one_output_normalised_twice_is_left():
+def test_of_two_norms_over_one_output_one_is_left():
+    """The other takes up the inverse of what the convolution takes up."""
+
     def forward(self, x):
         y = self.conv(x)
-        return self.one(y) + self.two(y)
+        return self.one(y).relu() + self.two(y).relu()
 
     model = Net(forward, conv=nn.Conv2d(3, 4, 3), one=nn.BatchNorm2d(4), two=nn.BatchNorm2d(4))
-    folded(randomise(model), image(), gone=0, left=2)
+    folded(randomise(model), image(), gone=1, left=1)
 
 
 def test_pair_called_twice_is_folded_once():
@@ -476,3 +478,57 @@ def test_tensor_made_behind_torchs_back_is_no_constant():
         norm=nn.BatchNorm2d(4),
     )
     folded(randomise(model), image(), gone=1)
+
+
+# Code that looks inside.
+
+
+class LooksAtStatistics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(self.one(x))) * self.norm.running_var.mean()
+
+
+class LooksAtClass(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()])
+
+    def forward(self, x):
+        x = self.one(x)
+        for layer in self.layers:
+            x = layer(x) * (2 if isinstance(layer, nn.BatchNorm2d) else 1)
+        return x
+
+
+class ReadsBehindTorch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(self.one(x))
+        return self.norm(y) * abs(y.tolist()[0][0][0][0])
+
+
+@pytest.mark.parametrize("kind", [LooksAtStatistics, LooksAtClass, ReadsBehindTorch])
+def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind):
+    result = folded(randomise(kind()), image(), gone=1, left=1)
+    assert "look at it" in reason(result)
+    assert not result.notes
+
+
+def test_detached_tensor_is_left_as_numpy_sees_it():
+    def forward(self, x):
+        y = self.conv(x)
+        seen = float(y.detach().numpy().std())
+        return self.norm(y).relu() * seen
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    assert "detach" in reason(folded(randomise(model), image(), gone=0, left=1))
