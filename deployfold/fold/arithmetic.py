@@ -12,7 +12,10 @@ from .graph import Call, Graph, Op, Value
 from .plan import Neutralise, Replacement
 from .unit import Unit, is_batchnorm_module
 
-_ARITHMETIC = frozenset({"mul", "add", "sub", "div"})
+_ARITHMETIC = frozenset({"add", "addcmul", "div", "einsum", "mul", "neg", "rsub", "sub"})
+"""Operators that are affine in any one of their tensors, ``div`` in the first alone."""
+_BY_ELEMENT = frozenset({"add", "div", "mul", "sub"})
+"""Those of two tensors of the same axes."""
 
 
 def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
@@ -40,25 +43,61 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
     if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0].constant:
         return None
     source, result = call.inputs[0], call.outputs[0]
+    if source.shape != result.shape:
+        return None
     chain: list[Op] = []
     value = result
     while value is not source:
         op = value.producer
-        if op is None or op.call is not call or op.name.rstrip("_") not in _ARITHMETIC:
+        if op is None or op.call is not call:
+            return None
+        if op.name.rstrip("_") not in _ARITHMETIC and op.name not in MOVES:
             return None
         variable = [item for item in op.inputs if not item.constant]
-        if len(variable) != 1 or variable[0].shape != value.shape:
+        if len(variable) != 1 or len(op.outputs) != 1:
             return None
-        if op.inputs[0].constant and op.name.rstrip("_") in {"sub", "div"}:
+        if op.inputs[0].constant and op.name.rstrip("_") == "div":
             return None
         if value is not result and len(value.consumers) != 1:
             return None
         chain.append(op)
         value = variable[0]
-    axes = {_constant_axis(op, source) for op in chain} - {None}
-    if not chain or len(axes) != 1 or -1 in axes:
+    if not any(op.name.rstrip("_") in _ARITHMETIC for op in chain):
         return None
-    return _merge_ops(graph, chain[::-1], next(iter(axes)))
+    if all(op.name.rstrip("_") in _BY_ELEMENT for op in chain):
+        axes = {_constant_axis(op, source) for op in chain} - {None}
+        axis = axes.pop() if len(axes) == 1 else -1
+    else:
+        axis = _axis_tried(call, source)
+    return None if axis < 0 else _merge_ops(graph, chain[::-1], axis)
+
+
+def _axis_tried(call: Call, source: Value) -> int:
+    """The axis that a forward of affine operators acts along, channel by channel; -1 if none."""
+    module = copy.deepcopy(call.module).double()
+    device = next((tensor.device for tensor in module.state_dict().values()), None)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(source.shape, generator=generator, dtype=torch.float64).to(device)
+    probe = drawn.requires_grad_()
+    try:
+        result = module(probe)
+        if result.shape != probe.shape:
+            return -1
+        # Of an affine map of single elements this is its scale; of any other, a sum of several.
+        (slope,) = torch.autograd.grad(result.sum(), probe)
+        shift = module(torch.zeros_like(probe)).detach()
+    except Exception:  # the code may need what only the real forward has
+        return -1
+    scale = float(result.abs().max())
+    if not bool((result - slope * probe - shift).abs().max() <= 1e-12 * max(scale, 1.0)):
+        return -1
+    varies = {
+        axis
+        for item in (slope, shift)
+        for axis in range(item.dim())
+        if not torch.allclose(item, item.narrow(axis, 0, 1), rtol=1e-12, atol=1e-300)
+    }
+    return varies.pop() if len(varies) == 1 and varies != {0} else -1
 
 
 def _merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
