@@ -66,12 +66,13 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
         return None
     if all(op.name.rstrip("_") in _BY_ELEMENT for op in chain):
         axes = {_constant_axis(op, source) for op in chain} - {None}
-        axis = axes.pop() if len(axes) == 1 else -1
+        (axis,) = axes if len(axes) == 1 else (-1,)
     else:
         axis = _axis_tried(call, source)
-    return None if axis < 0 else _merge_ops(graph, chain[::-1], axis)
+    return None if axis is None or axis < 0 else _merge_ops(graph, chain[::-1], axis)
 
 
+@torch.enable_grad()
 def _axis_tried(call: Call, source: Value) -> int:
     """The axis that a forward of affine operators acts along, channel by channel; -1 if none."""
     module = copy.deepcopy(call.module).double()
@@ -88,8 +89,9 @@ def _axis_tried(call: Call, source: Value) -> int:
         shift = module(torch.zeros_like(probe)).detach()
     except Exception:  # the code may need what only the real forward has
         return -1
+    result = result.detach()
     scale = float(result.abs().max())
-    if not bool((result - slope * probe - shift).abs().max() <= 1e-12 * max(scale, 1.0)):
+    if not bool((result - slope * drawn.detach() - shift).abs().max() <= 1e-12 * max(scale, 1.0)):
         return -1
     varies = {
         axis
@@ -129,6 +131,7 @@ def _constant_axis(op: Op, source: Value) -> int | None:
     return None
 
 
+@torch.enable_grad()
 def _module_unit(call: Call, op: Op) -> Unit:
     axis = op["axis"]
     source = op.inputs[0]

@@ -20,12 +20,13 @@ from .unit import Unit, is_batchnorm_module
 from .units import find_units
 from .upward import IntoProducers
 
-RULES: tuple[IntoProducers | IntoConsumers | IntoSurroundings, ...] = (
-    IntoProducers(),
-    IntoConsumers(),
-    IntoSurroundings(),
-)
+Rule = IntoProducers | IntoConsumers | IntoSurroundings
+
+RULES: tuple[Rule, ...] = (IntoProducers(), IntoConsumers())
 """Tried in this order on every BatchNorm."""
+
+LAST_RULES: tuple[Rule, ...] = (IntoSurroundings(),)
+"""Tried when no branch can be merged any more: a branch that is merged takes its sum with it."""
 
 _KEPT = (
     "without it the model's forward fails or its outputs change: its code seems to look at it, or "
@@ -58,24 +59,29 @@ def match(
     folded: list[Folded] = []
     removals: list[Removal] = []
     reasons: dict[Unit, str] = {}
-    progress = True
-    while progress:  # a branch that is merged, or a unit that goes, may free another
-        progress = False
+
+    def fold_by(rules: tuple[Rule, ...]) -> bool:
+        before = len(folded)
         for unit in list(context.units):
-            requests, rule = _propose(unit, context, reasons)
+            requests, rule = _propose(unit, context, rules, reasons)
             if requests is None:
                 continue
             into = context.commit(requests)
             context.forget(unit)
-            removals += unit.removals
+            removals.extend(unit.removals)
             kind = "batchnorm" if unit.is_batchnorm else "scale"
             folded.append(Folded(unit.name, rule, into, kind))
-            progress = True
+        return len(folded) > before
+
+    progress = True
+    while progress:  # a branch that is merged, or a unit that goes, may free another
+        progress = fold_by(RULES)
         if reparam:
             merged, silenced = merge_branches(context)
             folded += merged
             removals += silenced
             progress = progress or bool(merged)
+        progress = progress or fold_by(LAST_RULES)
     left = [Left(unit.name, reasons.get(unit, "")) for unit in context.units if unit.is_batchnorm]
     left += _unreached(graph, model, {unit.name for unit in units})
     norms = tuple(
@@ -95,18 +101,18 @@ def _skip_neutral(graph: Graph) -> None:
 
 
 def _propose(
-    unit: Unit, context: Context, reasons: dict[Unit, str]
+    unit: Unit, context: Context, rules: tuple[Rule, ...], reasons: dict[Unit, str]
 ) -> tuple[list[Request] | None, str]:
     if unit.reason is not None:
         reasons[unit] = unit.reason
         return None, ""
     refusals = []
-    for rule in RULES:
+    for rule in rules:
         try:
             return rule.propose(unit, context), rule.name
         except CannotFold as refusal:
             refusals.append(str(refusal))
-    reasons[unit] = "; ".join(dict.fromkeys(filter(None, refusals)))
+    reasons[unit] = "; ".join(dict.fromkeys(filter(None, refusals))) or reasons.get(unit, "")
     return None, ""
 
 

@@ -55,8 +55,11 @@ class IntoSurroundings:
         affine = unit.affine
         assert affine is not None
         links: dict[Op, list[Link]] = {}
+        outlook = _Region(unit, context, links)
         for scale_before in (True, False):
             for shift_before in (scale_before, not scale_before):
+                if not outlook.may_change(affine, scale_before, shift_before):
+                    continue
                 try:
                     region = _Region(unit, context, links)
                     region.change(affine, scale_before, shift_before)
@@ -76,6 +79,48 @@ class _Region:
     scales: dict[Value, Tensor] = field(default_factory=dict)
     shifts: dict[Value, Tensor] = field(default_factory=dict)
     learned: int = 0
+    outlook: dict[tuple[Value, bool], bool] = field(default_factory=dict)
+
+    def may_change(self, affine: Affine, scale_before: bool, shift_before: bool) -> bool:
+        """Whether it is worth trying: no operator close by, whatever the numbers, rules it out.
+
+        This takes a moment, and in a dense block, whose tensors are all tied together, seconds.
+        """
+        ways = [(scale_before, False)]
+        if affine.has_shift:
+            ways.append((shift_before, True))
+        return all(
+            self._may_change(site.inputs[0] if before else site.output, shifts)
+            for site in self.unit.sites
+            for before, shifts in ways
+        )
+
+    def _may_change(self, value: Value, shifts: bool) -> bool:
+        key = (value, shifts)
+        if key not in self.outlook:
+            self.outlook[key] = True  # what leads back here does not rule it out
+            try:
+                self._refuse_fixed(value, True)
+                self.outlook[key] = all(
+                    self._may_pass(op, value, shifts) for op in self._around(value)
+                )
+            except CannotFold:
+                self.outlook[key] = False
+        return self.outlook[key]
+
+    def _may_pass(self, op: Op, value: Value, shifts: bool) -> bool:
+        if self._absorbing_axis(op, value) is not None:
+            if shifts and op is not value.producer:
+                self._check_takes_shift_off(op)
+            return True
+        links = self._links(op, value)
+        if shifts and not all(link.shifts for link in links):
+            return False
+        if op is not value.producer:
+            return True
+        sources = [source for link in links for source, _, _ in link.inputs]
+        demand = all if links[0].joins or not shifts else any
+        return demand(self._may_change(source, shifts) for source in sources)
 
     def change(self, affine: Affine, scale_before: bool, shift_before: bool) -> None:
         """Let the unit's input and output become such that it is an identity between them."""

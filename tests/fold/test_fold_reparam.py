@@ -170,3 +170,15 @@ def test_zero_can_be_pickled_and_scripted():
     block = nn.Sequential(Zero())
     assert torch.jit.script(block)(x).item() == 0
     torch.testing.assert_close(torch.export.export(result.model, (x,)).module()(x), expected)
+
+
+def test_a_branch_is_merged_before_its_norm_goes_elsewhere():
+    """The layers around the BatchNorm could take it up, but the sum would then stay."""
+
+    def forward(self, x):
+        y = self.stem(x)
+        return self.norm(y) + self.conv(y)
+
+    model = Net(forward, stem=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 4, 1))
+    result = folded(randomise(model, positive=True), torch.randn(2, 3, 6, 6), gone=1)
+    assert result.folded[0].rule == "into the parallel branch"
