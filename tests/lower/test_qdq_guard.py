@@ -72,7 +72,9 @@ def test_noise_decides_where_sqnr_is_missing_and_divergence_where_agreement_is()
         "harmless": (80, 1e-4, 1e-6),
     }
     assert set(Net(layers).keep(min_sqnr_db=20.0)[1]) == {"noisy"}
-    assert set(Net(layers).keep(min_sqnr_db=10.0, min_agreement=0.95)[1]) == {"confusing"}
+    net = Net(layers)
+    assert set(net.keep(min_sqnr_db=10.0, min_agreement=0.95)[1]) == {"confusing"}
+    assert net.attempts == [frozenset(), frozenset({"confusing"})], "not found by trying"
     assert set(Net(layers).keep(min_sqnr_db=20.0, min_agreement=0.95)[1]) == {"noisy", "confusing"}
 
 
@@ -89,6 +91,17 @@ def test_more_than_needed_goes_back_to_int8():
     step, reasons = net.keep(min_sqnr_db=13.0)
     assert len(reasons) == 4, "10 log10(1 / (6 * 0.01)) + 1 dB is above 13, with one more it is not"
     assert step.measured.sqnr_db >= 13
+
+
+def test_far_more_than_needed_is_found_by_bisection():
+    """The prediction puts back most of 40 like layers, and 10 are enough."""
+    net = Net({str(i): (10, 1e-2, 0.0) for i in range(40)})
+    real = net.measured
+    net.measured = lambda names: real(list(names)[:1] if len(names) <= 30 else names)
+    net.costs = lambda: {name: real([name]) for name in net.layers}
+    _, reasons = net.keep(min_sqnr_db=10.0, min_int8_share=0.1)
+    assert len(net.attempts[1]) > 25
+    assert len(reasons) == 10
 
 
 def test_a_large_layer_that_was_put_back_in_vain_goes_back_to_int8():
