@@ -70,8 +70,9 @@ def run(combination: str, keep_free: float) -> Ran:
     try:
         subprocess.run([found, "-m", "venv", "--clear", home], check=True)
         python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        # torchvision follows torch; pytest and hypothesis are all that these tests need of [dev].
-        wanted = ["pytest", "hypothesis", "torch" if torch == NEWEST else f"torch=={torch}.*"]
+        # All that these tests need of [dev]; torchvision follows torch.
+        wanted = ["pytest", "hypothesis", "cyclonedx-python-lib[json-validation]"]
+        wanted.append("torch" if torch == NEWEST else f"torch=={torch}.*")
         pip = [python, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--editable"]
         done = subprocess.run(
             [*pip, f"{ROOT}[zoo,report,bundle]", *wanted],

@@ -157,7 +157,8 @@ def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    constant = re.search(r"specialized it to be a constant \((\d+)\)", text)
+    # Of torch 2.7 and newer, and of 2.6.
+    constant = re.search(r"(?:specialized it|was inferred) to be a constant \((\d+)\)", text)
     if constant is not None:
         return f"its code fixes the batch size to {constant[1]}, so the batch cannot be dynamic"
     if "data-dependent expression" in text:

@@ -18,7 +18,7 @@ def test_a_program_with_a_fixed_batch(tmp_path: Path) -> None:
     assert artifact.max_abs_diff < 1e-5
     loaded = torch.export.load(str(artifact.path)).module()
     torch.testing.assert_close(loaded(*inputs), module(*inputs))
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):  # the latter of torch 2.6
         loaded(*toys.image_inputs(2))
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
 

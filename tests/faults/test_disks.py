@@ -39,10 +39,11 @@ def test_full(command, given, undisturbed, disk, count):
     chance, full = random.Random(command.name), 0
     for case in range(FEW):
         out = disk(LARGE) / "out"
+        out.with_name("filler").write_bytes(bytes(PAGE))  # a disk of 0 bytes would have no limit
         command.prepare(given, out)
         before = room(out)
-        more = case / FEW * 1.5 * wanted.bytes + chance.random() * PAGE
-        disk(f"size={before + PAGE + int(more)}")
+        more = (case + chance.random() * bool(case)) / FEW * 1.5 * wanted.bytes
+        disk(f"size={before + int(more)}")
         try:
             ended = run(command, given, out)
             full += ended.code != 0
