@@ -17,6 +17,7 @@ from threading import Lock
 
 from deployfold.errors import ExitCode
 from deployfold.files import write_text
+from deployfold.report.model import load_report
 
 from .jobs import RECORD, Job
 
@@ -109,6 +110,7 @@ def _build(job: Job, processes: Processes | None, environment: Mapping[str, str]
         seconds = time.monotonic() - start
         if code not in _WHOLE:
             return Outcome(job, seconds, peak, _sentence(work / LOG, code), code)
+        peak = _peak_of_stages(work) or peak
         record = {
             "key": job.key,
             "model": job.model,
@@ -169,6 +171,12 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:
     process.returncode = os.waitstatus_to_exitcode(status)
     unit = 1 if sys.platform == "darwin" else 1024
     return process.returncode, usage.ru_maxrss * unit
+
+
+def _peak_of_stages(work: Path) -> int | None:
+    """The greatest memory of a stage, with that of the process that compiled in it."""
+    report = load_report(work)
+    return max((stage.peak_bytes or 0 for stage in report.stages), default=0) or None
 
 
 def _sentence(log: Path, code: int) -> str:

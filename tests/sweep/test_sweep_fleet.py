@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from deployfold.errors import UsageError
 from deployfold.spec import Precision
 from deployfold.sweep.fleet import read_fleet
-from deployfold.sweep.jobs import cells_of, pending
+from deployfold.sweep.jobs import RECORD, cells_of, pending
+from deployfold.sweep.schedule import BASE_BYTES, PER_BYTE, expected_memory
 
 MODEL = '[[model]]\nsource = "net.pt"\n'
 
@@ -89,3 +91,14 @@ def test_a_job_says_its_settings_as_flags(tmp_path: Path) -> None:
         "build", str(tmp_path / "net.pt"), "--fp16", "--target", "l4", "--target", "a10",
         "--no-measure", "--input=1x3x8x8",
     ]  # fmt: skip
+
+
+def test_a_model_is_taken_to_need_what_another_build_of_it_took(tmp_path: Path) -> None:
+    (job,) = pending(cells_of(read_fleet(fleet(tmp_path, MODEL))), (), tmp_path / "out")
+    guess = expected_memory(job)
+    assert guess == BASE_BYTES + PER_BYTE * len(b"weights")
+    other = tmp_path / "out" / "net" / "fp32-0123456789ab"
+    other.mkdir(parents=True)
+    for peak, expected in ((1 << 40, 1 << 40), (1 << 20, guess), (None, guess)):
+        (other / RECORD).write_text(json.dumps({"peak_bytes": peak}))
+        assert expected_memory(job) == expected
