@@ -54,7 +54,10 @@ def _build(run: Run, inputs: Inputs) -> Report:
     try:
         fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
         device_stage(run, inputs)
-        lowered = lower_stage(run, export_stage(run, inputs))
+        onnx = export_stage(run, inputs)
+        if not spec.measure:
+            run.forget_modules()
+        lowered = lower_stage(run, onnx)
         if spec.engine:
             compile_stage(run, lowered)
             kit_stage(run, lowered)

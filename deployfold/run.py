@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -80,6 +80,14 @@ class Run:
             peak += self.worker_peak
         self.stages.append(StageCost(stage=stage, seconds=seconds, peak_bytes=peak))
         self.emit(StageFinished(stage, "; ".join(said), seconds, peak))
+
+    def forget_modules(self) -> None:
+        """Let go of the original and the folded model, which nothing runs any more."""
+        assert self.loaded is not None
+        assert self.folded is not None
+        self.loaded = replace(self.loaded, module=torch.nn.Identity())
+        self.folded = replace(self.folded, model=torch.nn.Identity())
+        self.drafts = [replace(draft, runner=None) for draft in self.drafts]
 
     def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
         """Keep sentences for the report, and show them now; each once."""
