@@ -200,7 +200,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
         return CellResult(*names, state="failed", message=error.message, **common)
     common["parameters"] = report.fold.parameters_after if report.fold else None
     common["sqnr_db"] = _sqnr(report, cell.precision.value)
-    engine = _engine_row(report, directory, cell.target)
+    engine = _engine_row(report, directory, cell)
     if engine is not None:
         return CellResult(
             *names,
@@ -220,13 +220,15 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
     )
 
 
-def _engine_row(report: Report, directory: Path, target: str) -> Row | None:
+def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
+    """The engine for the cell; where INT8 was refused there is one in FP16, which is another."""
     for row in report.rows:
         if row.artifact is None or not row.artifact.endswith(".engine"):
             continue
         with suppress(OSError, ValueError):
             sidecar = json.loads((directory / f"{row.artifact}.json").read_text(encoding="utf-8"))
-            if target in sidecar.get("targets", ()):
+            right = sidecar.get("precision") == cell.precision.value
+            if right and cell.target in sidecar.get("targets", ()):
                 return row
     return None
 

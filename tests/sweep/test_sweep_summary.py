@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deployfold.report.model import Environment, Report, Row, Source, Status, write_report
+from deployfold.spec import Precision
+from deployfold.sweep.fleet import FleetModel
+from deployfold.sweep.jobs import RECORD, Cell
+from deployfold.sweep.summary import summarise
+
+
+def test_an_engine_in_fp16_is_not_the_int8_that_was_asked_for(tmp_path: Path) -> None:
+    """A build whose INT8 is refused makes the FP16 engine all the same."""
+    directory = tmp_path / "net" / "int8-0123456789ab"
+    directory.mkdir(parents=True)
+    (directory / RECORD).write_text("{}")
+    name = "net.fp16.sm_89.engine"
+    (directory / f"{name}.json").write_text(json.dumps({"precision": "fp16", "targets": ["l4"]}))
+    environment = Environment(
+        cpu="a CPU", physical_cores=1, threads=1, os="an OS", python="3", packages={}
+    )
+    report = Report(
+        deployfold_version="0.1.0",
+        created="2026-11-24T00:00:00Z",
+        source=Source(path="net.pt", kind="module"),
+        inputs=(),
+        rows=(Row(name="tensorrt-fp16", title="TensorRT fp16", artifact=name, bytes=280),),
+        environment=environment,
+        status=Status(state="failed", stage="lower", message="INT8 gives 0.0 dB."),
+    )
+    write_report(report, directory / "report.json")
+    precisions = (Precision.INT8, Precision.FP16)
+    model = FleetModel("net", "net.pt", {}, precisions, ("l4",))
+    cells = [Cell(model, precision, "l4", precision.value) for precision in precisions]
+    int8, fp16 = summarise(cells, dict.fromkeys(cells, directory), (), tmp_path)
+    assert (int8.state, int8.message, int8.bytes) == ("refused", "INT8 gives 0.0 dB.", None)
+    assert (fp16.state, fp16.artifact) == ("built", name)
