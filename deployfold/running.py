@@ -101,9 +101,26 @@ def _open_onnx(path: Path, given: Sequence[Given], provider: str) -> _Opened:
             TensorSpec(tuple(_size(size) for size in value.shape), value.name, _dtype(value.type))
             for value in probe.inputs
         ]
+        fixed = {value.name: value.shape for value in probe.inputs}
     spec = filled(wanted, given, path.name)
+    for name, tensor in zip(spec.names, spec.tensors, strict=True):
+        _check_shape(name, tensor.shape, fixed[name], path)
     runner = OnnxRuntimeRunner(path, names=spec.names, provider=provider)
     return _Opened(runner, f"ONNX Runtime ({provider})", spec)
+
+
+def _check_shape(name: str, shape: Sequence[int], wanted: Sequence[object], path: Path) -> None:
+    """Refuse what ONNX Runtime would, in words that name the shapes."""
+    free = ["?" if not isinstance(size, int) or size < 1 else str(size) for size in wanted]
+    fits = len(free) == len(shape) and all(
+        size in ("?", str(given)) for size, given in zip(free, shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"{path.name} takes {name!r} of shape {'x'.join(free) or 'scalar'}, and "
+            f"{'x'.join(map(str, shape)) or 'a scalar'} was given.",
+            hint="? is any size." if "?" in free else None,
+        )
 
 
 def _size(size: object) -> int:
@@ -124,7 +141,9 @@ def _open_torch(
     asked = InputSpec(tuple(one.spec for one in given)) if given else None
     spec = resolve_inputs(loaded, asked)
     title = {"torchscript": "TorchScript", "program": "torch.export program"}
-    return _Opened(EagerRunner(loaded.module), title.get(loaded.kind, "PyTorch"), spec)
+    return _Opened(
+        EagerRunner(loaded.module, title=path.name), title.get(loaded.kind, "PyTorch"), spec
+    )
 
 
 def _open_torch_tensorrt(path: Path, given: Sequence[Given]) -> _Opened:

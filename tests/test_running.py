@@ -128,6 +128,30 @@ def test_what_cannot_be_is_an_error_with_a_sentence(
         assert caught.value.hint == "It was given a=3, b=4."
 
 
+@pytest.mark.parametrize("given", ["1x4", "3", "2x3x1"])
+def test_a_shape_that_an_onnx_does_not_take_is_told_with_the_one_it_takes(
+    tmp_path: Path, given: str
+) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "net", values[:1], values[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(UsageError) as caught:
+        ran(tmp_path / "net.onnx", given)
+    said = f"net.onnx takes 'x' of shape ?x3, and {given} was given."
+    assert (caught.value.message, caught.value.hint) == (said, "? is any size.")
+    assert ran(tmp_path / "net.onnx", "5x3").outputs[0].shape == (5, 3)
+
+
+def test_a_wrong_shape_in_torchscript_is_told_by_its_cause(tmp_path: Path) -> None:
+    net = torch.jit.trace(torch.nn.Linear(3, 4).eval(), torch.ones(1, 3))
+    torch.jit.save(net, tmp_path / "net.ts.pt")
+    with pytest.raises(MeasureError, match=r"net\.ts\.pt failed: RuntimeError: mat1 and mat2"):
+        ran(tmp_path / "net.ts.pt", "1x5")
+
+
 @pytest.mark.parametrize(
     ("artifact", "provider", "said"),
     [

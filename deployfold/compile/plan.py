@@ -97,14 +97,7 @@ def _portable(name: str, precision: Precision, machine: Machine) -> EngineReques
     capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES))
     names = ", ".join(sm_name(capability) for capability in capabilities)
     note = f"{where} portable TensorRT-RTX engine for {names}."
-    return EngineRequest(
-        library="tensorrt_rtx",
-        precision=precision,
-        targets=(name,),
-        compute_capabilities=capabilities,
-        verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
-        notes=(note, *_precision_notes(precision)),
-    )
+    return _several(name, capabilities, note, precision, machine)
 
 
 def _shared(
@@ -122,13 +115,25 @@ def _shared(
         reason = f"No engine for {where}: {alone} is not installed; pip install tensorrt-rtx."
     if reason is not None:
         return NoEngine(name, reason, elsewhere=False)
+    note = f"One TensorRT-RTX engine for {where}."
+    return _several(name, capabilities, note, precision, machine)
+
+
+def _several(
+    name: str,
+    capabilities: tuple[tuple[int, int], ...],
+    note: str,
+    precision: Precision,
+    machine: Machine,
+) -> EngineRequest:
+    """One engine of TensorRT-RTX for all of those SMs."""
     return EngineRequest(
         library="tensorrt_rtx",
         precision=precision,
         targets=(name,),
         compute_capabilities=capabilities,
         verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
-        notes=(f"One TensorRT-RTX engine for {where}.", *_precision_notes(precision)),
+        notes=(note, *_precision_notes(precision)),
     )
 
 

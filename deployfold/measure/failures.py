@@ -9,12 +9,17 @@ from deployfold.errors import DeployfoldError, MeasureError
 
 
 def summary(error: BaseException) -> str:
-    """One line for people: the message of a deployfold error, else the type and first line."""
+    """One line for people: the message of a deployfold error, else the type and first line.
+
+    TorchScript's first lines say where it failed; the last one says why, with the type.
+    """
     if isinstance(error, DeployfoldError):
         return error.message
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    text = f"{name}: {line}" if line else name
+    text = f"{name}: {lines[0]}" if lines else name
+    if lines and lines[0].startswith("The following operation failed in the TorchScript"):
+        text = lines[-1]
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
