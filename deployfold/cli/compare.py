@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import options as opt
-from .session import session
+from .session import Session, session
 
 LIMITS = "Limits"
+LAYERS = "Layer by layer"
 
 
 def compare(
@@ -62,6 +63,73 @@ def compare(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="OLD and NEW are two forms of one model, of: checkpoint, model by name, folded "
+            ".pt, .onnx of any precision. Compare the outputs of their layers and name the first "
+            "that departs.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = False,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="A layer below this SQNR departs; by default 60 in fp32, 30 in fp16, 20 in bf16, "
+            "10 in int8, fp8 and int4. --max-diff is a limit on every layer too.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="Architecture of a state dict: torchvision:NAME, timm:NAME or "
+            "package.module:factory.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SHAPE[:DTYPE]",
+            help="An input, where neither file says its shape; repeat it for several.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--input-data",
+            "--inputs",
+            metavar="FILE",
+            help="Real inputs, .npy or .npz with one array an input; seeded random by default.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the random inputs; 0.", rich_help_panel=LAYERS),
+    ] = None,
+    allow_global: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-global",
+            metavar="PACKAGE.CLASS",
+            help="Let a pickled checkpoint use this class; repeat it for several.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Unpickle checkpoints in full. They can then run any code they like.",
+            rich_help_panel=LAYERS,
+        ),
+    ] = False,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -83,13 +151,44 @@ def compare(
 ) -> None:
     """Say what moved beyond noise from one report to the next; exit code 7 on a regression.
 
+    With --layers: which layer is the first that computes something else.
+
     Examples:
 
       deployfold compare main/build/resnet50 build/resnet50
 
       deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:bytes=never
+
+      deployfold compare resnet50.pt build/resnet50/resnet50.int8.onnx --layers
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        for_reports: dict[str, object] = {
+            "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
+            "--junit": junit,
+        }  # fmt: skip
+        for_layers: dict[str, object] = {
+            "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
+            "--seed": seed, "--allow-global": allow_global, "--trust": trust or None,
+        }  # fmt: skip
+        _check_given(for_reports if layers else for_layers, layers)
+        if layers:
+            from deployfold.spec import InputSpec
+
+            _compare_layers(
+                run,
+                str(old),
+                str(new),
+                markdown,
+                arch=arch,
+                inputs=InputSpec.parse(input) if input else None,
+                data=inputs,
+                seed=seed or 0,
+                min_sqnr=min_sqnr,
+                max_diff=max_diff,
+                allow_globals=tuple(allow_global or ()),
+                trust=trust,
+            )
+            return
         from deployfold.errors import ThresholdError
         from deployfold.files import write_text
         from deployfold.report.change_render import (
@@ -123,3 +222,34 @@ def compare(
         if not changes.passed:
             sentences = regression_sentences(changes)
             raise ThresholdError("; ".join(sentences) + ".")
+
+
+def _check_given(others: dict[str, object], layers: bool) -> None:
+    """No option may be given that would be ignored."""
+    from deployfold.errors import UsageError
+
+    given = next((name for name, value in others.items() if value is not None), None)
+    if given is not None and layers:
+        raise UsageError(f"{given} is for two reports, and --layers compares two models.")
+    if given is not None:
+        raise UsageError(f"{given} is for the comparison of layers.", hint="Add --layers.")
+
+
+def _compare_layers(
+    run: Session, old: str, new: str, markdown: Path | None, **options: Any
+) -> None:
+    from deployfold.errors import ThresholdError
+    from deployfold.files import write_text
+    from deployfold.layerwise import compare_files
+    from deployfold.report.layer_render import layers_markdown, layers_renderable, verdict
+
+    found = compare_files(old, new, emit=run.emit, **options)
+    if markdown is not None:
+        write_text(markdown, layers_markdown(found))
+    if run.json:
+        run.out.file.write(found.to_json())
+    else:
+        run.out.print()
+        run.out.print(layers_renderable(found))
+    if not found.passed:
+        raise ThresholdError(verdict(found))

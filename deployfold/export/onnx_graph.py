@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 
@@ -14,14 +15,22 @@ from deployfold.errors import ExportError
 from .dynamic import BATCH_AXIS
 
 Shapes = Sequence[tuple[int, ...]]
+MODULE_KEY = "deployfold.module"
+"""The metadata property of a node that names its module, such as ``layer1.0.conv1``."""
+_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def strip(model: ir.Model) -> None:
     """Remove what the exporter noted about its own work, so that equal models are equal files.
 
     The dynamo exporter keeps for every node a Python stack trace with the paths of this machine.
+    What stays is the path of the module that a node computes a part of, as :data:`MODULE_KEY`.
     """
+    modules = {node: module_of(node) for node in model.graph}
     ClearMetadataAndDocStringPass()(model)
+    for node, module in modules.items():
+        if module:
+            node.metadata_props[MODULE_KEY] = module
     model.doc_string = None
     model.metadata_props.clear()
     for graph in (*model.graphs(), *model.functions.values()):
@@ -32,6 +41,21 @@ def strip(model: ir.Model) -> None:
         for value in values:
             value.metadata_props.clear()
             value.doc_string = None
+
+
+def module_of(node: ir.Node) -> str | None:
+    """The path of the innermost module that a node was exported from; ``None`` if it is not told.
+
+    The dynamo exporter lists the scopes around a node, the operator itself last:
+    ``['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d_1']``.
+    """
+    if MODULE_KEY in node.metadata_props:
+        return str(node.metadata_props[MODULE_KEY])
+    try:
+        scopes = ast.literal_eval(node.metadata_props[_SCOPES_KEY])
+        return str(scopes[-2])
+    except (LookupError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:

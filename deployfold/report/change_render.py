@@ -47,12 +47,12 @@ def changes_markdown(changes: Changes) -> str:
     """The same for a pull request: regressions and what moved, the rest closed below."""
     lines = [f"### {escape(_verdict(changes).text)}", ""]
     if changes.moved:
-        lines += [*_table(_grid(changes.moved)), ""]
+        lines += [*grid_markdown(_grid(changes.moved)), ""]
     rest = tuple(change for change in changes.changes if change not in changes.moved)
     lines += [f"- {escape(line)}" for line in (*_below(changes, True), *_names(changes))]
     if rest:
         summary = f"<summary>{len(rest)} other figures</summary>"
-        lines += ["", "<details>", summary, "", *_table(_grid(rest)), "", "</details>"]
+        lines += ["", "<details>", summary, "", *grid_markdown(_grid(rest)), "", "</details>"]
     return "\n".join(lines) + "\n"
 
 
@@ -210,7 +210,7 @@ def _names(changes: Changes) -> list[str]:
     return [f"old: {changes.old}", f"new: {changes.new}"]
 
 
-def _table(grid: Grid) -> list[str]:
+def grid_markdown(grid: Grid) -> list[str]:
     lines = [
         f"| {' | '.join(grid.headers)} |",
         f"| {' | '.join('---:' if numeric else '---' for numeric in grid.numeric)} |",

@@ -35,6 +35,9 @@ HEADROOM = 1.1
 LARGEST = 256.0
 """The greatest factor; a channel that is so small that it would need more is as good as zero."""
 
+EQUALISED_KEY = "deployfold.equalised"
+"""The metadata property of nodes whose channels carry such factors, for whoever compares layers."""
+
 _ACTIVATION_POWERS = np.linspace(0.0, 1.0, 9)
 _WEIGHT_POWERS = np.linspace(0.0, 1.0, 5)
 _STEPS = 127.0
@@ -80,7 +83,20 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
             weight = reader.inputs[1]
             assert weight is not None
             _multiply(weight, 1.0 / _by_input(reader, factors))
+        _mark(region)
     return len(scaled)
+
+
+def _mark(region: Region) -> None:
+    """Say of every node between the writers and the readers that its channels are scaled."""
+    waiting = list(region.writers)
+    while waiting:
+        node = waiting.pop()
+        if EQUALISED_KEY in node.metadata_props:
+            continue
+        node.metadata_props[EQUALISED_KEY] = "channels"
+        users = [user for value in node.outputs for user, _ in value.uses()]
+        waiting.extend(user for user in users if user not in region.readers)
 
 
 def _in_turns(model: ir.Model, regions: Sequence[Region]) -> Iterator[list[str]]:
