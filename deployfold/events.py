@@ -6,7 +6,7 @@ The pipeline knows nothing of rich or of terminals; it calls an ``Emit`` with on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -50,6 +50,17 @@ class Note:
 
 Event: TypeAlias = StageStarted | StageProgress | StageFinished | Note
 Emit: TypeAlias = Callable[[Event], None]
+
+
+def part_of(emit: Emit, done: float, share: float) -> Emit:
+    """An ``Emit`` for a part of a stage, which begins when ``done`` of it is over (0 to 1)."""
+
+    def placed(event: Event) -> None:
+        if isinstance(event, StageProgress) and event.fraction is not None:
+            event = replace(event, fraction=done + share * event.fraction)
+        emit(event)
+
+    return placed
 
 
 def ignore(event: Event) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deployfold import __version__
 from deployfold.errors import ExportError
-from deployfold.events import StageStarted
+from deployfold.events import StageProgress
 from deployfold.export import export_onnx, export_program, export_torchscript
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
@@ -44,7 +44,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
             draft = replace(draft, not_measured=f"not exported: {error.message}")
         run.drafts.append(draft)
 
-        run.emit(StageStarted("export", "torch.export"))
+        run.emit(StageProgress("export", "torch.export"))
         path = run.directory / f"{run.name}.pt2"
         draft = replace(base, name="program", title="torch.export (.pt2)")
         try:
@@ -56,7 +56,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
             draft = replace(draft, not_measured=f"not exported: {error.message}")
         run.drafts.append(draft)
 
-        run.emit(StageStarted("export", "ONNX"))
+        run.emit(StageProgress("export", "ONNX"))
         path = run.directory / f"{run.name}.onnx"
         onnx = export_onnx(
             module,

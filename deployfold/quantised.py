@@ -12,7 +12,7 @@ import onnxruntime
 
 from deployfold import __version__
 from deployfold.errors import UsageError
-from deployfold.events import StageStarted
+from deployfold.events import StageProgress
 from deployfold.export.session import Array
 from deployfold.files import sha256
 from deployfold.lower import KeptNode, LayerReport, QdqArtifact, lower_qdq
@@ -120,7 +120,9 @@ def _lower(
         fallback=spec.int8_rest,
         guard=spec.guard if data.guarded else replace(spec.guard, enabled=False),
         float_io=spec.float_io,
-        progress=lambda detail: run.emit(StageStarted("lower", f"{name}: {detail}")),
+        progress=lambda detail, done=None: run.emit(
+            StageProgress("lower", f"{name}: {detail}", done)
+        ),
     )
 
 

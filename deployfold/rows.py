@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from deployfold.errors import MeasureError
-from deployfold.events import Emit, ignore
+from deployfold.events import Emit, ignore, part_of
 from deployfold.measure.accuracy import compare
 from deployfold.measure.cold_start import cold_start, kind_of
 from deployfold.measure.environment import default_threads
@@ -173,10 +173,11 @@ def _sweep(
 def _cold_start(
     drafts: Sequence[Draft], inputs: Inputs, threads: int, found: _Found, emit: Emit
 ) -> None:
-    for draft in drafts:
+    for index, draft in enumerate(drafts):
         kind = kind_of(draft.runner)
         if kind is not None and draft.path is not None:
-            result = cold_start(kind, draft.path, inputs, threads=threads, emit=emit)
+            part = part_of(emit, index / len(drafts), 1 / len(drafts))
+            result = cold_start(kind, draft.path, inputs, threads=threads, emit=part)
             found.cold_start[draft.name] = ColdStart.model_validate(result)
 
 

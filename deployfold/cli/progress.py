@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -13,6 +21,17 @@ from deployfold.events import Event, Note, StageFinished, StageProgress, StageSt
 from deployfold.report.text import clean, size
 
 _WIDTH = 11  # of the longest stage name, so that the lines align
+
+
+class _Remaining(ProgressColumn):
+    """How long the task will take from here, where it is known how much of it is done."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        if task.total is None or not seconds:
+            return Text("")
+        minutes, rest = divmod(math.ceil(seconds), 60)
+        return Text(f"about {minutes} min {rest} s left" if minutes else f"about {rest} s left")
 
 
 class Progress:
@@ -27,6 +46,7 @@ class Progress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
+            _Remaining(),
             console=console,
             transient=True,
             disable=not console.is_terminal,

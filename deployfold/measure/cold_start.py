@@ -101,7 +101,8 @@ def cold_start(
         torch.save(list(to_tensors(inputs)), feed)
         words = [kind, str(path.absolute()), str(feed), *([str(threads)] if threads else [])]
         for number in range(1, runs + 1):
-            emit(StageProgress("measure", f"cold start of {path.name}, {number} of {runs}"))
+            doing = f"cold start of {path.name}, {number} of {runs}"
+            emit(StageProgress("measure", doing, (number - 1) / runs))
             answer = _ask(words, folder, timeout)
             if "error" in answer:
                 return ColdStart(not_measured=str(answer["error"]))

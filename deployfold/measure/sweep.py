@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deployfold.errors import DeployfoldError, MeasureError
-from deployfold.events import Emit, StageProgress, ignore
+from deployfold.events import Emit, StageProgress, ignore, part_of
 
 from .failures import summary
 from .kept import keep
@@ -63,8 +63,10 @@ def sweep(
     base = next(iter(runners)) if baseline is None else baseline
     points: dict[str, list[BatchPoint]] = {name: [] for name in runners}
     with keep(runners) as kept:
-        for batch in sorted(set(batches)):
-            emit(StageProgress("measure", f"batch {batch}"))
+        sizes = sorted(set(batches))
+        for index, batch in enumerate(sizes):
+            part = part_of(emit, index / len(sizes), 1 / len(sizes))
+            part(StageProgress("measure", f"batch {batch}", 0.0))
             try:
                 inputs = make_inputs(batch)
             except DeployfoldError as error:
@@ -77,9 +79,9 @@ def sweep(
                 baseline=base,
                 threads=threads,
                 batch=batch,
-                max_seconds=max_seconds / len(set(batches)),
+                max_seconds=max_seconds / len(sizes),
                 seed=seed,
-                emit=emit,
+                emit=part,
             )
             shapes = _shapes(next(row for row in measured.rows if row.name == base))
             for row in measured.rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from .graph import Layer, find_layers, insert
 from .guard import Step, keep_accuracy
 from .measuring import Measured, Measurer
 from .quantise import LayerResult, quantise_layers
+from .say import Say, silent
 
 
 def lower_qdq(
@@ -43,7 +44,7 @@ def lower_qdq(
     fallback: Precision = Precision.FP16,
     guard: GuardSpec | None = None,
     float_io: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Say = silent,
     external_threshold: int = EXTERNAL_DATA_BYTES,
 ) -> QdqArtifact:
     """Write the fp32 ONNX ``source`` with quantised layers.
@@ -67,7 +68,7 @@ def lower_qdq(
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: there is no layer to quantise, a sample is not finite, or ONNX Runtime fails.
     """
-    say = progress or _silent
+    say = progress
     guard = guard or GuardSpec()
     form = FORMATS[precision]
     _check_finite((*calibration, *held_back), precision)
@@ -98,13 +99,14 @@ def lower_qdq(
             single = temporary.with_name(f"one-{path.name}")
             sensitivity = Measurer(source, few, None)
             found = {}
-            for result in quantise_layers(
+            results = quantise_layers(
                 proto, layers, few, form, excluded=set(unfit), fitted=fitted, independent=True,
                 progress=say,
-            ):  # fmt: skip
+            )  # fmt: skip
+            for number, result in enumerate(results):
                 if result.quantised is None:
                     continue
-                say(f"what {names[result.layer.name]} costs")
+                say(f"what {names[result.layer.name]} costs", number / len(results))
                 _write(proto, [result], form, single, external_threshold)
                 found[result.layer.name] = sensitivity.measure(single)
             return found
@@ -161,10 +163,6 @@ def lower_qdq(
 
 SENSITIVITY_SAMPLES = 16
 """Calibration samples on which the guard compares layers."""
-
-
-def _silent(text: str) -> None:
-    return
 
 
 def _layers(model: ir.Model, form: Format) -> tuple[list[Layer], dict[str, str]]:

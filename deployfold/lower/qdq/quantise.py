@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from .formats import Format
 from .graph import Layer, QuantisedLayer
 from .layer import Bounds, errors_of, fit, half, plain
 from .ranges import candidates
+from .say import Say, silent
 from .segments import Batch, Segments
 
 
@@ -46,7 +47,7 @@ def quantise_layers(
     excluded: Collection[str] = (),
     fitted: bool = True,
     independent: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Say = silent,
 ) -> list[LayerResult]:
     """Quantise every layer but the ``excluded``, each on what the ones before it really give.
 
@@ -68,8 +69,7 @@ def quantise_layers(
     ranges: dict[str, tuple[str, float]] = {}
     results = []
     for number, layer in enumerate(layers, start=1):
-        if progress is not None:
-            progress(f"layer {number} of {len(layers)}")
+        progress(f"layer {number} of {len(layers)}", (number - 1) / len(layers))
         before, after = exact.get(layer.source), actual.get(layer.source)
         weight, bias = runner.weights(layer)
         wanted = runner.run(layer, before, weight, bias)
