@@ -10,7 +10,7 @@ from . import engine_flags as engine
 from . import int8_flags
 from . import options as opt
 from . import precision_flags as precision
-from .render import show_report
+from .render import show_report, write_page
 from .session import session
 
 LIMITS = "Limits"
@@ -156,6 +156,14 @@ def build(
         ),
     ] = None,
     output: opt.OutputDirectory = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Also write report.html: table, charts, fold map, graph.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
     no_color: opt.NoColor = False,
@@ -176,6 +184,7 @@ def build(
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.build_profiles import merge
         from deployfold.compile.plan import check_target
+        from deployfold.report.html import check_installed
         from deployfold.report.select import check_column
 
         if sort is not None:
@@ -184,6 +193,8 @@ def build(
         spec = settings.spec(
             model, output=output, allow_globals=tuple(allow_global or ()), trust=trust
         )
+        if html:
+            check_installed()
         for name in spec.targets:  # an unknown GPU is told before the model is loaded
             check_target(name)
 
@@ -191,6 +202,8 @@ def build(
         from deployfold.pipeline import check_outcome
 
         report, directory = run_pipeline(spec, emit=run.emit)
+        if html:
+            write_page(report, directory, directory / "report.html")
         show_report(run, report, directory, sort=sort, only=tuple(only or ()), layers=layers)
         check_outcome(report)
 

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from deployfold.report.model import Report
 
 
+def write_page(report: Report, directory: Path, path: Path) -> None:
+    """Write the HTML page of a report whose artifacts lie in ``directory``.
+
+    Raises:
+        UsageError: what draws it is not installed, or it cannot be written.
+    """
+    from deployfold.files import write_text
+    from deployfold.report.html import read_outline, render_html
+
+    onnx = next((row for row in report.rows if row.name == "onnxruntime"), None)
+    graph = directory / Path(onnx.artifact).name if onnx and onnx.artifact else None
+    outline = read_outline(graph) if graph and graph.is_file() else None
+    write_text(path, render_html(report, outline))
+
+
 def show_report(
     session: Session,
     report: Report,

@@ -9,7 +9,7 @@ import typer
 
 from . import int8_flags
 from . import options as opt
-from .render import show_report
+from .render import show_report, write_page
 from .session import session
 
 
@@ -69,13 +69,7 @@ def report(
         found = load_report(path)
         written = []
         if html is not None:
-            from deployfold.report.html import read_outline, render_html
-
-            onnx = next((row for row in found.rows if row.name == "onnxruntime"), None)
-            home = path if path.is_dir() else path.parent
-            graph = home / Path(onnx.artifact).name if onnx and onnx.artifact else None
-            outline = read_outline(graph) if graph and graph.is_file() else None
-            write_text(html, render_html(found, outline))
+            write_page(found, path if path.is_dir() else path.parent, html)
             written.append(html)
         if svg is not None:
             from deployfold.report.table import table_svg

@@ -30,3 +30,12 @@ def test_a_page_and_a_picture_are_written(folder, built, tmp_path):
 
 def test_what_is_no_report_is_a_sentence(folder, tmp_path):
     fails(run("report", str(tmp_path), cwd=folder), 2, "Cannot read")
+
+
+def test_a_build_writes_its_page(folder):
+    words = ("--input", "2x3x16x16", "--no-measure", "--no-engine", "--html", "-o", "paged")
+    done = run("build", "net.pt", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text = (folder / "paged" / "report.html").read_text(encoding="utf-8")
+    assert "net.onnx" in text
+    assert "peak memory" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from deployfold.errors import UsageError
 from deployfold.report import text
@@ -19,6 +20,17 @@ from .outline import Outline
 _HINT = "pip install 'deployfold[report]'."
 
 
+def check_installed() -> None:
+    """Say what the page lacks, before anything is built or measured for it.
+
+    Raises:
+        UsageError: jinja2 or matplotlib is not installed.
+    """
+    for name in ("jinja2", "matplotlib"):
+        if find_spec(name) is None:
+            raise UsageError(f"The HTML report needs {name}.", hint=_HINT)
+
+
 def render_html(report: Report, outline: Outline | None = None) -> str:
     """``report.html``: the comparison, charts, what was folded, the graph, and the report's JSON.
 
@@ -31,12 +43,11 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
     Raises:
         UsageError: jinja2 or matplotlib is not installed.
     """
-    try:
-        import jinja2
+    check_installed()
+    import jinja2
 
-        from . import charts
-    except ImportError as error:
-        raise UsageError(f"The HTML report needs {error.name}.", hint=_HINT) from error
+    from . import charts
+
     notes = footnotes(report)
     made = columns(report, notes)
     shown = [made[key] for key in SHOWN if key in made]
