@@ -131,6 +131,7 @@ class _Session:
         for row in self.all_rows:
             emit(StageProgress("measure", f"loading {row.name}"))
             row.load(inputs)
+        gc.collect()  # takes seconds beside busy neighbours, which are not the rows'
         self.started = self.clock()
         budget = 0.1 * self.max_seconds / max(1, len(self.live))
         for row in self.live:
@@ -280,9 +281,8 @@ class _Session:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect now, and not in the middle of a timed call."""
+    """Collect before and after, and not in the middle of a timed call."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

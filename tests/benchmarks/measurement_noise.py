@@ -1,17 +1,20 @@
 """Does the measurement tell noise from a difference? Two rows, with a neighbour that burns the CPU.
 
-    python tests/benchmarks/measurement_noise.py [runs [seconds a run]]
+    python tests/benchmarks/measurement_noise.py [runs [seconds a run [pixels]]]
 
-ResNet-18 in eager PyTorch is measured against itself, and against itself made 5 % slower by a
-wait that is 5 % of each call's own time, in turns, while another process works in bursts of random
-length. Prints how many of the identical pairs came out as ``≈`` (95 of 100 are wanted), how many of
-the slowed ones as slower, and what their ratios were.
+ResNet-18 in eager PyTorch, on images of 64 pixels, is measured against itself, and against itself
+made 5 % slower by a wait that is 5 % of each call's own time, in turns, while another process works
+in bursts of random length. Prints how many of the identical pairs came out as ``≈`` (95 of 100 are
+wanted), how many of the slowed ones as slower, and what their ratios were. A run with too few
+rounds for an interval says nothing, and is counted apart.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -56,13 +59,13 @@ def neighbour(seed: int) -> None:
         time.sleep(draw.uniform(0, 0.2))
 
 
-def compared(other: type[EagerRunner], seed: int, seconds: float) -> Latency:
+def compared(other: type[EagerRunner], seed: int, seconds: float, pixels: int) -> Latency:
     """The second of two rows: ResNet-18, and the same as ``other`` runs it."""
     torch.manual_seed(0)
     net = torchvision.models.resnet18().eval()
     found = measure(
         {"first": EagerRunner(net), "second": other(net)},
-        (torch.randn(1, 3, 64, 64),),
+        (torch.randn(1, 3, pixels, pixels),),
         threads=1,
         max_seconds=seconds,
         seed=seed,
@@ -76,24 +79,32 @@ def main(words: Sequence[str]) -> None:
     """Print the counts."""
     runs = int(words[0]) if words else 100
     seconds = float(words[1]) if len(words) > 1 else 3.0
+    pixels = int(words[2]) if len(words) > 2 else 64
     load = multiprocessing.get_context("spawn").Process(target=neighbour, args=(0,), daemon=True)
     load.start()
     same, slowed = [], []
     try:
         for seed in range(runs):
-            same.append(compared(EagerRunner, seed, seconds))
-            slowed.append(compared(Slowed, seed, seconds))
+            same.append(compared(EagerRunner, seed, seconds, pixels))
+            slowed.append(compared(Slowed, seed, seconds, pixels))
     finally:
         load.terminate()
-    equal = sum(item.speedup_low <= 1 <= item.speedup_high for item in same)
-    found = sum(item.speedup_high < 1 for item in slowed)
-    print(f"identical rows: ≈ in {equal} of {runs}, {_ratios(same)}")
-    print(f"rows {SLOWER:.0%} slower: found in {found} of {runs}, {_ratios(slowed)}")
+    equal = [item for item in same if item.speedup_low <= 1 <= item.speedup_high]
+    found = [item for item in slowed if item.speedup_high < 1]
+    print(f"identical rows: ≈ in {len(equal)} of {runs}; {_described(same)}")
+    print(f"rows {SLOWER:.0%} slower: found in {len(found)} of {runs}; {_described(slowed)}")
 
 
-def _ratios(rows: Sequence[Latency]) -> str:
+def _described(rows: Sequence[Latency]) -> str:
+    silent = sum(math.isinf(row.speedup_high) for row in rows)
     low, median, high = np.percentile([1 / row.speedup for row in rows], [5, 50, 95])
-    return f"time ratio {median:.3f} (5th to 95th percentile {low:.3f} to {high:.3f})"
+    rounds = statistics.median(row.rounds for row in rows)
+    others = statistics.median(row.other_cpus or 0.0 for row in rows)
+    return (
+        f"{silent} with too few rounds for an interval, {rounds:.0f} rounds at the median; time "
+        f"ratio {median:.3f} (5th to 95th percentile {low:.3f} to {high:.3f}); other programs kept "
+        f"{others:.1f} CPUs busy"
+    )
 
 
 if __name__ == "__main__":
