@@ -13,6 +13,15 @@ from .render import show_report, write_page
 from .session import session
 
 
+def _print_schema(asked: bool) -> None:
+    if asked:
+        with session() as run:
+            from deployfold.report.model import json_schema
+
+            run.out.file.write(json_schema())
+        raise typer.Exit
+
+
 def report(
     path: Annotated[
         Path,
@@ -44,6 +53,16 @@ def report(
             metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=opt.OUTPUT
         ),
     ] = 100,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_print_schema,
+            is_eager=True,
+            help="Print the JSON schema that every report.json keeps, and end.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
     layers: int8_flags.Layers = False,
     sort: opt.Sort = None,
     json: opt.Json = False,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 from cli_runs import fails, run
+from jsonschema import validate
 
 
 def test_the_table_is_shown_again(folder, built):
@@ -26,6 +28,14 @@ def test_a_page_and_a_picture_are_written(folder, built, tmp_path):
     drawn = picture.read_text(encoding="utf-8")
     assert "@font-face" not in drawn
     assert "PyTorch" in drawn
+
+
+def test_a_build_keeps_the_schema_that_is_printed(folder, built):
+    done = run("report", "--schema", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert report["stages"]
+    validate(report, json.loads(done.stdout))
 
 
 def test_what_is_no_report_is_a_sentence(folder, tmp_path):

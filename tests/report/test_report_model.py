@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
-from report_sample import sample_report
+from report_sample import full_report, sample_report
 
 from deployfold.errors import UsageError
 from deployfold.measure.environment import describe
@@ -24,6 +25,7 @@ from deployfold.report.model import (
     Latency,
     Report,
     Row,
+    json_schema,
     load_report,
     now,
     write_report,
@@ -150,10 +152,22 @@ def test_the_measured_environment_is_taken_over_by_its_attributes() -> None:
     assert environment.model_dump() == vars(measured)
 
 
-def test_the_schema_can_be_written_as_json_schema() -> None:
-    schema = Report.model_json_schema()
-    assert "Infinity" in json.dumps(schema)
-    assert set(schema["required"]) >= {"deployfold_version", "created", "source", "environment"}
+OLD = Path(__file__).parent / "golden" / "old" / "report-0.1.0.json"
+
+
+@pytest.mark.parametrize(
+    "report", [sample_report().to_json(), full_report().to_json(), OLD.read_text()]
+)
+def test_reports_keep_the_json_schema(report: str) -> None:
+    schema = json.loads(json_schema())
+    validator = Draft202012Validator(schema)
+    validator.check_schema(schema)
+    data = json.loads(report)
+    assert [error.message for error in validator.iter_errors(data)] == []
+    for key in ("created", "environment"):
+        assert not validator.is_valid({name: data[name] for name in data if name != key})
+    data["rows"][0]["bytes"] = "many"
+    assert not validator.is_valid(data)
 
 
 def test_the_report_imports_nothing_heavy() -> None:
