@@ -31,7 +31,7 @@ class _Remaining(ProgressColumn):
         if task.total is None or not seconds:
             return Text("")
         minutes, rest = divmod(math.ceil(seconds), 60)
-        return Text(f"about {minutes} min {rest} s left" if minutes else f"about {rest} s left")
+        return Text(f"up to {minutes} min {rest} s left" if minutes else f"up to {rest} s left")
 
 
 class Progress:
