@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow test-fuzz test-faults test-matrix test-zoo clean
+.PHONY: demo readme-pictures test lint test-slow test-fuzz test-faults test-matrix test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## fold, export, compile, measure and compare a real ResNet-50
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
+
+readme-pictures: $(STAMP) ## docs/build.svg and docs/table.svg anew, on a quiet machine; needs tmux
+	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/pictures.py resnet50.pt --fp16
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
