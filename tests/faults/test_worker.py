@@ -75,7 +75,7 @@ def test_little_memory(compiling, given, undisturbed, case, count):
     """From 100 MiB, in which no library is loaded, to 3 GiB of addresses."""
 
     def limit(number: int, pid: int) -> None:
-        most = int(GIB / 10 * 30 ** ((number + 0.5) / FEW))
+        most = int(GIB / 10 * 30 ** (number / FEW))
         resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
 
     failed = disturb(compiling, given, undisturbed, case, limit, lambda ended: ended.said())
