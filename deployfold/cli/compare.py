@@ -77,7 +77,7 @@ def compare(
         float | None,
         typer.Option(
             metavar="DB",
-            help="A layer below this SQNR departs; by default 60 in fp32, 30 in fp16, 20 in bf16, "
+            help="A layer below this SQNR departs; by default 60 in fp32, 20 in fp16, 10 in bf16, "
             "10 in int8, fp8 and int4. --max-diff is a limit on every layer too.",
             rich_help_panel=LAYERS,
         ),
