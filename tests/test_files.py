@@ -101,7 +101,7 @@ def tiny_disk(tmp_path):
     if not mounted:
         pytest.skip("mounting is not permitted here")
     yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_a_full_disk_is_a_usage_error_whoever_writes(tiny_disk: Path):

@@ -111,4 +111,4 @@ def test_a_full_disk_is_one_sentence(folder, tmp_path):
         assert names >= {"net.folded.pt", "net.fp16.onnx"}
         assert not [name for name in names if name.endswith(".engine")]
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
