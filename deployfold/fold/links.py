@@ -310,12 +310,16 @@ def unify(gauge: Tensor, axes: frozenset[int]) -> Tensor:
 
 def compact(gauge: Tensor) -> Tensor:
     """The same numbers, of size one along every axis that they do not vary along."""
-    for axis in range(gauge.dim()):
+    for axis, size in enumerate(gauge.shape):
+        if size == 1:
+            continue
         first = gauge.narrow(axis, 0, 1)
-        if gauge.shape[axis] > 1 and bool(
-            ((gauge == first) | (gauge.isnan() & first.isnan())).all()
-        ):
-            gauge = first
+        same = gauge == first
+        if not bool(same.all()):
+            same |= gauge.isnan() & first.isnan()
+            if not bool(same.all()):
+                continue
+        gauge = first
     return gauge
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from .algebra import Affine
 from .channels import NotSeparable
 from .context import CannotFold, Context, Request
-from .graph import Op, Value
-from .layers import channel_axis, is_layer
-from .links import Aligned, Link, compact, links_of, merge, unify
+from .graph import Value
+from .links import Aligned, Link, compact, merge, unify
+from .surroundings import Surroundings
 from .unit import Unit
 
 _LIMIT = 2000
@@ -54,14 +54,13 @@ class IntoSurroundings:
         """
         affine = unit.affine
         assert affine is not None
-        links: dict[Op, list[Link]] = {}
-        outlook = _Region(unit, context, links)
+        nearby = Surroundings(unit, context)
         for scale_before in (True, False):
             for shift_before in (scale_before, not scale_before):
-                if not outlook.may_change(affine, scale_before, shift_before):
+                if not nearby.may_change(affine, scale_before, shift_before):
                     continue
                 try:
-                    region = _Region(unit, context, links)
+                    region = _Region(unit, context, nearby)
                     region.change(affine, scale_before, shift_before)
                     return context.agree(region.requests())
                 except (CannotFold, NotSeparable):
@@ -75,52 +74,10 @@ class _Region:
 
     unit: Unit
     context: Context
-    links: dict[Op, list[Link]]
+    nearby: Surroundings
     scales: dict[Value, Tensor] = field(default_factory=dict)
     shifts: dict[Value, Tensor] = field(default_factory=dict)
     learned: int = 0
-    outlook: dict[tuple[Value, bool], bool] = field(default_factory=dict)
-
-    def may_change(self, affine: Affine, scale_before: bool, shift_before: bool) -> bool:
-        """Whether it is worth trying: no operator close by, whatever the numbers, rules it out.
-
-        This takes a moment, and in a dense block, whose tensors are all tied together, seconds.
-        """
-        ways = [(scale_before, False)]
-        if affine.has_shift:
-            ways.append((shift_before, True))
-        return all(
-            self._may_change(site.inputs[0] if before else site.output, shifts)
-            for site in self.unit.sites
-            for before, shifts in ways
-        )
-
-    def _may_change(self, value: Value, shifts: bool) -> bool:
-        key = (value, shifts)
-        if key not in self.outlook:
-            self.outlook[key] = True  # what leads back here does not rule it out
-            try:
-                self._refuse_fixed(value, True)
-                self.outlook[key] = all(
-                    self._may_pass(op, value, shifts) for op in self._around(value)
-                )
-            except CannotFold:
-                self.outlook[key] = False
-        return self.outlook[key]
-
-    def _may_pass(self, op: Op, value: Value, shifts: bool) -> bool:
-        if self._absorbing_axis(op, value) is not None:
-            if shifts and op is not value.producer:
-                self._check_takes_shift_off(op)
-            return True
-        links = self._links(op, value)
-        if shifts and not all(link.shifts for link in links):
-            return False
-        if op is not value.producer:
-            return True
-        sources = [source for link in links for source, _, _ in link.inputs]
-        demand = all if links[0].joins or not shifts else any
-        return demand(self._may_change(source, shifts) for source in sources)
 
     def change(self, affine: Affine, scale_before: bool, shift_before: bool) -> None:
         """Let the unit's input and output become such that it is an identity between them."""
@@ -138,7 +95,7 @@ class _Region:
             seeds.append((source, scale if scale_before else one, before))
             seeds.append((result, rest, behind))
         for value, scale, shift in seeds:
-            self._refuse_fixed(value, bool((scale != 1).any()) or bool(shift.any()))
+            self.nearby.refuse_fixed(value, bool((scale != 1).any()) or bool(shift.any()))
             self._learn(self.scales, value, scale)
         self._spread_scales()
         for value, _, shift in seeds:
@@ -154,8 +111,8 @@ class _Region:
             )
             if bool((scale == 1).all()) and not bool(shift.any()):
                 continue
-            for op in self._around(value):
-                axis = self._absorbing_axis(op, value)
+            for op in self.nearby.around(value):
+                axis = self.nearby.absorbing_axis(op, value)
                 if axis is None:
                     continue
                 size = value.shape[axis]
@@ -173,14 +130,16 @@ class _Region:
             value = pending.pop()
             scale = self.scales[value]
             if bool(((scale != 1) & ~scale.isnan()).any()):
-                self._refuse_fixed(value, True)
+                self.nearby.refuse_fixed(value, True)
                 pending += self._spread(self.scales, value, self._carry_scale)
             if not pending:
                 pending += self._settle(self.scales, 1.0)
 
     def _carry_scale(self, link: Link) -> set[Value]:
         changed: set[Value] = set()
-        for _ in range(2):  # the second time for what the output learned from the last input
+        for again in (False, True):  # for what the output learned from the last input
+            if again and link.output not in changed:
+                break
             for source, route, _ in link.inputs:
                 if source in self.scales:
                     changed |= self._learn(
@@ -207,7 +166,7 @@ class _Region:
         while pending:
             value = pending.pop()
             if bool(self.shifts[value].nan_to_num().any()):
-                self._refuse_fixed(value, True)
+                self.nearby.refuse_fixed(value, True)
                 pending += self._spread(self.shifts, value, carry)
             if not pending:
                 choice = next(filter(None, map(self._choice, opened.values())), None)
@@ -263,9 +222,9 @@ class _Region:
         ``s * (x + k)`` is ``(s * x + (s - 1) * k) + k``."""
         for value in [*self.scales]:
             if bool((self.scales[value] != 1).any()):
-                for op in self._around(value):
-                    if self._absorbing_axis(op, value) is None:
-                        links = self._links(op, value)
+                for op in self.nearby.around(value):
+                    if self.nearby.absorbing_axis(op, value) is None:
+                        links = self.nearby.links_between(op, value)
                         yield from (link for link in links if bool(self._added(link).any()))
 
     def _added(self, link: Link) -> Tensor:
@@ -289,16 +248,16 @@ class _Region:
     ) -> set[Value]:
         """Carry what is ``known`` of ``value`` across every operator next to it; what changed."""
         changed: set[Value] = set()
-        for op in self._around(value):
-            axis = self._absorbing_axis(op, value)
+        for op in self.nearby.around(value):
+            axis = self.nearby.absorbing_axis(op, value)
             if axis is None:
-                for link in self._links(op, value):
+                for link in self.nearby.links_between(op, value):
                     changed |= carry(link)
                 continue
             others = frozenset(range(len(value.shape))) - {axis}
             changed |= self._learn(known, value, unify(known[value], others))
             if known is self.shifts and op is not value.producer:
-                self._check_takes_shift_off(op)
+                self.nearby.check_takes_shift_off(op)
         return changed
 
     def _learn(self, known: dict[Value, Tensor], value: Value, numbers: Tensor) -> set[Value]:
@@ -310,6 +269,8 @@ class _Region:
         if self.learned > _LIMIT:
             raise CannotFold("")
         before = known.get(value)
+        if before is not None and torch.equal(before, numbers):
+            return set()
         known[value] = after = numbers if before is None else merge(before, numbers)
         new = before is None or bool((before.isnan() & ~after.isnan()).any())
         return {value} if new else set()
@@ -321,53 +282,6 @@ class _Region:
                 known[value] = compact(numbers.nan_to_num(nan=number))
                 return [value]
         return []
-
-    # What lies around a tensor.
-
-    def _around(self, value: Value) -> list[Op]:
-        ops = [] if value.producer is None else [value.producer]
-        return [op for op in (*ops, *value.consumers) if op not in self.unit.sites]
-
-    def _absorbing_axis(self, op: Op, value: Value) -> int | None:
-        """The channel axis of ``value`` if ``op`` is a layer or unit that can take a change up."""
-        unit = self.context.unit_at(op)
-        if unit is not None:
-            if unit.reason is not None or unit.affine is None or not unit.editable:
-                raise CannotFold("")
-            return unit.channel_axis(value)
-        if not is_layer(op):
-            return None
-        if op is not value.producer and (op["input"] is not value or op.inputs.count(value) > 1):
-            raise CannotFold("")
-        self.context.layer(op)  # raises if it cannot be rewritten
-        return channel_axis(op, value)
-
-    def _check_takes_shift_off(self, op: Op) -> None:
-        if self.context.unit_at(op) is None:
-            layer = self.context.layer(op)
-            if layer.padded or layer.transposed:
-                raise CannotFold("")
-
-    def _links(self, op: Op, value: Value) -> list[Link]:
-        """How ``op`` ties ``value``, which it writes or reads, to other tensors."""
-        if op not in self.links:
-            self.links[op] = links_of(op)
-        if op is value.producer:
-            found = [link for link in self.links[op] if link.output is value]
-        else:
-            found = [link for link in self.links[op] if value in (item[0] for item in link.inputs)]
-            if len(found) != len(self.links[op]):
-                found = []
-        if not found:
-            raise CannotFold("")
-        return found
-
-    def _refuse_fixed(self, value: Value, changed: bool) -> None:
-        if not changed:
-            return
-        if value.output or value.producer is None or value.constant:
-            raise CannotFold("")
-        self.context.check_unobserved(value)
 
     def _scale(self, value: Value) -> Tensor:
         return self.scales.get(value, torch.full([1] * len(value.shape), torch.nan).double())
