@@ -109,7 +109,7 @@ def test_everything_that_was_measured_is_drawn() -> None:
     assert "#010203" not in source
     assert "samples/s by batch" in source
     assert "cold start" in source
-    assert "<h2>stages</h2>" in source
+    assert "<h2>Stages</h2>" in source
     assert "1.204 GB" in source
     assert "percentile 99.99" in source
     assert '<span class="lost">uncalibrated</span>' in source
