@@ -16,9 +16,9 @@ demo: $(STAMP) ## fold, export, compile, measure and compare a real ResNet-50
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
 
-readme-pictures: $(STAMP) ## docs/build.svg and docs/table.svg anew, on a quiet machine; needs tmux
+readme-pictures: $(STAMP) ## the recording and the table of the README anew, on a quiet machine; needs tmux
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python docs/pictures.py resnet50.pt --fp16
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmarks/pictures.py resnet50.pt --fp16
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,9 +1,9 @@
 """Make the pictures of the README from a real build: ``make readme-pictures``.
 
-    python docs/pictures.py [checkpoint [build options]]
+    python tests/benchmarks/pictures.py [checkpoint [build options]]
 
-``docs/build.svg`` is an animated recording of ``deployfold build`` in a terminal, made with tmux
-(Debian: ``apt-get install tmux``), and ``docs/table.svg`` the table of that build. Run it on a
+``examples/pictures/build.svg`` is an animated recording of ``deployfold build`` in a terminal, made
+with tmux (Debian: ``apt-get install tmux``), and ``table.svg`` the table of that build. Run it on a
 quiet machine: the numbers in the pictures are those of this run.
 """
 
@@ -26,7 +26,7 @@ from rich.console import Console
 
 from deployfold.files import write_text
 
-HERE = Path(__file__).parent
+PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 COLUMNS, LINES = 88, 48
 INTERVAL = 0.2
 """Seconds between two looks at the terminal."""
@@ -144,9 +144,10 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / source.name).symlink_to(source)
         command = shlex.join(["deployfold", "build", source.name, *options])
-        write_text(HERE / "build.svg", animated(thinned(record(command, Path(folder))), command))
+        frames = thinned(record(command, Path(folder)))
+        write_text(PICTURES / "build.svg", animated(frames, command))
         (report,) = Path(folder).glob("build/*/report.json")
-        table = ["deployfold", "report", str(report), "--svg", str(HERE / "table.svg")]
+        table = ["deployfold", "report", str(report), "--svg", str(PICTURES / "table.svg")]
         subprocess.run([*table, "--width", "112"], check=True)
 
 
