@@ -61,6 +61,8 @@ class Context:
     units: list[Unit]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     pending: dict[str, _Pending] = field(default_factory=dict)
+    patience: int = 200_000
+    """Steps that rules which search may take in all; one takes a tenth of a millisecond."""
 
     def __post_init__(self) -> None:
         self._unit_at = {op: unit for unit in self.units for op in unit.sites}
