@@ -27,8 +27,7 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
     graph = model.graph
     for value in graph.initializers.values():
         if value.dtype == half and value.const_value is not None:
-            array = value.const_value.numpy().astype(np.float32)
-            value.const_value = ir.tensor(array, name=value.name)
+            value.const_value = _widened(value.const_value)
             value.type = ir.TensorType(_SINGLE)
     for value in graph.inputs:
         if value.dtype == half:
@@ -47,6 +46,15 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
         if not rounds:
             _widen_attributes(node, half)
     graph.sort()
+
+
+def _widened(weight: ir.TensorProtocol) -> ir.LazyTensor:
+    """The weight in float32, computed whenever it is written: all of them at once are large."""
+
+    def evaluate() -> ir.Tensor:
+        return ir.tensor(weight.numpy().astype(np.float32), name=weight.name)
+
+    return ir.LazyTensor(evaluate, _SINGLE, ir.Shape(weight.shape), name=weight.name)
 
 
 def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:

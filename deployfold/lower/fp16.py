@@ -71,7 +71,7 @@ def lower_fp16(
     """
     if not inputs:
         raise ExportError("Lowering to fp16 needs at least one set of inputs to see the ranges.")
-    model = load(source)
+    model = load(source, weights=False)
     with staged(path) as temporary:
         if not holds(model, ir.DataType.FLOAT):
             notes = pass_through(model, temporary, Precision.FP16, external_threshold)

@@ -15,15 +15,23 @@ What it gets wrong is set right here:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.float16 import (
+    DEFAULT_OP_BLOCK_LIST,
+    convert_float_to_float16,
+    convert_np_to_float16,
+)
 
 from deployfold.errors import ExportError
 from deployfold.export.quiet import first_line, quiet
+
+_STUB_BYTES = 1024
 
 
 def prepare(model: ir.Model) -> None:
@@ -65,7 +73,7 @@ def convert(model: ir.Model, kept: Collection[str], *, float_io: bool) -> ir.Mod
     """
     _clone_shared_weights(model, kept)
     try:
-        with quiet():
+        with quiet(), _weights_aside(model) as weights:
             proto = convert_float_to_float16(
                 _without_weight_types(ir.to_proto(model)),
                 keep_io_types=float_io,
@@ -76,11 +84,57 @@ def convert(model: ir.Model, kept: Collection[str], *, float_io: bool) -> ir.Mod
     except Exception as error:
         raise ExportError(f"The model cannot be lowered to fp16: {first_line(error)}") from error
     assert isinstance(lowered, ir.Model)
+    _put_back(lowered, weights)
     _cast_captures(lowered)
     _skip_round_trips(lowered)
     common.RemoveUnusedNodesPass()(lowered)
     lowered.graph.sort()
     return lowered
+
+
+@contextmanager
+def _weights_aside(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
+    """Let one number stand for each large weight in the block; yields the weights by name.
+
+    The converter works on protobuf, which would hold each of them twice beside the model: as
+    float32, since protobuf gives back nothing that was replaced, and as float16.
+    """
+    weights: dict[str, ir.TensorProtocol] = {}
+    for value in model.graph.initializers.values():
+        weight = value.const_value
+        # What lies in another file would not be found from the converted model.
+        outside = isinstance(weight, ir.ExternalTensor)
+        if weight is not None and (outside or weight.nbytes > _STUB_BYTES):
+            weights[str(value.name)] = weight
+            value.const_value = ir.tensor(np.zeros((), weight.dtype.numpy()), name=value.name)
+    try:
+        yield weights
+    finally:
+        for name, weight in weights.items():
+            model.graph.initializers[name].const_value = weight
+
+
+def _put_back(lowered: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    for value in lowered.graph.initializers.values():
+        if value.name not in weights or value.const_value is None:
+            continue
+        weight = weights[value.name]
+        halved = value.const_value.dtype != weight.dtype
+        value.const_value = _halved(weight) if halved else weight
+        value.shape = ir.Shape(weight.shape)
+        for node, _ in value.uses():
+            if node.op_type == "Cast":
+                node.outputs[0].shape = ir.Shape(weight.shape)
+
+
+def _halved(weight: ir.TensorProtocol) -> ir.LazyTensor:
+    """The weight in float16, as the converter makes it, computed when it is first written."""
+
+    def evaluate() -> ir.Tensor:
+        return ir.tensor(convert_np_to_float16(weight.numpy()), name=weight.name)
+
+    shape = ir.Shape(weight.shape)
+    return ir.LazyTensor(evaluate, ir.DataType.FLOAT16, shape, cache=True, name=weight.name)
 
 
 def _without_weight_types(proto: onnx.ModelProto) -> onnx.ModelProto:

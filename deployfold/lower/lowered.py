@@ -77,16 +77,24 @@ def lowered_artifact(
     )
 
 
-def load(source: Path) -> ir.Model:
-    """Read an exported ONNX with its weights in memory.
+def load(source: Path, *, weights: bool = True) -> ir.Model:
+    """Read an exported ONNX.
+
+    Args:
+        weights: into memory as well; otherwise external data of the main graph stays in its file,
+            which must not go.
 
     Raises:
         ExportError: it cannot be read.
     """
     try:
         model = ir.load(source)
-        # A converter changes the type of a tensor that lies outside, and leaves its bytes.
-        ir.external_data.load_to_model(model)
+        if weights:
+            ir.external_data.load_to_model(model)
+        for graph in model.graphs():
+            for value in () if graph is model.graph else graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     except Exception as error:
         raise ExportError(
             f"{source.name} cannot be read as ONNX: {first_line(error)}",
