@@ -82,23 +82,8 @@ def compare(
             rich_help_panel=LAYERS,
         ),
     ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="Architecture of a state dict: torchvision:NAME, timm:NAME or "
-            "package.module:factory.",
-            rich_help_panel=LAYERS,
-        ),
-    ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME=]SHAPE[:DTYPE]",
-            help="An input, where neither file says its shape; repeat it for several.",
-            rich_help_panel=LAYERS,
-        ),
-    ] = None,
+    arch: opt.Arch = None,
+    input: opt.Inputs = None,
     inputs: Annotated[
         Path | None,
         typer.Option(
@@ -113,23 +98,8 @@ def compare(
         int | None,
         typer.Option(min=0, help="Seed of the random inputs; 0.", rich_help_panel=LAYERS),
     ] = None,
-    allow_global: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-global",
-            metavar="PACKAGE.CLASS",
-            help="Let a pickled checkpoint use this class; repeat it for several.",
-            rich_help_panel=LAYERS,
-        ),
-    ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Unpickle checkpoints in full. They can then run any code they like.",
-            rich_help_panel=LAYERS,
-        ),
-    ] = False,
+    allow_global: opt.AllowGlobals = None,
+    trust: opt.Trust = False,
     markdown: Annotated[
         Path | None,
         typer.Option(

@@ -86,17 +86,25 @@ def check_whole(directory: Path) -> set[str]:
     names = {path.name for path in directory.iterdir()}
     assert not {name for name in names if ".tmp" in name}, names
     for path in directory.iterdir():
-        if path.name.endswith(".ts.pt"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                torch.jit.load(str(path))
-        elif path.suffix == ".pt":
-            torch.load(path, weights_only=False)
-        elif path.suffix == ".pt2":
-            torch.export.load(path)
-        elif path.suffix == ".onnx":
-            onnx.checker.check_model(onnx.load(path), full_check=True)
-        elif path.suffix == ".engine":
+        check_usable(path)
+        if path.suffix == ".engine":
             sidecar = json.loads(Path(f"{path}.json").read_text())
             assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     return names
+
+
+def check_usable(path: Path) -> bool:
+    """Load a model in a format of PyTorch or ONNX; whether it is one."""
+    if path.name.endswith((".ts.pt", "model.pt")):  # Triton has another name for TorchScript
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.load(str(path))
+    elif path.suffix == ".pt":
+        torch.load(path, weights_only=False)
+    elif path.suffix == ".pt2":
+        torch.export.load(path)
+    elif path.suffix == ".onnx":
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+    else:
+        return False
+    return True

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-import torch
+from cli_runs import check_usable
 
 from deployfold.bundle import scan
 from deployfold.files import sha256
@@ -88,17 +86,9 @@ def _below(place: str, names: set[str]) -> set[str]:
 
 def _check(path: Path) -> None:
     name = path.name
-    if name.endswith((".ts.pt", "model.pt")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.load(str(path))
-    elif path.suffix == ".pt":
-        torch.load(path, weights_only=False)
-    elif path.suffix == ".pt2":
-        torch.export.load(path)
-    elif path.suffix == ".onnx":
-        onnx.checker.check_model(onnx.load(path), full_check=True)
-    elif path.suffix == ".npz":
+    if check_usable(path):
+        return
+    if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             assert all(arrays[key].size for key in arrays.files)
     elif name == "report.json":
