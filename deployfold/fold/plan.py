@@ -62,11 +62,13 @@ class Replacement:
     """Put what is left of the module at ``path`` in its place.
 
     ``keep`` lists its children (by attribute name) and activations to keep, in order; nothing
-    kept makes it an ``nn.Identity``.
+    kept makes it an ``nn.Identity``. Where others read its input as well (``shared``), what is kept
+    must not work in place: it would do so on a tensor that was the BatchNorm's own.
     """
 
     path: str
     keep: tuple[str | Activation, ...] = ()
+    shared: bool = False
 
 
 @dataclass(frozen=True)

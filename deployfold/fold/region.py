@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .algebra import Affine
+from .aliases import overwritten, read_by_others
 from .channels import NotSeparable
 from .context import CannotFold, Context, Request
 from .graph import Value
@@ -38,8 +39,10 @@ class IntoSurroundings:
        weights add up to one;
     3. each layer's channels are those of the change, and a reader that is to take off a shift adds
        no zero padding and is no transposed convolution;
-    4. no scale is zero, and no shift so large that taking it off again would cost precision;
-    5. each layer's weight and bias are stored tensors that nothing else uses, and a layer that
+    4. where others read the unit's input, nothing works on its output in place, but for what the
+       unit's own class does, which can be told not to;
+    5. no scale is zero, and no shift so large that taking it off again would cost precision;
+    6. each layer's weight and bias are stored tensors that nothing else uses, and a layer that
        runs at several places is asked for the same thing at each of them.
     """
 
@@ -54,6 +57,11 @@ class IntoSurroundings:
         """
         affine = unit.affine
         assert affine is not None
+        if any(
+            read_by_others(site.inputs[0]) and overwritten(site.output, site.call)
+            for site in unit.sites
+        ):
+            raise CannotFold("")
         nearby = Surroundings(unit, context)
         for scale_before in (True, False):
             for shift_before in (scale_before, not scale_before):

@@ -212,6 +212,10 @@ def _remainder(module: nn.Module, removal: Replacement) -> nn.Module:
     ]
     if not kept:
         return nn.Identity().train(module.training)
+    if removal.shared:
+        for item in (child for one in kept for child in one.modules()):
+            if getattr(item, "inplace", False) is True:
+                item.inplace = False  # type: ignore[assignment]
     return (kept[0] if len(kept) == 1 else nn.Sequential(*kept)).train(module.training)
 
 

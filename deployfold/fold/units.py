@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .algebra import batch_norm
+from .aliases import read_by_others
 from .arithmetic import arithmetic_units
 from .forward import cannot_rewrite
 from .graph import Graph, Op, Value
@@ -134,7 +135,8 @@ def _plan_removal(graph: Graph, unit: Unit) -> None:
             reason = chain if isinstance(chain, str) else "does different things at each call"
             unit.reason = f"its class {type(module).__name__} {reason}"
         return
-    unit.removals = (Replacement(unit.module_path, chain),)
+    shared = bool(chain) and any(read_by_others(op.inputs[0]) for op in sites)
+    unit.removals = (Replacement(unit.module_path, chain, shared),)
 
 
 def _plan_bypass(unit: Unit) -> str | None:

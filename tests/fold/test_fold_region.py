@@ -212,3 +212,54 @@ def test_residual_stream_is_changed_as_a_whole():
     )
     result = folded(randomise(model, positive=True), image(), gone=1)
     assert {"stem", "head"} < set(result.folded[0].into)
+
+
+class _NormAct(nn.BatchNorm2d):
+    """As timm's ``BatchNormAct2d``: its activation works in place on what the norm has made."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_activation_in_place_spares_the_other_reader(first):
+    """It would work on the convolution's output once the norm is gone."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        if first:
+            left = self.norm(y)
+            return left, self.branch(F.avg_pool2d(y, 2))
+        right = self.branch(F.avg_pool2d(y, 2))
+        return self.norm(y), right
+
+    model = randomise(
+        Net(forward, conv=nn.Conv2d(3, 4, 3), norm=_NormAct(4), branch=nn.Conv2d(4, 2, 1)),
+        positive=True,
+    )
+    result = folded(model, image(), gone=1)
+    outputs = result.model(image())
+    sum(output.sum() for output in outputs).backward()  # autograd notices what was overwritten
+    assert result.model.conv.weight.grad is not None
+    assert model.norm.act.inplace, "the user's own model is as it was"
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_a_separate_activation_in_place_keeps_its_norm(view):
+    def forward(self, x):
+        y = self.conv(x)
+        right = self.branch(F.avg_pool2d(y, 2))
+        left = self.norm(y)
+        return self.act(left.flatten(2) if view else left), right
+
+    model = Net(
+        forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), act=nn.ReLU(inplace=True),
+        branch=nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    folded(randomise(model, positive=True), image(), gone=0, left=1)
+    model.act.inplace = False
+    folded(model, image(), gone=1)
