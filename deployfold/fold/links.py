@@ -146,6 +146,11 @@ class Moved:
     def _origin(self) -> Tensor:
         return dict(origins_of(self.op, self.source))[self.result]
 
+    @cached_property
+    def pads(self) -> bool:
+        """Whether some of the output is padding, which would have to get a shift as well."""
+        return bool((self._origin <= 0).any())
+
     def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
         flat = gauge.expand(self.source.shape).flatten()
         moved = flat[(self._origin - 1).clamp(min=0)]
@@ -198,7 +203,10 @@ def _links_of(op: Op) -> list[Link]:
     if name in _HOMOGENEOUS:
         return [Link(result, ((source, whole, 1.0),), positive=True, shifts=False)]
     if op.name in MOVES and len(op.inputs) == 1:
-        return [Link(output, ((source, Moved(op, source, output), 1.0),)) for output in op.outputs]
+        routes = [Moved(op, source, output) for output in op.outputs]
+        return [
+            Link(route.result, ((source, route, 1.0),), shifts=not route.pads) for route in routes
+        ]
     if op.name in AVERAGES or op.name in MAXIMA:
         return [_averaged(op, source)]
     return []
