@@ -8,6 +8,10 @@
 3. Between the last step that did not hold and the one that does, the least number of layers is
    found by bisection.
 4. The largest of them, whose share is worth another pass, are tried without.
+
+Whoever takes the best of many models by their agreement on few samples takes the luckiest too. So
+a model that is chosen shall hold the agreement's limit by its standard error; where none does, the
+first that holds the limit itself is taken.
 """
 
 from __future__ import annotations
@@ -108,26 +112,31 @@ class _Search:
     def until_it_holds(self) -> tuple[list[str], Step] | None:
         """The layers put back and the model that holds; ``None`` if none is allowed to."""
         removed: list[str] = []
+        first: tuple[list[str], Step] | None = None
         for _ in range(_ROUNDS):
             more = self._next(removed)
             if not more:
-                return None
+                break
             self._failed = len(removed)
-            removed += more
+            removed = removed + more
             self._step = self._attempt(frozenset(removed))
-            if _holds(self._step.measured, self._guard):
+            if _holds(self._step.measured, self._guard, surely=True):
                 return removed, self._step
-        return None
+            if first is None and _holds(self._step.measured, self._guard):
+                first = removed, self._step
+        return first
 
     def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
         """The same with as few layers as some more attempts find."""
+        if not _holds(held.measured, self._guard, surely=True):
+            return removed, held
         left = _REFINEMENTS
         low, high = self._failed, len(removed)  # low of them do not hold, high do
         while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
             middle = (low + high) // 2
             step = self._attempt(frozenset(removed[:middle]))
             left -= 1
-            if _holds(step.measured, self._guard):
+            if _holds(step.measured, self._guard, surely=True):
                 high, held = middle, step
             else:
                 low = middle
@@ -138,7 +147,7 @@ class _Search:
             fewer = [other for other in removed if other != name]
             step = self._attempt(frozenset(fewer))
             left -= 1
-            if _holds(step.measured, self._guard):
+            if _holds(step.measured, self._guard, surely=True):
                 removed, held = fewer, step
         return removed, held
 
@@ -180,12 +189,21 @@ class _Search:
         return sum(self._shares[name] for name in names)
 
 
-def _holds(measured: Measured, guard: GuardSpec) -> bool:
+def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
     if not measured.sqnr_db >= guard.min_sqnr_db:
         return False
-    if guard.min_agreement is None or measured.agreement is None:
+    limit = guard.min_agreement
+    if limit is None or measured.agreement is None:
         return True
-    return measured.agreement >= guard.min_agreement
+    return measured.agreement >= (_aim(measured, limit) if surely else limit)
+
+
+def _aim(measured: Measured, limit: float) -> float:
+    """An agreement above ``limit`` by the standard error that so many samples leave."""
+    if not measured.samples:
+        return limit
+    error = math.sqrt(limit * (1.0 - limit) / measured.samples)
+    return limit + min(error, (1.0 - limit) / 2)  # more would ask for what no sample may change
 
 
 def _wanted(measured: Measured, guard: GuardSpec) -> float:
@@ -197,7 +215,7 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
     assert guard.min_agreement is not None
     assert measured.agreement is not None
     # The classes that change are as many as the error is large, and the divergence is its square.
-    share = (1.0 - guard.min_agreement) / (1.0 - measured.agreement)
+    share = (1.0 - _aim(measured, guard.min_agreement)) / (1.0 - measured.agreement)
     return min(max(share * share, 0.1), 0.8)
 
 

@@ -25,6 +25,7 @@ class Measured:
             fp32, in nats; ``None`` for what is no classifier.
         accuracy, reference_accuracy: share of right classes; ``None`` without labels.
         max_abs_diff: of all outputs.
+        samples: behind the agreement, those of a batch one by one; 0 for what is no classifier.
     """
 
     sqnr_db: float
@@ -34,6 +35,7 @@ class Measured:
     accuracy: float | None
     reference_accuracy: float | None
     max_abs_diff: float
+    samples: int = 0
 
 
 class Measurer:
@@ -66,9 +68,11 @@ class Measurer:
         ]
         worst = min((sqnr_db(expected, found) for expected, found in pairs), default=math.inf)
         agreement = divergence = accuracy = right = None
+        samples = 0
         if len(pairs) == 1 and pairs[0][0][0].ndim == 2 and pairs[0][0][0].shape[1] > 1:
             scores, found = (np.concatenate(part).astype(np.float64) for part in pairs[0])
             before, after = scores.argmax(1), found.argmax(1)
+            samples = len(before)
             agreement = float((before == after).mean())
             divergence = _divergence(scores, found)
             if self._labels is not None and len(self._labels) == len(before):
@@ -82,6 +86,7 @@ class Measurer:
             accuracy=accuracy,
             reference_accuracy=right,
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
+            samples=samples,
         )
 
     def _run(self, model: Path) -> list[list[Array]]:
