@@ -32,8 +32,9 @@ def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Uni
                 units[call.module] = _module_unit(call, collapsed)
             units[call.module].sites.append(collapsed)
     for name, value in graph.constants.items():
-        scaled = _scaled_by(graph, value)
-        if scaled and name == value.name:
+        own = name == value.name and isinstance(tensors[name], torch.nn.Parameter)
+        scaled = _scaled_by(graph, value) if own and name not in graph.mutated else []
+        if scaled:
             units[name] = _parameter_unit(graph, value, scaled, tensors)
     return list(units.values())
 
@@ -189,8 +190,6 @@ def _parameter_unit(
     path, _, name = value.name.rpartition(".")
     unit = Unit(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
     unit.affine = Affine(scale, torch.zeros_like(scale), constant=False)
-    if value.name in graph.mutated or not isinstance(tensors[value.name], torch.nn.Parameter):
-        unit.reason = "it is not a parameter, or is written to in forward"
     unit.removals = (Neutralise(path, name, _may_be_absent(products[0].call, name)),)
     unit.sites = [_merge_ops(graph, [op], axis) for op in products]
     return unit

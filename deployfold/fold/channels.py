@@ -33,6 +33,9 @@ MOVES = frozenset(
 )
 """Operators whose every output element is a copy of one input element, or a padding constant."""
 
+_MOVES_BY_INDEX = frozenset({"gather", "index", "index_select"})
+"""The same, where a stored tensor of integers says which one."""
+
 AVERAGES = {
     "adaptive_avg_pool1d": 1,
     "adaptive_avg_pool2d": 2,
@@ -142,6 +145,11 @@ def reduced_axes(op: Op, source: Value) -> frozenset[int]:
     return frozenset(axis % rank for axis in ([axes] if isinstance(axes, int) else axes))
 
 
+def moves(op: Op) -> bool:
+    """Whether every output element is a copy of one input element, or a padding constant."""
+    return op.name in MOVES or op.name in _MOVES_BY_INDEX
+
+
 def is_identity(op: Op) -> bool:
     """Whether the operator returned its input unchanged: a dropout that was not training."""
     return op.name in _IDENTITIES and not op.arguments.get("train", False)
@@ -181,7 +189,10 @@ def origins_of(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
         raise NotSeparable("it is padded with a constant other than zero")
     # float64 counts exactly to 2**53, and every data-moving operator supports it.
     numbered = torch.arange(1, _numel(source) + 1, dtype=torch.float64).view(source.shape)
-    results = op.rerun({source: numbered})
+    known = {value: value.number for value in op.inputs if value.number is not None}
+    if any(value is not source and value not in known for value in op.inputs):
+        raise NotSeparable("its indices are not stored in the model")
+    results = op.rerun({**known, source: numbered})
     outputs = results if isinstance(results, (list, tuple)) else [results]
     return [(value, result.long()) for value, result in zip(op.outputs, outputs, strict=True)]
 

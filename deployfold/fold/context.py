@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .algebra import Affine
-from .channels import MOVES
+from .forward import cannot_rewrite
 from .graph import Graph, Op, Value
 from .layers import Layer, layer_of
 from .plan import LayerEdit, Term
@@ -67,6 +67,7 @@ class Context:
     def __post_init__(self) -> None:
         self._unit_at = {op: unit for unit in self.units for op in unit.sites}
         self._layers: dict[Op, Layer | str] = {}
+        self._rewritable: dict[Op, str | None] = {}
         self._hooked = [
             call
             for call in self.graph.calls
@@ -98,18 +99,25 @@ class Context:
                 raise CannotFold(f"{call.path or 'the model'} has forward hooks that would see it")
 
     def number(self, value: Value) -> Tensor:
-        """What a constant is, in float64, if it is stored, or moved from what is stored.
+        """What a constant is: stored, then in float64, or computed from such as the forward does.
 
         Raises:
-            CannotFold: it is computed, or written to in forward.
+            CannotFold: it is written to in forward, made of random numbers or otherwise unknown.
         """
         if value.name is not None and value.name not in self.graph.mutated:
-            return self.tensors[value.name].detach().double().cpu()
+            stored = self.tensors[value.name].detach().cpu()
+            return stored.double() if stored.is_floating_point() else stored
         op = value.producer
-        if op is None or op.name not in MOVES or op.function is None or len(op.outputs) != 1:
-            raise CannotFold("a constant is computed in forward")
-        moved: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
-        return moved
+        if not value.constant or op is None or op.function is None or len(op.outputs) != 1:
+            raise CannotFold("it is not known before the model runs")
+        schema = op.function._schema
+        if schema.is_mutable or torch.Tag.nondeterministic_seeded in op.function.tags:
+            raise CannotFold("it is not known before the model runs")
+        try:
+            found: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
+        except (RuntimeError, KeyError) as error:  # it wants another dtype or device
+            raise CannotFold("it is not known before the model runs") from error
+        return found
 
     def layer(self, op: Op) -> Layer:
         """The layer at ``op``, if its weight and bias may be rewritten.
@@ -146,6 +154,8 @@ class Context:
         chosen = []
         for (target, _), asked in by_target.items():
             first = asked[0]
+            if isinstance(target, str) and first.affine.constant:
+                self._check_takes_bias(first.op)
             places = target.sites if isinstance(target, Unit) else first.op["weight"].consumers
             if {request.op for request in asked} != set(places) or len(asked) != len(places):
                 where = target.name if isinstance(target, Unit) else str(target)
@@ -154,6 +164,22 @@ class Context:
                 raise CannotFold(f"the places where {describe(first.op)} runs need different maps")
             chosen.append(first)
         return chosen
+
+    def _check_takes_bias(self, op: Op) -> None:
+        """A layer that a forward calls as a function gets its first bias by rewriting the forward.
+
+        Raises:
+            CannotFold: ``torch.fx`` cannot rewrite it.
+        """
+        layer = self.layer(op)
+        if not layer.functional or layer.kind == "embedding":
+            return
+        if op not in self._rewritable:
+            module = op.call.module
+            self._rewritable[op] = cannot_rewrite(module, layer.op_name, layer.occurrence)
+        reason = self._rewritable[op]
+        if reason is not None:
+            raise CannotFold(f"{describe(op)} has no bias: {reason}")
 
     def commit(self, requests: Sequence[Request]) -> tuple[str, ...]:
         """Take up agreed requests; returns the names of the layers and units that changed."""
@@ -220,6 +246,6 @@ def _same_use(user: Op, op: Op) -> bool:
     if user is op:
         return True
     same = user.name == op.name and all(
-        user.arguments.get(key) == item or key == "input" for key, item in op.arguments.items()
+        user.arguments.get(key) == item or item is op["input"] for key, item in op.arguments.items()
     )
     return same and user["input"] is not op["weight"]

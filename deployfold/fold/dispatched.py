@@ -14,18 +14,44 @@ _SHAPE_OF_OTHER = {
 _SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
-def without_shape_readers(
+def in_one_form(
     name: str, function: Any, arguments: dict[str, Any]
 ) -> tuple[str, Any, dict[str, Any]]:
-    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it."""
+    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it, and
+    one that is another by a shorter name."""
     if name in _SHAPE_OF_OTHER:
         plain, keyword = _SHAPE_OF_OTHER[name]
         shape = list(arguments["other"].shape)
         packet = getattr(torch.ops.aten, plain)
         return plain, packet.default, {"self": arguments["self"], keyword: shape}
+    if name == "hstack":
+        axis = min(len(arguments["tensors"][0].shape) - 1, 1)
+        return "cat", torch.ops.aten.cat.default, {**arguments, "dim": axis}
     if name.endswith(_SHAPE_OF_SELF):
         return name, function, {key: item for key, item in arguments.items() if key != "self"}
     return name, function, arguments
+
+
+_PRODUCTS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
+"""Matrix products, with the names of their two factors."""
+
+
+def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Name the operands of what is a layer by another name as ``linear`` does: of a matrix product
+    whose second factor is a stored matrix, and of an embedding."""
+    if name == "embedding":
+        return {**arguments, "input": arguments["indices"], "bias": None}
+    if name not in _PRODUCTS:
+        return arguments
+    first, second = _PRODUCTS[name]
+    weight = arguments[second]
+    bias = arguments["self"] if name == "addmm" else None
+    weighted = arguments.get("alpha", 1) != 1 or arguments.get("beta", 1) != 1
+    if weight.name is None or len(weight.shape) != 2 or weighted:
+        return arguments
+    if bias is not None and bias.shape != weight.shape[1:]:
+        return arguments
+    return {**arguments, "input": arguments[first], "weight": weight, "bias": bias}
 
 
 def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

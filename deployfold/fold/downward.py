@@ -12,12 +12,12 @@ from .channels import (
     CONCATENATIONS,
     KEEP,
     MAXIMA,
-    MOVES,
     Channels,
     NotSeparable,
     axis_without,
     is_identity,
     move_down,
+    moves,
     reduced_axes,
 )
 from .context import CannotFold, Context, Request, describe
@@ -91,7 +91,7 @@ def _absorb_at(
     if is_identity(op):
         return _absorb(context, op.output, channels, affine)
     try:
-        if op.name in MOVES:
+        if moves(op):
             requests: list[Request] = []
             for result in op.outputs:
                 moved = move_down(op, value, result, channels, shifts=affine.has_shift)
@@ -122,7 +122,7 @@ def _ask_layer(
             f"{describe(op)} pads with zeros; folding would need padding with another value, "
             "which costs what it saves"
         )
-    if affine.has_shift and layer.transposed:
+    if affine.has_shift and layer.kind == "conv_transpose":
         raise CannotFold(f"{describe(op)} sums a different number of taps at its borders")
     return Request(op, affine.take(channels.index), after=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from deployfold.errors import FoldError
@@ -49,7 +50,12 @@ def rewrite_forward(
         module.register_parameter(attribute, nn.Parameter(bias))
         with graph.inserting_before(node):
             source = graph.get_attr(attribute)
-        if len(node.args) > 2:
+        if name in ("matmul", "mm"):
+            with graph.inserting_after(node):
+                total = graph.call_function(torch.add, (node, source))
+            node.replace_all_uses_with(total)
+            total.update_arg(0, node)
+        elif len(node.args) > 2:
             node.update_arg(2, source)
         else:
             node.update_kwarg("bias", source)
@@ -99,6 +105,8 @@ def _find(graph: fx.Graph, op_name: str, occurrence: int) -> fx.Node | None:
 
 def _name(node: fx.Node) -> str:
     target: Any = node.target
+    if node.op == "call_method":
+        return str(target)
     if node.op != "call_function":
         return ""
     return str(getattr(target, "__name__", "")).partition(".")[0]

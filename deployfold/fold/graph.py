@@ -21,6 +21,7 @@ class Value:
         name: the qualified name, if this is a parameter or buffer of the model.
         constant: does not depend on the model's inputs.
         output: the model returns it.
+        number: what it holds, if that is integers stored in the model.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +30,7 @@ class Value:
     name: str | None = None
     constant: bool = False
     output: bool = False
+    number: torch.Tensor | None = None
     consumers: list[Op] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -98,6 +100,8 @@ class Op:
                 return tensors[item]
             if isinstance(item, (list, tuple)):
                 return [resolve(element) for element in item]
+            if isinstance(item, torch.device):  # where the forward was traced there are no numbers
+                return torch.device("cpu")
             return item
 
         positional, keywords = [], {}

@@ -10,9 +10,10 @@ from torch import nn
 
 from .graph import Op, Value
 
-Kind = Literal["conv", "conv_transpose", "linear"]
+Kind = Literal["conv", "conv_transpose", "linear", "product", "embedding"]
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_PRODUCTS = frozenset({"addmm", "matmul", "mm"})
 _TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
 _FORWARDS = frozenset(
     {
@@ -30,6 +31,9 @@ _FORWARDS = frozenset(
 @dataclass(frozen=True)
 class Layer:
     """A convolution, transposed convolution or linear layer, by the names of its tensors.
+
+    A ``product`` is a linear layer whose weight is stored the other way round. An ``embedding`` is
+    one that reads indices, and every row of its weight holds the bias as well.
 
     Attributes:
         path: the module whose forward runs it; ``""`` is the model itself.
@@ -59,12 +63,14 @@ class Layer:
     @property
     def transposed(self) -> bool:
         """Whether the weight's first axis is the input's."""
-        return self.kind == "conv_transpose"
+        return self.kind in ("conv_transpose", "product", "embedding")
 
 
 def is_layer(op: Op) -> bool:
     """Whether ``op`` is a convolution, transposed convolution or linear operator."""
-    return op.name in _CONVOLUTIONS or op.name in _TRANSPOSED or op.name == "linear"
+    if op.name in _PRODUCTS:
+        return "weight" in op.arguments
+    return op.name in _CONVOLUTIONS or op.name in _TRANSPOSED or op.name in ("linear", "embedding")
 
 
 def layer_of(op: Op) -> Layer | str:
@@ -89,6 +95,9 @@ def layer_of(op: Op) -> Layer | str:
     elif rank:
         kind = "conv_transpose"
         in_channels, out_channels = weight.shape[0], weight.shape[1] * groups
+    elif op.name != "linear":
+        kind = "embedding" if op.name == "embedding" else "product"
+        in_channels, out_channels = weight.shape
     return Layer(
         kind=kind,
         path=op.call.path,
@@ -107,10 +116,8 @@ def layer_of(op: Op) -> Layer | str:
 
 
 def channel_axis(op: Op, value: Value) -> int:
-    """The channel axis of a layer's input or output: last for linear, else before the spatial."""
-    if op.name == "linear":
-        return len(value.shape) - 1
-    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED[op.name]
+    """The channel axis of a layer's input or output: before the spatial axes, if it has any."""
+    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED.get(op.name, 0)
     return len(value.shape) - rank - 1
 
 

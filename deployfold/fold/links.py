@@ -24,10 +24,10 @@ from .channels import (
     AVERAGES,
     CONCATENATIONS,
     MAXIMA,
-    MOVES,
     NotSeparable,
     averages_to_one,
     is_identity,
+    moves,
     origins_of,
     reduced_axes,
 )
@@ -202,7 +202,7 @@ def _links_of(op: Op) -> list[Link]:
         return [Link(result, ((source, whole, coefficient),))]
     if name in _HOMOGENEOUS:
         return [Link(result, ((source, whole, 1.0),), positive=True, shifts=False)]
-    if op.name in MOVES and len(op.inputs) == 1:
+    if moves(op):
         routes = [Moved(op, source, output) for output in op.outputs]
         return [
             Link(route.result, ((source, route, 1.0),), shifts=not route.pads) for route in routes

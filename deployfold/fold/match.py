@@ -50,6 +50,9 @@ def match(
         keep: names of units to leave, since without them the model was found to be another one.
     """
     tensors = dict(named_tensors(model))
+    for name, value in graph.constants.items():
+        if not value.dtype.is_floating_point and name not in graph.mutated:
+            value.number = tensors[name].detach().cpu()
     units = find_units(graph, tensors)
     for unit in units:
         if unit.name in keep:

@@ -240,7 +240,7 @@ class _Region:
         if isinstance(link.constant, Value):
             if bool((scale == 1).all()):
                 return torch.zeros_like(scale)
-            number = self.context.number(link.constant)
+            number = self.context.number(link.constant).double()
             constant = Aligned(link.constant, link.output).down(number)
         else:
             constant = torch.full_like(scale, link.constant)

@@ -93,7 +93,8 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
     stored = _tensor(model, layer.weight)
     shift = edit.shift.to(stored.device)
     first = edit.terms[0]
-    if len(edit.terms) == 1 and first.source == layer and first.columns is None:
+    scaled = len(edit.terms) == 1 and first.source == layer and first.columns is None
+    if scaled and layer.kind != "embedding":
         rows = first.rows.to(stored.device)
         algebra.scale_rows_(stored, rows, transposed=layer.transposed, groups=layer.groups)
         _check_range(stored, layer.weight)
@@ -114,7 +115,8 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
                 v.to(stored.device) for v in (term.columns.scale, term.columns.shift)
             )
             if term.columns.has_shift:
-                shift = shift + rows * algebra.response_to(weight, constant, groups=groups)
+                forth = weight.t() if layer.kind == "product" else weight
+                shift = shift + rows * algebra.response_to(forth, constant, groups=groups)
             weight = algebra.scale_columns(
                 weight, scale, transposed=layer.transposed, groups=groups
             )
@@ -129,6 +131,9 @@ def _edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
             )
         total = weight if total is None else total.add_(weight)
     assert total is not None
+    if layer.kind == "embedding":
+        _store(stored, total + shift, layer.weight)
+        return None
     _store(stored, total, layer.weight)
     return _edit_bias(model, edit, shift)
 

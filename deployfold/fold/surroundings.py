@@ -108,7 +108,7 @@ class Surroundings:
         """
         if self.context.unit_at(op) is None:
             layer = self.context.layer(op)
-            if layer.padded or layer.transposed:
+            if layer.padded or layer.kind == "conv_transpose":
                 raise CannotFold("")
 
     def links_between(self, op: Op, value: Value) -> list[Link]:

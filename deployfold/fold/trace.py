@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployfold.errors import FoldError
 
 from .compare import forward_failed
-from .dispatched import bind_schema, run_operator, without_shape_readers
+from .dispatched import bind_schema, in_one_form, run_operator, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
 from .modules import (
     copy_modules,
@@ -232,6 +232,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
         self._occurrences[key] = op.occurrence + 1
         op.inputs = [value for item in arguments.values() for value in values_in(item)]
+        op.arguments = with_layer_names(name, arguments)
         # lift_fresh is what torch.tensor(2.0) in a forward dispatches.
         constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
         for value in op.inputs:
@@ -262,7 +263,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):
             # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
-            operator = without_shape_readers(str(func.overloadpacket.__name__), func, values)
+            operator = in_one_form(str(func.overloadpacket.__name__), func, values)
             self._record(*operator, [*written, *fresh])
         for tensor in written:
             self._spread_write(tensor)

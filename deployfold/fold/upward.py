@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from .algebra import Affine
 from .channels import (
     AVERAGES,
     CONCATENATIONS,
     MAXIMA,
-    MOVES,
     Channels,
     NotSeparable,
     averages_to_one,
     axis_before,
     is_identity,
     move_up,
+    moves,
     reduced_axes,
 )
 from .context import CannotFold, Context, Request, describe
@@ -111,12 +114,13 @@ def _through_single(
     source = variable[0]
     if is_identity(op):
         return _absorb(context, source, op, channels, affine)
-    factor = _scalar(op)
+    factor = _factor(context, op, source, channels.axis)
     if factor is not None:
-        inner = Affine(affine.scale, affine.shift / factor, affine.constant)
-        return _absorb(context, source, op, channels, inner)
+        rows = affine.take(channels.index)  # the factor may be another one at every position
+        inner = Affine(rows.scale, rows.shift / factor, affine.constant)
+        return _absorb(context, source, op, Channels.of_axis(source, channels.axis), inner)
     try:
-        if op.name in MOVES:
+        if moves(op):
             moved = move_up(op, source, value, channels, shifts=affine.has_shift)
         elif op.name in AVERAGES or op.name in MAXIMA:
             removed = reduced_axes(op, source)
@@ -144,14 +148,25 @@ def check_reduction(op: Op, affine: Affine) -> None:
         raise NotSeparable("a negative scale turns its maximum into a minimum")
 
 
-def _scalar(op: Op) -> float | None:
-    """The number that the operator multiplies its input by, if that is all it does."""
-    factor = op.arguments.get("other")
-    if op.name.rstrip("_") not in {"mul", "div"}:
+def _factor(context: Context, op: Op, source: Value, axis: int) -> Tensor | None:
+    """What the operator multiplies every position on ``axis`` by, if that is all it does.
+
+    Raises:
+        CannotFold: it is not known, is zero somewhere, or varies along other axes.
+    """
+    name = op.name.rstrip("_")
+    if name not in {"mul", "div"} or op.arguments.get("rounding_mode"):
         return None
-    if not isinstance(factor, (int, float)) or factor == 0 or op.arguments.get("rounding_mode"):
+    if source.shape != op.output.shape or (name == "div" and op["self"] is not source):
         return None
-    return float(factor) if op.name.startswith("mul") else 1 / float(factor)
+    other = op["other"] if op["self"] is source else op["self"]
+    number = context.number(other) if isinstance(other, Value) else other
+    factor = torch.as_tensor(number, dtype=torch.float64)
+    factor = factor.reshape([1] * (len(source.shape) - factor.dim()) + [*factor.shape])
+    if factor.numel() != factor.shape[axis] or not bool((factor.isfinite() & (factor != 0)).all()):
+        raise CannotFold(f"{describe(op)} does not scale every channel")
+    factor = factor.flatten().expand(source.shape[axis])
+    return factor if name == "mul" else 1 / factor
 
 
 def _through_concatenation(
