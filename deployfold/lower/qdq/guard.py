@@ -10,8 +10,8 @@
 4. The largest of them, whose share is worth another pass, are tried without.
 
 Whoever takes the best of many models by their agreement on few samples takes the luckiest too. So
-a model that is chosen shall hold the agreement's limit by its standard error; where none does, the
-first that holds the limit itself is taken.
+the likely agreement of a model that is chosen shall hold the limit as well; where none does, the
+first whose agreement holds it is taken.
 """
 
 from __future__ import annotations
@@ -195,15 +195,13 @@ def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> boo
     limit = guard.min_agreement
     if limit is None or measured.agreement is None:
         return True
-    return measured.agreement >= (_aim(measured, limit) if surely else limit)
+    return (_sure_agreement(measured) if surely else measured.agreement) >= limit
 
 
-def _aim(measured: Measured, limit: float) -> float:
-    """An agreement above ``limit`` by the standard error that so many samples leave."""
-    if not measured.samples:
-        return limit
-    error = math.sqrt(limit * (1.0 - limit) / measured.samples)
-    return limit + min(error, (1.0 - limit) / 2)  # more would ask for what no sample may change
+def _sure_agreement(measured: Measured) -> float:
+    assert measured.agreement is not None
+    assert measured.likely_agreement is not None
+    return min(measured.agreement, measured.likely_agreement)
 
 
 def _wanted(measured: Measured, guard: GuardSpec) -> float:
@@ -213,9 +211,8 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
     if measured.sqnr_db < guard.min_sqnr_db:
         return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
     assert guard.min_agreement is not None
-    assert measured.agreement is not None
     # The classes that change are as many as the error is large, and the divergence is its square.
-    share = (1.0 - _aim(measured, guard.min_agreement)) / (1.0 - measured.agreement)
+    share = (1.0 - guard.min_agreement) / (1.0 - _sure_agreement(measured))
     return min(max(share * share, 0.1), 0.8)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from deployfold.export.session import Array, open_session, run_session
 from deployfold.numerics import max_abs_diff, sqnr_db
 
+_SHUFFLES = 32
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -25,7 +27,8 @@ class Measured:
             fp32, in nats; ``None`` for what is no classifier.
         accuracy, reference_accuracy: share of right classes; ``None`` without labels.
         max_abs_diff: of all outputs.
-        samples: behind the agreement, those of a batch one by one; 0 for what is no classifier.
+        likely_agreement: what to expect on other samples: the agreement if each sample's errors had
+            fallen on its classes in another order, less the standard error of that.
     """
 
     sqnr_db: float
@@ -35,7 +38,7 @@ class Measured:
     accuracy: float | None
     reference_accuracy: float | None
     max_abs_diff: float
-    samples: int = 0
+    likely_agreement: float | None = None
 
 
 class Measurer:
@@ -67,13 +70,12 @@ class Measurer:
             if expected[0].dtype.kind == "f"
         ]
         worst = min((sqnr_db(expected, found) for expected, found in pairs), default=math.inf)
-        agreement = divergence = accuracy = right = None
-        samples = 0
+        agreement = likely = divergence = accuracy = right = None
         if len(pairs) == 1 and pairs[0][0][0].ndim == 2 and pairs[0][0][0].shape[1] > 1:
             scores, found = (np.concatenate(part).astype(np.float64) for part in pairs[0])
             before, after = scores.argmax(1), found.argmax(1)
-            samples = len(before)
             agreement = float((before == after).mean())
+            likely = _likely_agreement(scores, found)
             divergence = _divergence(scores, found)
             if self._labels is not None and len(self._labels) == len(before):
                 accuracy = float((after == self._labels).mean())
@@ -86,7 +88,7 @@ class Measurer:
             accuracy=accuracy,
             reference_accuracy=right,
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
-            samples=samples,
+            likely_agreement=likely,
         )
 
     def _run(self, model: Path) -> list[list[Array]]:
@@ -101,6 +103,21 @@ def _divergence(expected: Array, found: Array) -> float:
         return math.inf
     before, after = _log_softmax(expected), _log_softmax(found)
     return max(float((np.exp(before) * (before - after)).sum(1).mean()), 0.0)
+
+
+def _likely_agreement(expected: Array, found: Array) -> float:
+    """The share of rows whose highest score stays the highest with the row's errors shuffled, less
+    its standard error. It varies far less from samples to samples than the agreement itself."""
+    errors, highest = found - expected, expected.argmax(1)
+    random = np.random.default_rng(0)
+    stays = np.mean(
+        [
+            (expected + random.permuted(errors, axis=1)).argmax(1) == highest
+            for _ in range(_SHUFFLES)
+        ],
+        axis=0,
+    )
+    return float(stays.mean() - stays.std() / math.sqrt(len(stays)))
 
 
 def _log_softmax(scores: Array) -> Array:
