@@ -21,6 +21,7 @@ from deployfold.measure.results import MeasurementInterrupted
 from deployfold.measure.runners import EagerRunner
 from deployfold.rows import Draft, Extras, interrupted_rows, measure_rows
 from deployfold.run import Inputs, Run
+from deployfold.torch_files import save_scripted, torch_file
 
 FOLD_SAMPLES = 8
 """Real inputs that folding traces and is verified on: each costs it four forward passes."""
@@ -127,9 +128,10 @@ def _save_module(module: torch.nn.Module, path: Path) -> int:
     with atomic_path(path) as temporary:
         try:
             if isinstance(module, torch.jit.ScriptModule):
-                torch.jit.save(module, temporary)
+                save_scripted(module, temporary)
             else:
-                torch.save(module, temporary)
+                with torch_file(temporary) as file:
+                    torch.save(module, file)
         except (pickle.PicklingError, AttributeError, TypeError, ImportError) as error:
             raise ExportError(
                 f"The folded model cannot be pickled: {error}",

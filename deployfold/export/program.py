@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from deployfold.errors import ExportError
 from deployfold.files import atomic_path, disk_is_full
 from deployfold.spec import InputSpec
+from deployfold.torch_files import torch_file
 
 from .dynamic import BATCH_AXIS, checking_inputs, is_dynamic, tracing_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
@@ -66,12 +67,11 @@ def export_program(
     checks = checking_inputs(inputs, spec)
     references = [run_module(module, check)[0] for check in checks]
     program = _export(module, inputs, spec)
-    # The archive carries the name of the file that it is saved to; a buffer, which has none, would
-    # be a second copy of the weights in memory.
-    with atomic_path(path, name="archive.pt2") as temporary:
+    with atomic_path(path) as temporary:
         try:
             with quiet():
-                torch.export.save(program, temporary)
+                with torch_file(temporary) as file:
+                    torch.export.save(program, file)
                 loaded = torch.export.load(str(temporary)).module()
         except OSError:
             raise

@@ -15,6 +15,7 @@ import torch
 from deployfold.errors import ExportError
 from deployfold.files import atomic_path, disk_is_full
 from deployfold.spec import InputSpec
+from deployfold.torch_files import save_scripted
 
 from .dynamic import checking_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
@@ -128,7 +129,9 @@ def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:
 def _save(module: Any, path: Path) -> None:
     try:
         with quiet():
-            torch.jit.save(module, path)
+            save_scripted(module, path)
+    except OSError:
+        raise
     except Exception as error:
         if disk_is_full(path.parent):
             raise

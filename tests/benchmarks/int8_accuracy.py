@@ -6,7 +6,7 @@
 
 A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
 
-    python -m venv nncf; nncf/bin/pip install nncf onnx
+    python -m venv nncf; nncf/bin/pip install nncf onnx onnxruntime
     python -m venv modelopt; modelopt/bin/pip install 'nvidia-modelopt[onnx]'
 
 EfficientNet-Lite0 and MobileNetV2 with their trained weights, folded; 64 crops of nine photographs
