@@ -51,7 +51,7 @@ def compare(
         typer.Option(
             metavar="D",
             min=0,
-            help="Fail if a row of NEW differs from its original by more.",
+            help="Fail if a row of NEW differs from its original by more; with --layers, a layer.",
             rich_help_panel=LIMITS,
         ),
     ] = None,

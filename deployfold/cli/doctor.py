@@ -50,15 +50,15 @@ def doctor(
             entries = [vars(check) for check in checks]
             run.out.file.write(json_module.dumps(entries, indent=2) + "\n")
             return
-        from rich.text import Text
+        from rich.markup import escape
+        from rich.table import Column, Table
 
+        table = Table.grid("", "", Column(overflow="fold"), padding=(0, 1))
         marks = {"ok": ("✓", "green"), "missing": ("✗", "red"), "optional": ("–", "dim")}
         for check in checks:
             mark, style = marks[check.state]
-            run.out.print(
-                Text.assemble((f"{mark} ", style), (f"{check.name:<16}", "bold"), check.detail),
-                soft_wrap=True,
-            )
+            table.add_row(f"[{style}]{mark}[/]", f"[bold]{check.name}[/]", escape(check.detail))
+        run.out.print(table)
 
 
 def _packages() -> list[_Check]:
@@ -67,11 +67,23 @@ def _packages() -> list[_Check]:
     checks = [_Check("python", "ok", sys.version.split()[0])]
     for name, remedy in _PACKAGES:
         try:
-            checks.append(_Check(name, "ok", metadata.version(name)))
+            version = metadata.version(name)
+            more = _providers() if name == "onnxruntime" else ""
+            checks.append(_Check(name, "ok", version + more))
         except metadata.PackageNotFoundError:
             state = "optional" if name in _OPTIONAL else "missing"
             checks.append(_Check(name, state, f"not installed: {remedy}"))
     return checks
+
+
+def _providers() -> str:
+    """What ONNX Runtime says that it was built with; what is missing shows when it runs."""
+    import onnxruntime
+
+    names = [
+        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+    ]
+    return f", providers {', '.join(names)}"
 
 
 def _gpu() -> list[_Check]:

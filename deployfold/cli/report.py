@@ -82,6 +82,7 @@ def report(
         from deployfold.files import write_text
         from deployfold.report.model import load_report
         from deployfold.report.select import check_column
+        from deployfold.report.text import clean
 
         if sort is not None:
             check_column(sort)
@@ -98,4 +99,4 @@ def report(
         if not written or json:
             show_report(run, found, None, sort=sort, layers=layers)
         for one in written:
-            run.err.print(f"Wrote {one}", markup=False, highlight=False)
+            run.err.print(f"Wrote {clean(str(one))}", markup=False, highlight=False)
