@@ -20,6 +20,7 @@ from deployfold.export.storage import write_model
 from deployfold.lower.activations import iterate_activations
 from deployfold.lower.emulate import emulate
 from deployfold.lower.qdq.equalise import EQUALISED_KEY
+from deployfold.lower.qdq.recentre import SHIFT_KEY
 
 from .point import OUTPUT, Folds, Point, Side
 
@@ -84,7 +85,10 @@ class OnnxSide:
             missing = next((name for name in names if name not in found), None)
             if missing is not None:
                 raise MeasureError(f"{self.name} gives no {missing} on input {number}.")
-            yield [found[name] for name in names]
+            yield [
+                found[name] + point.shift if point.shift else found[name]
+                for name, point in zip(names, points, strict=True)
+            ]
 
     def _emulated(self, model: ir.Model, scratch: Path) -> Path:
         for half in _halves(model):
@@ -157,6 +161,7 @@ def _points(model: ir.Model) -> list[Point]:
                 exact=bool(own) and node.op_type not in _NO_LAYERS,
                 weights=node.op_type in _LAYERS,
                 by_channel=EQUALISED_KEY in node.metadata_props,
+                shift=float(node.metadata_props.get(SHIFT_KEY, 0.0)),
             )
         )
     for index, value in enumerate(model.graph.outputs):

@@ -27,6 +27,7 @@ class Point:
             exporter has merged operators of one module into another.
         weights: the layer has some.
         by_channel: each channel (axis 1) may have been multiplied by a factor of its own.
+        shift: what has been taken off it, which the side adds again.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Point:
     exact: bool = False
     weights: bool = False
     by_channel: bool = False
+    shift: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

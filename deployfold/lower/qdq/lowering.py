@@ -29,6 +29,7 @@ from .graph import Layer, find_layers, insert
 from .guard import Step, keep_accuracy
 from .measuring import Measured, Measurer
 from .quantise import LayerResult, quantise_layers
+from .recentre import recentre
 from .say import Say, silent
 
 
@@ -80,6 +81,7 @@ def lower_qdq(
     if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
         say("equalising channels")
         equalise(model, layers, feeds)
+        recentre(model, layers, feeds)
     proto = ir.to_proto(model)
     with staged(path) as temporary:
         scratch = temporary.with_name(f"qdq-{path.name}")
