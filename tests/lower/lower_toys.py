@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from deployfold.export import export_onnx
+from deployfold.export.session import open_session, run_session
+from deployfold.lower.fp16_convert import prepare
 from deployfold.spec import InputSpec, TensorSpec
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -50,6 +53,26 @@ def export_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], pat
     """By the TorchScript-based exporter, which is the faster one."""
     spec = InputSpec(tuple(TensorSpec(tuple(value.shape)) for value in inputs))
     return export_onnx(module, inputs, path, spec=spec, program=None, metadata={"k": "v"}).path
+
+
+def prepared(
+    module: torch.nn.Module, inputs: torch.Tensor, directory: Path
+) -> tuple[ir.Model, list[dict[str, NDArray[np.generic]]]]:
+    """A model as quantising sees it, and each of ``inputs`` (along the first axis) as its feed."""
+    source = directory / "net.onnx"
+    export_module(module.eval(), (inputs[:1],), source)
+    model = ir.load(source)
+    prepare(model)
+    (name,) = (value.name for value in model.graph.inputs)
+    return model, [{str(name): sample[None].numpy()} for sample in inputs]
+
+
+def outputs(
+    model: ir.Model, feeds: Sequence[Mapping[str, NDArray[np.generic]]]
+) -> list[NDArray[np.generic]]:
+    """The first output of a model for every feed."""
+    session = open_session(ir.to_proto(model).SerializeToString(), optimize=False)
+    return [run_session(session, feed)[0] for feed in feeds]
 
 
 def normal(shape: Sequence[int], seed: int = 0) -> NDArray[np.float32]:

@@ -8,11 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from lower_toys import export_module
+from lower_toys import outputs, prepared
 from torch import nn
 
 from deployfold.export.session import open_session, run_session
-from deployfold.lower.fp16_convert import prepare
 from deployfold.lower.qdq.equalise import HEADROOM, LARGEST, equalise
 from deployfold.lower.qdq.graph import find_layers
 from deployfold.lower.qdq.regions import find_regions
@@ -45,17 +44,7 @@ class Separable(nn.Module):
 
 def loaded(module: nn.Module, directory: Path) -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
     inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    source = directory / "net.onnx"
-    export_module(module.eval(), (inputs[:1],), source)
-    model = ir.load(source)
-    prepare(model)
-    (name,) = (value.name for value in model.graph.inputs)
-    return model, [{str(name): sample[None].numpy()} for sample in inputs]
-
-
-def outputs(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    session = open_session(ir.to_proto(model).SerializeToString(), optimize=False)
-    return [run_session(session, feed)[0] for feed in feeds]
+    return prepared(module, inputs, directory)
 
 
 def weights(model: ir.Model, op_index: int) -> np.ndarray:

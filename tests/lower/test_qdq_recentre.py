@@ -8,34 +8,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from lower_toys import export_module
+from lower_toys import outputs, prepared
 from torch import nn
 
-from deployfold.export.session import open_session, run_session
-from deployfold.lower.fp16_convert import prepare
 from deployfold.lower.qdq.graph import find_layers
 from deployfold.lower.qdq.recentre import SHIFT_KEY, recentre
-
-
-def loaded(module: nn.Module, directory: Path) -> tuple[ir.Model, list[dict[str, np.ndarray]]]:
-    inputs = 8 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    source = directory / "net.onnx"
-    export_module(module.eval(), (inputs[:1],), source)
-    model = ir.load(source)
-    prepare(model)
-    (name,) = (value.name for value in model.graph.inputs)
-    return model, [{str(name): sample[None].numpy()} for sample in inputs]
-
-
-def outputs(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
-    session = open_session(ir.to_proto(model).SerializeToString(), optimize=False)
-    return [run_session(session, feed)[0] for feed in feeds]
 
 
 def moved(module: nn.Module, directory: Path) -> list[ir.Node]:
     """Move what can be; check that the function stays; the Clips that were moved."""
     torch.manual_seed(0)
-    model, feeds = loaded(module, directory)
+    inputs = 8 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model, feeds = prepared(module, inputs, directory)
     before = outputs(model, feeds)
     operators = [node.op_type for node in model.graph]
     count = recentre(model, find_layers(model), feeds)
