@@ -1,24 +1,15 @@
-"""How an operator ties the gauges of the tensors that it reads and writes.
-
-The *gauge* of a tensor ``v`` is a change of it to ``scale * v + shift``, element by element. Each
-of the two is a float64 tensor with the axes of ``v``, of size one along those that it does not vary
-along. NaN is a number that is not determined, or that nobody asks for.
+"""How an operator ties the gauges (:mod:`.gauges`) of the tensors that it reads and writes.
 
 A :class:`Link` says of one output of an operator that it is
 
     sum over its inputs of  coefficient * route(input),  plus a constant,
 
-where a route moves elements, or averages elements that have one gauge.
+where a route (:mod:`.routes`) moves elements, or averages elements that have one gauge.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from .channels import (
     AVERAGES,
@@ -28,26 +19,13 @@ from .channels import (
     averages_to_one,
     is_identity,
     moves,
-    origins_of,
     reduced_axes,
 )
 from .graph import Op, Value
+from .routes import Aligned, Moved, Part, Reduced, Route
 
 _HOMOGENEOUS = frozenset({"leaky_relu", "prelu", "relu"})
 _SUMS = frozenset({"add", "rsub", "sub"})
-_TOLERANCE = 1e-12
-"""Relative; numbers that should be equal differ by rounding where shifts are added up."""
-
-
-class Route(Protocol):
-    """How the elements of one input come to be those of the output."""
-
-    def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
-        """The gauge of the output; NaN where it holds nothing of this input, and ``padding`` where
-        that is the operator's own."""
-
-    def up(self, gauge: Tensor) -> Tensor:
-        """The gauge of the input; NaN where the output holds nothing of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,103 +46,6 @@ class Link:
     joins: bool = False
     positive: bool = False
     shifts: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """Elements stay where they are, are broadcast, or averaged along the axes ``over``, which are
-    counted from the end and may have other sizes in the output."""
-
-    source: Value
-    result: Value
-    over: frozenset[int] = frozenset()
-
-    def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
-        gauge = unify(gauge, self.over)
-        return gauge.reshape([1] * (len(self.result.shape) - gauge.dim()) + list(gauge.shape))
-
-    def up(self, gauge: Tensor) -> Tensor:
-        rank = len(self.source.shape)
-        single = {axis - rank for axis, size in enumerate(self.source.shape) if size == 1}
-        lead = set(range(-gauge.dim(), -rank))
-        gauge = unify(gauge, self.over | single | lead)
-        return gauge.reshape(gauge.shape[gauge.dim() - rank :])
-
-
-@dataclass(frozen=True, eq=False)
-class Reduced:
-    """Elements are averaged along ``axes``, which the output does not have."""
-
-    axes: frozenset[int]
-
-    def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
-        gauge = unify(gauge, self.axes)
-        return gauge.reshape(
-            [size for axis, size in enumerate(gauge.shape) if axis not in self.axes]
-        )
-
-    def up(self, gauge: Tensor) -> Tensor:
-        for axis in sorted(self.axes):
-            gauge = gauge.unsqueeze(axis)
-        return gauge
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The input is the slice from ``start`` to ``stop`` of ``axis``, or (``new``) lies on an axis
-    that only the output has."""
-
-    axis: int
-    start: int
-    stop: int
-    total: int
-    new: bool
-
-    def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
-        gauge = gauge.unsqueeze(self.axis) if self.new else gauge
-        shape = list(gauge.shape)
-        shape[self.axis] = self.total
-        whole = gauge.new_full(shape, torch.nan)
-        whole.narrow(self.axis, self.start, self.stop - self.start).copy_(gauge)
-        return whole
-
-    def up(self, gauge: Tensor) -> Tensor:
-        if gauge.shape[self.axis] > 1:
-            gauge = gauge.narrow(self.axis, self.start, self.stop - self.start)
-        return gauge.squeeze(self.axis) if self.new else gauge
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """Every element of the output is a copy of one of the input, or padding, which is zero."""
-
-    op: Op
-    source: Value
-    result: Value
-
-    @cached_property
-    def _origin(self) -> Tensor:
-        return dict(origins_of(self.op, self.source))[self.result]
-
-    @cached_property
-    def pads(self) -> bool:
-        """Whether some of the output is padding, which would have to get a shift as well."""
-        return bool((self._origin <= 0).any())
-
-    def down(self, gauge: Tensor, padding: float = torch.nan) -> Tensor:
-        flat = gauge.expand(self.source.shape).flatten()
-        moved = flat[(self._origin - 1).clamp(min=0)]
-        return compact(moved.masked_fill(self._origin <= 0, padding))
-
-    def up(self, gauge: Tensor) -> Tensor:
-        wanted = gauge.expand(self.result.shape)
-        inside = self._origin > 0
-        flat = wanted.new_full((torch.Size(self.source.shape).numel(),), torch.nan)
-        known = inside & ~wanted.isnan()
-        flat[self._origin[known] - 1] = wanted[known]
-        if _differ(flat[self._origin[known] - 1], wanted[known]):
-            raise NotSeparable(f"{self.op.name} hands one element to several channels")
-        return compact(flat.view(self.source.shape))
 
 
 def links_of(op: Op) -> list[Link]:
@@ -296,51 +177,3 @@ def _adds_to_one(value: Value, axis: int) -> bool:
             return False
         value, op = source, source.producer
     return False
-
-
-def unify(gauge: Tensor, axes: frozenset[int]) -> Tensor:
-    """One number along each of ``axes``.
-
-    Raises:
-        NotSeparable: they differ.
-    """
-    for axis in axes:
-        if gauge.shape[axis] == 1:
-            continue
-        unknown = gauge.isnan()
-        low = gauge.masked_fill(unknown, torch.inf).amin(axis, keepdim=True)
-        high = gauge.masked_fill(unknown, -torch.inf).amax(axis, keepdim=True)
-        if bool((high - low > _TOLERANCE * high.abs().clamp(min=1)).any()):
-            raise NotSeparable("its elements would have to be changed in different ways")
-        gauge = low.masked_fill(low.isinf(), torch.nan)
-    return gauge
-
-
-def compact(gauge: Tensor) -> Tensor:
-    """The same numbers, of size one along every axis that they do not vary along."""
-    for axis, size in enumerate(gauge.shape):
-        if size == 1:
-            continue
-        first = gauge.narrow(axis, 0, 1)
-        same = gauge == first
-        if not bool(same.all()):
-            same |= gauge.isnan() & first.isnan()
-            if not bool(same.all()):
-                continue
-        gauge = first
-    return gauge
-
-
-def merge(known: Tensor, more: Tensor) -> Tensor:
-    """Both together.
-
-    Raises:
-        NotSeparable: they contradict each other.
-    """
-    if _differ(known, more):
-        raise NotSeparable("its readers would have to change it in different ways")
-    return compact(torch.where(known.isnan(), more, known))
-
-
-def _differ(first: Tensor, second: Tensor) -> bool:
-    return bool(((first - second).abs() > _TOLERANCE * first.abs().clamp(min=1)).any())

@@ -12,8 +12,10 @@ from .algebra import Affine
 from .aliases import overwritten, read_by_others
 from .channels import NotSeparable
 from .context import CannotFold, Context, Request
+from .gauges import along, compact, merge, on_axis, unify
 from .graph import Value
-from .links import Aligned, Link, compact, merge, unify
+from .links import Link
+from .routes import Aligned
 from .surroundings import Surroundings
 from .unit import Unit
 
@@ -92,8 +94,8 @@ class _Region:
         seeds: list[tuple[Value, Tensor, Tensor]] = []
         for site in self.unit.sites:
             source, result = site.inputs[0], site.output
-            scale = _on_axis(source, self.unit.channel_axis(source), affine.scale)
-            shift = _on_axis(source, self.unit.channel_axis(source), affine.shift)
+            scale = on_axis(source, self.unit.channel_axis(source), affine.scale)
+            shift = on_axis(source, self.unit.channel_axis(source), affine.shift)
             one, zero = torch.ones_like(scale), torch.zeros_like(scale)
             rest = one if scale_before else 1 / scale
             if not bool(rest.isfinite().all()):
@@ -124,7 +126,7 @@ class _Region:
                 if axis is None:
                     continue
                 size = value.shape[axis]
-                rows = [_along(item, axis).expand(size) for item in (scale, shift)]
+                rows = [along(item, axis).expand(size) for item in (scale, shift)]
                 affine = Affine(rows[0], rows[1], constant=bool(rows[1].any()))
                 if op is not value.producer:
                     affine = _inverse(affine)
@@ -310,13 +312,3 @@ def _inverse(affine: Affine) -> Affine:
     if not bool(((size > 0) & (affine.shift.abs() <= limit)).all()):
         raise CannotFold("")
     return Affine(1 / affine.scale, -affine.shift / affine.scale, affine.constant)
-
-
-def _on_axis(value: Value, axis: int, numbers: Tensor) -> Tensor:
-    shape = [1] * len(value.shape)
-    shape[axis] = -1
-    return numbers.reshape(shape)
-
-
-def _along(gauge: Tensor, axis: int) -> Tensor:
-    return unify(gauge, frozenset(range(gauge.dim())) - {axis}).flatten()
