@@ -25,6 +25,7 @@ from deployfold.compile import (
 from deployfold.compile.plan import PORTABLE
 from deployfold.compile.request import LIBRARY_TITLES
 from deployfold.compile.runtime import RunOptions
+from deployfold.compile.sidecar import sidecar_path
 from deployfold.compile.targets import AUTO, sm_name
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
@@ -33,13 +34,19 @@ from deployfold.locks import claimed
 from deployfold.measure.cuda import Cuda
 from deployfold.measure.engine_runner import EngineRunner
 from deployfold.report.markdown import render_markdown
-from deployfold.report.model import Report, Row, load_report, now, write_report
+from deployfold.report.model import Report, Row, Status, load_report, now, write_report
 from deployfold.report.thresholds import check
 from deployfold.spec import Precision, Thresholds
 
 from .kit import Kit, Wanted, read_kit
 from .timing import time_engine
 from .verify import compare_outputs
+
+_STOPPED = Status(
+    state="interrupted",
+    stage="compile",
+    message="deployfold finish ended before its engines were whole; run it again",
+)
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,24 @@ def finish(
             )
         how = _How(max_seconds, timeout, cuda_graph, emit)
         jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
-        rows = _finish_all(jobs, kit, machine, how)
+        again = any((row.artifact or "").endswith(".engine") for row in report.rows)
+        if again:  # an engine that it names may be half replaced when this is killed
+            write_report(report.model_copy(update={"status": _STOPPED}), kit.report)
+        try:
+            rows = _finish_all(jobs, kit, machine, how)
+        except DeployfoldError:
+            if again and _has_all_engines(report, directory):
+                write_report(report, kit.report)
+            raise
         complete = _complete(report, rows, machine)
         write_report(complete, kit.report)
         write_text(kit.report.with_suffix(".md"), render_markdown(complete))
         return complete
+
+
+def _has_all_engines(report: Report, directory: Path) -> bool:
+    names = [row.artifact for row in report.rows if (row.artifact or "").endswith(".engine")]
+    return all(sidecar_path(directory / str(name)).exists() for name in names)
 
 
 def _finish_all(jobs: Sequence[_Job], kit: Kit, machine: Machine, how: _How) -> list[Row]:
@@ -258,6 +278,7 @@ def _complete(report: Report, rows: Sequence[Row], machine: Machine) -> Report:
     return report.model_copy(
         update={
             "rows": every,
+            "status": Status() if report.status == _STOPPED else report.status,
             "notes": (*report.notes, note),
             "thresholds": check(every, _limits(report)) if report.thresholds else (),
         }

@@ -58,7 +58,7 @@ def test_killed(compiling, given, undisturbed, case, count):
     chance = random.Random(compiling.name)
 
     def kill(number: int, pid: int) -> None:
-        time.sleep(chance.random() * 2.0)
+        time.sleep(chance.random() * 0.6)
         os.kill(pid, signal.SIGKILL)
 
     def judge(ended: Ended) -> None:

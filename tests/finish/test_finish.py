@@ -22,7 +22,7 @@ from deployfold.compile import EngineOptions, NoEngine, detect
 from deployfold.compile.machine import Gpu, Machine
 from deployfold.compile.targets import identify, load_targets
 from deployfold.errors import CompileError, DeployfoldError, UsageError
-from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, finish, read_kit
+from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
 from deployfold.finish.device import _jobs
 from deployfold.finish.timing import time_engine
 from deployfold.finish.verify import compare_outputs
@@ -128,6 +128,34 @@ def test_one_that_fails_does_not_keep_the_others_from_their_engines(kit: Path) -
     rows = {row.name: row for row in report.rows}
     assert "sm_87" in str(rows["tensorrt-fp32-jetson-orin-nano"].not_measured)
     assert rows["tensorrt-fp32-l4"].artifact == "net.sm_89.engine"
+
+
+def test_a_report_calls_no_engine_complete_that_is_being_replaced(
+    kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed cannot say so afterwards."""
+    before = finish(kit, targets=["l4"])
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "compile_engine", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finish(kit, targets=["l4"])
+    said = load_report(kit / "report.json").status
+    assert (said.state, said.stage) == ("interrupted", "compile")
+    again = finish(kit, targets=["l4"])
+    assert again.status == before.status
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise CompileError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "compile_engine", failing)
+        with pytest.raises(CompileError):
+            finish(kit, targets=["l4"])
+    assert load_report(kit / "report.json") == again, "the engine that was there is whole"
 
 
 def test_a_precision_that_the_build_has_not_is_an_error(kit: Path) -> None:
