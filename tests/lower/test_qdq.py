@@ -17,6 +17,7 @@ from deployfold.compile import EngineRequest, compile_engine
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.export.session import open_session, run_session
 from deployfold.lower import lower_int8
+from deployfold.lower.qdq.measuring import Measurer
 from deployfold.quantization import GuardSpec
 from deployfold.spec import Precision
 
@@ -123,6 +124,25 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
             **options,
         )  # fmt: skip
     assert not (tmp_path / "no.onnx").exists()
+
+
+@pytest.mark.parametrize("more", [1.0, 3.0, 5.0])
+def test_what_is_written_is_the_model_that_held(more, tmp_path):
+    """The guard's last tries may be worse than the one it chooses."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(8) for part in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Conv2d(8, 4, 1)).eval()
+    source = export_module(net, (torch.randn(1, 8, 12, 12),), tmp_path / "net.onnx")
+    key = onnx.load(source).graph.input[0].name
+    random = np.random.default_rng(0)
+    feeds = [{key: random.standard_normal((1, 8, 12, 12)).astype("float32")} for _ in range(24)]
+    options = {"calibration": feeds[:8], "held_back": feeds[8:], "fallback": Precision.FP32}
+    free = lower_int8(source, tmp_path / "free.onnx", guard=LOOSE, **options)
+    guard = GuardSpec(min_sqnr_db=free.sqnr_db + more, min_int8_share=0.0)
+    held = lower_int8(source, tmp_path / "held.onnx", guard=guard, **options)
+    found = Measurer(source, feeds[8:], None).measure(held.path)
+    assert found.sqnr_db == pytest.approx(held.sqnr_db, abs=1e-3)
+    assert found.sqnr_db >= guard.min_sqnr_db
 
 
 def test_inputs_without_values_are_refused(tmp_path):

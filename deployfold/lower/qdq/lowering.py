@@ -114,6 +114,7 @@ def lower_qdq(
             return found
 
         step, reasons = keep_accuracy(attempt, costs, guard, precision)
+        _write(proto, step.results, form, scratch, external_threshold)  # others came after it
         notes: tuple[str, ...] = ()
         if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
             notes = ("--min-agreement holds nothing here: the model is no classifier.",)
