@@ -189,9 +189,8 @@ def write_text(path: Path, text: str) -> None:
 def unwritable(path: Path, error: OSError) -> UsageError:
     """The error for a path that the operating system will not let us write."""
     reason = error.strerror or str(error)
-    with suppress(OSError):
-        if error.errno is None and disk_is_full(path.parent):  # numpy counts the bytes instead
-            reason = os.strerror(errno.ENOSPC)
+    if error.errno is None and re.search(r"\d+ requested and \d+ written", reason):
+        reason = os.strerror(errno.ENOSPC)  # what numpy says of a disk that is full
     return UsageError(
         f"Cannot write {path}: {reason}.",
         hint="Free some space, or choose another place with -o DIR.",

@@ -122,3 +122,10 @@ def test_sha256(tmp_path_factory, data):
     write_bytes(path, data)
     assert path.read_bytes() == data
     assert sha256(path) == hashlib.sha256(data).hexdigest()
+
+
+def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
+    """Its own words would be «5760 requested and 2568 written»; the file is gone when we look."""
+    target = tmp_path / "weights.bin"
+    with pytest.raises(UsageError, match="No space left on device"), atomic_path(target):
+        raise OSError("5760 requested and 2568 written")
