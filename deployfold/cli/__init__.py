@@ -15,6 +15,7 @@ def main() -> None:
 
         app()
     except KeyboardInterrupt:  # before or after a command ran: session.py hears it within one
+        print("Error: Interrupted.", file=sys.stderr)
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except OSError as error:  # of --help and --version, which have no session
         print(f"Error: Cannot write the output: {error.strerror or error}.", file=sys.stderr)

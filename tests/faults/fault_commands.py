@@ -86,8 +86,6 @@ class Ended:
 
     def before_us(self, number: int) -> bool:
         """Whether signal ``number`` met Python while it started, and nothing of ours had run."""
-        if (self.code, self.err) == (130, ""):  # while the command line was imported
-            return True
         return self.code in (1, -number) and not re.search("Error: |deployfold/cli/", self.err)
 
     def said(self) -> str:

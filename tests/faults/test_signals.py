@@ -55,8 +55,8 @@ def disturb(command, number, cases, given, undisturbed, case, judge, *, every=1)
         where = (
             f"{command.name}, signal {number} after {moments[sent]:.3f} s of {wanted.seconds:.3f}"
         )
-        if number == signal.SIGKILL:
-            hit = ended.code == -number  # it may have ended between the look and the signal
+        if number == signal.SIGKILL and ended.code == 0:
+            hit = False  # it ended between the look and the signal
         sent += hit
         try:
             if hit:
