@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -50,15 +50,18 @@ class _Deferring(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return offset  # torch goes back to the start of an archive that is complete
+        return self._try(lambda: self._file.seek(offset, whence), 0)
 
     def write(self, data: Any) -> int:
+        return self._try(lambda: self._file.write(data), len(data))
+
+    def _try(self, act: Callable[[], int], otherwise: int) -> int:
         if self.error is None:
             try:
-                self._file.write(data)
+                return act()
             except OSError as error:
                 self.error = error
-        return len(data)
+        return otherwise
 
 
 def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_what_is_written_can_be_read(tmp_path):
         torch.testing.assert_close(torch.export.load(file).module()(example), NET(example))
     save_scripted(traced(), path)
     torch.testing.assert_close(torch.jit.load(path)(example), NET(example))
+
+
+def test_a_zip_archive_is_written_as_torch_2_6_writes_a_program(tmp_path):
+    """It goes back to fill in the head of each entry."""
+    path = tmp_path / "net.pt2"
+    with torch_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("first", b"one")
+        archive.writestr("second", bytes(100_000))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert (archive.read("first"), archive.read("second")) == (b"one", bytes(100_000))
 
 
 @pytest.mark.parametrize("save", ["torch.save(net, file)", "torch.export.save(program, file)"])

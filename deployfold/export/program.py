@@ -12,7 +12,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from deployfold.errors import ExportError
-from deployfold.files import atomic_path, disk_is_full
+from deployfold.files import atomic_path
 from deployfold.spec import InputSpec
 from deployfold.torch_files import torch_file
 
@@ -76,8 +76,6 @@ def export_program(
         except OSError:
             raise
         except Exception as error:
-            if disk_is_full(temporary.parent):
-                raise
             raise ExportError(f"torch.export cannot save it: {first_line(error)}") from error
         difference = max(
             compare_loaded(loaded, check, reference, what=_WHAT)
