@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from onnx import numpy_helper
@@ -20,6 +21,7 @@ from deployfold.layerwise.compare import compare_pairs
 from deployfold.layerwise.eager import EagerSide
 from deployfold.layerwise.pairing import pair
 from deployfold.lower import lower_bf16, lower_fp16, lower_qdq
+from deployfold.lower.qdq.recentre import SHIFT_KEY
 from deployfold.report.layers import Limits
 from deployfold.spec import InputSpec, Precision, TensorSpec
 
@@ -267,6 +269,21 @@ def test_limits_are_the_users(folder):
     assert "max |Δ|" in found.departing[0].departs
     assert compare(old, new).min_sqnr_db == 10.0
     assert compare(old, folder / "net.fp16.onnx").min_sqnr_db == 20.0
+
+
+def test_what_was_centred_for_int8_is_compared_where_it_was(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
+    net[0].bias.data += 3.0
+    x, sources = torch.randn(SHAPE), [tmp_path / "net.onnx", tmp_path / "net.int8.onnx"]
+    export_onnx(net, (x,), sources[0], spec=SPEC, program=None, metadata={})
+    feeds = [{"x": np.random.default_rng(i).normal(size=SHAPE).astype("f")} for i in range(8)]
+    lower_qdq(*sources, precision=Precision.INT8, calibration=feeds, held_back=feeds)
+    shifts = [node.metadata_props.get(SHIFT_KEY) for node in onnx_ir.load(sources[1]).graph]
+    assert len([shift for shift in shifts if shift]) == 2, "the convolution and its ReLU6"
+    found = compare(*sources, min_sqnr=25.0)
+    assert found.passed, found.departing
+    assert {"Conv", "Clip"} <= {layer.kind for layer in found.layers}
 
 
 def test_rounding_to_16_bits_is_seen(folder):

@@ -15,18 +15,17 @@ Under a Clip no factor is below 1, and none is greater than what keeps the calib
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from deployfold.export.session import Array, open_session, run_session
+from deployfold.export.session import Array
 
-from .graph import Layer
+from .graph import Layer, numbers, replace_numbers
+from .observe import observe
 from .regions import Region, find_regions
 
 HEADROOM = 1.1
@@ -41,8 +40,6 @@ EQUALISED_KEY = "deployfold.equalised"
 _ACTIVATION_POWERS = np.linspace(0.0, 1.0, 9)
 _WEIGHT_POWERS = np.linspace(0.0, 1.0, 5)
 _STEPS = 127.0
-_ELEMENTS = 2**26
-"""Of the activations that are kept of one sample at a time: 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,7 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
         ExportError: ONNX Runtime cannot run the model.
     """
     regions = find_regions(model, {layer.name for layer in layers})
-    channels: dict[str, _Channels] = {}
-    for names in _in_turns(model, regions):
-        channels |= _measure(model, names, feeds)
+    channels = _measure(model, regions, feeds)
     # All factors are of the weights as they were: a layer may stand between two regions.
     chosen = [(region, _best_factors(region, channels)) for region in regions]
     scaled = [(region, factors) for region, factors in chosen if (factors != 1.0).any()]
@@ -78,7 +73,7 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
         for writer in region.writers:
             for value in writer.inputs[1:]:
                 if value is not None:
-                    _multiply(value, factors.reshape(-1, *[1] * (_numbers(value).ndim - 1)))
+                    _multiply(value, factors.reshape(-1, *[1] * (numbers(value).ndim - 1)))
         for reader in region.readers:
             weight = reader.inputs[1]
             assert weight is not None
@@ -99,40 +94,16 @@ def _mark(region: Region) -> None:
         waiting.extend(user for user in users if user not in region.readers)
 
 
-def _in_turns(model: ir.Model, regions: Sequence[Region]) -> Iterator[list[str]]:
-    """The tensors of all regions, as many at a time as memory is for."""
-    names = dict.fromkeys(name for region in regions for name in (*region.tensors, *region.clips))
-    sizes = {
-        str(value.name): math.prod(size for size in value.shape or () if isinstance(size, int))
-        for node in model.graph
-        for value in node.outputs
-    }
-    turn: list[str] = []
-    total = 0
-    for name in names:
-        if turn and total + sizes[name] > _ELEMENTS:
-            yield turn
-            turn, total = [], 0
-        turn.append(name)
-        total += sizes[name]
-    if turn:
-        yield turn
-
-
 def _measure(
-    model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
+    model: ir.Model, regions: Sequence[Region], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, _Channels]:
-    proto = ir.to_proto(model)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(proto.SerializeToString(), optimize=False)
+    names = dict.fromkeys(name for region in regions for name in (*region.tensors, *region.clips))
     tops: dict[str, list[Array]] = {name: [] for name in names}
     powers: dict[str, list[Array]] = {name: [] for name in names}
-    for feed in feeds:
-        for name, value in zip(names, run_session(session, feed), strict=True):
-            axes = (0, *range(2, value.ndim))
-            tops[name].append(np.abs(value).max(axis=axes))
-            powers[name].append(np.square(value, dtype=np.float64).mean(axis=axes))
+    for name, value in observe(model, list(names), feeds):
+        axes = (0, *range(2, value.ndim))
+        tops[name].append(np.abs(value).max(axis=axes))
+        powers[name].append(np.square(value, dtype=np.float64).mean(axis=axes))
     return {
         name: _Channels(np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0))
         for name in names
@@ -162,8 +133,8 @@ class _Reader:
         assert source is not None
         assert weight is not None
         groups = node.attributes.get_int("group", 1)
-        numbers = _numbers(weight)
-        by_group = numbers.reshape(groups, len(numbers) // groups, numbers.shape[1], -1)
+        held = numbers(weight)
+        by_group = held.reshape(groups, len(held) // groups, held.shape[1], -1)
         return cls(
             channels[str(source.name)],
             np.abs(by_group).max(axis=3).astype(np.float32),
@@ -228,11 +199,5 @@ def _by_input(node: ir.Node, channels: Array) -> Array:
     return spread
 
 
-def _numbers(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    numbers: Array = value.const_value.numpy().astype(np.float64)
-    return numbers
-
-
 def _multiply(value: ir.Value, factors: Array) -> None:
-    value.const_value = ir.tensor((_numbers(value) * factors).astype(np.float32), name=value.name)
+    replace_numbers(value, numbers(value) * factors)

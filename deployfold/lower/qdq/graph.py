@@ -143,7 +143,7 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
             node.replace_input_with(0, pairs[layer.source])
         node.replace_input_with(1, _weight(graph, node, item, form))
         if item.bias is not None:
-            node.replace_input_with(2, _initializer(graph, f"{name}.bias_corrected", item.bias))
+            node.replace_input_with(2, initializer(graph, f"{name}.bias_corrected", item.bias))
     graph.sort()
     for key, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
@@ -154,8 +154,8 @@ def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) ->
     source = node.inputs[0]
     assert source is not None
     base, kind = str(source.name), form.precision.value
-    scale = _initializer(graph, f"{base}.scale", np.float32(item.scale))
-    zero = _initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
+    scale = initializer(graph, f"{base}.scale", np.float32(item.scale))
+    zero = initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
     quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.{kind}", form.dtype)
     restore = _node(
         "DequantizeLinear", [quantise.outputs[0], scale, zero], f"{base}.q", ir.DataType.FLOAT
@@ -168,14 +168,14 @@ def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) ->
 
 def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) -> ir.Value:
     name = item.layer.name
-    weight = _initializer(graph, f"{name}.weight_{form.precision.value}", item.weight)
-    scale = _initializer(graph, f"{name}.weight_scale", item.weight_scale)
+    weight = initializer(graph, f"{name}.weight_{form.precision.value}", item.weight)
+    scale = initializer(graph, f"{name}.weight_scale", item.weight_scale)
     inputs, axis = [weight, scale], {"axis": item.layer.axis}
     if item.layer.block:
         axis = {"axis": 1 - item.layer.axis, "block_size": item.layer.block}
     else:
         zeros = form.stored(np.zeros(len(item.weight_scale)))
-        inputs.append(_initializer(graph, f"{name}.weight_zero_point", zeros))
+        inputs.append(initializer(graph, f"{name}.weight_zero_point", zeros))
     restore = _node("DequantizeLinear", inputs, f"{name}.weight", ir.DataType.FLOAT, **axis)
     restore.outputs[0].shape = weight.shape
     graph.insert_before(node, [restore])
@@ -191,7 +191,21 @@ def _node(
     return node
 
 
-def _initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+def numbers(value: ir.Value | None) -> Array:
+    """What an initialiser holds, in float64."""
+    assert value is not None
+    assert value.const_value is not None
+    held: Array = value.const_value.numpy().astype(np.float64)
+    return held
+
+
+def replace_numbers(value: ir.Value, new: Array) -> None:
+    """Let an initialiser hold ``new``, in float32."""
+    value.const_value = ir.tensor(new.astype(np.float32), name=value.name)
+
+
+def initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    """A new initialiser of ``graph``, by ``name`` or, where that is taken, with a number behind."""
     unique, number = name, 1
     while unique in graph.initializers:
         unique, number = f"{name}_{number}", number + 1

@@ -16,12 +16,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from deployfold.export.session import Array, open_session, run_session
+from deployfold.export.session import Array
 
-from .graph import Layer
+from .graph import Layer, initializer, numbers, replace_numbers
+from .observe import observe
+from .regions import clip_bound
 
 SHIFT_KEY = "deployfold.shift"
 """The metadata property of nodes whose output had this number taken off, for whoever compares
@@ -76,12 +77,13 @@ def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
 
 def _places(model: ir.Model, layers: Collection[str]) -> Iterator[_Place]:
     for node in model.graph:
-        high = _bound_of_clip(node)
+        high = clip_bound(node)
         before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
         if high is None or before is None or not _has_own_bias(before, layers):
             continue
         behind = _behind(node.outputs[0], layers)
-        if behind is not None and behind[1] and _is_interior(before.outputs[0], readers=1):
+        result = before.outputs[0]
+        if behind is not None and len(result.uses()) == 1 and not result.is_graph_output():
             yield _Place(before, node, high, *behind)
 
 
@@ -91,7 +93,7 @@ def _behind(
     """What a constant passes on its way to layers, and those; ``None`` where it meets others."""
     passing: tuple[ir.Node, ...] = ()
     readers: tuple[ir.Node, ...] = ()
-    if not _is_interior(value):
+    if value.is_graph_output() or not value.uses():
         return None
     for node, index in value.uses():
         if index == 0 and _has_own_bias(node, layers) and not _pads(node):
@@ -102,11 +104,6 @@ def _behind(
             return None
         passing, readers = (*passing, node, *further[0]), readers + further[1]
     return passing, readers
-
-
-def _is_interior(value: ir.Value, readers: int | None = None) -> bool:
-    count = len(value.uses())
-    return not value.is_graph_output() and (count == readers if readers else count > 0)
 
 
 def _has_own_bias(node: ir.Node, layers: Collection[str]) -> bool:
@@ -126,31 +123,16 @@ def _pads(node: ir.Node) -> bool:
     return automatic in ("SAME_UPPER", "SAME_LOWER") or any(node.attributes.get_ints("pads", ()))
 
 
-def _bound_of_clip(node: ir.Node) -> float | None:
-    bounds = [value.const_value if value is not None else None for value in node.inputs[1:3]]
-    if node.op_type != "Clip" or len(bounds) != 2 or None in bounds:
-        return None
-    low, high = (float(bound.numpy()) for bound in bounds if bound is not None)
-    return high if low == 0.0 < high else None
-
-
 def _tops(
     model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
     """The upper end with the least squared error of each tensor, in 255 steps from 0."""
-    if not names:
-        return {}
-    proto = ir.to_proto(model)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(proto.SerializeToString(), optimize=False)
     random = np.random.default_rng(0)
     samples: dict[str, list[Array]] = {name: [] for name in names}
     tops = dict.fromkeys(names, 0.0)
-    for feed in feeds:
-        for name, value in zip(names, run_session(session, feed), strict=True):
-            tops[name] = max(tops[name], float(value.max()))
-            samples[name].append(random.choice(value.reshape(-1), _SAMPLED))
+    for name, value in observe(model, names, feeds):
+        tops[name] = max(tops[name], float(value.max()))
+        samples[name].append(random.choice(value.reshape(-1), _SAMPLED))
     return {name: _best_top(np.concatenate(samples[name]), tops[name]) for name in names}
 
 
@@ -165,33 +147,17 @@ def _best_top(values: Array, top: float) -> float:
 def _move(graph: ir.Graph, place: _Place, shift: float) -> None:
     _add(place.writer.inputs[2], np.float64(-shift))
     for index, bound in ((1, -shift), (2, place.high - shift)):
-        place.clip.replace_input_with(index, _number(graph, f"{place.tensor}.bound{index}", bound))
+        new = initializer(graph, f"{place.tensor}.bound{index}", np.float32(bound))
+        place.clip.replace_input_with(index, new)
     for reader in place.readers:
-        weight = reader.inputs[1]
-        assert weight is not None
-        numbers = _numbers(weight)
+        weight = numbers(reader.inputs[1])
         if reader.op_type == "Gemm" and not reader.attributes.get_int("transB", 0):
-            numbers = numbers.T
-        _add(reader.inputs[2], shift * numbers.reshape(len(numbers), -1).sum(1))
+            weight = weight.T
+        _add(reader.inputs[2], shift * weight.reshape(len(weight), -1).sum(1))
     for node in (place.writer, place.clip, *place.passing):
         node.metadata_props[SHIFT_KEY] = repr(shift)
 
 
-def _number(graph: ir.Graph, name: str, number: float) -> ir.Value:
-    tensor = ir.tensor(np.float32(number), name=name)
-    value = ir.Value(
-        name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(value)
-    return value
-
-
 def _add(value: ir.Value | None, more: Array) -> None:
     assert value is not None
-    value.const_value = ir.tensor((_numbers(value) + more).astype(np.float32), name=value.name)
-
-
-def _numbers(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    numbers: Array = value.const_value.numpy().astype(np.float64)
-    return numbers
+    replace_numbers(value, numbers(value) + more)

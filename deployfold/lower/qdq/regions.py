@@ -105,7 +105,7 @@ class _Search:
             self.open = False
             return []
         if node.op_type == "Clip":
-            bound = _clip_bound(node)
+            bound = clip_bound(node)
             if bound is None:
                 self.open = False
                 return []
@@ -126,8 +126,10 @@ def _first(node: ir.Node) -> ir.Value:
     return value
 
 
-def _clip_bound(node: ir.Node) -> float | None:
-    """The upper bound of a Clip from 0; ``None`` for another one."""
+def clip_bound(node: ir.Node) -> float | None:
+    """The upper bound of a Clip from 0; ``None`` for another one, and for other operators."""
+    if node.op_type != "Clip":
+        return None
     bounds = [value.const_value if value is not None else None for value in node.inputs[1:3]]
     given = [value is not None for value in node.inputs[1:3]]
     if given != [True, True] or None in bounds:
