@@ -189,7 +189,7 @@ def origins_of(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
         raise NotSeparable("it is padded with a constant other than zero")
     # float64 counts exactly to 2**53, and every data-moving operator supports it.
     numbered = torch.arange(1, _numel(source) + 1, dtype=torch.float64).view(source.shape)
-    known = {value: value.number for value in op.inputs if value.number is not None}
+    known = {value: value.number.cpu() for value in op.inputs if value.number is not None}
     if any(value is not source and value not in known for value in op.inputs):
         raise NotSeparable("its indices are not stored in the model")
     results = op.rerun({**known, source: numbered})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -59,7 +59,6 @@ class Context:
 
     graph: Graph
     units: list[Unit]
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     pending: dict[str, _Pending] = field(default_factory=dict)
     patience: int = 200_000
     """Steps that rules which search may take in all; one takes a tenth of a millisecond."""
@@ -104,20 +103,17 @@ class Context:
         Raises:
             CannotFold: it is written to in forward, made of random numbers or otherwise unknown.
         """
-        if value.name is not None and value.name not in self.graph.mutated:
-            stored = self.tensors[value.name].detach().cpu()
+        if value.number is not None:
+            stored = value.number.cpu()
             return stored.double() if stored.is_floating_point() else stored
         op = value.producer
-        if not value.constant or op is None or op.function is None or len(op.outputs) != 1:
-            raise CannotFold("it is not known before the model runs")
-        schema = op.function._schema
-        if schema.is_mutable or torch.Tag.nondeterministic_seeded in op.function.tags:
-            raise CannotFold("it is not known before the model runs")
-        try:
-            found: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
-        except (RuntimeError, KeyError) as error:  # it wants another dtype or device
-            raise CannotFold("it is not known before the model runs") from error
-        return found
+        if op is not None and value.constant and op.repeatable and len(op.outputs) == 1:
+            try:
+                found: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
+                return found
+            except (RuntimeError, KeyError):  # it wants another dtype or device
+                pass
+        raise CannotFold("it is not known before the model runs")
 
     def layer(self, op: Op) -> Layer:
         """The layer at ``op``, if its weight and bias may be rewritten.

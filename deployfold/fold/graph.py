@@ -21,7 +21,7 @@ class Value:
         name: the qualified name, if this is a parameter or buffer of the model.
         constant: does not depend on the model's inputs.
         output: the model returns it.
-        number: what it holds, if that is integers stored in the model.
+        number: what it holds, if that is stored in the model and not written to.
     """
 
     shape: tuple[int, ...]
@@ -87,6 +87,14 @@ class Op:
     def output(self) -> Value:
         """Its first output."""
         return self.outputs[0]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it gives the same for the same inputs, and changes none of them."""
+        if self.function is None:  # an alias found by its storage
+            return False
+        random = torch.Tag.nondeterministic_seeded in self.function.tags
+        return not random and not self.function._schema.is_mutable
 
     def rerun(self, tensors: dict[Value, torch.Tensor]) -> Any:
         """Run the operator again with its settings and other ``tensors``.

@@ -51,14 +51,14 @@ def match(
     """
     tensors = dict(named_tensors(model))
     for name, value in graph.constants.items():
-        if not value.dtype.is_floating_point and name not in graph.mutated:
-            value.number = tensors[name].detach().cpu()
+        if name not in graph.mutated:
+            value.number = tensors[name].detach()
     units = find_units(graph, tensors)
     for unit in units:
         if unit.name in keep:
             unit.reason = _KEPT
     _skip_neutral(graph)
-    context = Context(graph, [unit for unit in units if unit.is_batchnorm or reparam], tensors)
+    context = Context(graph, [unit for unit in units if unit.is_batchnorm or reparam])
     folded: list[Folded] = []
     removals: list[Removal] = []
     reasons: dict[Unit, str] = {}

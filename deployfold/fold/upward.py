@@ -35,11 +35,11 @@ class IntoProducers:
 
     1. its input has no other reader, is not a model output, and no forward hook sees it;
     2. following the input upwards there are only operators that a per-channel affine map can be
-       carried through: those that move data, averages whose weights add up to one, maxima where
-       no scale is negative, sums (the scale goes to every summand, the shift to one) and
-       concatenations;
-    3. every path ends at a convolution, transposed convolution, linear layer or another unit
-       whose channels are those of the map;
+       carried through: those that move data, factors that are known, averages whose weights add
+       up to one, maxima where no scale is negative, sums (the scale goes to every summand, the
+       shift to one) and concatenations;
+    3. every path ends at a convolution, transposed convolution, linear layer (by any name: see
+       :mod:`.layers`) or another unit whose channels are those of the map;
     4. that layer's weight and bias are stored tensors that nothing else uses, and a layer that
        runs at several places is asked for the same thing at each of them.
     """

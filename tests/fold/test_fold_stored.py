@@ -51,6 +51,19 @@ def test_product_with_a_stored_matrix(way, width, before, after):
     folded(model, torch.randn(3, width[0]), gone=before + after)
 
 
+def test_layers_side_by_side_by_hstack():
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 2), nn.Linear(4, 3)
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(torch.hstack([self.left(x), self.right(x)]))
+
+    folded(randomise(Stacked()), torch.randn(3, 4), gone=1)
+
+
 def test_weighted_product_is_left():
     class Weighted(Product):
         def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +141,7 @@ class Between(nn.Module):
             "gain": lambda: x * self.gain.sigmoid(),
             "mix": lambda: share[0] * x + share[1] * x.flip(1),
             "zero": lambda: x * (self.factors > 0),
-            "noise": lambda: x * torch.rand_like(self.gain),
+            "noise": lambda: x * torch.rand(6, 1, 1),
         }[self.what]()
         return self.norm(x).relu()
 
