@@ -111,24 +111,23 @@ def finish(
             )
         how = _How(max_seconds, timeout, cuda_graph, emit)
         jobs = list(_jobs(kit, targets or (AUTO,), precisions, machine))
-        again = any((row.artifact or "").endswith(".engine") for row in report.rows)
-        if again:  # an engine that it names may be half replaced when this is killed
+        sidecars = [
+            sidecar_path(directory / row.artifact)
+            for row in report.rows
+            if row.artifact is not None and row.artifact.endswith(".engine")
+        ]
+        if sidecars:  # an engine that it names may be half replaced when this is killed
             write_report(report.model_copy(update={"status": _STOPPED}), kit.report)
         try:
             rows = _finish_all(jobs, kit, machine, how)
         except DeployfoldError:
-            if again and _has_all_engines(report, directory):
+            if sidecars and all(sidecar.exists() for sidecar in sidecars):
                 write_report(report, kit.report)
             raise
         complete = _complete(report, rows, machine)
         write_report(complete, kit.report)
         write_text(kit.report.with_suffix(".md"), render_markdown(complete))
         return complete
-
-
-def _has_all_engines(report: Report, directory: Path) -> bool:
-    names = [row.artifact for row in report.rows if (row.artifact or "").endswith(".engine")]
-    return all(sidecar_path(directory / str(name)).exists() for name in names)
 
 
 def _finish_all(jobs: Sequence[_Job], kit: Kit, machine: Machine, how: _How) -> list[Row]:
