@@ -68,22 +68,25 @@ def _packages() -> list[_Check]:
     for name, remedy in _PACKAGES:
         try:
             version = metadata.version(name)
-            more = _providers() if name == "onnxruntime" else ""
-            checks.append(_Check(name, "ok", version + more))
+            checks.append(_Check(name, "ok", version))
+            if name == "onnxruntime":
+                checks[-1] = _onnxruntime(version)
         except metadata.PackageNotFoundError:
             state = "optional" if name in _OPTIONAL else "missing"
             checks.append(_Check(name, state, f"not installed: {remedy}"))
     return checks
 
 
-def _providers() -> str:
-    """What ONNX Runtime says that it was built with; what is missing shows when it runs."""
-    import onnxruntime
-
+def _onnxruntime(version: str) -> _Check:
+    """With what it says that it was built with; what is missing of that shows when it runs."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return _Check("onnxruntime", "missing", f"{version} cannot be imported: {error}")
     names = [
         name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
     ]
-    return f", providers {', '.join(names)}"
+    return _Check("onnxruntime", "ok", f"{version}, providers {', '.join(names)}")
 
 
 def _gpu() -> list[_Check]:
