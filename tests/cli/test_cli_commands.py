@@ -9,6 +9,8 @@ import pytest
 import torch
 from cli_runs import FOLDED_PARAMETERS, SHAPE, check_whole, make, run
 
+from deployfold import cli
+
 INPUT = ("--input", SHAPE)
 BENCH = ("--threads", "1", "--max-seconds", "0.5")
 
@@ -93,3 +95,25 @@ def test_doctor_names_what_works(tmp_path):
     }  # fmt: skip
     plain = run("doctor", cwd=tmp_path).stdout
     assert all(name in plain for name in checks)
+
+
+def test_doctor_goes_on_where_onnx_runtime_cannot_be_imported(tmp_path):
+    broken = tmp_path / "site" / "onnxruntime"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.99 is missing')")
+    done = run("doctor", "--json", cwd=tmp_path, PYTHONPATH=str(broken.parent))
+    assert done.returncode == 0, done.stderr
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    assert found["onnxruntime"]["state"] == "missing"
+    assert "libcudart.so.99 is missing" in found["onnxruntime"]["detail"]
+    assert found["timm"]["state"] == "ok"
+
+
+def test_ctrl_c_before_a_command_runs_is_a_sentence(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_use_utf8", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "Error: Interrupted.\n")
