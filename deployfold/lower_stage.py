@@ -101,7 +101,7 @@ def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
         title = f"ONNX Runtime, {name}"
         run.drafts.append(Draft(f"onnxruntime-{name}", title, not_measured=reason))
         return None
-    notes = (data.said, *artifact.notes, *_kept(artifact.kept, spec.int8_rest.value))
+    notes = (*data.said, *artifact.notes, *_kept(artifact.kept, spec.int8_rest.value))
     if not data.guarded and artifact.sqnr_db < spec.guard.min_sqnr_db:
         low = f"{artifact.sqnr_db:.1f} dB is less than --min-sqnr {spec.guard.min_sqnr_db:g}"
         notes = (*notes, f"{low}: with --calib, {name} is fitted to data and held to that limit.")

@@ -50,11 +50,12 @@ class QuantisationData:
     digest: str | None
 
     @property
-    def said(self) -> str:
-        """What the report is to say of it."""
+    def said(self) -> tuple[str, ...]:
+        """What a note is to say of it; of what is not calibrated, every table says so itself."""
         if not self.guarded:
-            return f"weights rounded to nearest without calibration data, measured on {self.origin}"
-        return f"calibrated on {self.origin}" if self.calibrated else self.origin
+            how = "weights rounded to nearest without calibration data"
+            return (f"{how}, measured on {self.origin}",)
+        return (f"calibrated on {self.origin}",) if self.calibrated else ()
 
 
 def quantisation_data(run: Run, precision: Precision) -> QuantisationData:
@@ -117,6 +118,7 @@ def _lower(
         labels=data.labels,
         # Random ranges are all that int8 and fp8 have then; a weight is better off without.
         fitted=data.calibrated or precision is not Precision.INT4,
+        residual=spec.residual_qdq,
         fallback=spec.int8_rest,
         guard=spec.guard if data.guarded else replace(spec.guard, enabled=False),
         float_io=spec.float_io,
@@ -133,7 +135,8 @@ def _key(run: Run, onnx: Path, precision: Precision, data: QuantisationData) -> 
             "onnx": sha256(onnx),
             "data": str(data.digest),
             "guard": repr(spec.guard),
-            "settings": f"{precision.value} {spec.int8_rest.value} {spec.float_io}",
+            "settings": f"{precision.value} {spec.int8_rest.value} {spec.float_io} "
+            f"{spec.residual_qdq}",
             "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
         }
     )

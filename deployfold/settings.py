@@ -42,6 +42,7 @@ class BuildSettings(BaseModel):
     batch: str | None = None
     cold_start: bool = False
     int8_rest: Literal["fp16", "fp32"] = "fp16"
+    residual_qdq: bool = False
     target: tuple[str, ...] = ("auto",)
     no_engine: bool = False
     io: Literal["fp32", "fp16"] = "fp32"
@@ -118,6 +119,7 @@ class BuildSettings(BaseModel):
             dynamic=parse_dynamic(self.dynamic_batch, self.shapes),
             precisions=tuple(wanted),
             int8_rest=Precision(self.int8_rest),
+            residual_qdq=self.residual_qdq,
             targets=self.target,
             allow_globals=allow_globals,
             trust=trust,

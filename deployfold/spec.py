@@ -220,6 +220,7 @@ class BuildSpec:
         batches: batch sizes to measure throughput at, beside the one of the inputs.
         cold_start: also measure loading to first output, and peak memory, in fresh processes.
         int8_rest: the precision of what INT8, FP8 and INT4 leave.
+        residual_qdq: INT8 and FP8 round the skips of residual sums as well.
         calibration: the data that these are calibrated with; INT8 and FP8 need it.
         guard: the accuracy that these must keep.
     """
@@ -252,6 +253,7 @@ class BuildSpec:
     batches: tuple[int, ...] = ()
     cold_start: bool = False
     int8_rest: Precision = Precision.FP16
+    residual_qdq: bool = False
     calibration: CalibrationSpec | None = None
     guard: GuardSpec = field(default_factory=GuardSpec)
 

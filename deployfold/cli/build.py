@@ -76,6 +76,7 @@ def build(
     min_int8_share: int8_flags.MinInt8Share = 0.5,
     no_guard: int8_flags.NoGuard = False,
     int8_rest: int8_flags.Int8Rest = "fp16",
+    residual_qdq: int8_flags.ResidualQdq = False,
     layers: int8_flags.Layers = False,
     arch: opt.Arch = None,
     input: opt.Inputs = None,

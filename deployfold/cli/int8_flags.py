@@ -67,6 +67,14 @@ Int8Rest = Annotated[
     str,
     typer.Option(metavar="fp16|fp32", help="Precision of what these leave.", rich_help_panel=PANEL),
 ]
+ResidualQdq = Annotated[
+    bool,
+    typer.Option(
+        "--residual-qdq",
+        help="INT8 and FP8 for the skips of residual sums too: less memory traffic, more error.",
+        rich_help_panel=PANEL,
+    ),
+]
 Layers = Annotated[
     bool,
     typer.Option("--layers", help="List the layers, the least exact first.", rich_help_panel=PANEL),

@@ -36,8 +36,10 @@ WIDE_GAP = 2
 TITLES = {"long title": 28, "title": 16, "short title": 10}
 """How narrow titles are wrapped at each step of the reductions below."""
 
-# What goes first when the terminal is narrow. A pair names a column and its narrower form.
-_REDUCTIONS: tuple[tuple[str, str | None], ...] = (
+Reductions = tuple[tuple[str, str | None], ...]
+"""What goes when the terminal is narrow, the first first: a column, and its narrower form."""
+
+_REDUCTIONS: Reductions = (
     ("throughput", None),
     ("parameters", "parameters_short"),
     ("long title", None),
@@ -65,7 +67,7 @@ class ComparisonTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         notes = footnotes(self.report)
-        layout = _fit(columns(self.report, notes), options.max_width)
+        layout = _fit(columns(self.report, notes), options.max_width, _reductions(self.report))
         # The box draws one of the spaces between columns; the padding is the rest.
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -228,11 +230,19 @@ class _Layout:
     gap: int
 
 
-def _fit(available: dict[str, Column], width: int) -> _Layout:
+def _reductions(report: Report) -> Reductions:
+    """Quantised models are told apart by SQNR, the others by the largest difference."""
+    if not any(row.int8 for row in report.rows):
+        return _REDUCTIONS
+    other = {"sqnr": "max_diff", "max_diff": "sqnr"}
+    return tuple((other.get(key, key), narrower) for key, narrower in _REDUCTIONS)
+
+
+def _fit(available: dict[str, Column], width: int, reductions: Reductions) -> _Layout:
     """What to show in ``width`` cells."""
     shown = {key: column for key, column in available.items() if not key.endswith("_short")}
     title_width, gap = _width(shown["title"]), WIDE_GAP
-    for key, narrower in _REDUCTIONS:
+    for key, narrower in reductions:
         if key not in shown and key != "gap" and key not in TITLES:
             continue
         over = _total(shown, title_width, gap) - width

@@ -58,6 +58,10 @@ def test_a_second_run_takes_what_the_first_made(data):
     ours = [next(row for row in found if row["name"] == "onnxruntime-int8") for found in rows]
     assert ours[0]["int8"] == ours[1]["int8"]
     assert ours[0]["accuracy"] == ours[1]["accuracy"]
+    other = build(data, "--calib", "samples.npy", "--no-engine", "--residual-qdq")
+    assert other.returncode == 0
+    assert "from the cache" not in other.stderr
+    assert any("residual sums" in note for note in json.loads(other.stdout)["notes"])
 
 
 def test_no_data_is_said_everywhere(data):

@@ -131,12 +131,12 @@ def made(name: str, path: Path) -> tuple[Path, list[dict[str, np.ndarray]], nn.M
     return source, feeds, net
 
 
-def audit(path: Path, precision: Precision = Precision.INT8) -> int:
+def audit(path: Path, precision: Precision = Precision.INT8, *, sums: int = 0) -> int:
     """Check every Q/DQ of the file; returns how many weights are quantised.
 
     All of one type, symmetric, with finite positive scales: one for an activation, one for each
     output channel of a weight, or in int4 for each block of its inputs; never on a bias, nor
-    between a layer and its activation.
+    between a layer and its activation, and on one operand of so many ``sums``.
     """
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -148,7 +148,7 @@ def audit(path: Path, precision: Precision = Precision.INT8) -> int:
     for node in model.graph.node:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
-    count = 0
+    count = added = 0
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -176,7 +176,8 @@ def audit(path: Path, precision: Precision = Precision.INT8) -> int:
             assert scale.ndim == 0, "activations have one scale"
         if node.op_type == "DequantizeLinear" and node.input[0] not in weights:
             assert producer[node.input[0]].op_type == "QuantizeLinear"
-            assert not any(item.op_type == "Add" for item in consumers[node.output[0]])
+            added += sum(item.op_type == "Add" for item in consumers[node.output[0]])
+    assert added == sums
     return count
 
 

@@ -7,8 +7,9 @@ Q/DQ pairs stand where TensorRT fuses them, and nowhere else:
 3. none on a bias, which is added in the accumulator's precision;
 4. none behind a layer: what follows it (an activation, a sum) is fused, and the next layer's pair
    comes after that;
-5. none on the operands of a sum: rounding the skip path costs accuracy, and whether a GPU gains
-   from it could not be measured here;
+5. on the skip of a residual sum if that is asked for (see :mod:`.residual`), else none on the
+   operands of a sum: rounding the skip costs accuracy, and what a GPU gains could not be measured
+   here;
 6. none on products of two activations (attention), whose error no weight could make up for;
 7. of a format for weights alone, those of 2 only, with a scale for every block of inputs of every
    output channel.
@@ -42,6 +43,8 @@ class Layer:
         axis: the axis of the weight that the output channels are on.
         groups: of a convolution.
         block: inputs that share a scale; 0 for one scale an output channel.
+        skip, total: names of the tensor that is added to ``output``, which is to be rounded as
+            well, and of the sum; ``None`` where there is none.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Layer:
     axis: int
     groups: int = 1
     block: int = 0
+    skip: str | None = None
+    total: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,7 @@ class QuantisedLayer:
             the axis of inputs shortened to their number.
         bias: float32, corrected; ``None`` where the layer has none.
         scale: of the activation, a positive float32; ``None`` where it is not rounded.
+        skip_scale: of the layer's skip, likewise.
     """
 
     layer: Layer
@@ -72,6 +78,7 @@ class QuantisedLayer:
     weight_scale: Array
     bias: Array | None
     scale: float | None
+    skip_scale: float | None = None
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
@@ -136,11 +143,17 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}
     for name, item in quantised.items():
-        node, layer = nodes[name], item.layer
-        if item.scale is not None:
-            if layer.source not in pairs:
-                pairs[layer.source] = _pair(graph, node, item, form)
-            node.replace_input_with(0, pairs[layer.source])
+        node = nodes[name]
+        reads = [(node, 0, item.scale)]
+        if item.skip_scale is not None:
+            ((total, index),) = node.outputs[0].uses()
+            reads.append((total, 1 - index, item.skip_scale))
+        for reader, index, scale in reads:
+            if scale is not None:
+                source = str(reader.inputs[index].name)
+                if source not in pairs:
+                    pairs[source] = _pair(graph, reader, index, scale, form)
+                reader.replace_input_with(index, pairs[source])
         node.replace_input_with(1, _weight(graph, node, item, form))
         if item.bias is not None:
             node.replace_input_with(2, initializer(graph, f"{name}.bias_corrected", item.bias))
@@ -150,11 +163,11 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
             del graph.initializers[key]
 
 
-def _pair(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) -> ir.Value:
-    source = node.inputs[0]
+def _pair(graph: ir.Graph, node: ir.Node, index: int, step: float, form: Format) -> ir.Value:
+    source = node.inputs[index]
     assert source is not None
     base, kind = str(source.name), form.precision.value
-    scale = initializer(graph, f"{base}.scale", np.float32(item.scale))
+    scale = initializer(graph, f"{base}.scale", np.float32(step))
     zero = initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
     quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.{kind}", form.dtype)
     restore = _node(

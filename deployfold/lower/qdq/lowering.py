@@ -30,6 +30,7 @@ from .guard import Step, keep_accuracy
 from .measuring import Measured, Measurer
 from .quantise import LayerResult, quantise_layers
 from .recentre import recentre
+from .residual import with_skips
 from .say import Say, silent
 
 
@@ -42,6 +43,7 @@ def lower_qdq(
     held_back: Sequence[Mapping[str, Array]],
     labels: Sequence[int] | None = None,
     fitted: bool = True,
+    residual: bool = False,
     fallback: Precision = Precision.FP16,
     guard: GuardSpec | None = None,
     float_io: bool = True,
@@ -59,6 +61,7 @@ def lower_qdq(
         labels: the classes of the held-back samples.
         fitted: fit weights to the samples; ``False`` rounds them to nearest, which serves where
             the samples are none that the model is for.
+        residual: round the skips of residual sums as well; see :mod:`.residual`.
         fallback: the precision of everything else, FP16 or FP32.
         guard: the accuracy to keep; the defaults of :class:`~deployfold.quantization.GuardSpec`.
         float_io: keep float32 inputs and outputs where the fallback is FP16.
@@ -77,6 +80,8 @@ def lower_qdq(
     model = raise_opset(load(source), form.opset)
     prepare(model)
     layers, unfit = _layers(model, form)
+    if residual and not form.weight_only:
+        layers = with_skips(model, layers)
     names = titles(layers)
     if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
         say("equalising channels")
@@ -121,6 +126,11 @@ def lower_qdq(
         if unfit:
             fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
             notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
+        if residual:
+            rounded = sum(
+                r.quantised is not None and r.layer.skip is not None for r in step.results
+            )
+            notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
         fp32_nodes: tuple[KeptNode, ...] = ()
         if fallback is Precision.FP16:
             say("the rest to fp16")

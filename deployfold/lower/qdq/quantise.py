@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,8 @@ def quantise_layers(
         ExportError: ONNX Runtime cannot run a part of the model.
     """
     sources = [layer.source for layer in layers]
-    exact, actual = (Segments(model, feeds, sources) for _ in range(2))
+    skips = [layer.skip for layer in layers if layer.skip is not None]
+    exact, actual = Segments(model, feeds, sources), Segments(model, feeds, sources + skips)
     runner = _LayerRunner(model)
     ranges: dict[str, tuple[str, float]] = {}
     results = []
@@ -80,9 +82,16 @@ def quantise_layers(
             quantised, estimator, top = _quantise(
                 layer, before, after, runner, ranges, form, fitted
             )
-            scale = quantised.scale
-            read = after if scale is None else [_fake_quantise(v, scale, form) for v in after]
+            read = _fake_quantise(after, quantised.scale, form)
             given = runner.run(layer, read, _restored(quantised), quantised.bias)
+            if layer.skip is not None and layer.total is not None:
+                skip = actual.get(layer.skip)
+                scale = _skip_scale(layer.skip, skip, ranges, form)
+                quantised = dataclasses.replace(quantised, skip_scale=scale)
+                if not independent:
+                    rounded = _fake_quantise(skip, scale, form)
+                    total = [a + b for a, b in zip(given, rounded, strict=True)]
+                    actual.put(layer.total, total)
         per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
         macs = wanted[0].size * per_output
         if layer.op_type == "ConvTranspose":
@@ -91,6 +100,8 @@ def quantise_layers(
         for segments, values in ((exact, wanted), (actual, wanted if independent else given)):
             segments.put(layer.output, values)
             segments.done(layer.source)
+        if layer.skip is not None:
+            actual.done(layer.skip)
     return results
 
 
@@ -134,8 +145,7 @@ def _range(
     """The estimator whose range costs the output of the layer least, and the range."""
     proposed = candidates(values, form)
     if exact is None or actual is None:
-        name = "mse" if "mse" in proposed else "max"
-        return name, proposed[name]
+        return _least_error(proposed)
     weight, bias = runner.weights(layer)
     rows, bounds = rows_of(layer, weight), runner.bounds(layer)
     scales = {name: _scale(top, form) for name, top in proposed.items()}
@@ -144,13 +154,29 @@ def _range(
     return best, proposed[best]
 
 
+def _skip_scale(
+    name: str, values: Batch, ranges: dict[str, tuple[str, float]], form: Format
+) -> float:
+    """The scale that layers have for the tensor, or one for it and for those that follow."""
+    if name not in ranges:
+        ranges[name] = _least_error(candidates(values, form))
+    return _scale(ranges[name][1], form)
+
+
+def _least_error(proposed: Mapping[str, float]) -> tuple[str, float]:
+    name = "mse" if "mse" in proposed else "max"
+    return name, proposed[name]
+
+
 def _scale(top: float, form: Format) -> float:
     return float(np.float32(half(np.array([top / form.largest]))[0]))
 
 
-def _fake_quantise(value: Array, scale: float, form: Format) -> Array:
-    values = torch.from_numpy(np.ascontiguousarray(value, np.float32))
-    return np.asarray(form.fake_quantise(values, scale).numpy())
+def _fake_quantise(batch: Batch, scale: float | None, form: Format) -> Batch:
+    if scale is None:
+        return batch
+    values = (torch.from_numpy(np.ascontiguousarray(value, np.float32)) for value in batch)
+    return [np.asarray(form.fake_quantise(value, scale).numpy()) for value in values]
 
 
 def _restored(item: QuantisedLayer) -> Array:
