@@ -98,8 +98,25 @@ def _batch_norm_unit(op: Op, tensors: dict[str, torch.Tensor]) -> Unit:
     unit.affine = batch_norm(arguments["weight"], arguments["bias"], mean, variance, eps)
     if not unit.affine.finite:
         unit.reason = "its statistics give inf or NaN (a running variance that is not positive?)"
-    unit.editable = inside and type(module).forward in _PLAIN_FORWARDS
+    plain = type(module).forward in _PLAIN_FORWARDS
+    unit.editable = inside and (plain or _computes_its_own(op, module, eps))
     return unit
+
+
+def _computes_its_own(op: Op, module: nn.Module, eps: float) -> bool:
+    """Whether a class with a forward of its own computes what its stored tensors, which it has
+    like torch's, say: a change of weight and bias then changes it as it would one of torch's."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    own = all(op[name] is not None and op[name].name == f"{op.call.path}.{name}" for name in names)
+    return (
+        own
+        and getattr(module, "eps", None) == eps
+        and all(
+            user.name == op.name and all(user[name] is op[name] for name in names)
+            for name in ("weight", "bias")
+            for user in op[name].consumers
+        )
+    )
 
 
 def _owner(op: Op) -> str:

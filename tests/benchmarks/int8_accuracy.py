@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,10 +44,10 @@ from torch import nn
 from deployfold.errors import AccuracyError
 from deployfold.export import export_onnx
 from deployfold.fold import fold
-from deployfold.lower import lower_int8
+from deployfold.lower import lower_qdq
 from deployfold.lower.qdq.measuring import Measurer
 from deployfold.quantization import GuardSpec
-from deployfold.spec import InputSpec, TensorSpec
+from deployfold.spec import InputSpec, Precision, TensorSpec
 
 CALIBRATION, HELD_BACK, EVALUATION = 64, 192, 256
 SHAPE = (1, 3, 224, 224)
@@ -98,13 +99,12 @@ def crops(
         yield np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], np.float32)
 
 
-def deployfold(guard: GuardSpec) -> Quantiser:
+def deployfold(guard: GuardSpec, **options: Any) -> Quantiser:
     """Our own, under ``guard``."""
+    options = {"precision": Precision.INT8, "guard": guard} | options
 
     def quantise(source: Path, path: Path, calibration: list[Feed], held_back: list[Feed]) -> float:
-        artifact = lower_int8(
-            source, path, calibration=calibration, held_back=held_back, guard=guard
-        )
+        artifact = lower_qdq(source, path, calibration=calibration, held_back=held_back, **options)
         return artifact.macs_share
 
     return quantise
@@ -156,12 +156,16 @@ def peer(name: str, python: str) -> Quantiser:
     return quantise
 
 
+EVERYTHING = GuardSpec(enabled=False)
+
 QUANTISERS: dict[str, Quantiser] = {
     "onnxruntime MinMax": onnxruntime(CalibrationMethod.MinMax),
     "onnxruntime Percentile": onnxruntime(CalibrationMethod.Percentile),
     "onnxruntime Entropy": onnxruntime(CalibrationMethod.Entropy),
-    "deployfold, every layer in int8": deployfold(GuardSpec(enabled=False)),
+    "deployfold, every layer in int8": deployfold(EVERYTHING),
+    "deployfold, the skips of residual sums too": deployfold(EVERYTHING, residual=True),
     "deployfold, 20 dB and 95 %": deployfold(GuardSpec(min_sqnr_db=20.0, min_agreement=0.95)),
+    "deployfold, every layer in fp8": deployfold(EVERYTHING, precision=Precision.FP8),
 }
 
 

@@ -248,6 +248,39 @@ def test_an_activation_in_place_spares_the_other_reader(first):
     assert model.norm.act.inplace, "the user's own model is as it was"
 
 
+class _OwnForward(nn.BatchNorm2d):
+    """As timm's ``BatchNormAct2d``: it calls the function itself, ``how`` is up to the test."""
+
+    how = "stored"
+
+    def forward(self, x: Tensor) -> Tensor:
+        eps = 2 * self.eps if self.how == "another eps" else self.eps
+        y = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=eps
+        ).tanh()
+        return y + self.weight.mean() if self.how == "weight read twice" else y
+
+
+@pytest.mark.parametrize(
+    ("how", "gone"),
+    [("stored", 1), ("another eps", 0), ("weight read twice", 0), ("shared weight", 0)],
+)
+def test_a_class_with_its_own_forward_takes_up_the_inverse(how, gone):
+    def forward(self, x):
+        y = self.conv(x)
+        return self.first(y), self.second(y)
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), first=_OwnForward(4), second=_OwnForward(4))
+    model.first.how = model.second.how = how
+    randomise(model, positive=True)
+    if how == "shared weight":
+        model.second.weight = model.first.weight
+    result = folded(model, image(), gone=gone, left=2 - gone)
+    if gone:
+        assert set(result.folded[0].into) == {"conv", "second"}
+    assert all("also" in item.reason for item in result.left), "not by trying"
+
+
 @pytest.mark.parametrize("view", [False, True])
 def test_a_separate_activation_in_place_keeps_its_norm(view):
     def forward(self, x):
