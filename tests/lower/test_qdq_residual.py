@@ -42,7 +42,7 @@ class Blocks(nn.Module):
 
 
 class NoSkips(nn.Module):
-    """Sums that are none: with a constant, with another shape, of what is read twice, of itself."""
+    """Sums that are none: with a constant, broadcast, of what is read twice, of itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,10 @@ def test_only_sums_of_a_convolution_and_what_was_computed_before(tmp_path):
     model, _ = prepared(Blocks(), torch.randn(1, 3, 16, 16), tmp_path)
     found = {layer.weight: layer.skip for layer in with_skips(model, find_layers(model))}
     producer = {value.name: node for node in model.graph for value in node.outputs}
-    skips = {weight: producer[skip].op_type for weight, skip in found.items() if skip is not None}
+    skips = {name: producer[skip.source].op_type for name, skip in found.items() if skip}
     assert skips == {"b.weight": "Relu", "down.weight": "Conv"}
-    model, _ = prepared(NoSkips(), torch.randn(1, 3, 8, 8), tmp_path)
-    assert [layer.skip for layer in with_skips(model, find_layers(model))] == [None] * 4
+    model, feeds = prepared(NoSkips(), torch.randn(2, 3, 8, 8), tmp_path)
+    layers = with_skips(model, find_layers(model))
+    assert [layer.skip is not None for layer in layers] == [False, True, False, False]
+    results = quantise_layers(ir.to_proto(model), layers, feeds, INT8)
+    assert all(result.quantised.skip_scale is None for result in results), "it is broadcast"

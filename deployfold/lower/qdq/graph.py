@@ -31,6 +31,14 @@ from .formats import Format
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
+@dataclass(frozen=True)
+class Skip:
+    """A tensor that is added to a layer's output, and the sum, by name."""
+
+    source: str
+    total: str
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A node with a constant weight.
@@ -43,8 +51,7 @@ class Layer:
         axis: the axis of the weight that the output channels are on.
         groups: of a convolution.
         block: inputs that share a scale; 0 for one scale an output channel.
-        skip, total: names of the tensor that is added to ``output``, which is to be rounded as
-            well, and of the sum; ``None`` where there is none.
+        skip: what is added to ``output`` and is to be rounded as well; ``None`` without such.
     """
 
     name: str
@@ -56,8 +63,7 @@ class Layer:
     axis: int
     groups: int = 1
     block: int = 0
-    skip: str | None = None
-    total: str | None = None
+    skip: Skip | None = None
 
 
 @dataclass(frozen=True, eq=False)

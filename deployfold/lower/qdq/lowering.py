@@ -127,9 +127,8 @@ def lower_qdq(
             fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
             notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
         if residual:
-            rounded = sum(
-                r.quantised is not None and r.layer.skip is not None for r in step.results
-            )
+            scales = [r.quantised.skip_scale for r in step.results if r.quantised is not None]
+            rounded = len(scales) - scales.count(None)
             notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
         fp32_nodes: tuple[KeptNode, ...] = ()
         if fallback is Precision.FP16:

@@ -16,7 +16,7 @@ from deployfold.numerics import sqnr_db
 
 from .columns import Columns, columns_of, rows_of
 from .formats import Format
-from .graph import Layer, QuantisedLayer
+from .graph import Layer, QuantisedLayer, Skip
 from .layer import Bounds, errors_of, fit, half, plain
 from .ranges import candidates
 from .say import Say, silent
@@ -65,7 +65,7 @@ def quantise_layers(
         ExportError: ONNX Runtime cannot run a part of the model.
     """
     sources = [layer.source for layer in layers]
-    skips = [layer.skip for layer in layers if layer.skip is not None]
+    skips = [layer.skip.source for layer in layers if layer.skip is not None]
     exact, actual = Segments(model, feeds, sources), Segments(model, feeds, sources + skips)
     runner = _LayerRunner(model)
     ranges: dict[str, tuple[str, float]] = {}
@@ -84,14 +84,14 @@ def quantise_layers(
             )
             read = _fake_quantise(after, quantised.scale, form)
             given = runner.run(layer, read, _restored(quantised), quantised.bias)
-            if layer.skip is not None and layer.total is not None:
-                skip = actual.get(layer.skip)
-                scale = _skip_scale(layer.skip, skip, ranges, form)
+            if layer.skip is not None:
+                skip = actual.get(layer.skip.source)
+                scale = _skip_scale(layer.skip, skip, given, ranges, form)
                 quantised = dataclasses.replace(quantised, skip_scale=scale)
                 if not independent:
                     rounded = _fake_quantise(skip, scale, form)
                     total = [a + b for a, b in zip(given, rounded, strict=True)]
-                    actual.put(layer.total, total)
+                    actual.put(layer.skip.total, total)
         per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
         macs = wanted[0].size * per_output
         if layer.op_type == "ConvTranspose":
@@ -101,7 +101,7 @@ def quantise_layers(
             segments.put(layer.output, values)
             segments.done(layer.source)
         if layer.skip is not None:
-            actual.done(layer.skip)
+            actual.done(layer.skip.source)
     return results
 
 
@@ -155,12 +155,19 @@ def _range(
 
 
 def _skip_scale(
-    name: str, values: Batch, ranges: dict[str, tuple[str, float]], form: Format
-) -> float:
-    """The scale that layers have for the tensor, or one for it and for those that follow."""
-    if name not in ranges:
-        ranges[name] = _least_error(candidates(values, form))
-    return _scale(ranges[name][1], form)
+    skip: Skip,
+    values: Batch,
+    added_to: Batch,
+    ranges: dict[str, tuple[str, float]],
+    form: Format,
+) -> float | None:
+    """The scale that layers have for the tensor, or one for it and for those that follow; ``None``
+    where it is broadcast."""
+    if values[0].shape != added_to[0].shape:
+        return None
+    if skip.source not in ranges:
+        ranges[skip.source] = _least_error(candidates(values, form))
+    return _scale(ranges[skip.source][1], form)
 
 
 def _least_error(proposed: Mapping[str, float]) -> tuple[str, float]:

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from .graph import Layer
+from .graph import Layer, Skip
 
 
 def with_skips(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:
     """The layers, each with its skip where it has one:
 
     1. it is a convolution whose output goes into an Add and nowhere else;
-    2. what is added to it is computed too, and of the same shape;
-    3. and before it, so that its values are known once the layer is reached. Where both operands
-       are such convolutions, the earlier one is the skip of the later.
+    2. what is added to it is computed too, and before it, so that its values are known once the
+       layer is reached. Where both operands are such convolutions, the earlier one is the skip of
+       the later.
+
+    Whether they have one shape, so that nothing is broadcast, is seen once there are values.
     """
     order = {node: index for index, node in enumerate(model.graph)}
     nodes = {node.name: node for node in order}
@@ -28,25 +30,19 @@ def with_skips(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:
     for layer in layers:
         node = nodes[layer.name]
         skip = _skip(node, order) if layer.op_type == "Conv" else None
-        if skip is None:
-            found.append(layer)
-        else:
-            value, total = skip
-            found.append(dataclasses.replace(layer, skip=str(value.name), total=str(total.name)))
+        found.append(dataclasses.replace(layer, skip=skip))
     return found
 
 
-def _skip(node: ir.Node, order: dict[ir.Node, int]) -> tuple[ir.Value, ir.Value] | None:
+def _skip(node: ir.Node, order: dict[ir.Node, int]) -> Skip | None:
     output = node.outputs[0]
     uses = output.uses()
     if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != "Add":
         return None
     add, index = uses[0]
-    skip, total = add.inputs[1 - index], add.outputs[0]
-    if skip is None or skip.const_value is not None or skip.shape is None:
-        return None
-    if not skip.shape == output.shape == total.shape:
+    skip = add.inputs[1 - index]
+    if skip is None or skip.const_value is not None:
         return None
     producer = skip.producer()
     early = producer is None or order[producer] < order[node]
-    return (skip, total) if early else None
+    return Skip(str(skip.name), str(add.outputs[0].name)) if early else None
