@@ -1,4 +1,4 @@
-"""typer's group and command with two of its habits put right."""
+"""typer's group and command with some of its habits put right."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ def _put_right(params: list[Any]) -> list[Any]:
 
 class Group(TyperGroup):
     """The ``deployfold`` command itself."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run it.
+
+        Raises:
+            SystemExit: at its end, with the exit code.
+            KeyboardInterrupt: Ctrl-C outside of a session, of which typer makes a silent exit.
+        """
+        try:
+            return super().main(*args, **options)
+        except SystemExit as end:
+            if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
 
     def get_params(self, ctx: Any) -> Any:
         """Every option of the command."""

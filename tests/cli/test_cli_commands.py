@@ -10,6 +10,7 @@ import torch
 from cli_runs import FOLDED_PARAMETERS, SHAPE, check_whole, make, run
 
 from deployfold import cli
+from deployfold.cli.commands import Command
 
 INPUT = ("--input", SHAPE)
 BENCH = ("--threads", "1", "--max-seconds", "0.5")
@@ -109,11 +110,15 @@ def test_doctor_goes_on_where_onnx_runtime_cannot_be_imported(tmp_path):
     assert found["timm"]["state"] == "ok"
 
 
-def test_ctrl_c_before_a_command_runs_is_a_sentence(monkeypatch, capsys):
-    def interrupted() -> None:
+@pytest.mark.parametrize(
+    "moment", [(cli, "_use_utf8"), (Command, "make_context"), (Command, "invoke")]
+)
+def test_ctrl_c_before_a_command_runs_is_a_sentence(moment, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_use_utf8", interrupted)
+    monkeypatch.setattr(*moment, interrupted)
+    monkeypatch.setattr("sys.argv", ["deployfold", "targets"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (130, "Error: Interrupted.\n")
