@@ -14,7 +14,7 @@ from deployfold.files import sha256
 
 from . import zoo
 from .arch import Match, create, match, near, recognise
-from .checks import checked
+from .checks import as_module, checked
 from .inputs import make_inputs, resolve_inputs
 from .kinds import detect
 from .model import LoadedModel
@@ -88,10 +88,11 @@ def _from_zoo(source: str, arch: str | None) -> LoadedModel:
 
 
 def _from_checkpoint(loaded: LoadedModel, path: Path, checkpoint: object) -> LoadedModel:
-    whole = find_module(checkpoint)
-    if whole is not None:
-        module, notes = whole
-        return _with_own_architecture(replace(loaded, module=module, notes=notes), path)
+    with as_module():
+        whole = find_module(checkpoint)
+        if whole is not None:
+            module, notes = whole
+            return _with_own_architecture(replace(loaded, module=module, notes=notes), path)
     found = find_state_dict(checkpoint)
     if found is None:
         raise LoadError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -16,6 +18,20 @@ _QUANTISED = "Give the float model; --int8 quantises it."
 _DIVERGED = "The training diverged, or the file is damaged: choose an earlier checkpoint."
 
 
+@contextmanager
+def as_module() -> Iterator[None]:
+    """Around whatever takes a loaded module apart: a pickle may hold anything in its place, in that
+    of its parts, or the module within itself.
+
+    Raises:
+        LoadError: it does.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise LoadError(f"The model is not put together as a module is: {error}.") from error
+
+
 def checked(loaded: LoadedModel) -> LoadedModel:
     """In evaluation mode, with numbers in every tensor; oddities become notes.
 
@@ -24,14 +40,12 @@ def checked(loaded: LoadedModel) -> LoadedModel:
             or is a parameter and infinite; or a name would act as code.
     """
     module = loaded.module
-    try:
+    with as_module():
         if loaded.kind != "torchscript":  # whose names its own compiler made
             check_names(module)
         if loaded.kind != "program":  # is in evaluation mode, and refuses to be put there
             module.eval()
         tensors = dict((*module.named_parameters(), *module.named_buffers()))
-    except (AttributeError, TypeError) as error:  # a pickle may hold anything in a module's place
-        raise LoadError(f"The model is not put together as a module is: {error}.") from error
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
     for name, child in module.named_modules():

@@ -46,8 +46,13 @@ def find_module(checkpoint: Any) -> tuple[nn.Module, tuple[str, ...]] | None:
 
 
 def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module inside wrappers for training, with a note on each."""
+    """The module inside wrappers for training, with a note on each.
+
+    Raises:
+        RecursionError: the module is its own wrapper.
+    """
     notes: list[str] = []
+    seen = {module}
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = module.module if isinstance(module, wrappers) else module._modules.get("_orig_mod")
@@ -55,6 +60,9 @@ def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             return module, tuple(notes)
         notes.append(f"The model was taken out of its {type(module).__name__} wrapper.")
         module = inner
+        if module in seen:
+            raise RecursionError("it wraps itself")
+        seen.add(module)
 
 
 def unprefixed(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:

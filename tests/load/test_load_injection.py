@@ -237,9 +237,20 @@ def test_torchscript_that_writes_files_when_loaded_or_run_is_refused(tmp_path):
         load_model(str(evil))
 
 
-def test_a_module_put_together_from_nonsense_is_one_sentence(tmp_path):
+NONSENSE = {
+    "no module": lambda net: net._modules.update({"1": {"no": "module"}}),
+    "no modules": lambda net: net.__dict__.pop("_modules"),
+    "no parameters": lambda net: net[0].__dict__.pop("_parameters"),
+    "a list of modules": lambda net: net.__dict__.update(_modules=[]),
+    "in itself": lambda net: net._modules.update({"1": net}),
+    "its own wrapper": lambda net: net._modules.update({"_orig_mod": net}),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_module_put_together_from_nonsense_is_one_sentence(what, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
-    net._modules["1"] = {"no": "module"}
+    NONSENSE[what](net)
     torch.save(net, tmp_path / "net.pt")
-    with pytest.raises(LoadError):
+    with pytest.raises(LoadError, match="not put together"):
         load_model(str(tmp_path / "net.pt"))
