@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from .session import Session, session
 
 LIMITS = "Limits"
 LAYERS = "Layer by layer"
+_NAMED = 3
+"""Regressions that the error repeats from the table."""
 
 
 def compare(
@@ -190,8 +193,7 @@ def compare(
         else:
             run.out.print(changes_renderable(changes, everything=verbose))
         if not changes.passed:
-            sentences = regression_sentences(changes)
-            raise ThresholdError("; ".join(sentences) + ".")
+            raise ThresholdError(_in_short(regression_sentences(changes)))
 
 
 def _check_given(others: dict[str, object], layers: bool) -> None:
@@ -203,6 +205,12 @@ def _check_given(others: dict[str, object], layers: bool) -> None:
         raise UsageError(f"{given} is for two reports, and --layers compares two models.")
     if given is not None:
         raise UsageError(f"{given} is for the comparison of layers.", hint="Add --layers.")
+
+
+def _in_short(sentences: Sequence[str]) -> str:
+    """The first few of what the table has in full."""
+    more = len(sentences) - _NAMED
+    return "; ".join(sentences[:_NAMED]) + (f"; and {more} more." if more > 0 else ".")
 
 
 def _compare_layers(

@@ -43,6 +43,18 @@ def test_a_regression_has_exit_code_7_and_is_named(pair):
     assert suite.get("failures") == "2"
 
 
+def test_of_many_regressions_the_error_repeats_a_few(pair):
+    report = json.loads((pair / "old" / "report.json").read_text())
+    sized = [row for row in report["rows"] if row["bytes"]]
+    for row in sized:
+        row["bytes"] *= 3
+    (pair / "worse.json").write_text(json.dumps(report))
+    done = run("compare", "old", "worse.json", cwd=pair)
+    fails(done, 7, "bytes went from", f"; and {len(sized) - 3} more.")
+    assert done.stderr.count("went from") == 3
+    assert f"{len(sized)} regressions" in done.stdout
+
+
 def test_goals_can_be_loosened_and_tightened(pair):
     loose = ("--fail", "onnxruntime:bytes=150%", "--fail", "rows=never")
     assert run("compare", "old", "new.json", *loose, cwd=pair).returncode == 0
