@@ -9,7 +9,7 @@ layers around it. That is a least-squares problem in float64: its relative resid
 where the BatchNorm can go, and far from it where it cannot. It is asked of the network with that
 BatchNorm made an identity, which is where the gauge transformation has to lead.
 
-Judged are a few channels of each BatchNorm against the layers run shortly before and after it, with
+Judged are the first channels of each BatchNorm against the layers run shortly before and after it, with
 the same channel number: reshapes that renumber channels in between are beyond it.
 """
 
@@ -59,7 +59,7 @@ def residuals(
     reach: int = 4,
     samples: int = 64,
     batch: int = 16,
-    channels: int = 3,
+    channels: int = 12,
     seed: int = 0,
 ) -> dict[str, float]:
     """For each named BatchNorm, the greatest relative residual over its judged channels.
@@ -71,6 +71,7 @@ def residuals(
         model: in evaluation mode; a float64 copy is used.
         shape: of one input, with a batch axis of 1.
         reach: how many layers before and after count as neighbours.
+        channels: how many of a BatchNorm are judged; of few, a ReLU behind may let all through.
         samples: random inputs, each an equation; more than four for each neighbour.
     """
     torch.manual_seed(seed)
