@@ -9,8 +9,8 @@ layers around it. That is a least-squares problem in float64: its relative resid
 where the BatchNorm can go, and far from it where it cannot. It is asked of the network with that
 BatchNorm made an identity, which is where the gauge transformation has to lead.
 
-Judged are the first channels of each BatchNorm against the layers run shortly before and after it, with
-the same channel number: reshapes that renumber channels in between are beyond it.
+Judged are the first channels of each BatchNorm against the layers run shortly before and after it,
+with the same channel number: reshapes that renumber channels in between are beyond it.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
         node = nodes[name]
         reads = [(node, 0, item.scale)]
         if item.skip_scale is not None:
-            ((total, index),) = node.outputs[0].uses()
-            reads.append((total, 1 - index, item.skip_scale))
+            ((add, index),) = node.outputs[0].uses()
+            reads.append((add, 1 - index, item.skip_scale))
         for reader, index, scale in reads:
             if scale is not None:
                 source = str(reader.inputs[index].name)

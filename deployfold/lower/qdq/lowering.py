@@ -80,7 +80,8 @@ def lower_qdq(
     model = raise_opset(load(source), form.opset)
     prepare(model)
     layers, unfit = _layers(model, form)
-    if residual and not form.weight_only:
+    residual = residual and not form.weight_only
+    if residual:
         layers = with_skips(model, layers)
     names = titles(layers)
     if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
