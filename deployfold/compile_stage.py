@@ -24,6 +24,7 @@ from deployfold.spec import Precision
 def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
     """One engine, or one row that says why there is none, for each precision and target."""
     assert run.inputs is not None
+    run.stage = "compile"  # finding the GPU can take seconds, and can be interrupted
     machine = detect()
     profiles = optimization_profiles(run.inputs)
     # The fp32 ONNX is always there; its engine is built where no lower precision was asked for.

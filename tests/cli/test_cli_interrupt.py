@@ -57,7 +57,8 @@ def _children(process: subprocess.Popen[str]) -> list[int]:
     """The Python processes that it started: the compile worker."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for task in tasks for pid in _read(task).split()]
-    return [pid for pid in pids if "worker" in _read(Path(f"/proc/{pid}/cmdline"))]
+    # Not "worker" alone: a child that has not yet begun has our command line, with the test's name.
+    return [pid for pid in pids if "compile.worker" in _read(Path(f"/proc/{pid}/cmdline"))]
 
 
 def _read(path: Path) -> str:

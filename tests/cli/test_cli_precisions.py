@@ -96,4 +96,4 @@ def test_int4_without_data_is_measured_on_the_inputs_and_says_so(work, tmp_path)
     notes = " ".join(row["notes"])
     assert "without calibration data, measured on seeded random" in notes
     assert "less than --min-sqnr 90: with --calib" in notes
-    assert row["accuracy"]["samples"] == 1
+    assert row["accuracy"]["samples"] == 2, "one input with a batch of two"
