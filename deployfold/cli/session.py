@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from deployfold.errors import DeployfoldError, ExitCode, UsageError
 from deployfold.events import Emit, Event
@@ -24,6 +24,9 @@ _PACKAGES = {
 }
 """What a device may lack where deployfold was installed without its dependencies, and what to
 install for it."""
+
+_AGAIN = 0.05
+"""Seconds until an interrupt that Python dropped comes again."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
     """Treat SIGTERM and SIGHUP like Ctrl-C, so that temporary files and children are cleaned up.
 
     None of them is lost: Python drops an exception that a signal raises inside a destructor or a
-    weak reference's callback, and the next event of the pipeline then raises it again.
+    weak reference's callback. It comes again after a moment then, or with the pipeline's next event
+    where there are no timers (Windows).
     """
     received: list[int] = []
 
@@ -152,11 +156,23 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
 
     def checked(event: Event) -> None:
         if received:
+            again_in(0.0)  # not once more, while this one is dealt with
             raise KeyboardInterrupt
         emit(event)
 
+    def again_in(seconds: float) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def dropped(unraisable: Any) -> None:
+        if not received or not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            report_dropped(unraisable)
+        else:
+            again_in(_AGAIN)
+
+    report_dropped, sys.unraisablehook = sys.unraisablehook, dropped
     previous = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         ignored = number is None or signal.getsignal(number) is signal.SIG_IGN  # as under nohup
         if number is not None and not ignored:
@@ -164,6 +180,8 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
     try:
         yield checked
     finally:
+        again_in(0.0)
+        sys.unraisablehook = report_dropped
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,24 @@ def test_a_short_output_is_written_before_the_command_says_done():
         )  # fmt: skip
     done.stdout = ""
     fails(done, 2, "Cannot write the output")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_in_a_destructor_is_not_lost(name):
+    """Python drops the exception there, and would print it as a traceback."""
+    code = (
+        "import signal, time\nfrom deployfold.cli.session import session\n"
+        f"class Dying:\n    def __del__(self):\n        signal.raise_signal(signal.{name})\n"
+        "with session() as run:\n    Dying()\n    time.sleep(30)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    fails(done, 130, "Interrupted.")
+    assert "ignored" not in done.stderr
+    assert time.monotonic() - start < 25, "it slept to the end"
 
 
 def test_an_interrupt_is_told_wherever_stderr_leads_then():
