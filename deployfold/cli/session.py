@@ -75,8 +75,7 @@ def session(
             _maybe_traceback(err, debug)
             code = error.exit_code
         except KeyboardInterrupt:
-            _print_error(err, "Interrupted.", "Run the same command again to go on.")
-            code = ExitCode.INTERRUPTED
+            code = _print_interrupted(err)
         except BrokenPipeError:  # the reader of our output went away
             code = ExitCode.OK
         except SystemExit as error:  # nothing of ours exits in there
@@ -88,8 +87,13 @@ def session(
             _maybe_traceback(err, debug)
             code = ExitCode.FOLD
         except Exception as error:
-            code = _print_unexpected(err, error)
-            _maybe_traceback(err, debug)
+            if isinstance(
+                error.__cause__, KeyboardInterrupt
+            ):  # pybind11 makes an ImportError of it
+                code = _print_interrupted(err)
+            else:
+                code = _print_unexpected(err, error)
+                _maybe_traceback(err, debug)
     if code:
         raise SystemExit(int(code))
 
@@ -112,6 +116,11 @@ def _print_error(console: Console, message: str, hint: str | None) -> None:
     console.print(Text.assemble(("Error: ", "bold red"), clean(message)), soft_wrap=True)
     if hint:
         console.print(Text(clean(hint), style="dim"), soft_wrap=True)
+
+
+def _print_interrupted(console: Console) -> ExitCode:
+    _print_error(console, "Interrupted.", "Run the same command again to go on.")
+    return ExitCode.INTERRUPTED
 
 
 def _print_unexpected(console: Console, error: Exception) -> ExitCode:

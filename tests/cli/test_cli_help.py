@@ -188,6 +188,18 @@ def test_an_interrupt_in_a_destructor_is_not_lost(name):
     assert time.monotonic() - start < 25, "it slept to the end"
 
 
+def test_an_interrupt_that_a_library_made_an_import_error_of_is_one():
+    code = (
+        "from deployfold.cli.session import session\n"
+        "with session():\n    raise ImportError('initialization failed') from KeyboardInterrupt()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    fails(done, 130, "Interrupted.")
+
+
 def test_an_interrupt_is_told_wherever_stderr_leads_then():
     """The exporters' chatter is kept away so, and an interrupt can come before that is undone."""
     code = (
