@@ -87,9 +87,8 @@ def session(
             _maybe_traceback(err, debug)
             code = ExitCode.FOLD
         except Exception as error:
-            if isinstance(
-                error.__cause__, KeyboardInterrupt
-            ):  # pybind11 makes an ImportError of it
+            # pybind11 makes an ImportError of one that comes while an extension is loaded.
+            if isinstance(error.__cause__, KeyboardInterrupt):
                 code = _print_interrupted(err)
             else:
                 code = _print_unexpected(err, error)
