@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from typer import Abort, Exit
 from typer.core import TyperCommand, TyperGroup
 
 
@@ -31,7 +32,9 @@ class Group(TyperGroup):
         try:
             return super().main(*args, **options)
         except SystemExit as end:
-            if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            why = end.__context__
+            # A session ends by a SystemExit of its own, after it has said so.
+            if isinstance(why, (Exit, Abort)) and isinstance(why.__cause__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
 

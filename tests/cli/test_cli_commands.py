@@ -11,6 +11,7 @@ from cli_runs import FOLDED_PARAMETERS, SHAPE, check_whole, make, run
 
 from deployfold import cli
 from deployfold.cli.commands import Command
+from deployfold.cli.session import session
 
 INPUT = ("--input", SHAPE)
 BENCH = ("--threads", "1", "--max-seconds", "0.5")
@@ -122,3 +123,17 @@ def test_ctrl_c_before_a_command_runs_is_a_sentence(moment, monkeypatch, capsys)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (130, "Error: Interrupted.\n")
+
+
+@pytest.mark.parametrize("cause", [None, KeyboardInterrupt()])
+def test_an_interrupt_within_a_session_is_told_once(cause, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
+        with session():
+            raise KeyboardInterrupt if cause is None else ImportError("no start") from cause
+
+    monkeypatch.setattr(Command, "invoke", interrupted)
+    monkeypatch.setattr("sys.argv", ["deployfold", "targets"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("Error: "), said.count("Interrupted.")) == (130, 1, 1)
