@@ -68,9 +68,8 @@ def _packages() -> list[_Check]:
     for name, remedy in _PACKAGES:
         try:
             version = metadata.version(name)
-            checks.append(_Check(name, "ok", version))
-            if name == "onnxruntime":
-                checks[-1] = _onnxruntime(version)
+            found = _Check(name, "ok", version)
+            checks.append(_onnxruntime(version) if name == "onnxruntime" else found)
         except metadata.PackageNotFoundError:
             state = "optional" if name in _OPTIONAL else "missing"
             checks.append(_Check(name, state, f"not installed: {remedy}"))

@@ -170,6 +170,13 @@ def test_a_short_output_is_written_before_the_command_says_done():
     fails(done, 2, "Cannot write the output")
 
 
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_in_a_destructor_is_not_lost(name):
     """Python drops the exception there, and would print it as a traceback."""
@@ -179,10 +186,7 @@ def test_an_interrupt_in_a_destructor_is_not_lost(name):
         "with session() as run:\n    Dying()\n    time.sleep(30)\n"
     )
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python(code)
     fails(done, 130, "Interrupted.")
     assert "ignored" not in done.stderr
     assert time.monotonic() - start < 25, "it slept to the end"
@@ -193,10 +197,7 @@ def test_an_interrupt_that_a_library_made_an_import_error_of_is_one():
         "from deployfold.cli.session import session\n"
         "with session():\n    raise ImportError('initialization failed') from KeyboardInterrupt()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python(code)
     fails(done, 130, "Interrupted.")
 
 
@@ -206,8 +207,5 @@ def test_an_interrupt_is_told_wherever_stderr_leads_then():
         "import io, sys\nfrom deployfold.cli.session import session\n"
         "with session() as run:\n    sys.stderr = io.StringIO()\n    raise KeyboardInterrupt\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python(code)
     fails(done, 130, "Interrupted.")

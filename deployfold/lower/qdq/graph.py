@@ -150,16 +150,11 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
     pairs: dict[str, ir.Value] = {}
     for name, item in quantised.items():
         node = nodes[name]
-        reads = [(node, 0, item.scale)]
+        if item.scale is not None:
+            _round_input(graph, pairs, node, 0, item.scale, form)
         if item.skip_scale is not None:
             ((add, index),) = node.outputs[0].uses()
-            reads.append((add, 1 - index, item.skip_scale))
-        for reader, index, scale in reads:
-            if scale is not None:
-                source = str(reader.inputs[index].name)
-                if source not in pairs:
-                    pairs[source] = _pair(graph, reader, index, scale, form)
-                reader.replace_input_with(index, pairs[source])
+            _round_input(graph, pairs, add, 1 - index, item.skip_scale, form)
         node.replace_input_with(1, _weight(graph, node, item, form))
         if item.bias is not None:
             node.replace_input_with(2, initializer(graph, f"{name}.bias_corrected", item.bias))
@@ -169,9 +164,24 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
             del graph.initializers[key]
 
 
-def _pair(graph: ir.Graph, node: ir.Node, index: int, step: float, form: Format) -> ir.Value:
+def _round_input(
+    graph: ir.Graph,
+    pairs: dict[str, ir.Value],
+    node: ir.Node,
+    index: int,
+    step: float,
+    form: Format,
+) -> None:
+    """Let ``node`` read that input through its pair, of which a tensor has one."""
     source = node.inputs[index]
     assert source is not None
+    name = str(source.name)
+    if name not in pairs:
+        pairs[name] = _pair(graph, node, source, step, form)
+    node.replace_input_with(index, pairs[name])
+
+
+def _pair(graph: ir.Graph, node: ir.Node, source: ir.Value, step: float, form: Format) -> ir.Value:
     base, kind = str(source.name), form.precision.value
     scale = initializer(graph, f"{base}.scale", np.float32(step))
     zero = initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
