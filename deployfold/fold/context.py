@@ -132,7 +132,7 @@ class Context:
         for name, argument in ((layer.weight, "weight"), (layer.bias, "bias")):
             if name is None:
                 continue
-            strangers = [user for user in op[argument].consumers if not _same_use(user, op)]
+            strangers = [user for user in op[argument].consumers if not user.repeats(op)]
             if strangers:
                 raise CannotFold(f"{name} is also used by {describe(strangers[0])}")
         return layer
@@ -236,12 +236,3 @@ def describe(op: Op) -> str:
     place = op.call.path or "the model's forward"
     own = {type(op.call.module).__name__.lower(), type(op.call.module).__name__}
     return place if op.name.rstrip("_").lower() in own else f"{op.name} in {place}"
-
-
-def _same_use(user: Op, op: Op) -> bool:
-    if user is op:
-        return True
-    same = user.name == op.name and all(
-        user.arguments.get(key) == item or item is op["input"] for key, item in op.arguments.items()
-    )
-    return same and user["input"] is not op["weight"]

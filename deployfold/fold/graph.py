@@ -96,6 +96,16 @@ class Op:
         random = torch.Tag.nondeterministic_seeded in self.function.tags
         return not random and not self.function._schema.is_mutable
 
+    def repeats(self, other: Op) -> bool:
+        """Whether it does with its own input what ``other``, a layer or norm, does with its."""
+        if self is other:
+            return True
+        same = self.name == other.name and all(
+            self.arguments.get(key) == item or item is other["input"]
+            for key, item in other.arguments.items()
+        )
+        return same and self["input"] is not other["weight"]
+
     def rerun(self, tensors: dict[Value, torch.Tensor]) -> Any:
         """Run the operator again with its settings and other ``tensors``.
 

@@ -111,11 +111,7 @@ def _computes_its_own(op: Op, module: nn.Module, eps: float) -> bool:
     return (
         own
         and getattr(module, "eps", None) == eps
-        and all(
-            user.name == op.name and all(user[name] is op[name] for name in names)
-            for name in ("weight", "bias")
-            for user in op[name].consumers
-        )
+        and all(user.repeats(op) for name in ("weight", "bias") for user in op[name].consumers)
     )
 
 
