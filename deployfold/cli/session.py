@@ -158,25 +158,25 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
     """
     received: list[int] = []
 
-    def interrupt(number: int, frame: object) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    def checked(event: Event) -> None:
-        if received:
-            again_in(0.0)  # not once more, while this one is dealt with
-            raise KeyboardInterrupt
-        emit(event)
-
     def again_in(seconds: float) -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        again_in(0.0)  # not once more, while this one is dealt with
+        raise KeyboardInterrupt
+
+    def checked(event: Event) -> None:
+        if received:
+            interrupt(received[0], None)
+        emit(event)
+
     def dropped(unraisable: Any) -> None:
-        if not received or not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            report_dropped(unraisable)
-        else:
+        if received and isinstance(unraisable.exc_value, KeyboardInterrupt):
             again_in(_AGAIN)
+        else:
+            report_dropped(unraisable)
 
     report_dropped, sys.unraisablehook = sys.unraisablehook, dropped
     previous = {}
