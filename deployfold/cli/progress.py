@@ -102,4 +102,5 @@ class Progress:
     def _end_task(self) -> None:
         if self._task is not None:
             self._live.remove_task(self._task)  # type: ignore[arg-type]
+            self._live.refresh()  # or what is printed next would draw its line once more
             self._task = None
