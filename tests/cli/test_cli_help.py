@@ -182,6 +182,8 @@ def test_an_interrupt_in_a_destructor_is_not_lost(name):
     """Python drops the exception there, and would print it as a traceback."""
     code = (
         "import signal, time\nfrom deployfold.cli.session import session\n"
+        # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"class Dying:\n    def __del__(self):\n        signal.raise_signal(signal.{name})\n"
         "with session() as run:\n    Dying()\n    time.sleep(30)\n"
     )
