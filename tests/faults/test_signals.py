@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -39,22 +41,23 @@ def disturb(command, number, cases, given, undisturbed, case, judge, *, every=1)
     """
     wanted = undisturbed(command)
     chance = random.Random(f"{command.name} {number}")
-    moments = [(case + chance.random()) / cases * wanted.seconds for case in range(cases)]
+    moments = [(case + chance.random()) / cases for case in range(cases)]  # parts of the run
     chance.shuffle(moments)
     sent, slowest, tries, out = 0, 0.0, 0, None
     while sent < cases:
         tries += 1
         assert tries <= 4 * cases + 4, "it always ends before the signal"
         if out is None or (not command.onto and set(files_of(out)) == set(wanted.files)):
-            out = case()
+            out, takes = case(), wanted.seconds
             command.prepare(given, out)
         running = Running.start(command, given, out)
-        time.sleep(max(0.0, running.started + moments[sent] - time.monotonic()))
+        after = moments[sent] * takes
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(running.started + after - time.monotonic())
+            takes = time.monotonic() - running.started  # it has less to do, or a quieter machine
         hit = running.signal(number)
         ended = running.end()
-        where = (
-            f"{command.name}, signal {number} after {moments[sent]:.3f} s of {wanted.seconds:.3f}"
-        )
+        where = f"{command.name}, signal {number} after {after:.3f} s of {takes:.3f}"
         if number == signal.SIGKILL and ended.code == 0:
             hit = False  # it ended between the look and the signal
         sent += hit
