@@ -8,7 +8,7 @@ from pathlib import Path
 from deployfold import __version__
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
-from deployfold.export import export_onnx, export_program, export_torchscript
+from deployfold.export import check_repeatable, export_onnx, export_program, export_torchscript
 from deployfold.fold import FoldResult
 from deployfold.load import LoadedModel
 from deployfold.measure.environment import default_threads
@@ -21,7 +21,8 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
     """Add a row for each format; returns the ONNX.
 
     Raises:
-        ExportError: there is no ONNX; without one of the others a row says why.
+        ExportError: the model does not give the same twice, or there is no ONNX. Without one of
+            the other files, its row says why.
     """
     loaded, spec, folded = run.loaded, run.inputs, run.folded
     assert loaded is not None
@@ -31,6 +32,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
     module = folded.model
     program, program_error = None, None
     with run.running("export", "TorchScript") as say:
+        check_repeatable(module, inputs)
         path = run.directory / f"{run.name}.ts.pt"
         draft = replace(base, name="torchscript", title="TorchScript")
         try:

@@ -80,6 +80,28 @@ def test_a_model_that_exits_is_no_success(tmp_path):
     fails(done, 4, "The model's own code ended the program with 0.")
 
 
+def test_a_model_that_keeps_state_is_folded_and_not_exported(tmp_path, monkeypatch):
+    (tmp_path / "stream.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(2, 2)\n"
+        "        self.register_buffer('last', torch.zeros(1, 2))\n"
+        "    def forward(self, x):\n"
+        "        self.last += super().forward(x)\n"
+        "        return self.last * 1\n"
+    )
+    torch.save({**torch.nn.Linear(2, 2).state_dict(), "last": torch.ones(1, 2)}, tmp_path / "w.pt")
+    words = ("build", "w.pt", "--arch", "stream:Net", "--input", "1x2", "-o", "out")
+    done = run(*words, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    fails(done, 5, "keeps state in last from one call to the next", "deployfold fold takes")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check_whole(tmp_path / "out") >= {"w.folded.pt", "report.json"}
+    assert not list((tmp_path / "out").glob("*.onnx"))
+    status = load_report(tmp_path / "out" / "report.json").status
+    assert (status.state, status.stage) == ("failed", "export")
+
+
 def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
     done = run(
         "build", "net.pt", "--fp16", "--no-engine", "-o", str(tmp_path), *QUICK,
