@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from deployfold.errors import DeployfoldError, FoldError
 from .compare import another_batch, random_like, run_model
 from .culprits import keep_needed
 from .match import match
-from .modules import copy_modules
+from .modules import copy_modules, uncompiled
 from .plan import Folded, Left
 from .result import FoldResult
 from .rewrite import Zero, apply
@@ -41,6 +42,7 @@ _TRACED_ALL = (
 _NOT_MERGED = "Parallel branches were not merged: the model's forward then fails"
 
 
+@uncompiled()
 def fold(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
@@ -69,7 +71,10 @@ def fold(
         FoldError: the forward fails, or the folded model is not the same function.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls TorchScript deprecated at every use
+            more = (*more_inputs, *check_inputs)
+            return fold_torchscript(model, example_inputs, more_inputs=more)
     _check_foldable(model)
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,6 +136,17 @@ def seeded(seed: int = 0) -> Iterator[None]:
     """Run with a fixed random state on every device, and put the caller's back afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what ``torch.compile`` wraps as it was written: folding needs every operator of it."""
+    if "torch._dynamo" not in sys.modules:  # nothing is wrapped, and its import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)`")
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,19 +47,37 @@ def find_module(checkpoint: Any) -> tuple[nn.Module, tuple[str, ...]] | None:
 
 
 def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module inside wrappers for training, with a note on each.
+    """The module, itself and its parts out of their wrappers for training, with notes on them.
 
     Raises:
-        RecursionError: the module is its own wrapper.
+        RecursionError: a module is its own wrapper.
     """
-    notes: list[str] = []
+    module, wrappers = _inside(module)
+    notes = [f"The model was taken out of its {name} wrapper." for name in wrappers]
+    parts: Counter[str] = Counter()
+    for parent in module.modules():
+        if vars(parent).pop("_compiled_call_impl", None) is not None:
+            parts["torch.compile"] += 1
+        for name, child in parent._modules.items():
+            if isinstance(child, nn.Module):
+                parent._modules[name], wrappers = _inside(child)
+                parts.update(wrappers)
+    if parts:
+        counts = ", ".join(f"{count} {name}" for name, count in parts.items())
+        notes.append(f"Wrappers inside the model were taken off: {counts}.")
+    return module, tuple(notes)
+
+
+def _inside(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    """What DataParallel or ``torch.compile`` wrapped, and the names of the wrappers."""
+    names: list[str] = []
     seen = {module}
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = module.module if isinstance(module, wrappers) else module._modules.get("_orig_mod")
         if not isinstance(inner, nn.Module):
-            return module, tuple(notes)
-        notes.append(f"The model was taken out of its {type(module).__name__} wrapper.")
+            return module, names
+        names.append(type(module).__name__)
         module = inner
         if module in seen:
             raise RecursionError("it wraps itself")

@@ -48,7 +48,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def run(*words: str, cwd: Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
-    """Run ``deployfold WORDS``. No traceback may ever show without --debug."""
+    """Run ``deployfold WORDS``. No traceback may ever show without --debug, and no warning."""
     done = subprocess.run(
         [DEPLOYFOLD, *words],
         cwd=cwd,
@@ -61,6 +61,7 @@ def run(*words: str, cwd: Path, **changes: str | None) -> subprocess.CompletedPr
     if "--debug" not in words:
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         assert "Internal error" not in done.stderr, done.stderr
+    assert "Warning:" not in done.stderr, done.stderr
     return done
 
 

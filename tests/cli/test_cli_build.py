@@ -141,6 +141,14 @@ def test_every_form_of_the_net_folds_to_the_same_count(folder, monkeypatch, sour
     assert (len(fold.folded), fold.left) == (2, ())
 
 
+def test_torchscript_is_built_and_torchs_warnings_are_not_shown(folder, tmp_path):
+    """They call TorchScript deprecated at every use; ``run`` looks for them."""
+    words = ("--no-engine", "--no-measure", "-o", str(tmp_path))
+    done = run("build", "script.ts.pt", *words, "--input", SHAPE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert check_whole(tmp_path) >= {"script.folded.pt", "script.ts.pt", "script.onnx"}
+
+
 def test_a_state_dict_is_folded_with_its_architecture(folder):
     """The architecture lies where the user stands, as in ``python -m``."""
     done = run(

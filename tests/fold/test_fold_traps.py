@@ -411,8 +411,23 @@ def test_folded_model_can_be_pickled_scripted_exported_and_trained():
     assert all(parameter.grad is not None for parameter in result.model.parameters())
 
 
-def test_random_numbers_in_forward_are_noticed():
-    class Noisy(nn.Module):
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_compiled_model_is_folded_without_its_compiler(inside):
+    from torch._dynamo.utils import counters  # takes a second that the other tests need not
+
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    counters["frames"].clear()
+    compiled = nn.Sequential(torch.compile(model)) if inside else torch.compile(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = fold(compiled, (image(),))
+    assert result.batchnorms_after == 0
+    assert not counters["frames"]
+    assert type(result.model[0] if inside else result.model) is type(torch.compile(model))
+
+
+def test_a_forward_that_counts_its_calls_is_noticed():
+    class Counting(nn.Module):
         calls = 0
 
         def __init__(self):
@@ -420,11 +435,11 @@ def test_random_numbers_in_forward_are_noticed():
             self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
         def forward(self, x):
-            Noisy.calls += 1
-            return self.norm(self.conv(x)) + Noisy.calls
+            Counting.calls += 1
+            return self.norm(self.conv(x)) + Counting.calls
 
     with pytest.raises(FoldError, match="differs from the original"):
-        fold(randomise(Noisy()), (image(),))
+        fold(randomise(Counting()), (image(),))
 
 
 def test_forward_that_fails_says_so():

@@ -9,6 +9,7 @@ from torch import nn
 from deployfold.errors import LoadError, UsageError
 from deployfold.load import load_model, resolve_inputs
 from deployfold.load.arch import candidates, match, near
+from deployfold.load.state_dict import unwrap
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -104,6 +105,16 @@ def test_wrapper_is_taken_off_and_said(tmp_path):
     loaded = load_model(path)
     assert isinstance(loaded.module, nn.Sequential)
     assert "DataParallel" in loaded.notes[0]
+
+
+def test_wrappers_of_parts_are_taken_off_and_counted(tmp_path):
+    body = nn.Sequential(torch.compile(nn.Linear(3, 2)), nn.DataParallel(nn.Linear(2, 2)))
+    body[1].module.compile()
+    inner, notes = unwrap(nn.DataParallel(body))
+    assert [type(part) for part in inner] == [nn.Linear, nn.Linear]
+    assert inner[1]._compiled_call_impl is None
+    assert notes[0] == "The model was taken out of its DataParallel wrapper."
+    assert "1 OptimizedModule, 1 DataParallel, 1 torch.compile" in notes[1]
 
 
 def test_pickled_module_of_the_zoo_gets_its_default_input(tmp_path):
