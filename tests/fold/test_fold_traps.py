@@ -353,6 +353,17 @@ def test_training_mode_is_left():
         assert torch.equal(tensor, before[name]), name
 
 
+def test_of_a_partly_frozen_model_what_is_frozen_is_folded():
+    model = randomise(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    ).train()
+    model[1].eval()
+    result = fold(model, (image(),))
+    assert [item.name for item in result.folded] == ["1"]
+    assert (result.left[0].name, result.model[3].training) == ("3", True)
+    assert "training mode" in reason(result)
+
+
 def test_no_running_statistics_is_left():
     model = randomise(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))

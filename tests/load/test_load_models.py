@@ -70,6 +70,21 @@ def test_saved_by_torch(wrap, legacy, resnet, tmp_path):
         assert any("Recognised torchvision:resnet18" in note for note in loaded.notes)
 
 
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+
+
+@pytest.mark.parametrize("kind", ["module", "state dict"])
+def test_what_was_saved_on_a_gpu_loads_without_one(kind, tmp_path, monkeypatch):
+    net, path = small(), tmp_path / "net.pt"
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save(net if kind == "module" else net.state_dict(), path)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(path, weights_only=False)
+    loaded = load_model(str(path), arch=None if kind == "module" else f"{__name__}:small")
+    assert {tensor.device.type for tensor in loaded.module.state_dict().values()} == {"cpu"}
+
+
 def test_safetensors(resnet, tmp_path):
     path = tmp_path / "resnet18.safetensors"
     save_file(resnet.state_dict(), path)
