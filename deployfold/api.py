@@ -14,6 +14,7 @@ from .export import (
     OnnxArtifact,
     ProgramArtifact,
     TorchScriptArtifact,
+    check_repeatable,
     export_onnx,
     export_program,
     export_torchscript,
@@ -100,12 +101,14 @@ def export(
         The artifacts by format.
 
     Raises:
-        ExportError: a format cannot be written, or its file computes something else.
+        ExportError: the model does not give the same twice, a format cannot be written, or its
+            file computes something else.
         UsageError: a format is unknown.
     """
     unknown = set(formats) - {"torchscript", "program", "onnx"}
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))} is no export format.")
+    check_repeatable(model, example_inputs)
     spec = InputSpec(
         tuple(
             TensorSpec(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import deployfold
-from deployfold.errors import FoldError, LoadError, UsageError
+from deployfold.errors import ExportError, FoldError, LoadError, UsageError
 from deployfold.quantization import CalibrationSpec, GuardSpec
 from deployfold.spec import Precision
 
@@ -135,6 +135,16 @@ def test_errors_are_of_the_stage_that_failed(net, tmp_path):
         deployfold.fold(net, (torch.randn(1, 5, 8, 8),))
     with pytest.raises(AttributeError, match="no attribute"):
         deployfold.nothing  # noqa: B018
+
+
+def test_a_model_that_is_random_is_not_exported(tmp_path):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return torch.bernoulli(x)
+
+    with pytest.raises(ExportError, match="draws random numbers"):
+        deployfold.export(Noisy().eval(), (torch.full((9, 9), 0.5),), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folding_never_changes_the_model_it_is_given(net):
