@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from deployfold.errors import BundleError, UsageError
-from deployfold.files import temporary_directory, umask
+from deployfold.files import temporary_directory, umask, unwritable
 
 from .manifest import Manifest
 from .scan import Limits, scan
@@ -26,7 +26,7 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
         BundleError: the bundle fails a check; nothing is written then.
         UsageError: the directory is there and not empty, or cannot be written to.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if _is_taken(directory):
         raise UsageError(f"{directory} is not empty.", hint="Name a directory that is new.")
     manifest = scan(path, limits)
     with temporary_directory(directory) as temporary:
@@ -41,6 +41,14 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
             directory.rmdir()
         temporary.rename(directory)
     return manifest
+
+
+def _is_taken(directory: Path) -> bool:
+    """Whether there is something else than an empty directory."""
+    try:
+        return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError as error:  # it may not be read, or went meanwhile
+        raise unwritable(directory, error) from error
 
 
 @contextmanager

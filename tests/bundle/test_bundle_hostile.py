@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -150,6 +153,33 @@ def test_data_beside_the_files(tmp_path: Path) -> None:
     for tail in (b"x", whole, zstd.compress(b"more")):
         path.write_bytes(whole + tail)
         refused(path, "other data behind")
+
+
+def test_a_link_that_comes_and_goes_where_it_is_unpacked_to(tmp_path: Path) -> None:
+    """Nothing is written through it, whenever it is there."""
+    path = pack(tmp_path / "m", member("net/a.txt", A), member("net/lib/b.txt", B), manifest=GOOD)
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim.mkdir()
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                out.symlink_to(victim, target_is_directory=True)
+                out.unlink()
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(100):
+            with suppress(UsageError):
+                unpack(path, out)
+                shutil.rmtree(out)
+    finally:
+        stop.set()
+        thread.join()
+    assert not list(victim.iterdir())
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".tmp-")]
 
 
 def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
