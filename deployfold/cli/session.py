@@ -126,6 +126,11 @@ def _print_unexpected(console: Console, error: Exception) -> ExitCode:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
         return ExitCode.USAGE
+    if isinstance(error, OSError) and error.filename is not None:
+        # Whatever looks at a path meets one that may not be searched, or that is too long.
+        message = f"Cannot access {os.fsdecode(error.filename)}: {error.strerror}."
+        _print_error(console, message, "Check the path, and who may read it.")
+        return ExitCode.USAGE
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
         package = _PACKAGES[error.name]
         _print_error(

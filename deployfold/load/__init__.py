@@ -48,9 +48,13 @@ def load_model(
         UsageError: ``source`` or ``arch`` names something unknown.
     """
     path = Path(source)
-    if zoo.is_zoo_name(source) and not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # below a directory that may not be searched, or too long a name
+        raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
+    if zoo.is_zoo_name(source) and not there:
         return checked(_from_zoo(source, arch))
-    if not path.exists():
+    if not there:
         raise _missing(source)
     kind = detect(path)
     stem = re.sub(r"(\.ts)?\.(pt2?|pth|ckpt|bin|safetensors|ts|jit)$", "", path.name)

@@ -13,6 +13,8 @@ from cli_runs import QUICK, SHAPE, check_whole, fails, run
 from deployfold.report.model import load_report
 
 INPUT = ("--input", SHAPE)
+LONG = "a" * 300
+"""Looking at it is an error, as is looking below a directory that may not be searched."""
 
 
 @pytest.mark.parametrize(
@@ -32,8 +34,12 @@ INPUT = ("--input", SHAPE)
         (("build", "net.pt", "--input", "1x5x16x16"), 4, ("1x5x16x16", "--input")),
         (("fold", "net.pt", "-o", "net.pt/below.pt", *INPUT), 2, ("Cannot write",)),
         (("bench", "nothing"), 2, ("nothing does not exist",)),
+        (("fold", LONG), 3, ("Cannot read aa", "File name too long")),
+        (("report", LONG), 2, ("Cannot access aa", "File name too long", "who may read it")),
+        (("run", LONG), 2, ("Cannot access aa", "File name too long")),
+        (("bundle", LONG), 2, ("Cannot access aa", "File name too long")),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else str(value),
 )
 def test_errors_are_one_sentence_and_a_code(folder, words, code, said):
     fails(run(*words, cwd=folder), code, *said)
