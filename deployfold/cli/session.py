@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deployfold.errors import DeployfoldError, ExitCode, UsageError
@@ -68,6 +69,7 @@ def session(
         code = ExitCode.OK
         try:
             with progress, _interruptible(progress.show) as emit:
+                _check_working_directory()
                 yield Session(out, err, emit, json, verbose)
             _flush(stream)
         except DeployfoldError as error:
@@ -95,6 +97,17 @@ def session(
                 _maybe_traceback(err, debug)
     if code:
         raise SystemExit(int(code))
+
+
+def _check_working_directory() -> None:
+    """Relative paths lead nowhere without it, and torch's libraries end the process."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"The working directory cannot be used: {error.strerror}.",
+            hint="It was moved or removed, perhaps; cd to one that is there.",
+        ) from error
 
 
 def _flush(stream: IO[str]) -> None:

@@ -132,3 +132,15 @@ def test_with_all_streams_closed(folder, tmp_path):
     done = subprocess.run(["sh", "-c", command], cwd=folder, env=environment(), check=False)
     assert done.returncode == 0
     assert (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.parametrize("words", ["targets", "doctor", f"build net.pt --input {SHAPE}"])
+def test_in_a_directory_that_was_removed(words, tmp_path):
+    """Where torch alone would end the process with a sentence about Intel's libraries."""
+    (tmp_path / "gone").mkdir()
+    command = f"cd gone && rmdir ../gone && exec '{DEPLOYFOLD}' {words}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment(), capture_output=True,
+        encoding="utf-8", check=False,
+    )  # fmt: skip
+    fails(done, 2, "The working directory cannot be used: No such file or directory.")
