@@ -61,7 +61,8 @@ def run(combination: str, keep_free: float) -> Ran:
     """Install one combination, run the tests in it, and remove it."""
     version, _, torch = combination.partition(":")
     found = shutil.which(f"python{version}")
-    if found is None:
+    # pyenv has a command for every version that it knows, which fails where another is chosen.
+    if found is None or subprocess.run([found, "--version"], capture_output=True).returncode:
         return Ran(combination, "", f"not run: there is no python{version} on the PATH")
     home = ROOT / "build" / "matrix" / combination.replace(":", "-")
     home.parent.mkdir(parents=True, exist_ok=True)
