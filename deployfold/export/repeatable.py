@@ -30,6 +30,7 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
 
     Raises:
         ExportError: it keeps something, in the buffers that are named, or is random.
+        FoldError: it cannot be copied.
     """
     copied = copy_modules(module, share_parameters=False)
     before = {name: buffer.clone() for name, buffer in copied.named_buffers()}
