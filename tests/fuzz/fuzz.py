@@ -3,14 +3,14 @@
     PYTHONPATH=tests/bundle:tests/report python tests/fuzz/fuzz.py TARGET CASES [SEED]
 
 A reader may accept what it is given, or raise a DeployfoldError; anything else is a finding, and so
-is code that ran, or memory past LIMIT. Prints the number of cases, and how many were accepted. The
-case that was found is left in the directory ``fuzz-findings``.
+is code that ran, or memory past LIMIT. The first case is not damaged: it must be accepted, or the
+others would be refused for something else; but what acts must be refused. Prints the number of
+cases, and how many were accepted. What was found is left in the directory ``fuzz-findings``.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import resource
 import sys
@@ -33,15 +33,15 @@ from deployfold.build_profiles import read_profile
 from deployfold.bundle import Limits, create, scan
 from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
 from deployfold.errors import DeployfoldError
-from deployfold.finish.kit import read_kit
+from deployfold.finish.kit import Wanted, read_kit, write_finish_kit
 from deployfold.load import load_model
 from deployfold.lower.calibration import load_calibration
 from deployfold.quantization import CalibrationSpec
 from deployfold.report.html import read_outline
 from deployfold.report.markdown import render_markdown
 from deployfold.report.model import load_report
-from deployfold.shapes import parse_dynamic
-from deployfold.spec import InputSpec, parse_row_limits
+from deployfold.shapes import InputShapes, parse_dynamic
+from deployfold.spec import InputSpec, Precision, parse_row_limits
 from deployfold.sweep.fleet import read_fleet
 
 LIMIT = 12 << 30
@@ -107,15 +107,20 @@ def program() -> bytes:
     return buffer.getvalue()
 
 
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(buffer, "PNG")
-    return buffer.getvalue()
+def picture(others: Path) -> bytes:
+    """A picture, with others beside it."""
+    others.mkdir()
+    values = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    for number, value in enumerate(values):
+        Image.fromarray(value).save(others / f"good-{number}.png")
+    path = others / "good-0.png"
+    return path.rename(others / "p.png").read_bytes()
 
 
 def arrays() -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, input=np.zeros((8, 3, 8, 8), np.float32))
+    values = np.random.default_rng(0).standard_normal((8, 3, 8, 8), np.float32)
+    np.savez(buffer, input=values)
     return buffer.getvalue()
 
 
@@ -128,14 +133,28 @@ def load(path: Path) -> object:
     return load_model(str(path))
 
 
+def load_weights(path: Path) -> object:
+    return load_model(str(path), arch="fuzz:net")  # this file, which lies where Python looks first
+
+
 def bundle(folder: Path) -> bytes:
     create(make_build(folder / "build"), folder / "net.tar.zst")
     return (folder / "net.tar.zst").read_bytes()
 
 
-def kit(path: Path) -> object:
-    """``finish.json`` beside the files of a build."""
-    return read_kit(path.parent)
+def kit(folder: Path) -> bytes:
+    """``finish.json``, beside the files of its build."""
+    build = make_build(folder)
+    shape = InputShapes("x", (1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
+    wanted = Wanted("tensorrt-fp32", "TensorRT", "auto", Precision.FP32, ((shape,),))
+    return write_finish_kit(
+        build,
+        model_name="net",
+        onnx_by_precision={Precision.FP32: build / "net.onnx"},
+        requests=[wanted],
+        inputs=["x"],
+        report_path=build / "report.json",
+    ).read_bytes()
 
 
 def text(parse: Callable[[str], object]) -> Callable[[Path], object]:
@@ -148,12 +167,10 @@ def sidecar(path: Path) -> object:
 
 
 def make(target: str, folder: Path) -> Target:
-    """The target, with its files in ``folder``."""
+    """The target, with its files in ``folder``, and in ``case`` those beside the damaged one."""
+    case = folder / "case"
     build = make_build(folder / "build") if target in ("onnx", "sidecar") else folder
     engine = build / "net.fp16.sm_89.engine.json"
-    wanted = {"schema_version": 1, "deployfold_version": "0", "model_name": "n", "report": "r.json",
-              "reference": {"file": "r.npz", "sha256": "0"}, "inputs": ["x"], "outputs": ["y"],
-              "onnx": {"fp16": [{"file": "n.onnx", "sha256": "0"}]}, "engines": []}  # fmt: skip
     made: dict[str, Callable[[], Target]] = {
         "report": lambda: Target(
             full_report().to_json().encode(), "report.json",
@@ -171,21 +188,21 @@ def make(target: str, folder: Path) -> Target:
             b"onnxruntime=12.5", "t", text(lambda one: parse_row_limits([one]))
         ),
         "sidecar": lambda: Target(engine.read_bytes(), "net.engine.json", sidecar),
-        "kit": lambda: Target(json.dumps(wanted).encode(), "finish.json", kit),
+        "kit": lambda: Target(kit(case), "finish.json", lambda path: read_kit(path.parent)),
         "bundle": lambda: Target(
             bundle(folder), "b.tar.zst", lambda path: scan(path, Limits(total=1 << 28))
         ),
         "onnx": lambda: Target((build / "net.onnx").read_bytes(), "n.onnx", read_outline),
         "pickle": lambda: Target(saved(net()), "net.pt", load),
-        "state-dict": lambda: Target(saved(net().state_dict()), "net.pt", load),
+        "state-dict": lambda: Target(saved(net().state_dict()), "net.pt", load_weights),
         "acting-pickle": lambda: Target(pickle.dumps({"a": Runs()}, 2), "net.pt", load),
         "safetensors": lambda: Target(
-            save_safetensors(dict(net().state_dict())), "net.safetensors", load
+            save_safetensors(dict(net().state_dict())), "net.safetensors", load_weights
         ),
         "torchscript": lambda: Target(scripted(), "net.ts.pt", load),
         "program": lambda: Target(program(), "net.pt2", load),
         "arrays": lambda: Target(arrays(), "a.npz", calibrate),
-        "pictures": lambda: Target(picture(), "p.png", lambda path: calibrate(path.parent)),
+        "pictures": lambda: Target(picture(case), "p.png", lambda path: calibrate(path.parent)),
     }  # fmt: skip
     return made[target]()
 
@@ -229,7 +246,7 @@ def main(target: str, cases: int, seed: int = 0) -> int:
         folder = Path(name)
         one = make(target, folder)
         case = folder / "case"
-        case.mkdir()
+        case.mkdir(exist_ok=True)
         path = case / one.name
         for index in range(cases):
             content = one.content if index == 0 else damaged(one.content, random)
@@ -247,6 +264,9 @@ def main(target: str, cases: int, seed: int = 0) -> int:
                 return 1
             if Path(MARKER).exists():
                 print(f"{target}: case {index} ran code")
+                return 1
+            if index == 0 and accepted != (target != "acting-pickle"):
+                print(f"{target}: what is not damaged is not taken as it should be")
                 return 1
     print(f"{target}: {cases} cases, {accepted} accepted, {cases - accepted} refused in a sentence")
     return 0
