@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,3 +82,10 @@ def test_what_does_not_change_the_outputs_is_no_matter() -> None:
     assert torch.equal(given, INPUTS[0])
     assert not module.calls
     assert not module.cache
+
+
+def test_what_cannot_be_copied_is_neither_run_nor_refused() -> None:
+    module = Stateful().eval()
+    module.lock = threading.Lock()
+    check_repeatable(module, INPUTS)
+    assert not module.last.any()
