@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from deployfold.wording import first_few
+
 _TORCH = Path(torch.__file__).parent
 
 # How torch's tracer begins a warning, and what happened to the model. Its warnings about tensors
@@ -82,9 +84,7 @@ def baked_note(baked: Sequence[str]) -> tuple[str, ...]:
     """What :func:`quiet` collected, as one sentence for the user; nothing for nothing."""
     if not baked:
         return ()
-    more = f" and {len(baked) - 3} more" if len(baked) > 3 else ""
-    places = ", ".join(baked[:3])
-    return (f"Tracing kept what the example inputs led to: {places}{more}.",)
+    return (f"Tracing kept what the example inputs led to: {first_few(baked)}.",)
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from deployfold.errors import LoadError
+from deployfold.wording import first_few
 
 from .importing import import_named
 
@@ -92,10 +93,8 @@ def allowed_for(source: Path | IO[bytes], also: tuple[str, ...]) -> list[Any]:
         else:
             chosen.append((item, name))  # by the name that the checkpoint uses for it
     if refused:
-        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise LoadError(
-            f"The checkpoint wants to use {', '.join(refused[:3])}{more}, "
-            "which could run code of its own.",
+            f"The checkpoint wants to use {first_few(refused)}, which could run code of its own.",
             hint=f"If you trust its author: --allow-global {refused[0]} (repeat it for several), "
             "or --trust to unpickle it in full. Safer: save model.state_dict() and give --arch.",
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import LoadError
+from deployfold.wording import first_few
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 _NESTS_OF_AVERAGES = ("state_dict_ema", "model_ema", "ema")
@@ -122,11 +123,7 @@ def summary(problems: tuple[str, ...], shown: int = 3) -> str:
         [problem for problem in problems if problem.endswith("is unexpected")],
         [problem for problem in problems if not problem.endswith(("missing", "unexpected"))],
     ]
-    return "; ".join(
-        ", ".join(kind[:shown]) + (f" and {len(kind) - shown} more" if len(kind) > shown else "")
-        for kind in kinds
-        if kind
-    )
+    return "; ".join(first_few(kind, shown) for kind in kinds if kind)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deployfold.errors import UsageError
+from deployfold.wording import first_few
 
 _FORMATS = (
     "Give a CSV or TSV file of «filename,label», a file with one integer a line in the order of "
@@ -154,9 +155,8 @@ def _by_name(labels: Mapping[str, int], files: Sequence[str], path: Path) -> tup
         found.append(label)
     missing = [file for file, label in zip(files, found, strict=True) if label is None]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise UsageError(
-            f"{path} has no label for {', '.join(missing[:_SHOWN])}{more}.",
+            f"{path} has no label for {first_few(missing, _SHOWN)}.",
             hint="Label every image, by its path below the folder.",
         )
     return tuple(label for label in found if label is not None)

@@ -7,6 +7,8 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from deployfold.wording import first_few
+
 from . import text
 from .change_render import grid_markdown
 from .columns import Cell, Mark
@@ -95,7 +97,6 @@ def _below(found: LayerComparison) -> list[str]:
             f"{count} tensor{'' if count == 1 else 's'} in between left out"
         )
     if found.alone:
-        names = ", ".join(map(text.clean, found.alone[:5]))
-        more = f" and {len(found.alone) - 5} more" if len(found.alone) > 5 else ""
-        lines.append(f"Not found in the new one: {names}{more}")
+        names = first_few([text.clean(name) for name in found.alone], 5)
+        lines.append(f"Not found in the new one: {names}")
     return lines
