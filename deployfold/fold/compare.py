@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,13 @@ class _FrozenBuffers:
         with torch.no_grad():
             for buffer, value in self._saved:
                 buffer.copy_(value)
+
+
+def rounding_limit(tensors: Iterable[Tensor]) -> float:
+    """The square root of the largest epsilon of their floating-point dtypes, float32's for none:
+    a relative difference that rounding does not exceed, while one of substance does."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
+    return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:

@@ -12,17 +12,15 @@ dtype, then in float64, where it takes as much as two of float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from deployfold.errors import FoldError
 
-from .compare import difference, double_inputs, forward_failed, run_model
+from .compare import difference, double_inputs, forward_failed, rounding_limit, run_model
 from .conditioning import first_departure
 from .modules import copy_modules
 from .plan import Plan
@@ -178,6 +176,4 @@ def _native_limit(original: nn.Module, rounding: float) -> float:
     much ``rounding`` matters for this model. 100 times that, and never less than the square root of
     the dtype's epsilon, leaves room for bad luck, while a wrong fold is off by about 1.
     """
-    dtypes = {p.dtype for p in original.parameters() if p.is_floating_point()} or {torch.float32}
-    epsilon = max(torch.finfo(dtype).eps for dtype in dtypes)
-    return max(math.sqrt(epsilon), 100 * rounding)
+    return max(rounding_limit(original.parameters()), 100 * rounding)
