@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,10 +70,7 @@ def fold(
         FoldError: the forward fails, or the folded model is not the same function.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls TorchScript deprecated at every use
-            more = (*more_inputs, *check_inputs)
-            return fold_torchscript(model, example_inputs, more_inputs=more)
+        return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)

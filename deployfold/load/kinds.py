@@ -21,11 +21,6 @@ def detect(path: Path) -> FileKind:
     Raises:
         LoadError: it cannot be read, is empty or truncated, or is no checkpoint.
     """
-    if not path.exists():
-        raise LoadError(
-            f"{path} does not exist.",
-            hint="Give a checkpoint, or a model by name such as torchvision:resnet50.",
-        )
     if path.is_dir():
         raise LoadError(f"{path} is a directory.", hint="Give the checkpoint file in it.")
     try:
