@@ -194,20 +194,16 @@ def test_an_interrupt_in_a_destructor_is_not_lost(name):
     assert time.monotonic() - start < 25, "it slept to the end"
 
 
-def test_an_interrupt_that_a_library_made_an_import_error_of_is_one():
-    code = (
-        "from deployfold.cli.session import session\n"
-        "with session():\n    raise ImportError('initialization failed') from KeyboardInterrupt()\n"
-    )
-    done = python(code)
-    fails(done, 130, "Interrupted.")
-
-
-def test_an_interrupt_is_told_wherever_stderr_leads_then():
-    """The exporters' chatter is kept away so, and an interrupt can come before that is undone."""
-    code = (
-        "import io, sys\nfrom deployfold.cli.session import session\n"
-        "with session() as run:\n    sys.stderr = io.StringIO()\n    raise KeyboardInterrupt\n"
-    )
-    done = python(code)
-    fails(done, 130, "Interrupted.")
+@pytest.mark.parametrize(
+    "body",
+    [
+        # The exporters' chatter is kept away so, and an interrupt can come before that is undone.
+        "sys.stderr = io.StringIO(); raise KeyboardInterrupt",
+        # What pybind11 makes of one.
+        "raise ImportError('initialization failed') from KeyboardInterrupt()",
+    ],
+    ids=["while stderr leads elsewhere", "as an import error"],
+)
+def test_an_interrupt_is_told(body):
+    code = f"import io, sys\nfrom deployfold.cli.session import session\nwith session(): {body}\n"
+    fails(python(code), 130, "Interrupted.")

@@ -107,7 +107,7 @@ def test_wrapper_is_taken_off_and_said(tmp_path):
     assert "DataParallel" in loaded.notes[0]
 
 
-def test_wrappers_of_parts_are_taken_off_and_counted(tmp_path):
+def test_wrappers_of_parts_are_taken_off_and_counted():
     body = nn.Sequential(torch.compile(nn.Linear(3, 2)), nn.DataParallel(nn.Linear(2, 2)))
     body[1].module.compile()
     inner, notes = unwrap(nn.DataParallel(body))
