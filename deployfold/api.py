@@ -8,9 +8,15 @@ from typing import Any
 
 import torch
 
+from deployfold.building.pipeline import build as _build
+from deployfold.config.quantization import CalibrationSpec
+from deployfold.config.shapes import DynamicBatch
+from deployfold.config.spec import BuildSpec, InputSpec, Precision, TensorSpec, Thresholds
+from deployfold.reporting.model import Report
+
 from .errors import UsageError
 from .events import Emit, ignore
-from .export import (
+from .exporting import (
     OnnxArtifact,
     ProgramArtifact,
     TorchScriptArtifact,
@@ -19,20 +25,9 @@ from .export import (
     export_program,
     export_torchscript,
 )
-from .fold import FoldResult
-from .fold import fold as _fold
-from .load import load_model
-from .pipeline import build as _build
-from .quantization import CalibrationSpec
-from .report.model import Report
-from .shapes import DynamicBatch
-from .spec import (
-    BuildSpec,
-    InputSpec,
-    Precision,
-    TensorSpec,
-    Thresholds,
-)
+from .folding import FoldResult
+from .folding import fold as _fold
+from .loading import load_model
 
 __all__ = ["build", "export", "fold", "load"]
 
@@ -169,7 +164,7 @@ def build(
         thresholds: limits; the report says which are kept. A report whose status is «failed» was
             refused one of these, and holds all else.
         emit: hears the events of the build.
-        options: further fields of :class:`deployfold.spec.BuildSpec`.
+        options: further fields of :class:`deployfold.config.spec.BuildSpec`.
 
     Raises:
         DeployfoldError: the subclass says which stage failed.

@@ -6,6 +6,7 @@ and its hint and leaves with its exit code. Anything else is a bug in deployfold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -101,3 +102,9 @@ class BundleError(DeployfoldError):
     """A bundle cannot be made, or one that came in is damaged or not to be trusted."""
 
     exit_code = ExitCode.BUNDLE
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """The first ``most`` names, and how many more there are: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -27,9 +27,9 @@ import torchvision
 from torch import nn
 
 import deployfold
-from deployfold.compile import detect
-from deployfold.quantization import CalibrationSpec
-from deployfold.report.model import Report, Row
+from deployfold.compiling import detect
+from deployfold.config.quantization import CalibrationSpec
+from deployfold.reporting.model import Report, Row
 
 CLASSES = 10
 TEST_SHARE = 0.2

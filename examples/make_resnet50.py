@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from deployfold.files import atomic_path
+from deployfold.util.files import atomic_path
 
 
 def pretrained() -> torch.nn.Module | None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compile.sidecar import differs, read_sidecar, sidecar_path
-from deployfold.compile.targets import sm_name
+from deployfold.compiling.sidecar import differs, read_sidecar, sidecar_path
+from deployfold.config.quantization import PREPROCESS_JSON
+from deployfold.config.spec import Precision
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
-from deployfold.quantization import PREPROCESS_JSON
-from deployfold.report.model import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
-from deployfold.spec import Precision
+from deployfold.reporting.model import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
+from deployfold.targets.catalogue import sm_name
 
 from .manifest import Artifact, Kind
 from .names import fault

@@ -11,9 +11,9 @@ from pathlib import Path
 from deployfold import __version__
 from deployfold.errors import BundleError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
-from deployfold.files import atomic_path, sha256, write_bytes
 from deployfold.finish.reference import REFERENCE_NPZ
-from deployfold.locks import claimed
+from deployfold.util.files import atomic_path, sha256, write_bytes
+from deployfold.util.locks import claimed
 
 from .bill import make_bill
 from .collect import Build, collect

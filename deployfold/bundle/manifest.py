@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from deployfold.errors import BundleError
-from deployfold.report.fields import Count, Frozen, Number, first_problem
-from deployfold.report.model import ModelInput, Source
+from deployfold.reporting.fields import Count, Frozen, Number, first_problem
+from deployfold.reporting.model import ModelInput, Source
 
 from .names import clash, fault
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.compile.sidecar import read_sidecar
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
-from deployfold.files import make_directory, sha256, temporary_directory
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
-from deployfold.locks import claimed
+from deployfold.util.files import make_directory, sha256, temporary_directory
+from deployfold.util.locks import claimed
 
 from .collect import Build, collect
 from .labels import LABELS_TXT, read_labels

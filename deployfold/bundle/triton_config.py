@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compile.sidecar import read_sidecar, sidecar_path
+from deployfold.compiling.sidecar import read_sidecar, sidecar_path
 from deployfold.errors import BundleError
 
 from .manifest import Artifact

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from deployfold.errors import BundleError, UsageError
-from deployfold.files import temporary_directory, umask, unwritable
+from deployfold.util.files import temporary_directory, umask, unwritable
 
 from .manifest import Manifest
 from .scan import Limits, scan

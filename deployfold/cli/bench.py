@@ -79,9 +79,9 @@ def bench(
       deployfold bench build/resnet50 --batch 1,8,32 --only onnxruntime
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+        from deployfold.config.batches import parse_batches
         from deployfold.errors import UsageError
-        from deployfold.measure.batches import parse_batches
-        from deployfold.report.select import check_column
+        from deployfold.reporting.select import check_column
 
         # What is wrong is said before torch is imported and anything measured.
         if sort is not None:
@@ -90,9 +90,9 @@ def bench(
         if labels is not None and inputs is None:
             raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 
-        from deployfold.bench import bench as run_bench
-        from deployfold.compile.runtime import RunOptions
-        from deployfold.spec import InputSpec
+        from deployfold.bench.bench import bench as run_bench
+        from deployfold.config.spec import InputSpec
+        from deployfold.runtimes.tensorrt_library import RunOptions
 
         report = run_bench(
             artifacts,

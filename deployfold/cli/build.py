@@ -183,10 +183,10 @@ def build(
       deployfold build torchvision:resnet50 --profile server-fp16 --json
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.build_profiles import merge
-        from deployfold.compile.plan import check_target
-        from deployfold.report.html import check_installed
-        from deployfold.report.select import check_column
+        from deployfold.compiling.plan import check_target
+        from deployfold.config.profiles import merge
+        from deployfold.reporting.html import check_installed
+        from deployfold.reporting.select import check_column
 
         if sort is not None:
             check_column(sort)
@@ -199,8 +199,8 @@ def build(
         for name in spec.targets:  # an unknown GPU is told before the model is loaded
             check_target(name)
 
-        from deployfold.pipeline import build as run_pipeline
-        from deployfold.pipeline import check_outcome
+        from deployfold.building.pipeline import build as run_pipeline
+        from deployfold.building.pipeline import check_outcome
 
         report, directory = run_pipeline(spec, emit=run.emit)
         if html:
@@ -211,7 +211,7 @@ def build(
 
 def given(context: typer.Context) -> dict[str, Any]:
     """The settings that stand on the command line, by key, without those that have defaults."""
-    from deployfold.settings import keys
+    from deployfold.config.settings import keys
 
     found = {}
     for key in keys():

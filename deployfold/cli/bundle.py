@@ -218,7 +218,7 @@ def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) ->
         return
     from rich.text import Text
 
-    from deployfold.report.text import clean
+    from deployfold.reporting.text import clean
 
     for name in models:
         run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
@@ -254,7 +254,7 @@ def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
         return
     from rich.text import Text
 
-    from deployfold.report.text import clean
+    from deployfold.reporting.text import clean
 
     source = manifest.source
     digest = f", sha256 {source.sha256}" if source.sha256 else ""

@@ -145,7 +145,7 @@ def compare(
         }  # fmt: skip
         _check_given(for_reports if layers else for_layers, layers)
         if layers:
-            from deployfold.spec import InputSpec
+            from deployfold.config.spec import InputSpec
 
             _compare_layers(
                 run,
@@ -162,19 +162,19 @@ def compare(
                 trust=trust,
             )
             return
-        from deployfold.errors import ThresholdError
-        from deployfold.files import write_text
-        from deployfold.report.change_render import (
+        from deployfold.compare.goals import parse_goals
+        from deployfold.compare.render_reports import (
             changes_junit,
             changes_markdown,
             changes_renderable,
             regression_sentences,
         )
-        from deployfold.report.changes import compare_reports
-        from deployfold.report.goals import parse_goals
-        from deployfold.report.model import load_report
-        from deployfold.report.thresholds import check
-        from deployfold.spec import Thresholds, parse_row_limits
+        from deployfold.compare.reports import compare_reports
+        from deployfold.config.spec import Thresholds, parse_row_limits
+        from deployfold.errors import ThresholdError
+        from deployfold.reporting.model import load_report
+        from deployfold.reporting.thresholds import check
+        from deployfold.util.files import write_text
 
         goals = parse_goals(fail or ())
         limits = Thresholds(
@@ -216,10 +216,10 @@ def _in_short(sentences: Sequence[str]) -> str:
 def _compare_layers(
     run: Session, old: str, new: str, markdown: Path | None, **options: Any
 ) -> None:
+    from deployfold.compare.layers import compare_files
+    from deployfold.compare.layers.render import layers_markdown, layers_renderable, verdict
     from deployfold.errors import ThresholdError
-    from deployfold.files import write_text
-    from deployfold.layerwise import compare_files
-    from deployfold.report.layer_render import layers_markdown, layers_renderable, verdict
+    from deployfold.util.files import write_text
 
     found = compare_files(old, new, emit=run.emit, **options)
     if markdown is not None:

@@ -89,7 +89,7 @@ def _onnxruntime(version: str) -> _Check:
 
 
 def _gpu() -> list[_Check]:
-    from deployfold.compile.machine import detect
+    from deployfold.targets.machine import detect
 
     gpu = detect().gpu
     if gpu is None:
@@ -104,11 +104,11 @@ def _compilers(deep: bool) -> list[_Check]:
 
     With ``deep`` it is run as well, where there is a GPU.
     """
-    from deployfold.compile.compilers import runs_here
-    from deployfold.compile.machine import detect
-    from deployfold.compile.request import LIBRARY_TITLES, Library
-    from deployfold.compile.selftest import self_test
+    from deployfold.compiling.compilers import runs_here
+    from deployfold.compiling.request import LIBRARY_TITLES, Library
+    from deployfold.compiling.selftest import self_test
     from deployfold.finish.selftest import run_self_test
+    from deployfold.targets.machine import detect
 
     machine = detect()
     checks = []

@@ -29,9 +29,9 @@ def export(
       deployfold export resnet50.pt --dynamic-batch 1:8:32 -o exported
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.pipeline import build
-        from deployfold.shapes import parse_dynamic
-        from deployfold.spec import BuildSpec, InputSpec
+        from deployfold.building.pipeline import build
+        from deployfold.config.shapes import parse_dynamic
+        from deployfold.config.spec import BuildSpec, InputSpec
 
         spec = BuildSpec(
             source=model,

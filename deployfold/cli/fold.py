@@ -11,7 +11,7 @@ from . import options as opt
 from .session import Session, session
 
 if TYPE_CHECKING:
-    from deployfold.report.model import Report
+    from deployfold.reporting.model import Report
 
 
 def fold(
@@ -56,10 +56,10 @@ def fold(
       deployfold fold router.pt --input-data samples.npz
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.pipeline import fold_file
-        from deployfold.quantization import CalibrationSpec
-        from deployfold.settings import SAMPLES
-        from deployfold.spec import BuildSpec, InputSpec
+        from deployfold.building.pipeline import fold_file
+        from deployfold.config.quantization import CalibrationSpec
+        from deployfold.config.settings import SAMPLES
+        from deployfold.config.spec import BuildSpec, InputSpec
 
         spec = BuildSpec(
             source=model,
@@ -76,7 +76,7 @@ def fold(
 
 
 def _show(run: Session, report: Report, explain: bool, output: Path | None) -> None:
-    from deployfold.report.table import fold_table, summary_panel
+    from deployfold.reporting.table import fold_table, summary_panel
 
     if run.json:
         run.out.file.write(report.to_json())

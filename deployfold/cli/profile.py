@@ -24,7 +24,7 @@ def list_profiles(
 ) -> None:
     """List the build profiles that come with deployfold."""
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.build_profiles import read_profile, shipped
+        from deployfold.config.profiles import read_profile, shipped
 
         found = {name: str(read_profile(name).get("description", "")) for name in shipped()}
         if run.json:
@@ -65,7 +65,7 @@ def show(
       deployfold profile show edge-int8 --target jetson-orin-nano --calib pictures/
     """
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.build_profiles import merge
+        from deployfold.config.profiles import merge
 
         merged = merge(name, _parse(flags or []))
         values = merged.settings.model_dump(by_alias=True, mode="json")
@@ -78,7 +78,7 @@ def show(
         from rich.table import Table
         from rich.text import Text
 
-        from deployfold.report.text import clean
+        from deployfold.reporting.text import clean
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("setting", no_wrap=True)

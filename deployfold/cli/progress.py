@@ -18,7 +18,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from deployfold.events import Event, Note, StageFinished, StageProgress, StageStarted
-from deployfold.report.text import clean, size
+from deployfold.reporting.text import clean, size
 
 _WIDTH = 11  # of the longest stage name, so that the lines align
 

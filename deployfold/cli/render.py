@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .session import Session
 
 if TYPE_CHECKING:
-    from deployfold.report.model import Report
+    from deployfold.reporting.model import Report
 
 
 def write_page(report: Report, directory: Path, path: Path) -> None:
@@ -18,8 +18,8 @@ def write_page(report: Report, directory: Path, path: Path) -> None:
     Raises:
         UsageError: what draws it is not installed, or it cannot be written.
     """
-    from deployfold.files import write_text
-    from deployfold.report.html import read_outline, render_html
+    from deployfold.reporting.html import read_outline, render_html
+    from deployfold.util.files import write_text
 
     onnx = next((row for row in report.rows if row.name == "onnxruntime"), None)
     graph = directory / Path(onnx.artifact).name if onnx and onnx.artifact else None
@@ -40,15 +40,15 @@ def show_report(
 
     Args:
         directory: where the artifacts are, to be said; ``None`` if none were written.
-        sort: the column whose best rows come first, see :data:`deployfold.report.select.SORT_KEYS`.
+        sort: the column whose best rows come first; see :mod:`deployfold.reporting.select`.
         only: names of the rows to show beside the original; all if empty.
         layers: also list the layers of INT8 rows.
 
     Raises:
         UsageError: ``sort`` is no column, or a name of ``only`` is no row.
     """
-    from deployfold.report.select import only_rows, sorted_by
-    from deployfold.report.table import (
+    from deployfold.reporting.select import only_rows, sorted_by
+    from deployfold.reporting.table import (
         cold_start_table,
         comparison_table,
         fold_table,

@@ -11,7 +11,7 @@ from . import options as opt
 from .session import Session, session
 
 if TYPE_CHECKING:
-    from deployfold.run_result import Result
+    from deployfold.infer.outputs import Result
 
 SAMPLES = 3
 
@@ -59,23 +59,23 @@ def run(
       deployfold run resnet50.engine --input image.npy --output logits.npz
     """
     with session(json=json, debug=debug, no_color=no_color) as ran:
-        from deployfold.run_inputs import parse_given
-        from deployfold.run_outputs import check_suffix, save_outputs
+        from deployfold.infer.inputs import parse_given
+        from deployfold.infer.outputs import check_suffix, save_outputs
 
         # What is wrong is said before torch is imported and anything run.
         given = parse_given(input or ())
         if output is not None:
             check_suffix(output)
 
-        from deployfold.compile.runtime import RunOptions
+        from deployfold.runtimes.tensorrt_library import RunOptions
 
         engines = RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust)
         if artifact.suffix == ".engine" and provider is None:
-            from deployfold.running_engine import run_engine  # without torch
+            from deployfold.infer.engine import run_engine  # without torch
 
             result = run_engine(artifact, given, options=engines, seed=seed)
         else:
-            from deployfold.running import run_artifact
+            from deployfold.infer.artifact import run_artifact
 
             result = run_artifact(
                 artifact,
@@ -134,7 +134,7 @@ def _show(ran: Session, result: Result, output: Path | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from deployfold.report.text import clean, cuda_graph
+    from deployfold.reporting.text import clean, cuda_graph
 
     how = [f"{result.artifact} in {result.runtime}"]
     if result.placement is not None:

@@ -123,7 +123,7 @@ def _flush(stream: IO[str]) -> None:
 def _print_error(console: Console, message: str, hint: str | None) -> None:
     from rich.text import Text
 
-    from deployfold.report.text import clean
+    from deployfold.reporting.text import clean
 
     console.print(Text.assemble(("Error: ", "bold red"), clean(message)), soft_wrap=True)
     if hint:

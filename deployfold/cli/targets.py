@@ -11,9 +11,9 @@ def targets(
 ) -> None:
     """List the GPUs that --target knows, and which compiler serves each from here."""
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.compile.compilers import compiler_for
-        from deployfold.compile.machine import detect
-        from deployfold.compile.targets import load_targets
+        from deployfold.compiling.compilers import compiler_for
+        from deployfold.targets.catalogue import load_targets
+        from deployfold.targets.machine import detect
 
         machine = detect()
         known = sorted(load_targets(), key=lambda gpu: (gpu.compute_capability, gpu.name))
@@ -40,7 +40,7 @@ def targets(
 
         from rich.table import Table
 
-        from deployfold.compile.request import LIBRARY_TITLES
+        from deployfold.compiling.request import LIBRARY_TITLES
 
         wide = run.out.width >= 100
         table = Table(box=None, header_style="bold", pad_edge=False)

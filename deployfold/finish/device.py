@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.compile import (
+from deployfold.compiling import (
     EngineArtifact,
     EngineRequest,
     Machine,
@@ -22,21 +22,21 @@ from deployfold.compile import (
     plan_engines,
     resolve,
 )
-from deployfold.compile.plan import PORTABLE
-from deployfold.compile.request import LIBRARY_TITLES
-from deployfold.compile.runtime import RunOptions
-from deployfold.compile.sidecar import sidecar_path
-from deployfold.compile.targets import AUTO, sm_name
+from deployfold.compiling.plan import PORTABLE
+from deployfold.compiling.request import LIBRARY_TITLES
+from deployfold.compiling.sidecar import sidecar_path
+from deployfold.config.spec import Precision, Thresholds
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
-from deployfold.files import write_text
-from deployfold.locks import claimed
-from deployfold.measure.cuda import Cuda
-from deployfold.measure.engine_runner import EngineRunner
-from deployfold.report.markdown import render_markdown
-from deployfold.report.model import Report, Row, Status, load_report, now, write_report
-from deployfold.report.thresholds import check
-from deployfold.spec import Precision, Thresholds
+from deployfold.reporting.markdown import render_markdown
+from deployfold.reporting.model import Report, Row, Status, load_report, now, write_report
+from deployfold.reporting.thresholds import check
+from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.tensorrt_engine import EngineRunner
+from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.targets.catalogue import AUTO, sm_name
+from deployfold.util.files import write_text
+from deployfold.util.locks import claimed
 
 from .kit import Kit, Wanted, read_kit
 from .timing import time_engine

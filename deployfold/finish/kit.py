@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deployfold import __version__
-from deployfold.engine_options import EngineOptions
+from deployfold.config.engine import EngineOptions
+from deployfold.config.shapes import InputShapes, OptimizationProfile
+from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
-from deployfold.files import sha256, write_text
-from deployfold.shapes import InputShapes, OptimizationProfile
-from deployfold.spec import Precision
+from deployfold.util.files import sha256, write_text
 
 from .reference import REFERENCE_NPZ, Array, read_reference
 
@@ -93,7 +93,7 @@ def write_finish_kit(
         CompileError: an ONNX is broken.
         UsageError: a file cannot be written.
     """
-    from deployfold.compile.checks import check_finite, check_onnx
+    from deployfold.compiling.tensorrt.checks import check_finite, check_onnx
 
     for path in onnx_by_precision.values():
         check_onnx(path)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.files import atomic_path
+from deployfold.util.files import atomic_path
 
 REFERENCE_NPZ = "reference.npz"
 Array = NDArray[Any]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from deployfold.errors import MeasureError
-from deployfold.measure.cuda import Cuda
-from deployfold.measure.engine_runner import EngineRunner
+from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.tensorrt_engine import EngineRunner
 
 
 def run_self_test(engine: Path) -> None:
-    """Run the engine of :data:`deployfold.compile.selftest.RELU`, and check what comes out.
+    """Run the engine of :data:`deployfold.compiling.selftest.RELU`, and check what comes out.
 
     Raises:
         MeasureError: there is no GPU, it does not run, or something else than max(x, 0) comes out.

@@ -1,4 +1,4 @@
-"""The latency of one engine on its device, with the statistics of :mod:`deployfold.measure`."""
+"""The latency of one engine on its device, with the statistics of :mod:`deployfold.measuring`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 
 from deployfold.events import Emit, StageProgress, ignore
-from deployfold.measure.gpu import GpuState, gpu_state
-from deployfold.measure.stability import Evidence, doubts
-from deployfold.measure.stats import coefficient_of_variation, median_interval, percentiles
-from deployfold.measure.times import DeviceTimes
-from deployfold.report.row import CudaGraph, Latency
-from deployfold.report.row import GpuState as GpuRow
+from deployfold.measuring.gpu import GpuState, gpu_state
+from deployfold.measuring.stability import Evidence, doubts
+from deployfold.measuring.stats import coefficient_of_variation, median_interval, percentiles
+from deployfold.reporting.row import CudaGraph, Latency
+from deployfold.reporting.row import GpuState as GpuRow
+from deployfold.runtimes.times import DeviceTimes
 
 WARM_UP_SECONDS = 1.0
 """A GPU that idled raises its clocks within a second of work."""

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
-from deployfold.measure.tally import Tally, least
-from deployfold.report.row import Accuracy, OutputAccuracy
+from deployfold.measuring.tally import Tally, least
+from deployfold.reporting.row import Accuracy, OutputAccuracy
 
 Array = NDArray[Any]
 TOP = 5
 
 
 def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
-    """The report's accuracy, as :func:`deployfold.measure.accuracy.compare` says it.
+    """The report's accuracy, as :func:`deployfold.measuring.accuracy.compare` says it.
 
     That module needs torch, which a device may not have; a test holds the two together. The
     outputs are matched by their order: an exporter may have renamed them.

@@ -27,11 +27,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deployfold.build_profiles import PATHS, check_table
-from deployfold.compile.plan import check_target
-from deployfold.compile.targets import AUTO
+from deployfold.compiling.plan import check_target
+from deployfold.config.profiles import PATHS, check_table
+from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
-from deployfold.spec import Precision
+from deployfold.targets.catalogue import AUTO
 
 # tomllib came with Python 3.11; tomli is the same code for 3.10.
 tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")

@@ -17,12 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from deployfold.build_profiles import PATHS
+from deployfold.config.profiles import PATHS
+from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
-from deployfold.files import sha256
-from deployfold.lower.calibration_cache import cache_key
-from deployfold.measure.environment import package_versions
-from deployfold.spec import Precision
+from deployfold.lowering.cache import cache_key
+from deployfold.measuring.environment import package_versions
+from deployfold.util.files import sha256
 
 from .fleet import Fleet, FleetModel
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deployfold.errors import UsageError
 from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
-from deployfold.files import make_directory, unwritable
-from deployfold.locks import claim
+from deployfold.util.files import make_directory, unwritable
+from deployfold.util.locks import claim
 
 from .fleet import Fleet
 from .jobs import Job, cells_of, finished, pending

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
-from deployfold.files import write_text
-from deployfold.report.model import Report, load_report, now
-from deployfold.report.row import Row
-from deployfold.report.text import clean, short, size
+from deployfold.reporting.model import Report, load_report, now
+from deployfold.reporting.row import Row
+from deployfold.reporting.text import clean, short, size
+from deployfold.util.files import write_text
 
 from .jobs import RECORD, Cell, read_record
 from .work import Outcome

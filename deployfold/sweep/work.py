@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Lock
 
 from deployfold.errors import ExitCode
-from deployfold.files import write_text
-from deployfold.report.model import load_report
+from deployfold.reporting.model import load_report
+from deployfold.util.files import write_text
 
 from .jobs import RECORD, Job
 

@@ -26,11 +26,11 @@ import torchvision
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from deployfold.fold import fold
-from deployfold.fold.match import match
-from deployfold.fold.modules import copy_modules
-from deployfold.fold.rewrite import apply
-from deployfold.fold.trace import trace
+from deployfold.folding import fold
+from deployfold.folding.graph.trace import trace
+from deployfold.folding.modules import copy_modules
+from deployfold.folding.rewrite.rewrite import apply
+from deployfold.folding.rules.match import match
 
 
 def fold_alone(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:

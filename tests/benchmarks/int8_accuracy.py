@@ -41,13 +41,13 @@ from onnxruntime.quantization import (
 from PIL import Image
 from torch import nn
 
+from deployfold.config.quantization import GuardSpec
+from deployfold.config.spec import InputSpec, Precision, TensorSpec
 from deployfold.errors import AccuracyError
-from deployfold.export import export_onnx
-from deployfold.fold import fold
-from deployfold.lower import lower_qdq
-from deployfold.lower.qdq.measuring import Measurer
-from deployfold.quantization import GuardSpec
-from deployfold.spec import InputSpec, Precision, TensorSpec
+from deployfold.exporting import export_onnx
+from deployfold.folding import fold
+from deployfold.lowering import lower_qdq
+from deployfold.lowering.qdq.measuring import Measurer
 
 CALIBRATION, HELD_BACK, EVALUATION = 64, 192, 256
 SHAPE = (1, 3, 224, 224)

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 import torchvision
 
-from deployfold.measure.latency import Latency, measure
-from deployfold.measure.protocol import Inputs, Step
-from deployfold.measure.runners import EagerRunner
+from deployfold.measuring.latency import Latency, measure
+from deployfold.runtimes.protocol import Inputs, Step
+from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
 
 SLOWER = 0.05
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.ansi import AnsiDecoder
 from rich.console import Console
 
-from deployfold.files import write_text
+from deployfold.util.files import write_text
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 COLUMNS, LINES = 88, 48

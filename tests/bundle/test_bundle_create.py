@@ -15,7 +15,7 @@ from bundle_builds import make_build
 from deployfold.bundle import create, scan, unpack
 from deployfold.bundle.tar import header, read_header
 from deployfold.errors import BundleError, UsageError
-from deployfold.report.model import Status, ThresholdResult, load_report, write_report
+from deployfold.reporting.model import Status, ThresholdResult, load_report, write_report
 
 
 @pytest.fixture

@@ -162,9 +162,9 @@ def test_the_part_that_runs_engines_is_there_too(bare: Path, device: Path) -> No
     """No GPU here: as far as the missing driver, with no module missing on the way."""
     code = (
         f"import sys; sys.path.insert(0, {str(device / 'lib')!r})\n"
-        "import deployfold.compile.sidecar, deployfold.measure.cuda\n"
-        "import deployfold.measure.engine_runner\n"
-        "print(deployfold.measure.engine_runner.__file__)\n"
+        "import deployfold.compiling.sidecar, deployfold.runtimes.cuda\n"
+        "import deployfold.runtimes.tensorrt_engine\n"
+        "print(deployfold.runtimes.tensorrt_engine.__file__)\n"
     )
     done = subprocess.run(
         [bare, "-c", code], cwd=device, capture_output=True, text=True, check=True

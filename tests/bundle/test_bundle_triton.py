@@ -20,7 +20,7 @@ from deployfold.bundle.triton import write_repository
 from deployfold.errors import BundleError, UsageError
 from deployfold.events import Note
 from deployfold.finish.reference import write_reference
-from deployfold.report.model import Row, load_report, write_report
+from deployfold.reporting.model import Row, load_report, write_report
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, make, run
 
-from deployfold.pipeline import fold_file
-from deployfold.report.model import load_report
-from deployfold.spec import BuildSpec, InputSpec
+from deployfold.building.pipeline import fold_file
+from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.reporting.model import load_report
 
 WHOLE = {
     "net.folded.pt", "net.ts.pt", "net.pt2", "net.onnx", "net.fp16.onnx", "net.fp16.sm_89.engine",

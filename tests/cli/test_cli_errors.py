@@ -10,7 +10,7 @@ import pytest
 import torch
 from cli_runs import QUICK, SHAPE, check_whole, fails, run
 
-from deployfold.report.model import load_report
+from deployfold.reporting.model import load_report
 
 INPUT = ("--input", SHAPE)
 LONG = "a" * 300
@@ -127,7 +127,7 @@ def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="mounts a tmpfs")
 def test_a_full_disk_is_one_sentence(folder, tmp_path):
-    """Full at the engine; tests/test_files.py fills it earlier."""
+    """Full at the engine; tests/util/test_files.py fills it earlier."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not permitted here")

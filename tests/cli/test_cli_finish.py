@@ -7,7 +7,7 @@ import json
 import pytest
 from cli_runs import check_whole, fails, run
 
-from deployfold.compile import detect
+from deployfold.compiling import detect
 
 
 def test_a_directory_without_a_kit_is_an_error(tmp_path):
@@ -28,10 +28,10 @@ def kit(folder, built, tmp_path):
     import numpy as np
     import onnxruntime
 
-    from deployfold.compile.request import InputShapes
+    from deployfold.compiling.request import InputShapes
+    from deployfold.config.spec import Precision
     from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
     from deployfold.finish.reference import write_reference
-    from deployfold.spec import Precision
 
     assert built.returncode == 0, built.stderr
     out = tmp_path / "out"

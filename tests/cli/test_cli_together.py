@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_runs import DEPLOYFOLD, QUICK, environment, fails, run
 
-from deployfold.locks import claimed
+from deployfold.util.locks import claimed
 
 pytest.importorskip("fcntl", reason="there are no locks here")
 AT_WORK = "Another deployfold is at work in"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployfold.load import load_model
+from deployfold.loading import load_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

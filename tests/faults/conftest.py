@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))  # for ``cli_runs``
 from cli_runs import make
 from fault_commands import BY_NAME, COMMANDS, FLEET, Command, run
 from fault_whole import Undisturbed, check_whole, hashes, temporaries

@@ -12,8 +12,8 @@ import numpy as np
 from cli_runs import check_usable
 
 from deployfold.bundle import scan
-from deployfold.files import sha256
-from deployfold.report.model import load_report
+from deployfold.reporting.model import load_report
+from deployfold.util.files import sha256
 
 TEMPORARY = (".tmp-", ".work-")
 

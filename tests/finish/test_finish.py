@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deployfold.compile import EngineOptions, NoEngine, detect
-from deployfold.compile.machine import Gpu, Machine
-from deployfold.compile.targets import identify, load_targets
+from deployfold.compiling import EngineOptions, NoEngine, detect
+from deployfold.config.spec import Precision
 from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
 from deployfold.finish.device import _jobs
 from deployfold.finish.timing import time_engine
 from deployfold.finish.verify import compare_outputs
-from deployfold.report.model import load_report
-from deployfold.spec import Precision
+from deployfold.reporting.model import load_report
+from deployfold.targets.catalogue import identify, load_targets
+from deployfold.targets.machine import Gpu, Machine
 
 BLOCKER = """\
 import sys
@@ -280,8 +280,8 @@ ARRAYS = hnp.arrays(
 def test_the_comparison_says_what_the_measurements_own_does(
     first: np.ndarray, data: st.DataObject
 ) -> None:
-    from deployfold.measure.accuracy import compare
-    from deployfold.report.row import Accuracy
+    from deployfold.measuring.accuracy import compare
+    from deployfold.reporting.row import Accuracy
 
     elements = st.floats(-100, 100, width=32) | st.just(float("nan"))
     second = data.draw(hnp.arrays(np.float32, first.shape, elements=elements))
@@ -294,8 +294,8 @@ def test_the_comparison_says_what_the_measurements_own_does(
 
 
 def test_the_comparison_of_a_classifier_is_the_measurements_own() -> None:
-    from deployfold.measure.accuracy import compare
-    from deployfold.report.row import Accuracy
+    from deployfold.measuring.accuracy import compare
+    from deployfold.reporting.row import Accuracy
 
     rng = np.random.default_rng(0)
     first = rng.standard_normal((40, 30)).astype(np.float32)
@@ -354,7 +354,7 @@ def test_every_call_counts_and_the_median_is_of_all() -> None:
 @needs_no_gpu
 def test_there_is_no_driver_here_and_that_is_said() -> None:
     from deployfold.errors import MeasureError
-    from deployfold.measure.cuda import Cuda
+    from deployfold.runtimes.cuda import Cuda
 
     with pytest.raises(MeasureError, match=r"no NVIDIA driver|CUDA failed in cuInit"):
         Cuda()

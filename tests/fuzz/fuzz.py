@@ -1,6 +1,6 @@
 """Damages the files and texts that deployfold reads, and hears how it takes that.
 
-    PYTHONPATH=tests/bundle:tests/report python tests/fuzz/fuzz.py TARGET CASES [SEED]
+    PYTHONPATH=tests/support python tests/fuzz/fuzz.py TARGET CASES [SEED]
 
 A reader may accept what it is given, or raise a DeployfoldError; anything else is a finding, and so
 is code that ran, or memory past LIMIT. The first case is not damaged: it must be accepted, or the
@@ -29,19 +29,19 @@ from report_sample import full_report
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from deployfold.build_profiles import read_profile
 from deployfold.bundle import Limits, create, scan
-from deployfold.compile.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.compiling.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.config.profiles import read_profile
+from deployfold.config.quantization import CalibrationSpec
+from deployfold.config.shapes import InputShapes, parse_dynamic
+from deployfold.config.spec import InputSpec, Precision, parse_row_limits
+from deployfold.data.calibration import load_calibration
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import Wanted, read_kit, write_finish_kit
-from deployfold.load import load_model
-from deployfold.lower.calibration import load_calibration
-from deployfold.quantization import CalibrationSpec
-from deployfold.report.html import read_outline
-from deployfold.report.markdown import render_markdown
-from deployfold.report.model import load_report
-from deployfold.shapes import InputShapes, parse_dynamic
-from deployfold.spec import InputSpec, Precision, parse_row_limits
+from deployfold.loading import load_model
+from deployfold.reporting.html import read_outline
+from deployfold.reporting.markdown import render_markdown
+from deployfold.reporting.model import load_report
 from deployfold.sweep.fleet import read_fleet
 
 LIMIT = 12 << 30

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("fuzz.py")
 TARGETS = re.findall(
     r'"([a-z-]+)"', SCRIPT.read_text().partition("TARGETS = (")[2].partition(")")[0]
 )
-HELPERS = [SCRIPT.parents[1] / folder for folder in ("bundle", "report")]
+HELPERS = SCRIPT.parents[1] / "support"
 CASES = os.environ.get("DEPLOYFOLD_FUZZ_CASES", "200")
 
 
@@ -23,7 +23,7 @@ CASES = os.environ.get("DEPLOYFOLD_FUZZ_CASES", "200")
 def test_damaged_input_is_accepted_or_refused_in_a_sentence(target: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), target, CASES],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, HELPERS))},
+        env={**os.environ, "PYTHONPATH": str(HELPERS)},
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     print(done.stdout)

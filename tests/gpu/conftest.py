@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from gpu_nets import GpuNet, make_gpu_net, only, request_on
 
-from deployfold.compile import EngineArtifact, EngineOptions, Machine, NoEngine, compile_engine
-from deployfold.compile import detect as detect_machine
-from deployfold.compile.request import Library
-from deployfold.spec import Precision
+from deployfold.compiling import EngineArtifact, EngineOptions, Machine, NoEngine, compile_engine
+from deployfold.compiling import detect as detect_machine
+from deployfold.compiling.request import Library
+from deployfold.config.spec import Precision
 
 Build = Callable[..., EngineArtifact]
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from deployfold.compile import (
+from deployfold.compiling import (
     EngineOptions,
     EngineRequest,
     Machine,
@@ -23,11 +23,11 @@ from deployfold.compile import (
     optimization_profiles,
     plan_engines,
 )
-from deployfold.compile.request import Library
-from deployfold.lower import lower_fp16, lower_qdq
-from deployfold.quantization import GuardSpec
-from deployfold.shapes import DynamicBatch
-from deployfold.spec import InputSpec, Precision
+from deployfold.compiling.request import Library
+from deployfold.config.quantization import GuardSpec
+from deployfold.config.shapes import DynamicBatch
+from deployfold.config.spec import InputSpec, Precision
+from deployfold.lowering import lower_fp16, lower_qdq
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))

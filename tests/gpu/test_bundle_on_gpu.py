@@ -12,7 +12,7 @@ import torch
 from gpu_nets import GpuNet
 
 from deployfold.bundle import create, unpack
-from deployfold.compile import Machine
+from deployfold.compiling import Machine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, request_on
 
-from deployfold.compile import Machine, NoEngine, optimization_profiles
-from deployfold.compile.compilers import runs_here
-from deployfold.compile.request import LIBRARY_TITLES
+from deployfold.compiling import Machine, NoEngine, optimization_profiles
+from deployfold.compiling.compilers import runs_here
+from deployfold.compiling.request import LIBRARY_TITLES
+from deployfold.config.spec import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
 from deployfold.finish.reference import write_reference
-from deployfold.measure.providers import resolve_provider
-from deployfold.numerics import sqnr_db
-from deployfold.report.model import Environment, ModelInput, Report, Row, Source, write_report
-from deployfold.spec import Precision
+from deployfold.reporting.model import Environment, ModelInput, Report, Row, Source, write_report
+from deployfold.runtimes.onnxruntime_providers import resolve_provider
+from deployfold.util.numerics import sqnr_db
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
 

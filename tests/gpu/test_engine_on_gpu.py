@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, only, request_on
 
-from deployfold.compile import (
+from deployfold.compiling import (
     EngineArtifact,
     EngineOptions,
     InputShapes,
@@ -27,18 +27,18 @@ from deployfold.compile import (
     optimization_profiles,
     plan_engines,
 )
-from deployfold.compile.configure import NOT_IN_RTX
-from deployfold.compile.request import Library
-from deployfold.compile.runtime import RunOptions
-from deployfold.compile.targets import normalise
-from deployfold.compile.torch_tensorrt import compile_torch_tensorrt
+from deployfold.compiling.request import Library
+from deployfold.compiling.tensorrt.configure import NOT_IN_RTX
+from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
+from deployfold.config.spec import Precision
 from deployfold.errors import CompileError, MeasureError
-from deployfold.measure.cuda import Cuda
-from deployfold.measure.engine_runner import EngineRunner
-from deployfold.measure.latency import measure
-from deployfold.measure.runners import OnnxRuntimeRunner, TensorRTRunner
-from deployfold.numerics import sqnr_db
-from deployfold.spec import Precision
+from deployfold.measuring.latency import measure
+from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.tensorrt_engine import EngineRunner
+from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.runtimes.torch_and_onnxruntime import OnnxRuntimeRunner, TensorRTRunner
+from deployfold.targets.catalogue import normalise
+from deployfold.util.numerics import sqnr_db
 
 Build = Callable[..., EngineArtifact]
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]

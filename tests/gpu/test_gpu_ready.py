@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 from gpu_nets import SPEC, SQNR, GpuNet, make_data, only, request_on
 
-from deployfold.compile import EngineRequest, Machine, compile_engine
-from deployfold.compile.machine import Gpu
-from deployfold.numerics import sqnr_db
-from deployfold.spec import Precision
+from deployfold.compiling import EngineRequest, Machine, compile_engine
+from deployfold.config.spec import Precision
+from deployfold.targets.machine import Gpu
+from deployfold.util.numerics import sqnr_db
 
 L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
-from deployfold.spec import Precision
 from deployfold.sweep.fleet import read_fleet
 from deployfold.sweep.jobs import RECORD, cells_of, pending
 from deployfold.sweep.schedule import BASE_BYTES, PER_BYTE, expected_memory

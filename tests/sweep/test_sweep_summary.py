@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deployfold.report.model import Environment, Report, Row, Source, Status, write_report
-from deployfold.spec import Precision
+from deployfold.config.spec import Precision
+from deployfold.reporting.model import Environment, Report, Row, Source, Status, write_report
 from deployfold.sweep.fleet import FleetModel
 from deployfold.sweep.jobs import RECORD, Cell
 from deployfold.sweep.summary import summarise

@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from deployfold.fold.modules import tensors_in
+from deployfold.folding.modules import tensors_in
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 ABSORBED = 1e-10

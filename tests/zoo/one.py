@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gauge import ABSORBED, residuals
 from nets import create, example
 
-from deployfold.fold import count_batchnorms, fold
-from deployfold.fold.compare import difference, double_inputs, run_model
-from deployfold.fold.conditioning import perturb
+from deployfold.folding import count_batchnorms, fold
+from deployfold.folding.proof.compare import difference, double_inputs, run_model
+from deployfold.folding.proof.conditioning import perturb
 
 JUDGED = 4
 """BatchNorms judged of those that one network keeps."""

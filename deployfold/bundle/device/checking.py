@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
-from deployfold.measure.stats import median_interval, percentiles
-from deployfold.measure.tally import Tally
+from deployfold.measuring.stats import median_interval, percentiles
+from deployfold.measuring.tally import Tally
 
 Array = NDArray[Any]
 MARGIN_DB, ENOUGH_DB, LOWERED_DB = 6.0, 40.0, 20.0

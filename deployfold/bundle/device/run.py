@@ -154,9 +154,9 @@ def _picture(bundle: Bundle, runtime: Runtime, path: Path) -> Any:
     if bundle.preprocess is None:
         raise UsageError("This model takes no pictures.", hint="Give its inputs as an .npz.")
     try:
-        from deployfold.lower.calibration_images import read_image
-        from deployfold.lower.calibration_samples import Unreadable
-        from deployfold.lower.preprocess_file import preprocess_from_json
+        from deployfold.data.images import read_image
+        from deployfold.data.preprocess.file import preprocess_from_json
+        from deployfold.data.samples import Unreadable
     except ImportError as error:
         raise UsageError("Pictures need Pillow.", hint="Install it: pip install pillow") from error
     steps = preprocess_from_json(bundle.preprocess)

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.compile.runtime import RunOptions
 from deployfold.errors import MeasureError
-from deployfold.measure.cuda import Cuda
-from deployfold.measure.engine_file import runnable_sidecar
-from deployfold.measure.engine_runner import EngineRunner
+from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.tensorrt_engine import EngineRunner
+from deployfold.runtimes.tensorrt_file import runnable_sidecar
+from deployfold.runtimes.tensorrt_library import RunOptions
 
 Array = NDArray[Any]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -1,0 +1,1 @@
+"""deployfold bench: time files that exist already."""

@@ -1,0 +1,296 @@
+"""Measuring artifacts that exist already, side by side, on the machine at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from deployfold import __version__
+from deployfold.building.report import model_inputs
+from deployfold.building.rows import Draft, Extras, measure_rows
+from deployfold.compiling.sidecar import input_tensors, read_sidecar
+from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec
+from deployfold.data.feeds import load_feeds, load_labels
+from deployfold.errors import UsageError
+from deployfold.events import Emit, StageFinished, StageStarted, ignore
+from deployfold.loading import load_model, make_inputs
+from deployfold.measuring.environment import default_threads, describe
+from deployfold.reporting.model import Environment, Report, Row, Source, load_report, now
+from deployfold.reporting.select import chosen
+from deployfold.runtimes.onnxruntime_providers import CPU, resolve_provider, short_name
+from deployfold.runtimes.protocol import Runner
+from deployfold.runtimes.tensorrt import TensorRTRunner
+from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.runtimes.torch_and_onnxruntime import (
+    EagerRunner,
+    OnnxRuntimeRunner,
+    ProgramRunner,
+    TorchScriptRunner,
+)
+from deployfold.runtimes.torch_tensorrt import PROGRAM_SUFFIX, TorchTensorRTRunner
+from deployfold.util.files import sha256
+
+_SUFFIXES = (".engine", ".onnx", ".ts.pt", ".pt2", ".pt", ".pth")
+
+
+def bench(
+    artifacts: Sequence[Path],
+    *,
+    inputs: InputSpec | None = None,
+    allow_globals: tuple[str, ...] = (),
+    trust: bool = False,
+    threads: int | None = None,
+    max_seconds: float = 30.0,
+    seed: int = 0,
+    batches: tuple[int, ...] = (),
+    only: tuple[str, ...] = (),
+    data: Path | None = None,
+    labels: Path | None = None,
+    cold_start: bool = False,
+    engines: RunOptions | None = None,
+    providers: tuple[str, ...] = (),
+    emit: Emit = ignore,
+) -> Report:
+    """Measure artifacts in interleaved rounds; the first one is the baseline.
+
+    Args:
+        artifacts: files, or one directory that a build wrote, whose report then gives the inputs
+            and the original model, if that is still where it was.
+        inputs: shapes; from the report, the engine's sidecar or the ONNX if ``None``.
+        allow_globals, trust: for pickled modules, as for loading.
+        seed: of the random inputs and of the order of the rows.
+        batches: also measure the throughput at these batch sizes.
+        only: names of the rows to measure beside the baseline; all if empty.
+        data: an ``.npy`` or ``.npz`` file of real inputs; see :func:`.measure.data.load_feeds`.
+        labels: the classes of those inputs; see :func:`.measure.data.load_labels`.
+        cold_start: also measure load to first output, and peak memory, in fresh processes.
+        engines: how engines are run.
+        providers: execution providers for every ONNX, one row each, as
+            :func:`.measure.providers.resolve_provider` takes them; the CPU's if empty.
+
+    Raises:
+        UsageError: there is nothing to measure, the input shapes cannot be told, a name of ``only``
+            is no row, or the data cannot be used.
+        LoadError: a pickled module may not be loaded.
+    """
+    spec = BuildSpec(source=str(artifacts[0]), threads=threads, max_seconds=max_seconds, seed=seed)
+    missing = [path for path in artifacts if not path.exists()]
+    if missing:
+        raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
+    named = tuple(dict.fromkeys(map(resolve_provider, providers or ("cpu",))))
+    loading = _Loading(allow_globals, trust, threads or default_threads(), engines, named)
+    notes: list[str] = []
+    if artifacts[0].is_dir():
+        if len(artifacts) > 1:
+            raise UsageError("Give one directory, or files.")
+        previous = load_report(artifacts[0])
+        inputs = inputs or _inputs_of_report(previous)
+        source = previous.source
+        drafts = _drafts_of(artifacts[0], previous, loading, notes)
+        if not drafts:
+            raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
+    else:
+        first = artifacts[0]
+        source = Source(
+            path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
+        )
+        inputs = inputs or _inputs_of(artifacts)
+        drafts = [
+            one
+            for name, path in zip(_distinct(artifacts), artifacts, strict=True)
+            for one in loading.drafts(Draft(name, name, path=path))
+        ]
+    names = [draft.name for draft in drafts]
+    drafts = [draft for draft in drafts if draft.name in chosen(names, only)]
+    shapes, described = inputs, f"seeded random (seed {seed})"
+    feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
+    if data is not None:
+        feeds = _feeds(data, inputs)
+        described = f"{data.name}, {len(feeds) * inputs.batch} samples"
+    known = None if labels is None else _labels(labels, feeds, inputs.batch)
+    emit(StageStarted("measure", f"{len(drafts)} artifacts"))
+    start = time.perf_counter()
+    rows = measure_rows(
+        drafts,
+        feeds[0] if feeds else make_inputs(inputs, seed=seed),
+        spec,
+        extras=Extras(
+            batches=batches,
+            make_inputs=lambda batch: make_inputs(shapes.with_batch(batch), seed=seed),
+            feeds=feeds,
+            labels=known,
+            cold_start=cold_start,
+        ),
+        emit=emit,
+    )
+    measured = sum(row.latency is not None for row in rows)
+    summary = f"{measured} of {len(rows)} rows measured"
+    emit(StageFinished("measure", summary, time.perf_counter() - start))
+    return Report(
+        deployfold_version=__version__,
+        created=now(),
+        source=source,
+        inputs=model_inputs(inputs),
+        input_origin=inputs.origin,
+        input_data=described,
+        rows=rows,
+        notes=tuple(notes),
+        environment=Environment.model_validate(describe(threads or default_threads())),
+    )
+
+
+def _feeds(data: Path, inputs: InputSpec) -> tuple[tuple[torch.Tensor, ...], ...]:
+    shapes = [tensor.shape for tensor in inputs.tensors]
+    return load_feeds(data, inputs.names, shapes, [tensor.dtype for tensor in inputs.tensors])
+
+
+def _labels(path: Path, feeds: Sequence[object], batch: int) -> tuple[int, ...]:
+    """The labels of the samples that are run: the last ones may not fill a feed."""
+    if not feeds:
+        raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
+    found, samples = load_labels(path), len(feeds) * batch
+    if not samples <= len(found) < samples + batch:
+        raise UsageError(f"{path} has {len(found)} labels for {samples} samples.")
+    return found[:samples]
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How artifacts are brought to run."""
+
+    allow_globals: tuple[str, ...]
+    trust: bool
+    threads: int
+    engines: RunOptions | None
+    providers: tuple[str, ...]
+
+    def drafts(self, draft: Draft) -> list[Draft]:
+        """The row of a file with how to run it; of an ONNX one for every provider."""
+        path = draft.path
+        assert path is not None
+        draft = replace(draft, bytes=path.stat().st_size)
+        if path.suffix != ".onnx":
+            return [replace(draft, runner=self.runner(path))]
+        found = []
+        for provider in self.providers:
+            runner = OnnxRuntimeRunner(path, self.threads, provider=provider)
+            if provider == CPU:
+                found.append(replace(draft, runner=runner))
+            else:
+                label = short_name(provider)
+                name, title = f"{draft.name}-{label.lower()}", f"{draft.title}, {label}"
+                found.append(replace(draft, name=name, title=title, runner=runner))
+        return found
+
+    def eager(self, source: str, arch: str | None = None) -> Runner:
+        loaded = load_model(source, arch=arch, allow_globals=self.allow_globals, trust=self.trust)
+        return EagerRunner(loaded.module)
+
+    def runner(self, path: Path) -> Runner:
+        if path.suffix == ".engine":
+            return TensorRTRunner(path, self.engines)
+        if path.name.endswith(PROGRAM_SUFFIX):
+            return TorchTensorRTRunner(path)
+        if path.suffix == ".pt2":
+            return ProgramRunner(path)
+        if path.name.endswith(".ts.pt"):
+            return TorchScriptRunner(path)
+        if path.name.endswith(_SUFFIXES):
+            return self.eager(str(path))
+        raise UsageError(
+            f"{path} is no artifact that can be measured.", hint=f"Known: {', '.join(_SUFFIXES)}."
+        )
+
+
+def _drafts_of(directory: Path, report: Report, loading: _Loading, notes: list[str]) -> list[Draft]:
+    """The rows of the build that can be run again, the original first."""
+    drafts = []
+    for row in report.rows:
+        draft = Draft(
+            row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
+            notes=row.notes, int8=row.int8,
+        )  # fmt: skip
+        path = None if row.artifact is None else directory / row.artifact
+        if row is report.baseline:
+            runner = _original(report.source, loading, notes)
+            drafts += [] if runner is None else [replace(draft, runner=runner)]
+        elif path is None or not path.is_file():
+            continue
+        elif _cpu_refuses(row) and loading.providers == (CPU,):
+            # The build had a reason not to run a lowered ONNX, which holds here too.
+            drafts.append(
+                replace(draft, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
+            )
+        else:
+            drafts += loading.drafts(replace(draft, path=path))
+    return drafts
+
+
+def _cpu_refuses(row: Row) -> bool:
+    """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
+    return row.name.startswith("onnxruntime-") and row.latency is None
+
+
+def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | None:
+    """The model that the build began with, if it is still what it was."""
+    path = Path(source.path)
+    if source.kind == "zoo":
+        return loading.eager(source.path)
+    if not path.is_file():
+        notes.append(f"The original {source.path} is not there any more.")
+        return None
+    if source.sha256 is not None and sha256(path) != source.sha256:
+        notes.append(f"The original {source.path} has changed since the build.")
+        return None
+    return loading.eager(str(path), source.arch if source.kind == "state_dict" else None)
+
+
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its last part, or as much as tells it from the others."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise UsageError("The same file is given twice.")
+    return names
+
+
+def _inputs_of_report(report: Report) -> InputSpec:
+    tensors = tuple(TensorSpec(item.shape, item.name, item.dtype) for item in report.inputs)
+    return InputSpec(tensors, origin="the report of the build")
+
+
+def _inputs_of(paths: Sequence[Path]) -> InputSpec:
+    for path in paths:
+        if path.suffix == ".onnx":
+            return _inputs_of_onnx(path)
+        if path.suffix == ".engine":
+            tensors = input_tensors(read_sidecar(path), path)
+            return InputSpec(tensors, origin=f"the opt shapes of {path.name}")
+    raise UsageError(
+        "None of these files says what shape its inputs have.",
+        hint="Give it with --input, for example --input 1x3x224x224.",
+    )
+
+
+def _inputs_of_onnx(path: Path) -> InputSpec:
+    import onnx
+    from onnx import helper
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:
+        raise UsageError(f"{path} is not an ONNX file.") from error
+    weights = {tensor.name for tensor in graph.initializer}
+    tensors = []
+    for value in graph.input:
+        if value.name not in weights:
+            kind = value.type.tensor_type
+            shape = tuple(dim.dim_value or 1 for dim in kind.shape.dim)
+            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            tensors.append(TensorSpec(shape, value.name, dtype))
+    return InputSpec(tuple(tensors), origin=path.name)

@@ -1,0 +1,119 @@
+"""From what a build made to its report, and the report's files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deployfold import __version__
+from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.folding import FoldResult
+from deployfold.loading import LoadedModel
+from deployfold.measuring.environment import default_threads, describe
+from deployfold.reporting.markdown import render_markdown
+from deployfold.reporting.model import (
+    REPORT_JSON,
+    REPORT_MARKDOWN,
+    Environment,
+    FoldedNorm,
+    FoldSummary,
+    LeftNorm,
+    ModelInput,
+    Report,
+    Row,
+    Source,
+    StageCost,
+    Status,
+    Verification,
+    now,
+    write_report,
+)
+from deployfold.reporting.thresholds import check
+from deployfold.util.files import unwritable, write_text
+
+
+def make_report(
+    spec: BuildSpec,
+    loaded: LoadedModel,
+    inputs: InputSpec,
+    folded: FoldResult | None,
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    status: Status,
+    *,
+    input_data: str | None = None,
+    stages: Sequence[StageCost] = (),
+) -> Report:
+    """Put the report together; ``rows`` are in the order of the table, the original first.
+
+    ``input_data`` says what values were run; seeded random ones if ``None``.
+    """
+    return Report(
+        deployfold_version=__version__,
+        created=now(),
+        source=Source(
+            path=loaded.source,
+            kind=loaded.kind,
+            sha256=loaded.sha256,
+            arch=loaded.arch,
+            bytes=loaded.bytes,
+        ),
+        inputs=model_inputs(inputs),
+        input_origin=inputs.origin,
+        input_data=input_data or f"seeded random (seed {spec.seed})",
+        fold=None if folded is None else fold_summary(folded),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        environment=Environment.model_validate(describe(spec.threads or default_threads())),
+        thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
+        stages=tuple(stages),
+        status=status,
+    )
+
+
+def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:
+    """The report's form of an :class:`~deployfold.config.spec.InputSpec`."""
+    return tuple(
+        ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
+        for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
+    )
+
+
+def fold_summary(folded: FoldResult) -> FoldSummary:
+    """The report's form of a :class:`~deployfold.folding.FoldResult`."""
+    verification = folded.verification
+    return FoldSummary(
+        batchnorm_before=folded.batchnorms_before,
+        parameters_before=folded.parameters_before,
+        parameters_after=folded.parameters_after,
+        folded=tuple(
+            FoldedNorm(name=item.name, rule=item.rule, into=", ".join(item.into))
+            for item in folded.folded
+        ),
+        left=tuple(LeftNorm(name=item.name, reason=item.reason) for item in folded.left),
+        verification=Verification(
+            float64_relative_difference=verification.float64_relative,
+            native_max_abs_diff=verification.native_max_abs,
+            inputs=verification.inputs,
+            note=verification.note or None,
+        ),
+    )
+
+
+def save_report(report: Report, directory: Path) -> None:
+    """Write ``report.json`` and ``report.md`` into ``directory``."""
+    write_report(report, directory / REPORT_JSON)
+    write_text(directory / REPORT_MARKDOWN, render_markdown(report))
+
+
+def remove_report(directory: Path) -> None:
+    """Remove the report of an earlier build, whose files are about to be replaced.
+
+    Raises:
+        UsageError: the directory cannot be written.
+    """
+    for path in (directory / REPORT_JSON, directory / REPORT_MARKDOWN):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error

@@ -1,0 +1,1 @@
+"""deployfold compare: two builds, or two forms of one model."""

@@ -1,0 +1,128 @@
+"""Where two forms of a model differ by design: around BatchNorms that only one of them has.
+
+Folding changes what layers compute on the way between a BatchNorm and the layer that took it up,
+and nothing else. Where that is, is read off the plan that folding makes of the form with the
+BatchNorms; that the numbers are right is not taken from there, but compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from deployfold.folding.graph.graph import Call, Graph, Op, Value
+from deployfold.folding.graph.trace import trace
+from deployfold.folding.graph.units import count_batchnorms
+from deployfold.folding.rules.into_consumers import IntoConsumers
+from deployfold.folding.rules.match import match
+from deployfold.folding.rules.plan import Folded
+
+from .point import Folds, Point
+
+Inputs = tuple[torch.Tensor, ...]
+Tensors = Mapping[str, tuple[int, ...]]
+
+
+def find_folds(
+    module: nn.Module, inputs: Inputs, graph: Graph, points: Sequence[Point], others: Tensors
+) -> Folds:
+    """What differs in ``graph``, the trace of ``module`` on ``inputs``.
+
+    Args:
+        points: of the module, whose ``tensor`` is a value of the graph.
+        others: the tensors of the other form, by name.
+    """
+    own = dict(_shapes(module))
+    if not count_batchnorms(module) and own.keys() <= others.keys():
+        return Folds()
+    plan = match(trace(module, inputs), module)  # matching uses up its graph
+    gone = [item for item in plan.folded if _is_gone(item.name, own, others)]
+    taking = [path for item in gone for path in item.into]
+    interior: set[Value] = set()
+    by_tensor: dict[Hashable, list[Point]] = {}
+    for one in points:
+        by_tensor.setdefault(one.tensor, []).append(one)
+    taken_up: dict[Point, Point] = {}
+    for item in gone:
+        sites = [call for call in graph.calls if call.path == item.name]
+        into = [op for op in graph.ops if op.call.path in item.into and _reads_weights(op)]
+        found = _between(graph, item, sites, into)
+        interior |= found
+        alone = len(item.into) == 1 and taking.count(item.into[0]) == 1
+        if not alone or len(sites) != len(into) or item.rule == IntoConsumers().name:
+            continue
+        for site, op in zip(sites, into, strict=True):
+            layers = by_tensor.get(op.output, [])
+            if layers and op.output in site.inputs and len(site.outputs) == 1:
+                # A container that ends with the BatchNorm has the same output.
+                taken_up |= dict.fromkeys(by_tensor.get(site.outputs[0], []), layers[0])
+    return Folds(frozenset(interior), taken_up)
+
+
+def _shapes(module: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        yield name, tuple(tensor.shape)
+
+
+def _is_gone(name: str, own: Tensors, others: Tensors) -> bool:
+    """Whether something of a module or a parameter is not in the other form."""
+    mine = [key for key in own if key == name or key.startswith(f"{name}.")]
+    return any(others.get(key) != own[key] for key in mine if not key.endswith("_tracked"))
+
+
+def _reads_weights(op: Op) -> bool:
+    return any(value.constant and value.name is not None for value in op.inputs)
+
+
+def _between(graph: Graph, item: Folded, sites: Sequence[Call], into: Sequence[Op]) -> set[Value]:
+    """The values that folding one BatchNorm, scale or branch changes."""
+    own = {value.producer for site in sites for value in site.outputs}
+    if item.rule == IntoConsumers().name:
+        before = _reach([op.inputs[0] for op in into], _sources, own)
+        outputs = [value for site in sites for value in site.outputs]
+        return _reach(outputs, _results, set(into)) & before
+    after = _reach([op.output for op in into], _results, own)
+    inputs = [value for site in sites for value in site.inputs]
+    if item.kind != "branch" and inputs and after.intersection(inputs):
+        return _reach(inputs, _sources, set(into)) & after
+    merged = [op for op in graph.ops if op.call.path == item.name and _reads_weights(op)]
+    if len(merged) != len(into):
+        return after
+    pairs = zip(into, merged, strict=True)
+    return {value for pair in pairs for value in _until_they_meet(graph, *pair)}
+
+
+def _until_they_meet(graph: Graph, first: Op, second: Op) -> set[Value]:
+    """Everything behind two parallel branches up to their sum, without it."""
+    order = {op: index for index, op in enumerate(graph.ops)}
+    one, other = (_reach([op.output], _results, set()) for op in (first, second))
+    meeting = min((order[v.producer] for v in one & other if v.producer), default=len(order))
+    return {v for v in one | other if v.producer is not None and order[v.producer] < meeting}
+
+
+def _reach(
+    start: Iterable[Value],
+    step: Callable[[Value, Container[Op | None]], Iterable[Value]],
+    ends: Container[Op | None],
+) -> set[Value]:
+    """All values that some are connected with, without passing through the operators ``ends``."""
+    found: set[Value] = set()
+    waiting = list(start)
+    while waiting:
+        value = waiting.pop()
+        if value not in found:
+            found.add(value)
+            waiting.extend(step(value, ends))
+    return found
+
+
+def _results(value: Value, ends: Container[Op | None]) -> Iterable[Value]:
+    return [one for op in value.consumers if op not in ends for one in op.outputs]
+
+
+def _sources(value: Value, ends: Container[Op | None]) -> Iterable[Value]:
+    if value.producer is None or value.producer in ends:
+        return []
+    return [one for one in value.producer.inputs if not one.constant]

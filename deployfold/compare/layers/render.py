@@ -1,0 +1,102 @@
+"""Layers that depart: on a terminal and as Markdown."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from deployfold.compare.render_reports import grid_markdown
+from deployfold.errors import first_few
+from deployfold.reporting import text
+from deployfold.reporting.columns import Cell, Mark
+from deployfold.reporting.grids import Grid
+from deployfold.reporting.markdown import escape
+from deployfold.reporting.table import grid_table
+
+from .model import LayerComparison, LayerDifference
+
+
+def layers_renderable(found: LayerComparison) -> RenderableType:
+    """Every layer, the first that departs marked, and what was not compared."""
+    style = "bold green" if found.passed else "bold red"
+    return Group(
+        Text(f"old  {text.clean(found.old)} ({found.old_precision})", style="dim"),
+        Text(f"new  {text.clean(found.new)} ({found.new_precision})", style="dim"),
+        Text(),
+        grid_table(_grid(found)),
+        Text(),
+        *(Text(line, style="dim") for line in _below(found)),
+        Text(verdict(found), style=style),
+    )
+
+
+def layers_markdown(found: LayerComparison) -> str:
+    """The same for a pull request."""
+    lines = [f"### {escape(verdict(found))}", ""]
+    lines += [*grid_markdown(_grid(found)), ""]
+    names = (f"old: {found.old}", f"new: {found.new}")
+    lines += [f"- {escape(text.clean(line))}" for line in (*names, *_below(found))]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(found: LayerComparison) -> str:
+    """The first layer that departs and the limit that it misses, in a sentence."""
+    if found.passed:
+        return f"No layer departs: all {len(found.layers)} keep {_limits(found)}."
+    first, count = found.departing[0], len(found.departing)
+    folded = f" (with {text.clean(first.folded)} folded in)" if first.folded else ""
+    place = found.layers.index(first) + 1
+    return (
+        f"The first layer that departs is {text.clean(first.name)}{folded}, number {place} of "
+        f"{len(found.layers)}: {first.departs}; {count} depart{'s' if count == 1 else ''} in all."
+    )
+
+
+def _grid(found: LayerComparison) -> Grid:
+    first = next(iter(found.departing), None)
+    return Grid(
+        "",
+        ("layer", "kind", "shape", "max |Δ|", "SQNR dB", "cosine", ""),
+        (False, False, False, True, True, True, False),
+        tuple(_row(layer, layer is first) for layer in found.layers),
+    )
+
+
+def _row(layer: LayerDifference, first: bool) -> tuple[Cell, ...]:
+    mark = Mark.LOST if layer.departs else Mark.PLAIN
+    numbers = (layer.max_abs_diff, layer.sqnr_db, layer.cosine)
+    written = [text.NOTHING] * 3
+    if layer.max_abs_diff is not None and layer.sqnr_db is not None and layer.cosine is not None:
+        written = [
+            text.difference(layer.max_abs_diff),
+            text.decibels(layer.sqnr_db).removesuffix(" dB"),
+            "NaN" if math.isnan(layer.cosine) else f"{layer.cosine:.6f}",
+        ]
+    return (
+        Cell(text.clean(layer.name), mark if first else Mark.PLAIN),
+        Cell(text.clean(layer.kind)),
+        Cell("x".join(map(str, layer.shape)) or "scalar"),
+        *(Cell(one, mark) for one, _ in zip(written, numbers, strict=True)),
+        Cell("◀ first" if first else "", mark),
+    )
+
+
+def _limits(found: LayerComparison) -> str:
+    most = "" if found.max_diff is None else f" and max |Δ| of {found.max_diff:g} at most"
+    return f"an SQNR of {found.min_sqnr_db:g} dB or more{most}"
+
+
+def _below(found: LayerComparison) -> list[str]:
+    lines = [f"Input: {found.input_data}", f"A layer departs that does not keep {_limits(found)}"]
+    if any(layer.folded for layer in found.layers) or found.skipped:
+        count = len(found.skipped)
+        lines.append(
+            "BatchNorms folded in one of them: compared behind the layer that took them up; "
+            f"{count} tensor{'' if count == 1 else 's'} in between left out"
+        )
+    if found.alone:
+        names = first_few([text.clean(name) for name in found.alone], 5)
+        lines.append(f"Not found in the new one: {names}")
+    return lines

@@ -1,0 +1,181 @@
+"""Two files compared layer by layer: how they are opened, and what they are run on."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from deployfold.compare.layers.model import LayerComparison, Limits, limit_for
+from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.data.feeds import load_feeds
+from deployfold.errors import UsageError
+from deployfold.events import Emit, StageFinished, StageStarted, ignore
+from deployfold.exporting.outputs import to_numpy
+from deployfold.loading import load_model, make_inputs, resolve_inputs
+from deployfold.loading.model import LoadedModel
+from deployfold.reporting.model import REPORT_JSON, load_report
+
+from .compare import compare_pairs
+from .eager import EagerSide, check_visible
+from .onnx import OnnxSide, read
+from .pairing import pair
+from .point import OUTPUT, Side
+
+Inputs = tuple[torch.Tensor, ...]
+_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """One of the two: a loaded model, or an ONNX."""
+
+    source: str
+    model: LoadedModel | ir.Model
+
+    def side(self, feeds: Sequence[Inputs], scratch: Path) -> Side:
+        name = Path(self.source).name
+        if isinstance(self.model, LoadedModel):
+            return EagerSide(name, self.model.module, feeds)
+        names = [str(value.name) for value in self.model.graph.inputs]
+        if len(feeds[0]) != len(names):
+            raise UsageError(
+                f"{name} takes {len(names)} inputs, and {len(feeds[0])} were given.",
+                hint=f"Its inputs are: {', '.join(names)}.",
+            )
+        arrays = [
+            {key: to_numpy(tensor) for key, tensor in zip(names, feed, strict=True)}
+            for feed in feeds
+        ]
+        return OnnxSide(Path(self.source), self.model, arrays, scratch)
+
+
+def compare_files(
+    old: str,
+    new: str,
+    *,
+    arch: str | None = None,
+    inputs: InputSpec | None = None,
+    data: Path | None = None,
+    seed: int = 0,
+    min_sqnr: float | None = None,
+    max_diff: float | None = None,
+    allow_globals: tuple[str, ...] = (),
+    trust: bool = False,
+    emit: Emit = ignore,
+) -> LayerComparison:
+    """Run two forms of one model on the same inputs and compare the outputs of their layers.
+
+    Args:
+        old, new: a checkpoint, a model by name, or an ``.onnx`` of any precision.
+        arch: the architecture of a state dict.
+        inputs: shapes; from the report beside a file, from an ONNX, or from the model if ``None``.
+        data: an ``.npy`` or ``.npz`` file of real inputs; seeded random ones if ``None``.
+        seed: of those.
+        min_sqnr: the SQNR in dB that every layer must keep; by the precisions if ``None``.
+        max_diff: the greatest max |Δ| of a layer; no limit if ``None``.
+        allow_globals, trust: for checkpoints, as for loading.
+
+    Raises:
+        UsageError: a file has no layers to look at, no input shape is known, or the two have no
+            layer in common.
+        LoadError: a checkpoint cannot be read, or could run code.
+        MeasureError: one of them does not run.
+    """
+    start = time.perf_counter()
+    emit(StageStarted("compare", "loading"))
+    files = []
+    for source in (old, new):
+        files.append(_open(source, arch, allow_globals, trust))
+    spec = inputs or _inputs(files)
+    feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
+    described = f"{spec}, seeded random (seed {seed})"
+    if data is not None:
+        shapes = [tensor.shape for tensor in spec.tensors]
+        feeds = load_feeds(data, spec.names, shapes, [tensor.dtype for tensor in spec.tensors])
+        described = f"{spec}, {len(feeds) * spec.batch} samples of {data.name}"
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        emit(StageStarted("compare", "finding their layers"))
+        before = files[0].side(feeds, Path(first))
+        after = files[1].side(feeds, Path(second))
+        pairing = pair(before, after)
+        if all(one.kind == OUTPUT for one in pairing.pairs):
+            raise UsageError(
+                f"{before.name} and {after.name} have no layer in common.",
+                hint="Give two forms of one model, such as a checkpoint and the ONNX of its build.",
+            )
+        least = limit_for(before.precision, after.precision) if min_sqnr is None else min_sqnr
+        layers = compare_pairs(before, after, pairing.pairs, Limits(least, max_diff), emit=emit)
+    seconds = time.perf_counter() - start
+    emit(StageFinished("compare", f"{len(layers)} layers", seconds))
+    return LayerComparison(
+        old=old,
+        new=new,
+        old_precision=before.precision,
+        new_precision=after.precision,
+        input_data=described,
+        min_sqnr_db=least,
+        max_diff=max_diff,
+        layers=layers,
+        skipped=pairing.skipped,
+        alone=pairing.alone,
+    )
+
+
+def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: bool) -> _File:
+    path = Path(source)
+    if path.is_dir():
+        there = sorted(one.name for one in path.iterdir() if one.suffix in (".onnx", ".pt"))
+        raise UsageError(
+            f"{source} is a directory, and --layers compares two files.",
+            hint=f"Its files: {', '.join(there)}." if there else None,
+        )
+    if path.suffix == ".engine":
+        raise UsageError(
+            f"The layers of {source} cannot be seen: an engine has fused them.",
+            hint="Compare the ONNX that it was built from.",
+        )
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise UsageError(f"There is no file {source}.")
+        return _File(source, read(path))
+    is_state = arch is not None and path.exists()
+    loaded = load_model(
+        source, arch=arch if is_state else None, allow_globals=allow_globals, trust=trust
+    )
+    check_visible(source, loaded.module)
+    return _File(source, loaded)
+
+
+def _inputs(files: Sequence[_File]) -> InputSpec:
+    """The shapes of the build that a file belongs to, of an ONNX, or of a model."""
+    for one in files:
+        report = Path(one.source).parent / REPORT_JSON
+        if Path(one.source).is_file() and report.is_file():
+            built = load_report(report)
+            if Path(one.source).name in [row.artifact for row in built.rows]:
+                shapes = [TensorSpec(item.shape, item.name, item.dtype) for item in built.inputs]
+                return InputSpec(tuple(shapes), origin="the report of the build")
+    for one in files:
+        if isinstance(one.model, ir.Model):
+            return _inputs_of_onnx(one.source, one.model)
+    first = files[0].model
+    assert isinstance(first, LoadedModel)
+    return resolve_inputs(first, None)
+
+
+def _inputs_of_onnx(source: str, model: ir.Model) -> InputSpec:
+    tensors = []
+    for value in model.graph.inputs:
+        sizes = [size if isinstance(size, int) else 1 for size in value.shape or ()]
+        dtype = ir.DataType.FLOAT if value.dtype is None else value.dtype
+        name = _DTYPES.get(dtype, dtype.name.lower())
+        tensors.append(
+            TensorSpec(tuple(sizes), str(value.name), name if name in DTYPES else "float32")
+        )
+    return InputSpec(tuple(tensors), origin=Path(source).name)

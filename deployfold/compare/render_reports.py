@@ -1,0 +1,232 @@
+"""What moved between two reports: on a terminal, as Markdown for a pull request, as JUnit XML."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from deployfold.reporting import text
+from deployfold.reporting.columns import Cell, Mark
+from deployfold.reporting.grids import Grid
+from deployfold.reporting.markdown import escape
+from deployfold.reporting.table import grid_table
+
+from .goals import METRICS
+from .reports import Change, Changes, Verdict
+
+_MARKS: dict[Verdict, Mark] = {
+    "regression": Mark.LOST,
+    "worse": Mark.PLAIN,
+    "better": Mark.BEST,
+    "same": Mark.BASELINE,
+    "unjudged": Mark.ABSENT,
+    "new": Mark.PLAIN,
+}
+
+
+def changes_renderable(changes: Changes, *, everything: bool = False) -> RenderableType:
+    """What moved, and what differs between the machines; ``everything`` also what did not move."""
+    shown = changes.changes if everything else changes.moved
+    parts: list[RenderableType] = [
+        Text(f"old  {changes.old}", style="dim"),
+        Text(f"new  {changes.new}", style="dim"),
+        Text(),
+    ]
+    if shown:
+        parts += [grid_table(_grid(shown)), Text()]
+    parts += [Text(line, style="dim") for line in _below(changes, everything)]
+    verdict = _verdict(changes)
+    parts.append(Text(verdict.text, style="bold green" if verdict.passed else "bold red"))
+    return Group(*parts)
+
+
+def changes_markdown(changes: Changes) -> str:
+    """The same for a pull request: regressions and what moved, the rest closed below."""
+    lines = [f"### {escape(_verdict(changes).text)}", ""]
+    if changes.moved:
+        lines += [*grid_markdown(_grid(changes.moved)), ""]
+    rest = tuple(change for change in changes.changes if change not in changes.moved)
+    lines += [f"- {escape(line)}" for line in (*_below(changes, True), *_names(changes))]
+    if rest:
+        summary = f"<summary>{len(rest)} other figures</summary>"
+        lines += ["", "<details>", summary, "", *grid_markdown(_grid(rest)), "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def changes_junit(changes: Changes) -> str:
+    """JUnit XML: one test case a metric of a row, and one an absolute limit.
+
+    What was not judged is skipped, with the reason.
+    """
+    suite = ElementTree.Element("testsuite", name="deployfold compare")
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (("old", changes.old), ("new", changes.new)):
+        ElementTree.SubElement(properties, "property", name=name, value=text.clean(value))
+    for change in changes.changes:
+        case = _case(suite, change.row or change.title, change.metric)
+        if change.verdict == "regression":
+            _tell(case, "failure", _sentence(change))
+        elif change.verdict in ("unjudged", "new"):
+            _tell(case, "skipped", change.reason or "there is nothing to compare it with")
+    for limit in changes.limits:
+        case = _case(suite, limit.row or "any row", limit.name)
+        if not limit.passed:
+            value = "not measured" if limit.value is None else f"{limit.value:.4g}"
+            _tell(case, "failure", f"{limit.name} {limit.limit:.4g} is missed: {value}")
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
+    suite.set("skipped", str(sum(case.find("skipped") is not None for case in cases)))
+    suite.set("errors", "0")
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    xml = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}\n'
+
+
+def regression_sentences(changes: Changes) -> list[str]:
+    """Every regression and every missed limit, in words."""
+    sentences = [
+        f"{text.clean(change.row) or change.title} {_sentence(change)}"
+        for change in changes.regressions
+    ]
+    for limit in changes.limits:
+        if not limit.passed:
+            value = "it was not measured" if limit.value is None else f"{limit.value:.4g}"
+            row = f" ({text.clean(limit.row)})" if limit.row else ""
+            sentences.append(f"{limit.name} {limit.limit:.4g} is missed: {value}{row}")
+    return sentences
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    text: str
+    passed: bool
+
+
+def _verdict(changes: Changes) -> _Outcome:
+    missed = sum(not limit.passed for limit in changes.limits)
+    parts = []
+    count = len(changes.regressions)
+    if count:
+        parts.append(f"{count} regression{'' if count == 1 else 's'}")
+    if missed:
+        parts.append(f"{missed} limit{'' if missed == 1 else 's'} missed")
+    return _Outcome(", ".join(parts) or "No regression", changes.passed)
+
+
+def _grid(changes: tuple[Change, ...]) -> Grid:
+    rows = []
+    title = None
+    for change in changes:
+        mark = _MARKS[change.verdict]
+        name = "" if change.title == title else change.title  # once for all its metrics
+        title = change.title
+        rows.append(
+            (
+                Cell(name),
+                Cell(change.metric),
+                _value(change, change.old),
+                _value(change, change.new),
+                Cell(_change(change), mark),
+                Cell(_word(change), mark),
+            )
+        )
+    return Grid(
+        "",
+        ("artifact", "metric", "old", "new", "change", "verdict"),
+        (False, False, True, True, True, False),
+        tuple(rows),
+    )
+
+
+def _value(change: Change, value: float | None) -> Cell:
+    if value is None or change.metric not in METRICS:
+        return Cell(text.NOTHING, Mark.ABSENT)
+    return Cell(METRICS[change.metric].write(value))
+
+
+def _change(change: Change) -> str:
+    """``+12.3 %``, or the difference for what is a share or a logarithm already."""
+    if change.old is None or change.new is None:
+        return ""
+    units = METRICS[change.metric].units
+    if not math.isfinite(change.old) or not math.isfinite(change.new):
+        return ""
+    if "dB" in units:
+        return f"{change.new - change.old:+.1f} dB"
+    if "pt" in units:
+        return f"{100 * (change.new - change.old):+.2f} pt"
+    relative = change.relative
+    return "" if relative is None else f"{100 * relative:+.1f} %"
+
+
+def _word(change: Change) -> str:
+    if change.verdict == "unjudged":
+        return "not comparable"  # the differences stand below
+    if change.reason is not None:
+        alone = change.verdict == "new"
+        return text.clean(change.reason if alone else f"{change.verdict}: {change.reason}")
+    if change.verdict == "new":
+        return "a new row"
+    if change.limit is None or change.verdict in ("better", "same"):
+        return change.verdict
+    within = "over" if change.verdict == "regression" else "within"
+    return f"{change.verdict}, {within} {change.limit}"
+
+
+def _sentence(change: Change) -> str:
+    if change.reason is not None:
+        return text.clean(f"{change.metric}: {change.reason}")
+    metric = METRICS[change.metric]
+    assert change.old is not None
+    assert change.new is not None
+    moved = f"{metric.write(change.old)} to {metric.write(change.new)} ({_change(change)})"
+    return f"{change.metric} went from {moved.replace(' ()', '')}, limit {change.limit}"
+
+
+def _below(changes: Changes, everything: bool) -> list[str]:
+    lines = []
+    same = sum(change.verdict == "same" for change in changes.changes)
+    if same:
+        more = "" if everything else " (--verbose shows them)"
+        lines.append(f"{same} figures did not move beyond noise{more}")
+    if changes.differences:
+        lines.append(f"Differences: {'; '.join(changes.differences)}")
+    unjudged = sum(change.verdict == "unjudged" for change in changes.changes)
+    if unjudged:
+        lines.append(
+            f"{unjudged} figures depend on those and are not judged; a --fail that asks for one is"
+            " a regression"
+        )
+    return lines
+
+
+def _names(changes: Changes) -> list[str]:
+    return [f"old: {changes.old}", f"new: {changes.new}"]
+
+
+def grid_markdown(grid: Grid) -> list[str]:
+    lines = [
+        f"| {' | '.join(grid.headers)} |",
+        f"| {' | '.join('---:' if numeric else '---' for numeric in grid.numeric)} |",
+    ]
+    for row in grid.rows:
+        cells = [escape(str(cell)) for cell in row]
+        if row[-1].mark is Mark.LOST:
+            cells[-1] = f"**{cells[-1]}**"
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _case(suite: ElementTree.Element, row: str, metric: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", classname=text.clean(row), name=metric)
+
+
+def _tell(case: ElementTree.Element, tag: str, message: str) -> None:
+    ElementTree.SubElement(case, tag, message=text.clean(message))

@@ -1,0 +1,188 @@
+"""Runs the worker: one process group, one timeout, and an error for every way it can end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import deployfold
+from deployfold.errors import CompileError
+from deployfold.util.files import unwritable
+
+Hear = Callable[[dict[str, Any]], None]
+
+# The worker must not import a tensorrt.py that lies where the user stands. Python 3.10 has no -P,
+# and -I would also drop PYTHONPATH and the user's site-packages; so the worker stands in a
+# directory of its own. deployfold comes from where this process has it, and that directory, a
+# checkout perhaps, leaves the path again before anything else is imported.
+_BOOTSTRAP = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+import deployfold
+del sys.path[0]
+from deployfold.compiling.worker import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def run_worker(job: Mapping[str, Any], *, log: Path, timeout: float, hear: Hear) -> dict[str, Any]:
+    """Run the worker on ``job`` and return its ``done`` message.
+
+    Args:
+        job: the request, the ONNX and where the engine goes.
+        log: takes the worker's standard error.
+        timeout: seconds until the worker is killed.
+        hear: called with each ``progress`` message, in this thread.
+
+    Raises:
+        CompileError: the worker reported an error, was killed by a signal, left without a word,
+            or ran past ``timeout``.
+        UsageError: the log cannot be written.
+        OSError: the worker could not write the engine.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            # A directory of its own: no file of the user's is in it, and a core dump goes with it.
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="deployfold-"))
+            request = Path(directory) / "request.json"
+            request.write_text(json.dumps(job), encoding="utf-8")
+        except OSError as error:
+            raise unwritable(Path(tempfile.gettempdir()), error) from error
+        try:
+            errors = stack.enter_context(log.open("wb"))
+        except OSError as error:
+            raise unwritable(log, error) from error
+        process = None
+        try:
+            with signals_held():
+                process = _start(request, directory, errors)
+            return _follow(process, timeout, hear)
+        finally:
+            if process is not None:
+                _end(process)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the signals that stop a build wait until the block is over.
+
+    Python handles a signal between any two of its instructions, also inside ``Popen`` after the
+    child was started: the exception then leaves a child that nobody knows of. The handlers are
+    swapped, since another thread can receive a signal that this one blocks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread handles signals
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        handler = None if number is None else signal.getsignal(number)
+        if number is not None and callable(handler):
+            previous[number] = handler
+            signal.signal(number, lambda *arguments: held.append(arguments))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for number, frame in held:
+        previous[number](number, frame)
+
+
+def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    root = str(Path(deployfold.__file__).resolve().parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", _BOOTSTRAP, root, str(request)],
+        stdin=subprocess.PIPE,  # closes when this process dies, and the worker leaves with it
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", ""))},
+        start_new_session=True,  # a group to kill whole, which Ctrl-C does not reach first
+    )
+
+
+def _absolute(python_path: str) -> str:
+    # An empty entry means the working directory, for Python and for the user's mistake alike.
+    entries = [entry for entry in python_path.split(os.pathsep) if entry]
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+
+
+def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dict[str, Any]:
+    assert process.stdout is not None
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    deadline = time.monotonic() + timeout
+    phase = "starting"
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise _too_long(timeout, phase) from None
+        if line is None or not line.endswith(b"\n"):  # the end, or killed in mid-line
+            break
+        message: dict[str, Any] = json.loads(line)
+        if message["event"] == "done":
+            return message
+        if message["event"] == "unwritable":
+            raise OSError(message["errno"], message["reason"])
+        if message["event"] == "error":
+            raise CompileError(message["message"], hint=message["hint"])
+        phase = str(message["phase"])
+        hear(message)
+    try:
+        code = process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise _too_long(timeout, phase) from None
+    raise _crashed(code, phase)
+
+
+def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
+    with stream:  # closed here alone: another thread must not close what this one reads
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _too_long(timeout: float, phase: str) -> CompileError:
+    return CompileError(
+        f"The engine build took longer than {timeout:g} s and was stopped (phase: {phase}).",
+        hint="Allow more with --timeout.",
+    )
+
+
+def _crashed(code: int, phase: str) -> CompileError:
+    if code >= 0:
+        return CompileError(f"The compile worker left with exit code {code} (phase: {phase}).")
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = "The kernel does that when memory runs out." if name == "SIGKILL" else None
+    return CompileError(f"The compile worker was killed by {name} (phase: {phase}).", hint=hint)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # Even after `done`: nothing of the group may outlive the build.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    process.wait()

@@ -1,0 +1,1 @@
+"""Compiling a .pt2 with torch-tensorrt."""

@@ -1,0 +1,127 @@
+"""``python -m deployfold.compiling.worker REQUEST.json``: one engine, in a process of its own.
+
+A native crash or a hang then costs the build and not the program. The request is a JSON file, or
+``-`` for standard input. Standard output carries JSON lines and nothing else: ``progress`` any
+number of times, then one ``done``, ``unwritable`` or ``error``. Everything that the libraries print
+goes to standard error, which the parent makes the log.
+
+With a request from a file, standard input is the parent's sign of life: the worker leaves when it
+closes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from deployfold.errors import CompileError, DeployfoldError
+from deployfold.util.memory import peak_bytes
+
+from .request import EngineRequest
+
+Send = Callable[[dict[str, Any]], None]
+
+ORPHANED = 3
+"""The exit code of a worker whose parent died."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build what the request asks for; 0 when ``done`` was sent, else 1."""
+    channel = _claim_stdout()
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        with lock:
+            channel.write(json.dumps(message) + "\n")
+            channel.flush()
+
+    try:
+        if len(arguments) != 1:
+            raise CompileError("The worker takes one request: a JSON file, or - for stdin.")
+        if arguments[0] == "-":
+            text = sys.stdin.read()
+        else:
+            text = Path(arguments[0]).read_text(encoding="utf-8")
+            threading.Thread(target=_leave_with_parent, daemon=True).start()
+        answer = {**_build(json.loads(text), send), "peak_bytes": peak_bytes()}
+        send(answer)
+    except DeployfoldError as error:
+        traceback.print_exc()
+        send({"event": "error", "message": error.message, "hint": error.hint})
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        text = " ".join(str(error).split()).rstrip(".")
+        send({"event": "error", "message": f"{type(error).__name__}: {text}.", "hint": None})
+        return 1
+    return 0 if answer["event"] == "done" else 1
+
+
+def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
+    def report(phase: str, fraction: float | None) -> None:
+        send({"event": "progress", "phase": phase, "fraction": fraction})
+
+    # Here and not above: these imports take seconds, and their prints must not reach stdout.
+    if job.get("builder") == "torch-tensorrt":
+        from .torch_tensorrt.worker import build_program
+
+        return {"event": "done", **build_program(job, report)}
+
+    from .tensorrt.builder import EngineNotWritten, build, import_library
+    from .tensorrt.retry import build_or_retry
+
+    request = EngineRequest.from_json(job["request"])
+    onnx, engine = Path(job["onnx"]), Path(job["engine"])
+
+    notes = [] if job.get("checked") else _check(request, onnx, report)
+    try:
+        trt = import_library(request.library)
+        built = build_or_retry(build, trt, request, onnx, engine, report)
+    except EngineNotWritten as error:
+        cause = error.__cause__
+        assert isinstance(cause, OSError)
+        return {"event": "unwritable", "errno": cause.errno, "reason": cause.strerror}
+    return {
+        "event": "done",
+        "library_version": built.library_version,
+        "layer_counts": dataclasses.asdict(built.layer_counts),
+        "tensors": [dataclasses.asdict(tensor) for tensor in built.tensors],
+        "notes": [*notes, *built.notes],
+    }
+
+
+def _check(
+    request: EngineRequest, onnx: Path, report: Callable[[str, float | None], None]
+) -> list[str]:
+    from .tensorrt.checks import check_finite, check_onnx
+
+    report("Checking the ONNX", None)
+    check_onnx(onnx)
+    return [] if request.allow_nonfinite else check_finite(onnx)
+
+
+def _claim_stdout() -> TextIO:
+    # A library's printf writes to descriptor 1, past sys.stdout: keep the pipe for ourselves and
+    # point 1 at the log.
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(descriptor, "w", encoding="utf-8")
+
+
+def _leave_with_parent() -> None:
+    # read(2) on the descriptor: the buffered reader would hold a lock that the interpreter wants
+    # at exit.
+    while os.read(0, 4096):
+        pass
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Build profiles: defaults, then a TOML file, then flags.
+
+The keys of a profile are the flags without their dashes::
+
+    description = "FP16 for a server"
+    fp16 = true
+    target = ["l4"]
+    dynamic-batch = "1:8:32"
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deployfold.errors import UsageError
+
+from .profiles_root import profiles_root
+from .settings import BuildSettings, keys
+
+# tomllib came with Python 3.11; tomli is the same code for 3.10.
+tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+PATHS = ("calib", "labels", "preprocess", "timing-cache")
+"""Keys whose value may be a path; in a file it is relative to that file."""
+_CODE = ("arch", "calib", "input-data")
+"""Keys whose ``package.module:function`` form runs code, which a file must not ask for."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Settings, and for every key where its value came from: ``default``, a profile, ``flag``."""
+
+    settings: BuildSettings
+    origins: Mapping[str, str]
+
+
+def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
+    """Defaults, overridden by a profile, overridden by flags.
+
+    Args:
+        profile: the name of a shipped profile, or the path of a TOML file.
+        flags: what was given on the command line, by key (``dynamic-batch``).
+
+    Raises:
+        UsageError: the profile does not exist or holds an unknown key or a bad value.
+    """
+    table = read_profile(profile) if profile else {}
+    values = {**table, **flags}
+    try:
+        settings = BuildSettings.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:  # the profile alone was valid
+        first = error.errors(include_url=False)[0]
+        key = first["loc"][0]
+        raise UsageError(f"--{key} {values[str(key)]}: {_reason(first)}.") from error
+    origins = {
+        key: "flag" if key in flags else f"profile {profile}" if key in table else "default"
+        for key in keys()
+    }
+    return Merged(settings, origins)
+
+
+def shipped() -> dict[str, Path]:
+    """The build profiles that come with deployfold, by name."""
+    found = sorted((profiles_root() / "builds").glob("*.toml"))
+    return {path.stem: path for path in found}
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """The validated keys and values of one build profile.
+
+    Args:
+        name: of a shipped profile, or the path of a TOML file; relative paths in such a file are
+            relative to it.
+
+    Raises:
+        UsageError: it does not exist, is no TOML, or holds an unknown key or a bad value; the
+            message names the line.
+    """
+    path, known = Path(name), shipped()
+    if name in known:
+        path = known[name]
+    elif not path.is_file():
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UsageError(
+            f"There is no build profile {name!r}, and no such file.",
+            hint=(f"Did you mean {near[0]}? " if near else "")
+            + f"Shipped: {', '.join(known)}. Or give the path of a TOML file.",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        table: dict[str, Any] = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not a readable build profile: {error}.") from error
+    check_table(path, text, table)
+    if name not in known:
+        for key in PATHS:
+            if key in table and table[key] not in ("auto", "random"):
+                table[key] = str(path.parent / table[key])
+    return table
+
+
+def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
+    """Refuse what is no setting.
+
+    Args:
+        path, text: the TOML file and its content, to name the line.
+
+    Raises:
+        UsageError: a key is unknown, a value is wrong, or one would run code.
+    """
+    for key in table:
+        if key not in keys():
+            near = difflib.get_close_matches(key, keys(), n=1)
+            raise UsageError(
+                f"{_place(path, text, key)}: unknown key {key!r}.",
+                hint=f"Did you mean {near[0]}?" if near else "The keys are the flags of build.",
+            )
+    for key in _CODE:
+        if _names_function(table.get(key)):
+            raise UsageError(
+                f"{_place(path, text, key)}: {key!r} would run code that the profile chose.",
+                hint=f"Give it yourself: --{key} {table[key]}",
+            )
+    try:
+        BuildSettings.model_validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        raise UsageError(
+            f"{_place(path, text, key)}: {key!r}: {_reason(first)}, not {first['input']!r}."
+        ) from error
+
+
+def _names_function(value: object) -> bool:
+    if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
+        return False
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
+
+
+def _place(path: Path, text: str, key: str) -> str:
+    pattern = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]|\s*\[+\s*{re.escape(key)}\b")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if pattern.match(line):
+            return f"{path}, line {number}"
+    return str(path)
+
+
+def _reason(error: Any) -> str:
+    message = str(error["msg"])
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,191 @@
+"""The shapes that the inputs of an engine may take: plain data, as flags and profiles give it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deployfold.errors import UsageError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InputShapes:
+    """The shapes that one input may take under one optimization profile.
+
+    Its name is empty until the model gives it one.
+
+    Raises:
+        UsageError: the ranks differ, or not 1 <= min <= opt <= max on every axis.
+    """
+
+    name: str
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.min), len(self.opt), len(self.max)}
+        axes = zip(self.min, self.opt, self.max, strict=False)
+        if len(ranks) != 1 or not all(1 <= low <= mid <= high for low, mid, high in axes):
+            what = f"input {self.name!r}" if self.name else "an input"
+            raise UsageError(
+                f"The shapes of {what} need 1 <= min <= opt <= max on every axis, "
+                f"not min {self.min}, opt {self.opt}, max {self.max}."
+            )
+
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Whether ``shape`` lies within the bounds."""
+        return within(self.min, shape, self.max)
+
+
+def within(low: Sequence[int], shape: Sequence[int], high: Sequence[int]) -> bool:
+    """Whether every axis of ``shape`` lies between the two; another rank does not."""
+    return len(low) == len(shape) == len(high) and all(
+        least <= size <= most for least, size, most in zip(low, shape, high, strict=True)
+    )
+
+
+def span(ranges: Sequence[InputShapes]) -> InputShapes:
+    """The range that holds those of several profiles of one input; opt is that of the first."""
+    low, high = (
+        tuple(pick(sizes) for sizes in zip(*bounds, strict=True))
+        for pick, bounds in (
+            (min, [one.min for one in ranges]),
+            (max, [one.max for one in ranges]),
+        )
+    )
+    return InputShapes(ranges[0].name, low, ranges[0].opt, high)
+
+
+OptimizationProfile = tuple[InputShapes, ...]
+"""One ``InputShapes`` for each input."""
+
+
+def parse_profile(text: str) -> OptimizationProfile:
+    """Read ``[NAME=]MIN:OPT:MAX``, such as ``1x3x224x224:4x3x224x224:8x3x320x320``.
+
+    A comma goes before the next input.
+
+    Raises:
+        UsageError: the text does not follow that grammar, or the shapes are not in order.
+    """
+    shape = r"\d{1,9}(?:x\d{1,9})*"
+    profile = []
+    for part in text.split(","):
+        match = re.fullmatch(rf"(?:([A-Za-z_][\w.]*)=)?({shape}):({shape}):({shape})", part)
+        if match is None:
+            raise UsageError(
+                f"{part!r} is no range of shapes.",
+                hint="Write it as --shapes 1x3x224x224:4x3x224x224:8x3x320x320 (min, opt, max), "
+                "and several inputs as a=…,b=….",
+            )
+        bounds = [tuple(map(int, bound.split("x"))) for bound in match.groups()[1:]]
+        profile.append(InputShapes(match[1] or "", *bounds))
+    names = [one.name for one in profile if one.name]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--shapes {text} names the same input twice.")
+    return tuple(profile)
+
+
+@dataclass(frozen=True)
+class DynamicBatch:
+    """The batch sizes an engine serves under one optimization profile: min, opt and max."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                f"A dynamic batch needs 1 <= min <= opt <= max, not {self}.",
+                hint="Write it as --dynamic-batch 1:8:32.",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> DynamicBatch:
+        """Read ``MIN:OPT:MAX``.
+
+        Raises:
+            UsageError: the text is not three ordered positive integers.
+        """
+        if re.fullmatch(r"\d{1,9}:\d{1,9}:\d{1,9}", text) is None:
+            raise UsageError(
+                f"{text!r} is not a dynamic batch.",
+                hint="Write it as --dynamic-batch 1:8:32; a comma goes before the next profile.",
+            )
+        return cls(*map(int, text.split(":")))
+
+    def profile(self, shapes: Mapping[str, Shape]) -> OptimizationProfile:
+        """The profile of inputs that have these shapes but for the first axis; scalars stay."""
+        return tuple(
+            InputShapes(
+                name,
+                *((size, *shape[1:]) if shape else () for size in (self.min, self.opt, self.max)),
+            )
+            for name, shape in shapes.items()
+        )
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+Dynamic = tuple[DynamicBatch | OptimizationProfile, ...]
+"""What ``--dynamic-batch`` and ``--shapes`` asked for, one optimization profile each."""
+
+
+def parse_dynamic(batches: str | None, shapes: Sequence[str]) -> Dynamic:
+    """Read ``--dynamic-batch`` and every ``--shapes``.
+
+    Raises:
+        UsageError: a text is malformed, or both are given.
+    """
+    if batches and shapes:
+        raise UsageError(
+            "--dynamic-batch and --shapes exclude each other.",
+            hint="--shapes gives the batch sizes with the rest of the shape.",
+        )
+    if shapes:
+        return tuple(parse_profile(text) for text in shapes)
+    return tuple(DynamicBatch.parse(text) for text in batches.split(",")) if batches else ()
+
+
+def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> OptimizationProfile:
+    """The profile in the order of the inputs: unnamed ranges at the places left, the rest fixed.
+
+    Args:
+        shapes: of every input, by name.
+
+    Raises:
+        UsageError: a name is none of the inputs, there are too many, or a rank is another.
+    """
+    named = {one.name: one for one in profile if one.name}
+    for name in named:
+        if name not in shapes:
+            raise UsageError(
+                f"The model has no input named {name!r}.",
+                hint=f"Its inputs are: {', '.join(shapes)}.",
+            )
+    unnamed = [one for one in profile if not one.name]
+    free = [name for name in shapes if name not in named]
+    if len(unnamed) > len(free):
+        raise UsageError(
+            f"--shapes is for {len(profile)} inputs, and the model has {len(shapes)}: "
+            f"{', '.join(shapes)}."
+        )
+    named |= dict(zip(free, unnamed, strict=False))
+    for name, one in named.items():
+        if len(one.opt) != len(shapes[name]):
+            raise UsageError(
+                f"The input {name!r} has {len(shapes[name])} axes, and --shapes gives it "
+                f"{len(one.opt)}."
+            )
+    return tuple(
+        InputShapes(name, named[name].min, named[name].opt, named[name].max)
+        if name in named
+        else InputShapes(name, shape, shape, shape)
+        for name, shape in shapes.items()
+    )

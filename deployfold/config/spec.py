@@ -1,0 +1,281 @@
+"""What the user asked for: validated, immutable, and free of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from deployfold.errors import UsageError
+
+from .engine import EngineOptions
+from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
+from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete, span
+
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
+"""The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
+
+
+class Precision(str, Enum):
+    """The numeric precision written into a lowered ONNX, and so of the engine built from it."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One model input: its name (``None`` until the model gives it one), shape and dtype.
+
+    The shape includes the batch axis, which comes first.
+    """
+
+    shape: tuple[int, ...]
+    name: str | None = None
+    dtype: str = "float32"
+
+    @classmethod
+    def parse(cls, text: str) -> TensorSpec:
+        """Read ``[NAME=]1x3x224x224[:DTYPE]``.
+
+        Raises:
+            UsageError: the text does not follow that grammar.
+        """
+        hint = "Write it as --input 1x3x224x224 or --input name=1x3x224x224:float32."
+        match = re.fullmatch(r"(?:([^=]+)=)?(\d{1,9}(?:x\d{1,9})*)(?::([a-z0-9]+))?", text)
+        if match is None:
+            raise UsageError(f"{text!r} is not an input shape.", hint=hint)
+        name, dimensions, dtype = match.groups()
+        if name is not None and re.fullmatch(r"[A-Za-z_][\w.]*", name, re.ASCII) is None:
+            raise UsageError(f"{name!r} is not a usable input name.", hint=hint)
+        if dtype is not None and dtype not in DTYPES:
+            raise UsageError(
+                f"{dtype!r} is not an input dtype.", hint=f"Use one of: {', '.join(DTYPES)}."
+            )
+        shape = tuple(int(dimension) for dimension in dimensions.split("x"))
+        if 0 in shape:
+            raise UsageError(f"The input shape {dimensions} has an empty axis.", hint=hint)
+        return cls(shape=shape, name=name, dtype=dtype or "float32")
+
+    def __str__(self) -> str:
+        text = "x".join(map(str, self.shape))
+        text = text if self.dtype == "float32" else f"{text}:{self.dtype}"
+        return text if self.name is None else f"{self.name}={text}"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """All inputs of a model in the order its ``forward`` takes them, and where they came from.
+
+    ``origin`` says it to the user: ``"--input"``, ``"torchvision:resnet50"``, ``"first layer"``.
+    ``profiles`` are the shapes that an engine serves; without any, those of ``tensors`` alone.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    origin: str = "--input"
+    profiles: tuple[OptimizationProfile, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> InputSpec:
+        """Read every ``--input``; see :meth:`TensorSpec.parse`.
+
+        Raises:
+            UsageError: a text is malformed or a name is given twice.
+        """
+        tensors = tuple(TensorSpec.parse(text) for text in texts)
+        names = [tensor.name for tensor in tensors if tensor.name is not None]
+        if len(set(names)) != len(names):
+            raise UsageError("Two --input options name the same input.")
+        return cls(tensors=tensors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The input names, ``input`` or ``input_0``, ``input_1``, … where the model gave none."""
+        single = len(self.tensors) == 1
+        return tuple(
+            tensor.name or ("input" if single else f"input_{index}")
+            for index, tensor in enumerate(self.tensors)
+        )
+
+    @property
+    def batch(self) -> int:
+        """The batch size of the first input; 1 where it is a scalar."""
+        shape = self.tensors[0].shape if self.tensors else ()
+        return shape[0] if shape else 1
+
+    def with_profiles(self, dynamic: Dynamic) -> InputSpec:
+        """The same inputs, to be served in these batch sizes or shapes.
+
+        Raises:
+            UsageError: a profile does not fit the inputs.
+        """
+        shapes = {name: one.shape for name, one in zip(self.names, self.tensors, strict=True)}
+        profiles = tuple(
+            one.profile(shapes) if isinstance(one, DynamicBatch) else complete(one, shapes)
+            for one in dynamic
+        )
+        return replace(self, profiles=profiles)
+
+    @property
+    def dynamic_axes(self) -> tuple[dict[int, tuple[int, int]], ...]:
+        """For each input the least and the greatest size of every axis that has several."""
+        if not self.profiles:
+            return ({},) * len(self.tensors)
+        spans = map(span, zip(*self.profiles, strict=True))
+        return tuple(
+            {
+                axis: (low, high)
+                for axis, (low, high) in enumerate(zip(one.min, one.max, strict=True))
+                if low < high
+            }
+            for one in spans
+        )
+
+    def with_batch(self, batch: int) -> InputSpec:
+        """The same inputs with the first axis of each set to ``batch``."""
+        return replace(
+            self,
+            tensors=tuple(
+                replace(tensor, shape=(batch, *tensor.shape[1:])) if tensor.shape else tensor
+                for tensor in self.tensors
+            ),
+        )
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.tensors))
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A GPU to build for, as ``profiles/gpus/*.toml`` describes it.
+
+    Attributes:
+        name: the short name that ``--target`` takes, such as ``rtx4090``.
+        title: the product name, such as ``GeForce RTX 4090``.
+        compute_capability: major and minor, ``(8, 9)`` for sm_89.
+        memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
+        precisions: the tensor-core precisions it accelerates, such as ``("fp16", "int8")``.
+        source: the address of NVIDIA's document for the compute capability.
+        family: the architecture, such as ``Ada Lovelace``.
+        aliases: other names that ``--target`` takes for it.
+        memory_source: the address of NVIDIA's document for the memory.
+    """
+
+    name: str
+    title: str
+    compute_capability: tuple[int, int]
+    memory_gib: float
+    precisions: tuple[str, ...]
+    source: str
+    family: str = ""
+    aliases: tuple[str, ...] = ()
+    memory_source: str = ""
+
+    @property
+    def sm(self) -> str:
+        """The architecture as NVIDIA's compilers write it: ``sm_89``."""
+        major, minor = self.compute_capability
+        return f"sm_{major}{minor}"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits that make a build fail, with exit code 7, after everything was measured.
+
+    Attributes:
+        min_speedup: the fastest measured row must be this many times the baseline's speed.
+        max_diff: no row may differ from the original by more than this (max abs difference).
+        max_latency_ms: the greatest median latency in milliseconds, by row name.
+    """
+
+    min_speedup: float | None = None
+    max_diff: float | None = None
+    max_latency_ms: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """Everything ``deployfold build`` was asked for.
+
+    Attributes:
+        source: a file, or ``torchvision:NAME`` / ``timm:NAME``.
+        dynamic: the optimization profiles: batch sizes, or shapes of every input.
+        precisions: lowered precisions to build engines in; fp32 is always exported.
+        targets: names as ``--target`` takes them; ``auto`` looks at the machine.
+        threads: CPU threads for every row that is measured; ``None`` takes the physical cores.
+        max_seconds: the time the latency measurement may take, in seconds.
+        workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
+        options: what else the engine builder is told.
+        torch_tensorrt: also compile the ``.pt2`` with torch-tensorrt.
+        timeout: seconds an engine build may take before it is stopped.
+        cuda_graph: launch the work of an engine that is measured as one CUDA graph.
+        float_io: keep float32 inputs and outputs in lowered models.
+        input_data: real inputs to run on; seeded random ones if ``None``.
+        preprocess: how images become inputs where no data says it, for who runs the artifacts.
+        batches: batch sizes to measure throughput at, beside the one of the inputs.
+        cold_start: also measure loading to first output, and peak memory, in fresh processes.
+        int8_rest: the precision of what INT8, FP8 and INT4 leave.
+        residual_qdq: INT8 and FP8 round the skips of residual sums as well.
+        calibration: the data that these are calibrated with; INT8 and FP8 need it.
+        guard: the accuracy that these must keep.
+    """
+
+    source: str
+    output: Path | None = None
+    arch: str | None = None
+    inputs: InputSpec | None = None
+    dynamic: Dynamic = ()
+    precisions: tuple[Precision, ...] = ()
+    targets: tuple[str, ...] = ("auto",)
+    allow_globals: tuple[str, ...] = ()
+    trust: bool = False
+    reparam: bool = True
+    script: bool = False
+    float_io: bool = True
+    threads: int | None = None
+    max_seconds: float = 30.0
+    workspace_mib: int | None = None
+    options: EngineOptions = field(default_factory=EngineOptions)
+    torch_tensorrt: bool = False
+    timeout: float = 1800.0
+    seed: int = 0
+    engine: bool = True
+    measure: bool = True
+    cuda_graph: bool = True
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    input_data: CalibrationSpec | None = None
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    batches: tuple[int, ...] = ()
+    cold_start: bool = False
+    int8_rest: Precision = Precision.FP16
+    residual_qdq: bool = False
+    calibration: CalibrationSpec | None = None
+    guard: GuardSpec = field(default_factory=GuardSpec)
+
+
+def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Read every ``--max-latency-ms ROW=MS``.
+
+    Raises:
+        UsageError: a text is not ``ROW=MS`` with a positive number.
+    """
+    limits = []
+    for text in texts:
+        row, separator, number = text.rpartition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = float("nan")
+        if not separator or not row or not limit > 0:
+            raise UsageError(
+                f"{text!r} is not a latency limit.",
+                hint="Write it as --max-latency-ms onnxruntime=12.5.",
+            )
+        limits.append((row, limit))
+    return tuple(limits)

@@ -1,0 +1,1 @@
+"""Real inputs: images, arrays and labels, for calibration, accuracy and runs alike."""

@@ -1,0 +1,181 @@
+"""Labels of calibration samples, for the accuracy on the held-back ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from deployfold.errors import UsageError, first_few
+
+_FORMATS = (
+    "Give a CSV or TSV file of «filename,label», a file with one integer a line in the order of "
+    "the samples, JSON of either, or the folder itself for class folders."
+)
+_INTEGER = re.compile(r"\d{1,9}", re.ASCII)
+_SHOWN = 3
+
+
+def load_labels(
+    path: Path, *, folder: Path | None, files: Sequence[str] | None, count: int
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The label of every sample, and notes on them.
+
+    Args:
+        path: a file, see :func:`parse_labels`; or ``folder`` itself, whose own folders are then
+            the classes, numbered in the order of their names as torchvision's ImageFolder does.
+        folder: of the images, ``None`` for other samples.
+        files: the images' names below it, in sorted order.
+        count: how many samples there are.
+
+    Raises:
+        UsageError: the labels cannot be read, or do not match the samples.
+    """
+    if path.is_dir():
+        if folder is None or files is None or path.resolve() != folder.resolve():
+            raise UsageError(
+                f"The labels {path} are a folder, not that of the images.", hint=_FORMATS
+            )
+        return _class_folders(folder, files)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The labels {path} are not UTF-8 text.", hint=_FORMATS) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"Cannot read the labels {path}: {reason}.", hint=_FORMATS) from error
+    labels = parse_labels(text, str(path))
+    if isinstance(labels, Mapping):
+        if files is None:
+            raise UsageError(
+                f"The labels {path} go by file name, and the samples are no files.",
+                hint="Give one integer a line, in the order of the samples.",
+            )
+        return _by_name(labels, files, path), ()
+    if len(labels) != count:
+        kind = "samples" if files is None else "images"
+        raise UsageError(
+            f"{path} has {len(labels)} labels, and there are {count} {kind}.", hint=_FORMATS
+        )
+    return tuple(labels), ()
+
+
+def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
+    """Labels in the order of the samples, or by file name.
+
+    A ``.json`` file is a list of integers, or an object of integers by file name. Otherwise either
+    every line is an integer; or every line is a file name, a tab (where the first line has one) or
+    comma, and an integer, under a heading or none. Blank lines do not count. Labels are below 10⁹.
+
+    Args:
+        where: the file's name, for its suffix and for messages.
+
+    Raises:
+        UsageError: none of that; the message names the line.
+    """
+    if where.lower().endswith(".json"):
+        return _from_json(text, where)
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise UsageError(f"The labels {where} are empty.", hint=_FORMATS)
+    if _INTEGER.fullmatch(lines[0][1]):
+        return [_integer(line, f"{where}, line {number}") for number, line in lines]
+    return _from_table(text, where, "\t" if "\t" in lines[0][1] else ",")
+
+
+def _from_json(text: str, where: str) -> list[int] | dict[str, int]:
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where} is not JSON: {error}.", hint=_FORMATS) from error
+    if not isinstance(value, (list, dict)):
+        raise UsageError(f"{where} holds neither a list nor an object.", hint=_FORMATS)
+    if isinstance(value, list):
+        return [_number(item, f"{where}, entry {index}") for index, item in enumerate(value)]
+    return {name: _number(item, f"{where}, {name!r}") for name, item in value.items()}
+
+
+def _from_table(text: str, where: str, delimiter: str) -> dict[str, int]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    pairs: list[tuple[str, int]] = []
+    first = True
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            place = f"{where}, line {reader.line_num}"
+            if len(cells) != 2:
+                raise UsageError(f"{place}: {len(cells)} columns, not two.", hint=_FORMATS)
+            if not first or _INTEGER.fullmatch(cells[1]):
+                pairs.append((cells[0], _integer(cells[1], place)))
+            first = False
+    except csv.Error as error:
+        raise UsageError(f"{where}, line {reader.line_num}: {error}.", hint=_FORMATS) from error
+    return _unique(pairs, where)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if repeated:
+        raise UsageError(f"{where} has two labels for {repeated[0]!r}.")
+    return dict(pairs)
+
+
+def _integer(text: str, place: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise UsageError(
+            f"{place}: {text[:60]!r} is no label; labels are the model's class numbers.",
+            hint=_FORMATS,
+        )
+    return int(text)
+
+
+def _number(value: Any, place: str) -> int:
+    """A label of JSON; the way that Python writes strings, booleans and floats is no integer."""
+    return _integer(repr(value), place)
+
+
+def _by_name(labels: Mapping[str, int], files: Sequence[str], path: Path) -> tuple[int, ...]:
+    """Labels by path below the folder, or by the file's name alone where that is unique."""
+    bare = Counter(PurePosixPath(file).name for file in files)
+    found: list[int | None] = []
+    for file in files:
+        name = PurePosixPath(file).name
+        label = labels.get(file)
+        if label is None and bare[name] == 1:
+            label = labels.get(name)
+        found.append(label)
+    missing = [file for file, label in zip(files, found, strict=True) if label is None]
+    if missing:
+        raise UsageError(
+            f"{path} has no label for {first_few(missing, _SHOWN)}.",
+            hint="Label every image, by its path below the folder.",
+        )
+    return tuple(label for label in found if label is not None)
+
+
+def _class_folders(folder: Path, files: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    classes = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    outside = [file for file in files if "/" not in file]
+    if outside:
+        raise UsageError(
+            f"{outside[0]} lies in none of the class folders of {folder}.",
+            hint="Put every image into a folder of its class, or give a file of labels.",
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    note = (
+        f"Labels 0 to {len(classes) - 1} are the class folders of {folder.name}/ in the order of "
+        "their names; accuracy means something only if the model's classes are these."
+    )
+    return tuple(number[file.partition("/")[0]] for file in files), (note,)

@@ -1,0 +1,102 @@
+"""From an image to a model's input: resize, crop, scale, normalise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deployfold.data.samples import Unreadable
+
+from .config import Fit
+
+MAX_PIXELS = 89_478_485
+"""The area at which Pillow warns of a decompression bomb: 256 MiB of three bytes a pixel."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Every step, decided.
+
+    Attributes:
+        resize: height and width in pixels of the box that the image is resized to.
+        fit: whether it covers the box with its aspect ratio kept, is squashed into it, or fits
+            within it.
+        crop: height and width in pixels of the centre that the model sees.
+        interpolation: name in Pillow's ``Resampling``, in lower case; Pillow always antialiases.
+        mean, std: of values scaled to 0 … 1, in the order of the input's channels.
+        layout: ``nchw`` or ``nhwc``.
+        channels: ``rgb``, ``bgr`` or ``grey``.
+        notes: sentences for the report; the first says what is done.
+    """
+
+    resize: tuple[int, int]
+    fit: Fit
+    crop: tuple[int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: str
+    channels: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of the images that :meth:`apply` takes."""
+        return "L" if self.channels == "grey" else "RGB"
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """The float32 array of one image, without a batch axis.
+
+        The numbers are those of torchvision's and timm's evaluation transforms.
+
+        Raises:
+            Unreadable: the image is so long and thin that resizing it would fill the memory.
+        """
+        width, height = image.size
+        size = self._resized(height, width)
+        if size[0] * size[1] > MAX_PIXELS:
+            raise Unreadable(
+                f"is {width}x{height} pixels, and would be {size[1]}x{size[0]} when resized."
+            )
+        method = Image.Resampling[self.interpolation.upper()]
+        image = self._centre(image.resize((size[1], size[0]), method))
+        values = np.asarray(image, dtype=np.float32).reshape(*self.crop, -1) / np.float32(255)
+        if self.channels == "bgr":
+            values = values[:, :, ::-1]
+        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1) if self.layout == "nchw" else values)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        box_height, box_width = self.resize
+        if self.fit == "squash":
+            return self.resize
+        if self.fit == "cover" and box_height == box_width:
+            # torchvision gives the shorter side its length and rounds the longer one down.
+            short = box_height
+            if height <= width:
+                return short, int(short * width / height)
+            return int(short * height / width), short
+        ratios = (height / box_height, width / box_width)
+        ratio = max(ratios) if self.fit == "pad" else min(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _centre(self, image: Image.Image) -> Image.Image:
+        height, width = self.crop
+        if image.width < width or image.height < height:
+            canvas = (max(image.width, width), max(image.height, height))
+            padded = Image.new(self.mode, canvas, self._fill())
+            padded.paste(image, ((canvas[0] - image.width) // 2, (canvas[1] - image.height) // 2))
+            image = padded
+        # Python rounds halves to even, and so does torchvision's crop.
+        top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+    def _fill(self) -> float | tuple[float, ...]:
+        """The colour around a padded image: the mean, in Pillow's order of channels."""
+        levels = [round(255 * value) for value in self.mean]
+        if self.channels == "grey":
+            return levels[0]
+        return tuple(reversed(levels) if self.channels == "bgr" else levels)

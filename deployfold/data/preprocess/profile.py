@@ -1,0 +1,137 @@
+"""Preprocessing as a TOML file, and the check of its values, which flags go through as well."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deployfold.config.quantization import PreprocessSpec
+from deployfold.errors import UsageError
+
+# tomllib came with Python 3.11; tomli is the same code for 3.10.
+tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+_CHOICES = {
+    "layout": ("nchw", "nhwc"),
+    "channels": ("rgb", "bgr"),
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+}
+_KEYS = ("resize", "crop", "mean", "std", *_CHOICES)
+_LONGEST = 1 << 14
+"""Pixels of a side; no network takes such images, and their area still fits in memory."""
+_MOST_CHANNELS = 4
+
+
+def read_profile(path: Path) -> PreprocessSpec:
+    """Read and check a TOML file with the fields of :class:`PreprocessSpec` but ``source``.
+
+    Raises:
+        UsageError: it cannot be read, is not TOML, or has an unknown key or a bad value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a TOML file: it is not UTF-8 text.") from error
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the preprocessing profile {path}: {error.strerror or error}.",
+            hint="Give a TOML file, or auto for the architecture's own preprocessing.",
+        ) from error
+    return parse_profile(text, str(path))
+
+
+def parse_profile(text: str, where: str) -> PreprocessSpec:
+    """The same from the text of a file; ``where`` names it in messages.
+
+    Raises:
+        UsageError: as for :func:`read_profile`; the message has the line and the key.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{where} is not TOML: {error or 'nested too deeply'}.") from error
+
+    def place(key: str) -> str:
+        line = _line_of(text, key)
+        return f"{where}: " if line is None else f"{where}, line {line}: "
+
+    return _checked(table, place)
+
+
+def check_flags(spec: PreprocessSpec) -> None:
+    """Check the values that came from the command line or the API.
+
+    Raises:
+        UsageError: a value is out of range; the message names the field.
+    """
+    given = {key: value for key, value in asdict(spec).items() if key != "source"}
+    given = {key: value for key, value in given.items() if value is not None}
+    _checked(given, lambda key: "Preprocessing: ")
+
+
+def _checked(table: Mapping[str, Any], place: Callable[[str], str]) -> PreprocessSpec:
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise UsageError(
+                f"{place(key)}unknown key {key!r}.", hint=f"Known keys: {', '.join(_KEYS)}."
+            )
+        values[key], wanted = _value(key, value)
+        if values[key] is None:
+            raise UsageError(f"{place(key)}{key!r} must be {wanted}, not {_shown(value)}.")
+    return PreprocessSpec(**values)
+
+
+def _value(key: str, value: Any) -> tuple[Any, str]:
+    """The value as the spec has it, ``None`` if it is a bad one, and what it must be."""
+    if key in _CHOICES:
+        wanted = " or ".join(f'"{choice}"' for choice in _CHOICES[key])
+        known = isinstance(value, str) and value.lower() in _CHOICES[key]
+        return (value.lower() if known else None), wanted
+    if key == "resize":
+        return (value if _is_side(value) else None), f"a number of pixels from 1 to {_LONGEST}"
+    if key == "crop":
+        sides = (value, value) if _is_side(value) else value
+        good = isinstance(sides, (list, tuple)) and len(sides) == 2 and all(map(_is_side, sides))
+        return (tuple(sides) if good else None), "[height, width] in pixels, or one number for both"
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    good = 1 <= len(numbers) <= _MOST_CHANNELS and all(map(_is_number, numbers))
+    if key == "std":
+        good = good and all(number > 0 for number in numbers)
+        return (_floats(numbers) if good else None), "positive numbers, one for each channel"
+    return (_floats(numbers) if good else None), "finite numbers, one for each channel"
+
+
+def _floats(numbers: list[Any] | tuple[Any, ...]) -> tuple[float, ...]:
+    return tuple(float(number) for number in numbers)
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LONGEST
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # The limit keeps the number finite in float32; integers of TOML have no bound of their own.
+    return -1e30 < value < 1e30 and math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _line_of(text: str, key: str) -> int | None:
+    """The line on which a top-level key stands; tomllib does not tell."""
+    pattern = rf"""^[ \t]*\[*[ \t]*["']?{re.escape(key)}["']?[ \t]*[=.\]]"""
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(pattern, line):
+            return number
+    return None

@@ -1,0 +1,172 @@
+"""Deciding every preprocessing step: flags first, then the profile, then the architecture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from deployfold.config.quantization import PreprocessSpec
+from deployfold.config.spec import InputSpec
+from deployfold.data.samples import text_shape
+from deployfold.errors import UsageError
+
+from .apply import Preprocess
+from .config import Recipe, architecture_recipe, imagenet_recipe, tuple_of_two
+from .profile import check_flags, read_profile
+
+_ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
+
+
+def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None) -> Preprocess:
+    """Every step of making ``inputs`` from an image.
+
+    The input's own height and width win over any crop; the resizing before a crop of another size
+    is scaled with it.
+
+    Args:
+        arch: ``torchvision:NAME`` or ``timm:NAME``, whose own configuration fills what neither
+            flags nor profile say; ImageNet's does for any other.
+
+    Raises:
+        UsageError: the inputs are no image, a value is bad, or values contradict the input.
+    """
+    check_flags(spec)
+    profile = PreprocessSpec() if spec.source == "auto" else read_profile(Path(spec.source))
+    layout, depth, size = _image(inputs, spec.layout or profile.layout)
+    own = architecture_recipe(arch, size)
+    recipe = own or imagenet_recipe(size)
+    box = _box(spec, profile, size)
+    channels = "grey" if depth == 1 else spec.channels or profile.channels or "rgb"
+    mean = _numbers("mean", spec.mean or profile.mean, recipe.mean, channels)
+    std = _numbers("std", spec.std or profile.std, recipe.std, channels)
+    result = Preprocess(
+        resize=box or recipe.resize,
+        fit="cover" if box else recipe.fit,
+        crop=size,
+        interpolation=spec.interpolation or profile.interpolation or recipe.interpolation,
+        mean=mean,
+        std=std,
+        layout=layout,
+        channels=channels,
+    )
+    sentence = _sentence(result, _origin(spec, own))
+    notes = (sentence, *_guesses(spec, profile, own, channels))
+    return replace(result, notes=notes)
+
+
+def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, int]]:
+    """Layout, number of channels, and height and width of the only input."""
+    if len(inputs.tensors) != 1:
+        raise UsageError(
+            f"A folder of images cannot feed a model with {len(inputs.tensors)} inputs.",
+            hint=_ARRAYS,
+        )
+    tensor = inputs.tensors[0]
+    if len(tensor.shape) != 4 or not tensor.dtype.startswith("float"):
+        raise UsageError(
+            f"A folder of images cannot feed an input of {text_shape(tensor.shape)} {tensor.dtype}:"
+            " images make float inputs with four axes.",
+            hint=_ARRAYS,
+        )
+    _, first, second, third = tensor.shape
+    forms = {"nchw": (first, (second, third)), "nhwc": (third, (first, second))}
+    fitting = [layout for layout, (depth, _) in forms.items() if depth in (1, 3)]
+    if wanted is not None and wanted not in fitting:
+        raise UsageError(
+            f"An input of {text_shape(tensor.shape)} is not {wanted.upper()} of 1 or 3 channels.",
+            hint="Leave the layout out to have it told from the shape." if fitting else _ARRAYS,
+        )
+    if not fitting:
+        raise UsageError(
+            f"A folder of images cannot feed an input of {text_shape(tensor.shape)}: images have "
+            "1 or 3 channels.",
+            hint=_ARRAYS,
+        )
+    layout = wanted or fitting[0]
+    return (layout, *forms[layout])
+
+
+def _box(
+    spec: PreprocessSpec, profile: PreprocessSpec, size: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The box to resize to where flags or the profile say, ``None`` to leave it to the recipe."""
+    if spec.crop is not None and tuple(spec.crop) != size:
+        raise UsageError(
+            f"A crop of {text_shape(spec.crop)} is not what the model takes, {text_shape(size)}.",
+            hint="Leave the crop out, or build for that size with --input.",
+        )
+    shorter = min(size)
+    if spec.resize is not None:
+        resize: float = spec.resize
+    elif profile.resize is None:
+        return None
+    else:
+        resize = profile.resize * shorter / min(profile.crop or size)
+    if round(resize) < shorter:
+        raise UsageError(
+            f"Images resized to {round(resize)} pixels do not fill the input of "
+            f"{text_shape(size)}.",
+            hint=f"Resize to {shorter} or more.",
+        )
+    return tuple_of_two(round(resize * side / shorter) for side in size)
+
+
+def _numbers(
+    key: str, given: tuple[float, ...] | None, own: tuple[float, ...], channels: str
+) -> tuple[float, ...]:
+    """Mean or standard deviation, one for each channel of the input in its order."""
+    depth = 1 if channels == "grey" else 3
+    if given is not None:
+        if len(given) not in (1, depth):
+            raise UsageError(
+                f"The {key} has {len(given)} numbers, and the input {depth} "
+                f"channel{'' if depth == 1 else 's'}."
+            )
+        return tuple(given) * (depth // len(given))
+    if depth == 1:
+        return (sum(own) / len(own),)
+    own = own * 3 if len(own) == 1 else own
+    return own[::-1] if channels == "bgr" else own
+
+
+def _origin(spec: PreprocessSpec, own: Recipe | None) -> str:
+    flags = [key for key, value in vars(spec).items() if key != "source" and value is not None]
+    parts = [own.origin if own is not None else "ImageNet's usual values"]
+    if spec.source != "auto":
+        parts.insert(0, spec.source)
+    if flags:
+        parts.insert(0, f"the {', '.join(flags)} asked for")
+    return ", then ".join(parts)
+
+
+def _sentence(steps: Preprocess, origin: str) -> str:
+    height, width = steps.resize
+    how = {
+        "cover": f"to {height} pixels on the shorter side"
+        if height == width
+        else f"to cover {height}x{width}",
+        "squash": f"to {height}x{width}",
+        "pad": f"to fit into {height}x{width}",
+    }[steps.fit]
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (steps.mean, steps.std))
+    return (
+        f"Images are resized {how} ({steps.interpolation}), cropped to {text_shape(steps.crop)} "
+        f"and normalised by mean {mean} and std {std} as {steps.channels.upper()} "
+        f"{steps.layout.upper()}, after {origin}."
+    )
+
+
+def _guesses(
+    spec: PreprocessSpec, profile: PreprocessSpec, own: Recipe | None, channels: str
+) -> list[str]:
+    """Sentences on what was not known."""
+    notes = []
+    means_given = (spec.mean or profile.mean) and (spec.std or profile.std)
+    if own is None and not means_given:
+        notes.append(
+            "The architecture's own preprocessing is not known; if the model was trained behind "
+            "another than ImageNet's, calibration is wrong: give it with --preprocess."
+        )
+    if channels == "grey" and not means_given:
+        notes.append("The input has one channel, so the mean and std of the colours were averaged.")
+    return notes

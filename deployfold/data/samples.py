@@ -1,0 +1,147 @@
+"""What one calibration sample is, and where samples come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import UsageError
+
+Array = NDArray[Any]
+Sample = Mapping[str, Array]
+"""The inputs of one sample by name, in the shapes and dtypes of a :class:`SampleForm`."""
+
+SOURCES = (
+    "Give a folder of images, an .npy or .npz file, a .pt file of tensors, "
+    "package.module:function, or random."
+)
+"""What ``--calib`` takes, as a hint."""
+
+
+class Unreadable(Exception):
+    """One sample cannot be used, and another may take its place; the text is a sentence on it."""
+
+
+@dataclass(frozen=True)
+class SampleForm:
+    """The shape and dtype of one sample of a model's inputs.
+
+    Attributes:
+        names: of the inputs.
+        shapes: of one sample of each: without the batch axis where ``stacked``, else in full.
+        dtypes: numpy's, of each.
+        batch: samples in one feed, the model's batch size.
+        stacked: whether all inputs share a batch axis; a feed is one sample where they do not.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype[Any], ...]
+    batch: int
+    stacked: bool
+
+    @classmethod
+    def of(cls, inputs: InputSpec) -> SampleForm:
+        """The form of the samples of ``inputs``.
+
+        Raises:
+            UsageError: an input is bfloat16, which neither numpy nor ONNX Runtime's CPU can feed.
+        """
+        shapes = tuple(tensor.shape for tensor in inputs.tensors)
+        stacked = all(shape and shape[0] == inputs.batch for shape in shapes)
+        if any(tensor.dtype == "bfloat16" for tensor in inputs.tensors):
+            raise UsageError(
+                "A model with bfloat16 inputs cannot be calibrated on the CPU.",
+                hint="Convert it with model.float() before it is saved.",
+            )
+        return cls(
+            names=inputs.names,
+            shapes=tuple(shape[1:] for shape in shapes) if stacked else shapes,
+            dtypes=tuple(np.dtype(tensor.dtype) for tensor in inputs.tensors),
+            batch=inputs.batch if stacked else 1,
+            stacked=stacked,
+        )
+
+    def check_dtype(self, index: int, dtype: np.dtype[Any], where: str) -> None:
+        """Refuse a kind of numbers that is not the input's; widths may differ.
+
+        Raises:
+            UsageError: such as uint8 pixels for a float input.
+        """
+        wanted = self.dtypes[index]
+        integers = wanted.kind in "iu" and dtype.kind in "iu"
+        if dtype.kind == wanted.kind or integers:
+            return
+        hint = f"Store what the model is fed, as {wanted}."
+        if wanted.kind == "f" and dtype.kind in "iu":
+            hint = f"Store what the model is fed, scaled and normalised, as {wanted}."
+        name = self.names[index]
+        raise UsageError(
+            f"{where} holds {dtype}, and the input {name!r} takes {wanted}.", hint=hint
+        )
+
+    def conform(self, index: int, values: Array, where: str) -> Array:
+        """A contiguous copy of one sample's ``values`` in the input's dtype.
+
+        Args:
+            index: of the input.
+            values: in the shape of the sample, of a checked dtype.
+            where: names the sample in the message.
+
+        Raises:
+            UsageError: a value is NaN, infinite, or beyond the dtype.
+        """
+        wanted = self.dtypes[index]
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UsageError(
+                f"{where} holds NaN or infinite values.",
+                hint="Look at how it was computed, or leave that sample out.",
+            )
+        with np.errstate(over="ignore"):
+            cast = np.array(values, dtype=wanted, order="C")
+        fits = np.isfinite(cast).all() if wanted.kind == "f" else np.array_equal(cast, values)
+        if not fits:
+            raise UsageError(f"{where} holds values beyond what {wanted} can represent.")
+        return cast
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Samples that can be read one by one.
+
+    Attributes:
+        count: how many there are.
+        read: the sample at an index below ``count``; may be called from several threads. Raises
+            Unreadable to have another one taken, and UsageError to end it.
+        what: the samples in words, as in «64 of 412 images in pictures/».
+        files: the name of each below the folder, ``None`` where they are not files.
+        notes: sentences for the report.
+        settings: what else decides how they are read, for the digest.
+    """
+
+    count: int
+    read: Callable[[int], Sample]
+    what: str
+    files: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+    settings: str = ""
+
+
+def sample_digest(sample: Sample) -> str:
+    """Hex SHA-256 over the names, shapes, dtypes and values of a sample."""
+    digest = hashlib.sha256()
+    for name, values in sample.items():
+        digest.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def text_shape(shape: Sequence[object]) -> str:
+    """``3x224x224``; «one number» for a scalar."""
+    return "x".join(map(str, shape)) or "one number"

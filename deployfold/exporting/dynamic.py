@@ -1,0 +1,87 @@
+"""The shapes that an export with dynamic axes is made and checked with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from deployfold.config.shapes import Shape
+from deployfold.config.spec import InputSpec
+
+BATCH_AXIS = "batch"
+"""The name of the first axis in every exported graph, where that is dynamic."""
+
+
+def is_dynamic(spec: InputSpec) -> bool:
+    """Whether more than one shape was asked for."""
+    return any(spec.dynamic_axes)
+
+
+def resized(inputs: tuple[torch.Tensor, ...], shapes: list[Shape]) -> tuple[torch.Tensor, ...]:
+    """The same inputs in other shapes: along each axis repeated in turn, or cut."""
+    values = []
+    for value, shape in zip(inputs, shapes, strict=True):
+        for axis, size in enumerate(shape):
+            if value.shape[axis] != size:
+                index = torch.arange(size, device=value.device) % value.shape[axis]
+                value = value.index_select(axis, index)
+        values.append(value)
+    return tuple(values)
+
+
+def tracing_inputs(inputs: tuple[torch.Tensor, ...], spec: InputSpec) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace a dynamic export with: torch specialises axes of size 0 and 1."""
+    shapes = []
+    for value, axes in zip(inputs, spec.dynamic_axes, strict=True):
+        shape = list(value.shape)
+        for axis, (low, high) in axes.items():
+            given = low if axis == 0 or not low <= shape[axis] <= high else shape[axis]
+            shape[axis] = max(2, given)
+        shapes.append(tuple(shape))
+    return resized(inputs, shapes)
+
+
+def checking_inputs(
+    inputs: tuple[torch.Tensor, ...], spec: InputSpec
+) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """The inputs that an export is compared on.
+
+    Those given, and where axes are dynamic the same with another size along each of them: of the
+    batch 1 where it is allowed, since a graph that baked in its batch most often gives itself away
+    there, and else those of the smallest of the profiles' own shapes that differ.
+    """
+    if not is_dynamic(spec):
+        return (inputs,)
+    given = [tuple(value.shape) for value in inputs]
+    points = [
+        [getattr(shapes, bound) for shapes in profile]
+        for profile in spec.profiles
+        for bound in ("min", "opt", "max")
+    ]
+    points.sort(key=lambda shapes: sum(map(math.prod, shapes)))
+    point = max(points, key=lambda shapes: _differing(given, shapes, spec))  # the first of equals
+    first, second = [list(shape) for shape in given], [list(shape) for shape in point]
+    for index, axes in enumerate(spec.dynamic_axes):
+        for axis, (low, high) in axes.items():
+            size = given[index][axis]
+            if axis == 0:
+                first[index][0], second[index][0] = _batches(size, low, high)
+            elif second[index][axis] == size:
+                second[index][axis] = high if size != high else low
+    return tuple(resized(inputs, [tuple(shape) for shape in shapes]) for shapes in (first, second))
+
+
+def _differing(given: list[Shape], shapes: list[Shape], spec: InputSpec) -> int:
+    return sum(
+        given[index][axis] != shapes[index][axis]
+        for index, axes in enumerate(spec.dynamic_axes)
+        for axis in axes
+        if axis > 0
+    )
+
+
+def _batches(given: int, low: int, high: int) -> tuple[int, int]:
+    allowed = [size for size in (1, 2, 3, low, low + 1) if low <= size <= high]
+    first = given if low <= given <= high else allowed[-1]
+    return first, next(size for size in allowed if size != first)

@@ -1,0 +1,252 @@
+"""ONNX: the dynamo exporter first, the TorchScript-based one as the fallback, both checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch.export import ExportedProgram
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import ExportError
+
+from . import exporters, onnx_graph
+from .dynamic import checking_inputs
+from .neutral import drop_zero_additions
+from .outputs import (
+    call_module,
+    check_outputs,
+    flatten_outputs,
+    is_torchscript,
+    run_module,
+    to_numpy,
+)
+from .quiet import baked_note, first_line
+from .session import open_session, run_session
+from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
+
+
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """An ONNX file on disk, checked and run.
+
+    Attributes:
+        bytes: size of the file and of its external data.
+        exporter: which of torch's exporters wrote it.
+        fallback_reason: why it was not the dynamo exporter; ``None`` where it was.
+        batchnorm_nodes: BatchNormalization nodes left in the graph.
+        external_data: the weights are in a second file, ``<name>.data``.
+        max_abs_diff: largest difference of ONNX Runtime's outputs from the eager module's, over
+            all batch sizes that were tried.
+    """
+
+    path: Path
+    bytes: int
+    exporter: Literal["dynamo", "torchscript"]
+    fallback_reason: str | None
+    opset: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    batchnorm_nodes: int
+    external_data: bool
+    max_abs_diff: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The eager module on one input, or on two where axes are dynamic."""
+
+    inputs: tuple[tuple[torch.Tensor, ...], ...]
+    outputs: tuple[tuple[torch.Tensor, ...], ...]
+    nested: object
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    batches: tuple[int, ...] = field(default=())
+
+
+def export_onnx(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    spec: InputSpec,
+    program: ExportedProgram | None,
+    metadata: Mapping[str, str],
+    program_error: str | None = None,
+    external_threshold: int = EXTERNAL_DATA_BYTES,
+) -> OnnxArtifact:
+    """Write ``module`` as ONNX, check the file, run it in ONNX Runtime and compare.
+
+    Inputs keep the names of ``spec``, outputs get those of :func:`~.outputs.flatten_outputs`. With
+    a dynamic batch the first axis of the inputs is called ``batch``, and the file is run at two
+    batch sizes. Two exports of one model give the same bytes.
+
+    Args:
+        module: in eval mode; a ``ScriptModule`` goes to the TorchScript-based exporter.
+        inputs: one tensor a positional argument of ``forward``.
+        path: written atomically.
+        spec: input names and dynamic batch.
+        program: the module exported by :func:`~deployfold.exporting.export_program`; ``None`` where
+            that failed, and then ``program_error`` says why.
+        metadata: metadata properties to write into the file.
+        external_threshold: bytes of weights above which they go to a file beside it.
+
+    Raises:
+        ExportError: neither exporter gives a valid graph that computes the same function.
+    """
+    reference = _reference(module, inputs, spec)
+    reason = program_error or "there is no torch.export program of this model"
+    if is_torchscript(module):
+        reason = "the model is TorchScript, which torch.export does not take"
+    elif program is not None:
+        try:
+            names = reference.input_names, reference.output_names
+            model = exporters.dynamo(program, *names)
+            return _finish(model, path, reference, metadata, external_threshold, "dynamo")
+        except ExportError as error:
+            reason = error.message.rstrip(".")
+        except Exception as error:
+            reason = f"the dynamo exporter failed: {first_line(error)}"
+    try:
+        model, baked = _torchscript(module, reference)
+    except Exception as error:
+        raise ExportError(
+            f"Neither ONNX exporter takes this model. TorchScript-based: {first_line(error)} "
+            f"Dynamo: {reason}.",
+            hint="Leave out the operation it names, or give the model as TorchScript.",
+        ) from error
+    notes = baked_note(baked)
+    return _finish(
+        model, path, reference, metadata, external_threshold, "torchscript", reason, notes
+    )
+
+
+def _reference(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
+) -> _Reference:
+    checks = checking_inputs(inputs, spec)
+    if any(value.dtype == torch.bfloat16 for value in inputs) or any(
+        parameter.dtype == torch.bfloat16 for parameter in module.parameters()
+    ):
+        raise ExportError(
+            "ONNX Runtime cannot run bfloat16 models on the CPU, so the export cannot be checked.",
+            hint="Convert the model with .float() first; the precision is chosen when lowering.",
+        )
+    nested = call_module(module, checks[0])
+    outputs, names = flatten_outputs(nested)
+    others = [run_module(module, check)[0] for check in checks[1:]]
+    taken = {name: f"{name}_output" for name in names if name in spec.names}
+    batches = tuple(next(v.shape[0] for v in check if v.ndim) for check in checks[:2])
+    return _Reference(
+        inputs=checks,
+        outputs=(outputs, *others),
+        nested=nested,
+        input_names=spec.names,
+        output_names=tuple(taken.get(name, name) for name in names),
+        batches=batches,
+    )
+
+
+def _shapes(tensors: tuple[torch.Tensor, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
+
+
+def _torchscript(
+    module: torch.nn.Module, reference: _Reference
+) -> tuple[ir.Model, tuple[str, ...]]:
+    axes: dict[str, dict[int, str]] = {}
+    if len(reference.inputs) == 2:
+        batches = (reference.batches[0], reference.batches[1])
+        for names, pair in (
+            (reference.input_names, reference.inputs),
+            (reference.output_names, reference.outputs),
+        ):
+            before, after = _shapes(pair[0]), _shapes(pair[1])
+            axes |= exporters.dynamic_axes(names, before, after, batches)
+    return exporters.torchscript(
+        module,
+        reference.inputs[0],
+        reference.input_names,
+        reference.output_names,
+        axes,
+        reference.nested,
+    )
+
+
+def _finish(
+    model: ir.Model,
+    path: Path,
+    reference: _Reference,
+    metadata: Mapping[str, str],
+    threshold: int,
+    exporter: Literal["dynamo", "torchscript"],
+    reason: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> OnnxArtifact:
+    onnx_graph.strip(model)
+    drop_zero_additions(model)
+    first = reference.inputs[0]
+    dtypes = [str(value.dtype).removeprefix("torch.") for value in first]
+    dropped = onnx_graph.restore_inputs(model, reference.input_names, dtypes, _shapes(first))
+    notes += tuple(f"The model does not use its input {name!r}." for name in dropped)
+    names = tuple(str(value.name) for value in model.graph.outputs)
+    if names != reference.output_names:
+        raise ExportError(f"The exporter named the outputs {', '.join(names)}.")
+    if len(reference.inputs) == 2:
+        onnx_graph.name_axes(
+            model,
+            (_shapes(first), _shapes(reference.inputs[1])),
+            (_shapes(reference.outputs[0]), _shapes(reference.outputs[1])),
+            (reference.batches[0], reference.batches[1]),
+        )
+    onnx_graph.set_metadata(model, metadata)
+    broken = onnx_graph.non_finite_weights(model)
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        notes += (f"The weight {broken[0]!r}{more} holds infinities or NaN.",)
+    with staged(path) as temporary:
+        external = write_model(model, temporary, threshold=threshold)
+        check_file(temporary)
+        difference = _compare(temporary, reference)
+    return OnnxArtifact(
+        path=path,
+        bytes=onnx_bytes(path),
+        exporter=exporter,
+        fallback_reason=reason,
+        opset=model.opset_imports[""],
+        input_names=reference.input_names,
+        output_names=names,
+        batchnorm_nodes=onnx_graph.count_nodes(model, "BatchNormalization"),
+        external_data=external,
+        max_abs_diff=difference,
+        notes=notes,
+    )
+
+
+def check_file(path: Path) -> None:
+    """Run ``onnx.checker`` with full (strict) shape inference on a file.
+
+    Raises:
+        ExportError: the graph is not valid ONNX.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise ExportError(f"The ONNX graph is not valid: {first_line(error)}") from error
+
+
+def _compare(path: Path, reference: _Reference) -> float:
+    session = open_session(path)
+    largest = 0.0
+    for inputs, outputs in zip(reference.inputs, reference.outputs, strict=True):
+        arrays = [to_numpy(value) for value in inputs]
+        feeds = dict(zip(reference.input_names, arrays, strict=True))
+        results = run_session(session, feeds)
+        largest = max(largest, check_outputs(outputs, results, what="The ONNX model"))
+    return largest

@@ -1,0 +1,199 @@
+"""A model's outputs as a flat tuple of named tensors, and the comparison of two of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
+
+from deployfold.errors import ExportError
+from deployfold.util.numerics import max_abs_diff
+
+from .quiet import first_line, quiet
+
+Array = NDArray[Any]
+
+# A correct export differs by rounding and summation order only. Relative to the largest value of
+# an output: about ten times what deep networks were seen to accumulate in each dtype.
+_TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-3,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+# An argmax over near-ties may flip after a change of summation order; a wrong graph flips many.
+_INTEGER_TOLERANCE = 0.01
+
+
+def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[str, ...]]:
+    """The tensors in a model's output, depth first, and a name for each.
+
+    Tuples, lists, dicts, named tuples and whatever else is registered with torch's pytree may be
+    nested. Names: ``output`` for a single tensor, ``output_0``, ``output_1``, … in a sequence, the
+    keys in a dict, joined by ``_`` where nested. ``None`` and plain numbers are no outputs of a
+    graph and are left out.
+
+    Raises:
+        ExportError: there is no tensor, or an object that torch cannot flatten.
+    """
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    tensors: list[torch.Tensor] = []
+    names: list[str] = []
+    for path, leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            tensors.append(leaf)
+            names.append(_unique(_name(path), names))
+        elif leaf is not None and not isinstance(leaf, (bool, int, float, str)):
+            raise ExportError(
+                f"The model returns a {type(leaf).__name__}, which no exported graph can return.",
+                hint="Wrap the model so that forward returns tensors, tuples, lists or dicts.",
+            )
+    if not tensors:
+        raise ExportError(
+            "The model returns no tensor.", hint="Give a model whose forward returns its result."
+        )
+    return tuple(tensors), tuple(names)
+
+
+def is_flat(outputs: object) -> bool:
+    """Whether the output is a tensor, or a tuple or list of nothing but tensors."""
+    if isinstance(outputs, torch.Tensor):
+        return True
+    return type(outputs) in (tuple, list) and all(
+        isinstance(item, torch.Tensor)
+        for item in outputs  # type: ignore[attr-defined]
+    )
+
+
+def is_torchscript(module: torch.nn.Module) -> bool:
+    """Whether ``module`` is a ``ScriptModule``; false in a torch that has none any more."""
+    script_module = getattr(getattr(torch, "jit", None), "ScriptModule", None)
+    return script_module is not None and isinstance(module, script_module)
+
+
+def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> object:
+    """Run ``module`` without gradients; what it returns, nested as it is.
+
+    Raises:
+        ExportError: the model fails on these inputs.
+    """
+    try:
+        with torch.no_grad():
+            return module(*inputs)
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, value.shape)) for value in inputs)
+        raise ExportError(
+            f"The model fails on inputs of shape {shapes}: {first_line(error)}",
+            hint="Give the shapes it takes with --input, such as --input 1x3x224x224.",
+        ) from error
+
+
+def run_module(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], tuple[str, ...]]:
+    """:func:`call_module`, its outputs flattened by :func:`flatten_outputs`."""
+    return flatten_outputs(call_module(module, inputs))
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """A tensor on the CPU as numpy; bfloat16, which numpy has not, as float32."""
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def compare_loaded(
+    loaded: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    reference: tuple[torch.Tensor, ...],
+    *,
+    what: str,
+) -> float:
+    """Run an artifact that torch loaded, and compare it; see :func:`check_outputs`.
+
+    Raises:
+        ExportError: it does not run, or its outputs differ.
+    """
+    try:
+        with torch.no_grad(), quiet():
+            outputs, _ = flatten_outputs(loaded(*inputs))
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{what} does not run: {first_line(error)}") from error
+    return check_outputs(reference, outputs, what=what)
+
+
+def check_outputs(
+    reference: Sequence[torch.Tensor], test: Sequence[torch.Tensor | Array], *, what: str
+) -> float:
+    """Compare an artifact's outputs with the eager module's.
+
+    Args:
+        reference: the eager module's outputs; their dtypes set the tolerance.
+        test: the artifact's outputs on the same inputs.
+        what: the artifact, as the start of a sentence: ``"The TorchScript model"``.
+
+    Returns:
+        The largest absolute difference over the floating-point outputs; 0.0 without any.
+
+    Raises:
+        ExportError: number, shape or values of the outputs differ by more than rounding explains.
+    """
+    if len(reference) != len(test):
+        raise ExportError(f"{what} has {len(test)} outputs, the original {len(reference)}.")
+    largest = 0.0
+    for index, (eager, output) in enumerate(zip(reference, test, strict=True)):
+        expected = to_numpy(eager)
+        actual = to_numpy(output) if isinstance(output, torch.Tensor) else output
+        if expected.shape != actual.shape:
+            raise ExportError(
+                f"Output {index} of {what[0].lower()}{what[1:]} has the shape {actual.shape}, "
+                f"of the original {expected.shape}."
+            )
+        if not eager.dtype.is_floating_point:
+            if expected.size and np.mean(expected != actual) > _INTEGER_TOLERANCE:
+                raise _mismatch(what, index, f"{np.mean(expected != actual):.1%} of its values")
+            continue
+        difference = max_abs_diff(expected, actual)
+        finite = np.abs(expected[np.isfinite(expected)])
+        scale = float(finite.max()) if finite.size else 0.0
+        if difference > _TOLERANCE.get(eager.dtype, 1e-3) * max(scale, 1e-6):
+            raise _mismatch(what, index, f"{difference:.3g} at values up to {scale:.3g}")
+        largest = max(largest, difference)
+    return largest
+
+
+def _mismatch(what: str, index: int, by: str) -> ExportError:
+    return ExportError(
+        f"{what} is not the same function as the original: output {index} differs by {by}.",
+        hint="The model may be random in eval mode, branch on its input's values, or sort by "
+        "scores that are equal, as an untrained detector does.",
+    )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    keys = [_key(entry) for entry in path]
+    named = bool(path) and not isinstance(path[0], pytree.SequenceKey)
+    text = "_".join(keys if named else ["output", *keys])
+    return re.sub(r"[^\w.]", "_", text, flags=re.ASCII) or "output"
+
+
+def _key(entry: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def _unique(name: str, taken: Sequence[str]) -> str:
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate

@@ -1,0 +1,67 @@
+"""Whether a model gives the same twice, as every exported file does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deployfold.errors import ExportError, FoldError, first_few
+from deployfold.folding.modules import copy_modules, seeded
+from deployfold.folding.proof.compare import difference, rounding_limit
+
+from .outputs import run_module
+
+_HINT = "deployfold fold takes the model as it is."
+
+
+def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a model whose outputs depend on more than its inputs.
+
+    A copy runs on ``inputs`` twice, with other random numbers. If the outputs differ, a new copy
+    with the random numbers of the second run tells whether it is for them, or for what the first
+    run left. Differences within :func:`~deployfold.folding.proof.compare.rounding_limit` of the
+    largest output do not count. What cannot be copied is not checked: a run would change it.
+
+    Args:
+        module: in eval mode; it is not changed.
+        inputs: one tensor a positional argument of ``forward``.
+
+    Raises:
+        ExportError: it keeps something, in the buffers that are named, or is random.
+    """
+    try:
+        copied = copy_modules(module, share_parameters=False)
+    except FoldError:
+        return
+    first = _outputs(copied, inputs, seed=0)
+    second = _outputs(copied, inputs, seed=1)
+    if not _differ(first, second):
+        return
+    if not _differ(second, _outputs(copy_modules(module, share_parameters=False), inputs, seed=1)):
+        raise ExportError(
+            "The model draws random numbers, so no exported file can give the same outputs.",
+            hint="Take them out, such as a dropout that works in eval mode too, or make them an "
+            f"input of forward. {_HINT}",
+        )
+    before = dict(module.named_buffers())
+    written = [
+        name
+        for name, buffer in copied.named_buffers()
+        if name not in before or not torch.equal(before[name], buffer)
+    ]
+    where = f" in {first_few(written)}" if written else ""
+    raise ExportError(
+        f"The model keeps state{where} from one call to the next, so that its outputs depend "
+        "on earlier calls; an exported file has none.",
+        hint=f"Make the state an input and an output of forward. {_HINT}",
+    )
+
+
+def _outputs(module: torch.nn.Module, inputs: tuple[Tensor, ...], *, seed: int) -> list[Tensor]:
+    with seeded(seed):
+        outputs, _ = run_module(module, tuple(value.clone() for value in inputs))
+    return [value.clone() for value in outputs]  # they may be the buffers themselves
+
+
+def _differ(first: list[Tensor], second: list[Tensor]) -> bool:
+    return not difference(first, second).relative <= rounding_limit(first)

@@ -1,0 +1,158 @@
+"""TorchScript: traced or scripted, frozen, saved, loaded again and compared.
+
+torch calls TorchScript deprecated. It works in every torch that deployfold supports; the day it is
+gone, :func:`export_torchscript` raises an ``ExportError`` and nothing else is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import ExportError
+from deployfold.util.files import atomic_path, disk_is_full
+from deployfold.util.torch_files import save_scripted
+
+from .dynamic import checking_inputs
+from .outputs import compare_loaded, is_torchscript, run_module
+from .quiet import baked_note, first_line, quiet
+
+_WHAT = "The TorchScript model"
+
+
+@dataclass(frozen=True)
+class TorchScriptArtifact:
+    """A TorchScript archive on disk.
+
+    Attributes:
+        bytes: size of the file.
+        method: how it came about; ``"frozen"`` is an input that was TorchScript already.
+        max_abs_diff: largest difference of a loaded copy's outputs from the eager module's.
+        notes: sentences for the user, such as a branch that tracing baked in.
+    """
+
+    path: Path
+    bytes: int
+    method: Literal["traced", "scripted", "frozen"]
+    max_abs_diff: float
+    notes: tuple[str, ...] = ()
+
+
+def export_torchscript(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    script: bool = False,
+    spec: InputSpec | None = None,
+) -> TorchScriptArtifact:
+    """Write ``module`` as a TorchScript archive.
+
+    It is traced on ``inputs``, or scripted, and then frozen without numeric optimisations, so that
+    no arithmetic changes. A ``ScriptModule`` is frozen as it is.
+
+    Args:
+        module: in eval mode.
+        inputs: one tensor a positional argument of ``forward``.
+        path: written atomically; by convention ``NAME.ts.pt``.
+        script: compile the Python source instead of tracing, which keeps control flow.
+        spec: with a dynamic batch in it, a second batch size is tried and the notes say whether
+            it gives the eager module's outputs.
+
+    Raises:
+        ExportError: the model cannot be traced or scripted, the loaded archive computes something
+            else, or this torch has no TorchScript.
+    """
+    if not hasattr(torch, "jit") or not hasattr(torch.jit, "trace"):
+        raise ExportError(
+            "This torch has no TorchScript any more.", hint="Use the .pt2 file instead."
+        )
+    reference, _ = run_module(module, inputs)
+    with quiet() as baked:
+        converted, method = _convert(module, inputs, script=script)
+        frozen, notes = _freeze(converted)
+    # The archive carries the name of the file that it is saved to; a buffer, which has none, would
+    # be a second and third copy of the weights in memory.
+    with atomic_path(path, name="archive") as temporary:
+        _save(frozen, temporary)
+        with quiet():
+            loaded = torch.jit.load(str(temporary), map_location=reference[0].device)  # type: ignore[no-untyped-call]
+        difference = compare_loaded(loaded, inputs, reference, what=_WHAT)
+        size = temporary.stat().st_size
+    if method == "traced":
+        notes += baked_note(baked)
+    if spec is not None:
+        notes += _batch_notes(module, loaded, inputs, spec)
+    return TorchScriptArtifact(path, size, method, difference, notes)
+
+
+def _convert(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, script: bool
+) -> tuple[Any, Literal["traced", "scripted", "frozen"]]:
+    if is_torchscript(module):
+        return module, "frozen"
+    try:
+        if script:
+            return torch.jit.script(module), "scripted"
+        with torch.no_grad():
+            # strict=False lets dicts and lists out; outputs are compared below, on the file.
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module, inputs, strict=False, check_trace=False
+            )
+            return traced, "traced"
+    except Exception as error:
+        if script:
+            raise ExportError(
+                f"torch.jit.script cannot compile this model: {first_line(error)}",
+                hint="Leave out --script to trace it instead.",
+            ) from error
+        raise ExportError(
+            f"torch.jit.trace cannot trace this model: {first_line(error)}",
+            hint="Try --script, which compiles the Python source instead.",
+        ) from error
+
+
+def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:
+    if not hasattr(module, "training"):
+        return module, ()  # freezing removed the attribute: it is frozen already
+    try:
+        # optimize_numerics would fold and reorder float arithmetic; folding is our job.
+        return torch.jit.freeze(module.eval(), optimize_numerics=False), ()
+    except Exception as error:
+        return module, (f"Saved without freezing: {first_line(error)}",)
+
+
+def _save(module: Any, path: Path) -> None:
+    try:
+        with quiet():
+            save_scripted(module, path)
+    except OSError:
+        raise
+    except Exception as error:
+        if disk_is_full(path.parent):
+            raise
+        raise ExportError(f"TorchScript cannot save this model: {first_line(error)}") from error
+
+
+def _batch_notes(
+    module: torch.nn.Module,
+    loaded: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    spec: InputSpec,
+) -> tuple[str, ...]:
+    for other in checking_inputs(inputs, spec)[1:]:
+        batch = next((value.shape[0] for value in other if value.ndim), 1)
+        reference, _ = run_module(module, other)
+        try:
+            compare_loaded(loaded, other, reference, what=_WHAT)
+        except ExportError as error:
+            return (
+                f"The TorchScript model serves only the batch size it was traced with; "
+                f"at batch {batch}: {error.message}",
+            )
+        return (f"The TorchScript model was compared at batch {batch} as well.",)
+    return ()

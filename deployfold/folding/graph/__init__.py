@@ -1,0 +1,1 @@
+"""The traced graph that folding works on."""

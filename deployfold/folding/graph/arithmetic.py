@@ -1,0 +1,208 @@
+"""Constant per-channel maps written as arithmetic: FrozenBatchNorm2d, LayerScale, ``x * gamma``."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from deployfold.folding.algebra import Affine
+from deployfold.folding.operators.channels import MOVES
+from deployfold.folding.rules.plan import Neutralise, Replacement
+
+from .graph import Call, Graph, Op, Value
+from .unit import Unit, is_batchnorm_module
+
+_ARITHMETIC = frozenset({"add", "addcmul", "div", "einsum", "mul", "neg", "rsub", "sub"})
+"""Operators that are affine in any one of their tensors, ``div`` in the first alone."""
+_BY_ELEMENT = frozenset({"add", "div", "mul", "sub"})
+"""Those of two tensors of the same axes."""
+
+
+def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
+    """Every module whose whole forward is such a map, and every product with a scale parameter.
+
+    The operators of each are collapsed into one in ``graph``.
+    """
+    units: dict[object, Unit] = {}
+    parents = {id(call.parent) for call in graph.calls}
+    for call in list(graph.calls):
+        collapsed = None if id(call) in parents else _collapse(graph, call)
+        if collapsed is not None:
+            if call.module not in units:
+                units[call.module] = _module_unit(call, collapsed)
+            units[call.module].sites.append(collapsed)
+    for name, value in graph.constants.items():
+        own = name == value.name and isinstance(tensors[name], torch.nn.Parameter)
+        scaled = _scaled_by(graph, value) if own and name not in graph.mutated else []
+        if scaled:
+            units[name] = _parameter_unit(graph, value, scaled, tensors)
+    return list(units.values())
+
+
+def _collapse(graph: Graph, call: Call) -> Op | None:
+    """Make one operator of a leaf call whose output is ``constant * input + constant``."""
+    if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0].constant:
+        return None
+    source, result = call.inputs[0], call.outputs[0]
+    if source.shape != result.shape:
+        return None
+    chain: list[Op] = []
+    value = result
+    while value is not source:
+        op = value.producer
+        if op is None or op.call is not call:
+            return None
+        if op.name.rstrip("_") not in _ARITHMETIC and op.name not in MOVES:
+            return None
+        variable = [item for item in op.inputs if not item.constant]
+        if len(variable) != 1 or len(op.outputs) != 1:
+            return None
+        if op.inputs[0].constant and op.name.rstrip("_") == "div":
+            return None
+        if value is not result and len(value.consumers) != 1:
+            return None
+        chain.append(op)
+        value = variable[0]
+    if not any(op.name.rstrip("_") in _ARITHMETIC for op in chain):
+        return None
+    if all(op.name.rstrip("_") in _BY_ELEMENT for op in chain):
+        axes = {_constant_axis(op, source) for op in chain} - {None}
+        (axis,) = axes if len(axes) == 1 else (-1,)
+    else:
+        axis = _axis_tried(call, source)
+    return None if axis is None or axis < 0 else _merge_ops(graph, chain[::-1], axis)
+
+
+@torch.enable_grad()
+def _axis_tried(call: Call, source: Value) -> int:
+    """The axis that a forward of affine operators acts along, channel by channel; -1 if none."""
+    module = copy.deepcopy(call.module).double()
+    device = next((tensor.device for tensor in module.state_dict().values()), None)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(source.shape, generator=generator, dtype=torch.float64).to(device)
+    probe = drawn.requires_grad_()
+    try:
+        result = module(probe)
+        if result.shape != probe.shape:
+            return -1
+        # Of an affine map of single elements this is its scale; of any other, a sum of several.
+        (slope,) = torch.autograd.grad(result.sum(), probe)
+        shift = module(torch.zeros_like(probe)).detach()
+    except Exception:  # the code may need what only the real forward has
+        return -1
+    result = result.detach()
+    scale = float(result.abs().max())
+    if not bool((result - slope * drawn.detach() - shift).abs().max() <= 1e-12 * max(scale, 1.0)):
+        return -1
+    varies = {
+        axis
+        for item in (slope, shift)
+        for axis in range(item.dim())
+        if not torch.allclose(item, item.narrow(axis, 0, 1), rtol=1e-12, atol=1e-300)
+    }
+    return varies.pop() if len(varies) == 1 and varies != {0} else -1
+
+
+def _merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
+    """Replace a chain of operators, first to last, by one."""
+    source = next(item for item in chain[0].inputs if not item.constant)
+    result = chain[-1].output
+    merged = Op("channel_affine", None, {"self": source, "axis": axis}, chain[0].call)
+    merged.inputs, merged.outputs = [source], [result]
+    for op in chain:
+        for value in op.inputs:
+            value.consumers = [consumer for consumer in value.consumers if consumer is not op]
+    source.consumers.append(merged)
+    result.producer = merged
+    graph.ops[graph.ops.index(chain[-1])] = merged
+    graph.ops = [op for op in graph.ops if op not in chain]
+    return merged
+
+
+def _constant_axis(op: Op, source: Value) -> int | None:
+    """The axis an operator's constant varies along; None for a scalar, -1 for several."""
+    shapes = [value.shape for value in op.inputs if value.constant]
+    rank = len(source.shape)
+    for shape in shapes:
+        axes = [rank - len(shape) + i for i, size in enumerate(shape) if size > 1]
+        if len(axes) > 1 or len(shape) > rank or 0 in axes:
+            return -1
+        if axes:
+            return axes[0]
+    return None
+
+
+@torch.enable_grad()
+def _module_unit(call: Call, op: Op) -> Unit:
+    axis = op["axis"]
+    source = op.inputs[0]
+    unit = Unit(
+        name=call.path,
+        module_path=call.path,
+        is_batchnorm=is_batchnorm_module(call.module),
+        axis=axis,
+    )
+    if call.module._forward_hooks or call.module._forward_pre_hooks:
+        unit.reason = "it has forward hooks"
+        return unit
+    shape = [1] * len(source.shape)
+    shape[axis] = source.shape[axis]
+    module = copy.deepcopy(call.module).double()
+    probe = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    result = module(probe)
+    # The derivative is the scale to the last bit, where f(1) - f(0) would cancel.
+    (slope,) = torch.autograd.grad(result.sum(), probe)
+    shift = result.detach().flatten()
+    unit.affine = Affine(slope.flatten(), shift, unit.is_batchnorm or bool(shift.any()))
+    if not unit.affine.finite:
+        unit.reason = "its statistics give inf or NaN"
+    unit.removals = (Replacement(call.path),)
+    return unit
+
+
+def _scaled_by(graph: Graph, value: Value) -> list[Op]:
+    """The products that ``value``, perhaps reshaped, is a factor of, if it is nothing else."""
+    products: list[Op] = []
+    for op in value.consumers:
+        factor = value
+        if op.name in MOVES and len(op.outputs) == 1 and len(op.output.consumers) == 1:
+            factor, op = op.output, op.output.consumers[0]
+        variable = [item for item in op.inputs if not item.constant]
+        plain = op.name in {"mul", "mul_"} and len(op.inputs) == 2 and len(variable) == 1
+        if not plain or variable[0].shape != op.output.shape or factor not in op.inputs:
+            return []
+        if op.name == "mul_" and op["self"] is not variable[0]:
+            return []
+        if (value.name or "").rpartition(".")[0] != op.call.path:
+            return []
+        products.append(op)
+    axes = {_constant_axis(op, variable[0]) for op in products}
+    return products if len(axes) == 1 and not axes & {None, -1} else []
+
+
+def _parameter_unit(
+    graph: Graph, value: Value, products: list[Op], tensors: dict[str, torch.Tensor]
+) -> Unit:
+    assert value.name is not None
+    source = next(item for item in products[0].inputs if not item.constant)
+    axis = _constant_axis(products[0], source)
+    scale = tensors[value.name].detach().double().flatten()
+    path, _, name = value.name.rpartition(".")
+    unit = Unit(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
+    unit.affine = Affine(scale, torch.zeros_like(scale), constant=False)
+    unit.removals = (Neutralise(path, name, _may_be_absent(products[0].call, name)),)
+    unit.sites = [_merge_ops(graph, [op], axis) for op in products]
+    return unit
+
+
+def _may_be_absent(call: Call, name: str) -> bool:
+    """Whether the forward also runs with the parameter set to None, as optional ones allow."""
+    module = copy.copy(call.module)  # its own dictionaries, the same tensors
+    module._parameters = {**call.module._parameters, name: None}
+    try:
+        with torch.inference_mode():
+            module.forward(*(torch.zeros(value.shape, dtype=value.dtype) for value in call.inputs))
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,297 @@
+"""Who feeds whom: run the model and record every operator, tensor and module call.
+
+The forward pass runs under ``torch.inference_mode`` with a ``TorchDispatchMode``. In inference mode
+the composite operators (``conv2d``, ``linear``, ``batch_norm``, ``reshape``, …) reach the mode
+whole, so the record is close to what the model's author wrote, whatever Python control flow led
+there. Nothing is traced symbolically, and nothing that the example inputs did not reach is seen.
+
+It runs on the meta device, which knows shapes and computes no numbers. Code that asks for a number
+fails there, and the pass is then made with the real ones.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deployfold.errors import FoldError
+from deployfold.folding.modules import (
+    copy_modules,
+    map_tensors,
+    named_tensors,
+    seeded,
+    tensors_in,
+    without_numbers,
+)
+from deployfold.folding.proof.compare import forward_failed
+
+from .dispatched import bind_schema, in_one_form, run_operator, with_layer_names
+from .graph import Call, Graph, Op, Value, values_in
+
+
+def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
+    """Record one forward pass of ``model`` for each of ``samples`` that takes another path.
+
+    In the graph of several passes a module is called as often as in all of them together, so what
+    is folded must agree with every one, as with a module that one pass calls several times.
+
+    The model is left as it was: the passes run on a second set of module objects that share the
+    parameters and own copies of the buffers, and a parameter that a pass writes to is put back.
+
+    Raises:
+        FoldError: the forward pass fails on these inputs, or the model cannot be copied.
+    """
+    if len(samples) > 1:
+        samples = tuple({_record(model, [item]).signature(): item for item in samples}.values())
+    return _record(model, samples)
+
+
+def _record(model: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
+    shadow = copy_modules(model)
+    try:
+        shapes = [map_tensors(inputs, lambda tensor: tensor.to("meta")) for inputs in samples]
+        with without_numbers(shadow), torch.device("meta"):
+            return _record_all(shadow, shapes)
+    except Exception:  # any model code may need a number, or a tensor that is not the module's
+        return _record_all(copy_modules(model), samples)
+
+
+def _record_all(shadow: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
+    recorder = _Recorder(shadow)
+    try:
+        with torch.inference_mode():
+            for inputs in samples:
+                _record_pass(recorder, shadow, inputs)
+        return recorder.graph()
+    finally:
+        recorder.restore_parameters()
+
+
+def _record_pass(recorder: _Recorder, shadow: torch.nn.Module, inputs: Sequence[Any]) -> None:
+    try:
+        with seeded():
+            arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
+            with recorder.watching_modules(), recorder:
+                outputs = shadow(*arguments)
+            recorder.adopt_outputs(outputs)
+    except FoldError:
+        raise
+    except Exception as error:
+        raise forward_failed(inputs, error) from error
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Turns dispatched operators into a :class:`Graph`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler, for over a second, to keep it out of __torch_dispatch__.
+        return False
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}
+        self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+        self._ops: list[Op] = []
+        self._calls: list[Call] = []
+        self._root = Call("", model, None)
+        self._stack = [self._root]
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._constants: dict[str, Value] = {}
+        self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._mutated: set[str] = set()
+        self._inputs: list[Value] = []
+        self._outputs: list[Value] = []
+        self._occurrences: dict[tuple[int, str], int] = {}
+        self._model = model  # keeps the tensors below alive as long as their ids are used
+        for name, tensor in named_tensors(model):
+            value = self._known(tensor)
+            if value is None:
+                value = Value(tuple(tensor.shape), tensor.dtype, name=name, constant=True)
+                self._bind(tensor, value)
+            self._constants[name] = value
+        for module in model.modules():
+            for attribute in vars(module).values():
+                if torch.is_tensor(attribute) and self._known(attribute) is None:
+                    shape = tuple(attribute.shape)
+                    self._bind(attribute, Value(shape, attribute.dtype, constant=True))
+
+    # The module side: which call is the innermost one.
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        def enter(module: torch.nn.Module, arguments: Any) -> None:
+            path = self._paths.get(id(module), type(module).__name__)
+            call = Call(path, module, self._stack[-1])
+            call.inputs = tuple(self._value(t) for t in tensors_in(arguments))
+            self._calls.append(call)
+            self._stack.append(call)
+
+        def leave(module: torch.nn.Module, arguments: Any, result: Any) -> None:
+            call = self._stack.pop()
+            call.outputs = tuple(self._value(t) for t in tensors_in(result))
+
+        handles = (
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # The tensor side: which value a tensor holds at this moment.
+
+    def adopt_input(self, argument: Any) -> Any:
+        """Register an input, however nested; the model gets its own copy, which it may write to."""
+
+        def adopt(tensor: torch.Tensor) -> torch.Tensor:
+            own = tensor.detach().clone()
+            value = Value(tuple(own.shape), own.dtype)
+            self._bind(own, value)
+            self._inputs.append(value)
+            return own
+
+        return map_tensors(argument, adopt)
+
+    def adopt_outputs(self, outputs: Any) -> None:
+        """Mark what the model returned, which nothing may change."""
+        for tensor in tensors_in(outputs):
+            value = self._value(tensor)
+            value.output = True
+            self._outputs.append(value)
+
+    def graph(self) -> Graph:
+        """Everything recorded so far."""
+        return Graph(
+            ops=self._ops,
+            calls=[self._root, *self._calls],
+            inputs=tuple(self._inputs),
+            outputs=tuple(self._outputs),
+            constants=self._constants,
+            mutated=frozenset(self._mutated),
+        )
+
+    def restore_parameters(self) -> None:
+        with torch.no_grad():
+            for parameter, original in self._originals.values():
+                parameter.copy_(original)
+
+    def _known(self, tensor: torch.Tensor) -> Value | None:
+        reference, value = self._values.get(id(tensor), (None, None))
+        # A dead tensor's id may have gone to another one.
+        return value if reference is not None and reference() is tensor else None
+
+    def _bind(self, tensor: torch.Tensor, value: Value) -> None:
+        reference = weakref.ref(tensor)
+        if self._known(tensor) is None:
+            self._aliases.setdefault(_storage(tensor), []).append(reference)
+        self._values[id(tensor)] = (reference, value)
+
+    def _living_aliases(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, Value]]:
+        """Every tensor on the same storage that still exists, with the value it holds."""
+        key = _storage(tensor)
+        living = []
+        for reference in self._aliases.get(key, []):
+            alias = reference()
+            value = None if alias is None else self._known(alias)
+            if alias is not None and value is not None and _storage(alias) == key:
+                living.append((alias, value))
+        self._aliases[key] = [weakref.ref(alias) for alias, _ in living]
+        return living
+
+    def _value(self, tensor: torch.Tensor) -> Value:
+        value = self._known(tensor)
+        if value is not None:
+            return value
+        # Not seen being made: ``tensor.data`` and the like share a storage with a known tensor.
+        known = [value for _, value in self._living_aliases(tensor)]
+        if known:
+            value = self._record("alias", None, {"self": known[-1]}, [tensor])[0]
+        else:
+            # It may be made of an input behind torch's back, by numpy for one.
+            value = Value(tuple(tensor.shape), tensor.dtype)
+            self._bind(tensor, value)
+        return value
+
+    def _record(
+        self, name: str, function: Any, arguments: dict[str, Any], results: list[torch.Tensor]
+    ) -> list[Value]:
+        call = self._stack[-1]
+        key = (id(call), name)
+        op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
+        self._occurrences[key] = op.occurrence + 1
+        op.inputs = [value for item in arguments.values() for value in values_in(item)]
+        op.arguments = with_layer_names(name, arguments)
+        # lift_fresh is what torch.tensor(2.0) in a forward dispatches.
+        constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
+        for value in op.inputs:
+            value.consumers.append(op)
+        for tensor in results:
+            value = Value(tuple(tensor.shape), tensor.dtype, producer=op, constant=constant)
+            op.outputs.append(value)
+            self._bind(tensor, value)
+        self._ops.append(op)
+        return op.outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        arguments = bind_schema(func, args, kwargs)
+        written = [
+            tensor
+            for argument in func._schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in tensors_in(arguments.get(argument.name))
+        ]
+        values = {key: self._to_values(item) for key, item in arguments.items()}
+        for tensor in written:
+            self._remember_constant(tensor)
+        result = run_operator(func, args, kwargs, arguments)
+        given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
+        fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
+        if written or fresh or not list(tensors_in(result)):
+            # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
+            operator = in_one_form(str(func.overloadpacket.__name__), func, values)
+            self._record(*operator, [*written, *fresh])
+        for tensor in written:
+            self._spread_write(tensor)
+        return result
+
+    def _to_values(self, item: Any) -> Any:
+        if torch.is_tensor(item):
+            return self._value(item)
+        if isinstance(item, (list, tuple)):
+            return [self._to_values(element) for element in item]
+        return item
+
+    def _remember_constant(self, tensor: torch.Tensor) -> None:
+        for alias, value in self._living_aliases(tensor):
+            if value.name is not None and value.name not in self._originals:
+                self._mutated.add(value.name)
+                self._originals[value.name] = (alias, alias.clone())
+
+    def _spread_write(self, tensor: torch.Tensor) -> None:
+        """A write through one tensor changes every other tensor on the same storage."""
+        changed = self._value(tensor)
+        for alias, value in self._living_aliases(tensor):
+            if alias is not tensor:
+                self._record("write", None, {"self": value, "by": changed}, [alias])
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
+        return id(tensor)

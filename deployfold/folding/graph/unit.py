@@ -1,0 +1,53 @@
+"""A unit: one constant per-channel affine map of a model, with every place where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from deployfold.folding.algebra import Affine
+from deployfold.folding.rules.plan import Removal
+
+from .graph import Op, Value
+
+
+@dataclass(eq=False)
+class Unit:
+    """One constant per-channel affine map.
+
+    Attributes:
+        name: the module path, or where its function is called.
+        functional: it is a function called in the forward of some other module.
+        sites: every operator that runs it.
+        affine: what it computes, in float64; other units may have been folded into it.
+        removals: how to take it out; empty when ``reason`` says why it cannot be.
+        editable: it has, or can be given, a weight and a bias of its own.
+    """
+
+    name: str
+    module_path: str
+    is_batchnorm: bool
+    functional: bool = False
+    axis: int | None = 1
+    sites: list[Op] = field(default_factory=list)
+    affine: Affine | None = None
+    removals: tuple[Removal, ...] = ()
+    reason: str | None = None
+    editable: bool = False
+    edited: bool = False
+
+    def channel_axis(self, value: Value) -> int:
+        """The axis of ``value`` that the map's channels lie on."""
+        return 1 if self.axis is None else self.axis % len(value.shape)
+
+
+def is_batchnorm_module(module: nn.Module) -> bool:
+    """Whether a module counts as a BatchNorm layer: one of torch's, or one with its statistics."""
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return False
+    if isinstance(module, _BatchNorm):
+        return True
+    own = dict(module.named_buffers(recurse=False))
+    return "running_mean" in own and "running_var" in own

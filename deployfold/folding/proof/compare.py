@@ -1,0 +1,130 @@
+"""Running two models on the same inputs and saying how far apart their outputs are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+from deployfold.folding.modules import map_tensors, seeded, tensors_in
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest absolute difference, and the same over the largest finite expected output."""
+
+    absolute: float
+    relative: float
+
+
+def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
+    """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+
+    values: tuple[Any, ...] = map_tensors(inputs, draw)
+    return values
+
+
+def another_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same inputs with one sample, or if they hold one, with that one twice.
+
+    The batch is the first axis of the first tensor, and of every other one of the same length.
+    """
+    size = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
+    other = 1 if size > 1 else 2
+
+    def change(tensor: Tensor) -> Tensor:
+        if size == 0 or tensor.dim() == 0 or len(tensor) != size:
+            return tensor
+        return tensor[:1].repeat_interleave(other, 0)
+
+    values: tuple[Any, ...] = map_tensors(inputs, change)
+    return values
+
+
+def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same inputs with every float tensor in float64."""
+    values: tuple[Any, ...] = map_tensors(
+        inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
+    )
+    return values
+
+
+def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """All tensors that ``model`` returns; inputs, buffers and random state stay as they are.
+
+    Raises:
+        FoldError: it returns none.
+    """
+    arguments = map_tensors(inputs, torch.clone)
+    with torch.inference_mode(), seeded(), _FrozenBuffers(model):
+        outputs = list(tensors_in(model(*arguments)))
+    if not outputs:
+        raise FoldError("The model returns no tensor, so there is nothing to compare.")
+    return outputs
+
+
+def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
+    """That the user's own model does not run on these inputs."""
+    shapes = ", ".join(
+        "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
+        for argument in inputs
+    )
+    return FoldError(
+        f"The model's forward pass fails on the example input {shapes}: "
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        hint="Give the input the model expects with --input, for example --input 1x3x224x224, or "
+        "with its dtype --input 1x3x224x224:float16.",
+    )
+
+
+class _FrozenBuffers:
+    """Puts the buffers back that a forward pass wrote to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *exception: object) -> None:
+        with torch.no_grad():
+            for buffer, value in self._saved:
+                buffer.copy_(value)
+
+
+def rounding_limit(tensors: Iterable[Tensor]) -> float:
+    """The square root of the largest epsilon of their floating-point dtypes, float32's for none:
+    a relative difference that rounding does not exceed, while one of substance does."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
+    return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
+
+
+def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:
+    """How far ``actual`` is from ``expected``; infinitely far if the shapes differ."""
+    if [item.shape for item in expected] != [item.shape for item in actual]:
+        return Difference(float("inf"), float("inf"))
+    absolute = relative = 0.0
+    for before, after in zip(expected, actual, strict=True):
+        if before.numel() == 0:
+            continue
+        wide = torch.complex128 if before.is_complex() else torch.float64
+        before, after = before.to(wide), after.to(wide)
+        same = (before == after) | (before.isnan() & after.isnan())
+        difference = torch.where(same, 0.0, (before - after).abs()).max().item()
+        difference = difference if difference == difference else float("inf")
+        finite = before[before.isfinite()].abs()
+        size = finite.max().item() if finite.numel() else 0.0
+        absolute = max(absolute, difference)
+        relative = max(relative, difference / size if size else difference)
+    return Difference(absolute, relative)

@@ -1,0 +1,133 @@
+"""Telling a wrong fold from a model that magnifies rounding.
+
+Some models have outputs that change by far more than rounding when a weight changes in its last
+bit: detectors sort boxes by scores that are nearly equal, and deep untrained networks amplify.
+Folding rounds once more, so their outputs move without any fold being wrong.
+
+The original is therefore run again with every weight changed by a few units in the last place. A
+module whose output the folded model changes by much more than these changes do is wrong; one that
+they move as far is ill-conditioned. Between a layer and the BatchNorm that was folded into it the
+output has to change: to a per-channel affine image of what it was. A wrong fold is seen behind the
+next layer, which mixes the channels, or in the output of the model, which must not change at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.folding.modules import copy_modules, tensors_in
+from deployfold.folding.rewrite.rewrite import apply
+from deployfold.folding.rules.plan import Plan
+
+from .compare import difference, double_inputs, run_model
+
+_ULPS = 8.0
+"""Folding rounds each weight two or three times, by half a unit in the last place each."""
+
+_TRIALS = 3
+"""Perturbed runs; a nearly equal pair need not change places in each."""
+
+_FIT = 1e-6
+"""Relative residual of an affine fit, which the model's conditioning may have disturbed."""
+
+_MARGIN = 100.0
+"""How much farther than a perturbed run folding may move an output; a wrong fold is 1e10 away."""
+
+
+def first_departure(
+    original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
+) -> str | None:
+    """The first module whose output the fold changes by more than the model's conditioning allows.
+
+    The modules are looked at in the order in which they finish, in float64.
+
+    Args:
+        original: the model as it was given; it is not changed.
+        plan: what folding did.
+        inputs: one argument tuple for the forward.
+        tolerance: relative difference that is always allowed.
+
+    Returns:
+        A module's path, ``the output`` for the model itself, or ``None``. Of a model that does not
+        compute the same twice, the first module that does not.
+    """
+    wide = double_inputs(inputs)
+    reference = copy_modules(original, share_parameters=False).double()
+    expected = _module_outputs(reference, wide)
+    again = _module_outputs(reference, wide)
+    for path, outputs in expected.items():
+        if path not in again or difference(outputs, again[path]).relative > tolerance:
+            return path or "the output"  # it differs from itself: nothing can be proved of it
+    moved = dict.fromkeys(expected, 0.0)
+    for seed in range(_TRIALS):
+        shaken = _module_outputs(perturb(reference, seed), wide)
+        _restore(reference, original)
+        for path, outputs in expected.items():
+            if path in shaken:
+                moved[path] = max(moved[path], difference(outputs, shaken[path]).relative)
+            else:
+                moved[path] = float("inf")
+    actual = _module_outputs(apply(plan, reference), wide)
+    for path, outputs in expected.items():
+        limit = max(tolerance, _MARGIN * moved[path])
+        if path not in actual or difference(outputs, actual[path]).relative <= limit:
+            continue
+        if not path:
+            return "the output"
+        if not all(map(_is_affine_image, outputs, actual[path])):
+            return path
+    return None
+
+
+def _is_affine_image(before: Tensor, after: Tensor) -> bool:
+    """Whether ``after`` is ``scale * before + shift`` for each position on some axis."""
+    if before.shape != after.shape or not before.is_floating_point():
+        return False
+    for axis in range(before.dim()):
+        x, y = (t.movedim(axis, 0).flatten(1) for t in (before, after))
+        x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+        scale = (x * y).sum(1) / x.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+        if bool((y - scale[:, None] * x).abs().max() <= _FIT * y.abs().max()):
+            return True
+    return False
+
+
+def perturb(model: nn.Module, seed: int) -> nn.Module:
+    """Change every float64 parameter, in place, by up to a few units in the last place."""
+    generator = torch.Generator().manual_seed(seed)
+    epsilon = _ULPS * torch.finfo(torch.float64).eps
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dtype is torch.float64:
+                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.mul_(1.0 + epsilon * (2.0 * noise.to(parameter.device) - 1.0))
+    return model
+
+
+def _restore(model: nn.Module, original: nn.Module) -> None:
+    """Give ``model`` the parameters of ``original`` back, whose dtype float64 holds exactly."""
+    with torch.no_grad():
+        for parameter, before in zip(model.parameters(), original.parameters(), strict=True):
+            parameter.copy_(before)
+
+
+def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Tensor]]:
+    """The outputs of every module, in the order the modules finished."""
+    outputs: dict[str, list[Tensor]] = {}
+
+    def record(path: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, result: Any) -> None:
+            outputs[path] = [tensor.clone() for tensor in tensors_in(result)]
+
+        return hook
+
+    handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
+    try:
+        run_model(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs

@@ -1,0 +1,179 @@
+"""Proof that the folded model is the same function as the original.
+
+The plan is applied to a float64 copy of the model, where folding rounds to about 1e-16, and both
+are run on the same inputs. A relative difference above 1e-9 means that the plan is wrong, or that
+the model magnifies rounding even in float64; :mod:`~.conditioning` tells which. All
+this is independent of the model's own dtype, in which an ill-conditioned model may differ from
+itself. The delivered copy is then run in its own dtype against the float64 original.
+
+One copy of the original is in memory beside it and the folded model: first in the model's own
+dtype, then in float64, where it takes as much as two of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+from deployfold.folding.modules import copy_modules
+from deployfold.folding.rewrite.rewrite import apply
+from deployfold.folding.rules.plan import Plan
+
+from .compare import difference, double_inputs, forward_failed, rounding_limit, run_model
+from .conditioning import first_departure
+
+TOLERANCE = 1e-9
+"""Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
+
+
+class NotTheSame(FoldError):
+    """The folded model is not the same function as the original."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how far apart original and folded model were.
+
+    Attributes:
+        inputs: how many inputs were compared.
+        float64_relative: the largest difference over the largest output, in float64; ``None`` if
+            the model cannot run in float64, which ``note`` explains.
+        native_relative: the same for the delivered model in its own dtype against the original
+            in its own dtype.
+        native_max_abs: the largest absolute difference in the model's own dtype.
+        original_relative: the original in its own dtype against itself in float64: what its dtype
+            costs it without any folding.
+    """
+
+    inputs: int
+    float64_relative: float | None
+    native_relative: float
+    native_max_abs: float
+    original_relative: float | None
+    note: str = ""
+
+
+def verify(
+    original: nn.Module,
+    folded: nn.Module,
+    plan: Plan,
+    inputs: Sequence[tuple[Any, ...]],
+    *,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
+
+    Args:
+        original: the model as it was given; it is not changed.
+        folded: a copy of it after :func:`deployfold.folding.rewrite.rewrite.apply`.
+        plan: what was applied.
+        inputs: argument tuples for the forward.
+
+    Raises:
+        NotTheSame: they are not the same function; the message names the first layer that departs.
+        FoldError: the original's forward fails or gives no finite number.
+    """
+    # A forward may write to its parameters, and caches what it met: this copy has met nothing.
+    copied = copy_modules(original, share_parameters=False)
+    outputs = []
+    for item in inputs:
+        try:
+            outputs.append(run_model(copied, item))
+        except FoldError:
+            raise
+        except Exception as error:  # tracing computes no numbers, and may not meet it
+            raise forward_failed(item, error) from error
+    _check_comparable(outputs, plan)
+    native = [
+        difference(expected, run_model(folded, item))
+        for item, expected in zip(inputs, outputs, strict=True)
+    ]
+    exact, before, note = _in_float64(copied, plan, inputs, outputs)
+    del copied
+    if exact is not None and not exact <= tolerance:
+        for item in inputs:
+            departure = first_departure(original, plan, item, tolerance)
+            if departure is not None:
+                raise NotTheSame(
+                    f"The folded model differs from the original by {exact:.1e} (relative, in "
+                    f"float64), first at {departure}.",
+                    hint="This is a bug in deployfold, or the model does not compute the same "
+                    "twice. Nothing was written.",
+                )
+        note = (
+            f"the model is ill-conditioned: it departs from itself in float64 when its weights "
+            f"change in the last bits, and folding departs by {exact:.1e}; so every layer was "
+            "compared"
+        )
+    relative = max(item.relative for item in native)
+    limit = _native_limit(original, max(before or 0.0, exact or 0.0))
+    if not relative <= limit:
+        raise NotTheSame(
+            f"In its own dtype the folded model differs from the original by {relative:.1e} "
+            f"(relative), more than {limit:.1e}.",
+            hint="Convert the model to float32 first (model.float()); if it is float32 already, "
+            "the model may not compute the same twice (random numbers in forward?).",
+        )
+    return Verification(
+        inputs=len(inputs),
+        float64_relative=exact,
+        native_relative=relative,
+        native_max_abs=max(item.absolute for item in native),
+        original_relative=before,
+        note=note,
+    )
+
+
+def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
+    """NaN equals NaN whatever was folded, so there must be something else to compare."""
+    filled = [tensor for item in outputs for tensor in item if tensor.numel()]
+    if not filled or any(bool(tensor.isfinite().any()) for tensor in filled):
+        return
+    causes = [f"{left.name}: {left.reason}." for left in plan.left if "NaN" in left.reason]
+    raise FoldError(
+        "Every output of the model is NaN or infinite on the example input, so nothing can be "
+        "proved there.",
+        hint=" ".join(causes) or "Give real inputs with --input-data, or check the checkpoint.",
+    )
+
+
+def _in_float64(
+    original: nn.Module,
+    plan: Plan,
+    inputs: Sequence[tuple[Any, ...]],
+    outputs: Sequence[list[Tensor]],
+) -> tuple[float | None, float | None, str]:
+    """The largest relative difference in float64, and that of the original's own ``outputs``.
+
+    ``original`` is used up: it is float64 afterwards, and folded.
+    """
+    wide = [double_inputs(item) for item in inputs]
+    try:
+        reference = original.double()
+        expected = [run_model(reference, item) for item in wide]
+    except Exception as error:  # any model code may fail on a dtype it was not written for
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None, None, f"the model does not run in float64 ({reason})"
+    folded = apply(plan, reference)
+    exact = max(
+        difference(right, run_model(folded, item)).relative
+        for item, right in zip(wide, expected, strict=True)
+    )
+    before = max(
+        difference(right, own).relative for right, own in zip(expected, outputs, strict=True)
+    )
+    return exact, before, ""
+
+
+def _native_limit(original: nn.Module, rounding: float) -> float:
+    """How far the folded model may be from the original in its own dtype.
+
+    Both round; the original's own distance from float64, or that of the fold in float64, says how
+    much ``rounding`` matters for this model. 100 times that, and never less than the square root of
+    the dtype's epsilon, leaves room for bad luck, while a wrong fold is off by about 1.
+    """
+    return max(rounding_limit(original.parameters()), 100 * rounding)

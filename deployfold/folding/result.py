@@ -1,0 +1,36 @@
+"""What folding returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from .proof.verify import Verification
+from .rules.plan import Folded, Left
+
+
+@dataclass(frozen=True, eq=False)
+class FoldResult:
+    """A folded model, and what became of each BatchNorm.
+
+    Attributes:
+        model: the folded copy; same classes, no foldable BatchNorm.
+        folded: the BatchNorms that are gone, by name, rule and the layers they went into; also
+            constant scales and parallel branches that went with them (see ``kind``).
+        left: the BatchNorms that stay, each with its reason.
+        parameters_before, parameters_after: numbers of learnable scalars.
+        batchnorms_before, batchnorms_after: numbers of BatchNorm modules.
+        verification: how the result was proved to be the same function.
+        notes: sentences for the user.
+    """
+
+    model: nn.Module
+    folded: tuple[Folded, ...]
+    left: tuple[Left, ...]
+    parameters_before: int
+    parameters_after: int
+    batchnorms_before: int
+    batchnorms_after: int
+    verification: Verification
+    notes: tuple[str, ...] = ()

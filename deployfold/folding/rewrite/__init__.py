@@ -1,0 +1,1 @@
+"""Applying a plan: new weights, and forwards without the folded layers."""

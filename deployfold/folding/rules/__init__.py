@@ -1,0 +1,1 @@
+"""The fold rules, one module each."""

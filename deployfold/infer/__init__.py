@@ -1,0 +1,1 @@
+"""deployfold run: one inference with any artifact."""

@@ -1,0 +1,121 @@
+"""What ``deployfold run --input`` takes: files of arrays, or shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.errors import UsageError
+
+_FILES = (".npy", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """One input: its shape and dtype, its values if they come from a file, and the file."""
+
+    spec: TensorSpec
+    values: NDArray[Any] | None = None
+    origin: str = ""
+
+
+def parse_given(texts: Iterable[str]) -> tuple[Given, ...]:
+    """Read every ``--input``: ``[NAME=]FILE.npy``, ``FILE.npz`` or ``[NAME=]SHAPE[:DTYPE]``.
+
+    The arrays of an ``.npz`` are inputs by their names.
+
+    Raises:
+        UsageError: a text is none of these, a file cannot be read or holds no numbers, or an input
+            is given twice.
+    """
+    found = tuple(given for text in texts for given in _parse(text))
+    names = [given.spec.name for given in found if given.spec.name is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"The input {name!r} is given twice.")
+    return found
+
+
+def filled(wanted: Sequence[TensorSpec], given: Sequence[Given], artifact: str) -> InputSpec:
+    """The inputs that the artifact takes, with the shapes and dtypes of those that are given."""
+    names = [tensor.name or "" for tensor in wanted]
+    if len(given) == 1 and len(wanted) == 1 and given[0].spec.name is None:
+        spec = given[0].spec
+        return InputSpec((TensorSpec(spec.shape, names[0], spec.dtype),))
+    by_name = {one.spec.name: one.spec for one in given}
+    for name in by_name:
+        if name is None or name not in names:
+            what = "an input without a name" if name is None else f"no input named {name!r}"
+            verb = "cannot tell" if name is None else "has"
+            raise UsageError(
+                f"{artifact} {verb} {what}.", hint=f"Its inputs are: {', '.join(names)}."
+            )
+    return InputSpec(tuple(by_name.get(tensor.name, tensor) for tensor in wanted))
+
+
+def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
+    """For each input, in the model's order, what was given for it; ``None`` where nothing was.
+
+    An input without a name takes the next place that is left.
+    """
+    by_name = {one.spec.name: one for one in given if one.spec.name is not None}
+    if len(given) == len(inputs.tensors) == 1:
+        by_name = {inputs.names[0]: given[0]}  # a name for the only input is a wish
+    unnamed = iter(one for one in given if one not in by_name.values())
+    return [by_name.get(name) or next(unnamed, None) for name in inputs.names]
+
+
+def _parse(text: str) -> Iterator[Given]:
+    name, separator, rest = text.partition("=")
+    named = separator and re.fullmatch(r"[^\s/\\=]+", name) and not Path(text).exists()
+    word = rest if named else text
+    if not word.lower().endswith(_FILES):
+        yield Given(TensorSpec.parse(text))
+        return
+    path = Path(word)
+    loaded = _load(path)
+    if isinstance(loaded, np.ndarray):
+        yield _given(loaded, name if named else None, path)
+        return
+    with loaded:
+        if named:
+            raise UsageError(
+                f"{path} holds arrays with names of their own.", hint=f"Give it as --input {path}."
+            )
+        if not loaded.files:
+            raise UsageError(f"{path} holds no arrays.")
+        for key in loaded.files:
+            try:
+                array = loaded[key]
+            except ValueError as error:
+                raise UsageError(f"{path} cannot be read: {error}.") from error
+            yield _given(array, key, path)
+
+
+def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
+    dtype = str(array.dtype.newbyteorder("="))
+    if dtype not in DTYPES:
+        raise UsageError(
+            f"{path} holds {dtype}, which is no input's dtype.",
+            hint=f"Save it as one of: {', '.join(DTYPES)}.",
+        )
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return Given(TensorSpec(tuple(array.shape), name, dtype), native, str(path))
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)  # a pickle could run code
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, EOFError) as error:
+        raise UsageError(
+            f"{path} is no NumPy file of numbers.", hint="Write it with numpy.save or numpy.savez."
+        ) from error

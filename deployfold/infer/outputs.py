@@ -1,0 +1,120 @@
+"""What ``deployfold run`` says of an output, and where it saves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import UsageError
+from deployfold.runtimes.tensorrt_library import CudaGraph
+from deployfold.util.files import atomic_path
+
+TOP = 5
+FILES = (".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output tensor.
+
+    Attributes:
+        minimum, maximum, mean: of its finite values; ``None`` where it has none or is no number.
+        nonfinite: how many values are NaN or infinite.
+        top: where it is the only output and of shape (N, classes), for every sample the five
+            greatest values with their classes, the greatest first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    nonfinite: int = 0
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
+    """Describe an output; ``alone`` says that it is the only one."""
+    shape, dtype = tuple(array.shape), str(array.dtype)
+    if array.dtype.kind not in "biuf":
+        return Output(name, shape, dtype)
+    numbers = array.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    classifier = alone and array.ndim == 2 and array.dtype.kind == "f" and shape[1] > 1
+    return Output(
+        name,
+        shape,
+        dtype,
+        minimum=float(finite.min()) if finite.size else None,
+        maximum=float(finite.max()) if finite.size else None,
+        mean=float(finite.mean()) if finite.size else None,
+        nonfinite=int(numbers.size - finite.size),
+        top=_top(numbers) if classifier else (),
+    )
+
+
+def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``.
+
+    Raises:
+        UsageError: the path has another suffix, several outputs do not fit an ``.npy``, or it
+            cannot be written.
+    """
+    check_suffix(path)
+    if path.suffix == ".npy" and len(arrays) != 1:
+        raise UsageError(f"{len(arrays)} outputs do not fit one .npy file.", hint="Name an .npz.")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, next(iter(arrays.values())), allow_pickle=False)
+        else:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file that is neither ``.npz`` nor ``.npy``.
+
+    Raises:
+        UsageError: it is.
+    """
+    if path.suffix not in FILES:
+        raise UsageError(f"{path} is neither an .npz nor an .npy file.")
+
+
+def _top(numbers: NDArray[np.float64]) -> tuple[tuple[tuple[int, float], ...], ...]:
+    # NaN sorts last; of equal values the lower class comes first, as in argmax.
+    order = np.argsort(-numbers, axis=1, kind="stable")[:, :TOP]
+    return tuple(
+        tuple((int(index), float(row[index])) for index in indices)
+        for row, indices in zip(numbers, order, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What an inference was run on, in what, and what came out.
+
+    Attributes:
+        runtime: ``ONNX Runtime (CPUExecutionProvider)``.
+        inputs: as they were given to the model, in its order.
+        data: for each input where its values are from: a file, or ``seeded random``.
+        outputs: what there is to say of each.
+        arrays: their values, by name.
+        placement: what of an ONNX ran in another provider than the CPU's.
+        graph: how an engine's work was launched.
+    """
+
+    artifact: str
+    runtime: str
+    inputs: InputSpec
+    data: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    arrays: dict[str, NDArray[Any]]
+    placement: str | None = None
+    graph: CudaGraph | None = None

@@ -1,0 +1,248 @@
+"""Which inputs a model takes: as asked for, as its architecture says, or as a layer needs."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from deployfold.config.shapes import Dynamic, DynamicBatch
+from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.errors import UsageError
+
+from . import zoo
+from .model import LoadedModel
+from .torchscript import first_weight
+
+_SPATIAL = {1: (1024,), 2: (224, 224), 3: (16, 112, 112)}
+_TOKENS = 16
+_GENERIC = frozenset({"x", "input", "inputs", "args"})
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """The positional arguments of a forward; the first ``required`` have no default."""
+
+    names: tuple[str, ...]
+    required: int
+
+
+def resolve_inputs(
+    loaded: LoadedModel, requested: InputSpec | None, dynamic: Dynamic = ()
+) -> InputSpec:
+    """The inputs to build for, in the order of the forward, with names.
+
+    Float inputs of a model in half or double precision get its dtype.
+
+    Args:
+        requested: what ``--input`` gave, which wins.
+        dynamic: what to serve beside those shapes; where these are in none of the profiles, the
+            opt shapes of the first take their place.
+
+    Raises:
+        UsageError: a name is not the forward's, there are too many or too few inputs, no shape is
+            known, or a ``.pt2`` program was exported for other shapes.
+    """
+    forward = _forward(loaded.module)
+    if requested is None and dynamic and not isinstance(dynamic[0], DynamicBatch):
+        tensors = tuple(TensorSpec(one.opt, one.name or None) for one in dynamic[0])
+        requested = InputSpec(tensors, origin="--shapes")
+    spec = _in_order(requested, forward) if requested else _default(loaded)
+    if forward is not None:
+        _check_count(spec, forward)
+    dtype = _float_dtype(loaded.module)
+    tensors = tuple(
+        replace(
+            tensor,
+            name=tensor.name or _name(index, forward, len(spec.tensors)),
+            dtype=dtype if tensor.dtype == "float32" else tensor.dtype,
+        )
+        for index, tensor in enumerate(spec.tensors)
+    )
+    spec = _within(replace(spec, tensors=tensors).with_profiles(dynamic))
+    if loaded.kind == "program":
+        _check_program(loaded.module, spec)
+    return spec
+
+
+def _within(spec: InputSpec) -> InputSpec:
+    """The same inputs, in shapes that one of its profiles holds."""
+    fits = any(
+        all(one.holds(tensor.shape) for one, tensor in zip(profile, spec.tensors, strict=True))
+        for profile in spec.profiles
+    )
+    if fits or not spec.profiles:
+        return spec
+    first = zip(spec.tensors, spec.profiles[0], strict=True)
+    return replace(
+        spec,
+        tensors=tuple(replace(tensor, shape=one.opt) for tensor, one in first),
+        origin=f"{spec.origin}, at the opt shapes of the first optimization profile",
+    )
+
+
+def make_inputs(
+    spec: InputSpec,
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    float_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Seeded inputs of the given shapes: standard-normal floats, uint8 of 0..255, else 0 and 1.
+
+    Other integers are most often indices or masks, and 0 and 1 are valid for any of them.
+
+    Args:
+        batch: the batch size to use instead of the spec's.
+        float_dtype: dtype of float inputs instead of the spec's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spec = spec if batch is None else spec.with_batch(batch)
+    tensors = []
+    for tensor in spec.tensors:
+        dtype: torch.dtype = getattr(torch, tensor.dtype)
+        if dtype.is_floating_point:
+            values = torch.randn(tensor.shape, generator=generator)
+            tensors.append(values.to(float_dtype or dtype))
+        else:
+            high = 256 if dtype == torch.uint8 else 2
+            tensors.append(torch.randint(0, high, tensor.shape, generator=generator).to(dtype))
+    return tuple(tensors)
+
+
+def _forward(module: nn.Module) -> _Forward | None:
+    """The forward's positional arguments; ``None`` if it takes any number."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = module._c._get_method("forward").schema.arguments[1:]  # without self
+        required = sum(not argument.has_default_value() for argument in arguments)
+        # Tracing numbers its names: input.1.
+        return _Forward(tuple(item.name.partition(".")[0] for item in arguments), required)
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [item for item in parameters if item.kind in kinds]
+    required = sum(item.default is item.empty for item in positional)
+    return _Forward(tuple(item.name for item in positional), required)
+
+
+def _name(index: int, forward: _Forward | None, count: int) -> str:
+    if forward is not None and forward.names[index] not in _GENERIC:
+        return forward.names[index]
+    return "input" if count == 1 else f"input_{index}"
+
+
+def _in_order(requested: InputSpec, forward: _Forward | None) -> InputSpec:
+    """Named inputs at the places of those arguments, unnamed ones at the places left."""
+    given = [tensor.name for tensor in requested.tensors if tensor.name is not None]
+    if forward is None or not given:
+        return requested
+    names = forward.names
+    if len(requested.tensors) == 1 and len(names) == 1:
+        return requested  # a name for the only input is a wish, not a reference
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise UsageError(
+            f"The model has no input named {unknown[0]!r}.",
+            hint=f"Its inputs are: {', '.join(names)}.",
+        )
+    if len(requested.tensors) > len(names):
+        return requested  # too many, which is refused next
+    placed = {tensor.name: tensor for tensor in requested.tensors if tensor.name is not None}
+    unnamed = [tensor for tensor in requested.tensors if tensor.name is None]
+    free = [name for name in names if name not in placed]
+    placed |= dict(zip(free, unnamed, strict=False))
+    skipped = [name for name in names[: len(placed)] if name not in placed]
+    if skipped:
+        raise UsageError(f"The input {skipped[0]!r} comes before those given, and has no shape.")
+    return replace(requested, tensors=tuple(placed[name] for name in names if name in placed))
+
+
+def _check_count(spec: InputSpec, forward: _Forward) -> None:
+    given, names = len(spec.tensors), forward.names
+    if forward.required <= given <= len(names):
+        return
+    wanted = str(len(names))
+    if forward.required < len(names):
+        wanted = f"{forward.required} to {len(names)}"
+    raise UsageError(
+        f"The model takes {wanted} inputs ({', '.join(names)}), and the shapes of {given} are "
+        f"known, from {spec.origin}.",
+        hint="Give one --input NAME=SHAPE for each.",
+    )
+
+
+def _check_program(module: nn.Module, spec: InputSpec) -> None:
+    """Shapes that a ``.pt2`` program was exported for cannot be changed afterwards."""
+    graph = getattr(module, "graph", None)
+    nodes = [] if graph is None else [node for node in graph.nodes if node.op == "placeholder"]
+    values = [node.meta.get("val") for node in nodes]
+    for tensor, value, axes in zip(spec.tensors, values, spec.dynamic_axes, strict=False):
+        if not isinstance(value, torch.Tensor):
+            continue
+        fixed = tuple(size if isinstance(size, int) else None for size in value.shape)
+        agrees = len(fixed) == len(tensor.shape) and all(
+            size in (None, given) for size, given in zip(fixed, tensor.shape, strict=True)
+        )
+        text = "x".join("any" if size is None else str(size) for size in fixed)
+        hint = "Export it again with torch.export.export(..., dynamic_shapes=...)."
+        if not agrees:
+            raise UsageError(f"The program was exported for {text}, not for {tensor}.", hint=hint)
+        if any(fixed[axis] is not None for axis in axes):
+            raise UsageError(
+                f"The program was exported for {text}, and these shapes cannot change.", hint=hint
+            )
+
+
+def _default(loaded: LoadedModel) -> InputSpec:
+    module = loaded.module
+    if loaded.shapes:
+        tensors = tuple(TensorSpec(shape) for shape in loaded.shapes)
+        return InputSpec(tensors, origin="the exported program")
+    if loaded.arch is not None and (size := zoo.input_size(loaded.arch)) is not None:
+        return InputSpec((TensorSpec((1, *size)),), origin=loaded.arch)
+    config = getattr(module, "pretrained_cfg", None)  # timm's models carry their own
+    if isinstance(config, dict) and config.get("input_size"):
+        return InputSpec((TensorSpec((1, *config["input_size"])),), origin="timm's pretrained_cfg")
+    if isinstance(module, torch.jit.ScriptModule):
+        found = first_weight(module)
+        if found is not None:
+            return InputSpec((_for_weight(*found),), origin="the first layer of the graph")
+    for name, layer in module.named_modules():
+        tensor = _for_layer(layer)
+        if tensor is not None:
+            where = f"the first layer, {name}" if name else "the first layer"
+            return InputSpec((tensor,), origin=where)
+    for name, weight in module.named_parameters():
+        if weight.dim() == 4:  # graph modules have weights and no layer classes
+            origin = f"the first weight, {name}"
+            return InputSpec((_for_weight("convolution", weight.shape),), origin=origin)
+    raise UsageError(
+        "The input shape cannot be told from this model.",
+        hint="Give it with --input, for example --input 1x3x224x224.",
+    )
+
+
+def _for_layer(layer: nn.Module) -> TensorSpec | None:
+    """The input that a layer would take if it came first."""
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return TensorSpec((1, layer.in_channels, *_SPATIAL[len(layer.kernel_size)]))
+    if isinstance(layer, nn.Linear):
+        return TensorSpec((1, layer.in_features))
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        return TensorSpec((1, _TOKENS), dtype="int64")
+    return None
+
+
+def _for_weight(operator: str, shape: tuple[int, ...]) -> TensorSpec:
+    """The same from a weight alone, taking a convolution to have one group."""
+    if operator == "embedding":
+        return TensorSpec((1, _TOKENS), dtype="int64")
+    return TensorSpec((1, shape[1], *_SPATIAL.get(len(shape) - 2, ())))
+
+
+def _float_dtype(module: nn.Module) -> str:
+    tensor = next((item for item in module.parameters() if item.is_floating_point()), None)
+    return "float32" if tensor is None else str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""BF16: writing it into a graph."""

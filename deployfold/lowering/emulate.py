@@ -1,0 +1,85 @@
+"""A graph that rounds as 16-bit hardware does, on a CPU that computes in float32.
+
+ONNX Runtime's CPU provider has hardly any float16 kernels, and fewer for bfloat16: it runs such
+nodes in float32 and drops the roundings in between, so that a value of 120,000 passes unharmed and
+accuracy looks better than it is; or not at all. Only a Cast that stands in the graph is obeyed. So
+every 16-bit tensor of a lowered model is turned into a float32 one that is cast down and up again:
+the arithmetic of a kernel that accumulates in float32 and stores 16 bits, which is what TensorRT's
+do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from .fp16.convert import cast
+
+_SINGLE = ir.DataType.FLOAT
+
+
+def emulate(model: ir.Model, half: ir.DataType) -> None:
+    """Rewrite a lowered model in place; inputs and outputs keep names and dtypes.
+
+    Args:
+        half: its 16-bit type, FLOAT16 or BFLOAT16.
+    """
+    graph = model.graph
+    for value in graph.initializers.values():
+        if value.dtype == half and value.const_value is not None:
+            value.const_value = _widened(value.const_value)
+            value.type = ir.TensorType(_SINGLE)
+    for value in graph.inputs:
+        if value.dtype == half:
+            _redirect(value, cast(graph, value, _SINGLE, "up"))
+    for node in list(graph):
+        if node.name and node.name.endswith("__up_node"):
+            continue
+        rounds = node.op_type == "Cast"
+        for value in node.outputs:
+            if value.dtype != half:
+                continue
+            if rounds:
+                _redirect(value, cast(graph, value, _SINGLE, "up"))
+            else:
+                _round(graph, value, half)
+        if not rounds:
+            _widen_attributes(node, half)
+    graph.sort()
+
+
+def _widened(weight: ir.TensorProtocol) -> ir.LazyTensor:
+    """The weight in float32, computed whenever it is written: all of them at once are large."""
+
+    def evaluate() -> ir.Tensor:
+        return ir.tensor(weight.numpy().astype(np.float32), name=weight.name)
+
+    return ir.LazyTensor(evaluate, _SINGLE, ir.Shape(weight.shape), name=weight.name)
+
+
+def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
+    value.type = ir.TensorType(_SINGLE)
+    users = list(value.uses())
+    down = cast(graph, value, half, "down")
+    up = cast(graph, down, _SINGLE, "up")
+    for node, index in users:
+        node.replace_input_with(index, up)
+    for position, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[position] = down
+            value.name, down.name = f"{value.name}__wide", value.name
+
+
+def _redirect(value: ir.Value, to: ir.Value) -> None:
+    for node, index in list(value.uses()):
+        if node is not to.producer():
+            node.replace_input_with(index, to)
+
+
+def _widen_attributes(node: ir.Node, half: ir.DataType) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == half:
+            array = attribute.as_tensor().numpy().astype(np.float32)
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
+        elif name == "dtype" and attribute.as_int() == int(half):
+            node.attributes[name] = ir.AttrInt64(name, int(_SINGLE))

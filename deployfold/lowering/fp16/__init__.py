@@ -1,0 +1,1 @@
+"""FP16: which nodes can take it, and writing them."""

@@ -1,0 +1,112 @@
+"""Which nodes float16 cannot hold: by the values of their weights and of their activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from deployfold.exporting.session import Array
+from deployfold.lowering.activations import iterate_activations
+from deployfold.util.numerics import sqnr_db
+
+FP16_MAX = 65504.0
+"""The largest finite float16."""
+
+MIN_ROUNDING_DB = 30.0
+"""Least SQNR (dB) that rounding one tensor to float16 may leave.
+
+Rounding a tensor of ordinary values leaves about 73 dB (11 bits). 30 dB is an error of 3 %: such a
+tensor lies among the subnormals, under 2**-14, where the spacing is 2**-24 whatever the value.
+"""
+
+# No tensor whose largest value is above this can fall under MIN_ROUNDING_DB: its energy is at least
+# 1.6e-5, and the subnormals' rounding error at most (2**-25)**2 an element, for 1e7 elements.
+_SAFELY_LARGE = 4e-3
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """What one tensor of the fp32 model was seen to hold, over all inputs.
+
+    Attributes:
+        largest: the largest finite absolute value.
+        finite: no infinity and no NaN was seen.
+        rounding_db: least SQNR (dB) of its rounding to float16 over the inputs.
+    """
+
+    largest: float
+    finite: bool
+    rounding_db: float
+
+    @property
+    def problem(self) -> str | None:
+        """Why float16 cannot hold it, as the end of a sentence; ``None`` where it can."""
+        if self.largest > FP16_MAX:
+            return f"reaches {self.largest:.3g}, beyond float16's 65504"
+        if self.rounding_db < MIN_ROUNDING_DB:
+            return (
+                f"is at most {self.largest:.3g}, too small for float16 "
+                f"(rounding leaves {self.rounding_db:.0f} dB)"
+            )
+        return None
+
+
+def tensor_range(array: Array) -> TensorRange:
+    """The range of one float array; see :class:`TensorRange`."""
+    mask = np.isfinite(array)
+    finite = bool(mask.all())
+    values = array if finite else array[mask]
+    largest = float(np.abs(values).max()) if values.size else 0.0
+    decibels = np.inf
+    if 0.0 < largest < _SAFELY_LARGE:
+        values = values.astype(np.float32)
+        decibels = sqnr_db(values, values.astype(np.float16))
+    return TensorRange(largest, finite, float(decibels))
+
+
+def activation_ranges(
+    source: Path, feeds: Sequence[Mapping[str, Array]]
+) -> tuple[dict[str, TensorRange], dict[str, np.dtype[np.generic]]]:
+    """Run the fp32 model on ``feeds``.
+
+    Returns:
+        The ranges of all float32 inputs and node outputs of the main graph by name, and the dtypes
+        of all node outputs.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the model.
+    """
+    ranges: dict[str, TensorRange] = {}
+    dtypes: dict[str, np.dtype[np.generic]] = {}
+    for feed in feeds:
+        for name, array in feed.items():
+            _merge(ranges, name, array)
+    for activation in iterate_activations(source, feeds):
+        dtypes[activation.name] = activation.array.dtype
+        _merge(ranges, activation.name, activation.array)
+    return ranges, dtypes
+
+
+def weight_ranges(model: ir.Model) -> dict[str, TensorRange]:
+    """The ranges of the main graph's float32 initialisers by name."""
+    return {
+        name: tensor_range(value.const_value.numpy())
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+    }
+
+
+def _merge(ranges: dict[str, TensorRange], name: str, array: Array) -> None:
+    if array.dtype != np.float32:
+        return
+    new = tensor_range(array)
+    old = ranges.get(name, new)
+    ranges[name] = TensorRange(
+        largest=max(old.largest, new.largest),
+        finite=old.finite and new.finite,
+        rounding_db=min(old.rounding_db, new.rounding_db),
+    )

@@ -1,0 +1,150 @@
+"""Decides which nodes of a prepared fp32 graph stay in fp32, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.transformers.float16 import ALWAYS_FLOAT_INPUTS
+
+from deployfold.errors import ExportError
+from deployfold.exporting.session import Array
+from deployfold.lowering.activations import iterate_activations, node_outputs
+
+from .convert import has_subgraph, is_listed
+from .ranges import FP16_MAX, TensorRange, weight_ranges
+
+
+def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, str]:
+    """The nodes that float16 would change beyond rounding, each with the reason.
+
+    1. Control flow is kept whole.
+    2. A node with a weight that float16 cannot hold.
+    3. A node whose output, or one of whose inputs, float16 cannot hold: the tensor between two such
+       nodes is then never float16.
+    4. A node that reads the output of one with a weight too small for float16, such as the sqrt
+       after an epsilon of 1e-12: the sum is as small when the input is zero, seen or not.
+    """
+    weights = weight_ranges(model)
+    problems = {name: found.problem for name, found in ranges.items() if found.problem}
+    kept: dict[str, str] = {}
+    for node in model.graph:
+        reason = _weight_reason(node, weights)
+        if has_subgraph(node):
+            kept[str(node.name)] = "control flow is kept whole"
+        elif reason is not None:
+            kept[str(node.name)] = reason
+            if any(weights[name].largest <= FP16_MAX for name in _bad_weights(node, weights)):
+                for output in node.outputs:
+                    problems.setdefault(str(output.name), "may be too small for float16")
+        else:
+            for role, value in _values(node):
+                if value.name in problems:
+                    kept[str(node.name)] = f"its {role} {value.name!r} {problems[value.name]}"
+                    break
+    return kept
+
+
+def keep_around_loss(
+    model: ir.Model,
+    rounded: Path,
+    inputs: Sequence[Mapping[str, Array]],
+    ranges: Mapping[str, TensorRange],
+    kept: dict[str, str],
+) -> None:
+    """Find where the rounded model first gives infinities or NaN, and keep the nodes around.
+
+    Adds to ``kept`` the node and those that read it; where these are kept already, the nearest
+    nodes before it, since what was rounded away there is what is missing here.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the rounded model.
+    """
+    order = [str(value.name) for value in node_outputs(model)]
+    lost = {
+        activation.name
+        for activation in iterate_activations(rounded, inputs, names=order)
+        if activation.array.dtype.kind == "f"
+        and activation.name in ranges
+        and ranges[activation.name].finite
+        and not np.isfinite(activation.array).all()
+    }
+    for value in node_outputs(model):
+        if value.name in lost:
+            reason = f"float16 gives infinities or NaN in {value.name!r}"
+            for node in _around(value, kept):
+                kept[str(node.name)] = reason
+            return
+
+
+def _around(value: ir.Value, kept: Mapping[str, str]) -> list[ir.Node]:
+    """The nodes next to ``value`` that are not kept; with none, the nearest ones before it."""
+    level = [node for node, _ in value.uses() if node.graph is value.graph]
+    level += [value.producer()] if value.producer() is not None else []
+    seen = set(level)
+    while level:
+        new = [node for node in level if node.name not in kept]
+        if new:
+            return new
+        level = [node for node in _producers(level) if node not in seen]
+        seen.update(level)
+    return []
+
+
+def _producers(nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    found = (value.producer() for node in nodes for value in node.inputs if value is not None)
+    return list(dict.fromkeys(node for node in found if node is not None))
+
+
+def check_io(model: ir.Model, ranges: Mapping[str, TensorRange]) -> None:
+    """Make sure that float16 graph inputs and outputs can hold what was seen.
+
+    Raises:
+        ExportError: an input or output is beyond 65,504.
+    """
+    for role, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in values:
+            seen = ranges.get(str(value.name))
+            if seen is not None and seen.largest > FP16_MAX:
+                raise ExportError(
+                    f"The {role} {value.name!r} {seen.problem}.",
+                    hint="Keep float32 inputs and outputs: leave out --io fp16.",
+                )
+
+
+def kept_in_order(model: ir.Model, kept: Mapping[str, str]) -> Iterator[tuple[ir.Node, str]]:
+    """Every node of the main graph that stays in fp32 although it computes in floats."""
+    for node in model.graph:
+        values = [value for _, value in _values(node)]
+        if node.name in kept:
+            yield node, kept[node.name]
+        elif is_listed(node) and any(value.dtype == ir.DataType.FLOAT for value in values):
+            yield node, f"the converter keeps {node.op_type} in fp32"
+
+
+def _weight_reason(node: ir.Node, weights: Mapping[str, TensorRange]) -> str | None:
+    for name in _bad_weights(node, weights):
+        return f"its weight {name!r} {weights[name].problem}"
+    return None
+
+
+def _bad_weights(node: ir.Node, weights: Mapping[str, TensorRange]) -> list[str]:
+    always_float = ALWAYS_FLOAT_INPUTS.get(node.op_type, [])
+    return [
+        str(value.name)
+        for index, value in enumerate(node.inputs)
+        if value is not None
+        and value.name in weights
+        and index not in always_float
+        and weights[value.name].problem is not None
+    ]
+
+
+def _values(node: ir.Node) -> Iterator[tuple[str, ir.Value]]:
+    for value in node.outputs:
+        yield "output", value
+    for argument in node.inputs:
+        if argument is not None:
+            yield "input", argument

@@ -1,0 +1,131 @@
+"""The columns that a layer multiplies its weight with: patches of an image, or rows of a matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deployfold.exporting.session import Array
+
+from .formats import Format
+from .graph import Layer
+
+COLUMNS = 16_384
+"""Columns sampled of all inputs together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """``(groups, width, n)`` sampled columns of a layer's input."""
+
+    values: Tensor
+
+    def quantised(self, scale: float, form: Format) -> Tensor:
+        """The columns as the format represents them."""
+        return form.fake_quantise(self.values, scale)
+
+
+def columns_of(
+    layer: Layer, values: Sequence[Array], weight: Array, attributes: Mapping[str, object]
+) -> Columns | None:
+    """The columns that a layer multiplies its weight with; ``None`` for a layer without that form.
+
+    The same positions are drawn whenever the shapes are the same.
+    """
+    window = None
+    if layer.op_type == "Conv":
+        window = _Window.of(weight, attributes)
+    if window is None and layer.op_type not in ("Gemm", "MatMul"):
+        return None
+    share = max(1, COLUMNS // len(values))
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for value in values:
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        count = math.prod(tensor.shape[:-1]) if window is None else window.count(tensor.shape)
+        chosen = torch.arange(count)
+        if count > share:
+            chosen = torch.randperm(count, generator=generator)[:share]
+        if window is None:
+            part = tensor.reshape(count, -1)[chosen].T[None]
+        else:
+            part = window.patches(tensor, chosen, layer.groups)
+        parts.append(part.float())
+    return Columns(torch.cat(parts, 2))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a convolution reads for one output; each field has one number for every spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
+        """That of a Conv node; ``None`` where its padding is not told in numbers."""
+        if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+            return None
+        axes = weight.ndim - 2
+        pads = _ints(attributes, "pads", 2 * axes, 0)
+        return cls(
+            kernel=weight.shape[2:],
+            strides=_ints(attributes, "strides", axes, 1),
+            dilations=_ints(attributes, "dilations", axes, 1),
+            before=pads[:axes],
+            after=pads[axes:],
+        )
+
+    def count(self, shape: Sequence[int]) -> int:
+        """How many columns an input of that shape, the batch included, has."""
+        return shape[0] * math.prod(self._outputs(shape[2:]))
+
+    def patches(self, value: Tensor, chosen: Tensor, groups: int) -> Tensor:
+        """``(groups, width, n)``: the ``chosen`` of its columns, which count along batch and axes.
+
+        Only these are gathered: all of a 3x3 convolution's are nine times its input.
+        """
+        sizes = value.shape[2:]
+        sample, *outputs = torch.unravel_index(chosen, (len(value), *self._outputs(sizes)))
+        at = sample[:, None]
+        inside = torch.ones_like(at, dtype=torch.bool)
+        for axis, size in enumerate(sizes):
+            taps = torch.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]
+            place = outputs[axis][:, None] * self.strides[axis] + taps
+            at = (at[:, :, None] * size + place.clamp(0, size - 1)[:, None]).flatten(1)
+            within = (place >= 0) & (place < size)
+            inside = (inside[:, :, None] & within[:, None]).flatten(1)
+        channels = value.transpose(0, 1).flatten(1)
+        found = channels.index_select(1, at.T.flatten()).reshape(len(channels), *at.T.shape)
+        found.masked_fill_(~inside.T, 0.0)
+        return found.reshape(groups, -1, len(chosen))
+
+    def _outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(
+            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation, before, after in zip(
+                sizes, self.kernel, self.strides, self.dilations, self.before, self.after,
+                strict=True,
+            )
+        )  # fmt: skip
+
+
+def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) -> tuple[int, ...]:
+    found = attributes.get(key)
+    return (default,) * count if found is None else tuple(found)  # type: ignore[arg-type]
+
+
+def rows_of(layer: Layer, weight: Array) -> Tensor:
+    """The weight as ``(groups, out / groups, width)``, the form that :class:`Columns` fits."""
+    matrix = torch.from_numpy(np.array(weight, np.float64))
+    if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
+        matrix = matrix.T
+    return matrix.reshape(layer.groups, -1, matrix[0].numel())

@@ -1,0 +1,78 @@
+"""The numbers that layers are rounded to: int8, fp8 as E4M3, and int4 for weights alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from deployfold.config.spec import Precision
+from deployfold.exporting.session import Array
+
+
+@dataclass(frozen=True)
+class Format:
+    """A symmetric format; its zero point is 0.
+
+    Attributes:
+        precision: its name.
+        largest: the largest magnitude, which a scale of 1 stands for.
+        dtype: of the Q/DQ nodes.
+        opset: the first that has Q/DQ of it, and scales in float16.
+        blocks: of a format for weights alone, the numbers of inputs that may share a scale, the
+            most wanted first; the others have one scale for each output channel.
+    """
+
+    precision: Precision
+    largest: float
+    dtype: ir.DataType
+    opset: int
+    blocks: tuple[int, ...] = ()
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether what layers read stays as it is."""
+        return bool(self.blocks)
+
+    def block_of(self, width: int) -> int | None:
+        """The block for a weight of ``width`` inputs, 0 for no blocks; ``None`` if none divides it.
+
+        TensorRT-RTX takes a last block that is smaller, which its documents do not promise.
+        """
+        if not self.weight_only:
+            return 0
+        return next((block for block in self.blocks if width % block == 0), None)
+
+    def round(self, values: Tensor) -> Tensor:
+        """``values`` rounded to the nearest representable ones, ties to even, symmetric."""
+        return self._nearest(values.clone(), -self.largest)
+
+    def fake_quantise(self, values: Tensor, scale: float) -> Tensor:
+        """``values`` rounded in steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
+        # QuantizeLinear has all of int8, -128 included; a weight does without it.
+        lowest = -self.largest - (self.precision is Precision.INT8)
+        return self._nearest(values / scale, lowest).mul_(scale)
+
+    def stored(self, codes: Array) -> Array:
+        """Codes, which are representable, in the type that the ONNX holds them in."""
+        return np.asarray(codes).astype(self.dtype.numpy())
+
+    def _nearest(self, values: Tensor, lowest: float) -> Tensor:
+        """Of ``values``, which it may overwrite: fresh memory costs more than the rounding."""
+        clamped = values.clamp_(lowest, self.largest)
+        if self.precision is Precision.FP8:
+            return clamped.to(torch.float8_e4m3fn).to(values.dtype)
+        return clamped.round_()
+
+
+INT8 = Format(Precision.INT8, 127.0, ir.DataType.INT8, 19)
+
+FP8 = Format(Precision.FP8, 448.0, ir.DataType.FLOAT8E4M3FN, 19)
+"""1 sign bit, 4 of exponent, 3 of mantissa, no infinity: https://arxiv.org/abs/2209.05433."""
+
+INT4 = Format(Precision.INT4, 7.0, ir.DataType.INT4, 21, blocks=(128, 64, 32))
+
+FORMATS = {form.precision: form for form in (INT8, FP8, INT4)}

@@ -1,0 +1,246 @@
+"""Where the layers of an ONNX graph are, and the graph with Q/DQ nodes around them.
+
+Q/DQ pairs stand where TensorRT fuses them, and nowhere else:
+
+1. in front of a layer, on its activation: per tensor, one pair for all layers that read the tensor;
+2. on its weight, per output channel, with a DequantizeLinear alone;
+3. none on a bias, which is added in the accumulator's precision;
+4. none behind a layer: what follows it (an activation, a sum) is fused, and the next layer's pair
+   comes after that;
+5. on the skip of a residual sum if that is asked for (see :mod:`.residual`), else none on the
+   operands of a sum: rounding the skip costs accuracy, and what a GPU gains could not be measured
+   here;
+6. none on products of two activations (attention), whose error no weight could make up for;
+7. of a format for weights alone, those of 2 only, with a scale for every block of inputs of every
+   output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from deployfold.exporting.session import Array
+
+from .formats import Format
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A tensor that is added to a layer's output, and the sum, by name."""
+
+    source: str
+    total: str
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A node with a constant weight.
+
+    Attributes:
+        name: of the node.
+        source: name of the activation it reads.
+        output: name of what it computes.
+        weight, bias: names of its initialisers; ``bias`` is ``None`` without one.
+        axis: the axis of the weight that the output channels are on.
+        groups: of a convolution.
+        block: inputs that share a scale; 0 for one scale an output channel.
+        skip: what is added to ``output`` and is to be rounded as well; ``None`` without such.
+    """
+
+    name: str
+    op_type: str
+    source: str
+    output: str
+    weight: str
+    bias: str | None
+    axis: int
+    groups: int = 1
+    block: int = 0
+    skip: Skip | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedLayer:
+    """What a layer becomes.
+
+    Attributes:
+        weight: in the type of the format, of the weight's shape.
+        weight_scale: float32, one for each output channel; with blocks, of the weight's shape with
+            the axis of inputs shortened to their number.
+        bias: float32, corrected; ``None`` where the layer has none.
+        scale: of the activation, a positive float32; ``None`` where it is not rounded.
+        skip_scale: of the layer's skip, likewise.
+    """
+
+    layer: Layer
+    weight: Array
+    weight_scale: Array
+    bias: Array | None
+    scale: float | None
+    skip_scale: float | None = None
+
+
+def find_layers(model: ir.Model) -> list[Layer]:
+    """Every layer of the main graph that can be quantised, in the order of the nodes."""
+    layers = (
+        _layer(node)
+        for node in model.graph
+        if node.op_type in _LAYERS and node.domain in ("", "ai.onnx")
+    )
+    return [layer for layer in layers if layer is not None]
+
+
+def _layer(node: ir.Node) -> Layer | None:
+    source, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if source is None or weight is None or not node.name or not _is_float_weight(weight):
+        return None
+    if source.const_value is not None or source.dtype not in (ir.DataType.FLOAT, None):
+        return None
+    if bias is not None and not _is_float_weight(bias):
+        return None
+    axis = _channel_axis(node, weight, bias)
+    if axis is None:
+        return None
+    return Layer(
+        name=node.name,
+        op_type=node.op_type,
+        source=str(source.name),
+        output=str(node.outputs[0].name),
+        weight=str(weight.name),
+        bias=None if bias is None else str(bias.name),
+        axis=axis,
+        groups=node.attributes.get_int("group", 1),
+    )
+
+
+def _is_float_weight(value: ir.Value) -> bool:
+    constant = value.const_value is not None and value.is_initializer()
+    return constant and value.dtype == ir.DataType.FLOAT
+
+
+def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int | None:
+    """The weight's axis of output channels; None where there is no single one."""
+    attributes = node.attributes
+    assert weight.const_value is not None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":  # with groups, a channel is two axes of the weight
+        return 1 if attributes.get_int("group", 1) == 1 else None
+    if node.op_type == "MatMul":
+        return 1 if len(weight.const_value.shape) == 2 else None
+    scaled = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) != (1.0, 1.0)
+    vector = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
+    if scaled or not vector or attributes.get_int("transA", 0):
+        return None
+    return 0 if attributes.get_int("transB", 0) else 1
+
+
+def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Format) -> None:
+    """Put Q/DQ of one format around the layers named in ``quantised``, in place."""
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    pairs: dict[str, ir.Value] = {}
+    for name, item in quantised.items():
+        node = nodes[name]
+        if item.scale is not None:
+            _round_input(graph, pairs, node, 0, item.scale, form)
+        if item.skip_scale is not None:
+            ((add, index),) = node.outputs[0].uses()
+            _round_input(graph, pairs, add, 1 - index, item.skip_scale, form)
+        node.replace_input_with(1, _weight(graph, node, item, form))
+        if item.bias is not None:
+            node.replace_input_with(2, initializer(graph, f"{name}.bias_corrected", item.bias))
+    graph.sort()
+    for key, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[key]
+
+
+def _round_input(
+    graph: ir.Graph,
+    pairs: dict[str, ir.Value],
+    node: ir.Node,
+    index: int,
+    step: float,
+    form: Format,
+) -> None:
+    """Let ``node`` read that input through its pair, of which a tensor has one."""
+    source = node.inputs[index]
+    assert source is not None
+    name = str(source.name)
+    if name not in pairs:
+        pairs[name] = _pair(graph, node, source, step, form)
+    node.replace_input_with(index, pairs[name])
+
+
+def _pair(graph: ir.Graph, node: ir.Node, source: ir.Value, step: float, form: Format) -> ir.Value:
+    base, kind = str(source.name), form.precision.value
+    scale = initializer(graph, f"{base}.scale", np.float32(step))
+    zero = initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
+    quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.{kind}", form.dtype)
+    restore = _node(
+        "DequantizeLinear", [quantise.outputs[0], scale, zero], f"{base}.q", ir.DataType.FLOAT
+    )
+    for new in (quantise, restore):
+        new.outputs[0].shape = source.shape
+    graph.insert_before(node, [quantise, restore])
+    return restore.outputs[0]
+
+
+def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) -> ir.Value:
+    name = item.layer.name
+    weight = initializer(graph, f"{name}.weight_{form.precision.value}", item.weight)
+    scale = initializer(graph, f"{name}.weight_scale", item.weight_scale)
+    inputs, axis = [weight, scale], {"axis": item.layer.axis}
+    if item.layer.block:
+        axis = {"axis": 1 - item.layer.axis, "block_size": item.layer.block}
+    else:
+        zeros = form.stored(np.zeros(len(item.weight_scale)))
+        inputs.append(initializer(graph, f"{name}.weight_zero_point", zeros))
+    restore = _node("DequantizeLinear", inputs, f"{name}.weight", ir.DataType.FLOAT, **axis)
+    restore.outputs[0].shape = weight.shape
+    graph.insert_before(node, [restore])
+    return restore.outputs[0]
+
+
+def _node(
+    op_type: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, **attributes: Any
+) -> ir.Node:
+    node = ir.node(op_type, inputs, attributes=attributes, num_outputs=1, name=name)
+    node.outputs[0].name = name
+    node.outputs[0].type = ir.TensorType(dtype)
+    return node
+
+
+def numbers(value: ir.Value | None) -> Array:
+    """What an initialiser holds, in float64."""
+    assert value is not None
+    assert value.const_value is not None
+    held: Array = value.const_value.numpy().astype(np.float64)
+    return held
+
+
+def replace_numbers(value: ir.Value, new: Array) -> None:
+    """Let an initialiser hold ``new``, in float32."""
+    value.const_value = ir.tensor(new.astype(np.float32), name=value.name)
+
+
+def initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    """A new initialiser of ``graph``, by ``name`` or, where that is taken, with a number behind."""
+    unique, number = name, 1
+    while unique in graph.initializers:
+        unique, number = f"{name}_{number}", number + 1
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(np.shape(array)), name=unique)
+    value = ir.Value(
+        name=unique, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
+    )
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,224 @@
+"""The accuracy guard: puts layers back until the accuracy on held-back samples holds.
+
+1. What each layer alone costs the outputs is measured on calibration samples: noise, and for a
+   classifier the divergence of the classes' probabilities. Where SQNR is missing, noise counts;
+   where agreement is, divergence, which rises with errors that can change the first class.
+2. Layers go back in the order of cost for every multiply-accumulate, as many as the sum of the
+   costs predicts, and everything else is quantised anew, until the limits hold.
+3. Between the last step that did not hold and the one that does, the least number of layers is
+   found by bisection.
+4. The largest of them, whose share is worth another pass, are tried without.
+
+Whoever takes the best of many models by their agreement on few samples takes the luckiest too. So
+the likely agreement of a model that is chosen shall hold the limit as well; where none does, the
+first whose agreement holds it is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from deployfold.config.quantization import GuardSpec
+from deployfold.config.spec import Precision
+from deployfold.errors import AccuracyError
+
+from .measuring import Measured
+from .quantise import LayerResult
+
+_ROUNDS = 6
+"""Times that more layers are put back and everything else is quantised anew."""
+
+_REFINEMENTS = 5
+"""Times that fewer are tried once the limits hold."""
+
+_MARGIN_DB = 0.3
+"""Aimed at beyond the limit, since the prediction is not exact."""
+
+_WORTH = 0.01
+"""The share of the multiply-accumulates for which another pass is worth its time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One quantised model."""
+
+    results: Sequence[LayerResult]
+    measured: Measured
+
+    @property
+    def share(self) -> float:
+        """The share of the layers' multiply-accumulates that are quantised."""
+        total = sum(result.macs for result in self.results)
+        kept = sum(result.macs for result in self.results if result.quantised is not None)
+        return kept / total if total else 0.0
+
+
+def keep_accuracy(
+    attempt: Callable[[frozenset[str]], Step],
+    measure_costs: Callable[[], Mapping[str, Measured]],
+    guard: GuardSpec,
+    precision: Precision,
+) -> tuple[Step, dict[str, str]]:
+    """Quantise all layers, then fewer, until the limits hold; see the module.
+
+    Args:
+        attempt: quantises all layers but those named, and measures on held-back samples.
+        measure_costs: for every layer, by name, the outputs with it alone quantised, on
+            calibration samples.
+
+    Returns:
+        The model that holds, and why each layer that was put back was.
+
+    Raises:
+        AccuracyError: the limits do not hold with the least share of the layers that is allowed.
+    """
+    step = attempt(frozenset())
+    if not guard.enabled or _holds(step.measured, guard):
+        return step, {}
+    search = _Search(attempt, measure_costs(), step, guard)
+    held = search.until_it_holds()
+    if held is None:
+        raise AccuracyError(search.refusal(precision))
+    removed, step = search.with_fewer(*held)
+    return step, {
+        name: f"put back by the guard: alone in {_title(precision)} it costs "
+        f"{_db(search.costs[name].noise)}"
+        for name in removed
+    }
+
+
+class _Search:
+    """For the layers to put back; they are named in the order in which they go."""
+
+    def __init__(
+        self,
+        attempt: Callable[[frozenset[str]], Step],
+        costs: Mapping[str, Measured],
+        step: Step,
+        guard: GuardSpec,
+    ) -> None:
+        self.costs = costs
+        self._attempt = attempt
+        self._guard = guard
+        self._step = step
+        macs = {r.layer.name: r.macs for r in step.results if r.quantised is not None}
+        total = sum(macs.values()) or 1
+        self._shares = {name: max(count, 1) / total for name, count in macs.items()}
+        self._failed = 0
+        """So many of the layers put back were not enough."""
+
+    def until_it_holds(self) -> tuple[list[str], Step] | None:
+        """The layers put back and the model that holds; ``None`` if none is allowed to."""
+        removed: list[str] = []
+        first: tuple[list[str], Step] | None = None
+        for _ in range(_ROUNDS):
+            more = self._next(removed)
+            if not more:
+                break
+            self._failed = len(removed)
+            removed = removed + more
+            self._step = self._attempt(frozenset(removed))
+            if _holds(self._step.measured, self._guard, surely=True):
+                return removed, self._step
+            if first is None and _holds(self._step.measured, self._guard):
+                first = removed, self._step
+        return first
+
+    def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
+        """The same with as few layers as some more attempts find."""
+        if not _holds(held.measured, self._guard, surely=True):
+            return removed, held
+        left = _REFINEMENTS
+        low, high = self._failed, len(removed)  # low of them do not hold, high do
+        while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
+            middle = (low + high) // 2
+            step = self._attempt(frozenset(removed[:middle]))
+            left -= 1
+            if _holds(step.measured, self._guard, surely=True):
+                high, held = middle, step
+            else:
+                low = middle
+        removed = removed[:high]
+        for name in sorted(removed[:-1], key=self._shares.__getitem__, reverse=True):
+            if not left or self._shares[name] < _WORTH:
+                break
+            fewer = [other for other in removed if other != name]
+            step = self._attempt(frozenset(fewer))
+            left -= 1
+            if _holds(step.measured, self._guard, surely=True):
+                removed, held = fewer, step
+        return removed, held
+
+    def refusal(self, precision: Precision) -> str:
+        """Why the limits cannot be kept."""
+        guard, measured = self._guard, self._step.measured
+        agreement = "" if measured.agreement is None else f" and {measured.agreement:.1%} agreement"
+        limit = f"{guard.min_sqnr_db:g} dB"
+        if guard.min_agreement is not None:
+            limit += f" and {guard.min_agreement:.1%}"
+        return (
+            f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with "
+            f"{self._step.share:.0%} of the multiply-accumulates in it, and not {limit} with "
+            f"{guard.min_int8_share:.0%} or more."
+        )
+
+    def _next(self, removed: Sequence[str]) -> list[str]:
+        """The layers to put back beside ``removed``; none where no more may."""
+        measured, guard = self._step.measured, self._guard
+        if measured.sqnr_db >= guard.min_sqnr_db:
+            costs = {name: cost.divergence or 0.0 for name, cost in self.costs.items()}
+        else:
+            costs = {name: cost.noise for name, cost in self.costs.items()}
+        stay = {name: cost for name, cost in costs.items() if name not in removed}
+        remaining = sum(stay.values())
+        goal = remaining * _wanted(measured, guard)
+        room = 1.0 - guard.min_int8_share - self._share(removed)
+        found: list[str] = []
+        for name in sorted(stay, key=lambda one: stay[one] / self._shares[one], reverse=True):
+            if found and remaining <= goal:
+                break
+            if self._shares[name] <= room + 1e-9:
+                found.append(name)
+                room -= self._shares[name]
+                remaining -= stay[name]
+        return found
+
+    def _share(self, names: Sequence[str]) -> float:
+        return sum(self._shares[name] for name in names)
+
+
+def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
+    if not measured.sqnr_db >= guard.min_sqnr_db:
+        return False
+    limit = guard.min_agreement
+    if limit is None or measured.agreement is None:
+        return True
+    return (_sure_agreement(measured) if surely else measured.agreement) >= limit
+
+
+def _sure_agreement(measured: Measured) -> float:
+    assert measured.agreement is not None
+    assert measured.likely_agreement is not None
+    return min(measured.agreement, measured.likely_agreement)
+
+
+def _wanted(measured: Measured, guard: GuardSpec) -> float:
+    """The share of the present noise, or divergence, that may stay."""
+    if not math.isfinite(measured.sqnr_db):
+        return 0.1
+    if measured.sqnr_db < guard.min_sqnr_db:
+        return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
+    assert guard.min_agreement is not None
+    # The classes that change are as many as the error is large, and the divergence is its square.
+    share = (1.0 - guard.min_agreement) / (1.0 - _sure_agreement(measured))
+    return min(max(share * share, 0.1), 0.8)
+
+
+def _title(precision: Precision) -> str:
+    return precision.value.upper()
+
+
+def _db(noise: float) -> str:
+    return "nothing measurable" if noise <= 0 else f"{-10 * math.log10(noise):.1f} dB SQNR"

@@ -1,0 +1,252 @@
+"""One pass over a graph, from its inputs to its outputs, that quantises layer after layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+
+from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.util.numerics import sqnr_db
+
+from .columns import Columns, columns_of, rows_of
+from .formats import Format
+from .graph import Layer, QuantisedLayer, Skip
+from .layer import Bounds, errors_of, fit, half, plain
+from .ranges import candidates
+from .say import Say, silent
+from .segments import Batch, Segments
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResult:
+    """A layer after the pass; ``quantised`` is ``None`` where it was left out.
+
+    ``sqnr_db`` is of its output on the calibration samples, all before it quantised as well, and
+    ``macs`` the multiply-accumulates of one sample.
+    """
+
+    layer: Layer
+    quantised: QuantisedLayer | None
+    estimator: str
+    input_range: float
+    sqnr_db: float
+    macs: int
+
+
+def quantise_layers(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    feeds: Sequence[Mapping[str, Array]],
+    form: Format,
+    *,
+    excluded: Collection[str] = (),
+    fitted: bool = True,
+    independent: bool = False,
+    progress: Say = silent,
+) -> list[LayerResult]:
+    """Quantise every layer but the ``excluded``, each on what the ones before it really give.
+
+    Args:
+        model: prepared, with its weights.
+        layers: of the model, in an order in which they can be computed.
+        feeds: calibration samples by input name.
+        form: what their inputs and weights are rounded to.
+        fitted: fit weights to the samples; ``False`` rounds them to nearest.
+        independent: quantise each as if it were the only one.
+        progress: hears of every layer.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run a part of the model.
+    """
+    sources = [layer.source for layer in layers]
+    skips = [layer.skip.source for layer in layers if layer.skip is not None]
+    exact, actual = Segments(model, feeds, sources), Segments(model, feeds, sources + skips)
+    runner = _LayerRunner(model)
+    ranges: dict[str, tuple[str, float]] = {}
+    results = []
+    for number, layer in enumerate(layers, start=1):
+        progress(f"layer {number} of {len(layers)}", (number - 1) / len(layers))
+        before, after = exact.get(layer.source), actual.get(layer.source)
+        weight, bias = runner.weights(layer)
+        wanted = runner.run(layer, before, weight, bias)
+        if layer.name in excluded:
+            given = runner.run(layer, after, weight, bias)
+            quantised, estimator, top = None, "", float("nan")
+        else:
+            quantised, estimator, top = _quantise(
+                layer, before, after, runner, ranges, form, fitted
+            )
+            read = _fake_quantise(after, quantised.scale, form)
+            given = runner.run(layer, read, _restored(quantised), quantised.bias)
+            if layer.skip is not None:
+                skip = actual.get(layer.skip.source)
+                scale = _skip_scale(layer.skip, skip, given, ranges, form)
+                quantised = dataclasses.replace(quantised, skip_scale=scale)
+                if not independent:
+                    rounded = _fake_quantise(skip, scale, form)
+                    total = [a + b for a, b in zip(given, rounded, strict=True)]
+                    actual.put(layer.skip.total, total)
+        per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
+        macs = wanted[0].size * per_output
+        if layer.op_type == "ConvTranspose":
+            macs = before[0].size * int(np.prod(weight.shape[1:]))
+        results.append(LayerResult(layer, quantised, estimator, top, sqnr_db(wanted, given), macs))
+        for segments, values in ((exact, wanted), (actual, wanted if independent else given)):
+            segments.put(layer.output, values)
+            segments.done(layer.source)
+        if layer.skip is not None:
+            actual.done(layer.skip.source)
+    return results
+
+
+def _quantise(
+    layer: Layer,
+    before: Batch,
+    after: Batch,
+    runner: _LayerRunner,
+    ranges: dict[str, tuple[str, float]],
+    form: Format,
+    fitted: bool,
+) -> tuple[QuantisedLayer, str, float]:
+    weight, bias = runner.weights(layer)
+    attributes = runner.attributes(layer)
+    exact = columns_of(layer, before, weight, attributes) if fitted else None
+    actual = columns_of(layer, after, weight, attributes) if fitted else None
+    if form.weight_only:
+        estimator, top, scale = f"blocks of {layer.block}", float("nan"), None
+    else:
+        if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
+            ranges[layer.source] = _range(layer, after, runner, exact, actual, form)
+        estimator, top = ranges[layer.source]
+        scale = _scale(top, form)
+    if exact is None or actual is None:
+        codes, steps = plain(layer, weight, form)
+        return QuantisedLayer(layer, codes, steps, bias, scale), estimator, top
+    found = fit(layer, weight, bias, exact, actual, scale, form)
+    new_bias = None if bias is None else found.bias
+    quantised = QuantisedLayer(layer, found.weight, found.weight_scale, new_bias, scale)
+    return quantised, estimator, top
+
+
+def _range(
+    layer: Layer,
+    values: Batch,
+    runner: _LayerRunner,
+    exact: Columns | None,
+    actual: Columns | None,
+    form: Format,
+) -> tuple[str, float]:
+    """The estimator whose range costs the output of the layer least, and the range."""
+    proposed = candidates(values, form)
+    if exact is None or actual is None:
+        return _least_error(proposed)
+    weight, bias = runner.weights(layer)
+    rows, bounds = rows_of(layer, weight), runner.bounds(layer)
+    scales = {name: _scale(top, form) for name, top in proposed.items()}
+    errors = errors_of(rows, bias, bounds, exact, actual, scales, form)
+    best = min(errors, key=lambda name: errors[name])
+    return best, proposed[best]
+
+
+def _skip_scale(
+    skip: Skip,
+    values: Batch,
+    added_to: Batch,
+    ranges: dict[str, tuple[str, float]],
+    form: Format,
+) -> float | None:
+    """The scale that layers have for the tensor, or one for it and for those that follow; ``None``
+    where it is broadcast."""
+    if values[0].shape != added_to[0].shape:
+        return None
+    if skip.source not in ranges:
+        ranges[skip.source] = _least_error(candidates(values, form))
+    return _scale(ranges[skip.source][1], form)
+
+
+def _least_error(proposed: Mapping[str, float]) -> tuple[str, float]:
+    name = "mse" if "mse" in proposed else "max"
+    return name, proposed[name]
+
+
+def _scale(top: float, form: Format) -> float:
+    return float(np.float32(half(np.array([top / form.largest]))[0]))
+
+
+def _fake_quantise(batch: Batch, scale: float | None, form: Format) -> Batch:
+    if scale is None:
+        return batch
+    values = (torch.from_numpy(np.ascontiguousarray(value, np.float32)) for value in batch)
+    return [np.asarray(form.fake_quantise(value, scale).numpy()) for value in values]
+
+
+def _restored(item: QuantisedLayer) -> Array:
+    weight, layer = item.weight.astype(np.float32), item.layer
+    if layer.block:
+        return np.asarray(weight * item.weight_scale.repeat(layer.block, 1 - layer.axis))
+    shape = [1] * weight.ndim
+    shape[layer.axis] = -1
+    return np.asarray(weight * item.weight_scale.reshape(shape), np.float32)
+
+
+class _LayerRunner:
+    """Runs single layers of a model with other weights."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(node)
+
+    def weights(self, layer: Layer) -> tuple[Array, Array | None]:
+        """The fp32 weight and bias."""
+        bias = None if layer.bias is None else numpy_helper.to_array(self._tensors[layer.bias])
+        return numpy_helper.to_array(self._tensors[layer.weight]), bias
+
+    def bounds(self, layer: Layer) -> Bounds:
+        """Of the Relu or Clip that alone reads the layer's output; infinite without one."""
+        everything = -float("inf"), float("inf")
+        readers = self._readers.get(layer.output, ())
+        if len(readers) != 1:
+            return everything
+        (node,) = readers
+        if node.op_type == "Relu":
+            return 0.0, float("inf")
+        limits = [self._tensors.get(name) for name in node.input[1:3]]
+        if node.op_type != "Clip" or len(limits) != 2 or None in limits:
+            return everything
+        low, high = (numpy_helper.to_array(limit).item() for limit in limits if limit is not None)
+        return low, high
+
+    def attributes(self, layer: Layer) -> dict[str, object]:
+        """The node's attributes as Python values."""
+        node = self._nodes[layer.name]
+        return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+    def run(self, layer: Layer, values: Batch, weight: Array, bias: Array | None) -> Batch:
+        """The layer's output on every sample."""
+        node = self._nodes[layer.name]
+        arrays = {layer.weight: weight} | ({} if layer.bias is None else {layer.bias: bias})
+        graph = helper.make_graph(
+            [node],
+            "layer",
+            [helper.make_tensor_value_info(layer.source, onnx.TensorProto.FLOAT, None)],
+            [onnx.ValueInfoProto(name=layer.output)],
+            initializer=[
+                numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()
+            ],
+        )
+        model = helper.make_model(
+            graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
+        )
+        session = open_session(model.SerializeToString(), optimize=False)
+        return [run_session(session, {layer.source: value})[0] for value in values]

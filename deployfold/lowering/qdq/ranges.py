@@ -1,0 +1,80 @@
+"""Candidates for the range of an activation: the largest magnitude that is to be represented.
+
+* ``max``: the largest seen; nothing is clipped.
+* ``percentile``: 99.99 % of the values lie within.
+* ``entropy``: least Kullback-Leibler divergence of the histogram in 128 equal steps, ONNX Runtime's
+  search; not of fp8, whose steps are not equal.
+* ``mse``: least mean squared error of the quantised values.
+
+Which one serves a layer is decided by the error of the layer's output, see
+:mod:`deployfold.lowering.qdq.layer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from onnxruntime.quantization.calibrate import HistogramCollector
+
+from deployfold.exporting.session import Array
+
+from .formats import INT8, Format
+
+PERCENTILE = 99.99
+_BINS = 2048
+_ENTROPY_BINS = 256  # its search is written in Python, and quadratic in them
+_STEPS = 40
+_TINY = float(np.finfo(np.float16).tiny)
+"""The least scale: positive in float16, also where a tensor is all zeros."""
+
+
+def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]:
+    """The range that each estimator proposes for a tensor; all are positive and finite.
+
+    Args:
+        values: the tensor, once for each sample.
+        form: what it is to be rounded to.
+    """
+    arrays = [np.abs(np.asarray(value, np.float32)).ravel() for value in values]
+    top = max((float(array.max()) for array in arrays if array.size), default=0.0)
+    if top <= _TINY * form.largest:
+        return {"max": _TINY * form.largest}
+    counts = np.zeros(_BINS, np.int64)
+    for array in arrays:
+        counts += np.histogram(array, bins=_BINS, range=(0.0, top))[0]
+    edges = np.linspace(0.0, top, _BINS + 1)
+    cumulative = np.cumsum(counts) / counts.sum()
+    within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)
+    found = {
+        "max": top,
+        "percentile": float(edges[within + 1]),
+        "mse": _mse(counts, edges, top, form),
+    }
+    return found | ({"entropy": _entropy(counts, edges, top)} if form is INT8 else {})
+
+
+def _entropy(counts: Array, edges: Array, top: float) -> float:
+    collector = HistogramCollector("entropy", True, _ENTROPY_BINS, 128, PERCENTILE, None)
+    merged = counts.reshape(_ENTROPY_BINS, -1).sum(1)
+    some = edges[:: _BINS // _ENTROPY_BINS]
+    # It wants the histogram of signed values, with an odd number of bins around zero.
+    mirrored = np.concatenate([merged[::-1], [0], merged])
+    both = np.concatenate([-some[::-1], some])
+    low, high = collector.get_entropy_threshold((mirrored, both, -top, top, top), 128)[:2]
+    found = max(abs(np.asarray(low).item()), abs(np.asarray(high).item()))
+    return float(found) if 0.0 < found <= top else top
+
+
+def _mse(counts: Array, edges: Array, top: float, form: Format) -> float:
+    centres = torch.from_numpy((edges[:-1] + edges[1:]) / 2)
+    weights = torch.from_numpy(counts)
+    best, least = top, float("inf")
+    for share in np.linspace(1.0, 0.3, _STEPS):
+        scale = top * float(share) / form.largest
+        restored = form.fake_quantise(centres, scale)
+        error = float((weights * (restored - centres).square()).sum())
+        if error < least:
+            best, least = scale * form.largest, error
+    return best

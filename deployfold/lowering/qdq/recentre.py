@@ -1,0 +1,163 @@
+"""Activations from 0 upwards moved to lie around 0, where symmetric int8 uses all of its codes.
+
+TensorRT takes int8 with a zero point of 0 alone, so of the 256 codes a ReLU6 uses 128. Where the
+tensor goes into layers that add no padding, half of its range can be taken off before its Clip and
+made up for behind it:
+
+    Clip(z, 0, h) - c  =  Clip(z - c, -c, h - c)      and      W x + b  =  W (x - c) + (b + W c)
+
+The operators stay what they are: the bias of the layer before, the bounds of the Clip and the
+biases of the layers behind change. A Relu would have to become a Clip, and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from deployfold.exporting.session import Array
+
+from .graph import Layer, initializer, numbers, replace_numbers
+from .observe import observe
+from .regions import clip_bound
+
+SHIFT_KEY = "deployfold.shift"
+"""The metadata property of nodes whose output had this number taken off, for whoever compares
+layers."""
+
+_CONSTANT = frozenset({"Flatten", "GlobalAveragePool", "Identity", "Reshape", "Squeeze"})
+"""Operators that give back a constant as it is."""
+
+_TOPS = np.linspace(0.4, 1.0, 25)
+"""Shares of the calibrated range that are tried as the upper end of what int8 represents."""
+
+_CODES = 255.0
+_SAMPLED = 4096
+"""Elements of a tensor that are looked at in each sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A Clip from 0 with the layer before it, and the layers and other operators behind it."""
+
+    writer: ir.Node
+    clip: ir.Node
+    high: float
+    passing: tuple[ir.Node, ...]
+    readers: tuple[ir.Node, ...]
+
+    @property
+    def tensor(self) -> str:
+        return str(self.clip.outputs[0].name)
+
+
+def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]) -> int:
+    """Move every such activation in place; the model stays the same function.
+
+    Args:
+        model: in float32.
+        layers: of the model; see :func:`~.graph.find_layers`.
+        feeds: calibration samples by input name.
+
+    Returns:
+        How many were moved.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the model.
+    """
+    places = list(_places(model, {layer.name for layer in layers}))
+    tops = _tops(model, [place.tensor for place in places], feeds)
+    for place in places:
+        _move(model.graph, place, tops[place.tensor] / 2)
+    return len(places)
+
+
+def _places(model: ir.Model, layers: Collection[str]) -> Iterator[_Place]:
+    for node in model.graph:
+        high = clip_bound(node)
+        before = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if high is None or before is None or not _has_own_bias(before, layers):
+            continue
+        behind = _behind(node.outputs[0], layers)
+        result = before.outputs[0]
+        if behind is not None and len(result.uses()) == 1 and not result.is_graph_output():
+            yield _Place(before, node, high, *behind)
+
+
+def _behind(
+    value: ir.Value, layers: Collection[str]
+) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]] | None:
+    """What a constant passes on its way to layers, and those; ``None`` where it meets others."""
+    passing: tuple[ir.Node, ...] = ()
+    readers: tuple[ir.Node, ...] = ()
+    if value.is_graph_output() or not value.uses():
+        return None
+    for node, index in value.uses():
+        if index == 0 and _has_own_bias(node, layers) and not _pads(node):
+            readers += (node,)
+            continue
+        further = _behind(node.outputs[0], layers) if node.op_type in _CONSTANT else None
+        if index != 0 or further is None:
+            return None
+        passing, readers = (*passing, node, *further[0]), readers + further[1]
+    return passing, readers
+
+
+def _has_own_bias(node: ir.Node, layers: Collection[str]) -> bool:
+    """Whether it is one of the layers, with a bias and weights that it alone reads."""
+    own = [value for value in node.inputs[1:] if value is not None]
+    return (
+        node.op_type in ("Conv", "Gemm")
+        and node.name in layers
+        and len(own) == 2
+        and all(node.attributes.get_float(key, 1.0) == 1.0 for key in ("alpha", "beta"))
+        and all(value.const_value is not None and len(value.uses()) == 1 for value in own)
+    )
+
+
+def _pads(node: ir.Node) -> bool:
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    return automatic in ("SAME_UPPER", "SAME_LOWER") or any(node.attributes.get_ints("pads", ()))
+
+
+def _tops(
+    model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
+) -> dict[str, float]:
+    """The upper end with the least squared error of each tensor, in 255 steps from 0."""
+    random = np.random.default_rng(0)
+    samples: dict[str, list[Array]] = {name: [] for name in names}
+    tops = dict.fromkeys(names, 0.0)
+    for name, value in observe(model, names, feeds):
+        tops[name] = max(tops[name], float(value.max()))
+        samples[name].append(random.choice(value.reshape(-1), _SAMPLED))
+    return {name: _best_top(np.concatenate(samples[name]), tops[name]) for name in names}
+
+
+def _best_top(values: Array, top: float) -> float:
+    def error(end: float) -> float:
+        cut = np.square(np.maximum(values - end, 0.0), dtype=np.float64).mean()
+        return float(cut + np.square(end / _CODES) / 12.0)
+
+    return float(min(top * _TOPS, key=error))
+
+
+def _move(graph: ir.Graph, place: _Place, shift: float) -> None:
+    _add(place.writer.inputs[2], np.float64(-shift))
+    for index, bound in ((1, -shift), (2, place.high - shift)):
+        new = initializer(graph, f"{place.tensor}.bound{index}", np.float32(bound))
+        place.clip.replace_input_with(index, new)
+    for reader in place.readers:
+        weight = numbers(reader.inputs[1])
+        if reader.op_type == "Gemm" and not reader.attributes.get_int("transB", 0):
+            weight = weight.T
+        _add(reader.inputs[2], shift * weight.reshape(len(weight), -1).sum(1))
+    for node in (place.writer, place.clip, *place.passing):
+        node.metadata_props[SHIFT_KEY] = repr(shift)
+
+
+def _add(value: ir.Value | None, more: Array) -> None:
+    assert value is not None
+    replace_numbers(value, numbers(value) + more)

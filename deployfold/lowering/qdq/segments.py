@@ -1,0 +1,120 @@
+"""Running an ONNX graph layer by layer, with the layers' outputs put in by the caller.
+
+Quantising goes from the inputs to the outputs: what a layer reads depends on how the layers before
+it were quantised. Only what lies between layers is run here, once for each layer, so that the whole
+pass costs about one inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from deployfold.exporting.session import Array, open_session, run_session
+
+Batch = list[Array]
+"""One tensor for every sample."""
+
+
+class Segments:
+    """The tensors of one graph on several samples, computed from what is already there.
+
+    Args:
+        model: with its weights.
+        feeds: arrays by input name, one mapping a sample.
+        needed: names that will be asked for; a tensor no longer needed for them is dropped.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]], needed: Sequence[str]
+    ) -> None:
+        graph = model.graph
+        self._opsets = list(model.opset_import)
+        self._ir_version = model.ir_version
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._nodes = list(graph.node)
+        self._producer = {
+            name: index for index, node in enumerate(self._nodes) for name in node.output if name
+        }
+        self._tensors: dict[str, Batch] = {
+            name: [np.asarray(feed[name]) for feed in feeds] for name in feeds[0]
+        }
+        self._pending = list(needed)
+
+    def put(self, name: str, values: Batch) -> None:
+        """Let ``name`` be ``values`` from now on."""
+        self._tensors[name] = values
+
+    def get(self, name: str) -> Batch:
+        """The tensor ``name`` on every sample.
+
+        Raises:
+            ExportError: ONNX Runtime cannot run what computes it.
+        """
+        if name not in self._tensors:
+            nodes, borders, weights = self._before(name)
+            session = open_session(self._model(name, nodes, borders, weights), optimize=False)
+            count = len(next(iter(self._tensors.values())))
+            self._tensors[name] = [
+                run_session(session, {border: self._tensors[border][i] for border in borders})[0]
+                for i in range(count)
+            ]
+        return self._tensors[name]
+
+    def done(self, name: str) -> None:
+        """``name`` is not asked for again; drops every tensor that nothing else needs."""
+        self._pending.remove(name)
+        needed: set[str] = set()
+        for target in dict.fromkeys(self._pending):
+            needed |= {target} if target in self._tensors else set(self._before(target)[1])
+        for key in [key for key in self._tensors if key not in needed]:
+            del self._tensors[key]
+
+    def _before(self, name: str) -> tuple[list[onnx.NodeProto], list[str], list[str]]:
+        """The nodes that compute ``name``, the known tensors and the weights they start from."""
+        nodes: set[int] = set()
+        borders: dict[str, None] = {}
+        weights: dict[str, None] = {}
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            if current in self._tensors:
+                borders[current] = None
+            elif current in self._weights:
+                weights[current] = None
+            elif current in self._producer:
+                index = self._producer[current]
+                if index not in nodes:
+                    nodes.add(index)
+                    stack += _reads(self._nodes[index])
+        return [self._nodes[index] for index in sorted(nodes)], list(borders), list(weights)
+
+    def _model(
+        self, name: str, nodes: list[onnx.NodeProto], borders: list[str], weights: list[str]
+    ) -> bytes:
+        inputs = [
+            helper.make_tensor_value_info(
+                border, helper.np_dtype_to_tensor_dtype(self._tensors[border][0].dtype), None
+            )
+            for border in borders
+        ]
+        graph = helper.make_graph(
+            nodes, "segment", inputs, [onnx.ValueInfoProto(name=name)],
+            initializer=[self._weights[key] for key in weights],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
+        serialised: bytes = model.SerializeToString()
+        return serialised
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Every name that a node reads, those in the bodies of control flow included."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names += _reads(inner)
+    return names

@@ -1,0 +1,196 @@
+"""How far an artifact's outputs are from the original's, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.errors import MeasureError
+from deployfold.runtimes.protocol import Array
+
+from .tally import Tally, least
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class OutputAccuracy:
+    """One output against the original's; see :class:`Accuracy` for the numbers.
+
+    ``shape`` is the output's on the first inputs, the batch axis among them.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    max_abs_diff: float
+    sqnr_db: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Outputs against the original's; of several outputs, the worst counts in every number.
+
+    Pooling the values instead would let an output of large values (boxes in pixels) hide the error
+    of a small one (scores).
+
+    Attributes:
+        max_abs_diff: the greatest absolute difference; ``inf`` if a value is NaN or infinite where
+            the original's is not (or is another infinity).
+        sqnr_db: 10 log10 of signal power over error power, pooled over all inputs; ``inf`` for
+            identical outputs.
+        cosine: the cosine of the angle between the flattened outputs; 1 for identical ones, NaN if
+            one of the two is all zero or ``max_abs_diff`` is infinite.
+        top1_agreement: the share of samples with the same argmax, for a classifier: a model with
+            one floating-point output of shape (N, classes) and two classes or more; else ``None``.
+        nonfinite: values that are NaN or infinite in one and not the same in the other.
+        top5_agreement: the share of samples whose five greatest outputs hold the original's
+            argmax; ``None`` also for five classes or fewer, where it says nothing.
+        accuracy: the share of samples whose argmax is their label; ``None`` without labels.
+        samples: samples compared: the sum of the first axes, or of 1 for outputs without axes.
+        outputs: every output apart; empty for a single one.
+    """
+
+    max_abs_diff: float
+    sqnr_db: float
+    cosine: float
+    top1_agreement: float | None
+    nonfinite: int = 0
+    top5_agreement: float | None = None
+    accuracy: float | None = None
+    samples: int = 0
+    outputs: tuple[OutputAccuracy, ...] = ()
+
+
+def compare(
+    reference: Sequence[Array], outputs: Sequence[Array], labels: Sequence[int] | None = None
+) -> Accuracy:
+    """Compare ``outputs`` with ``reference``, tensor by tensor, in float64.
+
+    A NaN or an infinity at the same place in both is agreement and is left out of the numbers.
+
+    Args:
+        reference, outputs: the same number of arrays, of the same shapes, any dtype.
+        labels: the class of every sample; for classifiers.
+
+    Raises:
+        MeasureError: the number of outputs or a shape differs, there is nothing to compare, or
+            there are labels and the model is no classifier or has another number of samples.
+    """
+    comparison = Comparison()
+    comparison.add(reference, outputs, labels)
+    return comparison.result()
+
+
+class Comparison:
+    """:func:`compare` over any number of inputs, without keeping their outputs in memory."""
+
+    def __init__(self) -> None:
+        self._tallies: list[Tally] = []
+        self._shapes: list[tuple[int, ...]] = []
+        self._samples = 0
+        self._classes: int | None = None
+        self._top1 = self._top5 = self._correct = self._labelled = 0
+
+    def add(
+        self,
+        reference: Sequence[Array],
+        outputs: Sequence[Array],
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        """Take in the outputs of one inference; see :func:`compare`."""
+        if not reference or len(reference) != len(outputs):
+            raise MeasureError(
+                f"The original has {len(reference)} outputs and the artifact {len(outputs)};"
+                " they cannot be compared."
+            )
+        for first, second in zip(reference, outputs, strict=True):
+            if first.shape != second.shape:
+                raise MeasureError(
+                    f"An output has the shape {second.shape}, and the original's is {first.shape}."
+                )
+        if not self._tallies:
+            self._tallies = [Tally() for _ in reference]
+            self._shapes = [tuple(array.shape) for array in reference]
+            self._classes = _classes(reference)
+        if len(reference) != len(self._tallies):
+            raise MeasureError("The number of outputs changes from one input to the next.")
+        for tally, first, second in zip(self._tallies, reference, outputs, strict=True):
+            tally.add(_flat(first), _flat(second))
+        count = reference[0].shape[0] if reference[0].ndim else 1
+        self._samples += count
+        if self._classes is not None:
+            self._agree(reference[0], outputs[0])
+        if labels is not None:
+            self._label(outputs[0], labels, count)
+
+    def result(self) -> Accuracy:
+        """The numbers of everything added so far.
+
+        Raises:
+            MeasureError: nothing was added.
+        """
+        if not self._tallies:
+            raise MeasureError("There are no outputs to compare.")
+        parts = [
+            OutputAccuracy(index, shape, tally.max_abs_diff, tally.sqnr_db, tally.cosine)
+            for index, (shape, tally) in enumerate(zip(self._shapes, self._tallies, strict=True))
+        ]
+        classifier = self._classes is not None and self._samples > 0
+        many = self._classes is not None and self._classes > TOP
+        return Accuracy(
+            max_abs_diff=max(part.max_abs_diff for part in parts),
+            sqnr_db=min(part.sqnr_db for part in parts),
+            cosine=least([part.cosine for part in parts]),
+            top1_agreement=self._top1 / self._samples if classifier else None,
+            nonfinite=sum(tally.nonfinite for tally in self._tallies),
+            top5_agreement=self._top5 / self._samples if classifier and many else None,
+            accuracy=self._correct / self._labelled if self._labelled else None,
+            samples=self._samples,
+            outputs=tuple(parts) if len(parts) > 1 else (),
+        )
+
+    def _agree(self, reference: Array, output: Array) -> None:
+        winners = reference.argmax(axis=1)
+        self._top1 += int(np.count_nonzero(winners == output.argmax(axis=1)))
+        self._top5 += int(np.count_nonzero(np.any(_first(output, TOP) == winners[:, None], axis=1)))
+
+    def _label(self, output: Array, labels: Sequence[int], count: int) -> None:
+        if self._classes is None:
+            raise MeasureError(
+                "Labels need a classifier: one floating-point output of shape (N, classes)."
+            )
+        if len(labels) != count:
+            raise MeasureError(f"There are {len(labels)} labels for {count} samples.")
+        worst = max(labels, default=0)
+        if worst >= self._classes or min(labels, default=0) < 0:
+            raise MeasureError(
+                f"A label is {worst if worst >= self._classes else min(labels)}, and the model has"
+                f" {self._classes} classes, counted from 0."
+            )
+        self._correct += int(np.count_nonzero(output.argmax(axis=1) == np.asarray(labels)))
+        self._labelled += count
+
+
+def _first(output: Array, count: int) -> NDArray[np.int64]:
+    """The classes of the ``count`` greatest outputs; ties go to the lower class, as in argmax."""
+    order: NDArray[np.int64] = np.argsort(-output.astype(np.float64), axis=1, kind="stable")
+    return order[:, :count]
+
+
+def _classes(outputs: Sequence[Array]) -> int | None:
+    """How many classes a classifier has; ``None`` of any other model."""
+    first = outputs[0]
+    if len(outputs) != 1 or first.ndim != 2 or first.shape[1] < 2:
+        return None
+    return int(first.shape[1]) if np.issubdtype(first.dtype, np.floating) else None
+
+
+def _flat(array: Array) -> NDArray[np.float64]:
+    array = np.ascontiguousarray(array).reshape(-1)
+    if np.iscomplexobj(array):
+        return np.concatenate([array.real, array.imag]).astype(np.float64)
+    return array.astype(np.float64)

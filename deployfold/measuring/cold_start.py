@@ -1,0 +1,185 @@
+"""Cold start and peak memory of a file in its runtime, each time in a fresh process.
+
+``python -m deployfold.measuring.cold_start RUNNER PATH INPUTS [THREADS]`` loads ``PATH`` and runs
+it once on the tensors that ``torch.save`` wrote to ``INPUTS``, and prints one JSON object:
+``load_ms``, ``first_ms`` and ``peak_bytes``, or ``error``.
+
+The clock starts after Python, torch and ONNX Runtime were imported: that takes seconds, is the same
+for every row and is not what a server pays that has them loaded. The file lies in the page cache,
+as after a first run; disks are not what is compared here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deployfold
+from deployfold.events import Emit, StageProgress, ignore
+from deployfold.runtimes.failures import summary
+from deployfold.runtimes.protocol import Inputs, Runner, to_tensors
+from deployfold.util.memory import forget_peak, peak_bytes
+
+RUNS = 3
+TIMEOUT = 600.0
+RUNNERS = {
+    "torchscript": "TorchScriptRunner",
+    "program": "ProgramRunner",
+    "onnxruntime": "OnnxRuntimeRunner",
+    "tensorrt": "TensorRTRunner",
+}
+"""What the worker calls each class of :mod:`.runners` that loads a file."""
+
+# The user's directory must not be on the worker's path, where a torch.py would be imported: -c puts
+# the working directory there, which is an empty one. deployfold comes from where this process has
+# it, and that directory, a checkout perhaps, leaves the path again.
+_BOOTSTRAP = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+import deployfold
+del sys.path[0]
+from deployfold.measuring.cold_start import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Medians of ``runs`` fresh processes, or ``not_measured`` says why there are none.
+
+    ``peak_bytes`` is how much the resident memory grew from after the imports to its peak.
+    """
+
+    load_ms: float | None = None
+    first_ms: float | None = None
+    total_ms: float | None = None
+    peak_bytes: int | None = None
+    runs: int = 0
+    not_measured: str | None = None
+
+
+def kind_of(runner: Runner | None) -> str | None:
+    """The worker's word for a runner that loads a file; ``None`` for a model in memory."""
+    name = type(runner).__name__
+    return next((kind for kind, known in RUNNERS.items() if known == name), None)
+
+
+def cold_start(
+    kind: str,
+    path: Path,
+    inputs: Inputs,
+    *,
+    threads: int | None = None,
+    runs: int = RUNS,
+    timeout: float = TIMEOUT,
+    emit: Emit = ignore,
+) -> ColdStart:
+    """Load ``path`` and run it once, in ``runs`` processes one after the other.
+
+    Args:
+        kind: a key of :data:`RUNNERS`.
+        inputs: of the one inference.
+        threads: CPU threads; torch's own number if ``None``.
+        timeout: seconds for one process.
+    """
+    import torch
+
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
+        feed = Path(folder) / "inputs.pt"
+        torch.save(list(to_tensors(inputs)), feed)
+        words = [kind, str(path.absolute()), str(feed), *([str(threads)] if threads else [])]
+        for number in range(1, runs + 1):
+            doing = f"cold start of {path.name}, {number} of {runs}"
+            emit(StageProgress("measure", doing, (number - 1) / runs))
+            answer = _ask(words, folder, timeout)
+            if "error" in answer:
+                return ColdStart(not_measured=str(answer["error"]))
+            found.append(answer)
+    peaks = [one["peak_bytes"] for one in found if one["peak_bytes"] is not None]
+    return ColdStart(
+        load_ms=statistics.median(one["load_ms"] for one in found),
+        first_ms=statistics.median(one["first_ms"] for one in found),
+        total_ms=statistics.median(one["load_ms"] + one["first_ms"] for one in found),
+        peak_bytes=int(statistics.median(peaks)) if peaks else None,
+        runs=runs,
+    )
+
+
+def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
+    """One process; what it printed, or an ``error`` for every other end."""
+    root = str(Path(deployfold.__file__).resolve().parent.parent)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _BOOTSTRAP, root, *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", ""))},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it took longer than {timeout:g} s"}
+    with suppress(ValueError, IndexError):
+        answer = json.loads(done.stdout.splitlines()[-1])
+        if isinstance(answer, dict):
+            return answer
+    return {"error": f"the process ended with code {done.returncode}"}
+
+
+def _absolute(python_path: str) -> str:
+    # An empty entry means the working directory.
+    entries = [entry for entry in python_path.split(os.pathsep) if entry]
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The worker; see the module."""
+    kind, path, feed, *rest = arguments
+    try:
+        answer = _measure(kind, Path(path), Path(feed), int(rest[0]) if rest else None)
+    except Exception as error:
+        answer = {"error": summary(error)}
+    print(json.dumps(answer))
+    return 1 if "error" in answer else 0
+
+
+def _measure(kind: str, path: Path, feed: Path, threads: int | None) -> dict[str, Any]:
+    import torch
+
+    from deployfold.runtimes import torch_and_onnxruntime as runners
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    inputs = torch.load(feed, weights_only=True)
+    runner: Runner = getattr(runners, RUNNERS[kind])(path)
+    forget_peak()
+    before = peak_bytes()
+    start = time.perf_counter()
+    runner.load()
+    loaded = time.perf_counter()
+    runner.run(inputs)
+    end = time.perf_counter()
+    after = peak_bytes()
+    grown = None if before is None or after is None else max(0, after - before)
+    return {
+        "load_ms": 1e3 * (loaded - start),
+        "first_ms": 1e3 * (end - loaded),
+        "peak_bytes": grown,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

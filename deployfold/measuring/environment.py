@@ -1,0 +1,154 @@
+"""What machine the numbers come from, and how many threads it deserves."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from deployfold.errors import MeasureError
+from deployfold.runtimes.cuda import Cuda
+
+from .conditions import allowed_cpus, governor, load_average
+
+PACKAGES = (
+    "deployfold",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch-tensorrt",
+    "torchvision",
+    "timm",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the libraries of a measurement.
+
+    Attributes:
+        cpu: the model name of the CPU.
+        physical_cores: cores, not hardware threads, that this process may run on.
+        threads: CPU threads that every measured row used.
+        os: operating system and machine architecture.
+        python: the Python version.
+        gpu: the name of the first CUDA device, if there is one.
+        packages: installed versions by distribution name, absent ones left out.
+        cpus: hardware threads that this process may run on.
+        governor: the CPU frequency governor; ``None`` where there is none, as in most VMs.
+        load_average: processes that ran or waited over the last minute, ours among them.
+    """
+
+    cpu: str
+    physical_cores: int
+    threads: int
+    os: str
+    python: str
+    gpu: str | None
+    packages: dict[str, str]
+    cpus: int
+    governor: str | None
+    load_average: float | None
+
+
+def describe(threads: int | None = None) -> Environment:
+    """Describe this machine; ``threads`` is what the rows ran with (``None``: torch's number)."""
+    return Environment(
+        cpu=cpu_name(),
+        physical_cores=physical_cores(),
+        threads=threads or torch.get_num_threads(),
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        gpu=gpu_name(),
+        packages=package_versions(),
+        cpus=len(allowed_cpus()),
+        governor=governor(),
+        load_average=load_average(),
+    )
+
+
+def gpu_name() -> str | None:
+    """The name of the first CUDA device; ``None`` without a driver."""
+    try:
+        with closing(Cuda()) as cuda:
+            return cuda.name
+    except MeasureError:
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages among :data:`PACKAGES`, none of them imported."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_name() -> str:
+    """The CPU's model name, or the architecture where the system does not tell it."""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            name = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return name.stdout.strip() or platform.machine()
+        except (OSError, subprocess.SubprocessError):
+            return platform.machine()
+    for key in ("model name", "Model", "Hardware"):  # x86, Raspberry Pi and Jetson, older ARM
+        value = _cpuinfo(Path("/proc/cpuinfo"), key)
+        if value:
+            return value
+    return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on; hardware threads where the system is silent."""
+    allowed = allowed_cpus()
+    siblings = set()
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings.add(path.read_text(encoding="ascii").strip())
+        except OSError:
+            return max(1, len(allowed))
+    return max(1, len(siblings))
+
+
+def default_threads() -> int:
+    """Threads to measure with when the user names none: physical cores, within a CPU quota.
+
+    The quota is the ``cpu.max`` of control group v2, which containers set: more threads than it
+    allows are throttled, and the latency measured is the throttling's.
+    """
+    return max(1, min(physical_cores(), _quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
+
+
+def _quota(path: Path) -> int | None:
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+        return max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # "max 100000" is no limit
+        return None
+
+
+def _cpuinfo(path: Path, key: str) -> str | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == key and value.strip():
+            return value.strip()
+    return None

@@ -1,0 +1,94 @@
+"""What NVML says of the GPU: clocks, temperature, power, and why it runs slower than it could.
+
+NVML comes with the driver, its Python binding ``pynvml`` with the package ``nvidia-ml-py``; without
+either there is nothing to say.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from deployfold.runtimes.cuda import Cuda
+
+THROTTLE_REASONS = {
+    0x04: "the power limit",
+    0x08: "a hardware slowdown",
+    0x20: "its temperature (software limit)",
+    0x40: "its temperature (hardware limit)",
+    0x80: "an external power brake",
+}
+"""Bits of ``nvmlClocksEventReasons`` (nvml.h) that slow a busy GPU down. Left out: idle (0x01),
+clocks the user set (0x02), sync boost (0x10) and the display's setting (0x100)."""
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One GPU at one moment; ``None`` where NVML does not support a question.
+
+    Attributes:
+        sm_clock_mhz, max_sm_clock_mhz: the SM clock now, and the greatest it can have.
+        temperature_c: of the die, in degrees Celsius.
+        power_w, power_limit_w: drawn now, and the limit in force, in watts.
+        throttled_by: what holds the clocks down; empty if nothing does.
+    """
+
+    sm_clock_mhz: int | None = None
+    max_sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    throttled_by: tuple[str, ...] = ()
+
+
+def gpu_state(uuid: str | None = None) -> GpuState | None:
+    """The state of the GPU with that UUID (``GPU-…``), else of the first CUDA device.
+
+    ``None`` without ``pynvml``, a driver or such a GPU.
+    """
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports]
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or no driver
+        return None
+    try:
+        return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid or _current_uuid()))
+    except Exception:  # no such GPU
+        return None
+    finally:
+        with suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
+def throttle_reasons(bits: int) -> tuple[str, ...]:
+    """The words of :data:`THROTTLE_REASONS` for a bit mask of clock event reasons."""
+    return tuple(words for bit, words in THROTTLE_REASONS.items() if bits & bit)
+
+
+def _current_uuid() -> str:
+    # NVML numbers all GPUs, CUDA those that CUDA_VISIBLE_DEVICES shows: only the UUID is common.
+    with closing(Cuda()) as cuda:
+        return cuda.uuid
+
+
+def _read(nvml: Any, handle: Any) -> GpuState:
+    def ask(name: str, *arguments: Any) -> int | None:
+        try:
+            return int(getattr(nvml, name)(handle, *arguments))
+        except Exception:  # this GPU does not support the question, or this pynvml lacks it
+            return None
+
+    power, limit = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetEnforcedPowerLimit")
+    bits = ask("nvmlDeviceGetCurrentClocksEventReasons")
+    if bits is None:
+        bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # its name before driver 535
+    return GpuState(
+        sm_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        max_sm_clock_mhz=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+        temperature_c=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        power_w=None if power is None else power / 1000,  # NVML counts in milliwatts
+        power_limit_w=None if limit is None else limit / 1000,
+        throttled_by=throttle_reasons(bits or 0),
+    )

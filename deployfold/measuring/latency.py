@@ -1,0 +1,294 @@
+"""Latency of several artifacts, measured in interleaved rounds.
+
+Every round runs every row, in a random order, so that a change of the machine's speed hits all rows
+alike; a speed-up is the median over rounds of the ratio within a round. Three things make a number
+repeatable, and each has its constant below: warm-up until two windows of calls agree, untimed calls
+at the head of each block (the row before leaves cold caches and worker threads that still spin:
+eager ResNet-18 on two cores is 20 % slower without them), and blocks of several calls for rows that
+take less than a millisecond.
+
+Percentiles are of the pooled samples: every timed call of every completed round, none clipped or
+padded. The ratio of medians is not what a speed-up is: a machine that slows down for a while moves
+both rows of a round together, and the ratio within the round does not notice (a bootstrap of rows
+drawn apart would call that noise, and the interval would be wider for nothing).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployfold.errors import MeasureError
+from deployfold.events import Emit, StageProgress, ignore
+from deployfold.runtimes.protocol import Inputs, Runner
+from deployfold.runtimes.threads import torch_threads
+
+from .conditions import Contention, CpuWatch
+from .gpu import GpuState, gpu_state
+from .results import Latency, Measured, MeasurementInterrupted, Measurements
+from .rows import Row
+from .stability import Evidence, doubts
+from .stats import Interval, coefficient_of_variation, median_interval, percentiles
+
+MIN_ROUNDS = 15
+CONFIRM_GROWTH = 1.25
+"""The goal must be met at two looks, each after this many times the rounds of the look before.
+Ending at the first narrow interval would favour lucky ones: two equal rows then come out different
+in 11 runs of 100, and with this in 5 or fewer (simulated, log-normal noise with outliers)."""
+TOLERANCE = 0.02
+"""The goal: half the interval of every speed-up, relative to the speed-up."""
+_PROGRESS_NS = 250_000_000
+
+
+def measure(
+    runners: Mapping[str, Runner],
+    inputs: Inputs,
+    *,
+    baseline: str | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    max_seconds: float = 30.0,
+    min_rounds: int = MIN_ROUNDS,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+    emit: Emit = ignore,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Measurements:
+    """Load every runner, run them on the same inputs in turns, and close them.
+
+    It ends when the 95 % interval of every speed-up is within ``tolerance`` after at least
+    ``min_rounds`` rounds, or when ``max_seconds`` of warm-up and rounds are over; a round that the
+    end of the time cuts off is dropped, unless it is the first. A row that fails is reported as not
+    measured and the others go on.
+
+    Args:
+        runners: by row name, in the order of the table.
+        inputs: arrays or CPU tensors, in the order the model takes them.
+        baseline: the row that speed-ups are relative to; the first one if ``None``.
+        threads: torch's intra-op threads during the measurement; ``None`` leaves them.
+        batch: samples per call, for the throughput; the first axis of the first input if ``None``.
+        seed: of the order of rows and of the bootstrap.
+        emit: gets a :class:`StageProgress` of stage ``"measure"`` a few times a second.
+        clock: monotonic nanoseconds.
+
+    Raises:
+        MeasureError: there are no rows, or no row is named ``baseline``.
+        MeasurementInterrupted: Ctrl-C, after all runners were closed.
+    """
+    if not runners:
+        raise MeasureError("There is nothing to measure.")
+    baseline = next(iter(runners)) if baseline is None else baseline
+    if baseline not in runners:
+        raise MeasureError(f"No row is named {baseline!r}.")
+    if batch is None:
+        shape = tuple(inputs[0].shape) if inputs else ()
+        batch = int(shape[0]) if shape else 1
+    rows = [Row(name, runner, clock) for name, runner in runners.items()]
+    with torch_threads(threads) as count:
+        session = _Session(rows, baseline, count, batch, max_seconds, tolerance, seed, clock)
+        try:
+            session.prepare(inputs, emit)
+            with _no_garbage_collection():
+                session.rounds(min_rounds, emit)
+        except KeyboardInterrupt:
+            raise MeasurementInterrupted(session.result()) from None
+        finally:
+            for row in rows:
+                row.close()
+    return session.result()
+
+
+@dataclass
+class _Session:
+    """The state of one :func:`measure` call."""
+
+    all_rows: list[Row]
+    baseline: str
+    threads: int
+    batch: int
+    max_seconds: float
+    tolerance: float
+    seed: int
+    clock: Callable[[], int]
+    started: int | None = None
+    ended: int | None = None
+    completed: int = 0
+    converged: bool = False
+    contention: Contention | None = None
+    gpu: GpuState | None = None
+
+    @property
+    def live(self) -> list[Row]:
+        return [row for row in self.all_rows if row.failure is None]
+
+    def prepare(self, inputs: Inputs, emit: Emit) -> None:
+        for row in self.all_rows:
+            emit(StageProgress("measure", f"loading {row.name}"))
+            row.load(inputs)
+        gc.collect()  # takes seconds beside busy neighbours, which are not the rows'
+        self.started = self.clock()
+        budget = 0.1 * self.max_seconds / max(1, len(self.live))
+        for row in self.live:
+            emit(StageProgress("measure", f"warming up {row.name}", self._fraction()))
+            row.warm_up(int(budget * 1e9))
+
+    def rounds(self, min_rounds: int, emit: Emit) -> None:
+        rng = np.random.default_rng(self.seed)
+        watch = CpuWatch()
+        watch.start()
+        try:
+            self._repeat(rng, min_rounds, emit)
+        finally:
+            self.contention = watch.stop()
+            self.ended = self.clock()
+            if any(row.device_times() for row in self.live):
+                self.gpu = gpu_state()
+
+    def _repeat(self, rng: np.random.Generator, min_rounds: int, emit: Emit) -> None:
+        next_check, met, last_progress = min_rounds, 0, -_PROGRESS_NS
+        while self.live and self._round(rng):
+            now = self.clock()
+            if self.completed >= next_check:
+                met = met + 1 if self._widest() <= self.tolerance else 0
+                if met == 2:
+                    self.converged = True
+                    break
+                next_check = math.ceil(CONFIRM_GROWTH * self.completed)  # at least one more
+            if now - last_progress >= _PROGRESS_NS:
+                last_progress = now
+                emit(StageProgress("measure", f"round {self.completed}", self._fraction()))
+
+    def _round(self, rng: np.random.Generator) -> bool:
+        """Run one block of every row; False when the time is up."""
+        live = self.live
+        for index in rng.permutation(len(live)):
+            if self.completed and self._fraction() >= 1.0:
+                return False
+            live[index].block()
+        for row in self.live:
+            row.keep()
+        self.completed += 1
+        return self._fraction() < 1.0
+
+    def _fraction(self) -> float:
+        if self.started is None:
+            return 0.0
+        limit = max(self.max_seconds, 1e-9) * 1e9
+        return min(1.0, (self.clock() - self.started) / limit)
+
+    def _interval(self, row: Row) -> Interval | None:
+        """Of the speed-up; of the row's own time where there is nothing to compare it with."""
+        base = next((other for other in self.live if other.name == self.baseline), None)
+        times = np.asarray(row.round_ms[: self.completed])
+        if not times.size:
+            return None
+        if base is not None and base is not row:
+            times = np.asarray(base.round_ms[: self.completed]) / times
+        return median_interval(times, self.seed)
+
+    def _widest(self) -> float:
+        rows = self.live
+        if len(rows) > 1:
+            # The baseline against itself is 1 at once; the other rows' ratios judge it.
+            rows = [row for row in rows if row.name != self.baseline]
+        intervals = [self._interval(row) for row in rows]
+        return max((i.relative_half_width for i in intervals if i is not None), default=math.inf)
+
+    def result(self) -> Measurements:
+        end = self.clock() if self.ended is None else self.ended
+        return Measurements(
+            rows=tuple(self._measured(row) for row in self.all_rows),
+            baseline=self.baseline,
+            rounds=self.completed,
+            seconds=0.0 if self.started is None else (end - self.started) / 1e9,
+            threads=self.threads,
+            converged=self.converged,
+            contention=self.contention,
+        )
+
+    def _measured(self, row: Row) -> Measured:
+        if row.failure is not None:
+            return Measured(row.name, None, row.failure, row.outputs)
+        interval = self._interval(row)
+        if interval is None:
+            return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
+        samples = np.concatenate(row.blocks_ms[: self.completed])
+        median, p90, p95, p99 = percentiles(samples)
+        base_measured = any(other.name == self.baseline for other in self.live)
+        speedup: Interval | None = interval if base_measured else None
+        if row.name == self.baseline:
+            speedup = Interval(1.0, 1.0, 1.0)
+        own = median_interval(row.round_median_ms[: self.completed], self.seed)
+        variation = coefficient_of_variation(samples)
+        evidence = self._evidence(row, variation, interval)
+        note = "; ".join(doubts(evidence)) or None
+        device = row.device_times()
+        graph = None if device is None else device.graph
+        return Measured(
+            row.name,
+            Latency(
+                samples_ms=samples,
+                median_ms=median,
+                p90_ms=p90,
+                p95_ms=p95,
+                p99_ms=p99,
+                throughput=self.batch / median * 1e3 if median else math.inf,
+                speedup=speedup.value if speedup else None,
+                speedup_low=speedup.low if speedup else None,
+                speedup_high=speedup.high if speedup else None,
+                rounds=self.completed,
+                stable=note is None,
+                note=note,
+                h2d_ms=evidence.h2d_ms,
+                d2h_ms=evidence.d2h_ms,
+                # Of calls pooled over rounds and of rounds, the medians differ a little.
+                median_low_ms=min(own.low, median),
+                median_high_ms=max(own.high, median),
+                variation=variation,
+                preemptions_per_s=evidence.preemptions,
+                other_cpus=self.contention.others if self.contention else None,
+                gpu=evidence.gpu,
+                graph=graph,
+            ),
+            outputs=row.outputs,
+            notes=row.notes,
+        )
+
+    def _evidence(self, row: Row, variation: float, interval: Interval) -> Evidence:
+        device = row.device_times()
+        return Evidence(
+            variation=variation,
+            interval=interval,
+            rounds=self.completed,
+            converged=self.converged,
+            tolerance=self.tolerance,
+            threads=self.threads,
+            preemptions=row.preemptions_per_second(),
+            contention=self.contention,
+            compute_ms=None if device is None else device.compute_ms,
+            h2d_ms=None if device is None else device.h2d_ms,
+            d2h_ms=None if device is None else device.d2h_ms,
+            enqueue_ms=None if device is None else device.enqueue_ms,
+            gpu=None if device is None else self.gpu,
+        )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect before and after, and not in the middle of a timed call."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+__all__ = ["Latency", "Measured", "MeasurementInterrupted", "Measurements", "measure"]

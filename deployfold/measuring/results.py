@@ -1,0 +1,104 @@
+"""What a measurement returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.runtimes.protocol import Array
+from deployfold.runtimes.tensorrt_library import CudaGraph
+
+from .conditions import Contention
+from .gpu import GpuState
+
+
+@dataclass(frozen=True, eq=False)
+class Latency:
+    """What was measured of one row. Times are in milliseconds.
+
+    Attributes:
+        samples_ms: every timed call of the rounds that were completed, in order; nothing clipped,
+            averaged or padded. On a GPU, the engine's own time by CUDA events.
+        median_ms, p90_ms, p95_ms, p99_ms: percentiles of ``samples_ms``.
+        throughput: samples per second at the median: batch size / median.
+        median_low_ms, median_high_ms: the 95 % interval of the median over rounds; from 0 to
+            infinity if there were too few rounds for one.
+        variation: coefficient of variation of ``samples_ms``.
+        speedup: median of the per-round ratios baseline / row; 1 for the baseline itself and
+            ``None`` where the baseline was not measured.
+        speedup_low, speedup_high: its 95 % interval, see :func:`.stats.median_interval`.
+        rounds: completed rounds.
+        stable: nothing in ``note`` speaks against the numbers.
+        note: why not stable.
+        h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
+        preemptions_per_s: involuntary context switches a second while the row ran.
+        other_cpus: CPUs that other programs kept busy during the rounds.
+        graph: whether an engine's work was launched as one CUDA graph; ``None`` of other rows.
+        gpu: the GPU right after the last round, as NVML saw it; ``None`` on the CPU.
+    """
+
+    samples_ms: NDArray[np.float64]
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    throughput: float
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    rounds: int
+    stable: bool
+    note: str | None = None
+    h2d_ms: float | None = None
+    d2h_ms: float | None = None
+    median_low_ms: float | None = None
+    median_high_ms: float | None = None
+    variation: float | None = None
+    preemptions_per_s: float | None = None
+    other_cpus: float | None = None
+    gpu: GpuState | None = None
+    graph: CudaGraph | None = None
+
+    @property
+    def quantiles_ms(self) -> tuple[float, ...]:
+        """``samples_ms`` at 0, 5, …, 100 %."""
+        return tuple(float(one) for one in np.quantile(self.samples_ms, np.linspace(0, 1, 21)))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One row: its latency, or why there is none, its outputs if it ran at all, and its notes."""
+
+    name: str
+    latency: Latency | None
+    not_measured: str | None = None
+    outputs: tuple[Array, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """All rows in the order they were given, and how the measurement went.
+
+    ``converged`` says that every interval reached the goal before the time was up; ``seconds``
+    is the time taken by warm-up and rounds. ``contention`` is what other programs took of the CPUs
+    during the rounds, ``None`` where that cannot be told.
+    """
+
+    rows: tuple[Measured, ...]
+    baseline: str
+    rounds: int
+    seconds: float
+    threads: int
+    converged: bool
+    contention: Contention | None = None
+
+
+class MeasurementInterrupted(KeyboardInterrupt):
+    """Ctrl-C during :func:`measure`; ``partial`` holds what the completed rounds say."""
+
+    def __init__(self, partial: Measurements) -> None:
+        super().__init__("measurement interrupted")
+        self.partial = partial

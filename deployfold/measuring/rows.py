@@ -1,0 +1,157 @@
+"""One row of a measurement while it is being measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.runtimes.failures import summary
+from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
+from deployfold.runtimes.times import DeviceTimes
+
+from .conditions import preemptions
+
+BLOCK_NS = 1_000_000
+"""A row faster than this runs several times a round, so that a block takes about as long and the
+clock's resolution and the cost of reading it do not matter."""
+MAX_CALLS = 100
+SETTLE_NS = 5_000_000
+"""Untimed calls at the head of a block go on for this long (at least one): GNU OpenMP's threads
+spin for some milliseconds after the work of the row before."""
+WARM_UP_WINDOW = 5
+WARM_UP_AGREEMENT = 0.02
+
+
+class Row:
+    """A runner with what was measured of it so far. It never raises but sets ``failure``.
+
+    Attributes:
+        failure: why the row cannot be measured; ``None`` while it can.
+        outputs: of the first inference.
+        notes: what the runner says of its numbers.
+        round_ms: the mean time of a call, one value for every completed round.
+        round_median_ms: the median time of a call, one value for every completed round.
+        blocks_ms: the single calls behind them.
+    """
+
+    def __init__(self, name: str, runner: Runner, clock: Callable[[], int]) -> None:
+        self.name = name
+        self.failure: str | None = None
+        self.outputs: tuple[Array, ...] | None = None
+        self.notes: tuple[str, ...] = ()
+        self.round_ms: list[float] = []
+        self.round_median_ms: list[float] = []
+        self.blocks_ms: list[NDArray[np.float64]] = []
+        self._runner = runner
+        self._clock = clock
+        self._step: Step | None = None
+        self._calls = 1
+        self._pending: NDArray[np.float64] | None = None
+        self._transfers: list[DeviceTimes] = []
+        self._preempted = 0
+        self._block_ns = 0
+
+    def load(self, inputs: Inputs) -> None:
+        """Load the artifact, run it once for its outputs, and prepare its inputs."""
+        try:
+            self._runner.load()
+            self.notes = tuple(getattr(self._runner, "notes", ()))
+            self.outputs = self._runner.run(inputs)
+            self._step = self._runner.prepare(inputs)
+        except Exception as error:
+            self._fail(error)
+
+    def warm_up(self, budget_ns: int) -> None:
+        """Call until two windows of calls have medians within 2 %, or the budget is spent.
+
+        At least three calls are made: TorchScript specialises on the first two.
+        """
+        times: list[float] = []
+        start = self._clock()
+        try:
+            while True:
+                times.append(self._call())
+                spent = self._clock() - start
+                if len(times) >= 3 and (spent >= budget_ns or _settled(times)):
+                    break
+        except Exception as error:
+            self._fail(error)
+            return
+        typical_ns = statistics.median(times[-WARM_UP_WINDOW:]) * 1e6
+        self._calls = min(MAX_CALLS, max(1, math.ceil(BLOCK_NS / typical_ns)))
+        self._transfers.clear()
+
+    def block(self) -> None:
+        """One round's calls; they count when :meth:`keep` is called."""
+        try:
+            start, preempted = self._clock(), preemptions()
+            while True:
+                self._call(record=False)
+                if self._clock() - start >= SETTLE_NS:
+                    break
+            self._pending = np.array([self._call() for _ in range(self._calls)])
+            self._preempted += preemptions() - preempted
+            self._block_ns += self._clock() - start
+        except Exception as error:
+            self._fail(error)
+
+    def keep(self) -> None:
+        """The round was completed: its calls count."""
+        if self._pending is not None:
+            self.blocks_ms.append(self._pending)
+            self.round_ms.append(float(self._pending.mean()))
+            self.round_median_ms.append(float(np.median(self._pending)))
+            self._pending = None
+
+    def device_times(self) -> DeviceTimes | None:
+        """Medians of what the GPU's clock said; ``None`` where the row runs on the CPU."""
+        if not self._transfers:
+            return None
+        launches = [one.enqueue_ms for one in self._transfers if one.enqueue_ms is not None]
+        return DeviceTimes(
+            compute_ms=statistics.median(one.compute_ms for one in self._transfers),
+            h2d_ms=statistics.median(one.h2d_ms for one in self._transfers),
+            d2h_ms=statistics.median(one.d2h_ms for one in self._transfers),
+            enqueue_ms=statistics.median(launches) if launches else None,
+            graph=self._transfers[-1].graph,
+        )
+
+    def preemptions_per_second(self) -> float:
+        """Involuntary context switches of this process, a second of this row's blocks."""
+        return self._preempted / (self._block_ns / 1e9) if self._block_ns else 0.0
+
+    def close(self) -> None:
+        """Close the runner, whatever state it is in."""
+        self._step = None
+        with suppress(Exception):  # what was measured stands
+            self._runner.close()
+
+    def _call(self, *, record: bool = True) -> float:
+        """Milliseconds of one inference."""
+        step = self._step
+        assert step is not None, "load() comes first"
+        start = self._clock()
+        device: DeviceTimes | None = step()
+        end = self._clock()
+        if device is None:
+            return max(end - start, 1) / 1e6  # a coarse clock may say 0, and ratios follow
+        if record:
+            self._transfers.append(device)
+        return max(device.compute_ms, 1e-6)
+
+    def _fail(self, error: Exception) -> None:
+        rounds = len(self.round_ms)
+        self.failure = summary(error) + (f" (after {rounds} rounds)" if rounds else "")
+
+
+def _settled(times: list[float]) -> bool:
+    if len(times) < 2 * WARM_UP_WINDOW:
+        return False
+    now = statistics.median(times[-WARM_UP_WINDOW:])
+    before = statistics.median(times[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW])
+    return abs(now - before) <= WARM_UP_AGREEMENT * before

@@ -1,0 +1,105 @@
+"""Throughput by batch size, and the batch from which a larger one brings no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from deployfold.errors import DeployfoldError, MeasureError
+from deployfold.events import Emit, StageProgress, ignore, part_of
+from deployfold.runtimes.failures import summary
+from deployfold.runtimes.protocol import Inputs, Runner
+
+from .kept import keep
+from .latency import measure
+from .results import Measured
+
+
+@dataclass(frozen=True)
+class BatchPoint:
+    """One row at one batch size; without a median, ``not_measured`` says why.
+
+    ``throughput`` is in samples per second: batch / median.
+    """
+
+    batch: int
+    median_ms: float | None = None
+    throughput: float | None = None
+    stable: bool = False
+    not_measured: str | None = None
+
+
+def sweep(
+    runners: Mapping[str, Runner],
+    make_inputs: Callable[[int], Inputs],
+    batches: Sequence[int],
+    *,
+    baseline: str | None = None,
+    threads: int | None = None,
+    max_seconds: float = 30.0,
+    seed: int = 0,
+    emit: Emit = ignore,
+) -> dict[str, tuple[BatchPoint, ...]]:
+    """Measure every row at every batch size, the rows of one size in interleaved rounds.
+
+    A row that does not take a size (an engine beyond its optimization profile, a file exported with
+    a fixed batch), or whose outputs there have other shapes than the baseline's, is not measured
+    at that size, with the reason.
+
+    Args:
+        runners: by row name; they are loaded once, and closed at the end.
+        make_inputs: the inputs for a batch size.
+        batches: sizes, in any order.
+        baseline: the row that the outputs' shapes are held against; the first if ``None``.
+        max_seconds: for all sizes together.
+        threads, seed, emit: as in :func:`.latency.measure`.
+
+    Raises:
+        MeasureError: there are no rows.
+        MeasurementInterrupted: Ctrl-C.
+    """
+    if not runners:
+        raise MeasureError("There is nothing to measure.")
+    base = next(iter(runners)) if baseline is None else baseline
+    points: dict[str, list[BatchPoint]] = {name: [] for name in runners}
+    with keep(runners) as kept:
+        sizes = sorted(set(batches))
+        for index, batch in enumerate(sizes):
+            part = part_of(emit, index / len(sizes), 1 / len(sizes))
+            part(StageProgress("measure", f"batch {batch}", 0.0))
+            try:
+                inputs = make_inputs(batch)
+            except DeployfoldError as error:
+                for name in runners:
+                    points[name].append(BatchPoint(batch, not_measured=summary(error)))
+                continue
+            measured = measure(
+                kept,
+                inputs,
+                baseline=base,
+                threads=threads,
+                batch=batch,
+                max_seconds=max_seconds / len(sizes),
+                seed=seed,
+                emit=part,
+            )
+            shapes = _shapes(next(row for row in measured.rows if row.name == base))
+            for row in measured.rows:
+                points[row.name].append(_point(row, batch, shapes))
+    return {name: tuple(found) for name, found in points.items()}
+
+
+def _shapes(row: Measured) -> list[tuple[int, ...]] | None:
+    return None if row.outputs is None else [array.shape for array in row.outputs]
+
+
+def _point(row: Measured, batch: int, expected: list[tuple[int, ...]] | None) -> BatchPoint:
+    shapes = _shapes(row)
+    if row.latency is None:
+        return BatchPoint(batch, not_measured=row.not_measured)
+    if expected is not None and shapes != expected:
+        return BatchPoint(
+            batch, not_measured=f"its outputs have the shapes {shapes}, the original's {expected}"
+        )
+    latency = row.latency
+    return BatchPoint(batch, latency.median_ms, latency.throughput, latency.stable)

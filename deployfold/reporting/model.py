@@ -1,0 +1,284 @@
+"""The report of a build: what ``report.json`` holds, and nothing heavy to import.
+
+JSON has no infinity and no NaN. They are written as the strings ``"Infinity"``, ``"-Infinity"`` and
+``"NaN"`` wherever a number stands (an identical output has an infinite SQNR), and read back from
+them; ``null`` always means that there is no value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from deployfold.errors import UsageError
+from deployfold.util.files import write_text
+
+from .fields import Count, Frozen, Number, first_problem
+from .row import (
+    Accuracy,
+    BatchPoint,
+    ColdStart,
+    GpuState,
+    Int8Layer,
+    Int8Summary,
+    Latency,
+    OutputAccuracy,
+    Row,
+    Speedup,
+    saturation,
+)
+
+SCHEMA_VERSION: Final = "1"
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+__all__ = [
+    "REPORT_JSON",
+    "REPORT_MARKDOWN",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "BatchPoint",
+    "ColdStart",
+    "Count",
+    "Environment",
+    "FoldSummary",
+    "FoldedNorm",
+    "GpuState",
+    "Int8Layer",
+    "Int8Summary",
+    "Latency",
+    "LeftNorm",
+    "ModelInput",
+    "Number",
+    "OutputAccuracy",
+    "Report",
+    "Row",
+    "Source",
+    "Speedup",
+    "Status",
+    "ThresholdResult",
+    "Verification",
+    "load_report",
+    "now",
+    "saturation",
+    "write_report",
+]
+
+
+class Source(Frozen):
+    """The model that came in. ``sha256`` and ``bytes`` are of the file; ``None`` without one."""
+
+    path: str
+    kind: str
+    sha256: str | None = None
+    arch: str | None = None
+    bytes: Count | None = None
+
+
+class ModelInput(Frozen):
+    """One model input; the batch axis comes first in ``shape``."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class FoldedNorm(Frozen):
+    """A BatchNorm that is gone: folded ``into`` that module by that rule."""
+
+    name: str
+    rule: str
+    into: str
+
+
+class LeftNorm(Frozen):
+    """A BatchNorm that stayed, and why."""
+
+    name: str
+    reason: str
+
+
+class Verification(Frozen):
+    """Folded against original, on that many inputs; ``None``: float64 could not run, see note."""
+
+    float64_relative_difference: Number | None
+    native_max_abs_diff: Number
+    inputs: Count
+    note: str | None = None
+
+
+class FoldSummary(Frozen):
+    """What folding did. ``verification`` is ``None`` if nothing was folded."""
+
+    batchnorm_before: Count
+    parameters_before: Count
+    parameters_after: Count
+    folded: tuple[FoldedNorm, ...] = ()
+    left: tuple[LeftNorm, ...] = ()
+    verification: Verification | None = None
+
+
+class Environment(Frozen):
+    """The machine; the same fields as ``deployfold.measuring.environment.Environment``.
+
+    ``cpus`` are hardware threads, ``governor`` the CPU frequency governor, ``load_average`` the
+    machine's when the report was written; ``None`` where the system does not tell.
+    """
+
+    cpu: str
+    physical_cores: Count
+    threads: Count
+    os: str
+    python: str
+    gpu: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    cpus: Count | None = None
+    governor: str | None = None
+    load_average: Number | None = None
+
+
+class StageCost(Frozen):
+    """What a stage of the build took.
+
+    ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, with that of
+    the process that compiled the engine; ``None`` where the system does not tell.
+    """
+
+    stage: str
+    seconds: Number
+    peak_bytes: Count | None = None
+
+
+class ThresholdResult(Frozen):
+    """A limit the user set. ``value`` is ``None`` if there was nothing to hold against it."""
+
+    name: str
+    limit: Number
+    value: Number | None
+    row: str | None
+    passed: bool
+
+
+class Status(Frozen):
+    """How the build ended; ``stage`` and ``message`` where it did not complete."""
+
+    state: Literal["complete", "interrupted", "failed"] = "complete"
+    stage: str | None = None
+    message: str | None = None
+
+
+class Report(Frozen):
+    """Everything a build found. The first row is the baseline.
+
+    ``input_origin`` says where the shapes came from, and ``input_data`` what values were run.
+    """
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    deployfold_version: str
+    created: str
+    source: Source
+    inputs: tuple[ModelInput, ...]
+    input_origin: str | None = None
+    input_data: str = "seeded random"
+    fold: FoldSummary | None = None
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    environment: Environment
+    thresholds: tuple[ThresholdResult, ...] = ()
+    stages: tuple[StageCost, ...] = ()
+    status: Status = Status()
+
+    @property
+    def baseline(self) -> Row | None:
+        """The row that all others are compared with."""
+        return self.rows[0] if self.rows else None
+
+    def to_json(self) -> str:
+        """The JSON text of the report, indented, with a final newline.
+
+        What UTF-8 cannot hold (a lone surrogate, from a checkpoint's names or a path in another
+        encoding) is written as ``?``.
+        """
+        try:
+            return self.model_dump_json(indent=2) + "\n"
+        except PydanticSerializationError:
+            return (
+                Report.model_validate(_as_utf8(self.model_dump())).model_dump_json(indent=2) + "\n"
+            )
+
+
+def _as_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_as_utf8, value))
+    return value
+
+
+def json_schema() -> str:
+    """The JSON schema of a report, indented, with a final newline."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | Report.model_json_schema(), indent=2) + "\n"
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second; ``SOURCE_DATE_EPOCH`` takes its place if set."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = datetime.now(timezone.utc)
+    if epoch.isascii() and epoch.isdigit():
+        try:
+            moment = datetime.fromtimestamp(int(epoch), timezone.utc)
+        except (OverflowError, ValueError, OSError) as error:
+            raise UsageError(
+                f"SOURCE_DATE_EPOCH={epoch} is no date.", hint="Set it to seconds since 1970."
+            ) from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write ``report.json`` atomically."""
+    write_text(path, report.to_json())
+
+
+def load_report(path: Path) -> Report:
+    """Read a ``report.json``.
+
+    Args:
+        path: the file, or the directory of the build that it lies in.
+
+    Raises:
+        UsageError: it cannot be read, is no report, or has a schema this version does not know.
+    """
+    path = path / REPORT_JSON if path.is_dir() else path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a deployfold report: it is not JSON.") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version is None:
+        raise UsageError(
+            f"{path} is not a deployfold report: it has no schema_version.",
+            hint="deployfold build writes one as report.json.",
+        )
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has the report schema {version!r}; this deployfold reads {SCHEMA_VERSION!r}.",
+            hint="Update deployfold: pip install -U deployfold.",
+        )
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} is not a valid deployfold report: {first_problem(error)}."
+        ) from error

@@ -1,0 +1,1 @@
+"""How artifacts run: one module a runtime, all behind one protocol."""

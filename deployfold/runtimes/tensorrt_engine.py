@@ -1,0 +1,289 @@
+"""Runs a TensorRT or TensorRT-RTX engine with NumPy arrays and CUDA's driver API, without torch.
+
+Every TensorRT name used here stands, with this signature, in the Python bindings of TensorRT 10.16,
+11.4 and TensorRT-RTX 1.7.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.compiling.tensorrt.network import DTYPES
+from deployfold.errors import MeasureError
+from deployfold.runtimes.tensorrt_library import CudaGraph, RunOptions, select_profile
+
+from .cuda import Cuda
+from .failures import as_measure_error
+from .tensorrt_file import LoadedEngine, load_engine, numpy_dtype
+from .times import DeviceTimes
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """One tensor: page-locked host memory and device memory of the same size.
+
+    ``device`` is the host's address where TensorRT wants the tensor on the host.
+    """
+
+    host: int
+    array: Array
+    device: int
+    size: int
+
+    @property
+    def copied(self) -> bool:
+        return self.device != self.host
+
+
+class EngineRunner:
+    """An engine with its sidecar, on the first CUDA device.
+
+    A step copies the inputs from pinned memory, runs the engine and copies the outputs back, on one
+    stream, with events between the three, as trtexec does. The engine's own work is captured once
+    as a CUDA graph and launched as that, where it can be; TensorRT-RTX is asked to do so itself.
+
+    Args:
+        cuda: the device; it must outlive the runner.
+    """
+
+    def __init__(self, path: Path, cuda: Cuda, options: RunOptions | None = None) -> None:
+        self._path = path
+        self._cuda = cuda
+        self._options = options or RunOptions()
+        self._loaded: LoadedEngine | None = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._stream = 0
+        self._events: tuple[int, ...] = ()
+        self._inputs: dict[str, _Buffer] = {}
+        self._outputs: dict[str, _Buffer] = {}
+        self._recorded, self._graph = False, 0
+        self.cuda_graph = CudaGraph(False, "nothing was run yet")
+        """How the engine's work is launched; known after :meth:`bind`."""
+
+    def load(self) -> None:
+        """Load the engine.
+
+        Raises:
+            MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
+        """
+        self.take(load_engine(self._path, self._cuda.compute_capability, self._options))
+
+    def take(self, loaded: LoadedEngine) -> None:
+        """Run ``loaded``; closing the runner closes it."""
+        self._loaded, self._engine, self._context = loaded, loaded.engine, loaded.context.context
+        self._stream = self._cuda.stream()
+        self._events = tuple(self._cuda.event() for _ in range(4))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs, in the engine's order; it must be loaded."""
+        return tuple(self._names("INPUT"))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs, in the engine's order; it must be loaded."""
+        return tuple(self._names("OUTPUT"))
+
+    def bind(self, inputs: Mapping[str, Array]) -> None:
+        """Take those inputs, by name: make buffers, run once, and capture the CUDA graph.
+
+        Inputs of the shapes that are bound already go into the same buffers, and the graph stays.
+
+        Raises:
+            MeasureError: the engine does not take them, or fails.
+        """
+        if self._context is None:
+            raise MeasureError(f"{self._path.name} is not loaded.")
+        missing = [name for name in self.input_names if name not in inputs]
+        if missing:
+            raise MeasureError(f"{self._path.name} needs an input named {missing[0]!r}.")
+        arrays = {
+            name: np.asarray(inputs[name], dtype=self._dtype(name)) for name in self.input_names
+        }
+        if self._holds(arrays):
+            for name, array in arrays.items():
+                self._inputs[name].array[...] = array
+            return
+        with as_measure_error(f"{self._path.name} does not take these inputs"):
+            self._free()
+            self._bind(arrays)
+        with as_measure_error(f"{self._path.name} failed"):
+            self._record()
+
+    def step(self) -> DeviceTimes:
+        """One inference on what was bound.
+
+        Raises:
+            MeasureError: it failed.
+        """
+        cuda, stream = self._cuda, self._stream
+        begin, copied, computed, end = self._events
+        cuda.call("cuEventRecord", begin, stream)
+        self._copy_in()
+        cuda.call("cuEventRecord", copied, stream)
+        launch = time.perf_counter()
+        if self._graph:
+            cuda.call("cuGraphLaunch", self._graph, stream)
+        else:
+            self._enqueue()
+        launched = time.perf_counter()
+        cuda.call("cuEventRecord", computed, stream)
+        for one in self._outputs.values():
+            if one.copied:
+                cuda.call("cuMemcpyDtoHAsync_v2", one.host, one.device, one.size, stream)
+        cuda.call("cuEventRecord", end, stream)
+        cuda.call("cuStreamSynchronize", stream)
+        return DeviceTimes(
+            compute_ms=cuda.elapsed_ms(copied, computed),
+            h2d_ms=cuda.elapsed_ms(begin, copied),
+            d2h_ms=cuda.elapsed_ms(computed, end),
+            enqueue_ms=1e3 * (launched - launch),
+            graph=self.cuda_graph,
+        )
+
+    def outputs(self) -> dict[str, Array]:
+        """Copies of the outputs of the last step, by name, in the engine's order.
+
+        What NumPy itself has no dtype for (bfloat16, float8) comes as float32.
+        """
+        return {name: _plain(buffer.array) for name, buffer in self._outputs.items()}
+
+    def close(self) -> None:
+        """Free buffers, context, engine and runtime, in that order; more than once is no error.
+
+        Raises:
+            UsageError: the runtime cache cannot be written; all is freed before.
+        """
+        self._free()
+        for event in self._events:
+            self._cuda.call("cuEventDestroy_v2", event)
+        if self._stream:
+            self._cuda.call("cuStreamDestroy_v2", self._stream)
+        self._events, self._stream = (), 0
+        loaded, self._loaded, self._engine, self._context = self._loaded, None, None, None
+        if loaded is not None:
+            loaded.close()
+
+    def _holds(self, arrays: Mapping[str, Array]) -> bool:
+        """Whether buffers of those shapes are bound, and nothing but their values is new.
+
+        Values that TensorRT reads on the host may decide shapes, and a graph keeps them.
+        """
+        return self._recorded and all(
+            self._inputs[name].copied and self._inputs[name].array.shape == array.shape
+            for name, array in arrays.items()
+        )
+
+    def _bind(self, arrays: Mapping[str, Array]) -> None:
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        if not select_profile(self._engine, self._context, self._stream, shapes):
+            raise MeasureError(
+                f"{self._path.name}: no optimization profile holds the shapes {shapes}."
+            )
+        self._cuda.call("cuStreamSynchronize", self._stream)
+        for name, array in arrays.items():
+            if not self._context.set_input_shape(name, tuple(array.shape)):
+                raise MeasureError(
+                    f"{self._path.name}: no optimization profile holds the shape "
+                    f"{'x'.join(map(str, array.shape))} of {name!r}{self._because()}."
+                )
+            self._inputs[name] = self._buffer(name, array.shape)
+            # TensorRT may read what is on the host as early as in infer_shapes.
+            self._inputs[name].array[...] = array
+        # Empty when every shape is known; else the names of the inputs that are missing.
+        unknown = self._context.infer_shapes()
+        if unknown:
+            raise MeasureError(f"{self._path.name}: the shape of {unknown[0]!r} is not set.")
+        for name in self.output_names:
+            shape = tuple(self._context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise MeasureError(
+                    f"{self._path.name}: the shape of the output {name!r} depends on the data,"
+                    " which deployfold cannot run."
+                )
+            self._outputs[name] = self._buffer(name, shape)
+
+    def _record(self) -> None:
+        """Run once, which lets TensorRT take up the new shapes, and capture the graph.
+
+        See https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html.
+        """
+        assert self._loaded is not None
+        self._copy_in()
+        self._enqueue()
+        self._cuda.call("cuStreamSynchronize", self._stream)
+        if not self._options.cuda_graph:
+            self.cuda_graph = CudaGraph(False, "--no-cuda-graph")
+        elif self._loaded.context.captures:
+            self.cuda_graph = self._loaded.context.graph(self._stream)
+        else:
+            try:
+                self._graph = self._cuda.capture(self._stream, self._enqueue)
+                self.cuda_graph = CudaGraph(True)
+            except MeasureError as error:
+                reason = error.message.rstrip(".")
+                self.cuda_graph = CudaGraph(False, f"the engine cannot be captured ({reason})")
+        self._recorded = True
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise MeasureError(f"{self._path.name} failed{self._because()}.")
+
+    def _copy_in(self) -> None:
+        for one in self._inputs.values():
+            if one.copied:
+                self._cuda.call(
+                    "cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, self._stream
+                )
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> _Buffer:
+        dtype = self._dtype(name)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        host, memory = self._cuda.pinned(size)
+        on_host = self._engine.get_tensor_location(name).name == "HOST"
+        device = host if on_host else self._cuda.device_memory(size)
+        if not self._context.set_tensor_address(name, device):
+            raise MeasureError(f"{self._path.name}: no address for {name!r}{self._because()}.")
+        return _Buffer(host, memory.view(dtype).reshape(shape), device, size)
+
+    def _free(self) -> None:
+        if self._graph:
+            self._cuda.call("cuGraphExecDestroy", self._graph)
+        self._recorded, self._graph = False, 0
+        for one in (*self._inputs.values(), *self._outputs.values()):
+            if one.copied:
+                self._cuda.free_device(one.device)
+            self._cuda.free_pinned(one.host)
+        self._inputs, self._outputs = {}, {}
+
+    def _names(self, mode: str) -> list[str]:
+        engine = self._engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return [name for name in names if engine.get_tensor_mode(name).name == mode]
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        kind = self._engine.get_tensor_dtype(name).name
+        try:
+            return numpy_dtype(DTYPES[kind])
+        except (KeyError, TypeError) as error:
+            raise MeasureError(
+                f"{self._path.name}: numpy has no {kind}, the dtype of {name!r}.",
+                hint="Build with float32 inputs and outputs.",
+            ) from error
+
+    def _because(self) -> str:
+        return "" if self._loaded is None else self._loaded.because()
+
+
+def _plain(array: Array) -> Array:
+    return array.astype(array.dtype if array.dtype.isbuiltin == 1 else np.float32)

@@ -1,0 +1,207 @@
+"""The GPUs that ``--target`` knows, read from ``profiles/gpus/*.toml``.
+
+Compute capabilities and memory come from the NVIDIA pages that each profile names; the precisions
+from the hardware table of TensorRT's support matrix,
+https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deployfold.config.profiles_root import profiles_root
+from deployfold.config.spec import GpuTarget
+from deployfold.errors import UsageError
+
+PRECISIONS = ("tf32", "fp16", "bf16", "int8", "fp8", "fp4")
+"""What ``precisions`` in a profile may hold, oldest first."""
+
+AUTO = "auto"
+"""The ``--target`` that looks at the machine; see :mod:`deployfold.compiling.plan`."""
+
+_REQUIRED: dict[str, type] = {
+    "name": str,
+    "title": str,
+    "family": str,
+    "compute_capability": str,
+    "memory_gib": float,
+    "precisions": list,
+    "source": str,
+    "memory_source": str,
+}
+_OPTIONAL: dict[str, type] = {"aliases": list}
+_HINT = "See them all: deployfold targets."
+
+
+def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
+    """Read every GPU profile, sorted by compute capability, then by name.
+
+    Args:
+        root: the directory of ``*.toml`` files; the shipped ones by default.
+
+    Raises:
+        UsageError: a file is not TOML, lacks a key, has an unknown or a bad one, or two files
+            claim the same name. The message names the file and the key.
+    """
+    directory = profiles_root() / "gpus" if root is None else root
+    targets = [read_target(path) for path in sorted(directory.glob("*.toml"))]
+    owner: dict[str, str] = {}
+    for target in targets:
+        for key in sorted(_keys(target)):
+            if owner.setdefault(key, target.name) != target.name:
+                raise UsageError(
+                    f"The GPU profiles {owner[key]} and {target.name} both answer to {key!r}."
+                )
+    return tuple(sorted(targets, key=lambda target: (target.compute_capability, target.name)))
+
+
+def read_target(path: Path) -> GpuTarget:
+    """Read and validate one GPU profile.
+
+    Raises:
+        UsageError: as for :func:`load_targets`.
+    """
+    # tomllib came with Python 3.11; tomli is the same code for 3.10. Who only runs engines has no
+    # use for it.
+    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not a readable GPU profile: {error}.") from error
+    _check_keys(path, table)
+    return GpuTarget(
+        name=table["name"],
+        title=table["title"],
+        family=table["family"],
+        compute_capability=_compute_capability(path, table["compute_capability"]),
+        memory_gib=float(table["memory_gib"]),
+        precisions=tuple(table["precisions"]),
+        source=table["source"],
+        memory_source=table["memory_source"],
+        aliases=tuple(table.get("aliases", ())),
+    )
+
+
+def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
+    """The GPU that ``name`` means.
+
+    A name, alias or product title in any case, with or without spaces and dashes; or a compute
+    capability as ``sm_89``, ``sm89`` or ``8.9``, which gives a target named ``sm_89`` with the
+    precisions that every known GPU of it shares.
+
+    Args:
+        name: what ``--target`` was given.
+        targets: the known GPUs; :func:`load_targets` by default.
+
+    Raises:
+        UsageError: nothing answers to ``name``; the hint has the nearest names.
+    """
+    known = load_targets() if targets is None else targets
+    match = re.fullmatch(r"\s*(?:sm[_ -]?(\d+)(\d)|(\d+)\.(\d))\s*", name, re.IGNORECASE)
+    if match is not None:
+        major, minor = match.group(1) or match.group(3), match.group(2) or match.group(4)
+        return _by_compute_capability((int(major), int(minor)), name, known)
+    wanted = normalise(name)
+    for target in known:
+        if wanted in _keys(target):
+            return target
+    names = {key: target.name for target in known for key in _keys(target)}
+    near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.6)
+    raise _unknown(name, list(dict.fromkeys(names[key] for key in near))[:3])
+
+
+def identify(gpu_name: str, targets: Sequence[GpuTarget]) -> GpuTarget | None:
+    """The profile of the GPU that the driver calls ``gpu_name``, or ``None``.
+
+    The driver's name must be a name, alias or title, give or take the vendor's words: a laptop's
+    or a cut-down variant's chip is another GPU.
+    """
+    wanted = normalise(gpu_name)
+    return next((target for target in targets if wanted in _keys(target)), None)
+
+
+def normalise(name: str) -> str:
+    """A name without case, punctuation and the words ``NVIDIA``, ``GeForce`` and ``Tesla``."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return "".join(word for word in words if word not in ("nvidia", "geforce", "tesla"))
+
+
+def sm_name(compute_capability: tuple[int, int]) -> str:
+    """``sm_89`` for ``(8, 9)``."""
+    return "sm_{}{}".format(*compute_capability)
+
+
+def _keys(target: GpuTarget) -> set[str]:
+    return {normalise(key) for key in (target.name, target.title, *target.aliases)}
+
+
+def _by_compute_capability(
+    wanted: tuple[int, int], name: str, known: Sequence[GpuTarget]
+) -> GpuTarget:
+    same = [target for target in known if target.compute_capability == wanted]
+    if not same:
+        every = sorted({target.sm for target in known})
+        raise _unknown(name, difflib.get_close_matches(sm_name(wanted), every, n=3, cutoff=0.5))
+    shared = {item for item in PRECISIONS if all(item in target.precisions for target in same)}
+    return GpuTarget(
+        name=sm_name(wanted),
+        title="any GPU of compute capability {}.{}".format(*wanted),
+        family=same[0].family,
+        compute_capability=wanted,
+        memory_gib=min(target.memory_gib for target in same),
+        precisions=tuple(precision for precision in PRECISIONS if precision in shared),
+        source=same[0].source,
+        memory_source=same[0].memory_source,
+    )
+
+
+def _unknown(name: str, near: Sequence[str]) -> UsageError:
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    return UsageError(f"{name!r} is not a GPU that deployfold knows.", hint=guess + _HINT)
+
+
+def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
+    expected = _REQUIRED | _OPTIONAL
+    for key in table.keys() - expected.keys():
+        raise UsageError(f"{path}: unknown key {key!r}.", hint=f"Known: {', '.join(expected)}.")
+    for key in _REQUIRED:
+        if key not in table:
+            raise UsageError(f"{path}: the key {key!r} is missing.")
+    for key, value in table.items():
+        kind = expected[key]
+        # TOML's integers are numbers too; its booleans, which Python counts as integers, are not.
+        accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise UsageError(f"{path}: {key!r} must be a {_kind_name(kind)}, not {value!r}.")
+        words = value if isinstance(value, list) else []
+        if not all(isinstance(word, str) and word for word in words):
+            raise UsageError(f"{path}: {key!r} must be a list of words, not {value!r}.")
+        if kind is str and not value:
+            raise UsageError(f"{path}: {key!r} is empty.")
+    if not 0 < table["memory_gib"] < float("inf"):
+        raise UsageError(f"{path}: 'memory_gib' must be positive, not {table['memory_gib']}.")
+    for precision in table["precisions"]:
+        if precision not in PRECISIONS:
+            raise UsageError(
+                f"{path}: 'precisions' holds {precision!r}, which is none of {PRECISIONS}."
+            )
+    for key in ("source", "memory_source"):
+        if not table[key].startswith("https://"):
+            raise UsageError(f"{path}: {key!r} must be an https address, not {table[key]!r}.")
+
+
+def _kind_name(kind: type) -> str:
+    return {str: "string", float: "number", list: "list of words"}[kind]
+
+
+def _compute_capability(path: Path, text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d?)\.(\d)", text)
+    if match is None:
+        raise UsageError(f"{path}: 'compute_capability' must be like \"8.9\", not {text!r}.")
+    return int(match.group(1)), int(match.group(2))

@@ -1,0 +1,169 @@
+"""The GPU, the driver and the compilers of this machine, found without importing any of them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from deployfold.config.spec import GpuTarget
+
+from .catalogue import identify, load_targets
+
+_QUERY = "name,compute_cap,driver_version,memory.total"
+_DISTRIBUTIONS = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt_rtx": ("tensorrt_rtx",),
+    "torch_tensorrt": ("torch_tensorrt",),
+}
+_DEVICE_TREE = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first NVIDIA GPU of a machine; fields that could not be read are ``None``."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    driver_version: str | None = None
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What engines can be built with here.
+
+    Attributes:
+        gpu: the first NVIDIA GPU with a working driver, or ``None``.
+        tensorrt: the version of the importable ``tensorrt``, ``"unknown"`` where it does not say,
+            or ``None`` where there is none; likewise the others.
+        profile: the GPU profile of ``gpu``, where its name is known.
+    """
+
+    gpu: Gpu | None = None
+    tensorrt: str | None = None
+    tensorrt_rtx: str | None = None
+    torch_tensorrt: str | None = None
+    profile: GpuTarget | None = None
+
+    def holds(self, target: GpuTarget) -> bool:
+        """Whether the GPU in this machine is ``target``.
+
+        A TensorRT engine is tuned for one GPU model, so a named target must be that model; where
+        the driver's name says no more than the architecture, as on a Jetson, that is enough.
+        """
+        if self.gpu is None or self.gpu.compute_capability != target.compute_capability:
+            return False
+        named = self.profile is not None and not target.name.startswith("sm_")
+        return not named or self.profile == target
+
+
+def detect() -> Machine:
+    """Look at this machine.
+
+    The GPU comes from ``nvidia-smi``, which ships with every driver, needs no Python package and
+    cannot take this process down as a CUDA initialisation can; where it is missing, from torch if
+    torch is imported already; on a Jetson whose ``nvidia-smi`` is missing or mute, from the
+    device tree.
+    """
+    targets = load_targets()
+    gpu = _from_nvidia_smi() or _from_torch() or _from_device_tree(targets)
+    versions = {name: library_version(name) for name in _DISTRIBUTIONS}
+    profile = None if gpu is None else identify(gpu.name, targets)
+    return Machine(gpu=gpu, profile=profile, **versions)
+
+
+def library_version(package: str) -> str | None:
+    """The version of an importable package, ``"unknown"``, or ``None`` where there is none.
+
+    The working directory does not count: a user's own ``tensorrt.py`` is not TensorRT.
+    """
+    here = os.path.realpath(os.getcwd())  # noqa: PTH109 - compared with entries of sys.path
+    path = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+    spec = PathFinder.find_spec(package, path)
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    for distribution in _DISTRIBUTIONS.get(package, (package,)):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def parse_nvidia_smi(text: str) -> Gpu | None:
+    """Read the CSV that ``nvidia-smi --query-gpu`` prints; the first usable GPU, or ``None``."""
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        if len(row) != 4:
+            continue
+        name, capability, driver, memory = (field.strip() for field in row)
+        match = re.fullmatch(r"(\d+)\.(\d)", capability)
+        if match is None:  # "[N/A]" on a Jetson, an error text without a driver
+            continue
+        mebibytes = re.match(r"\d+", memory)
+        return Gpu(
+            name=name,
+            compute_capability=(int(match.group(1)), int(match.group(2))),
+            driver_version=driver if re.match(r"\d", driver) else None,
+            memory_gib=int(mebibytes.group()) / 1024 if mebibytes else None,
+        )
+    return None
+
+
+def parse_device_tree(model: str, targets: Sequence[GpuTarget]) -> Gpu | None:
+    """The GPU of a Jetson whose device tree calls itself ``model``, or ``None``.
+
+    The longest profile name in the text wins: ``NVIDIA Jetson AGX Orin Developer Kit``.
+    """
+    text = re.sub(r"[^a-z0-9]", "", model.lower())
+    found: list[tuple[int, GpuTarget]] = []
+    for target in targets:
+        if not target.name.startswith("jetson-"):
+            continue
+        keys = (re.sub(r"[^a-z0-9]", "", key.lower()) for key in (target.name, *target.aliases))
+        found += [(len(key), target) for key in keys if key in text]
+    if not found or "jetson" not in text:
+        return None
+    target = max(found, key=lambda pair: pair[0])[1]
+    return Gpu(name=target.title, compute_capability=target.compute_capability)
+
+
+def _from_nvidia_smi() -> Gpu | None:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse_nvidia_smi(done.stdout) if done.returncode == 0 else None
+
+
+def _from_torch() -> Gpu | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return Gpu(
+        name=properties.name,
+        compute_capability=(properties.major, properties.minor),
+        memory_gib=properties.total_memory / 2**30,
+    )
+
+
+def _from_device_tree(targets: Sequence[GpuTarget]) -> Gpu | None:
+    try:
+        model = _DEVICE_TREE.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return parse_device_tree(model, targets)

@@ -1,0 +1,1 @@
+"""Files, locks, memory and numerics: what every room may use."""

@@ -1,0 +1,194 @@
+"""Which artifacts ``deployfold bench`` measures, and under which names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deployfold
+from deployfold.bench.bench import bench
+from deployfold.building.rows import Draft, Extras, interrupted_rows, measure_rows
+from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.errors import UsageError
+from deployfold.events import StageProgress
+from deployfold.measuring.results import MeasurementInterrupted
+from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
+
+QUICK = {"threads": 1, "max_seconds": 0.3}
+SHAPE = InputSpec.parse(["1x3x8x8"])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A state dict whose architecture only ``--arch`` tells, and a build of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bench_nets.py").write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))\n"
+    )
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    deployfold.build(
+        "weights.pth", arch="bench_nets:make", inputs=["1x3x8x8"], output="o", fp16=True,
+        engine=False, measure=False,
+    )  # fmt: skip
+    return tmp_path
+
+
+def test_a_build_is_measured_against_its_original(here):
+    rows = {row.name: row for row in bench([here / "o"], **QUICK).rows}
+    assert list(rows) == [
+        "pytorch", "folded", "torchscript", "program", "onnxruntime", "onnxruntime-fp16",
+    ]  # fmt: skip
+    assert rows["pytorch"].batchnorm_layers == 1
+    assert rows["onnxruntime"].accuracy.max_abs_diff < 1e-5
+    lowered = rows.pop("onnxruntime-fp16")
+    assert "no fp16 kernels" in lowered.not_measured
+    assert lowered.accuracy is not None, "as measured when it was lowered"
+    assert all(row.latency is not None for row in rows.values())
+
+
+@pytest.mark.parametrize(("change", "said"), [(b"other", "has changed"), (None, "is not there")])
+def test_without_its_original_the_folded_model_is_the_baseline(here, change, said):
+    weights = here / "weights.pth"
+    if change is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(change)
+    report = bench([here / "o"], **QUICK)
+    assert report.baseline.name == "folded"
+    assert report.baseline.latency.speedup.value == 1
+    assert said in report.notes[0]
+
+
+def test_files_of_the_same_name_are_told_apart(tmp_path):
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "net.pt")
+        torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), paths[-1])
+    report = bench(paths, inputs=SHAPE, **QUICK)
+    assert [row.name for row in report.rows] == [str(path) for path in paths]
+    assert report.rows[1].accuracy.max_abs_diff > 0.01, "two models, not one of them twice"
+    with pytest.raises(UsageError, match="twice"):
+        bench([paths[0], paths[0]], inputs=SHAPE, **QUICK)
+
+
+def test_a_directory_without_artifacts_is_refused(here):
+    (here / "weights.pth").unlink()
+    for path in (here / "o").iterdir():
+        if path.name != "report.json":
+            path.unlink()
+    with pytest.raises(UsageError, match="No artifact"):
+        bench([here / "o"], **QUICK)
+    with pytest.raises(UsageError, match="one directory"):
+        bench([here / "o", here / "o"], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["nothing.onnx"], "does not exist"),
+        (["bench_nets.py"], "no artifact"),
+        (["."], "report.json"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_usage_error(here, names, said):
+    with pytest.raises(UsageError, match=said):
+        bench([here / name for name in names], inputs=SHAPE, **QUICK)
+    with pytest.raises(UsageError, match="what shape"):
+        bench([here / "o" / "weights.ts.pt"], **QUICK)
+
+
+def test_only_some_rows_are_measured_beside_the_original(here):
+    report = bench([here / "o"], only=("onnxruntime",), **QUICK)
+    assert [row.name for row in report.rows] == ["pytorch", "onnxruntime"]
+    with pytest.raises(UsageError, match="Did you mean onnxruntime"):
+        bench([here / "o"], only=("onnxruntim",), **QUICK)
+
+
+def test_a_sweep_and_a_cold_start_stand_in_their_rows(here):
+    report = bench([here / "o"], only=("onnxruntime",), batches=(1, 3), cold_start=True, **QUICK)
+    rows = {row.name: row for row in report.rows}
+    assert [point.batch for point in rows["pytorch"].sweep] == [1, 3]
+    assert all(point.throughput > 0 for point in rows["pytorch"].sweep)
+    fixed = rows["onnxruntime"].sweep[1]
+    assert fixed.throughput is None, "it was exported with the batch 1"
+    assert fixed.not_measured
+    assert rows["pytorch"].cold_start is None, "it is in memory"
+    assert rows["onnxruntime"].cold_start.total_ms > 0
+    assert rows["onnxruntime"].cold_start.runs == 3
+
+
+def test_real_inputs_and_labels_give_an_accuracy_to_every_row(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).eval()
+    images = torch.randn(11, 3, 2, 2)
+    labels = net(images).argmax(1)
+    labels[:4] = (labels[:4] + 1) % 7  # of the 10 that are run, 4 are wrong
+    other = nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).eval()
+    for name, module in (("net.pt", net), ("other.pt", other)):
+        torch.save(module, tmp_path / name)
+    np.save(tmp_path / "x.npy", images.numpy())
+    np.save(tmp_path / "y.npy", labels.numpy())
+    shape = InputSpec.parse(["2x3x2x2"])
+    report = bench(
+        [tmp_path / "net.pt", tmp_path / "other.pt"],
+        inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.npy", **QUICK,
+    )  # fmt: skip
+    first, second = (row.accuracy for row in report.rows)
+    assert (first.accuracy, first.samples, first.max_abs_diff) == (0.6, 10, 0.0)
+    assert second.accuracy < 0.6
+    with torch.inference_mode():
+        agree = (net(images[:10]).argmax(1) == other(images[:10]).argmax(1)).float().mean().item()
+    assert second.top1_agreement == pytest.approx(agree)
+    assert report.input_data == "x.npy, 10 samples"
+    with pytest.raises(UsageError, match="need the inputs"):
+        bench([tmp_path / "net.pt"], inputs=shape, labels=tmp_path / "y.npy", **QUICK)
+    (tmp_path / "y.txt").write_text("1\n" * 9)
+    with pytest.raises(UsageError, match="9 labels for 10"):
+        bench(
+            [tmp_path / "net.pt"],
+            inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.txt", **QUICK,
+        )  # fmt: skip
+
+
+class Reshaped(nn.Module):
+    def forward(self, x):
+        return x.flatten()
+
+
+def drafts():
+    return [
+        Draft("a", "A", EagerRunner(nn.Identity())),
+        Draft("b", "B", EagerRunner(Reshaped())),
+    ]
+
+
+SPEC = BuildSpec(source="x", **QUICK)
+
+
+def test_outputs_of_another_shape_cost_the_accuracy_alone():
+    rows = measure_rows(drafts(), (torch.zeros(1, 3),), SPEC)
+    assert rows[1].latency is not None
+    assert rows[1].accuracy is None
+    assert "shape (3,)" in rows[1].notes[0]
+
+
+def test_ctrl_c_in_the_extras_keeps_the_latencies_and_what_was_found():
+    def stop(event):
+        if isinstance(event, StageProgress) and event.detail == "batch 2":
+            raise KeyboardInterrupt
+
+    feeds = ((torch.ones(1, 3),), (torch.zeros(1, 3),))
+    extras = Extras(batches=(2,), make_inputs=lambda n: (torch.zeros(n, 3),), feeds=feeds)
+    first = drafts()[0]
+    both = [first, Draft("c", "C", EagerRunner(nn.Identity()))]
+    with pytest.raises(MeasurementInterrupted) as caught:
+        measure_rows(both, (torch.zeros(1, 3),), SPEC, extras=extras, emit=stop)
+    rows = interrupted_rows(both, caught.value)
+    assert all(row.latency is not None for row in rows)
+    assert rows[1].accuracy.samples == 2

@@ -1,0 +1,150 @@
+"""What an engine's sidecar says, and how one that does not belong here is explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compile_nets import MakeNet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.sidecar import Here, built_for, damage, differs, mismatch, read_sidecar
+from deployfold.config.spec import Precision
+from deployfold.errors import MeasureError
+
+RequestFor = Callable[..., EngineRequest]
+
+
+def sidecar(**changes: object) -> dict[str, Any]:
+    base = {
+        "library": "tensorrt",
+        "library_version": "11.4.0.106",
+        "compute_capabilities": ["8.9"],
+        "options": {},
+    }
+    return {**base, **changes}
+
+
+def test_it_says_what_the_engine_is(
+    conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
+) -> None:
+    onnx = conv_net(half=True)
+    made = compile_engine(onnx, tmp_path / "net.engine", request_for(Precision.FP16))
+    found = read_sidecar(made.path)
+    assert found["tensors"] == [
+        {"name": "x", "mode": "input", "shape": [1, 3, 16, 16], "dtype": "float32"},
+        {"name": "y", "mode": "output", "shape": [1, 5], "dtype": "float32"},
+    ]
+    assert found["driver"] is None  # no GPU had part in it
+    assert found["options"]["optimization_level"] is None
+    assert damage(found, made.path) is None
+    assert not differs(found, made.path)
+    made.path.write_bytes(made.path.read_bytes()[:-1] + b"!")
+    assert damage(found, made.path) is None  # the size alone does not tell
+    assert differs(found, made.path)
+    made.path.write_bytes(b"!")
+    assert "1 bytes" in str(damage(found, made.path))
+
+
+def test_another_gpu_and_another_version_are_told_in_one_sentence() -> None:
+    assert mismatch(sidecar(), Here((8, 6), "10.3.0")) == (
+        "built for sm_89 by TensorRT 11.4.0.106; this is sm_86 with TensorRT 10.3.0: "
+        "run deployfold finish here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "runs"),
+    [
+        ({}, Here((8, 9), "11.4.0.106"), True),
+        ({}, Here((8, 9), "11.4.0.107"), True),  # the library itself decides of builds
+        ({}, Here((8, 6), "11.4.0"), False),
+        ({}, Here((8, 9), "11.4.1"), False),
+        ({"options": {"hardware_compatibility": "ampere_plus"}}, Here((8, 6), "11.4.0"), True),
+        ({"options": {"hardware_compatibility": "ampere_plus"}}, Here((7, 5), "11.4.0"), False),
+        (
+            {"options": {"hardware_compatibility": "same_compute_capability"}},
+            Here((8, 6), "11.4.0"),
+            False,
+        ),
+        ({"options": {"version_compatible": True}}, Here((8, 9), "11.5.0"), True),
+        ({"options": {"version_compatible": True}}, Here((8, 9), "11.3.0"), False),
+        ({"options": {"version_compatible": True}}, Here((8, 9), "12.0.0"), False),
+        (
+            {"library_version": "10.16.1.11", "options": {"version_compatible": True}},
+            Here((8, 9), "11.0.0"),
+            True,
+        ),
+        (
+            {"library": "tensorrt_rtx", "compute_capabilities": ["8.0", "8.6", "12.0"]},
+            Here((8, 6), "1.8.0"),
+            True,
+        ),
+        (
+            {"library": "tensorrt_rtx", "compute_capabilities": ["8.0", "8.6", "12.0"]},
+            Here((8, 9), "1.7.1"),
+            False,
+        ),
+        # What a sidecar does not say is not held against it.
+        ({"library_version": None, "compute_capabilities": None}, Here((8, 6), "10.3"), True),
+    ],
+)
+def test_where_an_engine_runs(changes: dict[str, Any], here: Here, runs: bool) -> None:
+    assert (mismatch(sidecar(**changes), here) is None) == runs
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+# On a busy machine drawing nested values is slow, which says nothing of the code.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"library": st.sampled_from(["tensorrt", "tensorrt_rtx"])},
+        optional={
+            "library_version": JSON,
+            "compute_capabilities": JSON,
+            "options": JSON,
+        },
+    )
+)
+def test_no_sidecar_makes_the_check_itself_fail(found: dict[str, Any]) -> None:
+    reason = mismatch(found, Here((8, 9), "11.4.0"))
+    assert reason is None or reason.startswith("built for ")
+    assert built_for(found)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"library": "os"}', "[" * 100_000])
+def test_a_sidecar_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    engine = tmp_path / "net.engine"
+    (tmp_path / "net.engine.json").write_text(text)
+    with pytest.raises(MeasureError, match=r"net\.engine\.json"):
+        read_sidecar(engine)
+
+
+def test_the_runner_refuses_an_engine_of_another_size(tmp_path: Path) -> None:
+    from deployfold.runtimes.tensorrt import TensorRTRunner
+
+    engine = tmp_path / "net.engine"
+    engine.write_bytes(b"half")
+    (tmp_path / "net.engine.json").write_text(json.dumps(sidecar(bytes=8)))
+    with pytest.raises(MeasureError, match="is damaged: it has 4 bytes"):
+        TensorRTRunner(engine).load()
+
+
+def test_rtx_itself_says_what_is_wrong_with_a_file() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    from deployfold.runtimes.tensorrt_file import invalidity
+    from deployfold.runtimes.tensorrt_library import collecting_logger
+
+    logger = collecting_logger(trt, [])
+    assert invalidity(trt, trt.Runtime(logger), b"no engine" * 200) == ", malformed engine"

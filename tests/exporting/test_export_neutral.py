@@ -1,0 +1,50 @@
+"""A merged branch leaves nothing in the ONNX: no second convolution and no addition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.exporting import export_onnx, export_program
+from deployfold.folding import fold
+
+
+class Block(nn.Module):
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.large, self.small = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.in_place = in_place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        if self.in_place:
+            y += self.large(x)
+            y += self.small(x)
+            return y
+        return y + self.large(x) + self.small(x)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_additions_of_merged_branches_disappear(
+    in_place: bool, dynamo: bool, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.ReLU(), Block(in_place)).eval()
+    inputs = (torch.randn(1, 4, 6, 6),)
+    folded = fold(model, inputs).model
+    spec = InputSpec((TensorSpec((1, 4, 6, 6)),))
+    program = export_program(folded, inputs, tmp_path / "m.pt2", spec=spec)[0] if dynamo else None
+    path = tmp_path / "m.onnx"
+    export_onnx(folded, inputs, path, spec=spec, program=program, metadata={})
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert sorted(kinds) == ["Conv", "Relu"]
+    (output,) = onnxruntime.InferenceSession(path).run(None, {"input": inputs[0].numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(output), model(*inputs), rtol=1e-4, atol=1e-5)

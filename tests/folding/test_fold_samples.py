@@ -1,0 +1,151 @@
+"""Models that take other paths on other data, folded with several samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fold_nets import Net, randomise
+from torch import nn
+
+from deployfold.errors import FoldError
+from deployfold.folding import fold
+
+POSITIVE = (torch.rand(1, 3, 8, 8) + 1.0,)
+NEGATIVE = (-torch.rand(1, 3, 8, 8) - 1.0,)
+
+
+def two_branches() -> nn.Module:
+    def forward(self, x):
+        return self.one(self.conv(x)) if x.mean() > 0 else self.two(self.other(x))
+
+    return randomise(
+        Net(
+            forward,
+            conv=nn.Conv2d(3, 4, 3),
+            other=nn.Conv2d(3, 4, 3),
+            one=nn.BatchNorm2d(4),
+            two=nn.BatchNorm2d(4),
+        )
+    )
+
+
+def hidden_consumer() -> nn.Module:
+    """On small data, the convolution's output is also read past the BatchNorm."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if x.mean() > 0 else self.norm(y) + y
+
+    return randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+
+
+def test_every_path_that_a_sample_takes_is_folded():
+    model = two_branches()
+    alone = fold(model, POSITIVE)
+    assert alone.batchnorms_after == 1
+    assert [left.name for left in alone.left] == ["two"]
+    both = fold(model, POSITIVE, more_inputs=[NEGATIVE])
+    assert both.batchnorms_after == 0
+    assert both.verification.inputs == 3
+    with torch.no_grad():
+        for sample in (POSITIVE, NEGATIVE):
+            torch.testing.assert_close(both.model(*sample), model(*sample), atol=1e-5, rtol=1e-4)
+
+
+def test_what_one_sample_shows_binds_the_fold_of_all():
+    model = hidden_consumer()
+    result = fold(model, POSITIVE, more_inputs=[NEGATIVE])
+    assert result.batchnorms_after == 1
+    assert "norm" in result.left[0].name
+    # Without the sample, the comparison on it is what tells.
+    assert fold(model, POSITIVE).batchnorms_after == 0
+
+
+def test_a_sample_of_the_same_path_costs_no_fold():
+    """Merging branches needs a block that runs once; equal passes count once."""
+    timm = pytest.importorskip("timm")
+    model = randomise(timm.create_model("repvgg_a0"), positive=True)
+    samples = [(torch.randn(1, 3, 64, 64),) for _ in range(3)]
+    result = fold(model, samples[0], more_inputs=samples[1:])
+    assert result.batchnorms_after == 0
+    assert result.parameters_after == fold(model, samples[0]).parameters_after
+
+
+def test_a_sample_of_another_size_is_folded_where_the_passes_agree():
+    model = randomise(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    )
+    result = fold(model, (torch.randn(1, 3, 8, 8),), more_inputs=[(torch.randn(2, 3, 12, 9),)])
+    assert result.batchnorms_after == 0
+
+
+def test_a_sample_that_the_model_refuses_is_named():
+    with pytest.raises(FoldError, match="1x5x8x8"):
+        fold(two_branches(), POSITIVE, more_inputs=[(torch.randn(1, 5, 8, 8),)])
+
+
+def batch_dependent(alone: bool) -> nn.Module:
+    """The convolution's output is also read past the BatchNorm, for one sample or for more."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if (len(x) == 1) is alone else self.norm(y) + y
+
+    return randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+
+
+@pytest.mark.parametrize("traced", [1, 3])
+def test_code_that_goes_by_the_batch_size_is_traced_at_another(traced):
+    model = batch_dependent(alone=traced == 1)
+    result = fold(model, (torch.randn(traced, 3, 8, 8),))
+    assert result.batchnorms_after == 1
+    assert any("another batch size" in note for note in result.notes)
+    for batch in (1, 2, 3):
+        sample = torch.randn(batch, 3, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(result.model(sample), model(sample), atol=1e-5, rtol=1e-4)
+
+
+def test_code_that_goes_by_a_size_is_traced_at_the_sizes_to_come():
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if x.shape[-1] == 8 else self.norm(y) + y
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    assert fold(model, POSITIVE).batchnorms_after == 0
+    wider = (torch.randn(1, 3, 8, 12),)
+    assert fold(model, POSITIVE, check_inputs=[wider]).batchnorms_after == 1
+    plain = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    result = fold(plain, POSITIVE, check_inputs=[wider])
+    assert (result.batchnorms_after, result.verification.inputs) == (0, 3)
+    assert not result.notes
+
+
+def test_a_model_of_one_batch_size_is_compared_there():
+    def strict(self, x):
+        assert len(x) == 1
+        return self.norm(self.conv(x))
+
+    fixed = Net(strict, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    result = fold(randomise(fixed), POSITIVE)
+    assert (result.batchnorms_after, result.verification.inputs) == (0, 2)
+    assert not result.notes
+
+
+def test_code_that_looks_inside_a_merged_branch_is_folded_without_merging():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+            self.two = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            y = self.one(x) + self.two(x)
+            return y * self.two[0].kernel_size[0]
+
+    result = fold(randomise(Block()), POSITIVE)
+    assert isinstance(result.model.two[0], nn.Conv2d)
+    assert result.batchnorms_after == 0
+    (note,) = result.notes
+    assert "not merged" in note
+    assert "kernel_size" in note

@@ -1,0 +1,165 @@
+"""Layers that are no modules: products with stored matrices, embeddings; and what stored numbers
+say of the operators between a layer and its BatchNorm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fold_nets import folded, randomise, reason
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Product(nn.Module):
+    """``x`` times a stored matrix, written in one of several ways, between two norms."""
+
+    def __init__(self, way: str, width: tuple[int, int], *, before: bool, after: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width))
+        self.bias = nn.Parameter(torch.randn(width[1]))
+        self.before = nn.BatchNorm1d(width[0]) if before else nn.Identity()
+        self.after = nn.BatchNorm1d(width[1]) if after else nn.Identity()
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        x = self.before(x)
+        if self.way == "operator":
+            x = x @ self.weight
+        elif self.way == "method":
+            x = x.matmul(self.weight)
+        elif self.way == "mm":
+            x = torch.mm(x, self.weight)
+        elif self.way == "added":
+            x = x @ self.weight + self.bias
+        else:
+            x = torch.addmm(self.bias, x, self.weight)
+        return F.relu(self.after(x))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    way=st.sampled_from(["operator", "method", "mm", "added", "addmm"]),
+    width=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    before=st.booleans(),
+    after=st.booleans(),
+)
+def test_product_with_a_stored_matrix(way, width, before, after):
+    model = randomise(Product(way, width, before=before, after=after))
+    folded(model, torch.randn(3, width[0]), gone=before + after)
+
+
+def test_layers_side_by_side_by_hstack():
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 2), nn.Linear(4, 3)
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(torch.hstack([self.left(x), self.right(x)]))
+
+    folded(randomise(Stacked()), torch.randn(3, 4), gone=1)
+
+
+def test_weighted_product_is_left():
+    class Weighted(Product):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(torch.addmm(self.bias, x, self.weight, alpha=2))
+
+    model = randomise(Weighted("", (3, 4), before=False, after=True))
+    folded(model, torch.randn(2, 3), gone=0, left=1)
+
+
+def test_a_forward_that_fx_cannot_trace_gets_no_bias():
+    """The reason is that, and not what the verification would find."""
+
+    class Branching(Product):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e9:
+                x = -x
+            return F.relu(self.after(x @ self.weight))
+
+    model = randomise(Branching("", (3, 4), before=False, after=True))
+    result = folded(model, torch.randn(2, 3), gone=0, left=1)
+    assert "has no bias" in reason(result)
+    assert "torch.fx cannot trace that" in reason(result)
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+def test_embedding_holds_the_shift_in_its_rows(padding):
+    model = nn.Sequential(nn.Embedding(7, 5, padding_idx=padding), nn.BatchNorm1d(4))
+    model = randomise(model)  # over the four words of each sequence, and so not foldable
+    folded(model, torch.randint(0, 7, (3, 4)), gone=0, left=1)
+    model = randomise(nn.Sequential(nn.Embedding(7, 5, padding_idx=padding), nn.BatchNorm1d(5)))
+    result = folded(model, torch.tensor([0, 1, 6]), gone=1)
+    assert type(result.model[0]) is nn.Embedding
+
+
+def test_embedding_that_is_also_an_output_layer_is_left():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(7, 5)
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.relu(self.norm(self.words(x))), self.words.weight)
+
+    result = folded(randomise(Tied()), torch.tensor([0, 1, 6]), gone=0, left=1)
+    assert "words.weight is also used by" in reason(result)
+
+
+class Between(nn.Module):
+    """A convolution, something with stored numbers, and a norm."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.register_buffer("order", torch.randperm(6))
+        self.register_buffer("divisor", torch.tensor(3.0))
+        self.register_buffer(
+            "factors", torch.tensor([1.0, -2.0, 3.0, 0.5, 4.0, -0.1])[:, None, None]
+        )
+        self.gain = nn.Parameter(torch.randn(6, 1, 1))
+        self.mix = nn.Parameter(torch.randn(2))
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        share = self.mix.softmax(0)
+        x = {
+            "index": lambda: x[:, self.order],
+            "index_select": lambda: x.index_select(1, self.order),
+            "twice": lambda: x[:, self.order[[0, 0, 1, 2, 3, 4]]],
+            "divisor": lambda: x / self.divisor,
+            "factors": lambda: self.factors * x,
+            "summand": lambda: x + torch.ones(1) / 3,
+            "gain": lambda: x * self.gain.sigmoid(),
+            "mix": lambda: share[0] * x + share[1] * x.flip(1),
+            "zero": lambda: x * (self.factors > 0),
+            "noise": lambda: x * torch.rand(6, 1, 1),
+        }[self.what]()
+        return self.norm(x).relu()
+
+
+@pytest.mark.parametrize("what", ["index", "index_select", "divisor", "factors", "gain", "summand"])
+def test_stored_numbers_between(what):
+    folded(randomise(Between(what)), torch.randn(2, 3, 6, 6), gone=1)
+
+
+@pytest.mark.parametrize("what", ["twice", "zero"])
+def test_stored_numbers_between_that_leave_no_way(what):
+    folded(randomise(Between(what)), torch.randn(2, 3, 6, 6), gone=0, left=1)
+
+
+def test_random_numbers_are_no_constant():
+    torch.manual_seed(0)
+    model = randomise(Between("noise"))
+    from deployfold.folding import fold
+
+    (left,) = fold(model, (torch.randn(2, 3, 6, 6),)).left
+    assert "not known before the model runs" in left.reason

@@ -1,0 +1,560 @@
+"""Hand-made modules that other folders get silently wrong, or miss."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+import torch
+from fold_nets import Net, folded, outputs_of, randomise, reason
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from deployfold.errors import FoldError
+from deployfold.folding import fold
+
+
+def image(channels: int = 3, size: int = 8) -> torch.Tensor:
+    return torch.randn(2, channels, size, size)
+
+
+# Shared modules and tensors.
+
+
+def test_conv_shared_by_two_norms_is_left():
+    """pytorch#104593, #197539: folded twice, silently wrong."""
+    model = Net(
+        lambda self, x: self.one(self.conv(x)) + self.two(self.conv(x)),
+        conv=nn.Conv2d(3, 4, 3),
+        one=nn.BatchNorm2d(4),
+        two=nn.BatchNorm2d(4),
+    )
+    result = folded(randomise(model), image(), gone=0, left=2)
+    assert "2 places" in result.left[0].reason
+
+
+def test_of_two_norms_over_one_output_one_is_left():
+    """The other takes up the inverse of what the convolution takes up."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.one(y).relu() + self.two(y).relu()
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), one=nn.BatchNorm2d(4), two=nn.BatchNorm2d(4))
+    folded(randomise(model), image(), gone=1, left=1)
+
+
+def test_pair_called_twice_is_folded_once():
+    block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+    model = Net(lambda self, x: self.block(self.block(x).relu()), block=block)
+    folded(randomise(model), image(), gone=1)
+
+
+def test_norm_called_on_two_convs_is_folded_into_both():
+    model = Net(
+        lambda self, x: self.norm(self.a(x)) + self.norm(self.b(x)),
+        a=nn.Conv2d(3, 4, 3),
+        b=nn.Conv2d(3, 4, 3, bias=False),
+        norm=nn.BatchNorm2d(4),
+    )
+    assert set(folded(randomise(model), image(), gone=1).folded[0].into) == {"a", "b"}
+
+
+def test_norm_called_on_a_conv_and_on_an_activation_is_left():
+    model = Net(
+        lambda self, x: self.norm(self.norm(self.conv(x)).relu()),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    folded(randomise(model), image(), gone=0, left=1)
+
+
+def test_module_registered_under_two_names():
+    model = Net(
+        lambda self, x: self.norm(self.conv(x)), conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)
+    )
+    model.alias = model.norm
+    result = folded(randomise(model), image(), gone=1)
+    assert isinstance(result.model.alias, nn.Identity)
+
+
+def test_tied_weights_are_left():
+    model = Net(
+        lambda self, x: self.norm(self.a(x)) + self.b(x),
+        a=nn.Linear(4, 4),
+        b=nn.Linear(4, 4),
+        norm=nn.BatchNorm1d(4),
+    )
+    model.b.weight = model.a.weight
+    assert "also used" in reason(folded(randomise(model), torch.randn(3, 4), gone=0, left=1))
+
+
+def test_weight_also_read_elsewhere_is_left():
+    model = Net(
+        lambda self, x: self.norm(self.conv(x)) * self.conv.weight.mean(),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    assert "also used" in reason(folded(randomise(model), image(), gone=0, left=1))
+
+
+# Readers that are easy to miss.
+
+
+def test_output_read_through_data_is_left():
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y), y.data.mean()
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    assert "also feeds" in reason(folded(randomise(model), image(), gone=0, left=1))
+
+
+def test_output_that_the_model_returns_is_left():
+    def forward(self, x):
+        y = self.conv(x)
+        return {"raw": y, "out": self.norm(y)}
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    assert "also an output" in reason(folded(randomise(model), image(), gone=0, left=1))
+
+
+def test_write_through_a_view_is_seen():
+    def forward(self, x):
+        y = self.conv(x)
+        y[:, 0] = 1.0
+        return self.norm(y)
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    folded(randomise(model), image(), gone=0, left=1)
+
+
+def test_in_place_activation_between_is_seen():
+    model = Net(
+        lambda self, x: self.norm(self.conv(x).relu_()),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    folded(randomise(model), image(), gone=0, left=1)
+
+
+def test_in_place_activation_after_the_norm_is_fine():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    folded(randomise(model), image(), gone=1)
+
+
+@pytest.mark.parametrize("place", ["conv", "norm"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_respected(place, kind):
+    model = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4)})
+    net = Net(lambda self, x: self.norm(self.conv(x)), **dict(model.items()))
+    getattr(net.get_submodule(place), kind)(_ignore)
+    # A pre-hook on the convolution sees its input only, which folding does not change.
+    gone = int((place, kind) == ("conv", "register_forward_pre_hook"))
+    result = folded(randomise(net), image(), gone=gone, left=1 - gone)
+    if not gone:
+        assert "hook" in reason(result)
+
+
+def _ignore(*arguments: object) -> None:
+    return None
+
+
+def test_hook_that_changes_the_output_is_part_of_the_dataflow():
+    net = Net(
+        lambda self, x: self.norm(self.conv(x)), conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)
+    )
+    net.conv.register_forward_hook(lambda module, arguments, result: result.relu())
+    folded(randomise(net), image(), gone=0, left=1)
+
+
+# Layers that are not what their class says.
+
+
+class DoubledConv(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * 2, self.bias)
+
+
+class BiaslessConv(nn.Conv2d):
+    """Has a bias attribute and never reads it."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight)
+
+
+class MutatingConv(nn.Conv2d):
+    def forward(self, x):
+        self.weight.data.mul_(0.5)
+        return super().forward(x)
+
+
+def test_conv_that_changes_its_weight_is_left():
+    model = nn.Sequential(DoubledConv(3, 4, 3), nn.BatchNorm2d(4))
+    assert "computed in forward" in reason(folded(randomise(model), image(), gone=0, left=1))
+
+
+def test_conv_that_ignores_a_new_bias_gets_it_all_the_same():
+    model = nn.Sequential(BiaslessConv(3, 4, 3, bias=False), nn.BatchNorm2d(4))
+    folded(randomise(model), image(), gone=1)
+
+
+def test_conv_that_writes_to_its_weight_is_left_and_restored():
+    model = randomise(nn.Sequential(MutatingConv(3, 4, 3), nn.BatchNorm2d(4)))
+    before = model[0].weight.clone()
+    from deployfold.folding.graph.trace import trace
+    from deployfold.folding.rules.match import match
+
+    plan = match(trace(model, (image(),)), model)
+    assert torch.equal(model[0].weight, before)
+    assert "written to in forward" in plan.left[0].reason
+
+
+@pytest.mark.parametrize("normalise", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_old_style_weight_norm_is_left_with_the_way_out(normalise):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = randomise(nn.Sequential(normalise(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
+    assert "remove_" in reason(folded(model, image(), gone=0, left=1))
+
+
+def test_parametrized_weight_is_left_with_the_way_out():
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    model = randomise(nn.Sequential(conv, nn.BatchNorm2d(4)))
+    assert "remove_parametrizations" in reason(folded(model, image(), gone=0, left=1))
+
+
+# Every way of being BatchNorm.
+
+
+class Functional(nn.Module):
+    def __init__(self, threshold: float | None = None):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.threshold = threshold
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.threshold is not None and y.sum() > self.threshold:
+            return y
+        norm = self.norm
+        return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+
+
+def test_functional_batch_norm_is_folded():
+    """pytorch#122070."""
+    result = folded(randomise(Functional()), image(), gone=1)
+    assert "batch_norm" not in str(result.model.graph)
+    assert result.batchnorms_after == 0
+    assert result.parameters_before - result.parameters_after == 4
+
+
+class ManyFunctional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.gamma = nn.Parameter(torch.rand(4))
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("var", torch.rand(4) + 0.5)
+
+    def forward(self, x):
+        y = F.conv2d(x, self.weight)
+        return F.batch_norm(y, self.mean, self.var, self.gamma, None)
+
+
+def test_functional_layer_and_norm_with_one_parameter_missing():
+    result = folded(ManyFunctional().eval(), image(), gone=1)
+    assert result.parameters_after == result.parameters_before  # a bias came, gamma went
+
+
+def test_functional_batch_norm_that_fx_cannot_trace_is_left():
+    model = randomise(Functional(threshold=1e9))
+    assert "torch.fx cannot trace" in reason(folded(model, image(), gone=0, left=1))
+
+
+def test_data_dependent_branch_is_folded_where_it_was_taken():
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.one(self.conv(x))
+        return self.two(self.other(x))
+
+    model = Net(
+        forward,
+        conv=nn.Conv2d(3, 4, 3),
+        other=nn.Conv2d(3, 4, 3),
+        one=nn.BatchNorm2d(4),
+        two=nn.BatchNorm2d(4),
+    )
+    result = folded(randomise(model), image().abs(), gone=1, left=1)
+    assert result.left[0].name == "two"
+    assert "did not reach" in result.left[0].reason
+
+
+def test_sync_batch_norm_is_folded():
+    folded(randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4))), image(), gone=1)
+
+
+def test_lazy_batch_norm_is_folded_once_it_is_materialised():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+    with pytest.raises(FoldError, match="not initialised"):
+        fold(model.eval(), (image(),))
+    model(image())
+    folded(randomise(model), image(), gone=1)
+
+
+def test_frozen_batch_norm_of_torchvision_is_folded():
+    ops = pytest.importorskip("torchvision.ops")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), ops.FrozenBatchNorm2d(4), nn.ReLU())
+    result = folded(randomise(model), image(), gone=1)
+    assert isinstance(result.model[1], nn.Identity)
+
+
+def test_fused_class_of_timm_keeps_its_activation():
+    layers = pytest.importorskip("timm.layers")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layers.BatchNormAct2d(4))
+    result = folded(randomise(model), image(), gone=1)
+    assert isinstance(result.model[1], nn.ReLU)
+
+
+class FusedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.leaky_relu(super().forward(x), 0.2)
+
+
+class ScaledNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x * 2)
+
+
+def test_fused_class_with_a_functional_activation_keeps_it():
+    result = folded(randomise(nn.Sequential(nn.Conv2d(3, 4, 3), FusedNorm(4))), image(), gone=1)
+    assert isinstance(result.model[1], nn.LeakyReLU)
+    assert result.model[1].negative_slope == 0.2
+
+
+def test_subclass_that_does_more_is_left():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), ScaledNorm(4)))
+    assert "does more" in reason(folded(model, image(), gone=0, left=1))
+
+
+def test_instance_norm_is_no_batch_norm():
+    norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    result = folded(randomise(nn.Sequential(nn.Conv2d(3, 4, 3), norm)), image(), gone=0)
+    assert isinstance(result.model[1], nn.InstanceNorm2d)
+
+
+def test_training_mode_is_left():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = fold(model, (image(),))
+    assert "training mode" in reason(result)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_of_a_partly_frozen_model_what_is_frozen_is_folded():
+    model = randomise(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    ).train()
+    model[1].eval()
+    result = fold(model, (image(),))
+    assert [item.name for item in result.folded] == ["1"]
+    assert (result.left[0].name, result.model[3].training) == ("3", True)
+    assert "training mode" in reason(result)
+
+
+def test_no_running_statistics_is_left():
+    model = randomise(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    )
+    assert "no running statistics" in reason(folded(model, image(), gone=0, left=1))
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0, float("nan")])
+def test_statistics_without_meaning_are_left(variance):
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.0)))
+    model[1].running_var[1] = variance
+    assert "inf or NaN" in reason(fold(model, (image(),)))
+
+
+def test_a_model_that_gives_no_number_is_refused_with_the_cause():
+    """NaN equals NaN whatever was folded."""
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)))
+    model[1].running_var[1] = -1.0
+    with pytest.raises(FoldError, match="nothing can be proved") as caught:
+        fold(model, (image(),))
+    assert caught.value.hint.startswith("1: its statistics give inf or NaN")
+
+
+def test_gamma_of_zero_is_fine():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    nn.init.zeros_(model[1].weight)
+    folded(model, image(), gone=1)
+
+
+def test_float16_overflow_is_an_error_with_a_way_out():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    model[1].running_var.fill_(1e-7)
+    model[1].eps = 0.0
+    nn.init.constant_(model[0].weight, 1e3)
+    nn.init.constant_(model[1].weight, 1.0)
+    with pytest.raises(FoldError, match="float16"):
+        fold(model.half(), (image().half(),))
+
+
+# What a folded model is good for.
+
+
+def test_folded_model_can_be_pickled_scripted_exported_and_trained():
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    result = folded(randomise(block), image(), gone=1)
+    (expected,) = outputs_of(result.model, image())
+    assert torch.equal(
+        outputs_of(pickle.loads(pickle.dumps(result.model)), image())[0] * 0, expected * 0
+    )
+    x = image()
+    torch.testing.assert_close(torch.jit.script(result.model)(x), result.model(x))
+    torch.testing.assert_close(torch.export.export(result.model, (x,)).module()(x), result.model(x))
+    optimizer = torch.optim.SGD(result.model.parameters(), lr=0.1)
+    result.model(x).sum().backward()
+    optimizer.step()
+    assert all(parameter.grad is not None for parameter in result.model.parameters())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_compiled_model_is_folded_without_its_compiler(inside):
+    from torch._dynamo.utils import counters  # takes a second that the other tests need not
+
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    counters["frames"].clear()
+    compiled = nn.Sequential(torch.compile(model)) if inside else torch.compile(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = fold(compiled, (image(),))
+    assert result.batchnorms_after == 0
+    assert not counters["frames"]
+    assert type(result.model[0] if inside else result.model) is type(torch.compile(model))
+
+
+def test_a_forward_that_counts_its_calls_is_noticed():
+    class Counting(nn.Module):
+        calls = 0
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            Counting.calls += 1
+            return self.norm(self.conv(x)) + Counting.calls
+
+    with pytest.raises(FoldError, match="differs from the original"):
+        fold(randomise(Counting()), (image(),))
+
+
+def test_forward_that_fails_says_so():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(FoldError, match=r"2x5x8x8") as caught:
+        fold(model, (image(5),))
+    assert "--input" in caught.value.hint
+
+
+def test_model_that_cannot_be_copied_says_so():
+    import threading
+
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    model.lock = threading.Lock()
+    with pytest.raises(FoldError, match="cannot be copied"):
+        fold(model, (image(),))
+
+
+def test_the_users_model_is_never_run():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.cache = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), None
+
+        def forward(self, x):
+            if self.cache is None:
+                self.cache = torch.ones_like(x)
+            return self.norm(self.conv(x + self.cache))
+
+    model = randomise(Caching())
+    result = fold(model, (image(),))
+    assert model.cache is None
+    assert result.model.cache is None  # no inference tensor that would break training
+    result.model(image()).sum().backward()
+
+
+def test_inputs_in_lists_and_dictionaries():
+    model = Net(
+        lambda self, images, options: self.norm(self.conv(images[0] * options["scale"])),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    result = fold(randomise(model), ([image()], {"scale": torch.tensor(2.0)}))
+    assert [item.name for item in result.folded] == ["norm"]
+
+
+def test_tensor_made_behind_torchs_back_is_no_constant():
+    model = Net(
+        lambda self, x: self.norm(self.conv(torch.from_numpy(x.numpy() * 2))),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    folded(randomise(model), image(), gone=1)
+
+
+# Code that looks inside.
+
+
+class LooksAtStatistics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(self.one(x))) * self.norm.running_var.mean()
+
+
+class LooksAtClass(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()])
+
+    def forward(self, x):
+        x = self.one(x)
+        for layer in self.layers:
+            x = layer(x) * (2 if isinstance(layer, nn.BatchNorm2d) else 1)
+        return x
+
+
+class ReadsBehindTorch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(self.one(x))
+        return self.norm(y) * abs(y.tolist()[0][0][0][0])
+
+
+@pytest.mark.parametrize("kind", [LooksAtStatistics, LooksAtClass, ReadsBehindTorch])
+def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind):
+    result = folded(randomise(kind()), image(), gone=1, left=1)
+    assert "look at it" in reason(result)
+    assert not result.notes
+
+
+def test_detached_tensor_is_left_as_numpy_sees_it():
+    def forward(self, x):
+        y = self.conv(x)
+        seen = float(y.detach().numpy().std())
+        return self.norm(y).relu() * seen
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    assert "detach" in reason(folded(randomise(model), image(), gone=0, left=1))

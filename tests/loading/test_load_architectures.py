@@ -1,0 +1,185 @@
+"""State dicts find their architecture; what was guessed or adapted is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deployfold.errors import LoadError, UsageError
+from deployfold.loading import load_model, resolve_inputs
+from deployfold.loading.arch import candidates, match, near
+from deployfold.loading.state_dict import unwrap
+
+torchvision = pytest.importorskip("torchvision")
+timm = pytest.importorskip("timm")
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return str(path)
+
+
+def test_another_number_of_classes_is_adapted_and_said(tmp_path):
+    net = torchvision.models.mobilenet_v3_small(weights=None, num_classes=7)
+    path = saved(net.state_dict(), tmp_path / "weights.pt")
+    loaded = load_model(path, arch="torchvision:mobilenet_v3_small")
+    assert loaded.module.classifier[-1].out_features == 7
+    assert any("7 classes" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("torchvision:inception_v3", {"aux_logits": False, "init_weights": False}),
+        ("torchvision:fcn_resnet50", {"aux_loss": True, "weights_backbone": None}),
+        ("torchvision:regnet_y_400mf", {"num_classes": 3}),
+        ("timm:vit_tiny_patch16_224", {"num_classes": 5}),
+    ],
+)
+def test_variants_of_an_architecture_match(arch, options):
+    zoo, _, name = arch.partition(":")
+    with torch.device("meta") if zoo == "timm" or "regnet" not in name else torch.device("cpu"):
+        net = (
+            timm.create_model(name, **options)
+            if zoo == "timm"
+            else torchvision.models.get_model(name, weights=None, **options)
+        )
+    found = match(arch, {key: torch.zeros(t.shape) for key, t in net.state_dict().items()})
+    assert found.problems == ()
+    assert not any(tensor.is_meta for tensor in found.module.state_dict().values())
+
+
+def test_missing_and_unexpected_keys_are_named(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["extra.weight"] = state.pop("layer1.0.conv1.weight")
+    path = saved(state, tmp_path / "weights.pt")
+    with pytest.raises(LoadError) as caught:
+        load_model(path, arch="torchvision:resnet18")
+    assert "layer1.0.conv1.weight is missing" in caught.value.message
+    assert "extra.weight is unexpected" in caught.value.message
+
+
+class Wrapped(nn.Module):
+    """Keys of its own begin with a prefix that wrappers add, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def test_a_prefix_that_belongs_to_the_model_stays(tmp_path):
+    net = Wrapped()
+    path = saved({f"module.{k}": v for k, v in net.state_dict().items()}, tmp_path / "w.pt")
+    loaded = load_model(path, arch=f"{__name__}:Wrapped")
+    assert torch.equal(loaded.module.model.weight, net.model.weight)
+    assert any("'module.'" in note for note in loaded.notes)
+
+
+def test_averaged_weights_that_are_not_used_are_said(tmp_path):
+    state = Wrapped().state_dict()
+    path = saved({"state_dict": state, "state_dict_ema": state, "epoch": 1}, tmp_path / "w.pt")
+    notes = " ".join(load_model(path, arch=f"{__name__}:Wrapped").notes)
+    assert "under 'state_dict'" in notes
+    assert "'state_dict_ema', averaged in training, are not used" in notes
+
+
+def test_weights_of_averaged_model(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(Wrapped())
+    path = saved(averaged.state_dict(), tmp_path / "w.pt")
+    assert load_model(path, arch=f"{__name__}:Wrapped").kind == "state_dict"
+
+
+def test_half_precision_weights_keep_their_dtype(tmp_path):
+    path = saved(Wrapped().half().state_dict(), tmp_path / "w.pt")
+    loaded = load_model(path, arch=f"{__name__}:Wrapped")
+    assert loaded.module.model.weight.dtype == torch.float16
+    assert resolve_inputs(loaded, None).tensors[0].dtype == "float16"
+
+
+def test_wrapper_is_taken_off_and_said(tmp_path):
+    path = saved(nn.DataParallel(nn.Sequential(nn.Linear(3, 2))), tmp_path / "w.pt")
+    loaded = load_model(path)
+    assert isinstance(loaded.module, nn.Sequential)
+    assert "DataParallel" in loaded.notes[0]
+
+
+def test_wrappers_of_parts_are_taken_off_and_counted():
+    body = nn.Sequential(torch.compile(nn.Linear(3, 2)), nn.DataParallel(nn.Linear(2, 2)))
+    body[1].module.compile()
+    inner, notes = unwrap(nn.DataParallel(body))
+    assert [type(part) for part in inner] == [nn.Linear, nn.Linear]
+    assert inner[1]._compiled_call_impl is None
+    assert notes[0] == "The model was taken out of its DataParallel wrapper."
+    assert "1 OptimizedModule, 1 DataParallel, 1 torch.compile" in notes[1]
+
+
+def test_pickled_module_of_the_zoo_gets_its_default_input(tmp_path):
+    net = torchvision.models.inception_v3(weights=None, init_weights=False)
+    loaded = load_model(saved(net, tmp_path / "inception_v3.pt"))
+    spec = resolve_inputs(loaded, None)
+    assert (loaded.kind, spec.origin) == ("module", "torchvision:inception_v3")
+    assert spec.tensors[0].shape == (1, 3, 299, 299)
+
+
+def test_optimizer_state_is_called_by_its_name(tmp_path):
+    state = torch.optim.Adam(Wrapped().parameters()).state_dict()
+    with pytest.raises(LoadError, match="the state of an optimizer"):
+        load_model(saved(state, tmp_path / "adam.pt"))
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    state = Wrapped().state_dict()
+    state["model.weight"] = torch.quantize_per_tensor(state["model.weight"], 0.1, 0, torch.qint8)
+    with pytest.raises(LoadError, match="quantised already"):
+        load_model(saved(state, tmp_path / "w.pt"), arch=f"{__name__}:Wrapped")
+
+
+def test_weights_in_the_cache_are_used_and_damaged_ones_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    url = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.url
+    cached = tmp_path / "checkpoints" / url.rpartition("/")[2]
+    net = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(net.state_dict(), cached)
+    loaded = load_model("torchvision:squeezenet1_1")
+    assert torch.equal(loaded.module.features[0].weight, net.features[0].weight)
+    assert "trained weights" in loaded.notes[0]
+    cached.write_bytes(cached.read_bytes()[:1000])
+    with pytest.raises(LoadError):
+        load_model("torchvision:squeezenet1_1")
+
+
+def test_names_that_are_near_are_offered(tmp_path):
+    assert candidates("my_resnet50-0676ba61.pth")[0] == "torchvision:resnet50"
+    assert "torchvision:resnet50" in near("resnt50.pth")
+    with pytest.raises(LoadError) as caught:
+        load_model("resnt50")
+    assert "torchvision:resnet50" in caught.value.hint
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('no')", "def net(:", "import nowhere_at_all"])
+def test_factory_module_that_cannot_be_imported_is_one_sentence(body, tmp_path, monkeypatch):
+    (tmp_path / "broken_factory.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    path = saved(Wrapped().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="cannot be imported"):
+        load_model(path, arch="broken_factory:net")
+
+
+def test_arch_beside_a_zoo_name_is_refused_and_beside_a_module_said(tmp_path):
+    with pytest.raises(UsageError, match="--arch"):
+        load_model("torchvision:resnet18", arch="torchvision:resnet18")
+    path = saved(nn.Sequential(nn.Linear(3, 2)), tmp_path / "w.pt")
+    assert "--arch was not used" in load_model(path, arch="torchvision:resnet18").notes[0]
+
+
+def test_allowed_global_that_does_not_exist_is_one_sentence(tmp_path):
+    path = saved(Wrapped(), tmp_path / "w.pt")
+    content = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "w.pt").write_bytes(content.replace(b"Wrapped", b"Wrapper"))
+    with pytest.raises(UsageError, match="has no Wrapper"):
+        load_model(path, allow_globals=(f"{__name__}.Wrapper",))

@@ -1,0 +1,67 @@
+"""Weights that no training meant, and dtypes that no engine computes in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import LoadError
+from deployfold.loading import in_single_precision, load_model
+
+
+def saved(net: nn.Module, tmp_path) -> str:
+    torch.save(net, tmp_path / "net.pt")
+    return str(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_checkpoint_is_refused(value, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(2, 2))
+    net[0].weight.data[0, 0, 0, :2] = value
+    net[1].bias.data[0] = value
+    with pytest.raises(
+        LoadError, match=r"^0\.weight holds .* in 2 of 108 values, and so do 1 more"
+    ):
+        load_model(saved(net, tmp_path))
+
+
+def test_a_buffer_may_be_infinite_and_not_nan(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    load_model(saved(net, tmp_path))
+    net[1].running_mean[1] = float("nan")
+    with pytest.raises(LoadError, match=r"1\.running_mean holds NaN in 1 of 2 values"):
+        load_model(saved(net, tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_no_engine_computes_in_becomes_float32(dtype, tmp_path):
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(dtype)
+    loaded = load_model(saved(net, tmp_path))
+    asked = InputSpec.parse([f"1x3:{str(dtype).removeprefix('torch.')}"])
+    single, inputs = in_single_precision(loaded, asked)
+    assert {value.dtype for value in single.module.state_dict().values()} == {
+        torch.float32, torch.int64,
+    }  # fmt: skip
+    assert torch.equal(single.module[0].weight, net[0].weight.float())
+    assert [tensor.dtype for tensor in inputs.tensors] == ["float32"]
+    (note,) = single.notes
+    assert str(dtype).removeprefix("torch.") in note
+    assert "kept" not in note
+
+
+def test_float16_and_torchscript_keep_their_dtype(tmp_path):
+    half = load_model(saved(nn.Sequential(nn.Linear(3, 2)).half(), tmp_path))
+    assert in_single_precision(half, None) == (half, None)
+    torch.jit.save(torch.jit.script(nn.Linear(3, 2).double()), tmp_path / "net.ts.pt")
+    script = load_model(str(tmp_path / "net.ts.pt"))
+    assert in_single_precision(script, None) == (script, None)
+
+
+def test_a_quantised_layer_is_refused_by_its_name(tmp_path):
+    net = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
+    net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(LoadError, match=r"^1 is a quantised layer already"):
+        load_model(saved(net, tmp_path), trust=True)

@@ -1,0 +1,182 @@
+"""Which layers the guard puts back: errors that add up, with all that it does not know of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployfold.config.quantization import GuardSpec
+from deployfold.config.spec import Precision
+from deployfold.errors import AccuracyError
+from deployfold.lowering.qdq.graph import Layer, QuantisedLayer
+from deployfold.lowering.qdq.guard import Step, keep_accuracy
+from deployfold.lowering.qdq.measuring import Measured
+from deployfold.lowering.qdq.quantise import LayerResult
+
+
+class Net:
+    """Layers of ``(MACs, noise, divergence)``, whose errors add up; counts the attempts."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, tuple[int, float, float]],
+        surprise: float = 1.0,
+        luck: float = 0.0,
+    ):
+        self.layers = layers
+        self.surprise = surprise
+        self.luck = luck
+        self.attempts: list[frozenset[str]] = []
+
+    def measured(self, names) -> Measured:
+        noise, divergence = (sum(self.layers[name][i] for name in names) for i in (1, 2))
+        agreement = max(1 - math.sqrt(divergence), 0.0)
+        return Measured(
+            sqnr_db=-10 * math.log10(noise) if noise else math.inf,
+            noise=noise,
+            agreement=agreement,
+            likely_agreement=agreement - self.luck,
+            divergence=divergence,
+            accuracy=None,
+            reference_accuracy=None,
+            max_abs_diff=0.0,
+        )
+
+    def attempt(self, excluded: frozenset[str]) -> Step:
+        self.attempts.append(excluded)
+        found = self.measured(set(self.layers) - excluded)
+        found = Measured(**(vars(found) | {"sqnr_db": found.sqnr_db - self.surprise}))
+        return Step([self.result(name, name in excluded) for name in self.layers], found)
+
+    def result(self, name: str, excluded: bool) -> LayerResult:
+        layer = Layer(name, "Conv", "x", "y", "w", None, 0)
+        quantised = QuantisedLayer(layer, np.zeros(1), np.ones(1), None, 1.0)
+        return LayerResult(
+            layer, None if excluded else quantised, "max", 1.0, 0.0, self.layers[name][0]
+        )
+
+    def costs(self) -> dict[str, Measured]:
+        return {name: self.measured([name]) for name in self.layers}
+
+    def keep(self, **limits) -> tuple[Step, dict[str, str]]:
+        return keep_accuracy(self.attempt, self.costs, GuardSpec(**limits), Precision.INT8)
+
+
+def test_what_holds_is_left_alone():
+    net = Net({"a": (10, 1e-3, 0.0), "b": (10, 1e-4, 0.0)})
+    step, reasons = net.keep()
+    assert (step.share, reasons, len(net.attempts)) == (1.0, {}, 1)
+
+
+def test_noise_decides_where_sqnr_is_missing_and_divergence_where_agreement_is():
+    layers = {
+        "noisy": (10, 0.05, 1e-5),
+        "confusing": (10, 1e-4, 0.04),
+        "harmless": (80, 1e-4, 1e-6),
+    }
+    assert set(Net(layers).keep(min_sqnr_db=20.0)[1]) == {"noisy"}
+    net = Net(layers)
+    assert set(net.keep(min_sqnr_db=10.0, min_agreement=0.95)[1]) == {"confusing"}
+    assert net.attempts == [frozenset(), frozenset({"confusing"})], "not found by trying"
+    assert set(Net(layers).keep(min_sqnr_db=20.0, min_agreement=0.95)[1]) == {"noisy", "confusing"}
+
+
+def test_cheap_layers_go_first():
+    layers = {"large": (900, 0.02, 0.0), "small": (10, 0.01, 0.0), "rest": (90, 1e-3, 0.0)}
+    step, reasons = Net(layers, surprise=0.0).keep(min_sqnr_db=16.0)
+    assert set(reasons) == {"small"}
+    assert step.share == pytest.approx(0.99)
+
+
+def test_more_than_needed_goes_back_to_int8():
+    """Ten like layers; the prediction puts back more than the limit needs."""
+    net = Net({str(i): (10, 1e-2, 0.0) for i in range(10)}, surprise=-1.0)
+    step, reasons = net.keep(min_sqnr_db=13.0)
+    assert len(reasons) == 4, "10 log10(1 / (6 * 0.01)) + 1 dB is above 13, with one more it is not"
+    assert step.measured.sqnr_db >= 13
+
+
+def test_far_more_than_needed_is_found_by_bisection():
+    """The prediction puts back most of 40 like layers, and 10 are enough."""
+    net = Net({str(i): (10, 1e-2, 0.0) for i in range(40)})
+    real = net.measured
+    net.measured = lambda names: real(list(names)[:1] if len(names) <= 30 else names)
+    net.costs = lambda: {name: real([name]) for name in net.layers}
+    _, reasons = net.keep(min_sqnr_db=10.0, min_int8_share=0.1)
+    assert len(net.attempts[1]) > 25
+    assert len(reasons) == 10
+
+
+def test_a_large_layer_that_was_put_back_in_vain_goes_back_to_int8():
+    net = Net({"large": (500, 0.6, 0.0), "b": (100, 0.1, 0.0), "rest": (400, 1e-3, 0.0)})
+    real = net.measured
+    # In company it costs next to nothing: the layer before it makes the same error.
+    net.measured = lambda names: real({"large", "rest"} & set(names) if len(names) == 1 else
+                                      set(names) - {"large"})  # fmt: skip
+    net.costs = lambda: {name: real([name]) for name in net.layers}
+    step, reasons = net.keep(min_sqnr_db=20.0, min_int8_share=0.1)
+    assert set(reasons) == {"b"}
+    assert step.share == pytest.approx(0.9)
+
+
+def test_the_least_share_is_used_up_before_it_is_refused():
+    """The prediction asks for five layers, two are allowed, and two are enough."""
+    layers = {str(i): (10, 1e-2, 0.0) for i in range(10)}
+    net = Net(layers)
+    real = net.measured
+    net.measured = lambda names: real(list(names)[:1] if len(names) <= 8 else names)
+    step, _ = net.keep(min_sqnr_db=15.0, min_int8_share=0.8)
+    assert step.share == pytest.approx(0.8)
+
+
+def test_the_likely_agreement_of_a_chosen_model_holds_if_that_of_one_does():
+    """Agreement is 1 - sqrt(0.001 n) with n layers in int8: two hold 95 %, one holds 96.5 %."""
+    layers = {str(i): (10, 1e-4, 1e-3) for i in range(10)}
+
+    def share(luck: float, least: float) -> float:
+        net = Net(layers, luck=luck)
+        step, _ = net.keep(min_sqnr_db=10.0, min_agreement=0.95, min_int8_share=least)
+        return step.share
+
+    assert share(luck=0.0, least=0.0) == pytest.approx(0.2)
+    assert share(luck=0.015, least=0.0) == pytest.approx(0.1)
+    assert share(luck=0.015, least=0.2) == pytest.approx(0.2), "where no other may, this holds"
+
+
+def test_a_refusal_says_what_there_is_and_what_was_asked_for():
+    net = Net({str(i): (10, 1e-2, 0.01) for i in range(10)})
+    with pytest.raises(AccuracyError) as refused:
+        net.keep(min_sqnr_db=40.0, min_agreement=0.99, min_int8_share=0.5)
+    assert "40 dB and 99.0%" in refused.value.message
+    assert "50%" in refused.value.message
+    assert len(min(net.attempts, key=len)) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 1000), st.floats(1e-6, 0.1), st.floats(1e-8, 0.1)),
+        min_size=1, max_size=20,
+    ),
+    st.floats(0.0, 3.0), st.floats(10.0, 40.0), st.one_of(st.none(), st.floats(0.5, 1.0)),
+    st.floats(0.0, 0.9),
+)  # fmt: skip
+def test_what_comes_out_holds_or_is_refused(layers, surprise, decibels, agreement, least):
+    net = Net({str(i): layer for i, layer in enumerate(layers)}, surprise)
+    try:
+        step, reasons = net.keep(
+            min_sqnr_db=decibels, min_agreement=agreement, min_int8_share=least
+        )
+    except AccuracyError:
+        assert len(net.attempts) <= 7
+        return
+    assert len(net.attempts) <= 12
+    assert step.measured.sqnr_db >= decibels
+    assert agreement is None or step.measured.agreement >= agreement
+    assert step.share >= least - 1e-6
+    left = {r.layer.name for r in step.results if r.quantised is None}
+    assert left == set(reasons)

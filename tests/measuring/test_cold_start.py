@@ -1,0 +1,86 @@
+"""Load to first output in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployfold.measuring.cold_start import cold_start, kind_of
+from deployfold.runtimes.torch_and_onnxruntime import (
+    EagerRunner,
+    OnnxRuntimeRunner,
+    TorchScriptRunner,
+)
+from deployfold.util.memory import peak_bytes
+
+WEIGHTS = 64 << 20  # bytes
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 64 MiB of weights, which its memory must show."""
+    path = tmp_path_factory.mktemp("cold") / "net.ts.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torch.nn.Linear(1024, WEIGHTS // 4 // 1024)
+        torch.jit.trace(net, torch.zeros(1, 1024)).save(str(path))
+    return path
+
+
+def test_a_file_is_loaded_and_run_in_fresh_processes(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torch.py").write_text("raise SystemExit('the worker imported my torch.py')\n")
+    held = bytearray(300 << 20)  # ru_maxrss of a child begins at ours, which hides its own
+    result = cold_start("torchscript", script, (torch.zeros(1, 1024),), threads=1, runs=1)
+    assert len(held)
+    assert result.not_measured is None
+    assert result.runs == 1
+    assert result.load_ms is not None
+    assert result.first_ms is not None
+    assert result.total_ms == pytest.approx(result.load_ms + result.first_ms)
+    assert 0 < result.total_ms < 60_000
+    if peak_bytes() is not None:
+        assert result.peak_bytes is not None
+        assert WEIGHTS <= result.peak_bytes < 5 * WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "said"),
+    [("onnxruntime", (1, 1024), "cannot be loaded"), ("torchscript", (1, 7), "failed")],
+)
+def test_a_failure_is_the_reason(
+    script: Path, kind: str, shape: tuple[int, ...], said: str
+) -> None:
+    result = cold_start(kind, script, (torch.zeros(shape),), runs=1)
+    assert result.total_ms is None
+    assert said in (result.not_measured or "")
+    assert script.name in (result.not_measured or "")
+
+
+def test_a_process_that_hangs_is_ended(script: Path) -> None:
+    result = cold_start("torchscript", script, (torch.zeros(1, 1024),), runs=1, timeout=0.01)
+    assert result.not_measured == "it took longer than 0.01 s"
+
+
+def test_only_files_start_cold(script: Path) -> None:
+    assert kind_of(TorchScriptRunner(script)) == "torchscript"
+    assert kind_of(OnnxRuntimeRunner(script)) == "onnxruntime"
+    assert kind_of(EagerRunner(torch.nn.Identity())) is None
+    assert kind_of(None) is None
+
+
+def test_the_worker_can_be_run_by_hand(script: Path, tmp_path: Path) -> None:
+    torch.save([torch.zeros(1, 1024)], tmp_path / "x.pt")
+    words = ["torchscript", str(script), str(tmp_path / "x.pt"), "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deployfold.measuring.cold_start", *words],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert '"load_ms"' in done.stdout

@@ -1,0 +1,111 @@
+"""Makes a build directory with a kit to finish, without a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from deployfold.compiling import EngineOptions, InputShapes
+from deployfold.config.spec import Precision
+from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
+from deployfold.finish.reference import write_reference
+from deployfold.reporting.model import (
+    Environment,
+    ModelInput,
+    Report,
+    Row,
+    Source,
+    ThresholdResult,
+    write_report,
+)
+
+SHAPE = (2, 3, 16, 16)
+
+
+def make_onnx(path: Path, *, external: bool = False) -> Path:
+    """Write conv → relu → global pool → gemm, Nx3x16x16 to Nx7, with a dynamic batch."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "conv.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "fc.weight": rng.standard_normal((7, 8)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.weight"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc.weight"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options = {"save_as_external_data": True, "location": f"{path.name}.data", "size_threshold": 0}
+    onnx.save(model, path, **(options if external else {}))
+    return path
+
+
+def make_kit(
+    directory: Path,
+    *,
+    targets: Sequence[str] = ("jetson-orin-nano", "l4"),
+    external: bool = False,
+    options: EngineOptions | None = None,
+) -> Path:
+    """Write the files of a build whose engines for ``targets`` are still to be made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = make_onnx(directory / "net.onnx", external=external)
+    x = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    profile = (InputShapes("x", (1, *SHAPE[1:]), SHAPE, (4, *SHAPE[1:])),)
+    wanted = [
+        Wanted(
+            row=f"tensorrt-fp32-{target}",
+            title=f"TensorRT fp32, {target}",
+            target=target,
+            precision=Precision.FP32,
+            profiles=(profile,),
+            options=options or EngineOptions(),
+        )
+        for target in targets
+    ]
+    rows = [
+        Row(name="pytorch", title="PyTorch (original)", parameters=272, batchnorm_layers=1),
+        *(
+            Row(name=one.row, title=one.title, parameters=272, not_measured="No engine for it.")
+            for one in wanted
+        ),
+    ]
+    report = Report(
+        deployfold_version="0.1.0",
+        created="2026-11-24T00:00:00Z",
+        source=Source(path="net.pt", kind="module"),
+        inputs=(ModelInput(name="x", shape=SHAPE, dtype="float32"),),
+        rows=tuple(rows),
+        environment=Environment(cpu="a CPU", physical_cores=1, threads=1, os="an OS", python="3"),
+        thresholds=(
+            ThresholdResult(
+                name="max-latency-ms", limit=5.0, value=None, row=wanted[0].row, passed=False
+            ),
+        ),
+    )
+    write_report(report, directory / "report.json")
+    write_reference(directory / REFERENCE_NPZ, [x], session.run(None, {"x": x}))
+    write_finish_kit(
+        directory,
+        model_name="net",
+        onnx_by_precision={Precision.FP32: path},
+        requests=wanted,
+        inputs=["x"],
+        report_path=directory / "report.json",
+    )
+    return directory

@@ -1,0 +1,215 @@
+"""A report with one row of every kind: best, undecided, slower, unstable, not measured."""
+
+from __future__ import annotations
+
+from deployfold.reporting.model import (
+    Accuracy,
+    BatchPoint,
+    ColdStart,
+    Environment,
+    FoldedNorm,
+    FoldSummary,
+    Int8Layer,
+    Int8Summary,
+    Latency,
+    LeftNorm,
+    ModelInput,
+    Report,
+    Row,
+    Source,
+    Speedup,
+    StageCost,
+    ThresholdResult,
+    Verification,
+)
+
+BEFORE, AFTER = 25_557_032, 25_530_472
+
+
+def latency(ms: float, speedup: tuple[float, float, float], note: str | None = None) -> Latency:
+    value, low, high = speedup
+    return Latency(
+        median_ms=ms,
+        p90_ms=ms * 1.04,
+        p95_ms=ms * 1.06,
+        p99_ms=ms * 1.2,
+        throughput=1e3 / ms,
+        speedup=Speedup(value=value, low=low, high=high),
+        rounds=48,
+        samples=48,
+        stable=note is None,
+        note=note,
+    )
+
+
+def sample_report() -> Report:
+    def folded_row(name: str, title: str, size: int, **rest: object) -> Row:
+        return Row.model_validate(
+            {"name": name, "title": title, "bytes": size, "parameters": AFTER}
+            | {"batchnorm_layers": 1}
+            | rest
+        )
+
+    near = Accuracy(max_abs_diff=1.9e-6, sqnr_db=124.31, cosine=1.0, top1_agreement=1.0)
+    rows = (
+        Row(
+            name="pytorch",
+            title="PyTorch",
+            artifact="resnet50.pt",
+            parameters=BEFORE,
+            batchnorm_layers=53,
+            bytes=102_530_333,
+            latency=latency(61.23, (1, 1, 1)),
+        ),
+        folded_row(
+            "folded",
+            "PyTorch, folded",
+            102_200_001,
+            latency=latency(55.91, (1.096, 1.081, 1.112)),
+            accuracy=near,
+        ),
+        folded_row(
+            "torchscript",
+            "TorchScript",
+            102_410_000,
+            latency=latency(60.8, (1.007, 0.991, 1.02)),
+            accuracy=near,
+        ),
+        folded_row(
+            "program",
+            "torch.export",
+            104_690_000,
+            latency=latency(66.8, (0.921, 0.911, 0.93)),
+            accuracy=Accuracy(max_abs_diff=0.0, sqnr_db=float("inf")),
+        ),
+        folded_row(
+            "onnxruntime",
+            "ONNX Runtime",
+            102_140_000,
+            latency=latency(
+                29.66, (2.06, 2.041, 2.088), "coefficient of variation 4.1 %, above 2.5 %"
+            ),
+            accuracy=Accuracy(max_abs_diff=3.1e-6, sqnr_db=119.8),
+        ),
+        folded_row(
+            "onnxruntime-fp16",
+            "ONNX Runtime fp16",
+            51_130_000,
+            latency=latency(84.1, (0.73, 0.72, 0.739)),
+            accuracy=Accuracy(max_abs_diff=4.7e-1, sqnr_db=18.2),
+            notes=("ONNX Runtime computes fp16 in fp32 on this CPU",),
+        ),
+        folded_row(
+            "tensorrt-fp16",
+            "TensorRT-RTX fp16 sm_89",
+            51_930_000,
+            not_measured="built for sm_89; measure it there: deployfold bench DIR",
+        ),
+    )
+    return Report(
+        deployfold_version="0.1.0",
+        created="2026-01-02T03:04:05Z",
+        source=Source(
+            path="resnet50.pt",
+            kind="state_dict",
+            arch="torchvision:resnet50",
+            sha256="ab" * 32,
+            bytes=102_530_333,
+        ),
+        inputs=(ModelInput(name="input", shape=(1, 3, 224, 224), dtype="float32"),),
+        input_origin="torchvision:resnet50",
+        fold=FoldSummary(
+            batchnorm_before=53,
+            parameters_before=BEFORE,
+            parameters_after=AFTER,
+            folded=tuple(
+                FoldedNorm(name=f"layer{i}.bn", rule="conv before", into=f"layer{i}.conv")
+                for i in range(52)
+            ),
+            left=(LeftNorm(name="head.bn", reason="its layer's output also goes to head.add"),),
+            verification=Verification(
+                float64_relative_difference=3.1e-15, native_max_abs_diff=1.9e-6, inputs=2
+            ),
+        ),
+        rows=rows,
+        environment=Environment(
+            cpu="AMD EPYC 7763",
+            physical_cores=2,
+            threads=2,
+            os="Linux 6.1 x86_64",
+            python="3.11.7",
+            packages={"torch": "2.14.1", "onnxruntime": "1.32.0"},
+        ),
+        thresholds=(
+            ThresholdResult(
+                name="min-speedup", limit=1.5, value=2.06, row="onnxruntime", passed=True
+            ),
+        ),
+    )
+
+
+def full_report() -> Report:
+    """The sample with everything that is measured only when it is asked for."""
+    report = sample_report()
+    baseline, folded, script, *middle, fp16, engine = report.rows
+    int8 = Int8Summary(
+        int8_macs_share=0.938,
+        calibrated=False,
+        layers=(
+            Int8Layer(
+                name="layer1.0.conv1", op_type="Conv", precision="int8", macs=12_845_056,
+                sqnr_db=31.4, input_range=2.64, estimator="entropy",
+            ),
+            Int8Layer(
+                name="fc", op_type="Gemm", precision="int8", macs=2_048_000, sqnr_db=17.25,
+                input_range=11.5, estimator="percentile 99.99",
+            ),
+            Int8Layer(
+                name="conv1", op_type="Conv", precision="fp32", macs=118_013_952,
+                reason="the first layer, kept by default",
+            ),
+        ),
+    )  # fmt: skip
+    agreed = Accuracy(
+        max_abs_diff=0.21, sqnr_db=24.9, cosine=0.998, top1_agreement=0.971, top5_agreement=0.999,
+        accuracy=0.748, samples=1000,
+    )  # fmt: skip
+    same = Accuracy(
+        max_abs_diff=0.0, sqnr_db=float("inf"), cosine=1.0, top1_agreement=1.0, top5_agreement=1.0,
+        accuracy=0.761, samples=1000,
+    )  # fmt: skip
+    fixed = BatchPoint(batch=8, not_measured="exported with the fixed batch 1")
+    sweep = (
+        BatchPoint(batch=1, median_ms=29.66, throughput=33.7, stable=True),
+        BatchPoint(batch=8, median_ms=188.0, throughput=42.6, stable=True),
+        BatchPoint(batch=32, median_ms=744.0, throughput=43.0),
+    )
+    rows = (
+        baseline.model_copy(update={"accuracy": same, "sweep": sweep}),
+        folded.model_copy(update={"accuracy": same}),
+        script.model_copy(
+            update={
+                "sweep": (sweep[0], fixed),
+                "cold_start": ColdStart(
+                    load_ms=68.4, first_ms=152.0, total_ms=220.4, peak_bytes=86_712_320, runs=3
+                ),
+            }
+        ),
+        *middle,
+        fp16.model_copy(
+            update={
+                "name": "onnxruntime-int8",
+                "title": "ONNX Runtime int8",
+                "int8": int8,
+                "accuracy": agreed,
+                "cold_start": ColdStart(not_measured="it took longer than 600 s"),
+            }
+        ),
+        engine.model_copy(update={"title": "TensorRT-RTX fp16, sm_80-sm_86-sm_89-sm_120"}),
+    )
+    stages = (
+        StageCost(stage="load", seconds=2.61, peak_bytes=1_203_765_248),
+        StageCost(stage="fold", seconds=1.94, peak_bytes=1_640_000_000),
+        StageCost(stage="measure", seconds=31.4),
+    )
+    return report.model_copy(update={"rows": rows, "stages": stages})
