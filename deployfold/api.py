@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from deployfold.building.pipeline import build as _build
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import BuildSpec, InputSpec, Precision, TensorSpec, Thresholds
+from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec, Thresholds
 from deployfold.reporting.model import Report
 
 from .errors import UsageError

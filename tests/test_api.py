@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import deployfold
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import CalibrationSpec, GuardSpec
-from deployfold.config.spec import Precision
 from deployfold.errors import ExportError, FoldError, LoadError, UsageError
 
 

@@ -11,8 +11,8 @@ from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect
 from deployfold.compiling.request import LIBRARY_TITLES, optimization_profiles
 from deployfold.compiling.tensorrt.configure import option_refusal
 from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
+from deployfold.config.precision import Precision
 from deployfold.config.shapes import OptimizationProfile
-from deployfold.config.spec import Precision
 from deployfold.events import Note
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.reporting.model import REPORT_JSON

@@ -10,7 +10,7 @@ from pathlib import Path
 from deployfold.building.quantised import QUANTISED, feed_of, quantisation_data, quantise
 from deployfold.building.rows import Draft
 from deployfold.building.state import Run
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError
 from deployfold.events import Note
 from deployfold.exporting.session import Array

@@ -12,7 +12,7 @@ import onnxruntime
 
 from deployfold import __version__
 from deployfold.building.state import Run
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.data.samples import SampleForm
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.sidecar import differs, read_sidecar, sidecar_path
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import PREPROCESS_JSON
-from deployfold.config.spec import Precision
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ

@@ -57,7 +57,7 @@ def finish(
       deployfold finish build/resnet50 --target sm_89
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.config.spec import Precision
+        from deployfold.config.precision import Precision
         from deployfold.errors import UsageError
         from deployfold.finish import finish as run_finish
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deployfold.config.spec import GpuTarget, Precision
+from deployfold.config.precision import Precision
+from deployfold.config.spec import GpuTarget
 from deployfold.targets.catalogue import AUTO, load_targets, resolve, sm_name
 from deployfold.targets.hardware import precision_refusal, serving
 from deployfold.targets.machine import Gpu, Machine

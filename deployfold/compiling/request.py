@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deployfold.config.engine import EngineOptions
+from deployfold.config.precision import Precision
 from deployfold.config.shapes import InputShapes, OptimizationProfile
-from deployfold.config.spec import InputSpec, Precision
+from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import sm_name
 

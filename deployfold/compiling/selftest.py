@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.targets.machine import Machine
 

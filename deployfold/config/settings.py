@@ -12,9 +12,10 @@ from deployfold.errors import UsageError
 
 from .batches import parse_batches
 from .engine import EngineOptions, HardwareCompatibility
+from .precision import Precision
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
 from .shapes import parse_dynamic
-from .spec import BuildSpec, InputSpec, Precision, Thresholds, parse_row_limits
+from .spec import BuildSpec, InputSpec, Thresholds, parse_row_limits
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -5,28 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
 from deployfold.errors import UsageError
 
 from .engine import EngineOptions
+from .precision import Precision
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
 from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete, span
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 """The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
-
-
-class Precision(str, Enum):
-    """The numeric precision written into a lowered ONNX, and so of the engine built from it."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    FP8 = "fp8"
-    INT4 = "int4"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from deployfold.compiling import (
 from deployfold.compiling.plan import PORTABLE
 from deployfold.compiling.request import LIBRARY_TITLES
 from deployfold.compiling.sidecar import sidecar_path
-from deployfold.config.spec import Precision, Thresholds
+from deployfold.config.precision import Precision
+from deployfold.config.spec import Thresholds
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.reporting.markdown import render_markdown

@@ -15,8 +15,8 @@ from typing import Any
 
 from deployfold import __version__
 from deployfold.config.engine import EngineOptions
+from deployfold.config.precision import Precision
 from deployfold.config.shapes import InputShapes, OptimizationProfile
-from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
 from deployfold.util.files import sha256, write_text
 

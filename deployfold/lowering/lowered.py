@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.quiet import first_line

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.plan import check_target
+from deployfold.config.precision import Precision
 from deployfold.config.profiles import PATHS, check_table
-from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
 

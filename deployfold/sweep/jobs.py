@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from deployfold.config.precision import Precision
 from deployfold.config.profiles import PATHS
-from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
 from deployfold.lowering.cache import cache_key
 from deployfold.measuring.environment import package_versions

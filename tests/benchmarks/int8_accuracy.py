@@ -41,8 +41,9 @@ from onnxruntime.quantization import (
 from PIL import Image
 from torch import nn
 
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import InputSpec, Precision, TensorSpec
+from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import AccuracyError
 from deployfold.exporting import export_onnx
 from deployfold.folding import fold

@@ -29,7 +29,7 @@ def kit(folder, built, tmp_path):
     import onnxruntime
 
     from deployfold.compiling.request import InputShapes
-    from deployfold.config.spec import Precision
+    from deployfold.config.precision import Precision
     from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
     from deployfold.finish.reference import write_reference
 

@@ -14,7 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from deployfold.compiling import EngineRequest
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from deployfold.compiling.compilers import (
 )
 from deployfold.compiling.plan import check_target, plan_engines
 from deployfold.compiling.request import EngineRequest, NoEngine, optimization_profiles
+from deployfold.config.precision import Precision
 from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec, Precision
+from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import identify, load_targets, resolve
 from deployfold.targets.machine import Gpu, Machine

@@ -13,7 +13,7 @@ import pytest
 from compile_nets import MakeNet
 
 from deployfold.compiling import EngineOptions, EngineRequest, InputShapes, compile_engine
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.events import Event, StageProgress
 

@@ -20,7 +20,7 @@ from deployfold.compiling import (
 )
 from deployfold.compiling.tensorrt.known_issues import KNOWN_ISSUES, known_issues, sentence
 from deployfold.compiling.tensorrt.timing_cache import cache_file
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, UsageError
 from deployfold.runtimes.tensorrt_library import first_that_holds
 from deployfold.targets.hardware import precision_refusal, serving

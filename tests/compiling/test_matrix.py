@@ -12,7 +12,7 @@ from matrix_nets import NETS, Net, make_net, precision_of
 
 from deployfold.compiling import EngineRequest, Machine, NoEngine, compile_engine, plan_engines
 from deployfold.compiling.sidecar import built_for, read_sidecar
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.targets.hardware import OLDEST
 

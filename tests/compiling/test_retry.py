@@ -17,7 +17,7 @@ from deployfold.compiling.request import EngineRequest
 from deployfold.compiling.tensorrt.builder import BuiltEngine, NotBuilt, build
 from deployfold.compiling.tensorrt.known_issues import known_issues
 from deployfold.compiling.tensorrt.retry import build_or_retry, keep_groups
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.lowering import lower_fp16
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployfold.compiling import EngineRequest, compile_engine
 from deployfold.compiling.sidecar import Here, built_for, damage, differs, mismatch, read_sidecar
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import MeasureError
 
 RequestFor = Callable[..., EngineRequest]

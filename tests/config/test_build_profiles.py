@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployfold.config.precision import Precision
 from deployfold.config.profiles import merge, read_profile, shipped
 from deployfold.config.settings import BuildSettings, keys
-from deployfold.config.spec import Precision
 from deployfold.errors import UsageError
 
 

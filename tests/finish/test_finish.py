@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deployfold.compiling import EngineOptions, NoEngine, detect
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
 from deployfold.finish.device import _jobs

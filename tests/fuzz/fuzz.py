@@ -31,10 +31,11 @@ from torch import nn
 
 from deployfold.bundle import Limits, create, scan
 from deployfold.compiling.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.config.precision import Precision
 from deployfold.config.profiles import read_profile
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.shapes import InputShapes, parse_dynamic
-from deployfold.config.spec import InputSpec, Precision, parse_row_limits
+from deployfold.config.spec import InputSpec, parse_row_limits
 from deployfold.data.calibration import load_calibration
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import Wanted, read_kit, write_finish_kit

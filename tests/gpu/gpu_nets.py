@@ -24,9 +24,10 @@ from deployfold.compiling import (
     plan_engines,
 )
 from deployfold.compiling.request import Library
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec, Precision
+from deployfold.config.spec import InputSpec
 from deployfold.lowering import lower_fp16, lower_qdq
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")

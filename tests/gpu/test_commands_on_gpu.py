@@ -15,7 +15,7 @@ from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, request_on
 from deployfold.compiling import Machine, NoEngine, optimization_profiles
 from deployfold.compiling.compilers import runs_here
 from deployfold.compiling.request import LIBRARY_TITLES
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
 from deployfold.finish.reference import write_reference

@@ -30,7 +30,7 @@ from deployfold.compiling import (
 from deployfold.compiling.request import Library
 from deployfold.compiling.tensorrt.configure import NOT_IN_RTX
 from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, MeasureError
 from deployfold.measuring.latency import measure
 from deployfold.runtimes.cuda import Cuda

@@ -11,7 +11,7 @@ import pytest
 from gpu_nets import SPEC, SQNR, GpuNet, make_data, only, request_on
 
 from deployfold.compiling import EngineRequest, Machine, compile_engine
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.targets.machine import Gpu
 from deployfold.util.numerics import sqnr_db
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from deployfold.compiling import EngineRequest
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, ExportError
 from deployfold.lowering import lower_bf16
 from deployfold.lowering.bf16.convert import OPSET, WIDE

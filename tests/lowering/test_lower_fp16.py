@@ -12,7 +12,7 @@ import torch
 from lower_toys import FLOAT, HALF, node
 from onnx import helper
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import data_path

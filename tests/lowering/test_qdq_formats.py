@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
 
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import Precision
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering import lower_qdq

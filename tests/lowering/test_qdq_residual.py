@@ -14,7 +14,7 @@ from qdq_nets import LOOSE, audit
 from torch import nn
 
 from deployfold.compiling import EngineRequest, compile_engine
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering import lower_int8, lower_qdq
 from deployfold.lowering.qdq.formats import INT8

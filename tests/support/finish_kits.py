@@ -11,7 +11,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from deployfold.compiling import EngineOptions, InputShapes
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
 from deployfold.finish.reference import write_reference
 from deployfold.reporting.model import (

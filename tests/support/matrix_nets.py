@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from deployfold.compiling import InputShapes
 from deployfold.compiling.request import OptimizationProfile
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import Precision
 from deployfold.lowering import lower_bf16, lower_fp16, lower_qdq
 
 

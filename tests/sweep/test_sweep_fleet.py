@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.sweep.fleet import read_fleet
 from deployfold.sweep.jobs import RECORD, cells_of, pending

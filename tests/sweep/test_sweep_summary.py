@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.reporting.model import Environment, Report, Row, Source, Status, write_report
 from deployfold.sweep.fleet import FleetModel
 from deployfold.sweep.jobs import RECORD, Cell

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.request import LayerCounts
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 
 

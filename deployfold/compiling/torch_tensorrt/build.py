@@ -13,8 +13,9 @@ from typing import Any
 
 from deployfold.compiling.process import run_worker
 from deployfold.compiling.request import NoEngine, optimization_profiles
+from deployfold.config.precision import Precision
 from deployfold.config.shapes import span
-from deployfold.config.spec import InputSpec, Precision
+from deployfold.config.spec import InputSpec
 from deployfold.errors import CompileError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.targets.machine import library_version

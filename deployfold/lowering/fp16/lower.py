@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 
 from .artifact import LayerReport, QdqArtifact
 from .lowering import lower_qdq

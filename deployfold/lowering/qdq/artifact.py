@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.lowering.lowered import KeptNode
 
 from .graph import Layer

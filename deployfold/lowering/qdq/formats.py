@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from deployfold.config.spec import Precision
+from deployfold.config.precision import Precision
 from deployfold.exporting.session import Array
 
 

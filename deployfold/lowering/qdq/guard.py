@@ -20,8 +20,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import Precision
 from deployfold.errors import AccuracyError
 
 from .measuring import Measured

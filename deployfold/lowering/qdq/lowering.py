@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
