@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo readme-pictures test lint test-slow test-fuzz test-faults test-matrix test-zoo clean
+.PHONY: demo readme-pictures test lint test-random test-slow test-fuzz test-faults test-matrix test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ lint: $(STAMP)
 
 test: lint ## everything but the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
+
+test-random: $(STAMP) ## the property tests with new random examples, ten times as many
+	DEPLOYFOLD_EXAMPLES_FACTOR=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not slow' $$(grep -rl 'hypothesis import' tests --include='test_*.py')
 
 test-slow: $(STAMP) ## the tests marked slow, but for the zoo
 	$(BIN)/python -m pytest -m 'slow and not zoo'

@@ -16,6 +16,7 @@ from backports import zstd
 from bundle_builds import entry, make_build, make_manifest, member, pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 
 from deployfold.bundle import Limits, create, scan, unpack
 from deployfold.bundle.names import fault
@@ -257,9 +258,7 @@ def test_truncated_anywhere(real: Path, tmp_path: Path) -> None:
     scan(path)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_is_found_or_changes_nothing(real: Path, tmp_path: Path, data) -> None:
     """A bit of the frame's own header can be one that zstd does not look at."""

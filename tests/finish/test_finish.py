@@ -17,6 +17,7 @@ from finish_kits import make_kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from hypothesis_examples import examples
 
 from deployfold.compiling import EngineOptions, NoEngine, detect
 from deployfold.config.precision import Precision
@@ -223,7 +224,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_no_kit_makes_reading_it_fail_in_another_way(original: Path, data: st.DataObject) -> None:
     whole: dict[str, Any] = json.loads((original / FINISH_JSON).read_text())
@@ -275,7 +276,7 @@ ARRAYS = hnp.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(ARRAYS, st.data())
 def test_the_comparison_says_what_the_measurements_own_does(
     first: np.ndarray, data: st.DataObject

@@ -7,6 +7,7 @@ import torch
 from fold_nets import Net, folded, randomise, reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -15,7 +16,7 @@ def image(channels: int = 3, size: int = 7) -> Tensor:
     return torch.randn(2, channels, size, size)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(
     groups=st.sampled_from([1, 2, 3]),
     width=st.integers(1, 2),
@@ -93,7 +94,7 @@ def test_scale_alone_passes_padding_and_rectifiers():
     folded(model, image(), gone=1)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8))
 @given(heads=st.integers(1, 3), width=st.integers(1, 3), first=st.booleans(), dropout=st.booleans())
 def test_behind_attention(heads, width, first, dropout):
     """The rows of the attention add up to one, so it averages values of one scale and shift."""
@@ -137,7 +138,7 @@ def test_behind_fused_attention(masked):
     folded(randomise(model), torch.randn(2, 6, 5), gone=int(not masked), left=int(masked))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 @given(groups=st.sampled_from([1, 2, 3, 4]), stacked=st.booleans(), seed=st.integers(0, 99))
 def test_channels_on_several_axes(groups, stacked, seed):
     """A channel shuffle written out, and halves of one layer that meet again."""

@@ -9,6 +9,7 @@ import torch
 from fold_nets import Net, folded, outputs_of, randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from torch import nn
 
 from deployfold.folding import Zero
@@ -48,7 +49,7 @@ def layers_in(model: nn.Module) -> int:
     return sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     kernel=st.sampled_from([1, 3, 5]),
     groups=st.sampled_from([1, 2, 4]),

@@ -9,6 +9,7 @@ import torch
 from fold_nets import Net, folded, randomise, reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -17,7 +18,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     rank=st.integers(1, 3),
     groups=st.sampled_from([1, 2, 4]),
@@ -53,7 +54,7 @@ def test_convolution(
     assert result.model[0].bias is not None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(
     rank=st.integers(1, 3),
     groups=st.sampled_from([1, 2, 3]),
@@ -70,7 +71,7 @@ def test_transposed_convolution(rank, groups, widths, kernel, stride, bias):
     folded(model, torch.randn(2, inner, *[4] * rank), gone=1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(
     width=st.tuples(st.integers(1, 5), st.integers(1, 5)), bias=st.booleans(), affine=st.booleans()
 )

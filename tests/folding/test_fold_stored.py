@@ -8,6 +8,7 @@ import torch
 from fold_nets import folded, randomise, reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -39,7 +40,7 @@ class Product(nn.Module):
         return F.relu(self.after(x))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     way=st.sampled_from(["operator", "method", "mm", "added", "addmm"]),
     width=st.tuples(st.integers(1, 5), st.integers(1, 5)),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
 
@@ -119,7 +120,7 @@ def test_a_model_without_products_has_nothing_for_int4(tmp_path):
     st.lists(st.floats(-2000, 2000, width=32), min_size=1, max_size=50),
     st.floats(2**-10, 10, width=16),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 def test_fake_quantising_is_what_onnx_runtime_does(values, scale):
     array = np.asarray(values, np.float32)
     for form in (INT8, FP8):

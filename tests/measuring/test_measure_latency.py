@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis_examples import examples
 from scripted import INPUTS, MS, Clock, Scripted
 
 from deployfold.errors import MeasureError
@@ -153,7 +154,7 @@ def test_it_ends_when_the_time_is_up_and_says_how_wide_the_interval_is() -> None
     st.floats(0, 1),
     st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 def test_it_always_ends_with_at_least_one_round(
     durations: list[int], max_seconds: float, seed: int
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.measuring.stats import (
@@ -28,7 +28,6 @@ def test_percentiles_are_numpys_of_the_pooled_samples(values: list[float]) -> No
 
 
 @given(enough, st.floats(0.01, 100), st.integers(0, 5))
-@settings(deadline=None)
 def test_an_interval_scales_with_its_values_and_holds_the_median(
     values: list[float], scale: float, seed: int
 ) -> None:

@@ -1,0 +1,14 @@
+"""Property tests: the same examples in every run, or ten times as many random ones.
+
+``make test`` is reproducible, because CI runs it. ``make test-random`` draws anew; what it finds
+becomes an ``@example`` of the test that failed.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis_examples import FACTOR
+
+settings.register_profile("reproducible", derandomize=True, deadline=None)
+settings.register_profile("random", max_examples=100 * FACTOR, deadline=None)
+settings.load_profile("reproducible" if FACTOR == 1 else "random")
