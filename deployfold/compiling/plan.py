@@ -12,12 +12,7 @@ from deployfold.targets.hardware import precision_refusal, serving
 from deployfold.targets.machine import Gpu, Machine
 
 from .compilers import PORTABLE_COMPUTE_CAPABILITIES, RTX_COMPUTE_CAPABILITIES, compiler_for
-from .request import EngineRequest, NoEngine
-
-_INT8_ON_RTX = (
-    "NVIDIA documents INT8 in TensorRT-RTX for weight-only matrix products; this engine is "
-    "compiled, and has not been run on a GPU here."
-)
+from .request import EngineRequest, Library, NoEngine
 
 PORTABLE = "portable"
 """The target that is no GPU: one TensorRT-RTX engine for several."""
@@ -95,7 +90,7 @@ def _portable(name: str, precision: Precision, machine: Machine) -> EngineReques
             f"No engine: {why}, is not installed; pip install tensorrt-rtx. "
             "The lowered ONNX is ready.",
         )
-    capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES))
+    capabilities = tuple(serving(precision.value, PORTABLE_COMPUTE_CAPABILITIES, "tensorrt_rtx"))
     names = ", ".join(sm_name(capability) for capability in capabilities)
     note = f"{where} portable TensorRT-RTX engine for {names}."
     return _several(name, capabilities, note, precision, machine)
@@ -134,7 +129,7 @@ def _several(
         targets=(name,),
         compute_capabilities=capabilities,
         verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
-        notes=(note, *_precision_notes(precision)),
+        notes=(note, *_caveats(precision, "tensorrt_rtx")),
     )
 
 
@@ -158,7 +153,7 @@ def _named(
         compute_capabilities=(target.compute_capability,),
         current_gpu=auto or not rtx,
         verify=gpu is not None and gpu.compute_capability == target.compute_capability,
-        notes=(compiler.reason, *(_precision_notes(precision) if rtx else ())),
+        notes=(compiler.reason, *_caveats(precision, compiler.library)),
     )
 
 
@@ -175,8 +170,9 @@ def _target_of(gpu: Gpu, profile: GpuTarget | None) -> GpuTarget:
     )
 
 
-def _precision_notes(precision: Precision) -> tuple[str, ...]:
-    return (_INT8_ON_RTX,) if precision is Precision.INT8 else ()
+def _caveats(precision: Precision, library: Library) -> tuple[str, ...]:
+    caveat = precision.record.caveats.get(library)
+    return () if caveat is None else (caveat,)
 
 
 def _add(plan: list[EngineRequest | NoEngine], entry: EngineRequest | NoEngine) -> None:

@@ -1,12 +1,173 @@
-"""The precisions that a model can be built in."""
+"""The precisions that a model can be built in: one record each, and the only list of them.
+
+Adding a precision takes a record and a member here, and one file in :mod:`deployfold.lowering`: a
+:class:`~deployfold.lowering.cast.formats.CastFormat` for the family ``cast``, a
+:class:`~deployfold.lowering.qdq.formats.Format` for the family ``qdq``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
+
+ANY_GPU = (0, 0)
+"""The compute capability for «every GPU that the library builds for»."""
+
+
+@dataclass(frozen=True)
+class PrecisionRecord:
+    """What the other rooms need to know about one precision.
+
+    Attributes:
+        name: the value of the enum member, the flag, and the key in profiles and file names.
+        title: for headings and messages.
+        family: ``none`` is the exported fp32 model itself; ``cast`` changes the type of tensors;
+            ``qdq`` puts QuantizeLinear and DequantizeLinear around layers.
+        quantises: what becomes low-precision, as the object of a sentence.
+        summary: one sentence for ``--help``.
+        onnx_type: the tensor type in the ONNX file, a member of ``onnx.TensorProto.DataType``.
+        tensorrt_type: the member of ``tensorrt.DataType`` that layers then compute in.
+        oldest: per library, the oldest compute capability that has the precision. ``default``
+            counts for libraries without an entry.
+        calibration: whether a build wants calibration data: ``required`` for the ranges of
+            activations, ``optional`` where weights alone are rounded.
+        no_cpu_latency: why a lowered ONNX has no latency on a CPU: the CPU would run another
+            computation. Empty for fp32.
+        min_sqnr_db: default limit of the accuracy guard: the least SQNR in dB of every output.
+        layer_sqnr_db: limit for one layer in ``deployfold compare --layers``, in dB.
+        weights_only: activations are not rounded.
+        caveats: by library, what the report says beside an engine of this precision.
+    """
+
+    name: str
+    title: str
+    family: Literal["none", "cast", "qdq"]
+    quantises: str
+    summary: str
+    onnx_type: str
+    tensorrt_type: str
+    no_cpu_latency: str
+    min_sqnr_db: float
+    layer_sqnr_db: float
+    oldest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    calibration: Literal["none", "optional", "required"] = "none"
+    weights_only: bool = False
+    caveats: Mapping[str, str] = field(default_factory=dict)
+
+    def oldest_for(self, library: str) -> tuple[int, int]:
+        """The oldest compute capability that ``library`` builds this precision for."""
+        return self.oldest.get(library, self.oldest.get("default", ANY_GPU))
+
+
+_FP32 = PrecisionRecord(
+    name="fp32",
+    title="FP32",
+    family="none",
+    quantises="nothing",
+    summary="The exported model.",
+    onnx_type="FLOAT",
+    tensorrt_type="FLOAT",
+    no_cpu_latency="",
+    min_sqnr_db=0.0,
+    layer_sqnr_db=60.0,  # other summation orders leave 100 dB; deep networks still 80
+)
+
+_FP16 = PrecisionRecord(
+    name="fp16",
+    title="FP16",
+    family="cast",
+    quantises="weights and activations",
+    summary="Build in FP16.",
+    onnx_type="FLOAT16",
+    tensorrt_type="HALF",
+    no_cpu_latency="ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32",
+    # Rounding one tensor leaves 73 dB, a deep network 40 to 60: below 30 something is broken.
+    min_sqnr_db=30.0,
+    # 60 to 70 dB a layer, which adds up with depth: an untrained ResNet-50 keeps less than 30 dB
+    # from its 77th layer on.
+    layer_sqnr_db=20.0,
+)
+
+_BF16 = PrecisionRecord(
+    name="bf16",
+    title="BF16",
+    family="cast",
+    quantises="weights and activations",
+    summary="Build in BF16: the range of FP32, 8 bits of precision; Ampere and newer.",
+    onnx_type="BFLOAT16",
+    tensorrt_type="BF16",
+    no_cpu_latency="ONNX Runtime has no bf16 kernels for CPUs",
+    # 3 bits fewer than fp16 are 18 dB, of which deep networks keep 25 to 45.
+    min_sqnr_db=20.0,
+    layer_sqnr_db=10.0,
+    # TensorRT's support matrix, hardware and precision.
+    oldest={"default": (8, 0)},
+)
+
+_INT8 = PrecisionRecord(
+    name="int8",
+    title="INT8",
+    family="qdq",
+    quantises="weights and activations of convolutions and matrix products",
+    summary="Build in INT8, calibrated on --calib.",
+    onnx_type="INT8",
+    tensorrt_type="INT8",
+    no_cpu_latency="ONNX Runtime's int8 on a CPU is not what a GPU runs",
+    min_sqnr_db=20.0,  # noise of a tenth of the signal
+    layer_sqnr_db=10.0,  # an error of a third of the layer's output
+    calibration="required",
+    caveats={
+        "tensorrt_rtx": "NVIDIA documents INT8 in TensorRT-RTX for weight-only matrix products; "
+        "this engine is compiled, and has not been run on a GPU here."
+    },
+)
+
+_FP8 = PrecisionRecord(
+    name="fp8",
+    title="FP8",
+    family="qdq",
+    quantises="weights and activations of convolutions and matrix products",
+    summary="Build in FP8 (E4M3), calibrated on --calib; Ada and newer.",
+    onnx_type="FLOAT8E4M3FN",
+    tensorrt_type="FP8",
+    no_cpu_latency="ONNX Runtime on a CPU turns fp8 back into fp32 and computes in that",
+    min_sqnr_db=20.0,
+    layer_sqnr_db=10.0,
+    # TensorRT's support matrix, hardware and precision.
+    oldest={"default": (8, 9)},
+    calibration="required",
+)
+
+_INT4 = PrecisionRecord(
+    name="int4",
+    title="INT4",
+    family="qdq",
+    quantises="the weights of matrix products",
+    summary="Keep the weights of matrix products in INT4, fitted to --calib where that is given; "
+    "Ampere and newer.",
+    onnx_type="INT4",
+    tensorrt_type="INT4",
+    no_cpu_latency="ONNX Runtime on a CPU turns int4 weights back into fp32 and computes in that",
+    min_sqnr_db=20.0,
+    layer_sqnr_db=10.0,
+    # The builder of TensorRT-RTX 1.7.1 refuses older ones («HW-specific datatypes»); TensorRT has
+    # no such bound.
+    oldest={"tensorrt_rtx": (8, 0)},
+    calibration="optional",
+    weights_only=True,
+)
+
+
+_RECORDS = {one.name: one for one in (_FP32, _FP16, _BF16, _INT8, _FP8, _INT4)}
 
 
 class Precision(str, Enum):
-    """The numeric precision written into a lowered ONNX, and so of the engine built from it."""
+    """The numeric precision written into a lowered ONNX, and so of the engine built from it.
+
+    Members are ordered from fp32 to the narrowest.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -14,3 +175,18 @@ class Precision(str, Enum):
     INT8 = "int8"
     FP8 = "fp8"
     INT4 = "int4"
+
+    @property
+    def record(self) -> PrecisionRecord:
+        """What is known about it."""
+        return _RECORDS[self.value]
+
+
+QUANTISED = tuple(one for one in Precision if one.record.family == "qdq")
+"""The precisions that are Q/DQ nodes around layers."""
+
+
+def titles(precisions: tuple[Precision, ...]) -> str:
+    """Several precisions in a sentence: ``INT8, FP8 and INT4``."""
+    names = [one.record.title for one in precisions]
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)

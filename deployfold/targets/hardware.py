@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from deployfold.compiling.request import LIBRARY_TITLES, Library
+from deployfold.config.precision import Precision
 
 from .catalogue import sm_name
-
-OLDEST: dict[str, tuple[int, int]] = {"bf16": (8, 0), "int4": (8, 0), "fp8": (8, 9)}
-"""The oldest compute capability that a precision builds for; those not here build for all.
-
-bf16 and fp8 are those of the hardware table of TensorRT's support matrix. All three are what the
-builder of TensorRT-RTX 1.7.1 takes, which refuses the others with «HW-specific datatypes»; for int4
-TensorRT has no such bound."""
-
-_RTX_ONLY = frozenset({"int4"})
 
 
 def precision_refusal(
@@ -28,19 +20,23 @@ def precision_refusal(
         compute_capabilities: of the targets' profiles.
         library: that would build it.
     """
-    lacking = sorted(set(compute_capabilities) - set(serving(precision, compute_capabilities)))
-    if not lacking or (precision in _RTX_ONLY and library != "tensorrt_rtx"):
+    pairs = set(compute_capabilities)
+    lacking = sorted(pairs - set(serving(precision, pairs, library)))
+    if not lacking:
         return None
     where = ", ".join(sm_name(pair) for pair in lacking)
+    oldest = sm_name(Precision(precision).record.oldest_for(library))
     return (
         f"No {precision} engine for {where}: {LIBRARY_TITLES[library]} builds {precision} for "
-        f"{sm_name(OLDEST[precision])} and newer."
+        f"{oldest} and newer."
     )
 
 
 def serving(
-    precision: str, compute_capabilities: Iterable[tuple[int, int]]
+    precision: str,
+    compute_capabilities: Iterable[tuple[int, int]],
+    library: Library,
 ) -> Sequence[tuple[int, int]]:
-    """Those of the compute capabilities that have the precision, in their order."""
-    oldest = OLDEST.get(precision, (0, 0))
+    """Those of the compute capabilities that ``library`` builds the precision for, in order."""
+    oldest = Precision(precision).record.oldest_for(library)
     return tuple(pair for pair in compute_capabilities if pair >= oldest)

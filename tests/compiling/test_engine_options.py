@@ -177,8 +177,8 @@ def test_a_build_for_a_gpu_without_the_precision_is_refused_before_it_starts(
 
 
 def test_a_portable_engine_leaves_out_the_gpus_without_the_precision() -> None:
-    assert serving("fp8", [(8, 0), (8, 6), (8, 9), (12, 0)]) == ((8, 9), (12, 0))
-    assert serving("fp16", [(8, 0), (12, 0)]) == ((8, 0), (12, 0))
+    assert serving("fp8", [(8, 0), (8, 6), (8, 9), (12, 0)], "tensorrt_rtx") == ((8, 9), (12, 0))
+    assert serving("fp16", [(8, 0), (12, 0)], "tensorrt_rtx") == ((8, 0), (12, 0))
 
 
 @pytest.mark.parametrize(

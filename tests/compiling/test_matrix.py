@@ -14,7 +14,6 @@ from deployfold.compiling import EngineRequest, Machine, NoEngine, compile_engin
 from deployfold.compiling.sidecar import built_for, read_sidecar
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
-from deployfold.targets.hardware import OLDEST
 
 TARGETS = {
     "sm_75": "sm_75",
@@ -110,7 +109,7 @@ def check_refusal(trt: Any, refused: NoEngine, net: Net, column: str) -> None:
     precision, source = precision_of(column), net.onnx(column)
     assert refused.reason.startswith(f"No {precision.value} engine for {refused.target}: ")
     pair = (int(refused.target[3:-1]), int(refused.target[-1]))
-    assert pair < OLDEST[precision.value]
+    assert pair < precision.record.oldest_for("tensorrt_rtx")
     request = EngineRequest("tensorrt_rtx", precision, ("test",), (pair,), profiles=net.profiles)
     with pytest.raises(CompileError, match="HW-specific datatypes"):
         build(trt, request, source, source.with_suffix(".engine"), lambda *_: None)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deployfold.config.precision import Precision
 from deployfold.reporting import text
 from deployfold.reporting.fields import Frozen, Number
-
-DEFAULT_SQNR_DB = {"fp32": 60.0, "fp16": 20.0, "bf16": 10.0}
-"""The limit for the coarser of two precisions. float32 kernels that add up in another order leave
-100 dB and more, and even in deep networks more than 80. The 10 bits of float16 leave 60 to 70 dB a
-layer and bfloat16's 7 bits 20 dB less, which add up with depth: an untrained ResNet-50
-keeps less than 30 dB in fp16 from its 77th layer on."""
-QUANTISED_SQNR_DB = 10.0
-"""The limit for int8, fp8 and int4: the error's RMS is a third of the layer's output."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,9 @@ class Limits:
 
 def limit_for(*precisions: str) -> float:
     """The SQNR in dB that the coarsest of some precisions can keep in every layer."""
-    return min(DEFAULT_SQNR_DB.get(one, QUANTISED_SQNR_DB) for one in precisions)
+    known = {one.value: one.record.layer_sqnr_db for one in Precision}
+    coarsest = min(known.values())  # of a file that names a precision of another version
+    return min(known.get(one, coarsest) for one in precisions)
 
 
 class LayerDifference(Frozen):

@@ -44,15 +44,10 @@ DTYPES = {
 """The members of ``trt.DataType``, as numpy and ml_dtypes name them."""
 
 
-_PRECISIONS = {
-    "FLOAT": "fp32",
-    "HALF": "fp16",
-    "BF16": "bf16",
-    "INT8": "int8",
-    "FP8": "fp8",
-    "INT4": "int4",
-}
+_PRECISIONS = {one.record.tensorrt_type: one.value for one in Precision}
 """The members of ``trt.DataType`` that layers compute in, as :class:`LayerCounts` calls them."""
+
+_WEIGHTS_ONLY = frozenset(one.value for one in Precision if one.record.weights_only)
 
 
 def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> None:
@@ -138,7 +133,7 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
         if layer.type not in compute:
             continue
         weight = stored(layer.get_input(1))
-        name = weight if weight == "int4" else stored(layer.get_input(0))
+        name = weight if weight in _WEIGHTS_ONLY else stored(layer.get_input(0))
         if name:
             found[name] += 1
     return LayerCounts(
@@ -160,7 +155,8 @@ def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> No
     if not counts.compute:
         return
     have = getattr(counts, precision.value)
-    if precision in (Precision.INT8, Precision.FP8) and not counts.quantize:
+    record = precision.record
+    if record.family == "qdq" and not record.weights_only and not counts.quantize:
         have = 0
     if have == 0:
         others = (f"{name}: {getattr(counts, name)}" for name in _PRECISIONS.values())

@@ -87,8 +87,11 @@ def compile_torch_tensorrt(
         CompileError: it was there, and the build failed, crashed or took too long.
         UsageError: ``path`` cannot be written.
     """
-    if precision is Precision.BF16:
-        return NoEngine(NAME, "No bf16 by torch-tensorrt: deployfold has it cast to fp16 alone.")
+    if precision not in PRECISIONS and precision.record.family == "cast":
+        return NoEngine(
+            NAME,
+            f"No {precision.value} by torch-tensorrt: deployfold has it cast to fp16 alone.",
+        )
     if precision not in PRECISIONS:
         return NoEngine(
             NAME,

@@ -1,0 +1,48 @@
+"""The precision records: complete, and what the rest of the package reads from them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import onnx
+import pytest
+
+from deployfold.config.precision import QUANTISED, Precision, titles
+from deployfold.targets.hardware import precision_refusal
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_record_is_complete(precision):
+    record = precision.record
+    assert record.name == precision.value == Precision(record.name).value
+    assert record.onnx_type in onnx.TensorProto.DataType.keys()  # noqa: SIM118
+    assert bool(record.no_cpu_latency) == (precision is not Precision.FP32)
+    if record.family == "qdq":
+        assert record.calibration in ("optional", "required")
+        assert record.weights_only == (record.calibration == "optional")
+    else:
+        assert record.calibration == "none"
+    assert record.family == "none" or record.min_sqnr_db > 0
+    assert not record.summary.startswith("It")
+
+
+def test_a_member_is_its_name_wherever_it_is_written():
+    assert json.dumps([Precision.FP8]) == '["fp8"]'
+    assert pickle.loads(pickle.dumps(Precision.INT4)) is Precision.INT4
+    assert f"{Precision.BF16.value}" == "bf16"
+    with pytest.raises(ValueError, match="fp3"):
+        Precision("fp3")
+
+
+def test_the_families():
+    assert [one.value for one in QUANTISED] == ["int8", "fp8", "int4"]
+    assert titles(QUANTISED) == "INT8, FP8 and INT4"
+    assert titles(QUANTISED[:1]) == "INT8"
+
+
+def test_int4_needs_an_ampere_gpu_of_tensorrt_rtx_alone():
+    assert precision_refusal("int4", [(7, 5)], "tensorrt") is None
+    refusal = precision_refusal("int4", [(7, 5)], "tensorrt_rtx")
+    assert refusal is not None
+    assert "sm_80" in refusal
