@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from deployfold import __version__
+from deployfold.building.artifact import Artifact
 from deployfold.building.report import model_inputs
-from deployfold.building.rows import Draft, Extras, measure_rows
+from deployfold.building.rows import Extras, measure_rows
 from deployfold.compiling.sidecar import input_tensors, read_sidecar
 from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec
 from deployfold.data.feeds import load_feeds, load_labels
@@ -90,8 +91,8 @@ def bench(
         previous = load_report(artifacts[0])
         inputs = inputs or _inputs_of_report(previous)
         source = previous.source
-        drafts = _drafts_of(artifacts[0], previous, loading, notes)
-        if not drafts:
+        chosen_rows = _rows_of(artifacts[0], previous, loading, notes)
+        if not chosen_rows:
             raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
     else:
         first = artifacts[0]
@@ -99,23 +100,23 @@ def bench(
             path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
         )
         inputs = inputs or _inputs_of(artifacts)
-        drafts = [
+        chosen_rows = [
             one
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
-            for one in loading.drafts(Draft(name, name, path=path))
+            for one in loading.rows(Artifact(name, name, path=path))
         ]
-    names = [draft.name for draft in drafts]
-    drafts = [draft for draft in drafts if draft.name in chosen(names, only)]
+    names = [artifact.name for artifact in chosen_rows]
+    chosen_rows = [artifact for artifact in chosen_rows if artifact.name in chosen(names, only)]
     shapes, described = inputs, f"seeded random (seed {seed})"
     feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
     if data is not None:
         feeds = _feeds(data, inputs)
         described = f"{data.name}, {len(feeds) * inputs.batch} samples"
     known = None if labels is None else _labels(labels, feeds, inputs.batch)
-    emit(StageStarted("measure", f"{len(drafts)} artifacts"))
+    emit(StageStarted("measure", f"{len(chosen_rows)} artifacts"))
     start = time.perf_counter()
     rows = measure_rows(
-        drafts,
+        chosen_rows,
         feeds[0] if feeds else make_inputs(inputs, seed=seed),
         spec,
         extras=Extras(
@@ -168,22 +169,22 @@ class _Loading:
     engines: RunOptions | None
     providers: tuple[str, ...]
 
-    def drafts(self, draft: Draft) -> list[Draft]:
+    def rows(self, artifact: Artifact) -> list[Artifact]:
         """The row of a file with how to run it; of an ONNX one for every provider."""
-        path = draft.path
+        path = artifact.path
         assert path is not None
-        draft = replace(draft, bytes=path.stat().st_size)
+        artifact = replace(artifact, bytes=path.stat().st_size)
         if path.suffix != ".onnx":
-            return [replace(draft, runner=self.runner(path))]
+            return [replace(artifact, runner=self.runner(path))]
         found = []
         for provider in self.providers:
             runner = OnnxRuntimeRunner(path, self.threads, provider=provider)
             if provider == CPU:
-                found.append(replace(draft, runner=runner))
+                found.append(replace(artifact, runner=runner))
             else:
                 label = short_name(provider)
-                name, title = f"{draft.name}-{label.lower()}", f"{draft.title}, {label}"
-                found.append(replace(draft, name=name, title=title, runner=runner))
+                name, title = f"{artifact.name}-{label.lower()}", f"{artifact.title}, {label}"
+                found.append(replace(artifact, name=name, title=title, runner=runner))
         return found
 
     def eager(self, source: str, arch: str | None = None) -> Runner:
@@ -206,28 +207,30 @@ class _Loading:
         )
 
 
-def _drafts_of(directory: Path, report: Report, loading: _Loading, notes: list[str]) -> list[Draft]:
+def _rows_of(
+    directory: Path, report: Report, loading: _Loading, notes: list[str]
+) -> list[Artifact]:
     """The rows of the build that can be run again, the original first."""
-    drafts = []
+    chosen_rows = []
     for row in report.rows:
-        draft = Draft(
+        artifact = Artifact(
             row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
             notes=row.notes, int8=row.int8,
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:
             runner = _original(report.source, loading, notes)
-            drafts += [] if runner is None else [replace(draft, runner=runner)]
+            chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
         elif path is None or not path.is_file():
             continue
         elif _cpu_refuses(row) and loading.providers == (CPU,):
             # The build had a reason not to run a lowered ONNX, which holds here too.
-            drafts.append(
-                replace(draft, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
+            chosen_rows.append(
+                replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
             )
         else:
-            drafts += loading.drafts(replace(draft, path=path))
-    return drafts
+            chosen_rows += loading.rows(replace(artifact, path=path))
+    return chosen_rows
 
 
 def _cpu_refuses(row: Row) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deployfold.building.rows import Draft
+from deployfold.building.artifact import Artifact
 from deployfold.building.state import Run
 from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compiling.request import LIBRARY_TITLES, optimization_profiles
@@ -64,8 +64,8 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
         say(f"{title} {engine.library_version} {precision} engine for {where}")
         run.note(engine.notes)
     name = f"tensorrt-{precision}" + (f"-{request.label}" if several else "")
-    run.drafts.append(
-        Draft(
+    run.artifacts.append(
+        Artifact(
             name,
             f"{title} {precision}" + (f", {request.label}" if several else ""),
             TensorRTRunner(
@@ -92,11 +92,11 @@ def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool)
 def _torch_tensorrt(run: Run, precision: Precision) -> None:
     """A row for the program with engines inside, or for the reason why there is none."""
     assert run.inputs is not None
-    draft = Draft(f"torch-tensorrt-{precision.value}", f"torch-tensorrt {precision.value}")
-    program = next(draft for draft in run.drafts if draft.name == "program").path
+    draft = Artifact(f"torch-tensorrt-{precision.value}", f"torch-tensorrt {precision.value}")
+    program = next(draft for draft in run.artifacts if draft.name == "program").path
     if program is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
-        run.drafts.append(replace(draft, not_measured=reason))
+        run.artifacts.append(replace(draft, not_measured=reason))
         return
     path = run.directory / f"{run.name}.{precision.value}{PROGRAM_SUFFIX}"
     with run.running("compile", draft.title) as say:
@@ -109,13 +109,13 @@ def _torch_tensorrt(run: Run, precision: Precision) -> None:
             emit=run.emit,
         )
         if isinstance(made, NoEngine):
-            run.drafts.append(replace(draft, not_measured=made.reason))
+            run.artifacts.append(replace(draft, not_measured=made.reason))
             run.emit(Note(made.reason, "warning"))
             return
         run.worker_peak = made.peak_bytes or 0
         say(f"torch-tensorrt {made.library_version}, {made.engines} engines")
         run.note(made.notes)
-    run.drafts.append(
+    run.artifacts.append(
         replace(
             draft,
             runner=TorchTensorRTRunner(path),
@@ -133,7 +133,7 @@ def _leave(
     """A row that says why there is no engine, and what ``deployfold finish`` is to build for it."""
     name, title = f"tensorrt-{precision.value}-{entry.target}", f"TensorRT {precision.value}"
     title += f", {entry.target}"
-    run.drafts.append(Draft(name, title, not_measured=entry.reason))
+    run.artifacts.append(Artifact(name, title, not_measured=entry.reason))
     run.emit(Note(entry.reason, "warning"))  # the report has it in the row
     if not entry.elsewhere:
         return

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.building.rows import Draft
+from deployfold.building.artifact import Artifact
 from deployfold.building.state import Inputs, Run
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
@@ -32,7 +32,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
     assert loaded is not None
     assert spec is not None
     assert folded is not None
-    base = Draft("", "", parameters=folded.parameters_after, batchnorms=folded.batchnorms_after)
+    base = Artifact("", "", parameters=folded.parameters_after, batchnorms=folded.batchnorms_after)
     module = folded.model
     program, program_error = None, None
     with run.running("export", "TorchScript") as say:
@@ -48,7 +48,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
             say("TorchScript")
         except ExportError as error:
             draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.drafts.append(draft)
+        run.artifacts.append(draft)
 
         run.emit(StageProgress("export", "torch.export"))
         path = run.directory / f"{run.name}.pt2"
@@ -60,7 +60,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
         except ExportError as error:
             program_error = error.message
             draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.drafts.append(draft)
+        run.artifacts.append(draft)
 
         run.emit(StageProgress("export", "ONNX"))
         path = run.directory / f"{run.name}.onnx"
@@ -77,7 +77,7 @@ def export_stage(run: Run, inputs: Inputs) -> Path:
         notes = list(onnx.notes)
         if onnx.fallback_reason:
             notes.append(f"TorchScript-based ONNX exporter: {onnx.fallback_reason}")
-        run.drafts.append(
+        run.artifacts.append(
             replace(
                 base,
                 name="onnxruntime",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from deployfold.building.artifact import Artifact
 from deployfold.building.quantised import QUANTISED, feed_of, quantisation_data, quantise
-from deployfold.building.rows import Draft
 from deployfold.building.state import Run
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError
@@ -99,7 +99,7 @@ def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
         run.emit(Note(error.message, "warning"))
         reason = f"refused: {error.message}"
         title = f"ONNX Runtime, {name}"
-        run.drafts.append(Draft(f"onnxruntime-{name}", title, not_measured=reason))
+        run.artifacts.append(Artifact(f"onnxruntime-{name}", title, not_measured=reason))
         return None
     notes = (*data.said, *artifact.notes, *_kept(artifact.kept, spec.int8_rest.value))
     if not data.guarded and artifact.sqnr_db < spec.guard.min_sqnr_db:
@@ -138,8 +138,8 @@ def _add_row(
     notes: tuple[str, ...],
     int8: Int8Summary | None = None,
 ) -> None:
-    base = next(draft for draft in run.drafts if draft.name == "onnxruntime")
-    run.drafts.append(
+    base = next(draft for draft in run.artifacts if draft.name == "onnxruntime")
+    run.artifacts.append(
         replace(
             base,
             name=f"onnxruntime-{precision.value}",

@@ -89,7 +89,7 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     fold_stage(run, load_stage(run, single=False), output)
     assert run.loaded is not None
     assert run.inputs is not None
-    rows = unmeasured_rows(run.drafts, "deployfold fold measures nothing")
+    rows = unmeasured_rows(run.artifacts, "deployfold fold measures nothing")
     return make_report(
         spec,
         run.loaded,

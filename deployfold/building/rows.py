@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
+from deployfold.building.artifact import Artifact
 from deployfold.config.spec import BuildSpec
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
@@ -19,35 +19,9 @@ from deployfold.measuring.kept import Kept, keep
 from deployfold.measuring.latency import measure
 from deployfold.measuring.results import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.sweep import sweep
-from deployfold.reporting.model import Accuracy, BatchPoint, ColdStart, Int8Summary, Latency, Row
-from deployfold.runtimes.protocol import Runner
+from deployfold.reporting.model import Accuracy, BatchPoint, ColdStart, Latency, Row
 
 Inputs = tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A row before anything was measured.
-
-    Attributes:
-        name, title: see :class:`deployfold.reporting.model.Row`.
-        runner: how to run it; ``None`` if it was not made, and then ``not_measured`` says why.
-        accuracy: where it was measured when the artifact was made, in a better way than by
-            running it here.
-        int8: of a row in INT8, as lowering left it.
-    """
-
-    name: str
-    title: str
-    runner: Runner | None = None
-    path: Path | None = None
-    parameters: int | None = None
-    batchnorms: int | None = None
-    bytes: int | None = None
-    accuracy: Accuracy | None = None
-    not_measured: str | None = None
-    notes: tuple[str, ...] = ()
-    int8: Int8Summary | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +60,15 @@ class _Interrupted(MeasurementInterrupted):
         self.found = found
 
 
-def unmeasured_rows(drafts: Sequence[Draft], reason: str) -> tuple[Row, ...]:
+def unmeasured_rows(artifacts: Sequence[Artifact], reason: str) -> tuple[Row, ...]:
     """The rows of a build that ended before they were measured."""
-    return tuple(_row(draft, None, draft.accuracy, reason, _Found()) for draft in drafts)
+    return tuple(
+        _row(artifact, None, artifact.accuracy, reason, _Found()) for artifact in artifacts
+    )
 
 
 def measure_rows(
-    drafts: Sequence[Draft],
+    artifacts: Sequence[Artifact],
     inputs: Inputs,
     spec: BuildSpec,
     *,
@@ -108,7 +84,9 @@ def measure_rows(
     extras = extras or Extras()
     threads = spec.threads or default_threads()
     found = _Found()
-    with keep({draft.name: draft.runner for draft in drafts if draft.runner}) as runners:
+    with keep(
+        {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
+    ) as runners:
         measurements = measure(
             runners,
             inputs,
@@ -124,15 +102,19 @@ def measure_rows(
             raise _Interrupted(measurements, found) from None
     try:
         if extras.cold_start:
-            _cold_start(drafts, inputs, threads, found, emit)
+            _cold_start(artifacts, inputs, threads, found, emit)
     except KeyboardInterrupt:
         raise _Interrupted(measurements, found) from None
-    return _rows(drafts, measurements, found)
+    return _rows(artifacts, measurements, found)
 
 
-def interrupted_rows(drafts: Sequence[Draft], stop: MeasurementInterrupted) -> tuple[Row, ...]:
+def interrupted_rows(
+    artifacts: Sequence[Artifact], stop: MeasurementInterrupted
+) -> tuple[Row, ...]:
     """The rows of a measurement that Ctrl-C cut short."""
-    return _rows(drafts, stop.partial, stop.found if isinstance(stop, _Interrupted) else _Found())
+    return _rows(
+        artifacts, stop.partial, stop.found if isinstance(stop, _Interrupted) else _Found()
+    )
 
 
 def _accuracy(
@@ -171,61 +153,65 @@ def _sweep(
 
 
 def _cold_start(
-    drafts: Sequence[Draft], inputs: Inputs, threads: int, found: _Found, emit: Emit
+    artifacts: Sequence[Artifact], inputs: Inputs, threads: int, found: _Found, emit: Emit
 ) -> None:
-    for index, draft in enumerate(drafts):
-        kind = kind_of(draft.runner)
-        if kind is not None and draft.path is not None:
-            part = part_of(emit, index / len(drafts), 1 / len(drafts))
-            result = cold_start(kind, draft.path, inputs, threads=threads, emit=part)
-            found.cold_start[draft.name] = ColdStart.model_validate(result)
+    for index, artifact in enumerate(artifacts):
+        kind = kind_of(artifact.runner)
+        if kind is not None and artifact.path is not None:
+            part = part_of(emit, index / len(artifacts), 1 / len(artifacts))
+            result = cold_start(kind, artifact.path, inputs, threads=threads, emit=part)
+            found.cold_start[artifact.name] = ColdStart.model_validate(result)
 
 
-def _rows(drafts: Sequence[Draft], measurements: Measurements, found: _Found) -> tuple[Row, ...]:
+def _rows(
+    artifacts: Sequence[Artifact], measurements: Measurements, found: _Found
+) -> tuple[Row, ...]:
     by_name = {row.name: row for row in measurements.rows}
-    first = by_name.get(drafts[0].name)
+    first = by_name.get(artifacts[0].name)
     reference = None if first is None else first.outputs
     rows = []
-    for draft in drafts:
-        measured = by_name.get(draft.name)
-        accuracy = draft.accuracy
-        if draft.name in found.accuracy:
-            result = found.accuracy[draft.name]
+    for artifact in artifacts:
+        measured = by_name.get(artifact.name)
+        accuracy = artifact.accuracy
+        if artifact.name in found.accuracy:
+            result = found.accuracy[artifact.name]
             accuracy = accuracy if isinstance(result, str) else result
-        elif measured is not None and draft is not drafts[0] and reference and measured.outputs:
+        elif (
+            measured is not None and artifact is not artifacts[0] and reference and measured.outputs
+        ):
             try:
                 accuracy = Accuracy.model_validate(compare(reference, measured.outputs))
             except MeasureError as error:  # other shapes: that costs this number alone
-                found.accuracy[draft.name] = error.message
-        rows.append(_row(draft, measured, accuracy, None, found))
+                found.accuracy[artifact.name] = error.message
+        rows.append(_row(artifact, measured, accuracy, None, found))
     return tuple(rows)
 
 
 def _row(
-    draft: Draft,
+    artifact: Artifact,
     measured: Measured | None,
     accuracy: Accuracy | None,
     failure: str | None,
     found: _Found,
 ) -> Row:
     latency = None if measured is None or measured.latency is None else measured.latency
-    reason = draft.not_measured or failure or (measured.not_measured if measured else None)
-    result = found.accuracy.get(draft.name)
-    notes = draft.notes if measured is None else (*draft.notes, *measured.notes)
+    reason = artifact.not_measured or failure or (measured.not_measured if measured else None)
+    result = found.accuracy.get(artifact.name)
+    notes = artifact.notes if measured is None else (*artifact.notes, *measured.notes)
     if isinstance(result, str) and latency is not None:
         notes = (*notes, f"accuracy not measured: {result}")
     return Row(
-        name=draft.name,
-        title=draft.title,
-        artifact=None if draft.path is None else draft.path.name,
-        parameters=draft.parameters,
-        batchnorm_layers=draft.batchnorms,
-        bytes=draft.bytes,
+        name=artifact.name,
+        title=artifact.title,
+        artifact=None if artifact.path is None else artifact.path.name,
+        parameters=artifact.parameters,
+        batchnorm_layers=artifact.batchnorms,
+        bytes=artifact.bytes,
         latency=None if latency is None else Latency.of(latency),
         accuracy=accuracy,
         not_measured=reason if latency is None else None,
         notes=notes,
-        sweep=found.sweep.get(draft.name, ()),
-        cold_start=found.cold_start.get(draft.name),
-        int8=draft.int8,
+        sweep=found.sweep.get(artifact.name, ()),
+        cold_start=found.cold_start.get(artifact.name),
+        int8=artifact.int8,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from deployfold.building.rows import Draft, Extras, interrupted_rows, measure_rows
+from deployfold.building.artifact import Artifact
+from deployfold.building.rows import Extras, interrupted_rows, measure_rows
 from deployfold.building.state import Inputs, Run
 from deployfold.data.calibration import load_calibration
 from deployfold.data.real_inputs import load_samples
@@ -93,8 +94,8 @@ def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
         )
         size = None if path is None else _save_module(result.model, path)
     run.note(result.notes)
-    run.drafts += [
-        Draft(
+    run.artifacts += [
+        Artifact(
             "pytorch",
             "PyTorch (original)",
             EagerRunner(loaded.module),
@@ -102,7 +103,7 @@ def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:
             batchnorms=result.batchnorms_before,
             bytes=loaded.bytes,
         ),
-        Draft(
+        Artifact(
             "folded",
             "PyTorch, folded",
             EagerRunner(result.model, title="The folded model"),
@@ -153,9 +154,9 @@ def measure_stage(run: Run, inputs: Inputs) -> None:
     )
     with run.running("measure", "loading") as say:
         try:
-            run.rows = measure_rows(run.drafts, inputs, spec, extras=extras, emit=run.emit)
+            run.rows = measure_rows(run.artifacts, inputs, spec, extras=extras, emit=run.emit)
         except MeasurementInterrupted as stop:
-            run.rows = interrupted_rows(run.drafts, stop)
+            run.rows = interrupted_rows(run.artifacts, stop)
             raise
         measured = sum(row.latency is not None for row in run.rows)
         say(f"{measured} of {len(run.rows)} rows measured")

@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 import torch
 
+from deployfold.building.artifact import Artifact
 from deployfold.building.report import make_report, save_report
-from deployfold.building.rows import Draft, unmeasured_rows
+from deployfold.building.rows import unmeasured_rows
 from deployfold.config.spec import BuildSpec, InputSpec
 from deployfold.data.calibration import CalibrationData
 from deployfold.events import Emit, Note, StageFinished, StageStarted
@@ -51,7 +52,7 @@ class Run:
     input_data: str = ""
     calibration: CalibrationData | None = None
     folded: FoldResult | None = None
-    drafts: list[Draft] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
     rows: tuple[Row, ...] = ()
     notes: list[str] = field(default_factory=list)
     refusal: str | None = None
@@ -87,7 +88,7 @@ class Run:
         assert self.folded is not None
         self.loaded = replace(self.loaded, module=torch.nn.Identity())
         self.folded = replace(self.folded, model=torch.nn.Identity())
-        self.drafts = [replace(draft, runner=None) for draft in self.drafts]
+        self.artifacts = [replace(draft, runner=None) for draft in self.artifacts]
 
     def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
         """Keep sentences for the report, and show them now; each once."""
@@ -102,7 +103,7 @@ class Run:
         assert self.inputs is not None
         stopped = status.state != "complete"
         reason = f"the build stopped at {self.stage}" if stopped else "no measurement was asked for"
-        rows = self.rows or unmeasured_rows(self.drafts, reason)
+        rows = self.rows or unmeasured_rows(self.artifacts, reason)
         report = make_report(
             self.spec,
             self.loaded,

@@ -9,7 +9,8 @@ from torch import nn
 
 import deployfold
 from deployfold.bench.bench import bench
-from deployfold.building.rows import Draft, Extras, interrupted_rows, measure_rows
+from deployfold.building.artifact import Artifact
+from deployfold.building.rows import Extras, interrupted_rows, measure_rows
 from deployfold.config.spec import BuildSpec, InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
@@ -161,10 +162,10 @@ class Reshaped(nn.Module):
         return x.flatten()
 
 
-def drafts():
+def artifacts():
     return [
-        Draft("a", "A", EagerRunner(nn.Identity())),
-        Draft("b", "B", EagerRunner(Reshaped())),
+        Artifact("a", "A", EagerRunner(nn.Identity())),
+        Artifact("b", "B", EagerRunner(Reshaped())),
     ]
 
 
@@ -172,7 +173,7 @@ SPEC = BuildSpec(source="x", **QUICK)
 
 
 def test_outputs_of_another_shape_cost_the_accuracy_alone():
-    rows = measure_rows(drafts(), (torch.zeros(1, 3),), SPEC)
+    rows = measure_rows(artifacts(), (torch.zeros(1, 3),), SPEC)
     assert rows[1].latency is not None
     assert rows[1].accuracy is None
     assert "shape (3,)" in rows[1].notes[0]
@@ -185,8 +186,8 @@ def test_ctrl_c_in_the_extras_keeps_the_latencies_and_what_was_found():
 
     feeds = ((torch.ones(1, 3),), (torch.zeros(1, 3),))
     extras = Extras(batches=(2,), make_inputs=lambda n: (torch.zeros(n, 3),), feeds=feeds)
-    first = drafts()[0]
-    both = [first, Draft("c", "C", EagerRunner(nn.Identity()))]
+    first = artifacts()[0]
+    both = [first, Artifact("c", "C", EagerRunner(nn.Identity()))]
     with pytest.raises(MeasurementInterrupted) as caught:
         measure_rows(both, (torch.zeros(1, 3),), SPEC, extras=extras, emit=stop)
     rows = interrupted_rows(both, caught.value)

@@ -1,0 +1,43 @@
+"""The record of one artifact: a file that a stage made, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployfold.reporting.model import Accuracy, Int8Summary
+from deployfold.runtimes.protocol import Runner
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One row of the table before it is measured.
+
+    Stages return artifacts; measuring turns each into a :class:`~deployfold.reporting.model.Row`.
+
+    Attributes:
+        name: the key of the row, such as ``tensorrt-fp16``; unique in a build.
+        title: the name that people read, such as ``TensorRT fp16``.
+        runner: runs the artifact on this machine; ``None`` where nothing here runs it, and
+            ``not_measured`` then says why.
+        path: the file; ``None`` for the original model and for what was not made.
+        parameters: learnable scalars of the model in it.
+        batchnorms: BatchNorm layers left in it.
+        bytes: size of the file and of its external data.
+        accuracy: against the original, where the stage measured it on the file it wrote.
+        not_measured: why the artifact was not made, or why it has no latency.
+        notes: sentences for the row's footnotes.
+        int8: the layers of a quantised model.
+    """
+
+    name: str
+    title: str
+    runner: Runner | None = None
+    path: Path | None = None
+    parameters: int | None = None
+    batchnorms: int | None = None
+    bytes: int | None = None
+    accuracy: Accuracy | None = None
+    not_measured: str | None = None
+    notes: tuple[str, ...] = ()
+    int8: Int8Summary | None = None
