@@ -237,5 +237,4 @@ def _add(repository: Path, model: Served, version: int, labels: list[str] | None
         if labels is not None:
             text = "".join(f"{label}\n" for label in labels)
             (temporary / LABELS_TXT).write_text(text, encoding="utf-8")
-        temporary.chmod(0o755)
         temporary.rename(home)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from deployfold.errors import BundleError, UsageError
-from deployfold.util.files import temporary_directory, umask, unwritable
+from deployfold.util.files import temporary_directory, unwritable
 
 from .manifest import Manifest
 from .scan import Limits, scan
@@ -36,7 +36,6 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
                 f"{path.name} needs {manifest.size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free."
             )
         scan(path, limits, sink=lambda name: _writing(temporary / name))
-        temporary.chmod(0o777 & ~umask())  # mkdtemp gives 0700, whatever the user's umask
         if directory.exists():
             directory.rmdir()
         temporary.rename(directory)

@@ -11,9 +11,9 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,7 +49,6 @@ def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~umask())  # mkstemp gives 0600, whatever the user's umask
         temporary.replace(path)
     except DeployfoldError:
         raise
@@ -119,13 +118,24 @@ def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | 
 
 
 def _make_file(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=_PREFIX, suffix=f"-{path.name}", dir=path.parent)
-    os.close(descriptor)
-    return Path(name)
+    return _make_new(path, lambda new: new.touch(exist_ok=False))
 
 
 def _make_directory(path: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=f"-{path.name}", dir=path.parent))
+    return _make_new(path, lambda new: new.mkdir())
+
+
+def _make_new(path: Path, make: Callable[[Path], None]) -> Path:
+    """Make a new temporary file or directory with the permissions of any other new one.
+
+    ``tempfile`` makes them for the owner alone. Widening them afterwards takes the user's umask,
+    which can only be read by setting it, for every thread of the process.
+    """
+    while True:
+        new = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}-{path.name}")
+        with suppress(FileExistsError):
+            make(new)
+            return new
 
 
 def _close(lock: int | None) -> None:
@@ -135,7 +145,7 @@ def _close(lock: int | None) -> None:
 
 def _clear_left(path: Path) -> None:
     """Remove what killed processes left of writing ``path``: nobody holds its lock."""
-    # Eight of these characters are what tempfile puts in the middle.
+    # Eight hexadecimal digits are in the middle; earlier versions used letters and _ as well.
     name = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}-" + re.escape(path.name))
     with suppress(OSError):
         for left in [one for one in path.parent.iterdir() if name.fullmatch(one.name)]:
@@ -205,11 +215,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def umask() -> int:
-    """The bits that the user's new files are made without."""
-    # It can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

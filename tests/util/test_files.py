@@ -46,10 +46,25 @@ def test_the_permissions_follow_the_umask(tmp_path, mask):
     before = os.umask(mask)
     try:
         write_text(tmp_path / "x", "x")
-        assert os.umask(mask) == mask, "reading the umask put it back"
+        with temporary_directory(tmp_path / "folder") as directory:
+            mode = directory.stat().st_mode & 0o777
+        assert os.umask(mask) == mask, "writing left the umask alone"
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert mode == 0o777 & ~mask
+
+
+def test_writing_never_sets_the_umask_of_the_process(tmp_path, monkeypatch):
+    """Not even for a moment: files that other threads make then would be open to everyone."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was set"))
+    write_text(tmp_path / "x", "x")
+    with (
+        temporary_directory(tmp_path / "folder"),
+        atomic_path(tmp_path / "y", name="inside") as temporary,
+    ):
+        temporary.write_text("y")
+    assert (tmp_path / "y").read_text() == "y"
 
 
 def test_what_a_killed_run_left_is_removed_and_what_is_being_written_stays(tmp_path):
