@@ -104,6 +104,38 @@ class BundleError(DeployfoldError):
     exit_code = ExitCode.BUNDLE
 
 
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The line of an exception's message that tells a user most: the first one of its cause.
+
+    PyTorch wraps the cause in further exceptions, so the innermost one is read. A failing operation
+    of TorchScript is the exception: its first lines show where it is and the last one its reason.
+
+    Returns:
+        At most ``limit`` characters; the exception's type if it has no message.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    in_torchscript = lines[0].startswith("The following operation failed in the TorchScript")
+    return _at_most(limit, lines[-1 if in_torchscript else 0])
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The whole message of an exception on one line, without a full stop at its end.
+
+    Returns:
+        At most ``limit`` characters; the exception's type if it has no message.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    return _at_most(limit, text) if text else type(error).__name__
+
+
+def _at_most(limit: int, text: str) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def first_few(names: Sequence[str], most: int = 3) -> str:
     """The first ``most`` names, and how many more there are: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

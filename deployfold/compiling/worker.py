@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from deployfold.errors import CompileError, DeployfoldError
+from deployfold.errors import CompileError, DeployfoldError, one_line
 from deployfold.util.memory import peak_bytes
 
 from .request import EngineRequest
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        text = " ".join(str(error).split()).rstrip(".")
-        send({"event": "error", "message": f"{type(error).__name__}: {text}.", "hint": None})
+        text = f"{type(error).__name__}: {one_line(error)}."
+        send({"event": "error", "message": text, "hint": None})
         return 1
     return 0 if answer["event"] == "done" else 1
 

@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.lib import format as npy
 
-from deployfold.errors import DeployfoldError, UsageError
+from deployfold.errors import DeployfoldError, UsageError, first_line
 
 from .samples import Array, Sample, SampleForm, SampleSource, text_shape
 
@@ -106,9 +106,9 @@ def open_arrays(path: Path) -> dict[str, Array]:
     except DeployfoldError:
         raise
     except Exception as error:  # damaged headers and archives fail in many ways
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error, 200).rstrip(".")
         raise UsageError(
-            f"{path} is not an array file that can be read: {reason.rstrip('.')}.",
+            f"{path} is not an array file that can be read: {reason}.",
             hint="Write it with numpy.save, numpy.savez or numpy.savez_compressed.",
         ) from error
 

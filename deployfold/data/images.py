@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, one_line
 
 from .preprocess.apply import MAX_PIXELS, Preprocess
 from .samples import SOURCES, Sample, SampleForm, SampleSource, Unreadable
@@ -140,8 +140,8 @@ def read_image(path: Path, name: str, mode: str) -> Image.Image:
     except FileNotFoundError as error:
         raise Unreadable(f"{name} leads nowhere: there is no such file.") from error
     except Exception as error:  # decoders meet whatever bytes there are
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Unreadable(f"{name} cannot be read: {' '.join(text.split())[:200]}.") from error
+        reason = getattr(error, "strerror", None) or one_line(error, 200)
+        raise Unreadable(f"{name} cannot be read: {reason}.") from error
 
 
 def _too_large(name: str) -> str:

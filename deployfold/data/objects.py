@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from deployfold.errors import LoadError, UsageError
+from deployfold.errors import LoadError, UsageError, one_line
 from deployfold.loading.importing import import_named, working_directory_importable
 from deployfold.loading.kinds import detect
 from deployfold.loading.pickled import load_pickle
@@ -76,10 +76,9 @@ def _call(name: str, step: Callable[[], _T]) -> _T:
     try:
         return step()
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(
-            f"{name} raised {type(error).__name__}{': ' if reason else ''}{reason}.", hint=_YIELD
-        ) from error
+        name_of_error = type(error).__name__
+        reason = f": {one_line(error)}" if str(error).strip() else ""
+        raise UsageError(f"{name} raised {name_of_error}{reason}.", hint=_YIELD) from error
 
 
 def _iterated(name: str, value: Iterable[Any], form: SampleForm) -> Iterator[Sample]:

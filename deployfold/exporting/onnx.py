@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from deployfold.config.spec import InputSpec
-from deployfold.errors import ExportError
+from deployfold.errors import ExportError, first_line
 
 from . import exporters, onnx_graph
 from .dynamic import checking_inputs
@@ -26,7 +26,7 @@ from .outputs import (
     run_module,
     to_numpy,
 )
-from .quiet import baked_note, first_line
+from .quiet import baked_note
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from deployfold.errors import ExportError
+from deployfold.errors import ExportError, first_line
 from deployfold.util.numerics import max_abs_diff
 
-from .quiet import first_line, quiet
+from .quiet import quiet
 
 Array = NDArray[Any]
 

@@ -12,13 +12,13 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from deployfold.config.spec import InputSpec
-from deployfold.errors import ExportError
+from deployfold.errors import ExportError, first_line
 from deployfold.util.files import atomic_path
 from deployfold.util.torch_files import torch_file
 
 from .dynamic import BATCH_AXIS, checking_inputs, is_dynamic, tracing_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
-from .quiet import first_line, quiet
+from .quiet import quiet
 
 _HINT = "ONNX is exported without it, by the TorchScript-based exporter."
 _WHAT = "The .pt2 program"

@@ -85,16 +85,3 @@ def baked_note(baked: Sequence[str]) -> tuple[str, ...]:
     if not baked:
         return ()
     return (f"Tracing kept what the example inputs led to: {first_few(baked)}.",)
-
-
-def first_line(error: BaseException, limit: int = 300) -> str:
-    """The line of an exception's message that says most, for a one-line reason.
-
-    torch wraps the cause several times; the innermost exception names it. Terminal colour codes
-    and line breaks are removed; at most ``limit`` characters are kept.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -10,9 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from deployfold.errors import ExportError
-
-from .quiet import first_line
+from deployfold.errors import ExportError, first_line
 
 Array = NDArray[Any]
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 
 from deployfold.config.spec import InputSpec
-from deployfold.errors import ExportError
+from deployfold.errors import ExportError, first_line
 from deployfold.util.files import atomic_path, disk_is_full
 from deployfold.util.torch_files import save_scripted
 
 from .dynamic import checking_inputs
 from .outputs import compare_loaded, is_torchscript, run_module
-from .quiet import baked_note, first_line, quiet
+from .quiet import baked_note, quiet
 
 _WHAT = "The TorchScript model"
 

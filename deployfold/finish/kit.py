@@ -17,7 +17,7 @@ from deployfold import __version__
 from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import InputShapes, OptimizationProfile
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
 
 from .reference import REFERENCE_NPZ, Array, read_reference
@@ -154,7 +154,7 @@ def read_kit(directory: Path) -> Kit:
         raise UsageError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UsageError(
-            f"{path} is damaged: {type(error).__name__}: {' '.join(str(error).split())}.",
+            f"{path} is damaged: {type(error).__name__}: {one_line(error)}.",
             hint="Copy the build's directory again.",
         ) from error
 

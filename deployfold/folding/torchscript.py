@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deployfold.errors import FoldError
+from deployfold.errors import FoldError, first_line
 
 from .proof.compare import Difference, difference, double_inputs, random_like, run_model
 from .proof.verify import Verification
@@ -46,7 +46,7 @@ def fold_torchscript(
             exact = 0.0 if frozen is module else _apart_in_float64(module, inputs)
     except RuntimeError as error:
         raise FoldError(
-            f"The TorchScript model cannot be frozen or run: {str(error).strip().splitlines()[-1]}",
+            f"The TorchScript model cannot be frozen or run: {first_line(error)}",
             hint="Check --input, or give the eager model instead.",
         ) from error
     if not exact <= tolerance:

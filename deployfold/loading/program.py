@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deployfold.errors import LoadError
+from deployfold.errors import LoadError, first_line
 
 from .archive import read_entries
 from .names import is_harmless_name
@@ -65,9 +65,8 @@ def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int
             # Guards would be compiled from source text in the archive.
             module = program.module(check_guards=False) if _has_guards() else program.module()
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LoadError(
-            f"{path} cannot be loaded as a torch.export program: {first}",
+            f"{path} cannot be loaded as a torch.export program: {first_line(error)}",
             hint="It may come from another version of torch; export it again with this one.",
         ) from error
     arguments = program.example_inputs[0] if program.example_inputs else ()

@@ -29,7 +29,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from deployfold.errors import LoadError, first_few
+from deployfold.errors import LoadError, first_few, first_line
 
 from .importing import import_named
 
@@ -112,7 +112,7 @@ def _globals_of(source: Path | IO[bytes]) -> list[str]:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     except Exception as error:  # the inspector meets whatever bytes there are
         raise LoadError(
-            f"The checkpoint cannot be inspected: {_first_line(error)}",
+            f"The checkpoint cannot be inspected: {first_line(error)}",
             hint="It may be damaged or truncated; compare its size with the original's.",
         ) from error
     return sorted(set(names))
@@ -135,7 +135,7 @@ def _globals_of_bare_pickles(path: Path) -> list[str]:
                         names.add(name.replace("__builtin__.", "builtins."))
         except (ValueError, OverflowError, MemoryError) as error:
             if not names:
-                raise LoadError(f"The checkpoint is damaged: {_first_line(error)}") from error
+                raise LoadError(f"The checkpoint is damaged: {first_line(error)}") from error
     return sorted(
         name
         for name in names
@@ -187,7 +187,3 @@ def _resolve(name: str) -> Any | None:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deployfold.errors import LoadError
+from deployfold.errors import LoadError, first_line
 
 from .archive import read_entries
 
@@ -48,9 +48,8 @@ def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
             warnings.simplefilter("ignore")
             module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise LoadError(
-            f"{path} cannot be loaded as TorchScript: {(lines or ['unknown reason'])[0]}",
+            f"{path} cannot be loaded as TorchScript: {first_line(error)}",
             hint="It may be damaged, or use operators of a library that is not loaded.",
         ) from error
     return module.eval()

@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.config.precision import Precision
-from deployfold.errors import ExportError
+from deployfold.errors import ExportError, first_line
 from deployfold.exporting.onnx_graph import set_metadata
-from deployfold.exporting.quiet import first_line
 from deployfold.exporting.session import Array, open_session, run_session
 from deployfold.exporting.storage import onnx_bytes, write_model
 from deployfold.util.numerics import max_abs_diff, sqnr_db

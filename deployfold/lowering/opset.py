@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx import version_converter
 
-from deployfold.errors import ExportError
-from deployfold.exporting.quiet import first_line, quiet
+from deployfold.errors import ExportError, first_line
+from deployfold.exporting.quiet import quiet
 
 _EXPORTED = 20
 """From here to 22 only GroupNormalization changed its meaning, which is not valid before 21."""

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployfold.errors import DeployfoldError, MeasureError
+from deployfold.errors import DeployfoldError, MeasureError, first_line
 
 
 def summary(error: BaseException) -> str:
-    """One line for people: the message of a deployfold error, else the type and first line.
-
-    TorchScript's first lines say where it failed; the last one says why, with the type.
-    """
+    """One line for people: the message of a deployfold error, else the type and its reason."""
     if isinstance(error, DeployfoldError):
         return error.message
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    name = type(error).__name__
-    text = f"{name}: {lines[0]}" if lines else name
-    if lines and lines[0].startswith("The following operation failed in the TorchScript"):
-        text = lines[-1]
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    name, reason = type(error).__name__, first_line(error, 200)
+    return reason if reason.startswith(name) else f"{name}: {reason}"
 
 
 @contextmanager

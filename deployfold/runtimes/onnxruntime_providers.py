@@ -14,7 +14,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from deployfold.errors import MeasureError, UsageError
+from deployfold.errors import MeasureError, UsageError, one_line
 
 from .failures import as_measure_error
 
@@ -162,7 +162,7 @@ def _load_plugin(name: str) -> None:
     try:
         ort.register_execution_provider_library(name, module.get_library_path())
     except Exception as error:
-        reason = " ".join(str(error).split()).rpartition("error: ")[2].rstrip(".")
+        reason = one_line(error, 2000).rpartition("error: ")[2]
         raise MeasureError(
             f"ONNX Runtime's {title} provider cannot be loaded here: {reason}.",
             hint="It needs an NVIDIA GPU with its driver.",

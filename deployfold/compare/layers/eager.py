@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deployfold.errors import MeasureError, UsageError
+from deployfold.errors import MeasureError, UsageError, first_line
 from deployfold.exporting.outputs import flatten_outputs, is_torchscript, to_numpy
-from deployfold.exporting.quiet import first_line
 from deployfold.exporting.session import Array
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace

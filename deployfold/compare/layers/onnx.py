@@ -12,9 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from deployfold.errors import MeasureError, UsageError
+from deployfold.errors import MeasureError, UsageError, first_line
 from deployfold.exporting.onnx_graph import module_of
-from deployfold.exporting.quiet import first_line
 from deployfold.exporting.session import Array
 from deployfold.exporting.storage import write_model
 from deployfold.lowering.activations import iterate_activations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import external_data_helper, numpy_helper
 
-from deployfold.errors import CompileError
+from deployfold.errors import CompileError, one_line
 
 _FLOATS = frozenset(
     {
@@ -58,10 +57,8 @@ def check_onnx(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # ValidationError, protobuf's DecodeError, RuntimeError, OSError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        shown = textwrap.shorten(reason, 300, placeholder=" …").rstrip(".")
         raise CompileError(
-            f"{path.name} is not a valid ONNX: {shown}.", hint="Export it again."
+            f"{path.name} is not a valid ONNX: {one_line(error)}.", hint="Export it again."
         ) from error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployfold.errors import CompileError
+from deployfold.errors import CompileError, one_line
 
 SEED = 0
 ENGINE_PREFIX, TORCH_PREFIX = "_run_on_acc", "_run_on_gpu"
@@ -37,8 +37,7 @@ def build_program(
 
         tt: Any = importlib.import_module("torch_tensorrt")
     except Exception as error:  # ImportError, OSError of a library, RuntimeError of a driver
-        reason = " ".join(str(error).split()).rstrip(".")
-        return {"absent": f"No torch-tensorrt: it cannot be imported here ({reason})."}
+        return {"absent": f"No torch-tensorrt: it cannot be imported here ({one_line(error)})."}
     if not torch.cuda.is_available():
         return {"absent": "No torch-tensorrt: it builds on a GPU, and torch sees none here."}
     program = torch.export.load(Path(job["program"]))
@@ -54,8 +53,9 @@ def build_program(
     try:
         compiled = tt.dynamo.compile(program, arg_inputs=_inputs(tt, torch, entries), **keywords)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise CompileError(f"torch-tensorrt could not build the program: {reason}.") from error
+        raise CompileError(
+            f"torch-tensorrt could not build the program: {one_line(error)}."
+        ) from error
     engines, rest = count_parts(name for name, _ in compiled.named_children())
     if not engines:
         raise CompileError("torch-tensorrt left the whole program to PyTorch; there is no engine.")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployfold.errors import FoldError
+from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import map_tensors, seeded, tensors_in
 
 
@@ -82,7 +82,7 @@ def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
     )
     return FoldError(
         f"The model's forward pass fails on the example input {shapes}: "
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        f"{type(error).__name__}: {first_line(error)}",
         hint="Give the input the model expects with --input, for example --input 1x3x224x224, or "
         "with its dtype --input 1x3x224x224:float16.",
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deployfold.errors import FoldError
+from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import copy_modules
 from deployfold.folding.rewrite.rewrite import apply
 from deployfold.folding.rules.plan import Plan
@@ -156,8 +156,7 @@ def _in_float64(
         reference = original.double()
         expected = [run_model(reference, item) for item in wide]
     except Exception as error:  # any model code may fail on a dtype it was not written for
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return None, None, f"the model does not run in float64 ({reason})"
+        return None, None, f"the model does not run in float64 ({first_line(error)})"
     folded = apply(plan, reference)
     exact = max(
         difference(right, run_model(folded, item)).relative

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from deployfold.errors import FoldError
+from deployfold.errors import FoldError, first_line
 
 
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
@@ -20,8 +20,8 @@ def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | No
     try:
         graph = _graph_of(module)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(module).__name__}.forward calls it, and torch.fx cannot trace that: {first}"
+        name, why = type(module).__name__, first_line(error)
+        return f"{name}.forward calls it, and torch.fx cannot trace that: {why}"
     if _find(graph, op_name, occurrence) is None:
         return f"{type(module).__name__}.forward calls it in a way that torch.fx does not show"
     return None

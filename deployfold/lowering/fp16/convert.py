@@ -28,8 +28,8 @@ from onnxruntime.transformers.float16 import (
     convert_np_to_float16,
 )
 
-from deployfold.errors import ExportError
-from deployfold.exporting.quiet import first_line, quiet
+from deployfold.errors import ExportError, first_line
+from deployfold.exporting.quiet import quiet
 
 _STUB_BYTES = 1024
 
