@@ -14,8 +14,9 @@ from deployfold.building.artifact import Artifact
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
 from deployfold.compiling.sidecar import input_tensors, read_sidecar
+from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec
-from deployfold.data.feeds import load_feeds, load_labels
+from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import load_model, make_inputs
@@ -66,8 +67,9 @@ def bench(
         seed: of the random inputs and of the order of the rows.
         batches: also measure the throughput at these batch sizes.
         only: names of the rows to measure beside the baseline; all if empty.
-        data: an ``.npy`` or ``.npz`` file of real inputs; see :func:`.measure.data.load_feeds`.
-        labels: the classes of those inputs; see :func:`.measure.data.load_labels`.
+        data: a file or folder of real inputs, all of which are run; see
+            :func:`deployfold.data.real_inputs.load_samples`.
+        labels: the classes of those inputs.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
         engines: how engines are run.
         providers: execution providers for every ONNX, one row each, as
@@ -109,10 +111,16 @@ def bench(
     chosen_rows = [artifact for artifact in chosen_rows if artifact.name in chosen(names, only)]
     shapes, described = inputs, f"seeded random (seed {seed})"
     feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
+    known = None
     if data is not None:
-        feeds = _feeds(data, inputs)
+        read = load_samples(
+            CalibrationSpec(str(data), labels=labels), inputs, arch=source.arch, every=True
+        )
+        feeds, known = read.tensors(inputs), read.labels
         described = f"{data.name}, {len(feeds) * inputs.batch} samples"
-    known = None if labels is None else _labels(labels, feeds, inputs.batch)
+        notes += read.notes
+    elif labels is not None:
+        raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
     emit(StageStarted("measure", f"{len(chosen_rows)} artifacts"))
     start = time.perf_counter()
     rows = measure_rows(
@@ -142,21 +150,6 @@ def bench(
         notes=tuple(notes),
         environment=Environment.model_validate(describe(threads or default_threads())),
     )
-
-
-def _feeds(data: Path, inputs: InputSpec) -> tuple[tuple[torch.Tensor, ...], ...]:
-    shapes = [tensor.shape for tensor in inputs.tensors]
-    return load_feeds(data, inputs.names, shapes, [tensor.dtype for tensor in inputs.tensors])
-
-
-def _labels(path: Path, feeds: Sequence[object], batch: int) -> tuple[int, ...]:
-    """The labels of the samples that are run: the last ones may not fill a feed."""
-    if not feeds:
-        raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
-    found, samples = load_labels(path), len(feeds) * batch
-    if not samples <= len(found) < samples + batch:
-        raise UsageError(f"{path} has {len(found)} labels for {samples} samples.")
-    return found[:samples]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from deployfold.building.state import Inputs, Run
 from deployfold.config.quantization import PREPROCESS_JSON, PreprocessSpec
-from deployfold.data.preprocess.file import write_preprocess
 from deployfold.data.preprocess.resolve import resolve_preprocess
+from deployfold.data.preprocess.steps import write_preprocess
 from deployfold.errors import UsageError
 from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 from deployfold.folding.proof.compare import run_model

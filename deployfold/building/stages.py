@@ -64,10 +64,7 @@ def _samples(run: Run, arch: str | None) -> tuple[tuple[Inputs, ...], tuple[str,
         return (make_inputs(inputs, seed=spec.seed),), ()
     data = load_samples(spec.input_data, inputs, arch=arch)
     run.input_data, run.labels = data.origin, data.labels
-    samples = tuple(
-        tuple(torch.from_numpy(feed[name]) for name in inputs.names) for feed in data.feeds
-    )
-    return samples, data.notes
+    return data.tensors(inputs), data.notes
 
 
 def fold_stage(run: Run, inputs: Inputs, path: Path | None) -> None:

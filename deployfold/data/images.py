@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deployfold.errors import UsageError, one_line
 
-from .preprocess.apply import MAX_PIXELS, Preprocess
+from .preprocess.steps import MAX_PIXELS, Preprocess
 from .samples import SOURCES, Sample, SampleForm, SampleSource, Unreadable
 
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))

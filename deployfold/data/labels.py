@@ -1,4 +1,4 @@
-"""Labels of calibration samples, for the accuracy on the held-back ones."""
+"""Reads the labels of samples: text, JSON, ``.npy``, or class folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any
 
 from deployfold.errors import UsageError, first_few
 
+from .arrays import open_arrays
+
 _FORMATS = (
     "Give a CSV or TSV file of «filename,label», a file with one integer a line in the order of "
-    "the samples, JSON of either, or the folder itself for class folders."
+    "the samples, JSON of either, an .npy of integers, or the folder itself for class folders."
 )
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
 _SHOWN = 3
@@ -27,7 +29,7 @@ def load_labels(
     """The label of every sample, and notes on them.
 
     Args:
-        path: a file, see :func:`parse_labels`; or ``folder`` itself, whose own folders are then
+        path: a file, see :func:`read_labels`; or ``folder`` itself, whose own folders are then
             the classes, numbered in the order of their names as torchvision's ImageFolder does.
         folder: of the images, ``None`` for other samples.
         files: the images' names below it, in sorted order.
@@ -42,14 +44,7 @@ def load_labels(
                 f"The labels {path} are a folder, not that of the images.", hint=_FORMATS
             )
         return _class_folders(folder, files)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"The labels {path} are not UTF-8 text.", hint=_FORMATS) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"Cannot read the labels {path}: {reason}.", hint=_FORMATS) from error
-    labels = parse_labels(text, str(path))
+    labels = read_labels(path)
     if isinstance(labels, Mapping):
         if files is None:
             raise UsageError(
@@ -63,6 +58,27 @@ def load_labels(
             f"{path} has {len(labels)} labels, and there are {count} {kind}.", hint=_FORMATS
         )
     return tuple(labels), ()
+
+
+def read_labels(path: Path) -> list[int] | dict[str, int]:
+    """The labels of a file: an ``.npy`` of integers, or text as :func:`parse_labels` takes it.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    if path.suffix == ".npy":
+        array = open_arrays(path).get("")
+        if array is None or array.dtype.kind not in "iu":
+            raise UsageError(f"The labels {path} are not integers.", hint=_FORMATS)
+        return [_integer(str(value), str(path)) for value in array.reshape(-1).tolist()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The labels {path} are not UTF-8 text.", hint=_FORMATS) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"Cannot read the labels {path}: {reason}.", hint=_FORMATS) from error
+    return parse_labels(text, str(path))
 
 
 def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:

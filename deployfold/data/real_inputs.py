@@ -1,32 +1,56 @@
-"""Real inputs to run a model on, from the same sources as calibration data."""
+"""Reads real inputs: the one way for calibration, accuracy, ``bench`` and ``compare``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from deployfold.config.quantization import RANDOM, CalibrationSpec
 from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 
-from .calibration import open_source
-from .choice import choose, feeds_of
+from .draw import Drawn, batches_of, draw
 from .labels import load_labels
-from .samples import SampleForm
+from .samples import SampleForm, SampleSource
+from .sources import open_source
+
+INPUT_DATA = "input data"
+
+
+@dataclass(frozen=True)
+class ReadData:
+    """A source, the samples drawn from it, and the labels of all its samples.
+
+    Attributes:
+        labels: the classes of every sample of the source in its order; ``None`` without labels.
+    """
+
+    source: SampleSource
+    drawn: Drawn
+    labels: tuple[int, ...] | None
+    notes: tuple[str, ...]
+
+    def labels_of(self, start: int, stop: int) -> tuple[int, ...] | None:
+        """The labels of the drawn samples from ``start`` up to ``stop``."""
+        if self.labels is None:
+            return None
+        return tuple(self.labels[index] for index in self.drawn.indices[start:stop])
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs, one inference each.
+    """Real inputs, cut into feeds of one inference each.
 
     Attributes:
-        feeds: arrays by input name, of the shapes (the batch included) and dtypes of the inputs.
-        labels: of their samples in order, one a sample; ``None`` without labels.
-        origin: where they are from in one phrase, such as «32 of 412 images in pictures/».
+        feeds: arrays by input name, in the shapes (the batch included) and dtypes of the inputs;
+            float32 for bfloat16, which numpy lacks.
+        labels: the classes of their samples in order, one a sample; ``None`` without labels.
+        origin: where they come from in one phrase, such as «32 of 412 images in pictures/».
         notes: one sentence each on what was decided and skipped.
     """
 
@@ -35,42 +59,92 @@ class Samples:
     origin: str
     notes: tuple[str, ...]
 
+    def tensors(self, inputs: InputSpec) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """The feeds as tensors, in the order and dtypes of ``inputs``."""
+        return tuple(
+            tuple(
+                torch.from_numpy(feed[name]).to(getattr(torch, tensor.dtype))
+                for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
+            )
+            for feed in self.feeds
+        )
 
-def load_samples(spec: CalibrationSpec, inputs: InputSpec, *, arch: str | None) -> Samples:
-    """Choose and read inputs; as :func:`~deployfold.data.calibration.load_calibration`, undivided.
+
+def load_samples(
+    spec: CalibrationSpec, inputs: InputSpec, *, arch: str | None, every: bool = False
+) -> Samples:
+    """Draw and read inputs to run a model on.
 
     Args:
-        spec: the source, the number of samples, the seed of the choice, and labels.
-        inputs: of the model, with the batch size that it is to be fed.
+        spec: the source, the number of samples, the seed of the draw, and labels.
+        inputs: of the model, with the batch size that it is fed.
         arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
+        every: read all samples of a file or folder in their order, equal ones included, instead
+            of drawing ``spec.samples`` different ones.
 
     Raises:
-        UsageError: there is no such source, it does not match the inputs, it holds NaN, too much of
-            it cannot be read, or there is not enough for one inference.
+        UsageError: the source does not exist or does not match the inputs, it holds NaN, too much
+            of it cannot be read, or there is not enough for one inference.
     """
     if spec.source == RANDOM:
-        raise UsageError("Random inputs are what runs without --input-data.")
-    form = SampleForm.of(inputs)
-    source = open_source(spec, inputs, form, arch)
-    path = Path(spec.source)
-    folder = path if path.is_dir() else None
-    every, notes = None, source.notes
-    if spec.labels is not None:
-        every, about = load_labels(
-            spec.labels, folder=folder, files=source.files, count=source.count
-        )
-        notes += about
-    chosen = choose(source, min(spec.samples, source.count), seed=spec.seed, least=1)
-    feeds = feeds_of(chosen.samples, form)
+        raise UsageError("Random inputs need no --input-data: models run on them by default.")
+    form = SampleForm.of(_without_bfloat16(inputs))
+    data = read_data(spec, inputs, form, arch, role=INPUT_DATA, least=1, every=every)
+    feeds = batches_of(data.drawn.samples, form)
     if not feeds:
+        count = len(data.drawn.samples)
         raise UsageError(
-            f"{len(chosen.samples)} samples do not make one batch of {form.batch}.",
-            hint="Give more data, or build for batch 1.",
+            f"{spec.source} holds {count} samples, and one inference takes {form.batch}.",
+            hint="Give more data, or a smaller batch.",
         )
     used = len(feeds) * form.batch
     return Samples(
         feeds=feeds,
-        labels=None if every is None else tuple(every[i] for i in chosen.indices[:used]),
-        origin=f"{used} of {source.count} {source.what}",
-        notes=(*notes, *chosen.notes, *chosen.skipped),
+        labels=data.labels_of(0, used),
+        origin=f"{used} of {data.source.count} {data.source.what}",
+        notes=(*data.notes, *data.drawn.notes, *data.drawn.skipped),
     )
+
+
+def read_data(
+    spec: CalibrationSpec,
+    inputs: InputSpec,
+    form: SampleForm,
+    arch: str | None,
+    *,
+    role: str,
+    least: int,
+    every: bool = False,
+) -> ReadData:
+    """Open a source, read the labels, and draw the samples.
+
+    Args:
+        role: names the data in messages, such as «calibration data».
+        least: fewer samples than this raise.
+        every: as for :func:`load_samples`.
+
+    Raises:
+        UsageError: as for :func:`load_samples`.
+    """
+    source = open_source(spec, inputs, form, arch, role)
+    labels, notes = None, source.notes
+    if spec.labels is not None:
+        path = Path(spec.source)
+        folder = path if path.is_dir() else None
+        labels, about = load_labels(
+            spec.labels, folder=folder, files=source.files, count=source.count
+        )
+        notes += about
+    if every:
+        drawn = draw(source, source.count, least=least)
+    else:
+        drawn = draw(source, spec.samples, seed=spec.seed, least=least)
+    return ReadData(source, drawn, labels, notes)
+
+
+def _without_bfloat16(inputs: InputSpec) -> InputSpec:
+    tensors = tuple(
+        replace(tensor, dtype="float32") if tensor.dtype == "bfloat16" else tensor
+        for tensor in inputs.tensors
+    )
+    return replace(inputs, tensors=tensors)

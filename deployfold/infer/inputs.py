@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.data.arrays import open_arrays
 from deployfold.errors import UsageError
 
 _FILES = (".npy", ".npz")
@@ -80,23 +80,18 @@ def _parse(text: str) -> Iterator[Given]:
         yield Given(TensorSpec.parse(text))
         return
     path = Path(word)
-    loaded = _load(path)
-    if isinstance(loaded, np.ndarray):
-        yield _given(loaded, name if named else None, path)
+    arrays = open_arrays(path)
+    if "" in arrays:
+        yield _given(arrays[""], name if named else None, path)
         return
-    with loaded:
-        if named:
-            raise UsageError(
-                f"{path} holds arrays with names of their own.", hint=f"Give it as --input {path}."
-            )
-        if not loaded.files:
-            raise UsageError(f"{path} holds no arrays.")
-        for key in loaded.files:
-            try:
-                array = loaded[key]
-            except ValueError as error:
-                raise UsageError(f"{path} cannot be read: {error}.") from error
-            yield _given(array, key, path)
+    if named:
+        raise UsageError(
+            f"{path} holds arrays with names of their own.", hint=f"Give it as --input {path}."
+        )
+    if not arrays:
+        raise UsageError(f"{path} holds no arrays.")
+    for key, array in arrays.items():
+        yield _given(array, key, path)
 
 
 def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
@@ -108,14 +103,3 @@ def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
         )
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     return Given(TensorSpec(tuple(array.shape), name, dtype), native, str(path))
-
-
-def _load(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)  # a pickle could run code
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, EOFError) as error:
-        raise UsageError(
-            f"{path} is no NumPy file of numbers.", hint="Write it with numpy.save or numpy.savez."
-        ) from error

@@ -10,7 +10,7 @@ from torchvision import models
 from deployfold.config.quantization import CalibrationSpec, PreprocessSpec
 from deployfold.config.spec import InputSpec
 from deployfold.data.calibration import UNCALIBRATED, CalibrationData, load_calibration
-from deployfold.data.choice import held_back_feeds
+from deployfold.data.draw import held_back_feeds
 from deployfold.errors import UsageError
 
 
@@ -144,7 +144,7 @@ def load_one(source: Path, index: int) -> bytes:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == f"The calibration data {tmp_path / 'none'} does not exist."
     picture(1).save(tmp_path / "one.jpg")
-    assert "no calibration data of a known kind" in refusal(tmp_path / "one.jpg")
-    assert "is no file and no folder" in refusal("/dev/null")
+    assert "is not of a known kind of calibration data" in refusal(tmp_path / "one.jpg")
+    assert "is neither a file nor a folder" in refusal("/dev/null")
     with pytest.raises(UsageError, match="bfloat16 inputs"):
         load(tmp_path, InputSpec.parse(["1x3x8x8:bfloat16"]))

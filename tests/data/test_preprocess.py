@@ -14,8 +14,8 @@ from torchvision import models
 
 from deployfold.config.quantization import PreprocessSpec
 from deployfold.config.spec import InputSpec
-from deployfold.data.preprocess.profile import parse_profile, read_profile
 from deployfold.data.preprocess.resolve import resolve_preprocess
+from deployfold.data.preprocess.settings import parse_profile, read_profile
 from deployfold.data.samples import Unreadable
 from deployfold.errors import UsageError
 

@@ -106,7 +106,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
     [
         ("gone.onnx", (), UsageError, "There is no file"),
         ("two.onnx", ("gone.npy",), UsageError, "Cannot read gone.npy"),
-        ("two.onnx", ("evil.npy",), UsageError, "no NumPy file of numbers"),
+        ("two.onnx", ("evil.npy",), UsageError, "holds pickled Python objects"),
         ("two.onnx", ("c=a.npy",), UsageError, "two.onnx has no input named 'c'"),
         ("two.onnx", ("a.npy",), UsageError, "cannot tell an input without a name"),
         ("two.onnx", ("a=a.npy", "a=b.npy"), UsageError, "'a' is given twice"),

@@ -1,16 +1,14 @@
-"""Accuracy over several real inputs, and the files they are read from."""
+"""Accuracy over several real inputs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from deployfold.data.feeds import load_feeds, load_labels
-from deployfold.errors import MeasureError, UsageError
+from deployfold.errors import MeasureError
 from deployfold.measuring.feeds import compare_over
 from deployfold.runtimes.torch_and_onnxruntime import EagerRunner, TorchScriptRunner
 
@@ -67,45 +65,3 @@ def test_labels_must_fit_the_samples() -> None:
         compare_over(runners, feeds(), labels=[0, 1, 2])
     with pytest.raises(MeasureError, match="nothing to compare"):
         compare_over(runners, [])
-
-
-def test_files_are_cut_into_whole_feeds(tmp_path: Path) -> None:
-    images, scale = np.arange(10.0).reshape(5, 2), np.arange(5).reshape(5, 1)
-    np.save(tmp_path / "x.npy", images)
-    one = load_feeds(tmp_path / "x.npy", ["input"], [(2, 2)], ["float32"])
-    assert [tuple(feed[0].shape) for feed in one] == [(2, 2), (2, 2)]
-    assert one[1][0].dtype == torch.float32
-    np.testing.assert_array_equal(one[1][0].numpy(), images[2:4])
-    np.savez(tmp_path / "x.npz", image=images, scale=scale)
-    two = load_feeds(tmp_path / "x.npz", ["scale", "image"], [(5, 1), (5, 2)], ["int64"] * 2)
-    assert [tensor.shape[1] for tensor in two[0]] == [1, 2]
-
-
-def test_unusable_data_is_a_usage_error(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((5, 2)))
-    np.savez(tmp_path / "x.npz", a=np.zeros((5, 2)), b=np.zeros((4, 2)))
-    np.save(tmp_path / "o.npy", np.array([{"a": 1}]), allow_pickle=True)
-    (tmp_path / "garbage.npy").write_bytes(b"garbage")
-    for name, names, shapes, said in (
-        ("x.npy", ["a"], [(1, 3)], "have the shape 2, and the model takes 1x3"),
-        ("x.npy", ["a"], [(8, 2)], "holds 5 samples, and one inference takes 8"),
-        ("x.npy", ["a", "b"], [(1, 2)] * 2, "is one array"),
-        ("x.npz", ["a", "c"], [(1, 2)] * 2, "no array 'c'"),
-        ("x.npz", ["a", "b"], [(1, 2)] * 2, "different numbers"),
-        ("o.npy", ["a"], [(1,)], "no NumPy file of numbers"),
-        ("garbage.npy", ["a"], [(1,)], "no NumPy file of numbers"),
-        ("none.npy", ["a"], [(1,)], "Cannot read"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            load_feeds(tmp_path / name, names, shapes, ["float32"] * len(names))
-
-
-def test_labels_are_read_from_text_and_npy(tmp_path: Path) -> None:
-    (tmp_path / "y.txt").write_text("3\n1\n\n2\n")
-    np.save(tmp_path / "y.npy", np.array([3, 1, 2]))
-    np.save(tmp_path / "f.npy", np.array([0.5]))
-    assert load_labels(tmp_path / "y.txt") == load_labels(tmp_path / "y.npy") == (3, 1, 2)
-    (tmp_path / "bad.txt").write_text("cat\n")
-    for name, said in (("bad.txt", "class indices"), ("f.npy", "integers"), ("no.txt", "read")):
-        with pytest.raises(UsageError, match=said):
-            load_labels(tmp_path / name)

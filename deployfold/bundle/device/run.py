@@ -155,7 +155,7 @@ def _picture(bundle: Bundle, runtime: Runtime, path: Path) -> Any:
         raise UsageError("This model takes no pictures.", hint="Give its inputs as an .npz.")
     try:
         from deployfold.data.images import read_image
-        from deployfold.data.preprocess.file import preprocess_from_json
+        from deployfold.data.preprocess.steps import preprocess_from_json
         from deployfold.data.samples import Unreadable
     except ImportError as error:
         raise UsageError("Pictures need Pillow.", hint="Install it: pip install pillow") from error

@@ -12,8 +12,9 @@ import onnx_ir as ir
 import torch
 
 from deployfold.compare.layers.model import LayerComparison, Limits, limit_for
+from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
-from deployfold.data.feeds import load_feeds
+from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.exporting.outputs import to_numpy
@@ -75,7 +76,7 @@ def compare_files(
         old, new: a checkpoint, a model by name, or an ``.onnx`` of any precision.
         arch: the architecture of a state dict.
         inputs: shapes; from the report beside a file, from an ONNX, or from the model if ``None``.
-        data: an ``.npy`` or ``.npz`` file of real inputs; seeded random ones if ``None``.
+        data: a file or folder of real inputs; seeded random ones if ``None``.
         seed: of those.
         min_sqnr: the SQNR in dB that every layer must keep; by the precisions if ``None``.
         max_diff: the greatest max |Δ| of a layer; no limit if ``None``.
@@ -96,8 +97,8 @@ def compare_files(
     feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
     described = f"{spec}, seeded random (seed {seed})"
     if data is not None:
-        shapes = [tensor.shape for tensor in spec.tensors]
-        feeds = load_feeds(data, spec.names, shapes, [tensor.dtype for tensor in spec.tensors])
+        read = load_samples(CalibrationSpec(str(data)), spec, arch=arch, every=True)
+        feeds = read.tensors(spec)
         described = f"{spec}, {len(feeds) * spec.batch} samples of {data.name}"
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         emit(StageStarted("compare", "finding their layers"))

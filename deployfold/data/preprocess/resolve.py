@@ -10,9 +10,9 @@ from deployfold.config.spec import InputSpec
 from deployfold.data.samples import text_shape
 from deployfold.errors import UsageError
 
-from .apply import Preprocess
-from .config import Recipe, architecture_recipe, imagenet_recipe, tuple_of_two
-from .profile import check_flags, read_profile
+from .recipes import Recipe, architecture_recipe, imagenet_recipe, tuple_of_two
+from .settings import check_flags, read_profile
+from .steps import Preprocess
 
 _ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
 

@@ -1,4 +1,4 @@
-"""The seeded choice of calibration samples, and their division into feeds."""
+"""Draws samples from a source by a seed, and cuts them into feeds of one inference each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from .samples import Sample, SampleForm, SampleSource, Unreadable, sample_digest
 
 _LEAST_SKIPPED = 10
 _SKIPPED_SHARE = 0.1
+"""A source with more unreadable samples than this share of those wanted, and more than
+``_LEAST_SKIPPED``, is refused: the user gave the wrong folder, or a broken copy."""
 
 CALIBRATING = 64
 """Samples that calibrate; more cost time and memory, and little is gained. The others measure."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Samples that could be read, no two the same, in the order of the draw.
+class Drawn:
+    """The samples that could be read, in the order of the draw.
 
     Attributes:
         indices: of each in its source.
@@ -42,26 +44,28 @@ class Chosen:
     notes: tuple[str, ...]
 
 
-def choose(source: SampleSource, wanted: int, *, seed: int, least: int = 2) -> Chosen:
+def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: int = 2) -> Drawn:
     """Draw ``wanted`` samples, or all there are; others replace those that cannot be read.
 
-    A sample that equals one drawn before is left out: a copy among the held-back ones would not
-    have been kept from calibration.
+    With a seed, a sample that equals an earlier one is left out: calibration must not see a copy
+    of a held-back sample. Without one, the samples come in their order and equal ones stay.
 
     Raises:
-        UsageError: more files than the limit cannot be read, a tenth of those wanted and ten at the
-            least, or fewer than ``least`` samples remain.
+        UsageError: too many samples cannot be read (see ``_SKIPPED_SHARE``), or fewer than
+            ``least`` remain.
     """
-    draw = iter(random.Random(seed).sample(range(source.count), source.count))
+    order = range(source.count)
+    indices = iter(order if seed is None else random.Random(seed).sample(order, source.count))
     limit = max(_LEAST_SKIPPED, int(_SKIPPED_SHARE * min(wanted, source.count)))
-    kept: dict[str, tuple[int, Sample]] = {}
+    drawn: list[tuple[int, Sample, str]] = []
+    digests: set[str] = set()
     skipped: list[str] = []
     copies = 0
     workers = min(4, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # Pillow's, on files that it then reads or refuses
-        while len(kept) < wanted and copies <= wanted:
-            wave = list(islice(draw, min(wanted - len(kept), 8 * workers)))
+        while len(drawn) < wanted and copies <= wanted:
+            wave = list(islice(indices, min(wanted - len(drawn), 8 * workers)))
             if not wave:
                 break
             for index, outcome in zip(
@@ -69,34 +73,32 @@ def choose(source: SampleSource, wanted: int, *, seed: int, least: int = 2) -> C
             ):
                 if isinstance(outcome, str):
                     skipped.append(outcome)
-                elif outcome[1] in kept:
+                elif seed is not None and outcome[1] in digests:
                     copies += 1
                 else:
-                    kept[outcome[1]] = (index, outcome[0])
+                    drawn.append((index, *outcome))
+                    digests.add(outcome[1])
             if len(skipped) > limit:
-                drawn = len(kept) + len(skipped) + copies
+                seen = len(drawn) + len(skipped) + copies
                 raise UsageError(
-                    f"{len(skipped)} of the first {drawn} {source.what} cannot be used, for "
+                    f"{len(skipped)} of the first {seen} {source.what} cannot be used, for "
                     f"example: {skipped[0]}",
                     hint=f"Up to {limit} are skipped. Repair or remove the others.",
                 )
-    if len(kept) < least:
-        raise _too_few(source, len(kept), skipped, copies, least)
-    notes = []
-    if copies:
-        notes.append(f"{copies} of the {source.what} equal others and were left out.")
-    if len(kept) < wanted:
-        notes.append(f"{wanted} calibration samples were asked for, and there are {len(kept)}.")
-    return Chosen(
-        indices=tuple(index for index, _ in kept.values()),
-        samples=tuple(sample for _, sample in kept.values()),
-        digests=tuple(kept),
+    if len(drawn) < least:
+        raise _too_few(source, len(drawn), skipped, copies, least)
+    notes = (f"{copies} of the {source.what} equal others and were left out.",) if copies else ()
+    return Drawn(
+        indices=tuple(index for index, _, _ in drawn),
+        samples=tuple(sample for _, sample, _ in drawn),
+        digests=tuple(digest for _, _, digest in drawn),
         skipped=tuple(skipped),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
 def _attempt(source: SampleSource, index: int) -> tuple[Sample, str] | str:
+    """The sample and its digest, or why it cannot be read."""
     try:
         sample = source.read(index)
     except Unreadable as error:
@@ -105,16 +107,16 @@ def _attempt(source: SampleSource, index: int) -> tuple[Sample, str] | str:
 
 
 def _too_few(
-    source: SampleSource, kept: int, skipped: Sequence[str], copies: int, least: int
+    source: SampleSource, found: int, skipped: Sequence[str], copies: int, least: int
 ) -> UsageError:
     reason = f": {skipped[0]}" if skipped else "."
     if copies:
         reason = ": they all hold the same."
-    found = f"There {'is one usable sample' if kept else 'are no usable samples'} among"
+    text = f"There {'is one usable sample' if found else 'are no usable samples'} among"
     if least < 2:
-        return UsageError(f"{found} {source.count} {source.what}{reason}")
+        return UsageError(f"{text} {source.count} {source.what}{reason}")
     return UsageError(
-        f"{found} {source.count} {source.what}, and two are the least{reason}",
+        f"{text} {source.count} {source.what}, and two are the least{reason}",
         hint="One sample calibrates and one is held back at the least; 256 are usual.",
     )
 
@@ -139,7 +141,7 @@ def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
     return calibrating, feeds - calibrating
 
 
-def feeds_of(samples: Sequence[Sample], form: SampleForm) -> tuple[Sample, ...]:
+def batches_of(samples: Sequence[Sample], form: SampleForm) -> tuple[Sample, ...]:
     """The samples in feeds of the model's batch; those that do not fill one are left out."""
     if not form.stacked:
         return tuple(samples)

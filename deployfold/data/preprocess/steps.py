@@ -1,16 +1,23 @@
-"""From an image to a model's input: resize, crop, scale, normalise."""
+"""Turns an image into a model's input: resize, crop, scale, normalise; and ``preprocess.json``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deployfold.config.quantization import PREPROCESS_JSON
 from deployfold.data.samples import Unreadable
+from deployfold.errors import UsageError
+from deployfold.util.files import write_text
 
-from .config import Fit
+from .recipes import Fit
 
 MAX_PIXELS = 89_478_485
 """The area at which Pillow warns of a decompression bomb: 256 MiB of three bytes a pixel."""
@@ -95,8 +102,29 @@ class Preprocess:
         return image.crop((left, top, left + width, top + height))
 
     def _fill(self) -> float | tuple[float, ...]:
-        """The colour around a padded image: the mean, in Pillow's order of channels."""
+        """The colour around a padded image: the mean, in Pillow's channel order."""
         levels = [round(255 * value) for value in self.mean]
         if self.channels == "grey":
             return levels[0]
         return tuple(reversed(levels) if self.channels == "bgr" else levels)
+
+
+def write_preprocess(steps: Preprocess, directory: Path) -> Path:
+    """Write every step to ``preprocess.json`` in a build's directory, for later runs."""
+    path = directory / PREPROCESS_JSON
+    write_text(path, json.dumps(asdict(steps), indent=2) + "\n")
+    return path
+
+
+def preprocess_from_json(data: Mapping[str, Any]) -> Preprocess:
+    """Read the steps back from the content of ``preprocess.json``.
+
+    Raises:
+        UsageError: a step is missing.
+    """
+    try:
+        known: dict[str, Any] = {field.name: data[field.name] for field in fields(Preprocess)}
+    except KeyError as error:
+        raise UsageError(f"The preprocessing lacks {error}.") from error
+    lists = {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
+    return Preprocess(**known | lists)

@@ -1,0 +1,47 @@
+"""Opens the data that the user names, whatever its kind: one function a kind of source."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from deployfold.config.quantization import CalibrationSpec
+from deployfold.config.spec import InputSpec
+from deployfold.errors import UsageError
+
+from .arrays import array_source, open_arrays
+from .images import image_source
+from .objects import function_source, tensor_source
+from .preprocess.resolve import resolve_preprocess
+from .samples import SOURCES, SampleForm, SampleSource
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def open_source(
+    spec: CalibrationSpec, inputs: InputSpec, form: SampleForm, arch: str | None, role: str
+) -> SampleSource:
+    """The samples that ``spec.source`` holds; each is read when it is asked for.
+
+    Args:
+        arch: ``torchvision:NAME`` or ``timm:NAME``, for the preprocessing of images.
+        role: names the data in messages, such as «calibration data».
+
+    Raises:
+        UsageError: the source does not exist, or does not match the inputs.
+    """
+    path = Path(spec.source)
+    if path.is_dir():
+        return image_source(path, form, resolve_preprocess(spec.preprocess, inputs, arch))
+    if not path.exists():
+        if _FUNCTION.fullmatch(spec.source):
+            return function_source(spec.source, form, spec.samples)
+        raise UsageError(f"The {role} {path} does not exist.", hint=SOURCES)
+    if not path.is_file():
+        raise UsageError(f"The {role} {path} is neither a file nor a folder.", hint=SOURCES)
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return array_source(open_arrays(path), form, f"samples of {path.name}", str(path))
+    if suffix in (".pt", ".pth"):
+        return tensor_source(path, form)
+    raise UsageError(f"{path} is not of a known kind of {role}.", hint=SOURCES)
