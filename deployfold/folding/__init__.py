@@ -10,16 +10,16 @@ from torch import nn
 
 from deployfold.errors import DeployfoldError, FoldError
 
+from .graph.find_affine_layers import count_batchnorms
 from .graph.trace import trace
-from .graph.units import count_batchnorms
 from .modules import copy_modules, uncompiled
+from .plan import Folded, Left
 from .proof.compare import another_batch, random_like, run_model
-from .proof.culprits import keep_needed
+from .proof.isolate import keep_needed
 from .proof.verify import NotTheSame, Verification, verify
 from .result import FoldResult
 from .rewrite.rewrite import Zero, apply
 from .rules.match import match
-from .rules.plan import Folded, Left
 from .torchscript import fold_torchscript
 
 __all__ = [

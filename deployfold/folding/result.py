@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .plan import Folded, Left
 from .proof.verify import Verification
-from .rules.plan import Folded, Left
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,10 @@ import torch
 
 from deployfold.errors import FoldError, first_line
 
+from .plan import Folded, Left
 from .proof.compare import Difference, difference, double_inputs, random_like, run_model
 from .proof.verify import Verification
 from .result import FoldResult
-from .rules.plan import Folded, Left
 
 _RULE = "into the producer, by torch.jit.freeze"
 _REASON = "torch.jit.freeze does not fold it; give the eager model or its state dict to fold more"

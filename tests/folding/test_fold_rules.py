@@ -150,7 +150,7 @@ def test_through_what_commutes(between):
 @pytest.mark.parametrize(
     ("between", "why"),
     [
-        (torch.relu, "no per-channel map"),
+        (torch.relu, "a positive scale alone"),
         (lambda y: F.pad(y, (1, 1)), "zero padding"),
         (lambda y: F.pad(y, (1, 1), value=2.0), "constant other than zero"),
         (lambda y: F.avg_pool2d(y, 3, padding=1), "averages padding in"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from deployfold.folding.graph.unit import is_batchnorm_module
+from deployfold.folding.graph.affine_layer import is_batchnorm_module
 
 warnings.simplefilter("ignore")
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Se
 import torch
 from torch import nn
 
+from deployfold.folding.graph.find_affine_layers import count_batchnorms
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
-from deployfold.folding.graph.units import count_batchnorms
+from deployfold.folding.plan import Folded
 from deployfold.folding.rules.into_consumers import IntoConsumers
 from deployfold.folding.rules.match import match
-from deployfold.folding.rules.plan import Folded
 
 from .point import Folds, Point
 

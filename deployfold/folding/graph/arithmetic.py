@@ -1,4 +1,4 @@
-"""Constant per-channel maps written as arithmetic: FrozenBatchNorm2d, LayerScale, ``x * gamma``."""
+"""Affine layers written as arithmetic: FrozenBatchNorm2d, LayerScale, ``x * gamma``."""
 
 from __future__ import annotations
 
@@ -7,37 +7,32 @@ import copy
 import torch
 
 from deployfold.folding.algebra import Affine
-from deployfold.folding.operators.channels import MOVES
-from deployfold.folding.rules.plan import Neutralise, Replacement
+from deployfold.folding.operators.table import record_of
+from deployfold.folding.plan import DropScale, Replacement
 
+from .affine_layer import AffineLayer, is_batchnorm_module
 from .graph import Call, Graph, Op, Value
-from .unit import Unit, is_batchnorm_module
-
-_ARITHMETIC = frozenset({"add", "addcmul", "div", "einsum", "mul", "neg", "rsub", "sub"})
-"""Operators that are affine in any one of their tensors, ``div`` in the first alone."""
-_BY_ELEMENT = frozenset({"add", "div", "mul", "sub"})
-"""Those of two tensors of the same axes."""
 
 
-def arithmetic_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
-    """Every module whose whole forward is such a map, and every product with a scale parameter.
+def arithmetic_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[AffineLayer]:
+    """Every module whose whole forward is an affine map, and every product with a scale parameter.
 
     The operators of each are collapsed into one in ``graph``.
     """
-    units: dict[object, Unit] = {}
+    affine_layers: dict[object, AffineLayer] = {}
     parents = {id(call.parent) for call in graph.calls}
     for call in list(graph.calls):
         collapsed = None if id(call) in parents else _collapse(graph, call)
         if collapsed is not None:
-            if call.module not in units:
-                units[call.module] = _module_unit(call, collapsed)
-            units[call.module].sites.append(collapsed)
+            if call.module not in affine_layers:
+                affine_layers[call.module] = _module_layer(call, collapsed)
+            affine_layers[call.module].sites.append(collapsed)
     for name, value in graph.constants.items():
         own = name == value.name and isinstance(tensors[name], torch.nn.Parameter)
         scaled = _scaled_by(graph, value) if own and name not in graph.mutated else []
         if scaled:
-            units[name] = _parameter_unit(graph, value, scaled, tensors)
-    return list(units.values())
+            affine_layers[name] = _parameter_layer(graph, value, scaled, tensors)
+    return list(affine_layers.values())
 
 
 def _collapse(graph: Graph, call: Call) -> Op | None:
@@ -53,7 +48,8 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
         op = value.producer
         if op is None or op.call is not call:
             return None
-        if op.name.rstrip("_") not in _ARITHMETIC and op.name not in MOVES:
+        record = record_of(op)
+        if not record.arithmetic and not record.moves:
             return None
         variable = [item for item in op.inputs if not item.constant]
         if len(variable) != 1 or len(op.outputs) != 1:
@@ -64,9 +60,9 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
             return None
         chain.append(op)
         value = variable[0]
-    if not any(op.name.rstrip("_") in _ARITHMETIC for op in chain):
+    if not any(record_of(op).arithmetic for op in chain):
         return None
-    if all(op.name.rstrip("_") in _BY_ELEMENT for op in chain):
+    if all(record_of(op).elementwise for op in chain):
         axes = {_constant_axis(op, source) for op in chain} - {None}
         (axis,) = axes if len(axes) == 1 else (-1,)
     else:
@@ -115,8 +111,7 @@ def _merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
             value.consumers = [consumer for consumer in value.consumers if consumer is not op]
     source.consumers.append(merged)
     result.producer = merged
-    graph.ops[graph.ops.index(chain[-1])] = merged
-    graph.ops = [op for op in graph.ops if op not in chain]
+    graph.replace(chain, merged)
     return merged
 
 
@@ -134,18 +129,18 @@ def _constant_axis(op: Op, source: Value) -> int | None:
 
 
 @torch.enable_grad()
-def _module_unit(call: Call, op: Op) -> Unit:
+def _module_layer(call: Call, op: Op) -> AffineLayer:
     axis = op["axis"]
     source = op.inputs[0]
-    unit = Unit(
+    affine_layer = AffineLayer(
         name=call.path,
         module_path=call.path,
         is_batchnorm=is_batchnorm_module(call.module),
         axis=axis,
     )
     if call.module._forward_hooks or call.module._forward_pre_hooks:
-        unit.reason = "it has forward hooks"
-        return unit
+        affine_layer.reason = "it has forward hooks"
+        return affine_layer
     shape = [1] * len(source.shape)
     shape[axis] = source.shape[axis]
     module = copy.deepcopy(call.module).double()
@@ -154,11 +149,13 @@ def _module_unit(call: Call, op: Op) -> Unit:
     # The derivative is the scale to the last bit, where f(1) - f(0) would cancel.
     (slope,) = torch.autograd.grad(result.sum(), probe)
     shift = result.detach().flatten()
-    unit.affine = Affine(slope.flatten(), shift, unit.is_batchnorm or bool(shift.any()))
-    if not unit.affine.finite:
-        unit.reason = "its statistics give inf or NaN"
-    unit.removals = (Replacement(call.path),)
-    return unit
+    affine_layer.affine = Affine(
+        slope.flatten(), shift, affine_layer.is_batchnorm or bool(shift.any())
+    )
+    if not affine_layer.affine.finite:
+        affine_layer.reason = "its statistics give inf or NaN"
+    affine_layer.removals = (Replacement(call.path),)
+    return affine_layer
 
 
 def _scaled_by(graph: Graph, value: Value) -> list[Op]:
@@ -166,7 +163,7 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
     products: list[Op] = []
     for op in value.consumers:
         factor = value
-        if op.name in MOVES and len(op.outputs) == 1 and len(op.output.consumers) == 1:
+        if record_of(op).moves and len(op.outputs) == 1 and len(op.output.consumers) == 1:
             factor, op = op.output, op.output.consumers[0]
         variable = [item for item in op.inputs if not item.constant]
         plain = op.name in {"mul", "mul_"} and len(op.inputs) == 2 and len(variable) == 1
@@ -181,19 +178,19 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
     return products if len(axes) == 1 and not axes & {None, -1} else []
 
 
-def _parameter_unit(
+def _parameter_layer(
     graph: Graph, value: Value, products: list[Op], tensors: dict[str, torch.Tensor]
-) -> Unit:
+) -> AffineLayer:
     assert value.name is not None
     source = next(item for item in products[0].inputs if not item.constant)
     axis = _constant_axis(products[0], source)
     scale = tensors[value.name].detach().double().flatten()
     path, _, name = value.name.rpartition(".")
-    unit = Unit(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
-    unit.affine = Affine(scale, torch.zeros_like(scale), constant=False)
-    unit.removals = (Neutralise(path, name, _may_be_absent(products[0].call, name)),)
-    unit.sites = [_merge_ops(graph, [op], axis) for op in products]
-    return unit
+    affine_layer = AffineLayer(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
+    affine_layer.affine = Affine(scale, torch.zeros_like(scale), constant=False)
+    affine_layer.removals = (DropScale(path, name, _may_be_absent(products[0].call, name)),)
+    affine_layer.sites = [_merge_ops(graph, [op], axis) for op in products]
+    return affine_layer
 
 
 def _may_be_absent(call: Call, name: str) -> bool:

@@ -143,15 +143,42 @@ class Op:
 
 @dataclass(eq=False)
 class Graph:
-    """Every operator of one forward pass, in the order they ran."""
+    """Every operator of one forward pass, in the order they ran.
 
-    ops: list[Op]
+    Attributes:
+        operators: each with its position, so that each is removed in constant time.
+    """
+
+    operators: dict[Op, int]
     calls: list[Call]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     constants: dict[str, Value]
     mutated: frozenset[str]
     """Names of the parameters and buffers that the forward pass wrote to."""
+
+    def __post_init__(self) -> None:
+        self._calls_by_value: dict[Value, dict[Call, None]] | None = None
+        self._calls_by_module: dict[int, list[Call]] | None = None
+
+    def __contains__(self, op: Op) -> bool:
+        return op in self.operators
+
+    @property
+    def ops(self) -> list[Op]:
+        """The operators that are left, in order."""
+        return sorted(self.operators, key=self.operators.__getitem__)
+
+    def remove(self, op: Op) -> None:
+        """Take an operator out that nothing reads."""
+        del self.operators[op]
+
+    def replace(self, chain: list[Op], merged: Op) -> None:
+        """Put ``merged`` in the place of a chain of operators, first to last."""
+        position = self.operators[chain[-1]]
+        for op in chain:
+            self.remove(op)
+        self.operators[merged] = position
 
     def bypass(self, op: Op) -> None:
         """Let the consumers of ``op`` read its data input instead, as if it were an identity."""
@@ -161,15 +188,25 @@ class Graph:
             consumer.replace_input(result, source)
             source.consumers.append(consumer)
         source.output = source.output or result.output
-        self.outputs = tuple(source if value is result else value for value in self.outputs)
-        for call in self.calls:
-            if result in call.inputs:
-                call.inputs = tuple(source if value is result else value for value in call.inputs)
-            if result in call.outputs:
-                call.outputs = tuple(source if value is result else value for value in call.outputs)
+        if result.output:
+            self.outputs = tuple(source if value is result else value for value in self.outputs)
+        calls = self._calls_around()
+        for call in calls.pop(result, {}):
+            call.inputs = tuple(source if value is result else value for value in call.inputs)
+            call.outputs = tuple(source if value is result else value for value in call.outputs)
+            calls.setdefault(source, {})[call] = None
         result.consumers = []
         result.producer = None
-        self.ops.remove(op)
+        self.remove(op)
+
+    def _calls_around(self) -> dict[Value, dict[Call, None]]:
+        """For each value, the calls that take or return it."""
+        if self._calls_by_value is None:
+            self._calls_by_value = {}
+            for call in self.calls:
+                for value in (*call.inputs, *call.outputs):
+                    self._calls_by_value.setdefault(value, {})[call] = None
+        return self._calls_by_value
 
     def signature(self) -> object:
         """Equal for two passes that did the same with tensors of the same shapes.
@@ -202,7 +239,11 @@ class Graph:
 
     def calls_of(self, module: torch.nn.Module) -> list[Call]:
         """Every call of ``module``, in order."""
-        return [call for call in self.calls if call.module is module]
+        if self._calls_by_module is None:
+            self._calls_by_module = {}
+            for call in self.calls:
+                self._calls_by_module.setdefault(id(call.module), []).append(call)
+        return self._calls_by_module.get(id(module), [])
 
 
 def values_in(argument: Any) -> Iterator[Value]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
+from deployfold.folding.operators.table import LayerKind, record_of
+
 from .graph import Op, Value
 
-Kind = Literal["conv", "conv_transpose", "linear", "product", "embedding"]
-
-_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-_PRODUCTS = frozenset({"addmm", "matmul", "mm"})
-_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
 _FORWARDS = frozenset(
     {
         nn.Conv1d.forward,
@@ -46,7 +42,7 @@ class Layer:
         occurrence: for a functional layer, which operator of its name in ``path`` it is.
     """
 
-    kind: Kind
+    kind: LayerKind
     path: str
     weight: str
     bias: str | None
@@ -68,9 +64,7 @@ class Layer:
 
 def is_layer(op: Op) -> bool:
     """Whether ``op`` is a convolution, transposed convolution or linear operator."""
-    if op.name in _PRODUCTS:
-        return "weight" in op.arguments
-    return op.name in _CONVOLUTIONS or op.name in _TRANSPOSED or op.name in ("linear", "embedding")
+    return record_of(op).layer is not None and "weight" in op.arguments
 
 
 def layer_of(op: Op) -> Layer | str:
@@ -83,21 +77,14 @@ def layer_of(op: Op) -> Layer | str:
         return f"the bias of {op.call.path or 'the layer'} is computed in forward"
     if not weight.dtype.is_floating_point:
         return f"{op.call.path} has {weight.dtype} weights"
-    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED.get(op.name, 0)
+    kind, rank = record_of(op).layer, record_of(op).spatial_axes
+    assert kind is not None
     groups = op["groups"] if rank else 1
-    kind: Kind = "linear"
-    geometry: tuple[tuple[int, int, int, int], ...] = ()
-    in_channels, out_channels = weight.shape[1], weight.shape[0]
-    if op.name in _CONVOLUTIONS:
-        kind = "conv"
-        in_channels *= groups
-        geometry = _geometry(op, weight, rank)
-    elif rank:
-        kind = "conv_transpose"
+    geometry = _geometry(op, weight, rank) if kind == "conv" else ()
+    if kind in ("conv", "linear"):
+        out_channels, in_channels = weight.shape[0], weight.shape[1] * groups
+    else:
         in_channels, out_channels = weight.shape[0], weight.shape[1] * groups
-    elif op.name != "linear":
-        kind = "embedding" if op.name == "embedding" else "product"
-        in_channels, out_channels = weight.shape
     return Layer(
         kind=kind,
         path=op.call.path,
@@ -117,8 +104,7 @@ def layer_of(op: Op) -> Layer | str:
 
 def channel_axis(op: Op, value: Value) -> int:
     """The channel axis of a layer's input or output: before the spatial axes, if it has any."""
-    rank = _CONVOLUTIONS.get(op.name) or _TRANSPOSED.get(op.name, 0)
-    return len(value.shape) - rank - 1
+    return len(value.shape) - record_of(op).spatial_axes - 1
 
 
 def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, int], ...]:

@@ -174,7 +174,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def graph(self) -> Graph:
         """Everything recorded so far."""
         return Graph(
-            ops=self._ops,
+            operators={op: position for position, op in enumerate(self._ops)},
             calls=[self._root, *self._calls],
             inputs=tuple(self._inputs),
             outputs=tuple(self._outputs),

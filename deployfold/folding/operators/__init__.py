@@ -1,1 +1,1 @@
-"""What each operator does to channels."""
+"""What each operator does to channels: one record for each, in :mod:`.table`."""

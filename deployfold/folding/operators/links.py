@@ -1,32 +1,33 @@
-"""How an operator ties the gauges (:mod:`.gauges`) of the tensors that it reads and writes.
+"""How an operator ties the channel-wise affine maps of the tensors that it reads and writes.
 
-A :class:`Link` says of one output of an operator that it is
+A :class:`Link` writes one output of an operator as
 
     sum over its inputs of  coefficient * route(input),  plus a constant,
 
-where a route (:mod:`.routes`) moves elements, or averages elements that have one gauge.
+where a route (:mod:`.routes`) moves elements, or averages elements that change alike. Every
+function here builds the links of one kind of operator; :mod:`.table` gives each operator its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from deployfold.folding.graph.constants import number_of
 from deployfold.folding.graph.graph import Op, Value
 
-from .channels import (
-    AVERAGES,
-    CONCATENATIONS,
-    MAXIMA,
-    NotSeparable,
-    averages_to_one,
-    is_identity,
-    moves,
-    reduced_axes,
-)
+from .partial import NotSeparable
 from .routes import Aligned, Moved, Part, Reduced, Route
 
-_HOMOGENEOUS = frozenset({"leaky_relu", "prelu", "relu"})
-_SUMS = frozenset({"add", "rsub", "sub"})
+Coefficient = float | Tensor
+"""A number, or a partly known tensor of the output: one for each channel, say."""
+
+_AVERAGED_PADDING = "it averages padding in, and the shift would change that"
+_RECTIFIER = "it carries a positive scale alone, and no shift"
+_NEGATIVE = "a negative scale turns its maximum into a minimum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,77 +38,134 @@ class Link:
         inputs: each with its route and coefficient.
         constant: what is added to the sum: a number, or the tensor that it is.
         joins: every input fills a part of the output of its own, as in a concatenation.
-        positive: a scale has to be positive to be carried through.
-        shifts: whether a shift can be carried through.
+        positive: why a scale has to be positive to be carried through; empty if any scale is.
+        no_shift: why a shift cannot be carried through; empty if it can.
     """
 
     output: Value
-    inputs: tuple[tuple[Value, Route, float], ...]
+    inputs: tuple[tuple[Value, Route, Coefficient], ...]
     constant: float | Value = 0.0
     joins: bool = False
-    positive: bool = False
-    shifts: bool = True
+    positive: str = ""
+    no_shift: str = ""
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """The output and all inputs."""
+        return (self.output, *(source for source, _, _ in self.inputs))
+
+    @property
+    def sums(self) -> bool:
+        """Whether several inputs are added up, which leaves a choice of where a shift goes."""
+        return len(self.inputs) > 1 and not self.joins
+
+    def constant_numbers(self) -> Tensor:
+        """The constant as a partly known tensor of the output.
+
+        Raises:
+            NotSeparable: it is not known before the model runs.
+        """
+        if not isinstance(self.constant, Value):
+            return torch.full([1] * len(self.output.shape), self.constant, dtype=torch.float64)
+        number = number_of(self.constant)
+        if number is None:
+            raise NotSeparable("what it adds is not known before the model runs")
+        return Aligned(self.constant, self.output).down(number.double())
 
 
-def links_of(op: Op) -> list[Link]:
-    """What an operator makes of its inputs; nothing if no gauge can be carried through it."""
-    try:
-        return _links_of(op)
-    except (NotSeparable, KeyError, RuntimeError):  # it cannot be run on other numbers
-        return []
+Builder = Callable[[Op], list[Link]]
 
 
-def _links_of(op: Op) -> list[Link]:
+def passes(op: Op) -> list[Link]:
+    """The output is the input: dropout in evaluation mode, and the like."""
+    if op.arguments.get("train", False):
+        raise NotSeparable("it drops elements at random")
+    source = _single(op)
+    return [Link(op.output, ((source, Aligned(source, op.output), 1.0),))]
+
+
+def moves(op: Op) -> list[Link]:
+    """Every output element is a copy of one input element, or zero padding."""
+    source = _single(op)
+    return [Link(result, ((source, Moved(op, source, result), 1.0),)) for result in op.outputs]
+
+
+def moves_by_index(op: Op) -> list[Link]:
+    """The same, where a stored tensor of integers says which element."""
+    return moves(op)
+
+
+def negates(op: Op) -> list[Link]:
+    """``-x``."""
+    source = _single(op)
+    return [Link(op.output, ((source, Aligned(source, op.output), -1.0),))]
+
+
+def multiplies(op: Op) -> list[Link]:
+    """``x * factor`` and ``x / factor``, where the factor is known and nowhere zero."""
+    source = _single(op)
     name = op.name.rstrip("_")
-    variable = [value for value in op.inputs if not value.constant]
-    if len({*variable}) != len(variable) or not variable or not op.outputs:
-        return []
-    if name in CONCATENATIONS or name == "stack":
-        return _joined(op, new=name == "stack")
-    if name in _SUMS and len(op.outputs) == 1:
-        return _summed(op, name)
-    if name in {"matmul", "bmm", "scaled_dot_product_attention"}:
-        return _attended(op, name)
-    if len(variable) != 1:
-        return []
-    source, result = variable[0], op.output
-    whole = Aligned(source, result)
-    if is_identity(op):
-        return [Link(result, ((source, whole, 1.0),))]
-    if name == "neg":
-        return [Link(result, ((source, whole, -1.0),))]
-    if name in {"mul", "div"}:
-        factor = op.arguments.get("other")
-        if not isinstance(factor, (int, float)) or not factor or op.arguments.get("rounding_mode"):
-            return []
-        coefficient = float(factor) if name == "mul" else 1 / float(factor)
-        return [Link(result, ((source, whole, coefficient),))]
-    if name in _HOMOGENEOUS:
-        return [Link(result, ((source, whole, 1.0),), positive=True, shifts=False)]
-    if moves(op):
-        routes = [Moved(op, source, output) for output in op.outputs]
-        return [
-            Link(route.result, ((source, route, 1.0),), shifts=not route.pads) for route in routes
-        ]
-    if op.name in AVERAGES or op.name in MAXIMA:
-        return [_averaged(op, source)]
-    return []
+    if op.arguments.get("rounding_mode"):
+        raise NotSeparable("it rounds")
+    if source.shape != op.output.shape or (name == "div" and op["self"] is not source):
+        raise NotSeparable("it is not linear in its input")
+    other = op["other"] if op["self"] is source else op["self"]
+    if isinstance(other, Value):
+        stored = number_of(other)
+        if stored is None:
+            raise NotSeparable("its factor is not known before the model runs")
+        factor = Aligned(other, op.output).down(stored.double())
+    else:
+        factor = torch.full([1] * len(source.shape), float(other), dtype=torch.float64)
+    if not bool((factor.isfinite() & (factor != 0)).all()):
+        raise NotSeparable("it does not scale every channel")
+    factor = 1 / factor if name == "div" else factor
+    coefficient: Coefficient = float(factor) if factor.numel() == 1 else factor
+    return [Link(op.output, ((source, Aligned(source, op.output), coefficient),))]
 
 
-def _averaged(op: Op, source: Value) -> Link:
-    axes, rank = reduced_axes(op, source), len(source.shape)
-    kept = len(op.output.shape) == rank
-    over = frozenset(axis - rank for axis in axes)
-    route: Route = Aligned(source, op.output, over) if kept else Reduced(axes)
-    highest = op.name in MAXIMA
-    shifts = highest or averages_to_one(op)
-    return Link(op.output, ((source, route, 1.0),), positive=highest, shifts=shifts)
+def rectifies(op: Op) -> list[Link]:
+    """``f(s * x) = s * f(x)`` for every positive ``s``."""
+    source = _single(op)
+    return [
+        Link(
+            op.output,
+            ((source, Aligned(source, op.output), 1.0),),
+            positive=_RECTIFIER,
+            no_shift=_RECTIFIER,
+        )
+    ]
 
 
-def _joined(op: Op, *, new: bool) -> list[Link]:
+def averages(spatial: int) -> Builder:
+    """A builder for weighted averages over the last ``spatial`` axes, or those it is given."""
+
+    def build(op: Op) -> list[Link]:
+        no_shift = "" if _weights_add_to_one(op) else _AVERAGED_PADDING
+        return [_reduction(op, spatial, "", no_shift)]
+
+    return build
+
+
+def maxima(spatial: int) -> Builder:
+    """A builder for maxima over the last ``spatial`` axes, or those it is given."""
+
+    def build(op: Op) -> list[Link]:
+        return [_reduction(op, spatial, _NEGATIVE, "")]
+
+    return build
+
+
+def joins(op: Op) -> list[Link]:
+    """A concatenation; ``stack`` joins along an axis that is new."""
+    new = op.name == "stack"
     sources: list[Value] = op["tensors"]
+    variable = [source for source in sources if not source.constant]
+    if len({*variable}) != len(variable):
+        raise NotSeparable("it reads one tensor twice")
     axis = op["dim"] % len(op.output.shape)
-    parts, start = [], 0
+    parts: list[tuple[Value, Route, Coefficient]] = []
+    start = 0
     for source in sources:
         stop = start + (1 if new else source.shape[axis])
         parts.append((source, Part(axis, start, stop, op.output.shape[axis], new), 1.0))
@@ -115,66 +173,107 @@ def _joined(op: Op, *, new: bool) -> list[Link]:
     return [Link(op.output, tuple(parts), joins=True)]
 
 
-def _summed(op: Op, name: str) -> list[Link]:
-    alpha = op.arguments.get("alpha", 1)
-    signs = {"self": 1.0, "other": float(alpha)}
-    if name == "sub":
-        signs["other"] *= -1
+def adds(op: Op) -> list[Link]:
+    """Sums and differences of two tensors, or of a tensor and a constant."""
+    name = op.name.rstrip("_")
+    alpha = float(op.arguments.get("alpha", 1))
+    signs = {"self": 1.0, "other": -alpha if name == "sub" else alpha}
     if name == "rsub":
-        signs = {"self": -float(alpha), "other": 1.0}
+        signs = {"self": -alpha, "other": 1.0}
+    if op["self"] is op["other"]:
+        raise NotSeparable("it reads one tensor twice")
     constant: float | Value = 0.0
-    inputs = []
+    inputs: list[tuple[Value, Route, Coefficient]] = []
     for key, sign in signs.items():
         item = op[key]
         if isinstance(item, Value) and not item.constant:
             inputs.append((item, Aligned(item, op.output), sign))
         elif isinstance(item, Value):
             if sign != 1:
-                return []
+                raise NotSeparable("it subtracts or weights a stored tensor")
             constant = item
         else:
             constant = sign * item
+    if not inputs:
+        raise NotSeparable("it reads constants alone")
     return [Link(op.output, tuple(inputs), constant)]
 
 
-def _attended(op: Op, name: str) -> list[Link]:
-    """``weights @ values`` where the weights of each average add up to one."""
-    if name == "scaled_dot_product_attention":
+def attends(op: Op) -> list[Link]:
+    """``weights @ values`` where the weights of each average are a softmax, which adds up to 1."""
+    if op.name == "scaled_dot_product_attention":
         value, plain = op["value"], op["attn_mask"] is None and not op["dropout_p"]
         if not plain or value.constant or value.shape[:-2] != op["query"].shape[:-2]:
-            return []
+            raise NotSeparable("it masks, drops or groups what it attends to")
         return [Link(op.output, ((value, Aligned(value, op.output, frozenset({-2})), 1.0),))]
-    first, second = op.inputs
-    if min(len(first.shape), len(second.shape)) < 2:
-        return []
-    for weights, values, axis in ((first, second, -2), (second, first, -1)):
-        # The values are averaged over one of their last two axes, the weights over the other.
-        if not values.constant and _adds_to_one(weights, -3 - axis):
-            return [
-                Link(op.output, ((values, Aligned(values, op.output, frozenset({axis})), 1.0),))
-            ]
-    return []
+    if len(op.inputs) == 2 and min(len(value.shape) for value in op.inputs) >= 2:
+        first, second = op.inputs
+        for weights, values, axis in ((first, second, -2), (second, first, -1)):
+            # The values are averaged over one of their last two axes, the weights over the other.
+            if not values.constant and _adds_to_one(weights, -3 - axis):
+                route = Aligned(values, op.output, frozenset({axis}))
+                return [Link(op.output, ((values, route, 1.0),))]
+    raise NotSeparable("it multiplies two tensors, neither of them a softmax over the other's axis")
+
+
+def _single(op: Op) -> Value:
+    """The only tensor that an operator reads and that depends on the model's input."""
+    variable = [value for value in op.inputs if not value.constant]
+    if len(variable) != 1 or not op.outputs:
+        raise NotSeparable("it reads several tensors that depend on the input")
+    return variable[0]
+
+
+def _reduction(op: Op, spatial: int, positive: str, no_shift: str) -> Link:
+    source = _single(op)
+    rank = len(source.shape)
+    if spatial:
+        axes = frozenset(range(rank - spatial, rank))
+    else:
+        given = op.arguments.get("dim")
+        if given is None or given == []:
+            raise NotSeparable(f"{op.name} is taken over every axis")
+        axes = frozenset(axis % rank for axis in ([given] if isinstance(given, int) else given))
+    kept = len(op.output.shape) == rank
+    over = frozenset(axis - rank for axis in axes)
+    route: Route = Aligned(source, op.output, over) if kept else Reduced(axes)
+    return Link(op.output, ((source, route, 1.0),), positive=positive, no_shift=no_shift)
+
+
+def _weights_add_to_one(op: Op) -> bool:
+    """Whether the weights of an averaging operator add up to one for every output element."""
+    if not op.name.startswith("avg_pool"):
+        return True
+    padding = op["padding"]
+    padded = bool(padding) if isinstance(padding, int) else any(padding)
+    if op.arguments.get("divisor_override") is not None:
+        return False
+    if op["ceil_mode"] and padded:
+        return False
+    return not (padded and op["count_include_pad"])
+
+
+_SHAPES_ALONE = frozenset({"reshape", "view", "flatten", "expand", "unsqueeze", "squeeze"})
+_SAME = frozenset({"contiguous", "clone", "dropout", "feature_dropout", "alpha_dropout"})
 
 
 def _adds_to_one(value: Value, axis: int) -> bool:
     """Whether the elements along ``axis``, counted from the end, are a softmax's."""
     op = value.producer
     while op is not None:
+        rank = len(value.shape)
         if op.name in {"softmax", "_softmax"}:
-            return int(op["dim"]) % len(value.shape) - len(value.shape) == axis
+            return int(op["dim"]) % rank - rank == axis
         source = op.inputs[0]
-        if op.name == "transpose" and {
-            op["dim0"] % len(value.shape),
-            op["dim1"] % len(value.shape),
-        } == {
-            len(value.shape) - 1,
-            len(value.shape) - 2,
+        if op.name == "transpose" and {op["dim0"] % rank, op["dim1"] % rank} == {
+            rank - 1,
+            rank - 2,
         }:
             axis = -3 - axis
-        elif op.name in {"reshape", "view", "flatten", "expand", "unsqueeze", "squeeze"}:
+        elif op.name in _SHAPES_ALONE:
             if axis != -1 or source.shape[-2:] != value.shape[-2:]:
                 return False
-        elif not is_identity(op) and op.name not in {"contiguous", "clone"}:
+        elif op.name not in _SAME or op.arguments.get("train", False):
             return False
         value, op = source, source.producer
     return False

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.folding.modules import copy_modules, tensors_in
+from deployfold.folding.plan import Plan
 from deployfold.folding.rewrite.rewrite import apply
-from deployfold.folding.rules.plan import Plan
 
 from .compare import difference, double_inputs, run_model
 

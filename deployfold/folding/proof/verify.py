@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import copy_modules
+from deployfold.folding.plan import Plan
 from deployfold.folding.rewrite.rewrite import apply
-from deployfold.folding.rules.plan import Plan
 
 from .compare import difference, double_inputs, forward_failed, rounding_limit, run_model
 from .conditioning import first_departure

@@ -1,4 +1,4 @@
-"""What the rules share: the graph, the layers' pending edits, and the checks before an edit."""
+"""The state of planning: what is left of the graph, and what was asked of each layer."""
 
 from __future__ import annotations
 
@@ -9,45 +9,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deployfold.folding.algebra import Affine
+from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Graph, Op, Value
-from deployfold.folding.graph.layers import Layer, layer_of
-from deployfold.folding.graph.unit import Unit
+from deployfold.folding.graph.layers import Layer, is_layer, layer_of
+from deployfold.folding.operators.links import Link
+from deployfold.folding.operators.partial import NotSeparable
+from deployfold.folding.operators.table import links_of
+from deployfold.folding.plan import Folded, LayerEdit, Removal, Term
 from deployfold.folding.rewrite.forward import cannot_rewrite
 
-from .plan import LayerEdit, Term
-
-
-class CannotFold(Exception):
-    """A rule does not apply; the text says why, and goes into the report."""
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Let the layer or unit that runs at ``op`` take up ``affine``.
-
-    Attributes:
-        after: the map follows the layer (it scales rows); else it precedes it (columns).
-        skip: ``(out,)`` multiple of the identity to add to the layer's weight, which makes up for
-            an unscaled copy of the layer's input that is added to its output.
-    """
-
-    op: Op
-    affine: Affine
-    after: bool
-    skip: Tensor | None = None
-
-    def same_as(self, other: Request) -> bool:
-        """Whether both ask the same of a layer that runs at several places."""
-        if self.after != other.after or (self.skip is None) != (other.skip is None):
-            return False
-        return self.affine.equals(other.affine) and (
-            self.skip is None or other.skip is None or torch.equal(self.skip, other.skip)
-        )
+from .rule import CannotFold, Request
 
 
 @dataclass(eq=False)
-class _Pending:
+class PendingEdit:
+    """What was asked of one layer so far: the fields of a :class:`LayerEdit`."""
+
     layer: Layer
     terms: list[Term]
     shift: Tensor
@@ -56,17 +33,28 @@ class _Pending:
 
 @dataclass(eq=False)
 class Context:
-    """The state of matching: what is still in the graph, and what has been asked of each layer."""
+    """What the rules read and change.
+
+    Attributes:
+        affine_layers: those that are left, in the order in which they ran.
+        reparam: also merge parallel branches.
+        refusals: for each affine layer, the reason of each rule that refused it.
+        faults: sentences about deployfold's own failures.
+    """
 
     graph: Graph
-    units: list[Unit]
-    pending: dict[str, _Pending] = field(default_factory=dict)
-    patience: int = 200_000
-    """Steps that rules which search may take in all; one takes a tenth of a millisecond."""
+    affine_layers: dict[AffineLayer, None]
+    reparam: bool = True
+    pending: dict[str, PendingEdit] = field(default_factory=dict)
+    folded: list[Folded] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+    refusals: dict[AffineLayer, dict[str, str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._unit_at = {op: unit for unit in self.units for op in unit.sites}
+        self._affine_layer_at = {op: item for item in self.affine_layers for op in item.sites}
         self._layers: dict[Op, Layer | str] = {}
+        self._links: dict[Op, tuple[tuple[Value, ...], list[Link] | str]] = {}
         self._rewritable: dict[Op, str | None] = {}
         self._hooked = [
             call
@@ -74,18 +62,31 @@ class Context:
             if call.module._forward_hooks or call.module._forward_pre_hooks
         ]  # few models have any
 
-    def unit_at(self, op: Op) -> Unit | None:
-        """The unit that runs at ``op``, if it is one."""
-        return self._unit_at.get(op)
+    # What the graph holds.
 
-    def forget(self, unit: Unit) -> None:
-        """``unit`` has been folded: let its operators be identities."""
-        for op in unit.sites:
-            self.graph.bypass(op)
-        self.units.remove(unit)
+    def affine_layer_at(self, op: Op) -> AffineLayer | None:
+        """The affine layer that runs at ``op``, if it is one."""
+        return self._affine_layer_at.get(op)
+
+    def links(self, op: Op) -> list[Link]:
+        """Every output of ``op`` as a sum over its inputs.
+
+        Raises:
+            NotSeparable: no channel-wise affine map can be carried through it.
+        """
+        inputs = tuple(op.inputs)  # an operator that is bypassed changes what others read
+        if op not in self._links or self._links[op][0] != inputs:
+            try:
+                self._links[op] = (inputs, links_of(op))
+            except NotSeparable as refusal:
+                self._links[op] = (inputs, str(refusal))
+        found = self._links[op][1]
+        if isinstance(found, str):
+            raise NotSeparable(found)
+        return found
 
     def check_unobserved(self, value: Value) -> None:
-        """A forward hook must not see a tensor that folding changes, nor may code outside torch.
+        """Refuse a tensor that a forward hook or code outside torch sees.
 
         Raises:
             CannotFold: a module that has hooks takes or returns ``value``, or it is detached and
@@ -98,26 +99,8 @@ class Context:
             if returned or value in call.inputs:
                 raise CannotFold(f"{call.path or 'the model'} has forward hooks that would see it")
 
-    def number(self, value: Value) -> Tensor:
-        """What a constant is: stored, then in float64, or computed from such as the forward does.
-
-        Raises:
-            CannotFold: it is written to in forward, made of random numbers or otherwise unknown.
-        """
-        if value.number is not None:
-            stored = value.number.cpu()
-            return stored.double() if stored.is_floating_point() else stored
-        op = value.producer
-        if op is not None and value.constant and op.repeatable and len(op.outputs) == 1:
-            try:
-                found: Tensor = op.rerun({source: self.number(source) for source in op.inputs})
-                return found
-            except (RuntimeError, KeyError):  # it wants another dtype or device
-                pass
-        raise CannotFold("it is not known before the model runs")
-
     def layer(self, op: Op) -> Layer:
-        """The layer at ``op``, if its weight and bias may be rewritten.
+        """The linear layer at ``op``, if its weight and bias may be rewritten.
 
         Raises:
             CannotFold: they are computed, shared with something else, or written to in forward.
@@ -138,35 +121,76 @@ class Context:
                 raise CannotFold(f"{name} is also used by {describe(strangers[0])}")
         return layer
 
+    # What rules do.
+
+    def refuse(self, affine_layer: AffineLayer, rule: str, reason: str) -> None:
+        """Note why ``rule`` does not fold ``affine_layer``; the last reason of each rule counts."""
+        self.refusals.setdefault(affine_layer, {})[rule] = reason
+
+    def report_fault(self, affine_layer: AffineLayer | None, rule: str, error: Exception) -> None:
+        """Note that a rule failed, which is a bug in the rule and not in the model."""
+        sentence = (
+            f"the rule «{rule}» failed ({type(error).__name__}: {error}); this is a bug in "
+            "deployfold, please report it"
+        )
+        if affine_layer is not None:
+            self.refuse(affine_layer, rule, sentence)
+        name = f"{affine_layer.name}: " if affine_layer is not None else ""
+        if name + sentence not in self.faults:
+            self.faults.append(name + sentence)
+
+    def fold(self, affine_layer: AffineLayer, requests: Iterable[Request], rule: str) -> None:
+        """Fold ``affine_layer``: let its operators be identities, and layers take up the rest.
+
+        Args:
+            requests: as :meth:`agree` returns them.
+        """
+        into = self.commit(list(requests))
+        for op in affine_layer.sites:
+            self.graph.bypass(op)
+        del self.affine_layers[affine_layer]
+        self.removals.extend(affine_layer.removals)
+        kind = "batchnorm" if affine_layer.is_batchnorm else "scale"
+        self.folded.append(Folded(affine_layer.name, rule, into, kind))
+
     def agree(self, requests: Iterable[Request]) -> list[Request]:
-        """One request for each layer and unit, if every place where it runs asks the same.
+        """One request for each layer, if every place where it runs asks the same.
 
         Raises:
             CannotFold: a shared layer is asked for different things, or not at every place.
         """
-        by_target: dict[tuple[Unit | str, bool], list[Request]] = defaultdict(list)
+        by_target: dict[tuple[AffineLayer | str, bool], list[Request]] = defaultdict(list)
         for request in requests:
-            target = self.unit_at(request.op) or self.layer(request.op).weight
+            target = self.affine_layer_at(request.op) or self.layer(request.op).weight
             by_target[target, request.after].append(request)
         chosen = []
         for (target, _), asked in by_target.items():
             first = asked[0]
             if isinstance(target, str) and first.affine.constant:
                 self._check_takes_bias(first.op)
-            places = target.sites if isinstance(target, Unit) else first.op["weight"].consumers
+            places = target.sites if isinstance(target, AffineLayer) else self._places(first.op)
             if {request.op for request in asked} != set(places) or len(asked) != len(places):
-                where = target.name if isinstance(target, Unit) else str(target)
-                raise CannotFold(f"{where} runs at {len(places)} places that do not all agree")
+                where = target.name if isinstance(target, AffineLayer) else str(target)
+                many = len(places)
+                raise CannotFold(
+                    f"{where} runs at {many} places that do not all agree"
+                    if many > 1
+                    else f"{where} would have to take up {len(asked)} different maps"
+                )
             if not all(first.same_as(request) for request in asked[1:]):
                 raise CannotFold(f"the places where {describe(first.op)} runs need different maps")
             chosen.append(first)
         return chosen
 
+    @staticmethod
+    def _places(op: Op) -> list[Op]:
+        return [user for user in op["weight"].consumers if is_layer(user)]
+
     def _check_takes_bias(self, op: Op) -> None:
-        """A layer that a forward calls as a function gets its first bias by rewriting the forward.
+        """Check that a layer which a forward calls as a function can be given its first bias.
 
         Raises:
-            CannotFold: ``torch.fx`` cannot rewrite it.
+            CannotFold: ``torch.fx`` cannot rewrite the forward.
         """
         layer = self.layer(op)
         if not layer.functional or layer.kind == "embedding":
@@ -179,28 +203,28 @@ class Context:
             raise CannotFold(f"{describe(op)} has no bias: {reason}")
 
     def commit(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        """Take up agreed requests; returns the names of the layers and units that changed."""
+        """Take up agreed requests; returns the names of the layers that changed."""
         names = []
         for request in requests:
-            unit = self.unit_at(request.op)
-            if unit is not None:
-                assert unit.affine is not None
-                inner, outer = unit.affine, request.affine
-                unit.affine = outer.after(inner) if request.after else inner.after(outer)
-                unit.edited = True
-                names.append(unit.name)
+            affine_layer = self.affine_layer_at(request.op)
+            if affine_layer is not None:
+                assert affine_layer.affine is not None
+                inner, outer = affine_layer.affine, request.affine
+                affine_layer.affine = outer.after(inner) if request.after else inner.after(outer)
+                affine_layer.edited = True
+                names.append(affine_layer.name)
             else:
                 layer = self.layer(request.op)
-                self._take_up(self.pending_of(layer), request)
+                _take_up(self.pending_of(layer), request)
                 names.append(layer.weight.rpartition(".")[0] or layer.weight)
-        return tuple(names)
+        return tuple(dict.fromkeys(names))
 
-    def pending_of(self, layer: Layer) -> _Pending:
+    def pending_of(self, layer: Layer) -> PendingEdit:
         """The edit of ``layer`` so far; at first its own weight and nothing else."""
         if layer.weight not in self.pending:
             rows = torch.ones(layer.out_channels, dtype=torch.float64)
             biased = layer.bias is not None
-            self.pending[layer.weight] = _Pending(layer, [Term(layer, rows)], 0 * rows, biased)
+            self.pending[layer.weight] = PendingEdit(layer, [Term(layer, rows)], 0 * rows, biased)
         return self.pending[layer.weight]
 
     def layer_edits(self) -> tuple[LayerEdit, ...]:
@@ -210,26 +234,26 @@ class Context:
             for item in self.pending.values()
         )
 
-    @staticmethod
-    def _take_up(pending: _Pending, request: Request) -> None:
-        affine = request.affine
-        pending.biased = pending.biased or affine.constant
-        if request.after:
-            pending.terms = [
-                Term(term.source, term.rows * affine.scale, term.columns) for term in pending.terms
-            ]
-            pending.shift = pending.shift * affine.scale + affine.shift
-        else:
-            pending.terms = [
-                Term(
-                    term.source,
-                    term.rows,
-                    affine if term.columns is None else term.columns.after(affine),
-                )
-                for term in pending.terms
-            ]
-        if request.skip is not None:
-            pending.terms.append(Term(None, request.skip))
+
+def _take_up(pending: PendingEdit, request: Request) -> None:
+    affine = request.affine
+    pending.biased = pending.biased or affine.constant
+    if request.after:
+        pending.terms = [
+            Term(term.source, term.rows * affine.scale, term.columns) for term in pending.terms
+        ]
+        pending.shift = pending.shift * affine.scale + affine.shift
+    else:
+        pending.terms = [
+            Term(
+                term.source,
+                term.rows,
+                affine if term.columns is None else term.columns.after(affine),
+            )
+            for term in pending.terms
+        ]
+    if request.skip is not None:
+        pending.terms.append(Term(None, request.skip))
 
 
 def describe(op: Op) -> str:

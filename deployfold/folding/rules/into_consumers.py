@@ -1,42 +1,25 @@
-"""Folding a map into the layers that read its output (rule 3)."""
+"""Folding an affine layer into the layers that read its output."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-
-from deployfold.folding.algebra import Affine
+from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
 from deployfold.folding.graph.layers import channel_axis, is_layer
-from deployfold.folding.graph.unit import Unit
-from deployfold.folding.operators.channels import (
-    AVERAGES,
-    CONCATENATIONS,
-    KEEP,
-    MAXIMA,
-    Channels,
-    NotSeparable,
-    axis_without,
-    is_identity,
-    move_down,
-    moves,
-    reduced_axes,
-)
+from deployfold.folding.operators.change import Change
+from deployfold.folding.operators.partial import NotSeparable
 
-from .context import CannotFold, Context, Request, describe
-from .into_producer import check_reduction
+from .context import Context, describe
+from .rule import CannotFold, Request, RuleForOne
 
 
-@dataclass(frozen=True, eq=False)
-class IntoConsumers:
+class IntoConsumers(RuleForOne):
     """``layer(affine(x))`` becomes ``layer'(x)``.
 
-    Applies where, for every place the unit runs:
+    Applies where, for every place the affine layer runs:
 
     1. its output is not an output of the model, and no forward hook sees it;
-    2. every reader is a convolution or linear layer, another unit, or an operator that a
-       per-channel affine map can be carried through to such readers;
+    2. every reader is a linear layer, another affine layer, or an operator of one changing input
+       that carries the map to such readers, as the table of operators says;
     3. a convolution adds no zero padding (the map would have to send the padding to its shift),
        unless the map has no shift; a transposed convolution is allowed without a shift alone,
        since its outputs are sums over different numbers of taps;
@@ -44,98 +27,78 @@ class IntoConsumers:
        runs at several places is asked for the same thing at each of them.
     """
 
-    name: str = "into the consumer"
+    name = "into the consumer"
 
-    def propose(self, unit: Unit, context: Context) -> list[Request]:
-        """What has to be asked of which layers for ``unit`` to go.
-
-        Raises:
-            CannotFold: the rule does not apply.
-        """
-        assert unit.affine is not None
+    def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
+        """The requests to the consumers; see :class:`.RuleForOne`."""
+        assert affine_layer.affine is not None
         requests: list[Request] = []
-        for site in unit.sites:
+        reached: set[Value] = set()
+        for site in affine_layer.sites:
             result = site.output
-            channels = Channels.of_axis(result, unit.channel_axis(result))
-            requests += _absorb(context, result, channels, unit.affine)
+            axis = affine_layer.channel_axis(result)
+            change = Change.of_axis(result, axis, affine_layer.affine)
+            requests += _absorb(context, result, change, reached)
         return context.agree(requests)
 
 
-def _absorb(context: Context, value: Value, channels: Channels, affine: Affine) -> list[Request]:
+def _absorb(context: Context, value: Value, change: Change, reached: set[Value]) -> list[Request]:
+    """What the readers of ``value`` are to take up of ``change``."""
     if value.output:
         raise CannotFold("its output is an output of the model")
+    if value in reached:
+        raise CannotFold(f"its output reaches {describe_value(value)} by two ways")
+    reached.add(value)
     context.check_unobserved(value)
     requests: list[Request] = []
     for op in value.consumers:
-        requests += _absorb_at(context, op, value, channels, affine)
+        requests += _absorb_at(context, op, value, change, reached)
     return requests
 
 
 def _absorb_at(
-    context: Context, op: Op, value: Value, channels: Channels, affine: Affine
+    context: Context, op: Op, value: Value, change: Change, reached: set[Value]
 ) -> list[Request]:
     if op.inputs.count(value) > 1:
         raise CannotFold(f"{describe(op)} reads its output twice")
-    unit = context.unit_at(op)
-    if unit is not None:
-        if unit.reason is not None or not unit.editable:
-            raise CannotFold(f"{unit.name}, which reads its output, cannot take it up")
-        if channels.axis != unit.channel_axis(value):
-            raise CannotFold(f"{unit.name} normalises another axis")
-        return [Request(op, affine.take(channels.index), after=False)]
+    affine_layer = context.affine_layer_at(op)
+    if affine_layer is not None:
+        if affine_layer.reason is not None or not affine_layer.editable:
+            raise CannotFold(f"{affine_layer.name}, which reads its output, cannot take it up")
+        axis = affine_layer.channel_axis(value)
+        if not change.only_along(axis):
+            raise CannotFold(f"{affine_layer.name} normalises another axis")
+        return [Request(op, change.affine(value, axis), after=False)]
     if is_layer(op):
-        return [_ask_layer(context, op, value, channels, affine)]
-    if op.name in CONCATENATIONS:
-        return _through_concatenation(context, op, value, channels, affine)
-    if any(source is not value and not source.constant for source in op.inputs):
-        raise CannotFold(f"its output goes into {describe(op)}")
-    if is_identity(op):
-        return _absorb(context, op.output, channels, affine)
+        return [_ask_layer(context, op, value, change)]
+    requests: list[Request] = []
     try:
-        if moves(op):
-            requests: list[Request] = []
-            for result in op.outputs:
-                moved = move_down(op, value, result, channels, shifts=affine.has_shift)
-                requests += _absorb(context, result, moved, affine)
-            return requests
-        if op.name in AVERAGES or op.name in MAXIMA:
-            removed = reduced_axes(op, value)
-            if channels.axis in removed:
-                raise NotSeparable("it works across the channels")
-            check_reduction(op, affine)
-            axis = axis_without(channels.axis, removed, op)
-            return _absorb(context, op.output, Channels(axis, channels.index), affine)
+        for link in context.links(op):
+            if value not in link.ends[1:]:
+                raise NotSeparable("it is read for something else than its numbers")
+            requests += _absorb(context, link.output, change.down(link, value), reached)
     except NotSeparable as reason:
         raise CannotFold(f"its output goes into {describe(op)}: {reason}") from reason
-    raise CannotFold(f"its output goes into {describe(op)}")
+    return requests
 
 
-def _ask_layer(
-    context: Context, op: Op, value: Value, channels: Channels, affine: Affine
-) -> Request:
+def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
     if op["input"] is not value:
         raise CannotFold(f"its output is a weight of {describe(op)}")
     layer = context.layer(op)
-    if channels.axis != channel_axis(op, value):
-        raise CannotFold(f"it normalises another axis than the inputs of {describe(op)}")
-    if affine.has_shift and layer.padded:
+    axis = channel_axis(op, value)
+    if not change.only_along(axis):
+        raise CannotFold(f"its channels lie on another axis than the inputs of {describe(op)}")
+    if change.shifts and layer.padded:
         raise CannotFold(
             f"{describe(op)} pads with zeros; folding would need padding with another value, "
             "which costs what it saves"
         )
-    if affine.has_shift and layer.kind == "conv_transpose":
+    if change.shifts and layer.kind == "conv_transpose":
         raise CannotFold(f"{describe(op)} sums a different number of taps at its borders")
-    return Request(op, affine.take(channels.index), after=False)
+    return Request(op, change.affine(value, axis), after=False)
 
 
-def _through_concatenation(
-    context: Context, op: Op, value: Value, channels: Channels, affine: Affine
-) -> list[Request]:
-    axis = op["dim"] % len(op.output.shape)
-    if axis != channels.axis:
-        raise CannotFold(f"its output goes into {describe(op)}, beside other tensors")
-    parts = [
-        channels.index if source is value else torch.full((source.shape[axis],), KEEP)
-        for source in op["tensors"]
-    ]
-    return _absorb(context, op.output, Channels(axis, torch.cat(parts)), affine)
+def describe_value(value: Value) -> str:
+    """A tensor by the operator that makes it."""
+    return "an input" if value.producer is None else f"the output of {describe(value.producer)}"

@@ -9,81 +9,86 @@ import torch
 from torch import Tensor
 
 from deployfold.folding.algebra import Affine
+from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.aliases import overwritten, read_by_others
 from deployfold.folding.graph.graph import Value
-from deployfold.folding.graph.unit import Unit
-from deployfold.folding.operators.channels import NotSeparable
-from deployfold.folding.operators.gauges import along, compact, merge, on_axis, unify
 from deployfold.folding.operators.links import Link
-from deployfold.folding.operators.routes import Aligned
+from deployfold.folding.operators.partial import (
+    NotSeparable,
+    along,
+    compact,
+    constant_along,
+    merge,
+    on_axis,
+)
 
-from .context import CannotFold, Context, Request
-from .surroundings import Surroundings
+from .context import Context
+from .rule import CannotFold, Request, RuleForOne
+from .surroundings import _REASON, Surroundings
 
 _LIMIT = 20_000
-"""Steps for one region: a dense block of 36 layers takes 6,000."""
+"""Steps for one neighbours: a dense block of 36 layers takes 6,000."""
 
 _MAGNIFIED = 1e3
 """How many times the usual size of a tensor the shift that is to be taken off it may be."""
 
 
-@dataclass(frozen=True, eq=False)
-class IntoSurroundings:
+class IntoNeighbours(RuleForOne):
     """``affine`` goes, and every layer around takes up its part of the difference.
 
-    Before the unit the tensors may be changed by ``affine``, behind it by its inverse, or by its
-    scale on one side and its shift on the other. Applies where, for every place the unit runs:
+    Before the layer the tensors may be changed by ``affine``, behind it by its inverse, or by its
+    scale on one side and its shift on the other. Applies where, for every place the layer runs:
 
     1. the changed tensors are none of the model's inputs or outputs, and no forward hook sees them;
     2. whatever writes or reads a changed tensor is a convolution, transposed convolution, linear
-       layer or another unit, which takes the change up, or an operator that carries it to other
-       tensors: one that moves data, averages, maxima and rectifiers (where no scale is negative),
-       sums (all get the scale, their shifts add up), concatenations, and an attention, whose
-       weights add up to one;
+       layer or another affine layer, which takes the change up, or an operator that carries it
+       to other tensors: one that moves data, averages, maxima and rectifiers (where no scale is
+       negative), sums (all get the scale, their shifts add up), concatenations, and an attention,
+       whose weights add up to one;
     3. each layer's channels are those of the change, and a reader that is to take off a shift adds
        no zero padding and is no transposed convolution;
-    4. where others read the unit's input, nothing works on its output in place, but for what the
-       unit's own class does, which can be told not to;
+    4. where others read the layer's input, nothing works on its output in place, but for what the
+       own class does, which can be told not to;
     5. no scale is zero, and no shift so large that taking it off again would cost precision;
     6. each layer's weight and bias are stored tensors that nothing else uses, and a layer that
        runs at several places is asked for the same thing at each of them.
     """
 
-    name: str = "into the layers around it"
+    name = "into the layers around it"
 
-    def propose(self, unit: Unit, context: Context) -> list[Request]:
-        """What has to be asked of which layers for ``unit`` to go.
+    def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
+        """What has to be asked of which layers for ``affine_layer`` to go.
 
         Raises:
             CannotFold: the rule does not apply; without a reason, since those of the other rules
                 say what lies next to it.
         """
-        affine = unit.affine
+        affine = affine_layer.affine
         assert affine is not None
         if any(
             read_by_others(site.inputs[0]) and overwritten(site.output, site.call)
-            for site in unit.sites
+            for site in affine_layer.sites
         ):
-            raise CannotFold("")
-        nearby = Surroundings(unit, context)
+            raise CannotFold(_REASON)
+        nearby = Surroundings(affine_layer, context)
         for scale_before in (True, False):
             for shift_before in (scale_before, not scale_before):
                 if not nearby.may_change(affine, scale_before, shift_before):
                     continue
                 try:
-                    region = _Region(unit, context, nearby)
-                    region.change(affine, scale_before, shift_before)
-                    return context.agree(region.requests())
+                    neighbours = _Neighbours(affine_layer, context, nearby)
+                    neighbours.change(affine, scale_before, shift_before)
+                    return context.agree(neighbours.requests())
                 except (CannotFold, NotSeparable):
                     continue
-        raise CannotFold("")
+        raise CannotFold(_REASON)
 
 
 @dataclass(eq=False)
-class _Region:
-    """The tensors to be changed, each with its gauge; first all scales, then all shifts."""
+class _Neighbours:
+    """The tensors to be changed, each with its scale and shift; scales are found first."""
 
-    unit: Unit
+    affine_layer: AffineLayer
     context: Context
     nearby: Surroundings
     scales: dict[Value, Tensor] = field(default_factory=dict)
@@ -91,16 +96,16 @@ class _Region:
     learned: int = 0
 
     def change(self, affine: Affine, scale_before: bool, shift_before: bool) -> None:
-        """Let the unit's input and output become such that it is an identity between them."""
+        """Change the layer's input and output such that an identity lies between them."""
         seeds: list[tuple[Value, Tensor, Tensor]] = []
-        for site in self.unit.sites:
+        for site in self.affine_layer.sites:
             source, result = site.inputs[0], site.output
-            scale = on_axis(source, self.unit.channel_axis(source), affine.scale)
-            shift = on_axis(source, self.unit.channel_axis(source), affine.shift)
+            scale = on_axis(source, self.affine_layer.channel_axis(source), affine.scale)
+            shift = on_axis(source, self.affine_layer.channel_axis(source), affine.shift)
             one, zero = torch.ones_like(scale), torch.zeros_like(scale)
             rest = one if scale_before else 1 / scale
             if not bool(rest.isfinite().all()):
-                raise CannotFold("")
+                raise CannotFold(_REASON)
             # output = scale * input + shift, and both are to become the same tensor.
             before, behind = (shift * rest, zero) if shift_before else (zero, -shift * rest)
             seeds.append((source, scale if scale_before else one, before))
@@ -160,7 +165,7 @@ class _Region:
                     changed |= self._learn(self.scales, source, route.up(self.scales[link.output]))
         ends = (link.output, *(source for source, _, _ in link.inputs))
         if link.positive and any(bool((self._scale(value) <= 0).any()) for value in ends):
-            raise CannotFold("")
+            raise CannotFold(_REASON)
         return changed
 
     # Shifts: a sum leaves a choice of where one goes, so one way after the other is tried.
@@ -190,11 +195,11 @@ class _Region:
         """``output = sum of coefficient * input + (1 - scale) * constant``, for what is known."""
         changed: set[Value] = set()
         added = self._added(link)
-        if not link.shifts and any(
+        if link.no_shift and any(
             bool(self._shift(value).nan_to_num().any())
             for value in (link.output, *(source for source, _, _ in link.inputs))
         ):
-            raise CannotFold("")
+            raise CannotFold(_REASON)
         for _ in range(2):
             output = self._shift(link.output)
             parts = [c * route.down(self._shift(v), 0.0) for v, route, c in link.inputs]
@@ -226,7 +231,7 @@ class _Region:
                 return
             except (CannotFold, NotSeparable):
                 self.shifts = dict(before)
-        raise CannotFold("")
+        raise CannotFold(_REASON)
 
     def _unbalanced(self) -> Iterator[Link]:
         """The sums with a constant summand that get a scale, which the constant does not get:
@@ -240,14 +245,9 @@ class _Region:
 
     def _added(self, link: Link) -> Tensor:
         scale = self._scale(link.output).nan_to_num(nan=1.0)
-        if isinstance(link.constant, Value):
-            if bool((scale == 1).all()):
-                return torch.zeros_like(scale)
-            number = self.context.number(link.constant).double()
-            constant = Aligned(link.constant, link.output).down(number)
-        else:
-            constant = torch.full_like(scale, link.constant)
-        return compact((1 - scale) * constant)
+        if link.constant == 0.0 or bool((scale == 1).all()):
+            return torch.zeros_like(scale)
+        return compact((1 - scale) * link.constant_numbers())
 
     # Both.
 
@@ -266,7 +266,7 @@ class _Region:
                     changed |= carry(link)
                 continue
             others = frozenset(range(len(value.shape))) - {axis}
-            changed |= self._learn(known, value, unify(known[value], others))
+            changed |= self._learn(known, value, constant_along(known[value], others))
             if known is self.shifts and op is not value.producer:
                 self.nearby.check_takes_shift_off(op)
         return changed
@@ -277,9 +277,8 @@ class _Region:
         if bool(numbers.isnan().all()):
             return set()
         self.learned += 1
-        self.context.patience -= 1
-        if self.learned > _LIMIT or self.context.patience < 0:
-            raise CannotFold("")
+        if self.learned > _LIMIT:
+            raise CannotFold(_REASON)
         before = known.get(value)
         if before is not None and torch.equal(before, numbers):
             return set()
@@ -311,5 +310,5 @@ def _inverse(affine: Affine) -> Affine:
     size = affine.scale.abs()
     limit = _MAGNIFIED * (size / size.median()).clamp(max=1)
     if not bool(((size > 0) & (affine.shift.abs() <= limit)).all()):
-        raise CannotFold("")
+        raise CannotFold(_REASON)
     return Affine(1 / affine.scale, -affine.shift / affine.scale, affine.constant)

@@ -1,4 +1,4 @@
-"""Merging parallel linear branches over one input into one layer (rule 6).
+"""Merging parallel linear branches over one input into one layer.
 
 ``k×k(x) + 1×1(x) + BN(x)``, as RepVGG, MobileOne, RepViT and FastViT train it, is one convolution.
 Such sums are found by structure: the summands of a chain of additions that are layers, or
@@ -10,26 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
-from deployfold.folding.graph.layers import Layer, is_layer
-from deployfold.folding.graph.unit import Unit
+from deployfold.folding.graph.layers import Layer, channel_axis, is_layer
+from deployfold.folding.kernels import centre_taps, taps_within
+from deployfold.folding.plan import Folded, MoveLayer, Replacement, Term, ZeroBranch
 
-from .context import CannotFold, Context
-from .into_producer import centre_taps
-from .plan import Folded, Removal, Replacement, Silence, Term, Transplant
-
-_SUMS = frozenset({"add", "add_", "sub", "sub_"})
+from .context import Context
+from .rule import CannotFold
 
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
-    """A summand: a layer or a unit that reads ``source`` and whose result only a sum reads."""
+    """A summand: a layer that reads ``source`` and whose result only a sum reads."""
 
     source: Value
     result: Value
     sign: int
     layer: Layer | None = None
-    unit: Unit | None = None
+    affine_layer: AffineLayer | None = None
 
     @property
     def parent(self) -> Op:
@@ -44,11 +43,12 @@ class _Branch:
 
     @property
     def op(self) -> Op:
+        """The operator that computes it."""
         assert self.result.producer is not None
         return self.result.producer
 
 
-def merge_branches(context: Context) -> tuple[list[Folded], list[Removal]]:
+class MergeBranches:
     """Merge every set of parallel branches that one of them can take up.
 
     A branch is merged into the one with the fewest groups and the most taps where:
@@ -57,38 +57,53 @@ def merge_branches(context: Context) -> tuple[list[Folded], list[Removal]]:
     2. strides are equal, and every tap of the merged kernel falls on a tap of the kept one, with
        zero padding on both;
     3. its groups are a multiple of the kept one's; a BatchNorm or a bare scale is a depthwise
-       kernel of one tap;
+       kernel of one tap, on the channel axis of the kept one;
     4. both run once, and their tensors are used by nothing else.
     """
-    folded: list[Folded] = []
-    removals: list[Removal] = []
-    for op in list(context.graph.ops):
-        if op.name not in _SUMS or _is_summand(op):
-            continue
-        by_source: dict[Value, list[_Branch]] = {}
-        for branch in _branches(context, op, 1):
-            by_source.setdefault(branch.source, []).append(branch)
-        for branches in by_source.values():
-            for kept, branch in _pairs(branches):
-                if not _absorb(context, kept, branch):
-                    continue
-                assert kept.layer is not None
-                name = branch.op.call.path
-                kind = "batchnorm" if branch.unit and branch.unit.is_batchnorm else "branch"
-                folded.append(Folded(name, "into the parallel branch", (kept.layer.path,), kind))
-                if branch.removable:
-                    removals.append(Silence(name))
-                    _disconnect(context, branch)
-                else:
-                    removals.append(Transplant(kept.layer.path, name))
-                    _move(context, kept, branch)
-                    break  # the branch that was kept is elsewhere now; the rest goes next time
-    return folded, removals
+
+    name = "into the parallel branch"
+
+    def apply(self, context: Context) -> bool:
+        """Merge all branches of the graph; see :class:`.Rule`."""
+        if not context.reparam:
+            return False
+        before = len(context.folded)
+        for op in context.graph.ops:
+            if not _adds(op) or op not in context.graph or _is_summand(op):
+                continue
+            by_source: dict[Value, list[_Branch]] = {}
+            for branch in _branches(context, op, 1):
+                by_source.setdefault(branch.source, []).append(branch)
+            for branches in by_source.values():
+                self._merge(context, branches)
+        return len(context.folded) > before
+
+    def _merge(self, context: Context, branches: list[_Branch]) -> None:
+        """Merge the branches over one input."""
+        for kept, branch in _pairs(branches):
+            if not _absorb(context, kept, branch):
+                continue
+            assert kept.layer is not None
+            name = branch.op.call.path
+            norm = branch.affine_layer is not None and branch.affine_layer.is_batchnorm
+            kind = "batchnorm" if norm else "branch"
+            context.folded.append(Folded(name, self.name, (kept.layer.path,), kind))
+            if branch.removable:
+                context.removals.append(ZeroBranch(name))
+                _disconnect(context, branch)
+            else:
+                context.removals.append(MoveLayer(kept.layer.path, name))
+                _move(context, kept, branch)
+                return  # the branch that was kept is elsewhere now; the rest goes next time
+
+
+def _adds(op: Op) -> bool:
+    return op.name.rstrip("_") in {"add", "sub"}
 
 
 def _is_summand(op: Op) -> bool:
     value = op.output
-    return len(value.consumers) == 1 and value.consumers[0].name in _SUMS and not value.output
+    return len(value.consumers) == 1 and _adds(value.consumers[0]) and not value.output
 
 
 def _branches(context: Context, op: Op, sign: int) -> list[_Branch]:
@@ -103,7 +118,7 @@ def _branches(context: Context, op: Op, sign: int) -> list[_Branch]:
         producer = value.producer
         if producer is None or value.consumers != [op]:
             continue
-        if producer.name in _SUMS:
+        if _adds(producer):
             found += _branches(context, producer, side)
             continue
         branch = _branch(context, value, producer, side)
@@ -113,14 +128,15 @@ def _branches(context: Context, op: Op, sign: int) -> list[_Branch]:
 
 
 def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None:
-    unit = context.unit_at(op)
+    affine_layer = context.affine_layer_at(op)
     try:
         context.check_unobserved(value)
-        if unit is not None:
-            plain = unit.removals == (Replacement(op.call.path),) and unit.reason is None
-            if not plain or unit.sites != [op] or unit.affine is None:
+        if affine_layer is not None:
+            plain = affine_layer.removals == (Replacement(op.call.path),)
+            known = affine_layer.reason is None and affine_layer.affine is not None
+            if not plain or not known or affine_layer.sites != [op]:
                 return None
-            return _Branch(op.inputs[0], value, sign, unit=unit)
+            return _Branch(op.inputs[0], value, sign, affine_layer=affine_layer)
         if not is_layer(op) or op["weight"].consumers != [op]:
             return None
         layer = context.layer(op)
@@ -163,16 +179,19 @@ def _choose(branches: list[_Branch]) -> _Branch | None:
 def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
     assert kept.layer is not None
     sign = kept.sign * branch.sign
-    if branch.unit is not None:
-        affine = branch.unit.affine
+    if branch.affine_layer is not None:
+        affine = branch.affine_layer.affine
         assert affine is not None
+        axis = channel_axis(kept.op, kept.result)
+        if branch.affine_layer.channel_axis(branch.result) != axis:
+            return False
         if centre_taps(kept.layer) is None or affine.scale.numel() != kept.layer.out_channels:
             return False
         pending = context.pending_of(kept.layer)
         pending.terms.append(Term(None, sign * affine.scale))
         pending.shift = pending.shift + sign * affine.shift
         pending.biased = pending.biased or affine.constant
-        context.units.remove(branch.unit)
+        del context.affine_layers[branch.affine_layer]
         return True
     assert branch.layer is not None
     if taps_within(branch.layer, kept.layer) is None:
@@ -183,25 +202,6 @@ def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
     pending.biased = pending.biased or other.biased
     del context.pending[branch.layer.weight]
     return True
-
-
-def taps_within(small: Layer, large: Layer) -> tuple[tuple[int, ...], ...] | None:
-    """For every spatial axis, the size of ``large``'s kernel and where in it each tap of
-    ``small``'s lies; None if they do not fit."""
-    if small.kind != large.kind or small.rank != large.rank or small.groups % large.groups:
-        return None
-    taps = []
-    for (k, stride, padding, dilation), (size, large_stride, large_padding, step) in zip(
-        small.geometry, large.geometry, strict=True
-    ):
-        offsets = [large_padding - padding + tap * dilation for tap in range(k)]
-        if stride != large_stride or any(offset % step for offset in offsets):
-            return None
-        positions = [offset // step for offset in offsets]
-        if positions[0] < 0 or positions[-1] >= size:
-            return None
-        taps.append((size, *positions))
-    return tuple(taps)
 
 
 def _disconnect(context: Context, branch: _Branch) -> None:
@@ -225,4 +225,4 @@ def _move(context: Context, kept: _Branch, branch: _Branch) -> None:
 def _remove(context: Context, op: Op) -> None:
     for value in op.inputs:
         value.consumers = [consumer for consumer in value.consumers if consumer is not op]
-    context.graph.ops.remove(op)
+    context.graph.remove(op)

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from math import prod
 
 from deployfold.folding.algebra import Affine
+from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
 from deployfold.folding.graph.layers import channel_axis, is_layer
-from deployfold.folding.graph.unit import Unit
-from deployfold.folding.operators.links import Link, links_of
+from deployfold.folding.operators.links import Link
+from deployfold.folding.operators.partial import NotSeparable
 
-from .context import CannotFold, Context
+from .context import Context
+from .rule import CannotFold
+
+_REASON = "the layers around it cannot take it up together"
 
 _FAR = 60
 """Operators away; what lies further on is not looked at before it is tried."""
@@ -19,9 +23,9 @@ _FAR = 60
 
 @dataclass(eq=False)
 class Surroundings:
-    """The operators around the tensors next to one unit, with what is known of them so far."""
+    """The operators around the tensors next to one affine layer, and what is known of them."""
 
-    unit: Unit
+    affine_layer: AffineLayer
     context: Context
     _links: dict[Op, list[Link]] = field(default_factory=dict)
     _outlook: dict[tuple[Value, bool], bool] = field(default_factory=dict)
@@ -36,7 +40,7 @@ class Surroundings:
             ways.append((shift_before, True))
         return all(
             self._may_change(site.inputs[0] if before else site.output, shifts)
-            for site in self.unit.sites
+            for site in self.affine_layer.sites
             for before, shifts in ways
         )
 
@@ -61,7 +65,7 @@ class Surroundings:
                 self.check_takes_shift_off(op)
             return True
         for link in self.links_between(op, value):
-            if shifts and not link.shifts:
+            if shifts and link.no_shift:
                 return False
             sources = [source for source, _, _ in link.inputs]
             if value is link.output:
@@ -79,25 +83,29 @@ class Surroundings:
         return True
 
     def around(self, value: Value) -> list[Op]:
-        """What writes and reads ``value``, the unit apart."""
+        """What writes and reads ``value``, the affine_layer apart."""
         ops = [] if value.producer is None else [value.producer]
-        return [op for op in (*ops, *value.consumers) if op not in self.unit.sites]
+        return [op for op in (*ops, *value.consumers) if op not in self.affine_layer.sites]
 
     def absorbing_axis(self, op: Op, value: Value) -> int | None:
-        """The channel axis of ``value`` if ``op`` is a layer or unit, which takes a change up.
+        """The channel axis of ``value`` if ``op`` is a layer, which takes a change up.
 
         Raises:
             CannotFold: it cannot be rewritten.
         """
-        unit = self.context.unit_at(op)
-        if unit is not None:
-            if unit.reason is not None or unit.affine is None or not unit.editable:
-                raise CannotFold("")
-            return unit.channel_axis(value)
+        affine_layer = self.context.affine_layer_at(op)
+        if affine_layer is not None:
+            if (
+                affine_layer.reason is not None
+                or affine_layer.affine is None
+                or not affine_layer.editable
+            ):
+                raise CannotFold(_REASON)
+            return affine_layer.channel_axis(value)
         if not is_layer(op):
             return None
         if op is not value.producer and (op["input"] is not value or op.inputs.count(value) > 1):
-            raise CannotFold("")
+            raise CannotFold(_REASON)
         self.context.layer(op)  # raises if it cannot be rewritten
         return channel_axis(op, value)
 
@@ -107,10 +115,10 @@ class Surroundings:
         Raises:
             CannotFold: ``op`` is one.
         """
-        if self.context.unit_at(op) is None:
+        if self.context.affine_layer_at(op) is None:
             layer = self.context.layer(op)
             if layer.padded or layer.kind == "conv_transpose":
-                raise CannotFold("")
+                raise CannotFold(_REASON)
 
     def links_between(self, op: Op, value: Value) -> list[Link]:
         """How ``op`` ties ``value``, which it writes or reads, to other tensors.
@@ -119,7 +127,10 @@ class Surroundings:
             CannotFold: in no way that could carry a change.
         """
         if op not in self._links:
-            self._links[op] = links_of(op)
+            try:
+                self._links[op] = self.context.links(op)
+            except NotSeparable:
+                self._links[op] = []
         if op is value.producer:
             found = [link for link in self._links[op] if link.output is value]
         else:
@@ -127,7 +138,7 @@ class Surroundings:
             if len(found) != len(self._links[op]):
                 found = []
         if not found:
-            raise CannotFold("")
+            raise CannotFold(_REASON)
         return found
 
     def refuse_fixed(self, value: Value, changed: bool) -> None:
@@ -139,5 +150,5 @@ class Surroundings:
         if not changed:
             return
         if value.output or value.producer is None or value.constant:
-            raise CannotFold("")
+            raise CannotFold(_REASON)
         self.context.check_unobserved(value)

@@ -1,4 +1,4 @@
-"""What folding will do, as data: no tensor of the model is in it, only names and float64 vectors.
+"""The plan of a fold, as data: names and float64 vectors, and no tensor of the model.
 
 The same plan is applied to the copy the user gets and to the float64 copy that proves it right.
 """
@@ -59,11 +59,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Replacement:
-    """Put what is left of the module at ``path`` in its place.
+    """Replace the module at ``path`` by the rest of it.
 
-    ``keep`` lists its children (by attribute name) and activations to keep, in order; nothing
-    kept makes it an ``nn.Identity``. Where others read its input as well (``shared``), what is kept
-    must not work in place: it would do so on a tensor that was the BatchNorm's own.
+    ``keep`` lists its children (by attribute name) and activations to keep, in order; with
+    nothing to keep it becomes an ``nn.Identity``. Where others read its input as well (``shared``),
+    its kept children must not work in place: that would overwrite what the others read.
     """
 
     path: str
@@ -72,16 +72,18 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class Silence:
+class ZeroBranch:
     """Put a module that yields a scalar zero in the place of the branch at ``path``."""
 
     path: str
 
 
 @dataclass(frozen=True)
-class Transplant:
-    """Move the layer at ``path`` to the place of the branch at ``target``, and leave a scalar zero
-    behind. An in-place addition needs a branch of full size on its left."""
+class MoveLayer:
+    """Move the layer at ``path`` to the place of the branch at ``target``, and leave a scalar zero.
+
+    An in-place addition needs a branch of full size on its left.
+    """
 
     path: str
     target: str
@@ -98,16 +100,18 @@ class Bypass:
 
 
 @dataclass(frozen=True)
-class Neutralise:
-    """Make the scale parameter ``name`` of the module at ``path`` a single one, or, where the
-    forward takes that, ``None``: it is multiplied in the forward and has no module of its own."""
+class DropScale:
+    """Replace the scale parameter ``name`` of the module at ``path`` by a single 1.
+
+    With ``absent`` it becomes ``None``, for forwards that take that.
+    """
 
     path: str
     name: str
     absent: bool
 
 
-Removal = Replacement | Silence | Transplant | Bypass | Neutralise
+Removal = Replacement | ZeroBranch | MoveLayer | Bypass | DropScale
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,14 @@ class Left:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything to be done to a model, and the verdict on each BatchNorm."""
+    """Everything to be done to a model, and what becomes of each BatchNorm.
+
+    ``faults`` are sentences about rules that failed, which are bugs in deployfold.
+    """
 
     folded: tuple[Folded, ...]
     left: tuple[Left, ...]
     layers: tuple[LayerEdit, ...]
     norms: tuple[NormEdit, ...]
     removals: tuple[Removal, ...]
+    faults: tuple[str, ...] = ()

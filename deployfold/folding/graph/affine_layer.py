@@ -1,4 +1,4 @@
-"""A unit: one constant per-channel affine map of a model, with every place where it runs."""
+"""An affine layer: a BatchNorm or a constant scale, with every place where it runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deployfold.folding.algebra import Affine
-from deployfold.folding.rules.plan import Removal
+from deployfold.folding.plan import Removal
 
 from .graph import Op, Value
 
 
 @dataclass(eq=False)
-class Unit:
-    """One constant per-channel affine map.
+class AffineLayer:
+    """One constant channel-wise affine map of a model: a BatchNorm, or a scale like LayerScale.
 
     Attributes:
         name: the module path, or where its function is called.
         functional: it is a function called in the forward of some other module.
         sites: every operator that runs it.
-        affine: what it computes, in float64; other units may have been folded into it.
+        affine: what it computes, in float64; other affine layers may have been folded into it.
         removals: how to take it out; empty when ``reason`` says why it cannot be.
         editable: it has, or can be given, a weight and a bias of its own.
     """

@@ -1,7 +1,7 @@
-"""Every constant per-channel affine map of a model: BatchNorm in all its guises, and LayerScale.
+"""Finding the affine layers of a model: BatchNorm in every form, and constant scales.
 
-A *unit* is such a map with all the places where it runs. Whether it can be folded is decided
-elsewhere; here stands what it computes and how it would be taken out of the model.
+For each, this module works out what it computes and how it would be taken out of the model. Whether
+it can be folded is for the rules to decide.
 """
 
 from __future__ import annotations
@@ -11,39 +11,31 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deployfold.folding.algebra import batch_norm
+from deployfold.folding.operators.table import record_of
+from deployfold.folding.plan import Activation, Bypass, Replacement
 from deployfold.folding.rewrite.forward import cannot_rewrite
-from deployfold.folding.rules.plan import Activation, Bypass, Replacement
 
+from .affine_layer import AffineLayer, is_batchnorm_module
 from .aliases import read_by_others
-from .arithmetic import arithmetic_units
+from .arithmetic import arithmetic_layers
 from .graph import Graph, Op, Value
-from .unit import Unit, is_batchnorm_module
 
-_BATCH_NORMS = frozenset(
-    """batch_norm cudnn_batch_norm miopen_batch_norm native_batch_norm
-    _native_batch_norm_legit_no_training""".split()
-)
 _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
-_ACTIVATIONS = frozenset(
-    """elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6 selu sigmoid silu
-    softplus tanh""".split()
-)
 
 
-def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
-    """Every unit of the traced model, in the order they first ran.
+def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[AffineLayer]:
+    """Every affine layer of the traced model, in the order they first ran.
 
-    Operators that make up the arithmetic of one unit (FrozenBatchNorm2d) are collapsed into one
-    in ``graph``.
+    Operators that make up the arithmetic of one (FrozenBatchNorm2d) become one in ``graph``.
 
     Args:
         tensors: the model's parameters and buffers by qualified name.
     """
-    units: dict[object, Unit] = {}
-    for unit in arithmetic_units(graph, tensors):
-        units[unit.name] = unit
+    affine_layers: dict[object, AffineLayer] = {}
+    for affine_layer in arithmetic_layers(graph, tensors):
+        affine_layers[affine_layer.name] = affine_layer
     for op in graph.ops:
-        if op.name in _BATCH_NORMS and not op.inputs[0].constant:
+        if record_of(op).batch_norm and not op.inputs[0].constant:
             key = tuple(
                 None if op[name] is None else op[name].name or id(op[name])
                 for name in ("weight", "bias", "running_mean", "running_var")
@@ -52,14 +44,14 @@ def find_units(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Unit]:
                 if not isinstance(op.call.module, _BatchNorm):
                     continue
                 key = (op.call.module, *key)
-            if key not in units:
-                units[key] = _batch_norm_unit(op, tensors)
-            units[key].sites.append(op)
-    for unit in units.values():
-        if unit.reason is None and not unit.removals:
-            _plan_removal(graph, unit)
+            if key not in affine_layers:
+                affine_layers[key] = _batch_norm_layer(op, tensors)
+            affine_layers[key].sites.append(op)
+    for affine_layer in affine_layers.values():
+        if affine_layer.reason is None and not affine_layer.removals:
+            _plan_removal(graph, affine_layer)
     order = {op: index for index, op in enumerate(graph.ops)}
-    return sorted(units.values(), key=lambda unit: order[unit.sites[0]])
+    return sorted(affine_layers.values(), key=lambda affine_layer: order[affine_layer.sites[0]])
 
 
 def count_batchnorms(model: nn.Module) -> int:
@@ -67,10 +59,10 @@ def count_batchnorms(model: nn.Module) -> int:
     return sum(is_batchnorm_module(module) for module in model.modules())
 
 
-def _batch_norm_unit(op: Op, tensors: dict[str, torch.Tensor]) -> Unit:
+def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
     owner, module = _owner(op), op.call.module
     inside = owner == op.call.path
-    unit = Unit(
+    affine_layer = AffineLayer(
         name=owner or f"batch_norm[{op.occurrence}] in forward",
         module_path=op.call.path,
         is_batchnorm=True,
@@ -78,30 +70,32 @@ def _batch_norm_unit(op: Op, tensors: dict[str, torch.Tensor]) -> Unit:
     )
     if _flag(op, "training") or op["running_mean"] is None or op["running_var"] is None:
         if op["running_mean"] is None:
-            unit.reason = "it has no running statistics, so it depends on the batch"
+            affine_layer.reason = "it has no running statistics, so it depends on the batch"
         else:
-            unit.reason = "it is in training mode; call model.eval() first"
-        return unit
+            affine_layer.reason = "it is in training mode; call model.eval() first"
+        return affine_layer
     arguments: dict[str, torch.Tensor | None] = {}
     for name in ("weight", "bias", "running_mean", "running_var"):
         value: Value | None = op[name]
         if value is None:
             arguments[name] = None
         elif value.name is None:
-            unit.reason = f"its {name} is computed in forward"
-            return unit
+            affine_layer.reason = f"its {name} is computed in forward"
+            return affine_layer
         else:
             arguments[name] = tensors[value.name]
     mean, variance = arguments["running_mean"], arguments["running_var"]
     assert mean is not None
     assert variance is not None
     eps = op["eps"] if "eps" in op.arguments else op["epsilon"]
-    unit.affine = batch_norm(arguments["weight"], arguments["bias"], mean, variance, eps)
-    if not unit.affine.finite:
-        unit.reason = "its statistics give inf or NaN (a running variance that is not positive?)"
+    affine_layer.affine = batch_norm(arguments["weight"], arguments["bias"], mean, variance, eps)
+    if not affine_layer.affine.finite:
+        affine_layer.reason = (
+            "its statistics give inf or NaN (a running variance that is not positive?)"
+        )
     plain = type(module).forward in _PLAIN_FORWARDS
-    unit.editable = inside and (plain or _computes_its_own(op, module, eps))
-    return unit
+    affine_layer.editable = inside and (plain or _computes_its_own(op, module, eps))
+    return affine_layer
 
 
 def _computes_its_own(op: Op, module: nn.Module, eps: float) -> bool:
@@ -128,38 +122,40 @@ def _flag(op: Op, name: str) -> bool:
     return bool(op.arguments.get(name, False))
 
 
-def _plan_removal(graph: Graph, unit: Unit) -> None:
-    sites = unit.sites
-    if unit.functional:
-        unit.reason = _plan_bypass(unit)
+def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
+    sites = affine_layer.sites
+    if affine_layer.functional:
+        affine_layer.reason = _plan_bypass(affine_layer)
         return
     module = sites[0].call.module
     if module._forward_hooks or module._forward_pre_hooks:
-        unit.reason = "it has forward hooks"
+        affine_layer.reason = "it has forward hooks"
         return
     if type(module).forward in _PLAIN_FORWARDS:
-        unit.removals = (Replacement(unit.module_path),)
+        affine_layer.removals = (Replacement(affine_layer.module_path),)
         return
     kept = {_what_follows(graph, op) for op in sites}
     if len(graph.calls_of(module)) != len(sites):
         kept.add("runs its batch norm more than once, or not at every call")
     chain = kept.pop()
     if kept or isinstance(chain, str):
-        if _plan_bypass(unit) is not None:
+        if _plan_bypass(affine_layer) is not None:
             reason = chain if isinstance(chain, str) else "does different things at each call"
-            unit.reason = f"its class {type(module).__name__} {reason}"
+            affine_layer.reason = f"its class {type(module).__name__} {reason}"
         return
     shared = bool(chain) and any(read_by_others(op.inputs[0]) for op in sites)
-    unit.removals = (Replacement(unit.module_path, chain, shared),)
+    affine_layer.removals = (Replacement(affine_layer.module_path, chain, shared),)
 
 
-def _plan_bypass(unit: Unit) -> str | None:
+def _plan_bypass(affine_layer: AffineLayer) -> str | None:
     """Plan to take the operators out of the forwards that run them; or why that cannot be."""
-    for op in unit.sites:
+    for op in affine_layer.sites:
         reason = cannot_rewrite(op.call.module, op.name, op.occurrence)
         if reason is not None:
             return reason
-    unit.removals = tuple(Bypass(op.call.path, op.name, op.occurrence) for op in unit.sites)
+    affine_layer.removals = tuple(
+        Bypass(op.call.path, op.name, op.occurrence) for op in affine_layer.sites
+    )
     return None
 
 
@@ -193,8 +189,8 @@ def _what_follows(graph: Graph, site: Op) -> tuple[str | Activation, ...] | str:
 
 
 def _activation(op: Op) -> Activation | None:
-    name = op.name.rstrip("_")
-    if name not in _ACTIVATIONS or len(op.inputs) != 1:
+    activation = record_of(op).activation
+    if activation is None or len(op.inputs) != 1:
         return None
-    arguments = tuple((key, item) for key, item in op.arguments.items() if key != "self")
-    return Activation(name, arguments)
+    settings = tuple((key, op[key]) for key in activation[1])
+    return Activation(op.name.rstrip("_"), settings)

@@ -1,0 +1,185 @@
+"""The table of operators: one record for each ATen operator that folding knows.
+
+A record says how channel-wise affine maps pass the operator (``links``), whether it is a linear
+layer or a batch norm, and which module computes it as an activation. An operator that stands in no
+record is one that no such map can be carried through. To teach folding another operator, add its
+record here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from deployfold.folding.graph.graph import Op
+
+from .links import (
+    Builder,
+    Link,
+    adds,
+    attends,
+    averages,
+    joins,
+    maxima,
+    moves,
+    moves_by_index,
+    multiplies,
+    negates,
+    passes,
+    rectifies,
+)
+from .partial import NotSeparable
+
+LayerKind = Literal["conv", "conv_transpose", "linear", "product", "embedding"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What folding knows of one operator.
+
+    Attributes:
+        name: the ATen name, without overload and without the underscore of an in-place form.
+        links: how channel-wise affine maps pass it; None if none does.
+        arithmetic: affine in any one of its tensors (``div`` in the first alone), so that a module
+            may write a frozen BatchNorm with it.
+        elementwise: arithmetic on two tensors of the same axes.
+        layer: the kind of linear layer that it is.
+        spatial_axes: of a convolution; the channels lie on the axis before them.
+        batch_norm: a batch norm with running statistics.
+        activation: the module that computes it, with the arguments that both call by one name.
+    """
+
+    name: str
+    links: Builder | None = None
+    arithmetic: bool = False
+    elementwise: bool = False
+    layer: LayerKind | None = None
+    spatial_axes: int = 0
+    batch_norm: bool = False
+    activation: tuple[type[nn.Module], tuple[str, ...]] | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether it does nothing but move data; its result may share its input's memory."""
+        return self.links is moves
+
+
+def _several(names: str, links: Builder) -> tuple[Operator, ...]:
+    return tuple(Operator(name, links) for name in names.split())
+
+
+_RECORDS = (
+    # Linear layers.
+    *(Operator(f"conv{n}d", layer="conv", spatial_axes=n) for n in (1, 2, 3)),
+    *(Operator(f"conv_transpose{n}d", layer="conv_transpose", spatial_axes=n) for n in (1, 2, 3)),
+    Operator("linear", layer="linear"),
+    Operator("addmm", layer="product"),
+    Operator("mm", layer="product"),
+    Operator("matmul", attends, layer="product"),
+    Operator("embedding", layer="embedding"),
+    # Batch norms.
+    Operator("batch_norm", batch_norm=True),
+    Operator("cudnn_batch_norm", batch_norm=True),
+    Operator("miopen_batch_norm", batch_norm=True),
+    Operator("native_batch_norm", batch_norm=True),
+    Operator("_native_batch_norm_legit_no_training", batch_norm=True),
+    # Arithmetic.
+    Operator("add", adds, arithmetic=True, elementwise=True),
+    Operator("sub", adds, arithmetic=True, elementwise=True),
+    Operator("rsub", adds, arithmetic=True),
+    Operator("mul", multiplies, arithmetic=True, elementwise=True),
+    Operator("div", multiplies, arithmetic=True, elementwise=True),
+    Operator("neg", negates, arithmetic=True),
+    Operator("addcmul", arithmetic=True),
+    Operator("einsum", arithmetic=True),
+    # Activations.
+    Operator("relu", rectifies, activation=(nn.ReLU, ())),
+    Operator("leaky_relu", rectifies, activation=(nn.LeakyReLU, ("negative_slope",))),
+    Operator("prelu", rectifies),
+    Operator("elu", activation=(nn.ELU, ("alpha",))),
+    Operator("gelu", activation=(nn.GELU, ("approximate",))),
+    Operator("hardsigmoid", activation=(nn.Hardsigmoid, ())),
+    Operator("hardswish", activation=(nn.Hardswish, ())),
+    Operator("hardtanh", activation=(nn.Hardtanh, ("min_val", "max_val"))),
+    Operator("mish", activation=(nn.Mish, ())),
+    Operator("relu6", activation=(nn.ReLU6, ())),
+    Operator("selu", activation=(nn.SELU, ())),
+    Operator("sigmoid", activation=(nn.Sigmoid, ())),
+    Operator("silu", activation=(nn.SiLU, ())),
+    Operator("softplus", activation=(nn.Softplus, ("beta", "threshold"))),
+    Operator("tanh", activation=(nn.Tanh, ())),
+    # Operators that return their input in evaluation mode.
+    *_several("alpha_dropout dropout feature_alpha_dropout feature_dropout lift_fresh", passes),
+    # Operators that move data. Every output element is a copy of one input element, or padding.
+    *_several(
+        """alias channel_shuffle chunk clone constant_pad_nd contiguous detach diagonal expand
+        flatten flip im2col movedim narrow native_channel_shuffle pad permute pixel_shuffle
+        pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
+        repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll rot90
+        select slice split split_with_sizes squeeze swapaxes swapdims t tensor_split tile transpose
+        unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze upsample_nearest1d
+        upsample_nearest2d upsample_nearest3d view _reshape_alias _unsafe_view
+        _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d""",
+        moves,
+    ),
+    *_several("gather index index_select", moves_by_index),
+    *_several("cat concat concatenate stack", joins),
+    # Weighted averages and maxima, over so many trailing axes; 0: over those of the argument.
+    *(
+        Operator(f"{kind}avg_pool{n}d", averages(n))
+        for n in (1, 2, 3)
+        for kind in ("", "adaptive_")
+    ),
+    *(Operator(f"{kind}max_pool{n}d", maxima(n)) for n in (1, 2, 3) for kind in ("", "adaptive_")),
+    Operator("upsample_linear1d", averages(1)),
+    Operator("upsample_bilinear2d", averages(2)),
+    Operator("upsample_trilinear3d", averages(3)),
+    Operator("upsample_bicubic2d", averages(2)),
+    Operator("_upsample_bilinear2d_aa", averages(2)),
+    Operator("_upsample_bicubic2d_aa", averages(2)),
+    Operator("mean", averages(0)),
+    Operator("amax", maxima(0)),
+    # Products of two computed tensors.
+    Operator("bmm", attends),
+    Operator("scaled_dot_product_attention", attends),
+)
+
+OPERATORS = {record.name: record for record in _RECORDS}
+"""Every record by the operator's name."""
+
+_UNKNOWN = Operator("")
+
+
+def record_of(op: Op) -> Operator:
+    """The record of an operator; an empty one if it has none."""
+    return OPERATORS.get(op.name.rstrip("_"), _UNKNOWN)
+
+
+def links_of(op: Op) -> list[Link]:
+    """Every output of ``op`` as a sum over its inputs.
+
+    Raises:
+        NotSeparable: no channel-wise affine map can be carried through it.
+    """
+    build = record_of(op).links
+    if build is None:
+        raise NotSeparable("no per-channel map can be carried through it")
+    try:
+        return build(op)
+    except (KeyError, RuntimeError) as error:  # it cannot be run on other numbers
+        raise NotSeparable(f"it cannot be run on its own ({type(error).__name__})") from error
+
+
+def is_sum(op: Op) -> bool:
+    """Whether ``op`` adds or subtracts."""
+    return record_of(op).links is adds
+
+
+def may_be_view(op: Op) -> bool:
+    """Whether the result of ``op`` may share the memory of its input."""
+    record = record_of(op)
+    if record.links is passes:
+        return not op.arguments.get("train", False)
+    return record.moves and not op.name.endswith("_")

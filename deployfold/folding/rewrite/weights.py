@@ -1,0 +1,168 @@
+"""New weights and biases: carrying out the edits of a plan on the tensors of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import FoldError
+from deployfold.folding import algebra
+from deployfold.folding.graph.layers import Layer
+from deployfold.folding.kernels import centre_taps, taps_within
+from deployfold.folding.plan import LayerEdit, NormEdit, Term
+
+
+def edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
+    """Write the new weight and bias of a layer; returns the bias if the layer had none.
+
+    New numbers are computed in float64 and rounded once to the dtype they are stored in.
+
+    Raises:
+        FoldError: a new number does not fit its dtype.
+    """
+    if _scales_rows_only(edit):
+        return _scale_rows(model, edit)
+    stored = _tensor(model, edit.layer.weight)
+    parts = [_term(model, edit.layer, term) for term in edit.terms]
+    weight, shift = parts[0].weight, edit.shift.to(stored.device) + parts[0].shift
+    for part in parts[1:]:
+        weight.add_(part.weight)
+        shift = shift + part.shift
+    if edit.layer.kind == "embedding":  # every row of its weight holds the bias as well
+        _store(stored, weight + shift, edit.layer.weight)
+        return None
+    _store(stored, weight, edit.layer.weight)
+    return _edit_bias(model, edit, shift)
+
+
+def edit_norm(module: nn.Module, edit: NormEdit) -> None:
+    """Give a BatchNorm the weight and bias with which it computes ``edit.affine``."""
+    mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
+    device = mean.device
+    scale, shift = edit.affine.scale.to(device), edit.affine.shift.to(device)
+    eps: float = module.eps  # type: ignore[assignment]
+    weight = scale * torch.sqrt(variance.double() + eps)
+    bias = shift + mean.double() * scale
+    for name, value in (("weight", weight), ("bias", bias)):
+        if getattr(module, name) is None:
+            module.register_parameter(name, nn.Parameter(value.to(mean.dtype)))
+        else:
+            _store(module.get_parameter(name), value, f"{edit.path}.{name}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Summand:
+    """What one term adds to a layer's weight and to its bias; both float64."""
+
+    weight: Tensor
+    shift: Tensor
+
+
+def _scales_rows_only(edit: LayerEdit) -> bool:
+    """Whether the edit multiplies output channels and does nothing else to the weight."""
+    first = edit.terms[0]
+    alone = len(edit.terms) == 1 and first.source == edit.layer and first.columns is None
+    return alone and edit.layer.kind != "embedding"
+
+
+def _scale_rows(model: nn.Module, edit: LayerEdit) -> Tensor | None:
+    """The frequent case, in place and without a float64 copy of the weight."""
+    layer = edit.layer
+    stored = _tensor(model, layer.weight)
+    rows, shift = edit.terms[0].rows.to(stored.device), edit.shift.to(stored.device)
+    algebra.scale_rows_(stored, rows, transposed=layer.transposed, groups=layer.groups)
+    _check_range(stored, layer.weight)
+    if layer.bias is not None:
+        shift = shift + rows * _tensor(model, layer.bias).double()
+    return _edit_bias(model, edit, shift)
+
+
+def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
+    """One term of an edit, as a kernel of the size of ``layer``'s."""
+    device = _tensor(model, layer.weight).device
+    rows = term.rows.to(device)
+    source = term.source or layer
+    if term.source is None:
+        weight, bias = _identity(layer).to(device), None
+    else:
+        weight = _tensor(model, source.weight).double()
+        bias = None if source.bias is None else _tensor(model, source.bias).double()
+    shift = torch.zeros_like(rows)
+    if term.columns is not None:
+        if term.columns.has_shift:
+            forth = weight.t() if layer.kind == "product" else weight
+            constant = term.columns.shift.to(device)
+            shift = rows * algebra.response_to(forth, constant, groups=source.groups)
+        weight = algebra.scale_columns(
+            weight,
+            term.columns.scale.to(device),
+            transposed=layer.transposed,
+            groups=source.groups,
+        )
+    if bias is not None:
+        shift = shift + rows * bias
+    weight = algebra.scale_rows(weight, rows, transposed=layer.transposed, groups=source.groups)
+    return _Summand(_embedded(weight, source, layer), shift)
+
+
+def _embedded(weight: Tensor, source: Layer, layer: Layer) -> Tensor:
+    """The weight of ``source``, a parallel branch, as a kernel of ``layer``."""
+    if source == layer:
+        return weight
+    taps = taps_within(source, layer)
+    assert taps is not None
+    return algebra.embed_kernel(weight, groups=source.groups, into_groups=layer.groups, taps=taps)
+
+
+def _identity(layer: Layer) -> Tensor:
+    taps = centre_taps(layer)
+    assert taps is not None
+    return algebra.identity_kernel(layer.out_channels, groups=layer.groups, taps=taps)
+
+
+def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor) -> Tensor | None:
+    """Write the bias of a layer; returns it if the layer has none yet and needs one."""
+    layer = edit.layer
+    if layer.bias is not None:
+        _store(_tensor(model, layer.bias), value, layer.bias)
+        return None
+    if not edit.biased:
+        return None
+    new = torch.empty_like(value, dtype=_tensor(model, layer.weight).dtype)
+    _store(new, value, f"{layer.path}.bias")
+    return new
+
+
+def _store(target: Tensor, value: Tensor, name: str) -> None:
+    target.copy_(value)
+    if not _is_finite(value):
+        return  # it was not finite before, and the comparison will say so
+    _check_range(target, name)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass that allocates nothing; NaN comes through as well.
+    return (
+        all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)) if tensor.numel() else True
+    )
+
+
+def _check_range(tensor: Tensor, name: str) -> None:
+    if tensor.dtype is not torch.float64 and not _is_finite(tensor):
+        if bool(tensor.isnan().any()):  # which no scale of a fold makes of a number
+            raise FoldError(
+                f"{name} holds NaN.", hint="The training diverged: choose an earlier checkpoint."
+            )
+        raise FoldError(
+            f"Folding would make {name} larger than {tensor.dtype} can hold.",
+            hint="Convert the model to float32 first (model.float()); deployfold lowers the "
+            "folded model to fp16 itself and keeps such layers in fp32.",
+        )
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(path), attribute)
+    return tensor

@@ -1,0 +1,62 @@
+"""Rules: each has one shape, gives reasons, and other packages can add more."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fold_nets import folded
+from torch import nn
+
+from deployfold.errors import FoldError
+from deployfold.folding import fold
+from deployfold.folding.operators.partial import NotSeparable
+from deployfold.folding.operators.table import OPERATORS
+from deployfold.folding.rules import RULES, all_rules
+from deployfold.folding.rules.rule import CannotFold
+
+EXAMPLE = Path(__file__).parent / "example_package"
+
+
+def neutral_norm() -> nn.Module:
+    """No built-in rule folds it: there is no layer that a rule could change."""
+    return nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3, eps=0.0), nn.ReLU()).eval()
+
+
+def test_a_package_adds_a_rule_by_its_entry_point(monkeypatch):
+    image = torch.randn(2, 3, 4, 4)
+    folded(neutral_norm(), image, gone=0, left=1)
+    monkeypatch.syspath_prepend(EXAMPLE)
+    result = folded(neutral_norm(), image, gone=1)
+    assert result.folded[0].rule == "neutral"
+    result = fold(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()).eval(), (image,))
+    assert "it changes its input" in result.left[0].reason
+    sys.modules.pop("deployfold_example_rules")
+
+
+def test_a_package_that_cannot_be_loaded_is_named(monkeypatch, tmp_path):
+    information = tmp_path / "broken-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[deployfold.fold_rules]\nbad = nowhere:Rule\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FoldError, match=r"bad \(nowhere:Rule\) cannot be loaded"):
+        all_rules()
+
+
+def test_every_rule_has_a_name_of_its_own():
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("kind", [CannotFold, NotSeparable])
+def test_a_refusal_without_a_reason_is_itself_refused(kind):
+    with pytest.raises(ValueError, match="needs a reason"):
+        kind("")
+
+
+def test_every_operator_of_the_table_exists_in_torch():
+    """A misspelt name would never be met, and what it allows would never be folded."""
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.aten, name)]
+    assert missing == []
