@@ -41,3 +41,14 @@ class Artifact:
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
     int8: Int8Summary | None = None
+
+    @property
+    def file(self) -> Path:
+        """The path of an artifact that was made.
+
+        Raises:
+            ValueError: the artifact was not made.
+        """
+        if self.path is None:
+            raise ValueError(f"{self.name} was not made: {self.not_measured}")
+        return self.path

@@ -1,161 +1,218 @@
-"""The stage of a build that compiles engines, and leaves a kit for those it cannot compile here."""
+"""The fifth stage: compile engines, and leave a kit for those that cannot be compiled here."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.building.artifact import Artifact
-from deployfold.building.state import Run
 from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compiling.request import LIBRARY_TITLES, optimization_profiles
 from deployfold.compiling.tensorrt.configure import option_refusal
 from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import OptimizationProfile
-from deployfold.events import Note
+from deployfold.config.spec import BuildSpec
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.reporting.model import REPORT_JSON
 from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.runtimes.torch_tensorrt import PROGRAM_SUFFIX, TorchTensorRTRunner
 
+from .artifact import Artifact
+from .export import Exported
+from .journal import Journal
+from .load import Loaded
+from .lower import Lowered
 
-def compile_stage(run: Run, lowered: dict[Precision, Path]) -> None:
-    """One engine, or one row that says why there is none, for each precision and target."""
-    assert run.inputs is not None
-    run.stage = "compile"  # finding the GPU can take seconds, and can be interrupted
+
+@dataclass(frozen=True, eq=False)
+class Engines:
+    """Engines, and the reason for each one that is missing.
+
+    Attributes:
+        artifacts: one for each precision and target.
+        wanted: the missing engines that ``deployfold finish`` can build on their own device.
+    """
+
+    artifacts: tuple[Artifact, ...] = ()
+    wanted: tuple[Wanted, ...] = ()
+
+
+def compile(
+    lowered: Lowered, exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal
+) -> Engines:
+    """Compile one engine for each precision and target; a missing one costs its own row.
+
+    Raises:
+        CompileError: a compiler failed.
+    """
+    if not spec.engine:
+        return Engines()
+    journal.stage = "compile"  # finding the GPU can take seconds, and can be interrupted
     machine = detect()
-    profiles = optimization_profiles(run.inputs)
+    profiles = optimization_profiles(loaded.inputs)
+    artifacts: list[Artifact] = []
+    wanted: list[Wanted] = []
     # The fp32 ONNX is always there; its engine is built where no lower precision was asked for.
-    wanted = tuple(lowered)[1:] or (Precision.FP32,)
-    for precision in wanted:
-        entries = plan_engines(run.spec.targets, precision, machine)
+    for precision in tuple(lowered.onnx)[1:] or (Precision.FP32,):
+        onnx = lowered.onnx[precision]
+        entries = plan_engines(spec.targets, precision, machine)
         for entry in entries:
-            if isinstance(entry, NoEngine):
-                _leave(run, entry, precision, profiles)
-                continue
-            request = replace(
-                entry,
-                profiles=profiles,
-                workspace_mib=run.spec.workspace_mib,
-                options=run.spec.options,
-            )
-            refusal = option_refusal(request)
-            if refusal is not None:
-                for target in request.targets:
-                    _leave(run, NoEngine(target, refusal), precision, profiles)
-                continue
-            _compile_one(run, request, lowered[precision], several=len(entries) > 1)
-        if run.spec.torch_tensorrt:
-            _torch_tensorrt(run, precision)
+            for request in _requests(entry, profiles, spec):
+                if isinstance(request, EngineRequest):
+                    several = len(entries) > 1
+                    artifacts.append(_engine(onnx, request, spec, journal, several=several))
+                    continue
+                artifact = _missing(request, precision)
+                artifacts.append(journal.keep(artifact))
+                journal.warn(request.reason)
+                if request.elsewhere:
+                    wanted.append(_wanted(artifact, request, precision, profiles, spec))
+        if spec.torch_tensorrt:
+            program = exported.program
+            artifacts.append(_torch_tensorrt(program, onnx, precision, loaded, spec, journal))
+    return Engines(tuple(artifacts), tuple(wanted))
 
 
-def _compile_one(run: Run, request: EngineRequest, onnx: Path, *, several: bool) -> None:
+def _requests(
+    entry: EngineRequest | NoEngine, profiles: tuple[OptimizationProfile, ...], spec: BuildSpec
+) -> Sequence[EngineRequest | NoEngine]:
+    """An entry of the plan with the user's options, or why the library cannot do these."""
+    if isinstance(entry, NoEngine):
+        return (entry,)
+    request = replace(
+        entry, profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options
+    )
+    refusal = option_refusal(request)
+    if refusal is None:
+        return (request,)
+    return tuple(NoEngine(target, refusal) for target in request.targets)
+
+
+def _engine(
+    onnx: Artifact, request: EngineRequest, spec: BuildSpec, journal: Journal, *, several: bool
+) -> Artifact:
+    """Compile one engine with TensorRT or TensorRT-RTX."""
     title = LIBRARY_TITLES[request.library]
     where = ", ".join(f"sm_{major}{minor}" for major, minor in request.compute_capabilities)
     precision = request.precision.value
-    with run.running("compile", f"{title} {precision} for {where}") as say:
-        stem = onnx.name.removesuffix(".onnx")
-        path = onnx.with_name(f"{stem}.{request.label}.engine")
-        engine = compile_engine(onnx, path, request, emit=run.emit, timeout=run.spec.timeout)
-        run.worker_peak = engine.peak_bytes or 0
+    source = onnx.file
+    with journal.running("compile", f"{title} {precision} for {where}") as stage:
+        path = source.with_name(f"{source.stem}.{request.label}.engine")
+        engine = compile_engine(source, path, request, emit=journal.emit, timeout=spec.timeout)
+        stage.child_peak = engine.peak_bytes or 0
         counts = engine.layer_counts
-        say(f"{title} {engine.library_version} {precision} engine for {where}")
-        run.note(engine.notes)
-    name = f"tensorrt-{precision}" + (f"-{request.label}" if several else "")
-    run.artifacts.append(
+        stage.result(f"{title} {engine.library_version} {precision} engine for {where}")
+        journal.note(engine.notes)
+    layers = f"{counts.compute} compute layers"
+    if request.precision is not Precision.FP32:
+        layers = f"{getattr(counts, precision)} of {layers} in {precision}"
+    options = RunOptions(
+        cuda_graph=spec.cuda_graph,
+        # The lean runtime that such an engine carries is the one just put in.
+        allow_host_code=request.options.version_compatible,
+    )
+    return journal.keep(
         Artifact(
-            name,
-            f"{title} {precision}" + (f", {request.label}" if several else ""),
-            TensorRTRunner(
-                path,
-                RunOptions(
-                    cuda_graph=run.spec.cuda_graph,
-                    # The lean runtime that such an engine carries is the one just put in.
-                    allow_host_code=request.options.version_compatible,
-                ),
-            ),
-            path,
-            parameters=run.folded.parameters_after if run.folded else None,
-            batchnorms=0 if run.folded and not run.folded.batchnorms_after else None,
+            name=f"tensorrt-{precision}" + (f"-{request.label}" if several else ""),
+            title=f"{title} {precision}" + (f", {request.label}" if several else ""),
+            runner=TensorRTRunner(path, options),
+            path=path,
+            parameters=onnx.parameters,
+            batchnorms=None if onnx.batchnorms else 0,
             bytes=engine.bytes,
-            notes=(
-                f"{getattr(counts, precision)} of {counts.compute} compute layers in {precision}"
-                if request.precision is not Precision.FP32
-                else f"{counts.compute} compute layers",
-            ),
+            notes=(layers,),
         )
     )
 
 
-def _torch_tensorrt(run: Run, precision: Precision) -> None:
-    """A row for the program with engines inside, or for the reason why there is none."""
-    assert run.inputs is not None
-    draft = Artifact(f"torch-tensorrt-{precision.value}", f"torch-tensorrt {precision.value}")
-    program = next(draft for draft in run.artifacts if draft.name == "program").path
-    if program is None:
+def _torch_tensorrt(
+    program: Artifact,
+    onnx: Artifact,
+    precision: Precision,
+    loaded: Loaded,
+    spec: BuildSpec,
+    journal: Journal,
+) -> Artifact:
+    """Compile the ``.pt2`` into a program with engines inside, or say why there is none."""
+    name = precision.value
+    artifact = Artifact(f"torch-tensorrt-{name}", f"torch-tensorrt {name}")
+    if program.path is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
-        run.artifacts.append(replace(draft, not_measured=reason))
-        return
-    path = run.directory / f"{run.name}.{precision.value}{PROGRAM_SUFFIX}"
-    with run.running("compile", draft.title) as say:
+        return journal.keep(replace(artifact, not_measured=reason))
+    path = program.path.with_name(f"{loaded.name}.{name}{PROGRAM_SUFFIX}")
+    with journal.running("compile", artifact.title) as stage:
         made = compile_torch_tensorrt(
-            program,
+            program.path,
             path,
             precision=precision,
-            inputs=run.inputs,
-            timeout=run.spec.timeout,
-            emit=run.emit,
+            inputs=loaded.inputs,
+            timeout=spec.timeout,
+            emit=journal.emit,
         )
         if isinstance(made, NoEngine):
-            run.artifacts.append(replace(draft, not_measured=made.reason))
-            run.emit(Note(made.reason, "warning"))
-            return
-        run.worker_peak = made.peak_bytes or 0
-        say(f"torch-tensorrt {made.library_version}, {made.engines} engines")
-        run.note(made.notes)
-    run.artifacts.append(
+            journal.warn(made.reason)
+            return journal.keep(replace(artifact, not_measured=made.reason))
+        stage.child_peak = made.peak_bytes or 0
+        stage.result(f"torch-tensorrt {made.library_version}, {made.engines} engines")
+        journal.note(made.notes)
+    return journal.keep(
         replace(
-            draft,
+            artifact,
             runner=TorchTensorRTRunner(path),
             path=path,
-            parameters=run.folded.parameters_after if run.folded else None,
+            parameters=onnx.parameters,
             bytes=made.bytes,
             notes=(f"{made.engines} engines, {made.torch_parts} parts run by PyTorch",),
         )
     )
 
 
-def _leave(
-    run: Run, entry: NoEngine, precision: Precision, profiles: tuple[OptimizationProfile, ...]
-) -> None:
-    """A row that says why there is no engine, and what ``deployfold finish`` is to build for it."""
-    name, title = f"tensorrt-{precision.value}-{entry.target}", f"TensorRT {precision.value}"
-    title += f", {entry.target}"
-    run.artifacts.append(Artifact(name, title, not_measured=entry.reason))
-    run.emit(Note(entry.reason, "warning"))  # the report has it in the row
-    if not entry.elsewhere:
-        return
-    spec = run.spec
-    run.unfinished.append(
-        Wanted(name, title, entry.target, precision, profiles, spec.workspace_mib, spec.options)
+def _missing(entry: NoEngine, precision: Precision) -> Artifact:
+    """The row that says why there is no engine."""
+    return Artifact(
+        name=f"tensorrt-{precision.value}-{entry.target}",
+        title=f"TensorRT {precision.value}, {entry.target}",
+        not_measured=entry.reason,
     )
 
 
-def kit_stage(run: Run, lowered: dict[Precision, Path]) -> None:
-    """Leave what ``deployfold finish`` needs on the devices that nothing here could build for."""
-    if not run.unfinished or run.inputs is None:
+def _wanted(
+    artifact: Artifact,
+    entry: NoEngine,
+    precision: Precision,
+    profiles: tuple[OptimizationProfile, ...],
+    spec: BuildSpec,
+) -> Wanted:
+    """What ``deployfold finish`` builds on the device in place of a missing engine."""
+    return Wanted(
+        artifact.name, artifact.title, entry.target, precision, profiles, spec.workspace_mib,
+        spec.options,
+    )  # fmt: skip
+
+
+def write_kit(
+    engines: Engines, lowered: Lowered, loaded: Loaded, directory: Path, journal: Journal
+) -> None:
+    """Leave ``finish.json`` for the devices that nothing here could build an engine for.
+
+    Raises:
+        CompileError, UsageError: as :func:`~deployfold.finish.kit.write_finish_kit`.
+    """
+    if not engines.wanted:
         return
     write_finish_kit(
-        run.directory,
-        model_name=run.name,
-        onnx_by_precision={one.precision: lowered[one.precision] for one in run.unfinished},
-        requests=run.unfinished,
-        inputs=run.inputs.names,
-        report_path=run.directory / REPORT_JSON,
+        directory,
+        model_name=loaded.name,
+        onnx_by_precision={
+            one.precision: lowered.onnx[one.precision].file for one in engines.wanted
+        },
+        requests=engines.wanted,
+        inputs=loaded.inputs.names,
+        report_path=directory / REPORT_JSON,
     )
-    targets = ", ".join(dict.fromkeys(one.target for one in run.unfinished))
-    run.note(
+    targets = ", ".join(dict.fromkeys(one.target for one in engines.wanted))
+    journal.note(
         [f"To build for {targets}: copy this directory there and run deployfold finish on it."]
     )

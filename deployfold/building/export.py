@@ -1,13 +1,12 @@
-"""The stage of a build that writes TorchScript, ``.pt2`` and ONNX; only the ONNX is required."""
+"""The third stage: write TorchScript, ``.pt2`` and ONNX. Only the ONNX is required."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.building.artifact import Artifact
-from deployfold.building.state import Inputs, Run
+from deployfold.config.spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
 from deployfold.exporting import check_repeatable, export_onnx, export_program, export_torchscript
@@ -20,84 +19,103 @@ from deployfold.runtimes.torch_and_onnxruntime import (
     TorchScriptRunner,
 )
 
+from .artifact import Artifact
+from .fold import Folded
+from .journal import Journal
+from .load import Loaded
 
-def export_stage(run: Run, inputs: Inputs) -> Path:
-    """Add a row for each format; returns the ONNX.
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """The exported formats of the folded model.
+
+    Attributes:
+        onnx: the fp32 ONNX, which everything behind is made from.
+        program: the ``.pt2``; its ``path`` is ``None`` where ``torch.export`` failed.
+        artifacts: all formats, in the order of the table.
+    """
+
+    onnx: Artifact
+    program: Artifact
+    artifacts: tuple[Artifact, ...]
+
+
+def export(
+    loaded: Loaded, folded: Folded, directory: Path, spec: BuildSpec, journal: Journal
+) -> Exported:
+    """Write every format; a format that fails costs its own row, except for the ONNX.
 
     Raises:
-        ExportError: the model does not give the same twice, or there is no ONNX. Without one of
-            the other files, its row says why.
+        ExportError: the model does not give the same twice, or there is no ONNX.
     """
-    loaded, spec, folded = run.loaded, run.inputs, run.folded
-    assert loaded is not None
-    assert spec is not None
-    assert folded is not None
-    base = Artifact("", "", parameters=folded.parameters_after, batchnorms=folded.batchnorms_after)
-    module = folded.model
+    result, inputs = folded.result, loaded.inputs
+    module, example = result.model, loaded.example
+    base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
     program, program_error = None, None
-    with run.running("export", "TorchScript") as say:
-        check_repeatable(module, inputs)
-        path = run.directory / f"{run.name}.ts.pt"
-        draft = replace(base, name="torchscript", title="TorchScript")
+    with journal.running("export", "TorchScript") as stage:
+        check_repeatable(module, example)
+        path = directory / f"{loaded.name}.ts.pt"
+        artifact = replace(base, name="torchscript", title="TorchScript")
         try:
-            script = export_torchscript(module, inputs, path, script=run.spec.script, spec=spec)
-            draft = replace(
-                draft, path=path, runner=TorchScriptRunner(path), bytes=script.bytes,
+            script = export_torchscript(module, example, path, script=spec.script, spec=inputs)
+            artifact = replace(
+                artifact, path=path, runner=TorchScriptRunner(path), bytes=script.bytes,
                 notes=script.notes,
             )  # fmt: skip
-            say("TorchScript")
+            stage.result("TorchScript")
         except ExportError as error:
-            draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.artifacts.append(draft)
+            artifact = replace(artifact, not_measured=f"not exported: {error.message}")
+        torchscript = journal.keep(artifact)
 
-        run.emit(StageProgress("export", "torch.export"))
-        path = run.directory / f"{run.name}.pt2"
-        draft = replace(base, name="program", title="torch.export (.pt2)")
+        journal.emit(StageProgress("export", "torch.export"))
+        path = directory / f"{loaded.name}.pt2"
+        artifact = replace(base, name="program", title="torch.export (.pt2)")
         try:
-            program, exported = export_program(module, inputs, path, spec=spec)
-            draft = replace(draft, path=path, runner=ProgramRunner(path), bytes=exported.bytes)
-            say(".pt2")
+            program, written = export_program(module, example, path, spec=inputs)
+            artifact = replace(artifact, path=path, runner=ProgramRunner(path), bytes=written.bytes)
+            stage.result(".pt2")
         except ExportError as error:
             program_error = error.message
-            draft = replace(draft, not_measured=f"not exported: {error.message}")
-        run.artifacts.append(draft)
+            artifact = replace(artifact, not_measured=f"not exported: {error.message}")
+        pt2 = journal.keep(artifact)
 
-        run.emit(StageProgress("export", "ONNX"))
-        path = run.directory / f"{run.name}.onnx"
+        journal.emit(StageProgress("export", "ONNX"))
+        path = directory / f"{loaded.name}.onnx"
         onnx = export_onnx(
             module,
-            inputs,
+            example,
             path,
-            spec=spec,
+            spec=inputs,
             program=program,
             program_error=program_error,
-            metadata=_metadata(loaded, folded),
+            metadata=_metadata(loaded.model, result),
         )
-        say(f"ONNX (opset {onnx.opset}, {onnx.exporter} exporter)")
+        stage.result(f"ONNX (opset {onnx.opset}, {onnx.exporter} exporter)")
         notes = list(onnx.notes)
         if onnx.fallback_reason:
             notes.append(f"TorchScript-based ONNX exporter: {onnx.fallback_reason}")
-        run.artifacts.append(
+        fp32 = journal.keep(
             replace(
                 base,
                 name="onnxruntime",
                 title="ONNX Runtime",
                 path=path,
-                runner=OnnxRuntimeRunner(path, run.spec.threads or default_threads()),
+                runner=OnnxRuntimeRunner(path, spec.threads or default_threads()),
                 batchnorms=onnx.batchnorm_nodes,
                 bytes=onnx.bytes,
                 notes=tuple(notes),
             )
         )
-    return path
+    return Exported(fp32, pt2, (torchscript, pt2, fp32))
 
 
-def _metadata(loaded: LoadedModel, folded: FoldResult) -> dict[str, str]:
+def _metadata(model: LoadedModel, result: FoldResult) -> dict[str, str]:
+    """Properties of the ONNX that tell where it came from."""
+    folded = result.batchnorms_before - result.batchnorms_after
     metadata = {
         "deployfold.version": __version__,
-        "deployfold.folded": f"{folded.batchnorms_before - folded.batchnorms_after} of "
-        f"{folded.batchnorms_before} BatchNorm layers",
+        "deployfold.folded": f"{folded} of {result.batchnorms_before} BatchNorm layers",
     }
-    if loaded.sha256:
-        metadata["deployfold.source_sha256"] = loaded.sha256
+    if model.sha256:
+        metadata["deployfold.source_sha256"] = model.sha256
     return metadata

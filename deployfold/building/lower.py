@@ -1,21 +1,23 @@
-"""The stage of a build that writes one ONNX for each precision."""
+"""The fourth stage: write one ONNX for each precision, and measure its accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from deployfold.building.artifact import Artifact
-from deployfold.building.quantised import QUANTISED, feed_of, quantisation_data, quantise
-from deployfold.building.state import Run
 from deployfold.config.precision import Precision
+from deployfold.config.spec import BuildSpec
 from deployfold.errors import AccuracyError
-from deployfold.events import Note
 from deployfold.exporting.session import Array
-from deployfold.lowering import KeptNode, lower_bf16, lower_fp16
+from deployfold.lowering import KeptNode, QdqArtifact, lower_bf16, lower_fp16
 from deployfold.reporting.model import Accuracy, Int8Layer, Int8Summary
+
+from .artifact import Artifact
+from .export import Exported
+from .journal import Journal
+from .load import Loaded
+from .quantised import QUANTISED, QuantisationData, quantisation_data, quantise
 
 NOT_MEASURED = {
     Precision.FP16: "ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32",
@@ -30,126 +32,160 @@ RANGE_SAMPLES = 8
 """Real inputs that FP16 looks at for values beyond its range, and that it and BF16 run on."""
 
 
-def lower_stage(run: Run, onnx: Path) -> dict[Precision, Path]:
-    """One ONNX for each precision; fp32 is the one that was exported.
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """One ONNX for each precision.
 
-    A quantised model that cannot keep its accuracy has no file: ``run.refusal`` says why, and what
-    it would have left to fp16 is then all in fp16.
+    Attributes:
+        onnx: by precision; fp32 is the exported one, and always first.
+        artifacts: the lowered ones, and those that were refused.
+        refusal: why a quantised model was refused, where one was: its accuracy could not be kept.
     """
-    lowered = {Precision.FP32: onnx}
-    for precision in run.spec.precisions:
-        if precision in lowered:  # in place of one that was refused
-            continue
-        if precision not in QUANTISED:
-            lowered[precision] = _half(run, onnx, precision)
-            continue
-        path = _qdq(run, onnx, precision)
-        if path is not None:
-            lowered[precision] = path
-        elif Precision.FP16 not in lowered and run.spec.int8_rest is Precision.FP16:
-            lowered[Precision.FP16] = _half(run, onnx, Precision.FP16)
-    return lowered
+
+    onnx: Mapping[Precision, Artifact]
+    artifacts: tuple[Artifact, ...]
+    refusal: str | None
 
 
-def _half(run: Run, onnx: Path, precision: Precision) -> Path:
-    """In 16 bits: fp16 or bf16."""
-    name = precision.value
-    path = onnx.with_name(f"{onnx.stem}.{name}.onnx")
+def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal) -> Lowered:
+    """Lower the fp32 ONNX to every precision that was asked for.
+
+    A quantised model that cannot keep its accuracy has no file. The precision that it would have
+    left the rest of the model in is then built for the whole model.
+
+    Raises:
+        ExportError: the ONNX cannot be lowered.
+    """
+    fp32 = exported.onnx
+    onnx = {Precision.FP32: fp32}
+    artifacts: list[Artifact] = []
+    refusals: list[str] = []
+    for precision in spec.precisions:
+        if precision in onnx:  # built in place of a refused one
+            continue
+        made = None
+        if precision in QUANTISED:
+            try:
+                made = _quantised(fp32, precision, loaded, spec, journal)
+            except AccuracyError as error:
+                # The user asked for other things as well; the exit code will tell of this one.
+                refusals.append(error.message)
+                journal.warn(error.message)
+                artifacts.append(journal.keep(_refused(fp32, precision, error.message)))
+                if Precision.FP16 in onnx or spec.int8_rest is not Precision.FP16:
+                    continue
+                precision = Precision.FP16
+        made = made or _cast(fp32, precision, loaded, spec, journal)
+        onnx[precision] = made
+        artifacts.append(made)
+    return Lowered(onnx, tuple(artifacts), " ".join(refusals) or None)
+
+
+def _cast(
+    fp32: Artifact, precision: Precision, loaded: Loaded, spec: BuildSpec, journal: Journal
+) -> Artifact:
+    """Lower to 16 bits, fp16 or bf16, by casting tensors."""
+    name, source = precision.value, fp32.file
+    path = source.with_name(f"{source.stem}.{name}.onnx")
     doing = "looking for values beyond its range" if precision is Precision.FP16 else "rounding"
-    with run.running("lower", f"{name}: {doing}") as say:
-        feeds: list[Mapping[str, Array]] = [
-            feed_of(run, sample) for sample in run.samples[:RANGE_SAMPLES]
-        ]
-        if run.calibration is not None and run.calibration.calibrated:
-            feeds += run.calibration.calibration[:RANGE_SAMPLES]
+    with journal.running("lower", f"{name}: {doing}") as stage:
+        feeds: list[Mapping[str, Array]] = list(loaded.feeds[:RANGE_SAMPLES])
+        if loaded.calibration is not None and loaded.calibration.calibrated:
+            feeds += loaded.calibration.calibration[:RANGE_SAMPLES]
         if precision is Precision.FP16:
-            artifact = lower_fp16(onnx, path, inputs=feeds, float_io=run.spec.float_io)
+            lowered = lower_fp16(source, path, inputs=feeds, float_io=spec.float_io)
         else:
-            artifact = lower_bf16(onnx, path, inputs=feeds)
-        kept = f", {len(artifact.kept_fp32)} nodes kept in fp32" if artifact.kept_fp32 else ""
-        say(f"{name}, {artifact.sqnr_db:.1f} dB against fp32{kept}")
-    notes = (*artifact.notes, *_kept(artifact.kept_fp32, "fp32"))
-    if precision is Precision.BF16 and not run.spec.float_io:
+            lowered = lower_bf16(source, path, inputs=feeds)
+        kept = f", {len(lowered.kept_fp32)} nodes kept in fp32" if lowered.kept_fp32 else ""
+        stage.result(f"{name}, {lowered.sqnr_db:.1f} dB against fp32{kept}")
+    notes = (*lowered.notes, *_kept(lowered.kept_fp32, "fp32"))
+    if precision is Precision.BF16 and not spec.float_io:
         notes = (*notes, "bf16 keeps float32 inputs and outputs: --io fp16 is for the others.")
-    accuracy = Accuracy(max_abs_diff=artifact.max_abs_diff, sqnr_db=artifact.sqnr_db)
     about = f"accuracy against the fp32 ONNX, with every {name} tensor rounded"
-    _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes))
-    run.note(notes, level="warning")
-    return path
+    artifact = journal.keep(
+        replace(
+            _unmeasured(fp32, precision),
+            path=path,
+            bytes=lowered.bytes,
+            accuracy=Accuracy(max_abs_diff=lowered.max_abs_diff, sqnr_db=lowered.sqnr_db),
+            notes=(about, *notes),
+        )
+    )
+    journal.note(notes, level="warning")
+    return artifact
 
 
-def _qdq(run: Run, onnx: Path, precision: Precision) -> Path | None:
-    """With Q/DQ nodes: int8, fp8, or int4 weights; ``None`` where the accuracy cannot be kept."""
-    spec, name = run.spec, precision.value
-    data = quantisation_data(run, precision)
-    path = onnx.with_name(f"{onnx.stem}.{name}.onnx")
+def _quantised(
+    fp32: Artifact, precision: Precision, loaded: Loaded, spec: BuildSpec, journal: Journal
+) -> Artifact:
+    """Lower to int8 or fp8 with Q/DQ nodes, or to int4 weights.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept.
+    """
+    name, source = precision.value, fp32.file
+    data = quantisation_data(loaded, precision)
+    path = source.with_name(f"{source.stem}.{name}.onnx")
     doing = f"calibrating on {data.origin}" if data.guarded else "rounding weights"
     where = "held-back samples" if data.guarded else "the inputs"
-    try:
-        with run.running("lower", f"{name}: {doing}") as say:
-            artifact, cached = quantise(run, onnx, path, precision, data)
-            say(
-                f"{name}, {artifact.sqnr_db:.1f} dB on {where}, "
-                f"{artifact.macs_share:.0%} of the multiply-accumulates in {name}"
-                + (", from the cache" if cached else "")
-            )
-    except AccuracyError as error:
-        # The user has asked for other things as well; the exit code will tell of this one.
-        run.refusal = f"{run.refusal} {error.message}" if run.refusal else error.message
-        run.emit(Note(error.message, "warning"))
-        reason = f"refused: {error.message}"
-        title = f"ONNX Runtime, {name}"
-        run.artifacts.append(Artifact(f"onnxruntime-{name}", title, not_measured=reason))
-        return None
-    notes = (*data.said, *artifact.notes, *_kept(artifact.kept, spec.int8_rest.value))
-    if not data.guarded and artifact.sqnr_db < spec.guard.min_sqnr_db:
-        low = f"{artifact.sqnr_db:.1f} dB is less than --min-sqnr {spec.guard.min_sqnr_db:g}"
+    with journal.running("lower", f"{name}: {doing}") as stage:
+        lowered, cached = quantise(source, path, precision, data, spec, journal.emit)
+        stage.result(
+            f"{name}, {lowered.sqnr_db:.1f} dB on {where}, "
+            f"{lowered.macs_share:.0%} of the multiply-accumulates in {name}"
+            + (", from the cache" if cached else "")
+        )
+    notes = (*data.notes, *lowered.notes, *_kept(lowered.kept, spec.int8_rest.value))
+    if not data.guarded and lowered.sqnr_db < spec.guard.min_sqnr_db:
+        low = f"{lowered.sqnr_db:.1f} dB is less than --min-sqnr {spec.guard.min_sqnr_db:g}"
         notes = (*notes, f"{low}: with --calib, {name} is fitted to data and held to that limit.")
-    accuracy = Accuracy(
-        max_abs_diff=artifact.max_abs_diff,
-        sqnr_db=artifact.sqnr_db,
-        top1_agreement=artifact.top1_agreement,
-        accuracy=artifact.accuracy,
-        samples=data.samples,
-    )
-    summary = Int8Summary(
-        precision=name,
-        int8_macs_share=artifact.macs_share,
-        calibrated=data.calibrated or not data.guarded,
-        layers=tuple(Int8Layer(**dataclasses.asdict(layer)) for layer in artifact.layers),
-    )
     about = f"accuracy against the fp32 ONNX, on {data.samples} "
     about += "held-back samples" if data.guarded else "inputs"
-    _add_row(run, precision, path, artifact.bytes, accuracy, (about, *notes), summary)
-    run.note(notes)
-    return path
+    artifact = journal.keep(
+        replace(
+            _unmeasured(fp32, precision),
+            path=path,
+            bytes=lowered.bytes,
+            accuracy=_accuracy(lowered, data),
+            notes=(about, *notes),
+            int8=Int8Summary(
+                precision=name,
+                int8_macs_share=lowered.macs_share,
+                calibrated=data.calibrated or not data.guarded,
+                layers=tuple(Int8Layer(**dataclasses.asdict(layer)) for layer in lowered.layers),
+            ),
+        )
+    )
+    journal.note(notes)
+    return artifact
+
+
+def _accuracy(lowered: QdqArtifact, data: QuantisationData) -> Accuracy:
+    return Accuracy(
+        max_abs_diff=lowered.max_abs_diff,
+        sqnr_db=lowered.sqnr_db,
+        top1_agreement=lowered.top1_agreement,
+        accuracy=lowered.accuracy,
+        samples=data.samples,
+    )
+
+
+def _unmeasured(fp32: Artifact, precision: Precision) -> Artifact:
+    """The row of a lowered ONNX before anything is known of its file."""
+    return replace(
+        fp32,
+        name=f"onnxruntime-{precision.value}",
+        title=f"ONNX Runtime, {precision.value}",
+        runner=None,
+        not_measured=NOT_MEASURED[precision],
+    )
+
+
+def _refused(fp32: Artifact, precision: Precision, reason: str) -> Artifact:
+    """The row of a quantised model that could not keep its accuracy."""
+    row = _unmeasured(fp32, precision)
+    return Artifact(row.name, row.title, not_measured=f"refused: {reason}")
 
 
 def _kept(nodes: tuple[KeptNode, ...], precision: str) -> tuple[str, ...]:
     return tuple(f"{node.name} stays in {precision}: {node.reason}" for node in nodes)
-
-
-def _add_row(
-    run: Run,
-    precision: Precision,
-    path: Path,
-    size: int,
-    accuracy: Accuracy,
-    notes: tuple[str, ...],
-    int8: Int8Summary | None = None,
-) -> None:
-    base = next(draft for draft in run.artifacts if draft.name == "onnxruntime")
-    run.artifacts.append(
-        replace(
-            base,
-            name=f"onnxruntime-{precision.value}",
-            title=f"ONNX Runtime, {precision.value}",
-            path=path,
-            runner=None,
-            bytes=size,
-            accuracy=accuracy,
-            not_measured=NOT_MEASURED[precision],
-            notes=notes,
-            int8=int8,
-        )
-    )

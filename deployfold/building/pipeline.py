@@ -1,7 +1,8 @@
 """The order of the stages: load, fold, export, lower, compile, measure, report.
 
-This is the only place where the order stands. Each stage takes what the one before it made. However
-a build ends, its report says what was finished; one that is killed leaves none.
+This is the only place where the order stands. Each stage is a function from frozen values to a
+frozen value, and the journal keeps what is finished. However a build ends, its report tells what
+was finished; a build that is killed leaves none.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from deployfold.building.compile import compile_stage, kit_stage
-from deployfold.building.export import export_stage
-from deployfold.building.lower import lower_stage
-from deployfold.building.reference import device_stage
-from deployfold.building.report import make_report, remove_report
-from deployfold.building.rows import unmeasured_rows
-from deployfold.building.stages import fold_stage, load_stage, measure_stage
-from deployfold.building.state import Inputs, Run
 from deployfold.config.spec import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.reporting.model import Report, Status
 from deployfold.util.files import make_directory
 from deployfold.util.locks import claimed
+
+from .compile import compile, write_kit
+from .export import export
+from .fold import Folded, fold
+from .journal import Journal
+from .load import load
+from .lower import lower
+from .measure import measure
+from .reference import write_device_files
+from .report import make_report, partial_report, remove_report, save_report
+from .rows import unmeasured_rows
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
@@ -40,43 +44,49 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         UsageError: the directory cannot be written, or another build is at work in it.
         KeyboardInterrupt: as it came, after the report was written.
     """
-    run = Run(spec, emit, spec.output or Path("build"))
-    inputs = load_stage(run, single=True)
-    make_directory(run.directory)
-    with claimed(run.directory):
+    journal = Journal(emit)
+    loaded = load(spec, journal)
+    directory = spec.output or Path("build") / loaded.name
+    make_directory(directory)
+    with claimed(directory):
         # A build that is killed must not leave an earlier one's report beside its own files.
-        remove_report(run.directory)
-        return _build(run, inputs), run.directory
+        remove_report(directory)
+        folded: Folded | None = None
+        try:
+            folded = fold(loaded, spec, journal, directory / f"{loaded.name}.folded.pt")
+            write_device_files(loaded, directory, spec)
+            exported = export(loaded, folded, directory, spec, journal)
+            if not spec.measure:  # nothing runs the two models any more
+                loaded, folded = loaded.without_module(), folded.without_module()
+                journal.forget_runners()
+            lowered = lower(exported, loaded, spec, journal)
+            engines = compile(lowered, exported, loaded, spec, journal)
+            write_kit(engines, lowered, loaded, directory, journal)
+            artifacts = (
+                *folded.artifacts, *exported.artifacts, *lowered.artifacts, *engines.artifacts
+            )  # fmt: skip
+            rows = measure(artifacts, loaded, spec, journal)
+            status = Status()
+            if lowered.refusal:
+                status = Status(state="failed", stage="lower", message=lowered.refusal)
+            report = make_report(spec, loaded, folded, rows, journal, status)
+            save_report(report, directory)
+            return report, directory
+        except (Exception, KeyboardInterrupt) as error:
+            status = _stopped(error, journal.stage)
+            # The error itself is what the user must hear, not that its report failed as well.
+            with suppress(Exception):
+                save_report(partial_report(spec, loaded, folded, journal, status), directory)
+            raise
 
 
-def _build(run: Run, inputs: Inputs) -> Report:
-    spec = run.spec
-    try:
-        fold_stage(run, inputs, run.directory / f"{run.name}.folded.pt")
-        device_stage(run, inputs)
-        onnx = export_stage(run, inputs)
-        if not spec.measure:
-            run.forget_modules()
-        lowered = lower_stage(run, onnx)
-        if spec.engine:
-            compile_stage(run, lowered)
-            kit_stage(run, lowered)
-        if spec.measure:
-            measure_stage(run, inputs)
-        return run.save(
-            Status(state="failed", stage="lower", message=run.refusal) if run.refusal else Status()
-        )
-    except DeployfoldError as error:
-        with suppress(DeployfoldError):  # what went wrong first is what the user must hear
-            run.save(Status(state="failed", stage=run.stage, message=error.message))
-        raise
-    except Exception as error:
-        with suppress(Exception):
-            run.save(Status(state="failed", stage=run.stage, message=f"internal error: {error}"))
-        raise
-    except KeyboardInterrupt:
-        run.save(Status(state="interrupted", stage=run.stage))
-        raise
+def _stopped(error: Exception | KeyboardInterrupt, stage: str) -> Status:
+    """The status of a build that ``error`` ended."""
+    if isinstance(error, DeployfoldError):
+        return Status(state="failed", stage=stage, message=error.message)
+    if isinstance(error, Exception):
+        return Status(state="failed", stage=stage, message=f"internal error: {error}")
+    return Status(state="interrupted", stage=stage)
 
 
 def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> Report:
@@ -85,21 +95,11 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     Raises:
         LoadError, FoldError: the stage failed; nothing is written then.
     """
-    run = Run(spec, emit, Path())
-    fold_stage(run, load_stage(run, single=False), output)
-    assert run.loaded is not None
-    assert run.inputs is not None
-    rows = unmeasured_rows(run.artifacts, "deployfold fold measures nothing")
-    return make_report(
-        spec,
-        run.loaded,
-        run.inputs,
-        run.folded,
-        rows,
-        run.notes,
-        Status(),
-        input_data=run.input_data,
-    )
+    journal = Journal(emit)
+    loaded = load(spec, journal, single=False)
+    folded = fold(loaded, spec, journal, output)
+    rows = unmeasured_rows(folded.artifacts, "deployfold fold measures nothing")
+    return make_report(spec, loaded, folded, rows, journal, Status())
 
 
 def check_outcome(report: Report) -> None:
@@ -116,10 +116,6 @@ def check_outcome(report: Report) -> None:
             "with --min-sqnr or --min-agreement, or let fewer layers be quantised with "
             "--min-int8-share.",
         )
-    _check_thresholds(report)
-
-
-def _check_thresholds(report: Report) -> None:
     missed = [result for result in report.thresholds if not result.passed]
     if missed:
         sentences = [

@@ -11,15 +11,17 @@ from typing import Any
 import onnxruntime
 
 from deployfold import __version__
-from deployfold.building.state import Run
 from deployfold.config.precision import Precision
+from deployfold.config.spec import BuildSpec
 from deployfold.data.samples import SampleForm
 from deployfold.errors import UsageError
-from deployfold.events import StageProgress
+from deployfold.events import Emit, StageProgress
 from deployfold.exporting.session import Array
 from deployfold.lowering import KeptNode, LayerReport, QdqArtifact, lower_qdq
 from deployfold.lowering.cache import LoweringCache, cache_key, default_cache_directory
 from deployfold.util.files import sha256
+
+from .load import Loaded
 
 QUANTISED = (Precision.INT8, Precision.FP8, Precision.INT4)
 """The precisions of Q/DQ nodes; the others change the type of tensors."""
@@ -50,43 +52,41 @@ class QuantisationData:
     digest: str | None
 
     @property
-    def said(self) -> tuple[str, ...]:
-        """What a note is to say of it; of what is not calibrated, every table says so itself."""
+    def notes(self) -> tuple[str, ...]:
+        """The note for the report. Uncalibrated models need none: the table marks them."""
         if not self.guarded:
             how = "weights rounded to nearest without calibration data"
             return (f"{how}, measured on {self.origin}",)
         return (f"calibrated on {self.origin}",) if self.calibrated else ()
 
 
-def quantisation_data(run: Run, precision: Precision) -> QuantisationData:
-    """The calibration data of a run; for weights alone, which can do without, else its inputs.
+def quantisation_data(loaded: Loaded, precision: Precision) -> QuantisationData:
+    """The calibration data of a build; for weights alone, which can do without, else its inputs.
 
     Raises:
         UsageError: INT8 or FP8 has no data.
     """
-    data = run.calibration
-    assert run.inputs is not None
-    batch = SampleForm.of(run.inputs).batch
+    data = loaded.calibration
+    batch = SampleForm.of(loaded.inputs).batch
     if data is None:
         if precision is not Precision.INT4:
             raise UsageError(f"{precision.value.upper()} needs data to calibrate on.")
-        feeds = tuple(feed_of(run, sample) for sample in run.samples)
-        count = len(feeds) * batch
-        return QuantisationData(feeds, feeds, run.labels, count, run.input_data, False, False, None)
+        feeds = tuple(loaded.feeds)
+        count, origin = len(feeds) * batch, loaded.input_data
+        return QuantisationData(feeds, feeds, loaded.labels, count, origin, False, False, None)
     return QuantisationData(
         data.calibration, data.held_back, data.labels, len(data.held_back) * batch, data.origin,
         data.calibrated, True, data.digest,
     )  # fmt: skip
 
 
-def feed_of(run: Run, sample: Any) -> dict[str, Array]:
-    """The arrays of one sample by input name."""
-    assert run.inputs is not None
-    return {name: tensor.numpy() for name, tensor in zip(run.inputs.names, sample, strict=True)}
-
-
 def quantise(
-    run: Run, onnx: Path, path: Path, precision: Precision, data: QuantisationData
+    onnx: Path,
+    path: Path,
+    precision: Precision,
+    data: QuantisationData,
+    spec: BuildSpec,
+    emit: Emit,
 ) -> tuple[QdqArtifact, bool]:
     """Quantise, or take what an earlier run made of the same model, data and settings.
 
@@ -95,20 +95,25 @@ def quantise(
         ExportError: as :func:`~deployfold.lowering.lower_qdq`.
     """
     if data.digest is None:
-        return _lower(run, onnx, path, precision, data), False
-    cache, key = LoweringCache(default_cache_directory()), _key(run, onnx, precision, data)
+        return _lower(onnx, path, precision, data, spec, emit), False
+    cache, key = LoweringCache(default_cache_directory()), _key(onnx, precision, data, spec)
     facts = cache.get(key, path)
     if facts is not None:
         return _artifact(path, facts), True
-    artifact = _lower(run, onnx, path, precision, data)
+    artifact = _lower(onnx, path, precision, data, spec, emit)
     cache.put(key, path, dataclasses.asdict(artifact) | {"path": ""})
     return artifact, False
 
 
 def _lower(
-    run: Run, onnx: Path, path: Path, precision: Precision, data: QuantisationData
+    onnx: Path,
+    path: Path,
+    precision: Precision,
+    data: QuantisationData,
+    spec: BuildSpec,
+    emit: Emit,
 ) -> QdqArtifact:
-    spec, name = run.spec, precision.value
+    name = precision.value
     return lower_qdq(
         onnx,
         path,
@@ -122,14 +127,11 @@ def _lower(
         fallback=spec.int8_rest,
         guard=spec.guard if data.guarded else replace(spec.guard, enabled=False),
         float_io=spec.float_io,
-        progress=lambda detail, done=None: run.emit(
-            StageProgress("lower", f"{name}: {detail}", done)
-        ),
+        progress=lambda detail, done=None: emit(StageProgress("lower", f"{name}: {detail}", done)),
     )
 
 
-def _key(run: Run, onnx: Path, precision: Precision, data: QuantisationData) -> str:
-    spec = run.spec
+def _key(onnx: Path, precision: Precision, data: QuantisationData, spec: BuildSpec) -> str:
     return cache_key(
         {
             "onnx": sha256(onnx),

@@ -1,4 +1,4 @@
-"""From what a build made to its report, and the report's files."""
+"""The report of a build: put together from what the stages returned, and written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from deployfold import __version__
 from deployfold.config.spec import BuildSpec, InputSpec
 from deployfold.folding import FoldResult
-from deployfold.loading import LoadedModel
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.model import (
@@ -22,7 +21,6 @@ from deployfold.reporting.model import (
     Report,
     Row,
     Source,
-    StageCost,
     Status,
     Verification,
     now,
@@ -31,44 +29,52 @@ from deployfold.reporting.model import (
 from deployfold.reporting.thresholds import check
 from deployfold.util.files import unwritable, write_text
 
+from .fold import Folded
+from .journal import Journal
+from .load import Loaded
+from .rows import unmeasured_rows
+
 
 def make_report(
     spec: BuildSpec,
-    loaded: LoadedModel,
-    inputs: InputSpec,
-    folded: FoldResult | None,
+    loaded: Loaded,
+    folded: Folded | None,
     rows: Sequence[Row],
-    notes: Sequence[str],
+    journal: Journal,
     status: Status,
-    *,
-    input_data: str | None = None,
-    stages: Sequence[StageCost] = (),
 ) -> Report:
-    """Put the report together; ``rows`` are in the order of the table, the original first.
-
-    ``input_data`` says what values were run; seeded random ones if ``None``.
-    """
+    """Put the report together; ``rows`` are in the order of the table, the original first."""
+    model, inputs = loaded.model, loaded.inputs
     return Report(
         deployfold_version=__version__,
         created=now(),
         source=Source(
-            path=loaded.source,
-            kind=loaded.kind,
-            sha256=loaded.sha256,
-            arch=loaded.arch,
-            bytes=loaded.bytes,
+            path=model.source,
+            kind=model.kind,
+            sha256=model.sha256,
+            arch=model.arch,
+            bytes=model.bytes,
         ),
         inputs=model_inputs(inputs),
         input_origin=inputs.origin,
-        input_data=input_data or f"seeded random (seed {spec.seed})",
-        fold=None if folded is None else fold_summary(folded),
+        input_data=loaded.input_data,
+        fold=None if folded is None else fold_summary(folded.result),
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=tuple(journal.notes),
         environment=Environment.model_validate(describe(spec.threads or default_threads())),
         thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
-        stages=tuple(stages),
+        stages=tuple(journal.stages),
         status=status,
     )
+
+
+def partial_report(
+    spec: BuildSpec, loaded: Loaded, folded: Folded | None, journal: Journal, status: Status
+) -> Report:
+    """The report of a build that stopped: everything that the journal has as finished."""
+    reason = f"the build stopped at {status.stage}"
+    rows = journal.rows or unmeasured_rows(journal.artifacts, reason)
+    return make_report(spec, loaded, folded, rows, journal, status)
 
 
 def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 
-from deployfold.building.artifact import Artifact
 from deployfold.config.spec import BuildSpec
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
@@ -21,7 +21,10 @@ from deployfold.measuring.results import Measured, MeasurementInterrupted, Measu
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.model import Accuracy, BatchPoint, ColdStart, Latency, Row
 
-Inputs = tuple[torch.Tensor, ...]
+from .artifact import Artifact
+
+Inputs: TypeAlias = tuple[torch.Tensor, ...]
+"""One tensor for each input of the model."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,113 @@
+"""The second stage: fold BatchNorm, prove it, and write the folded module."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from deployfold.config.spec import BuildSpec
+from deployfold.errors import ExportError
+from deployfold.exporting.dynamic import checking_inputs
+from deployfold.folding import FoldResult
+from deployfold.folding import fold as fold_model
+from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
+from deployfold.util.files import atomic_path
+from deployfold.util.torch_files import save_scripted, torch_file
+
+from .artifact import Artifact
+from .journal import Journal
+from .load import Loaded
+from .rows import Inputs
+
+FOLD_SAMPLES = 8
+"""Real inputs that folding traces and verifies: each one costs four forward passes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """The folded model, and two artifacts: the original model and the folded one."""
+
+    result: FoldResult
+    artifacts: tuple[Artifact, ...]
+
+    def without_module(self) -> Folded:
+        """The same without the models' weights, for the stages that no longer run them."""
+        artifacts = tuple(replace(artifact, runner=None) for artifact in self.artifacts)
+        return Folded(replace(self.result, model=torch.nn.Identity()), artifacts)
+
+
+def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -> Folded:
+    """Fold the model, and write the folded module to ``path`` if that is given.
+
+    Raises:
+        FoldError: the model cannot be traced, or folding was not proved.
+        ExportError: the folded module cannot be pickled.
+    """
+    model = loaded.model
+    with journal.running("fold", "tracing, folding and verifying") as stage:
+        result = fold_model(
+            model.module,
+            loaded.example,
+            reparam=spec.reparam,
+            more_inputs=loaded.samples[1:FOLD_SAMPLES],
+            check_inputs=_other_sizes(loaded),
+        )
+        folded = result.batchnorms_before - result.batchnorms_after
+        fewer = result.parameters_before - result.parameters_after
+        exact = result.verification.float64_relative
+        proof = "" if exact is None else f", same function to {exact:.0e} in float64"
+        stage.result(
+            f"{folded} of {result.batchnorms_before} BatchNorm layers folded, "
+            f"{fewer:,} parameters fewer{proof}"
+        )
+        size = None if path is None else _save_module(result.model, path)
+    journal.note(result.notes)
+    original = journal.keep(
+        Artifact(
+            name="pytorch",
+            title="PyTorch (original)",
+            runner=EagerRunner(model.module),
+            parameters=result.parameters_before,
+            batchnorms=result.batchnorms_before,
+            bytes=model.bytes,
+        )
+    )
+    eager = journal.keep(
+        Artifact(
+            name="folded",
+            title="PyTorch, folded",
+            runner=EagerRunner(result.model, title="The folded model"),
+            path=path,
+            parameters=result.parameters_after,
+            batchnorms=result.batchnorms_after,
+            bytes=size,
+        )
+    )
+    return Folded(result, (original, eager))
+
+
+def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:
+    """Inputs of another size where an axis beside the batch, which folding varies, is dynamic."""
+    if all(axis == 0 for axes in loaded.inputs.dynamic_axes for axis in axes):
+        return ()
+    return checking_inputs(loaded.example, loaded.inputs)[1:]
+
+
+def _save_module(module: torch.nn.Module, path: Path) -> int:
+    """Pickle the module, or write its TorchScript; returns the bytes."""
+    with atomic_path(path) as temporary:
+        try:
+            if isinstance(module, torch.jit.ScriptModule):
+                save_scripted(module, temporary)
+            else:
+                with torch_file(temporary) as file:
+                    torch.save(module, file)
+        except (pickle.PicklingError, AttributeError, TypeError, ImportError) as error:
+            raise ExportError(
+                f"The folded model cannot be pickled: {error}",
+                hint="Define its classes at the top level of an importable module.",
+            ) from error
+        return temporary.stat().st_size

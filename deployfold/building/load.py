@@ -1,0 +1,102 @@
+"""The first stage: load the model, and make or read the inputs that every later stage runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.data.calibration import CalibrationData, load_calibration
+from deployfold.data.real_inputs import load_samples
+from deployfold.exporting.session import Array
+from deployfold.loading import (
+    LoadedModel,
+    in_single_precision,
+    load_model,
+    make_inputs,
+    resolve_inputs,
+)
+
+from .journal import Journal
+from .rows import Inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model, and the data that the build runs it on.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        inputs: names, shapes and dtypes of its inputs.
+        samples: inputs to run on, one inference each; the first one is timed.
+        labels: the class of every sample, where they are known.
+        input_data: where the samples are from, in one phrase.
+        calibration: the data for INT8, FP8 and INT4.
+    """
+
+    model: LoadedModel
+    inputs: InputSpec
+    samples: tuple[Inputs, ...]
+    labels: tuple[int, ...] | None
+    input_data: str
+    calibration: CalibrationData | None
+
+    @property
+    def name(self) -> str:
+        """The name of the model, with which the name of every artifact begins."""
+        return self.model.name
+
+    @property
+    def example(self) -> Inputs:
+        """The inputs that are traced and timed."""
+        return self.samples[0]
+
+    @property
+    def feeds(self) -> list[dict[str, Array]]:
+        """The samples as arrays by input name."""
+        return [
+            {name: tensor.numpy() for name, tensor in zip(self.inputs.names, sample, strict=True)}
+            for sample in self.samples
+        ]
+
+    def without_module(self) -> Loaded:
+        """The same without the model's weights, for the stages that no longer run it."""
+        return replace(self, model=replace(self.model, module=torch.nn.Identity()))
+
+
+def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
+    """Load the model and its data.
+
+    Args:
+        single: convert bfloat16 and float64 to float32, which the formats behind need.
+
+    Raises:
+        LoadError, UsageError: the model, its inputs or the data cannot be used.
+    """
+    with journal.running("load", spec.source) as stage:
+        model = load_model(
+            spec.source, arch=spec.arch, allow_globals=spec.allow_globals, trust=spec.trust
+        )
+        requested = spec.inputs
+        if single:
+            model, requested = in_single_precision(model, requested)
+        inputs = resolve_inputs(model, requested, spec.dynamic)
+        samples: tuple[Inputs, ...]
+        notes: tuple[str, ...]
+        if spec.input_data is None:
+            samples, labels = (make_inputs(inputs, seed=spec.seed),), None
+            input_data, notes = f"seeded random (seed {spec.seed})", ()
+        else:
+            data = load_samples(spec.input_data, inputs, arch=model.arch)
+            samples, labels = data.tensors(inputs), data.labels
+            input_data, notes = data.origin, data.notes
+        calibration = None
+        if spec.calibration is not None:
+            calibration = load_calibration(
+                spec.calibration, inputs, arch=model.arch, seed=spec.seed
+            )
+            notes += (*calibration.notes, *calibration.skipped)
+        stage.result(f"{model.arch or type(model.module).__name__}, {inputs}")
+    journal.note((*model.notes, *notes))
+    return Loaded(model, inputs, samples, labels, input_data, calibration)

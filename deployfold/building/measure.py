@@ -1,0 +1,45 @@
+"""The last stage: run every artifact on the same inputs, and make the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deployfold.config.spec import BuildSpec
+from deployfold.loading import make_inputs
+from deployfold.measuring.results import MeasurementInterrupted
+from deployfold.reporting.model import Row
+
+from .artifact import Artifact
+from .journal import Journal
+from .load import Loaded
+from .rows import Extras, interrupted_rows, measure_rows, unmeasured_rows
+
+
+def measure(
+    artifacts: Sequence[Artifact], loaded: Loaded, spec: BuildSpec, journal: Journal
+) -> tuple[Row, ...]:
+    """Measure the artifacts, the original model first.
+
+    Raises:
+        MeasureError: the labels do not fit the samples.
+        MeasurementInterrupted: Ctrl-C; the journal keeps what was measured before it.
+    """
+    if not spec.measure:
+        return unmeasured_rows(artifacts, "no measurement was asked for")
+    extras = Extras(
+        batches=spec.batches,
+        make_inputs=lambda batch: make_inputs(loaded.inputs.with_batch(batch), seed=spec.seed),
+        feeds=loaded.samples if spec.input_data else (),
+        labels=loaded.labels,
+        cold_start=spec.cold_start,
+    )
+    with journal.running("measure", "loading") as stage:
+        try:
+            rows = measure_rows(artifacts, loaded.example, spec, extras=extras, emit=journal.emit)
+        except MeasurementInterrupted as stop:
+            journal.rows = interrupted_rows(artifacts, stop)
+            raise
+        journal.rows = rows
+        measured = sum(row.latency is not None for row in rows)
+        stage.result(f"{measured} of {len(rows)} rows measured")
+    return rows
