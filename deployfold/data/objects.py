@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from deployfold.errors import LoadError, UsageError, one_line
+from deployfold.loading.formats import detect, pickled
 from deployfold.loading.importing import import_named, working_directory_importable
-from deployfold.loading.kinds import detect
-from deployfold.loading.pickled import load_pickle
 
 from .arrays import array_source, by_input
 from .samples import Array, Sample, SampleForm, SampleSource, text_shape
@@ -33,12 +32,12 @@ def tensor_source(path: Path, form: SampleForm) -> SampleSource:
         UsageError: it cannot be read, would run code, or does not match the inputs.
     """
     try:
-        kind = detect(path)
-        value = load_pickle(path, allow_globals=(), trust=False) if kind == "pickle" else None
+        is_pickle = detect(path) is pickled.FORMAT
+        value = pickled.load_pickle(path, strict=True) if is_pickle else None
     except LoadError as error:
         reason = error.message.rstrip(".")
         raise UsageError(f"No calibration tensors: {reason}.", hint=_TENSORS) from error
-    if kind != "pickle":
+    if not is_pickle:
         raise UsageError(f"{path} holds a model and no calibration tensors.", hint=_TENSORS)
     found = _of_object(value, form, f"samples of {path.name}", str(path))
     if found is None:

@@ -1,10 +1,10 @@
-"""Architectures: made by name, and matched with a state dict."""
+"""Architectures: made by name, and matched with the weights of a checkpoint."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,45 +12,72 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployfold.errors import LoadError, UsageError
+from deployfold.errors import LoadError, UsageError, first_few, one_line
 
 from . import zoo
+from .choice import choose_fit
+from .fit import Fit, Names, fits, summary
 from .importing import import_named
-from .state_dict import differences, unprefixed
+from .weights import Weights
+
+_STRAY_SHARE = 0.01
+"""Weights are recognised by a file name only if less than this share of their values would be
+left out: a network that contains the named one is another network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A state dict and the architecture it was compared with.
+    """An architecture, and the weights of a checkpoint that fit it best.
 
     Attributes:
-        module: freshly made, seeded; ``state`` is not in it yet.
-        state: the state dict under the keys that fit best.
-        problems: what does not fit, as parts of a sentence; ``()`` for a match.
+        module: freshly made, seeded; the weights are not in it yet.
+        fit: the weights under the architecture's names, or the nearest attempt.
         notes: sentences on what was adapted.
     """
 
     arch: str
     module: nn.Module
-    state: Mapping[str, Tensor]
-    problems: tuple[str, ...]
+    fit: Fit
     notes: tuple[str, ...]
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The weights under the architecture's names."""
+        return self.fit.state
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not fit, as parts of a sentence; ``()`` for a match."""
+        return self.fit.problems
+
+    def error(self) -> LoadError:
+        """The error for weights that do not fit."""
+        own, fit = list(Names.of(self.module).shapes), self.fit
+        found = len(own) - len(fit.missing) - len(fit.shapes)
+        where = f" under {fit.label!r}" if fit.label else ""
+        return LoadError(
+            f"The checkpoint does not fit {self.arch}: the file has {found} of its {len(own)} "
+            f"tensors{where}; {summary(fit)}.",
+            hint=f"Names in the file: {first_few(list(fit.weights.tensors))}. Names in "
+            f"{self.arch}: {first_few(own)}. An architecture fits with the arguments, and in the "
+            "version of its package, that the model was trained with.",
+        )
 
 
 def create(arch: str, **options: Any) -> nn.Module:
-    """The architecture with seeded initial weights.
+    """Build an architecture with seeded initial weights.
 
     Args:
         options: keyword arguments for the builder, such as ``num_classes``.
 
     Raises:
-        UsageError: it is unknown, or its package is not installed.
-        LoadError: building it fails.
+        UsageError: the name is unknown, or its package is not installed.
+        LoadError: building fails.
     """
     package, _, name = arch.partition(":")
     if not package or not name:
         raise UsageError(
-            f"{arch!r} is no architecture.",
+            f"{arch!r} does not name an architecture.",
             hint="Write it as torchvision:NAME, timm:NAME or package.module:factory.",
         )
     builder = zoo.builder(package, name) if package in zoo.ZOOS else _factory(package, name)
@@ -59,57 +86,114 @@ def create(arch: str, **options: Any) -> nn.Module:
             torch.manual_seed(0)
             module = builder(**options)
     except Exception as error:  # any code may run in a factory
-        raise LoadError(f"Building {arch} failed: {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"Building {arch} failed: {type(error).__name__}: {one_line(error)}."
+        ) from error
     if not isinstance(module, nn.Module):
-        raise LoadError(f"{arch} returned {type(module).__name__}, which is no nn.Module.")
+        raise LoadError(f"{arch} returned {type(module).__name__} and not an nn.Module.")
     return module
 
 
-def match(arch: str, state: Mapping[str, Tensor]) -> Match:
-    """Compare a state dict with an architecture, whose number of classes may be another.
+def match(
+    arch: str,
+    weights: Mapping[str, Tensor] | Sequence[Weights],
+    *,
+    key: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Match:
+    """Fit the weights of a checkpoint to an architecture, whose number of classes may be another.
+
+    Args:
+        weights: a state dict, or every set of weights in a checkpoint; at least one.
+        key: the user's choice among several sets that fit.
+        options: keyword arguments for the builder.
 
     Raises:
-        UsageError: the architecture is unknown, or its package is not installed.
-        LoadError: building it fails.
+        UsageError: the architecture is unknown, its package is not installed, or ``key`` names no
+            weights.
+        LoadError: building it fails, or several sets fit and differ.
     """
-    best: tuple[list[str], Mapping[str, Tensor], nn.Module, dict[str, Any]] | None = None
-    for options in zoo.variants(arch):
-        attempts = [options]
+    sets = [Weights((), weights)] if isinstance(weights, Mapping) else list(weights)
+    best: tuple[tuple[int, int], list[Fit], nn.Module, dict[str, Any]] | None = None
+    for variant in zoo.variants(arch):
+        attempts = [{**variant, **(options or {})}]
         while attempts:
-            options = attempts.pop()
-            module = _skeleton(arch, options)
-            for candidate in unprefixed(state):
-                problems = differences(module, candidate, arch)
-                if best is None or len(problems) < len(best[0]):
-                    best = (problems, candidate, module, options)
-                classes = _class_count(module, candidate)
-                if zoo.is_zoo_name(arch) and classes and "num_classes" not in options:
-                    attempts.append({**options, "num_classes": classes})
-            if best is not None and not best[0]:
-                break
+            builder = attempts.pop()
+            module = _skeleton(arch, builder)
+            found = _fits(arch, module, sets)
+            near = min(found, key=lambda fit: len(fit.problems))
+            rank = (len(near.problems), len(near.left_out))
+            if best is None or rank < best[0]:
+                best = (rank, found, module, builder)
+            classes = _class_count(module, near.state)
+            if zoo.is_zoo_name(arch) and classes and "num_classes" not in builder:
+                attempts.append({**builder, "num_classes": classes})
+        if best is not None and best[0] == (0, 0):
+            break
     assert best is not None
-    problems, candidate, module, options = best
-    if not problems and any(tensor.is_meta for tensor in module.state_dict().values()):
-        module = create(arch, **options)
-    notes = []
-    if candidate.keys() != state.keys():
-        prefix = next(iter(state)).removesuffix(next(iter(candidate)))
-        notes.append(f"The prefix {prefix!r} was taken off every key.")
-    if not problems and "num_classes" in options:
-        notes.append(f"{arch} was made with {options['num_classes']} classes, as the file has.")
-    return Match(arch, module, candidate, tuple(problems), tuple(notes))
+    _, found, module, builder = best
+    whole = [fit for fit in found if not fit.problems]
+    if not whole:
+        return Match(arch, module, min(found, key=lambda fit: len(fit.problems)), ())
+    fit, notes = choose_fit(whole, key)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module = create(arch, **builder)
+    if "num_classes" in builder and "num_classes" not in (options or {}):
+        classes = builder["num_classes"]
+        notes = (*notes, f"{arch} was made with {classes} classes, as the file has.")
+    return Match(arch, module, fit, (*fit.notes, *notes))
 
 
-def recognise(path: Path, state: Mapping[str, Tensor]) -> Match | None:
-    """The architecture that the file is named after and whose keys and shapes are the state's."""
+def _fits(arch: str, module: nn.Module, sets: Sequence[Weights]) -> list[Fit]:
+    """Every fit of every set; where none is whole, again with the module's own ties."""
+    names = Names.of(module)
+    found = [fit for one in sets for fit in fits(names, one, arch)]
+    tie = getattr(module, "tie_weights", None)
+    if any(not fit.problems for fit in found) or not callable(tie):
+        return found
+    try:
+        tie()
+    except Exception:  # the user's code, which may want arguments
+        return found
+    names = Names.of(module)
+    return [fit for one in sets for fit in fits(names, one, arch)]
+
+
+def recognise(
+    path: Path,
+    weights: Mapping[str, Tensor] | Sequence[Weights],
+    *,
+    key: str | None = None,
+) -> Match | None:
+    """The architecture that the file is named after, if names and shapes confirm it."""
     for arch in candidates(path.name):
         try:
-            found = match(arch, state)
+            found = match(arch, weights, key=key)
         except (LoadError, UsageError):
             continue
-        if not found.problems:
+        if not found.problems and not _contains_more(found.fit):
             return found
     return None
+
+
+def _contains_more(fit: Fit) -> bool:
+    """Whether the weights are those of a larger network, as the share of left-out values tells.
+
+    Copies of the network under another prefix, such as an average, do not count.
+    """
+    tensors = fit.weights.tensors
+    stray = [
+        tensors[key]
+        for key in fit.left_out
+        if key in tensors and not any(key.endswith(f".{own}") for own in _endings(fit, key))
+    ]
+    total = sum(tensor.numel() for tensor in fit.state.values())
+    return sum(tensor.numel() for tensor in stray) > _STRAY_SHARE * total
+
+
+def _endings(fit: Fit, key: str) -> list[str]:
+    parts = key.split(".")
+    return [name for at in range(1, len(parts)) if (name := ".".join(parts[at:])) in fit.state]
 
 
 def candidates(filename: str) -> list[str]:

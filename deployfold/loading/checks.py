@@ -1,10 +1,13 @@
-"""What is looked at in every loaded model before anything else sees it."""
+"""The checks that every loaded model passes before anything else sees it."""
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from deployfold.errors import LoadError
 
 from .model import LoadedModel
 from .names import check_names
+from .placeholder import Placeholder, name_of
 
 _QUANTISED = "Give the float model; --int8 quantises it."
 _DIVERGED = "The training diverged, or the file is damaged: choose an earlier checkpoint."
@@ -20,11 +24,12 @@ _DIVERGED = "The training diverged, or the file is damaged: choose an earlier ch
 
 @contextmanager
 def as_module() -> Iterator[None]:
-    """Around whatever takes a loaded module apart: a pickle may hold anything in its place, in that
-    of its parts, or the module within itself.
+    """Turn the errors of taking a malformed module apart into one sentence.
+
+    A pickle may hold anything in the place of a module or of its parts, or a module within itself.
 
     Raises:
-        LoadError: it does.
+        LoadError: the module is malformed.
     """
     try:
         yield
@@ -33,7 +38,10 @@ def as_module() -> Iterator[None]:
 
 
 def checked(loaded: LoadedModel) -> LoadedModel:
-    """In evaluation mode, with numbers in every tensor; oddities become notes.
+    """Put a model in evaluation mode, and check its names and its tensors.
+
+    Returns:
+        The model, with notes on unusual dtypes.
 
     Raises:
         LoadError: a tensor is on the meta device, quantised, complex or not initialised, holds NaN,
@@ -41,9 +49,9 @@ def checked(loaded: LoadedModel) -> LoadedModel:
     """
     module = loaded.module
     with as_module():
-        if loaded.kind != "torchscript":  # whose names its own compiler made
+        if loaded.kind != "torchscript":  # its compiler made the names
             check_names(module)
-        if loaded.kind != "program":  # is in evaluation mode, and refuses to be put there
+        if loaded.kind != "program":  # is in evaluation mode already, and refuses the call
             module.eval()
         tensors = dict((*module.named_parameters(), *module.named_buffers()))
     for name, tensor in tensors.items():
@@ -55,14 +63,14 @@ def checked(loaded: LoadedModel) -> LoadedModel:
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
-    """Packed weights are no tensors, and would pass for a layer without parameters."""
+    """Refuse quantised layers: their packed weights pass for a layer without parameters."""
     if ".quantized." in f"{type(layer).__module__}.":
         raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if not isinstance(tensor, torch.Tensor):
-        raise LoadError(f"{name} is a {type(tensor).__name__} and no tensor.")
+        raise LoadError(f"{name} is a {type(tensor).__name__} and not a tensor.")
     if torch.nn.parameter.is_lazy(tensor):
         raise LoadError(f"{name} is not initialised.", hint="Run the model once and save it.")
     if tensor.is_meta:
@@ -74,7 +82,7 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse what cannot be a trained model. A buffer may be infinite: attention masks are."""
+    """Refuse weights that no training meant. Buffers may be infinite, as attention masks are."""
     bad = {
         name: count
         for name, tensor in tensors.items()
@@ -99,3 +107,40 @@ def _notes(module: nn.Module) -> list[str]:
         return []
     names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
     return [f"The model has {names} parameters; they are kept."]
+
+
+_STRUCTURE = frozenset({"_modules", "_parameters", "_buffers"})
+_HOOKS = re.compile(r"_(?:forward|backward|state_dict|load_state_dict)\w*_hooks?")
+
+
+def missing_parts(module: Any) -> list[str]:
+    """The globals that a module needs and that were not loaded: its class, parts, and hooks.
+
+    An attribute that was not loaded may stay: any use of it raises.
+    """
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    pending: list[Any] = [module]
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if (name := name_of(one)) is not None:
+            found[name] = None
+        attributes = one.attributes() if isinstance(one, Placeholder) else _attributes(one)
+        for key, value in attributes.items():
+            if str(key) in _STRUCTURE or _HOOKS.fullmatch(str(key)):
+                pending += value.values() if isinstance(value, dict) else ()
+            elif isinstance(value, OrderedDict) and (name := name_of(value)) is not None:
+                found[name] = None  # would pass for a plain dictionary
+    return list(found)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    return vars(value) if isinstance(value, nn.Module) else {}
+
+
+def safe_name(name: str) -> str:
+    """``name`` with nothing but letters, digits, dots, dashes and underscores, for file names."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100].strip("._") or "model"

@@ -13,8 +13,8 @@ from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import UsageError
 
 from . import zoo
+from .formats.torchscript import first_weight
 from .model import LoadedModel
-from .torchscript import first_weight
 
 _SPATIAL = {1: (1024,), 2: (224, 224), 3: (16, 112, 112)}
 _TOKENS = 16

@@ -22,6 +22,8 @@ import importlib
 import pickletools
 import warnings
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +34,7 @@ from torch import nn
 from deployfold.errors import LoadError, first_few, first_line
 
 from .importing import import_named
+from .placeholder import Placeholder, name_of
 
 _PACKAGES = (
     "torch.nn.modules.",
@@ -47,6 +50,7 @@ _RENAMED = {"deployfold.fold.rewrite.Zero": "deployfold.folding.rewrite.rewrite.
 _TRACERS = frozenset({"torchvision.models.feature_extraction", "timm.models._features_fx"})
 _HELPERS = frozenset(
     {
+        "deployfold.loading.placeholder.Placeholder",
         "functools.partial",
         "builtins.set",
         "timm.layers.activations.gelu",
@@ -71,35 +75,79 @@ _TORCH_ALLOWS = frozenset(
         "collections.OrderedDict",
     }
 )
+_BLOCKED = frozenset({"os", "posix", "nt", "sys"})
+"""Modules that torch's restricted unpickler refuses whatever is allowed."""
 _LEGACY_PICKLES = 4  # magic number, protocol version, system information, object
 
 
-def allowed_for(source: Path | IO[bytes], also: tuple[str, ...]) -> list[Any]:
-    """The globals to allow for a checkpoint: those it uses, if every one of them is harmless.
+@dataclass(frozen=True)
+class Globals:
+    """The globals of a checkpoint that torch does not allow by itself.
+
+    Attributes:
+        allowed: classes and functions to allow, each with the name that the checkpoint uses.
+        refused: names of the others.
+    """
+
+    allowed: tuple[tuple[Any, str], ...]
+    refused: tuple[str, ...]
+
+
+def inspect_globals(source: Path | IO[bytes], also: Sequence[str]) -> Globals:
+    """Sort the globals of a checkpoint into those that are harmless and those that are not.
 
     Args:
         source: the checkpoint; it is inspected, nothing of it runs.
-        also: globals the user allows with ``--allow-global``.
+        also: globals that the user allows: ``package.module.Class``, or ``package.*`` for every
+            ``nn.Module`` of a package.
 
     Raises:
-        LoadError: it uses another one; the message names it.
+        LoadError: the checkpoint is damaged, or uses a module that torch blocks.
+        UsageError: a name of ``also`` cannot be imported.
     """
-    wanted = _globals_of(source)
-    chosen: list[Any] = []
+    allowed: list[tuple[Any, str]] = []
     refused = []
-    for name in wanted:
-        item = _chosen_by_user(name) if name in also else harmless(name)
+    for name in _globals_of(source):
+        item = _chosen_by_user(name, also) or harmless(name)
         if item is None:
             refused.append(name)
         else:
-            chosen.append((item, name))  # by the name that the checkpoint uses for it
-    if refused:
-        raise LoadError(
-            f"The checkpoint wants to use {first_few(refused)}, which could run code of its own.",
-            hint=f"If you trust its author: --allow-global {refused[0]} (repeat it for several), "
-            "or --trust to unpickle it in full. Safer: save model.state_dict() and give --arch.",
-        )
-    return chosen
+            allowed.append((item, name))
+    blocked = [name for name in refused if name.rpartition(".")[0] in _BLOCKED]
+    if blocked:
+        raise refusal(blocked)
+    return Globals(tuple(allowed), tuple(refused))
+
+
+def allowed_for(source: Path | IO[bytes], also: Sequence[str]) -> list[tuple[Any, str]]:
+    """The globals to allow for a checkpoint, if every one of them is harmless.
+
+    Raises:
+        LoadError: the checkpoint uses another global; the message names it.
+    """
+    found = inspect_globals(source, also)
+    if found.refused:
+        raise refusal(found.refused)
+    return list(found.allowed)
+
+
+def refusal(names: Sequence[str]) -> LoadError:
+    """The error for a checkpoint that needs these globals; its hint has every flag."""
+    flags = " ".join(f"--allow-global {name}" for name in names)
+    packages = dict.fromkeys(name.partition(".")[0] for name in names if "." in name)
+    several = [
+        package
+        for package in packages
+        if sum(name.startswith(f"{package}.") for name in names) > 1 and package != "builtins"
+    ]
+    if several:
+        prefixes = " ".join(f"--allow-global '{package}.*'" for package in several)
+        flags = f"{prefixes} for all modules of the package, or {flags}"
+    return LoadError(
+        f"The checkpoint wants to use {first_few(names)}, which could run code of its own.",
+        hint=f"If you trust its author: {flags}, or --trust to unpickle it in full. "
+        "Safer: save model.state_dict() and give --arch.",
+    )
 
 
 def _globals_of(source: Path | IO[bytes]) -> list[str]:
@@ -163,21 +211,35 @@ def harmless(name: str) -> Any | None:
 
 
 def _enum_member(kind: Any, name: str) -> Any:
-    """What Python 3.11.0 to 3.11.3 pickle a member of an Enum as: ``getattr(Enum, "NAME")``.
+    """A member of an Enum, which Python 3.11.0 to 3.11.3 pickle as ``getattr(Enum, "NAME")``.
 
-    Stands in for getattr, which could reach anything, and gives members alone.
+    This function takes the place of getattr, which could reach anything, and gives members alone.
     """
     if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
         return kind.__members__[name]
+    if (unloaded := name_of(kind)) is not None:
+        return Placeholder(f"{unloaded}.{name}")
     raise LoadError(
         f"The checkpoint wants the attribute {name!r} of something that is no Enum.",
         hint="It may be made to do harm. Save model.state_dict() and give --arch.",
     )
 
 
-def _chosen_by_user(name: str) -> Any:
+def _chosen_by_user(name: str, also: Sequence[str]) -> Any | None:
+    """The global of that name if the user allows it, by its own name or by its package."""
+    hint = "--allow-global takes package.module.Class, or 'package.*' for all its modules."
     module, _, attribute = name.rpartition(".")
-    return import_named(module, attribute, hint="--allow-global takes package.module.Class.")
+    if name in also:
+        return import_named(module, attribute, hint=hint)
+    packages = [one[:-1] for one in also if one.endswith(".*")]
+    package = next((one for one in packages if name.startswith(one)), None)
+    if package is None:
+        return None
+    import_named(module, "__name__", hint=hint)
+    item = _resolve(name)
+    if not isinstance(item, type) or not issubclass(item, nn.Module):
+        return None
+    return item if f"{item.__module__}.".startswith(package) else None
 
 
 def _resolve(name: str) -> Any | None:

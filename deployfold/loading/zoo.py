@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deployfold.errors import LoadError, UsageError
 
-from .pickled import load_pickle
+from .formats.pickled import load_pickle
 
 ZOOS = ("torchvision", "timm")
 _CLIP_FRAMES = 16
@@ -126,7 +126,7 @@ def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
     if not path.is_file():
         return None
-    state = load_pickle(path, allow_globals=(), trust=False)
+    state = load_pickle(path, strict=True)
     if not isinstance(state, dict):
         raise LoadError(f"{path} holds no state dict.", hint="Delete it from torch.hub's cache.")
     # The trained ones were trained behind another normalisation, which the model then undoes.

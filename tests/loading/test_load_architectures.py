@@ -9,7 +9,7 @@ from torch import nn
 from deployfold.errors import LoadError, UsageError
 from deployfold.loading import load_model, resolve_inputs
 from deployfold.loading.arch import candidates, match, near
-from deployfold.loading.state_dict import unwrap
+from deployfold.loading.wrappers import unwrap
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")

@@ -1,4 +1,4 @@
-"""``torch.export`` archives, inspected before torch opens them.
+"""Reads ``torch.export`` archives, which are inspected before torch opens them.
 
 ``torch.export.load`` is not safe on its own (read in torch 2.14): it unpickles sample inputs and
 some tensors in full, has sympy evaluate symbolic sizes, looks operators up by any dotted name, runs
@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from deployfold.errors import LoadError, first_line
+from deployfold.loading.archive import read_entries
+from deployfold.loading.names import is_harmless_name
+from deployfold.loading.safe_globals import allowed_for
 
-from .archive import read_entries
-from .names import is_harmless_name
-from .safe_globals import allowed_for
+from .format import Content, Format, Header, Permissions
 
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims|prim|torchvision|quantized|quantized_decomposed)"
@@ -50,11 +51,28 @@ _EXPRESSION_WORDS = frozenset(
 )
 
 
+def recognise(header: Header) -> bool:
+    """A zip archive with a serialised graph."""
+    entries = header.entries or frozenset()
+    return "serialized_exported_program.json" in entries or any(
+        name.startswith("models/") and name.endswith(".json") for name in entries
+    )
+
+
+def read(path: Path, permissions: Permissions) -> Content:
+    """The graph module and its input shapes; see :func:`load_program`."""
+    module, shapes = load_program(path, trust=permissions.trust)
+    return Content(module=module, kind="program", shapes=shapes)
+
+
+FORMAT = Format("torch.export program", (".pt2",), recognise, read)
+
+
 def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int, ...], ...]]:
     """The graph module of a ``.pt2`` file, and the shapes of its sample inputs.
 
     Raises:
-        LoadError: it is damaged, or could run code and ``trust`` was not given.
+        LoadError: the file is damaged, or could run code and ``trust`` was not given.
     """
     if not trust:
         inspect(path)
@@ -77,7 +95,7 @@ def inspect(path: Path) -> None:
     """Refuse an archive that could make torch run code.
 
     Raises:
-        LoadError: it could, or it is damaged.
+        LoadError: the archive could, or is damaged.
     """
     for entry, content in read_entries(path, _is_inspected).items():
         if "aotinductor" in entry or entry.endswith((".so", ".dll", ".pyd")):

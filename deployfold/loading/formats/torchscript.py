@@ -1,7 +1,7 @@
-"""TorchScript archives.
+"""Reads TorchScript archives.
 
-TorchScript is a program, in a language that cannot reach Python. It can reach files, though, and
-the operators of libraries that are loaded; an archive whose code does is refused unless trusted.
+TorchScript is a program in a language that cannot reach Python. The language can reach files,
+though, and the operators of loaded libraries; an archive whose code does is refused unless trusted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from deployfold.errors import LoadError, first_line
+from deployfold.loading.archive import read_entries
 
-from .archive import read_entries
+from .format import Content, Format, Header, Permissions
 
 _REACHES_OUT = re.compile(
     r"\b(?:save|from_file|_from_file)\b"  # as a function and as a method: x.save("…")
@@ -24,7 +25,7 @@ _REACHES_OUT = re.compile(
 )
 
 
-# Operators by name: what kind of layer they are, and which input is the weight.
+# By operator: the kind of layer, and the input that is the weight.
 _LAYERS = {
     "aten::_convolution": ("convolution", 1),
     "aten::conv1d": ("convolution", 1),
@@ -35,11 +36,26 @@ _LAYERS = {
 }
 
 
+def recognise(header: Header) -> bool:
+    """A zip archive with code and constants."""
+    entries = header.entries or frozenset()
+    return "constants.pkl" in entries and any(name.startswith("code/") for name in entries)
+
+
+def read(path: Path, permissions: Permissions) -> Content:
+    """The compiled module; see :func:`load_torchscript`."""
+    module = load_torchscript(path, trust=permissions.trust)
+    return Content(module=module, kind="torchscript")
+
+
+FORMAT = Format("TorchScript", (".ts.pt", ".ts", ".jit"), recognise, read)
+
+
 def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
     """Load an archive on the CPU, in evaluation mode.
 
     Raises:
-        LoadError: it is damaged, or its code reaches files and ``trust`` was not given.
+        LoadError: the archive is damaged, or its code reaches files and ``trust`` was not given.
     """
     if not trust:
         _inspect(path)
@@ -90,7 +106,7 @@ def _nodes(block: Any) -> Iterator[Any]:
 
 
 def _value(node: Any, module: torch.jit.ScriptModule) -> Any:
-    """What a constant, or a chain of attributes that starts at the module, stands for."""
+    """The value of a constant, or of a chain of attributes that starts at the module."""
     if node.kind() == "prim::Constant":
         return node.output().toIValue()
     if node.kind() == "prim::GetAttr":

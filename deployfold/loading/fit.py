@@ -1,0 +1,280 @@
+"""Fits the weights of a checkpoint to an architecture: prefixes, wrappers' names, ties."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deployfold.errors import LoadError, first_few
+
+from .weights import Weights
+
+_WRAPPERS = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+"""Segments that ``torch.compile``, FSDP, activation checkpoints and Lightning put into names."""
+_COUNTERS = frozenset({"total_ops", "total_params", "n_averaged"})
+"""Tensors that profilers (thop) and torch's AveragedModel put beside the weights."""
+_PREFIXES_TRIED = 8
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names in an architecture's state dict.
+
+    Attributes:
+        shapes: of every tensor by name, without BatchNorm's batch counters.
+        ties: for each parameter that several names share, all of them.
+        children: the names of the submodules at the top.
+        passing: names of buffers that the architecture computes and does not save.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    ties: Mapping[str, tuple[str, ...]]
+    children: frozenset[str]
+    passing: frozenset[str]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Names:
+        """The names of ``module``, whose tensors may be on the meta device."""
+        groups: defaultdict[int, list[str]] = defaultdict(list)
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            groups[id(parameter)].append(name)
+        ties = {name: tuple(group) for group in groups.values() for name in group if group[1:]}
+        shapes = {
+            key: value.shape for key, value in module.state_dict().items() if not _is_counter(key)
+        }
+        buffers = {name for name, _ in module.named_buffers()}
+        return cls(
+            shapes,
+            ties,
+            frozenset(name for name, _ in module.named_children()),
+            frozenset(buffers - module.state_dict().keys()),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A set of weights under the names of an architecture.
+
+    Attributes:
+        weights: where the tensors come from.
+        prefix: taken off their names.
+        state: the tensors under the architecture's names.
+        missing, unexpected: names that the architecture has and the weights lack, and the reverse.
+        shapes: sentences on tensors of another shape.
+        left_out: names of tensors that do not belong to the model.
+        notes: sentences on what was adapted.
+    """
+
+    weights: Weights
+    prefix: str
+    state: Mapping[str, Tensor]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What does not fit, as parts of a sentence; ``()`` if everything does."""
+        return (
+            *(f"{key} is missing" for key in self.missing),
+            *(f"{key} is unexpected" for key in self.unexpected),
+            *self.shapes,
+        )
+
+    @property
+    def label(self) -> str:
+        """The keys and the prefix under which the tensors stand in the file."""
+        return ".".join(part for part in (self.weights.label, self.prefix.strip(".")) if part)
+
+
+def fits(names: Names, weights: Weights, arch: str) -> list[Fit]:
+    """Every way in which weights fit an architecture; the nearest one if none fits."""
+    nearest: Fit | None = None
+    tensors = _without_pruning(names, weights.tensors)
+    for rename in (str, _unwrapped, _without_data_parallel, _renamed_for(names)):
+        given = _renamed(tensors, rename)
+        if given is None:
+            continue
+        found = [_fit(names, weights, given, prefix, arch) for prefix in _prefixes(names, given)]
+        whole = [fit for fit in found if not fit.problems]
+        if whole:
+            return whole
+        added = _with_prefix_added(names, given)
+        if added is not None:
+            return [_fit(names, weights, added, "", arch)]
+        for fit in found:
+            if nearest is None or len(fit.problems) < len(nearest.problems):
+                nearest = fit
+    return [] if nearest is None else [nearest]
+
+
+def _fit(
+    names: Names, weights: Weights, given: Mapping[str, Tensor], prefix: str, arch: str
+) -> Fit:
+    own = names.shapes
+    inside = {key[len(prefix) :]: given[key] for key in given if key.startswith(prefix)}
+    outside = [key for key in given if not key.startswith(prefix)]
+    state = {key: value for key, value in inside.items() if key in own or _is_counter(key)}
+    notes = [f"The prefix {prefix!r} was taken off every key."] if prefix else []
+    tied = []
+    for key in own.keys() - state.keys():
+        same = next((name for name in names.ties.get(key, ()) if name in state), None)
+        if same is not None:
+            state[key] = state[same]
+            tied.append(key)
+    if tied:
+        notes.append(f"{first_few(sorted(tied))}: tied to another tensor, which the file has.")
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(key for key in inside if key not in own and not _is_counter(key))
+    foreign = [key for key in extra if _is_beside(names, key)]
+    unexpected = [key for key in extra if missing or key not in foreign]
+    shapes = [
+        f"{key} is {_shape(state[key].shape)} in the checkpoint and {_shape(own[key])} in {arch}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key] != state[key].shape
+    ]
+    left_out = [*outside, *(key for key in foreign if key not in unexpected)]
+    shown = [key for key in left_out if key.rpartition(".")[2] not in _COUNTERS]
+    if shown:
+        plural = "tensor was" if len(shown) == 1 else "tensors were"
+        notes.append(f"{len(shown)} {plural} left out as not the model's: {first_few(shown)}.")
+    return Fit(
+        weights, prefix, state, tuple(missing), tuple(unexpected), tuple(shapes),
+        tuple(left_out), tuple(notes),
+    )  # fmt: skip
+
+
+def _is_beside(names: Names, key: str) -> bool:
+    """Whether a tensor that the architecture lacks belongs to something beside the model.
+
+    1. A counter of a profiler, or a buffer that the architecture computes itself.
+    2. A tensor of a part at the top that the architecture does not have, such as a loss. A part
+       named by a number is one more layer of the same model: the architecture is too short.
+    """
+    if key.rpartition(".")[2] in _COUNTERS or key in names.passing:
+        return True
+    top, _, rest = key.partition(".")
+    return bool(rest) and top not in names.children and not top.isdigit()
+
+
+def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:
+    """Prefixes under which tensors of the architecture stand, those with the most first."""
+    votes: Counter[str] = Counter()
+    for key in given:
+        if key in names.shapes:
+            votes[""] += 1
+        for match in re.finditer(r"\.", key):
+            if key[match.end() :] in names.shapes:
+                votes[key[: match.end()]] += 1
+    ordered = sorted(votes, key=lambda prefix: (-votes[prefix], len(prefix)))
+    return ordered[:_PREFIXES_TRIED] or [""]
+
+
+def _with_prefix_added(names: Names, given: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors under a prefix that all of the architecture's names have, if they then fit."""
+    first = next(iter(names.shapes), "")
+    for match in re.finditer(r"\.", first):
+        prefix = first[: match.end()]
+        renamed = {f"{prefix}{key}": value for key, value in given.items()}
+        if all(key in renamed and renamed[key].shape == own for key, own in names.shapes.items()):
+            return renamed
+    return None
+
+
+def _renamed(
+    tensors: Mapping[str, Tensor], rename: Callable[[str], str]
+) -> Mapping[str, Tensor] | None:
+    """The tensors under other names; ``None`` if no name changes, or two become one."""
+    if rename is str:
+        return tensors
+    found = {rename(key): value for key, value in tensors.items()}
+    return None if len(found) < len(tensors) or found.keys() == tensors.keys() else found
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def _without_data_parallel(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS and part != "module")
+
+
+def _renamed_for(names: Names) -> Callable[[str], str]:
+    """Old and new names of the same tensors: weight normalisation, and LayerNorm of TensorFlow."""
+    endings = [
+        ("weight_g", "parametrizations.weight.original0"),
+        ("weight_v", "parametrizations.weight.original1"),
+        ("gamma", "weight"),
+        ("beta", "bias"),
+    ]
+    pairs = [*endings, *((new, old) for old, new in endings[:2])]
+    tails = {key.rpartition(".")[2] for key in names.shapes}
+
+    def rename(key: str) -> str:
+        key = _unwrapped(key)
+        for old, new in pairs:
+            if key.endswith(f".{old}") and old not in tails:
+                return key.removesuffix(old) + new
+        return key
+
+    return rename
+
+
+def _without_pruning(names: Names, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Multiply the masks of ``torch.nn.utils.prune`` in, unless the architecture has them too."""
+    masks = [key for key in tensors if key.endswith("_mask") and f"{key[:-5]}_orig" in tensors]
+    masks = [key for key in masks if not any(own.endswith(key) for own in names.shapes)]
+    if not masks:
+        return tensors
+    found = {k: v for k, v in tensors.items() if k not in masks}
+    for key in masks:
+        found[key[:-5]] = found.pop(f"{key[:-5]}_orig") * tensors[key]
+    return found
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a fitting ``state`` into ``module``, which takes the state's dtype if there is one only.
+
+    Raises:
+        LoadError: a tensor is quantised.
+    """
+    quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
+    if quantised is not None:
+        raise LoadError(
+            f"{quantised} is quantised already.", hint="Give the float model's weights."
+        )
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module = module.to(dtypes.pop())
+    own = module.state_dict()
+    with torch.no_grad():
+        module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    return module
+
+
+def summary(fit: Fit, shown: int = 3) -> str:
+    """The first of each kind of problem, and how many more there are."""
+    kinds: Sequence[Sequence[str]] = (
+        [f"{key} is missing" for key in fit.missing],
+        [f"{key} is unexpected" for key in fit.unexpected],
+        fit.shapes,
+    )
+    return "; ".join(first_few(kind, shown) for kind in kinds if kind)
+
+
+def _is_counter(key: str) -> bool:
+    """BatchNorm's batch counters have no effect in evaluation mode."""
+    return key.endswith("num_batches_tracked")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,77 @@
+"""Reads a directory that Hugging Face's ``save_pretrained`` or timm's hub layout wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployfold.errors import LoadError, one_line
+
+from . import pickled, safetensors_file
+from .format import Content, Format, Header, Permissions, read_header
+
+_WEIGHTS = (
+    "model.safetensors.index.json", "model.safetensors", "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin.index.json", "pytorch_model.bin", "open_clip_pytorch_model.bin",
+)  # fmt: skip
+"""Files of weights by the names that Hugging Face's libraries give them, the best first."""
+
+
+def recognise(header: Header) -> bool:
+    """Files are never directories; :func:`deployfold.loading.formats.detect` sorts those out."""
+    return False
+
+
+def read(path: Path, permissions: Permissions) -> Content:
+    """The weights in the directory, with the architecture that ``config.json`` names.
+
+    Raises:
+        LoadError: there are no weights, or the configuration cannot be read.
+    """
+    weights = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise LoadError(f"{path} is a directory.", hint=_hint(path))
+    header = read_header(weights)
+    formats = (safetensors_file.INDEX, pickled.FORMAT, safetensors_file.FORMAT)
+    found = next((one for one in formats if one.recognise(header)), None)
+    if found is None:
+        raise LoadError(f"{weights} is not a file of weights.")
+    content = found.read(weights, permissions)
+    arch, options = _architecture(path)
+    note = f"The weights are those of {weights.name} in {path}."
+    return replace(content, file=weights, arch=arch, options=options, notes=(note,))
+
+
+FORMAT = Format("directory", (), recognise, read)
+
+
+def _architecture(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """The architecture that ``config.json`` names, and the arguments of its builder.
+
+    timm writes ``architecture``; transformers writes ``architectures``, a list of classes.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return None, {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path} cannot be read: {one_line(error)}.") from error
+    if not isinstance(config, dict):
+        return None, {}
+    name, classes = config.get("architecture"), config.get("num_classes")
+    if isinstance(name, str):
+        options = {"num_classes": classes} if isinstance(classes, int) else {}
+        return f"timm:{name}", options
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return f"transformers:{names[0]}", {"config": str(folder)}
+    return None, {}
+
+
+def _hint(folder: Path) -> str:
+    suffixes = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx")
+    files = sorted(one.name for one in folder.iterdir() if one.suffix in suffixes)[:5]
+    return f"Give a file in it: {', '.join(files)}." if files else "Give the checkpoint file in it."

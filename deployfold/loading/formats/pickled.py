@@ -1,0 +1,110 @@
+"""Reads files that torch.save wrote: pickled modules and state dicts."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+import zipfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deployfold.errors import LoadError
+from deployfold.loading.archive import read_entries
+from deployfold.loading.importing import working_directory_importable
+from deployfold.loading.placeholder import close, mappings_in, stand_ins
+from deployfold.loading.safe_globals import allowed_for, inspect_globals
+
+from .format import Content, Format, Header, Permissions
+
+
+def recognise(header: Header) -> bool:
+    """A zip archive with ``data.pkl``, or a bare pickle of protocol 2 to 5."""
+    if header.entries is not None:
+        return "data.pkl" in header.entries
+    return header.head[:1] == b"\x80" and header.head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def read(path: Path, permissions: Permissions) -> Content:
+    """The object tree of the file.
+
+    Raises:
+        LoadError: see :func:`load_pickle`.
+    """
+    allow, trust = permissions.allow_globals, permissions.trust
+    return Content(tree=load_pickle(path, allow_globals=allow, trust=trust))
+
+
+FORMAT = Format("pickle", (".pt", ".pth", ".ckpt", ".bin"), recognise, read)
+
+
+def load_pickle(
+    path: Path, *, allow_globals: Sequence[str] = (), trust: bool = False, strict: bool = False
+) -> Any:
+    """Unpickle ``path`` on the CPU.
+
+    Args:
+        allow_globals: classes to allow beside those of known packages.
+        trust: unpickle in full, which can run any code.
+        strict: refuse a file with any other global, instead of putting an inert
+            :class:`~deployfold.loading.placeholder.Placeholder` in the place of its objects.
+
+    Raises:
+        LoadError: the file is damaged, or uses a global that is not allowed.
+    """
+    made: list[tuple[type, str]] = []
+    if trust:
+        allowed: list[Any] = []
+    elif strict:
+        allowed = [*allowed_for(path, allow_globals)]
+    else:
+        found = inspect_globals(path, allow_globals)
+        if found.refused:
+            made = stand_ins(found.refused, _mappings(path))
+        allowed = [*found.allowed, *made]
+    # Trusted pickles import the user's own modules by name.
+    importable = working_directory_importable() if trust else nullcontext()
+    try:
+        with warnings.catch_warnings(), importable, torch.serialization.safe_globals(allowed):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise LoadError(
+            f"{path} was not unpickled: {_reason(error)}",
+            hint="If you trust its author, --trust unpickles it in full. "
+            "Safer: save model.state_dict(), or save the module again with a current torch.",
+        ) from error
+    except MemoryError as error:
+        raise LoadError(f"{path} needs more memory than there is.") from error
+    except Exception as error:  # unpickling meets whatever bytes, and whatever classes, there are
+        raise LoadError(
+            f"{path} cannot be loaded: {type(error).__name__}: {_reason(error)}",
+            hint="It may be damaged, or written by another version of its package.",
+        ) from error
+    finally:
+        close(made)
+
+
+def _mappings(path: Path) -> set[str]:
+    """The globals in ``path`` whose objects get items by key."""
+    if zipfile.is_zipfile(path):
+        entries = read_entries(path, lambda name: name == "data.pkl")
+        return set().union(*(mappings_in(io.BytesIO(one)) for one in entries.values()))
+    with path.open("rb") as file:
+        return set().union(*(mappings_in(file) for _ in range(_LEGACY_PICKLES)))
+
+
+_LEGACY_PICKLES = 4
+"""torch's format of before 2020: magic number, protocol version, system information, object."""
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    if "persistent_load of storage" in text:
+        return "it is a whole module in torch's format of before 2020, which cannot be restricted."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

@@ -1,0 +1,97 @@
+"""Reads safetensors: one file, or the index of a model in several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deployfold.errors import LoadError, one_line
+
+from .format import Content, Format, Header, Permissions
+
+_INDEX = ".index.json"
+
+
+def recognise(header: Header) -> bool:
+    """Eight bytes of header length, little-endian, then a JSON object."""
+    length = int.from_bytes(header.head[:8], "little")
+    return header.head[8:9] == b"{" and 2 <= length <= header.size - 8
+
+
+def read(path: Path, permissions: Permissions) -> Content:
+    """The tensors by name.
+
+    Raises:
+        LoadError: the file is damaged or empty.
+    """
+    state = _tensors(path)
+    if not state:
+        raise LoadError(f"{path} holds no tensors.")
+    return Content(tree=state)
+
+
+FORMAT = Format("safetensors", (".safetensors",), recognise, read)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, also those it holds once for several names.
+
+    ``safetensors.torch.save_model`` stores one of several tensors that share memory, and names
+    the others in the metadata.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError, KeyError) as error:
+        raise LoadError(f"{path} is damaged: {one_line(error)}.") from error
+    shared = {name: state[kept] for name, kept in metadata.items() if kept in state}
+    return {**shared, **state}
+
+
+def recognise_index(header: Header) -> bool:
+    """A JSON file with the name that Hugging Face gives to the index of a model's shards."""
+    return header.path.name.endswith(_INDEX) and header.head.lstrip()[:1] == b"{"
+
+
+def read_index(path: Path, permissions: Permissions) -> Content:
+    """The tensors of all shards, which lie beside the index.
+
+    Raises:
+        LoadError: the index or a shard is damaged or missing.
+    """
+    shards = sorted(set(_weight_map(path).values()))
+    state: dict[str, Any] = {}
+    for name in shards:
+        shard = path.parent / name
+        if not shard.is_file():
+            raise LoadError(f"The shard {shard} is missing.", hint=f"{path.name} names it.")
+        if name.endswith(".safetensors"):
+            state |= _tensors(shard)
+        else:
+            from .pickled import load_pickle
+
+            state |= load_pickle(shard, strict=True)
+    return Content(tree=state)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = {str(key): str(value) for key, value in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoadError(f"{path} is not an index of shards: {one_line(error)}.") from error
+    if not names or any(Path(name).name != name for name in names.values()):
+        raise LoadError(f"{path} names shards outside its folder, or none.")
+    return names
+
+
+INDEX = Format(
+    "index of shards", (".safetensors.index.json", ".bin.index.json"), recognise_index, read_index
+)

@@ -1,0 +1,184 @@
+"""Loads a model from any source: a file of any format, or a model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deployfold.errors import LoadError, UsageError
+from deployfold.util.files import sha256
+
+from . import zoo
+from .arch import Match, create, match, near, recognise
+from .checks import as_module, checked, missing_parts, safe_name
+from .choice import choose_module, unused
+from .fit import fill
+from .formats import Content, Permissions, detect, stem
+from .model import LoadedModel
+from .placeholder import name_of
+from .safe_globals import refusal
+from .weights import Weights, find_modules, find_weights, is_average
+from .wrappers import unwrap
+
+
+def load_model(
+    source: str,
+    *,
+    arch: str | None = None,
+    weights: str | None = None,
+    allow_globals: Sequence[str] = (),
+    trust: bool = False,
+) -> LoadedModel:
+    """Load a model, in evaluation mode on the CPU.
+
+    Args:
+        source: a file or directory, or ``torchvision:NAME`` / ``timm:NAME``.
+        arch: the architecture of a state dict; recognised from the file name, and confirmed by
+            keys and shapes, if ``None``.
+        weights: the key or prefix of the weights to take where a file holds several, such as
+            ``ema``.
+        allow_globals: classes that a pickled module may use beside those of known packages, or
+            ``package.*`` for all modules of a package.
+        trust: let the file run code.
+
+    Raises:
+        LoadError: the source cannot be read, or could run code that was not allowed.
+        UsageError: ``source``, ``arch`` or ``weights`` names something unknown.
+    """
+    path = Path(source)
+    try:
+        there = path.exists()
+    except OSError as error:  # below a directory that may not be searched, or too long a name
+        raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
+    if zoo.is_zoo_name(source) and not there:
+        return checked(_from_zoo(source, arch))
+    if not there:
+        raise _missing(source)
+    found = detect(path)
+    content = found.read(path, Permissions(tuple(allow_globals), trust))
+    file = content.file or path
+    loaded = LoadedModel(
+        nn.Identity(), content.kind, safe_name(stem(path)), arch, source, sha256(file),
+        file.stat().st_size, content.shapes, content.notes,
+    )  # fmt: skip
+    if content.module is not None:
+        return checked(_with_own_architecture(replace(loaded, module=content.module), path))
+    return checked(_from_tree(loaded, path, content, weights))
+
+
+def _from_zoo(source: str, arch: str | None) -> LoadedModel:
+    if arch is not None:
+        raise UsageError(f"{source} is an architecture itself; --arch goes with a file.")
+    cached = zoo.cached_weights(source)
+    if cached is None:
+        module = create(source)
+        note = f"{source} with a seeded random initialisation: no trained weights were loaded."
+    else:
+        state, attributes = cached
+        module, _ = _filled(match(source, state))
+        for attribute, value in attributes.items():
+            setattr(module, attribute, value)
+        note = f"{source} with torchvision's trained weights from the local cache."
+    name = safe_name(source.partition(":")[2])
+    return LoadedModel(module, "zoo", name, source, source, notes=(note,))
+
+
+def _from_tree(loaded: LoadedModel, path: Path, content: Content, key: str | None) -> LoadedModel:
+    """The model in the objects of a checkpoint: a whole module, or weights of an architecture."""
+    tree = content.tree
+    modules = find_modules(tree)
+    whole = [(keys, one) for keys, one in modules if not missing_parts(one)]
+    sets = find_weights(tree)
+    if whole and (key is None or any(key in ".".join(keys) for keys, _ in whole)):
+        module, notes = choose_module(whole, key)
+        with as_module():
+            module, more = unwrap(module)
+        averages = [one.label for one in sets if is_average(one.label)]
+        known = {".".join(keys) for keys, _ in whole}
+        notes += unused([label for label in averages if label not in known], key)
+        loaded = replace(loaded, module=module, notes=(*loaded.notes, *more, *notes))
+        return _with_own_architecture(loaded, path)
+    arch = loaded.arch or content.arch
+    if modules and arch is None:
+        refused = missing_parts(choose_module(modules, key)[0])
+        raise refusal(refused)
+    if not sets:
+        raise _without_weights(path, tree)
+    return _from_weights(replace(loaded, arch=arch), path, sets, content, key)
+
+
+def _from_weights(
+    loaded: LoadedModel,
+    path: Path,
+    sets: Sequence[Weights],
+    content: Content,
+    key: str | None,
+) -> LoadedModel:
+    if loaded.arch is None:
+        found = recognise(path, sets, key=key)
+    else:
+        found = match(loaded.arch, sets, key=key, options=content.options)
+    if found is None:
+        likely = " or ".join(f"--arch {arch}" for arch in near(path.name))
+        raise LoadError(
+            f"The architecture of the state dict {path} is not known.",
+            hint=f"Name it: {likely or '--arch torchvision:resnet50'}, "
+            "or --arch package.module:factory.",
+        )
+    module, notes = _filled(found)
+    if loaded.arch is None:
+        keys = f"its {len(found.state)} keys and their shapes"
+        notes = (f"Recognised {found.arch} by the file name, and by {keys}.", *notes)
+    notes = loaded.notes + notes
+    return replace(loaded, module=module, kind="state_dict", arch=found.arch, notes=notes)
+
+
+def _filled(found: Match) -> tuple[nn.Module, tuple[str, ...]]:
+    if found.problems:
+        raise found.error()
+    module, notes = unwrap(fill(found.module, found.state))
+    return module, found.notes + notes
+
+
+def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
+    """A whole model, with its architecture if the file name tells it and the keys confirm it."""
+    if loaded.arch is not None:
+        note = "The file holds a whole model, so --arch was not used."
+        return replace(loaded, arch=None, notes=(*loaded.notes, note))
+    if loaded.kind == "module" and not type(loaded.module).__module__.startswith("torchvision."):
+        return loaded
+    found = recognise(path, loaded.module.state_dict())
+    return loaded if found is None else replace(loaded, arch=found.arch)
+
+
+def _missing(source: str) -> LoadError:
+    known = [arch for arch in near(source) if "/" not in source]
+    if any(arch.partition(":")[2] == source for arch in known):
+        hint = f"For the model of that name without a file: {known[0]}."
+    elif known and not Path(source).suffix:
+        hint = f"Did you mean {' or '.join(known)}?"
+    else:
+        hint = "Give a checkpoint, or a model by name such as torchvision:resnet50."
+    return LoadError(f"{source} does not exist.", hint=hint)
+
+
+def _without_weights(path: Path, tree: Any) -> LoadError:
+    if (name := name_of(tree)) is not None:
+        return refusal([name])
+    return LoadError(
+        f"{path} holds {_describe(tree)}, and neither a module nor a state dict.",
+        hint="Save the model with torch.save(model, path) or its model.state_dict().",
+    )
+
+
+def _describe(checkpoint: object) -> str:
+    if isinstance(checkpoint, dict):
+        if "param_groups" in checkpoint:
+            return "the state of an optimizer"
+        keys = ", ".join(map(repr, list(checkpoint)[:4]))
+        return f"a dictionary with the keys {keys}" if keys else "an empty dictionary"
+    return f"a {type(checkpoint).__name__}"

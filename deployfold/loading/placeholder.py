@@ -1,0 +1,211 @@
+"""Inert stand-ins for objects of a pickle that are not allowed to be loaded.
+
+A checkpoint often holds, beside its weights, objects of classes that torch's restricted unpickler
+refuses: numpy scalars, paths, configurations. Each such class or function gets a stand-in here.
+The class itself is never imported, and nothing of it is called. A stand-in keeps what the pickle
+gives to the object, so that weights inside it can be found, and every use of it raises.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NoReturn
+
+from deployfold.errors import LoadError
+
+_MARK = "_deployfold_not_loaded"
+"""The attribute of an ``OrderedDict`` that stands in for a mapping: the name of its class."""
+
+
+class _Kind(type):
+    """The type of stand-in classes; once the pickle is read, calling such a class raises."""
+
+    closed = False
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        if cls.closed:
+            _refuse(cls.__name__)
+        return super().__call__(*arguments, **options)
+
+
+class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
+    """Stands in for one object: keeps its arguments, items and state, and can do nothing.
+
+    A list, because torch's restricted unpickler appends to nothing else.
+
+    Attributes:
+        name: the qualified name of the class or function in the pickle.
+        arguments: of the call that would have made the object.
+        state: what the object's attributes would have been set from; ``None`` without.
+    """
+
+    name: str = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> Placeholder:
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, None
+        if not cls.name and arguments:  # unpickled a second time
+            made.name = str(arguments[0])
+        return made
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def items_given(self) -> Iterator[Any]:
+        """The items that the pickle appends to the object."""
+        return super().__iter__()
+
+    def attributes(self) -> dict[Any, Any]:
+        """What the pickle sets the object's attributes to; ``{}`` where that is no dictionary."""
+        state = self.state
+        if isinstance(state, tuple) and len(state) == 2:  # __dict__ and slots
+            return {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
+        return state if isinstance(state, dict) else {}
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Placeholder, (self.name,)
+
+    def __deepcopy__(self, memo: Any) -> Placeholder:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not loaded>"
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        _refuse(self.name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> NoReturn:
+        _refuse(self.name)
+
+    def __bool__(self) -> NoReturn:
+        _refuse(self.name)
+
+    def __len__(self) -> NoReturn:
+        _refuse(self.name)
+
+    def __iter__(self) -> NoReturn:
+        _refuse(self.name)
+
+    def __contains__(self, item: object) -> NoReturn:
+        _refuse(self.name)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        _refuse(self.name)
+
+
+def stand_ins(names: Sequence[str], mappings: set[str]) -> list[tuple[type, str]]:
+    """A stand-in class for each global, as ``torch.serialization.safe_globals`` takes them.
+
+    Args:
+        names: qualified names of globals in a pickle.
+        mappings: those whose objects get items by key, see :func:`mappings_in`.
+    """
+    return [(_mapping(name) if name in mappings else _class(name), name) for name in names]
+
+
+def close(made: list[tuple[type, str]]) -> None:
+    """Make every further call of these stand-in classes raise."""
+    for kind, _ in made:
+        if isinstance(kind, _Kind):
+            kind.closed = True
+
+
+def name_of(value: object) -> str | None:
+    """The name of the global that ``value`` stands in for; ``None`` for a loaded object."""
+    if isinstance(value, Placeholder):
+        return value.name
+    if isinstance(value, _Kind):
+        return value.__name__
+    if type(value) is OrderedDict and vars(value):
+        name = vars(value).get(_MARK)
+        return name if isinstance(name, str) else None
+    return None
+
+
+def _class(name: str) -> type:
+    return _Kind(name, (Placeholder,), {"name": name})
+
+
+def _mapping(name: str) -> type:
+    """A class whose objects are ``OrderedDict``: torch sets items of nothing else."""
+
+    def make(cls: type, *arguments: Any) -> OrderedDict[Any, Any]:
+        made: OrderedDict[Any, Any] = OrderedDict()
+        vars(made)[_MARK] = name
+        return made
+
+    return _Kind(name, (), {"__new__": make})
+
+
+def _refuse(name: str) -> NoReturn:
+    raise LoadError(
+        f"The model uses {name}, which the checkpoint was not allowed to load.",
+        hint=f"If you trust its author: --allow-global {name}, or --trust.",
+    )
+
+
+def mappings_in(pickle: IO[bytes]) -> set[str]:
+    """The globals of one pickle whose objects get items by key.
+
+    The opcodes run on a stack of names alone: of the global that each object is made by.
+    """
+    found: set[str] = set()
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+    mark = object()
+
+    def pop_to_mark() -> None:
+        while stack.pop() is not mark:
+            pass
+
+    try:
+        for opcode, argument, _ in pickletools.genops(pickle):
+            code = opcode.name
+            if code == "GLOBAL":
+                name = str(argument).replace(" ", ".", 1)
+                stack.append(name.replace("__builtin__.", "builtins."))
+            elif code in ("REDUCE", "NEWOBJ"):
+                stack.pop()  # the arguments; the global stays
+            elif code in ("SETITEM", "SETITEMS"):
+                pop_to_mark() if code == "SETITEMS" else stack.__delitem__(slice(-2, None))
+                if isinstance(stack[-1], str):
+                    found.add(stack[-1])
+            elif code in ("APPENDS", "ADDITEMS"):
+                pop_to_mark()
+            elif code in ("APPEND", "BUILD"):
+                stack.pop()
+            elif code in ("BINPUT", "LONG_BINPUT", "PUT"):
+                memo[argument] = stack[-1]
+            elif code in ("BINGET", "LONG_BINGET", "GET"):
+                stack.append(memo.get(argument))
+            elif code == "MARK":
+                stack.append(mark)
+            elif code == "STOP":
+                stack.clear()
+            else:
+                before = [item.name for item in opcode.stack_before]
+                if "mark" in before:
+                    pop_to_mark()
+                elif before:
+                    del stack[-len(before) :]
+                stack.extend(None for _ in opcode.stack_after)
+    except (ValueError, IndexError, OverflowError, MemoryError, KeyError):
+        pass  # the unpickler meets the same bytes, and tells what is wrong with them
+    return found

@@ -1,0 +1,393 @@
+"""Weights are found by structure and fitted by names, however a trainer wrapped them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import enum
+import pathlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+from torch import nn
+
+from deployfold.errors import LoadError, UsageError
+from deployfold.loading import load_model
+
+ARCH = f"{__name__}:net"
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    )
+
+
+class Headed(nn.Module):
+    """Has names at the top that no trainer uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+State = dict[str, torch.Tensor]
+
+
+def headed() -> State:
+    torch.manual_seed(1)
+    return Headed().state_dict()
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def other(state: State) -> State:
+    """The same names with other values."""
+    return {k: v * 1.01 if v.is_floating_point() else v for k, v in state.items()}
+
+
+def load(tmp_path: pathlib.Path, content: Any, arch: str = ARCH, **options: Any) -> Any:
+    torch.save(content, tmp_path / "w.pth")
+    return load_model(str(tmp_path / "w.pth"), arch=arch, **options)
+
+
+SHAPES: dict[str, Callable[[State], Any]] = {
+    "params": lambda s: {"params": s},
+    "params_ema": lambda s: {"params_ema": s},
+    "model_state": lambda s: {"model_state": s},
+    "generator": lambda s: {"generator": s, "discriminator": {"x.weight": torch.ones(2)}},
+    "g_ema": lambda s: {"g_ema": s},
+    "backbone": lambda s: {"backbone": s},
+    "network": lambda s: {"network": s},
+    "any key": lambda s: {"my_weights": s, "epoch": 1},
+    "three levels": lambda s: {"checkpoint": {"model": {"state_dict": s}}},
+    "list": lambda s: [s],
+    "tuple with metadata": lambda s: (s, {"epoch": 3}),
+    "list of pairs": lambda s: list(s.items()),
+    "twice the same": lambda s: {"encoder": s, "decoder": s},
+    "Parameters": lambda s: {k: nn.Parameter(v, v.is_floating_point()) for k, v in s.items()},
+    "numpy arrays": lambda s: {"model": {k: v.numpy() for k, v in s.items()}},
+    "in two parts": lambda s: {
+        "model": {
+            "0": {k[2:]: v for k, v in s.items() if k.startswith("0.")},
+            "1": {k[2:]: v for k, v in s.items() if k.startswith("1.")},
+            "2": {k[2:]: v for k, v in s.items() if k.startswith("2.")},
+        }
+    },
+    "beside an optimizer": lambda s: {
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
+        "state_dict": s,
+    },
+    "model.": lambda s: under("model.", s),
+    "net.": lambda s: {"state_dict": under("net.", s)},
+    "model._orig_mod.": lambda s: {"state_dict": under("model._orig_mod.", s)},
+    "_orig_mod.module.": lambda s: under("_orig_mod.module.", s),
+    "_orig_mod in the middle": lambda s: {
+        k.replace("2.", "2._orig_mod.", 1) if k.startswith("2.") else k: v for k, v in s.items()
+    },
+    "FSDP": lambda s: under("_fsdp_wrapped_module.", s),
+    "module in the middle": lambda s: {
+        k.replace("2.", "2.module.", 1) if k.startswith("2.") else k: v for k, v in s.items()
+    },
+    "loss weight": lambda s: {
+        "state_dict": under("model.", s) | {"criterion.pos_weight": torch.ones(1)}
+    },
+    "metric": lambda s: {"state_dict": under("model.", s) | {"val_acc.total": torch.tensor(3)}},
+    "mean and std": lambda s: under("model.", s) | {"mean": torch.ones(3), "std": torch.ones(3)},
+    "student and teacher": lambda s: under("student.", s) | under("teacher.", other(s)),
+    "average beside": lambda s: under("model.", s) | under("ema_model.module.", other(s)),
+    "mmdet's average": lambda s: under("backbone.", s) | under("ema_backbone.", other(s)),
+    "auxiliary head": lambda s: s | {"aux.weight": torch.ones(2)},
+    "profiled": lambda s: s | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
+    "pruned": lambda s: {
+        **{k: v for k, v in s.items() if k != "0.weight"},
+        "0.weight_orig": s["0.weight"],
+        "0.weight_mask": torch.ones_like(s["0.weight"]),
+    },
+    "without counters": lambda s: {k: v for k, v in s.items() if "num_batches" not in k},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_found_wherever_they_stand(shape: str, tmp_path: pathlib.Path) -> None:
+    wanted = net()
+    loaded = load(tmp_path, SHAPES[shape](wanted.state_dict()))
+    found = loaded.module.state_dict()
+    for key, value in wanted.state_dict().items():
+        assert torch.equal(found[key], value) or key.endswith("num_batches_tracked"), key
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda s: {"params": s, "params_ema": other(s)},
+        lambda s: {"state_dict": s, "ema_state_dict": other(s)},
+        lambda s: under("model.", s) | under("ema_model.module.", other(s)),
+        lambda s: {"netG": s, "netG_ema": other(s)},
+    ],
+)
+def test_an_average_beside_the_weights_is_told_and_chosen_by_key(
+    content: Callable[[State], Any], tmp_path: pathlib.Path
+) -> None:
+    state = net().state_dict()
+    raw = load(tmp_path, content(state))
+    assert torch.equal(raw.module[0].weight, state["0.weight"])
+    assert sum("averaged in training, are not used; --weights" in n for n in raw.notes) == 1
+    averaged = load(tmp_path, content(state), weights="ema")
+    assert torch.equal(averaged.module[0].weight, other(state)["0.weight"])
+    with pytest.raises(UsageError, match="No weights under 'nothing'"):
+        load(tmp_path, content(state), weights="nothing")
+
+
+def test_an_average_beside_a_module_is_told_and_chosen_by_key(tmp_path: pathlib.Path) -> None:
+    model, average = net(), net()
+    average.load_state_dict(other(model.state_dict()))
+    torch.save({"model": model, "ema": average, "epoch": 3}, tmp_path / "w.pt")
+    raw = load_model(str(tmp_path / "w.pt"))
+    assert torch.equal(raw.module[0].weight, model[0].weight)
+    assert any("'ema', averaged in training, are not used" in note for note in raw.notes)
+    averaged = load_model(str(tmp_path / "w.pt"), weights="ema")
+    assert torch.equal(averaged.module[0].weight, average[0].weight)
+
+
+def test_several_that_fit_and_differ_are_listed(tmp_path: pathlib.Path) -> None:
+    state = net().state_dict()
+    with pytest.raises(LoadError, match="several sets") as caught:
+        load(tmp_path, {"left": state, "right": other(state)})
+    assert "'left' (14 tensors" in caught.value.message
+    assert "--weights left" in str(caught.value.hint)
+    chosen = load(tmp_path, {"left": state, "right": other(state)}, weights="right")
+    assert torch.equal(chosen.module[0].weight, other(state)["0.weight"])
+
+
+def test_the_nearest_attempt_is_shown_with_names_of_both_sides(tmp_path: pathlib.Path) -> None:
+    state = headed()
+    state["classifier.weight"] = state.pop("head.weight")
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path, {"ema": {}, "net": under("model.", state)}, arch=f"{__name__}:Headed")
+    assert "3 of its 4 tensors under 'net.model'" in caught.value.message
+    assert "head.weight is missing" in caught.value.message
+    assert "classifier.weight is unexpected" in caught.value.message
+    assert "Names in the file: model.stem.weight" in str(caught.value.hint)
+    assert "--arch" not in str(caught.value.hint)
+
+
+def test_a_longer_network_does_not_fit_a_shorter_one(tmp_path: pathlib.Path) -> None:
+    longer = nn.Sequential(*net(), nn.Conv2d(4, 4, 1))
+    with pytest.raises(LoadError, match=r"3\.bias is unexpected"):
+        load(tmp_path, longer.state_dict())
+    deeper = headed() | {"stem.extra.weight": torch.ones(2)}
+    with pytest.raises(LoadError, match=r"stem\.extra\.weight is unexpected"):
+        load(tmp_path, deeper, arch=f"{__name__}:Headed")
+
+
+def test_a_network_that_contains_the_named_one_is_not_recognised_as_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    state = under("backbone.", torchvision.models.resnet18().state_dict())
+    path = tmp_path / "resnet18_unet.pth"
+    torch.save(state | {"decoder.weight": torch.ones(1000, 1000)}, path)
+    with pytest.raises(LoadError, match="not known"):
+        load_model(str(path))
+    torch.save(state | {"criterion.weight": torch.ones(10)}, path)
+    assert load_model(str(path)).arch == "torchvision:resnet18"
+
+
+class Tied(nn.Module):
+    def __init__(self, *, tie: bool = True) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(11, 6)
+        self.decoder = nn.Linear(6, 11, bias=False)
+        if tie:
+            self.decoder.weight = self.encoder.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(ids))
+
+
+class TiedLater(Tied):
+    def __init__(self) -> None:
+        super().__init__(tie=False)
+
+    def tie_weights(self) -> None:
+        self.decoder.weight = self.encoder.weight
+
+
+@pytest.mark.parametrize("arch", ["Tied", "TiedLater"])
+@pytest.mark.parametrize("kind", ["save_model", "without encoder", "without decoder"])
+def test_one_of_two_tied_tensors_is_enough(arch: str, kind: str, tmp_path: pathlib.Path) -> None:
+    wanted = Tied()
+    path = tmp_path / "w.safetensors"
+    if kind == "save_model":
+        save_model(wanted, str(path))
+    else:
+        gone = f"{kind.split()[1]}.weight"
+        save_file({k: v for k, v in wanted.state_dict().items() if k != gone}, path)
+    found = load_model(str(path), arch=f"{__name__}:{arch}").module
+    ids = torch.arange(5)[None]
+    assert torch.equal(found(ids), wanted(ids))
+
+
+def test_shards_with_an_index(tmp_path: pathlib.Path) -> None:
+    state = net().state_dict()
+    parts = {"a.safetensors": {}, "b.safetensors": {}}
+    for number, (key, value) in enumerate(state.items()):
+        parts["ab"[number % 2] + ".safetensors"][key] = value
+    for name, part in parts.items():
+        save_file(part, tmp_path / name)
+    weight_map = {key: name for name, part in parts.items() for key in part}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(__import__("json").dumps({"metadata": {}, "weight_map": weight_map}))
+    for source in (index, tmp_path):
+        loaded = load_model(str(source), arch=ARCH)
+        assert torch.equal(loaded.module[2][0].weight, state["2.0.weight"])
+        assert loaded.name == tmp_path.name
+    index.write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+    with pytest.raises(LoadError, match="outside its folder"):
+        load_model(str(index), arch=ARCH)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Config(dict):  # type: ignore[type-arg]
+    """A dictionary with attributes, as configuration libraries have them."""
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self) -> None:
+        self.a = 1
+
+
+def configuration() -> Config:
+    made = Config(lr=0.1)
+    made.frozen = True  # type: ignore[attr-defined]
+    return made
+
+
+BESIDE = {
+    "numpy float64": np.float64(0.9), "numpy float32": np.float32(0.9),
+    "numpy array": np.arange(3), "numpy bool": np.bool_(True), "numpy dtype": np.dtype("float32"),
+    "numpy state": np.random.get_state(), "numpy objects": np.array(["a", None], dtype=object),
+    "numpy strings": np.array(["a", "bb"]), "namespace": argparse.Namespace(lr=0.1),
+    "path": pathlib.Path("a"), "date": datetime.datetime(2026, 1, 1),
+    "duration": datetime.timedelta(1), "random state": random.getstate(),
+    "defaultdict": collections.defaultdict(list, a=[1]), "deque": collections.deque([1, 2]),
+    "slice": slice(1, 2), "enum": Colour.RED, "enum as key": {Colour.RED: 1},
+    "set of enums": {Colour.RED}, "config": configuration(), "slots": Slotted(),
+    "device": torch.device("cuda:0"), "class": Slotted, "function": configuration,
+    "scaler": torch.amp.GradScaler("cpu").state_dict(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", BESIDE)
+def test_objects_beside_the_weights_need_not_be_loaded(
+    name: str, legacy: bool, tmp_path: pathlib.Path
+) -> None:
+    state = net().state_dict()
+    content = {"epoch": 1, "before": BESIDE[name], "state_dict": state, "after": BESIDE[name]}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    loaded = load_model(str(tmp_path / "w.pth"), arch=ARCH)
+    assert torch.equal(loaded.module[0].weight, state["0.weight"])
+
+
+@pytest.mark.parametrize("name", ["namespace", "config"])
+def test_weights_inside_an_object_that_is_not_loaded(name: str, tmp_path: pathlib.Path) -> None:
+    state = net().state_dict()
+    inside = argparse.Namespace(model=state) if name == "namespace" else Config(model=state)
+    loaded = load(tmp_path, {"run": inside})
+    assert torch.equal(loaded.module[0].weight, state["0.weight"])
+
+
+class Foreign(nn.Module):
+    """A class that the product does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net()
+        self.register_buffer("scratch", torch.ones(2), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def test_weights_of_a_pickled_module_are_taken_for_a_named_architecture(
+    tmp_path: pathlib.Path,
+) -> None:
+    loaded = load(tmp_path, {"model": Foreign().half(), "epoch": 2}, arch=f"{__name__}:Foreign")
+    assert loaded.kind == "state_dict"
+    assert torch.equal(loaded.module.body[0].weight, net()[0].weight.half())
+
+
+def test_all_classes_that_a_module_needs_are_listed_once(tmp_path: pathlib.Path) -> None:
+    model = Foreign()
+    model.body.append(Headed())
+    torch.save({"model": model, "args": argparse.Namespace(a=1)}, tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="could run code") as caught:
+        load_model(str(tmp_path / "w.pt"))
+    hint = str(caught.value.hint)
+    assert f"--allow-global {__name__}.Foreign" in hint
+    assert f"--allow-global {__name__}.Headed" in hint
+    assert "argparse" not in hint
+    both = (f"{__name__}.Foreign", f"{__name__}.Headed")
+    assert type(load_model(str(tmp_path / "w.pt"), allow_globals=both).module) is Foreign
+    loaded = load_model(str(tmp_path / "w.pt"), allow_globals=(f"{__name__}.*",))
+    assert type(loaded.module) is Foreign
+
+
+def test_a_package_is_allowed_for_its_modules_alone(tmp_path: pathlib.Path) -> None:
+    torch.save({"model": net(), "x": Slotted()}, tmp_path / "w.pt")
+    assert load_model(str(tmp_path / "w.pt"), allow_globals=(f"{__name__}.*",)).kind == "module"
+    torch.save(nn.Sequential(Headed()), tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="Headed"):
+        load_model(str(tmp_path / "w.pt"), allow_globals=("another.*",))
+
+
+def test_an_attribute_that_was_not_loaded_raises_when_it_is_used(tmp_path: pathlib.Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    model.args = argparse.Namespace(scale=2.0)
+    torch.save(model, tmp_path / "w.pt")
+    loaded = load_model(str(tmp_path / "w.pt")).module
+    assert loaded(torch.ones(1, 3, 2, 2)).shape == (1, 4, 2, 2)
+    for use in (bool, len, iter, lambda x: x.scale, lambda x: x(), lambda x: x[0], type):
+        if use is type:
+            with pytest.raises(LoadError, match=r"argparse\.Namespace"):
+                type(loaded.args)()
+            continue
+        with pytest.raises(LoadError, match=r"argparse\.Namespace"):
+            use(loaded.args)
+    torch.save(loaded, tmp_path / "again.pt")
+    again = load_model(str(tmp_path / "again.pt")).module
+    with pytest.raises(LoadError, match=r"argparse\.Namespace"):
+        bool(again.args)
+
+
+def test_a_hook_or_a_part_that_was_not_loaded_is_refused(tmp_path: pathlib.Path) -> None:
+    model = nn.Sequential(nn.ReLU())
+    model.register_forward_hook(configuration)
+    torch.save(model, tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="configuration"):
+        load_model(str(tmp_path / "w.pt"))
+    model = nn.Sequential(nn.ReLU())
+    model.settings = configuration()
+    torch.save(model, tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="Config"):
+        load_model(str(tmp_path / "w.pt"))
