@@ -13,6 +13,7 @@ from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.model import (
     REPORT_JSON,
     REPORT_MARKDOWN,
+    DynamicAxis,
     Environment,
     FoldedNorm,
     FoldSummary,
@@ -80,8 +81,18 @@ def partial_report(
 def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:
     """The report's form of an :class:`~deployfold.config.spec.InputSpec`."""
     return tuple(
-        ModelInput(name=name, shape=tensor.shape, dtype=tensor.dtype)
-        for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
+        ModelInput(
+            name=name,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            dynamic=tuple(
+                DynamicAxis(axis=axis, min=low, max=high)
+                for axis, (low, high) in sorted(axes.items())
+            ),
+        )
+        for name, tensor, axes in zip(
+            inputs.names, inputs.tensors, inputs.dynamic_axes, strict=True
+        )
     )
 
 

@@ -21,7 +21,7 @@ from .device_files import device_files
 from .labels import LABELS_TXT, read_labels
 from .manifest import BILL, MANIFEST, RUNNER, FileEntry, HowToRun, Manifest
 from .scan import Limits, archive_size, file_header, scan
-from .signing import sign, signature_path
+from .signing import check_key, sign, signature_path
 from .tar import END, padding
 from .zstd import Writer, library
 
@@ -75,6 +75,8 @@ def create(
         BundleError: the build is not fit to ship, or a package is missing.
     """
     library()  # before the files are read, which takes a while
+    if key is not None:
+        check_key(key)
     start = time.perf_counter()
     emit(StageStarted("bundle", f"reading {directory}"))
     with claimed(directory, shared=True):

@@ -22,6 +22,16 @@ def signature_path(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.sig")
 
 
+def check_key(key: Path) -> None:
+    """Make sure that the file of a key is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not key.is_file():
+        raise UsageError(f"There is no key {key}.", hint="ssh-keygen -t ed25519 -f KEY makes one.")
+
+
 def sign(bundle: Path, key: Path) -> bytes:
     """The signature of a file by a private key, or by the agent that holds the key of a public one.
 
@@ -29,8 +39,7 @@ def sign(bundle: Path, key: Path) -> bytes:
         UsageError: there is no key.
         BundleError: ssh-keygen is missing or refuses, as without the passphrase of a locked key.
     """
-    if not key.is_file():
-        raise UsageError(f"There is no key {key}.", hint="ssh-keygen -t ed25519 -f KEY makes one.")
+    check_key(key)
     done = _ssh_keygen(bundle, "sign", "-f", str(key), "-n", NAMESPACE)
     if done.returncode != 0 or not done.stdout:
         raise BundleError(

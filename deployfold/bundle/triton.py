@@ -14,6 +14,7 @@ from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 from deployfold.util.files import make_directory, sha256, temporary_directory
 from deployfold.util.locks import claimed
 
+from .batching import why_not_joined
 from .collect import Build, collect
 from .labels import LABELS_TXT, read_labels
 from .manifest import Artifact
@@ -29,7 +30,7 @@ from .triton_config import (
 
 CONFIG = "config.pbtxt"
 DEFAULT_BATCH = 8
-"""The greatest batch of ONNX and TorchScript where no engine of the build says one."""
+"""The greatest batch of ONNX and TorchScript where neither the build nor an engine has one."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ def _add_all(
 def _models(
     build: Build, max_batch: int | None, instances: int, labels: bool, emit: Emit
 ) -> list[Served]:
+    onnx = next(one for one in build.artifacts if one.kind == "onnx")
+    interface = onnx_interface(build.directory / onnx.file)
     groups: dict[str, list[Artifact]] = {}
     for artifact in build.artifacts:
-        if artifact.kind == "engine" and (why := _unfit(build, artifact)) is not None:
+        if (why := _unfit(build, artifact, interface)) is not None:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
         name = f"{build.name}_{backend(artifact)}_{artifact.precision}"
@@ -129,15 +132,22 @@ def _models(
         for one in group
         if one.kind == "engine"
     }
-    batch = max_batch or max((one.max_batch for one in engines.values()), default=0)
+    batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
     return [
-        _model(name, group, build, engines, batch or DEFAULT_BATCH, instances, labels)
+        _model(name, group, build, engines, batch, instances, labels)
         for name, group in groups.items()
     ]
 
 
-def _unfit(build: Build, artifact: Artifact) -> str | None:
-    """Why Triton cannot load an engine."""
+def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
+    """Why Triton cannot serve an artifact of a model with that interface."""
+    if artifact.kind == "torchscript":
+        scalar = next((one.name for one in interface.outputs if not one.shape), None)
+        return scalar and (
+            f"its output {scalar!r} has no axis, and Triton's PyTorch backend refuses such outputs"
+        )
+    if artifact.kind != "engine":
+        return None
     if artifact.library != "tensorrt":
         return (
             "Triton loads engines of TensorRT, and not of TensorRT-RTX; deployfold finish builds "
@@ -145,6 +155,37 @@ def _unfit(build: Build, artifact: Artifact) -> str | None:
         )
     options = read_sidecar(build.directory / artifact.file).get("options", {})
     return "it is weight-stripped, and Triton does not refit" if options.get("strip_plan") else None
+
+
+def _greatest_batch(
+    build: Build,
+    onnx: Artifact,
+    interface: Interface,
+    engines: dict[str, Interface],
+    asked: int | None,
+    emit: Emit,
+) -> int:
+    """The greatest batch of ONNX and TorchScript; 0 if Triton must not join requests.
+
+    The batch that was asked for, else that of ``--dynamic-batch`` or ``--shapes``, else that of the
+    engines.
+    """
+    if not any(one.shape[:1] == (-1,) for one in interface.inputs):
+        return 0
+    ranges = [axis for one in build.report.inputs for axis in one.dynamic if axis.axis == 0]
+    smallest = max((axis.min for axis in ranges), default=1)
+    reference = build.files[REFERENCE_NPZ]
+    why = why_not_joined(build.directory / onnx.file, reference, max(1, smallest))
+    if why is not None:
+        emit(Note(f"Triton will not join requests into batches: {why}."))
+        return 0
+    for file, engine in engines.items():
+        if engine.first_axis_is_dynamic and not engine.max_batch:
+            why = "no optimization profile takes a batch of 1"
+            emit(Note(f"Triton will not join requests for {file}: {why}."))
+    built = min((axis.max for axis in ranges), default=0)
+    of_engines = max((one.max_batch for one in engines.values()), default=0)
+    return asked or built or of_engines or DEFAULT_BATCH
 
 
 def _model(
@@ -161,7 +202,7 @@ def _model(
     by_capability: dict[str, str] = {}
     for artifact in group:
         file = model_file(artifact)
-        if len(group) > 1:  # engines for several GPUs, of which Triton loads the one for its own
+        if len(group) > 1:  # engines for several GPUs, and Triton loads the one for its own
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
             file = f"{stem}.sm_{capability.replace('.', '')}.{suffix}"
@@ -187,7 +228,8 @@ def _interface(
     artifact: Artifact, build: Build, engines: dict[str, Interface], max_batch: int
 ) -> Interface:
     if artifact.kind == "engine":
-        return engines[artifact.file]
+        engine = engines[artifact.file]
+        return engine if max_batch else replace(engine, max_batch=0, preferred=())
     if artifact.kind == "onnx":
         found = onnx_interface(build.directory / artifact.file)
     else:
@@ -198,7 +240,7 @@ def _interface(
             onnx_interface(build.directory / onnx.file),
             fixed=_reference_shapes(build) if alone else None,
         )
-    return replace(found, max_batch=max_batch) if found.batched else found
+    return replace(found, max_batch=max_batch if found.first_axis_is_dynamic else 0)
 
 
 def _reference_shapes(build: Build) -> list[tuple[int, ...]]:

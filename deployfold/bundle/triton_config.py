@@ -7,7 +7,8 @@ says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,23 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Interface:
-    """What goes in and comes out, and the batches: the most at a time, and those it is best at."""
+    """What goes in and comes out of a model, and in which batches.
+
+    Attributes:
+        max_batch: the most rows that Triton may join; 0 if it must not join requests.
+        preferred: the batch sizes that the model is fastest at.
+        profiles: how many optimization profiles an engine has; 0 of anything else.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     max_batch: int = 0
     preferred: tuple[int, ...] = ()
+    profiles: int = 0
 
     @property
-    def batched(self) -> bool:
-        """Whether the first axis of every tensor is dynamic: Triton may then join requests."""
+    def first_axis_is_dynamic(self) -> bool:
+        """Whether that is so of every tensor, which it must be where requests are joined."""
         return all(one.shape and one.shape[0] < 0 for one in (*self.inputs, *self.outputs))
 
 
@@ -92,20 +100,40 @@ def engine_interface(path: Path) -> Interface:
         sides: dict[str, list[Tensor]] = {"input": [], "output": []}
         for one in sidecar["tensors"]:
             sides[one["mode"]].append(Tensor(one["name"], one["dtype"], tuple(one["shape"])))
-        found = Interface(tuple(sides["input"]), tuple(sides["output"]))
-        if not found.batched:
+        profiles = sidecar["profiles"]
+        found = Interface(tuple(sides["input"]), tuple(sides["output"]), profiles=len(profiles))
+        if not found.first_axis_is_dynamic:
             return found
-        profiles = [shapes for profile in sidecar["profiles"] for shapes in profile]
+        best = {int(one["opt"][0]) for shapes in profiles for one in shapes}
         return replace(
-            found,
-            max_batch=min(max(one["max"][0] for one in profiles), 1 << 30),
-            preferred=tuple(sorted({int(one["opt"][0]) for one in profiles} - {1})),
+            found, max_batch=_greatest_batch(profiles), preferred=tuple(sorted(best - {1}))
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BundleError(
             f"{sidecar_path(path)} does not tell the engine's inputs: {error!r}.",
             hint="Build it again.",
         ) from error
+
+
+def _greatest_batch(profiles: Sequence[Sequence[Mapping[str, Any]]]) -> int:
+    """The greatest batch up to which an engine takes every batch size; 0 if it takes no single row.
+
+    1. Where all profiles have the same other axes, the range of one profile may go on where that of
+       another ends.
+    2. Else each of them may be the only one for a shape, so the range common to all counts.
+    """
+    spans, others = [], set()
+    for shapes in profiles:
+        low = max(int(one["min"][0]) for one in shapes)
+        spans.append((low, min(int(one["max"][0]) for one in shapes)))
+        others.add(json.dumps([[one["min"][1:], one["max"][1:]] for one in shapes]))
+    if len(others) > 1:
+        return min(high for _, high in spans) if max(low for low, _ in spans) <= 1 else 0
+    reach = 0
+    for low, high in sorted(spans):
+        if low <= reach + 1:
+            reach = max(reach, high)
+    return reach
 
 
 def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] | None) -> Interface:
@@ -139,16 +167,16 @@ def config(
 ) -> str:
     """The text of ``config.pbtxt``.
 
-    1. Where the first axis of all tensors is dynamic, ``max_batch_size`` is the greatest batch, the
-       axis does not stand in ``dims``, and requests are joined (``dynamic_batching``).
-    2. Else ``max_batch_size`` is 0, ``dims`` are whole, and nothing is joined.
+    1. Where requests may be joined, ``max_batch_size`` is the greatest batch, ``dims`` leave the
+       first axis out, and ``dynamic_batching`` is on.
+    2. Else ``max_batch_size`` is 0, and ``dims`` are whole.
 
     Args:
         instances: of the model on every GPU, or on the CPU.
         labels: the file with the names of the classes, if the model is a classifier.
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
     """
-    batched = interface.batched and interface.max_batch > 0
+    batched = interface.max_batch > 0
     kind, platform, file = _BACKENDS[artifact.kind]
     preferred = [size for size in interface.preferred if size <= interface.max_batch]
     outputs = [_tensor(one, batched) for one in interface.outputs]
@@ -167,6 +195,10 @@ def config(
                 {
                     "count": instances,
                     "kind": Name("KIND_GPU" if artifact.kind == "engine" else "KIND_AUTO"),
+                    # Triton takes the first profile alone unless it is told the others.
+                    "profile": list(map(str, range(interface.profiles)))
+                    if interface.profiles > 1
+                    else None,
                 }
             ],
             "dynamic_batching": {"preferred_batch_size": preferred} if batched else None,

@@ -84,19 +84,19 @@ def create(
         typer.Option(metavar="FILE", help="The names of the classes, one on every line."),
     ] = None,
     instances: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Instances of each model on every GPU, or on the CPU.",
+            help="Instances of each model on every GPU, or on the CPU; 1 by default.",
             rich_help_panel=TRITON,
         ),
-    ] = 1,
+    ] = None,
     max_batch: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="The greatest batch of ONNX and TorchScript, where the build's batch is dynamic; "
-            "that of its engines by default, or 8.",
+            "by default that of the build.",
             rich_help_panel=TRITON,
         ),
     ] = None,
@@ -133,6 +133,14 @@ def create(
 
         if format not in ("archive", "triton"):
             raise UsageError(f"{format!r} is no format.", hint="Use archive or triton.")
+        if format == "triton" and sign is not None:
+            raise UsageError(
+                "--sign signs an archive, and --format triton writes a directory.",
+                hint="Leave out --sign, or sign an archive of the same build.",
+            )
+        if format == "archive" and (instances, max_batch) != (None, None):
+            name = "--instances" if instances is not None else "--max-batch"
+            raise UsageError(f"{name} is for --format triton.", hint=f"Leave out {name}.")
         suffix = ".triton" if format == "triton" else ".tar.zst"
         path = output or directory.resolve().with_name(directory.resolve().name + suffix)
         if format == "triton":
@@ -142,7 +150,7 @@ def create(
                 directory,
                 path,
                 labels=labels,
-                instances=instances,
+                instances=instances or 1,
                 max_batch=max_batch,
                 force=force,
                 emit=run.emit,

@@ -45,6 +45,7 @@ __all__ = [
     "BatchPoint",
     "ColdStart",
     "Count",
+    "DynamicAxis",
     "Environment",
     "FoldSummary",
     "FoldedNorm",
@@ -80,12 +81,21 @@ class Source(Frozen):
     bytes: Count | None = None
 
 
+class DynamicAxis(Frozen):
+    """An axis of an input that the build serves in several sizes, and the range of these."""
+
+    axis: Count
+    min: Count
+    max: Count
+
+
 class ModelInput(Frozen):
     """One model input; the batch axis comes first in ``shape``."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    dynamic: tuple[DynamicAxis, ...] = ()
 
 
 class FoldedNorm(Frozen):

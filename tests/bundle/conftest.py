@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,18 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
         absent = subprocess.run([python, "-c", code], cwd=folder, capture_output=True)
         assert absent.returncode == 1, f"{name} is not to be there"
     return python
+
+
+@pytest.fixture(scope="session")
+def proto() -> Any:
+    """``model_config_pb2`` of the client; the package around it would import grpc."""
+    spec = importlib.util.find_spec("tritonclient")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("tritonclient is not installed")
+    path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
+    found = importlib.util.spec_from_file_location("model_config_pb2", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

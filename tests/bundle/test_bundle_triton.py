@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -11,51 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_builds import make_build
+from bundle_builds import make_build, replace_onnx
 from hypothesis import given
 from hypothesis import strategies as st
+from triton_models import add_torchscript, read_config
 
 from deployfold.bundle.pbtxt import text
 from deployfold.bundle.triton import write_repository
 from deployfold.errors import BundleError, UsageError
 from deployfold.events import Note
 from deployfold.finish.reference import write_reference
-from deployfold.reporting.model import Row, load_report, write_report
-
-
-@pytest.fixture(scope="session")
-def proto() -> Any:
-    """``model_config_pb2`` of the client; the package around it would import grpc."""
-    spec = importlib.util.find_spec("tritonclient")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("tritonclient is not installed")
-    path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
-    found = importlib.util.spec_from_file_location("model_config_pb2", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     return make_build(tmp_path / "build")
-
-
-def read(proto: Any, repository: Path, model: str) -> Any:
-    from google.protobuf import text_format
-
-    config = proto.ModelConfig()
-    content = (repository / model / "config.pbtxt").read_text()
-    return text_format.Parse(content, config)
-
-
-def add_torchscript(build: Path, *notes: str) -> None:
-    (build / "net.ts.pt").write_bytes(b"an archive")
-    report = load_report(build / "report.json")
-    row = Row(name="torchscript", title="TorchScript", artifact="net.ts.pt", notes=notes)
-    write_report(report.model_copy(update={"rows": (*report.rows, row)}), build / "report.json")
 
 
 def test_every_backend_has_a_model_that_triton_can_read(
@@ -73,7 +42,7 @@ def test_every_backend_has_a_model_that_triton_can_read(
         "net_pytorch_fp32": ("pytorch", "pytorch_libtorch", "model.pt", "net.ts.pt"),
     }  # fmt: skip
     for name, (backend, platform, file, source) in wanted.items():
-        config = read(proto, tmp_path / "repo", name)
+        config = read_config(proto, tmp_path / "repo", name)
         assert (config.name, config.backend, config.platform) == (name, backend, platform)
         assert config.default_model_filename == file
         there = {path.name for path in (tmp_path / "repo" / name / "1").iterdir()}
@@ -92,7 +61,7 @@ def test_every_backend_has_a_model_that_triton_can_read(
         assert group.count == 2
         kind = "KIND_GPU" if backend == "tensorrt" else "KIND_AUTO"
         assert group.kind == proto.ModelInstanceGroup.Kind.Value(kind)
-    engine = read(proto, tmp_path / "repo", "net_tensorrt_fp16")
+    engine = read_config(proto, tmp_path / "repo", "net_tensorrt_fp16")
     assert list(engine.dynamic_batching.preferred_batch_size) == [4], "its optimum"
 
 
@@ -104,16 +73,9 @@ def test_a_fixed_batch_is_not_joined_and_stands_in_the_shape(
     model = onnx.load(build / "net.onnx")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, build / "net.onnx")
-    size = (build / "net.onnx").stat().st_size
-    report = load_report(build / "report.json")
-    rows = tuple(
-        row.model_copy(update={"bytes": size}) if row.artifact == "net.onnx" else row
-        for row in report.rows
-    )
-    write_report(report.model_copy(update={"rows": rows}), build / "report.json")
+    replace_onnx(build, model)
     write_repository(build, tmp_path / "repo", max_batch=32)
-    config = read(proto, tmp_path / "repo", "net_onnxruntime_fp32")
+    config = read_config(proto, tmp_path / "repo", "net_onnxruntime_fp32")
     assert config.max_batch_size == 0
     assert not config.HasField("dynamic_batching")
     assert list(config.input[0].dims) == [1, 3, 16, 16]
@@ -128,11 +90,11 @@ def test_torchscript_that_serves_one_batch_only_is_not_joined(
         build / "reference.npz", [np.zeros((5, 3, 16, 16), np.float32)], [np.zeros((5, 7))]
     )
     write_repository(build, tmp_path / "repo")
-    config = read(proto, tmp_path / "repo", "net_pytorch_fp32")
+    config = read_config(proto, tmp_path / "repo", "net_pytorch_fp32")
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [5, 3, 16, 16]
     assert list(config.output[0].dims) == [5, 7]
-    assert read(proto, tmp_path / "repo", "net_onnxruntime_fp32").max_batch_size == 8
+    assert read_config(proto, tmp_path / "repo", "net_onnxruntime_fp32").max_batch_size == 8
 
 
 def test_engines_of_several_gpus_are_one_model(proto: Any, tmp_path: Path) -> None:
@@ -144,7 +106,7 @@ def test_engines_of_several_gpus_are_one_model(proto: Any, tmp_path: Path) -> No
         tmp_path / "repo",
         emit=lambda event: said.append(event.text) if isinstance(event, Note) else None,
     )
-    config = read(proto, tmp_path / "repo", "net_tensorrt_fp16")
+    config = read_config(proto, tmp_path / "repo", "net_tensorrt_fp16")
     files = {"8.9": "model.sm_89.plan", "9.0": "model.sm_90.plan"}
     assert dict(config.cc_model_filenames) == files
     folder = tmp_path / "repo" / "net_tensorrt_fp16" / "1"
@@ -203,7 +165,7 @@ def test_models_that_were_made_otherwise_are_not_touched(build: Path, tmp_path: 
 def test_labels_belong_to_the_output(proto: Any, build: Path, tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("cat\ndog\n")
     write_repository(build, tmp_path / "repo", labels=tmp_path / "labels")
-    config = read(proto, tmp_path / "repo", "net_onnxruntime_fp32")
+    config = read_config(proto, tmp_path / "repo", "net_onnxruntime_fp32")
     assert config.output[0].label_filename == "labels.txt"
     assert (tmp_path / "repo" / config.name / "labels.txt").read_text() == "cat\ndog\n"
 

@@ -89,6 +89,20 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
     fails(run("bundle", "out", "--format", "zip", cwd=folder), 2, "'zip' is no format")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--format", "triton", "--sign", "key"), "--sign signs an archive"),
+        (("--sign", "key"), "There is no key key"),
+        (("--instances", "2"), "--instances is for --format triton"),
+        (("--max-batch", "2"), "--max-batch is for --format triton"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, built, words, said):
+    fails(run("bundle", "out", "-o", "ignored", *words, cwd=folder), 2, said)
+    assert not (folder / "ignored").exists()
+
+
 def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
     fails(run("bundle", "-o", "m", "gone", cwd=tmp_path), 2, "no directory gone")
     (tmp_path / "x").write_text("no bundle")

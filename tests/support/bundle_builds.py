@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deployfold.bundle.manifest import MANIFEST, FileEntry, HowToRun, Manifest
 from deployfold.bundle.tar import END, header, padding
-from deployfold.finish.reference import write_reference
+from deployfold.finish.reference import read_reference, write_reference
 from deployfold.reporting.model import (
     Accuracy,
     Environment,
@@ -27,6 +27,7 @@ from deployfold.reporting.model import (
     Source,
     Status,
     ThresholdResult,
+    load_report,
     write_report,
 )
 
@@ -138,6 +139,25 @@ def make_build(
     )  # fmt: skip
     write_report(report, folder / "report.json")
     return folder
+
+
+def replace_onnx(build: Path, model: onnx.ModelProto) -> None:
+    """Give a build of :func:`make_build` another ONNX, with its reference and its bytes."""
+    path = build / "net.onnx"
+    onnx.save(model, path)
+    inputs, _ = read_reference(build / "reference.npz")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    write_reference(build / "reference.npz", inputs, session.run(None, {"x": inputs[0]}))
+    change_row(build, "net.onnx", bytes=path.stat().st_size)
+
+
+def change_row(build: Path, artifact: str, /, **changes: object) -> None:
+    """Change the row of an artifact in the report of a build."""
+    report = load_report(build / "report.json")
+    rows = tuple(
+        row.model_copy(update=changes) if row.artifact == artifact else row for row in report.rows
+    )
+    write_report(report.model_copy(update={"rows": rows}), build / "report.json")
 
 
 def entry(name: str, content: bytes) -> FileEntry:

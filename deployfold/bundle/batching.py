@@ -1,0 +1,119 @@
+"""Whether a server may join the requests of several clients into one batch.
+
+Triton appends the rows of one request to those of the other, runs the model once, and cuts every
+output at the same rows. That is right only if the first axis of every output is the batch, and no
+row depends on another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployfold.errors import one_line
+from deployfold.finish.reference import Array, read_reference
+from deployfold.util.numerics import sqnr_db
+
+_SAME_DB = 40.0
+"""Rows that agree to this SQNR are the same: fp16 rounds at about 60 dB, and a row that depends on
+its neighbours (as through the mean of a batch) changes by far more than a hundredth."""
+
+
+def why_not_joined(onnx: Path, reference: Path, smallest: int = 1) -> str | None:
+    """Why requests to a model may not be joined; ``None`` if they may.
+
+    1. The first axis of every input must be one symbol, and that of every output the same one.
+    2. Run at two batch sizes, every output must have as many rows as the inputs.
+    3. The rows of the larger batch must be those that the smaller batches give.
+
+    Args:
+        onnx: the model; all other artifacts of a build compute the same function.
+        reference: the reference inference, whose inputs the batches are made of.
+        smallest: the smallest batch that the model serves.
+    """
+    symbols = _first_axes(onnx)
+    if (reason := _not_one_symbol(*symbols)) is not None:
+        return reason
+    try:
+        inputs, _ = read_reference(reference)
+        return _not_by_rows(onnx, inputs, smallest)
+    except Exception as error:  # ONNX Runtime's are of many kinds, and so is its lack of a kernel
+        return f"ONNX Runtime cannot run two batch sizes to prove it ({one_line(error)})"
+
+
+Axes = list[tuple[str, str | int | None]]
+"""The first axis of each tensor: a symbol, a size, or ``None`` of a scalar."""
+
+
+def _first_axes(onnx: Path) -> tuple[Axes, Axes]:
+    import onnx as package
+
+    graph = package.load(str(onnx), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    return [(one.name, _first_axis(one)) for one in inputs], [
+        (one.name, _first_axis(one)) for one in graph.output
+    ]
+
+
+def _first_axis(value: Any) -> str | int | None:
+    dims = value.type.tensor_type.shape.dim
+    if not dims:
+        return None
+    return int(dims[0].dim_value) if dims[0].HasField("dim_value") else str(dims[0].dim_param)
+
+
+def _not_one_symbol(inputs: Axes, outputs: Axes) -> str | None:
+    symbol = inputs[0][1] if inputs else None
+    if not isinstance(symbol, str):
+        return "the batch size is fixed"
+    for side, axes in (("input", inputs), ("output", outputs)):
+        for name, axis in axes:
+            if axis != symbol:
+                shown = "none" if axis is None else axis or "unknown"
+                return (
+                    f"the first axis of the {side} {name!r} is {shown}, and that of the input "
+                    f"{inputs[0][0]!r} is {symbol}"
+                )
+    return None
+
+
+def _not_by_rows(onnx: Path, inputs: Sequence[Array], smallest: int) -> str | None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is in the exception
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    outputs = [one.name for one in session.get_outputs()]
+    rows = [_different_rows(array, smallest + 1) for array in inputs]
+
+    def run(first: int, last: int) -> list[Array]:
+        found: list[Array] = session.run(
+            None, {name: row[first:last] for name, row in zip(names, rows, strict=True)}
+        )
+        return found
+
+    whole = run(0, smallest + 1)
+    for first, last in ((0, smallest), (1, smallest + 1)):
+        for name, all_rows, some in zip(outputs, whole, run(first, last), strict=True):
+            for array, size in ((all_rows, smallest + 1), (some, smallest)):
+                if len(array) != size:
+                    return f"the output {name!r} has {len(array)} rows for a batch of {size}"
+            if not _same(some, all_rows[first:last]):
+                return f"the rows of the output {name!r} depend on the other rows of the batch"
+    return None
+
+
+def _different_rows(array: Array, size: int) -> Array:
+    """``size`` rows of values that the model takes: those of ``array``, each turned further."""
+    return np.stack([np.roll(array[row % len(array)], row) for row in range(size)])
+
+
+def _same(first: Array, second: Array) -> bool:
+    if first.dtype.kind not in "fc":
+        return bool(np.array_equal(first, second))
+    return sqnr_db(first, second) >= _SAME_DB
