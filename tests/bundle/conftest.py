@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sysconfig
 import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SITE = Path(sysconfig.get_path("purelib"))
 NEEDED = ("numpy", "PIL", "onnxruntime", "flatbuffers", "google", "packaging")
 
 
@@ -28,10 +26,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True, capture_output=True, text=True,
         ).stdout.strip()
     )  # fmt: skip
-    libraries = [path.name for path in SITE.glob("*.libs")]
-    for name in (*NEEDED, *libraries):
-        if (SITE / name).exists():
-            (site / name).symlink_to(SITE / name)
+    for name in NEEDED:
+        found = importlib.util.find_spec(name)
+        if found is None or not found.submodule_search_locations:
+            continue
+        package = Path(next(iter(found.submodule_search_locations)))
+        for path in (package, *package.parent.glob("*.libs")):
+            if not (site / path.name).exists():
+                (site / path.name).symlink_to(path)
     for name in ("torch", "deployfold", "onnx", "pydantic", "tensorrt_rtx"):
         code = f"import {name}"
         absent = subprocess.run([python, "-c", code], cwd=folder, capture_output=True)
