@@ -10,9 +10,9 @@ import torch
 
 from deployfold.building.pipeline import build as _build
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec, Thresholds
+from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.written import spec_of_keywords
 from deployfold.reporting.model import Report
 
 from .errors import UsageError
@@ -135,53 +135,33 @@ def export(
     return artifacts
 
 
-def build(
-    source: str | Path,
-    *,
-    output: str | Path | None = None,
-    arch: str | None = None,
-    inputs: Sequence[str] = (),
-    dynamic_batch: tuple[int, int, int] | None = None,
-    fp16: bool = False,
-    precisions: Sequence[Precision] | None = None,
-    calibration: CalibrationSpec | None = None,
-    targets: Sequence[str] = ("auto",),
-    thresholds: Thresholds | None = None,
-    emit: Emit = ignore,
-    **options: Any,
-) -> Report:
+def build(source: str | Path, *, emit: Emit = ignore, **options: Any) -> Report:
     """Fold, export, compile, measure and compare a model, as ``deployfold build`` does.
 
     Args:
         source: as for :func:`load`.
-        output: the directory of the artifacts; ``build/<model>`` if ``None``.
-        inputs: shapes as ``--input`` takes them.
-        dynamic_batch: min, opt and max batch size.
-        fp16: build in FP16.
-        precisions: build in these; by default as ``fp16`` says, and in INT8 where there is data to
-            calibrate on.
-        calibration: data for INT8, FP8 and INT4.
-        targets: GPUs as ``--target`` takes them.
-        thresholds: limits; the report says which are kept. A report whose status is «failed» was
-            refused one of these, and holds all else.
-        emit: hears the events of the build.
-        options: further fields of :class:`deployfold.config.spec.BuildSpec`.
+        emit: receives the events of the build.
+        options: the flags of ``deployfold build`` (``fp16=True``, ``calib="pictures"``,
+            ``max_seconds=5.0``), or fields of :class:`deployfold.config.settings.BuildSpec`
+            (``engine=False``, ``guard=GuardSpec(min_sqnr_db=25.0)``). ``dynamic_batch`` may also be
+            one tuple of min, opt and max. ``calibration`` alone builds in INT8.
+
+    Returns:
+        The report. Its status is «failed» where a precision was refused or a limit was missed; it
+        holds all else then.
 
     Raises:
-        DeployfoldError: the subclass says which stage failed.
+        UsageError: an option is unknown, or its value cannot be understood.
+        DeployfoldError: the subclass names the stage that failed.
     """
-    asked = (Precision.FP16,) * fp16 + (Precision.INT8,) * (calibration is not None)
-    spec = BuildSpec(
-        source=str(source),
-        output=None if output is None else Path(output),
-        arch=arch,
-        inputs=InputSpec.parse(inputs) if inputs else None,
-        dynamic=() if dynamic_batch is None else (DynamicBatch(*dynamic_batch),),
-        precisions=tuple(precisions or asked),
-        calibration=calibration,
-        targets=tuple(targets),
-        thresholds=thresholds or Thresholds(),
-        **options,
-    )
+    batch = options.get("dynamic_batch")
+    if isinstance(batch, tuple) and all(isinstance(size, int) for size in batch):
+        options["dynamic_batch"] = (DynamicBatch(*batch),) if batch else ()
+    precisions = options.get("precisions") or ()
+    if not precisions and options.get("calibration") is not None:
+        precisions = (Precision.FP16,) * bool(options.get("fp16")) + (Precision.INT8,)
+    if precisions:
+        options["precisions"] = tuple(precisions)
+    spec = spec_of_keywords(str(source), {k: v for k, v in options.items() if v is not None})
     report, _ = _build(spec, emit=emit)
     return report

@@ -15,7 +15,8 @@ from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
 from deployfold.compiling.sidecar import input_tensors, read_sidecar
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import BuildSpec, InputSpec, TensorSpec
+from deployfold.config.settings import BuildSpec
+from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore

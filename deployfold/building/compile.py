@@ -11,8 +11,8 @@ from deployfold.compiling.request import LIBRARY_TITLES, optimization_profiles
 from deployfold.compiling.tensorrt.configure import option_refusal
 from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
 from deployfold.config.precision import Precision
+from deployfold.config.settings import BuildSpec
 from deployfold.config.shapes import OptimizationProfile
-from deployfold.config.spec import BuildSpec
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.reporting.model import REPORT_JSON
 from deployfold.runtimes.tensorrt import TensorRTRunner

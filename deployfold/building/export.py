@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.config.spec import BuildSpec
+from deployfold.config.settings import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
 from deployfold.exporting import check_repeatable, export_onnx, export_program, export_torchscript

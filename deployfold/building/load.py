@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.config.settings import BuildSpec
+from deployfold.config.spec import InputSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.real_inputs import load_samples
 from deployfold.exporting.session import Array

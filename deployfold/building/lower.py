@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from deployfold.config.precision import Precision
-from deployfold.config.spec import BuildSpec
+from deployfold.config.settings import BuildSpec
 from deployfold.errors import AccuracyError
 from deployfold.exporting.session import Array
 from deployfold.lowering import KeptNode, QdqArtifact, lower_bf16, lower_fp16

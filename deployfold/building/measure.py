@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deployfold.config.spec import BuildSpec
+from deployfold.config.settings import BuildSpec
 from deployfold.loading import make_inputs
 from deployfold.measuring.results import MeasurementInterrupted
 from deployfold.reporting.model import Row

@@ -12,7 +12,7 @@ import onnxruntime
 
 from deployfold import __version__
 from deployfold.config.precision import Precision
-from deployfold.config.spec import BuildSpec
+from deployfold.config.settings import BuildSpec
 from deployfold.data.samples import SampleForm
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageProgress

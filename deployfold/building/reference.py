@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployfold.config.quantization import PREPROCESS_JSON, PreprocessSpec
-from deployfold.config.spec import BuildSpec
+from deployfold.config.settings import BuildSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
 from deployfold.data.preprocess.steps import write_preprocess
 from deployfold.errors import UsageError

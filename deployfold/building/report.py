@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.config.settings import BuildSpec
+from deployfold.config.spec import InputSpec
 from deployfold.folding import FoldResult
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown

@@ -11,12 +11,12 @@ from deployfold import __version__
 from .bench import bench
 from .build import build
 from .bundle import bundle
-from .commands import Command, Group
 from .compare import compare
 from .doctor import doctor
 from .export import export
 from .finish import finish
 from .fold import fold
+from .group import Command, Group
 from .profile import profile
 from .report import report
 from .run import run

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from deployfold.config.option import Panel
+from deployfold.config.settings import BuildSpec
+
 from . import options as opt
 from .render import show_report
 from .session import session
@@ -26,10 +29,8 @@ def bench(
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     threads: opt.Threads = None,
-    max_seconds: opt.MaxSeconds = 30.0,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random inputs.", rich_help_panel=opt.MEASURE)
-    ] = 0,
+    max_seconds: opt.MaxSeconds = BuildSpec.max_seconds,
+    seed: opt.Seed = BuildSpec.seed,
     batch: opt.Batch = None,
     cold_start: opt.ColdStart = False,
     provider: opt.Providers = None,
@@ -43,7 +44,7 @@ def bench(
             metavar="FILE",
             help="Real inputs: .npy for a model with one input, .npz with one array an input. "
             "Seeded random by default.",
-            rich_help_panel=opt.MEASURE,
+            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     labels: Annotated[
@@ -51,7 +52,7 @@ def bench(
         typer.Option(
             metavar="FILE",
             help="The classes of --input-data, for the accuracy: one index a line, or .npy.",
-            rich_help_panel=opt.MEASURE,
+            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     sort: opt.Sort = None,
@@ -60,7 +61,7 @@ def bench(
         typer.Option(
             metavar="ROW",
             help="Measure only this row beside the first; repeat it for several.",
-            rich_help_panel=opt.MEASURE,
+            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     json: opt.Json = False,

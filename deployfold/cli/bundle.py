@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.config.option import Panel
+
 from . import options as opt
-from .commands import Command, Group
+from .group import Command, Group
 from .session import session
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def create(
             "-o",
             metavar="FILE",
             help="The bundle, DIR.tar.zst by default; or the repository, DIR.triton.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     format: Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deployfold.config.option import Panel
+
 from . import options as opt
 from .session import Session, session
 
@@ -108,13 +110,13 @@ def compare(
         typer.Option(
             metavar="FILE",
             help="Also write Markdown, for a pull request.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     junit: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Also write JUnit XML, for CI.", rich_help_panel=opt.OUTPUT
+            metavar="FILE", help="Also write JUnit XML, for CI.", rich_help_panel=Panel.OUTPUT
         ),
     ] = None,
     json: opt.Json = False,

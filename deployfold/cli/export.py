@@ -30,20 +30,13 @@ def export(
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import build
-        from deployfold.config.shapes import parse_dynamic
-        from deployfold.config.spec import BuildSpec, InputSpec
+        from deployfold.config.written import make_spec
 
-        spec = BuildSpec(
-            source=model,
-            output=output,
-            arch=arch,
-            inputs=InputSpec.parse(input) if input else None,
-            dynamic=parse_dynamic(dynamic_batch, shapes or ()),
-            allow_globals=tuple(allow_global or ()),
-            trust=trust,
-            reparam=not no_reparam,
-            engine=False,
-            measure=False,
-        )
+        written = {
+            "output": output, "arch": arch, "input": input, "dynamic-batch": dynamic_batch,
+            "shapes": shapes, "allow-global": allow_global, "trust": trust,
+            "no-reparam": no_reparam,
+        }  # fmt: skip
+        spec = make_spec(model, written, engine=False, measure=False)
         report, directory = build(spec, emit=run.emit)
         show_report(run, report, directory)

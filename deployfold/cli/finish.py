@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deployfold.config.settings import BuildSpec
+
 from . import options as opt
 from .render import show_report
 from .session import session
@@ -36,9 +38,7 @@ def finish(
             help="Build only this precision; repeat it for several.",
         ),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that one engine may take to build.")
-    ] = 1800.0,
+    timeout: Annotated[float, opt.flag("timeout")] = BuildSpec.timeout,
     max_seconds: opt.MaxSeconds = 10.0,
     no_cuda_graph: opt.NoCudaGraph = False,
     json: opt.Json = False,

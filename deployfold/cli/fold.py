@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deployfold.config.option import Panel
+
 from . import options as opt
 from .session import Session, session
 
@@ -23,7 +25,7 @@ def fold(
             "-o",
             metavar="FILE",
             help="Where the folded module goes; nothing is written without it.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     explain: Annotated[
@@ -31,7 +33,7 @@ def fold(
         typer.Option(
             "--explain",
             help="List every BatchNorm: folded into what by which rule, or left and why.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
     arch: opt.Arch = None,
@@ -57,20 +59,13 @@ def fold(
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import fold_file
-        from deployfold.config.quantization import CalibrationSpec
-        from deployfold.config.settings import SAMPLES
-        from deployfold.config.spec import BuildSpec, InputSpec
+        from deployfold.config.written import make_spec
 
-        spec = BuildSpec(
-            source=model,
-            arch=arch,
-            inputs=InputSpec.parse(input) if input else None,
-            input_data=CalibrationSpec(input_data, samples=SAMPLES) if input_data else None,
-            allow_globals=tuple(allow_global or ()),
-            trust=trust,
-            reparam=not no_reparam,
-            measure=False,
-        )
+        written = {
+            "arch": arch, "input": input, "input-data": input_data, "allow-global": allow_global,
+            "trust": trust, "no-reparam": no_reparam,
+        }  # fmt: skip
+        spec = make_spec(model, written, measure=False)
         report = fold_file(spec, output, emit=run.emit)
         _show(run, report, explain or verbose, output)
 

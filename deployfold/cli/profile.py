@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options as opt
-from .commands import Command, Group
+from .group import Command, Group
 from .session import session
 
 profile = typer.Typer(
@@ -66,13 +66,15 @@ def show(
     """
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.config.profiles import merge
+        from deployfold.config.written import profile_options
 
         merged = merge(name, _parse(flags or []))
-        values = merged.settings.model_dump(by_alias=True, mode="json")
+        values = {one.key: merged.values[one.key] for one in profile_options()}
         if run.json:
             _write_json(
                 run.out.file,
-                {key: {"value": values[key], "from": merged.origins[key]} for key in values},
+                {"description": {"value": merged.description, "from": f"profile {name}"}}
+                | {key: {"value": values[key], "from": merged.origins[key]} for key in values},
             )
             return
         from rich.table import Table
@@ -89,6 +91,20 @@ def show(
             style = "dim" if origin == "default" else "bold" if origin == "flag" else ""
             table.add_row(key, Text(clean(_shown(value))), clean(origin), style=style)
         run.out.print(table)
+
+
+@profile.command("schema", cls=Command)
+def schema(no_color: opt.NoColor = False, debug: opt.Debug = False) -> None:
+    """Print the JSON schema of a build profile, for editors that complete and check TOML.
+
+    Example:
+
+      deployfold profile schema > deployfold.schema.json
+    """
+    with session(debug=debug, no_color=no_color) as run:
+        from deployfold.config.schema import profile_schema
+
+        run.out.file.write(profile_schema())
 
 
 def _parse(flags: list[str]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import int8_flags
+from deployfold.config.option import Panel
+
 from . import options as opt
 from .render import show_report, write_page
 from .session import session
@@ -36,7 +37,7 @@ def report(
         typer.Option(
             metavar="FILE",
             help="Write it as one HTML page: table, charts, fold map, graph.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     svg: Annotated[
@@ -44,13 +45,13 @@ def report(
         typer.Option(
             metavar="FILE",
             help="Write the table as an SVG picture of a terminal.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     width: Annotated[
         int,
         typer.Option(
-            metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=opt.OUTPUT
+            metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=Panel.OUTPUT
         ),
     ] = 100,
     schema: Annotated[
@@ -60,10 +61,10 @@ def report(
             callback=_print_schema,
             is_eager=True,
             help="Print the JSON schema that every report.json keeps, and end.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
-    layers: int8_flags.Layers = False,
+    layers: opt.Layers = False,
     sort: opt.Sort = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.config.settings import BuildSpec
+
 from . import options as opt
 from .session import Session, session
 
@@ -43,7 +45,7 @@ def run(
     provider: opt.Provider = None,
     no_cuda_graph: opt.NoCudaGraph = False,
     runtime_cache: opt.RuntimeCache = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random inputs.")] = 0,
+    seed: opt.Seed = BuildSpec.seed,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     json: opt.Json = False,

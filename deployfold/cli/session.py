@@ -73,7 +73,7 @@ def session(
                 yield Session(out, err, emit, json, verbose)
             _flush(stream)
         except DeployfoldError as error:
-            _print_error(err, error.message, error.hint)
+            print_error(err, error.message, error.hint)
             _maybe_traceback(err, debug)
             code = error.exit_code
         except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def session(
         except BrokenPipeError:  # the reader of our output went away
             code = ExitCode.OK
         except SystemExit as error:  # nothing of ours exits in there
-            _print_error(
+            print_error(
                 err,
                 f"The model's own code ended the program with {error.code!r}.",
                 "Take the sys.exit() out of its forward.",
@@ -120,7 +120,8 @@ def _flush(stream: IO[str]) -> None:
         raise UsageError(f"Cannot write the output: {error.strerror or error}.") from error
 
 
-def _print_error(console: Console, message: str, hint: str | None) -> None:
+def print_error(console: Console, message: str, hint: str | None) -> None:
+    """Print one sentence, and below it what to do."""
     from rich.text import Text
 
     from deployfold.reporting.text import clean
@@ -131,29 +132,29 @@ def _print_error(console: Console, message: str, hint: str | None) -> None:
 
 
 def _print_interrupted(console: Console) -> ExitCode:
-    _print_error(console, "Interrupted.", "Run the same command again to go on.")
+    print_error(console, "Interrupted.", "Run the same command again to go on.")
     return ExitCode.INTERRUPTED
 
 
 def _print_unexpected(console: Console, error: Exception) -> ExitCode:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        _print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
+        print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
         return ExitCode.USAGE
     if isinstance(error, OSError) and error.filename is not None:
         # Whatever looks at a path meets one that may not be searched, or that is too long.
         message = f"Cannot access {os.fsdecode(error.filename)}: {error.strerror}."
-        _print_error(console, message, "Check the path, and who may read it.")
+        print_error(console, message, "Check the path, and who may read it.")
         return ExitCode.USAGE
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
         package = _PACKAGES[error.name]
-        _print_error(
+        print_error(
             console,
             f"This needs {package}, which is not installed here.",
             f"Install it: pip install {package}. Only finish, run of an engine, report, targets, "
             "profile and doctor do without torch and onnx.",
         )
         return ExitCode.USAGE
-    _print_error(
+    print_error(
         console,
         f"Internal error: {type(error).__name__}: {error}",
         "This is a bug in deployfold. Run it again with --debug and report the traceback.",

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deployfold.config.option import Panel
+
 from . import options as opt
 from .session import session
 
@@ -23,7 +25,7 @@ def sweep(
             "-o",
             metavar="DIR",
             help="Where the builds go; build/<name of the file> by default.",
-            rich_help_panel=opt.OUTPUT,
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     jobs: Annotated[

@@ -1,4 +1,4 @@
-"""Batch sizes as ``--batch`` takes them; nothing heavy to import."""
+"""The batch sizes of ``--batch``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """Read ``1,8,32``.
 
     Raises:
-        UsageError: it is not a list of different positive integers.
+        UsageError: the text is not a list of different positive integers.
     """
     parts = [part.strip() for part in text.split(",")]
     valid = all(part.isascii() and part.isdigit() and len(part) < 7 for part in parts)
     batches = tuple(int(part) for part in parts) if valid else ()
     if not valid or 0 in batches or len(set(batches)) < len(batches):
-        raise UsageError(f"{text!r} is no list of batch sizes.", hint="Write it as --batch 1,8,32.")
+        raise UsageError(
+            f"--batch {text}: expected different positive integers separated by commas.",
+            hint="Write it as --batch 1,8,32.",
+        )
     return tuple(sorted(batches))

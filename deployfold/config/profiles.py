@@ -11,7 +11,6 @@ The keys of a profile are the flags without their dashes::
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -20,16 +19,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from deployfold.errors import UsageError
 
 from .profiles_root import profiles_root
-from .settings import BuildSettings, keys
+from .schema import check_written, first_problem, profile_model
+from .settings import BuildSpec
+from .written import build_options, make_spec, profile_options
 
 # tomllib came with Python 3.11; tomli is the same code for 3.10.
 tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+DEFAULT = "default"
+"""The origin of a value that neither a profile nor a flag set."""
 PATHS = ("calib", "labels", "preprocess", "timing-cache")
 """Keys whose value may be a path; in a file it is relative to that file."""
 _CODE = ("arch", "calib", "input-data")
@@ -38,10 +39,26 @@ _CODE = ("arch", "calib", "input-data")
 
 @dataclass(frozen=True)
 class Merged:
-    """Settings, and for every key where its value came from: ``default``, a profile, ``flag``."""
+    """A profile and the flags over it.
 
-    settings: BuildSettings
+    Attributes:
+        values: the value of every option, by key, in the form in which users write it.
+        origins: where each came from: ``default``, ``profile NAME`` or ``flag``.
+        description: of the profile.
+    """
+
+    values: Mapping[str, Any]
     origins: Mapping[str, str]
+    description: str = ""
+
+    def spec(self, source: str) -> BuildSpec:
+        """What the pipeline does with the model ``source``.
+
+        Raises:
+            UsageError: a value cannot be understood, or two contradict each other.
+        """
+        written = {key: value for key, value in self.values.items() if self.origins[key] != DEFAULT}
+        return make_spec(source, written)
 
 
 def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
@@ -49,24 +66,20 @@ def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
 
     Args:
         profile: the name of a shipped profile, or the path of a TOML file.
-        flags: what was given on the command line, by key (``dynamic-batch``).
+        flags: the flags on the command line, by key (``dynamic-batch``).
 
     Raises:
         UsageError: the profile does not exist or holds an unknown key or a bad value.
     """
     table = read_profile(profile) if profile else {}
-    values = {**table, **flags}
-    try:
-        settings = BuildSettings.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:  # the profile alone was valid
-        first = error.errors(include_url=False)[0]
-        key = first["loc"][0]
-        raise UsageError(f"--{key} {values[str(key)]}: {_reason(first)}.") from error
+    check_written(flags)
+    description = table.pop("description", "")
+    defaults = {one.key: one.default for one in build_options()}
     origins = {
-        key: "flag" if key in flags else f"profile {profile}" if key in table else "default"
-        for key in keys()
+        key: "flag" if key in flags else f"profile {profile}" if key in table else DEFAULT
+        for key in defaults
     }
-    return Merged(settings, origins)
+    return Merged({**defaults, **table, **flags}, origins, description)
 
 
 def shipped() -> dict[str, Path]:
@@ -83,8 +96,8 @@ def read_profile(name: str) -> dict[str, Any]:
             relative to it.
 
     Raises:
-        UsageError: it does not exist, is no TOML, or holds an unknown key or a bad value; the
-            message names the line.
+        UsageError: the profile does not exist, is not TOML, or holds an unknown key or a bad
+            value; the message names the line.
     """
     path, known = Path(name), shipped()
     if name in known:
@@ -110,7 +123,7 @@ def read_profile(name: str) -> dict[str, Any]:
 
 
 def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
-    """Refuse what is no setting.
+    """Refuse what a build profile may not hold.
 
     Args:
         path, text: the TOML file and its content, to name the line.
@@ -118,9 +131,10 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
     Raises:
         UsageError: a key is unknown, a value is wrong, or one would run code.
     """
+    known = profile_keys()
     for key in table:
-        if key not in keys():
-            near = difflib.get_close_matches(key, keys(), n=1)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
                 f"{_place(path, text, key)}: unknown key {key!r}.",
                 hint=f"Did you mean {near[0]}?" if near else "The keys are the flags of build.",
@@ -131,14 +145,15 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
                 f"{_place(path, text, key)}: {key!r} would run code that the profile chose.",
                 hint=f"Give it yourself: --{key} {table[key]}",
             )
-    try:
-        BuildSettings.model_validate_json(json.dumps(table, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0])
-        raise UsageError(
-            f"{_place(path, text, key)}: {key!r}: {_reason(first)}, not {first['input']!r}."
-        ) from error
+    problem = first_problem(profile_model(), table)
+    if problem is not None:
+        key, reason = problem
+        raise UsageError(f"{_place(path, text, key)}: {key!r}: {reason}, not {table.get(key)!r}.")
+
+
+def profile_keys() -> list[str]:
+    """Every key that a build profile may hold."""
+    return ["description", *(one.key for one in profile_options())]
 
 
 def _names_function(value: object) -> bool:
@@ -153,8 +168,3 @@ def _place(path: Path, text: str, key: str) -> str:
         if pattern.match(line):
             return f"{path}, line {number}"
     return str(path)
-
-
-def _reason(error: Any) -> str:
-    message = str(error["msg"])
-    return message[:1].lower() + message[1:]

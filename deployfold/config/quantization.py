@@ -1,21 +1,60 @@
-"""What the user asked of INT8, FP8 and INT4: calibration data, preprocessing, accuracy to keep.
+"""The options of real data, and of INT8, FP8 and INT4: calibration, preprocessing, accuracy.
 
-Validated, immutable, and free of torch, like :mod:`deployfold.config.spec`.
+Validated, immutable, and free of torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from deployfold.errors import UsageError
 
+from .option import Panel, check_ranges, option
+
 RANDOM = "random"
-"""The calibration source that stands for no data at all; reports then say «uncalibrated»."""
+"""The calibration source that stands for no data at all; reports then print «uncalibrated»."""
 
 PREPROCESS_JSON = "preprocess.json"
-"""The file of a build that says how it made its inputs of images."""
+"""The file of a build that describes how its inputs were made of images."""
+
+
+def _read_crop(text: str | None) -> tuple[int, int] | None:
+    """Read ``H[xW]``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None or int(match[1]) == 0 or int(match[2] or 1) == 0:
+        raise UsageError(
+            f"--crop {text}: expected a height and a width in pixels.",
+            hint="Write it as --crop 224 or --crop 224x160 (H x W).",
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _read_mean(text: str | None) -> tuple[float, ...] | None:
+    return None if text is None else _numbers("--mean", text)
+
+
+def _read_std(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    numbers = _numbers("--std", text)
+    if not all(number > 0 for number in numbers):
+        raise UsageError(f"--std {text}: expected positive numbers only.")
+    return numbers
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} {text}: expected numbers separated by commas.",
+            hint=f"Write it as {flag} 0.485,0.456,0.406.",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -25,37 +64,62 @@ class PreprocessSpec:
     Attributes:
         source: ``auto`` (the architecture's own configuration), or the path of a TOML file with
             these fields.
-        resize: length in pixels of the shorter side after resizing, aspect ratio kept. Where the
-            input is not square: its shorter side's, and the image covers the longer one too.
-        crop: height and width in pixels of the central crop; by default that of the input.
-        mean, std: per channel, of values scaled to 0 … 1, in the order of ``channels``; one number
-            counts for all.
-        layout: axes of one image in the input.
-        channels: order of the colour channels.
+        resize: where the input is not square, the shorter side belongs to the input's shorter
+            side, and the image covers the longer one too.
+        crop: height and width in pixels; by default those of the input.
+        mean, std: in the order of ``channels``; one number counts for all.
         interpolation: of the resizing, which is antialiased.
     """
 
-    source: str = "auto"
-    resize: int | None = None
-    crop: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    layout: Literal["nchw", "nhwc"] | None = None
-    channels: Literal["rgb", "bgr"] | None = None
+    source: str = option(
+        "auto",
+        "How images become inputs: the architecture's own way, or a TOML file.",
+        Panel.IMAGES,
+        key="preprocess",
+        metavar="auto|FILE",
+    )
+    resize: int | None = option(
+        None,
+        "Length of the shorter side in pixels after resizing, aspect ratio kept.",
+        Panel.IMAGES,
+        metavar="PIXELS",
+        least=1,
+    )
+    crop: tuple[int, int] | None = option(
+        None, "Central crop in pixels.", Panel.IMAGES, metavar="H[xW]", read=_read_crop
+    )
+    mean: tuple[float, ...] | None = option(
+        None,
+        "Mean of each channel, of values from 0 to 1.",
+        Panel.IMAGES,
+        metavar="R,G,B",
+        read=_read_mean,
+    )
+    std: tuple[float, ...] | None = option(
+        None,
+        "Standard deviation of each channel, of values from 0 to 1.",
+        Panel.IMAGES,
+        metavar="R,G,B",
+        read=_read_std,
+    )
+    layout: Literal["nchw", "nhwc"] | None = option(None, "Axes of the input.", Panel.IMAGES)
+    channels: Literal["rgb", "bgr"] | None = option(
+        None, "Order of the colour channels.", Panel.IMAGES
+    )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
 
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """Where calibration inputs come from and how many are taken.
+    """Where real inputs come from and how many are taken.
 
     Attributes:
         source: a folder of images, an ``.npy``/``.npz`` file, a ``.pt`` file of tensors,
             ``package.module:function``, or ``random``.
-        samples: inputs taken of it, calibration and held-back together.
-        held_back: the share of them that is kept from calibration, for the guard to measure on;
-            so are all that calibration does not need.
-        seed: of the choice among more inputs than ``samples``.
+        samples: inputs taken from the source, calibration and held-back together.
+        held_back: the share of them that the guard measures on and no calibration sees. Samples
+            that calibration does not need are held back too.
+        seed: chooses among more inputs than ``samples``.
         labels: a file of labels, ``None`` for none.
         preprocess: for images.
 
@@ -63,24 +127,37 @@ class CalibrationSpec:
         UsageError: a number is out of range.
     """
 
-    source: str
-    samples: int = 256
-    held_back: float = 0.25
+    source: str = option(
+        MISSING,
+        "Calibration data: a folder of images, .npy, .npz, .pt, package.module:function, or "
+        "random.",
+        Panel.QUANTIZATION,
+        key="calib",
+        metavar="SOURCE",
+        common=True,
+    )
+    samples: int = option(
+        256,
+        "Samples taken from --calib, the held-back ones included.",
+        Panel.QUANTIZATION,
+        key="calib-samples",
+        metavar="N",
+        least=2,  # one calibrates and one is held back
+    )
+    held_back: float = option(
+        0.25,
+        "Least share of the samples to measure on; 64 of the others calibrate.",
+        Panel.QUANTIZATION,
+        metavar="SHARE",
+        above=0,
+        below=1,
+    )
     seed: int = 0
     labels: Path | None = None
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UsageError(
-                f"--calib-samples {self.samples} is too few.",
-                hint="One sample calibrates and one is held back at the least; 256 is usual.",
-            )
-        if not 0.0 < self.held_back < 1.0:
-            raise UsageError(
-                f"A held-back share of {self.held_back:g} is not between 0 and 1.",
-                hint="Write it as --held-back 0.25.",
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -90,24 +167,42 @@ class GuardSpec:
     Attributes:
         min_sqnr_db: least signal-to-quantisation-noise ratio in dB of every output. 20 dB is noise
             of a tenth of the signal.
-        min_agreement: least share of inputs whose top-1 class stays; ``None`` sets no limit.
-        min_int8_share: least share of the multiply-accumulates that must remain so; below
-            it, the guard gives up.
         enabled: ``False`` quantises every layer that can be, whatever it costs.
 
     Raises:
         UsageError: a number is out of range.
     """
 
-    min_sqnr_db: float = 20.0
-    min_agreement: float | None = None
-    min_int8_share: float = 0.5
-    enabled: bool = True
+    min_sqnr_db: float = option(
+        20.0,
+        "SQNR that every output must keep; layers go back to --int8-rest for it.",
+        Panel.QUANTIZATION,
+        key="min-sqnr",
+        metavar="DB",
+        common=True,
+    )
+    min_agreement: float | None = option(
+        None,
+        "Share of samples whose top-1 class must stay.",
+        Panel.QUANTIZATION,
+        metavar="SHARE",
+        least=0,
+        most=1,
+    )
+    min_int8_share: float = option(
+        0.5,
+        "Share of the multiply-accumulates that must stay quantised, or the precision is refused.",
+        Panel.QUANTIZATION,
+        metavar="SHARE",
+        least=0,
+        most=1,
+    )
+    enabled: bool = option(
+        True,
+        "Quantise every layer, whatever accuracy it costs.",
+        Panel.QUANTIZATION,
+        key="guard",
+    )
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("--min-agreement", self.min_agreement),
-            ("--min-int8-share", self.min_int8_share),
-        ):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UsageError(f"{name} {value:g} is not between 0 and 1.")
+        check_ranges(self)

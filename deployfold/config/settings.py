@@ -1,219 +1,251 @@
-"""The settings of ``deployfold build``, as flags and build profiles give them."""
+"""Every option of ``deployfold build``, once: what the user asked for, and how users write it.
+
+Adding an option is adding a field with :func:`~deployfold.config.option.option` here or in one of
+the dataclasses grouped here. A stage then reads it as ``spec.NAME``; the flag ``--NAME`` and its
+help, the key of build profiles, the keyword of :func:`deployfold.build` and the JSON schema follow.
+"""
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from deployfold.errors import UsageError
 
 from .batches import parse_batches
-from .engine import EngineOptions, HardwareCompatibility
+from .engine import EngineOptions
+from .option import Panel, check_ranges, group, option
 from .precision import Precision
 from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
-from .shapes import parse_dynamic
-from .spec import BuildSpec, InputSpec, Thresholds, parse_row_limits
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
+from .shapes import Dynamic, DynamicBatch, OptimizationProfile, parse_profile
+from .spec import InputSpec, Thresholds
 
 SAMPLES = 32
-"""Real inputs that are taken of ``--input-data``."""
+"""Real inputs that are taken from ``--input-data``."""
 
 
-class BuildSettings(BaseModel):
-    """Every setting that a profile may hold; the names, meanings and defaults are the flags'."""
+def _read_batches(text: str | None) -> tuple[int, ...]:
+    return () if text is None else parse_batches(text)
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        validate_by_name=True,
-        validate_by_alias=True,
+
+def _read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
+    return InputSpec.parse(texts) if texts else None
+
+
+def _read_input_data(source: str | None) -> CalibrationSpec | None:
+    return None if source is None else CalibrationSpec(source, samples=SAMPLES)
+
+
+def _read_dynamic_batch(text: str | None) -> tuple[DynamicBatch, ...]:
+    return () if text is None else tuple(DynamicBatch.parse(part) for part in text.split(","))
+
+
+def _read_shapes(texts: tuple[str, ...]) -> tuple[OptimizationProfile, ...]:
+    return tuple(parse_profile(text) for text in texts)
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """Everything that ``deployfold build`` was asked for: validated, immutable, free of torch.
+
+    Attributes:
+        source: a file, or ``torchvision:NAME`` / ``timm:NAME``.
+        precisions: the lowered precisions; an fp32 ONNX is always exported.
+        float_io: keep float32 inputs and outputs in lowered models.
+        threads: ``None`` takes the physical cores.
+        workspace_mib: ``None`` leaves TensorRT's default.
+        input_data: real inputs to run on; seeded random ones if ``None``.
+        preprocess: how images become inputs; also the default of the two sources of real inputs.
+        calibration: the data that INT8 and FP8 need, and INT4 may use.
+
+    Raises:
+        UsageError: a number is out of range, or two options exclude each other.
+    """
+
+    source: str
+    precisions: tuple[Precision, ...] = ()
+    targets: tuple[str, ...] = option(
+        ("auto",),
+        "A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for several. "
+        "l4,rtx5090: one engine for both. portable: one for GeForce RTX 30 to 50 and their "
+        "siblings. auto: the GPU in this machine, else portable.",
+        Panel.TARGET,
+        key="target",
+        metavar="GPU",
+        common=True,
+    )
+    engine: bool = option(True, "Stop before TensorRT.", Panel.TARGET, common=True)
+    float_io: bool = option(
+        "fp32",
+        "Precision of the inputs and outputs of lowered models.",
+        Panel.TARGET,
+        key="io",
+        choices=("fp32", "fp16"),
+        read=lambda text: text == "fp32",
+    )
+    arch: str | None = option(
+        None,
+        "Architecture of a state dict: torchvision:NAME, timm:NAME or package.module:factory.",
+        Panel.MODEL,
+        common=True,
+    )
+    inputs: InputSpec | None = option(
+        (),
+        "An input, such as 1x3x224x224 or ids=1x16:int64; repeat it for several.",
+        Panel.MODEL,
+        key="input",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        common=True,
+        read=_read_inputs,
+    )
+    input_data: CalibrationSpec | None = option(
+        None,
+        "Real inputs in place of random ones: a folder of images, .npy, .npz, .pt or "
+        "package.module:function.",
+        Panel.MODEL,
+        aliases=("--inputs",),
+        metavar="SOURCE",
+        common=True,
+        read=_read_input_data,
+    )
+    labels: Path | None = option(
+        None,
+        "Classes to measure accuracy by: of --calib, or without it of --input-data.",
+        Panel.MODEL,
+        metavar="FILE|DIR",
+    )
+    dynamic_batch: tuple[DynamicBatch, ...] = option(
+        None,
+        "Batch sizes to serve, such as 1:8:32; 1:1:1,2:8:32 makes two optimization profiles.",
+        Panel.MODEL,
+        metavar="MIN:OPT:MAX",
+        common=True,
+        read=_read_dynamic_batch,
+    )
+    shapes: tuple[OptimizationProfile, ...] = option(
+        (),
+        "Shapes to serve, such as 1x3x224x224:4x3x224x224:8x3x320x320, with a comma before the "
+        "next input; repeat it for several optimization profiles.",
+        Panel.MODEL,
+        metavar="[NAME=]MIN:OPT:MAX",
+        read=_read_shapes,
+    )
+    allow_globals: tuple[str, ...] = option(
+        (),
+        "Let a pickled checkpoint use this class; repeat it for several.",
+        Panel.MODEL,
+        key="allow-global",
+        metavar="PACKAGE.CLASS",
+        in_profiles=False,
+    )
+    trust: bool = option(
+        False,
+        "Unpickle the checkpoint in full. It can then run any code it likes.",
+        Panel.MODEL,
+        in_profiles=False,
+    )
+    reparam: bool = option(
+        True,
+        "Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
+        Panel.MODEL,
+    )
+    script: bool = option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
+    preprocess: PreprocessSpec = group(PreprocessSpec)
+    calibration: CalibrationSpec | None = group(CalibrationSpec, always=False)
+    guard: GuardSpec = group(GuardSpec)
+    int8_rest: Precision = option(
+        "fp16",
+        "Precision of the layers that INT8, FP8 and INT4 leave.",
+        Panel.QUANTIZATION,
+        choices=("fp16", "fp32"),
+        read=Precision,
+    )
+    residual_qdq: bool = option(
+        False,
+        "INT8 and FP8 for the skips of residual sums too: less memory traffic, more error.",
+        Panel.QUANTIZATION,
+    )
+    workspace_mib: int | None = option(
+        None,
+        "TensorRT's workspace limit in MiB.",
+        Panel.ENGINE,
+        key="workspace",
+        metavar="MIB",
+        least=1,
+    )
+    timeout: float = option(
+        1800.0, "Time that one engine may take to build.", Panel.ENGINE, metavar="SECONDS", least=1
+    )
+    torch_tensorrt: bool = option(
+        False,
+        "Also compile the .pt2 with torch-tensorrt, for the GPU in this machine.",
+        Panel.ENGINE,
+    )
+    options: EngineOptions = group(EngineOptions)
+    threads: int | None = option(
+        None,
+        "CPU threads for every row; the physical cores by default.",
+        Panel.MEASUREMENT,
+        metavar="N",
+        least=1,
+    )
+    max_seconds: float = option(
+        30.0,
+        "Time that the measurement may take.",
+        Panel.MEASUREMENT,
+        metavar="SECONDS",
+        common=True,
+        least=0.1,
+    )
+    batches: tuple[int, ...] = option(
+        None,
+        "Also measure the throughput at these batch sizes, such as 1,8,32.",
+        Panel.MEASUREMENT,
+        key="batch",
+        metavar="N,N…",
+        read=_read_batches,
+    )
+    cold_start: bool = option(
+        False,
+        "Also measure load to first output and peak memory, in fresh processes.",
+        Panel.MEASUREMENT,
+    )
+    measure: bool = option(True, "Measure nothing.", Panel.MEASUREMENT, common=True)
+    cuda_graph: bool = option(
+        True,
+        "Launch an engine's kernels one by one instead of as one CUDA graph.",
+        Panel.MEASUREMENT,
+    )
+    seed: int = option(0, "Seed of all random choices.", Panel.MEASUREMENT, metavar="N", least=0)
+    thresholds: Thresholds = group(Thresholds)
+    output: Path | None = option(
+        None,
+        "Where the artifacts go; build/<model> by default.",
+        Panel.OUTPUT,
+        aliases=("-o",),
+        metavar="DIR",
+        common=True,
+        in_profiles=False,
     )
 
-    description: str = ""
-    fp16: bool = False
-    bf16: bool = False
-    int8: bool = False
-    fp8: bool = False
-    int4: bool = False
-    batch: str | None = None
-    cold_start: bool = False
-    int8_rest: Literal["fp16", "fp32"] = "fp16"
-    residual_qdq: bool = False
-    target: tuple[str, ...] = ("auto",)
-    no_engine: bool = False
-    io: Literal["fp32", "fp16"] = "fp32"
-    workspace: Annotated[int, Field(ge=1)] | None = None
-    timeout: Annotated[float, Field(ge=1)] = 1800.0
-    torch_tensorrt: bool = False
-    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
-    timing_cache: str | None = None
-    hardware_compatibility: HardwareCompatibility = "none"
-    version_compatible: bool = False
-    exclude_lean_runtime: bool = False
-    weight_streaming: bool = False
-    strip_plan: bool = False
-    refit: bool = False
-    dla_core: Annotated[int, Field(ge=0)] | None = None
-    no_gpu_fallback: bool = False
-    arch: str | None = None
-    input: tuple[str, ...] = ()
-    input_data: str | None = None
-    dynamic_batch: str | None = None
-    shapes: tuple[str, ...] = ()
-    no_reparam: bool = False
-    script: bool = False
-    calib: str | None = None
-    calib_samples: Annotated[int, Field(ge=2)] = 256
-    labels: str | None = None
-    held_back: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    preprocess: str = "auto"
-    resize: Annotated[int, Field(ge=1)] | None = None
-    crop: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    layout: Literal["nchw", "nhwc"] | None = None
-    channels: Literal["rgb", "bgr"] | None = None
-    min_sqnr: float = 20.0
-    min_agreement: Share | None = None
-    min_int8_share: Share = 0.5
-    no_guard: bool = False
-    threads: Annotated[int, Field(ge=1)] | None = None
-    max_seconds: Annotated[float, Field(ge=0.1)] = 30.0
-    no_measure: bool = False
-    no_cuda_graph: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
-    min_speedup: Annotated[float, Field(ge=0)] | None = None
-    max_diff: Annotated[float, Field(ge=0)] | None = None
-    max_latency_ms: tuple[str, ...] = ()
-
-    def spec(
-        self,
-        source: str,
-        *,
-        output: Path | None = None,
-        allow_globals: tuple[str, ...] = (),
-        trust: bool = False,
-    ) -> BuildSpec:
-        """What the pipeline is to do with the model ``source``.
-
-        Raises:
-            UsageError: a setting cannot be understood, or INT8 or FP8 has no calibration data.
-        """
-        if (self.int8 or self.fp8) and self.calib is None:
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.dynamic_batch and self.shapes:
             raise UsageError(
-                f"{'INT8' if self.int8 else 'FP8'} needs data to calibrate on.",
-                hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
-                "without, and every report then says «uncalibrated».",
+                "--dynamic-batch and --shapes exclude each other.",
+                hint="Give the batch sizes with the rest of the shape, in --shapes.",
             )
-        wanted = [one for one in Precision if getattr(self, one.value, False)]
-        calib = self.calib if self.int8 or self.fp8 or self.int4 else None
-        return BuildSpec(
-            source=source,
-            output=output,
-            arch=self.arch,
-            inputs=InputSpec.parse(self.input) if self.input else None,
-            dynamic=parse_dynamic(self.dynamic_batch, self.shapes),
-            precisions=tuple(wanted),
-            int8_rest=Precision(self.int8_rest),
-            residual_qdq=self.residual_qdq,
-            targets=self.target,
-            allow_globals=allow_globals,
-            trust=trust,
-            batches=parse_batches(self.batch) if self.batch else (),
-            cold_start=self.cold_start,
-            reparam=not self.no_reparam,
-            script=self.script,
-            float_io=self.io == "fp32",
-            threads=self.threads,
-            max_seconds=self.max_seconds,
-            workspace_mib=self.workspace,
-            torch_tensorrt=self.torch_tensorrt,
-            options=self._engine_options(),
-            timeout=self.timeout,
-            seed=self.seed,
-            engine=not self.no_engine,
-            measure=not self.no_measure,
-            cuda_graph=not self.no_cuda_graph,
-            thresholds=Thresholds(
-                min_speedup=self.min_speedup,
-                max_diff=self.max_diff,
-                max_latency_ms=parse_row_limits(self.max_latency_ms),
-            ),
-            preprocess=self._preprocess(),
-            input_data=self._data(self.input_data, SAMPLES, None if calib else self.labels),
-            calibration=self._data(calib, self.calib_samples, self.labels),
-            guard=GuardSpec(
-                min_sqnr_db=self.min_sqnr,
-                min_agreement=self.min_agreement,
-                min_int8_share=self.min_int8_share,
-                enabled=not self.no_guard,
-            ),
-        )
+        wanting = [
+            one.record.title for one in self.precisions if one.record.calibration == "required"
+        ]
+        if wanting and self.calibration is None:
+            raise UsageError(
+                f"{wanting[0]} needs data to calibrate on.",
+                hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
+                "without, and every report then prints «uncalibrated».",
+            )
 
-    def _engine_options(self) -> EngineOptions:
-        return EngineOptions(
-            optimization_level=self.optimization_level,
-            timing_cache=Path(self.timing_cache) if self.timing_cache else None,
-            hardware_compatibility=self.hardware_compatibility,
-            version_compatible=self.version_compatible,
-            exclude_lean_runtime=self.exclude_lean_runtime,
-            weight_streaming=self.weight_streaming,
-            strip_plan=self.strip_plan,
-            refit=self.refit,
-            dla_core=self.dla_core,
-            gpu_fallback=not self.no_gpu_fallback,
-        )
-
-    def _data(self, source: str | None, samples: int, labels: str | None) -> CalibrationSpec | None:
-        if source is None:
-            return None
-        return CalibrationSpec(
-            source=source,
-            samples=samples,
-            held_back=self.held_back,
-            seed=self.seed,
-            labels=Path(labels) if labels else None,
-            preprocess=self._preprocess(),
-        )
-
-    def _preprocess(self) -> PreprocessSpec:
-        return PreprocessSpec(
-            source=self.preprocess,
-            resize=self.resize,
-            crop=_size(self.crop) if self.crop else None,
-            mean=_numbers("mean", self.mean) if self.mean else None,
-            std=_numbers("std", self.std) if self.std else None,
-            layout=self.layout,
-            channels=self.channels,
-        )
-
-
-def keys() -> list[str]:
-    """Every key of a build profile, in the order in which they are shown."""
-    return [name.replace("_", "-") for name in BuildSettings.model_fields]
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if match is None or int(match[1]) == 0 or int(match[2] or 1) == 0:
-        raise UsageError(f"--crop {text} is no size.", hint="Write it as 224 or 224x160 (H x W).")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"--{name} {text} is no list of numbers.",
-            hint=f"Write it as --{name} 0.485,0.456,0.406.",
-        ) from error
-    if name == "std" and not all(number > 0 for number in numbers):
-        raise UsageError(f"--std {text} holds a number that is not positive.")
-    return numbers
+    @property
+    def dynamic(self) -> Dynamic:
+        """The optimization profiles: batch sizes, or shapes of every input."""
+        return self.dynamic_batch or self.shapes

@@ -137,22 +137,6 @@ Dynamic = tuple[DynamicBatch | OptimizationProfile, ...]
 """What ``--dynamic-batch`` and ``--shapes`` asked for, one optimization profile each."""
 
 
-def parse_dynamic(batches: str | None, shapes: Sequence[str]) -> Dynamic:
-    """Read ``--dynamic-batch`` and every ``--shapes``.
-
-    Raises:
-        UsageError: a text is malformed, or both are given.
-    """
-    if batches and shapes:
-        raise UsageError(
-            "--dynamic-batch and --shapes exclude each other.",
-            hint="--shapes gives the batch sizes with the rest of the shape.",
-        )
-    if shapes:
-        return tuple(parse_profile(text) for text in shapes)
-    return tuple(DynamicBatch.parse(text) for text in batches.split(",")) if batches else ()
-
-
 def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> OptimizationProfile:
     """The profile in the order of the inputs: unnamed ranges at the places left, the rest fixed.
 

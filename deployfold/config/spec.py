@@ -1,17 +1,14 @@
-"""What the user asked for: validated, immutable, and free of torch."""
+"""Inputs, target GPUs and limits: validated, immutable, and free of torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from deployfold.errors import UsageError
 
-from .engine import EngineOptions
-from .precision import Precision
-from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
+from .option import Panel, option
 from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete, span
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
@@ -173,81 +170,6 @@ class GpuTarget:
         return f"sm_{major}{minor}"
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits that make a build fail, with exit code 7, after everything was measured.
-
-    Attributes:
-        min_speedup: the fastest measured row must be this many times the baseline's speed.
-        max_diff: no row may differ from the original by more than this (max abs difference).
-        max_latency_ms: the greatest median latency in milliseconds, by row name.
-    """
-
-    min_speedup: float | None = None
-    max_diff: float | None = None
-    max_latency_ms: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class BuildSpec:
-    """Everything ``deployfold build`` was asked for.
-
-    Attributes:
-        source: a file, or ``torchvision:NAME`` / ``timm:NAME``.
-        dynamic: the optimization profiles: batch sizes, or shapes of every input.
-        precisions: lowered precisions to build engines in; fp32 is always exported.
-        targets: names as ``--target`` takes them; ``auto`` looks at the machine.
-        threads: CPU threads for every row that is measured; ``None`` takes the physical cores.
-        max_seconds: the time the latency measurement may take, in seconds.
-        workspace_mib: the builder's workspace limit in MiB; ``None`` leaves TensorRT's default.
-        options: what else the engine builder is told.
-        torch_tensorrt: also compile the ``.pt2`` with torch-tensorrt.
-        timeout: seconds an engine build may take before it is stopped.
-        cuda_graph: launch the work of an engine that is measured as one CUDA graph.
-        float_io: keep float32 inputs and outputs in lowered models.
-        input_data: real inputs to run on; seeded random ones if ``None``.
-        preprocess: how images become inputs where no data says it, for who runs the artifacts.
-        batches: batch sizes to measure throughput at, beside the one of the inputs.
-        cold_start: also measure loading to first output, and peak memory, in fresh processes.
-        int8_rest: the precision of what INT8, FP8 and INT4 leave.
-        residual_qdq: INT8 and FP8 round the skips of residual sums as well.
-        calibration: the data that these are calibrated with; INT8 and FP8 need it.
-        guard: the accuracy that these must keep.
-    """
-
-    source: str
-    output: Path | None = None
-    arch: str | None = None
-    inputs: InputSpec | None = None
-    dynamic: Dynamic = ()
-    precisions: tuple[Precision, ...] = ()
-    targets: tuple[str, ...] = ("auto",)
-    allow_globals: tuple[str, ...] = ()
-    trust: bool = False
-    reparam: bool = True
-    script: bool = False
-    float_io: bool = True
-    threads: int | None = None
-    max_seconds: float = 30.0
-    workspace_mib: int | None = None
-    options: EngineOptions = field(default_factory=EngineOptions)
-    torch_tensorrt: bool = False
-    timeout: float = 1800.0
-    seed: int = 0
-    engine: bool = True
-    measure: bool = True
-    cuda_graph: bool = True
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    input_data: CalibrationSpec | None = None
-    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
-    batches: tuple[int, ...] = ()
-    cold_start: bool = False
-    int8_rest: Precision = Precision.FP16
-    residual_qdq: bool = False
-    calibration: CalibrationSpec | None = None
-    guard: GuardSpec = field(default_factory=GuardSpec)
-
-
 def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """Read every ``--max-latency-ms ROW=MS``.
 
@@ -268,3 +190,31 @@ def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
             )
         limits.append((row, limit))
     return tuple(limits)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits that make a build fail, with exit code 7, after everything was measured."""
+
+    min_speedup: float | None = option(
+        None,
+        "Fail unless some row is X times as fast as the original.",
+        Panel.LIMITS,
+        metavar="X",
+        common=True,
+        least=0,
+    )
+    max_diff: float | None = option(
+        None,
+        "Fail if a row's outputs differ from the original's by more (max abs difference).",
+        Panel.LIMITS,
+        metavar="D",
+        least=0,
+    )
+    max_latency_ms: tuple[tuple[str, float], ...] = option(
+        (),
+        "Fail if the row's median latency is above; repeat it for several.",
+        Panel.LIMITS,
+        metavar="ROW=MS",
+        read=parse_row_limits,
+    )

@@ -10,7 +10,8 @@ import torch
 from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, make, run
 
 from deployfold.building.pipeline import fold_file
-from deployfold.config.spec import BuildSpec, InputSpec
+from deployfold.config.settings import BuildSpec
+from deployfold.config.spec import InputSpec
 from deployfold.reporting.model import load_report
 
 WHOLE = {

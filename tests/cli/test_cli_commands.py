@@ -10,7 +10,7 @@ import torch
 from cli_runs import FOLDED_PARAMETERS, SHAPE, check_whole, make, run
 
 from deployfold import cli
-from deployfold.cli.commands import Command
+from deployfold.cli.group import Command
 from deployfold.cli.session import session
 
 INPUT = ("--input", SHAPE)

@@ -96,5 +96,9 @@ def test_bench_sorts_and_chooses(folder, built):
 def test_bench_refuses_wrong_choices_before_it_measures(folder, built):
     fails(run("bench", "out", "--sort", "speed", *BENCH, cwd=folder), 2, "no column 'speed'")
     fails(run("bench", "out", "--only", "x", *BENCH, cwd=folder), 2, "no row 'x'", "onnxruntime")
-    fails(run("bench", "out", "--batch", "0", *BENCH, cwd=folder), 2, "no list of batch sizes")
+    fails(
+        run("bench", "out", "--batch", "0", *BENCH, cwd=folder),
+        2,
+        "expected different positive integers",
+    )
     fails(run("bench", "out", "--labels", "y.txt", *BENCH, cwd=folder), 2, "--inputs")

@@ -27,7 +27,7 @@ LONG = "a" * 300
         (("build", "net.pt", "--target", "sm_9"), 2, ("sm_9",)),
         (("build", "net.pt", "--dynamic-batch", "8:1"), 2, ("'8:1'", "1:8:32")),
         (("build", "net.pt", "--dynamic-batch", "8:4:1"), 2, ("min <= opt <= max",)),
-        (("build", "net.pt", "--io", "int4"), 2, ("--io int4",)),
+        (("build", "net.pt", "--io", "int4"), 2, ("'--io'", "'int4'", "'fp16'")),
         (("build", "net.pt", "--max-latency-ms", "pytorch"), 2, ("onnxruntime=12.5",)),
         (("build", "nothing.pt"), 3, ("nothing.pt does not exist",)),
         (("build", "weights.pth"), 3, ("--arch",)),

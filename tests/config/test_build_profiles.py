@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import merge, read_profile, shipped
-from deployfold.config.settings import BuildSettings, keys
+from deployfold.config.written import build_options, make_spec
 from deployfold.errors import UsageError
+
+KEYS = [one.key for one in build_options()]
 
 
 def profile(tmp_path: Path, text: str) -> str:
@@ -24,8 +26,8 @@ def profile(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_shipped_profiles_are_valid_and_say_what_they_are_for(name):
     merged = merge(name, {"calib": "random"})
-    assert merged.settings.description
-    assert merged.settings.spec("model.pt").precisions
+    assert merged.description
+    assert merged.spec("model.pt").precisions
 
 
 def test_the_named_profiles_ship():
@@ -36,14 +38,14 @@ def test_the_named_profiles_ship():
 def test_flags_override_the_profile_and_the_profile_the_defaults(tmp_path):
     path = profile(tmp_path, 'fp16 = true\nworkspace = 512\ntarget = ["l4"]\n')
     merged = merge(path, {"workspace": 1024})
-    spec = merged.settings.spec("model.pt")
+    spec = merged.spec("model.pt")
     assert spec.precisions == (Precision.FP16,)
     assert spec.workspace_mib == 1024
     assert spec.targets == ("l4",)
     assert merged.origins["workspace"] == "flag"
     assert merged.origins["fp16"] == f"profile {path}"
     assert merged.origins["timeout"] == "default"
-    assert set(merged.origins) == set(keys())
+    assert set(merged.origins) == set(KEYS)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +107,16 @@ def test_paths_in_a_profile_are_relative_to_it(tmp_path):
 
 def test_int8_without_data_is_an_error_with_the_way_out():
     with pytest.raises(UsageError) as caught:
-        BuildSettings(int8=True).spec("model.pt")
+        make_spec("model.pt", {"int8": True})
     assert "--calib random" in str(caught.value.hint)
 
 
 def test_calibration_reaches_the_spec():
-    settings = BuildSettings(
-        int8=True, calib="pictures", calib_samples=8, held_back=0.5, seed=3, crop="224x160",
-        mean="0.5,0.5,0.5", min_sqnr=25.0, int8_rest="fp32",
-    )  # fmt: skip
-    spec = settings.spec("model.pt")
+    written = {
+        "int8": True, "calib": "pictures", "calib-samples": 8, "held-back": 0.5, "seed": 3,
+        "crop": "224x160", "mean": "0.5,0.5,0.5", "min-sqnr": 25.0, "int8-rest": "fp32",
+    }  # fmt: skip
+    spec = make_spec("model.pt", written)
     assert spec.precisions == (Precision.INT8,)
     assert spec.int8_rest is Precision.FP32
     assert spec.calibration is not None
@@ -133,10 +135,10 @@ def test_calibration_reaches_the_spec():
 )
 def test_malformed_image_settings_are_refused(key, text):
     with pytest.raises(UsageError, match=key):
-        BuildSettings(**{key: text}).spec("model.pt")
+        make_spec("model.pt", {key: text})
 
 
-@given(st.dictionaries(st.sampled_from(keys()), st.one_of(
+@given(st.dictionaries(st.sampled_from(KEYS), st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
     st.lists(st.text(max_size=4), max_size=2),
 ), max_size=3))  # fmt: skip

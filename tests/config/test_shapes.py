@@ -10,11 +10,11 @@ from deployfold.config.shapes import (
     DynamicBatch,
     InputShapes,
     complete,
-    parse_dynamic,
     parse_profile,
     span,
 )
 from deployfold.config.spec import InputSpec
+from deployfold.config.written import make_spec
 from deployfold.errors import UsageError
 
 SIZES = st.lists(st.integers(1, 99), min_size=1, max_size=4)
@@ -50,10 +50,11 @@ def test_what_is_no_range_is_said(text, says):
 
 
 def test_batches_are_one_profile_each():
-    assert parse_dynamic("1:1:1,2:8:32", ()) == (DynamicBatch(1, 1, 1), DynamicBatch(2, 8, 32))
-    assert parse_dynamic(None, ()) == ()
+    two = make_spec("net.pt", {"dynamic-batch": "1:1:1,2:8:32"})
+    assert two.dynamic == (DynamicBatch(1, 1, 1), DynamicBatch(2, 8, 32))
+    assert make_spec("net.pt", {}).dynamic == ()
     with pytest.raises(UsageError, match="exclude each other"):
-        parse_dynamic("1:2:4", ("1x3:2x3:4x3",))
+        make_spec("net.pt", {"dynamic-batch": "1:2:4", "shapes": ["1x3:2x3:4x3"]})
 
 
 def test_a_profile_is_completed_with_the_inputs_that_it_leaves_out():
@@ -82,7 +83,8 @@ def test_a_profile_that_does_not_fit_the_model_is_said(text, says):
 def test_dynamic_axes_span_all_profiles():
     spec = InputSpec.parse(["image=1x3x8x8", "mask=1x4"])
     assert spec.dynamic_axes == ({}, {})
-    wide = parse_dynamic(None, ("image=1x3x8x8:1x3x8x8:2x3x8x16", "image=4x3x8x8:4x3x8x8:4x3x8x9"))
+    texts = ("image=1x3x8x8:1x3x8x8:2x3x8x16", "image=4x3x8x8:4x3x8x8:4x3x8x9")
+    wide = tuple(map(parse_profile, texts))
     assert spec.with_profiles(wide).dynamic_axes == ({0: (1, 4), 3: (8, 16)}, {})
     batch = spec.with_profiles((DynamicBatch(2, 2, 2), DynamicBatch(1, 1, 1)))
     assert batch.dynamic_axes == ({0: (1, 2)}, {0: (1, 2)})

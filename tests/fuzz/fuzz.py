@@ -34,7 +34,7 @@ from deployfold.compiling.sidecar import built_for, input_tensors, read_sidecar
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import read_profile
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.shapes import InputShapes, parse_dynamic
+from deployfold.config.shapes import InputShapes, parse_profile
 from deployfold.config.spec import InputSpec, parse_row_limits
 from deployfold.data.calibration import load_calibration
 from deployfold.errors import DeployfoldError
@@ -183,7 +183,7 @@ def make(target: str, folder: Path) -> Target:
             b"image=1x3x224x224:float32", "t", text(lambda one: InputSpec.parse([one]))
         ),
         "shapes": lambda: Target(
-            b"a=1x3:2x3:4x3,b=1:2:3", "t", text(lambda one: parse_dynamic(None, (one,)))
+            b"a=1x3:2x3:4x3,b=1:2:3", "t", text(parse_profile)
         ),
         "limits": lambda: Target(
             b"onnxruntime=12.5", "t", text(lambda one: parse_row_limits([one]))

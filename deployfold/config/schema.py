@@ -1,0 +1,87 @@
+"""A pydantic model made from the options: it checks written values, and gives the JSON schema.
+
+Imported where something is checked and not before, because pydantic takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from deployfold.errors import UsageError
+
+from .option import Option
+from .written import build_options, profile_options
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+
+@lru_cache(maxsize=1)
+def written_model() -> type[BaseModel]:
+    """A model of every option, with the keys as aliases."""
+    return _model("Options", build_options())
+
+
+@lru_cache(maxsize=1)
+def profile_model() -> type[BaseModel]:
+    """A model of a build profile: the options that it may set, and its description."""
+    about = Field("", description="What the profile is for.")
+    return _model("BuildProfile", profile_options(), description=(str, about))
+
+
+def _model(name: str, options: tuple[Option, ...], **more: Any) -> type[BaseModel]:
+    # A prefix, because an option may be called as a method of BaseModel is.
+    fields: dict[str, Any] = {f"option_{one.keyword}": _field(one) for one in options}
+    model: type[BaseModel] = create_model(name, __base__=_Written, **more, **fields)
+    return model
+
+
+def _field(one: Option) -> tuple[Any, Any]:
+    limits: dict[str, Any] = {"ge": one.least, "le": one.most, "gt": one.above, "lt": one.below}
+    limits = {key: bound for key, bound in limits.items() if bound is not None}
+    if one.kind is float:
+        limits["allow_inf_nan"] = False
+    kind = Annotated[one.kind, Field(**limits)] if limits else one.kind
+    kind = tuple[kind, ...] if one.many else kind  # type: ignore[valid-type]
+    kind = kind | None if one.default is None else kind
+    return kind, Field(one.default, alias=one.key, description=one.help)
+
+
+def check_written(written: Mapping[str, Any]) -> None:
+    """Check the types and ranges of written values.
+
+    Args:
+        written: by key.
+
+    Raises:
+        UsageError: a value is of another type, or out of its range.
+    """
+    problem = first_problem(written_model(), written)
+    if problem is not None:
+        key, reason = problem
+        raise UsageError(f"--{key} {written.get(key)}: {reason}.")
+
+
+def first_problem(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The key of the first value that the model refuses, and why in a few words."""
+    try:
+        model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = str(first["msg"])
+        return str(first["loc"][0]), reason[:1].lower() + reason[1:]
+    return None
+
+
+def profile_schema() -> str:
+    """The JSON schema of a build profile, for editors."""
+    schema = profile_model().model_json_schema(by_alias=True)
+    schema["title"] = "deployfold build profile"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

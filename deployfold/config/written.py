@@ -1,0 +1,135 @@
+"""From what users write, by key, to a :class:`~deployfold.config.settings.BuildSpec`.
+
+The command line, build profiles and the Python API all come through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from deployfold.errors import UsageError
+
+from .option import Option, Panel, groups_of, options_of
+from .precision import Precision
+from .settings import BuildSpec
+
+
+@lru_cache(maxsize=1)
+def build_options() -> tuple[Option, ...]:
+    """Every option of ``deployfold build``, in the order in which ``--help`` lists them."""
+    own = {one.name: one for one in options_of(BuildSpec)}
+    groups = groups_of(BuildSpec)
+    found: list[Option] = []
+    for one in dataclasses.fields(BuildSpec):
+        if one.name == "precisions":
+            found += [
+                Option(
+                    one.name, key.value, bool, False, key.record.summary, Panel.TARGET, common=True
+                )
+                for key in Precision
+                if key is not Precision.FP32  # an fp32 ONNX is always exported
+            ]
+        elif one.name in groups:
+            found += options_of(groups[one.name], one.name)
+        elif one.name in own:
+            found.append(own[one.name])
+    return tuple(found)
+
+
+def profile_options() -> tuple[Option, ...]:
+    """The options that a build profile may set."""
+    return tuple(one for one in build_options() if one.in_profiles)
+
+
+def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSpec:
+    """The specification of one build.
+
+    Args:
+        source: the model.
+        written: values by key, such as ``{"no-engine": True}``, of the types that
+            :func:`written_model` checks.
+        values: fields of ``BuildSpec`` in their final form, which override ``written``.
+
+    Raises:
+        UsageError: a value cannot be understood or is out of range, or two contradict each other.
+    """
+    groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(BuildSpec)}
+    fields: dict[str, Any] = {}
+    precisions = []
+    for one in build_options():
+        value = written.get(one.key)
+        if value is None:
+            continue
+        if one.name == "precisions":
+            precisions += [Precision(one.key)] * value
+        else:
+            (groups[one.group] if one.group else fields)[one.name] = one.value(value)
+    fields["precisions"] = tuple(precisions)
+    for name, cls in groups_of(BuildSpec).items():
+        if name != "calibration":
+            fields[name] = cls(**groups[name])
+    fields |= values
+    fields |= _data(fields, groups["calibration"])
+    return BuildSpec(source, **fields)
+
+
+def _data(fields: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The two sources of real inputs, with the seed, labels and preprocessing that they share.
+
+    ``--labels`` belongs to ``--calib``, or without it to ``--input-data``.
+    """
+    calibrated = any(one.record.calibration != "none" for one in fields["precisions"])
+    shared = {"seed": fields.get("seed", BuildSpec.seed), "preprocess": fields["preprocess"]}
+    labels, found = fields.get("labels"), {}
+    if "calibration" not in fields and calibrated and "source" in calibration:
+        cls = groups_of(BuildSpec)["calibration"]
+        found["calibration"] = cls(**calibration, **shared, labels=labels)
+        labels = None
+    data = fields.get("input_data")
+    if data is not None and data.labels is None:
+        found["input_data"] = dataclasses.replace(data, **shared, labels=labels)
+    return found
+
+
+def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
+    """The specification of one build from the keywords of :func:`deployfold.build`.
+
+    A keyword is an option (``no_engine=True``, ``calib="pictures"``) or a field of ``BuildSpec``
+    (``engine=False``, ``guard=GuardSpec(…)``). A text for a field is read as its option is.
+
+    Raises:
+        UsageError: a keyword is unknown, or its value cannot be understood.
+    """
+    options = {one.keyword: one for one in build_options()}
+    options |= {one.name: one for one in build_options() if not one.group}
+    fields = {one.name for one in dataclasses.fields(BuildSpec)} - {"source"}
+    written, values = {}, {}
+    for name, value in keywords.items():
+        if name not in options and name not in fields:
+            near = difflib.get_close_matches(name, [*options, *fields], n=1)
+            raise UsageError(
+                f"build() has no option {name!r}.",
+                hint=f"Did you mean {near[0]}?" if near else "Its options are the flags of build.",
+            )
+        one = options.get(name)
+        if one is None or not _is_written(one, name, value):
+            values[name] = value
+        elif value is not None:
+            written[one.key] = value
+    from .schema import check_written
+
+    check_written(written)
+    return make_spec(source, written, **values)
+
+
+def _is_written(one: Option, name: str, value: Any) -> bool:
+    """Whether a keyword's value has the form in which users write the option."""
+    if name == one.keyword and (name != one.name or one.read is None):
+        return True
+    texts = value if isinstance(value, (list, tuple)) else (value,)
+    return one.kind is not bool and all(isinstance(text, (str, Path)) for text in texts)
