@@ -13,6 +13,7 @@ from typing import Literal
 from deployfold.errors import UsageError
 
 from .option import Panel, check_ranges, option
+from .precision import Precision
 
 RANDOM = "random"
 """The calibration source that stands for no data at all; reports then print «uncalibrated»."""
@@ -174,7 +175,7 @@ class GuardSpec:
     """
 
     min_sqnr_db: float = option(
-        20.0,
+        Precision.INT8.record.min_sqnr_db,
         "SQNR that every output must keep; layers go back to --int8-rest for it.",
         Panel.QUANTIZATION,
         key="min-sqnr",
