@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command line, documented in ``--help`` and the README."""
+    """Exit codes of the command line, documented in ``--help`` and docs/pipelines.md."""
 
     OK = 0
     INTERNAL = 1

@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README runs."""
+"""Every command and every line of Python in the README and in ``docs/`` runs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,54 @@ import torch
 from PIL import Image
 from torch import nn
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.partition("  #")[0].strip()
-    for language, block in BLOCKS
-    if language == "sh"
-    for line in block.splitlines()
-    if line.startswith("deployfold ")
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+BLOCKS = [
+    block for page in PAGES.values() for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
 ]
+# A directory is built before a command that reads it: builds come first.
+COMMANDS = sorted(
+    {
+        line.partition("  #")[0].strip()
+        for language, block in BLOCKS
+        if language == "sh"
+        for line in block.splitlines()
+        if line.startswith("deployfold ")
+    },
+    key=lambda command: (command.split()[1] != "build", command),
+)
 QUICK = ("--input 1x3x64x64", "--max-seconds 1")
 
 
-def test_the_readme_shows_commands_and_a_real_table():
-    assert len(COMMANDS) >= 8
-    assert "PyTorch (original)" in README
-    assert "<!-- table" not in README
+def test_the_readme_is_short_and_shows_a_table():
+    assert len(COMMANDS) >= 20
+    assert "PyTorch (original)" in PAGES["README.md"]
+    assert len(PAGES["README.md"].encode()) <= 8192
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    home = ROOT if name == "README.md" else ROOT / "docs"
+    links = re.findall(r"\]\(([^)#:]+)\)", PAGES[name])
+    missing = [link for link in links if not (home / link).exists()]
+    assert not missing
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_code() -> None:
+    messages = re.findall(r"^\*\*`(.+?)`\*\*", PAGES["troubleshooting.md"], re.MULTILINE)
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "deployfold").rglob("*.py"))
+    # A sentence may be split over the lines of a string.
+    joined = re.sub(r'"\s+f?"', "", sources)
+    assert len(messages) >= 8
+    assert [message for message in messages if message not in joined] == []
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the checkpoints that the README's commands name, of small networks."""
+    """A directory with the checkpoints that the commands name, of small networks."""
     timm = pytest.importorskip("timm")
     folder = tmp_path_factory.mktemp("readme")
     torch.manual_seed(0)
@@ -86,15 +113,15 @@ def test_python(tmp_path: Path) -> None:
 def test_exit_codes_are_those_of_the_code() -> None:
     from deployfold.errors import ExitCode
 
-    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGES["pipelines.md"], re.MULTILINE)}
     assert table == {int(code) for code in ExitCode}
 
 
 def test_every_promise_has_its_test() -> None:
-    section = README.partition("## What happens when")[2].partition("\n## ")[0]
+    section = PAGES["promises.md"]
     promises = re.findall(r"^\| .* \| `(.+?)::(.+?)` \|$", section, re.MULTILINE)
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(promises) == len(rows) - 1 >= 20  # the first row is the head
     for path, name in promises:
-        source = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+        source = (ROOT / path).read_text(encoding="utf-8")
         assert f"\ndef {name}(" in source, f"{path}::{name}"
