@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo readme-pictures test lint test-random test-slow test-fuzz test-faults test-matrix test-zoo clean
+.PHONY: demo readme-pictures test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ test-faults: $(STAMP) ## kills, full disks and the like for every command that w
 
 test-matrix: ## a quick part of the tests on the Pythons on the PATH and two versions of torch
 	$(PYTHON) tests/matrix.py $(MATRIX)
+
+gpu: $(STAMP) ## on a machine with an NVIDIA GPU: every line that runs on one, as a table; six minutes
+	$(BIN)/python tests/gpu/report.py build/gpu
 
 test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders; resumable
 	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'

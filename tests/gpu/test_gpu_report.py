@@ -1,0 +1,66 @@
+"""The report of a GPU machine, rehearsed on a CPU: parts are apart, and the table is read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import report as gpu_report
+
+
+def test_a_part_that_fails_costs_itself(tmp_path: Path) -> None:
+    run = gpu_report.Run(tmp_path)
+
+    def fails() -> None:
+        raise ValueError("the driver is away")
+
+    run.part("broken", fails)
+    run.part("whole", lambda: {"a": 1})
+    parts = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(part["found"], part["failure"]) for part in parts] == [
+        (None, "ValueError: the driver is away"),
+        ({"a": 1}, None),
+    ]
+    assert "| broken | 0.0 | ValueError: the driver is away |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_process_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
+    run = gpu_report.Run(tmp_path)
+    with pytest.raises(ValueError, match=r"exit code 3: .*out of memory"):
+        run.process(
+            "x", ["-c", "import sys; print('out of memory', file=sys.stderr); sys.exit(3)"], 9
+        )
+
+
+def test_the_table_has_the_rows_of_the_reports() -> None:
+    rows = [
+        {"title": "PyTorch", "latency": {"median_ms": 2.5, "speedup": None, "stable": True}},
+        {
+            "title": "TensorRT fp16",
+            "latency": {"median_ms": 0.5, "speedup": {"value": 5, "low": 4.9, "high": 5.1}},
+            "accuracy": {"sqnr_db": 61.234},
+        },
+        {"title": "ONNX Runtime", "latency": None, "not_measured": "no | kernels"},
+    ]
+    parts = [
+        gpu_report.Part("machine", {"gpus": [{"name": "NVIDIA H100"}]}),
+        gpu_report.Part("build resnet50", {"rows": rows}),
+        gpu_report.Part("trtexec resnet50", {"median_ms": 0.49}),
+    ]
+    text = gpu_report.markdown(parts)
+    assert text.startswith("# NVIDIA H100\n")
+    assert "| resnet50 | TensorRT fp16 | 0.5 | 5.00× [4.90, 5.10] | 61.23 |  |" in text
+    assert "| resnet50 | ONNX Runtime | – | – | – | no / kernels |" in text
+    assert "| resnet50 | trtexec fp16 | 0.49 |" in text
+
+
+@pytest.mark.slow
+def test_all_of_it_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    words = [str(tmp_path), "--net", "resnet18", "--input", "1x3x64x64", "--seconds", "1"]
+    assert gpu_report.main([*words, "--no-tests"]) == 0
+    parts = {part["name"]: part for part in json.loads((tmp_path / "gpu.json").read_text())}
+    assert {"machine", "doctor", "build resnet18", "bench resnet18"} <= set(parts)
+    titles = [row["title"] for row in parts["build resnet18"]["found"]["rows"]]
+    assert titles[0] == "PyTorch (original)"
+    assert "| resnet18 | PyTorch (original) |" in (tmp_path / "gpu.md").read_text()
