@@ -6,19 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from deployfold.config.engine import LIBRARY_TITLES as LIBRARY_TITLES
 from deployfold.config.engine import EngineOptions
+from deployfold.config.engine import Library as Library
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import InputShapes, OptimizationProfile
 from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import sm_name
-
-Library = Literal["tensorrt", "tensorrt_rtx"]
-
-LIBRARY_TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-"""The names NVIDIA gives the libraries, by the name of their Python package."""
 
 
 def optimization_profiles(spec: InputSpec) -> tuple[OptimizationProfile, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deployfold.compiling.request import LIBRARY_TITLES, Library
+from deployfold.config.engine import LIBRARY_TITLES, Library
 from deployfold.config.precision import Precision
 
 from .catalogue import sm_name
