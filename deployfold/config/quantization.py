@@ -1,10 +1,11 @@
-"""The options of real data, and of INT8, FP8 and INT4: calibration, preprocessing, accuracy.
+"""The options of real data and of lowered precisions: calibration, preprocessing, accuracy.
 
 Validated, immutable, and free of torch.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -162,13 +163,58 @@ class CalibrationSpec:
 
 
 @dataclass(frozen=True)
+class KeepSpec:
+    """Nodes that must stay in fp32, whatever they cost."""
+
+    names: tuple[str, ...] = option(
+        (),
+        "Keep this node or module in fp32, such as head or blocks.*.norm; repeat it for several.",
+        Panel.QUANTIZATION,
+        key="keep-fp32",
+        metavar="PATTERN",
+    )
+    operators: tuple[str, ...] = option(
+        (),
+        "Keep every node of this ONNX operator in fp32, such as Softmax; repeat it for several.",
+        Panel.QUANTIZATION,
+        key="keep-fp32-op",
+        metavar="OP",
+    )
+
+
+def parse_min_sqnr(texts: tuple[str, ...]) -> tuple[tuple[Precision, float], ...]:
+    """Read every ``--min-sqnr-for PRECISION=DB``.
+
+    Raises:
+        UsageError: a text is not ``PRECISION=DB``, or the precision is not a lowered one.
+    """
+    lowered = {one.value: one for one in Precision if one.record.family != "none"}
+    limits = []
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = math.nan
+        if name not in lowered or not math.isfinite(limit):
+            raise UsageError(
+                f"--min-sqnr-for {text}: expected PRECISION=DB, such as fp16=40.",
+                hint=f"The precisions are {', '.join(lowered)}.",
+            )
+        limits.append((lowered[name], limit))
+    return tuple(limits)
+
+
+@dataclass(frozen=True)
 class GuardSpec:
-    """The accuracy that INT8, FP8 or INT4 must keep on the held-back inputs.
+    """The accuracy that lowered models must keep; quantised ones on the held-back inputs.
 
     Attributes:
-        min_sqnr_db: least signal-to-quantisation-noise ratio in dB of every output. 20 dB is noise
-            of a tenth of the signal.
-        enabled: ``False`` quantises every layer that can be, whatever it costs.
+        min_sqnr_db: least signal-to-quantisation-noise ratio in dB of every output of a quantised
+            model. 20 dB is noise of a tenth of the signal.
+        by_precision: the same for single precisions. The others have the default of their record,
+            or ``min_sqnr_db`` where they are quantised.
+        enabled: ``False`` lowers every layer that can be, whatever it costs.
 
     Raises:
         UsageError: a number is out of range.
@@ -176,11 +222,21 @@ class GuardSpec:
 
     min_sqnr_db: float = option(
         Precision.INT8.record.min_sqnr_db,
-        "SQNR that every output must keep; layers go back to --int8-rest for it.",
+        "SQNR that every output of a quantised model must keep; layers go back to --int8-rest for "
+        "it.",
         Panel.QUANTIZATION,
         key="min-sqnr",
         metavar="DB",
         common=True,
+    )
+    by_precision: tuple[tuple[Precision, float], ...] = option(
+        (),
+        "The same for one precision, such as fp16=40; 30 by default in fp16, 20 in bf16. Nodes go "
+        "back to fp32 for it.",
+        Panel.QUANTIZATION,
+        key="min-sqnr-for",
+        metavar="PRECISION=DB",
+        read=parse_min_sqnr,
     )
     min_agreement: float | None = option(
         None,
@@ -200,10 +256,16 @@ class GuardSpec:
     )
     enabled: bool = option(
         True,
-        "Quantise every layer, whatever accuracy it costs.",
+        "Lower every layer, whatever accuracy it costs.",
         Panel.QUANTIZATION,
         key="guard",
     )
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def min_sqnr(self, precision: Precision) -> float:
+        """The least SQNR in dB of one precision."""
+        record = precision.record
+        default = self.min_sqnr_db if record.family == "qdq" else record.min_sqnr_db
+        return dict(self.by_precision).get(precision, default)

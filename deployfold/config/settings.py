@@ -16,7 +16,7 @@ from .batches import parse_batches
 from .engine import EngineOptions
 from .option import Panel, check_ranges, group, option
 from .precision import Precision
-from .quantization import CalibrationSpec, GuardSpec, PreprocessSpec
+from .quantization import CalibrationSpec, GuardSpec, KeepSpec, PreprocessSpec
 from .shapes import Dynamic, DynamicBatch, OptimizationProfile, parse_profile
 from .spec import InputSpec, Thresholds
 
@@ -153,16 +153,17 @@ class BuildSpec:
     preprocess: PreprocessSpec = group(PreprocessSpec)
     calibration: CalibrationSpec | None = group(CalibrationSpec, always=False)
     guard: GuardSpec = group(GuardSpec)
+    keep: KeepSpec = group(KeepSpec)
     int8_rest: Precision = option(
         "fp16",
-        "Precision of the layers that INT8, FP8 and INT4 leave.",
+        "Precision of what a quantised model does not quantise.",
         Panel.QUANTIZATION,
         choices=("fp16", "fp32"),
         read=Precision,
     )
     residual_qdq: bool = option(
         False,
-        "INT8 and FP8 for the skips of residual sums too: less memory traffic, more error.",
+        "Quantise the skips of residual sums too: less memory traffic, more error.",
         Panel.QUANTIZATION,
     )
     workspace_mib: int | None = option(

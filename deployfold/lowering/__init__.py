@@ -1,19 +1,83 @@
-"""Writes a precision into an ONNX: the graph that TensorRT then builds strongly typed."""
+"""Writes a precision into an ONNX: the graph that TensorRT then builds strongly typed.
+
+One folder a family of precisions, each with a ``lower.py``; :func:`lower` chooses by the record of
+the precision.
+"""
 
 from __future__ import annotations
 
-from .bf16.lower import lower_bf16
-from .fp16.lower import lower_fp16
-from .lowered import KeptNode, LoweredArtifact
-from .qdq import LayerReport, QdqArtifact, lower_int8, lower_qdq
+from pathlib import Path
+
+import onnxruntime
+
+from deployfold import __version__
+from deployfold.config.precision import Precision
+from deployfold.util.files import sha256
+
+from . import cast, qdq
+from .cache import LoweringCache, cache_key
+from .cast import lower as _cast
+from .progress import Progress, silent
+from .qdq import lower as _qdq
+from .request import LoweringData, LoweringOptions
+from .result import HeadRoom, KeptNode, LayerReport, LoweredModel
 
 __all__ = [
+    "HeadRoom",
     "KeptNode",
     "LayerReport",
-    "LoweredArtifact",
-    "QdqArtifact",
-    "lower_bf16",
-    "lower_fp16",
-    "lower_int8",
-    "lower_qdq",
+    "LoweredModel",
+    "LoweringData",
+    "LoweringOptions",
+    "cast",
+    "lower",
+    "qdq",
 ]
+
+_FAMILIES = {"cast": _cast.lower, "qdq": _qdq.lower}
+
+
+def lower(
+    source: Path,
+    path: Path,
+    precision: Precision,
+    data: LoweringData,
+    options: LoweringOptions | None = None,
+    *,
+    cache: LoweringCache | None = None,
+    progress: Progress = silent,
+) -> LoweredModel:
+    """Write the fp32 ONNX ``source`` in another precision, and measure the file as written.
+
+    Args:
+        source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
+        path: written atomically, with external data beside it where the weights need it.
+        precision: any but FP32.
+        cache: results of earlier runs, for quantised precisions.
+        progress: hears what is being done.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept; nothing is written.
+        ExportError: the model cannot be lowered.
+        UsageError: there is no calibration data, and the precision needs it; or a node to keep in
+            fp32 does not exist.
+    """
+    options = options or LoweringOptions()
+    write = _FAMILIES[precision.record.family]
+    if cache is None or data.digest is None or precision.record.family != "qdq":
+        return write(source, path, precision, data, options, progress)
+    key = cache_key(
+        {
+            "onnx": sha256(source),
+            "data": data.digest,
+            "precision": precision.value,
+            "options": repr(options),
+            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
+        }
+    )
+    facts = cache.get(key, path)
+    if facts is not None:
+        return LoweredModel.from_facts(path, facts)
+    lowered = write(source, path, precision, data, options, progress)
+    cache.put(key, path, lowered.to_facts())
+    return lowered

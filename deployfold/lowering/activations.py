@@ -1,4 +1,4 @@
-"""Runs an ONNX model with its intermediate tensors laid open, in bounded memory."""
+"""The intermediate tensors of an ONNX model on given inputs, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import onnxruntime as ort
 
 from deployfold.errors import ExportError
 from deployfold.exporting.session import Array, open_session, run_session
-from deployfold.exporting.storage import data_path
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, data_path, write_model
 
 DEFAULT_BUDGET = 512 * 2**20
-"""Bytes of intermediate tensors that one run may lay open."""
+"""Bytes of intermediate tensors that one run may return."""
 
 _UNKNOWN_BYTES = 16 * 2**20  # what a tensor without a known shape counts as
 
@@ -68,6 +68,26 @@ def iterate_activations(
                 for name, array in zip(chunk, run_session(session, feed, chunk), strict=True):
                     if hasattr(array, "dtype"):
                         yield Activation(name, index, array)
+
+
+def observe(
+    model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
+) -> Iterator[tuple[str, Array]]:
+    """The named tensors of a model in memory, on every feed.
+
+    The model goes through a temporary file with its weights beside it, since ONNX Runtime takes no
+    more than 2 GB otherwise.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the model.
+    """
+    if not names:
+        return
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(model, path, threshold=SCRATCH_THRESHOLD)
+        for activation in iterate_activations(path, feeds, names=names):
+            yield activation.name, activation.array
 
 
 def _symbols(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> dict[str, int]:

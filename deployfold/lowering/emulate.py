@@ -1,11 +1,10 @@
-"""A graph that rounds as 16-bit hardware does, on a CPU that computes in float32.
+"""Rewrites a 16-bit graph so that a CPU rounds every tensor as 16-bit hardware does.
 
-ONNX Runtime's CPU provider has hardly any float16 kernels, and fewer for bfloat16: it runs such
-nodes in float32 and drops the roundings in between, so that a value of 120,000 passes unharmed and
-accuracy looks better than it is; or not at all. Only a Cast that stands in the graph is obeyed. So
-every 16-bit tensor of a lowered model is turned into a float32 one that is cast down and up again:
-the arithmetic of a kernel that accumulates in float32 and stores 16 bits, which is what TensorRT's
-do.
+ONNX Runtime's CPU provider has hardly any float16 kernels, and fewer for bfloat16. Such nodes run
+in float32 without the roundings in between, or not at all: a value of 120,000 passes unharmed, and
+accuracy looks better than it is. ONNX Runtime obeys only a Cast that stands in the graph. So every
+16-bit tensor becomes a float32 one that is cast down and up again. This is the arithmetic of a
+kernel that accumulates in float32 and stores 16 bits, as TensorRT's do.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .fp16.convert import cast
+from .graph import cast, is_tensor
 
 _SINGLE = ir.DataType.FLOAT
 
@@ -26,18 +25,21 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
     """
     graph = model.graph
     for value in graph.initializers.values():
-        if value.dtype == half and value.const_value is not None:
+        # An initialiser among the outputs keeps its type.
+        if is_tensor(value, half) and value.const_value is not None and not value.is_graph_output():
             value.const_value = _widened(value.const_value)
             value.type = ir.TensorType(_SINGLE)
+        elif is_tensor(value, half) and value.uses():
+            _redirect(value, cast(graph, value, _SINGLE, "up"))
     for value in graph.inputs:
-        if value.dtype == half:
+        if is_tensor(value, half):
             _redirect(value, cast(graph, value, _SINGLE, "up"))
     for node in list(graph):
         if node.name and node.name.endswith("__up_node"):
             continue
         rounds = node.op_type == "Cast"
         for value in node.outputs:
-            if value.dtype != half:
+            if not is_tensor(value, half):
                 continue
             if rounds:
                 _redirect(value, cast(graph, value, _SINGLE, "up"))

@@ -48,7 +48,7 @@ from deployfold.errors import AccuracyError
 from deployfold.exporting import export_onnx
 from deployfold.folding import fold
 from deployfold.lowering import lower_qdq
-from deployfold.lowering.qdq.measuring import Measurer
+from deployfold.lowering.accuracy import Measurer
 
 CALIBRATION, HELD_BACK, EVALUATION = 64, 192, 256
 SHAPE = (1, 3, 224, 224)

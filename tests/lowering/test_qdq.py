@@ -19,7 +19,7 @@ from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering import lower_int8
-from deployfold.lowering.qdq.measuring import Measurer
+from deployfold.lowering.accuracy import Measurer
 
 
 @pytest.mark.parametrize("name", NETS)

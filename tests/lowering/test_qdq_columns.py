@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from deployfold.lowering.qdq.columns import COLUMNS, columns_of, rows_of
-from deployfold.lowering.qdq.graph import Layer
+from deployfold.lowering.qdq.layers import Layer
 
 CONVOLUTIONS = {
     "1-D": ((2, 4, 9), (6, 4, 3), {"pads": [1, 2], "dilations": [2]}, 1),

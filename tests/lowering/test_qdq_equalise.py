@@ -12,9 +12,9 @@ from lower_toys import outputs, prepared
 from torch import nn
 
 from deployfold.exporting.session import open_session, run_session
+from deployfold.lowering.qdq.coupled import find_regions
 from deployfold.lowering.qdq.equalise import HEADROOM, LARGEST, equalise
-from deployfold.lowering.qdq.graph import find_layers
-from deployfold.lowering.qdq.regions import find_regions
+from deployfold.lowering.qdq.layers import find_layers
 
 
 class Separable(nn.Module):

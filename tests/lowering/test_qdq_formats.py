@@ -20,9 +20,9 @@ from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering import lower_qdq
+from deployfold.lowering.qdq.fit import plain
 from deployfold.lowering.qdq.formats import FP8, INT4, INT8, Format
-from deployfold.lowering.qdq.graph import Layer
-from deployfold.lowering.qdq.layer import plain
+from deployfold.lowering.qdq.layers import Layer
 
 
 def quantise(name: str, precision: Precision, tmp_path: Path, **options):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError
-from deployfold.lowering.qdq.graph import Layer, QuantisedLayer
+from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step, keep_accuracy
-from deployfold.lowering.qdq.measuring import Measured
+from deployfold.lowering.qdq.layers import Layer, QuantisedLayer
 from deployfold.lowering.qdq.quantise import LayerResult
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deployfold.lowering.qdq.measuring import _likely_agreement
+from deployfold.lowering.accuracy import _likely_agreement
 
 
 def test_the_likely_agreement_varies_less_than_the_agreement():

@@ -11,7 +11,7 @@ import torch
 from lower_toys import outputs, prepared
 from torch import nn
 
-from deployfold.lowering.qdq.graph import find_layers
+from deployfold.lowering.qdq.layers import find_layers
 from deployfold.lowering.qdq.recentre import SHIFT_KEY, recentre
 
 

@@ -18,10 +18,10 @@ from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering import lower_int8, lower_qdq
 from deployfold.lowering.qdq.formats import INT8
-from deployfold.lowering.qdq.graph import find_layers
-from deployfold.lowering.qdq.lowering import _write
+from deployfold.lowering.qdq.layers import find_layers
+from deployfold.lowering.qdq.lower import _write
 from deployfold.lowering.qdq.quantise import quantise_layers
-from deployfold.lowering.qdq.residual import with_skips
+from deployfold.lowering.qdq.skips import with_skips
 from deployfold.util.numerics import sqnr_db
 
 

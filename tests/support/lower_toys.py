@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.exporting import export_onnx
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering.fp16.convert import prepare
+from deployfold.lowering.graph import prepare
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

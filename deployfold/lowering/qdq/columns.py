@@ -13,7 +13,7 @@ from torch import Tensor
 from deployfold.exporting.session import Array
 
 from .formats import Format
-from .graph import Layer
+from .layers import Layer
 
 COLUMNS = 16_384
 """Columns sampled of all inputs together."""

@@ -23,10 +23,10 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.exporting.session import Array
+from deployfold.lowering.activations import observe
 
-from .graph import Layer, numbers, replace_numbers
-from .observe import observe
-from .regions import Region, find_regions
+from .coupled import Region, find_regions
+from .layers import Layer, numbers, replace_numbers
 
 HEADROOM = 1.1
 """How far beyond its calibrated range a channel can still go under a Clip."""
@@ -55,7 +55,7 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
 
     Args:
         model: in float32, with static shapes.
-        layers: of the model; see :func:`~.graph.find_layers`.
+        layers: of the model; see :func:`~.layers.find_layers`.
         feeds: calibration samples by input name.
 
     Returns:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError
+from deployfold.lowering.accuracy import Measured
 
-from .measuring import Measured
 from .quantise import LayerResult
 
 _ROUNDS = 6

@@ -12,15 +12,15 @@ import torch
 from onnx import helper, numpy_helper
 
 from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.lowering.progress import Progress, silent
 from deployfold.util.numerics import sqnr_db
 
 from .columns import Columns, columns_of, rows_of
+from .fit import Bounds, errors_of, fit, half, plain
 from .formats import Format
-from .graph import Layer, QuantisedLayer, Skip
-from .layer import Bounds, errors_of, fit, half, plain
+from .layers import Layer, QuantisedLayer, Skip
+from .partial_runs import Batch, Segments
 from .ranges import candidates
-from .say import Say, silent
-from .segments import Batch, Segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def quantise_layers(
     excluded: Collection[str] = (),
     fitted: bool = True,
     independent: bool = False,
-    progress: Say = silent,
+    progress: Progress = silent,
 ) -> list[LayerResult]:
     """Quantise every layer but the ``excluded``, each on what the ones before it really give.
 

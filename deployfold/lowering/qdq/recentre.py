@@ -19,10 +19,10 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.exporting.session import Array
+from deployfold.lowering.activations import observe
 
-from .graph import Layer, initializer, numbers, replace_numbers
-from .observe import observe
-from .regions import clip_bound
+from .coupled import clip_bound
+from .layers import Layer, initializer, numbers, replace_numbers
 
 SHIFT_KEY = "deployfold.shift"
 """The metadata property of nodes whose output had this number taken off, for whoever compares
@@ -59,7 +59,7 @@ def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
 
     Args:
         model: in float32.
-        layers: of the model; see :func:`~.graph.find_layers`.
+        layers: of the model; see :func:`~.layers.find_layers`.
         feeds: calibration samples by input name.
 
     Returns:

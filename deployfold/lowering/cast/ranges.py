@@ -1,4 +1,4 @@
-"""Which nodes float16 cannot hold: by the values of their weights and of their activations."""
+"""The values that tensors of the fp32 model take, and whether float16 can hold them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from deployfold.exporting.session import Array
 from deployfold.lowering.activations import iterate_activations
 from deployfold.util.numerics import sqnr_db
 
-FP16_MAX = 65504.0
-"""The largest finite float16."""
+from .formats import FP16
 
 MIN_ROUNDING_DB = 30.0
 """Least SQNR (dB) that rounding one tensor to float16 may leave.
@@ -33,7 +32,7 @@ class TensorRange:
     """What one tensor of the fp32 model was seen to hold, over all inputs.
 
     Attributes:
-        largest: the largest finite absolute value.
+        largest: the largest finite magnitude.
         finite: no infinity and no NaN was seen.
         rounding_db: least SQNR (dB) of its rounding to float16 over the inputs.
     """
@@ -45,7 +44,7 @@ class TensorRange:
     @property
     def problem(self) -> str | None:
         """Why float16 cannot hold it, as the end of a sentence; ``None`` where it can."""
-        if self.largest > FP16_MAX:
+        if self.largest > FP16.largest:
             return f"reaches {self.largest:.3g}, beyond float16's 65504"
         if self.rounding_db < MIN_ROUNDING_DB:
             return (

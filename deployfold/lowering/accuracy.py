@@ -1,4 +1,4 @@
-"""The outputs of a quantised model against fp32, on the same samples."""
+"""The outputs of a lowered model against those of the fp32 model, on the same samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 
 from deployfold.exporting.session import Array, open_session, run_session
 from deployfold.util.numerics import max_abs_diff, sqnr_db
@@ -17,7 +18,7 @@ _SHUFFLES = 32
 
 @dataclass(frozen=True)
 class Measured:
-    """A quantised model against fp32 on the same samples.
+    """A lowered model against fp32 on the same samples.
 
     Attributes:
         sqnr_db: of the worst output, in dB, over all samples.
@@ -27,6 +28,9 @@ class Measured:
             fp32, in nats; ``None`` for what is no classifier.
         accuracy, reference_accuracy: share of right classes; ``None`` without labels.
         max_abs_diff: of all outputs.
+        reshaped: outputs that were left out, since their shape depends on values and differs, as
+            the number of boxes after a NonMaxSuppression does.
+        lost: an output is infinite or NaN where the fp32 model's is finite.
         likely_agreement: what to expect on other samples: the agreement if each sample's errors had
             fallen on its classes in another order, less the standard error of that.
     """
@@ -39,6 +43,8 @@ class Measured:
     reference_accuracy: float | None
     max_abs_diff: float
     likely_agreement: float | None = None
+    reshaped: tuple[str, ...] = ()
+    lost: bool = False
 
 
 class Measurer:
@@ -54,8 +60,13 @@ class Measurer:
         self, reference: Path, feeds: Sequence[Mapping[str, Array]], labels: Sequence[int] | None
     ) -> None:
         self._feeds = feeds
-        self._expected = self._run(reference)
+        session = open_session(reference, optimize=False)
+        self._names = [output.name for output in session.get_outputs()]
+        self._expected = self._run(session)
         self._labels = None if labels is None else np.asarray(labels)
+        floats = [expected[0].dtype.kind == "f" for expected in self._expected]
+        # Integers, such as class numbers, are compared only where the model gives nothing else.
+        self._compared = floats if any(floats) else [True] * len(floats)
 
     def measure(self, model: Path) -> Measured:
         """Run ``model`` on the samples, without ONNX Runtime's optimisations.
@@ -63,38 +74,70 @@ class Measurer:
         Raises:
             ExportError: it does not run.
         """
-        actual = self._run(model)
-        pairs = [
-            (expected, found)
-            for expected, found in zip(self._expected, actual, strict=True)
-            if expected[0].dtype.kind == "f"
-        ]
+        return self.compare(self._run(open_session(model, optimize=False)))
+
+    def compare(self, actual: Sequence[Sequence[Array]]) -> Measured:
+        """The measures for outputs that were computed elsewhere, each output for every sample."""
+        pairs, reshaped = [], []
+        for name, wanted, expected, found in zip(
+            self._names, self._compared, self._expected, actual, strict=True
+        ):
+            if not wanted:
+                continue
+            if all(a.shape == b.shape for a, b in zip(expected, found, strict=True)):
+                pairs.append((expected, found))
+            else:
+                reshaped.append(name)
         worst = min((sqnr_db(expected, found) for expected, found in pairs), default=math.inf)
         agreement = likely = divergence = accuracy = right = None
-        if len(pairs) == 1 and pairs[0][0][0].ndim == 2 and pairs[0][0][0].shape[1] > 1:
-            scores, found = (np.concatenate(part).astype(np.float64) for part in pairs[0])
-            before, after = scores.argmax(1), found.argmax(1)
+        if len(pairs) == 1 and _are_scores(pairs[0][0][0]):
+            scores, given = (np.concatenate(part).astype(np.float64) for part in pairs[0])
+            before, after = scores.argmax(1), given.argmax(1)
             agreement = float((before == after).mean())
-            likely = _likely_agreement(scores, found)
-            divergence = _divergence(scores, found)
+            likely = _likely_agreement(scores, given)
+            divergence = _divergence(scores, given)
             if self._labels is not None and len(self._labels) == len(before):
                 accuracy = float((after == self._labels).mean())
                 right = float((before == self._labels).mean())
         return Measured(
             sqnr_db=worst,
-            noise=0.0 if worst == math.inf else 10 ** (-worst / 10),
+            noise=noise_of(worst),
             agreement=agreement,
             divergence=divergence,
             accuracy=accuracy,
             reference_accuracy=right,
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
             likely_agreement=likely,
+            reshaped=tuple(reshaped),
+            lost=any(_is_lost(e, f) for pair in pairs for e, f in zip(*pair, strict=True)),
         )
 
-    def _run(self, model: Path) -> list[list[Array]]:
-        session = open_session(model, optimize=False)
+    def _run(self, session: ort.InferenceSession) -> list[list[Array]]:
         runs = [run_session(session, feed) for feed in self._feeds]
-        return [list(output) for output in zip(*runs, strict=True)]
+        return [[_as_array(part) for part in output] for output in zip(*runs, strict=True)]
+
+
+def noise_of(decibels: float) -> float:
+    """Noise power over signal power for an SQNR in dB; infinite beyond what a float holds."""
+    return 10.0 ** (-decibels / 10.0) if decibels > -3000.0 else math.inf
+
+
+def _as_array(value: Array | Sequence[Array]) -> Array:
+    """A sequence of tensors as one array of all their elements; a tensor as it is."""
+    if isinstance(value, list | tuple):
+        parts = [np.ravel(part) for part in value]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return np.asarray(value)
+
+
+def _are_scores(array: Array) -> bool:
+    return array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 1
+
+
+def _is_lost(expected: Array, found: Array) -> bool:
+    if expected.dtype.kind != "f":
+        return False
+    return bool((np.isfinite(expected) & ~np.isfinite(found)).any())
 
 
 def _divergence(expected: Array, found: Array) -> float:

@@ -1,4 +1,4 @@
-"""Decides which nodes of a prepared fp32 graph stay in fp32, and says why."""
+"""Which nodes of a prepared fp32 graph stay in fp32 because of their values, and why."""
 
 from __future__ import annotations
 
@@ -10,33 +10,41 @@ import onnx_ir as ir
 from onnxruntime.transformers.float16 import ALWAYS_FLOAT_INPUTS
 
 from deployfold.errors import ExportError
-from deployfold.exporting.session import Array
 from deployfold.lowering.activations import iterate_activations, node_outputs
+from deployfold.lowering.graph import has_subgraph
+from deployfold.lowering.request import Feed
 
-from .convert import has_subgraph, is_listed
-from .ranges import FP16_MAX, TensorRange, weight_ranges
+from .formats import FP16
+from .headroom import degrees, risk
+from .ranges import TensorRange, weight_ranges
 
 
 def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, str]:
     """The nodes that float16 would change beyond rounding, each with the reason.
 
-    1. Control flow is kept whole.
-    2. A node with a weight that float16 cannot hold.
-    3. A node whose output, or one of whose inputs, float16 cannot hold: the tensor between two such
-       nodes is then never float16.
-    4. A node that reads the output of one with a weight too small for float16, such as the sqrt
+    1. A node with a weight that float16 cannot hold.
+    2. A node whose output, or one of whose inputs, float16 cannot hold, or may not hold on other
+       inputs (see :mod:`.headroom`): the tensor between two such nodes is then never float16, so
+       that a written-out normalisation becomes one island in fp32.
+    3. A node that reads the output of one with a weight too small for float16, such as the sqrt
        after an epsilon of 1e-12: the sum is as small when the input is zero, seen or not.
     """
     weights = weight_ranges(model)
+    degree = degrees(model)
     problems = {name: found.problem for name, found in ranges.items() if found.problem}
+    for name, found in ranges.items():
+        danger = risk(name, found, degree.get(name, 1.0))
+        # The caller chose the values of inputs; inputs out of range are problems already.
+        if name in degree and danger is not None:
+            problems.setdefault(name, danger)
     kept: dict[str, str] = {}
     for node in model.graph:
         reason = _weight_reason(node, weights)
         if has_subgraph(node):
-            kept[str(node.name)] = "control flow is kept whole"
-        elif reason is not None:
+            continue  # kept whole by the converter
+        if reason is not None:
             kept[str(node.name)] = reason
-            if any(weights[name].largest <= FP16_MAX for name in _bad_weights(node, weights)):
+            if any(weights[name].largest <= FP16.largest for name in _bad_weights(node, weights)):
                 for output in node.outputs:
                     problems.setdefault(str(output.name), "may be too small for float16")
         else:
@@ -47,17 +55,22 @@ def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str
     return kept
 
 
-def keep_around_loss(
+def around_loss(
     model: ir.Model,
     rounded: Path,
-    inputs: Sequence[Mapping[str, Array]],
-    ranges: Mapping[str, TensorRange],
-    kept: dict[str, str],
-) -> None:
-    """Find where the rounded model first gives infinities or NaN, and keep the nodes around.
+    inputs: Sequence[Feed],
+    finite: Mapping[str, bool],
+    kept: Mapping[str, str],
+    title: str,
+) -> dict[str, str]:
+    """The nodes to keep around the first tensor in which a rounded model has infinities or NaN.
 
-    Adds to ``kept`` the node and those that read it; where these are kept already, the nearest
-    nodes before it, since what was rounded away there is what is missing here.
+    They are the node and those that read it; where these are kept already, the nearest nodes
+    before it, since what was rounded away there is missing here.
+
+    Args:
+        finite: whether the fp32 tensor is finite on all inputs, by name.
+        title: of the 16-bit type, for the reason.
 
     Raises:
         ExportError: ONNX Runtime cannot run the rounded model.
@@ -67,16 +80,14 @@ def keep_around_loss(
         activation.name
         for activation in iterate_activations(rounded, inputs, names=order)
         if activation.array.dtype.kind == "f"
-        and activation.name in ranges
-        and ranges[activation.name].finite
+        and finite.get(activation.name, False)
         and not np.isfinite(activation.array).all()
     }
     for value in node_outputs(model):
         if value.name in lost:
-            reason = f"float16 gives infinities or NaN in {value.name!r}"
-            for node in _around(value, kept):
-                kept[str(node.name)] = reason
-            return
+            reason = f"{title} gives infinities or NaN in {value.name!r}"
+            return {str(node.name): reason for node in _around(value, kept)}
+    return {}
 
 
 def _around(value: ir.Value, kept: Mapping[str, str]) -> list[ir.Node]:
@@ -107,21 +118,11 @@ def check_io(model: ir.Model, ranges: Mapping[str, TensorRange]) -> None:
     for role, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
         for value in values:
             seen = ranges.get(str(value.name))
-            if seen is not None and seen.largest > FP16_MAX:
+            if seen is not None and seen.largest > FP16.largest:
                 raise ExportError(
                     f"The {role} {value.name!r} {seen.problem}.",
                     hint="Keep float32 inputs and outputs: leave out --io fp16.",
                 )
-
-
-def kept_in_order(model: ir.Model, kept: Mapping[str, str]) -> Iterator[tuple[ir.Node, str]]:
-    """Every node of the main graph that stays in fp32 although it computes in floats."""
-    for node in model.graph:
-        values = [value for _, value in _values(node)]
-        if node.name in kept:
-            yield node, kept[node.name]
-        elif is_listed(node) and any(value.dtype == ir.DataType.FLOAT for value in values):
-            yield node, f"the converter keeps {node.op_type} in fp32"
 
 
 def _weight_reason(node: ir.Node, weights: Mapping[str, TensorRange]) -> str | None:

@@ -29,7 +29,7 @@ from deployfold.exporting.session import Array
 
 from .columns import Columns, rows_of
 from .formats import Format
-from .graph import Layer
+from .layers import Layer
 
 RIDGE = 20.0
 """λ over the mean of the diagonal of ``q(C) q(C)ᵀ``. A small one fits the calibration samples: with

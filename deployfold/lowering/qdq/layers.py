@@ -164,6 +164,16 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
             del graph.initializers[key]
 
 
+def dequantised_input(tensor: str) -> str:
+    """The name of an activation after its Q/DQ pair."""
+    return f"{tensor}.q"
+
+
+def dequantised_weight(node: str) -> str:
+    """The name of a layer's weight after its DequantizeLinear."""
+    return f"{node}.weight"
+
+
 def _round_input(
     graph: ir.Graph,
     pairs: dict[str, ir.Value],
@@ -187,7 +197,10 @@ def _pair(graph: ir.Graph, node: ir.Node, source: ir.Value, step: float, form: F
     zero = initializer(graph, f"{base}.zero_point", form.stored(np.zeros(())))
     quantise = _node("QuantizeLinear", [source, scale, zero], f"{base}.{kind}", form.dtype)
     restore = _node(
-        "DequantizeLinear", [quantise.outputs[0], scale, zero], f"{base}.q", ir.DataType.FLOAT
+        "DequantizeLinear",
+        [quantise.outputs[0], scale, zero],
+        dequantised_input(base),
+        ir.DataType.FLOAT,
     )
     for new in (quantise, restore):
         new.outputs[0].shape = source.shape
@@ -205,7 +218,8 @@ def _weight(graph: ir.Graph, node: ir.Node, item: QuantisedLayer, form: Format) 
     else:
         zeros = form.stored(np.zeros(len(item.weight_scale)))
         inputs.append(initializer(graph, f"{name}.weight_zero_point", zeros))
-    restore = _node("DequantizeLinear", inputs, f"{name}.weight", ir.DataType.FLOAT, **axis)
+    output = dequantised_weight(name)
+    restore = _node("DequantizeLinear", inputs, output, ir.DataType.FLOAT, **axis)
     restore.outputs[0].shape = weight.shape
     graph.insert_before(node, [restore])
     return restore.outputs[0]

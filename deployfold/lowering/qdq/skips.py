@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from .graph import Layer, Skip
+from .layers import Layer, Skip
 
 
 def with_skips(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:

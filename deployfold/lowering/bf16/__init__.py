@@ -1,1 +1,0 @@
-"""BF16: writing it into a graph."""

@@ -1,0 +1,207 @@
+"""The accuracy guard of 16-bit models: nodes go back to fp32 until the accuracy holds.
+
+1. Nodes that the user names stay, and for float16 those whose values it cannot hold.
+2. Where the rounded model gives infinities or NaN that fp32 does not have, the nodes around the
+   first of them stay.
+3. Where an output has less SQNR than the limit, the tensors that cost it most (see
+   :mod:`.sensitivity`) are not rounded: the nodes that compute and read them stay.
+4. After each step the whole model is converted and measured again, with every tensor rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from deployfold.errors import AccuracyError
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
+from deployfold.lowering.accuracy import Measured, Measurer, noise_of
+from deployfold.lowering.emulate import emulate
+from deployfold.lowering.graph import complete_types
+from deployfold.lowering.progress import Progress
+from deployfold.lowering.request import Feed
+from deployfold.lowering.result import HeadRoom
+from deployfold.util.memory import release
+
+from .convert import convert, plan_nodes
+from .formats import CastFormat
+from .headroom import degrees, head_room
+from .ranges import TensorRange, activation_ranges
+from .selection import around_loss, check_io, out_of_range
+from .sensitivity import RoundingModel, costliest, nodes_around
+
+_ROUNDS = 8
+"""Times that nodes are added to the kept ones before the guard gives up."""
+
+_MARGIN_DB = 1.0
+"""Aimed at beyond the limit, since errors do not add up exactly."""
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """The nodes that stay in fp32, and the model that comes of it.
+
+    Attributes:
+        kept: by node name, with the reason.
+        measured: on the inputs, with every 16-bit tensor rounded.
+        ranges: of all tensors of the fp32 model; empty where they do not matter.
+        head_room: of the float16 tensors.
+    """
+
+    kept: dict[str, str]
+    measured: Measured
+    ranges: dict[str, TensorRange]
+    head_room: HeadRoom | None
+
+
+class CastGuard:
+    """Chooses the nodes of one model that stay in fp32.
+
+    Args:
+        model: prepared, in float32; types that inference did not find are completed.
+        form: the 16-bit type.
+        inputs: what ranges and accuracy are taken from.
+        measurer: holds the fp32 model's outputs on ``inputs``.
+        scratch: a directory for temporary files.
+        float_io: graph inputs and outputs keep float32.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        form: CastFormat,
+        inputs: Sequence[Feed],
+        measurer: Measurer,
+        scratch: Path,
+        *,
+        float_io: bool,
+        progress: Progress,
+    ) -> None:
+        self._model, self._form, self._inputs = model, form, inputs
+        self._measurer, self._scratch = measurer, scratch
+        self._float_io, self._progress = float_io, progress
+        self._ranges: dict[str, TensorRange] = {}
+        untyped = any(v.type is None for node in model.graph for v in node.outputs)
+        if form.limited_range or untyped:
+            self._look_at_ranges()
+
+    def keep_accuracy(self, asked: Mapping[str, str], limit_db: float | None) -> Guarded:
+        """Add nodes to those that were asked for until the accuracy holds; see the module.
+
+        Args:
+            limit_db: the least SQNR of every output; ``None`` sets no limit.
+
+        Raises:
+            AccuracyError: the accuracy cannot be kept, or not with any layer in 16 bits.
+            ExportError: float16 inputs or outputs cannot hold what was seen.
+        """
+        form, kept = self._form, dict(asked)
+        if form.limited_range:
+            if not self._float_io:
+                check_io(self._model, self._ranges)
+            kept |= {
+                name: reason
+                for name, reason in out_of_range(self._model, self._ranges).items()
+                if name not in kept
+            }
+        measured: Measured | None = None
+        for number in range(_ROUNDS):
+            measured = self._measure(kept)
+            if measured.lost:
+                more = self._around_loss(kept)
+            elif limit_db is None or measured.sqnr_db >= limit_db:
+                self._check_rest(kept, limit_db)
+                return Guarded(kept, measured, self._ranges, self._head_room(kept))
+            else:
+                # Each round aims lower: interacting errors made the last prediction too good.
+                more = self._costliest(kept, limit_db + _MARGIN_DB + 3.0 * number)
+            if not more:
+                break
+            kept |= more
+        assert measured is not None
+        raise AccuracyError(self._refusal(measured, limit_db))
+
+    def _look_at_ranges(self) -> None:
+        path = self._scratch / "fp32.onnx"
+        write_model(self._model, path, threshold=SCRATCH_THRESHOLD)
+        self._ranges, dtypes = activation_ranges(path, self._inputs)
+        complete_types(self._model, dtypes)
+
+    def _measure(self, kept: Mapping[str, str]) -> Measured:
+        self._progress(f"measuring {self._form.name} with every tensor rounded")
+        return self._measurer.measure(self._rounded(kept))
+
+    def _rounded(self, kept: Mapping[str, str]) -> Path:
+        path = self._scratch / "rounded.onnx"
+        copy = self._model.clone()
+        convert(copy, self._form, kept, float_io=self._float_io)
+        emulate(copy, self._form.dtype)
+        write_model(copy, path, threshold=SCRATCH_THRESHOLD)
+        del copy
+        release()  # before ONNX Runtime holds the same weights
+        return path
+
+    def _around_loss(self, kept: Mapping[str, str]) -> dict[str, str]:
+        if not self._ranges:
+            self._look_at_ranges()
+        finite = {name: found.finite for name, found in self._ranges.items()}
+        rounded = self._rounded(kept)
+        title = self._form.dtype.name.lower()
+        return around_loss(self._model, rounded, self._inputs, finite, kept, title)
+
+    def _costliest(self, kept: Mapping[str, str], goal_db: float) -> dict[str, str]:
+        name = self._form.name
+        self._progress(f"looking for the tensors that {name} costs most")
+        path = self._scratch / "switched.onnx"
+        rounding = RoundingModel(self._model, self._form, kept, self._inputs, path, self._measurer)
+        alone: dict[tuple[int, ...], float] = {}
+
+        def noise(positions: Sequence[int]) -> float:
+            measured = rounding.measure(positions)
+            alone[tuple(positions)] = measured.sqnr_db
+            return noise_of(measured.sqnr_db)
+
+        found = costliest(noise, len(rounding.tensors), noise_of(goal_db))
+        plans = plan_nodes(self._model, self._form, kept)
+        more: dict[str, str] = {}
+        for position in found:
+            tensor = rounding.tensors[position]
+            cost = f"{alone[position,]:.1f} dB" if (position,) in alone else "too little SQNR"
+            reason = f"put back by the guard: {tensor!r} alone in {name} leaves {cost}"
+            for node in nodes_around(self._model, tensor, plans):
+                more.setdefault(str(node.name), reason)
+        return more
+
+    def _check_rest(self, kept: Mapping[str, str], limit_db: float | None) -> None:
+        """Refuse a model that holds its accuracy only because nothing is in 16 bits any more."""
+        before = plan_nodes(self._model, self._form, {})
+        after = plan_nodes(self._model, self._form, kept)
+        layers = [node for node, plan in before.items() if plan.outputs]
+        heavy = [node for node in layers if node.op_type in _LAYERS]
+        if layers and not any(after[node].outputs for node in heavy or layers):
+            what = "layer" if heavy else "node"
+            limit = "" if limit_db is None else f" {limit_db:g} dB"
+            raise AccuracyError(
+                f"{self._form.precision.record.title} keeps{limit or ' its values'} only with "
+                f"every {what} in fp32."
+            )
+
+    def _refusal(self, measured: Measured, limit_db: float | None) -> str:
+        title = self._form.precision.record.title
+        if measured.lost:
+            return f"The {self._form.name} model gives infinities or NaN where fp32 does not."
+        return f"{title} gives {measured.sqnr_db:.1f} dB, and not {limit_db:g} dB."
+
+    def _head_room(self, kept: Mapping[str, str]) -> HeadRoom | None:
+        if not self._form.limited_range:
+            return None
+        plans = plan_nodes(self._model, self._form, kept)
+        narrow = frozenset(
+            str(node.outputs[index].name) for node, plan in plans.items() for index in plan.outputs
+        )
+        return head_room(self._ranges, degrees(self._model), narrow)

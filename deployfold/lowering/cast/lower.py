@@ -1,0 +1,165 @@
+"""Writes an fp32 ONNX with 16-bit tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from deployfold.config.precision import Precision
+from deployfold.errors import ExportError
+from deployfold.exporting.onnx import check_file
+from deployfold.exporting.onnx_graph import set_metadata
+from deployfold.exporting.storage import onnx_bytes, staged, write_model
+from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.graph import holds, load, outputs_of, prepare
+from deployfold.lowering.keep import asked_for
+from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.request import LoweringData, LoweringOptions
+from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
+
+from .convert import convert
+from .formats import FORMATS, CastFormat
+from .guard import CastGuard
+
+_NEAR = 16.0
+"""Head-room under this factor is worth a note: the guard itself allows no less than 8."""
+
+
+def lower(
+    source: Path,
+    path: Path,
+    precision: Precision,
+    data: LoweringData,
+    options: LoweringOptions,
+    progress: Progress = silent,
+) -> LoweredModel:
+    """Write the fp32 ONNX ``source`` with float16 or bfloat16 tensors.
+
+    The fp32 model is run on the inputs with all its tensors returned, so that float16 takes no
+    tensor that it cannot hold; see :mod:`.guard` for the nodes that stay in fp32. Inputs and
+    outputs stay float32, but for float16 with ``options.float_io`` off.
+
+    Args:
+        source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
+        path: written atomically, with external data beside it where the weights need it.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept; nothing is written.
+        ExportError: the model computes in another float type, a float16 input or output cannot
+            hold its values, or the lowered model is not valid.
+    """
+    form, inputs = FORMATS[precision], data.range_inputs
+    if not inputs:
+        raise ExportError(f"Lowering to {form.name} needs at least one set of inputs.")
+    float_io = options.float_io or not form.limited_range
+    model = load(source, weights=False)
+    with staged(path) as temporary:
+        if not holds(model, ir.DataType.FLOAT):
+            return _as_it_is(model, path, temporary, form, data, options)
+        if form.opset:
+            model = raise_opset(model, form.opset)
+        prepare(model)
+        guard = CastGuard(
+            model, form, inputs, Measurer(source, inputs, None), temporary.parent,
+            float_io=float_io, progress=progress,
+        )  # fmt: skip
+        asked = asked_for(model, options.keep)
+        spec = options.guard
+        limit = spec.min_sqnr(precision) if spec.enabled else None
+        found = guard.keep_accuracy(asked, limit)
+        stays = convert(model, form, found.kept, float_io=float_io)
+        set_metadata(model, {"deployfold.precision": precision.value})
+        write_model(model, temporary, threshold=options.external_threshold)
+        check_file(temporary)
+        if precision is Precision.FP16:  # ONNX Runtime cannot run bfloat16 files on a CPU
+            next(outputs_of(temporary, inputs[:1]))
+        notes = _notes(found.head_room, data, float_io=options.float_io, form=form)
+        if found.measured.reshaped:
+            notes += (reshaped_note(found.measured.reshaped, form.name),)
+        return LoweredModel(
+            path=path,
+            bytes=onnx_bytes(temporary),
+            precision=precision,
+            sqnr_db=found.measured.sqnr_db,
+            max_abs_diff=found.measured.max_abs_diff,
+            samples=len(inputs) * data.batch,
+            measured_on=_origin(data),
+            kept=_kept(model, {str(node.name): reason for node, reason in stays}),
+            notes=notes,
+            head_room=found.head_room,
+        )
+
+
+def reshaped_note(names: tuple[str, ...], title: str) -> str:
+    """What a report says of outputs that could not be compared."""
+    return (
+        f"{', '.join(names)}: another shape in {title} than in fp32, since it depends on values; "
+        "left out of the accuracy"
+    )
+
+
+def _as_it_is(
+    model: ir.Model,
+    path: Path,
+    temporary: Path,
+    form: CastFormat,
+    data: LoweringData,
+    options: LoweringOptions,
+) -> LoweredModel:
+    """Write a model that holds no float32 tensors without a change.
+
+    Raises:
+        ExportError: it computes in another float type.
+    """
+    for dtype in (ir.DataType.DOUBLE, ir.DataType.BFLOAT16, ir.DataType.FLOAT16):
+        if dtype != form.dtype and holds(model, dtype):
+            raise ExportError(
+                f"The model computes in {dtype.name.lower()}, and {form.name} is lowered "
+                "from float32.",
+                hint="Convert the PyTorch model with .float() before exporting it.",
+            )
+    set_metadata(model, {"deployfold.precision": form.name})
+    write_model(model, temporary, threshold=options.external_threshold)
+    return LoweredModel(
+        path=path,
+        bytes=onnx_bytes(temporary),
+        precision=form.precision,
+        sqnr_db=math.inf,
+        max_abs_diff=0.0,
+        samples=len(data.range_inputs) * data.batch,
+        measured_on=_origin(data),
+        notes=("The model holds no float32 tensors: it is taken as it is.",),
+    )
+
+
+def _origin(data: LoweringData) -> str:
+    if data.real:
+        return "inputs"
+    return "random inputs, since no others were given"
+
+
+def _kept(model: ir.Model, reasons: Mapping[str, str]) -> tuple[KeptNode, ...]:
+    return tuple(
+        KeptNode(str(node.name), node.op_type, reasons[str(node.name)])
+        for node in model.graph
+        if node.name in reasons
+    )
+
+
+def _notes(
+    room: HeadRoom | None, data: LoweringData, *, float_io: bool, form: CastFormat
+) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if not float_io and not form.limited_range:
+        notes += (f"{form.name} keeps float32 inputs and outputs: --io fp16 is for the others.",)
+    if room is not None and room.factor < _NEAR:
+        notes += (
+            f"The tensor {room.tensor!r} reached {room.largest:.3g} on the inputs given; float16 "
+            f"ends at 65504, which inputs {room.factor:.3g} times as large reach"
+            + ("." if data.real else "; only random inputs were seen."),
+        )
+    return notes

@@ -1,1 +1,0 @@
-"""FP16: which nodes can take it, and writing them."""

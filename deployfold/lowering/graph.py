@@ -1,0 +1,103 @@
+"""What every family does to an ONNX graph: reading, preparing, casting, and running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from deployfold.errors import ExportError, first_line
+from deployfold.exporting.quiet import quiet
+from deployfold.exporting.session import Array, open_session, run_session
+
+
+def load(source: Path, *, weights: bool = True) -> ir.Model:
+    """Read an exported ONNX.
+
+    Args:
+        weights: into memory as well; otherwise external data of the main graph stays in its file,
+            which must not go.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    try:
+        model = ir.load(source)
+        if weights:
+            ir.external_data.load_to_model(model)
+        for graph in model.graphs():
+            for value in () if graph is model.graph else graph.initializers.values():
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    except Exception as error:
+        raise ExportError(
+            f"{source.name} cannot be read as ONNX: {first_line(error)}",
+            hint="Give the .onnx file that deployfold export wrote, with its .data file beside it.",
+        ) from error
+    return model
+
+
+def prepare(model: ir.Model) -> None:
+    """Bring a graph into the form that the other functions here expect, in place.
+
+    Functions inlined, constants as initialisers, unique node names, types and shapes inferred.
+    """
+    with quiet():
+        common.InlinePass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.RemoveInitializersFromInputsPass()(model)
+        common.NameFixPass()(model)
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+def holds(model: ir.Model, dtype: ir.DataType) -> bool:
+    """Whether an input, an output or a weight has the type."""
+    values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
+    return any(value.dtype == dtype for value in values)
+
+
+def is_tensor(value: ir.Value | None, dtype: ir.DataType) -> bool:
+    """Whether a value is a tensor of that type, and not a sequence or an optional of such."""
+    return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == dtype
+
+
+def has_subgraph(node: ir.Node) -> bool:
+    """Whether it is control flow: a node with a graph among its attributes."""
+    return any(
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        for attribute in node.attributes.values()
+    )
+
+
+def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) -> None:
+    """Give every tensor the type that it was seen to have, where shape inference found none."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.type is None and value.name in dtypes:
+                value.type = ir.TensorType(ir.DataType.from_numpy(dtypes[value.name]))
+
+
+def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
+    """Append a Cast of ``value``; its result is called ``<value>__<suffix>``."""
+    node = ir.node(
+        "Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}__{suffix}_node"
+    )
+    result = node.outputs[0]
+    result.name = f"{value.name}__{suffix}"
+    result.shape = value.shape
+    result.type = ir.TensorType(dtype)
+    graph.append(node)
+    return result
+
+
+def outputs_of(model: Path, inputs: Sequence[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
+    """All outputs for each input, without ONNX Runtime's optimisations.
+
+    Raises:
+        ExportError: it does not run.
+    """
+    session = open_session(model, optimize=False)
+    return (run_session(session, feeds) for feeds in inputs)

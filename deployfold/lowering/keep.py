@@ -1,0 +1,75 @@
+"""The nodes that a user wants in fp32: ``--keep-fp32`` and ``--keep-fp32-op``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import onnx
+import onnx_ir as ir
+
+from deployfold.config.quantization import KeepSpec
+from deployfold.errors import UsageError
+from deployfold.exporting.onnx_graph import MODULE_KEY
+
+
+def asked_for(model: ir.Model, keep: KeepSpec) -> dict[str, str]:
+    """The nodes of the main graph to keep in fp32, by name, each with the reason.
+
+    A pattern matches a node by its name, by the module that it was exported from, or by any module
+    around that: ``head`` and ``head*`` take all of ``head.conv1``.
+
+    Raises:
+        UsageError: a pattern matches nothing, or an operator does not exist.
+    """
+    kept: dict[str, str] = {}
+    names = {node: _names(node) for node in model.graph}
+    for pattern in keep.names:
+        found = [n for n, own in names.items() if any(fnmatchcase(one, pattern) for one in own)]
+        if not found:
+            raise UsageError(
+                f"--keep-fp32 {pattern}: no node or module of the model has such a name.",
+                hint=_near(pattern, {one for own in names.values() for one in own}),
+            )
+        for node in found:
+            kept.setdefault(str(node.name), f"--keep-fp32 {pattern}")
+    for op_type in keep.operators:
+        _check_operator(op_type, model)
+        for node in model.graph:
+            if node.op_type == op_type:
+                kept.setdefault(str(node.name), f"--keep-fp32-op {op_type}")
+    return kept
+
+
+def _names(node: ir.Node) -> set[str]:
+    """The node's own name, its module, the modules around it, and the modules of its weights."""
+    names = {str(node.name)} if node.name else set()
+    modules = {str(node.metadata_props.get(MODULE_KEY, ""))}
+    modules |= {
+        str(value.name).rpartition(".")[0]
+        for value in node.inputs
+        if value is not None and value.is_initializer()
+    }
+    for module in modules - {""}:
+        parts = module.split(".")
+        names |= {".".join(parts[: count + 1]) for count in range(len(parts))}
+    return names
+
+
+def _check_operator(op_type: str, model: ir.Model) -> None:
+    """A standard operator that the model lacks is no error: a profile may serve several models."""
+    if any(node.op_type == op_type for node in model.graph) or onnx.defs.has(op_type):
+        return
+    standard = {schema.name for schema in onnx.defs.get_all_schemas()}
+    raise UsageError(
+        f"--keep-fp32-op {op_type}: ONNX has no such operator.", hint=_near(op_type, standard)
+    )
+
+
+def _near(wanted: str, names: Iterable[str]) -> str:
+    lower = {name.lower(): name for name in sorted(names)}
+    near = difflib.get_close_matches(wanted.lower().strip("*"), lower, n=3, cutoff=0.3)
+    if near:
+        return f"Near to it: {', '.join(lower[one] for one in near)}. * stands for any characters."
+    return "* stands for any characters; the names are those in the ONNX file."

@@ -1,0 +1,314 @@
+"""From an fp32 ONNX to one with quantised layers that keeps the accuracy that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from deployfold.config.precision import Precision
+from deployfold.config.quantization import GuardSpec
+from deployfold.errors import ExportError, UsageError
+from deployfold.exporting.onnx import check_file
+from deployfold.exporting.onnx_graph import set_metadata
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
+from deployfold.lowering.accuracy import Measured, Measurer
+from deployfold.lowering.cast.lower import reshaped_note
+from deployfold.lowering.graph import load, prepare
+from deployfold.lowering.keep import asked_for
+from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.request import Feed, LoweringData, LoweringOptions
+from deployfold.lowering.result import KeptNode, LoweredModel
+from deployfold.util.memory import release
+
+from .equalise import equalise
+from .formats import FORMATS, Format
+from .guard import Step, keep_accuracy
+from .layers import Layer, find_layers
+from .quantise import quantise_layers
+from .recentre import recentre
+from .reports import report_layers, titles
+from .rest import Rest, build, plan_rest, round_rest
+from .skips import with_skips
+
+SENSITIVITY_SAMPLES = 16
+"""Calibration samples on which the guard compares layers, and the rest takes its ranges from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Samples:
+    """What a model is fitted to and measured on.
+
+    Attributes:
+        feeds: what it is fitted to.
+        held_back: what its accuracy is measured on.
+        labels: classes of the held-back samples.
+        fitted: weights are fitted to the feeds; ``False`` rounds them to nearest.
+        guarded: the held-back samples are not among the feeds, so the accuracy is held to a limit
+            on them.
+        measured_on: the held-back samples, as the end of a sentence.
+        note: where they are from.
+    """
+
+    feeds: list[Feed]
+    held_back: Sequence[Feed]
+    labels: tuple[int, ...] | None
+    fitted: bool
+    guarded: bool
+    measured_on: str
+    note: tuple[str, ...]
+
+
+def lower(
+    source: Path,
+    path: Path,
+    precision: Precision,
+    data: LoweringData,
+    options: LoweringOptions,
+    progress: Progress = silent,
+) -> LoweredModel:
+    """Write the fp32 ONNX ``source`` with quantised layers.
+
+    Args:
+        source: an ONNX file from :func:`deployfold.exporting.export_onnx`, BatchNorm folded.
+        path: written atomically, with external data beside it where the weights need it.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept; nothing is written.
+        ExportError: there is no layer to quantise, a sample is not finite, or ONNX Runtime fails.
+        UsageError: there is no calibration data, and the precision needs it.
+    """
+    form = FORMATS[precision]
+    samples = _samples(data, precision)
+    guard = options.guard
+    guard = dataclasses.replace(
+        guard,
+        min_sqnr_db=guard.min_sqnr(precision),
+        enabled=guard.enabled and samples.guarded,
+    )
+    _check_finite((*samples.feeds, *samples.held_back), precision)
+    model = raise_opset(load(source), form.opset)
+    prepare(model)
+    asked = asked_for(model, options.keep)
+    layers, unfit = _layers(model, form, asked)
+    residual = options.residual and not form.weight_only
+    if residual:
+        layers = with_skips(model, layers)
+    if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
+        progress("equalising channels")
+        equalise(model, layers, samples.feeds)
+        recentre(model, layers, samples.feeds)
+    with staged(path) as temporary:
+        rest = plan_rest(
+            model, source, samples.feeds[:SENSITIVITY_SAMPLES], asked,
+            guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
+            progress,
+        )  # fmt: skip
+        job = _Job(
+            source=source,
+            proto=ir.to_proto(model),
+            layers=layers,
+            unfit=unfit,
+            form=form,
+            rest=rest,
+            samples=samples,
+            measurer=Measurer(source, samples.held_back, samples.labels),
+            scratch=temporary.parent,
+            progress=progress,
+        )
+        del model
+        step, reasons = keep_accuracy(job.attempt, job.costs, guard, precision)
+        final, stays = build(job.proto, step.results, form, rest)
+        set_metadata(final, {"deployfold.precision": precision.value})
+        write_model(final, temporary, threshold=options.external_threshold)
+        check_file(temporary)
+        size = onnx_bytes(temporary)
+    notes = (*samples.note, *rest.notes, *_notes(step, guard, precision, layers, unfit, residual))
+    if not samples.guarded and options.guard.enabled:
+        notes += _low(step.measured, guard, precision)
+    names = titles(layers)
+    put_back = tuple(
+        KeptNode(names[layer.name], layer.op_type, reasons[layer.name], rest.precision)
+        for layer in layers
+        if layer.name in reasons
+    )
+    instead = {
+        name: (Precision.FP32 if name in asked else rest.precision, reason)
+        for name, reason in (reasons | unfit).items()
+    }
+    measured = step.measured
+    return LoweredModel(
+        path=path,
+        bytes=size,
+        precision=precision,
+        sqnr_db=measured.sqnr_db,
+        max_abs_diff=measured.max_abs_diff,
+        samples=len(samples.held_back) * data.batch,
+        measured_on=samples.measured_on,
+        kept=(*put_back, *stays),
+        notes=notes,
+        rest=rest.precision,
+        layers=report_layers(step.results, instead, precision),
+        macs_share=step.share,
+        top1_agreement=measured.agreement,
+        accuracy=measured.accuracy,
+        reference_accuracy=measured.reference_accuracy,
+        head_room=rest.head_room,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """One model to quantise: what the guard tries and compares."""
+
+    source: Path
+    proto: onnx.ModelProto
+    layers: Sequence[Layer]
+    unfit: Mapping[str, str]
+    form: Format
+    rest: Rest
+    samples: _Samples
+    measurer: Measurer
+    scratch: Path
+    progress: Progress
+
+    def attempt(self, excluded: frozenset[str]) -> Step:
+        """Quantise all layers but ``excluded``; measure the file that this would be."""
+        results = quantise_layers(
+            self.proto, self.layers, self.samples.feeds, self.form,
+            excluded=excluded | set(self.unfit), fitted=self.samples.fitted,
+            progress=self.progress,
+        )  # fmt: skip
+        self.progress(f"measuring on {self.samples.measured_on}")
+        path = self.scratch / "rounded.onnx"
+        model, _ = build(self.proto, results, self.form, self.rest)
+        round_rest(model, self.rest)
+        write_model(model, path, threshold=SCRATCH_THRESHOLD)
+        del model
+        release()  # before ONNX Runtime holds the same weights
+        return Step(results, self.measurer.measure(path))
+
+    def costs(self) -> dict[str, Measured]:
+        """What the outputs lose with each layer alone quantised and the rest in fp32."""
+        few = self.samples.feeds[:SENSITIVITY_SAMPLES]
+        path = self.scratch / "one.onnx"
+        measurer = Measurer(self.source, few, None)
+        names = titles(self.layers)
+        results = quantise_layers(
+            self.proto, self.layers, few, self.form, excluded=set(self.unfit),
+            fitted=self.samples.fitted, independent=True, progress=self.progress,
+        )  # fmt: skip
+        found = {}
+        for number, result in enumerate(results):
+            if result.quantised is None:
+                continue
+            self.progress(f"what {names[result.layer.name]} costs", number / len(results))
+            model, _ = build(self.proto, [result], self.form, None)
+            write_model(model, path, threshold=SCRATCH_THRESHOLD)
+            found[result.layer.name] = measurer.measure(path)
+        return found
+
+
+def _samples(data: LoweringData, precision: Precision) -> _Samples:
+    """The calibration data, or for weights alone, which can do without, the build's inputs.
+
+    Raises:
+        UsageError: there is none, and activations are to be rounded.
+    """
+    record = precision.record
+    if data.calibration:
+        # Random ranges are all that activations have then; a weight is better off without.
+        fitted = data.calibration_real or not record.weights_only
+        note = f"calibrated on {data.calibration_origin}"
+        return _Samples(
+            list(data.calibration), data.held_back, data.held_back_labels, fitted, True,
+            "held-back samples", (note,) if data.calibration_real else (),
+        )  # fmt: skip
+    if record.calibration == "required":
+        raise UsageError(
+            f"{record.title} needs data to calibrate on.", hint="Give it with --calib."
+        )
+    how = "weights rounded to nearest without calibration data"
+    note = f"{how}, measured on {data.inputs_origin}"
+    return _Samples(list(data.inputs), data.inputs, data.labels, False, False, "inputs", (note,))
+
+
+def _layers(
+    model: ir.Model, form: Format, asked: Mapping[str, str]
+) -> tuple[list[Layer], dict[str, str]]:
+    """All layers, and by name why some of them are not to be quantised.
+
+    Raises:
+        ExportError: none is.
+    """
+    layers, unfit = [], {}
+    for layer in find_layers(model):
+        weight = model.graph.initializers[layer.weight].shape
+        assert weight is not None
+        block: int | None = 0
+        if layer.name in asked:
+            unfit[layer.name] = asked[layer.name]
+        elif form.weight_only and layer.op_type not in ("Gemm", "MatMul"):
+            unfit[layer.name] = f"{form.precision.value} is for matrix products"
+        elif form.weight_only:
+            width = int(weight[1 - layer.axis])
+            block = form.block_of(width)
+            if block is None:
+                unfit[layer.name] = f"its {width} inputs are no multiple of {form.blocks[-1]}"
+        layers.append(dataclasses.replace(layer, block=block or 0))
+    if len(unfit) == len(layers):
+        wanted = "convolution or matrix product in float32 with a constant weight"
+        if form.weight_only:
+            wanted = f"matrix product with a constant weight of {form.blocks[-1]}, 64, 96 … inputs"
+        raise ExportError(
+            f"The model has no {wanted}, so there is nothing to quantise.",
+            hint="Build it with --fp16.",
+        )
+    return layers, unfit
+
+
+def _notes(
+    step: Step,
+    guard: GuardSpec,
+    precision: Precision,
+    layers: Sequence[Layer],
+    unfit: Mapping[str, str],
+    residual: bool,
+) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
+        notes = ("--min-agreement holds nothing here: the model is no classifier.",)
+    if unfit:
+        fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
+        notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
+    if residual:
+        scales = [r.quantised.skip_scale for r in step.results if r.quantised is not None]
+        rounded = len(scales) - scales.count(None)
+        notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
+    if step.measured.reshaped:
+        notes += (reshaped_note(step.measured.reshaped, precision.value),)
+    return notes
+
+
+def _low(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:
+    """The note where an accuracy that nothing was held to is below the limit."""
+    if measured.sqnr_db >= guard.min_sqnr_db:
+        return ()
+    low = f"{measured.sqnr_db:.1f} dB is less than --min-sqnr {guard.min_sqnr_db:g}"
+    name = precision.value
+    return (f"{low}: with --calib, {name} is fitted to data and held to that limit.",)
+
+
+def _check_finite(feeds: Sequence[Feed], precision: Precision) -> None:
+    if not feeds:
+        name = precision.record.title
+        raise ExportError(f"{name} needs calibration samples.", hint="Give them with --calib.")
+    for index, feed in enumerate(feeds):
+        for name, array in feed.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ExportError(f"Calibration sample {index} holds NaN or infinity in {name!r}.")

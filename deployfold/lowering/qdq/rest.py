@@ -1,0 +1,161 @@
+"""What is not quantised: its precision, and writing a model that has both.
+
+With a 16-bit rest, the guard of the family ``cast`` first finds the nodes of the fp32 model that
+must stay in fp32 there. A quantised model then keeps these, and the nodes whose scales or
+dequantised values the 16-bit type cannot hold. Every quantised model is measured as it would be
+written: with the rest converted, and each 16-bit tensor rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from deployfold.config.precision import Precision
+from deployfold.errors import AccuracyError
+from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.cast.convert import convert
+from deployfold.lowering.cast.formats import FORMATS, CastFormat
+from deployfold.lowering.cast.guard import CastGuard
+from deployfold.lowering.cast.ranges import TensorRange, weight_ranges
+from deployfold.lowering.cast.selection import out_of_range
+from deployfold.lowering.emulate import emulate
+from deployfold.lowering.progress import Progress
+from deployfold.lowering.request import Feed, LoweringOptions
+from deployfold.lowering.result import HeadRoom, KeptNode
+
+from .formats import Format
+from .layers import QuantisedLayer, dequantised_input, dequantised_weight, insert
+from .quantise import LayerResult
+
+STRICTER_DB = 10.0
+"""The rest must keep this much more than the limit of the quantised model: its noise then takes a
+tenth of what is allowed."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """How the rest of a model is written.
+
+    Attributes:
+        precision: FP16, or FP32, which leaves it as it is.
+        kept: nodes that stay in fp32, with the reason.
+        ranges: of the fp32 model's tensors.
+        head_room: of its float16 tensors.
+        float_io: graph inputs and outputs keep float32.
+        notes: sentences for the user.
+    """
+
+    precision: Precision
+    kept: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, TensorRange] = field(default_factory=dict)
+    head_room: HeadRoom | None = None
+    float_io: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> CastFormat | None:
+        """The 16-bit type; ``None`` for an fp32 rest."""
+        return FORMATS.get(self.precision)
+
+    def lower(self, model: ir.Model) -> list[KeptNode]:
+        """Convert what is not quantised, in place; returns the nodes that stay in fp32."""
+        if self.form is None:
+            return []
+        kept = dict(self.kept)
+        if self.form.limited_range:
+            kept = out_of_range(model, self.ranges) | kept
+        _keep_pairs(model, kept)
+        stays = convert(model, self.form, kept, float_io=self.float_io)
+        return [KeptNode(str(node.name), node.op_type, reason) for node, reason in stays]
+
+
+def plan_rest(
+    model: ir.Model,
+    source: Path,
+    inputs: Sequence[Feed],
+    asked: Mapping[str, str],
+    limit_db: float | None,
+    options: LoweringOptions,
+    scratch: Path,
+    progress: Progress,
+) -> Rest:
+    """Decide how the rest of the prepared fp32 ``model`` is written.
+
+    Args:
+        source: the fp32 ONNX.
+        inputs: what ranges and accuracy are taken from.
+        asked: nodes that the user wants in fp32.
+        limit_db: of the quantised model; ``None`` for no limit.
+    """
+    form = FORMATS.get(options.rest)
+    if form is None:
+        return Rest(Precision.FP32)
+    progress(f"which nodes {form.name} cannot hold")
+    guard = CastGuard(
+        model, form, inputs, Measurer(source, inputs, None), scratch,
+        float_io=options.float_io, progress=progress,
+    )  # fmt: skip
+    if limit_db is not None:
+        limit_db = max(options.guard.min_sqnr(options.rest), limit_db + STRICTER_DB)
+    try:
+        found = guard.keep_accuracy(asked, limit_db)
+    except AccuracyError as error:
+        if not options.float_io:
+            raise  # an fp32 rest has no float16 inputs
+        note = f"the rest is in fp32, not {form.name}: {error.message}"
+        return Rest(Precision.FP32, notes=(note,))
+    ranges = found.ranges | {
+        dequantised_weight(str(node.name)): seen
+        for name, seen in weight_ranges(model).items()
+        for node, _ in model.graph.initializers[name].uses()
+    }
+    ranges |= {dequantised_input(name): seen for name, seen in found.ranges.items()}
+    return Rest(options.rest, found.kept, ranges, found.head_room, options.float_io)
+
+
+def build(
+    proto: onnx.ModelProto, results: Sequence[LayerResult], form: Format, rest: Rest | None
+) -> tuple[ir.Model, list[KeptNode]]:
+    """The quantised model, with its rest converted, and the nodes that stay in fp32.
+
+    Args:
+        proto: the prepared fp32 model.
+        rest: ``None`` leaves it in fp32.
+    """
+    model = ir.from_proto(proto)
+    assert isinstance(model, ir.Model)
+    quantised: dict[str, QuantisedLayer] = {
+        result.layer.name: result.quantised for result in results if result.quantised is not None
+    }
+    insert(model, quantised, form)
+    return model, [] if rest is None else rest.lower(model)
+
+
+def round_rest(model: ir.Model, rest: Rest) -> None:
+    """Make a built model round every 16-bit tensor when a CPU runs it, in place."""
+    if rest.form is not None:
+        emulate(model, rest.form.dtype)
+
+
+def _keep_pairs(model: ir.Model, kept: dict[str, str]) -> None:
+    """Keep the DequantizeLinear nodes before a kept layer, and every other reader of these.
+
+    TensorRT fuses a layer only with a DequantizeLinear directly before it, not with a Cast between.
+    """
+    waiting = [node for node in model.graph if node.name in kept]
+    while waiting:
+        node = waiting.pop()
+        if node.op_type == "DequantizeLinear":
+            more = [user for user, _ in node.outputs[0].uses()]
+        else:
+            makers = [value.producer() for value in node.inputs if value is not None]
+            more = [one for one in makers if one and one.op_type == "DequantizeLinear"]
+        for other in more:
+            if other.name not in kept:
+                kept[str(other.name)] = f"its neighbour {node.name} stays in fp32"
+                waiting.append(other)
