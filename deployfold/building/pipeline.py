@@ -106,12 +106,12 @@ def check_outcome(report: Report) -> None:
     """Raise for what a build that ran to its end could not keep.
 
     Raises:
-        AccuracyError: INT8, FP8 or INT4 was refused; all else was built.
+        AccuracyError: a lowered model was refused; all else was built.
         ThresholdError: naming every missed limit.
     """
     if report.status.state == "failed":
         raise AccuracyError(
-            report.status.message or "INT8 was refused.",
+            report.status.message or "A lowered model was refused.",
             hint="All else was built. Calibrate on data like that of the deployment, allow less "
             "with --min-sqnr or --min-agreement, or let fewer layers be quantised with "
             "--min-int8-share.",

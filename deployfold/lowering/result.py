@@ -127,10 +127,11 @@ class LoweredModel:
     def sentences(self) -> tuple[str, ...]:
         """Everything to say beside the numbers, one sentence or clause each."""
         kept = (f"{n.name} stays in {n.precision.value}: {n.reason}" for n in self.kept)
-        return (self._about, *self.notes, *kept)
+        return (*self.notes, *kept)
 
     @property
-    def _about(self) -> str:
+    def about(self) -> str:
+        """How the accuracy was measured, as the footnote of the row."""
         rounded = "every low-precision tensor"
         if self.precision.record.family == "cast":
             rounded = f"every {self.precision.value} tensor"

@@ -31,6 +31,7 @@ import numpy as np
 import onnx
 import torch
 import torchvision
+from lowering_calls import lower_qdq
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -47,7 +48,6 @@ from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import AccuracyError
 from deployfold.exporting import export_onnx
 from deployfold.folding import fold
-from deployfold.lowering import lower_qdq
 from deployfold.lowering.accuracy import Measurer
 
 CALIBRATION, HELD_BACK, EVALUATION = 64, 192, 256

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from onnx import numpy_helper
 from torch import nn
 
@@ -23,7 +24,6 @@ from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import DeployfoldError, LoadError, UsageError
 from deployfold.exporting import export_onnx, export_program
 from deployfold.folding import fold
-from deployfold.lowering import lower_bf16, lower_fp16, lower_qdq
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 
 SHAPE = (2, 3, 16, 16)

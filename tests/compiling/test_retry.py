@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from lowering_calls import lower_fp16
 from torch import nn
 
 from deployfold.compiling.request import EngineRequest
@@ -19,7 +20,6 @@ from deployfold.compiling.tensorrt.known_issues import known_issues
 from deployfold.compiling.tensorrt.retry import build_or_retry, keep_groups
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
-from deployfold.lowering import lower_fp16
 
 REQUEST = EngineRequest("tensorrt_rtx", Precision.FP16, ("sm_89",), ((8, 9),))
 GROUPED = known_issues("tensorrt", "11.2.1.2", precision="fp16", layers=("CONVOLUTION",))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from lowering_calls import lower_fp16, lower_qdq
 
 from deployfold.compiling import (
     EngineOptions,
@@ -28,7 +29,6 @@ from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec
-from deployfold.lowering import lower_fp16, lower_qdq
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import pytest
 import torch
 from lower_toys import FLOAT, HALF, export_module, node, node_types, normal, types, write_graph
+from lowering_calls import lower_bf16
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from deployfold.compiling import EngineRequest
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, ExportError
-from deployfold.lowering import lower_bf16
-from deployfold.lowering.bf16.convert import OPSET, WIDE
+from deployfold.lowering.cast.formats import BF16 as FORM
 from deployfold.lowering.opset import raise_opset
 
 BF16 = TensorProto.BFLOAT16
@@ -46,7 +46,7 @@ def test_all_that_can_is_bfloat16_between_float32_ends(tmp_path):
     assert sum(kind == FLOAT for kind in found.values()) == 1, "the cast at the end"
     floats = [t for t in model.graph.initializer if t.data_type in (FLOAT, BF16)]
     assert {tensor.data_type for tensor in floats} == {BF16}
-    assert artifact.kept_fp32 == ()
+    assert artifact.kept == ()
     assert 35 < artifact.sqnr_db < 60, "8 bits leave about 50 dB of one tensor"
     assert {m.key: m.value for m in model.metadata_props}["deployfold.precision"] == "bf16"
 
@@ -68,7 +68,7 @@ def test_what_fp16_cannot_hold_needs_no_care(tmp_path):
     weights = {"large": np.float32(1e30), "small": np.float32(1e-30)}
     source = write_graph(tmp_path / "net.onnx", nodes, weights=weights)
     artifact = lower(source, tmp_path, normal((2, 4)))
-    assert artifact.kept_fp32 == ()
+    assert artifact.kept == ()
     assert artifact.sqnr_db > 40
 
 
@@ -94,7 +94,7 @@ def test_operators_without_bfloat16_stay_and_say_why(tmp_path):
     ]
     source = write_graph(tmp_path / "net.onnx", nodes)
     artifact = lower(source, tmp_path, normal((2, 4)))
-    reasons = {kept.name: kept.reason for kept in artifact.kept_fp32}
+    reasons = {kept.name: kept.reason for kept in artifact.kept}
     assert reasons == {
         "n_a": "TensorRT-RTX does not build HardSwish in bf16",
         "n_c": "ONNX has no Celu in bf16",
@@ -103,7 +103,7 @@ def test_operators_without_bfloat16_stay_and_say_why(tmp_path):
     assert (found["n_a"], found["n_b"], found["n_c"], found["n_y"]) == (FLOAT, BF16, FLOAT, BF16)
 
 
-@pytest.mark.parametrize("op_type", sorted(WIDE))
+@pytest.mark.parametrize("op_type", sorted(FORM.wide))
 def test_tensorrt_rtx_builds_such_an_operator_in_fp32_and_not_in_bf16(op_type, tmp_path):
     """Where this fails, a newer TensorRT-RTX has it in bf16, and it can leave the list."""
     pytest.importorskip("tensorrt_rtx")
@@ -126,7 +126,7 @@ def test_tensorrt_rtx_builds_such_an_operator_in_fp32_and_not_in_bf16(op_type, t
             [helper.make_tensor_value_info("y", FLOAT, None)],
             [numpy_helper.from_array(np.ones(s, dtype), n) for n, s in shapes.items()],
         )  # fmt: skip
-        path, opsets = tmp_path / "wide.onnx", [helper.make_opsetid("", OPSET)]
+        path, opsets = tmp_path / "wide.onnx", [helper.make_opsetid("", FORM.opset)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
         request = EngineRequest("tensorrt_rtx", precision, ("l4",), ((8, 9),))
         build(trt, request, path, tmp_path / "wide.engine", lambda *_: None)
@@ -161,7 +161,7 @@ def test_control_flow_is_kept_whole_and_reads_float32(tmp_path):
     ]
     source = write_graph(tmp_path / "net.onnx", nodes, weights={"zero": np.float32(0)})
     artifact = lower(source, tmp_path, normal((2, 4)))
-    assert [kept.reason for kept in artifact.kept_fp32] == ["control flow is kept whole"]
+    assert [kept.reason for kept in artifact.kept] == ["control flow is kept whole"]
     assert node_types(artifact.path)["n_a"] == BF16
 
 

@@ -10,16 +10,17 @@ import onnx
 import pytest
 import torch
 from lower_toys import FLOAT, HALF, node
+from lowering_calls import lower_fp16
 from onnx import helper
 
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import data_path
-from deployfold.lowering import LoweredArtifact, lower_fp16
+from deployfold.lowering import LoweredModel
 
 
-def lower(source: Path, *arrays: np.ndarray, **options: object) -> LoweredArtifact:
+def lower(source: Path, *arrays: np.ndarray, **options: object) -> LoweredModel:
     path = source.with_name("fp16.onnx")
     artifact = lower_fp16(source, path, inputs=[{"x": array} for array in arrays], **options)
     onnx.checker.check_model(str(path), full_check=True)
@@ -27,11 +28,11 @@ def lower(source: Path, *arrays: np.ndarray, **options: object) -> LoweredArtifa
     return artifact
 
 
-def kept(artifact: LoweredArtifact) -> dict[str, str]:
-    return {entry.name: entry.reason for entry in artifact.kept_fp32}
+def kept(artifact: LoweredModel) -> dict[str, str]:
+    return {entry.name: entry.reason for entry in artifact.kept}
 
 
-def types_of(artifact: LoweredArtifact) -> dict[str, int]:
+def types_of(artifact: LoweredModel) -> dict[str, int]:
     return toys.types(artifact.path)
 
 
@@ -69,7 +70,7 @@ def test_an_ordinary_model_is_all_float16(exported: Path) -> None:
     x = toys.normal((1, 3, 8, 8))
     artifact = lower(exported, x)
     assert artifact.precision is Precision.FP16
-    assert artifact.kept_fp32 == ()
+    assert artifact.kept == ()
     assert artifact.notes == ()
     assert 50 < artifact.sqnr_db < 80
     assert 0 < artifact.max_abs_diff < 1e-2
@@ -127,7 +128,7 @@ def test_a_weight_shared_with_a_kept_node_is_not_clamped(tmp_path: Path) -> None
     artifact = lower(source, np.full((1, 4), 10, np.float32))
     assert set(kept(artifact)) == {"n_b", "n_y"}
     types = types_of(artifact)
-    assert (types["scale"], types["scale__fp32"]) == (HALF, FLOAT)
+    assert (types["scale__fp16"], types["scale"]) == (HALF, FLOAT)
 
 
 def test_an_activation_beyond_float16_never_is_float16(tmp_path: Path) -> None:
@@ -216,11 +217,11 @@ def test_nodes_are_kept_until_nothing_is_lost(tmp_path: Path) -> None:
 def test_the_sqnr_is_that_of_rounded_tensors(tmp_path: Path) -> None:
     # ONNX Runtime's CPU provider would compute this chain in float32, and report no error at all.
     weights = {"two": np.float32(2), "half": np.float32(0.5)}
-    nodes = [node("Exp", "x", "a"), node("Mul", "a two", "b"), node("Mul", "b half", "y")]
+    nodes = [node("Sqrt", "x", "a"), node("Mul", "a two", "b"), node("Mul", "b half", "y")]
     source = toys.write_graph(tmp_path / "fp32.onnx", nodes, weights=weights)
-    x = toys.normal((64, 4)).astype(np.float16).astype(np.float32)
+    x = np.abs(toys.normal((64, 4))).astype(np.float16).astype(np.float32)
     artifact = lower(source, x)
-    expected = np.exp(x)
+    expected = np.sqrt(x)
     rounded = expected.astype(np.float16).astype(np.float32)
     noise = np.square((expected - rounded).astype(float)).sum()
     exact = 10 * math.log10(np.square(expected.astype(float)).sum() / noise)
@@ -230,10 +231,15 @@ def test_the_sqnr_is_that_of_rounded_tensors(tmp_path: Path) -> None:
 
 def test_what_is_near_the_limit_is_said(tmp_path: Path) -> None:
     nodes = [node("Mul", "x up", "a"), node("Mul", "a down", "y")]
-    weights = {"up": np.float32(300), "down": np.float32(0.01)}
+    weights = {"up": np.float32(60), "down": np.float32(0.01)}
     source = toys.write_graph(tmp_path / "fp32.onnx", nodes, weights=weights)
-    (note,) = lower(source, np.full((1, 4), 100, np.float32)).notes
-    assert "'a' reached 3e+04" in note
+    artifact = lower(source, np.full((1, 4), 100, np.float32))
+    (note,) = artifact.notes
+    assert "'a' reached 6e+03" in note
+    assert artifact.head_room is not None
+    assert artifact.head_room.tensor == "a"
+    assert artifact.head_room.factor == pytest.approx(65504 / 6000)
+    assert "inputs 10.9 times as large still fit float16" in artifact.about
 
 
 def test_every_input_is_looked_at(tmp_path: Path) -> None:
@@ -241,7 +247,7 @@ def test_every_input_is_looked_at(tmp_path: Path) -> None:
     weights = {"up": np.float32(1000), "down": np.float32(0.001)}
     source = toys.write_graph(tmp_path / "fp32.onnx", nodes, weights=weights)
     ones = np.ones((1, 4), np.float32)
-    assert lower(source, ones, ones).kept_fp32 == ()
+    assert lower(source, ones, ones).kept == ()
     assert set(kept(lower(source, ones, 100 * ones))) == {"n_a", "n_y"}
 
 
@@ -429,5 +435,5 @@ def test_real_models(tmp_path: Path, name: str) -> None:
     path = tmp_path / "fp16.onnx"
     artifact = lower_fp16(source, path, inputs=[{"input": x}])
     assert artifact.sqnr_db > 40
-    assert artifact.kept_fp32 == ()
+    assert artifact.kept == ()
     assert artifact.bytes < source.stat().st_size * 0.55

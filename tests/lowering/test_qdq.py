@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from lower_toys import export_module
+from lowering_calls import lower_int8
 from onnx import numpy_helper
 from qdq_nets import LOOSE, NETS, audit, made
 from torch import nn
@@ -18,7 +19,6 @@ from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import lower_int8
 from deployfold.lowering.accuracy import Measurer
 
 

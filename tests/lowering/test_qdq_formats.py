@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis_examples import examples
+from lowering_calls import lower_qdq
 from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
 
@@ -19,7 +20,6 @@ from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import lower_qdq
 from deployfold.lowering.qdq.fit import plain
 from deployfold.lowering.qdq.formats import FP8, INT4, INT8, Format
 from deployfold.lowering.qdq.layers import Layer

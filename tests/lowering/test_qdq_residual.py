@@ -10,17 +10,18 @@ import onnx_ir as ir
 import pytest
 import torch
 from lower_toys import export_module, prepared
+from lowering_calls import lower_int8, lower_qdq
 from qdq_nets import LOOSE, audit
 from torch import nn
 
 from deployfold.compiling import EngineRequest, compile_engine
 from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import lower_int8, lower_qdq
+from deployfold.exporting.storage import write_model
 from deployfold.lowering.qdq.formats import INT8
 from deployfold.lowering.qdq.layers import find_layers
-from deployfold.lowering.qdq.lower import _write
 from deployfold.lowering.qdq.quantise import quantise_layers
+from deployfold.lowering.qdq.rest import build
 from deployfold.lowering.qdq.skips import with_skips
 from deployfold.util.numerics import sqnr_db
 
@@ -107,7 +108,8 @@ def test_a_convolution_that_is_put_back_leaves_its_skip_alone(tmp_path):
     ends = [layer.name for layer in layers if layer.skip is not None]
     for excluded in (ends[:1], ends):
         results = quantise_layers(ir.to_proto(model), layers, feeds, INT8, excluded=excluded)
-        _write(ir.to_proto(model), results, INT8, tmp_path / "q.onnx", 2**31)
+        quantised, _ = build(ir.to_proto(model), results, INT8, None)
+        write_model(quantised, tmp_path / "q.onnx")
         audit(tmp_path / "q.onnx", sums=2 - len(excluded))
 
 

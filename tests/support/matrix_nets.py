@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +16,6 @@ from deployfold.compiling import InputShapes
 from deployfold.compiling.request import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.lowering import lower_bf16, lower_fp16, lower_qdq
 
 
 class Residual(nn.Module):

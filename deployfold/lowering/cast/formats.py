@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_np_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
 from deployfold.config.precision import Precision
 from deployfold.exporting.session import Array
@@ -46,23 +46,29 @@ class CastFormat:
         return self.precision.value
 
 
+def _clipped(array: Array, largest: float) -> Array:
+    """Finite values clipped: float32's largest, as in attention masks, would become infinite."""
+    return np.asarray(np.where(np.isfinite(array), np.clip(array, -largest, largest), array))
+
+
 def _to_bfloat16(array: Array) -> Array:
-    # float32's largest, as attention masks hold it, would become infinite.
-    finite = np.isfinite(array)
-    clipped = np.where(finite, np.clip(array, -_BF16_LARGEST, _BF16_LARGEST), array)
-    return np.asarray(clipped.astype(ir.DataType.BFLOAT16.numpy()))
+    return _clipped(array, _BF16_LARGEST).astype(ir.DataType.BFLOAT16.numpy())
 
 
 def _to_float16(array: Array) -> Array:
-    # Clips finite values to 65504, and raises those under the least subnormal to that.
-    return np.asarray(convert_np_to_float16(array))
+    # A small epsilon must not become 0, where a division by it follows.
+    least = np.copysign(np.float32(_FP16_LEAST), array)
+    lifted = np.where((array != 0) & (np.abs(array) < _FP16_LEAST), least, array)
+    return _clipped(lifted, _FP16_LARGEST).astype(np.float16)
 
 
+_FP16_LARGEST = 65504.0
+_FP16_LEAST = 2.0**-24  # the least subnormal
 _BF16_LARGEST = (2 - 2**-7) * 2.0**127
 
 FP16 = CastFormat(
     Precision.FP16,
-    largest=65504.0,
+    largest=_FP16_LARGEST,
     limited_range=True,
     opset=0,
     wide={op: f"the converter keeps {op} in fp32" for op in DEFAULT_OP_BLOCK_LIST},

@@ -110,12 +110,14 @@ class CastGuard:
                 if name not in kept
             }
         measured: Measured | None = None
+        before = dict(kept)
         for number in range(_ROUNDS):
             measured = self._measure(kept)
             if measured.lost:
                 more = self._around_loss(kept)
+                before |= more
             elif limit_db is None or measured.sqnr_db >= limit_db:
-                self._check_rest(kept, limit_db)
+                self._check_rest(before, kept, limit_db)
                 return Guarded(kept, measured, self._ranges, self._head_room(kept))
             else:
                 # Each round aims lower: interacting errors made the last prediction too good.
@@ -177,19 +179,18 @@ class CastGuard:
                 more.setdefault(str(node.name), reason)
         return more
 
-    def _check_rest(self, kept: Mapping[str, str], limit_db: float | None) -> None:
-        """Refuse a model that holds its accuracy only because nothing is in 16 bits any more."""
-        before = plan_nodes(self._model, self._form, {})
-        after = plan_nodes(self._model, self._form, kept)
-        layers = [node for node, plan in before.items() if plan.outputs]
-        heavy = [node for node in layers if node.op_type in _LAYERS]
-        if layers and not any(after[node].outputs for node in heavy or layers):
-            what = "layer" if heavy else "node"
-            limit = "" if limit_db is None else f" {limit_db:g} dB"
-            raise AccuracyError(
-                f"{self._form.precision.record.title} keeps{limit or ' its values'} only with "
-                f"every {what} in fp32."
-            )
+    def _check_rest(
+        self, before: Mapping[str, str], kept: Mapping[str, str], limit_db: float | None
+    ) -> None:
+        """Refuse a model that the guard left without any layer in 16 bits."""
+        first = plan_nodes(self._model, self._form, before)
+        last = plan_nodes(self._model, self._form, kept)
+        narrow = [node for node, plan in first.items() if plan.outputs]
+        layers = [node for node in narrow if node.op_type in _LAYERS] or narrow
+        if layers and limit_db is not None and not any(last[node].outputs for node in layers):
+            what = "layer" if layers != narrow else "node"
+            title = self._form.precision.record.title
+            raise AccuracyError(f"{title} keeps {limit_db:g} dB only with every {what} in fp32.")
 
     def _refusal(self, measured: Measured, limit_db: float | None) -> str:
         title = self._form.precision.record.title
@@ -204,4 +205,4 @@ class CastGuard:
         narrow = frozenset(
             str(node.outputs[index].name) for node, plan in plans.items() for index in plan.outputs
         )
-        return head_room(self._ranges, degrees(self._model), narrow)
+        return head_room(self._ranges, degrees(self._model, self._ranges), narrow)

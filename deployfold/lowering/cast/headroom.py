@@ -10,7 +10,8 @@ next. So each tensor gets a degree, the power of the input's scale that it follo
    their largest values still move.
 4. Tensors with bounds (Sigmoid, Tanh, Softmax, Clip between two constants) have degree 0, and so
    do constants.
-5. Exp follows no power: its argument is what grows.
+5. Exp follows no power: its argument is what grows. An Exp that was never above 1 is one of
+   negative arguments, and bounded. The layer after an Exp has the highest degree of powers.
 
 The model's inputs may then be :data:`GROWTH` times as large as those that were seen, and a tensor
 must stay below 65,504: with degree 1 up to 8,188 is safe, with degree 2 up to 1,023. (NVIDIA's
@@ -53,15 +54,20 @@ _NORMALISING = frozenset(
     "MeanVarianceNormalization RMSNormalization Reciprocal SkipLayerNormalization".split()
 )
 _PRODUCTS = frozenset({"Mul", "MatMul", "Einsum", "Gemm", "Conv", "ConvTranspose", "GridSample"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _LOGARITHMS = frozenset({"Log", "ReduceLogSumExp", "ReduceLogSum"})
 
 
-def degrees(model: ir.Model) -> dict[str, float]:
+def degrees(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, float]:
     """The degree of every tensor of the main graph that a node computes, by name."""
     found: dict[ir.Value, float] = {}
     for node in model.graph:
         degree = _degree(node, found)
-        degree = degree if degree == EXPONENTIAL else min(degree, _HIGHEST)
+        if degree != EXPONENTIAL or node.op_type in _LAYERS:
+            degree = min(degree, _HIGHEST)
+        elif node.op_type == "Exp":
+            seen = ranges.get(str(node.outputs[0].name))
+            degree = 0.0 if seen is not None and seen.largest <= 1.0 else EXPONENTIAL
         for value in node.outputs:
             found[value] = degree
     return {str(value.name): degree for value, degree in found.items() if value.name}

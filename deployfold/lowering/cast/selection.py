@@ -30,7 +30,7 @@ def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str
        after an epsilon of 1e-12: the sum is as small when the input is zero, seen or not.
     """
     weights = weight_ranges(model)
-    degree = degrees(model)
+    degree = degrees(model, ranges)
     problems = {name: found.problem for name, found in ranges.items() if found.problem}
     for name, found in ranges.items():
         danger = risk(name, found, degree.get(name, 1.0))

@@ -1,0 +1,84 @@
+"""Lowering one file in a test: the options that tests use, as keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployfold.config.precision import Precision
+from deployfold.config.quantization import GuardSpec, KeepSpec
+from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
+from deployfold.lowering import LoweredModel, LoweringData, LoweringOptions, lower
+
+Feeds = Sequence[Mapping[str, NDArray[np.generic]]]
+
+
+def lower_cast(
+    source: Path,
+    path: Path,
+    precision: Precision,
+    *,
+    inputs: Feeds,
+    guard: GuardSpec | None = None,
+    keep: KeepSpec | None = None,
+    float_io: bool = True,
+    external_threshold: int = EXTERNAL_DATA_BYTES,
+) -> LoweredModel:
+    options = LoweringOptions(
+        guard=guard or GuardSpec(),
+        keep=keep or KeepSpec(),
+        float_io=float_io,
+        external_threshold=external_threshold,
+    )
+    return lower(source, path, precision, LoweringData(inputs, inputs_real=True), options)
+
+
+def lower_fp16(source: Path, path: Path, **options: Any) -> LoweredModel:
+    return lower_cast(source, path, Precision.FP16, **options)
+
+
+def lower_bf16(source: Path, path: Path, **options: Any) -> LoweredModel:
+    return lower_cast(source, path, Precision.BF16, **options)
+
+
+def lower_qdq(
+    source: Path,
+    path: Path,
+    *,
+    precision: Precision,
+    calibration: Feeds,
+    held_back: Feeds,
+    labels: Sequence[int] | None = None,
+    fitted: bool = True,
+    residual: bool = False,
+    fallback: Precision = Precision.FP16,
+    guard: GuardSpec | None = None,
+    keep: KeepSpec | None = None,
+    float_io: bool = True,
+    external_threshold: int = EXTERNAL_DATA_BYTES,
+) -> LoweredModel:
+    data = LoweringData(
+        inputs=calibration[:1],
+        calibration=calibration,
+        held_back=held_back,
+        held_back_labels=None if labels is None else tuple(labels),
+        calibration_origin="samples",
+        calibration_real=fitted,
+    )
+    options = LoweringOptions(
+        guard=guard or GuardSpec(),
+        keep=keep or KeepSpec(),
+        rest=fallback,
+        residual=residual,
+        float_io=float_io,
+        external_threshold=external_threshold,
+    )
+    return lower(source, path, precision, data, options)
+
+
+def lower_int8(source: Path, path: Path, **options: Any) -> LoweredModel:
+    return lower_qdq(source, path, precision=Precision.INT8, **options)
