@@ -9,6 +9,9 @@ import onnx
 import pytest
 
 from deployfold.config.precision import QUANTISED, Precision, titles
+from deployfold.config.quantization import parse_min_sqnr
+from deployfold.config.written import spec_of_keywords
+from deployfold.errors import UsageError
 from deployfold.targets.hardware import precision_refusal
 
 
@@ -46,3 +49,25 @@ def test_int4_needs_an_ampere_gpu_of_tensorrt_rtx_alone():
     refusal = precision_refusal("int4", [(7, 5)], "tensorrt_rtx")
     assert refusal is not None
     assert "sm_80" in refusal
+
+
+def test_the_limit_of_a_precision():
+    spec = spec_of_keywords("net.pt", {"fp16": True, "min_sqnr": 25.0})
+    limits = {one.value: spec.guard.min_sqnr(one) for one in Precision}
+    assert (limits["fp16"], limits["bf16"], limits["int8"], limits["int4"]) == (30, 20, 25, 25)
+    spec = spec_of_keywords("net.pt", {"min_sqnr_for": ["fp16=40", "int8=15.5"]})
+    limits = {one.value: spec.guard.min_sqnr(one) for one in Precision}
+    assert (limits["fp16"], limits["bf16"], limits["int8"], limits["fp8"]) == (40, 20, 15.5, 20)
+
+
+@pytest.mark.parametrize("text", ["40", "fp3=40", "fp16=", "fp32=10", "fp16=nan"])
+def test_a_limit_that_is_none_is_refused(text):
+    with pytest.raises(UsageError, match="PRECISION=DB") as caught:
+        parse_min_sqnr((text,))
+    assert "fp16, bf16, int8" in str(caught.value.hint)
+
+
+def test_nodes_to_keep_are_options():
+    spec = spec_of_keywords("net.pt", {"keep_fp32": ["head", "*.norm"], "keep_fp32_op": ["Exp"]})
+    assert spec.keep.names == ("head", "*.norm")
+    assert spec.keep.operators == ("Exp",)
