@@ -13,31 +13,22 @@ from deployfold import __version__
 from deployfold.building.artifact import Artifact
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
-from deployfold.compiling.sidecar import input_tensors, read_sidecar
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.settings import BuildSpec
 from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.data.real_inputs import load_samples
-from deployfold.errors import UsageError
+from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
-from deployfold.loading import load_model, make_inputs
+from deployfold.loading import make_inputs
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.model import Environment, Report, Row, Source, load_report, now
 from deployfold.reporting.select import chosen
-from deployfold.runtimes.onnxruntime_providers import CPU, resolve_provider, short_name
+from deployfold.runtimes import all_runtimes, runtime_of
+from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.protocol import Runner
-from deployfold.runtimes.tensorrt import TensorRTRunner
+from deployfold.runtimes.runtime import RunSettings, Runtime
 from deployfold.runtimes.tensorrt_library import RunOptions
-from deployfold.runtimes.torch_and_onnxruntime import (
-    EagerRunner,
-    OnnxRuntimeRunner,
-    ProgramRunner,
-    TorchScriptRunner,
-)
-from deployfold.runtimes.torch_tensorrt import PROGRAM_SUFFIX, TorchTensorRTRunner
 from deployfold.util.files import sha256
-
-_SUFFIXES = (".engine", ".onnx", ".ts.pt", ".pt2", ".pt", ".pth")
 
 
 def bench(
@@ -63,8 +54,8 @@ def bench(
     Args:
         artifacts: files, or one directory that a build wrote, whose report then gives the inputs
             and the original model, if that is still where it was.
-        inputs: shapes; from the report, the engine's sidecar or the ONNX if ``None``.
-        allow_globals, trust: for pickled modules, as for loading.
+        inputs: shapes; from the report, or from the first file that states them, if ``None``.
+        allow_globals, trust: for files that could run code, as for loading.
         seed: of the random inputs and of the order of the rows.
         batches: also measure the throughput at these batch sizes.
         only: names of the rows to measure beside the baseline; all if empty.
@@ -74,7 +65,8 @@ def bench(
         cold_start: also measure load to first output, and peak memory, in fresh processes.
         engines: how engines are run.
         providers: execution providers for every ONNX, one row each, as
-            :func:`.measure.providers.resolve_provider` takes them; the CPU's if empty.
+            :func:`.runtimes.onnxruntime_providers.resolve_provider` takes them; the CPU's if
+            empty.
 
     Raises:
         UsageError: there is nothing to measure, the input shapes cannot be told, a name of ``only``
@@ -85,8 +77,13 @@ def bench(
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
-    named = tuple(dict.fromkeys(map(resolve_provider, providers or ("cpu",))))
-    loading = _Loading(allow_globals, trust, threads or default_threads(), engines, named)
+    settings = RunSettings(
+        threads=threads or default_threads(),
+        engine=engines or RunOptions(),
+        trust=trust,
+        allow_globals=allow_globals,
+    )
+    loading = _Loading(settings, providers)
     notes: list[str] = []
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
@@ -102,12 +99,12 @@ def bench(
         source = Source(
             path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
         )
-        inputs = inputs or _inputs_of(artifacts)
         chosen_rows = [
             one
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
             for one in loading.rows(Artifact(name, name, path=path))
         ]
+        inputs = inputs or _stated_inputs(artifacts, settings)
     names = [artifact.name for artifact in chosen_rows]
     chosen_rows = [artifact for artifact in chosen_rows if artifact.name in chosen(names, only)]
     shapes, described = inputs, f"seeded random (seed {seed})"
@@ -155,50 +152,37 @@ def bench(
 
 @dataclass(frozen=True)
 class _Loading:
-    """How artifacts are brought to run."""
+    """How artifacts are opened; ``providers`` are the execution providers of an ONNX."""
 
-    allow_globals: tuple[str, ...]
-    trust: bool
-    threads: int
-    engines: RunOptions | None
+    settings: RunSettings
     providers: tuple[str, ...]
 
     def rows(self, artifact: Artifact) -> list[Artifact]:
-        """The row of a file with how to run it; of an ONNX one for every provider."""
+        """The rows of a file, each with its runner: one, or of an ONNX one for every provider."""
         path = artifact.path
         assert path is not None
+        runtime = _runtime(path)
         artifact = replace(artifact, bytes=path.stat().st_size)
-        if path.suffix != ".onnx":
-            return [replace(artifact, runner=self.runner(path))]
-        found = []
-        for provider in self.providers:
-            runner = OnnxRuntimeRunner(path, self.threads, provider=provider)
-            if provider == CPU:
-                found.append(replace(artifact, runner=runner))
-            else:
-                label = short_name(provider)
-                name, title = f"{artifact.name}-{label.lower()}", f"{artifact.title}, {label}"
-                found.append(replace(artifact, name=name, title=title, runner=runner))
-        return found
+        found: dict[str, Artifact] = {}
+        for provider in (runtime.takes_provider and self.providers) or (None,):
+            runner = runtime.open(path, replace(self.settings, provider=provider))
+            name, title = artifact.name, artifact.title
+            if label := runner.variant:
+                name, title = f"{name}-{label.lower()}", f"{title}, {label}"
+            found.setdefault(name, replace(artifact, name=name, title=title, runner=runner))
+        return list(found.values())
 
-    def eager(self, source: str, arch: str | None = None) -> Runner:
-        loaded = load_model(source, arch=arch, allow_globals=self.allow_globals, trust=self.trust)
-        return EagerRunner(loaded.module)
+    def original(self, source: str, arch: str | None = None) -> Runner:
+        """The model that a build began with."""
+        return CheckpointRunner(source, self.settings, arch)
 
-    def runner(self, path: Path) -> Runner:
-        if path.suffix == ".engine":
-            return TensorRTRunner(path, self.engines)
-        if path.name.endswith(PROGRAM_SUFFIX):
-            return TorchTensorRTRunner(path)
-        if path.suffix == ".pt2":
-            return ProgramRunner(path)
-        if path.name.endswith(".ts.pt"):
-            return TorchScriptRunner(path)
-        if path.name.endswith(_SUFFIXES):
-            return self.eager(str(path))
-        raise UsageError(
-            f"{path} is no artifact that can be measured.", hint=f"Known: {', '.join(_SUFFIXES)}."
-        )
+
+def _runtime(path: Path) -> Runtime:
+    runtime = runtime_of(path)
+    if runtime is None:
+        known = ", ".join(suffix for one in all_runtimes() for suffix in one.suffixes)
+        raise UsageError(f"{path} is no artifact that can be measured.", hint=f"Known: {known}.")
+    return runtime
 
 
 def _rows_of(
@@ -217,7 +201,7 @@ def _rows_of(
             chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
         elif path is None or not path.is_file():
             continue
-        elif _cpu_refuses(row) and loading.providers == (CPU,):
+        elif _not_for_the_cpu(row) and not loading.providers:
             # The build had a reason not to run a lowered ONNX, which holds here too.
             chosen_rows.append(
                 replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
@@ -227,23 +211,25 @@ def _rows_of(
     return chosen_rows
 
 
-def _cpu_refuses(row: Row) -> bool:
+def _not_for_the_cpu(row: Row) -> bool:
     """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
-    return row.name.startswith("onnxruntime-") and row.latency is None
+    runtime = None if row.artifact is None else runtime_of(row.artifact)
+    lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
+    return runtime is not None and runtime.takes_provider and lowered
 
 
 def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | None:
     """The model that the build began with, if it is still what it was."""
     path = Path(source.path)
     if source.kind == "zoo":
-        return loading.eager(source.path)
+        return loading.original(source.path)
     if not path.is_file():
         notes.append(f"The original {source.path} is not there any more.")
         return None
     if source.sha256 is not None and sha256(path) != source.sha256:
         notes.append(f"The original {source.path} has changed since the build.")
         return None
-    return loading.eager(str(path), source.arch if source.kind == "state_dict" else None)
+    return loading.original(str(path), source.arch if source.kind == "state_dict" else None)
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
@@ -261,33 +247,16 @@ def _inputs_of_report(report: Report) -> InputSpec:
     return InputSpec(tensors, origin="the report of the build")
 
 
-def _inputs_of(paths: Sequence[Path]) -> InputSpec:
+def _stated_inputs(paths: Sequence[Path], settings: RunSettings) -> InputSpec:
+    failure: MeasureError | None = None
     for path in paths:
-        if path.suffix == ".onnx":
-            return _inputs_of_onnx(path)
-        if path.suffix == ".engine":
-            tensors = input_tensors(read_sidecar(path), path)
-            return InputSpec(tensors, origin=f"the opt shapes of {path.name}")
-    raise UsageError(
+        runtime = _runtime(path)
+        if runtime.states_inputs:
+            try:
+                return runtime.open(path, settings).inputs()
+            except MeasureError as error:  # a file that cannot be read costs its row alone
+                failure = failure or error
+    raise failure or UsageError(
         "None of these files says what shape its inputs have.",
         hint="Give it with --input, for example --input 1x3x224x224.",
     )
-
-
-def _inputs_of_onnx(path: Path) -> InputSpec:
-    import onnx
-    from onnx import helper
-
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:
-        raise UsageError(f"{path} is not an ONNX file.") from error
-    weights = {tensor.name for tensor in graph.initializer}
-    tensors = []
-    for value in graph.input:
-        if value.name not in weights:
-            kind = value.type.tensor_type
-            shape = tuple(dim.dim_value or 1 for dim in kind.shape.dim)
-            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            tensors.append(TensorSpec(shape, value.name, dtype))
-    return InputSpec(tuple(tensors), origin=path.name)

@@ -15,9 +15,8 @@ from deployfold.config.settings import BuildSpec
 from deployfold.config.shapes import OptimizationProfile
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.reporting.model import REPORT_JSON
-from deployfold.runtimes.tensorrt import TensorRTRunner
+from deployfold.runtimes import TENSORRT, TORCH_TENSORRT, RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
-from deployfold.runtimes.torch_tensorrt import PROGRAM_SUFFIX, TorchTensorRTRunner
 
 from .artifact import Artifact
 from .export import Exported
@@ -99,7 +98,7 @@ def _engine(
     precision = request.precision.value
     source = onnx.file
     with journal.running("compile", f"{title} {precision} for {where}") as stage:
-        path = source.with_name(f"{source.stem}.{request.label}.engine")
+        path = source.with_name(f"{source.stem}.{request.label}{TENSORRT.suffix}")
         engine = compile_engine(source, path, request, emit=journal.emit, timeout=spec.timeout)
         stage.child_peak = engine.peak_bytes or 0
         counts = engine.layer_counts
@@ -117,7 +116,7 @@ def _engine(
         Artifact(
             name=f"tensorrt-{precision}" + (f"-{request.label}" if several else ""),
             title=f"{title} {precision}" + (f", {request.label}" if several else ""),
-            runner=TensorRTRunner(path, options),
+            runner=TENSORRT.open(path, RunSettings(engine=options)),
             path=path,
             parameters=onnx.parameters,
             batchnorms=None if onnx.batchnorms else 0,
@@ -141,7 +140,7 @@ def _torch_tensorrt(
     if program.path is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
         return journal.keep(replace(artifact, not_measured=reason))
-    path = program.path.with_name(f"{loaded.name}.{name}{PROGRAM_SUFFIX}")
+    path = program.path.with_name(f"{loaded.name}.{name}{TORCH_TENSORRT.suffix}")
     with journal.running("compile", artifact.title) as stage:
         made = compile_torch_tensorrt(
             program.path,
@@ -160,7 +159,7 @@ def _torch_tensorrt(
     return journal.keep(
         replace(
             artifact,
-            runner=TorchTensorRTRunner(path),
+            runner=TORCH_TENSORRT.open(path, RunSettings(trust=True)),
             path=path,
             parameters=onnx.parameters,
             bytes=made.bytes,

@@ -13,11 +13,7 @@ from deployfold.exporting import check_repeatable, export_onnx, export_program, 
 from deployfold.folding import FoldResult
 from deployfold.loading import LoadedModel
 from deployfold.measuring.environment import default_threads
-from deployfold.runtimes.torch_and_onnxruntime import (
-    OnnxRuntimeRunner,
-    ProgramRunner,
-    TorchScriptRunner,
-)
+from deployfold.runtimes import ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings
 
 from .artifact import Artifact
 from .fold import Folded
@@ -51,28 +47,33 @@ def export(
     result, inputs = folded.result, loaded.inputs
     module, example = result.model, loaded.example
     base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
+    settings = RunSettings(spec.threads or default_threads(), trust=True)  # our own files
     program, program_error = None, None
     with journal.running("export", "TorchScript") as stage:
         check_repeatable(module, example)
-        path = directory / f"{loaded.name}.ts.pt"
+        path = directory / f"{loaded.name}{TORCHSCRIPT.suffix}"
         artifact = replace(base, name="torchscript", title="TorchScript")
         try:
             script = export_torchscript(module, example, path, script=spec.script, spec=inputs)
             artifact = replace(
-                artifact, path=path, runner=TorchScriptRunner(path), bytes=script.bytes,
+                artifact,
+                path=path,
+                runner=TORCHSCRIPT.open(path, settings),
+                bytes=script.bytes,
                 notes=script.notes,
-            )  # fmt: skip
+            )
             stage.result("TorchScript")
         except ExportError as error:
             artifact = replace(artifact, not_measured=f"not exported: {error.message}")
         torchscript = journal.keep(artifact)
 
         journal.emit(StageProgress("export", "torch.export"))
-        path = directory / f"{loaded.name}.pt2"
+        path = directory / f"{loaded.name}{PROGRAM.suffix}"
         artifact = replace(base, name="program", title="torch.export (.pt2)")
         try:
             program, written = export_program(module, example, path, spec=inputs)
-            artifact = replace(artifact, path=path, runner=ProgramRunner(path), bytes=written.bytes)
+            runner = PROGRAM.open(path, settings)
+            artifact = replace(artifact, path=path, runner=runner, bytes=written.bytes)
             stage.result(".pt2")
         except ExportError as error:
             program_error = error.message
@@ -80,7 +81,7 @@ def export(
         pt2 = journal.keep(artifact)
 
         journal.emit(StageProgress("export", "ONNX"))
-        path = directory / f"{loaded.name}.onnx"
+        path = directory / f"{loaded.name}{ONNX_RUNTIME.suffix}"
         onnx = export_onnx(
             module,
             example,
@@ -100,7 +101,7 @@ def export(
                 name="onnxruntime",
                 title="ONNX Runtime",
                 path=path,
-                runner=OnnxRuntimeRunner(path, spec.threads or default_threads()),
+                runner=ONNX_RUNTIME.open(path, settings),
                 batchnorms=onnx.batchnorm_nodes,
                 bytes=onnx.bytes,
                 notes=tuple(notes),

@@ -13,7 +13,7 @@ from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import FoldResult
 from deployfold.folding import fold as fold_model
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.util.files import atomic_path
 from deployfold.util.torch_files import save_scripted, torch_file
 

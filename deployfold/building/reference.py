@@ -11,7 +11,7 @@ from deployfold.data.preprocess.steps import write_preprocess
 from deployfold.errors import UsageError
 from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 from deployfold.folding.proof.compare import run_model
-from deployfold.runtimes.protocol import to_array
+from deployfold.runtimes.tensors import to_array
 
 from .load import Loaded
 

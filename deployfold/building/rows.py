@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -12,7 +12,7 @@ from deployfold.config.settings import BuildSpec
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
 from deployfold.measuring.accuracy import compare
-from deployfold.measuring.cold_start import cold_start, kind_of
+from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.environment import default_threads
 from deployfold.measuring.feeds import compare_over
 from deployfold.measuring.kept import Kept, keep
@@ -159,10 +159,11 @@ def _cold_start(
     artifacts: Sequence[Artifact], inputs: Inputs, threads: int, found: _Found, emit: Emit
 ) -> None:
     for index, artifact in enumerate(artifacts):
-        kind = kind_of(artifact.runner)
-        if kind is not None and artifact.path is not None:
+        opened = opened_file(artifact.runner)
+        if opened is not None and artifact.path is not None:
             part = part_of(emit, index / len(artifacts), 1 / len(artifacts))
-            result = cold_start(kind, artifact.path, inputs, threads=threads, emit=part)
+            settings = replace(opened[1], threads=threads)
+            result = cold_start(opened[0], artifact.path, inputs, settings=settings, emit=part)
             found.cold_start[artifact.name] = ColdStart.model_validate(result)
 
 

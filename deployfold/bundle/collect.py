@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.sidecar import differs, read_sidecar, sidecar_path
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import PREPROCESS_JSON
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.reporting.model import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
+from deployfold.runtimes import ONNX_RUNTIME, runtime_of
 from deployfold.targets.catalogue import sm_name
 
-from .manifest import Artifact, Kind
+from .manifest import Artifact
 from .names import fault
 
 
@@ -62,7 +62,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
     if not force:
         _check_outcome(report)
     artifacts = tuple(found for row in report.rows if (found := _artifact(directory, row)))
-    onnx = next((one for one in artifacts if one.kind == "onnx"), None)
+    onnx = next((one for one in artifacts if one.runtime is ONNX_RUNTIME), None)
     if onnx is None:
         raise BundleError(f"{directory} holds no ONNX, which every bundle needs.")
     names = [name for artifact in artifacts for name in artifact.files]
@@ -75,7 +75,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
             raise BundleError(
                 f"{directory} has no {path.name}.", hint="Build it again with this deployfold."
             )
-    model = onnx.file.removesuffix(".onnx").removesuffix(f".{onnx.precision}")
+    model = onnx.file.removesuffix(ONNX_RUNTIME.suffix).removesuffix(f".{onnx.precision}")
     for name in files:
         if (wrong := fault(f"{model}/{name}")) is not None:
             raise BundleError(
@@ -104,16 +104,12 @@ def _check_outcome(report: Report) -> None:
 
 def _artifact(directory: Path, row: Row) -> Artifact | None:
     """What the row says of a file that goes into a bundle; ``None`` for any other."""
-    name = row.artifact
-    kind = _kind(name) if name is not None else None
-    if name is None or kind is None:
+    runtime = None if row.artifact is None else runtime_of(row.artifact)
+    if row.artifact is None or runtime is None or runtime.shipping is None:
         return None
-    path = directory / Path(name).name
-    files, facts = [path.name], {}
-    if kind == "onnx" and path.with_name(f"{path.name}.data").is_file():
-        files.append(f"{path.name}.data")
-    if kind == "engine":
-        files.append(sidecar_path(path).name)
+    shipping, path = runtime.shipping, directory / Path(row.artifact).name
+    parts = (path.name, *shipping.parts(path))
+    files = (*parts, *shipping.sidecars(path))
     sizes = []
     for file in files:
         if not (directory / file).is_file():
@@ -121,19 +117,20 @@ def _artifact(directory: Path, row: Row) -> Artifact | None:
                 f"{directory} has no {file}, which its report names.", hint="Build it again."
             )
         sizes.append((directory / file).stat().st_size)
-    built = sizes[0] if kind == "engine" else sum(sizes)
-    if row.bytes is not None and built != row.bytes:
+    if row.bytes is not None and sum(sizes[: len(parts)]) != row.bytes:
         raise BundleError(f"{path} has changed since the build.", hint="Build it again.")
-    if kind == "engine":
-        facts = _engine_facts(path)
+    try:
+        facts = shipping.facts(path)
+    except DeployfoldError as error:
+        raise BundleError(error.message, hint=error.hint) from error
     accuracy = row.accuracy
     return Artifact(
         row=row.name,
         title=row.title,
-        kind=kind,
+        kind=shipping.kind,
         precision=_precision(row.name),
         file=path.name,
-        files=tuple(files),
+        files=files,
         sqnr_db=None if accuracy is None else accuracy.sqnr_db,
         **facts,
     )
@@ -143,28 +140,6 @@ def _precision(row: str) -> str:
     """``fp16`` of ``tensorrt-fp16-l4``; fp32 of a row that names none."""
     known = [precision.value for precision in Precision]
     return next((word for word in row.split("-") if word in known), Precision.FP32.value)
-
-
-def _kind(name: str) -> Kind | None:
-    if name.endswith(".onnx"):
-        return "onnx"
-    if name.endswith(".engine"):
-        return "engine"
-    return "torchscript" if name.endswith(".ts.pt") else None
-
-
-def _engine_facts(path: Path) -> dict[str, Any]:
-    try:
-        sidecar = read_sidecar(path)
-    except DeployfoldError as error:
-        raise BundleError(error.message, hint=error.hint) from error
-    if differs(sidecar, path):
-        raise BundleError(f"{path} is not the engine of its sidecar.", hint="Build it again.")
-    return {
-        "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
-        "library": sidecar["library"],
-        "library_version": sidecar.get("library_version"),
-    }
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

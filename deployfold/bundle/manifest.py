@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from deployfold.errors import BundleError
 from deployfold.reporting.fields import Count, Frozen, Number, first_problem
 from deployfold.reporting.model import ModelInput, Source
+from deployfold.runtimes import Runtime, runtime_of
 
 from .names import clash, fault
 
@@ -18,7 +19,6 @@ SCHEMA: Final = 1
 MANIFEST = "manifest.json"
 BILL = "bom.cdx.json"
 RUNNER = "run.py"
-Kind = Literal["engine", "onnx", "torchscript"]
 
 
 class FileEntry(Frozen):
@@ -34,6 +34,7 @@ class Artifact(Frozen):
 
     Attributes:
         row: its name in the report.
+        kind: the word of its runtime for such files: ``engine``, ``onnx``, ``torchscript``.
         file: the ONNX, the engine or the TorchScript archive; ``files`` are all that belong to it.
         compute_capabilities, library, library_version: of an engine, from its sidecar.
         sqnr_db: of its outputs against the original's, where the build compared them.
@@ -41,7 +42,7 @@ class Artifact(Frozen):
 
     row: str
     title: str
-    kind: Kind
+    kind: str
     precision: str
     file: str
     files: tuple[str, ...]
@@ -49,6 +50,11 @@ class Artifact(Frozen):
     library: str | None = None
     library_version: str | None = None
     sqnr_db: Number | None = None
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The runtime that opens its file."""
+        return runtime_of(self.file)
 
 
 class HowToRun(Frozen):

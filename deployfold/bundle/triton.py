@@ -11,6 +11,7 @@ from deployfold.compiling.sidecar import read_sidecar
 from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
 from deployfold.util.files import make_directory, sha256, temporary_directory
 from deployfold.util.locks import claimed
 
@@ -20,11 +21,10 @@ from .labels import LABELS_TXT, read_labels
 from .manifest import Artifact
 from .triton_config import (
     Interface,
-    backend,
     config,
     engine_interface,
-    model_file,
     onnx_interface,
+    served_by,
     torchscript_interface,
 )
 
@@ -111,14 +111,18 @@ def _add_all(
 def _models(
     build: Build, max_batch: int | None, instances: int, labels: bool, emit: Emit
 ) -> list[Served]:
-    onnx = next(one for one in build.artifacts if one.kind == "onnx")
+    onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
     interface = onnx_interface(build.directory / onnx.file)
     groups: dict[str, list[Artifact]] = {}
     for artifact in build.artifacts:
+        served = served_by(artifact)
+        if served is None:
+            emit(Note(f"{artifact.file} is left out: Triton has no backend for it.", "warning"))
+            continue
         if (why := _unfit(build, artifact, interface)) is not None:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
-        name = f"{build.name}_{backend(artifact)}_{artifact.precision}"
+        name = f"{build.name}_{served.backend}_{artifact.precision}"
         group = groups.setdefault(name, [])
         taken = {sm for one in group for sm in one.compute_capabilities}
         if taken & set(artifact.compute_capabilities):
@@ -130,7 +134,7 @@ def _models(
         one.file: engine_interface(build.directory / one.file)
         for group in groups.values()
         for one in group
-        if one.kind == "engine"
+        if one.runtime is TENSORRT
     }
     batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
     return [
@@ -141,12 +145,12 @@ def _models(
 
 def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
     """Why Triton cannot serve an artifact of a model with that interface."""
-    if artifact.kind == "torchscript":
+    if artifact.runtime is TORCHSCRIPT:
         scalar = next((one.name for one in interface.outputs if not one.shape), None)
         return scalar and (
             f"its output {scalar!r} has no axis, and Triton's PyTorch backend refuses such outputs"
         )
-    if artifact.kind != "engine":
+    if artifact.runtime is not TENSORRT:
         return None
     if artifact.library != "tensorrt":
         return (
@@ -201,7 +205,9 @@ def _model(
     files: dict[str, Path] = {}
     by_capability: dict[str, str] = {}
     for artifact in group:
-        file = model_file(artifact)
+        served = served_by(artifact)
+        assert served is not None, "those without a backend are left out before"
+        file = served.file
         if len(group) > 1:  # engines for several GPUs, and Triton loads the one for its own
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
@@ -209,9 +215,8 @@ def _model(
             by_capability |= dict.fromkeys(artifact.compute_capabilities, file)
         files[file] = build.directory / artifact.file
         # An ONNX names its weights' file inside, so that one keeps its name.
-        files |= {
-            part: build.directory / part for part in artifact.files[1:] if artifact.kind != "engine"
-        }
+        if artifact.runtime is not TENSORRT:
+            files |= {part: build.directory / part for part in artifact.files[1:]}
     interface = _interface(first, build, engines, max_batch)
     text = config(
         name,
@@ -227,13 +232,13 @@ def _model(
 def _interface(
     artifact: Artifact, build: Build, engines: dict[str, Interface], max_batch: int
 ) -> Interface:
-    if artifact.kind == "engine":
+    if artifact.runtime is TENSORRT:
         engine = engines[artifact.file]
         return engine if max_batch else replace(engine, max_batch=0, preferred=())
-    if artifact.kind == "onnx":
+    if artifact.runtime is ONNX_RUNTIME:
         found = onnx_interface(build.directory / artifact.file)
     else:
-        (onnx, *_) = (one for one in build.artifacts if one.kind == "onnx")
+        (onnx, *_) = (one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
         row = next(row for row in build.report.rows if row.name == artifact.row)
         alone = any("serves only the batch size" in note for note in row.notes)
         found = torchscript_interface(

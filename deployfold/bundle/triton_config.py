@@ -15,6 +15,7 @@ from typing import Any
 
 from deployfold.compiling.sidecar import read_sidecar, sidecar_path
 from deployfold.errors import BundleError
+from deployfold.runtimes import TritonModel
 
 from .manifest import Artifact
 from .pbtxt import Name, text
@@ -25,11 +26,6 @@ TYPES = {
     "int64": "TYPE_INT64", "float16": "TYPE_FP16", "float32": "TYPE_FP32",
     "float64": "TYPE_FP64", "bfloat16": "TYPE_BF16",
 }  # fmt: skip
-_BACKENDS = {
-    "engine": ("tensorrt", "tensorrt_plan", "model.plan"),
-    "onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
-    "torchscript": ("pytorch", "pytorch_libtorch", "model.pt"),
-}
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,9 @@ class Interface:
         return all(one.shape and one.shape[0] < 0 for one in (*self.inputs, *self.outputs))
 
 
-def backend(artifact: Artifact) -> str:
-    """The name of Triton's backend."""
-    return _BACKENDS[artifact.kind][0]
-
-
-def model_file(artifact: Artifact) -> str:
-    """The name that the backend looks for in a version's directory."""
-    return _BACKENDS[artifact.kind][2]
+def served_by(artifact: Artifact) -> TritonModel | None:
+    """How Triton serves an artifact; ``None`` if it does not."""
+    return None if artifact.runtime is None else artifact.runtime.triton
 
 
 def onnx_interface(path: Path) -> Interface:
@@ -177,7 +168,8 @@ def config(
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
     """
     batched = interface.max_batch > 0
-    kind, platform, file = _BACKENDS[artifact.kind]
+    served = served_by(artifact)
+    assert served is not None, "callers leave out what Triton does not serve"
     preferred = [size for size in interface.preferred if size <= interface.max_batch]
     outputs = [_tensor(one, batched) for one in interface.outputs]
     if labels is not None and len(outputs) == 1:
@@ -185,8 +177,8 @@ def config(
     return text(
         {
             "name": name,
-            "platform": platform,
-            "backend": kind,
+            "platform": served.platform,
+            "backend": served.backend,
             "max_batch_size": interface.max_batch if batched else 0,
             "input": [_tensor(one, batched) for one in interface.inputs],
             "output": outputs,
@@ -194,7 +186,7 @@ def config(
             "instance_group": [
                 {
                     "count": instances,
-                    "kind": Name("KIND_GPU" if artifact.kind == "engine" else "KIND_AUTO"),
+                    "kind": Name("KIND_GPU" if served.gpu_only else "KIND_AUTO"),
                     # Triton takes the first profile alone unless it is told the others.
                     "profile": list(map(str, range(interface.profiles)))
                     if interface.profiles > 1
@@ -202,7 +194,7 @@ def config(
                 }
             ],
             "dynamic_batching": {"preferred_batch_size": preferred} if batched else None,
-            "default_model_filename": file,
+            "default_model_filename": served.file,
             "cc_model_filenames": [
                 {"key": key, "value": value} for key, value in sorted((by_capability or {}).items())
             ],

@@ -20,8 +20,8 @@ def bench(
         list[Path],
         typer.Argument(
             metavar="DIR|FILE…",
-            help="A directory that deployfold build wrote, or artifacts: .engine, .onnx, .ts.pt, "
-            ".pt2, .pt. The first one is the baseline.",
+            help="A directory that deployfold build wrote, or files of any runtime. The first one "
+            "is the baseline.",
             show_default=False,
         ),
     ],
@@ -109,7 +109,7 @@ def bench(
             labels=labels,
             cold_start=cold_start,
             providers=tuple(provider or ()),
-            engines=RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust),
+            engines=RunOptions(not no_cuda_graph, runtime_cache),
             emit=run.emit,
         )
         show_report(run, report, None, sort=sort)

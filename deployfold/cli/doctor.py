@@ -11,18 +11,14 @@ import typer
 from . import options as opt
 from .session import session
 
-_PACKAGES = (
-    ("torch", "pip install torch"),
-    ("onnx", "pip install onnx"),
-    ("onnxscript", "pip install onnxscript"),
-    ("onnxruntime", "pip install onnxruntime"),
-    ("tensorrt-rtx", "pip install tensorrt-rtx  (builds engines, also without a GPU)"),
-    ("tensorrt", "pip install 'deployfold[tensorrt]'  (needs an NVIDIA GPU to build with)"),
-    ("torch-tensorrt", "pip install 'deployfold[torch-tensorrt]'  (needs an NVIDIA driver)"),
-    ("torchvision", "pip install 'deployfold[zoo]'"),
-    ("timm", "pip install 'deployfold[zoo]'"),
+_OTHERS = (
+    ("onnx", "pip install onnx", False),
+    ("onnxscript", "pip install onnxscript", False),
+    ("tensorrt_rtx", "pip install tensorrt-rtx  (builds engines, also without a GPU)", True),
+    ("torchvision", "pip install 'deployfold[zoo]'", True),
+    ("timm", "pip install 'deployfold[zoo]'", True),
 )
-_OPTIONAL = frozenset({"tensorrt", "torch-tensorrt", "torchvision", "timm", "tensorrt-rtx"})
+"""Modules that no runtime needs: how to install each, and whether deployfold does without it."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +58,27 @@ def doctor(
 
 
 def _packages() -> list[_Check]:
-    from importlib import metadata
+    """Python, the modules that the runtimes need, and the others, each with its version."""
+    from deployfold.runtimes import all_runtimes, broken_runtimes
+    from deployfold.targets.machine import library_version
 
+    modules = {one.module: (one.install, one.optional) for one in all_runtimes()}
+    modules |= {module: (install, optional) for module, install, optional in _OTHERS}
     checks = [_Check("python", "ok", sys.version.split()[0])]
-    for name, remedy in _PACKAGES:
-        try:
-            version = metadata.version(name)
+    for module, (install, optional) in modules.items():
+        name, version = module.replace("_", "-"), library_version(module)
+        if version is None:
+            state = "optional" if optional else "missing"
+            checks.append(_Check(name, state, f"not installed: {install}"))
+        else:
             found = _Check(name, "ok", version)
-            checks.append(_onnxruntime(version) if name == "onnxruntime" else found)
-        except metadata.PackageNotFoundError:
-            state = "optional" if name in _OPTIONAL else "missing"
-            checks.append(_Check(name, state, f"not installed: {remedy}"))
+            checks.append(_onnxruntime(version) if module == "onnxruntime" else found)
+    checks += [_Check(one.name, "missing", one.reason) for one in broken_runtimes()]
     return checks
 
 
 def _onnxruntime(version: str) -> _Check:
-    """With what it says that it was built with; what is missing of that shows when it runs."""
+    """With the execution providers it was built with; one may still lack its libraries here."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -23,7 +23,7 @@ def run(
         Path,
         typer.Argument(
             metavar="ARTIFACT",
-            help="An .engine, .onnx, TorchScript archive, .pt2 or pickled module.",
+            help="An engine, ONNX, TorchScript archive, .pt2 or pickled module.",
             show_default=False,
         ),
     ],
@@ -69,25 +69,17 @@ def run(
         if output is not None:
             check_suffix(output)
 
+        from deployfold.infer.artifact import run_artifact
+        from deployfold.runtimes import RunSettings
         from deployfold.runtimes.tensorrt_library import RunOptions
 
-        engines = RunOptions(not no_cuda_graph, runtime_cache, allow_host_code=trust)
-        if artifact.suffix == ".engine" and provider is None:
-            from deployfold.infer.engine import run_engine  # without torch
-
-            result = run_engine(artifact, given, options=engines, seed=seed)
-        else:
-            from deployfold.infer.artifact import run_artifact
-
-            result = run_artifact(
-                artifact,
-                given,
-                provider=provider,
-                engines=engines,
-                allow_globals=tuple(allow_global or ()),
-                trust=trust,
-                seed=seed,
-            )
+        settings = RunSettings(
+            provider=provider,
+            engine=RunOptions(not no_cuda_graph, runtime_cache),
+            trust=trust,
+            allow_globals=tuple(allow_global or ()),
+        )
+        result = run_artifact(artifact, given, settings=settings, seed=seed)
         if output is not None:
             save_outputs(output, result.arrays)
         if ran.json:

@@ -32,6 +32,7 @@ from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.model import Report, Row, Status, load_report, now, write_report
 from deployfold.reporting.thresholds import check
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
@@ -115,7 +116,7 @@ def finish(
         sidecars = [
             sidecar_path(directory / row.artifact)
             for row in report.rows
-            if row.artifact is not None and row.artifact.endswith(".engine")
+            if row.artifact is not None and runtime_of(row.artifact) is TENSORRT
         ]
         if sidecars:  # an engine that it names may be half replaced when this is killed
             write_report(report.model_copy(update={"status": _STOPPED}), kit.report)
@@ -203,7 +204,8 @@ def _finish_one(job: _Job, kit: Kit, machine: Machine, how: _How) -> Row:
         options=wanted.options,
     )
     onnx = kit.onnx[wanted.precision]
-    path = onnx.with_name(f"{onnx.name.removesuffix('.onnx')}.{request.label}.engine")
+    stem = onnx.name.removesuffix(ONNX_RUNTIME.suffix)
+    path = onnx.with_name(f"{stem}.{request.label}{TENSORRT.suffix}")
     title = LIBRARY_TITLES[request.library]
     where = ", ".join(map(sm_name, request.compute_capabilities))
     emit(StageStarted("compile", f"{title} {wanted.precision.value} for {where}"))

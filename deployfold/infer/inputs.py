@@ -1,4 +1,4 @@
-"""What ``deployfold run --input`` takes: files of arrays, or shapes."""
+"""The inputs of ``deployfold run``: files of arrays, shapes, or random values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
 from deployfold.data.arrays import open_arrays
 from deployfold.errors import UsageError
+from deployfold.runtimes.tensorrt_file import numpy_dtype
 
 _FILES = (".npy", ".npz")
 
@@ -43,23 +45,6 @@ def parse_given(texts: Iterable[str]) -> tuple[Given, ...]:
     return found
 
 
-def filled(wanted: Sequence[TensorSpec], given: Sequence[Given], artifact: str) -> InputSpec:
-    """The inputs that the artifact takes, with the shapes and dtypes of those that are given."""
-    names = [tensor.name or "" for tensor in wanted]
-    if len(given) == 1 and len(wanted) == 1 and given[0].spec.name is None:
-        spec = given[0].spec
-        return InputSpec((TensorSpec(spec.shape, names[0], spec.dtype),))
-    by_name = {one.spec.name: one.spec for one in given}
-    for name in by_name:
-        if name is None or name not in names:
-            what = "an input without a name" if name is None else f"no input named {name!r}"
-            verb = "cannot tell" if name is None else "has"
-            raise UsageError(
-                f"{artifact} {verb} {what}.", hint=f"Its inputs are: {', '.join(names)}."
-            )
-    return InputSpec(tuple(by_name.get(tensor.name, tensor) for tensor in wanted))
-
-
 def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
     """For each input, in the model's order, what was given for it; ``None`` where nothing was.
 
@@ -70,6 +55,14 @@ def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
         by_name = {inputs.names[0]: given[0]}  # a name for the only input is a wish
     unnamed = iter(one for one in given if one not in by_name.values())
     return [by_name.get(name) or next(unnamed, None) for name in inputs.names]
+
+
+def random_array(tensor: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
+    """Values of the kind that :func:`deployfold.loading.make_inputs` draws, which needs torch."""
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind in "iub":
+        return rng.integers(0, 256 if dtype == np.uint8 else 2, tensor.shape).astype(dtype)
+    return rng.standard_normal(tensor.shape).astype(dtype)
 
 
 def _parse(text: str) -> Iterator[Given]:

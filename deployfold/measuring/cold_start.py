@@ -1,12 +1,13 @@
 """Cold start and peak memory of a file in its runtime, each time in a fresh process.
 
-``python -m deployfold.measuring.cold_start RUNNER PATH INPUTS [THREADS]`` loads ``PATH`` and runs
-it once on the tensors that ``torch.save`` wrote to ``INPUTS``, and prints one JSON object:
-``load_ms``, ``first_ms`` and ``peak_bytes``, or ``error``.
+``python -m deployfold.measuring.cold_start RUNTIME PATH INPUTS [SETTINGS]`` loads ``PATH`` in the
+runtime of that key and runs it once on the tensors that ``torch.save`` wrote to ``INPUTS``, and
+prints one JSON object: ``load_ms``, ``first_ms`` and ``peak_bytes``, or ``error``. ``SETTINGS`` is
+the JSON of :class:`~deployfold.runtimes.runtime.RunSettings`.
 
-The clock starts after Python, torch and ONNX Runtime were imported: that takes seconds, is the same
-for every row and is not what a server pays that has them loaded. The file lies in the page cache,
-as after a first run; disks are not what is compared here.
+The clock starts after Python, torch and the runtime's library were imported: that takes seconds and
+is not what a server pays that has them loaded. The file lies in the page cache, as after a first
+run; disks are not what is compared here.
 """
 
 from __future__ import annotations
@@ -21,24 +22,19 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import deployfold
 from deployfold.events import Emit, StageProgress, ignore
+from deployfold.runtimes import RunSettings, runtime_by_key
 from deployfold.runtimes.failures import summary
-from deployfold.runtimes.protocol import Inputs, Runner, to_tensors
+from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.util.memory import forget_peak, peak_bytes
 
 RUNS = 3
 TIMEOUT = 600.0
-RUNNERS = {
-    "torchscript": "TorchScriptRunner",
-    "program": "ProgramRunner",
-    "onnxruntime": "OnnxRuntimeRunner",
-    "tensorrt": "TensorRTRunner",
-}
-"""What the worker calls each class of :mod:`.runners` that loads a file."""
 
 # The user's directory must not be on the worker's path, where a torch.py would be imported: -c puts
 # the working directory there, which is an empty one. deployfold comes from where this process has
@@ -68,18 +64,18 @@ class ColdStart:
     not_measured: str | None = None
 
 
-def kind_of(runner: Runner | None) -> str | None:
-    """The worker's word for a runner that loads a file; ``None`` for a model in memory."""
-    name = type(runner).__name__
-    return next((kind for kind, known in RUNNERS.items() if known == name), None)
+def opened_file(runner: Runner | None) -> tuple[str, RunSettings] | None:
+    """The runtime's key and the settings that open a runner's file again; ``None`` in memory."""
+    key: str | None = getattr(runner, "key", None)
+    return None if key is None else (key, getattr(runner, "settings", RunSettings()))
 
 
 def cold_start(
-    kind: str,
+    runtime: str,
     path: Path,
     inputs: Inputs,
     *,
-    threads: int | None = None,
+    settings: RunSettings | None = None,
     runs: int = RUNS,
     timeout: float = TIMEOUT,
     emit: Emit = ignore,
@@ -87,18 +83,21 @@ def cold_start(
     """Load ``path`` and run it once, in ``runs`` processes one after the other.
 
     Args:
-        kind: a key of :data:`RUNNERS`.
+        runtime: the key of a runtime; see :func:`deployfold.runtimes.runtime_by_key`.
         inputs: of the one inference.
-        threads: CPU threads; torch's own number if ``None``.
+        settings: how the file is run; its ``threads`` are torch's as well.
         timeout: seconds for one process.
     """
     import torch
+
+    from deployfold.runtimes.tensors import to_tensors
 
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
         feed = Path(folder) / "inputs.pt"
         torch.save(list(to_tensors(inputs)), feed)
-        words = [kind, str(path.absolute()), str(feed), *([str(threads)] if threads else [])]
+        how = json.dumps((settings or RunSettings()).to_json())
+        words = [runtime, str(path.absolute()), str(feed), how]
         for number in range(1, runs + 1):
             doing = f"cold start of {path.name}, {number} of {runs}"
             emit(StageProgress("measure", doing, (number - 1) / runs))
@@ -147,24 +146,26 @@ def _absolute(python_path: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The worker; see the module."""
-    kind, path, feed, *rest = arguments
+    key, path, feed, *rest = arguments
     try:
-        answer = _measure(kind, Path(path), Path(feed), int(rest[0]) if rest else None)
+        settings = RunSettings.from_json(json.loads(rest[0])) if rest else RunSettings()
+        answer = _measure(key, Path(path), Path(feed), settings)
     except Exception as error:
         answer = {"error": summary(error)}
     print(json.dumps(answer))
     return 1 if "error" in answer else 0
 
 
-def _measure(kind: str, path: Path, feed: Path, threads: int | None) -> dict[str, Any]:
+def _measure(key: str, path: Path, feed: Path, settings: RunSettings) -> dict[str, Any]:
     import torch
 
-    from deployfold.runtimes import torch_and_onnxruntime as runners
-
-    if threads is not None:
-        torch.set_num_threads(threads)
+    runtime = runtime_by_key(key)
+    with suppress(ImportError):  # the runner says what is missing
+        import_module(runtime.module)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     inputs = torch.load(feed, weights_only=True)
-    runner: Runner = getattr(runners, RUNNERS[kind])(path)
+    runner = runtime.open(path, settings)
     forget_peak()
     before = peak_bytes()
     start = time.perf_counter()

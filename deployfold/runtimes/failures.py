@@ -8,6 +8,22 @@ from contextlib import contextmanager
 from deployfold.errors import DeployfoldError, MeasureError, first_line
 
 
+class NoDevice(MeasureError):
+    """The GPU that a file was compiled for is not in this machine.
+
+    Attributes:
+        file: the file's name.
+        built_for: the GPUs: ``sm_80, sm_89``.
+        reason: what is missing here, in one sentence.
+    """
+
+    def __init__(self, file: str, built_for: str, reason: str) -> None:
+        super().__init__(
+            f"built for {built_for}; measure it there: deployfold bench DIR", hint=reason
+        )
+        self.file, self.built_for, self.reason = file, built_for, reason
+
+
 def summary(error: BaseException) -> str:
     """One line for people: the message of a deployfold error, else the type and its reason."""
     if isinstance(error, DeployfoldError):

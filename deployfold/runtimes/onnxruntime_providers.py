@@ -1,7 +1,7 @@
-"""ONNX Runtime's execution providers: which is meant, what is missing for it, what it really runs.
+"""ONNX Runtime's execution providers: names, what is missing for one, and which nodes it runs.
 
-ONNX Runtime itself only warns, and computes on the CPU, where a provider is missing or does not
-start, and says nothing at all where a provider leaves nodes to the CPU.
+Where a provider is missing or does not start, ONNX Runtime only warns and computes on the CPU, and
+where one leaves nodes to the CPU it tells nobody. Both are errors or notes here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING, Any
 
 from deployfold.errors import MeasureError, UsageError, one_line
 
 from .failures import as_measure_error
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 CPU = "CPUExecutionProvider"
 _RTX = "NvTensorRTRTXExecutionProvider"
@@ -64,7 +65,7 @@ def resolve_provider(text: str | None) -> str:
         UsageError: it is not installed, or does not exist.
         MeasureError: it is installed and cannot be loaded here.
     """
-    if text is None:
+    if text is None or text.lower() == "cpu":
         return CPU
     wanted = text.lower().replace("-", "").removesuffix(_SUFFIX.lower())
     wanted = "nvtensorrtrtx" if wanted == "tensorrtrtx" else wanted
@@ -88,11 +89,13 @@ def resolve_provider(text: str | None) -> str:
 
 
 def open_session(path: Path, options: ort.SessionOptions, provider: str) -> tuple[Any, str | None]:
-    """A session of ``path`` in ``provider``, and what there is to say of what it runs there.
+    """A session of ``path`` in ``provider``, and a note on which nodes run there, if it is known.
 
     Raises:
         MeasureError: the file cannot be loaded, the provider does not start, or it takes no node.
     """
+    import onnxruntime as ort
+
     name = path.name
     if provider == CPU:
         with as_measure_error(f"{name} cannot be loaded"):
@@ -129,7 +132,7 @@ def open_session(path: Path, options: ort.SessionOptions, provider: str) -> tupl
 
 
 def placed(session: Any, provider: str) -> Placement:
-    """Where the nodes of a session run that was made to record it."""
+    """Count the nodes by provider, in a session that was made to record the assignment."""
     left: Counter[str] = Counter()
     nodes = 0
     for part in session.get_provider_graph_assignment_info():
@@ -141,12 +144,16 @@ def placed(session: Any, provider: str) -> Placement:
 
 
 def _available() -> list[str]:
+    import onnxruntime as ort
+
     devices = ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else ()
     return list(dict.fromkeys([*ort.get_available_providers(), *(one.ep_name for one in devices)]))
 
 
 def _load_plugin(name: str) -> None:
     """Let ONNX Runtime load the library of a provider's package, if that is installed."""
+    import onnxruntime as ort
+
     title, package = _MISSING[name]
     if name in _available():
         return

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from .times import DeviceTimes
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Inputs: TypeAlias = Sequence["np.ndarray[Any, np.dtype[Any]] | torch.Tensor"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from deployfold.config.spec import InputSpec
 
-Step: TypeAlias = Callable[[], "DeviceTimes | None"]
+    from .runtime import RunSettings
+
+Array: TypeAlias = NDArray[Any]
+Inputs: TypeAlias = Sequence["NDArray[Any] | Tensor"]
+
+Step = Callable[[], "DeviceTimes | None"]
 """One inference on inputs prepared before. ``None``: time it with the host's clock."""
 
 
@@ -22,12 +27,12 @@ class Runner(Protocol):
     """An artifact in its runtime.
 
     ``load``, then ``run`` or ``prepare`` any number of times, then ``close``. ``close`` may be
-    called at any time and more than once. A runner may have ``notes``: sentences to be said of its
+    called at any time and more than once. A runner may have ``notes``: sentences about its
     numbers, known when it is loaded.
     """
 
     def load(self) -> None:
-        """Read the artifact and make it ready to run.
+        """Read the artifact and make it ready to run; a second call does nothing.
 
         Raises:
             MeasureError: the artifact is missing or broken, or cannot run on this machine.
@@ -55,24 +60,36 @@ class Runner(Protocol):
         """Give the memory back."""
 
 
-def to_tensors(inputs: Inputs) -> tuple[torch.Tensor, ...]:
-    """Private CPU copies of ``inputs`` as torch tensors, same shapes and dtypes."""
-    return tuple(
-        value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        if isinstance(value, torch.Tensor)
-        else torch.from_numpy(np.array(value, order="C"))
-        for value in inputs
-    )
+class FileRunner(Runner, Protocol):
+    """A file in its runtime, as :attr:`.runtime.Runtime.open` makes it.
 
+    A runner may also have ``output_names``, in the order of :meth:`run`, ``placement``, which
+    says what runs on which device, and ``cuda_graph``; all three are known after the first run.
 
-def to_array(tensor: torch.Tensor) -> Array:
-    """A numpy copy of ``tensor``; float32 where numpy lacks the dtype."""
-    tensor = tensor.detach().cpu()
-    if tensor.is_floating_point() and tensor.dtype not in (
-        torch.float16,
-        torch.float32,
-        torch.float64,
-    ):
-        tensor = tensor.float()
-    array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
-    return array
+    Attributes:
+        settings: what it was opened with.
+    """
+
+    settings: RunSettings
+
+    @property
+    def key(self) -> str | None:
+        """The key of its :class:`.runtime.Runtime`; ``None`` where it cannot be opened again."""
+
+    @property
+    def title(self) -> str:
+        """What runs the file, such as ``ONNX Runtime (CPUExecutionProvider)``."""
+
+    @property
+    def variant(self) -> str:
+        """The word that tells this row from another of the same file; mostly empty."""
+
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The inputs of one inference, in the file's order; it need not be loaded.
+
+        Args:
+            asked: the shapes that the user gave, for all inputs or some of them.
+
+        Raises:
+            UsageError: the file takes no such input, or its shape is not known.
+        """

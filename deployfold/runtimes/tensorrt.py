@@ -1,52 +1,85 @@
-"""The row of an engine: :class:`.engine_runner.EngineRunner` behind the runners' protocol."""
+"""TensorRT and TensorRT-RTX engines: :class:`.tensorrt_engine.EngineRunner` behind the protocol."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from deployfold.compiling.sidecar import built_for
-from deployfold.errors import MeasureError
-from deployfold.runtimes.tensorrt_library import CudaGraph, RunOptions
+from deployfold.compiling.request import LIBRARY_TITLES
+from deployfold.compiling.sidecar import (
+    built_for,
+    differs,
+    input_tensors,
+    read_sidecar,
+    sidecar_path,
+)
+from deployfold.errors import MeasureError, UsageError
 
 from .cuda import Cuda
-from .protocol import Array, Inputs, Step, to_array
+from .failures import NoDevice
+from .inputs import StatedInput, fill
+from .runtime import RunSettings, Runtime, Shipping, TritonModel
 from .tensorrt_engine import EngineRunner
 from .tensorrt_file import runnable_sidecar
+from .tensorrt_library import CudaGraph
+
+if TYPE_CHECKING:
+    from deployfold.config.spec import InputSpec
+
+    from .protocol import Array, Inputs, Step
 
 
 class TensorRTRunner:
     """An engine file with its sidecar ``<engine>.json``, which names the library that built it.
 
     There is one set of buffers: a step runs on the inputs that were prepared or run last.
+
+    Args:
+        settings: ``engine`` says how it is run; ``trust`` lets a version-compatible engine run the
+            lean runtime that it carries, as ``engine.allow_host_code`` does.
     """
 
-    def __init__(self, path: Path, options: RunOptions | None = None) -> None:
+    key: str | None = "tensorrt"
+    variant = ""
+
+    def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
+        self.settings = settings or RunSettings()
         self._path = path
-        self._options = options
         self._cuda: Cuda | None = None
         self._runner: EngineRunner | None = None
+
+    @property
+    def title(self) -> str:
+        """``TensorRT-RTX``."""
+        return LIBRARY_TITLES[read_sidecar(self._path)["library"]]
+
+    @property
+    def device_name(self) -> str | None:
+        """The name of the GPU; known when the engine is loaded."""
+        return None if self._cuda is None else self._cuda.name
 
     def load(self) -> None:
         """Deserialise the engine on the first GPU.
 
         Raises:
-            MeasureError: no GPU or driver here ("built for sm_89; measure it there: …"), the
-                library is not installed, or the engine is not for this GPU or library version, by
-                its sidecar or by the library's own judgement.
+            NoDevice: no GPU or driver here.
+            MeasureError: the library is not installed, or the engine is not for this GPU or library
+                version, by its sidecar or by the library's own judgement.
         """
+        if self._runner is not None:
+            return
         sidecar = runnable_sidecar(self._path)
         try:
             self._cuda = Cuda()
         except MeasureError as error:
-            elsewhere = f"built for {built_for(sidecar)}; measure it there: deployfold bench DIR"
-            raise MeasureError(elsewhere, hint=error.message) from error
-        self._runner = EngineRunner(self._path, self._cuda, self._options)
+            raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
+        self._runner = EngineRunner(self._path, self._cuda, self.settings.engine_options)
         self._runner.load()
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Copy the inputs to pinned memory; see :meth:`.engine_runner.EngineRunner.step`."""
+        """Copy the inputs to pinned memory; see :meth:`.tensorrt_engine.EngineRunner.step`."""
         runner = self._bind(inputs)
         return runner.step
 
@@ -55,6 +88,25 @@ class TensorRTRunner:
         runner = self._bind(inputs)
         runner.step()
         return tuple(runner.outputs().values())
+
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The engine's inputs, in the opt shapes of its first optimization profile.
+
+        Raises:
+            MeasureError: the engine or its sidecar is missing or damaged.
+            UsageError: the sidecar does not say, or the engine takes no such input.
+        """
+        runnable_sidecar(self._path)
+        return fill(self.stated, asked, self._path.name)
+
+    @property
+    def stated(self) -> tuple[StatedInput, ...]:
+        """The inputs by the sidecar.
+
+        Raises:
+            UsageError: the sidecar does not say.
+        """
+        return stated_inputs(self._path)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -84,7 +136,13 @@ class TensorRTRunner:
             raise MeasureError(
                 f"{self._path.name} takes {len(names)} inputs, and {len(inputs)} were given."
             )
-        arrays = (to_array(one) if isinstance(one, torch.Tensor) else one for one in inputs)
+        arrays = []
+        for value in inputs:
+            if not isinstance(value, np.ndarray):
+                from .tensors import to_array
+
+                value = to_array(value)
+            arrays.append(value)
         runner.bind(dict(zip(names, arrays, strict=True)))
         return runner
 
@@ -94,4 +152,60 @@ class TensorRTRunner:
         return self._runner
 
 
-__all__ = ["TensorRTRunner"]
+def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
+    """The inputs of an engine, by its sidecar.
+
+    Raises:
+        MeasureError: there is no readable sidecar.
+        UsageError: it does not say.
+    """
+    sidecar = read_sidecar(path)
+    usual = input_tensors(sidecar, path)
+    try:
+        low = {one["name"]: tuple(one["min"]) for one in (sidecar["profiles"] or [[]])[0]}
+        shapes = {one["name"]: one["shape"] for one in sidecar["tensors"]}
+    except (KeyError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"The sidecar of {path.name} does not say what inputs it takes."
+        ) from error
+    return tuple(
+        StatedInput(
+            name=str(one.name),
+            dtype=one.dtype,
+            shape=tuple(None if size < 0 else int(size) for size in shapes[one.name]),
+            smallest=low.get(str(one.name), one.shape),
+            usual=one.shape,
+        )
+        for one in usual
+    )
+
+
+def _sidecars(path: Path) -> tuple[str, ...]:
+    return (sidecar_path(path).name,)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    sidecar = read_sidecar(path)
+    if differs(sidecar, path):
+        raise MeasureError(f"{path} is not the engine of its sidecar.", hint="Build it again.")
+    return {
+        "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
+        "library": sidecar["library"],
+        "library_version": sidecar.get("library_version"),
+    }
+
+
+TENSORRT = Runtime(
+    key="tensorrt",
+    title="TensorRT",
+    suffixes=(".engine",),
+    module="tensorrt",
+    install="pip install 'deployfold[tensorrt]'  (needs an NVIDIA GPU to build with)",
+    open=TensorRTRunner,
+    optional=True,
+    devices=("cuda",),
+    needs_torch=False,
+    states_inputs=True,
+    triton=TritonModel("tensorrt", "tensorrt_plan", "model.plan", gpu_only=True),
+    shipping=Shipping("engine", sidecars=_sidecars, facts=_facts),
+)

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils._pytree import tree_leaves
-
-from deployfold.errors import MeasureError
+from deployfold.config.spec import InputSpec
+from deployfold.errors import MeasureError, UsageError
 
 from .failures import as_measure_error
-from .protocol import Array, Inputs, Step, to_array, to_tensors
+from .runtime import RunSettings, Runtime
 from .times import DeviceTimes
 
-PROGRAM_SUFFIX = ".trt.pt2"
-"""How the names of programs with engines inside end, which tells them from plain programs."""
+if TYPE_CHECKING:
+    import torch
+
+    from .protocol import Array, Inputs, Step
 
 
 class TorchTensorRTRunner:
     """An exported program with engines inside, on the GPU that it was compiled for.
 
     A step copies the inputs from pinned host memory, calls the program and copies the outputs
-    back, timed apart as :class:`~.tensorrt_runner.TensorRTRunner` does.
+    back, timed apart as :class:`~.tensorrt.TensorRTRunner` does.
 
     Args:
         path: what :func:`~deployfold.compiling.torch_tensorrt.build.compile_torch_tensorrt` wrote.
     """
 
-    def __init__(self, path: Path) -> None:
+    key: str | None = "torch_tensorrt"
+    title = "torch-tensorrt"
+    variant = ""
+
+    def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
+        self.settings = settings or RunSettings()
         self._path = path
         self._call: Any = None
 
@@ -39,6 +44,10 @@ class TorchTensorRTRunner:
         Raises:
             MeasureError: no GPU here, torch-tensorrt cannot be imported, or the program not read.
         """
+        import torch
+
+        if self._call is not None:
+            return
         if not torch.cuda.is_available():
             raise MeasureError(f"{self._path.name} runs on the GPU it was compiled for alone.")
         with as_measure_error(f"{self._path.name} cannot be loaded"):
@@ -47,6 +56,9 @@ class TorchTensorRTRunner:
 
     def prepare(self, inputs: Inputs) -> Step:
         """Pin the inputs; each step is a copy in, one call and the copies out."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
         call, hosts = self._loaded(), self._hosts(inputs)
         begin, copied, computed, end = (
             torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -74,6 +86,11 @@ class TorchTensorRTRunner:
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
         """One call; the outputs in pytree order, copied to the host."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        from .tensors import to_array
+
         call = self._loaded()
         with as_measure_error(f"{self._path.name} failed"), torch.inference_mode():
             leaves = tree_leaves(call(*(host.cuda() for host in self._hosts(inputs))))
@@ -83,10 +100,37 @@ class TorchTensorRTRunner:
         """Drop the program and its engines."""
         self._call = None
 
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The inputs as they are asked for: the file can only be read where its GPU is.
+
+        Raises:
+            UsageError: none was asked for.
+        """
+        if asked is None:
+            raise UsageError(
+                f"{self._path.name} does not say what inputs it takes where its GPU is not.",
+                hint="Give each with --input, for example --input x.npy.",
+            )
+        return asked
+
     def _hosts(self, inputs: Inputs) -> list[torch.Tensor]:
+        from .tensors import to_tensors
+
         return [value.pin_memory() for value in to_tensors(inputs)]
 
     def _loaded(self) -> Any:
         if self._call is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
         return self._call
+
+
+TORCH_TENSORRT = Runtime(
+    key="torch_tensorrt",
+    title="torch-tensorrt",
+    suffixes=(".trt.pt2",),
+    module="torch_tensorrt",
+    install="pip install 'deployfold[torch-tensorrt]'  (needs an NVIDIA driver)",
+    open=TorchTensorRTRunner,
+    optional=True,
+    devices=("cuda",),
+)

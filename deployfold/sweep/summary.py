@@ -14,6 +14,7 @@ from deployfold.errors import DeployfoldError
 from deployfold.reporting.model import Report, load_report, now
 from deployfold.reporting.row import Row
 from deployfold.reporting.text import clean, short, size
+from deployfold.runtimes import TENSORRT, runtime_of
 from deployfold.util.files import write_text
 
 from .jobs import RECORD, Cell, read_record
@@ -223,7 +224,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
 def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
     """The engine for the cell; where INT8 was refused there is one in FP16, which is another."""
     for row in report.rows:
-        if row.artifact is None or not row.artifact.endswith(".engine"):
+        if row.artifact is None or runtime_of(row.artifact) is not TENSORRT:
             continue
         with suppress(OSError, ValueError):
             sidecar = json.loads((directory / f"{row.artifact}.json").read_text(encoding="utf-8"))

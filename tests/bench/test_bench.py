@@ -16,7 +16,7 @@ from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
 from deployfold.measuring.results import MeasurementInterrupted
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
+from deployfold.runtimes.eager import EagerRunner
 
 QUICK = {"threads": 1, "max_seconds": 0.3}
 SHAPE = InputSpec.parse(["1x3x8x8"])

@@ -24,8 +24,8 @@ import torch
 import torchvision
 
 from deployfold.measuring.latency import Latency, measure
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Inputs, Step
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
 
 SLOWER = 0.05
 

@@ -19,6 +19,7 @@ from deployfold.bundle.device.artifacts import Artifact, order
 from deployfold.bundle.device.checking import bench, check
 from deployfold.bundle.device_files import device_files
 from deployfold.errors import MeasureError
+from deployfold.runtimes.times import DeviceTimes
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_the_part_that_runs_engines_is_there_too(bare: Path, device: Path) -> No
         [bare, "-c", code], cwd=device, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(
-        device / "lib" / "deployfold" / "measure" / "engine_runner.py"
+        device / "lib" / "deployfold" / "runtimes" / "tensorrt_engine.py"
     )
 
 
@@ -184,12 +185,12 @@ def test_the_files_are_those_of_the_package() -> None:
             path = root / "bundle" / "device" / "run.py"
         if path.name != "__init__.py":
             assert path.read_bytes() == content
-        assert b"import torch" not in content or path.name == "preprocess_config.py"
+        assert b"import torch" not in content or path.name == "config.py"
 
 
 def test_the_order_is_engines_first_and_the_lowest_precision() -> None:
     def one(name: str, precision: str) -> Artifact:
-        return Artifact(Path(name), Path(name).suffix[1:], precision, None)
+        return Artifact(Path(name), precision, None)
 
     given = (
         one("a.onnx", "fp32"), one("b.onnx", "fp16"), one("c.onnx", "int8"),
@@ -215,6 +216,6 @@ def test_the_limit_of_a_check_follows_what_the_build_measured() -> None:
 
 def test_a_bench_tells_of_every_call() -> None:
     calls = itertools.count(1)
-    found = bench(lambda: float(next(calls) % 100), 0.02)
+    found = bench(lambda: DeviceTimes(float(next(calls) % 100), 0.0, 0.0), 0.02)
     assert found.calls % 10 == 0
     assert found.low_ms <= found.median_ms <= found.high_ms

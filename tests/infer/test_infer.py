@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +18,12 @@ from deployfold.errors import DeployfoldError, LoadError, MeasureError, UsageErr
 from deployfold.infer.artifact import run_artifact
 from deployfold.infer.inputs import parse_given
 from deployfold.infer.outputs import Result, describe, save_outputs
+from deployfold.runtimes import RunSettings
 
 
-def ran(path: Path, *texts: str, **options: object) -> Result:
-    return run_artifact(path, parse_given(texts), **options)
+def ran(path: Path, *texts: str, **options: Any) -> Result:
+    seed = options.pop("seed", 0)
+    return run_artifact(path, parse_given(texts), settings=RunSettings(**options), seed=seed)
 
 
 @pytest.fixture

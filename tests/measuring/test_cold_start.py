@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployfold.measuring.cold_start import cold_start, kind_of
-from deployfold.runtimes.torch_and_onnxruntime import (
-    EagerRunner,
-    OnnxRuntimeRunner,
-    TorchScriptRunner,
-)
+from deployfold.measuring.cold_start import cold_start, opened_file
+from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
+from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.torchscript import TorchScriptRunner
 from deployfold.util.memory import peak_bytes
 
+SETTINGS = RunSettings(threads=1, trust=True)
 WEIGHTS = 64 << 20  # bytes
 
 
@@ -38,7 +39,7 @@ def test_a_file_is_loaded_and_run_in_fresh_processes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "torch.py").write_text("raise SystemExit('the worker imported my torch.py')\n")
     held = bytearray(300 << 20)  # ru_maxrss of a child begins at ours, which hides its own
-    result = cold_start("torchscript", script, (torch.zeros(1, 1024),), threads=1, runs=1)
+    result = cold_start("torchscript", script, (torch.zeros(1, 1024),), settings=SETTINGS, runs=1)
     assert len(held)
     assert result.not_measured is None
     assert result.runs == 1
@@ -70,15 +71,16 @@ def test_a_process_that_hangs_is_ended(script: Path) -> None:
 
 
 def test_only_files_start_cold(script: Path) -> None:
-    assert kind_of(TorchScriptRunner(script)) == "torchscript"
-    assert kind_of(OnnxRuntimeRunner(script)) == "onnxruntime"
-    assert kind_of(EagerRunner(torch.nn.Identity())) is None
-    assert kind_of(None) is None
+    settings = RunSettings(threads=3)
+    assert opened_file(TorchScriptRunner(script, settings)) == ("torchscript", settings)
+    assert opened_file(OnnxRuntimeRunner(script, settings)) == ("onnxruntime", settings)
+    assert opened_file(EagerRunner(torch.nn.Identity())) is None
+    assert opened_file(None) is None
 
 
 def test_the_worker_can_be_run_by_hand(script: Path, tmp_path: Path) -> None:
     torch.save([torch.zeros(1, 1024)], tmp_path / "x.pt")
-    words = ["torchscript", str(script), str(tmp_path / "x.pt"), "1"]
+    words = ["torchscript", str(script), str(tmp_path / "x.pt"), json.dumps(SETTINGS.to_json())]
     done = subprocess.run(
         [sys.executable, "-m", "deployfold.measuring.cold_start", *words],
         capture_output=True, text=True, check=True,

@@ -10,7 +10,8 @@ from torch import nn
 
 from deployfold.errors import MeasureError
 from deployfold.measuring.feeds import compare_over
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner, TorchScriptRunner
+from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.torchscript import TorchScriptRunner
 
 
 class Shift(nn.Module):

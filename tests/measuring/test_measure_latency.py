@@ -18,8 +18,8 @@ from scripted import INPUTS, MS, Clock, Scripted
 from deployfold.errors import MeasureError
 from deployfold.events import Event, StageProgress
 from deployfold.measuring.latency import Measured, MeasurementInterrupted, Measurements, measure
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import DeviceTimes
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
 
 
 def go(clock: Clock, runners: dict[str, Scripted], **options: object) -> Measurements:

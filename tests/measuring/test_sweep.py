@@ -11,8 +11,8 @@ from deployfold.config.batches import parse_batches
 from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.model import BatchPoint, saturation
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Array, Inputs, Step
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner
 
 
 class Batched(Scripted):

@@ -17,8 +17,15 @@ from onnx import TensorProto, helper
 
 from deployfold.bench.bench import bench
 from deployfold.errors import DeployfoldError, MeasureError, UsageError
-from deployfold.runtimes.onnxruntime_providers import CPU, Placement, placed, resolve_provider
-from deployfold.runtimes.torch_and_onnxruntime import OnnxRuntimeRunner
+from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
+from deployfold.runtimes.onnxruntime_providers import (
+    CPU,
+    Placement,
+    open_session,
+    placed,
+    resolve_provider,
+)
+from deployfold.runtimes.runtime import RunSettings
 
 AZURE = "AzureExecutionProvider"
 needs_azure = pytest.mark.skipif(
@@ -83,14 +90,14 @@ def test_the_plugin_is_loaded_or_says_what_it_lacks() -> None:
 
 @needs_azure
 def test_a_model_that_would_all_run_on_the_cpu_is_refused(net: Path) -> None:
-    runner = OnnxRuntimeRunner(net, provider=resolve_provider("azure"))
+    runner = OnnxRuntimeRunner(net, RunSettings(provider="azure"))
     with pytest.raises(MeasureError, match=r"takes none of the 2 nodes of net\.onnx"):
         runner.load()
 
 
 def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(net: Path) -> None:
     with pytest.raises(DeployfoldError, match=r"does not start here|cannot be loaded"):
-        OnnxRuntimeRunner(net, provider="ROCMExecutionProvider").load()
+        open_session(net, ort.SessionOptions(), "ROCMExecutionProvider")
 
 
 def test_where_nodes_run_is_counted(net: Path) -> None:

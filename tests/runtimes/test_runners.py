@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from deployfold.errors import MeasureError
 from deployfold.measuring.latency import measure
+from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
+from deployfold.runtimes.program import ProgramRunner
 from deployfold.runtimes.protocol import Runner
-from deployfold.runtimes.torch_and_onnxruntime import (
-    EagerRunner,
-    OnnxRuntimeRunner,
-    ProgramRunner,
-    TorchScriptRunner,
-)
+from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.torchscript import TorchScriptRunner
 
 
 class TwoHeads(nn.Module):
@@ -75,7 +74,7 @@ def runner(request: pytest.FixtureRequest, net: nn.Module, files: Path) -> Itera
         "eager": EagerRunner(net),
         "torchscript": TorchScriptRunner(files / "net.ts.pt"),
         "program": ProgramRunner(files / "net.pt2"),
-        "onnxruntime": OnnxRuntimeRunner(files / "net.onnx", threads=1),
+        "onnxruntime": OnnxRuntimeRunner(files / "net.onnx", RunSettings(threads=1)),
     }
     chosen = runners[request.param]
     yield chosen
@@ -183,12 +182,12 @@ def test_onnxruntime_casts_to_the_graphs_dtype_and_takes_inputs_by_name(tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(Half(), example, str(path), dynamo=False, input_names=["used", "unused"])
-    runner = OnnxRuntimeRunner(path, 1, names=["used", "unused"])
+    runner = OnnxRuntimeRunner(path, RunSettings(threads=1), names=["used", "unused"])
     runner.load()
     (output,) = runner.run((torch.tensor([1.0, 3.0]), torch.ones(3)))
     assert output.dtype == np.float16
     assert output.tolist() == [2.0, 6.0]
-    by_position = OnnxRuntimeRunner(path, 1, names=["unused", "other"])
+    by_position = OnnxRuntimeRunner(path, RunSettings(threads=1), names=["unused", "other"])
     by_position.load()
     with pytest.raises(MeasureError, match="needs an input named 'used'"):
         by_position.run(example)
@@ -196,7 +195,7 @@ def test_onnxruntime_casts_to_the_graphs_dtype_and_takes_inputs_by_name(tmp_path
 
 def test_onnxruntime_takes_the_thread_count_of_the_measurement(files: Path) -> None:
     for threads in (1, 2):
-        runner = OnnxRuntimeRunner(files / "net.onnx", threads)
+        runner = OnnxRuntimeRunner(files / "net.onnx", RunSettings(threads=threads))
         runner.load()
         options = runner._session.get_session_options()
         assert options.intra_op_num_threads == threads

@@ -12,7 +12,8 @@ import torch
 from deployfold.compiling.sidecar import built_for, read_sidecar
 from deployfold.errors import MeasureError
 from deployfold.measuring.latency import measure
-from deployfold.runtimes.torch_and_onnxruntime import EagerRunner, TensorRTRunner
+from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.targets.machine import detect
 
 no_gpu = pytest.mark.skipif(detect().gpu is not None, reason="tests the message without a GPU")

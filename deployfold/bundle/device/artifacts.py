@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.errors import UsageError
+from deployfold.runtimes.tensorrt import TENSORRT
+
+from .runtimes import runtime_of
 
 _FASTEST = ("int4", "fp8", "int8", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An engine or an ONNX; ``sqnr_db`` is against the original, as the build measured it."""
+    """A file to run; ``sqnr_db`` is against the original, as the build measured it."""
 
     file: Path
-    kind: str
     precision: str
     sqnr_db: float | None
 
@@ -73,9 +75,9 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _listed(folder: Path, data: dict[str, Any]) -> list[Artifact]:
     return [
-        Artifact(folder / one["file"], one["kind"], one["precision"], _number(one))
+        Artifact(folder / one["file"], one["precision"], _number(one))
         for one in data["artifacts"]
-        if one["kind"] in ("engine", "onnx")
+        if runtime_of(Path(one["file"])) is not None
     ]
 
 
@@ -83,11 +85,11 @@ def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
     """Engines that ``deployfold finish`` has built here since."""
     shipped = {one["file"] for one in data["artifacts"]}
     found = []
-    for path in sorted(folder.glob("*.engine")):
+    for path in sorted(folder.glob(f"*{TENSORRT.suffix}")):
         sidecar = path.with_name(f"{path.name}.json")
         if path.name not in shipped and sidecar.is_file():
             precision = json.loads(sidecar.read_text(encoding="utf-8"))["precision"]
-            found.append(Artifact(path, "engine", precision, None))
+            found.append(Artifact(path, precision, None))
     return found
 
 
@@ -101,7 +103,7 @@ def order(artifacts: tuple[Artifact, ...], *, gpu: bool) -> list[Artifact]:
 
     def key(artifact: Artifact) -> tuple[bool, int]:
         rank = _rank(_FASTEST, artifact.precision)
-        onnx = artifact.kind == "onnx"
+        onnx = runtime_of(artifact.file) is not TENSORRT
         if onnx:
             rank = _rank(("fp16", "bf16", "fp32"), artifact.precision) if gpu else -rank
         return onnx, rank

@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402 - the bundle's own files first
 
 from deployfold.bundle.device.artifacts import Artifact, Bundle, order, read_bundle  # noqa: E402
 from deployfold.bundle.device.checking import bench, check, read_reference  # noqa: E402
-from deployfold.bundle.device.runtimes import Runtime, feed, onnx_gpu, open_runtime  # noqa: E402
+from deployfold.bundle.device.runtimes import onnx_gpu, open_artifact, title  # noqa: E402
 from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa: E402
 
 TOP = 5
@@ -43,9 +43,9 @@ def main(words: Sequence[str] | None = None) -> int:
             for artifact in order(bundle.artifacts, gpu=onnx_gpu()):
                 print(artifact.file.name)
             return 0
-        artifact, runtime = _open(bundle, args.artifact, trust=args.trust)
-        with closing(runtime):
-            return _run(bundle, artifact, runtime, args)
+        artifact, runner = _open(bundle, args.artifact, trust=args.trust)
+        with closing(runner):
+            return _run(bundle, artifact, runner, args)
     except DeployfoldError as error:
         print(f"Error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -73,22 +73,22 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, Runtime]:
+def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, Any]:
     """The first artifact that runs here, or the one that was asked for."""
     candidates = order(bundle.artifacts, gpu=onnx_gpu())
     if name is not None:
         candidates = [one for one in candidates if one.file.name == name]
         if not candidates:
             raise UsageError(f"There is no artifact {name}.", hint="See them with --list.")
-    said: list[str] = []
+    reasons: list[str] = []
     for artifact in candidates:
         try:
-            return artifact, open_runtime(artifact.file, trust=trust)
+            return artifact, open_artifact(artifact.file, trust=trust)
         except MeasureError as error:
             if len(candidates) == 1:
                 raise
-            if error.message not in said:
-                said.append(error.message)
+            if error.message not in reasons:
+                reasons.append(error.message)
                 print(f"Note: {artifact.file.name} does not run: {error.message}", file=sys.stderr)
     raise MeasureError(
         "Nothing in this bundle runs here.",
@@ -96,12 +96,10 @@ def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, R
     )
 
 
-def _run(bundle: Bundle, artifact: Artifact, runtime: Runtime, args: argparse.Namespace) -> int:
-    result: dict[str, Any] = {"artifact": artifact.file.name, "runtime": runtime.title}
-    arrays, expected = _inputs(bundle, runtime, args.input)
-    runtime.bind(feed(runtime.wanted, arrays))
-    runtime.run()
-    outputs = runtime.outputs()
+def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespace) -> int:
+    result: dict[str, Any] = {"artifact": artifact.file.name, "runtime": title(runner)}
+    arrays, expected = _inputs(bundle, runner, args.input)
+    outputs = runner.run(arrays)
     passed = True
     if expected:
         found = check(outputs, expected, artifact.sqnr_db, artifact.precision)
@@ -112,16 +110,16 @@ def _run(bundle: Bundle, artifact: Artifact, runtime: Runtime, args: argparse.Na
     else:
         result["outputs"] = [f"{'x'.join(map(str, one.shape))} {one.dtype}" for one in outputs]
     if args.bench is not None:
-        result["bench"] = asdict(bench(runtime.run, args.bench))
+        result["bench"] = asdict(bench(runner.prepare(arrays), args.bench))
     if args.output is not None:
         with args.output.open("wb") as file:
             named = {f"output_{index}": one for index, one in enumerate(outputs)}
-            np.savez(file, **named)  # type: ignore[arg-type]  # none is named allow_pickle
+            np.savez(file, **named)  # no array is named allow_pickle
     print(json.dumps(_finite(result), indent=2) if args.json else _text(result))
     return 0 if passed else int(MeasureError.exit_code)
 
 
-def _inputs(bundle: Bundle, runtime: Runtime, path: Path | None) -> tuple[list[Any], list[Any]]:
+def _inputs(bundle: Bundle, runner: Any, path: Path | None) -> tuple[list[Any], list[Any]]:
     """The inputs in the model's order, and what the original made of them, where that is known."""
     if path is None:
         return read_reference(bundle.reference)
@@ -129,7 +127,7 @@ def _inputs(bundle: Bundle, runtime: Runtime, path: Path | None) -> tuple[list[A
         raise UsageError(f"There is no file {path}.")
     if path.suffix in (".npy", ".npz"):
         return _arrays(bundle, path), []
-    return [_picture(bundle, runtime, path)], []
+    return [_picture(bundle, runner, path)], []
 
 
 def _arrays(bundle: Bundle, path: Path) -> list[Any]:
@@ -149,7 +147,7 @@ def _arrays(bundle: Bundle, path: Path) -> list[Any]:
     return [given[name] for name in names]
 
 
-def _picture(bundle: Bundle, runtime: Runtime, path: Path) -> Any:
+def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
     """The picture as the model was trained to see it, as often as a fixed batch wants."""
     if bundle.preprocess is None:
         raise UsageError("This model takes no pictures.", hint="Give its inputs as an .npz.")
@@ -166,8 +164,8 @@ def _picture(bundle: Bundle, runtime: Runtime, path: Path) -> Any:
         values = steps.apply(read_image(path, path.name, steps.mode))
     except Unreadable as error:
         raise UsageError(str(error)) from error
-    (wanted,) = runtime.wanted
-    return np.repeat(values[None], wanted.batch or 1, axis=0)
+    (stated,) = runner.stated
+    return np.repeat(values[None], stated.smallest[0] if stated.smallest else 1, axis=0)
 
 
 def _top(values: Any, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 
 from deployfold.compare.layers.model import LayerComparison, Limits, limit_for
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
@@ -21,6 +21,7 @@ from deployfold.exporting.outputs import to_numpy
 from deployfold.loading import load_model, make_inputs, resolve_inputs
 from deployfold.loading.model import LoadedModel
 from deployfold.reporting.model import REPORT_JSON, load_report
+from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 
 from .compare import compare_pairs
 from .eager import EagerSide, check_visible
@@ -29,7 +30,6 @@ from .pairing import pair
 from .point import OUTPUT, Side
 
 Inputs = tuple[torch.Tensor, ...]
-_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +131,19 @@ def compare_files(
 def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: bool) -> _File:
     path = Path(source)
     if path.is_dir():
-        there = sorted(one.name for one in path.iterdir() if one.suffix in (".onnx", ".pt"))
+        there = sorted(
+            one.name for one in path.iterdir() if runtime_of(one) in (ONNX_RUNTIME, EAGER)
+        )
         raise UsageError(
             f"{source} is a directory, and --layers compares two files.",
             hint=f"Its files: {', '.join(there)}." if there else None,
         )
-    if path.suffix == ".engine":
+    if runtime_of(path) is TENSORRT:
         raise UsageError(
             f"The layers of {source} cannot be seen: an engine has fused them.",
             hint="Compare the ONNX that it was built from.",
         )
-    if path.suffix == ".onnx":
+    if runtime_of(path) is ONNX_RUNTIME:
         if not path.is_file():
             raise UsageError(f"There is no file {source}.")
         return _File(source, read(path))
@@ -164,19 +166,7 @@ def _inputs(files: Sequence[_File]) -> InputSpec:
                 return InputSpec(tuple(shapes), origin="the report of the build")
     for one in files:
         if isinstance(one.model, ir.Model):
-            return _inputs_of_onnx(one.source, one.model)
+            return ONNX_RUNTIME.open(Path(one.source), RunSettings()).inputs()
     first = files[0].model
     assert isinstance(first, LoadedModel)
     return resolve_inputs(first, None)
-
-
-def _inputs_of_onnx(source: str, model: ir.Model) -> InputSpec:
-    tensors = []
-    for value in model.graph.inputs:
-        sizes = [size if isinstance(size, int) else 1 for size in value.shape or ()]
-        dtype = ir.DataType.FLOAT if value.dtype is None else value.dtype
-        name = _DTYPES.get(dtype, dtype.name.lower())
-        tensors.append(
-            TensorSpec(tuple(sizes), str(value.name), name if name in DTYPES else "float32")
-        )
-    return InputSpec(tuple(tensors), origin=Path(source).name)

@@ -1,0 +1,242 @@
+"""ONNX files in ONNX Runtime, on the CPU or in another of its execution providers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deployfold.errors import MeasureError
+
+from .failures import as_measure_error
+from .inputs import StatedInput, check_shapes, fill
+from .onnxruntime_providers import CPU, open_session, resolve_provider, short_name
+from .runtime import RunSettings, Runtime, Shipping, TritonModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deployfold.config.spec import InputSpec
+
+    from .protocol import Array, Inputs, Step
+
+
+class OnnxRuntimeRunner:
+    """An ONNX file in ONNX Runtime, on the CPU or in another execution provider.
+
+    Sequential execution, graph optimisations at their default level. Its threads do not spin
+    while they wait for work: they would take the cores from whichever row runs next.
+
+    Args:
+        path: the ``.onnx`` file.
+        settings: ``threads`` are intra-op threads; ``None`` takes torch's number where torch is
+            imported, so that all rows agree, and else ONNX Runtime's own.
+        names: the input names of the values that :meth:`run` gets, in their order; ``None`` takes
+            them in the model's own order. With names, inputs that the exporter found unused and
+            dropped are left out.
+
+    Raises:
+        UsageError: the provider is not installed, or does not exist.
+        MeasureError: the provider is installed and cannot be loaded here.
+    """
+
+    key: str | None = "onnxruntime"
+
+    def __init__(
+        self,
+        path: Path,
+        settings: RunSettings | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.settings = settings or RunSettings()
+        self.placement: str | None = None
+        """What of it runs in another provider than the CPU's; known when it is loaded."""
+        self._path = path
+        self._names = None if names is None else tuple(names)
+        self._provider = resolve_provider(self.settings.provider)
+        self._session: Any = None
+
+    @property
+    def title(self) -> str:
+        """``ONNX Runtime (CPUExecutionProvider)``."""
+        return f"ONNX Runtime ({self._provider})"
+
+    @property
+    def variant(self) -> str:
+        """The provider's short name, such as ``CUDA``; empty for the CPU's."""
+        return "" if self._provider == CPU else short_name(self._provider)
+
+    def load(self) -> None:
+        """Read the model and let ONNX Runtime optimise it.
+
+        Raises:
+            MeasureError: it cannot be loaded, or the provider does not run it.
+        """
+        import onnxruntime as ort
+
+        if self._session is not None:
+            return
+        if not self._path.is_file():
+            raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.settings.threads or _threads_of_torch()
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
+        self._session, self.placement = open_session(self._path, options, self._provider)
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """Copy the inputs to numpy arrays of the dtypes that the graph declares."""
+        session, feed = self._loaded(), self._feed(inputs)
+
+        def step() -> None:
+            session.run(None, feed)
+
+        return step
+
+    def run(self, inputs: Inputs) -> tuple[Array, ...]:
+        """One inference; the graph outputs in their order."""
+        session, feed = self._loaded(), self._feed(inputs)
+        with as_measure_error(f"{self._path.name} failed"):
+            outputs = session.run(None, feed)
+        return tuple(np.asarray(output) for output in outputs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How its times were taken, and what another provider leaves to the CPU."""
+        if not self.variant:
+            return ()
+        clock = "time by the host's clock, with the copies to and from the device"
+        return (clock,) if self.placement is None else (self.placement, clock)
+
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The graph's inputs: each axis as it is fixed, 1 where any size will do.
+
+        Raises:
+            MeasureError: the file is not an ONNX.
+            UsageError: it takes no such input, or not in such a shape.
+        """
+        stated = stated_inputs(self._path) if self._session is None else self.stated
+        spec = fill(stated, asked, self._path.name)
+        check_shapes(spec, stated, self._path.name)
+        return spec
+
+    @property
+    def stated(self) -> tuple[StatedInput, ...]:
+        """The inputs as ONNX Runtime describes them; the model must be loaded."""
+        return tuple(
+            _stated(value.name, _dtype(value.type), value.shape)
+            for value in self._loaded().get_inputs()
+        )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in the order of :meth:`run`; the model must be loaded."""
+        return tuple(value.name for value in self._loaded().get_outputs())
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+    def _loaded(self) -> Any:
+        if self._session is None:
+            raise MeasureError(f"{self._path.name} is not loaded.")
+        return self._session
+
+    def _feed(self, inputs: Inputs) -> dict[str, Array]:
+        wanted = self._loaded().get_inputs()
+        names = self._names or tuple(value.name for value in wanted)
+        if len(names) != len(inputs):
+            raise MeasureError(
+                f"{self._path.name} takes {len(names)} inputs, and {len(inputs)} were given."
+            )
+        given = dict(zip(names, inputs, strict=True))
+        missing = [value.name for value in wanted if value.name not in given]
+        if missing:
+            raise MeasureError(f"{self._path.name} needs an input named {missing[0]!r}.")
+        return {value.name: self._as(value.type, given[value.name]) for value in wanted}
+
+    def _as(self, declared: str, value: Array | Tensor) -> Array:
+        dtype = _dtype(declared)
+        if dtype not in _NUMPY:
+            raise MeasureError(
+                f"{self._path.name} takes {declared}, which numpy cannot hold.",
+                hint="Export with float32 or float16 inputs to measure in ONNX Runtime.",
+            )
+        if not isinstance(value, np.ndarray):
+            from .tensors import to_array
+
+            value = to_array(value)
+        return np.array(value, dtype=dtype, order="C")
+
+
+_NUMPY = frozenset("float32 float16 float64 int64 int32 int16 int8 uint8 bool".split())
+
+
+def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
+    """The inputs of an ONNX file, read without its weights.
+
+    Raises:
+        MeasureError: it is not an ONNX file.
+    """
+    import onnx
+    from onnx import helper
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:
+        raise MeasureError(f"{path.name} cannot be loaded: it is not an ONNX file.") from error
+    weights = {tensor.name for tensor in graph.initializer}
+    found = []
+    for value in graph.input:
+        if value.name not in weights:
+            kind = value.type.tensor_type
+            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            found.append(_stated(value.name, dtype, sizes))
+    return tuple(found)
+
+
+def _stated(name: str, dtype: str, sizes: Sequence[object]) -> StatedInput:
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in sizes)
+    usual = tuple(size or 1 for size in shape)
+    return StatedInput(name, dtype, shape, usual, usual)
+
+
+def _dtype(declared: str) -> str:
+    """``float32`` for ONNX Runtime's ``tensor(float)``."""
+    inner = declared.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(inner, inner)
+
+
+def _threads_of_torch() -> int:
+    """torch's number of threads where torch is imported; 0, ONNX Runtime's default, elsewhere."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    return 0 if torch is None else int(torch.get_num_threads())
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """The file with external weights, where there is one."""
+    data = path.with_name(f"{path.name}.data")
+    return (data.name,) if data.is_file() else ()
+
+
+ONNX_RUNTIME = Runtime(
+    key="onnxruntime",
+    title="ONNX Runtime",
+    suffixes=(".onnx",),
+    module="onnxruntime",
+    install="pip install onnxruntime",
+    open=OnnxRuntimeRunner,
+    devices=("cpu", "cuda"),
+    states_inputs=True,
+    takes_provider=True,
+    triton=TritonModel("onnxruntime", "onnxruntime_onnx", "model.onnx"),
+    shipping=Shipping("onnx", parts=_parts),
+)

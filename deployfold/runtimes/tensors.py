@@ -1,0 +1,36 @@
+"""Inputs and outputs of runners as torch tensors and as NumPy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .protocol import Array, Inputs
+
+
+def to_tensors(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """Private CPU copies of ``inputs`` as torch tensors, same shapes and dtypes."""
+    return tuple(
+        value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if isinstance(value, torch.Tensor)
+        else torch.from_numpy(np.array(value, order="C"))
+        for value in inputs
+    )
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """A numpy copy of ``tensor``; float32 where numpy lacks the dtype."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point() and tensor.dtype not in (
+        torch.float16,
+        torch.float32,
+        torch.float64,
+    ):
+        tensor = tensor.float()
+    array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
+    return array
+
+
+def plain(value: Array | torch.Tensor) -> Array:
+    """``value`` as a NumPy array."""
+    return to_array(value) if isinstance(value, torch.Tensor) else np.asarray(value)

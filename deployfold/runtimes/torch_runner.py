@@ -1,0 +1,125 @@
+"""Runs a torch callable: what the runtimes of torch's own files have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deployfold.errors import LoadError, MeasureError
+
+from .failures import as_measure_error
+from .runtime import RunSettings
+
+if TYPE_CHECKING:
+    from deployfold.config.spec import InputSpec
+
+    from .protocol import Array, Inputs, Step
+
+
+class TorchRunner:
+    """A torch callable, run under ``torch.inference_mode`` on the CPU.
+
+    Threads are torch's global setting; see :func:`.threads.torch_threads`.
+
+    Args:
+        name: the subject of an error's sentence: ``The PyTorch model`` or ``net.pt2``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._call: Callable[..., Any] | None = None
+
+    def load(self) -> None:
+        """Make the callable ready."""
+        raise NotImplementedError
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """Copy the inputs to CPU tensors; each step is one call under ``inference_mode``."""
+        import torch
+
+        from .tensors import to_tensors
+
+        call = self._loaded()
+        tensors = to_tensors(inputs)
+
+        def step() -> None:
+            with torch.inference_mode():
+                call(*tensors)
+
+        return step
+
+    def run(self, inputs: Inputs) -> tuple[Array, ...]:
+        """One call; the tensors in the output, however nested, in pytree order."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        from .tensors import to_array, to_tensors
+
+        call = self._loaded()
+        with as_measure_error(f"{self._name} failed"), torch.inference_mode():
+            leaves = tree_leaves(call(*to_tensors(inputs)))
+            return tuple(to_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._call = None
+
+    def _loaded(self) -> Callable[..., Any]:
+        if self._call is None:
+            raise MeasureError(f"{self._name} is not loaded.")
+        return self._call
+
+
+class TorchFileRunner(TorchRunner):
+    """A file that torch wrote.
+
+    Args:
+        settings: ``trust`` loads the file although loading could run code from it.
+    """
+
+    key: str | None
+    variant = ""
+    title: str
+
+    def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
+        super().__init__(path.name)
+        self._path = path
+        self.settings = settings or RunSettings(trust=True)
+
+    def load(self) -> None:
+        """Read the file onto the CPU.
+
+        Raises:
+            MeasureError: it cannot be read, or reading it could run code and was not trusted.
+        """
+        if self._call is not None:
+            return
+        if not self._path.is_file():
+            raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
+        with as_measure_error(f"{self._path.name} cannot be loaded"):
+            try:
+                self._call = self._read()
+            except LoadError as error:
+                raise MeasureError(
+                    f"{self._path.name} cannot be loaded: {error.message}", hint=error.hint
+                ) from error
+
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The inputs of its ``forward``, by shapes that its first layer or the file tells.
+
+        Raises:
+            LoadError: the file cannot be read, or reading it could run code and was not trusted.
+            UsageError: it takes no such inputs, or their shapes are not known.
+        """
+        from deployfold.loading import load_model, resolve_inputs
+
+        loaded = load_model(
+            str(self._path), allow_globals=self.settings.allow_globals, trust=self.settings.trust
+        )
+        self._call = loaded.module
+        return resolve_inputs(loaded, asked)
+
+    def _read(self) -> Callable[..., Any]:
+        """Load the file, after an inspection unless it is trusted."""
+        raise NotImplementedError
