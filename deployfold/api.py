@@ -13,7 +13,7 @@ from deployfold.config.precision import Precision
 from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.config.written import spec_of_keywords
-from deployfold.reporting.model import Report
+from deployfold.reporting.report import Report
 
 from .errors import UsageError
 from .events import Emit, ignore

@@ -29,7 +29,7 @@ from torch import nn
 import deployfold
 from deployfold.compiling import detect
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.reporting.model import Report, Row
+from deployfold.reporting.report import Report, Row
 
 CLASSES = 10
 TEST_SHARE = 0.2

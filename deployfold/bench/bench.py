@@ -21,7 +21,7 @@ from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
 from deployfold.measuring.environment import default_threads, describe
-from deployfold.reporting.model import Environment, Report, Row, Source, load_report, now
+from deployfold.reporting.report import Environment, Report, Row, Source, load_report, now
 from deployfold.reporting.select import chosen
 from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.eager import CheckpointRunner
@@ -193,7 +193,7 @@ def _rows_of(
     for row in report.rows:
         artifact = Artifact(
             row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
-            notes=row.notes, int8=row.int8,
+            notes=row.notes, quantization=row.quantization,
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployfold.reporting.model import Accuracy, Int8Summary
+from deployfold.reporting.report import Accuracy, QuantizationSummary
 from deployfold.runtimes.protocol import Runner
 
 
@@ -13,7 +13,7 @@ from deployfold.runtimes.protocol import Runner
 class Artifact:
     """One row of the table before it is measured.
 
-    Stages return artifacts; measuring turns each into a :class:`~deployfold.reporting.model.Row`.
+    Stages return artifacts; measuring turns each into a :class:`~deployfold.reporting.report.Row`.
 
     Attributes:
         name: the key of the row, such as ``tensorrt-fp16``; unique in a build.
@@ -27,7 +27,7 @@ class Artifact:
         accuracy: against the original, where the stage measured it on the file it wrote.
         not_measured: why the artifact was not made, or why it has no latency.
         notes: sentences for the row's footnotes.
-        int8: the layers of a quantised model.
+        quantization: the layers of a quantised model.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Artifact:
     accuracy: Accuracy | None = None
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
-    int8: Int8Summary | None = None
+    quantization: QuantizationSummary | None = None
 
     @property
     def file(self) -> Path:

@@ -14,7 +14,7 @@ from deployfold.config.precision import Precision
 from deployfold.config.settings import BuildSpec
 from deployfold.config.shapes import OptimizationProfile
 from deployfold.finish import Wanted, write_finish_kit
-from deployfold.reporting.model import REPORT_JSON
+from deployfold.reporting.report import REPORT_JSON
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT, RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
 

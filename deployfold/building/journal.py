@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
-from deployfold.reporting.model import Row, StageCost
+from deployfold.reporting.report import Row, StageCost
 from deployfold.util.memory import forget_peak, peak_bytes, release
 
 from .artifact import Artifact

@@ -13,7 +13,7 @@ from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
-from deployfold.reporting.model import Accuracy, Int8Layer, Int8Summary
+from deployfold.reporting.report import Accuracy, QuantizationSummary, QuantizedLayer
 
 from .artifact import Artifact
 from .export import Exported
@@ -116,7 +116,7 @@ def _lower(
                 samples=made.samples,
             ),
             notes=(made.about, *made.sentences),
-            int8=_layers(made, data) if quantised else None,
+            quantization=_layers(made, data) if quantised else None,
         )
     )
     journal.note(made.sentences, level="info" if quantised else "warning")
@@ -130,12 +130,12 @@ def _doing(precision: Precision, data: lowering.LoweringData) -> str:
     return f"calibrating on {data.calibration_origin}" if data.calibration else "rounding weights"
 
 
-def _layers(made: lowering.LoweredModel, data: lowering.LoweringData) -> Int8Summary:
-    return Int8Summary(
+def _layers(made: lowering.LoweredModel, data: lowering.LoweringData) -> QuantizationSummary:
+    return QuantizationSummary(
         precision=made.precision.value,
-        int8_macs_share=made.macs_share or 0.0,
+        quantized_macs_share=made.macs_share or 0.0,
         calibrated=data.calibration_real or not data.calibration,
-        layers=tuple(Int8Layer(**dataclasses.asdict(layer)) for layer in made.layers),
+        layers=tuple(QuantizedLayer(**dataclasses.asdict(layer)) for layer in made.layers),
     )
 
 

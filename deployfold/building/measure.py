@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deployfold.config.settings import BuildSpec
 from deployfold.loading import make_inputs
 from deployfold.measuring.results import MeasurementInterrupted
-from deployfold.reporting.model import Row
+from deployfold.reporting.report import Row
 
 from .artifact import Artifact
 from .journal import Journal

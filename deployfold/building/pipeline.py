@@ -13,7 +13,7 @@ from pathlib import Path
 from deployfold.config.settings import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
-from deployfold.reporting.model import Report, Status
+from deployfold.reporting.report import Report, Status
 from deployfold.util.files import make_directory
 from deployfold.util.locks import claimed
 

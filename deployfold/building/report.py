@@ -11,7 +11,7 @@ from deployfold.config.spec import InputSpec
 from deployfold.folding import FoldResult
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.model import (
+from deployfold.reporting.report import (
     REPORT_JSON,
     REPORT_MARKDOWN,
     DynamicAxis,

@@ -19,7 +19,7 @@ from deployfold.measuring.kept import Kept, keep
 from deployfold.measuring.latency import measure
 from deployfold.measuring.results import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.sweep import sweep
-from deployfold.reporting.model import Accuracy, BatchPoint, ColdStart, Latency, Row
+from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, Row
 
 from .artifact import Artifact
 
@@ -217,5 +217,5 @@ def _row(
         notes=notes,
         sweep=found.sweep.get(artifact.name, ()),
         cold_start=found.cold_start.get(artifact.name),
-        int8=artifact.int8,
+        quantization=artifact.quantization,
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from deployfold.errors import BundleError
-from deployfold.reporting.model import Report
+from deployfold.reporting.report import Report
 
 from .manifest import FileEntry
 

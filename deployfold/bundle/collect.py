@@ -12,7 +12,7 @@ from deployfold.config.quantization import PREPROCESS_JSON
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
-from deployfold.reporting.model import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
+from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
 from deployfold.runtimes import ONNX_RUNTIME, runtime_of
 from deployfold.targets.catalogue import sm_name
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deployfold.config.option import Panel
+from deployfold.reporting.metrics import METRICS
 
 from . import options as opt
 from .session import Session, session
@@ -17,6 +18,12 @@ LIMITS = "Limits"
 LAYERS = "Layer by layer"
 _NAMED = 3
 """Regressions that the error repeats from the table."""
+
+
+def _default_limits() -> str:
+    """What ``--fail`` is without the flag: ``latency=10%, size=1%``."""
+    limits = [f"{one.key}={one.default_limit}" for one in METRICS.values() if one.default_limit]
+    return ", ".join([*limits, "rows=0"])
 
 
 def compare(
@@ -34,11 +41,9 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="[ROW:]METRIC=LIMIT",
-            help="How much worse a metric may get: latency=5%, sqnr=3dB, bytes=1MB, accuracy=0.5pt "
-            "(percentage points), bytes=never. Metrics: latency, p95, speedup, cold, memory, "
-            "bytes, parameters, bn, int8, diff, sqnr, top1, accuracy, rows. By default: latency "
-            "10% and beyond noise, bytes 1%, sqnr 3dB, int8 1pt, and any more parameters or bn, "
-            "less top1 or accuracy, or row that is measured no more. Repeat it for several.",
+            help="How much worse a metric may get: latency=5%, sqnr=3dB, size=1MB, accuracy=0.5pt "
+            f"(percentage points), size=never. Metrics: {', '.join(METRICS)}; rows fail when one "
+            f"is measured no more. By default: {_default_limits()}. Repeat it for several.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -68,6 +73,15 @@ def compare(
             rich_help_panel=LIMITS,
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail also if a figure that has a limit cannot be judged: too few rounds, another "
+            "machine, other inputs.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = False,
     layers: Annotated[
         bool,
         typer.Option(
@@ -124,7 +138,7 @@ def compare(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Say what moved beyond noise from one report to the next; exit code 7 on a regression.
+    """List what moved beyond noise from one report to the next; exit code 7 on a regression.
 
     With --layers: which layer is the first that computes something else.
 
@@ -132,14 +146,14 @@ def compare(
 
       deployfold compare main/build/resnet50 build/resnet50
 
-      deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:bytes=never
+      deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:size=never
 
       deployfold compare resnet50.pt build/resnet50/resnet50.int8.onnx --layers
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         for_reports: dict[str, object] = {
             "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
-            "--junit": junit,
+            "--junit": junit, "--strict": strict or None,
         }  # fmt: skip
         for_layers: dict[str, object] = {
             "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
@@ -164,28 +178,30 @@ def compare(
                 trust=trust,
             )
             return
-        from deployfold.compare.goals import parse_goals
-        from deployfold.compare.render_reports import (
+        from deployfold.compare.judge import compare_reports
+        from deployfold.compare.render import (
             changes_junit,
             changes_markdown,
             changes_renderable,
             regression_sentences,
         )
-        from deployfold.compare.reports import compare_reports
+        from deployfold.compare.tolerances import parse_tolerances
         from deployfold.config.spec import Thresholds, parse_row_limits
         from deployfold.errors import ThresholdError
-        from deployfold.reporting.model import load_report
+        from deployfold.reporting.report import load_report
         from deployfold.reporting.thresholds import check
         from deployfold.util.files import write_text
 
-        goals = parse_goals(fail or ())
+        tolerances = parse_tolerances(fail or ())
         limits = Thresholds(
             min_speedup=min_speedup,
             max_diff=max_diff,
             max_latency_ms=parse_row_limits(max_latency_ms or ()),
         )
         before, after = load_report(old), load_report(new)
-        changes = compare_reports(before, after, goals, limits=check(after.rows, limits))
+        changes = compare_reports(
+            before, after, tolerances, limits=check(after.rows, limits), strict=strict
+        )
         if markdown is not None:
             write_text(markdown, changes_markdown(changes))
         if junit is not None:

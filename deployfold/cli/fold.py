@@ -13,7 +13,7 @@ from . import options as opt
 from .session import Session, session
 
 if TYPE_CHECKING:
-    from deployfold.reporting.model import Report
+    from deployfold.reporting.report import Report
 
 
 def fold(
@@ -71,7 +71,7 @@ def fold(
 
 
 def _show(run: Session, report: Report, explain: bool, output: Path | None) -> None:
-    from deployfold.reporting.table import fold_table, summary_panel
+    from deployfold.reporting.terminal import fold_table, summary_panel
 
     if run.json:
         run.out.file.write(report.to_json())

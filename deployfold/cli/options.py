@@ -12,6 +12,7 @@ from typer.models import OptionInfo
 
 from deployfold.config.option import Option, Panel
 from deployfold.config.written import build_options
+from deployfold.reporting.metrics import METRICS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -145,8 +146,7 @@ Sort = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="Show the best of this column first: parameters, bn, size, median, p95, throughput, "
-        "speedup, diff, sqnr, accuracy or cold.",
+        help=f"Show the best of this metric first: {', '.join(METRICS)}.",
         rich_help_panel=Panel.OUTPUT,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .session import Session
 
 if TYPE_CHECKING:
-    from deployfold.reporting.model import Report
+    from deployfold.reporting.report import Report
 
 
 def write_page(report: Report, directory: Path, path: Path) -> None:
@@ -42,13 +42,13 @@ def show_report(
         directory: where the artifacts are, to be said; ``None`` if none were written.
         sort: the column whose best rows come first; see :mod:`deployfold.reporting.select`.
         only: names of the rows to show beside the original; all if empty.
-        layers: also list the layers of INT8 rows.
+        layers: also list the layers of quantised rows.
 
     Raises:
         UsageError: ``sort`` is no column, or a name of ``only`` is no row.
     """
     from deployfold.reporting.select import only_rows, sorted_by
-    from deployfold.reporting.table import (
+    from deployfold.reporting.terminal import (
         cold_start_table,
         comparison_table,
         fold_table,
@@ -68,7 +68,7 @@ def show_report(
         if table is not None:
             session.out.print()
             session.out.print(table)
-    if layers and any(row.int8 for row in shown.rows):
+    if layers and any(row.quantization for row in shown.rows):
         session.out.print()
         session.out.print(layers_table(shown))
     if session.verbose or (report.fold is not None and report.fold.left):

@@ -17,7 +17,7 @@ from .session import session
 def _print_schema(asked: bool) -> None:
     if asked:
         with session() as run:
-            from deployfold.reporting.model import json_schema
+            from deployfold.reporting.report import json_schema
 
             run.out.file.write(json_schema())
         raise typer.Exit
@@ -80,7 +80,7 @@ def report(
       deployfold report build/resnet50 --html report.html --svg table.svg
     """
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.reporting.model import load_report
+        from deployfold.reporting.report import load_report
         from deployfold.reporting.select import check_column
         from deployfold.reporting.text import clean
         from deployfold.util.files import write_text
@@ -93,7 +93,7 @@ def report(
             write_page(found, path if path.is_dir() else path.parent, html)
             written.append(html)
         if svg is not None:
-            from deployfold.reporting.table import table_svg
+            from deployfold.reporting.terminal import table_svg
 
             write_text(svg, table_svg(found, width=width))
             written.append(svg)

@@ -30,7 +30,7 @@ from deployfold.config.spec import Thresholds
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.model import Report, Row, Status, load_report, now, write_report
+from deployfold.reporting.report import Report, Row, Status, load_report, now, write_report
 from deployfold.reporting.thresholds import check
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
@@ -300,7 +300,7 @@ def _merge(old: Row, new: Row | None) -> Row:
         update={
             "parameters": old.parameters,
             "batchnorm_layers": old.batchnorm_layers,
-            "int8": old.int8,
+            "quantization": old.quantization,
         }
     )
 

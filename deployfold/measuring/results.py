@@ -60,6 +60,8 @@ class Latency:
     other_cpus: float | None = None
     gpu: GpuState | None = None
     graph: CudaGraph | None = None
+    p95_low_ms: float | None = None
+    p95_high_ms: float | None = None
 
     @property
     def quantiles_ms(self) -> tuple[float, ...]:

@@ -6,27 +6,11 @@ import html
 import re
 
 from . import text
-from .columns import Cell, Mark, columns
+from .comparison import Cell, Mark, columns
+from .details import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
 from .footnotes import footnotes
-from .grids import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
-from .model import FoldSummary, Report
+from .report import FoldSummary, Report
 from .summary import summary_lines
-
-SHOWN = (
-    "title",
-    "parameters",
-    "batchnorm",
-    "size",
-    "median",
-    "p95",
-    "throughput",
-    "speedup",
-    "max_diff",
-    "sqnr",
-    "top1",
-    "top5",
-    "accuracy",
-)
 
 
 def render_markdown(report: Report) -> str:
@@ -68,8 +52,7 @@ def _identity(report: Report) -> str:
 
 
 def _comparison(report: Report) -> str:
-    made = columns(report, footnotes(report))
-    shown = [made[key] for key in SHOWN if key in made]
+    shown = columns(report, footnotes(report))
     lines = [
         _line([escape(column.header) for column in shown]),
         _line(["---:" if column.numeric else "---" for column in shown]),

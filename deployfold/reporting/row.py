@@ -77,7 +77,8 @@ class Latency(Frozen):
 
     ``samples`` is how many timed calls the percentiles come from, ``note`` why they are not
     stable, ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
-    ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``variation`` the
+    ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``p95_low_ms`` and
+    ``p95_high_ms`` that of the 95th percentile (``None`` of too few calls), ``variation`` the
     coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
     away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
     the least of the calls, every twentieth of them, and the greatest: 21 numbers. ``graph`` is
@@ -104,6 +105,8 @@ class Latency(Frozen):
     gpu: GpuState | None = None
     quantiles_ms: tuple[Number, ...] = ()
     graph: CudaGraph | None = None
+    p95_low_ms: Number | None = None
+    p95_high_ms: Number | None = None
 
     @classmethod
     def of(cls, measured: MeasuredLatency) -> Latency:
@@ -194,8 +197,8 @@ class ColdStart(Frozen):
     not_measured: str | None = None
 
 
-class Int8Layer(Frozen):
-    """One layer of a model in INT8, FP8 or INT4.
+class QuantizedLayer(Frozen):
+    """One layer of a model that is quantised to INT8, FP8 or INT4.
 
     Attributes:
         precision: the row's, or ``fp16`` or ``fp32``.
@@ -217,17 +220,21 @@ class Int8Layer(Frozen):
     reason: str | None = None
 
 
-class Int8Summary(Frozen):
-    """How much of a model runs in INT8, FP8 or INT4; ``int8_macs_share`` is from 0 to 1.
+class QuantizationSummary(Frozen):
+    """How much of a model is quantised, and to which of INT8, FP8 and INT4.
 
-    ``precision`` is the one of the three that it is. ``calibrated`` is false where the ranges come
-    from random inputs, which say nothing of accuracy.
+    Attributes:
+        quantized_macs_share: the share (0 to 1) of its multiply-accumulates that are quantised.
+        calibrated: false where the ranges come from random inputs, which tell nothing about
+            accuracy on real ones.
+        precision: ``int8``, ``fp8`` or ``int4``.
+        layers: every layer that could be quantised.
     """
 
-    int8_macs_share: Number
+    quantized_macs_share: Number
     calibrated: bool
     precision: str = "int8"
-    layers: tuple[Int8Layer, ...] = ()
+    layers: tuple[QuantizedLayer, ...] = ()
 
 
 class Row(Frozen):
@@ -242,7 +249,7 @@ class Row(Frozen):
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
-        int8: of a row in INT8, FP8 or INT4.
+        quantization: of a row in INT8, FP8 or INT4.
     """
 
     name: str
@@ -257,4 +264,4 @@ class Row(Frozen):
     notes: tuple[str, ...] = ()
     sweep: tuple[BatchPoint, ...] = ()
     cold_start: ColdStart | None = None
-    int8: Int8Summary | None = None
+    quantization: QuantizationSummary | None = None

@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from deployfold.errors import UsageError
 
 from . import text
-from .model import Report, Row
-
-Key = Callable[[Row], "float | None"]
-
-SORT_KEYS: dict[str, tuple[Key, bool]] = {
-    "parameters": (lambda row: row.parameters, False),
-    "bn": (lambda row: row.batchnorm_layers, False),
-    "size": (lambda row: row.bytes, False),
-    "median": (lambda row: row.latency.median_ms if row.latency else None, False),
-    "p95": (lambda row: row.latency.p95_ms if row.latency else None, False),
-    "throughput": (lambda row: row.latency.throughput if row.latency else None, True),
-    "speedup": (
-        lambda row: row.latency.speedup.value if row.latency and row.latency.speedup else None,
-        True,
-    ),
-    "diff": (lambda row: row.accuracy.max_abs_diff if row.accuracy else None, False),
-    "sqnr": (lambda row: row.accuracy.sqnr_db if row.accuracy else None, True),
-    "accuracy": (lambda row: row.accuracy.accuracy if row.accuracy else None, True),
-    "cold": (lambda row: row.cold_start.total_ms if row.cold_start else None, False),
-}
-"""What ``--sort`` takes: the value of a row, and whether the greatest comes first."""
+from .metrics import METRICS, Metric, find_metric
+from .report import Report, Row
 
 
 def sorted_by(report: Report, column: str) -> Report:
@@ -38,30 +19,31 @@ def sorted_by(report: Report, column: str) -> Report:
     Raises:
         UsageError: there is no such column.
     """
-    check_column(column)
-    key, greatest = SORT_KEYS[column]
+    metric = check_column(column)
 
     def place(row: Row) -> tuple[bool, float]:
-        value = key(row)
+        value = metric.read(row)
         if value is None or math.isnan(value):
             return True, 0.0
-        return False, -value if greatest else value
+        return False, -value if metric.better == "more" else value
 
     rows = (*report.rows[:1], *sorted(report.rows[1:], key=place))
     return report.model_copy(update={"rows": rows})
 
 
-def check_column(column: str) -> None:
-    """Refuse a column that :func:`sorted_by` does not know.
+def check_column(column: str) -> Metric:
+    """The metric that :func:`sorted_by` sorts by.
 
     Raises:
-        UsageError: there is no such column.
+        UsageError: there is no such metric.
     """
-    if column not in SORT_KEYS:
+    metric = find_metric(column)
+    if metric is None:
         raise UsageError(
             f"There is no column {text.clean(column)!r} to sort by.",
-            hint=f"Use one of: {', '.join(SORT_KEYS)}.",
+            hint=f"Use one of: {', '.join(METRICS)}.",
         )
+    return metric
 
 
 def only_rows(report: Report, names: Iterable[str]) -> Report:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from . import text
-from .model import FoldSummary, Report, Row, ThresholdResult
+from .report import FoldSummary, Report, Row, ThresholdResult
 
 
 @dataclass(frozen=True)

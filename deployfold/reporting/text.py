@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from typing import TYPE_CHECKING
 
-from .model import GpuState, Int8Summary, Latency, Report, Speedup
+if TYPE_CHECKING:
+    from .report import Report
+    from .row import GpuState, Latency, QuantizationSummary, Speedup
+
 
 NOTHING = "–"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -68,12 +72,7 @@ def ratio(value: float) -> str:
 
 
 def speedup(value: Speedup, *, interval: bool = True) -> str:
-    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1.
-
-    ``1.31× [?]`` is of too few rounds for an interval.
-    """
-    if not value.bounded:
-        return f"{ratio(value.value)}× [?]" if interval else f"{ratio(value.value)}× ?"
+    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1."""
     head = "≈" if value.undecided else f"{ratio(value.value)}×"
     return f"{head} [{ratio(value.low)}, {ratio(value.high)}]" if interval else head
 
@@ -102,9 +101,9 @@ def percent(share: float) -> str:
     return f"{written} %"
 
 
-def int8(summary: Int8Summary) -> str:
+def quantization(summary: QuantizationSummary) -> str:
     """``int8 in 94.0 % of MACs``, or fp8 or int4, and ``uncalibrated`` where that is so."""
-    share = f"{summary.precision} in {percent(summary.int8_macs_share)} of MACs"
+    share = f"{summary.precision} in {percent(summary.quantized_macs_share)} of MACs"
     return share if summary.calibrated else f"{share}, uncalibrated"
 
 

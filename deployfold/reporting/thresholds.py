@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from deployfold.config.spec import Thresholds
 
-from .model import Row, ThresholdResult
+from .report import Row, ThresholdResult
 
 
 def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
-from deployfold.reporting.model import Report, load_report, now
+from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.row import Row
 from deployfold.reporting.text import clean, short, size
 from deployfold.runtimes import TENSORRT, runtime_of

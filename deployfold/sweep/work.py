@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 from deployfold.errors import ExitCode
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 from deployfold.util.files import write_text
 
 from .jobs import RECORD, Job

@@ -18,7 +18,7 @@ from deployfold.bundle.triton import write_repository
 from deployfold.config.shapes import parse_dynamic
 from deployfold.config.spec import InputSpec
 from deployfold.events import Note
-from deployfold.reporting.model import DynamicAxis, load_report, write_report
+from deployfold.reporting.report import DynamicAxis, load_report, write_report
 
 
 @pytest.fixture

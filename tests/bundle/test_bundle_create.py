@@ -15,7 +15,7 @@ from bundle_builds import change_row, make_build
 from deployfold.bundle import create, scan, unpack
 from deployfold.bundle.tar import header, read_header
 from deployfold.errors import BundleError, UsageError
-from deployfold.reporting.model import Status, ThresholdResult
+from deployfold.reporting.report import Status, ThresholdResult
 
 
 @pytest.fixture

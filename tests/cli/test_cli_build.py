@@ -12,7 +12,7 @@ from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, m
 from deployfold.building.pipeline import fold_file
 from deployfold.config.settings import BuildSpec
 from deployfold.config.spec import InputSpec
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 
 WHOLE = {
     "net.folded.pt", "net.ts.pt", "net.pt2", "net.onnx", "net.fp16.onnx", "net.fp16.sm_89.engine",

@@ -35,7 +35,7 @@ def test_nothing_moved(pair):
 
 def test_a_regression_has_exit_code_7_and_is_named(pair):
     done = run("compare", "old", "new.json", "--markdown", "m.md", "--junit", "j.xml", cwd=pair)
-    fails(done, 7, "onnxruntime bytes went from", "limit 1 %", "folded rows: not measured any more")
+    fails(done, 7, "onnxruntime size went from", "limit 1 %", "folded rows: not measured any more")
     assert "2 regressions" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert "2 regressions" in (pair / "m.md").read_text()
@@ -50,7 +50,7 @@ def test_of_many_regressions_the_error_repeats_a_few(pair):
         row["bytes"] *= 3
     (pair / "worse.json").write_text(json.dumps(report))
     done = run("compare", "old", "worse.json", cwd=pair)
-    fails(done, 7, "bytes went from", f"; and {len(sized) - 3} more.")
+    fails(done, 7, "size went from", f"; and {len(sized) - 3} more.")
     assert done.stderr.count("went from") == 3
     assert f"{len(sized)} regressions" in done.stdout
 
@@ -69,11 +69,16 @@ def test_json_is_alone_on_stdout(pair):
     assert done.returncode == 7
     changes = json.loads(done.stdout)["changes"]
     worse = {(one["row"], one["metric"]) for one in changes if one["verdict"] == "regression"}
-    assert worse == {("onnxruntime", "bytes"), ("folded", "rows")}
+    assert worse == {("onnxruntime", "size"), ("folded", "rows")}
 
 
 def test_what_cannot_be_compared_is_a_usage_error(pair, tmp_path):
-    fails(run("compare", "old", "old", "--fail", "speed=5%", cwd=pair), 2, "is no goal", "latency")
+    fails(
+        run("compare", "old", "old", "--fail", "speed=5%", cwd=pair),
+        2,
+        "is not a tolerance",
+        "latency",
+    )
     fails(run("compare", "old", str(tmp_path), cwd=pair), 2, "No such file")
     (tmp_path / "x.json").write_text("{}")
     fails(run("compare", "old", str(tmp_path / "x.json"), cwd=pair), 2, "no schema_version")

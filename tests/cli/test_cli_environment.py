@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_runs import DEPLOYFOLD, QUICK, SHAPE, check_whole, environment, fails, make, run
 
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 
 OPTIONAL = (
     "matplotlib jinja2 backports cyclonedx timm torchvision distributed tensorrt torch_tensorrt"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cli_runs import QUICK, SHAPE, check_whole, fails, run
 
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 
 INPUT = ("--input", SHAPE)
 LONG = "a" * 300

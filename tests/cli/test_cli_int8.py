@@ -33,9 +33,9 @@ def test_int8_is_calibrated_measured_and_built(data):
     rows = {row["name"]: row for row in report["rows"]}
     row = rows["onnxruntime-int8"]
     assert row["accuracy"]["sqnr_db"] >= 20
-    assert row["int8"]["int8_macs_share"] == 1.0
-    assert row["int8"]["calibrated"] is True
-    assert {layer["precision"] for layer in row["int8"]["layers"]} == {"int8"}
+    assert row["quantization"]["quantized_macs_share"] == 1.0
+    assert row["quantization"]["calibrated"] is True
+    assert {layer["precision"] for layer in row["quantization"]["layers"]} == {"int8"}
     assert any("36 of 48 samples" in note for note in report["notes"])
     model = onnx.load(data / "build" / "net" / "net.int8.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 3
@@ -56,7 +56,7 @@ def test_a_second_run_takes_what_the_first_made(data):
     assert path.read_bytes() == before
     rows = [json.loads(done.stdout)["rows"] for done in (first, again)]
     ours = [next(row for row in found if row["name"] == "onnxruntime-int8") for found in rows]
-    assert ours[0]["int8"] == ours[1]["int8"]
+    assert ours[0]["quantization"] == ours[1]["quantization"]
     assert ours[0]["accuracy"] == ours[1]["accuracy"]
     other = build(data, "--calib", "samples.npy", "--no-engine", "--residual-qdq")
     assert other.returncode == 0
@@ -69,7 +69,7 @@ def test_no_data_is_said_everywhere(data):
     assert done.returncode == 0, done.stderr
     assert "uncalibrated" in (data / "build" / "net" / "report.md").read_text()
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
-    assert rows["onnxruntime-int8"]["int8"]["calibrated"] is False
+    assert rows["onnxruntime-int8"]["quantization"]["calibrated"] is False
 
 
 def test_accuracy_that_cannot_be_kept_is_refused_and_the_rest_built(data):

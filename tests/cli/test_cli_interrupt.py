@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_runs import DEPLOYFOLD, QUICK, check_whole, environment, run
 
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 
 pytestmark = [
     pytest.mark.slow,

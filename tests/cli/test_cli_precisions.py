@@ -53,9 +53,11 @@ def test_each_is_written_measured_and_built(rows, work):
         assert row["accuracy"]["sqnr_db"] >= least, name
         assert row["latency"] is None
         assert row["not_measured"].startswith("ONNX Runtime")
-    assert rows["onnxruntime-fp8"]["int8"]["int8_macs_share"] == 1.0
-    assert rows["onnxruntime-fp8"]["int8"]["precision"] == "fp8"
-    assert 0 < rows["onnxruntime-int4"]["int8"]["int8_macs_share"] < 0.1, "the classifier alone"
+    assert rows["onnxruntime-fp8"]["quantization"]["quantized_macs_share"] == 1.0
+    assert rows["onnxruntime-fp8"]["quantization"]["precision"] == "fp8"
+    assert 0 < rows["onnxruntime-int4"]["quantization"]["quantized_macs_share"] < 0.1, (
+        "the classifier alone"
+    )
     assert (
         rows["onnxruntime-int4"]["accuracy"]["samples"]
         == rows["onnxruntime-fp8"]["accuracy"]["samples"]

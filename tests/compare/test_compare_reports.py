@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from rendered import HOSTILE, parse, plain, tables
 from report_sample import full_report, sample_report
 
-from deployfold.compare.goals import DEFAULTS, METRICS, goal_for, parse_goals
-from deployfold.compare.render_reports import (
+from deployfold.compare.changes import Change, Changes
+from deployfold.compare.judge import compare_reports
+from deployfold.compare.render import (
     changes_junit,
     changes_markdown,
     changes_renderable,
     regression_sentences,
 )
-from deployfold.compare.reports import Change, Changes, compare_reports
+from deployfold.compare.tolerances import DEFAULTS, parse_tolerances, tolerance_for
 from deployfold.config.spec import Thresholds
 from deployfold.errors import UsageError
-from deployfold.reporting.model import ColdStart, Report, Row, Speedup, Status
+from deployfold.reporting.metrics import METRICS
+from deployfold.reporting.report import ColdStart, Report, Row, Speedup, Status
 from deployfold.reporting.thresholds import check
 
 OLD = full_report()
@@ -92,19 +94,81 @@ def test_without_intervals_the_older_reports_speedup_stands_in() -> None:
         assert verdict(compare_reports(OLD, new), "torchscript", "latency").verdict == expected
 
 
-def test_too_few_rounds_never_move() -> None:
-    wide = {"latency__median_low_ms": 0.0, "latency__median_high_ms": float("inf")}
-    new = change_row(OLD, "folded", latency__median_ms=900.0, **wide)
-    assert verdict(compare_reports(OLD, new), "folded", "latency").verdict == "same"
+def test_too_few_rounds_are_unjudged_listed_and_fail_when_strict() -> None:
+    few = {"latency__median_low_ms": 0.0, "latency__median_high_ms": float("inf")}
+    new = change_row(OLD, "folded", latency__median_ms=900.0, latency__rounds=5, **few)
+    changes = compare_reports(OLD, new)
+    found = verdict(changes, "folded", "latency")
+    assert (found.verdict, found.reason) == (
+        "unjudged",
+        "no 95 % interval in the new one (5 rounds)",
+    )
+    assert changes.passed
+    listed = "Unjudged: latency of PyTorch, folded (no 95 % interval in the new one (5 rounds))"
+    assert listed in plain(changes_renderable(changes), 120)
+    assert "--strict fails for the 1 unjudged figure with a limit" in plain(
+        changes_renderable(changes), 120
+    )
+    strict = compare_reports(OLD, new, strict=True)
+    assert not strict.passed
+    assert "1 figure with a limit unjudged" in plain(changes_renderable(strict), 120)
+    assert any("no 95 % interval" in sentence for sentence in regression_sentences(strict))
+    assert not compare_reports(OLD, new, parse_tolerances(["latency=10%"])).passed, "asked for"
+
+
+def test_strict_tolerates_what_has_no_limit() -> None:
+    new = change_row(OLD, "folded", latency__p95_ms=900.0)
+    changes = compare_reports(OLD, new, strict=True)
+    assert verdict(changes, "folded", "p95").verdict == "unjudged"
+    assert changes.passed
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(880.0, 920.0, "regression"), (50.0, 1000.0, "same"), (None, None, "regression")],
+)
+def test_p95_is_judged_by_its_own_interval(
+    low: float | None, high: float | None, expected: str
+) -> None:
+    """The median's interval stays what it was, and tells nothing about the tail."""
+    old = change_row(OLD, "folded", **timed(100.0), latency__p95_low_ms=98.0,
+                     latency__p95_high_ms=102.0)  # fmt: skip
+    new = change_row(old, "folded", latency__p95_ms=909.0, latency__p95_low_ms=low,
+                     latency__p95_high_ms=high)  # fmt: skip
+    found = verdict(compare_reports(old, new, parse_tolerances(["p95=10%"])), "folded", "p95")
+    assert found.verdict == expected
+
+
+def test_a_speedup_of_too_few_rounds_is_unjudged() -> None:
+    few = Speedup(value=9.0, low=0.0, high=float("inf"))
+    new = change_row(OLD, "folded", latency__speedup=few)
+    found = verdict(compare_reports(OLD, new), "folded", "speedup")
+    assert (found.verdict, found.new) == ("unjudged", None)
+
+
+def test_throughput_is_compared_when_asked_for() -> None:
+    new = change_row(OLD, "torchscript", latency__throughput=1.0, latency__median_ms=1000.0)
+    assert not any(one.metric == "throughput" for one in compare_reports(OLD, new).changes)
+    asked = compare_reports(OLD, new, parse_tolerances(["torchscript:throughput=5%"]))
+    assert verdict(asked, "torchscript", "throughput").verdict == "regression"
+
+
+def test_a_tolerance_that_nothing_is_held_against_fails() -> None:
+    bare = sample_report()
+    changes = compare_reports(bare, bare, parse_tolerances(["accuracy=1pt"]))
+    assert regression_sentences(changes) == ["every row accuracy: not measured in either report"]
+    assert compare_reports(bare, bare, parse_tolerances(["accuracy=never"])).passed
+    with pytest.raises(UsageError, match="Neither report has a row 'onxruntime'"):
+        compare_reports(bare, bare, parse_tolerances(["onxruntime:latency=5%"]))
 
 
 def test_figures_without_noise_move_at_all() -> None:
     row = "onnxruntime-int8"
     for field, value, metric, expected in (
-        ("bytes", 51_140_000, "bytes", "worse"),
-        ("bytes", 52_000_000, "bytes", "regression"),
-        ("bytes", 40_000_000, "bytes", "better"),
-        ("batchnorm_layers", 2, "bn", "regression"),
+        ("bytes", 51_140_000, "size", "worse"),
+        ("bytes", 52_000_000, "size", "regression"),
+        ("bytes", 40_000_000, "size", "better"),
+        ("batchnorm_layers", 2, "batchnorm", "regression"),
         ("parameters", 25_530_473, "parameters", "regression"),
         ("accuracy__accuracy", 0.747, "accuracy", "regression"),
         ("accuracy__accuracy", 0.749, "accuracy", "better"),
@@ -112,7 +176,7 @@ def test_figures_without_noise_move_at_all() -> None:
         ("accuracy__sqnr_db", 23.0, "sqnr", "worse"),
         ("accuracy__sqnr_db", 21.0, "sqnr", "regression"),
         ("accuracy__max_abs_diff", 0.9, "diff", "worse"),
-        ("int8__int8_macs_share", 0.9, "int8", "regression"),
+        ("quantization__quantized_macs_share", 0.9, "quantized", "regression"),
     ):
         changes = compare_reports(OLD, change_row(OLD, row, **{field: value}))
         assert verdict(changes, row, metric).verdict == expected, (field, value)
@@ -124,10 +188,10 @@ def test_rounding_of_float32_is_no_change_and_its_loss_is() -> None:
         new = change_row(OLD, "torchscript", accuracy__sqnr_db=sqnr)
         assert verdict(compare_reports(OLD, new), "torchscript", "sqnr").verdict == expected
     nan = change_row(OLD, "torchscript", accuracy__max_abs_diff=float("nan"))
-    goals = parse_goals(["diff=10%"])
+    tolerances = parse_tolerances(["diff=10%"])
     assert not compare_reports(change_row(OLD, "torchscript", accuracy__sqnr_db=50.0),
                                change_row(nan, "torchscript", accuracy__sqnr_db=50.0),
-                               goals).passed  # fmt: skip
+                               tolerances).passed  # fmt: skip
 
 
 def test_a_row_that_is_measured_no_more_or_gone_is_a_regression() -> None:
@@ -139,7 +203,7 @@ def test_a_row_that_is_measured_no_more_or_gone_is_a_regression() -> None:
     gone = OLD.model_copy(update={"rows": OLD.rows[:-1]})
     assert compare_reports(OLD, gone).rows_gone == ("tensorrt-fp16",)
     assert not compare_reports(OLD, gone).passed
-    assert compare_reports(OLD, gone, parse_goals(["rows=never"])).passed
+    assert compare_reports(OLD, gone, parse_tolerances(["rows=never"])).passed
     more = compare_reports(gone, OLD)
     assert more.passed
     assert more.rows_new == ("tensorrt-fp16",)
@@ -169,9 +233,9 @@ def test_times_of_different_machines_are_not_judged(field: str) -> None:
     changes = compare_reports(OLD, new)
     assert verdict(changes, "folded", "latency").verdict == "unjudged"
     assert verdict(changes, "folded", "sqnr").verdict == "same"
-    assert [one.metric for one in changes.regressions] == ["bytes"], "a file is a file anywhere"
+    assert [one.metric for one in changes.regressions] == ["size"], "a file is a file anywhere"
     assert str(other) in changes.differences[0]
-    asked = compare_reports(OLD, new, parse_goals(["folded:latency=50%"]))
+    asked = compare_reports(OLD, new, parse_tolerances(["folded:latency=50%"]))
     assert "not comparable" in (verdict(asked, "folded", "latency").reason or "")
     assert len(asked.regressions) == 2, "what was asked for and cannot be held is missed"
 
@@ -201,7 +265,7 @@ def test_cold_start_moves_beyond_ten_per_cent() -> None:
         changes = compare_reports(OLD, change_row(OLD, "torchscript", cold_start=cold))
         assert verdict(changes, "torchscript", "cold").verdict == expected
         strict = compare_reports(
-            OLD, change_row(OLD, "torchscript", cold_start=cold), parse_goals(["cold=15ms"])
+            OLD, change_row(OLD, "torchscript", cold_start=cold), parse_tolerances(["cold=15ms"])
         )
         assert strict.passed == (expected == "same")
 
@@ -212,20 +276,24 @@ def test_cold_start_moves_beyond_ten_per_cent() -> None:
         ("latency=5%", "latency", None, "5 %"),
         ("onnxruntime:latency=2ms", "latency", "onnxruntime", "2.00 ms"),
         ("latency=1.5s", "latency", None, "1,500 ms"),
-        ("a:b.onnx:bytes=1MB", "bytes", "a:b.onnx", "1.000 MB"),
+        ("a:b.onnx:size=1MB", "size", "a:b.onnx", "1.000 MB"),
         ("sqnr=3dB", "sqnr", None, "3.0 dB"),
         ("accuracy=0.5pt", "accuracy", None, "0.5 pt"),
         ("top1=0", "top1", None, "any"),
-        ("bn=2", "bn", None, "2"),
+        ("bn=2", "batchnorm", None, "2"),
+        ("a:bytes=1kB", "size", "a", "1.000 kB"),
+        ("median=1ms", "latency", None, "1.00 ms"),
+        ("int8=2pt", "quantized", None, "2 pt"),
+        ("throughput=3%", "throughput", None, "3 %"),
         ("rows=never", "rows", None, "never"),
     ],
 )
-def test_goals_as_the_option_takes_them(
+def test_tolerances_as_the_option_takes_them(
     text: str, metric: str, row: str | None, limit: str
 ) -> None:
-    goal = goal_for(parse_goals([text]), row or "any", metric)
-    assert goal is not None
-    assert (goal.row, str(goal), goal.asked) == (row, limit, True)
+    tolerance = tolerance_for(parse_tolerances([text]), row or "any", metric)
+    assert tolerance is not None
+    assert (tolerance.row, str(tolerance), tolerance.asked) == (row, limit, True)
 
 
 @pytest.mark.parametrize(
@@ -233,27 +301,29 @@ def test_goals_as_the_option_takes_them(
     ["", "latency", "latency=", "=5%", "speed=5%", "latency=5", "latency=5dB", "latency=-5%",
      "latency=nan%", "latency=1e5%", "rows=5%", "bytes=5 %%", "sqnr=٣dB"],
 )  # fmt: skip
-def test_what_is_no_goal_is_a_usage_error(text: str) -> None:
+def test_what_is_not_a_tolerance_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_goals([text])
+        parse_tolerances([text])
 
 
 @given(st.text(max_size=20))
-def test_any_text_is_a_goal_or_a_usage_error(text: str) -> None:
+def test_any_text_is_a_tolerance_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
-        assert len(parse_goals([text])) >= len(DEFAULTS)
+        assert len(parse_tolerances([text])) >= len(DEFAULTS)
 
 
-def test_a_rows_own_goal_comes_before_that_of_all() -> None:
-    goals = parse_goals(["latency=5%", "latency=20%", "folded:latency=never"])
-    assert str(goal_for(goals, "folded", "latency")) == "never"
-    assert str(goal_for(goals, "program", "latency")) == "20 %"
-    assert str(goal_for(goals, "program", "bytes")) == "1 %", "the others keep their default"
+def test_a_rows_own_tolerance_comes_before_that_of_all() -> None:
+    tolerances = parse_tolerances(["latency=5%", "latency=20%", "folded:latency=never"])
+    assert str(tolerance_for(tolerances, "folded", "latency")) == "never"
+    assert str(tolerance_for(tolerances, "program", "latency")) == "20 %"
+    assert str(tolerance_for(tolerances, "program", "size")) == "1 %", (
+        "the others keep their default"
+    )
 
 
-def test_every_metric_of_a_goal_can_be_written() -> None:
+def test_every_metric_can_be_written() -> None:
     for metric in METRICS.values():
-        assert metric.write(1.0)
+        assert metric.unit.write(1.0)
 
 
 def worse() -> Changes:

@@ -12,7 +12,7 @@ import numpy as np
 from cli_runs import check_usable
 
 from deployfold.bundle import scan
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 from deployfold.util.files import sha256
 
 TEMPORARY = (".tmp-", ".work-")

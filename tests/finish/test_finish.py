@@ -26,7 +26,7 @@ from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_k
 from deployfold.finish.device import _jobs
 from deployfold.finish.timing import time_engine
 from deployfold.finish.verify import compare_outputs
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 from deployfold.targets.catalogue import identify, load_targets
 from deployfold.targets.machine import Gpu, Machine
 

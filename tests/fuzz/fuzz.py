@@ -42,7 +42,7 @@ from deployfold.finish.kit import Wanted, read_kit, write_finish_kit
 from deployfold.loading import load_model
 from deployfold.reporting.html import read_outline
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 from deployfold.sweep.fleet import read_fleet
 
 LIMIT = 12 << 30

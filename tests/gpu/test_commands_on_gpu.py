@@ -19,7 +19,7 @@ from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
 from deployfold.finish.reference import write_reference
-from deployfold.reporting.model import Environment, ModelInput, Report, Row, Source, write_report
+from deployfold.reporting.report import Environment, ModelInput, Report, Row, Source, write_report
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
 from deployfold.util.numerics import sqnr_db
 

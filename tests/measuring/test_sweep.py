@@ -10,7 +10,7 @@ from scripted import Clock, Scripted
 from deployfold.config.batches import parse_batches
 from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.sweep import sweep
-from deployfold.reporting.model import BatchPoint, saturation
+from deployfold.reporting.report import BatchPoint, saturation
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Array, Inputs, Step
 

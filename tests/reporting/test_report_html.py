@@ -20,7 +20,7 @@ from report_sample import full_report, sample_report
 from deployfold.errors import UsageError
 from deployfold.reporting.html import read_outline, render_html
 from deployfold.reporting.html.outline import NODES
-from deployfold.reporting.model import Report
+from deployfold.reporting.report import Report
 from deployfold.reporting.text import clean
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -19,7 +19,7 @@ from report_sample import full_report, sample_report
 from deployfold.errors import UsageError
 from deployfold.measuring.environment import describe
 from deployfold.measuring.results import Latency as MeasuredLatency
-from deployfold.reporting.model import (
+from deployfold.reporting.report import (
     Accuracy,
     Environment,
     Latency,
@@ -85,8 +85,11 @@ def test_reports_are_frozen() -> None:
         (b"[" * 100_000, "not JSON"),
         (b"[1]", "no schema_version"),
         (b"{}", "no schema_version"),
-        (b'{"schema_version": "2"}', "schema '2'; this deployfold reads '1'"),
+        (b'{"schema_version": "3"}', "schema '3'; this deployfold reads '2'"),
+        (b'{"schema_version": "2"}', "deployfold_version: Field required"),
         (b'{"schema_version": "1"}', "deployfold_version: Field required"),
+        (b'{"schema_version": "1", "rows": [1, {"int8": {}}]}', "Field required"),
+        (b'{"schema_version": [1]}', "schema [1]; this deployfold reads '2'"),
     ],
 )
 def test_what_is_not_a_report_is_a_usage_error(
@@ -156,7 +159,7 @@ OLD = Path(__file__).parent / "golden" / "old" / "report-0.1.0.json"
 
 
 @pytest.mark.parametrize(
-    "report", [sample_report().to_json(), full_report().to_json(), OLD.read_text()]
+    "report", [sample_report().to_json(), full_report().to_json(), load_report(OLD).to_json()]
 )
 def test_reports_keep_the_json_schema(report: str) -> None:
     schema = json.loads(json_schema())
@@ -172,7 +175,7 @@ def test_reports_keep_the_json_schema(report: str) -> None:
 
 def test_the_report_imports_nothing_heavy() -> None:
     code = (
-        "import sys, deployfold.reporting.table, deployfold.reporting.markdown,"
+        "import sys, deployfold.reporting.terminal, deployfold.reporting.markdown,"
         " deployfold.reporting.thresholds\n"
         "print([n for n in ('torch', 'onnx', 'onnxruntime', 'numpy') if n in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""Reports that an earlier deployfold wrote, in the same schema with fewer fields."""
+"""Reports that an earlier deployfold wrote: of schema 1, and with fewer fields."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from rendered import plain
 from report_sample import full_report, sample_report
 
-from deployfold.compare.reports import compare_reports
+from deployfold.compare.judge import compare_reports
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.model import Report, load_report
-from deployfold.reporting.table import comparison_table, summary_panel
+from deployfold.reporting.report import Report, load_report
+from deployfold.reporting.terminal import comparison_table, summary_panel
 
 OLD = Path(__file__).parent / "golden" / "old"
 
@@ -40,7 +40,14 @@ def test_an_old_report_can_be_compared_with_a_new_one() -> None:
     assert compare_reports(old, sample_report()).passed
 
 
-def test_a_reader_of_the_old_schema_finds_every_field_it_knew() -> None:
+def test_a_report_of_schema_1_loads_with_its_quantised_rows() -> None:
+    report = load_report(OLD / "report-schema-1.json")
+    assert report == full_report()
+    summary = next(row.quantization for row in report.rows if row.quantization)
+    assert (summary.quantized_macs_share, len(summary.layers)) == (0.938, 3)
+
+
+def test_a_reader_of_0_1_0_finds_every_field_it_knew() -> None:
     """What was in a report is still there, under the same name and of the same kind."""
     old = json.loads((OLD / "report-0.1.0.json").read_text(encoding="utf-8"))
     new = json.loads(full_report().to_json())
@@ -55,5 +62,5 @@ def test_a_reader_of_the_old_schema_finds_every_field_it_knew() -> None:
                 check(first, second, f"{where}[{index}]")
 
     check(old, new, "report")
-    assert old["schema_version"] == new["schema_version"] == "1"
+    assert (old["schema_version"], new["schema_version"]) == ("1", "2")
     assert Report.model_validate_json(json.dumps(new)) == full_report()

@@ -6,8 +6,9 @@ import pytest
 from report_sample import full_report, sample_report
 
 from deployfold.errors import UsageError
-from deployfold.reporting.model import Report
-from deployfold.reporting.select import SORT_KEYS, only_rows, sorted_by
+from deployfold.reporting.metrics import METRICS
+from deployfold.reporting.report import Report
+from deployfold.reporting.select import only_rows, sorted_by
 
 
 def names(report: Report) -> list[str]:
@@ -25,7 +26,14 @@ def test_the_best_comes_first_after_the_original_and_the_unmeasured_last() -> No
     assert names(sorted_by(report, "size"))[1] == "onnxruntime-fp16"
 
 
-@pytest.mark.parametrize("column", sorted(SORT_KEYS))
+@pytest.mark.parametrize(
+    ("older", "key"), [("median", "latency"), ("bn", "batchnorm"), ("bytes", "size")]
+)
+def test_older_keys_are_taken(older: str, key: str) -> None:
+    assert sorted_by(sample_report(), older) == sorted_by(sample_report(), key)
+
+
+@pytest.mark.parametrize("column", METRICS)
 def test_every_column_keeps_every_row(column: str) -> None:
     report = full_report()
     assert sorted(names(sorted_by(report, column))) == sorted(names(report))

@@ -11,8 +11,8 @@ from report_sample import sample_report
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from deployfold.reporting.model import FoldSummary, Status
-from deployfold.reporting.table import comparison_table, fold_table, summary_panel
+from deployfold.reporting.report import FoldSummary, Status
+from deployfold.reporting.terminal import comparison_table, fold_table, summary_panel
 
 GOLDEN = Path(__file__).parent / "golden"
 

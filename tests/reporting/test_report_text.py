@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.reporting import text
-from deployfold.reporting.model import Speedup
+from deployfold.reporting.report import Speedup
 
 
 @pytest.mark.parametrize(

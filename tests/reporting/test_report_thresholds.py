@@ -6,7 +6,7 @@ import pytest
 from report_sample import sample_report
 
 from deployfold.config.spec import Thresholds
-from deployfold.reporting.model import Accuracy
+from deployfold.reporting.report import Accuracy
 from deployfold.reporting.thresholds import check
 
 ROWS = sample_report().rows

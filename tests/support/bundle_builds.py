@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deployfold.bundle.manifest import MANIFEST, FileEntry, HowToRun, Manifest
 from deployfold.bundle.tar import END, header, padding
 from deployfold.finish.reference import read_reference, write_reference
-from deployfold.reporting.model import (
+from deployfold.reporting.report import (
     Accuracy,
     Environment,
     ModelInput,

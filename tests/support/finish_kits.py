@@ -14,7 +14,7 @@ from deployfold.compiling import EngineOptions, InputShapes
 from deployfold.config.precision import Precision
 from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
 from deployfold.finish.reference import write_reference
-from deployfold.reporting.model import (
+from deployfold.reporting.report import (
     Environment,
     ModelInput,
     Report,

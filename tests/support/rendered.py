@@ -10,7 +10,7 @@ from report_sample import sample_report
 from rich.console import Console, RenderableType
 from rich.segment import Segment
 
-from deployfold.reporting.model import Report, Status
+from deployfold.reporting.report import Report, Status
 
 HOSTILE = "[red]x[/red]\x1b[2J\x1b]8;;http://e\x07\n| a | b \u202e\ud800"
 

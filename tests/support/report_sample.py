@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from deployfold.reporting.model import (
+from deployfold.reporting.report import (
     Accuracy,
     BatchPoint,
     ColdStart,
     Environment,
     FoldedNorm,
     FoldSummary,
-    Int8Layer,
-    Int8Summary,
     Latency,
     LeftNorm,
     ModelInput,
+    QuantizationSummary,
+    QuantizedLayer,
     Report,
     Row,
     Source,
@@ -152,19 +152,19 @@ def full_report() -> Report:
     """The sample with everything that is measured only when it is asked for."""
     report = sample_report()
     baseline, folded, script, *middle, fp16, engine = report.rows
-    int8 = Int8Summary(
-        int8_macs_share=0.938,
+    quantization = QuantizationSummary(
+        quantized_macs_share=0.938,
         calibrated=False,
         layers=(
-            Int8Layer(
+            QuantizedLayer(
                 name="layer1.0.conv1", op_type="Conv", precision="int8", macs=12_845_056,
                 sqnr_db=31.4, input_range=2.64, estimator="entropy",
             ),
-            Int8Layer(
+            QuantizedLayer(
                 name="fc", op_type="Gemm", precision="int8", macs=2_048_000, sqnr_db=17.25,
                 input_range=11.5, estimator="percentile 99.99",
             ),
-            Int8Layer(
+            QuantizedLayer(
                 name="conv1", op_type="Conv", precision="fp32", macs=118_013_952,
                 reason="the first layer, kept by default",
             ),
@@ -200,7 +200,7 @@ def full_report() -> Report:
             update={
                 "name": "onnxruntime-int8",
                 "title": "ONNX Runtime int8",
-                "int8": int8,
+                "quantization": quantization,
                 "accuracy": agreed,
                 "cold_start": ColdStart(not_measured="it took longer than 600 s"),
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deployfold.reporting.model import Row, load_report, write_report
+from deployfold.reporting.report import Row, load_report, write_report
 
 
 def read_config(proto: Any, repository: Path, model: str) -> Any:

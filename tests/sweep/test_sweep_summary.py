@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from deployfold.config.precision import Precision
-from deployfold.reporting.model import Environment, Report, Row, Source, Status, write_report
+from deployfold.reporting.report import Environment, Report, Row, Source, Status, write_report
 from deployfold.sweep.fleet import FleetModel
 from deployfold.sweep.jobs import RECORD, Cell
 from deployfold.sweep.summary import summarise

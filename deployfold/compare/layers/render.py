@@ -7,13 +7,13 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deployfold.compare.render_reports import grid_markdown
+from deployfold.compare.render import grid_markdown
 from deployfold.errors import first_few
 from deployfold.reporting import text
-from deployfold.reporting.columns import Cell, Mark
-from deployfold.reporting.grids import Grid
+from deployfold.reporting.comparison import Cell, Mark
+from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
-from deployfold.reporting.table import grid_table
+from deployfold.reporting.terminal import grid_table
 
 from .model import LayerComparison, LayerDifference
 

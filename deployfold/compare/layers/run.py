@@ -20,7 +20,7 @@ from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.exporting.outputs import to_numpy
 from deployfold.loading import load_model, make_inputs, resolve_inputs
 from deployfold.loading.model import LoadedModel
-from deployfold.reporting.model import REPORT_JSON, load_report
+from deployfold.reporting.report import REPORT_JSON, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 
 from .compare import compare_pairs

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from deployfold.reporting import text
-from deployfold.reporting.columns import LOSSY_SQNR_DB
-from deployfold.reporting.model import Int8Layer, Report, Row
+from deployfold.reporting.metrics import LOSSY_SQNR_DB
+from deployfold.reporting.report import QuantizedLayer, Report, Row
 
 _INK = "#010203"
 """Stands for the text's colour until the SVG is made; nothing else is drawn in it."""
@@ -69,7 +69,7 @@ def parameter_chart(report: Report) -> str | None:
     return _bars(rows, values, "parameters in millions", "Parameters")
 
 
-def layer_chart(layers: Sequence[Int8Layer]) -> str | None:
+def layer_chart(layers: Sequence[QuantizedLayer]) -> str | None:
     """The SQNR of the layers of a quantised row, the worst first."""
     known = [layer for layer in layers if layer.sqnr_db is not None]
     worst = sorted(known, key=lambda layer: layer.sqnr_db or 0.0)[:_LAYERS]

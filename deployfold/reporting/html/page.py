@@ -8,11 +8,10 @@ from importlib.util import find_spec
 
 from deployfold.errors import UsageError
 from deployfold.reporting import text
-from deployfold.reporting.columns import columns
+from deployfold.reporting.comparison import columns
+from deployfold.reporting.details import cold_start_grid, layer_grids, stages_grid, sweep_grid
 from deployfold.reporting.footnotes import footnotes
-from deployfold.reporting.grids import cold_start_grid, layer_grids, stages_grid, sweep_grid
-from deployfold.reporting.markdown import SHOWN
-from deployfold.reporting.model import Report
+from deployfold.reporting.report import Report
 from deployfold.reporting.summary import summary_lines
 
 from .outline import Outline
@@ -49,12 +48,13 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
     from . import charts
 
     notes = footnotes(report)
-    made = columns(report, notes)
-    shown = [made[key] for key in SHOWN if key in made]
-    quantised = [row for row in report.rows if row.int8 and row.int8.layers]
+    shown = columns(report, notes)
+    summaries = [row.quantization for row in report.rows if row.quantization]
     layers = [
-        (grid, charts.layer_chart(row.int8.layers if row.int8 else ()))
-        for grid, row in zip(layer_grids(report), quantised, strict=True)
+        (grid, charts.layer_chart(summary.layers))
+        for grid, summary in zip(
+            layer_grids(report), (one for one in summaries if one.layers), strict=True
+        )
     ]
     drawn = {
         "Latency": charts.latency_chart(report),

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import text
-from .columns import LOSSY_SQNR_DB, Cell, Mark
-from .model import BatchPoint, Int8Layer, Int8Summary, Report, Row, saturation
+from .comparison import Cell, Mark
+from .metrics import LOSSY_SQNR_DB
+from .report import BatchPoint, QuantizationSummary, QuantizedLayer, Report, Row, saturation
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,17 @@ def stages_grid(report: Report) -> Grid | None:
 
 def layer_grids(report: Report) -> list[Grid]:
     """The layers of every INT8 row, the worst first: the least SQNR, then those not measured."""
-    return [_layers(row, row.int8) for row in report.rows if row.int8 and row.int8.layers]
+    return [
+        _layers(row, row.quantization)
+        for row in report.rows
+        if row.quantization and row.quantization.layers
+    ]
 
 
-def _layers(row: Row, summary: Int8Summary) -> Grid:
+def _layers(row: Row, summary: QuantizationSummary) -> Grid:
     total = sum(layer.macs or 0 for layer in summary.layers)
 
-    def place(layer: Int8Layer) -> tuple[bool, float, int]:
+    def place(layer: QuantizedLayer) -> tuple[bool, float, int]:
         sqnr = math.inf if layer.sqnr_db is None or math.isnan(layer.sqnr_db) else layer.sqnr_db
         return layer.sqnr_db is None, sqnr, -(layer.macs or 0)
 
@@ -147,7 +152,7 @@ def _layers(row: Row, summary: Int8Summary) -> Grid:
         )
     why = f"estimator, or why not {summary.precision}"
     return Grid(
-        f"{text.clean(row.title)}: {text.int8(summary)}",
+        f"{text.clean(row.title)}: {text.quantization(summary)}",
         ("layer", "op", "precision", "SQNR", "range", "MACs", why),
         (False, False, False, True, True, True, False),
         tuple(rows),

@@ -9,14 +9,15 @@ from xml.etree import ElementTree
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from deployfold.errors import first_few
 from deployfold.reporting import text
-from deployfold.reporting.columns import Cell, Mark
-from deployfold.reporting.grids import Grid
+from deployfold.reporting.comparison import Cell, Mark
+from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
-from deployfold.reporting.table import grid_table
+from deployfold.reporting.metrics import METRICS
+from deployfold.reporting.terminal import grid_table
 
-from .goals import METRICS
-from .reports import Change, Changes, Verdict
+from .changes import Change, Changes, Verdict
 
 _MARKS: dict[Verdict, Mark] = {
     "regression": Mark.LOST,
@@ -68,7 +69,7 @@ def changes_junit(changes: Changes) -> str:
         ElementTree.SubElement(properties, "property", name=name, value=text.clean(value))
     for change in changes.changes:
         case = _case(suite, change.row or change.title, change.metric)
-        if change.verdict == "regression":
+        if change.verdict == "regression" or change in changes.failing_unjudged:
             _tell(case, "failure", _sentence(change))
         elif change.verdict in ("unjudged", "new"):
             _tell(case, "skipped", change.reason or "there is nothing to compare it with")
@@ -90,10 +91,10 @@ def changes_junit(changes: Changes) -> str:
 
 
 def regression_sentences(changes: Changes) -> list[str]:
-    """Every regression and every missed limit, in words."""
+    """Every regression, every missed limit and every unjudged figure that fails, in words."""
     sentences = [
         f"{text.clean(change.row) or change.title} {_sentence(change)}"
-        for change in changes.regressions
+        for change in (*changes.regressions, *changes.failing_unjudged)
     ]
     for limit in changes.limits:
         if not limit.passed:
@@ -117,6 +118,9 @@ def _verdict(changes: Changes) -> _Outcome:
         parts.append(f"{count} regression{'' if count == 1 else 's'}")
     if missed:
         parts.append(f"{missed} limit{'' if missed == 1 else 's'} missed")
+    unjudged = len(changes.failing_unjudged)
+    if unjudged:
+        parts.append(f"{unjudged} figure{'' if unjudged == 1 else 's'} with a limit unjudged")
     return _Outcome(", ".join(parts) or "No regression", changes.passed)
 
 
@@ -148,27 +152,25 @@ def _grid(changes: tuple[Change, ...]) -> Grid:
 def _value(change: Change, value: float | None) -> Cell:
     if value is None or change.metric not in METRICS:
         return Cell(text.NOTHING, Mark.ABSENT)
-    return Cell(METRICS[change.metric].write(value))
+    return Cell(METRICS[change.metric].unit.write(value))
 
 
 def _change(change: Change) -> str:
-    """``+12.3 %``, or the difference for what is a share or a logarithm already."""
+    """``+12.3 %``, or the difference for values that are shares or logarithms already."""
     if change.old is None or change.new is None:
         return ""
-    units = METRICS[change.metric].units
     if not math.isfinite(change.old) or not math.isfinite(change.new):
         return ""
-    if "dB" in units:
-        return f"{change.new - change.old:+.1f} dB"
-    if "pt" in units:
-        return f"{100 * (change.new - change.old):+.2f} pt"
+    unit = METRICS[change.metric].unit
+    if unit.change is not None:
+        return unit.change(change.new - change.old)
     relative = change.relative
     return "" if relative is None else f"{100 * relative:+.1f} %"
 
 
 def _word(change: Change) -> str:
     if change.verdict == "unjudged":
-        return "not comparable"  # the differences stand below
+        return "unjudged"  # the reason stands below
     if change.reason is not None:
         alone = change.verdict == "new"
         return text.clean(change.reason if alone else f"{change.verdict}: {change.reason}")
@@ -183,10 +185,10 @@ def _word(change: Change) -> str:
 def _sentence(change: Change) -> str:
     if change.reason is not None:
         return text.clean(f"{change.metric}: {change.reason}")
-    metric = METRICS[change.metric]
+    write = METRICS[change.metric].unit.write
     assert change.old is not None
     assert change.new is not None
-    moved = f"{metric.write(change.old)} to {metric.write(change.new)} ({_change(change)})"
+    moved = f"{write(change.old)} to {write(change.new)} ({_change(change)})"
     return f"{change.metric} went from {moved.replace(' ()', '')}, limit {change.limit}"
 
 
@@ -198,12 +200,26 @@ def _below(changes: Changes, everything: bool) -> list[str]:
         lines.append(f"{same} figures did not move beyond noise{more}")
     if changes.differences:
         lines.append(f"Differences: {'; '.join(changes.differences)}")
-    unjudged = sum(change.verdict == "unjudged" for change in changes.changes)
-    if unjudged:
-        lines.append(
-            f"{unjudged} figures depend on those and are not judged; a --fail that asks for one is"
-            " a regression"
-        )
+    lines += _unjudged(changes)
+    return lines
+
+
+def _unjudged(changes: Changes) -> list[str]:
+    """What was not judged, a line for each reason."""
+    by_reason: dict[str, list[Change]] = {}
+    for change in changes.unjudged:
+        by_reason.setdefault(change.reason or "", []).append(change)
+    lines = []
+    for reason, found in by_reason.items():
+        by_metric: dict[str, list[str]] = {}
+        for change in found:
+            by_metric.setdefault(change.metric, []).append(change.title)
+        figures = [f"{metric} of {first_few(rows, 3)}" for metric, rows in by_metric.items()]
+        lines.append(f"Unjudged: {'; '.join(figures)} ({text.clean(reason)})")
+    limited = sum(change.limit is not None for change in changes.unjudged)
+    if limited and not changes.strict:
+        plural = "" if limited == 1 else "s"
+        lines.append(f"--strict fails for the {limited} unjudged figure{plural} with a limit")
     return lines
 
 

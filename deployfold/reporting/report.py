@@ -20,21 +20,22 @@ from deployfold.errors import UsageError
 from deployfold.util.files import write_text
 
 from .fields import Count, Frozen, Number, first_problem
+from .older_schemas import OLDER_VERSIONS, upgrade
 from .row import (
     Accuracy,
     BatchPoint,
     ColdStart,
     GpuState,
-    Int8Layer,
-    Int8Summary,
     Latency,
     OutputAccuracy,
+    QuantizationSummary,
+    QuantizedLayer,
     Row,
     Speedup,
     saturation,
 )
 
-SCHEMA_VERSION: Final = "1"
+SCHEMA_VERSION: Final = "2"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
 __all__ = [
@@ -50,13 +51,13 @@ __all__ = [
     "FoldSummary",
     "FoldedNorm",
     "GpuState",
-    "Int8Layer",
-    "Int8Summary",
     "Latency",
     "LeftNorm",
     "ModelInput",
     "Number",
     "OutputAccuracy",
+    "QuantizationSummary",
+    "QuantizedLayer",
     "Report",
     "Row",
     "Source",
@@ -188,7 +189,7 @@ class Report(Frozen):
     ``input_origin`` says where the shapes came from, and ``input_data`` what values were run.
     """
 
-    schema_version: Literal["1"] = SCHEMA_VERSION
+    schema_version: Literal["2"] = SCHEMA_VERSION
     deployfold_version: str
     created: str
     source: Source
@@ -281,12 +282,14 @@ def load_report(path: Path) -> Report:
             f"{path} is not a deployfold report: it has no schema_version.",
             hint="deployfold build writes one as report.json.",
         )
-    if version != SCHEMA_VERSION:
+    if version not in (SCHEMA_VERSION, *OLDER_VERSIONS):
         raise UsageError(
             f"{path} has the report schema {version!r}; this deployfold reads {SCHEMA_VERSION!r}.",
             hint="Update deployfold: pip install -U deployfold.",
         )
     try:
+        if version != SCHEMA_VERSION:
+            content = json.dumps(upgrade(data)).encode()
         return Report.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(

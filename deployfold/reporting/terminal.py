@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 from rich import box
 from rich.cells import cell_len
@@ -18,10 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import text
-from .columns import Cell, Column, Mark, columns
+from .comparison import Cell, Column, Mark, columns
+from .details import Grid, cold_start_grid, layer_grids, sweep_grid
 from .footnotes import footnotes
-from .grids import Grid, cold_start_grid, layer_grids, sweep_grid
-from .model import FoldedNorm, Report
+from .metrics import Metric
+from .report import FoldedNorm, Report
 from .summary import summary_lines
 
 STYLES = {
@@ -33,30 +37,10 @@ STYLES = {
 }
 WIDE_GAP = 2
 """Spaces between columns, where there is room."""
-TITLES = {"long title": 28, "title": 16, "short title": 10}
-"""How narrow titles are wrapped at each step of the reductions below."""
-
-Reductions = tuple[tuple[str, str | None], ...]
-"""What goes when the terminal is narrow, the first first: a column, and its narrower form."""
-
-_REDUCTIONS: Reductions = (
-    ("throughput", None),
-    ("parameters", "parameters_short"),
-    ("long title", None),
-    ("p95", None),
-    ("top5", None),
-    ("sqnr", None),
-    ("gap", None),
-    ("title", None),  # wrapped, never dropped
-    ("parameters_short", None),
-    ("batchnorm", None),
-    ("speedup", "speedup_short"),
-    ("size", None),
-    ("top1", None),
-    ("max_diff", None),
-    ("accuracy", None),
-    ("short title", None),
-)
+_TITLE_RANKS = ((30, 28), (80, 16), (160, 10))
+"""When titles are wrapped, to how many cells; ranked with the columns' ``drop_rank``."""
+_GAP_RANK = 70
+"""When columns move together, to one space between them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,8 @@ class ComparisonTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         notes = footnotes(self.report)
-        layout = _fit(columns(self.report, notes), options.max_width, _reductions(self.report))
+        quantized = any(row.quantization for row in self.report.rows)
+        layout = _fit(columns(self.report, notes), options.max_width, quantized=quantized)
         # The box draws one of the spaces between columns; the padding is the rest.
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -225,48 +210,59 @@ def table_svg(report: Report, *, width: int = 100) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
+    """The columns that a table shows, the titles first, and the widths that are not theirs."""
+
     columns: tuple[Column, ...]
     title_width: int
     gap: int
 
-
-def _reductions(report: Report) -> Reductions:
-    """Quantised models are told apart by SQNR, the others by the largest difference."""
-    if not any(row.int8 for row in report.rows):
-        return _REDUCTIONS
-    other = {"sqnr": "max_diff", "max_diff": "sqnr"}
-    return tuple((other.get(key, key), narrower) for key, narrower in _REDUCTIONS)
+    @property
+    def total(self) -> int:
+        """Cells that the table takes."""
+        widths = [self.title_width, *map(_width, self.columns[1:])]
+        return sum(widths) + self.gap * (len(widths) - 1)
 
 
-def _fit(available: dict[str, Column], width: int, reductions: Reductions) -> _Layout:
-    """What to show in ``width`` cells."""
-    shown = {key: column for key, column in available.items() if not key.endswith("_short")}
-    title_width, gap = _width(shown["title"]), WIDE_GAP
-    for key, narrower in reductions:
-        if key not in shown and key != "gap" and key not in TITLES:
-            continue
-        over = _total(shown, title_width, gap) - width
+def _fit(available: list[Column], width: int, *, quantized: bool) -> _Layout:
+    """The columns for ``width`` cells: what gives way first has the least rank."""
+    titles, *shown = available
+    layout = _Layout((titles, *shown), _width(titles), WIDE_GAP)
+    for _, change in sorted(_changes(shown, quantized=quantized), key=lambda step: step[0]):
+        over = layout.total - width
         if over <= 0:
             break
-        if key == "gap":
-            gap = 1
-        elif key in TITLES:
-            title_width = max(min(title_width, TITLES[key]), title_width - over)
-        elif narrower is None:
-            del shown[key]
-        else:
-            shown = {
-                (narrower if name == key else name): (
-                    available[narrower] if name == key else column
-                )
-                for name, column in shown.items()
-            }
-    return _Layout(tuple(shown.values()), title_width, gap)
+        layout = change(layout, over)
+    return layout
 
 
-def _total(shown: dict[str, Column], title_width: int, gap: int) -> int:
-    widths = [title_width if key == "title" else _width(column) for key, column in shown.items()]
-    return sum(widths) + gap * (len(widths) - 1)
+def _changes(
+    shown: list[Column], *, quantized: bool
+) -> Iterator[tuple[int, Callable[[_Layout, int], _Layout]]]:
+    """Every change that makes the table narrower, with its rank; titles never go."""
+    yield _GAP_RANK, lambda layout, over: replace(layout, gap=1)
+    for title_rank, least in _TITLE_RANKS:
+        yield title_rank, partial(_wrap_titles, least)
+    for column in shown:
+        metric, narrow = column.metric, column.narrow
+        assert metric is not None, "only the titles have no metric"
+        if narrow is not None and metric.narrow is not None:
+            yield metric.narrow.rank, partial(_exchange, metric, (narrow,))
+        rank = metric.drop_rank
+        if quantized:
+            rank = metric.drop_rank_quantized or rank
+        if rank is not None:
+            yield rank, partial(_exchange, metric, ())
+
+
+def _wrap_titles(least: int, layout: _Layout, over: int) -> _Layout:
+    width = layout.title_width
+    return replace(layout, title_width=max(min(width, least), width - over))
+
+
+def _exchange(metric: Metric, new: tuple[Column, ...], layout: _Layout, over: int) -> _Layout:
+    """The layout with ``new`` in place of the metric's column."""
+    columns = [new if one.metric is metric else (one,) for one in layout.columns]
+    return replace(layout, columns=tuple(chain.from_iterable(columns)))
 
 
 def _width(column: Column) -> int:

@@ -1,0 +1,215 @@
+"""Judge what moved from one report to the next: beyond noise, and beyond its tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from deployfold.errors import UsageError
+from deployfold.reporting import text
+from deployfold.reporting.metrics import METRICS, Metric
+from deployfold.reporting.report import Report, Row, ThresholdResult
+
+from .changes import Change, Changes, Verdict
+from .comparability import Differences, differences
+from .tolerances import DEFAULTS, ROWS, Tolerance, tolerance_for
+
+INDISTINCT = 1e-9
+"""Two figures without noise that differ by less, relatively, went through JSON differently."""
+
+
+def compare_reports(
+    old: Report,
+    new: Report,
+    tolerances: Iterable[Tolerance] = DEFAULTS,
+    *,
+    limits: tuple[ThresholdResult, ...] = (),
+    strict: bool = False,
+) -> Changes:
+    """Compare every row of ``new`` with the row of that name in ``old``.
+
+    1. A figure without noise moved if its two values are not equal.
+    2. A figure with noise moved if its own two 95 % intervals do not overlap, and if it changed by
+       more than its drift (``Metric.drift``).
+    3. A figure is unjudged where its interval is missing, where it depends on the machine and the
+       machines, threads or input shapes differ, or on the inputs and those differ.
+    4. A figure that the user set a tolerance for, and that is unjudged or missing, is a regression.
+
+    Args:
+        tolerances: see :func:`.tolerances.parse_tolerances`.
+        limits: results of :func:`.thresholds.check` on the rows of ``new``.
+        strict: an unjudged figure that has a limit fails.
+
+    Raises:
+        UsageError: a tolerance names a row that neither report has.
+    """
+    tolerances = tuple(tolerances)
+    different = differences(old, new)
+    before = {row.name: row for row in old.rows}
+    after = {row.name: row for row in new.rows}
+    _check_names(tolerances, [*before, *after])
+    found = _unfinished(new)
+    for name, row in after.items():
+        if name in before:
+            found += _compare_row(before[name], row, tolerances, different)
+        else:
+            found.append(Change(row=name, title=_title(row), metric=ROWS, verdict="new"))
+    for name, row in before.items():
+        if name not in after:
+            found.append(_lost(row, "the row is gone", tolerances))
+    return Changes(
+        old=_identity(old),
+        new=_identity(new),
+        differences=different.sentences,
+        changes=(*found, *_missing(tolerances, found)),
+        rows_gone=tuple(name for name in before if name not in after),
+        rows_new=tuple(name for name in after if name not in before),
+        limits=limits,
+        strict=strict,
+    )
+
+
+def _check_names(tolerances: tuple[Tolerance, ...], rows: list[str]) -> None:
+    for one in tolerances:
+        if one.row is not None and one.row not in rows:
+            raise UsageError(
+                f"Neither report has a row {text.clean(one.row)!r}.",
+                hint=f"The rows are {text.clean(', '.join(dict.fromkeys(rows)))}.",
+            )
+
+
+def _unfinished(new: Report) -> list[Change]:
+    status = new.status
+    if status.state == "complete":
+        return []
+    where = f" at {status.stage}" if status.stage else ""
+    return [
+        Change(
+            row="", title="the build", metric=ROWS, verdict="regression",
+            reason=text.clean(f"{status.state}{where}"),
+        )
+    ]  # fmt: skip
+
+
+def _missing(tolerances: tuple[Tolerance, ...], found: list[Change]) -> list[Change]:
+    """A regression for every tolerance of the user's that no figure was held against."""
+    missing = []
+    for one in tolerances:
+        held = any(c.metric == one.metric and one.row in (c.row, None) for c in found)
+        if one.asked and one.limited and not held:
+            missing.append(
+                Change(
+                    row=one.row or "", title=text.clean(one.row or "every row"), metric=one.metric,
+                    verdict="regression", limit=str(one), reason="not measured in either report",
+                )
+            )  # fmt: skip
+    return missing
+
+
+def _compare_row(
+    old: Row, new: Row, tolerances: tuple[Tolerance, ...], different: Differences
+) -> list[Change]:
+    found = []
+    if old.latency is not None and new.latency is None:
+        why = f"not measured any more: {new.not_measured or 'no reason was recorded'}"
+        found.append(_lost(new, why, tolerances))
+    for metric in METRICS.values():
+        tolerance = tolerance_for(tolerances, new.name, metric.key)
+        if metric.follows is not None and not (tolerance and tolerance.asked):
+            continue
+        before, after = metric.read(old), metric.read(new)
+        if before is None and after is None and not _unsettled(metric, old, new):
+            continue
+        if after is None and metric.depends_on == "machine" and new.latency is None and found:
+            continue  # the row's own line tells it
+        found.append(_judge(old, new, metric, tolerance, different.between(metric.depends_on)))
+    return found
+
+
+def _judge(
+    old: Row, new: Row, metric: Metric, tolerance: Tolerance | None, different: list[str]
+) -> Change:
+    before, after = metric.read(old), metric.read(new)
+    limit = str(tolerance) if tolerance is not None and tolerance.limited else None
+    verdict: Verdict
+    reason = None
+    if (before is None or after is None) and not _unsettled(metric, old, new):
+        lost = before is not None and limit is not None
+        verdict = "regression" if lost else "new" if before is None else "worse"
+        reason = "not measured any more" if before is not None else "not measured before"
+    elif reason := _why_unjudged(metric, old, new, different):
+        asked = tolerance is not None and tolerance.asked and limit is not None
+        verdict = "regression" if asked else "unjudged"
+    else:
+        verdict = _verdict(metric, old, new, tolerance)
+    return Change(
+        row=new.name, title=_title(new), metric=metric.key, old=before, new=after,
+        verdict=verdict, limit=limit, reason=reason,
+    )  # fmt: skip
+
+
+def _unsettled(metric: Metric, old: Row, new: Row) -> bool:
+    """Both rows were measured, and one in too few rounds to tell the value."""
+    known = [metric.read(row) is not None or metric.unsettled(row) for row in (old, new)]
+    return all(known) and (metric.unsettled(old) or metric.unsettled(new))
+
+
+def _why_unjudged(metric: Metric, old: Row, new: Row, different: list[str]) -> str | None:
+    if different:
+        return f"not comparable: {different[0]}"
+    before, after = metric.read(old), metric.read(new)
+    if metric.interval is None or (before is not None and before == after):
+        return None
+    lacking = [
+        f"the {which} one ({row.latency.rounds} rounds)"
+        for which, row in (("old", old), ("new", new))
+        if row.latency is not None and metric.interval(row) is None
+    ]
+    return f"no 95 % interval in {' and '.join(lacking)}" if lacking else None
+
+
+def _verdict(metric: Metric, old: Row, new: Row, tolerance: Tolerance | None) -> Verdict:
+    before, after = metric.read(old), metric.read(new)
+    assert before is not None
+    assert after is not None
+    if before == after or (math.isnan(before) and math.isnan(after)) or _noise(metric, old, new):
+        return "same"
+    worse_by = before - after if metric.better == "more" else after - before
+    if math.isnan(worse_by):  # one is not a number: worse, if that is the new one
+        worse_by = math.inf if math.isnan(after) else -math.inf
+    if worse_by < 0:
+        return "better"
+    exceeded = tolerance is not None and tolerance.exceeded(before, worse_by)
+    return "regression" if exceeded else "worse"
+
+
+def _noise(metric: Metric, old: Row, new: Row) -> bool:
+    """Whether the two values may differ by chance alone."""
+    before, after = metric.read(old) or 0.0, metric.read(new) or 0.0
+    if metric.alike(old, new) or abs(after - before) <= metric.drift * before:
+        return True
+    if metric.interval is None:
+        return math.isclose(before, after, rel_tol=INDISTINCT)
+    first, second = metric.interval(old), metric.interval(new)
+    assert first is not None, "a figure without its interval is unjudged"
+    assert second is not None, "a figure without its interval is unjudged"
+    return first[0] <= second[1] and second[0] <= first[1]
+
+
+def _lost(row: Row, why: str, tolerances: tuple[Tolerance, ...]) -> Change:
+    """A row whose latency is there no more."""
+    tolerance = tolerance_for(tolerances, row.name, ROWS)
+    held = tolerance is not None and tolerance.limited
+    return Change(
+        row=row.name, title=_title(row), metric=ROWS,
+        verdict="regression" if held else "worse", reason=text.clean(why),
+    )  # fmt: skip
+
+
+def _title(row: Row) -> str:
+    return text.clean(row.title)
+
+
+def _identity(report: Report) -> str:
+    made = f"deployfold {report.deployfold_version}, {report.created}"
+    return text.clean(f"{report.source.path} ({made})")

@@ -1,0 +1,120 @@
+"""How far a metric may get worse from one report to the next: ``--fail latency=5%``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deployfold.errors import UsageError
+from deployfold.reporting.metrics import METRICS, Metric, find_metric
+
+ROWS = "rows"
+"""Stands for the rows themselves: a row that was measured stays measured. Takes ``never`` only."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much worse a metric may get: by a share of the old value, or by an amount.
+
+    Attributes:
+        metric: the key, or :data:`ROWS`.
+        share: of the old value; ``None`` where an amount is given.
+        amount: in the metric's unit. Without a share and an amount, any change is tolerated.
+        row: the name of the only row that it is for; ``None`` for every row.
+        asked: the user set it, and it is not a default.
+    """
+
+    metric: str
+    share: float | None = None
+    amount: float | None = None
+    row: str | None = None
+    asked: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Some change for the worse is too much."""
+        return self.share is not None or self.amount is not None
+
+    def exceeded(self, old: float, worse_by: float) -> bool:
+        """Whether getting worse by ``worse_by``, above 0 and in the metric's unit, is too much."""
+        if self.share is not None:
+            return math.isinf(worse_by) or worse_by > self.share * abs(old)
+        return self.amount is not None and worse_by > self.amount
+
+    def __str__(self) -> str:
+        if self.share is not None:
+            return f"{100 * self.share:g} %"
+        if self.amount is None:
+            return "never"
+        return METRICS[self.metric].unit.write_limit(self.amount) if self.amount else "any"
+
+
+_HINT = "Write it as --fail latency=5%, sqnr=3dB, size=1%, ROW:latency=2ms or size=never."
+
+
+def parse_tolerances(texts: Iterable[str]) -> tuple[Tolerance, ...]:
+    """Read every ``--fail [ROW:]METRIC=LIMIT``; a later one takes the place of an earlier.
+
+    ``LIMIT`` is a share of the old value (``5%``), an amount in the metric's unit (``2ms``,
+    ``3dB``, ``1MB``, ``0.5pt`` for percentage points; counts and ratios have none), or ``never``.
+
+    Returns:
+        The user's tolerances and, of the other metrics, :data:`DEFAULTS`.
+
+    Raises:
+        UsageError: a text does not follow that grammar.
+    """
+    found = {(one.row, one.metric): one for one in DEFAULTS}
+    for text in texts:
+        tolerance = _parse(text)
+        found[tolerance.row, tolerance.metric] = tolerance
+    return tuple(found.values())
+
+
+def tolerance_for(tolerances: Iterable[Tolerance], row: str, metric: str) -> Tolerance | None:
+    """The tolerance of a metric of a row: its own, else that of every row."""
+    found = [one for one in tolerances if one.metric == metric and one.row in (row, None)]
+    return min(found, key=lambda one: one.row is None, default=None)
+
+
+def _parse(text: str) -> Tolerance:
+    left, separator, limit = text.rpartition("=")
+    row, _, key = left.rpartition(":")
+    metric = find_metric(key)
+    if not separator or (metric is None and key != ROWS):
+        known = ", ".join((*METRICS, ROWS))
+        raise UsageError(f"{text!r} is not a tolerance.", hint=f"{_HINT} The metrics are {known}.")
+    if limit == "never":
+        return Tolerance(metric.key if metric else ROWS, row=row or None, asked=True)
+    if metric is None:
+        raise UsageError(f"{limit!r} is not a limit for {ROWS}.", hint=_HINT)
+    share, amount = _parse_limit(metric, limit)
+    return Tolerance(metric.key, share, amount, row or None, asked=True)
+
+
+def _parse_limit(metric: Metric, limit: str) -> tuple[float | None, float | None]:
+    """The share or the amount that a limit is."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*(%|[A-Za-z/]*)", limit, re.ASCII)
+    if match is None:
+        raise UsageError(f"{limit!r} is not a limit for {metric.key}.", hint=_HINT)
+    number, unit = float(match[1]), match[2]
+    if unit == "%":
+        return number / 100, None
+    units = metric.unit.limits
+    if unit not in units and number != 0:
+        words = ", ".join(word or "no unit" for word in units)
+        raise UsageError(f"{limit!r} is not a limit for {metric.key}, which takes {words} or %.")
+    return None, number * units.get(unit, 1.0)
+
+
+DEFAULTS: tuple[Tolerance, ...] = (
+    *(
+        Tolerance(metric.key, *_parse_limit(metric, metric.default_limit))
+        for metric in METRICS.values()
+        if metric.default_limit is not None
+    ),
+    Tolerance(ROWS, amount=0.0),
+)
+"""Without ``--fail``: what every metric allows by default, and a row that is measured no more."""

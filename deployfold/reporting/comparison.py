@@ -1,0 +1,135 @@
+"""The comparison of all rows as columns of marked cells, for every renderer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from . import text
+from .footnotes import Footnotes
+from .metrics import METRICS, Metric
+from .report import Report, Row
+
+
+class Mark(Enum):
+    """How a cell's value compares with the others."""
+
+    PLAIN = "plain"
+    BASELINE = "baseline"
+    BEST = "best"
+    LOST = "lost"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text, with the superscripts of its footnotes.
+
+    ``detail`` is a line below it, and ``warning`` how that line ends if it has bad news.
+    """
+
+    text: str
+    mark: Mark = Mark.PLAIN
+    notes: str = ""
+    detail: str = ""
+    warning: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.notes}" if self.notes else self.text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the comparison; ``cells`` are in the order of the report's rows.
+
+    ``metric`` is ``None`` for the column of titles. ``narrow`` is the same column in fewer cells.
+    """
+
+    header: str
+    cells: tuple[Cell, ...]
+    metric: Metric | None = None
+    narrow: Column | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """The column holds numbers, and is aligned to the right."""
+        return self.metric is not None
+
+
+def columns(report: Report, notes: Footnotes) -> list[Column]:
+    """The titles and every metric that the report's rows have enough of, in the order shown."""
+    metrics = [metric for metric in METRICS.values() if metric.in_table]
+    shown = [metric for metric in metrics if metric.shown(report.rows)]
+    return [_titles(report, notes), *(_column(metric, report, notes) for metric in shown)]
+
+
+def _titles(report: Report, notes: Footnotes) -> Column:
+    cells = []
+    for index, row in enumerate(report.rows):
+        marks = notes.mark(notes.others.get(row.name, ()))
+        mark = Mark.BASELINE if index == 0 else Mark.PLAIN
+        summary = row.quantization
+        detail = text.quantization(summary) if summary else ""
+        warning = "uncalibrated" if summary and not summary.calibrated else ""
+        cells.append(Cell(text.clean(row.title), mark, marks, detail, warning))
+    return Column("artifact", tuple(cells))
+
+
+def _column(metric: Metric, report: Report, notes: Footnotes) -> Column:
+    rows = report.rows
+    best = _best(metric, rows)
+    cells, narrow = [], []
+    for index, row in enumerate(rows):
+        mark = _mark(metric, rows, index, best)
+        cells.append(_cell(metric, row, index, mark, notes))
+        if metric.narrow is not None:
+            wide = cells[-1]
+            written = metric.narrow.cell(row) if mark is not Mark.ABSENT else wide.text
+            plain = index == 0 and metric.baseline_cell is not None
+            narrow.append(Cell(wide.text if plain else written, mark, wide.notes))
+    short = None
+    if metric.narrow is not None:
+        short = Column(metric.narrow.header, tuple(narrow), metric)
+    return Column(metric.header, tuple(cells), metric, short)
+
+
+def _cell(metric: Metric, row: Row, index: int, mark: Mark, notes: Footnotes) -> Cell:
+    if metric.tells_why and row.latency is None:
+        return Cell("not measured", Mark.ABSENT, notes.mark((notes.why[row.name],)))
+    if mark is Mark.ABSENT:
+        return Cell(text.NOTHING, mark)
+    if index == 0 and metric.baseline_cell is not None:
+        return Cell(metric.baseline_cell, mark)
+    return Cell(metric.write_cell(row), mark)
+
+
+def _mark(metric: Metric, rows: Sequence[Row], index: int, best: float | None) -> Mark:
+    row, value = rows[index], _value(metric, rows, index)
+    if value is None:
+        return Mark.ABSENT
+    if index == 0 and metric.baseline_cell is not None:
+        return Mark.BASELINE
+    if metric.lost(row, rows[0]):
+        return Mark.LOST
+    if best is not None and value == best and metric.contends(row):
+        return Mark.BEST
+    return Mark.BASELINE if index == 0 else Mark.PLAIN
+
+
+def _value(metric: Metric, rows: Sequence[Row], index: int) -> float | None:
+    return None if index == 0 and metric.from_original else metric.read(rows[index])
+
+
+def _best(metric: Metric, rows: Sequence[Row]) -> float | None:
+    """The best value if it stands out: held by one row, of two or more that have one."""
+    values = [
+        _value(metric, rows, index) if metric.contends(row) else None
+        for index, row in enumerate(rows)
+    ]
+    present = [value for value in values if value is not None and not math.isnan(value)]
+    if len(present) < 2:
+        return None
+    best = max(present) if metric.better == "more" else min(present)
+    return best if present.count(best) == 1 else None
