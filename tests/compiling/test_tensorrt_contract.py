@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from tensorrt_contract import (
     PACKAGE,
     PARTIAL,
+    PASSING_ON,
     SOURCES,
     TABLE,
     Use,
@@ -56,7 +58,23 @@ def test_what_is_used_was_found() -> None:
         "IRuntimeCache.serialize",
         "IExecutionContext.is_stream_capturable",
     } <= names
-    assert {use.where.partition(":")[0] for use in USES} >= set(SOURCES) - {"compile/worker.py"}
+    assert {use.where.partition(":")[0] for use in USES} >= set(SOURCES)
+
+
+def test_every_module_that_holds_the_library_is_read() -> None:
+    """By convention the library is called ``trt`` wherever a module has it."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(
+            getattr(node, "arg", None) == "trt" or getattr(node, "id", None) == "trt"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    }
+    assert {"compiling/tensorrt/builder.py", "runtimes/tensorrt_file.py"} <= found
+    assert found - {*SOURCES, *PASSING_ON} == set()
+    for name in PASSING_ON:
+        assert not uses((PACKAGE / name).read_text(encoding="utf-8"), name)
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: f"{use.where}-{use.name}")
@@ -79,7 +97,7 @@ def test_a_wrong_name_in_any_place_is_noticed(use: Use) -> None:
     ],
 )
 def test_a_wrong_line_in_the_source_is_noticed(right: str, wrong: str) -> None:
-    source = (PACKAGE / "compile/configure.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "compiling/tensorrt/configure.py").read_text(encoding="utf-8")
     assert right in source
     found = uses(source.replace(right, wrong), "configure.py")
     assert any(problems(found, api, title) for title, api in APIS.items())

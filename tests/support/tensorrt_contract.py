@@ -29,16 +29,18 @@ import deployfold
 PACKAGE = Path(deployfold.__file__).parent
 TABLE = Path(__file__).with_name("tensorrt_api.json")
 SOURCES = (
-    "compile/tensorrt.py",
-    "compile/network.py",
-    "compile/configure.py",
-    "compile/timing_cache.py",
-    "compile/progress.py",
-    "compile/worker.py",
-    "compile/runtime.py",
-    "measure/engine_file.py",
-    "measure/engine_runner.py",
+    "compiling/tensorrt/builder.py",
+    "compiling/tensorrt/configure.py",
+    "compiling/tensorrt/network.py",
+    "compiling/tensorrt/progress.py",
+    "compiling/tensorrt/timing_cache.py",
+    "runtimes/tensorrt_engine.py",
+    "runtimes/tensorrt_file.py",
+    "runtimes/tensorrt_library.py",
 )
+"""The modules that call TensorRT; a test finds those that are missing here."""
+PASSING_ON = ("compiling/tensorrt/retry.py", "compiling/worker.py")
+"""Modules that hand the library on and use nothing of it."""
 RECEIVERS = {
     "builder": "Builder",
     "network": "INetworkDefinition",
