@@ -45,6 +45,14 @@ def sweep(
             "(dask worker --nthreads 1 --resources l4=1).",
         ),
     ] = None,
+    allow_code: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FUNCTION",
+            help="Let the fleet file name this function of yours as arch, calib or input-data; "
+            "repeat it for several.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")
     ] = False,
@@ -88,10 +96,10 @@ def sweep(
         from deployfold.sweep.run import sweep as run_sweep
         from deployfold.sweep.summary import to_json, to_table
 
-        read = read_fleet(fleet)
+        read = read_fleet(fleet, allow_code or ())
         root = output or Path("build") / fleet.stem
         if dry_run:
-            for job in planned(read, root):
+            for job in planned(read, root, scheduler):
                 run.out.print(" ".join(["deployfold", *job.command]), soft_wrap=True, markup=False)
             return
         results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)

@@ -31,9 +31,9 @@ tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "toml
 
 DEFAULT = "default"
 """The origin of a value that neither a profile nor a flag set."""
-PATHS = ("calib", "labels", "preprocess", "timing-cache")
+PATHS = ("calib", "input-data", "labels", "preprocess", "timing-cache")
 """Keys whose value may be a path; in a file it is relative to that file."""
-_CODE = ("arch", "calib", "input-data")
+CODE = ("arch", "calib", "input-data")
 """Keys whose ``package.module:function`` form runs code, which a file must not ask for."""
 
 
@@ -139,8 +139,8 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
                 f"{_place(path, text, key)}: unknown key {key!r}.",
                 hint=f"Did you mean {near[0]}?" if near else "The keys are the flags of build.",
             )
-    for key in _CODE:
-        if _names_function(table.get(key)):
+    for key in CODE:
+        if names_function(table.get(key)):
             raise UsageError(
                 f"{_place(path, text, key)}: {key!r} would run code that the profile chose.",
                 hint=f"Give it yourself: --{key} {table[key]}",
@@ -156,7 +156,8 @@ def profile_keys() -> list[str]:
     return ["description", *(one.key for one in profile_options())]
 
 
-def _names_function(value: object) -> bool:
+def names_function(value: object) -> bool:
+    """Whether a value has the form ``package.module:function``, so that reading it runs code."""
     if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
         return False
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None

@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.plan import check_target
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import PATHS, check_table
+from deployfold.config.profiles import CODE, PATHS, check_table, names_function
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
 
@@ -73,13 +75,21 @@ class Fleet:
     memory_gib: float | None = None
 
     @property
+    def asks_for_auto(self) -> bool:
+        """Whether any target is ``auto``, which depends on the machine."""
+        return any(AUTO in model.targets for model in self.models)
+
+    @property
     def measures(self) -> bool:
         """Whether any build measures latency, which nothing may run beside."""
         return not all(model.settings.get("no-measure", False) for model in self.models)
 
 
-def read_fleet(path: Path) -> Fleet:
+def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
     """Read a fleet file; relative paths in it are relative to it.
+
+    Args:
+        allow_code: the functions, as ``package.module:function``, that the file may name.
 
     Raises:
         UsageError: it cannot be read, or a key or a value in it is wrong; the message names it.
@@ -97,12 +107,13 @@ def read_fleet(path: Path) -> Fleet:
     common = table.get("build", {})
     if not isinstance(common, dict):
         raise UsageError(f"{path}: [build] must be a table.")
-    _check_settings(path, text, common, "[build]")
+    check = partial(_check_settings, path, text, allow_code)
+    check(common, "[build]")
     entries = table.get("model", [])
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path} names no model.", hint='Add [[model]] with source = "…".')
     base = path.parent.resolve()
-    models = tuple(_model(path, text, base, entry, common, table) for entry in entries)
+    models = tuple(_model(path, check, base, entry, common, table) for entry in entries)
     names = [model.name.lower() for model in models]  # some file systems know no case
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -114,7 +125,7 @@ def read_fleet(path: Path) -> Fleet:
 
 def _model(
     path: Path,
-    text: str,
+    check: Callable[[dict[str, Any], str], None],
     base: Path,
     entry: dict[str, Any],
     common: dict[str, Any],
@@ -124,11 +135,12 @@ def _model(
     if not isinstance(source, str) or not source:
         raise UsageError(f'{path}: a [[model]] has no source = "…".')
     own = {key: value for key, value in entry.items() if key not in _OWN}
-    _check_settings(path, text, own, f"the model {source}")
+    check(own, f"the model {source}")
     settings = {**common, **own}
     for key in PATHS:
-        if key in settings and settings[key] not in ("auto", "random"):
-            settings[key] = str(base / settings[key])
+        value = settings.get(key)
+        if value not in (None, "auto", "random") and not names_function(value):
+            settings[key] = str(base / value)
     name = entry.get("name", _name_of(source))
     if not isinstance(name, str) or re.fullmatch(r"\w[\w.+-]{0,99}", name) is None:
         raise UsageError(
@@ -151,14 +163,23 @@ def _name_of(source: str) -> str:
     return re.sub(r"[^\w.+-]", "_", stem)
 
 
-def _check_settings(path: Path, text: str, settings: dict[str, Any], where: str) -> None:
+def _check_settings(
+    path: Path, text: str, allow_code: Collection[str], settings: dict[str, Any], where: str
+) -> None:
     for key in _DECIDED:
         if key in settings:
             raise UsageError(
                 f"{path}: {key!r} in {where} is for the sweep to decide.",
                 hint="Say it with precisions = […] and targets = […].",
             )
-    check_table(path, text, settings)
+    functions = {key: settings[key] for key in CODE if names_function(settings.get(key))}
+    for key, function in functions.items():
+        if function not in allow_code:
+            raise UsageError(
+                f"{path}: {key!r} in {where} would run code that the file chose.",
+                hint=f"If you trust the code, add: --allow-code {function}",
+            )
+    check_table(path, text, {key: settings[key] for key in settings if key not in functions})
 
 
 def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
@@ -174,7 +195,7 @@ def _targets(path: Path, names: object) -> tuple[str, ...]:
     found = _words(path, "targets", names)
     for name in found:
         check_target(name)  # an unknown GPU is told before the first build, not after the last
-    return found
+    return tuple(AUTO if name.strip().lower() == AUTO else name for name in found)
 
 
 def _words(path: Path, key: str, value: object) -> tuple[str, ...]:

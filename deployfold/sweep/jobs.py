@@ -1,81 +1,36 @@
 """From a fleet to the jobs that are still to be done.
 
-A job is one ``deployfold build``: a model in one precision for some targets. What it makes lies in
-``OUT/<model>/<precision>-<key>/``, where the key is a hash of everything that decides the result:
-the bytes of the checkpoint and of the data, the settings, and the versions of the packages. So a
-job whose inputs changed is another job, and one whose directory is there is done.
+A cell is one model in one precision for one target, with a key that hashes everything that decides
+its result; a cell whose inputs changed is another cell, and has to be built. A job is one
+``deployfold build`` for several cells of a model: loading, folding and exporting are the same for
+all of them. Its result lies in ``OUT/<model>/<precisions>-<hash of the cells>/``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import PATHS
-from deployfold.errors import UsageError
+from deployfold.config.profiles import CODE, names_function
+from deployfold.errors import ExitCode
 from deployfold.lowering.cache import cache_key
-from deployfold.measuring.environment import package_versions
-from deployfold.util.files import sha256
+from deployfold.targets.catalogue import AUTO
 
 from .fleet import Fleet, FleetModel
+from .identity import gpu_here, key_of
 
 RECORD = "job.json"
 """What a finished job leaves beside its report; the directory is whole where it is there."""
 
-_DATA = (*PATHS, "input-data")
+_CALIBRATION = ("calib", "calib-samples", "held-back")
+"""Settings of a fleet that mean nothing to a build in which no precision is calibrated."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """One build.
-
-    Attributes:
-        key: of everything that decides the result, the targets apart.
-        settings: keys and values of a build profile.
-        root: the sweep's directory.
-    """
-
-    model: str
-    source: str
-    precision: Precision
-    targets: tuple[str, ...]
-    settings: Mapping[str, Any]
-    key: str
-    root: Path
-
-    @property
-    def directory(self) -> Path:
-        """Where its result lies once it is whole."""
-        digest = cache_key({"key": self.key, "targets": json.dumps(sorted(self.targets))})
-        return self.root / self.model / f"{self.precision.value}-{digest[:12]}"
-
-    @property
-    def title(self) -> str:
-        """``resnet18 fp16 for l4, rtx4090``."""
-        return f"{self.model} {self.precision.value} for {', '.join(self.targets)}"
-
-    @property
-    def command(self) -> list[str]:
-        """The words after ``deployfold`` that build it, the output directory apart."""
-        words = ["build", self.source]
-        if self.precision is not Precision.FP32:
-            words.append(f"--{self.precision.value}")
-        for target in self.targets:
-            words += ["--target", target]
-        for key, value in self.settings.items():
-            if value is True:
-                words.append(f"--{key}")
-            elif value is not False and key != "description":
-                for one in value if isinstance(value, list) else [value]:
-                    words.append(f"--{key}={one}")  # a value may begin with a dash
-        return words
+_SAME_FOR_ALL = (ExitCode.LOAD, ExitCode.FOLD, ExitCode.INTERRUPTED)
+"""Exit codes of failures that every precision and target of a model shares."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +43,121 @@ class Cell:
     key: str
 
 
-def cells_of(fleet: Fleet) -> tuple[Cell, ...]:
+@dataclass(frozen=True)
+class Job:
+    """One build: of one model, in each of its precisions for each of its targets.
+
+    Attributes:
+        cells: one for each pair of a precision and a target.
+        root: the sweep's directory.
+        code: where the functions lie that the settings name, if they name any.
+    """
+
+    cells: tuple[Cell, ...]
+    root: Path
+    code: Path | None = None
+
+    @property
+    def model(self) -> FleetModel:
+        """The model of all cells."""
+        return self.cells[0].model
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the cells, each once."""
+        return tuple(dict.fromkeys(cell.precision for cell in self.cells))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets of the cells, each once."""
+        return tuple(dict.fromkeys(cell.target for cell in self.cells))
+
+    @property
+    def measures(self) -> bool:
+        """Whether the build measures latency, which nothing may run beside."""
+        return not self.model.settings.get("no-measure", False)
+
+    @property
+    def directory(self) -> Path:
+        """Where its result lies once it is whole."""
+        pairs = sorted([cell.key, cell.target] for cell in self.cells)
+        digest = cache_key({"cells": json.dumps(pairs)})
+        return self.root / self.model.name / f"{self._precision_names('+')}-{digest[:12]}"
+
+    @property
+    def title(self) -> str:
+        """``resnet18 fp16, int8 for l4, rtx4090``."""
+        return f"{self.model.name} {self._precision_names(', ')} for {', '.join(self.targets)}"
+
+    def _precision_names(self, separator: str) -> str:
+        return separator.join(precision.value for precision in self.precisions)
+
+    @property
+    def command(self) -> list[str]:
+        """The words after ``deployfold`` that build it, the output directory apart."""
+        words = ["build", self.model.source]
+        words += [f"--{one.value}" for one in self.precisions if one is not Precision.FP32]
+        for target in self.targets:
+            words += ["--target", target]
+        calibrated = any(one.record.calibration != "none" for one in self.precisions)
+        for key, value in self.model.settings.items():
+            if value is False or key == "description" or (key in _CALIBRATION and not calibrated):
+                continue
+            if value is True:
+                words.append(f"--{key}")
+            else:
+                for one in value if isinstance(value, list) else [value]:
+                    words.append(f"--{key}={one}")  # a value may begin with a dash
+        return words
+
+    def only(self, *, precision: Precision | None = None, targets: Iterable[str] = ()) -> Job:
+        """The part of the job in one precision, or for some of the targets."""
+        wanted = set(targets) or set(self.targets)
+        return replace(
+            self,
+            cells=tuple(
+                cell
+                for cell in self.cells
+                if cell.target in wanted and precision in (None, cell.precision)
+            ),
+        )
+
+    def after(self, code: int) -> tuple[Job, ...]:
+        """The jobs that may succeed where this one ended with an exit code; none if it is done.
+
+        1. Several precisions: each is built by itself, since one of them may have failed alone.
+        2. One precision that could not be compiled for several targets: each target by itself.
+        """
+        if code in (ExitCode.OK, ExitCode.THRESHOLD, *_SAME_FOR_ALL):
+            return ()
+        if len(self.precisions) > 1:
+            return tuple(self.only(precision=precision) for precision in self.precisions)
+        if code == ExitCode.COMPILE and len(self.targets) > 1:
+            return tuple(self.only(targets=[target]) for target in self.targets)
+        return ()
+
+
+def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
     """Everything that a fleet asks for, in the order of its file.
 
+    Args:
+        auto_gpu: the GPU that the target ``auto`` means; that of this machine by default.
+
     Raises:
-        UsageError: a checkpoint or data that it names cannot be read.
+        UsageError: a checkpoint or data that the fleet names cannot be read.
     """
-    return tuple(
-        Cell(model, precision, target, key)
-        for model in fleet.models
-        for precision in model.precisions
-        for key in [_key(model, precision)]
-        for target in model.targets
-    )
+    if fleet.asks_for_auto and auto_gpu is None:
+        auto_gpu = gpu_here()
+    cells = []
+    for model in fleet.models:
+        for precision in model.precisions:
+            key = key_of(model, precision)
+            of_auto = key_of(model, precision, auto_gpu) if AUTO in model.targets else key
+            cells += [
+                Cell(model, precision, target, of_auto if target == AUTO else key)
+                for target in model.targets
+            ]
+    return tuple(cells)
 
 
 def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
@@ -109,11 +166,25 @@ def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
     built: dict[tuple[str, str], Path] = {}
     for name in dict.fromkeys(cell.model.name for cell in cells):
         for path in sorted((root / name).glob(f"*/{RECORD}")):
-            record = read_record(path)
-            for target in record.get("targets", ()):
-                built[record.get("key", ""), target] = path.parent
+            for pair in _built(read_record(path)):
+                built[pair] = path.parent
     return {
         cell: built[cell.key, cell.target] for cell in cells if (cell.key, cell.target) in built
+    }
+
+
+def to_record(job: Job) -> dict[str, Any]:
+    """The part of a record that says what was built, as JSON values."""
+    return {
+        "model": job.model.name,
+        "source": job.model.source,
+        "precisions": [precision.value for precision in job.precisions],
+        "targets": list(job.targets),
+        "cells": [
+            {"precision": cell.precision.value, "target": cell.target, "key": cell.key}
+            for cell in job.cells
+        ],
+        "command": ["deployfold", *job.command],
     }
 
 
@@ -126,69 +197,36 @@ def read_record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def _built(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The keys and targets of a record's cells."""
+    try:
+        if "cells" in record:
+            return [(cell["key"], cell["target"]) for cell in record["cells"]]
+        # Before a job had several precisions, its key stood by itself.
+        return [(record["key"], target) for target in record["targets"]]
+    except (KeyError, TypeError):
+        return []  # damaged
+
+
 def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Job, ...]:
-    """The jobs for all cells that are not done: one for each model and precision."""
+    """The jobs for all cells that are not done: one for each model, as far as one build can.
+
+    1. Precisions of a model that miss the same targets share a build.
+    2. FP32 has its own, since a build in another precision makes no FP32 engine.
+    """
     ready = set(done)
-    groups: dict[str, list[Cell]] = {}
+    missing: dict[tuple[str, Precision], list[Cell]] = {}
     for cell in cells:
         if cell not in ready:
-            groups.setdefault(cell.key, []).append(cell)
-    return tuple(
-        Job(
-            model=group[0].model.name,
-            source=group[0].model.source,
-            precision=group[0].precision,
-            targets=tuple(cell.target for cell in group),
-            settings=group[0].model.settings,
-            key=key,
-            root=root,
-        )
-        for key, group in groups.items()
-    )
+            missing.setdefault((cell.model.name, cell.precision), []).append(cell)
+    jobs: dict[tuple[str, bool, tuple[str, ...]], list[Cell]] = {}
+    for (name, precision), group in missing.items():
+        targets = tuple(cell.target for cell in group)
+        jobs.setdefault((name, precision is Precision.FP32, targets), []).extend(group)
+    return tuple(Job(tuple(group), root, _code(group[0].model)) for group in jobs.values())
 
 
-def _key(model: FleetModel, precision: Precision) -> str:
-    settings = {
-        key: _identity(value) if key in _DATA else value for key, value in model.settings.items()
-    }
-    return cache_key(
-        {
-            "name": model.name,
-            "source": _identity(model.source),
-            "precision": precision.value,
-            "settings": json.dumps(settings, sort_keys=True),
-            "versions": json.dumps(package_versions(), sort_keys=True),
-        }
-    )
-
-
-def _identity(value: str) -> str:
-    """The hash of what a path leads to; other words stand for themselves.
-
-    Raises:
-        UsageError: it looks like a path, and there is nothing or nothing readable.
-    """
-    if value in ("auto", "random") or (":" in value and not Path(value).exists()):
-        return value
-    path = Path(value)
-    try:
-        return _directory_hash(path) if path.is_dir() else _file_hash(path, path.stat().st_mtime_ns)
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-@lru_cache(maxsize=1024)
-def _file_hash(path: Path, changed: int) -> str:
-    return sha256(path)  # one checkpoint stands in many cells
-
-
-def _directory_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    for place, directories, names in os.walk(path):
-        directories.sort()
-        for name in sorted(names):
-            file = Path(place) / name
-            if file.is_file():
-                digest.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape"))
-                digest.update(_file_hash(file, file.stat().st_mtime_ns).encode())
-    return digest.hexdigest()
+def _code(model: FleetModel) -> Path | None:
+    """The directory of the functions that a model's settings name: the sweep's working one."""
+    named = any(names_function(model.settings.get(key)) for key in CODE)
+    return Path.cwd() if named else None

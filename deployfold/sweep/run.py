@@ -12,9 +12,10 @@ from deployfold.events import Emit, Note, StageFinished, StageProgress, StageSta
 from deployfold.util.files import make_directory, unwritable
 from deployfold.util.locks import claim
 
+from .cluster import gpu_of_workers, run_on_dask
 from .fleet import Fleet
-from .jobs import Job, cells_of, finished, pending
-from .schedule import GIB, cpus, run_here, run_on_dask
+from .jobs import Cell, Job, cells_of, finished, pending
+from .schedule import GIB, cpus, run_here
 from .summary import CellResult, summarise, write_summary
 from .work import WORK, Outcome
 
@@ -40,7 +41,7 @@ def sweep(
         UsageError: the directory cannot be written, another sweep is at work in it, or latency
             was to be measured beside other builds.
     """
-    cells = cells_of(fleet)
+    cells = _cells(fleet, scheduler)
     root = root.resolve()
     with _locked(root):
         done = finished(cells, root)
@@ -65,10 +66,17 @@ def sweep(
     return results
 
 
-def planned(fleet: Fleet, root: Path) -> tuple[Job, ...]:
+def planned(fleet: Fleet, root: Path, scheduler: str | None = None) -> tuple[Job, ...]:
     """The jobs that :func:`sweep` would do now."""
-    cells = cells_of(fleet)
+    cells = _cells(fleet, scheduler)
     return pending(cells, finished(cells, root.resolve()), root.resolve())
+
+
+def _cells(fleet: Fleet, scheduler: str | None) -> tuple[Cell, ...]:
+    """The cells of a fleet, with ``auto`` as the machines mean it that will build."""
+    if scheduler is None or not fleet.asks_for_auto:
+        return cells_of(fleet)
+    return cells_of(fleet, gpu_of_workers(scheduler))
 
 
 def _run(
@@ -77,10 +85,6 @@ def _run(
     if not missing:
         return iter(())
     if scheduler is not None:
-        if not scheduler.startswith("dask://"):
-            raise UsageError(
-                f"{scheduler!r} is no scheduler.", hint="Write it as --scheduler dask://HOST:PORT."
-            )
         return run_on_dask(missing, scheduler)
     asked = jobs or fleet.jobs
     if fleet.measures and (asked or 1) > 1:

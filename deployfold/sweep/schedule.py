@@ -1,18 +1,16 @@
-"""Where jobs run: in parallel here, as far as memory allows, or on a Dask cluster."""
+"""Runs jobs on this machine: in parallel, as far as memory allows."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from threading import Condition
 from typing import Any
 
-from deployfold.errors import UsageError
+from deployfold.errors import DeployfoldError, one_line
 
 from .jobs import RECORD, Job, read_record
 from .work import Outcome, Processes, run_job
@@ -71,96 +69,22 @@ def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterat
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sweep")
     try:
-        for future in as_completed([pool.submit(one, job) for job in jobs]):
-            yield from future.result()
+        futures = {pool.submit(one, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield from outcomes_of(future, futures[future])
     finally:
         processes.stop()
         pool.shutdown(cancel_futures=True)
 
 
-def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Run jobs on the workers of a Dask scheduler; yields each outcome as it comes.
-
-    The workers need deployfold and the sweep's directory, at the same path. A worker that has a
-    resource named as a target (``dask worker --resources l4=1``) gets that target's jobs. A job
-    whose worker dies is done again by another.
-
-    Args:
-        address: ``dask://HOST:PORT``.
-
-    Raises:
-        UsageError: the package is missing, the scheduler does not answer, or a worker does not
-            see the directory.
-    """
+def outcomes_of(future: Any, job: Job) -> tuple[Outcome, ...]:
+    """What became of a job, also where it could not even begin: the other jobs go on."""
     try:
-        import distributed
-    except ImportError as error:
-        raise UsageError(
-            "--scheduler needs the package distributed.", hint="pip install 'deployfold[dask]'"
-        ) from error
-    try:
-        client = distributed.Client("tcp://" + address.removeprefix("dask://"), timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"No Dask scheduler answers at {address}.", hint="Start one with: dask scheduler"
-        ) from error
-    with client:
-        workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-        if not workers:
-            raise UsageError(
-                f"The scheduler at {address} has no workers.", hint=f"dask worker {address[7:]}"
-            )
-        _check_shared(client, jobs)
-        named = {name for worker in workers.values() for name in worker.get("resources", {})}
-        futures = [
-            client.submit(
-                run_job,
-                job,
-                key=f"deployfold-{job.directory.name}-{uuid.uuid4().hex[:8]}",
-                pure=False,
-                resources={name: 1 for name in job.targets if name in named},
-            )
-            for job in _by_resource(jobs, named)
-        ]
-        try:
-            for future in distributed.as_completed(futures):
-                yield from _result(future)
-        finally:
-            client.cancel(futures)
-
-
-def _result(future: Any) -> tuple[Outcome, ...]:
-    outcomes: tuple[Outcome, ...] = future.result()
+        outcomes: tuple[Outcome, ...] = future.result()
+    except Exception as error:
+        why = error.message if isinstance(error, DeployfoldError) else one_line(error)
+        return (Outcome(job, 0.0, failure=f"{type(error).__name__}: {why}", code=1),)
     return outcomes
-
-
-def _by_resource(jobs: Sequence[Job], named: set[str]) -> Iterator[Job]:
-    """Jobs split so that each needs at most one kind of worker."""
-    for job in jobs:
-        free = tuple(target for target in job.targets if target not in named)
-        if free:
-            yield replace(job, targets=free)
-        for target in job.targets:
-            if target in named:
-                yield replace(job, targets=(target,))
-
-
-def _check_shared(client: Any, jobs: Sequence[Job]) -> None:
-    probe = jobs[0].root / f".probe-{uuid.uuid4().hex}"
-    probe.touch()
-    try:
-        blind = [worker for worker, sees in client.run(_exists, str(probe)).items() if not sees]
-    finally:
-        probe.unlink()
-    if blind:
-        raise UsageError(
-            f"The Dask worker {blind[0]} does not see {jobs[0].root}.",
-            hint="Put the sweep's directory, the fleet file and its models on a shared disk.",
-        )
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()
 
 
 def expected_memory(job: Job) -> int:
@@ -172,7 +96,7 @@ def expected_memory(job: Job) -> int:
     records = job.directory.parent.glob(f"*/{RECORD}")
     seen = max((read_record(path).get("peak_bytes") or 0 for path in records), default=0)
     with suppress(OSError):
-        return max(seen, BASE_BYTES + PER_BYTE * Path(job.source).stat().st_size)
+        return max(seen, BASE_BYTES + PER_BYTE * Path(job.model.source).stat().st_size)
     return max(seen, BASE_BYTES)
 
 

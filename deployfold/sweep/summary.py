@@ -42,7 +42,7 @@ class CellResult:
         parameters: of the folded model.
         median_ms: of the engine, where it was measured.
         sqnr_db: of the lowered model against the original.
-        seconds, peak_bytes: of the build that made it, for all its targets.
+        seconds, peak_bytes: of the build that made it, for all its precisions and targets.
         message: why it is not built.
     """
 
@@ -71,10 +71,10 @@ def summarise(
         outcomes: of the jobs that this run did; those that failed say why.
     """
     failed = {
-        (outcome.job.key, target): outcome
+        (cell.key, cell.target): outcome
         for outcome in outcomes
         if outcome.failure is not None
-        for target in outcome.job.targets
+        for cell in outcome.job.cells
     }
     return tuple(
         _of_directory(cell, done[cell], root)

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from deployfold.errors import ExitCode
 from deployfold.reporting.report import load_report
 from deployfold.util.files import write_text
+from deployfold.util.locks import try_lock
 
-from .jobs import RECORD, Job
+from .jobs import RECORD, Job, to_record
 
 LOG = "build.log"
 WORK = ".work-"
 """Begins the name of a directory that a job is being built in."""
+
+_POLL_SECONDS = 0.2
+"""Between two looks at the machine's lock; short beside any build."""
 
 _WHOLE = (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.ACCURACY)
 """Exit codes after which all there is to be made was made, and a second run would end the same."""
@@ -85,39 +90,66 @@ def run_job(
 ) -> tuple[Outcome, ...]:
     """Build a job into a directory of its own, and give that its name when it is whole.
 
-    A compile error of one target must not take the others along, so a job for several targets that
-    ends with one is done again target by target.
+    An error of one precision or target must not take the others along, so a job of several that
+    ends with one is done again in parts. A build that measures latency waits until no other build
+    of a sweep runs on this machine, and keeps others waiting.
 
     Args:
         environment: variables beside those of this process.
     """
+    processes = processes or Processes()
+    with on_this_machine(alone=job.measures, stopped=lambda: processes.stopped):
+        return () if processes.stopped else _run_parts(job, processes, environment)
+
+
+def _run_parts(
+    job: Job, processes: Processes, environment: Mapping[str, str] | None
+) -> tuple[Outcome, ...]:
     outcome = _build(job, processes, environment)
-    if outcome.code != ExitCode.COMPILE or len(job.targets) == 1:
+    parts = () if processes.stopped else job.after(outcome.code)
+    if not parts:
         return (outcome,)
-    singles = [replace(job, targets=(target,)) for target in job.targets]
-    return tuple(one for single in singles for one in run_job(single, processes, environment))
+    return tuple(one for part in parts for one in _run_parts(part, processes, environment))
 
 
-def _build(job: Job, processes: Processes | None, environment: Mapping[str, str] | None) -> Outcome:
+@contextmanager
+def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Wait for the right to build on this machine; sweeps of the same user share it.
+
+    Args:
+        alone: let no other build run during the block.
+        stopped: whether to wait no longer.
+    """
+    name = f"deployfold-sweep-{os.getuid() if hasattr(os, 'getuid') else 'lock'}"
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    lock = os.open(Path(tempfile.gettempdir()) / name, flags, 0o600)
+    try:
+        while not stopped():
+            try:
+                try_lock(lock, shared=not alone)
+                break
+            except BlockingIOError:
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _build(job: Job, processes: Processes, environment: Mapping[str, str] | None) -> Outcome:
     start = time.monotonic()
     if (job.directory / RECORD).exists():
         return Outcome(job, 0.0, cached=True)
     job.directory.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=WORK, dir=job.directory.parent))
+    work = job.directory.parent / f"{WORK}{secrets.token_hex(4)}"
+    work.mkdir()
     try:
-        work.chmod(0o755)  # mkdtemp gives 0700
-        code, peak = _run(job, work, processes or Processes(), environment)
+        code, peak = _run(job, work, processes, environment)
         seconds = time.monotonic() - start
-        if code not in _WHOLE:
+        if code not in _WHOLE or job.after(code):
             return Outcome(job, seconds, peak, _sentence(work / LOG, code), code)
         peak = _peak_of_stages(work) or peak
         record = {
-            "key": job.key,
-            "model": job.model,
-            "source": job.source,
-            "precision": job.precision.value,
-            "targets": list(job.targets),
-            "command": ["deployfold", *job.command],
+            **to_record(job),
             "exit_code": code,
             "seconds": round(seconds, 3),
             "peak_bytes": peak,
@@ -150,6 +182,7 @@ def _run(
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
+            cwd=job.code,
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C is for the sweep, which then ends its builds
         )

@@ -104,3 +104,22 @@ def test_latency_is_not_measured_beside_other_builds(fleet: Path) -> None:
     done = run("sweep", "fleet.toml", "--jobs", "2", cwd=fleet)
     assert done.returncode == 2
     assert "Latency cannot be measured" in done.stderr
+
+
+@pytest.mark.slow
+def test_one_build_makes_all_precisions_and_goes_apart_where_one_fails(fleet: Path) -> None:
+    text = FLEET.replace('"fp32", "fp16"', '"fp16", "int8"').replace(', "h100"', "")
+    (fleet / "fleet.toml").write_text(text)
+    done = run("sweep", "fleet.toml", cwd=fleet)  # INT8 has no data to calibrate on
+    assert done.returncode == 11
+    assert cells(fleet)["fp16", "l4"]["state"] == "built"
+    assert cells(fleet)["int8", "l4"]["state"] == "failed"
+    assert "calib" in str(cells(fleet)["int8", "l4"]["message"])
+
+    (fleet / "fleet.toml").write_text(text.replace("[build]", '[build]\ncalib = "random"'))
+    done = run("sweep", "fleet.toml", cwd=fleet)
+    assert done.returncode == 0, done.stderr
+    found = cells(fleet)
+    assert [cell["state"] for cell in found.values()] == ["built", "built"]
+    assert found["fp16", "l4"]["directory"] == found["int8", "l4"]["directory"]
+    assert found["fp16", "l4"]["artifact"] != found["int8", "l4"]["artifact"]

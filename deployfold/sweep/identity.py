@@ -1,0 +1,102 @@
+"""What decides the result of a build, as one hash: two builds with one key are the same build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from deployfold.config.precision import Precision
+from deployfold.config.profiles import CODE, PATHS, names_function
+from deployfold.errors import UsageError
+from deployfold.lowering.cache import cache_key
+from deployfold.measuring.environment import package_versions
+from deployfold.targets.machine import detect
+from deployfold.util.files import sha256
+
+from .fleet import FleetModel
+
+_WITHOUT_EFFECT = ("description", "timeout", "timing-cache")
+"""Settings that decide how a build goes and not what it makes. Builds themselves fill the timing
+cache: as a part of the key it would make every finished build another one."""
+
+
+def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None) -> str:
+    """Hex SHA-256 over the checkpoint, the data, the settings and the versions of the packages.
+
+    Args:
+        auto_gpu: for the target ``auto``, the GPU that it means.
+
+    Raises:
+        UsageError: a checkpoint or data cannot be read.
+    """
+    settings = {
+        key: _setting(key, value)
+        for key, value in model.settings.items()
+        if key not in _WITHOUT_EFFECT
+    }
+    parts = {
+        "name": model.name,
+        "source": _content(model.source),
+        "precision": precision.value,
+        "settings": json.dumps(settings, sort_keys=True),
+        "versions": json.dumps(package_versions(), sort_keys=True),
+    }
+    return cache_key(parts if auto_gpu is None else {**parts, "auto": auto_gpu})
+
+
+def gpu_here() -> str:
+    """The GPU that the target ``auto`` means on this machine, or ``none``."""
+    gpu = detect().gpu
+    return "none" if gpu is None else "{} {}.{}".format(gpu.name, *gpu.compute_capability)
+
+
+def _setting(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if key in CODE and names_function(value):
+        return f"{value} {_code(value)}"
+    return _content(value) if key in PATHS else value
+
+
+def _code(function: str) -> str:
+    """The hash of the user's own module or package; a library's is known by its version."""
+    top = Path(function.partition(":")[0].partition(".")[0])
+    for path in (top.with_suffix(".py"), top):
+        if path.exists():
+            return _content(str(path))
+    return ""
+
+
+def _content(value: str) -> str:
+    """The hash of what a path leads to; other words stand for themselves.
+
+    Raises:
+        UsageError: it looks like a path, and there is nothing or nothing readable.
+    """
+    if value in ("auto", "random") or (":" in value and not Path(value).exists()):
+        return value
+    path = Path(value)
+    try:
+        return _directory_hash(path) if path.is_dir() else _file_hash(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(path: Path, changed: int) -> str:
+    return sha256(path)  # one checkpoint stands in many cells
+
+
+def _directory_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    for place, directories, names in os.walk(path):
+        directories[:] = sorted(name for name in directories if name != "__pycache__")
+        for name in sorted(names):
+            file = Path(place) / name
+            if file.is_file():
+                digest.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape"))
+                digest.update(_file_hash(file, file.stat().st_mtime_ns).encode())
+    return digest.hexdigest()
