@@ -9,17 +9,26 @@ def main() -> None:
 
     from deployfold.errors import ExitCode
 
+    from .streams import Lossy, discard_stdout, open_closed_streams
+
+    open_closed_streams()
     try:
         _use_utf8()
         from .app import app
 
         app()
     except KeyboardInterrupt:  # before or after a command ran: session.py hears it within one
-        print("Error: Interrupted.", file=sys.stderr)
+        print("Error: Interrupted.", file=Lossy(sys.stderr))
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except OSError as error:  # of --help and --version, which have no session
-        print(f"Error: Cannot write the output: {error.strerror or error}.", file=sys.stderr)
+        discard_stdout()
+        print(f"Error: Cannot write the output: {error.strerror or error}.", file=Lossy(sys.stderr))
         raise SystemExit(int(ExitCode.USAGE)) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # --help into a pipe that nobody reads
+            discard_stdout()
+            raise SystemExit(int(ExitCode.OK)) from None
+        raise
 
 
 def _use_utf8() -> None:

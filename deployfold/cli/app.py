@@ -1,38 +1,64 @@
-"""The typer application: one file a command, and what they share."""
+"""The ``deployfold`` command: its own options, and every command below it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
 from deployfold import __version__
 
-from .bench import bench
-from .build import build
-from .bundle import bundle
-from .compare import compare
-from .doctor import doctor
-from .export import export
-from .finish import finish
-from .fold import fold
+from .discovery import EXIT_CODES, load, names, summary
 from .group import Command, Group
-from .profile import profile
-from .report import report
-from .run import run
-from .sweep import sweep
-from .targets import targets
 
-EXIT_CODES = (
-    "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading failed · 4 folding failed or "
-    "could not be verified · 5 export or lowering failed · 6 compiling failed · 7 measured, but "
-    "past a limit · 8 measuring failed · 9 INT8, FP8 or INT4 loses its accuracy · "
-    "10 a bundle is damaged or cannot be made · 11 builds of a sweep failed · 130 interrupted."
-)
+
+class _Loaded(Mapping[str, Any]):
+    """Every command by name, loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in names():
+            raise KeyError(name)
+        return load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names())
+
+    def __len__(self) -> int:
+        return len(names())
+
+
+class Commands(Group):
+    """The group of all commands; ``--help`` reads their summaries alone."""
+
+    _summaries = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Loaded()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        return list(names())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or ``None`` if there is none of that name."""
+        if self._summaries and cmd_name in names():
+            return Command(cmd_name, help=summary(cmd_name))
+        return self.commands.get(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, with one line for each command."""
+        self._summaries = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._summaries = False
+
 
 app = typer.Typer(
     name="deployfold",
-    cls=Group,
+    cls=Commands,
     help="Fold BatchNorm losslessly, export, build TensorRT engines, and compare every artifact.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -56,9 +82,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-for command in (build, fold, export, bench, compare, report, run, finish, sweep, targets, doctor):
-    app.command(cls=Command, epilog=EXIT_CODES)(command)
-app.add_typer(bundle, epilog=EXIT_CODES)
-app.add_typer(profile, epilog=EXIT_CODES)

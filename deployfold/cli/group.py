@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from deployfold.errors import ExitCode
 
+HELP_ALL = "help_all"
+"""The parameter of ``--help-all``, and the key of a context that it sets."""
+
+
+def _plain(text: str | None) -> str | None:
+    """The text with its square brackets escaped, which rich would take for markup.
+
+    Each paragraph becomes one line, which the terminal wraps, unless it is indented.
+    """
+    if text is None:
+        return None
+    paragraphs = text.split("\n\n")
+    lines = (one if "\n " in one else one.replace("\n", " ") for one in paragraphs)
+    return re.sub(r"(?<!\\)\[(?=[a-z#/@\[])", r"\\[", "\n\n".join(lines))
+
 
 def _put_right(params: list[Any]) -> list[Any]:
     for param in params:
+        param.help = _plain(getattr(param, "help", None))
         if getattr(param, "is_flag", False):
             if param.default is None:
                 # typer imports pydantic, a tenth of a second, to read the None of a flag that was
                 # not given. It does not for False, and --help stays fast.
                 param.default = False
             param.metavar = ""  # a flag takes no value: --fp16, and not --fp16 <bool>
+    if any(getattr(param, "rich_help_panel", None) == "Output" for param in params):
+        for param in params:
+            if param.name == "help":  # beside --help-all, and two lines less for a panel of its own
+                param.rich_help_panel = "Output"
     return params
+
+
+def _shorten(param: Any, *, hide: bool) -> None:
+    """Leave the first clause of a parameter's help, and one spelling of its flag."""
+    if hide:
+        param.hidden = True
+    if param.help:
+        param.help = re.split(r"[;.](?: |$)", param.help, maxsplit=1)[0] + "."
+    param.show_default = False
+    long = [one for one in param.opts if one.startswith("--")]
+    param.opts = [one for one in param.opts if one not in long[1:]]
 
 
 def _print_usage_error(error: Any) -> int:
@@ -25,6 +59,7 @@ def _print_usage_error(error: Any) -> int:
     from rich.console import Console
 
     from .session import print_error
+    from .streams import Lossy
 
     context = getattr(error, "ctx", None)
     if not error.format_message():  # a group without a command has printed its help
@@ -32,12 +67,17 @@ def _print_usage_error(error: Any) -> int:
     # pydantic, which typer has values checked by, begins some reasons so.
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     hint = f"See {context.command_path} --help." if context is not None else None
-    print_error(Console(stderr=True, highlight=False), f"{message}.", hint)
+    lossy: Any = Lossy(sys.stderr)
+    print_error(Console(file=lossy, stderr=True, highlight=False), f"{message}.", hint)
     return int(ExitCode.USAGE)
 
 
 class Group(TyperGroup):
     """The ``deployfold`` command, and each command that has commands of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.help = _plain(self.help)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line; usage errors are one sentence and a hint, as all others are.
@@ -62,8 +102,37 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command such as ``deployfold build``."""
+    """A command such as ``deployfold build``.
+
+    Attributes:
+        uncommon: names of the parameters that ``--help-all`` lists and ``--help`` does not.
+    """
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.help = _plain(self.help)
+        self.uncommon: Iterable[str] = ()
 
     def get_params(self, ctx: Any) -> Any:
         """Every option of the command."""
         return _put_right(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help: the common options in short, unless ``--help-all`` asks for more.
+
+        The process ends after it, so the parameters are changed for good.
+        """
+        if self.uncommon and not ctx.meta.get(HELP_ALL):
+            for param in self.get_params(ctx):
+                _shorten(param, hide=param.name in self.uncommon)
+        super().format_help(ctx, formatter)
+
+
+def print_whole_help(context: Any, value: bool) -> None:
+    """The callback of ``--help-all``."""
+    if value:
+        from typer import Exit
+
+        context.meta[HELP_ALL] = True
+        context.command.format_help(context, context.make_formatter())
+        raise Exit

@@ -14,6 +14,8 @@ from deployfold.config.option import Option, Panel
 from deployfold.config.written import build_options
 from deployfold.reporting.metrics import METRICS
 
+from .group import print_whole_help
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -26,11 +28,19 @@ def flag(key: str, **other: Any) -> Any:
     return _typer_option(_OPTIONS[key], **other)
 
 
-def with_build_options(function: Function) -> Function:
+def with_build_options(*uncommon: str) -> Callable[[Function], Function]:
     """Give a command every option of ``build``, for its parameter ``**written``.
 
     The parameters are named by the options' keywords. Those of the function itself come last.
+
+    Args:
+        uncommon: parameters of the function itself that ``--help`` leaves to ``--help-all``. The
+            options of ``build`` carry that themselves.
     """
+    return lambda function: _with_build_options(function, uncommon)
+
+
+def _with_build_options(function: Function, uncommon: tuple[str, ...]) -> Function:
     given = inspect.signature(function, eval_str=True).parameters.values()
     first = [one for one in given if one.kind is one.POSITIONAL_OR_KEYWORD]
     last = [one for one in given if one.kind is one.KEYWORD_ONLY]
@@ -43,6 +53,8 @@ def with_build_options(function: Function) -> Function:
         )
         for one in _OPTIONS.values()
     ]
+    also = [one.keyword for one in _OPTIONS.values() if not one.common]
+    function.uncommon = (*uncommon, *also)  # type: ignore[attr-defined]
     function.__signature__ = inspect.Signature([*first, *made, *last])  # type: ignore[attr-defined]
     return function
 
@@ -53,17 +65,21 @@ def _annotation(one: Option) -> Any:
 
 
 def _typer_option(one: Option, **other: Any) -> OptionInfo:
-    whole = int if one.kind is int else float
     settings: dict[str, Any] = {
         "help": one.help,
         "rich_help_panel": one.panel,
-        "min": None if one.least is None else whole(one.least),
-        "max": None if one.most is None else whole(one.most),
+        "min": _bound(one.least),
+        "max": _bound(one.most),
         "metavar": one.metavar,
         "show_default": one.default is not None and not one.many,
     }
     made: OptionInfo = typer.Option(one.flag, *one.aliases, **{**settings, **other})
     return made
+
+
+def _bound(number: float | None) -> float | None:
+    """The bound of a range as ``--help`` prints it: 1 and not 1.0."""
+    return int(number) if number is not None and number == int(number) else number
 
 
 _OPTIONS = {one.key: one for one in build_options()}
@@ -72,8 +88,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A checkpoint (pickled module, state dict, .safetensors, TorchScript, .pt2), or "
-        "torchvision:NAME or timm:NAME.",
+        help="A checkpoint, torchvision:NAME or timm:NAME; checkpoints are pickled modules, state "
+        "dicts, .safetensors, TorchScript archives and .pt2 files.",
         show_default=False,
     ),
 ]
@@ -92,20 +108,22 @@ Json = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print the report as JSON on stdout, and all else on stderr.",
+        help="Print JSON on stdout; progress and notes go to stderr.",
         rich_help_panel=Panel.OUTPUT,
     ),
 ]
 NoColor = Annotated[
     bool,
     typer.Option(
-        "--no-color", help="No colours; NO_COLOR does the same.", rich_help_panel=Panel.OUTPUT
+        "--no-color",
+        help="No colours; the environment variable NO_COLOR does the same.",
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", help="Say more about every stage.", rich_help_panel=Panel.OUTPUT
+        "--verbose", "-v", help="Print more about every stage.", rich_help_panel=Panel.OUTPUT
     ),
 ]
 Debug = Annotated[
@@ -165,5 +183,16 @@ Layers = Annotated[
         "--layers",
         help="List the layers of INT8, FP8 and INT4, the least exact first.",
         rich_help_panel=Panel.QUANTIZATION,
+    ),
+]
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all",
+        help="Show all options.",
+        callback=print_whole_help,
+        is_eager=True,
+        expose_value=False,
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]

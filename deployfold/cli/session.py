@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -53,17 +53,19 @@ def session(
 ) -> Iterator[Session]:
     """Run a command's body; its errors are printed and turned into the exit code.
 
-    Whatever libraries print on stdout meanwhile goes to stderr, so that a JSON report stays one.
+    Output that nobody reads is dropped and changes no exit code; see :mod:`deployfold.cli.streams`.
     """
     from rich.console import Console
 
     from .progress import Progress
+    from .streams import Lossy, real_stdout
 
     disable = True if no_color else None
     # The stream, not whatever sys.stderr is later: an interrupt can come where the exporters'
     # chatter is kept away, and leave it that way.
-    err = Console(file=sys.stderr, stderr=True, no_color=disable, highlight=False)
-    with _real_stdout() as stream:
+    lossy: Any = Lossy(sys.stderr)
+    err = Console(file=lossy, stderr=True, no_color=disable, highlight=False)
+    with real_stdout() as stream:
         out = Console(file=stream, no_color=disable, highlight=False)
         progress = Progress(err, verbose=verbose)
         code = ExitCode.OK
@@ -78,8 +80,6 @@ def session(
             code = error.exit_code
         except KeyboardInterrupt:
             code = _print_interrupted(err)
-        except BrokenPipeError:  # the reader of our output went away
-            code = ExitCode.OK
         except SystemExit as error:  # nothing of ours exits in there
             print_error(
                 err,
@@ -114,8 +114,6 @@ def _flush(stream: IO[str]) -> None:
     """Bring the output out while an error can still be told."""
     try:
         stream.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise UsageError(f"Cannot write the output: {error.strerror or error}.") from error
 
@@ -211,23 +209,3 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
         sys.unraisablehook = report_dropped
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _real_stdout() -> Iterator[IO[str]]:
-    """Yield a stream on the real stdout, while file descriptor 1 leads to stderr."""
-    if sys.stdout is None:  # started with stdout closed
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
-            yield nowhere
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    stream = os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="replace")
-    try:
-        yield stream
-    finally:
-        with suppress(OSError):  # closing flushes again; _flush told of what went wrong
-            stream.close()
-        os.dup2(saved, 1)
-        os.close(saved)

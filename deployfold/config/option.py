@@ -44,7 +44,8 @@ class Option:
         key: the key in a build profile, and the flag without its dashes.
         kind: the type that users write: ``bool``, ``int``, ``float``, ``str`` or a ``Literal``.
         default: the value when it is not written, in the form in which users write it.
-        help: one sentence for ``--help`` and for editors.
+        help: for ``--help-all`` and for editors. ``--help`` prints the first clause alone, up to a
+            semicolon or a full stop.
         panel: the heading under which ``--help`` lists the flag.
         group: the field of ``BuildSpec`` whose dataclass holds this field; empty for its own.
         many: whether the flag may be repeated, and the key holds a list.

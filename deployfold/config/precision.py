@@ -95,7 +95,7 @@ _BF16 = PrecisionRecord(
     title="BF16",
     family="cast",
     quantises="weights and activations",
-    summary="Build in BF16: the range of FP32, 8 bits of precision; Ampere and newer.",
+    summary="Build in BF16; the range of FP32, 8 bits of precision; Ampere and newer.",
     onnx_type="BFLOAT16",
     tensorrt_type="BF16",
     no_cpu_latency="ONNX Runtime has no bf16 kernels for CPUs",
@@ -145,7 +145,7 @@ _INT4 = PrecisionRecord(
     title="INT4",
     family="qdq",
     quantises="the weights of matrix products",
-    summary="Keep the weights of matrix products in INT4, fitted to --calib where that is given; "
+    summary="Keep the weights of matrix products in INT4; fitted to --calib where that is given; "
     "Ampere and newer.",
     onnx_type="INT4",
     tensorrt_type="INT4",

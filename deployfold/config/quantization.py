@@ -131,7 +131,7 @@ class CalibrationSpec:
 
     source: str = option(
         MISSING,
-        "Calibration data: a folder of images, .npy, .npz, .pt, package.module:function, or "
+        "Calibration data; a folder of images, .npy, .npz, .pt, package.module:function, or "
         "random.",
         Panel.QUANTIZATION,
         key="calib",

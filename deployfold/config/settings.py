@@ -66,7 +66,7 @@ class BuildSpec:
     precisions: tuple[Precision, ...] = ()
     targets: tuple[str, ...] = option(
         ("auto",),
-        "A GPU such as rtx4090, l4 or sm_89 (see deployfold targets); repeat it for several. "
+        "A GPU such as rtx4090, l4 or sm_89; deployfold targets lists them. Repeat it for several. "
         "l4,rtx5090: one engine for both. portable: one for GeForce RTX 30 to 50 and their "
         "siblings. auto: the GPU in this machine, else portable.",
         Panel.TARGET,
@@ -85,22 +85,23 @@ class BuildSpec:
     )
     arch: str | None = option(
         None,
-        "Architecture of a state dict: torchvision:NAME, timm:NAME or package.module:factory.",
+        "Architecture of a state dict; torchvision:NAME, timm:NAME or package.module:factory.",
         Panel.MODEL,
         common=True,
     )
     inputs: InputSpec | None = option(
         (),
-        "An input, such as 1x3x224x224 or ids=1x16:int64; repeat it for several.",
+        "Shape of an input, such as 1x3x224x224; in full [NAME=]SHAPE[:DTYPE], such as "
+        "ids=1x16:int64. Repeat it for several.",
         Panel.MODEL,
         key="input",
-        metavar="[NAME=]SHAPE[:DTYPE]",
+        metavar="SHAPE",
         common=True,
         read=_read_inputs,
     )
     input_data: CalibrationSpec | None = option(
         None,
-        "Real inputs in place of random ones: a folder of images, .npy, .npz, .pt or "
+        "Real inputs instead of random ones; a folder of images, .npy, .npz, .pt or "
         "package.module:function.",
         Panel.MODEL,
         aliases=("--inputs",),
@@ -221,7 +222,7 @@ class BuildSpec:
     thresholds: Thresholds = group(Thresholds)
     output: Path | None = option(
         None,
-        "Where the artifacts go; build/<model> by default.",
+        "Folder for the artifacts; build/<model> by default.",
         Panel.OUTPUT,
         aliases=("-o",),
         metavar="DIR",

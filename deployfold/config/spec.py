@@ -198,7 +198,7 @@ class Thresholds:
 
     min_speedup: float | None = option(
         None,
-        "Fail unless some row is X times as fast as the original.",
+        "Fail unless a row is X times as fast; the original counts as 1.",
         Panel.LIMITS,
         metavar="X",
         common=True,

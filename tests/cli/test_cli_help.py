@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from cli_runs import DEPLOYFOLD, colours, environment, fails, run
+from cli_runs import colours, environment, fails, run
 
 from deployfold import __version__
+from deployfold.cli.discovery import load, names, summary
+from deployfold.config.profiles import tomllib
+from deployfold.config.written import build_options
 from deployfold.errors import ExitCode
 
-COMMANDS = (
-    "build",
-    "fold",
-    "export",
-    "bench",
-    "compare",
-    "run",
-    "finish",
-    "bundle",
-    "profile",
-    "targets",
-    "doctor",
-)
 HEAVY = (
     "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pydantic",
     "torchvision", "timm",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [(), *((command,) for command in COMMANDS)])
+@pytest.mark.parametrize("words", [(), *((command,) for command in names())])
 def test_help_lists_every_exit_code(words, tmp_path):
     done = run(*words, "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -42,14 +30,48 @@ def test_help_lists_every_exit_code(words, tmp_path):
     for code in ExitCode:
         assert f"{int(code)} " in codes, code
     if not words:
-        assert all(f"│ {command} " in done.stdout for command in COMMANDS)
+        assert all(f"│ {command} " in done.stdout for command in names())
 
 
-def test_help_shows_flags_without_values(tmp_path):
-    text = run("build", "--help", cwd=tmp_path).stdout
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_shows_flags_without_values(flag, tmp_path):
+    text = run("build", flag, cwd=tmp_path).stdout
     assert "<bool>" not in text
     assert "--no-trust" not in text
-    assert "package.module:factory" in text
+    assert ("package.module:factory" in text) == (flag == "--help-all")
+
+
+def test_help_of_build_fits_a_screen_and_the_rest_has_a_flag_of_its_own(tmp_path):
+    short = run("build", "--help", cwd=tmp_path, COLUMNS="80").stdout
+    whole = run("build", "--help-all", cwd=tmp_path, COLUMNS="80").stdout
+    assert len(short.splitlines()) <= 60
+    assert max(map(len, short.splitlines())) <= 80
+    assert "--help-all" in short
+    words = set(whole.split())
+    for one in build_options():
+        assert one.flag in words | {word.split(",")[0] for word in words}, one.flag
+        assert (f" {one.flag} " in short) == one.common, one.flag
+
+
+def test_square_brackets_are_no_markup(tmp_path):
+    text = run("sweep", "--help", cwd=tmp_path, COLUMNS="80").stdout
+    lines = [line.strip().partition("  #")[0].rstrip() for line in text.splitlines()]
+    start = lines.index('precisions = ["fp16", "int8"]')
+    fleet = "\n".join(lines[start : lines.index('source = "torchvision:resnet18"') + 1])
+    assert tomllib.loads(fleet) == {
+        "precisions": ["fp16", "int8"], "targets": ["l4", "rtx4090"],
+        "build": {"no-measure": True, "calib": "pictures"},
+        "model": [{"source": "torchvision:resnet18"}],
+    }  # fmt: skip
+
+
+def test_every_command_has_a_summary_that_its_own_help_begins_with(tmp_path):
+    """The summaries are read from the files, without importing them."""
+    table = " ".join(run("--help", cwd=tmp_path, COLUMNS="200").stdout.split())
+    for name in names():
+        assert summary(name) in table
+        assert summary(name).endswith(".")
+        assert load(name).help.startswith(summary(name))
 
 
 def test_version(tmp_path):
@@ -126,48 +148,6 @@ def test_colours_can_be_off(tmp_path):
     error = ("build", "nothing.pt", "--input", "x")
     assert colours(run(*error, cwd=tmp_path, FORCE_COLOR="1").stderr)
     assert not colours(run(*error, "--no-color", cwd=tmp_path, FORCE_COLOR="1").stderr)
-
-
-def test_output_that_nobody_reads_is_no_error(tmp_path):
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [DEPLOYFOLD, "targets", "--json"],
-            cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE, check=False,
-        )  # fmt: skip
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-@pytest.mark.parametrize("words", [("targets",), ("targets", "--json"), ("--help",)])
-def test_output_that_cannot_be_written_is_one_sentence(words, tmp_path):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [DEPLOYFOLD, *words],
-            cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
-            check=False,
-        )  # fmt: skip
-    done.stdout = ""
-    fails(done, 2, "Cannot write", "No space left on device")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_short_output_is_written_before_the_command_says_done():
-    """Less than a buffer: only the flush shows that it cannot be written."""
-    code = (
-        "from deployfold.cli.session import session\n"
-        "with session(json=True) as run:\n    run.out.file.write('{}')\n"
-    )
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-    done.stdout = ""
-    fails(done, 2, "Cannot write the output")
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

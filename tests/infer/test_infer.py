@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from deployfold.cli.run import _as_json
+from deployfold.cli.commands.run import _as_json
 from deployfold.errors import DeployfoldError, LoadError, MeasureError, UsageError
 from deployfold.infer.artifact import run_artifact
 from deployfold.infer.inputs import parse_given

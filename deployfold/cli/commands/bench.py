@@ -1,4 +1,10 @@
-"""``deployfold bench``."""
+"""Measure artifacts side by side on this machine, engines on its GPU.
+
+Examples:
+  deployfold bench build/resnet50
+  deployfold bench resnet50.pt build/resnet50/resnet50.onnx --threads 1
+  deployfold bench build/resnet50 --batch 1,8,32 --only onnxruntime
+"""
 
 from __future__ import annotations
 
@@ -7,12 +13,11 @@ from typing import Annotated
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.render import show_report
+from deployfold.cli.session import session
 from deployfold.config.option import Panel
 from deployfold.config.settings import BuildSpec
-
-from . import options as opt
-from .render import show_report
-from .session import session
 
 
 def bench(
@@ -69,16 +74,7 @@ def bench(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Measure artifacts side by side on this machine, engines on its GPU.
-
-    Examples:
-
-      deployfold bench build/resnet50
-
-      deployfold bench resnet50.pt build/resnet50/resnet50.onnx --threads 1
-
-      deployfold bench build/resnet50 --batch 1,8,32 --only onnxruntime
-    """
+    """The command ``deployfold bench``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.config.batches import parse_batches
         from deployfold.errors import UsageError

@@ -1,4 +1,11 @@
-"""``deployfold finish``."""
+"""Build a build's engines on this device, run and verify them, and complete its report.
+
+Needs TensorRT or TensorRT-RTX here, and neither torch nor onnx.
+
+Examples:
+  deployfold finish resnet50
+  deployfold finish build/resnet50 --target sm_89
+"""
 
 from __future__ import annotations
 
@@ -7,11 +14,10 @@ from typing import Annotated
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.render import show_report
+from deployfold.cli.session import session
 from deployfold.config.settings import BuildSpec
-
-from . import options as opt
-from .render import show_report
-from .session import session
 
 
 def finish(
@@ -46,16 +52,7 @@ def finish(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Build a build's engines on this device, run and verify them, and complete its report.
-
-    Needs TensorRT or TensorRT-RTX here, and neither torch nor onnx.
-
-    Examples:
-
-      deployfold finish resnet50
-
-      deployfold finish build/resnet50 --target sm_89
-    """
+    """The command ``deployfold finish``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.config.precision import Precision
         from deployfold.errors import UsageError

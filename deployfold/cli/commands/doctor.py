@@ -1,4 +1,4 @@
-"""``deployfold doctor``."""
+"""Say what is installed, which GPU and driver there are, and which compilers work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from . import options as opt
-from .session import session
+from deployfold.cli import options as opt
+from deployfold.cli.session import session
 
 _OTHERS = (
     ("onnx", "pip install onnx", False),
@@ -37,7 +37,7 @@ def doctor(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Say what is installed, which GPU and driver there are, and which compilers work."""
+    """The command ``deployfold doctor``."""
     with session(json=json, debug=debug, no_color=no_color) as run:
         checks = [*_packages(), *_gpu(), *_compilers(deep)]
         if run.json:

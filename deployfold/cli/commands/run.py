@@ -1,4 +1,9 @@
-"""``deployfold run``."""
+"""Run an artifact once, and say what came out.
+
+Examples:
+  deployfold run build/resnet50/resnet50.onnx
+  deployfold run resnet50.engine --input image.npy --output logits.npz
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.session import Session, session
 from deployfold.config.settings import BuildSpec
-
-from . import options as opt
-from .session import Session, session
 
 if TYPE_CHECKING:
     from deployfold.infer.outputs import Result
@@ -52,14 +56,7 @@ def run(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Run an artifact once, and say what came out.
-
-    Examples:
-
-      deployfold run build/resnet50/resnet50.onnx
-
-      deployfold run resnet50.engine --input image.npy --output logits.npz
-    """
+    """The command ``deployfold run``."""
     with session(json=json, debug=debug, no_color=no_color) as ran:
         from deployfold.infer.inputs import parse_given
         from deployfold.infer.outputs import check_suffix, save_outputs

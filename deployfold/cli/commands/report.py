@@ -1,4 +1,9 @@
-"""``deployfold report``."""
+"""Show the report of a build again, or write it as HTML or SVG.
+
+Examples:
+  deployfold report build/resnet50
+  deployfold report build/resnet50 --html report.html --svg table.svg
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,10 @@ from typing import Annotated
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.render import show_report, write_page
+from deployfold.cli.session import session
 from deployfold.config.option import Panel
-
-from . import options as opt
-from .render import show_report, write_page
-from .session import session
 
 
 def _print_schema(asked: bool) -> None:
@@ -71,14 +75,7 @@ def report(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Show the report of a build again, or write it as HTML or SVG.
-
-    Examples:
-
-      deployfold report build/resnet50
-
-      deployfold report build/resnet50 --html report.html --svg table.svg
-    """
+    """The command ``deployfold report``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.reporting.report import load_report
         from deployfold.reporting.select import check_column

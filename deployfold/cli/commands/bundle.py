@@ -1,4 +1,4 @@
-"""``deployfold bundle``: make one, check one, unpack one."""
+"""Make one file of a build for its devices (deployfold bundle DIR), verify it, unpack it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.group import Command, Group
+from deployfold.cli.session import session
 from deployfold.config.option import Panel
-
-from . import options as opt
-from .group import Command, Group
-from .session import session
 
 if TYPE_CHECKING:
     from deployfold.bundle import Limits, Manifest
@@ -30,7 +29,6 @@ class BundleGroup(Group):
 bundle = typer.Typer(
     name="bundle",
     cls=BundleGroup,
-    help="Make one file of a build for its devices (deployfold bundle DIR), verify it, unpack it.",
     no_args_is_help=True,
 )
 

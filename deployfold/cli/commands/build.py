@@ -1,4 +1,11 @@
-"""``deployfold build``."""
+"""Fold, export, compile for a GPU, measure, and compare every artifact.
+
+Examples:
+  deployfold build resnet50.pt --fp16
+  deployfold build weights.pth --arch timm:efficientnet_b0 --fp16 --target l4
+  deployfold build resnet50.pt --fp16 --int8 --calib pictures/
+  deployfold build torchvision:resnet50 --profile server-fp16 --json
+"""
 
 from __future__ import annotations
 
@@ -6,14 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.render import show_report, write_page
+from deployfold.cli.session import session
 from deployfold.config.option import Panel
 
-from . import options as opt
-from .render import show_report, write_page
-from .session import session
 
-
-@opt.with_build_options
+@opt.with_build_options("layers", "sort", "only", "verbose", "no_color", "debug")
 def build(
     context: typer.Context,
     model: opt.Source,
@@ -22,7 +28,7 @@ def build(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="A build profile (see deployfold profile list); flags override it.",
+            help="A build profile, which flags override; deployfold profile list names them.",
             rich_help_panel=Panel.TARGET,
         ),
     ] = None,
@@ -33,7 +39,7 @@ def build(
         bool,
         typer.Option(
             "--html",
-            help="Also write report.html: table, charts, fold map, graph.",
+            help="Also write report.html; it has the table, charts, the fold map and the graph.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
@@ -41,20 +47,10 @@ def build(
     verbose: opt.Verbose = False,
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
+    help_all: opt.HelpAll = False,
     **written: Any,
 ) -> None:
-    """Fold, export, compile for a GPU, measure, and compare every artifact.
-
-    Examples:
-
-      deployfold build resnet50.pt --fp16
-
-      deployfold build weights.pth --arch timm:efficientnet_b0 --fp16 --target l4
-
-      deployfold build resnet50.pt --fp16 --int8 --calib pictures/
-
-      deployfold build torchvision:resnet50 --profile server-fp16 --json
-    """
+    """The command ``deployfold build``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.compiling.plan import check_target
         from deployfold.config.profiles import merge

@@ -1,4 +1,25 @@
-"""``deployfold sweep``."""
+"""Build models × precisions × targets; run it again to build what is missing or has changed.
+
+A fleet file:
+
+  precisions = ["fp16", "int8"]
+  targets = ["l4", "rtx4090"]
+
+  [build]                          # keys of a build profile, for every model
+  no-measure = true
+  calib = "pictures"
+
+  [[model]]                        # its own keys override [build]
+  source = "torchvision:resnet18"
+
+Each combination gets a folder named by a hash of the checkpoint, the data, the settings and the
+versions. sweep.json and sweep.md report all of them. A sweep that was killed continues where it
+stopped.
+
+Examples:
+  deployfold sweep fleet.toml
+  deployfold sweep fleet.toml --scheduler dask://builder:8786
+"""
 
 from __future__ import annotations
 
@@ -7,10 +28,9 @@ from typing import Annotated
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.session import session
 from deployfold.config.option import Panel
-
-from . import options as opt
-from .session import session
 
 
 def sweep(
@@ -61,34 +81,7 @@ def sweep(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Build models × precisions × targets; run it again to build what is missing or has changed.
-
-    A fleet file:
-
-      precisions = ["fp16", "int8"]
-
-      targets = ["l4", "rtx4090"]
-
-      [build]  # keys of a build profile, for every model
-
-      no-measure = true
-
-      calib = "pictures"
-
-      [[model]]  # more keys here are for this model alone
-
-      source = "torchvision:resnet18"
-
-    Every model, precision and set of targets gets a directory named by a hash of all that decides
-    it: the checkpoint, the data, the settings and the versions. sweep.json and sweep.md are the
-    report of all; a sweep that was killed goes on where it stopped.
-
-    Examples:
-
-      deployfold sweep fleet.toml
-
-      deployfold sweep fleet.toml --scheduler dask://builder:8786
-    """
+    """The command ``deployfold sweep``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.errors import SweepError
         from deployfold.sweep.fleet import read_fleet

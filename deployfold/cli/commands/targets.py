@@ -1,15 +1,15 @@
-"""``deployfold targets``."""
+"""List the GPUs that --target knows, and which compiler serves each from here."""
 
 from __future__ import annotations
 
-from . import options as opt
-from .session import session
+from deployfold.cli import options as opt
+from deployfold.cli.session import session
 
 
 def targets(
     json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False
 ) -> None:
-    """List the GPUs that --target knows, and which compiler serves each from here."""
+    """The command ``deployfold targets``."""
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.compiling.compilers import compiler_for
         from deployfold.targets.catalogue import load_targets

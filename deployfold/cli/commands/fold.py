@@ -1,4 +1,10 @@
-"""``deployfold fold``."""
+"""Fold BatchNorm and save the module, proved to be the same function.
+
+Examples:
+  deployfold fold resnet50.pt -o resnet50.folded.pt
+  deployfold fold timm:repvgg_a0 --explain
+  deployfold fold router.pt --input-data samples.npz
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.session import Session, session
 from deployfold.config.option import Panel
-
-from . import options as opt
-from .session import Session, session
 
 if TYPE_CHECKING:
     from deployfold.reporting.report import Report
@@ -47,16 +52,7 @@ def fold(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Fold BatchNorm and save the module, proved to be the same function.
-
-    Examples:
-
-      deployfold fold resnet50.pt -o resnet50.folded.pt
-
-      deployfold fold timm:repvgg_a0 --explain
-
-      deployfold fold router.pt --input-data samples.npz
-    """
+    """The command ``deployfold fold``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import fold_file
         from deployfold.config.written import make_spec

@@ -1,4 +1,12 @@
-"""``deployfold compare``."""
+"""List what moved beyond noise from one report to the next; exit code 7 on a regression.
+
+With --layers: which layer is the first that computes something else.
+
+Examples:
+  deployfold compare main/build/resnet50 build/resnet50
+  deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:size=never
+  deployfold compare resnet50.pt build/resnet50/resnet50.int8.onnx --layers
+"""
 
 from __future__ import annotations
 
@@ -8,11 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
+from deployfold.cli import options as opt
+from deployfold.cli.session import Session, session
 from deployfold.config.option import Panel
 from deployfold.reporting.metrics import METRICS
-
-from . import options as opt
-from .session import Session, session
 
 LIMITS = "Limits"
 LAYERS = "Layer by layer"
@@ -138,18 +145,7 @@ def compare(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """List what moved beyond noise from one report to the next; exit code 7 on a regression.
-
-    With --layers: which layer is the first that computes something else.
-
-    Examples:
-
-      deployfold compare main/build/resnet50 build/resnet50
-
-      deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:size=never
-
-      deployfold compare resnet50.pt build/resnet50/resnet50.int8.onnx --layers
-    """
+    """The command ``deployfold compare``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         for_reports: dict[str, object] = {
             "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,

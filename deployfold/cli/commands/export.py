@@ -1,10 +1,14 @@
-"""``deployfold export``."""
+"""Fold and export to TorchScript, .pt2 and ONNX, without engines or measurement.
+
+Example:
+  deployfold export resnet50.pt --dynamic-batch 1:8:32 -o exported
+"""
 
 from __future__ import annotations
 
-from . import options as opt
-from .render import show_report
-from .session import session
+from deployfold.cli import options as opt
+from deployfold.cli.render import show_report
+from deployfold.cli.session import session
 
 
 def export(
@@ -22,12 +26,7 @@ def export(
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Fold and export to TorchScript, .pt2 and ONNX, without engines or measurement.
-
-    Example:
-
-      deployfold export resnet50.pt --dynamic-batch 1:8:32 -o exported
-    """
+    """The command ``deployfold export``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import build
         from deployfold.config.written import make_spec

@@ -1,4 +1,4 @@
-"""``deployfold profile list`` and ``deployfold profile show``."""
+"""List the build profiles, or show what one of them sets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as opt
-from .group import Command, Group
-from .session import session
+from deployfold.cli import options as opt
+from deployfold.cli.group import Command, Group
+from deployfold.cli.session import session
 
 profile = typer.Typer(
     name="profile",
     cls=Group,
-    help="List the build profiles, or show what one of them sets.",
     no_args_is_help=True,
 )
 
@@ -109,14 +108,11 @@ def schema(no_color: opt.NoColor = False, debug: opt.Debug = False) -> None:
 
 def _parse(flags: list[str]) -> dict[str, Any]:
     """What the parser of build makes of ``flags``."""
-    from typer.main import get_command
+    from deployfold.cli.discovery import load
 
-    from .app import app
     from .build import given
 
-    group: Any = get_command(app)
-    command = group.commands["build"]
-    return given(command.make_context("build", ["model", *flags]))
+    return given(load("build").make_context("build", ["model", *flags]))
 
 
 def _shown(value: object) -> str:
