@@ -1,6 +1,6 @@
-"""Shipping a build: one file with everything that a device needs, and every byte of it checked.
+"""Bundles: one file with everything that a device needs of a build, and every byte checked.
 
-Nothing here imports torch; making a bundle and unpacking it need neither a GPU nor ONNX.
+Nothing here imports torch. Making and unpacking a bundle needs neither a GPU nor the package onnx.
 """
 
 from __future__ import annotations

@@ -13,18 +13,21 @@ from deployfold.reporting.report import Report
 from .manifest import FileEntry
 
 if TYPE_CHECKING:
-    from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component
+    from cyclonedx.output.json import JsonV1Dot6
 
 _NAMESPACE = uuid.UUID("6f2b4c1e-6c7e-5d0a-9a53-0f6f3e1a7b42")
-"""Of the serial numbers: the same content gives the same one."""
+"""Namespace of the serial numbers, so that the same content gives the same number."""
 
 
 def make_bill(name: str, report: Report, files: Iterable[FileEntry]) -> bytes:
-    """The model, its checkpoint, every file with its hash, and the packages that built it.
+    """List the model, its checkpoint, every file with its hash, and the packages that built it.
 
-    Serial number and time come from the content and the report, so the same build gives the same
-    bytes.
+    Serial number and time come from the content and the report, so that the same build gives the
+    same bytes.
+
+    Returns:
+        The JSON text, in UTF-8.
 
     Raises:
         BundleError: cyclonedx-python-lib is not installed.
@@ -53,11 +56,11 @@ def make_bill(name: str, report: Report, files: Iterable[FileEntry]) -> bytes:
     for component in (*parts, *packages):
         bill.components.add(component)
     bill.register_dependency(model, [*parts, *packages])
-    return _text(JsonV1Dot6(bill), bill)
+    return _text(JsonV1Dot6(bill))
 
 
-def _text(output: object, bill: Bom) -> bytes:
-    text: str = output.output_as_string(indent=2)  # type: ignore[attr-defined]
+def _text(output: JsonV1Dot6) -> bytes:
+    text: str = output.output_as_string(indent=2)
     return (text.rstrip("\n") + "\n").encode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Which files of a build go into its bundle, and what there is to say of each."""
+"""Which files of a build go into its bundle, and the facts about each."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from .names import fault
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build, looked through.
+    """The parts of a finished build that a bundle needs.
 
     Attributes:
-        name: the model's, which its artifacts begin with.
-        files: every file that goes into a bundle, by its name there.
-        preprocess: what ``preprocess.json`` holds, where the model takes images.
+        directory: the directory that ``deployfold build`` wrote.
+        name: the model's name, which the names of its artifacts begin with.
+        report: the content of ``report.json``.
+        artifacts: the files that run the model.
+        files: every file for the bundle, by its name there.
+        preprocess: the content of ``preprocess.json``, where the model takes images.
     """
 
     directory: Path
@@ -39,21 +42,21 @@ class Build:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The SMs that there are engines for: ``sm_89``."""
+        """The SMs of the engines, such as ``sm_89``."""
         found = {sm for artifact in self.artifacts for sm in artifact.compute_capabilities}
         ordered = sorted(tuple(map(int, sm.split("."))) for sm in found)
         return tuple(sm_name((major, minor)) for major, minor in ordered)
 
 
 def collect(directory: Path, *, force: bool = False) -> Build:
-    """Find what a bundle of a build holds, and that it is what the build made.
+    """Find the files for a bundle, and check that they are those of the build.
 
     Args:
-        directory: that ``deployfold build`` wrote.
-        force: also take a build that failed, or missed its limits.
+        directory: a directory that ``deployfold build`` wrote.
+        force: accept a build that failed or missed a limit.
 
     Raises:
-        UsageError: there is no report.
+        UsageError: the directory has no report.
         BundleError: the build did not finish or missed a limit, or a file is missing or changed.
     """
     if not directory.is_dir():
@@ -103,7 +106,7 @@ def _check_outcome(report: Report) -> None:
 
 
 def _artifact(directory: Path, row: Row) -> Artifact | None:
-    """What the row says of a file that goes into a bundle; ``None`` for any other."""
+    """The artifact of a row of the report; ``None`` if a bundle does not ship its file."""
     runtime = None if row.artifact is None else runtime_of(row.artifact)
     if row.artifact is None or runtime is None or runtime.shipping is None:
         return None
@@ -137,7 +140,7 @@ def _artifact(directory: Path, row: Row) -> Artifact | None:
 
 
 def _precision(row: str) -> str:
-    """``fp16`` of ``tensorrt-fp16-l4``; fp32 of a row that names none."""
+    """The precision in the name of a row: ``fp16`` for ``tensorrt-fp16-l4``; fp32 by default."""
     known = [precision.value for precision in Precision]
     return next((word for word in row.split("-") if word in known), Precision.FP32.value)
 

@@ -1,4 +1,4 @@
-"""Making a bundle of a build."""
+"""Makes a bundle of a build."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .tar import END, padding
 from .zstd import Writer, library
 
 _BLOCK = 1 << 20
-INT8_NOTE = (
+SAME_BYTES_NOTE = (
     "The same build directory gives the same bundle, byte for byte, with the same version of "
     "deployfold and zstd. Two builds of one model differ in their times and measurements, and "
     "TensorRT does not promise the same bytes for an INT8 engine built twice."
@@ -35,12 +35,13 @@ INT8_NOTE = (
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of the bundle: a path to read, or its bytes."""
+    """A file of the bundle, and its content: a path to read, or the bytes."""
 
     entry: FileEntry
     content: Path | bytes
 
     def blocks(self) -> Iterator[bytes]:
+        """The content, in blocks of at most 1 MiB where a file is read."""
         if isinstance(self.content, bytes):
             yield self.content
             return
@@ -61,20 +62,24 @@ def create(
 ) -> Manifest:
     """Write a bundle of a build to ``output``, and read it back with every check.
 
-    Its bytes depend on the files of the build alone: names are sorted, times, owners and modes are
-    fixed.
+    The bytes depend on the files of the build alone: names are sorted, and times, owners and modes
+    are fixed.
 
     Args:
-        directory: that ``deployfold build`` wrote.
+        directory: a directory that ``deployfold build`` wrote.
+        output: the file to write.
         labels: a text file with the name of a class on every line.
         key: an SSH key to sign with; the signature goes to ``FILE.sig``.
-        force: also of a build that failed or missed its limits.
+        force: accept a build that failed or missed a limit.
+        limits: how much the bundle may unpack to.
+        emit: receives the progress.
 
     Raises:
-        UsageError: there is no build or it is being written, or a file cannot be read or written.
-        BundleError: the build is not fit to ship, or a package is missing.
+        UsageError: the directory has no build, another run writes it, or a file cannot be read or
+            written.
+        BundleError: the build is incomplete or missed a limit, or a package is missing.
     """
-    library()  # before the files are read, which takes a while
+    library()  # fails here where it is missing, before the files are read
     if key is not None:
         check_key(key)
     start = time.perf_counter()
@@ -125,7 +130,7 @@ def _write(writer: Writer, manifest: Manifest, member: _Member) -> None:
 
 
 def _manifest(build: Build, labels: Path | None, emit: Emit) -> tuple[Manifest, list[_Member]]:
-    """The manifest, and the members that it names, sorted."""
+    """The manifest, and the members that it lists, sorted by name."""
     members = []
     for name, path in build.files.items():
         emit(StageProgress("bundle", f"reading {name}"))
@@ -152,7 +157,7 @@ def _manifest(build: Build, labels: Path | None, emit: Emit) -> tuple[Manifest, 
         versions=dict(sorted(report.environment.packages.items())),
         run=_how_to_run(build),
         bill_of_materials=BILL,
-        notes=(INT8_NOTE,),
+        notes=(SAME_BYTES_NOTE,),
         files=tuple(member.entry for member in members),
     )
     return manifest, members

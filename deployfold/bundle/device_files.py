@@ -1,7 +1,7 @@
-"""What a bundle holds to run itself: ``run.py``, and the parts of deployfold that it imports.
+"""The code in a bundle: ``run.py``, and the modules of deployfold that ``run.py`` imports.
 
-They are the very files that ``deployfold finish`` and the calibration use, found by their imports;
-none of them needs more than numpy, and Pillow for pictures.
+``deployfold finish`` and the calibration use the same modules. They need numpy, and Pillow for
+pictures; a search through the import statements finds them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PACKAGE = "deployfold"
 
 
 def device_files() -> dict[str, bytes]:
-    """Every such file, by its name in the bundle."""
+    """The content of every file, by its name in the bundle."""
     root = files(_PACKAGE)
     runner = (root / "bundle" / "device" / RUNNER).read_bytes()
     found: dict[str, bytes] = {}
@@ -32,9 +32,9 @@ def device_files() -> dict[str, bytes]:
             continue
         path = root.joinpath("/".join(parts) + ".py")
         if not path.is_file():
-            continue  # a name of a module, which the module's own import has brought
+            continue  # a name in a module, and the module itself is in the list as well
         found[name] = path.read_bytes()
-        # What a function of a module imports is for builds, and is not called on the device.
+        # Functions that import something are for builds, and no device calls them.
         waiting += _imports(ast.parse(found[name]).body, module.rpartition(".")[0])
     for name in list(found):
         folders = name.split("/")[1:-1]
@@ -49,7 +49,7 @@ def device_files() -> dict[str, bytes]:
 
 
 def _imports(nodes: Sequence[ast.AST], package: str) -> Iterator[str]:
-    """The modules of deployfold, and the names in them, that those statements import."""
+    """The modules of deployfold, and the names in them, that these statements import."""
     for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -1,4 +1,4 @@
-"""``manifest.json``, the first file of a bundle: what is in it, of what, and how to run it."""
+"""``manifest.json``, the first file of a bundle: its files, their origin, and how to run them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Artifact(Frozen):
     """One way to run the model.
 
     Attributes:
-        row: its name in the report.
+        row: the name of its row in the report.
         kind: the word of its runtime for such files: ``engine``, ``onnx``, ``torchscript``.
         file: the ONNX, the engine or the TorchScript archive; ``files`` are all that belong to it.
-        compute_capabilities, library, library_version: of an engine, from its sidecar.
-        sqnr_db: of its outputs against the original's, where the build compared them.
+        compute_capabilities, library, library_version: from the sidecar of an engine.
+        sqnr_db: SQNR in dB of its outputs against those of the original, if the build compared.
     """
 
     row: str
@@ -58,7 +58,7 @@ class Artifact(Frozen):
 
 
 class HowToRun(Frozen):
-    """The command, and the packages it needs; one of ``runtimes`` is enough."""
+    """The command, the packages that it needs, and the runtimes; one of these is enough."""
 
     command: str
     needs: tuple[str, ...]
@@ -66,15 +66,17 @@ class HowToRun(Frozen):
 
 
 class Manifest(Frozen):
-    """What is in a bundle.
+    """The content of a bundle.
 
     Attributes:
-        name: the model's, and the directory that all files lie in.
-        source: the checkpoint that it was made of, with its SHA-256.
-        preprocess: how an image becomes the input, as the build decided it.
+        name: the name of the model, and of the directory that all files lie in.
+        source: the checkpoint of the model, with its SHA-256.
+        preprocess: how an image becomes the input.
         labels, reference, bill_of_materials: names of files.
-        versions: of the packages that built it.
-        files: all but the manifest itself.
+        targets: the SMs of the engines, such as ``sm_89``.
+        versions: the packages that built the model.
+        run: how to run the bundle.
+        files: all files but the manifest itself.
     """
 
     format: Literal["deployfold bundle"] = "deployfold bundle"
@@ -98,7 +100,7 @@ class Manifest(Frozen):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if fault(name) is not None or "/" in name:
-            raise ValueError("the name of the model is no name of a directory")
+            raise ValueError("the name of the model cannot be the name of a directory")
         return name
 
     @field_validator("files")
@@ -109,7 +111,7 @@ class Manifest(Frozen):
             if (wrong := fault(name)) is not None:
                 raise ValueError(f"{name!r} {wrong}")
         if (twice := clash([MANIFEST, *names])) is not None:
-            raise ValueError(f"{twice!r} stands in it twice")
+            raise ValueError(f"{twice!r} is listed twice")
         directories = {str(parent) for name in names for parent in PurePosixPath(name).parents}
         if both := directories & set(names):
             raise ValueError(f"{min(both)!r} is both a file and a directory")
@@ -121,21 +123,25 @@ class Manifest(Frozen):
         return sum(file.size for file in self.files)
 
     def to_json(self) -> bytes:
-        """The file: indented JSON in UTF-8, with a final newline."""
+        """The content of the file: indented JSON in UTF-8, with a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode("utf-8")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Read a manifest and check every name in it.
 
+    Args:
+        content: the bytes of the file.
+        where: the name of the bundle, for messages.
+
     Raises:
-        BundleError: it is no manifest, or one of a schema that this version does not know.
+        BundleError: the content is not a manifest, or has a schema of a later version.
     """
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{where} is not a deployfold bundle: its manifest is no JSON."
+            f"{where} is not a deployfold bundle: its manifest is not JSON."
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA:

@@ -1,21 +1,21 @@
-"""Which names of files a bundle may hold."""
+"""Checks the names of the files in a bundle."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST = 100
-"""Bytes of a name in a tar header; longer ones need extensions that a bundle does without."""
+"""Bytes of a name in a tar header. Longer names need extensions of the format."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _UNPORTABLE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 
 
 def fault(name: str) -> str | None:
-    """What is wrong with a file's name, as the end of a sentence; ``None`` if nothing is.
+    """The fault in a file's name, as the end of a sentence; ``None`` if the name is good.
 
-    A good name is relative, stays below the directory that it is unpacked into, and means the same
-    file on every system.
+    A good name is relative, stays below the directory that the bundle is unpacked into, and means
+    the same file on every system.
     """
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return "has an absolute name"
@@ -34,7 +34,7 @@ def fault(name: str) -> str | None:
 
 
 def clash(names: list[str]) -> str | None:
-    """The first name that stands twice, also where a system takes small letters for capitals."""
+    """The first name that occurs twice, with small letters and capitals taken as the same."""
     seen = set()
     for name in names:
         key = name.casefold()

@@ -1,7 +1,7 @@
-"""Protobuf's text format, as much of it as Triton's ``config.pbtxt`` takes.
+"""Writes protobuf's text format, as far as Triton's ``config.pbtxt`` needs it.
 
-https://protobuf.dev/reference/protobuf/textformat-spec/; protobuf itself would bring 800 kB of
-generated classes for a page of text. The tests read it back with Triton's own definition.
+https://protobuf.dev/reference/protobuf/textformat-spec/. The library protobuf would need Triton's
+generated classes, which come with the client and gRPC only. The tests read the text back with them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 
 
 class Name(str):
-    """A member of an enumeration, which stands without quotes."""
+    """A member of an enumeration, written without quotes."""
 
 
 def text(message: Mapping[str, Any]) -> str:
-    """A message of strings, numbers, members of enumerations, messages, and lists of these.
+    """The text of a message of strings, numbers, enumeration members, messages, and lists of these.
 
-    Fields that are ``None`` are left out; an empty message stands, as ``dynamic_batching {}`` must.
+    Fields that are ``None`` are left out. An empty message is written, since in Triton
+    ``dynamic_batching {}`` means the defaults.
     """
     return "".join(_fields(message, ""))
 

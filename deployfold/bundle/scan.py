@@ -1,4 +1,4 @@
-"""Reading a bundle once, from front to back, with every check on the way."""
+"""Reads a bundle once, from front to back, and checks everything on the way."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from .zstd import Reader
 
 GIB = 1 << 30
 MANIFEST_BYTES = 16 << 20
+"""The largest manifest: an entry takes about 150 bytes."""
 RATIO = 200
-"""Weights compress to nine tenths, and to a hundredth only where nearly all are zero."""
+"""The most that a bundle may unpack to, in bytes for each of its own. Weights compress to nine
+tenths of their size, and to a hundredth only where nearly all of them are zero."""
 
 Sink = Callable[[str], AbstractContextManager[IO[bytes]]]
-"""Opens the file of that name for writing."""
+"""Opens a new file for writing, by its name in the bundle."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a bundle may unpack to; beyond it is refused before anything is unpacked.
+    """How much a bundle may unpack to. A larger one is refused before anything is unpacked.
 
     Attributes:
         total: bytes of all files.
-        ratio: bytes for each byte of the bundle, where they are more than ``free`` in all.
-        free: bytes that need no such proportion.
+        ratio: bytes for each byte of the bundle, for bundles that unpack to more than ``free``.
+        free: bytes that ``ratio`` does not count for.
     """
 
     total: int = 64 * GIB
@@ -41,21 +43,23 @@ class Limits:
 
 
 def scan(path: Path, limits: Limits | None = None, sink: Sink | None = None) -> Manifest:
-    """Read a bundle to its end and check it all: names, kinds, sizes, hashes, and that it is whole.
+    """Read a bundle to its end, and check names, kinds, sizes, hashes and completeness.
 
-    The manifest comes first, so every name and size is known, and held against the limits, before
-    the files themselves are decompressed. Memory does not grow with the bundle.
+    The manifest comes first. So every name and size is known, and compared with the limits, before
+    the files are decompressed. Memory does not grow with the bundle.
 
     Args:
-        sink: where the files go; nowhere if ``None``. What it was given is only to be trusted once
-            this function has returned.
+        path: the bundle.
+        limits: how much it may unpack to.
+        sink: where the files go, or ``None`` to check only. Trust the files only after this
+            function has returned.
 
     Returns:
         The manifest.
 
     Raises:
-        BundleError: it is not a bundle, is damaged or truncated, or breaks one of the rules.
-        UsageError: it cannot be read.
+        BundleError: the file is not a bundle, is damaged or truncated, or breaks a rule.
+        UsageError: the file cannot be read.
     """
     try:
         file = path.open("rb")
@@ -97,9 +101,11 @@ def _manifest(reader: Reader, where: str) -> tuple[Manifest, bytes]:
     found = read_header(reader.read(BLOCK), where)
     folder, _, name = found[0].partition("/") if found else ("", "", "")
     if found is None or name != MANIFEST:
-        raise BundleError(f"{where} is no deployfold bundle: its first file is no {MANIFEST}.")
+        raise BundleError(f"{where} is not a deployfold bundle: its first file is not {MANIFEST}.")
     if found[1] > MANIFEST_BYTES:
-        raise BundleError(f"{where} has a manifest of {found[1]} bytes, which no bundle has.")
+        raise BundleError(
+            f"{where} has a manifest of {found[1]} bytes, which is too large for one."
+        )
     content = reader.read(found[1])
     _pad(reader, found[1], where)
     manifest = parse_manifest(content, where)
@@ -117,13 +123,13 @@ def _check_size(manifest: Manifest, own: int, path: Path, limits: Limits) -> Non
         )
     if total > max(limits.free, limits.ratio * packed):
         raise BundleError(
-            f"{path.name} unpacks to {total // max(1, packed)} times its size; more than "
-            f"{limits.ratio} times is no model."
+            f"{path.name} unpacks to {total // max(1, packed)} times its size, and the limit is "
+            f"{limits.ratio} times: weights never compress so far."
         )
 
 
 def _inside(name: str, folder: str, where: str) -> str:
-    """The name without the bundle's own folder."""
+    """The name below the bundle's own folder."""
     if (wrong := fault(name)) is not None:
         raise BundleError(f"{where}: {name!r} {wrong}.")
     if not name.startswith(f"{folder}/"):
@@ -152,13 +158,13 @@ def _pad(reader: Reader, size: int, where: str) -> None:
 
 
 def archive_size(manifest: Manifest, content: bytes) -> int:
-    """Bytes of the tar archive with that manifest, whose text is ``content``."""
+    """Bytes of the tar archive of a manifest, whose text is ``content``, and its files."""
     sizes = [len(content), *(entry.size for entry in manifest.files)]
     return sum(map(padded, sizes)) + len(END)
 
 
 def file_header(manifest: Manifest, name: str, size: int) -> bytes:
-    """The header of one of its files."""
+    """The tar header of a file of the bundle."""
     return header(f"{manifest.name}/{name}", size)
 
 

@@ -1,7 +1,7 @@
-"""Detached signatures of a bundle by OpenSSH, which is wherever bundles are made and fetched.
+"""Signs bundles with OpenSSH, and checks the signatures.
 
-The signature lies beside the bundle, as ``FILE.sig``; ``ssh-keygen -Y verify`` checks it without
-deployfold. See the section ALLOWED SIGNERS of ssh-keygen(1).
+The signature lies beside the bundle, as ``FILE.sig``. ``ssh-keygen -Y verify`` checks it without
+deployfold; the section ALLOWED SIGNERS of ssh-keygen(1) describes the file of public keys.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from deployfold.errors import BundleError, UsageError
 
 NAMESPACE = "deployfold-bundle"
-"""Keeps a signature from counting for anything else that the key signs, such as commits."""
+"""Keeps signatures of other things by the same key, such as commits, from counting for a bundle."""
 _SECONDS = 600
+"""Time limit of ssh-keygen, which hashes the whole bundle."""
 
 
 def signature_path(bundle: Path) -> Path:
@@ -23,10 +24,10 @@ def signature_path(bundle: Path) -> Path:
 
 
 def check_key(key: Path) -> None:
-    """Make sure that the file of a key is there.
+    """Check that the file of a key exists.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the file is missing.
     """
     if not key.is_file():
         raise UsageError(f"There is no key {key}.", hint="ssh-keygen -t ed25519 -f KEY makes one.")
@@ -36,8 +37,8 @@ def sign(bundle: Path, key: Path) -> bytes:
     """The signature of a file by a private key, or by the agent that holds the key of a public one.
 
     Raises:
-        UsageError: there is no key.
-        BundleError: ssh-keygen is missing or refuses, as without the passphrase of a locked key.
+        UsageError: the file of the key is missing.
+        BundleError: ssh-keygen is missing, or refuses, for example because a key is locked.
     """
     check_key(key)
     done = _ssh_keygen(bundle, "sign", "-f", str(key), "-n", NAMESPACE)
@@ -50,14 +51,15 @@ def sign(bundle: Path, key: Path) -> bytes:
 
 
 def check_signature(bundle: Path, signers: Path) -> str:
-    """Who signed a bundle, of those whom the file of allowed signers names.
+    """The name of the allowed signer who signed a bundle.
 
     Args:
-        signers: lines such as ``release@example.org ssh-ed25519 AAAA…``.
+        bundle: the file; its signature lies beside it.
+        signers: a file with lines such as ``release@example.org ssh-ed25519 AAAA…``.
 
     Raises:
-        UsageError: there is no such file.
-        BundleError: there is no signature, it is of another file, or by none of them.
+        UsageError: the file of signers is missing.
+        BundleError: the signature is missing, belongs to another file, or is by somebody else.
     """
     if not signers.is_file():
         raise UsageError(
@@ -70,15 +72,15 @@ def check_signature(bundle: Path, signers: Path) -> str:
     found = _ssh_keygen(None, "find-principals", *by)
     names = found.stdout.decode(errors="replace").splitlines()
     if found.returncode != 0 or not names:
-        raise BundleError(f"{signature.name} is by nobody whom {signers} allows.")
+        raise BundleError(f"{signers} does not allow the signer of {signature.name}.")
     done = _ssh_keygen(bundle, "verify", *by, "-I", names[0], "-n", NAMESPACE)
     if done.returncode != 0:
-        raise BundleError(f"{signature.name} does not sign this {bundle.name}.")
+        raise BundleError(f"{signature.name} is not a signature of this {bundle.name}.")
     return names[0]
 
 
 def _ssh_keygen(data: Path | None, action: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run it on a file, without a terminal to ask anything on."""
+    """Run ssh-keygen with a file as its input, and without a terminal for questions."""
     environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
     try:
         with (data or Path(os.devnull)).open("rb") as file:

@@ -1,7 +1,7 @@
-"""The only tar that a bundle may be: plain files, each with the header that we would write.
+"""Writes and reads the headers of a tar archive that holds plain files only.
 
-A reader that takes exactly one form has nothing to decide: links, devices, sparse files, extended
-headers and odd owners are all another header than ours.
+The reader accepts exactly the headers that the writer makes. So it needs no rules for links,
+devices, sparse files, extended headers and owners: all of them have other headers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from deployfold.errors import BundleError
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-_MTIME = 315_532_800  # 1980-01-01: tar warns of older files
+_MTIME = 315_532_800  # 1980-01-01; tar warns about older files
 _KINDS = {
     tarfile.LNKTYPE: "a link",
     tarfile.SYMTYPE: "a link",
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a file: fixed time, owner and mode, and nothing of this machine.
+    """The 512 bytes before a file, with a fixed time, owner and mode.
 
     Raises:
         BundleError: the name is too long.
@@ -44,26 +44,28 @@ def padding(size: int) -> bytes:
 
 
 def padded(size: int) -> int:
-    """Bytes that a file of ``size`` bytes takes, with its header and its padding."""
+    """Bytes that a file of ``size`` bytes takes in the archive, with its header and padding."""
     return BLOCK + size + -size % BLOCK
 
 
 def read_header(block: bytes, where: str) -> tuple[str, int] | None:
-    """The name and size of the file that follows; ``None`` at the end.
+    """The name and size of the file that follows; ``None`` at the end of the archive.
 
-    The name is as it stands there: whoever reads on has to judge it.
+    The name is not checked.
 
     Raises:
-        BundleError: it is no plain file, or not the header that we would write.
+        BundleError: the entry is not a plain file, or its header is not one of :func:`header`.
     """
     if not any(block):
         return None
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise BundleError(f"{where} is no deployfold bundle: it holds no tar archive.") from error
+        raise BundleError(
+            f"{where} is not a deployfold bundle: it does not hold a tar archive."
+        ) from error
     if info.type != tarfile.REGTYPE:
-        kind = _KINDS.get(info.type, "an entry that is no plain file")
+        kind = _KINDS.get(info.type, "not a plain file")
         raise BundleError(f"{where}: {info.name!r} is {kind}, and a bundle holds only files.")
     if info.size < 0 or block != header(info.name, info.size):
         raise BundleError(

@@ -1,7 +1,8 @@
-"""A model repository for NVIDIA Triton: one model for each backend and precision of a build."""
+"""Writes a model repository for NVIDIA Triton: one model per backend and precision of a build."""
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from deployfold.errors import BundleError
 from deployfold.events import Emit, Note, ignore
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
-from deployfold.util.files import make_directory, sha256, temporary_directory
+from deployfold.util.files import make_directory, temporary_directory
 from deployfold.util.locks import claimed
 
 from .batching import why_not_joined
@@ -35,7 +36,13 @@ DEFAULT_BATCH = 8
 
 @dataclass(frozen=True)
 class Served:
-    """One model of the repository: its config, and the files of a version by their names there."""
+    """One model of the repository.
+
+    Attributes:
+        name: the name of its directory.
+        config: the text of ``config.pbtxt``.
+        files: the files of a version, by their names in the repository.
+    """
 
     name: str
     config: str
@@ -54,25 +61,26 @@ def write_repository(
 ) -> tuple[int, tuple[str, ...]]:
     """Add a build to a Triton model repository, as the next version of its models.
 
-    A build that is there already as the latest version, in part perhaps, is completed, so this can
-    be run again.
+    If the latest version is the same build, missing parts are added to it and nothing else happens.
 
     Args:
-        directory: that ``deployfold build`` wrote.
+        directory: a directory that ``deployfold build`` wrote.
+        repository: the model repository, which is made if it does not exist.
         labels: a text file with the name of a class on every line.
-        instances: of each model on every GPU, or on the CPU.
-        max_batch: the greatest batch of ONNX and TorchScript, if the build's batch is dynamic; that
-            of its engines by default.
-        force: also of a build that failed or missed its limits.
+        instances: instances of each model on every GPU, or on the CPU.
+        max_batch: the greatest batch of ONNX and TorchScript, if the build's batch is dynamic. By
+            default the greatest one that the build was made for.
+        force: accept a build that failed or missed a limit.
+        emit: receives notes, such as the models that Triton cannot serve.
 
     Returns:
         The version, and the names of the models.
 
     Raises:
-        UsageError: there is no build or it is being written, or the repository cannot be written
-            to, or another run adds to it.
-        BundleError: the build is not fit to ship, or the repository holds models of these names
-            that were made otherwise.
+        UsageError: the directory has no build, another run uses it or the repository, or the
+            repository cannot be written to.
+        BundleError: the build is incomplete or missed a limit, or the repository holds models of
+            these names with another configuration.
     """
     with claimed(directory, shared=True):
         build = collect(directory, force=force)
@@ -94,8 +102,8 @@ def _add_all(
         if path.exists() and path.read_text(encoding="utf-8") != model.config:
             raise BundleError(
                 f"{path} differs from what this build needs.",
-                hint="Its inputs, batches or GPUs are others: choose another repository, or remove "
-                f"{repository / model.name}.",
+                hint="The inputs, batches or GPUs have changed. Choose another repository, or "
+                f"remove {repository / model.name}.",
             )
     missing = [model for model, found in zip(models, versions, strict=True) if latest not in found]
     there = [model for model in models if model not in missing]
@@ -103,7 +111,7 @@ def _add_all(
         latest, missing = latest + 1, list(models)
     if not missing:
         emit(Note(f"The build is there already, as version {latest}."))
-    for model in missing:  # all, or what a killed run had not come to
+    for model in missing:  # all, or those that a killed run did not reach
         _add(repository, model, latest, labels)
     return latest
 
@@ -138,13 +146,17 @@ def _models(
     }
     batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
     return [
-        _model(name, group, build, engines, batch, instances, labels)
+        _model(name, group, build, interface, engines, batch, instances, labels)
         for name, group in groups.items()
     ]
 
 
 def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
-    """Why Triton cannot serve an artifact of a model with that interface."""
+    """Why Triton cannot serve an artifact; ``None`` if it can.
+
+    Args:
+        interface: the inputs and outputs of the model.
+    """
     if artifact.runtime is TORCHSCRIPT:
         scalar = next((one.name for one in interface.outputs if not one.shape), None)
         return scalar and (
@@ -171,8 +183,9 @@ def _greatest_batch(
 ) -> int:
     """The greatest batch of ONNX and TorchScript; 0 if Triton must not join requests.
 
-    The batch that was asked for, else that of ``--dynamic-batch`` or ``--shapes``, else that of the
-    engines.
+    1. The batch that the user asked for.
+    2. Else the greatest batch that ``--dynamic-batch`` or ``--shapes`` of the build named.
+    3. Else the greatest batch of the engines.
     """
     if not any(one.shape[:1] == (-1,) for one in interface.inputs):
         return 0
@@ -196,6 +209,7 @@ def _model(
     name: str,
     group: list[Artifact],
     build: Build,
+    onnx: Interface,
     engines: dict[str, Interface],
     max_batch: int,
     instances: int,
@@ -206,18 +220,18 @@ def _model(
     by_capability: dict[str, str] = {}
     for artifact in group:
         served = served_by(artifact)
-        assert served is not None, "those without a backend are left out before"
+        assert served is not None, "artifacts without a backend were left out before"
         file = served.file
-        if len(group) > 1:  # engines for several GPUs, and Triton loads the one for its own
+        if len(group) > 1:  # engines for several GPUs; Triton loads the one for its own GPU
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
             file = f"{stem}.sm_{capability.replace('.', '')}.{suffix}"
             by_capability |= dict.fromkeys(artifact.compute_capabilities, file)
         files[file] = build.directory / artifact.file
-        # An ONNX names its weights' file inside, so that one keeps its name.
+        # An ONNX refers to the file of its weights by name, so that file keeps its name.
         if artifact.runtime is not TENSORRT:
             files |= {part: build.directory / part for part in artifact.files[1:]}
-    interface = _interface(first, build, engines, max_batch)
+    interface = _interface(first, build, onnx, engines, max_batch)
     text = config(
         name,
         first,
@@ -230,7 +244,11 @@ def _model(
 
 
 def _interface(
-    artifact: Artifact, build: Build, engines: dict[str, Interface], max_batch: int
+    artifact: Artifact,
+    build: Build,
+    onnx: Interface,
+    engines: dict[str, Interface],
+    max_batch: int,
 ) -> Interface:
     if artifact.runtime is TENSORRT:
         engine = engines[artifact.file]
@@ -238,13 +256,9 @@ def _interface(
     if artifact.runtime is ONNX_RUNTIME:
         found = onnx_interface(build.directory / artifact.file)
     else:
-        (onnx, *_) = (one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
         row = next(row for row in build.report.rows if row.name == artifact.row)
         alone = any("serves only the batch size" in note for note in row.notes)
-        found = torchscript_interface(
-            onnx_interface(build.directory / onnx.file),
-            fixed=_reference_shapes(build) if alone else None,
-        )
+        found = torchscript_interface(onnx, fixed=_reference_shapes(build) if alone else None)
     return replace(found, max_batch=max_batch if found.first_axis_is_dynamic else 0)
 
 
@@ -255,7 +269,7 @@ def _reference_shapes(build: Build) -> list[tuple[int, ...]]:
 
 
 def _versions(model: Path) -> list[int]:
-    """The versions that a model has: its directories with numbers for names."""
+    """The versions of a model: its directories with numbers for names."""
     if not model.is_dir():
         return []
     return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdecimal()]
@@ -265,14 +279,15 @@ def _is_version(repository: Path, model: Served, version: int) -> bool:
     folder = repository / model.name / str(version)
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return there == set(model.files) and all(
-        sha256(folder / name) == sha256(path) for name, path in model.files.items()
+        filecmp.cmp(folder / name, path, shallow=False) for name, path in model.files.items()
     )
 
 
 def _add(repository: Path, model: Served, version: int, labels: list[str] | None) -> None:
     """Add a version; a server that polls the repository sees all of it or nothing."""
     home = repository / model.name
-    with temporary_directory(repository) as temporary:  # outside: Triton takes it for no model
+    # Beside the repository, since Triton would take a directory in it for a model.
+    with temporary_directory(repository) as temporary:
         folder = temporary / str(version)
         folder.mkdir()
         for name, path in model.files.items():

@@ -1,8 +1,7 @@
-"""What Triton has to know of an artifact: its inputs and outputs, batches and backend.
+"""Writes ``config.pbtxt``, which tells Triton the inputs, outputs, batches and backend of a model.
 
-The fields are those of ``model_config.proto`` and mean what
-https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html
-says.
+The fields are those of ``model_config.proto``, described in
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output; -1 in the shape where an axis is dynamic."""
+    """An input or output. A dynamic axis is -1 in ``shape``."""
 
     name: str
     dtype: str
@@ -39,12 +38,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Interface:
-    """What goes in and comes out of a model, and in which batches.
+    """The inputs and outputs of a model, and its batches.
 
     Attributes:
         max_batch: the most rows that Triton may join; 0 if it must not join requests.
         preferred: the batch sizes that the model is fastest at.
-        profiles: how many optimization profiles an engine has; 0 of anything else.
+        profiles: how many optimization profiles an engine has; 0 for other artifacts.
     """
 
     inputs: tuple[Tensor, ...]
@@ -55,7 +54,7 @@ class Interface:
 
     @property
     def first_axis_is_dynamic(self) -> bool:
-        """Whether that is so of every tensor, which it must be where requests are joined."""
+        """Whether the first axis of every tensor is dynamic, as it must be to join requests."""
         return all(one.shape and one.shape[0] < 0 for one in (*self.inputs, *self.outputs))
 
 
@@ -65,10 +64,10 @@ def served_by(artifact: Artifact) -> TritonModel | None:
 
 
 def onnx_interface(path: Path) -> Interface:
-    """Of an ONNX file, with the batch left open.
+    """The inputs and outputs of an ONNX file, without batches.
 
     Raises:
-        BundleError: an input or output is no tensor.
+        BundleError: an input or output is not a tensor.
     """
     import onnx
 
@@ -81,10 +80,10 @@ def onnx_interface(path: Path) -> Interface:
 
 
 def engine_interface(path: Path) -> Interface:
-    """Of an engine, from its sidecar.
+    """The inputs, outputs and batches of an engine, from its sidecar.
 
     Raises:
-        BundleError: the sidecar does not say.
+        BundleError: the sidecar does not have them.
     """
     try:
         sidecar = read_sidecar(path)
@@ -101,17 +100,16 @@ def engine_interface(path: Path) -> Interface:
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BundleError(
-            f"{sidecar_path(path)} does not tell the engine's inputs: {error!r}.",
+            f"{sidecar_path(path)} does not describe the engine's inputs: {error!r}.",
             hint="Build it again.",
         ) from error
 
 
 def _greatest_batch(profiles: Sequence[Sequence[Mapping[str, Any]]]) -> int:
-    """The greatest batch up to which an engine takes every batch size; 0 if it takes no single row.
+    """The greatest batch up to which an engine takes every batch size; 0 if it does not take 1.
 
-    1. Where all profiles have the same other axes, the range of one profile may go on where that of
-       another ends.
-    2. Else each of them may be the only one for a shape, so the range common to all counts.
+    1. If the profiles differ in the batch alone, their ranges are joined where they meet.
+    2. Else each profile may be the only one for a shape, so the range common to all counts.
     """
     spans, others = [], set()
     for shapes in profiles:
@@ -128,13 +126,13 @@ def _greatest_batch(profiles: Sequence[Sequence[Mapping[str, Any]]]) -> int:
 
 
 def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] | None) -> Interface:
-    """Of a TorchScript archive, which itself knows neither names nor shapes.
+    """The inputs and outputs of a TorchScript archive, which stores neither names nor shapes.
 
-    Triton feeds its inputs by position, as ``INPUT__0``, and takes ``OUTPUT__0`` likewise.
+    Triton passes the inputs by position, as ``INPUT__0``, and reads ``OUTPUT__0`` likewise.
 
     Args:
-        onnx: of the same model.
-        fixed: the shapes of the inputs and then of the outputs, where the archive serves no others.
+        onnx: the inputs and outputs of the ONNX of the same model.
+        fixed: the shapes of the inputs and then of the outputs, if the archive takes no others.
     """
     inputs = tuple(replace(one, name=f"INPUT__{index}") for index, one in enumerate(onnx.inputs))
     outputs = tuple(replace(one, name=f"OUTPUT__{index}") for index, one in enumerate(onnx.outputs))
@@ -163,7 +161,10 @@ def config(
     2. Else ``max_batch_size`` is 0, and ``dims`` are whole.
 
     Args:
-        instances: of the model on every GPU, or on the CPU.
+        name: the name of the model in the repository.
+        artifact: the file to serve.
+        interface: its inputs, outputs and batches.
+        instances: instances of the model on every GPU, or on the CPU.
         labels: the file with the names of the classes, if the model is a classifier.
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
     """
@@ -206,7 +207,7 @@ def _tensor(tensor: Tensor, batched: bool) -> dict[str, Any]:
     if tensor.dtype not in TYPES:
         raise BundleError(f"Triton has no dtype for {tensor.name!r}, which is {tensor.dtype}.")
     dims = tensor.shape[1:] if batched else tensor.shape
-    # Triton knows no empty shape: of one value a sample it wants dims [ 1 ] and a reshape.
+    # Triton has no empty shape: one value per sample takes dims [ 1 ] and a reshape.
     plain = {"name": tensor.name, "data_type": Name(TYPES[tensor.dtype]), "dims": list(dims)}
     return plain if dims else plain | {"dims": [1], "reshape": {"shape": []}}
 
@@ -215,7 +216,7 @@ def _onnx_tensor(value: Any) -> Tensor:
     from onnx import helper
 
     if not value.type.HasField("tensor_type"):
-        raise BundleError(f"{value.name!r} is no tensor, and Triton serves only tensors.")
+        raise BundleError(f"{value.name!r} is not a tensor, and Triton serves only tensors.")
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
     return Tensor(value.name, str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)

@@ -1,4 +1,4 @@
-"""Unpacking a bundle that was checked first."""
+"""Unpacks a bundle after checking it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from .scan import Limits, scan
 
 
 def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifest:
-    """Check a bundle from end to end, then unpack it into ``directory``, which must be new.
+    """Check a bundle from end to end, then unpack it into ``directory``, which must be new or empty.
 
-    The files go to a temporary directory beside it, are checked again as they are written, and
-    appear under ``directory`` all at once.
+    The files go to a temporary directory beside ``directory``, are checked again while they are
+    written, and appear under ``directory`` all at once.
+
+    Returns:
+        The manifest.
 
     Raises:
-        BundleError: the bundle fails a check; nothing is written then.
-        UsageError: the directory is there and not empty, or cannot be written to.
+        BundleError: the bundle fails a check. Nothing has been written.
+        UsageError: the directory is not empty, or cannot be written to.
     """
     if _is_taken(directory):
         raise UsageError(f"{directory} is not empty.", hint="Name a directory that is new.")
@@ -43,10 +46,10 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
 
 
 def _is_taken(directory: Path) -> bool:
-    """Whether there is something else than an empty directory."""
+    """Whether the path exists and is not an empty directory."""
     try:
         return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-    except OSError as error:  # it may not be read, or went meanwhile
+    except OSError as error:  # the directory may not be read, or was removed meanwhile
         raise unwritable(directory, error) from error
 
 

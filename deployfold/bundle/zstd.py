@@ -1,4 +1,4 @@
-"""Zstandard: of Python 3.14's standard library, or its backport for older ones."""
+"""Compresses and decompresses with Zstandard, by Python 3.14's standard library or its backport."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import IO, Any
 from deployfold.errors import BundleError, UsageError
 
 LEVEL = 3
-"""Weights hardly compress: higher levels cost minutes per gigabyte for about one percent."""
+"""The compression level. Higher ones cost minutes per gigabyte for about one percent of weights."""
 _BLOCK = 1 << 16
 _WINDOW_LOG = 27
-"""A frame may make the reader keep 2^27 bytes, 128 MiB; zstd's own limit. Ours need 2 MiB."""
+"""The largest window that a frame may ask of the reader: 2^27 bytes, 128 MiB, which is zstd's own
+limit. Bundles need 2 MiB."""
 
 
 def library() -> Any:
     """The module ``compression.zstd`` or ``backports.zstd``.
 
     Raises:
-        BundleError: it is not installed.
+        BundleError: the module is not installed.
     """
     try:
         name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -33,7 +34,7 @@ def library() -> Any:
 
 
 class Writer:
-    """Compresses what it is given into ``file``, as one frame that says its size."""
+    """Compresses data into a file, as one frame whose header holds the size of the data."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         zstd = library()
@@ -49,12 +50,12 @@ class Writer:
         self._file.write(self._compressor.compress(data))
 
     def finish(self) -> None:
-        """Write what is left of the frame."""
+        """Write the rest of the frame."""
         self._file.write(self._compressor.flush())
 
 
 class Reader:
-    """Decompresses one frame of ``file``, never more of it at a time than is asked for."""
+    """Decompresses the one frame of a file, and never more at a time than the caller asks for."""
 
     def __init__(self, file: IO[bytes], where: str) -> None:
         self._zstd = library()
@@ -66,10 +67,10 @@ class Reader:
         )
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Exactly ``size`` bytes, in pieces.
+        """Exactly ``size`` bytes, in pieces of at most 64 KiB.
 
         Raises:
-            BundleError: the frame is damaged, or ends before.
+            BundleError: the frame is damaged, or ends early.
         """
         while size > 0:
             block = self._some(min(size, _BLOCK))
@@ -83,10 +84,10 @@ class Reader:
         return b"".join(self.blocks(size))
 
     def finish(self) -> None:
-        """Make sure that the frame ends here, and the file with it.
+        """Check that the frame and the file end here.
 
         Raises:
-            BundleError: there is more, or the frame's end is missing.
+            BundleError: more data follows, or the end of the frame is missing.
         """
         if self._some(1):
             raise BundleError(f"{self._where} goes on after its last file.")
@@ -102,7 +103,7 @@ class Reader:
             raise UsageError(f"Cannot read {self._where}: {error.strerror or error}.") from error
 
     def _some(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end of the frame or of the file."""
+        """At most ``size`` bytes, and none at the end of the frame or of the file."""
         try:
             while not self._decompressor.eof:
                 fresh = b""
@@ -113,6 +114,6 @@ class Reader:
                     return block
         except self._zstd.ZstdError as error:
             raise BundleError(
-                f"{self._where} is damaged, or no zstd file: {error}.", hint="Copy it again."
+                f"{self._where} is damaged, or not a zstd file: {error}.", hint="Copy it again."
             ) from error
         return b""
