@@ -17,7 +17,7 @@ from .scan import Limits, scan
 
 
 def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifest:
-    """Check a bundle from end to end, then unpack it into ``directory``, which must be new or empty.
+    """Check a bundle from end to end, then unpack it into a directory that is new or empty.
 
     The files go to a temporary directory beside ``directory``, are checked again while they are
     written, and appear under ``directory`` all at once.

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from bundle_builds import make_build, replace_onnx
 from onnx import TensorProto, helper
-from triton_models import add_torchscript, read_config
+from triton_repositories import add_torchscript, read_config
 
 from deployfold.building.report import model_inputs
 from deployfold.bundle.batching import why_not_joined
 from deployfold.bundle.triton import write_repository
-from deployfold.config.shapes import parse_dynamic
+from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec
 from deployfold.events import Note
 from deployfold.reporting.report import DynamicAxis, load_report, write_report
@@ -182,6 +182,8 @@ def test_an_output_without_an_axis_is_not_for_the_pytorch_backend(
 
 
 def test_a_report_names_the_axes_that_the_build_serves_in_several_sizes() -> None:
-    inputs = InputSpec.parse(["x=1x3x16x16"]).with_profiles(parse_dynamic("1:2:4,2:4:8", ()))
+    inputs = InputSpec.parse(["x=1x3x16x16"]).with_profiles(
+        (DynamicBatch(1, 2, 4), DynamicBatch(2, 4, 8))
+    )
     (one,) = model_inputs(inputs)
     assert one.dynamic == (DynamicAxis(axis=0, min=1, max=8),)

@@ -83,9 +83,9 @@ def test_a_name_that_should_not_be_there(tmp_path: Path, name: str, said: str) -
         ({"type": tarfile.BLKTYPE}, "is a device"),
         ({"type": tarfile.FIFOTYPE}, "is a pipe"),
         ({"type": tarfile.DIRTYPE}, "is a directory"),
-        ({"type": tarfile.XHDTYPE}, "no plain file"),
-        ({"type": tarfile.GNUTYPE_LONGNAME}, "no plain file"),
-        ({"type": tarfile.GNUTYPE_SPARSE}, "no plain file"),
+        ({"type": tarfile.XHDTYPE}, "not a plain file"),
+        ({"type": tarfile.GNUTYPE_LONGNAME}, "not a plain file"),
+        ({"type": tarfile.GNUTYPE_SPARSE}, "not a plain file"),
         ({"mode": 0o4755}, "header that deployfold does not write"),
         ({"uid": 1000}, "header that deployfold does not write"),
         ({"uname": "root"}, "header that deployfold does not write"),
@@ -121,8 +121,8 @@ ONE = make_manifest(entry("a.txt", A))
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
-        (ONE.model_copy(update={"name": ".."}), "no name of a directory"),
-        (ONE.model_copy(update={"name": "a/b"}), "no name of a directory"),
+        (ONE.model_copy(update={"name": ".."}), "cannot be the name of a directory"),
+        (ONE.model_copy(update={"name": "a/b"}), "cannot be the name of a directory"),
         (ONE.model_copy(update={"files": (entry("../a", A),)}), "leads out"),
         (ONE.model_copy(update={"files": (entry("a.txt", A), entry("A.TXT", A))}), "twice"),
         (ONE.model_copy(update={"files": (entry("Manifest.json", A),)}), "twice"),
@@ -132,8 +132,8 @@ ONE = make_manifest(entry("a.txt", A))
         ),
         (ONE.model_copy(update={"schema_version": 2}), "schema 2"),
         (b"[1, 2]", "not valid"),
-        (b"no json", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"no json", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"{}", "not valid"),
     ],
 )
@@ -188,13 +188,13 @@ def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
     for content in (b"", b"PK\3\4", bytes(2000), zstd.compress(b""), zstd.compress(b"x" * 5000)):
         path.write_bytes(content)
         refused(path)
-    refused(pack(path, member("net/a.txt", A)), "its first file is no manifest.json")
+    refused(pack(path, member("net/a.txt", A)), "its first file is not manifest.json")
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("net/" + "long" * 100)
         archive.addfile(info)
     path.write_bytes(zstd.compress(tar.getvalue()))
-    refused(path, "no plain file")
+    refused(path, "not a plain file")
     with pytest.raises(UsageError, match="Cannot read"):
         scan(tmp_path / "gone")
     with pytest.raises(UsageError, match="Cannot read"):

@@ -52,12 +52,12 @@ def test_another_file_or_signer_or_none_is_refused(signed: Path) -> None:
     signers = signed.with_name("signers")
     right = signed.read_bytes()
     signed.write_bytes(right[:-1] + b"x")
-    with pytest.raises(BundleError, match="does not sign this"):
+    with pytest.raises(BundleError, match="is not a signature of this"):
         check_signature(signed, signers)
     signed.write_bytes(right)
     first, _, second = signers.read_text().partition("\n")
     signers.write_text(first + "\n")
-    with pytest.raises(BundleError, match="by nobody"):
+    with pytest.raises(BundleError, match="does not allow the signer"):
         check_signature(signed, signers)
     signers.write_text(second)
     assert check_signature(signed, signers) == "release@example.org"
@@ -66,7 +66,7 @@ def test_another_file_or_signer_or_none_is_refused(signed: Path) -> None:
         ["ssh-keygen", "-q", "-Y", "sign", "-f", "key", "-n", "git", "m.tar.zst"],
         cwd=signed.parent, check=True, capture_output=True,
     )  # fmt: skip
-    with pytest.raises(BundleError, match="does not sign this"):
+    with pytest.raises(BundleError, match="is not a signature of this"):
         check_signature(signed, signers)  # a signature for something else
     signature_path(signed).unlink()
     with pytest.raises(BundleError, match="no signature"):

@@ -13,7 +13,7 @@ import pytest
 from bundle_builds import make_build, replace_onnx
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_models import add_torchscript, read_config
+from triton_repositories import add_torchscript, read_config
 
 from deployfold.bundle.pbtxt import text
 from deployfold.bundle.triton import write_repository

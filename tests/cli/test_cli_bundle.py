@@ -106,7 +106,7 @@ def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, buil
 def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
     fails(run("bundle", "-o", "m", "gone", cwd=tmp_path), 2, "no directory gone")
     (tmp_path / "x").write_text("no bundle")
-    fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "no zstd file")
+    fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "not a zstd file")
 
 
 def test_a_missing_extra_is_named_with_the_way_to_get_it(folder, built, tmp_path):

@@ -1,0 +1,204 @@
+"""Chooses the artifacts of a build that Triton can serve, and how it serves them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deployfold.compiling.sidecar import read_sidecar
+from deployfold.events import Emit, Note
+from deployfold.finish.reference import REFERENCE_NPZ, read_reference
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
+
+from .batching import why_not_joined
+from .collect import Build
+from .labels import LABELS_TXT
+from .manifest import Artifact
+from .triton_config import (
+    Interface,
+    config,
+    engine_interface,
+    onnx_interface,
+    served_by,
+    torchscript_interface,
+)
+
+DEFAULT_BATCH = 8
+"""The greatest batch of ONNX and TorchScript where neither the build nor an engine has one."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model of the repository.
+
+    Attributes:
+        name: the name of its directory.
+        config: the text of ``config.pbtxt``.
+        files: the files of a version, by their names in the repository.
+    """
+
+    name: str
+    config: str
+    files: dict[str, Path]
+
+
+def models_of(
+    build: Build, max_batch: int | None, instances: int, labels: bool, emit: Emit
+) -> list[Served]:
+    """The models of a repository for a build; artifacts that Triton cannot serve become notes.
+
+    Args:
+        max_batch: the greatest batch of ONNX and TorchScript; that of the build if ``None``.
+        instances: instances of each model.
+        labels: whether the repository holds the names of the classes.
+
+    Raises:
+        BundleError: an input or output of the model is not a tensor that Triton has.
+    """
+    onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
+    interface = onnx_interface(build.directory / onnx.file)
+    groups: dict[str, list[Artifact]] = {}
+    for artifact in build.artifacts:
+        served = served_by(artifact)
+        if served is None:
+            emit(Note(f"{artifact.file} is left out: Triton has no backend for it.", "warning"))
+            continue
+        if (why := _unfit(build, artifact, interface)) is not None:
+            emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
+            continue
+        name = f"{build.name}_{served.backend}_{artifact.precision}"
+        group = groups.setdefault(name, [])
+        taken = {sm for one in group for sm in one.compute_capabilities}
+        if taken & set(artifact.compute_capabilities):
+            why = "Triton tells engines apart by compute capability, and another has the same"
+            emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
+            continue
+        group.append(artifact)
+    engines = {
+        one.file: engine_interface(build.directory / one.file)
+        for group in groups.values()
+        for one in group
+        if one.runtime is TENSORRT
+    }
+    batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
+    return [
+        _model(name, group, build, interface, engines, batch, instances, labels)
+        for name, group in groups.items()
+    ]
+
+
+def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
+    """Why Triton cannot serve an artifact; ``None`` if it can.
+
+    Args:
+        interface: the inputs and outputs of the model.
+    """
+    if artifact.runtime is TORCHSCRIPT:
+        scalar = next((one.name for one in interface.outputs if not one.shape), None)
+        return scalar and (
+            f"its output {scalar!r} has no axis, and Triton's PyTorch backend refuses such outputs"
+        )
+    if artifact.runtime is not TENSORRT:
+        return None
+    if artifact.library != "tensorrt":
+        return (
+            "Triton loads engines of TensorRT, and not of TensorRT-RTX; deployfold finish builds "
+            "one on the GPU"
+        )
+    options = read_sidecar(build.directory / artifact.file).get("options", {})
+    return "it is weight-stripped, and Triton does not refit" if options.get("strip_plan") else None
+
+
+def _greatest_batch(
+    build: Build,
+    onnx: Artifact,
+    interface: Interface,
+    engines: dict[str, Interface],
+    asked: int | None,
+    emit: Emit,
+) -> int:
+    """The greatest batch of ONNX and TorchScript; 0 if Triton must not join requests.
+
+    1. The batch that the user asked for.
+    2. Else the greatest batch that ``--dynamic-batch`` or ``--shapes`` of the build named.
+    3. Else the greatest batch of the engines.
+    """
+    if not any(one.shape[:1] == (-1,) for one in interface.inputs):
+        return 0
+    ranges = [axis for one in build.report.inputs for axis in one.dynamic if axis.axis == 0]
+    smallest = max((axis.min for axis in ranges), default=1)
+    reference = build.files[REFERENCE_NPZ]
+    why = why_not_joined(build.directory / onnx.file, reference, max(1, smallest))
+    if why is not None:
+        emit(Note(f"Triton will not join requests into batches: {why}."))
+        return 0
+    for file, engine in engines.items():
+        if engine.first_axis_is_dynamic and not engine.max_batch:
+            why = "no optimization profile takes a batch of 1"
+            emit(Note(f"Triton will not join requests for {file}: {why}."))
+    built = min((axis.max for axis in ranges), default=0)
+    of_engines = max((one.max_batch for one in engines.values()), default=0)
+    return asked or built or of_engines or DEFAULT_BATCH
+
+
+def _model(
+    name: str,
+    group: list[Artifact],
+    build: Build,
+    onnx: Interface,
+    engines: dict[str, Interface],
+    max_batch: int,
+    instances: int,
+    labels: bool,
+) -> Served:
+    first = group[0]
+    files: dict[str, Path] = {}
+    by_capability: dict[str, str] = {}
+    for artifact in group:
+        served = served_by(artifact)
+        assert served is not None, "artifacts without a backend were left out before"
+        file = served.file
+        if len(group) > 1:  # engines for several GPUs; Triton loads the one for its own GPU
+            capability = artifact.compute_capabilities[0]
+            stem, _, suffix = file.partition(".")
+            file = f"{stem}.sm_{capability.replace('.', '')}.{suffix}"
+            by_capability |= dict.fromkeys(artifact.compute_capabilities, file)
+        files[file] = build.directory / artifact.file
+        # An ONNX refers to the file of its weights by name, so that file keeps its name.
+        if artifact.runtime is not TENSORRT:
+            files |= {part: build.directory / part for part in artifact.files[1:]}
+    interface = _interface(first, build, onnx, engines, max_batch)
+    text = config(
+        name,
+        first,
+        interface,
+        instances=instances,
+        labels=LABELS_TXT if labels else None,
+        by_capability=by_capability,
+    )
+    return Served(name, text, files)
+
+
+def _interface(
+    artifact: Artifact,
+    build: Build,
+    onnx: Interface,
+    engines: dict[str, Interface],
+    max_batch: int,
+) -> Interface:
+    if artifact.runtime is TENSORRT:
+        engine = engines[artifact.file]
+        return engine if max_batch else replace(engine, max_batch=0, preferred=())
+    if artifact.runtime is ONNX_RUNTIME:
+        found = onnx_interface(build.directory / artifact.file)
+    else:
+        row = next(row for row in build.report.rows if row.name == artifact.row)
+        alone = any("serves only the batch size" in note for note in row.notes)
+        found = torchscript_interface(onnx, fixed=_reference_shapes(build) if alone else None)
+    return replace(found, max_batch=max_batch if found.first_axis_is_dynamic else 0)
+
+
+def _reference_shapes(build: Build) -> list[tuple[int, ...]]:
+    """The shapes of the inputs and then of the outputs of the reference inference."""
+    inputs, outputs = read_reference(build.files[REFERENCE_NPZ])
+    return [array.shape for array in (*inputs, *outputs)]
