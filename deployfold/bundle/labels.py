@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployfold.errors import UsageError
+from deployfold.util.files import unreadable
 
 LABELS_TXT = "labels.txt"
 
@@ -22,7 +23,7 @@ def read_labels(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text.") from error
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error
     labels = [line.strip() for line in text.splitlines()]
     while labels and not labels[-1]:
         labels.pop()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from deployfold.errors import BundleError, UsageError
+from deployfold.errors import BundleError
+from deployfold.util.files import unreadable
 
 from .manifest import MANIFEST, FileEntry, Manifest, parse_manifest
 from .names import fault
@@ -64,7 +65,7 @@ def scan(path: Path, limits: Limits | None = None, sink: Sink | None = None) -> 
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error
     with file:
         return _scan(file, path, limits or Limits(), sink)
 

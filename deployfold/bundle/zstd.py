@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
-from deployfold.errors import BundleError, UsageError
+from deployfold.errors import BundleError
+from deployfold.util.files import unreadable
 
 LEVEL = 3
 """The compression level. Higher ones cost minutes per gigabyte for about one percent of weights."""
@@ -100,7 +102,7 @@ class Reader:
         try:
             return self._file.read(_BLOCK)
         except OSError as error:
-            raise UsageError(f"Cannot read {self._where}: {error.strerror or error}.") from error
+            raise unreadable(Path(self._where), error) from error
 
     def _some(self, size: int) -> bytes:
         """At most ``size`` bytes, and none at the end of the frame or of the file."""

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployfold.errors import UsageError
+from deployfold.util.toml import read_toml
 
 from .profiles_root import profiles_root
 from .schema import check_written, first_problem, profile_model
 from .settings import BuildSpec
 from .written import build_options, make_spec, profile_options
-
-# tomllib came with Python 3.11; tomli is the same code for 3.10.
-tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 DEFAULT = "default"
 """The origin of a value that neither a profile nor a flag set."""
@@ -109,11 +105,7 @@ def read_profile(name: str) -> dict[str, Any]:
             hint=(f"Did you mean {near[0]}? " if near else "")
             + f"Shipped: {', '.join(known)}. Or give the path of a TOML file.",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        table: dict[str, Any] = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not a readable build profile: {error}.") from error
+    table, text = read_toml(path, "build profile")
     check_table(path, text, table)
     if name not in known:
         for key in PATHS:

@@ -1,6 +1,6 @@
-"""Fleets of builds: models × precisions × targets, in parallel, and only what is not there yet.
+"""Sweeps: builds of models × precisions × targets, in parallel, as far as they are missing.
 
-:mod:`.fleet` reads the TOML file, :mod:`.jobs` finds what is to be built, :mod:`.work` builds one
-job in a process of its own, :mod:`.schedule` runs them here or on a Dask cluster, and
-:mod:`.summary` is the report of all.
+:mod:`.fleet` reads the TOML file, :mod:`.identity` hashes what decides a build, :mod:`.jobs` finds
+the missing builds, :mod:`.work` runs one in a process of its own, :mod:`.schedule` runs all of them
+on this machine, :mod:`.cluster` runs them on Dask, and :mod:`.summary` reports on all.
 """

@@ -1,7 +1,7 @@
-"""One ``deployfold`` command that ends when whoever started it is gone.
+"""Runs a ``deployfold`` command that ends when its parent process ends.
 
-Its standard input is a pipe that nobody writes to. When the process at the other end dies, however
-that happens, the pipe closes, and the command is interrupted as by Ctrl-C: it cleans up and leaves.
+Standard input is a pipe that nobody writes to. When the parent dies in any way, the pipe closes.
+The command is then interrupted as by Ctrl-C: it cleans up and exits.
 """
 
 from __future__ import annotations

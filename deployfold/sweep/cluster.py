@@ -16,7 +16,7 @@ from .work import Outcome, run_job
 
 
 def gpu_of_workers(address: str) -> str:
-    """The GPU that the target ``auto`` means on the workers, which must all have the same.
+    """The GPU that the target ``auto`` stands for on the workers, which must all have the same.
 
     Args:
         address: ``dask://HOST:PORT``.
@@ -36,18 +36,18 @@ def gpu_of_workers(address: str) -> str:
 
 
 def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Run jobs on the workers of a Dask scheduler; yields each outcome as it comes.
+    """Run jobs on the workers of a Dask scheduler, and yield each outcome as it comes.
 
-    The workers need deployfold and the sweep's directory, at the same path. A worker that has a
-    resource named as a target (``dask worker --resources l4=1``) gets that target's jobs. A job
-    whose worker dies is done again by another.
+    The workers need deployfold, and the directory of the sweep at the same path. A worker that has
+    a resource named like a target (``dask worker --resources l4=1``) gets the jobs of this target.
+    If a worker dies, another worker repeats its job.
 
     Args:
         address: ``dask://HOST:PORT``.
 
     Raises:
-        UsageError: the package is missing, the scheduler does not answer, or a worker does not
-            see the directory.
+        UsageError: the package is missing, the scheduler does not answer, or a worker cannot see
+            the directory.
     """
     with _client(address) as client:
         from distributed import as_completed
@@ -73,7 +73,7 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
 
 
 def _by_resource(jobs: Sequence[Job], named: set[str]) -> Iterator[Job]:
-    """Jobs split so that each needs at most one kind of worker."""
+    """The jobs, split so that each needs one kind of worker."""
     for job in jobs:
         free = tuple(target for target in job.targets if target not in named)
         if free:
@@ -113,7 +113,8 @@ def _workers(client: Any, address: str) -> dict[str, Any]:
 def _client(address: str) -> Any:
     if not address.startswith("dask://"):
         raise UsageError(
-            f"{address!r} is no scheduler.", hint="Write it as --scheduler dask://HOST:PORT."
+            f"{address!r} is not the address of a scheduler.",
+            hint="Write it as --scheduler dask://HOST:PORT.",
         )
     try:
         import distributed

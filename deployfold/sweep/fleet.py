@@ -1,4 +1,4 @@
-"""The fleet file: which models to build, in which precisions, for which targets.
+"""The fleet file: the models to build, in which precisions, and for which targets.
 
 ::
 
@@ -21,11 +21,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,7 @@ from deployfold.config.precision import Precision
 from deployfold.config.profiles import CODE, PATHS, check_table, names_function
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
-
-# tomllib came with Python 3.11; tomli is the same code for 3.10.
-tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from deployfold.util.toml import read_toml
 
 _TOP = ("build", "model", "precisions", "targets", "jobs", "memory-gib")
 _OWN = ("name", "source", "precisions", "targets")
@@ -49,9 +45,9 @@ class FleetModel:
     """One model of a fleet.
 
     Attributes:
-        name: unique in the fleet; the name of its directory.
-        source: as ``deployfold build`` takes it; the path of a file is absolute.
-        settings: keys and values of a build profile; paths are absolute.
+        name: the name of its directory, which no other model of the fleet has.
+        source: a model as ``deployfold build`` takes it. The path of a file is absolute.
+        settings: keys and values of a build profile. Paths are absolute.
     """
 
     name: str
@@ -63,11 +59,11 @@ class FleetModel:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What a fleet file asks for.
+    """The content of a fleet file.
 
     Attributes:
-        jobs: builds at the same time; ``None`` lets the machine decide.
-        memory_gib: what all builds together may take; ``None`` takes what is free.
+        jobs: builds at the same time; ``None`` takes half of the CPUs.
+        memory_gib: memory of all builds together; ``None`` takes the free memory.
     """
 
     models: tuple[FleetModel, ...]
@@ -76,12 +72,12 @@ class Fleet:
 
     @property
     def asks_for_auto(self) -> bool:
-        """Whether any target is ``auto``, which depends on the machine."""
+        """Whether a target is ``auto``, which depends on the machine."""
         return any(AUTO in model.targets for model in self.models)
 
     @property
     def measures(self) -> bool:
-        """Whether any build measures latency, which nothing may run beside."""
+        """Whether a build measures latency. No other build may run at the same time."""
         return not all(model.settings.get("no-measure", False) for model in self.models)
 
 
@@ -89,20 +85,13 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
     """Read a fleet file; relative paths in it are relative to it.
 
     Args:
-        allow_code: the functions, as ``package.module:function``, that the file may name.
+        path: the file.
+        allow_code: the functions that the file may name, as ``package.module:function``.
 
     Raises:
-        UsageError: it cannot be read, or a key or a value in it is wrong; the message names it.
+        UsageError: the file cannot be read, or a key or value in it is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        table: dict[str, Any] = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"{path} is not a readable fleet file: {reason}.",
-            hint="deployfold sweep --help shows what one looks like.",
-        ) from error
+    table, text = read_toml(path, "fleet file", hint="deployfold sweep --help shows an example.")
     _only(path, table, _TOP)
     common = table.get("build", {})
     if not isinstance(common, dict):
@@ -111,14 +100,14 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
     check(common, "[build]")
     entries = table.get("model", [])
     if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{path} names no model.", hint='Add [[model]] with source = "…".')
+        raise UsageError(f"{path} does not name a model.", hint='Add [[model]] with source = "…".')
     base = path.parent.resolve()
     models = tuple(_model(path, check, base, entry, common, table) for entry in entries)
-    names = [model.name.lower() for model in models]  # some file systems know no case
+    names = [model.name.lower() for model in models]  # some file systems ignore the case
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(
-            f"{path} has two models that are called {twice!r}.", hint='Give one a name = "…".'
+            f"{path} has two models of the name {twice!r}.", hint='Give one a name = "…".'
         )
     return Fleet(models, _jobs(path, table), _memory(path, table))
 
@@ -144,7 +133,7 @@ def _model(
     name = entry.get("name", _name_of(source))
     if not isinstance(name, str) or re.fullmatch(r"\w[\w.+-]{0,99}", name) is None:
         raise UsageError(
-            f"{path}: {name!r} is no name for a model.",
+            f"{path}: {name!r} cannot be the name of a model.",
             hint="Use letters, digits, and the signs . _ + -.",
         )
     if ":" not in source:
@@ -169,8 +158,8 @@ def _check_settings(
     for key in _DECIDED:
         if key in settings:
             raise UsageError(
-                f"{path}: {key!r} in {where} is for the sweep to decide.",
-                hint="Say it with precisions = […] and targets = […].",
+                f"{path}: the sweep sets {key!r} itself, so {where} may not.",
+                hint="List them as precisions = […] and targets = […].",
             )
     functions = {key: settings[key] for key in CODE if names_function(settings.get(key))}
     for key, function in functions.items():
@@ -187,14 +176,16 @@ def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
     found = _words(path, "precisions", names)
     for name in found:
         if name not in known:
-            raise UsageError(f"{path}: {name!r} is no precision.", hint=f"Use {', '.join(known)}.")
+            raise UsageError(
+                f"{path}: {name!r} is not a precision.", hint=f"Use {', '.join(known)}."
+            )
     return tuple(Precision(name) for name in found)
 
 
 def _targets(path: Path, names: object) -> tuple[str, ...]:
     found = _words(path, "targets", names)
     for name in found:
-        check_target(name)  # an unknown GPU is told before the first build, not after the last
+        check_target(name)  # before the first build, not after the last
     return tuple(AUTO if name.strip().lower() == AUTO else name for name in found)
 
 
@@ -217,7 +208,7 @@ def _only(path: Path, table: dict[str, Any], keys: tuple[str, ...]) -> None:
 def _jobs(path: Path, table: dict[str, Any]) -> int | None:
     jobs = table.get("jobs")
     if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
-        raise UsageError(f"{path}: jobs must be a number from 1 on, not {jobs!r}.")
+        raise UsageError(f"{path}: jobs must be a positive integer, not {jobs!r}.")
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""What decides the result of a build, as one hash: two builds with one key are the same build."""
+"""Hashes everything that decides the result of a build, so that equal keys mean equal builds."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import CODE, PATHS, names_function
-from deployfold.errors import UsageError
 from deployfold.lowering.cache import cache_key
 from deployfold.measuring.environment import package_versions
 from deployfold.targets.machine import detect
-from deployfold.util.files import sha256
+from deployfold.util.files import sha256, unreadable
 
 from .fleet import FleetModel
 
 _WITHOUT_EFFECT = ("description", "timeout", "timing-cache")
-"""Settings that decide how a build goes and not what it makes. Builds themselves fill the timing
-cache: as a part of the key it would make every finished build another one."""
+"""Settings that do not change the result. Builds themselves write the timing cache, so as a part of
+the key it would give a finished build another one."""
 
 
 def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None) -> str:
     """Hex SHA-256 over the checkpoint, the data, the settings and the versions of the packages.
 
     Args:
-        auto_gpu: for the target ``auto``, the GPU that it means.
+        auto_gpu: for the target ``auto``: the GPU that it stands for.
 
     Raises:
         UsageError: a checkpoint or data cannot be read.
@@ -62,7 +61,7 @@ def _setting(key: str, value: object) -> object:
 
 
 def _code(function: str) -> str:
-    """The hash of the user's own module or package; a library's is known by its version."""
+    """The hash of the user's own module or package; empty for a library, which has a version."""
     top = Path(function.partition(":")[0].partition(".")[0])
     for path in (top.with_suffix(".py"), top):
         if path.exists():
@@ -71,10 +70,10 @@ def _code(function: str) -> str:
 
 
 def _content(value: str) -> str:
-    """The hash of what a path leads to; other words stand for themselves.
+    """The hash of the file or directory at a path; other words are returned as they are.
 
     Raises:
-        UsageError: it looks like a path, and there is nothing or nothing readable.
+        UsageError: the value looks like a path, and the path does not exist or cannot be read.
     """
     if value in ("auto", "random") or (":" in value and not Path(value).exists()):
         return value
@@ -82,7 +81,7 @@ def _content(value: str) -> str:
     try:
         return _directory_hash(path) if path.is_dir() else _file_hash(path, path.stat().st_mtime_ns)
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise unreadable(path, error) from error
 
 
 @lru_cache(maxsize=1024)

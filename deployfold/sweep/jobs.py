@@ -1,4 +1,4 @@
-"""From a fleet to the jobs that are still to be done.
+"""Finds the jobs that a fleet still needs.
 
 A cell is one model in one precision for one target, with a key that hashes everything that decides
 its result; a cell whose inputs changed is another cell, and has to be built. A job is one
@@ -24,10 +24,10 @@ from .fleet import Fleet, FleetModel
 from .identity import gpu_here, key_of
 
 RECORD = "job.json"
-"""What a finished job leaves beside its report; the directory is whole where it is there."""
+"""The file that a finished job writes last: a directory that has it is complete."""
 
 _CALIBRATION = ("calib", "calib-samples", "held-back")
-"""Settings of a fleet that mean nothing to a build in which no precision is calibrated."""
+"""Settings that a build without a calibrated precision would ignore."""
 
 _SAME_FOR_ALL = (ExitCode.LOAD, ExitCode.FOLD, ExitCode.INTERRUPTED)
 """Exit codes of failures that every precision and target of a model shares."""
@@ -50,7 +50,7 @@ class Job:
     Attributes:
         cells: one for each pair of a precision and a target.
         root: the sweep's directory.
-        code: where the functions lie that the settings name, if they name any.
+        code: the directory of the functions that the settings name, if they name any.
     """
 
     cells: tuple[Cell, ...]
@@ -74,12 +74,12 @@ class Job:
 
     @property
     def measures(self) -> bool:
-        """Whether the build measures latency, which nothing may run beside."""
+        """Whether the build measures latency. No other build may run at the same time."""
         return not self.model.settings.get("no-measure", False)
 
     @property
     def directory(self) -> Path:
-        """Where its result lies once it is whole."""
+        """The directory of the complete result."""
         pairs = sorted([cell.key, cell.target] for cell in self.cells)
         digest = cache_key({"cells": json.dumps(pairs)})
         return self.root / self.model.name / f"{self._precision_names('+')}-{digest[:12]}"
@@ -94,7 +94,7 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """The words after ``deployfold`` that build it, the output directory apart."""
+        """The words of the command after ``deployfold``, without the output directory."""
         words = ["build", self.model.source]
         words += [f"--{one.value}" for one in self.precisions if one is not Precision.FP32]
         for target in self.targets:
@@ -123,7 +123,7 @@ class Job:
         )
 
     def after(self, code: int) -> tuple[Job, ...]:
-        """The jobs that may succeed where this one ended with an exit code; none if it is done.
+        """Jobs for parts of this one that may succeed after it ended with an exit code.
 
         1. Several precisions: each is built by itself, since one of them may have failed alone.
         2. One precision that could not be compiled for several targets: each target by itself.
@@ -138,7 +138,7 @@ class Job:
 
 
 def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
-    """Everything that a fleet asks for, in the order of its file.
+    """All cells of a fleet, in the order of its file.
 
     Args:
         auto_gpu: the GPU that the target ``auto`` means; that of this machine by default.
@@ -161,7 +161,7 @@ def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
 
 
 def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
-    """The cells that are done, each with the directory that holds it."""
+    """The cells that are built, each with its directory."""
     cells = tuple(cells)
     built: dict[tuple[str, str], Path] = {}
     for name in dict.fromkeys(cell.model.name for cell in cells):
@@ -174,7 +174,7 @@ def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
 
 
 def to_record(job: Job) -> dict[str, Any]:
-    """The part of a record that says what was built, as JSON values."""
+    """The part of a job's record that describes what it builds, as JSON values."""
     return {
         "model": job.model.name,
         "source": job.model.source,
@@ -189,7 +189,7 @@ def to_record(job: Job) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A job's record; empty if it is damaged, so that the job is done again."""
+    """The record of a job; empty if it is damaged, so that the job runs again."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -198,21 +198,21 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _built(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The keys and targets of a record's cells."""
+    """The key and target of each cell in a record."""
     try:
         if "cells" in record:
             return [(cell["key"], cell["target"]) for cell in record["cells"]]
-        # Before a job had several precisions, its key stood by itself.
+        # Records of earlier versions have one key, since a job had one precision.
         return [(record["key"], target) for target in record["targets"]]
     except (KeyError, TypeError):
         return []  # damaged
 
 
 def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Job, ...]:
-    """The jobs for all cells that are not done: one for each model, as far as one build can.
+    """The jobs for all cells that are not built.
 
-    1. Precisions of a model that miss the same targets share a build.
-    2. FP32 has its own, since a build in another precision makes no FP32 engine.
+    1. Precisions of a model that lack the same targets share a job.
+    2. FP32 has a job of its own, since a build in another precision makes no FP32 engine.
     """
     ready = set(done)
     missing: dict[tuple[str, Precision], list[Cell]] = {}

@@ -1,4 +1,4 @@
-"""A sweep: read, find what is missing, build it, and report on all."""
+"""Runs a sweep: finds the missing builds, builds them, and reports on all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 from deployfold.errors import UsageError
 from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
+from deployfold.measuring.conditions import allowed_cpus
 from deployfold.util.files import make_directory, unwritable
 from deployfold.util.locks import claim
 
 from .cluster import gpu_of_workers, run_on_dask
 from .fleet import Fleet
 from .jobs import Cell, Job, cells_of, finished, pending
-from .schedule import GIB, cpus, run_here
+from .schedule import GIB, run_here
 from .summary import CellResult, summarise, write_summary
 from .work import WORK, Outcome
 
@@ -30,16 +31,21 @@ def sweep(
     jobs: int | None = None,
     scheduler: str | None = None,
 ) -> tuple[CellResult, ...]:
-    """Build what is missing of a fleet; ``sweep.json`` and ``sweep.md`` are kept up to date.
+    """Build the missing parts of a fleet, and keep ``sweep.json`` and ``sweep.md`` up to date.
 
     Args:
-        root: holds ``<model>/<precision>-<key>/``, and may hold results of earlier sweeps.
-        jobs: builds at a time; overrides the fleet file.
+        fleet: the content of the fleet file.
+        root: the directory of the results, which may hold those of earlier sweeps.
+        emit: receives the progress.
+        jobs: builds at the same time; overrides the fleet file.
         scheduler: ``dask://HOST:PORT``; ``None`` builds on this machine.
 
+    Returns:
+        One result for each model, precision and target, in the order of the fleet file.
+
     Raises:
-        UsageError: the directory cannot be written, another sweep is at work in it, or latency
-            was to be measured beside other builds.
+        UsageError: the directory cannot be written, another sweep uses it, or ``jobs`` would
+            measure latency beside other builds.
     """
     cells = _cells(fleet, scheduler)
     root = root.resolve()
@@ -67,13 +73,13 @@ def sweep(
 
 
 def planned(fleet: Fleet, root: Path, scheduler: str | None = None) -> tuple[Job, ...]:
-    """The jobs that :func:`sweep` would do now."""
+    """The jobs that :func:`sweep` would run now."""
     cells = _cells(fleet, scheduler)
     return pending(cells, finished(cells, root.resolve()), root.resolve())
 
 
 def _cells(fleet: Fleet, scheduler: str | None) -> tuple[Cell, ...]:
-    """The cells of a fleet, with ``auto`` as the machines mean it that will build."""
+    """The cells of a fleet; ``auto`` is the GPU of the machines that will build."""
     if scheduler is None or not fleet.asks_for_auto:
         return cells_of(fleet)
     return cells_of(fleet, gpu_of_workers(scheduler))
@@ -92,17 +98,17 @@ def _run(
             "Latency cannot be measured while other builds run.",
             hint="Set no-measure = true under [build], or build one at a time with --jobs 1.",
         )
-    workers = asked or (1 if fleet.measures else max(1, cpus() // 2))
+    workers = asked or (1 if fleet.measures else max(1, len(allowed_cpus()) // 2))
     memory = None if fleet.memory_gib is None else int(fleet.memory_gib * GIB)
     return run_here(missing, workers=workers, memory=memory)
 
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other sweeps out of ``root``, and clear away what a killed one left there."""
+    """Keep other sweeps out of ``root``, and remove what a killed sweep left there."""
     make_directory(root)
     try:
-        # A file, since NFS has no locks for directories, and a cluster shares its disk by NFS.
+        # A file, since a cluster often shares its disk by NFS, which cannot lock directories.
         lock = (root / ".lock").open("w")
     except OSError as error:
         raise unwritable(root, error) from error

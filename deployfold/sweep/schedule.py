@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -11,14 +10,18 @@ from threading import Condition
 from typing import Any
 
 from deployfold.errors import DeployfoldError, one_line
+from deployfold.measuring.conditions import allowed_cpus
+from deployfold.util.memory import available_bytes
 
 from .jobs import RECORD, Job, read_record
 from .work import Outcome, Processes, run_job
 
 GIB = 1 << 30
+_UNKNOWN_MEMORY = 8 * GIB
+"""Memory of a machine that does not report any."""
 BASE_BYTES = int(1.5 * GIB)
 PER_BYTE = 6
-"""A build is taken to need ``BASE_BYTES`` and this many times its checkpoint.
+"""A build is expected to need ``BASE_BYTES`` and this many times its checkpoint.
 
 ``tests/benchmarks/scale.py`` measured, with the process that compiles the engine, 1.3 GB for a
 checkpoint of 0.05 GB (ResNet-18), 2.5 GB for 0.24 (ResNet-152) and 4.4 GB for 0.58 (RegNet-Y-32GF),
@@ -28,7 +31,7 @@ the same small model, and images of usual size take more than these.
 
 
 class MemoryGate:
-    """Lets a job begin when what it needs is free; one job may always run."""
+    """Holds a job back until its memory is free; one job may always run."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -38,7 +41,7 @@ class MemoryGate:
 
     @contextmanager
     def holding(self, wanted: int) -> Iterator[None]:
-        """Wait for ``wanted`` bytes, and give them back after the block."""
+        """Wait for ``wanted`` bytes, and release them after the block."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running or self._used + wanted <= self._limit)
             self._used += wanted
@@ -53,14 +56,15 @@ class MemoryGate:
 
 
 def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterator[Outcome]:
-    """Run jobs in ``workers`` processes at a time; yields each outcome as it comes.
+    """Run jobs in ``workers`` processes at a time, and yield each outcome as it comes.
 
     Args:
-        memory: bytes that all together may take; ``None`` takes what is free now.
+        workers: jobs at the same time.
+        memory: bytes of all jobs together; ``None`` takes the memory that is free now.
     """
-    gate = MemoryGate(available_memory() if memory is None else memory)
+    gate = MemoryGate(memory or available_bytes() or _UNKNOWN_MEMORY)
     processes = Processes()
-    threads = max(1, cpus() // workers)
+    threads = max(1, len(allowed_cpus()) // workers)
     environment = {"OMP_NUM_THREADS": str(threads)} if workers > 1 else {}
 
     def one(job: Job) -> tuple[Outcome, ...]:
@@ -78,7 +82,7 @@ def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterat
 
 
 def outcomes_of(future: Any, job: Job) -> tuple[Outcome, ...]:
-    """What became of a job, also where it could not even begin: the other jobs go on."""
+    """The outcomes of a job. If it could not even start, that is an outcome, and others go on."""
     try:
         outcomes: tuple[Outcome, ...] = future.result()
     except Exception as error:
@@ -88,31 +92,13 @@ def outcomes_of(future: Any, job: Job) -> tuple[Outcome, ...]:
 
 
 def expected_memory(job: Job) -> int:
-    """Bytes that a build of this job is taken to need.
+    """Bytes that a job is expected to need.
 
-    By the size of its checkpoint, or by what another build of the model has taken, if that is
-    more. Of an architecture by name nothing is known before its first build.
+    The estimate is made from the size of the checkpoint, or is the peak of an earlier build of the
+    model, if that is more. An architecture by name has no checkpoint before its first build.
     """
     records = job.directory.parent.glob(f"*/{RECORD}")
     seen = max((read_record(path).get("peak_bytes") or 0 for path in records), default=0)
     with suppress(OSError):
         return max(seen, BASE_BYTES + PER_BYTE * Path(job.model.source).stat().st_size)
     return max(seen, BASE_BYTES)
-
-
-def available_memory() -> int:
-    """Bytes that can be allocated now; all of the machine's where it does not tell."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 8 * GIB
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One report for a whole sweep: a row for every model, precision and target."""
+"""The report of a sweep: a row for every model, precision and target."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
+from deployfold.reporting.markdown import escape
 from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.row import Row
 from deployfold.reporting.text import clean, short, size
@@ -31,19 +32,19 @@ State = Literal["built", "to finish", "refused", "failed", "pending"]
 
 @dataclass(frozen=True)
 class CellResult:
-    """What there is of one model in one precision for one target.
+    """The result for one model in one precision for one target.
 
     Attributes:
-        state: ``built``; ``to finish`` on the device, with ``deployfold finish``; ``refused``,
-            as INT8 that would lose its accuracy is; ``failed``; ``pending``, not reached.
+        state: ``built``; ``to finish`` on the device, with ``deployfold finish``; ``refused``, for
+            example because INT8 would lose its accuracy; ``failed``; or ``pending``, not reached.
         directory: of the build, relative to the sweep's; ``None`` if there is none.
         artifact: the engine in it.
-        bytes: of the engine.
-        parameters: of the folded model.
-        median_ms: of the engine, where it was measured.
-        sqnr_db: of the lowered model against the original.
+        bytes: size of the engine.
+        parameters: parameters of the folded model.
+        median_ms: latency of the engine, where it was measured.
+        sqnr_db: SQNR of the lowered model against the original, in dB.
         seconds, peak_bytes: of the build that made it, for all its precisions and targets.
-        message: why it is not built.
+        message: the reason where it is not built.
     """
 
     model: str
@@ -67,8 +68,8 @@ def summarise(
     """The state of every cell, in the order of the fleet file.
 
     Args:
-        done: the directory of every cell that is finished.
-        outcomes: of the jobs that this run did; those that failed say why.
+        done: the directory of every finished cell.
+        outcomes: the outcomes of this run's jobs, with the reasons of those that failed.
     """
     failed = {
         (cell.key, cell.target): outcome
@@ -103,17 +104,15 @@ def to_json(results: Sequence[CellResult]) -> str:
 
 def to_markdown(results: Sequence[CellResult]) -> str:
     """A Markdown table of a sweep."""
-    from rich.markup import escape
-
     lines = ["| " + " | ".join(_HEADERS) + " |", "|---" * len(_HEADERS) + "|"]
     for result in results:
-        words = [escape(clean(word)).replace("|", "\\|") for word in _words(result)]
+        words = [escape(word) for word in _words(result)]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines) + "\n"
 
 
 def to_table(results: Sequence[CellResult]) -> RenderableType:
-    """The same for a terminal of 80 columns; why something was not built stands below it."""
+    """A table for a terminal of 80 columns, with the reasons of what was not built below it."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -147,7 +146,7 @@ def to_table(results: Sequence[CellResult]) -> RenderableType:
 
 
 _LEFT_OUT = ("s", "peak", "why")
-"""Columns that a terminal has no room for; sweep.md has them."""
+"""Columns of sweep.md that a terminal has no room for."""
 
 _HEADERS = (
     "model", "precision", "target", "state", "engine", "parameters", "ms", "SQNR", "s",
@@ -222,7 +221,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
 
 
 def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
-    """The engine for the cell; where INT8 was refused there is one in FP16, which is another."""
+    """The engine for the cell. Where INT8 was refused, the FP16 engine beside it is another."""
     for row in report.rows:
         if row.artifact is None or runtime_of(row.artifact) is not TENSORRT:
             continue

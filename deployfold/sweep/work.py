@@ -1,4 +1,4 @@
-"""One job, built in a process of its own."""
+"""Runs one job in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ from .jobs import RECORD, Job, to_record
 
 LOG = "build.log"
 WORK = ".work-"
-"""Begins the name of a directory that a job is being built in."""
+"""Prefix of the directories in which jobs are built."""
 
 _POLL_SECONDS = 0.2
-"""Between two looks at the machine's lock; short beside any build."""
+"""Time between two attempts at the machine's lock, which is short beside any build."""
 
 _WHOLE = (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.ACCURACY)
-"""Exit codes after which all there is to be made was made, and a second run would end the same."""
+"""Exit codes of builds that made all they can; a second run would end the same."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The end of a job.
 
     Attributes:
-        failure: one sentence; ``None`` if its directory is there.
+        seconds: the time that the build took.
+        peak_bytes: the greatest resident memory of the build; ``None`` if the system does not say.
+        failure: one sentence; ``None`` if the directory of the job is complete.
         code: the exit code of ``deployfold build``.
-        cached: another run had made it meanwhile.
+        cached: another run had built it meanwhile.
     """
 
     job: Job
@@ -53,7 +55,7 @@ class Outcome:
 
 
 class Processes:
-    """The builds that run now, so that an interrupted sweep can end them."""
+    """The processes of the running builds, so that an interrupted sweep can end them."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -61,24 +63,24 @@ class Processes:
         self._stopped = False
 
     def add(self, process: subprocess.Popen[bytes]) -> None:
-        """Watch a process; it ends at once if everything was to stop."""
+        """Add a process, and end it at once if :meth:`stop` was called before."""
         with self._lock:
             self._running.add(process)
             if self._stopped:
                 process.terminate()
 
     def discard(self, process: subprocess.Popen[bytes]) -> None:
-        """The process has ended."""
+        """Remove a process that has ended."""
         with self._lock:
             self._running.discard(process)
 
     @property
     def stopped(self) -> bool:
-        """Whether everything was to stop."""
+        """Whether :meth:`stop` was called."""
         return self._stopped
 
     def stop(self) -> None:
-        """Interrupt every build; each cleans up after itself."""
+        """Interrupt every build. Each one cleans up after itself."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -88,14 +90,19 @@ class Processes:
 def run_job(
     job: Job, processes: Processes | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[Outcome, ...]:
-    """Build a job into a directory of its own, and give that its name when it is whole.
+    """Build a job in a temporary directory, and rename the directory when it is complete.
 
-    An error of one precision or target must not take the others along, so a job of several that
-    ends with one is done again in parts. A build that measures latency waits until no other build
-    of a sweep runs on this machine, and keeps others waiting.
+    A job of several precisions or targets that fails is built again in parts, since an error of
+    one of them must not take the others along. A build that measures latency waits until no other
+    build of a sweep runs on this machine, and keeps others waiting.
 
     Args:
-        environment: variables beside those of this process.
+        job: the job.
+        processes: where the process of the build is listed.
+        environment: variables in addition to those of this process.
+
+    Returns:
+        The outcome of the job, or those of its parts; none if the sweep was stopped.
     """
     processes = processes or Processes()
     with on_this_machine(alone=job.measures, stopped=lambda: processes.stopped):
@@ -114,11 +121,11 @@ def _run_parts(
 
 @contextmanager
 def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Wait for the right to build on this machine; sweeps of the same user share it.
+    """Wait until a build may run on this machine, among all sweeps of the same user.
 
     Args:
-        alone: let no other build run during the block.
-        stopped: whether to wait no longer.
+        alone: keep all other builds out during the block.
+        stopped: whether to give up waiting; asked between two attempts.
     """
     name = f"deployfold-sweep-{os.getuid() if hasattr(os, 'getuid') else 'lock'}"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -162,7 +169,7 @@ def _build(job: Job, processes: Processes, environment: Mapping[str, str] | None
 
 
 def _publish(work: Path, directory: Path) -> bool:
-    """Rename ``work``; returns whether another process had been quicker."""
+    """Rename ``work``, and return whether another process had done so before."""
     try:
         work.rename(directory)
     except OSError:
@@ -197,25 +204,25 @@ def _run(
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:
-    """The exit code, and the greatest resident memory of the process and its children in bytes."""
+    """The exit code, and the greatest resident memory of the process and its children, in bytes."""
     if not hasattr(os, "wait4"):
         return process.wait(), None
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return process.returncode, usage.ru_maxrss * unit
+    factor = 1 if sys.platform == "darwin" else 1024
+    return process.returncode, usage.ru_maxrss * factor
 
 
 def _peak_of_stages(work: Path) -> int | None:
-    """The greatest memory of a stage, with that of the process that compiled in it."""
+    """The greatest memory of a stage, including the process that compiled in it."""
     report = load_report(work)
     return max((stage.peak_bytes or 0 for stage in report.stages), default=0) or None
 
 
 def _sentence(log: Path, code: int) -> str:
     if code < 0:
-        return f"it was ended by signal {-code}" + (
-            "; this is what Linux does when memory runs out" if code == -9 else ""
+        return f"the build was ended by signal {-code}" + (
+            ", as Linux does when memory runs out" if code == -9 else ""
         )
     with suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -224,4 +231,4 @@ def _sentence(log: Path, code: int) -> str:
                 return line.removeprefix("Error: ")
         if lines:
             return lines[-1]
-    return f"it ended with exit code {code}"
+    return f"the build ended with exit code {code}"

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployfold.config.profiles_root import profiles_root
 from deployfold.config.spec import GpuTarget
 from deployfold.errors import UsageError
+from deployfold.util.toml import read_toml
 
 PRECISIONS = ("tf32", "fp16", "bf16", "int8", "fp8", "fp4")
-"""What ``precisions`` in a profile may hold, oldest first."""
+"""The values of ``precisions`` in a profile, oldest first."""
 
 AUTO = "auto"
-"""The ``--target`` that looks at the machine; see :mod:`deployfold.compiling.plan`."""
+"""The ``--target`` for the GPU of this machine; see :mod:`deployfold.compiling.plan`."""
 
 _REQUIRED: dict[str, type] = {
     "name": str,
@@ -43,11 +42,11 @@ def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
     """Read every GPU profile, sorted by compute capability, then by name.
 
     Args:
-        root: the directory of ``*.toml`` files; the shipped ones by default.
+        root: the directory of ``*.toml`` files; that of the shipped ones by default.
 
     Raises:
-        UsageError: a file is not TOML, lacks a key, has an unknown or a bad one, or two files
-            claim the same name. The message names the file and the key.
+        UsageError: a file is not TOML, a key is missing, unknown or bad, or two files have the same
+            name. The message names the file and the key.
     """
     directory = profiles_root() / "gpus" if root is None else root
     targets = [read_target(path) for path in sorted(directory.glob("*.toml"))]
@@ -56,7 +55,7 @@ def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
         for key in sorted(_keys(target)):
             if owner.setdefault(key, target.name) != target.name:
                 raise UsageError(
-                    f"The GPU profiles {owner[key]} and {target.name} both answer to {key!r}."
+                    f"The GPU profiles {owner[key]} and {target.name} share the name {key!r}."
                 )
     return tuple(sorted(targets, key=lambda target: (target.compute_capability, target.name)))
 
@@ -67,13 +66,7 @@ def read_target(path: Path) -> GpuTarget:
     Raises:
         UsageError: as for :func:`load_targets`.
     """
-    # tomllib came with Python 3.11; tomli is the same code for 3.10. Who only runs engines has no
-    # use for it.
-    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not a readable GPU profile: {error}.") from error
+    table, _ = read_toml(path, "GPU profile")
     _check_keys(path, table)
     return GpuTarget(
         name=table["name"],
@@ -89,18 +82,18 @@ def read_target(path: Path) -> GpuTarget:
 
 
 def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
-    """The GPU that ``name`` means.
+    """The GPU of a name.
 
-    A name, alias or product title in any case, with or without spaces and dashes; or a compute
-    capability as ``sm_89``, ``sm89`` or ``8.9``, which gives a target named ``sm_89`` with the
-    precisions that every known GPU of it shares.
+    1. A name, alias or product title in any case, with or without spaces and dashes.
+    2. A compute capability as ``sm_89``, ``sm89`` or ``8.9``. The result is a target named
+       ``sm_89`` with the precisions that all known GPUs of this capability share.
 
     Args:
-        name: what ``--target`` was given.
+        name: the value of ``--target``.
         targets: the known GPUs; :func:`load_targets` by default.
 
     Raises:
-        UsageError: nothing answers to ``name``; the hint has the nearest names.
+        UsageError: no GPU has this name; the hint has the nearest names.
     """
     known = load_targets() if targets is None else targets
     match = re.fullmatch(r"\s*(?:sm[_ -]?(\d+)(\d)|(\d+)\.(\d))\s*", name, re.IGNORECASE)
@@ -119,8 +112,8 @@ def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
 def identify(gpu_name: str, targets: Sequence[GpuTarget]) -> GpuTarget | None:
     """The profile of the GPU that the driver calls ``gpu_name``, or ``None``.
 
-    The driver's name must be a name, alias or title, give or take the vendor's words: a laptop's
-    or a cut-down variant's chip is another GPU.
+    The driver's name must be a name, alias or title, apart from the vendor's words. A laptop's or
+    a reduced variant's chip is another GPU, so similar names do not count.
     """
     wanted = normalise(gpu_name)
     return next((target for target in targets if wanted in _keys(target)), None)
@@ -175,7 +168,7 @@ def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
             raise UsageError(f"{path}: the key {key!r} is missing.")
     for key, value in table.items():
         kind = expected[key]
-        # TOML's integers are numbers too; its booleans, which Python counts as integers, are not.
+        # An integer is a number in TOML as well. A boolean is not, though Python counts it as one.
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise UsageError(f"{path}: {key!r} must be a {_kind_name(kind)}, not {value!r}.")
@@ -189,7 +182,8 @@ def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
     for precision in table["precisions"]:
         if precision not in PRECISIONS:
             raise UsageError(
-                f"{path}: 'precisions' holds {precision!r}, which is none of {PRECISIONS}."
+                f"{path}: 'precisions' holds {precision!r}.",
+                hint=f"Known: {', '.join(PRECISIONS)}.",
             )
     for key in ("source", "memory_source"):
         if not table[key].startswith("https://"):

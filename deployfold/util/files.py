@@ -1,8 +1,8 @@
-"""Files that are either whole or not there.
+"""Writes files that are either complete or absent.
 
-What is being written has a temporary name, which begins with ``.tmp-`` and ends with the final one,
-and is locked by the process that writes it. A process that is killed leaves its temporary files;
-the next that writes the same name finds them unlocked, and removes them.
+A file has a temporary name while a process writes it: ``.tmp-``, eight digits, and the final name.
+The process holds a lock on it. A killed process leaves its temporary files behind; the next process
+that writes the same name finds them unlocked and removes them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _PREFIX = ".tmp-"
 def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
 
-    The temporary name starts with a dot and keeps ``path``'s suffixes, since some writers choose
-    the format by them. Whatever was at ``path`` before stays until the new file is complete.
+    The temporary name starts with a dot and keeps the suffixes of ``path``, since some writers
+    choose the format by them. An earlier file at ``path`` stays until the new one is complete.
 
     Args:
-        name: of the temporary file, which then lies in a directory of its own; for writers that
-            store it inside.
+        path: the file to write.
+        name: the name of the temporary file, which then lies in a temporary directory. Some writers
+            store the name inside the file.
 
     Raises:
         UsageError: the directory cannot be written to, or the disk is full.
@@ -55,7 +56,7 @@ def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(path, error) from error
     except Exception as error:
-        # torch's writer says "unexpected pos 6464 vs 6368" of a disk that is full.
+        # On a full disk torch's writer reports "unexpected pos 6464 vs 6368".
         if disk_is_full(path.parent):
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(path, full) from error
@@ -70,10 +71,10 @@ def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def temporary_directory(path: Path) -> Iterator[Path]:
-    """Yield a new directory beside ``path``, on its file system; it is gone at the end.
+    """Yield a new directory beside ``path``, on the same file system, and remove it at the end.
 
     Raises:
-        UsageError: there, or in the block, the operating system did not let us write ``path``.
+        UsageError: the operating system refuses to write there, or raised an error in the block.
     """
     path = path.absolute()
     make_directory(path.parent)
@@ -91,10 +92,13 @@ def temporary_directory(path: Path) -> Iterator[Path]:
 
 
 def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | None]:
-    """Make something temporary for ``path``, and lock it; also clear away what is left of others.
+    """Make a temporary file or directory for ``path`` and lock it.
+
+    Temporary files that killed processes left behind are removed first.
 
     Returns:
-        It, and the descriptor that holds the lock; ``None`` where there are no locks.
+        The temporary path, and the descriptor that holds the lock; ``None`` on systems without
+        locks.
     """
     _clear_left(path)
     while True:
@@ -102,7 +106,7 @@ def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | 
         try:
             lock = os.open(temporary, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # another run took it for left before it was locked
+            continue  # another process removed it before it was locked
         except OSError:  # Windows opens no directories
             return temporary, None
         try:
@@ -144,7 +148,7 @@ def _close(lock: int | None) -> None:
 
 
 def _clear_left(path: Path) -> None:
-    """Remove what killed processes left of writing ``path``: nobody holds its lock."""
+    """Remove the temporary files of ``path`` that killed processes left: nobody locks them."""
     # Eight hexadecimal digits are in the middle; earlier versions used letters and _ as well.
     name = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}-" + re.escape(path.name))
     with suppress(OSError):
@@ -154,7 +158,7 @@ def _clear_left(path: Path) -> None:
 
 
 def _remove_unlocked(left: Path) -> None:
-    # What is a named pipe or a link is not ours, and opening it must not wait for a writer.
+    # Named pipes and links are not ours, and opening one must not wait for a writer.
     if stat.S_IFMT(left.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
         return
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -170,15 +174,15 @@ def _remove_unlocked(left: Path) -> None:
 
 
 def disk_is_full(directory: Path) -> bool:
-    """Whether nothing more can be written there."""
+    """Whether the disk of a directory has no room left."""
     return shutil.disk_usage(directory).free == 0
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, and those above it, where it is not there.
+    """Make a directory and its parents, unless they exist.
 
     Raises:
-        UsageError: the operating system does not let us.
+        UsageError: the operating system refuses.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -198,18 +202,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> UsageError:
-    """The error for a path that the operating system will not let us write."""
+    """The error for a path that the operating system refuses to write."""
     reason = error.strerror or str(error)
     if error.errno is None and re.search(r"\d+ requested and \d+ written", reason):
-        reason = os.strerror(errno.ENOSPC)  # what numpy says of a disk that is full
+        reason = os.strerror(errno.ENOSPC)  # numpy's words for a full disk
     return UsageError(
         f"Cannot write {path}: {reason}.",
         hint="Free some space, or choose another place with -o DIR.",
     )
 
 
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """The error for a path that the operating system refuses to read."""
+    return UsageError(f"Cannot read {path}: {error.strerror or error}.")
+
+
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of the content of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Locks on files and directories that end with the process that holds them, however it ends."""
+"""Locks on files and directories, which the system releases when the process ends in any way."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from pathlib import Path
 from deployfold.errors import UsageError
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
-"""What flock(2) says of a lock that another process holds."""
+"""Error numbers of flock(2) for a lock that another process holds."""
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file or directory; whether this file system and this system have such locks.
+    """Try to lock an open file or directory, without waiting.
 
     Args:
-        shared: others may hold it as well, if theirs is shared, too.
+        descriptor: the open file or directory.
+        shared: allow other shared locks beside this one.
+
+    Returns:
+        Whether it is locked now; ``False`` if the system or the file system has no locks.
 
     Raises:
         BlockingIOError: another process, or another descriptor of this one, holds the lock.
@@ -37,10 +41,15 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def claim(descriptor: int, directory: Path, *, shared: bool = False) -> None:
-    """Lock what is open; ``directory`` is what it stands for.
+    """Lock an open file or directory for a run of deployfold.
+
+    Args:
+        descriptor: the open file or directory.
+        directory: the directory that the lock stands for, for the message.
+        shared: allow other shared locks beside this one.
 
     Raises:
-        UsageError: another run is at work there.
+        UsageError: another run uses the directory.
     """
     try:
         try_lock(descriptor, shared=shared)
@@ -53,20 +62,21 @@ def claim(descriptor: int, directory: Path, *, shared: bool = False) -> None:
 
 @contextmanager
 def claimed(directory: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep every other run out of the directory of a build during the block.
+    """Keep other runs out of the directory of a build during the block.
 
-    The directory itself is locked, so that nothing is left in it. Where there are no locks, files
-    still appear whole.
+    The directory itself is locked, so that no lock file stays in it. Systems without locks still
+    get complete files, by :mod:`.files`.
 
     Args:
-        shared: it is only read, and others may read it meanwhile.
+        directory: the directory of a build.
+        shared: allow other runs that only read it as well.
 
     Raises:
-        UsageError: another run is at work there.
+        UsageError: another run uses the directory.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:  # Windows opens no directories; and what is not there is told elsewhere
+    except OSError:  # Windows cannot open directories; the caller reports a missing one
         yield
         return
     try:

@@ -1,23 +1,24 @@
-"""The greatest memory that this process has taken, and giving back what is not used."""
+"""Memory: the peak of this process, what the machine has left, and giving back unused pages."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 _WORTH_BYTES = 1 << 30
-"""Resident memory from which on a tenth of a second is worth getting some of it back."""
+"""Resident memory above which :func:`release` is worth the tenth of a second that it takes."""
 
 
 def release() -> None:
-    """Give back what nobody uses any more, where the process is large.
+    """Give unused memory back to the system, if the process is large.
 
-    Graphs refer to their nodes and these to their graph: with all their weights they stay until
-    Python looks for cycles, which it does by the number of objects and not by their size. And
-    glibc keeps what is freed below something that is not.
+    Graphs refer to their nodes, and nodes to their graph. So they and their weights stay until
+    Python searches for cycles, which it does by the number of objects and not by their size. In
+    addition, glibc keeps freed memory that lies below memory in use.
     """
     resident = _status("VmRSS:", Path("/proc/self/status"))
     if resident is not None and resident < _WORTH_BYTES:
@@ -29,7 +30,7 @@ def release() -> None:
 
 
 def forget_peak() -> None:
-    """Let the peak begin again at what is resident now, where the system allows it."""
+    """Restart the peak at the memory that is resident now, where the system allows it."""
     with suppress(OSError):  # not Linux, or a container forbids it
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
@@ -37,8 +38,8 @@ def forget_peak() -> None:
 def peak_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     """The greatest resident memory of this process since :func:`forget_peak`, in bytes.
 
-    On Linux from ``VmHWM``: ``ru_maxrss`` begins at that of the process it was forked from, which
-    may have a whole build in memory. ``None`` where the system does not tell.
+    Linux reports it as ``VmHWM``. ``ru_maxrss`` would start at that of the parent process, which
+    may have a whole build in memory. ``None`` where the system does not report it.
     """
     found = _status("VmHWM:", status)
     if found is not None:
@@ -50,10 +51,22 @@ def peak_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     return None
 
 
-def _status(key: str, status: Path) -> int | None:
-    """A size that Linux tells of this process, in bytes."""
+def available_bytes() -> int | None:
+    """Memory that can be allocated now, in bytes.
+
+    All memory of the machine where the system does not report more; ``None`` if not even that.
+    """
+    found = _status("MemAvailable:", Path("/proc/meminfo"))
+    if found is None:
+        with suppress(OSError, ValueError, AttributeError):
+            found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return found
+
+
+def _status(key: str, file: Path) -> int | None:
+    """A size in one of the kernel's files of lines such as ``VmRSS: 1024 kB``, in bytes."""
     try:
-        for line in status.read_text(encoding="ascii").splitlines():
+        for line in file.read_text(encoding="ascii").splitlines():
             if line.startswith(key):
                 return int(line.split()[1]) * 1024  # the kernel's kB are 1024 bytes
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""How far two sets of numbers are apart; numpy only, so that every stage can import it."""
+"""Distances between two sets of arrays. Needs numpy only, so that every stage can import it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def sqnr_db(
     """Signal-to-quantisation-noise ratio in decibels, pooled over all arrays.
 
     ``10 log10(Σ reference² / Σ (reference - test)²)``, summed in float64 over every element of
-    every array. Where the reference is NaN or infinite and ``test`` holds the same, the element is
-    left out: there is nothing to measure.
+    every array. Elements that are the same NaN or infinity on both sides are left out.
 
     Args:
         reference: one array, or a sequence of arrays.

@@ -1,7 +1,7 @@
-"""Writing torch's files, also where the disk fills up meanwhile.
+"""Writes torch's files so that a full disk becomes an error.
 
-When a write fails, torch's own writers throw out of a destructor, which ends the process. So their
-bytes go through Python, which holds a failure back until torch is done.
+When a write fails, torch's own writers throw from a destructor, which ends the process. So their
+bytes go through Python, which keeps the error until torch is done.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 _IN_MEMORY = 256 << 20
-"""Bytes of weights up to which TorchScript is made in memory, where it is held several times."""
+"""Bytes of weights up to which TorchScript is serialised in memory, which holds several copies."""
 
 _BESIDE = 16 << 20
-"""Bytes of TorchScript that are not weights, at most: code, its line numbers, constants."""
+"""The most bytes of TorchScript beside its weights: code, line numbers, constants."""
 
 
 @contextmanager
 def torch_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to give to ``torch.save`` or ``torch.export.save``.
+    """Open a file for ``torch.save`` or ``torch.export.save``.
 
     Raises:
-        OSError: it could not be written; not before the end of the block.
+        OSError: the file could not be written; raised at the end of the block.
     """
     with path.open("wb") as file:
         writer = _Deferring(file)
@@ -39,6 +39,8 @@ def torch_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Deferring(io.RawIOBase):
+    """A file that keeps its first error and then ignores all writes."""
+
     def __init__(self, file: BinaryIO) -> None:
         self.error: OSError | None = None
         self._file = file
@@ -65,11 +67,14 @@ class _Deferring(io.RawIOBase):
 
 
 def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Write TorchScript, which torch writes to a path or to memory, and nowhere else: to memory, or
-    where it is large, to a disk that has room for it.
+    """Write TorchScript to a file.
+
+    1. A small module is serialised in memory and then written, since torch can write only to
+       memory or to a path.
+    2. A large one is written by torch itself, after a check that the disk has room for it.
 
     Raises:
-        OSError: there is no room for it, or the file cannot be written.
+        OSError: the disk has no room, or the file cannot be written.
         RuntimeError: torch cannot serialise the module.
     """
     weights = _weight_bytes(module)
@@ -82,7 +87,7 @@ def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def _weight_bytes(module: torch.jit.ScriptModule) -> int:
-    """Of parameters, buffers, and of the constants that freezing makes of both."""
+    """Bytes of parameters and buffers, and of the constants that freezing makes of both."""
     found = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     for node in module.graph.findAllNodes("prim::Constant"):  # type: ignore[attr-defined]
         if node.hasAttribute("value") and node.kindOf("value") == "t":

@@ -119,7 +119,7 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     fleet = read_fleet(tmp_path / "fleet.toml")
     with pytest.raises(UsageError, match="No Dask scheduler answers"):
         sweep(fleet, tmp_path / "out", emit=lambda event: None, scheduler="dask://127.0.0.1:9")
-    with pytest.raises(UsageError, match="is no scheduler"):
+    with pytest.raises(UsageError, match="is not the address of a scheduler"):
         sweep(fleet, tmp_path / "out", emit=lambda event: None, scheduler="slurm://here")
 
 

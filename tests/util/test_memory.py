@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from deployfold.util.memory import available_bytes
 
 CYCLE = """
 import gc
@@ -28,3 +31,9 @@ print(peak_bytes())
 def test_what_only_refers_to_itself_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", CYCLE], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1 << 29
+
+
+def test_available_memory_is_less_than_the_machine_has() -> None:
+    available = available_bytes()
+    assert available is not None
+    assert 0 < available <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

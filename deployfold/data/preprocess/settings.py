@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployfold.config.quantization import PreprocessSpec
 from deployfold.errors import UsageError
-
-# tomllib came with Python 3.11; tomli is the same code for 3.10.
-tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+from deployfold.util.toml import parse_toml
 
 _CHOICES = {
     "layout": ("nchw", "nhwc"),
@@ -53,9 +49,9 @@ def parse_profile(text: str, where: str) -> PreprocessSpec:
         UsageError: as for :func:`read_profile`; the message has the line and the key.
     """
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{where} is not TOML: {error or 'nested too deeply'}.") from error
+        table = parse_toml(text)
+    except ValueError as error:
+        raise UsageError(f"{where} is not TOML: {error}.") from error
 
     def place(key: str) -> str:
         line = _line_of(text, key)

@@ -1,0 +1,45 @@
+"""Reads TOML files that users write."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deployfold.errors import UsageError
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML document.
+
+    Raises:
+        ValueError: the text is not TOML, or is nested too deeply.
+    """
+    # tomllib came with Python 3.11; tomli is the same code for 3.10. Devices that only run engines
+    # have neither, so the import is here.
+    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return table
+
+
+def read_toml(path: Path, what: str, hint: str | None = None) -> tuple[dict[str, Any], str]:
+    """The table of a TOML file, and its text, in which a later error can find its line.
+
+    Args:
+        path: the file.
+        what: the kind of file for the message, such as ``fleet file``.
+        hint: what to do about a file that cannot be read.
+
+    Raises:
+        UsageError: the file cannot be read, or is not TOML in UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse_toml(text), text
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"{path} is not a readable {what}: {reason}.", hint=hint) from error
