@@ -59,6 +59,11 @@ def collect(directory: Path, *, force: bool = False) -> Build:
         UsageError: the directory has no report.
         BundleError: the build did not finish or missed a limit, or a file is missing or changed.
     """
+    if directory.is_file():
+        raise UsageError(
+            f"{directory} is a file, and a bundle is made of the directory of a build.",
+            hint=f"To check a bundle: deployfold bundle verify {directory}",
+        )
     if not directory.is_dir():
         raise UsageError(f"There is no directory {directory}.", hint="deployfold build writes one.")
     report = load_report(directory)

@@ -19,6 +19,7 @@ def bundled(folder, built) -> Path:
     assert done.returncode == 0, done.stderr
     assert "net.ts.pt, net.onnx, net.fp16.onnx, net.fp16.sm_89.engine" in done.stdout
     assert "engines for sm_89" in done.stdout
+    assert "next        deployfold bundle unpack net.tar.zst net" in done.stdout
     return folder / "net.tar.zst"
 
 
@@ -29,6 +30,7 @@ def test_a_bundle_of_a_build_is_verified_and_unpacked(bundled, tmp_path):
     assert [one["precision"] for one in manifest["artifacts"]] == ["fp32", "fp32", "fp16", "fp16"]
     done = run("bundle", "unpack", str(bundled), "net", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "run it      python net/run.py" in done.stdout
     checked = subprocess.run(
         [sys.executable, "net/run.py", "--json"], cwd=tmp_path, capture_output=True, text=True
     )
@@ -86,7 +88,7 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
     again = run(*words, "--verbose", cwd=tmp_path)
     assert "there already, as version 1" in again.stderr
     assert str(Path("models/net_pytorch_fp32/1")) in again.stdout
-    fails(run("bundle", "out", "--format", "zip", cwd=folder), 2, "'zip' is no format")
+    fails(run("bundle", "out", "--format", "zip", cwd=folder), 2, "'zip' is not a format")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, buil
 
 def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
     fails(run("bundle", "-o", "m", "gone", cwd=tmp_path), 2, "no directory gone")
+    (tmp_path / "m.tar.zst").write_text("a file")
+    fails(run("bundle", "m.tar.zst", cwd=tmp_path), 2, "deployfold bundle verify m.tar.zst")
     (tmp_path / "x").write_text("no bundle")
     fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "not a zstd file")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class BundleGroup(Group):
-    """Takes ``bundle DIR`` for ``bundle create DIR``."""
+    """The group of commands, in which ``bundle DIR`` means ``bundle create DIR``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put ``create`` before words that name no command and ask for no help."""
+        """Insert ``create`` before words that are neither a command nor a request for help."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["create", *args]
         return super().parse_args(ctx, args)
@@ -46,8 +47,8 @@ Signers = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Also ask for a signature FILE.sig by one of these allowed signers, as ssh-keygen "
-        "takes them: lines of NAME ssh-ed25519 AAAA….",
+        help="Require a signature FILE.sig by one of these allowed signers: lines of "
+        "NAME ssh-ed25519 AAAA…, as for ssh-keygen.",
     ),
 ]
 
@@ -66,7 +67,7 @@ def create(
             "--output",
             "-o",
             metavar="FILE",
-            help="The bundle, DIR.tar.zst by default; or the repository, DIR.triton.",
+            help="The bundle or the repository; DIR.tar.zst or DIR.triton by default.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
@@ -103,11 +104,11 @@ def create(
     sign: Annotated[
         Path | None,
         typer.Option(
-            metavar="KEY", help="Sign the bundle with an SSH key: the signature is FILE.sig."
+            metavar="KEY", help="Sign the bundle with an SSH key; the signature is FILE.sig."
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also of a build that failed or missed its limits.")
+        bool, typer.Option("--force", help="Bundle even if the build failed or missed a limit.")
     ] = False,
     max_size: MaxSize = 64,
     json: opt.Json = False,
@@ -132,7 +133,7 @@ def create(
         from deployfold.errors import UsageError
 
         if format not in ("archive", "triton"):
-            raise UsageError(f"{format!r} is no format.", hint="Use archive or triton.")
+            raise UsageError(f"{format!r} is not a format.", hint="Use archive or triton.")
         if format == "triton" and sign is not None:
             raise UsageError(
                 "--sign signs an archive, and --format triton writes a directory.",
@@ -241,7 +242,7 @@ def _targets(manifest: Manifest) -> str:
 
 
 def _signer(file: Path, signers: Path | None) -> str:
-    """``, signed by NAME`` where a signature was asked for."""
+    """``, signed by NAME`` if a signature was required."""
     if signers is None:
         return ""
     from deployfold.bundle.signing import check_signature
@@ -256,7 +257,7 @@ def _limits(gib: float) -> Limits:
 
 
 def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
-    """The manifest as JSON, or what there is to know of it in a few lines."""
+    """Print the manifest as JSON, or a summary in a few lines."""
     if run.json:
         run.out.file.write(manifest.to_json().decode("utf-8"))
         return
@@ -265,14 +266,21 @@ def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
     from deployfold.reporting.text import clean
 
     source = manifest.source
-    digest = f", sha256 {source.sha256}" if source.sha256 else ""
+    digest = f", sha256 {source.sha256[:16]}…" if source.sha256 else ""
+    needs = f"{', '.join(manifest.run.needs)} and {' or '.join(manifest.run.runtimes)}"
+    command = manifest.run.command
+    if path.is_dir():
+        command = command.replace("run.py", shlex.quote(str(path / "run.py")))
     lines = [
         ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
         ("model", f"{manifest.name}, of {source.path}{digest}"),
         ("holds", ", ".join(artifact.file for artifact in manifest.artifacts)),
         ("engines for", _targets(manifest)),
-        ("run it", f"{manifest.run.command}, with {', '.join(manifest.run.needs)} and "
-                   f"{' or '.join(manifest.run.runtimes)}"),
+        ("needs", needs),
     ]  # fmt: skip
+    if not path.is_dir():
+        unpack = shlex.join(["deployfold", "bundle", "unpack", str(path), manifest.name])
+        lines.append(("next", f"{unpack}, or tar --zstd -xf"))
+    lines.append(("run it", command))
     for name, value in lines:
         run.out.print(Text(f"{name:<12}{clean(value)}" if name else clean(value)), soft_wrap=True)
