@@ -58,19 +58,36 @@ def load(
 
 
 def fold(
-    model: torch.nn.Module, example_inputs: tuple[Any, ...], *, reparam: bool = True
+    model: torch.nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    reparam: bool = True,
+    more_inputs: Sequence[tuple[Any, ...]] = (),
+    check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
     """Fold every BatchNorm of ``model`` that can be folded exactly, and prove it.
+
+    The proof covers the given inputs, another batch size, and heights, widths and lengths one
+    larger and one smaller, where the model takes them. What the model does for other numbers in
+    its data, if it reads any, is not proved, and the result's notes say so.
 
     Args:
         model: in evaluation mode; it is never changed.
         example_inputs: the arguments of one forward call.
         reparam: also merge parallel linear branches and fold constant scales.
+        more_inputs: argument tuples that lead a forward which goes by its data to other branches.
+        check_inputs: argument tuples of further shapes that the model will meet.
 
     Raises:
         FoldError: the forward fails, or the folded model is not the same function.
     """
-    return _fold(model, example_inputs, reparam=reparam)
+    return _fold(
+        model,
+        example_inputs,
+        reparam=reparam,
+        more_inputs=more_inputs,
+        check_inputs=check_inputs,
+    )
 
 
 def export(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from deployfold.errors import FoldError
 _MAKING = ("new", "deepcopy", "reduce", "reduce_ex", "getnewargs", "getnewargs_ex", "slots")
 _STATE = {"__getstate__", "__setstate__"}
 _COPY_PROTOCOL = {f"__{name}__" for name in _MAKING} | _STATE
+_SEEDING = threading.RLock()
 _IMMUTABLE = frozenset((bool, float, int, str, type(None)))
 
 
@@ -133,8 +135,11 @@ def without_numbers(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Run with a fixed random state on every device, and put the caller's back afterwards."""
-    with torch.random.fork_rng():
+    """Run with a fixed random state on every device, and put the caller's back afterwards.
+
+    Torch has one random state for the whole process, so only one thread at a time is in here.
+    """
+    with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 

@@ -34,3 +34,8 @@ class FoldResult:
     batchnorms_after: int
     verification: Verification
     notes: tuple[str, ...] = ()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of scalars in all parameters of ``model``, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

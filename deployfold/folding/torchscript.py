@@ -84,12 +84,7 @@ def _apart_in_float64(module: Any, inputs: Sequence[tuple[Any, ...]]) -> float:
     torch.jit.save(module, buffer)  # a deep copy would share the graph that runs have specialised
     buffer.seek(0)
     wide = torch.jit.load(buffer).double()  # type: ignore[no-untyped-call]
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)  # freezing makes a new bias in the default dtype
-        frozen = _freeze(wide)
-    finally:
-        torch.set_default_dtype(default)
+    frozen = _freeze(wide)
     return max(_apart(wide, frozen, double_inputs(item)).relative for item in inputs)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fold_nets import Net, randomise
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from deployfold.errors import FoldError
 from deployfold.folding import fold
@@ -106,13 +107,15 @@ def test_code_that_goes_by_the_batch_size_is_traced_at_another(traced):
             torch.testing.assert_close(result.model(sample), model(sample), atol=1e-5, rtol=1e-4)
 
 
-def test_code_that_goes_by_a_size_is_traced_at_the_sizes_to_come():
+def test_code_that_goes_by_a_size_is_traced_at_other_sizes():
     def forward(self, x):
         y = self.conv(x)
         return self.norm(y) if x.shape[-1] == 8 else self.norm(y) + y
 
     model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
-    assert fold(model, POSITIVE).batchnorms_after == 0
+    result = fold(model, POSITIVE)
+    assert result.batchnorms_after == 1
+    assert any("another batch size or input size" in note for note in result.notes)
     wider = (torch.randn(1, 3, 8, 12),)
     assert fold(model, POSITIVE, check_inputs=[wider]).batchnorms_after == 1
     plain = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
@@ -149,3 +152,105 @@ def test_code_that_looks_inside_a_merged_branch_is_folded_without_merging():
     (note,) = result.notes
     assert "not merged" in note
     assert "kernel_size" in note
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Block(), Plain()
+
+        def forward(self, x):
+            return self.second(self.first(x).relu())
+
+    class Plain(Block):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+            self.two = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            return self.one(x) + self.two(x)
+
+    result = fold(randomise(Two()), POSITIVE)
+    assert [item.name for item in result.folded if item.kind == "branch"] == ["second.two.0"]
+
+
+# Other shapes.
+
+
+class PadsIfOdd(nn.Module):
+    """As Swin's patch merging: pads to an even size, then a 2x2 convolution of stride 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.reduce = nn.Conv2d(4, 6, 2, stride=2)
+
+    def forward(self, x):
+        y = self.norm(torch.relu(self.stem(x)))
+        height, width = y.shape[-2] % 2, y.shape[-1] % 2
+        if height or width:
+            y = F.pad(y, (0, width, 0, height))
+        return self.reduce(y)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_padding_of_odd_sizes_is_met(size):
+    model = randomise(PadsIfOdd())
+    result = fold(model, (torch.randn(1, 3, size, size),))
+    assert "padding" in result.left[0].reason
+    for other in (7, 8, 9, 10):
+        x = torch.randn(1, 3, other, other)
+        with torch.no_grad():
+            torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_a_factor_that_is_a_size_is_met():
+    def forward(self, x):
+        return self.norm(self.conv(x) * x.shape[-1])
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    assert fold(model, POSITIVE).batchnorms_after == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 10), (2, 10, 4)])
+def test_other_lengths_of_sequences_are_met(shape):
+    """The channels lie before the length, or behind it."""
+    channels_last = shape[-1] == 4
+
+    def forward(self, x):
+        x = x.transpose(1, 2) if channels_last else x
+        y = self.conv(x)
+        return self.norm(y) if y.shape[-1] < 9 else self.norm(y) + y
+
+    model = randomise(Net(forward, conv=nn.Conv1d(4, 4, 3), norm=nn.BatchNorm1d(4)))
+    assert fold(model, (torch.randn(shape),)).batchnorms_after == 1
+
+
+def test_a_fixed_size_is_folded_there():
+    def forward(self, x):
+        assert x.shape[-1] == 8
+        return self.norm(self.conv(x))
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    result = fold(model, POSITIVE)
+    assert (result.batchnorms_after, result.verification.inputs) == (0, 2)
+    assert not result.notes
+
+
+def test_a_branch_on_the_data_is_noted():
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y if x.max().item() > 100 else self.norm(y)
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    (note,) = fold(model, POSITIVE).notes
+    assert "item in the forward" in note
+    assert "more_inputs" in note
+    large = (torch.full((1, 3, 8, 8), 101.0),)
+    assert fold(model, POSITIVE, more_inputs=[large]).batchnorms_after == 1
+
+
+def test_an_input_without_numbers_is_refused():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(FoldError, match="nothing can be proved"):
+        fold(model, (torch.randn(0, 3, 8, 8),))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from deployfold.errors import FoldError
+from deployfold.folding import attempts as fold_attempts
 from deployfold.folding import fold
 
 
@@ -543,11 +544,30 @@ class ReadsBehindTorch(nn.Module):
         return self.norm(y) * abs(y.tolist()[0][0][0][0])
 
 
-@pytest.mark.parametrize("kind", [LooksAtStatistics, LooksAtClass, ReadsBehindTorch])
-def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind):
+@pytest.mark.parametrize(
+    ("kind", "read"), [(LooksAtStatistics, "running_var"), (LooksAtClass, "__class__")]
+)
+def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind, read, monkeypatch):
+    attempts = []
+    plan = fold_attempts.match
+    monkeypatch.setattr(
+        fold_attempts,
+        "match",
+        lambda *args, **options: attempts.append(1) or plan(*args, **options),
+    )
     result = folded(randomise(kind()), image(), gone=1, left=1)
     assert "look at it" in reason(result)
+    assert read in reason(result)
     assert not result.notes
+    assert len(attempts) <= 3
+
+
+def test_what_is_read_behind_torch_is_seen_and_the_rest_is_folded():
+    result = folded(randomise(ReadsBehindTorch()), image(), gone=1, left=1)
+    assert "tolist" in reason(result)
+    (note,) = result.notes
+    assert "tolist in the forward" in note
+    assert "not proved" in note
 
 
 def test_detached_tensor_is_left_as_numpy_sees_it():

@@ -77,3 +77,11 @@ def run_operator(
             # Torch's own way takes longer than all the convolutions, and imports its compiler.
             return torch.empty_like(source)
     return function(*args, **kwargs)
+
+
+def is_random(function: Any, arguments: dict[str, Any]) -> bool:
+    """Whether an operator with these arguments draws from torch's random numbers."""
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return False
+    training = arguments.get("train", arguments.get("training", True))
+    return bool(training) and arguments.get("dropout_p", 1.0) != 0.0

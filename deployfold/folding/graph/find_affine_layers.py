@@ -153,9 +153,8 @@ def _plan_bypass(affine_layer: AffineLayer) -> str | None:
         reason = cannot_rewrite(op.call.module, op.name, op.occurrence)
         if reason is not None:
             return reason
-    affine_layer.removals = tuple(
-        Bypass(op.call.path, op.name, op.occurrence) for op in affine_layer.sites
-    )
+    places = {(op.call.path, op.name, op.occurrence): None for op in affine_layer.sites}
+    affine_layer.removals = tuple(Bypass(*place) for place in places)  # passes share their code
     return None
 
 

@@ -156,6 +156,12 @@ class Graph:
     constants: dict[str, Value]
     mutated: frozenset[str]
     """Names of the parameters and buffers that the forward pass wrote to."""
+    random: bool = False
+    """Whether the forward draws random numbers."""
+    taken: tuple[tuple[Any, ...], ...] = ()
+    """The other inputs that the model takes."""
+    differing: tuple[tuple[Any, ...], ...] = ()
+    """Those of ``taken`` on which it runs other operators; their passes are in the graph."""
 
     def __post_init__(self) -> None:
         self._calls_by_value: dict[Value, dict[Call, None]] | None = None
@@ -207,35 +213,6 @@ class Graph:
                 for value in (*call.inputs, *call.outputs):
                     self._calls_by_value.setdefault(value, {})[call] = None
         return self._calls_by_value
-
-    def signature(self) -> object:
-        """Equal for two passes that did the same with tensors of the same shapes.
-
-        A pass that reads a number out of a tensor, and may go by it, is equal to itself alone.
-        """
-        numbers: dict[Value, object] = {
-            value: (index, value.name, value.shape, value.dtype)
-            for index, value in enumerate(
-                [*self.inputs, *(value for op in self.ops for value in op.outputs)]
-            )
-        }
-        numbers |= {value: name for name, value in self.constants.items()}
-
-        def described(item: Any) -> object:
-            if isinstance(item, Value) and item.constant:
-                return numbers.get(item, (item.shape, item.dtype))
-            if isinstance(item, Value):
-                return numbers.get(item, object())
-            if isinstance(item, (list, tuple)):
-                return tuple(described(element) for element in item)
-            return repr(item)
-
-        if any(op.name == "_local_scalar_dense" for op in self.ops):
-            return object()
-        return tuple(
-            (op.name, op.call.path, op.occurrence, described(list(op.arguments.values())))
-            for op in self.ops
-        )
 
     def calls_of(self, module: torch.nn.Module) -> list[Call]:
         """Every call of ``module``, in order."""

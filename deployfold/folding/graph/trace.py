@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.errors import FoldError
@@ -34,11 +31,17 @@ from deployfold.folding.modules import (
 )
 from deployfold.folding.proof.compare import forward_failed
 
-from .dispatched import bind_schema, in_one_form, run_operator, with_layer_names
+from .dispatched import bind_schema, in_one_form, is_random, run_operator, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
+from .outline import READS_OUTSIDE_TORCH, outline_of, reads_data
+
+Inputs = tuple[Any, ...]
+"""The arguments of one forward call."""
 
 
-def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
+def trace(
+    model: torch.nn.Module, *samples: Inputs, others: Sequence[Sequence[Inputs]] = ()
+) -> Graph:
     """Record one forward pass of ``model`` for each of ``samples`` that takes another path.
 
     In the graph of several passes a module is called as often as in all of them together, so what
@@ -46,47 +49,106 @@ def trace(model: torch.nn.Module, *samples: Sequence[Any]) -> Graph:
 
     The model is left as it was: the passes run on a second set of module objects that share the
     parameters and own copies of the buffers, and a parameter that a pass writes to is put back.
+    Nothing of the process changes, so that other threads may run and fold models meanwhile.
+
+    Args:
+        others: groups of further inputs, which the model may refuse. Of each group the first is
+            tried, and where the model refuses it all others. ``Graph.taken`` and
+            ``Graph.differing`` hold what the model takes, and where it then runs other operators.
+            A model that reads numbers from its data is not run on them.
 
     Raises:
-        FoldError: the forward pass fails on these inputs, or the model cannot be copied.
+        FoldError: the forward pass fails on ``samples``, or the model cannot be copied.
     """
-    if len(samples) > 1:
-        samples = tuple({_record(model, [item]).signature(): item for item in samples}.values())
-    return _record(model, samples)
-
-
-def _record(model: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
     shadow = copy_modules(model)
     try:
-        shapes = [map_tensors(inputs, lambda tensor: tensor.to("meta")) for inputs in samples]
+        shapes = [map_tensors(inputs, _on_meta) for inputs in samples]
         with without_numbers(shadow), torch.device("meta"):
-            return _record_all(shadow, shapes)
+            return _record_all(shadow, shapes, others)
     except Exception:  # any model code may need a number, or a tensor that is not the module's
-        return _record_all(copy_modules(model), samples)
+        return _record_all(copy_modules(model), samples, others)
 
 
-def _record_all(shadow: torch.nn.Module, samples: Sequence[Sequence[Any]]) -> Graph:
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("meta")
+
+
+def _record_all(
+    shadow: torch.nn.Module, samples: Sequence[Inputs], others: Sequence[Sequence[Inputs]]
+) -> Graph:
     recorder = _Recorder(shadow)
+    outlines: set[object] = set()
+    taken: list[Inputs] = []
+    differing: list[Inputs] = []
+
+    def record(inputs: Inputs) -> bool:
+        """Record one pass; whether it differs from all before."""
+        start = recorder.begin()
+        try:
+            _record_pass(recorder, shadow, inputs)
+        except FoldError:
+            recorder.undo(start)
+            raise
+        outline = outline_of(*recorder.since(start))
+        if outline in outlines:
+            recorder.undo(start)
+            return False
+        outlines.add(outline)
+        return True
+
+    def record_other(inputs: Inputs) -> bool:
+        """Record one pass that the model may refuse; whether it takes it."""
+        try:
+            new = record(map_tensors(inputs, _on_meta) if recorder.on_meta else inputs)
+        except FoldError:
+            return False
+        taken.append(inputs)
+        if new:
+            differing.append(inputs)
+        return True
+
     try:
         with torch.inference_mode():
             for inputs in samples:
-                _record_pass(recorder, shadow, inputs)
-        return recorder.graph()
+                record(inputs)
+            for group in others if not recorder.reads_data() else ():
+                if not record_other(group[0]):
+                    for inputs in group[1:]:
+                        record_other(inputs)
+        return recorder.graph(taken, differing)
     finally:
         recorder.restore_parameters()
 
 
-def _record_pass(recorder: _Recorder, shadow: torch.nn.Module, inputs: Sequence[Any]) -> None:
+def _record_pass(recorder: _Recorder, shadow: torch.nn.Module, inputs: Inputs) -> None:
     try:
-        with seeded():
+        with ExitStack() as stack:
+            recorder.seeding = stack
             arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
-            with recorder.watching_modules(), recorder:
+            with recorder.watching_modules(), _Reads(recorder), recorder:
                 outputs = shadow(*arguments)
             recorder.adopt_outputs(outputs)
     except FoldError:
         raise
     except Exception as error:
         raise forward_failed(inputs, error) from error
+
+
+class _Reads(TorchFunctionMode):
+    """Records where code outside torch reads the numbers of a tensor, which dispatches nothing."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        result = func(*args, **(kwargs or {}))
+        if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
+            self._recorder.note_read(name, args[0])
+        return result
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,16 +164,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}
         self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
         self._ops: list[Op] = []
-        self._calls: list[Call] = []
         self._root = Call("", model, None)
+        self._calls = [self._root]
         self._stack = [self._root]
+        self.seeding: ExitStack | None = None
+        self._random = False
+        self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._constants: dict[str, Value] = {}
         self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mutated: set[str] = set()
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
-        self._occurrences: dict[tuple[int, str], int] = {}
+        self._occurrences: dict[tuple[Call, str], int] = {}
         self._model = model  # keeps the tensors below alive as long as their ids are used
         for name, tensor in named_tensors(model):
             value = self._known(tensor)
@@ -124,6 +189,36 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if torch.is_tensor(attribute) and self._known(attribute) is None:
                     shape = tuple(attribute.shape)
                     self._bind(attribute, Value(shape, attribute.dtype, constant=True))
+
+    # The passes.
+
+    def begin(self) -> tuple[int, int, int, int]:
+        """Begin another pass; returns what :meth:`undo` needs to take it back."""
+        start = (len(self._ops), len(self._calls), len(self._inputs), len(self._outputs))
+        self._root = Call("", self._model, None)
+        self._calls.append(self._root)
+        self._stack = [self._root]
+        return start
+
+    def since(self, start: tuple[int, int, int, int]) -> tuple[list[Value], list[Op]]:
+        """The inputs and operators of the passes after ``start``."""
+        return self._inputs[start[2] :], self._ops[start[0] :]
+
+    def undo(self, start: tuple[int, int, int, int]) -> None:
+        """Forget every pass after ``start``."""
+        ops, calls, inputs, outputs = start
+        gone = set(self._ops[ops:])
+        for value in {value for op in gone for value in op.inputs}:
+            value.consumers = [op for op in value.consumers if op not in gone]
+        del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
+
+    def reads_data(self) -> bool:
+        """Whether a pass read numbers that depend on the model's input."""
+        return any(reads_data(op) for op in self._ops)
+
+    def note_read(self, name: str, tensor: torch.Tensor) -> None:
+        """Record that code outside torch reads ``tensor``."""
+        self._record(name, None, {"self": self._value(tensor)}, [])
 
     # The module side: which call is the innermost one.
 
@@ -140,10 +235,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call = self._stack.pop()
             call.outputs = tuple(self._value(t) for t in tensors_in(result))
 
-        handles = (
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        )
+        # On the modules of this copy alone: torch's hooks for all modules would see other threads.
+        handles = []
+        for module in self._model.modules():
+            handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            hook = module.register_forward_hook(leave, prepend=True, always_call=True)
+            handles.append(hook)
         try:
             yield
         finally:
@@ -171,15 +268,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.output = True
             self._outputs.append(value)
 
-    def graph(self) -> Graph:
+    def graph(self, taken: Sequence[Inputs], differing: Sequence[Inputs]) -> Graph:
         """Everything recorded so far."""
         return Graph(
             operators={op: position for position, op in enumerate(self._ops)},
-            calls=[self._root, *self._calls],
+            calls=self._calls,
             inputs=tuple(self._inputs),
             outputs=tuple(self._outputs),
             constants=self._constants,
             mutated=frozenset(self._mutated),
+            random=self._random,
+            taken=tuple(taken),
+            differing=tuple(differing),
         )
 
     def restore_parameters(self) -> None:
@@ -228,7 +328,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, name: str, function: Any, arguments: dict[str, Any], results: list[torch.Tensor]
     ) -> list[Value]:
         call = self._stack[-1]
-        key = (id(call), name)
+        key = (call, name)
         op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
         self._occurrences[key] = op.occurrence + 1
         op.inputs = [value for item in arguments.values() for value in values_in(item)]
@@ -258,6 +358,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = {key: self._to_values(item) for key, item in arguments.items()}
         for tensor in written:
             self._remember_constant(tensor)
+        if is_random(func, arguments) and not self._random:
+            self._random = True
+            if self.seeding is not None and not self.on_meta:
+                self.seeding.enter_context(seeded())
         result = run_operator(func, args, kwargs, arguments)
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]

@@ -137,23 +137,33 @@ def rectifies(op: Op) -> list[Link]:
     ]
 
 
-def averages(spatial: int) -> Builder:
-    """A builder for weighted averages over the last ``spatial`` axes, or those it is given."""
+@dataclass(frozen=True)
+class Reduction:
+    """A builder for weighted averages or maxima over the last ``spatial`` axes.
 
-    def build(op: Op) -> list[Link]:
-        no_shift = "" if _weights_add_to_one(op) else _AVERAGED_PADDING
-        return [_reduction(op, spatial, "", no_shift)]
+    With 0 they are taken over the axes of the operator's own argument.
+    """
 
-    return build
+    spatial: int
+    maximum: bool = False
 
-
-def maxima(spatial: int) -> Builder:
-    """A builder for maxima over the last ``spatial`` axes, or those it is given."""
-
-    def build(op: Op) -> list[Link]:
-        return [_reduction(op, spatial, _NEGATIVE, "")]
-
-    return build
+    def __call__(self, op: Op) -> list[Link]:
+        """The link of one such operator."""
+        source = _single(op)
+        rank = len(source.shape)
+        axes = frozenset(range(rank - self.spatial, rank)) if self.spatial else _given_axes(op)
+        kept = len(op.output.shape) == rank
+        over = frozenset(axis - rank for axis in axes)
+        route: Route = Aligned(source, op.output, over) if kept else Reduced(axes)
+        plain = self.maximum or _weights_add_to_one(op)
+        return [
+            Link(
+                op.output,
+                ((source, route, 1.0),),
+                positive=_NEGATIVE if self.maximum else "",
+                no_shift="" if plain else _AVERAGED_PADDING,
+            )
+        ]
 
 
 def joins(op: Op) -> list[Link]:
@@ -224,20 +234,12 @@ def _single(op: Op) -> Value:
     return variable[0]
 
 
-def _reduction(op: Op, spatial: int, positive: str, no_shift: str) -> Link:
-    source = _single(op)
-    rank = len(source.shape)
-    if spatial:
-        axes = frozenset(range(rank - spatial, rank))
-    else:
-        given = op.arguments.get("dim")
-        if given is None or given == []:
-            raise NotSeparable(f"{op.name} is taken over every axis")
-        axes = frozenset(axis % rank for axis in ([given] if isinstance(given, int) else given))
-    kept = len(op.output.shape) == rank
-    over = frozenset(axis - rank for axis in axes)
-    route: Route = Aligned(source, op.output, over) if kept else Reduced(axes)
-    return Link(op.output, ((source, route, 1.0),), positive=positive, no_shift=no_shift)
+def _given_axes(op: Op) -> frozenset[int]:
+    rank = len(_single(op).shape)
+    given = op.arguments.get("dim")
+    if given is None or given == []:
+        raise NotSeparable(f"{op.name} is taken over every axis")
+    return frozenset(axis % rank for axis in ([given] if isinstance(given, int) else given))
 
 
 def _weights_add_to_one(op: Op) -> bool:

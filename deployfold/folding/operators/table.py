@@ -9,6 +9,7 @@ record here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from torch import nn
@@ -18,11 +19,10 @@ from deployfold.folding.graph.graph import Op
 from .links import (
     Builder,
     Link,
+    Reduction,
     adds,
     attends,
-    averages,
     joins,
-    maxima,
     moves,
     moves_by_index,
     multiplies,
@@ -33,6 +33,14 @@ from .links import (
 from .partial import NotSeparable
 
 LayerKind = Literal["conv", "conv_transpose", "linear", "product", "embedding"]
+
+
+class Kind(Enum):
+    """What the arguments of an operator mean."""
+
+    MOVE = "sizes and axes"
+    REDUCTION = "windows and axes"
+    OTHER = "anything else"
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,14 @@ class Operator:
     @property
     def moves(self) -> bool:
         """Whether it does nothing but move data; its result may share its input's memory."""
-        return self.links is moves
+        return self.kind is Kind.MOVE
+
+    @property
+    def kind(self) -> Kind:
+        """Whether its arguments are sizes and axes."""
+        if self.links is moves:
+            return Kind.MOVE
+        return Kind.REDUCTION if isinstance(self.links, Reduction) else Kind.OTHER
 
 
 def _several(names: str, links: Builder) -> tuple[Operator, ...]:
@@ -128,19 +143,23 @@ _RECORDS = (
     *_several("cat concat concatenate stack", joins),
     # Weighted averages and maxima, over so many trailing axes; 0: over those of the argument.
     *(
-        Operator(f"{kind}avg_pool{n}d", averages(n))
+        Operator(f"{kind}avg_pool{n}d", Reduction(n))
         for n in (1, 2, 3)
         for kind in ("", "adaptive_")
     ),
-    *(Operator(f"{kind}max_pool{n}d", maxima(n)) for n in (1, 2, 3) for kind in ("", "adaptive_")),
-    Operator("upsample_linear1d", averages(1)),
-    Operator("upsample_bilinear2d", averages(2)),
-    Operator("upsample_trilinear3d", averages(3)),
-    Operator("upsample_bicubic2d", averages(2)),
-    Operator("_upsample_bilinear2d_aa", averages(2)),
-    Operator("_upsample_bicubic2d_aa", averages(2)),
-    Operator("mean", averages(0)),
-    Operator("amax", maxima(0)),
+    *(
+        Operator(f"{kind}max_pool{n}d", Reduction(n, maximum=True))
+        for n in (1, 2, 3)
+        for kind in ("", "adaptive_")
+    ),
+    Operator("upsample_linear1d", Reduction(1)),
+    Operator("upsample_bilinear2d", Reduction(2)),
+    Operator("upsample_trilinear3d", Reduction(3)),
+    Operator("upsample_bicubic2d", Reduction(2)),
+    Operator("_upsample_bilinear2d_aa", Reduction(2)),
+    Operator("_upsample_bicubic2d_aa", Reduction(2)),
+    Operator("mean", Reduction(0)),
+    Operator("amax", Reduction(0, maximum=True)),
     # Products of two computed tensors.
     Operator("bmm", attends),
     Operator("scaled_dot_product_attention", attends),

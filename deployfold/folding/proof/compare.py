@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,28 +61,37 @@ def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True) -> list[Tensor]:
     """All tensors that ``model`` returns; inputs, buffers and random state stay as they are.
+
+    Args:
+        random: the forward may draw random numbers, so that the process's generator is seeded
+            for the run and restored; without it nothing of the process is touched.
 
     Raises:
         FoldError: it returns none.
     """
     arguments = map_tensors(inputs, torch.clone)
-    with torch.inference_mode(), seeded(), _FrozenBuffers(model):
+    seeds = seeded() if random else nullcontext()
+    with torch.inference_mode(), seeds, _FrozenBuffers(model):
         outputs = list(tensors_in(model(*arguments)))
     if not outputs:
         raise FoldError("The model returns no tensor, so there is nothing to compare.")
     return outputs
 
 
-def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
-    """That the user's own model does not run on these inputs."""
-    shapes = ", ".join(
+def shapes_of(inputs: Sequence[Any]) -> str:
+    """The shapes of the arguments, such as ``1x3x224x224``."""
+    return ", ".join(
         "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
         for argument in inputs
     )
+
+
+def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
+    """That the user's own model does not run on these inputs."""
     return FoldError(
-        f"The model's forward pass fails on the example input {shapes}: "
+        f"The model's forward pass fails on the example input {shapes_of(inputs)}: "
         f"{type(error).__name__}: {first_line(error)}",
         hint="Give the input the model expects with --input, for example --input 1x3x224x224, or "
         "with its dtype --input 1x3x224x224:float16.",

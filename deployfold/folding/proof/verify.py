@@ -30,8 +30,19 @@ TOLERANCE = 1e-9
 """Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
 
 
+_EVERY_LAYER = "every output of the model is empty, so every layer was compared"
+
+
 class NotTheSame(FoldError):
-    """The folded model is not the same function as the original."""
+    """The folded model is not the same function as the original on some of ``inputs``."""
+
+    inputs: tuple[tuple[Any, ...], ...] = ()
+
+
+class FoldedFails(FoldError):
+    """The original runs on ``inputs``, and the folded model's forward fails there."""
+
+    inputs: tuple[tuple[Any, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ def verify(
     plan: Plan,
     inputs: Sequence[tuple[Any, ...]],
     *,
+    generated: Sequence[Sequence[tuple[Any, ...]]] = (),
+    random: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Verification:
     """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
@@ -72,8 +85,13 @@ def verify(
         folded: a copy of it after :func:`deployfold.folding.rewrite.rewrite.apply`.
         plan: what was applied.
         inputs: argument tuples for the forward.
+        generated: groups of further ones, which the original may refuse; of each group the first
+            that it takes is compared.
+        random: the forward may draw random numbers.
+        tolerance: greatest relative difference in float64.
 
     Raises:
+        FoldedFails: the folded model's forward fails.
         NotTheSame: they are not the same function; the message names the first layer that departs.
         FoldError: the original's forward fails or gives no finite number.
     """
@@ -82,32 +100,64 @@ def verify(
     outputs = []
     for item in inputs:
         try:
-            outputs.append(run_model(copied, item))
+            outputs.append(run_model(copied, item, random=random))
         except FoldError:
             raise
         except Exception as error:  # tracing computes no numbers, and may not meet it
             raise forward_failed(item, error) from error
+    inputs = list(inputs)
+    for group in generated:
+        for item in group:
+            try:
+                outputs.append(run_model(copied, item, random=random))
+            except Exception:  # random numbers are no legal input of every model
+                continue
+            inputs.append(item)
+            break
+    try:
+        return _compare(original, folded, plan, copied, inputs, outputs, random, tolerance)
+    except (NotTheSame, FoldedFails) as error:
+        error.inputs = tuple(inputs)
+        raise
+
+
+def _compare(
+    original: nn.Module,
+    folded: nn.Module,
+    plan: Plan,
+    copied: nn.Module,
+    inputs: Sequence[tuple[Any, ...]],
+    outputs: Sequence[list[Tensor]],
+    random: bool,
+    tolerance: float,
+) -> Verification:
+    """Compare with the original's ``outputs``; its copy ``copied`` is used up."""
     _check_comparable(outputs, plan)
     native = [
-        difference(expected, run_model(folded, item))
+        difference(expected, _run_folded(folded, item, random))
         for item, expected in zip(inputs, outputs, strict=True)
     ]
-    exact, before, note = _in_float64(copied, plan, inputs, outputs)
+    exact, before, note = _in_float64(copied, plan, inputs, outputs, random)
     del copied
-    if exact is not None and not exact <= tolerance:
+    empty = not any(tensor.numel() for item in outputs for tensor in item)
+    if empty or (exact is not None and not exact <= tolerance):
         for item in inputs:
             departure = first_departure(original, plan, item, tolerance)
             if departure is not None:
                 raise NotTheSame(
-                    f"The folded model differs from the original by {exact:.1e} (relative, in "
+                    f"The folded model differs from the original by {exact or 0:.1e} (relative, in "
                     f"float64), first at {departure}.",
                     hint="This is a bug in deployfold, or the model does not compute the same "
                     "twice. Nothing was written.",
                 )
         note = (
-            f"the model is ill-conditioned: it departs from itself in float64 when its weights "
-            f"change in the last bits, and folding departs by {exact:.1e}; so every layer was "
-            "compared"
+            _EVERY_LAYER
+            if empty
+            else (
+                f"the model is ill-conditioned: it departs from itself in float64 when its weights "
+                f"change in the last bits, and folding departs by {exact:.1e}; so every layer was "
+                "compared"
+            )
         )
     relative = max(item.relative for item in native)
     limit = _native_limit(original, max(before or 0.0, exact or 0.0))
@@ -128,6 +178,16 @@ def verify(
     )
 
 
+def _run_folded(folded: nn.Module, inputs: tuple[Any, ...], random: bool) -> list[Tensor]:
+    try:
+        return run_model(folded, inputs, random=random)
+    except Exception as error:
+        raise FoldedFails(
+            f"The folded model's forward fails: {type(error).__name__}: {error}",
+            hint="Its code seems to look inside a BatchNorm that is gone. Please report it.",
+        ) from error
+
+
 def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
     """NaN equals NaN whatever was folded, so there must be something else to compare."""
     filled = [tensor for item in outputs for tensor in item if tensor.numel()]
@@ -146,6 +206,7 @@ def _in_float64(
     plan: Plan,
     inputs: Sequence[tuple[Any, ...]],
     outputs: Sequence[list[Tensor]],
+    random: bool,
 ) -> tuple[float | None, float | None, str]:
     """The largest relative difference in float64, and that of the original's own ``outputs``.
 
@@ -154,12 +215,12 @@ def _in_float64(
     wide = [double_inputs(item) for item in inputs]
     try:
         reference = original.double()
-        expected = [run_model(reference, item) for item in wide]
+        expected = [run_model(reference, item, random=random) for item in wide]
     except Exception as error:  # any model code may fail on a dtype it was not written for
         return None, None, f"the model does not run in float64 ({first_line(error)})"
     folded = apply(plan, reference)
     exact = max(
-        difference(right, run_model(folded, item)).relative
+        difference(right, _run_folded(folded, item, random)).relative
         for item, right in zip(wide, expected, strict=True)
     )
     before = max(

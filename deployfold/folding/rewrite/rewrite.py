@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
+from deployfold.errors import DeployfoldError
 from deployfold.folding.graph.layers import Layer
 from deployfold.folding.operators.table import OPERATORS
 from deployfold.folding.plan import (
@@ -29,6 +33,24 @@ class Zero(nn.Module):
         return x.new_zeros(())
 
 
+class RewriteFault(Exception):
+    """Deployfold failed to carry its plan out on the module at ``path``, which is a bug in it."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(f"deployfold failed to rewrite {path} ({type(error).__name__}: {error})")
+        self.path = path
+
+
+@contextmanager
+def _our_fault_at(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DeployfoldError:
+        raise
+    except Exception as error:
+        raise RewriteFault(path, error) from error
+
+
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """Carry out ``plan`` on ``model``, in place; returns the model, which is a new object only if
     the forward of the model itself had to be rewritten.
@@ -37,11 +59,13 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
 
     Raises:
         FoldError: a new weight does not fit its dtype.
+        RewriteFault: deployfold fails at one of the plan's modules.
     """
     with torch.no_grad():
         new_biases: list[tuple[Layer, Tensor]] = []
         for edit in plan.layers:
-            bias = edit_layer(model, edit)
+            with _our_fault_at(edit.layer.weight.rpartition(".")[0] or edit.layer.weight):
+                bias = edit_layer(model, edit)
             if bias is not None and edit.layer.functional:
                 new_biases.append((edit.layer, bias))
             elif bias is not None:
@@ -49,7 +73,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
                 frozen = not module.get_parameter("weight").requires_grad
                 module.bias = nn.Parameter(bias, requires_grad=not frozen)
         for norm in plan.norms:
-            edit_norm(model.get_submodule(norm.path), norm)
+            with _our_fault_at(norm.path):
+                edit_norm(model.get_submodule(norm.path), norm)
     bypasses = [removal for removal in plan.removals if isinstance(removal, Bypass)]
     replaced = {}
     for removal in plan.removals:
@@ -68,15 +93,16 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}
     for path in sorted(paths):
         module = model.get_submodule(path)
-        rewritten = rewrite_forward(
-            module,
-            bypass=[(item.op_name, item.occurrence) for item in bypasses if item.path == path],
-            biases=[
-                (layer.op_name, layer.occurrence, bias)
-                for layer, bias in new_biases
-                if layer.path == path
-            ],
-        )
+        with _our_fault_at(path):
+            rewritten = rewrite_forward(
+                module,
+                bypass=[(item.op_name, item.occurrence) for item in bypasses if item.path == path],
+                biases=[
+                    (layer.op_name, layer.occurrence, bias)
+                    for layer, bias in new_biases
+                    if layer.path == path
+                ],
+            )
         model = _substitute(model, {module: rewritten})
     return model
 

@@ -38,6 +38,7 @@ class Context:
     Attributes:
         affine_layers: those that are left, in the order in which they ran.
         reparam: also merge parallel branches.
+        keep: the names of what has to stay.
         refusals: for each affine layer, the reason of each rule that refused it.
         faults: sentences about deployfold's own failures.
     """
@@ -45,6 +46,7 @@ class Context:
     graph: Graph
     affine_layers: dict[AffineLayer, None]
     reparam: bool = True
+    keep: frozenset[str] = frozenset()
     pending: dict[str, PendingEdit] = field(default_factory=dict)
     folded: list[Folded] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -27,7 +27,7 @@ def match(
     model: nn.Module,
     *,
     reparam: bool = True,
-    keep: frozenset[str] = frozenset(),
+    keep: Mapping[str, str] | None = None,
     rules: Sequence[Rule] | None = None,
 ) -> Plan:
     """Decide on every BatchNorm of a traced model.
@@ -36,8 +36,7 @@ def match(
         graph: the trace; it is used up.
         model: the traced model, for the values of its statistics.
         reparam: also merge parallel branches and fold constant scales (LayerScale).
-        keep: names of affine layers to leave, since without them the model was found to be another
-            one.
+        keep: what to leave by name, affine layers and branches, each with the reason.
         rules: those to try; by default deployfold's and those of installed packages.
     """
     tensors = dict(named_tensors(model))
@@ -46,11 +45,14 @@ def match(
             value.number = tensors[name].detach()
     affine_layers = find_affine_layers(graph, tensors)
     for item in affine_layers:
-        if item.name in keep:
-            item.reason = LOOKED_AT
+        if keep and item.name in keep:
+            item.reason = keep[item.name]
     _skip_neutral(graph)
     context = Context(
-        graph, {item: None for item in affine_layers if item.is_batchnorm or reparam}, reparam
+        graph,
+        {item: None for item in affine_layers if item.is_batchnorm or reparam},
+        reparam=reparam,
+        keep=frozenset(keep or ()),
     )
     _apply_all(all_rules() if rules is None else rules, context)
     left = [

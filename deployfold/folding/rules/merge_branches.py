@@ -129,6 +129,8 @@ def _branches(context: Context, op: Op, sign: int) -> list[_Branch]:
 
 def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None:
     affine_layer = context.affine_layer_at(op)
+    if op.call.path in context.keep:
+        return None
     try:
         context.check_unobserved(value)
         if affine_layer is not None:

@@ -1,0 +1,259 @@
+"""Folding a model: plan, rewrite, prove; and what is tried where the proof fails.
+
+1. The model is traced on the given inputs, and on other shapes where it does something else.
+2. The plan is carried out on a copy, and the copy is compared with the original.
+3. Where the comparison fails, or the copy's forward does, one of these is tried, in this order:
+   keep the BatchNorms that the model's own code looks at; trace the inputs that were only compared;
+   leave parallel branches unmerged; search for the BatchNorms that make the difference.
+4. A failure of the rewriter is a bug in deployfold. The BatchNorms behind it stay, the note says
+   so, and nothing else is given up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from deployfold.errors import FoldError, first_few
+
+from .graph.find_affine_layers import count_batchnorms
+from .graph.graph import Graph
+from .graph.outline import reads_data
+from .graph.trace import trace
+from .modules import copy_modules
+from .plan import Plan
+from .proof.compare import random_like, shapes_of
+from .proof.isolate import keep_needed
+from .proof.looks import looked_at
+from .proof.variations import variations
+from .proof.verify import FoldedFails, NotTheSame, verify
+from .result import FoldResult, count_parameters
+from .rewrite.rewrite import RewriteFault, apply
+from .rules.match import LOOKED_AT, match
+
+Inputs = tuple[Any, ...]
+
+_TRACED_ALL = (
+    "The model does something else at another batch size or input size, or on other data, so it "
+    "was traced there as well."
+)
+_GIVEN_ONLY = "Random inputs make the model fail, so it was compared on the given ones only."
+_FAULTS = 8
+"""Failures of the rewriter after which nothing more is tried."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt to fold goes by.
+
+    Attributes:
+        traced: the inputs that the model is traced and compared on.
+        compared: further inputs that it is compared on.
+        reparam: merge parallel branches.
+        keep: what must stay, each with its reason.
+        notes: sentences for the user.
+    """
+
+    traced: tuple[Inputs, ...]
+    compared: tuple[Inputs, ...] = ()
+    reparam: bool = True
+    keep: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def keeping(self, names: dict[str, str], *notes: str) -> Attempt:
+        """The same, with more that must stay."""
+        return replace(self, keep={**self.keep, **names}, notes=(*self.notes, *notes))
+
+
+def fold_and_prove(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    reparam: bool,
+    more_inputs: Sequence[Inputs],
+    check_inputs: Sequence[Inputs],
+) -> FoldResult:
+    """Fold ``model`` and prove the result; see :func:`deployfold.folding.fold`."""
+    attempt = Attempt((example_inputs, *more_inputs), tuple(check_inputs), reparam=reparam)
+    folder = _Folder(model, example_inputs)
+    faults = 0
+    while True:
+        try:
+            return folder.fold(attempt)
+        except RewriteFault as fault:
+            faults += 1
+            if faults > _FAULTS:
+                raise FoldError(str(fault), hint="Please report it.") from fault
+            attempt = folder.without_faulty(attempt, fault)
+        except (NotTheSame, FoldedFails) as error:
+            following = folder.next_attempt(attempt, error)
+            if following is None:
+                return folder.search(attempt, error)
+            attempt = following
+
+
+class _Folder:
+    """The attempts to fold one model."""
+
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
+        self._model = model
+        self._example = example
+        self._others = variations(example)
+        self._plan: Plan | None = None
+
+    def fold(self, attempt: Attempt) -> FoldResult:
+        """Fold as ``attempt`` says, and prove it.
+
+        Raises:
+            NotTheSame, FoldedFails: the result is not the same function.
+            RewriteFault: deployfold failed to carry its plan out.
+            FoldError: the model's own forward fails.
+        """
+        model = self._model
+        graph = trace(model, *attempt.traced, others=self._others)
+        self._plan = plan = match(graph, model, reparam=attempt.reparam, keep=attempt.keep)
+        result = apply(plan, copy_modules(model, share_parameters=False))
+        inputs = [*attempt.traced, *attempt.compared, *graph.differing]
+        # A forward that caches goes by what it met first: every run gets a copy that met nothing.
+        verification = verify(
+            model,
+            copy_modules(result),
+            plan,
+            inputs,
+            generated=self._generated(graph),
+            random=graph.random,
+        )
+        notes = (
+            *attempt.notes,
+            *_shape_notes(graph.differing),
+            *_data_notes(graph),
+            *(f"{fault[:1].upper()}{fault[1:]}." for fault in plan.faults),
+        )
+        if verification.inputs == len(attempt.traced) + len(attempt.compared):
+            notes = (*notes, _GIVEN_ONLY)
+        return FoldResult(
+            model=result,
+            folded=plan.folded,
+            left=plan.left,
+            parameters_before=count_parameters(model),
+            parameters_after=count_parameters(result),
+            batchnorms_before=count_batchnorms(model),
+            batchnorms_after=count_batchnorms(result),
+            verification=verification,
+            notes=notes,
+        )
+
+    def _generated(self, graph: Graph) -> list[list[Inputs]]:
+        """Random inputs to compare on: of each group the first that the model takes."""
+        traced = {id(item) for item in graph.differing}
+        first = {id(item) for item in self._others[0]}
+        taken = [item for item in graph.taken if id(item) in first and id(item) not in traced]
+        if taken:
+            return [[item] for item in taken]
+        if graph.differing:
+            return []
+        return [[*self._others[0], random_like(self._example)]]
+
+    def without_faulty(self, attempt: Attempt, fault: RewriteFault) -> Attempt:
+        """Keep what the rewriter failed on: a bug in deployfold, and not in the model."""
+        assert self._plan is not None
+        folded = [item for item in self._plan.folded if item.name not in attempt.keep]
+        names = [item.name for item in folded if fault.path in (item.name, *item.into)]
+        reason = f"{fault}; this is a bug in deployfold, please report it"
+        return attempt.keeping(
+            dict.fromkeys(names or [item.name for item in folded], reason),
+            f"{reason[:1].upper()}{reason[1:]}.",
+        )
+
+    def next_attempt(self, attempt: Attempt, error: NotTheSame | FoldedFails) -> Attempt | None:
+        """What to try after a failed comparison; None if only a search is left."""
+        assert self._plan is not None
+        looks = self._looked_at(attempt, error.inputs)
+        if looks:
+            return attempt.keeping(*looks)
+        known = {id(item) for item in attempt.traced}
+        untraced = [item for item in error.inputs if id(item) not in known]
+        if untraced:
+            return replace(
+                attempt,
+                traced=(*attempt.traced, *untraced),
+                compared=(),
+                notes=(*attempt.notes, _TRACED_ALL),
+            )
+        if attempt.reparam and any(item.kind == "branch" for item in self._plan.folded):
+            note = f"Parallel branches were not merged: without that, {_lower(str(error))}"
+            return replace(attempt, reparam=False, notes=(*attempt.notes, note))
+        return None
+
+    def _looked_at(
+        self, attempt: Attempt, inputs: Sequence[Inputs]
+    ) -> tuple[dict[str, str], str] | tuple[dict[str, str]] | None:
+        """What the model's code looks at, and has to stay; with a note if branches are of it."""
+        assert self._plan is not None
+        branches = {item.name for item in self._plan.folded if item.kind == "branch"}
+        folded = apply(self._plan, copy_modules(self._model, share_parameters=False))
+        names = [item.name for item in self._plan.folded if item.name not in attempt.keep]
+        found = looked_at(self._model, folded, names, inputs)
+        if not found:
+            return None
+        kept = {
+            name: f"the model's code seems to look at it: it reads {attribute}"
+            for name, attribute in found.items()
+        }
+        read = ", ".join(f"{name}.{found[name]}" for name in found if name in branches)
+        if not read:
+            return (kept,)
+        return kept, f"Parallel branches were not merged where the model's code reads {read}."
+
+    def search(self, attempt: Attempt, error: FoldError) -> FoldResult:
+        """Fold all but the BatchNorms that make the difference.
+
+        Raises:
+            FoldError: ``error``, if not even keeping all of them helps.
+        """
+        assert self._plan is not None
+
+        def fold_all_but(keep: frozenset[str]) -> FoldResult | None:
+            try:
+                return self.fold(attempt.keeping(dict.fromkeys(keep, LOOKED_AT)))
+            except (NotTheSame, FoldedFails, RewriteFault):
+                return None
+
+        names = [item.name for item in self._plan.folded if item.kind != "branch"]
+        found = keep_needed(names, fold_all_but)
+        if found is None:
+            raise error
+        return found[1]
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _shape_notes(differing: Sequence[Inputs]) -> tuple[str, ...]:
+    if not differing:
+        return ()
+    shapes = ", ".join(dict.fromkeys(map(shapes_of, differing)))
+    return (
+        "The model runs other operators at another batch size or input size, so it was traced at "
+        f"{shapes} as well.",
+    )
+
+
+def _data_notes(graph: Graph) -> tuple[str, ...]:
+    """What a forward leaves unproved that reads numbers from its data."""
+    reads = [op for op in graph.ops if reads_data(op)]
+    if not reads:
+        return ()
+    names = {"_local_scalar_dense": "item"}
+    places = dict.fromkeys(
+        f"{names.get(op.name, op.name)} in {op.call.path or 'the forward'}" for op in reads
+    )
+    return (
+        f"The forward reads numbers from its data ({first_few(list(places))}): what it does for "
+        "other numbers than those of the compared inputs is not proved. Give inputs that lead "
+        "there with more_inputs.",
+    )

@@ -1,0 +1,69 @@
+"""Which folded modules the model's own code looks at.
+
+Code may read a BatchNorm's statistics or ask for its class. No trace shows that, and once the
+BatchNorm is folded the forward fails or computes something else. The folded model is therefore run
+once with modules in the places of the folded ones that note what is asked of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .compare import run_model
+
+_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+"""Code below these folders looks at every module."""
+
+
+def looked_at(
+    original: nn.Module, folded: nn.Module, names: Iterable[str], inputs: Sequence[tuple[Any, ...]]
+) -> dict[str, str]:
+    """The folded modules that the forward's code looks at, each with the attribute it asks for.
+
+    Args:
+        original: the model as it was given, whose modules answer for the folded ones.
+        folded: a folded copy, which is used up.
+        names: of the modules that were folded.
+        inputs: argument tuples for the forward.
+    """
+    found: dict[str, str] = {}
+    modules, originals = dict(folded.named_modules()), dict(original.named_modules())
+    for name in names:
+        if name in modules and name in originals:
+            _watch(modules[name], originals[name], name, found)
+    for item in inputs:
+        try:
+            run_model(folded, item)
+        except Exception:  # it is known to fail; what it looked at before that is noted
+            continue
+    return found
+
+
+def _watch(module: nn.Module, original: nn.Module, name: str, found: dict[str, str]) -> None:
+    """Let ``module`` note in ``found`` what code other than its own and torch's asks of it."""
+    kind = type(module)
+
+    def note(attribute: str, module: nn.Module) -> None:
+        frame = sys._getframe(2)
+        foreign = not frame.f_code.co_filename.startswith(_LIBRARY)
+        if foreign and frame.f_locals.get("self") is not module:
+            found.setdefault(name, attribute)
+
+    def get(self: nn.Module, attribute: str) -> Any:
+        note(attribute, self)
+        return kind.__getattribute__(self, attribute)
+
+    def get_missing(self: nn.Module, attribute: str) -> Any:
+        try:
+            return kind.__getattr__(self, attribute)
+        except AttributeError:
+            return getattr(original, attribute)
+
+    watched = type(kind.__name__, (kind,), {"__getattribute__": get, "__getattr__": get_missing})
+    module.__class__ = watched
