@@ -100,8 +100,8 @@ class _Folder:
 
     def __init__(self, model: nn.Module, example: Inputs) -> None:
         self._model = model
-        self._example = example
         self._others = variations(example)
+        self._random = random_like(example)
         self._plan: Plan | None = None
 
     def fold(self, attempt: Attempt) -> FoldResult:
@@ -155,7 +155,7 @@ class _Folder:
             return [[item] for item in taken]
         if graph.differing:
             return []
-        return [[*self._others[0], random_like(self._example)]]
+        return [[*self._others[0], self._random]]
 
     def without_faulty(self, attempt: Attempt, fault: RewriteFault) -> Attempt:
         """Keep what the rewriter failed on: a bug in deployfold, and not in the model."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fold_nets import folded
+from fold_nets import Net, folded
 from torch import nn
 
 from deployfold.errors import FoldError
@@ -20,19 +20,28 @@ from deployfold.folding.rules.rule import CannotFold
 EXAMPLE = Path(__file__).parent / "example_package"
 
 
-def neutral_norm() -> nn.Module:
-    """No built-in rule folds it: there is no layer that a rule could change."""
-    return nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3, eps=0.0), nn.ReLU()).eval()
+def behind_abs() -> nn.Module:
+    """No built-in rule knows the absolute value."""
+    net = Net(
+        lambda self, x: self.norm(self.conv(x).abs()),
+        conv=nn.Conv2d(3, 4, 1),
+        norm=nn.BatchNorm2d(4),
+    )
+    nn.init.uniform_(net.norm.running_var, 0.5, 2.0)
+    return net.eval()
 
 
 def test_a_package_adds_a_rule_by_its_entry_point(monkeypatch):
     image = torch.randn(2, 3, 4, 4)
-    folded(neutral_norm(), image, gone=0, left=1)
+    folded(behind_abs(), image, gone=0, left=1)
     monkeypatch.syspath_prepend(EXAMPLE)
-    result = folded(neutral_norm(), image, gone=1)
-    assert result.folded[0].rule == "neutral"
+    result = folded(behind_abs(), image, gone=1)
+    assert (result.folded[0].rule, result.folded[0].into) == (
+        "through the absolute value",
+        ("conv",),
+    )
     result = fold(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()).eval(), (image,))
-    assert "it changes its input" in result.left[0].reason
+    assert "no layer with an absolute value stands before it" in result.left[0].reason
     sys.modules.pop("deployfold_example_rules")
 
 

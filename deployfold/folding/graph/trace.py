@@ -177,6 +177,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
         self._occurrences: dict[tuple[Call, str], int] = {}
+        self._state = [
+            (place, type(place)(place))
+            for module in model.modules()
+            for place in (*filter(_is_plain_container, vars(module).values()), vars(module))
+        ]
         self._model = model  # keeps the tensors below alive as long as their ids are used
         for name, tensor in named_tensors(model):
             value = self._known(tensor)
@@ -195,6 +200,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def begin(self) -> tuple[int, int, int, int]:
         """Begin another pass; returns what :meth:`undo` needs to take it back."""
         start = (len(self._ops), len(self._calls), len(self._inputs), len(self._outputs))
+        for place, content in self._state:  # without what an earlier pass has cached
+            place.clear()
+            place.extend(content) if isinstance(place, list) else place.update(content)
         self._root = Call("", self._model, None)
         self._calls.append(self._root)
         self._stack = [self._root]
@@ -392,6 +400,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for alias, value in self._living_aliases(tensor):
             if alias is not tensor:
                 self._record("write", None, {"self": value, "by": changed}, [alias])
+
+
+def _is_plain_container(item: Any) -> bool:
+    return type(item) in (dict, list)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -154,7 +154,7 @@ class Reduction:
         axes = frozenset(range(rank - self.spatial, rank)) if self.spatial else _given_axes(op)
         kept = len(op.output.shape) == rank
         over = frozenset(axis - rank for axis in axes)
-        route: Route = Aligned(source, op.output, over) if kept else Reduced(axes)
+        route: Route = Aligned(source, op.output, over) if kept else Reduced(axes, rank)
         plain = self.maximum or _weights_add_to_one(op)
         return [
             Link(

@@ -24,6 +24,14 @@ _PADDED = "zero padding lies between, and the shift would change the padding"
 class Route(Protocol):
     """How the elements of one input come to be those of the output."""
 
+    @property
+    def averaged(self) -> frozenset[int]:
+        """The axes, counted from the end of the input's, along which elements are averaged."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether some of the output is padding."""
+
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         """What is known of the output from what is known of the input.
 
@@ -52,6 +60,11 @@ class Aligned:
     source: Value
     result: Value
     over: frozenset[int] = frozenset()
+    pads = False
+
+    @property
+    def averaged(self) -> frozenset[int]:
+        return self.over
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         numbers = constant_along(numbers, self.over)
@@ -70,6 +83,12 @@ class Reduced:
     """Elements are averaged along ``axes``, which the output does not have."""
 
     axes: frozenset[int]
+    rank: int
+    pads = False
+
+    @property
+    def averaged(self) -> frozenset[int]:
+        return frozenset(axis - self.rank for axis in self.axes)
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         numbers = constant_along(numbers, self.axes)
@@ -93,6 +112,8 @@ class Part:
     stop: int
     total: int
     new: bool
+    averaged = frozenset[int]()
+    pads = False
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         numbers = numbers.unsqueeze(self.axis) if self.new else numbers
@@ -119,6 +140,7 @@ class Moved:
     op: Op
     source: Value
     result: Value
+    averaged = frozenset[int]()
 
     @cached_property
     def origin(self) -> Tensor:
@@ -133,7 +155,8 @@ class Moved:
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
         flat = numbers.expand(self.source.shape).flatten()
         moved = compact(flat[(self.origin - 1).clamp(min=0)].masked_fill(self.origin <= 0, padding))
-        if self.pads and sum(size > 1 for size in moved.shape) > 1:
+        shifted = self.pads and not math.isnan(padding)
+        if shifted and sum(size > 1 for size in moved.shape) > 1:
             raise NotSeparable(_PADDED)
         return moved
 

@@ -41,6 +41,7 @@ class Context:
         keep: the names of what has to stay.
         refusals: for each affine layer, the reason of each rule that refused it.
         faults: sentences about deployfold's own failures.
+        exhausted: how much was folded when the last rule had folded all that it can.
     """
 
     graph: Graph
@@ -52,6 +53,7 @@ class Context:
     removals: list[Removal] = field(default_factory=list)
     refusals: dict[AffineLayer, dict[str, str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    exhausted: int = -1
 
     def __post_init__(self) -> None:
         self._affine_layer_at = {op: item for item in self.affine_layers for op in item.sites}
@@ -141,19 +143,27 @@ class Context:
         if name + sentence not in self.faults:
             self.faults.append(name + sentence)
 
-    def fold(self, affine_layer: AffineLayer, requests: Iterable[Request], rule: str) -> None:
+    def fold(
+        self,
+        affine_layer: AffineLayer,
+        requests: Sequence[Request],
+        rule: str,
+        *,
+        into: Sequence[str] = (),
+    ) -> None:
         """Fold ``affine_layer``: let its operators be identities, and layers take up the rest.
 
         Args:
             requests: as :meth:`agree` returns them.
+            into: the layers that have taken it up already.
         """
-        into = self.commit(list(requests))
+        names = (*into, *self.commit(requests))
         for op in affine_layer.sites:
             self.graph.bypass(op)
         del self.affine_layers[affine_layer]
         self.removals.extend(affine_layer.removals)
         kind = "batchnorm" if affine_layer.is_batchnorm else "scale"
-        self.folded.append(Folded(affine_layer.name, rule, into, kind))
+        self.folded.append(Folded(affine_layer.name, rule, names, kind))
 
     def agree(self, requests: Iterable[Request]) -> list[Request]:
         """One request for each layer, if every place where it runs asks the same.
@@ -169,7 +179,7 @@ class Context:
         for (target, _), asked in by_target.items():
             first = asked[0]
             if isinstance(target, str) and first.affine.constant:
-                self._check_takes_bias(first.op)
+                self.check_takes_bias(first.op)
             places = target.sites if isinstance(target, AffineLayer) else self._places(first.op)
             if {request.op for request in asked} != set(places) or len(asked) != len(places):
                 where = target.name if isinstance(target, AffineLayer) else str(target)
@@ -188,7 +198,7 @@ class Context:
     def _places(op: Op) -> list[Op]:
         return [user for user in op["weight"].consumers if is_layer(user)]
 
-    def _check_takes_bias(self, op: Op) -> None:
+    def check_takes_bias(self, op: Op) -> None:
         """Check that a layer which a forward calls as a function can be given its first bias.
 
         Raises:

@@ -47,20 +47,7 @@ class IntoProducers(RuleForOne):
 
 def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[Request]:
     """What the producers of ``value``, which ``reader`` reads, are to take up of ``change``."""
-    op = value.producer
-    if op is None:
-        raise CannotFold(
-            "it normalises a constant" if value.constant else "it normalises the model's input"
-        )
-    others = [consumer for consumer in value.consumers if consumer is not reader]
-    if others:
-        raise CannotFold(f"its input {describe(op)} also feeds {describe(others[0])}")
-    if value.consumers.count(reader) > 1:
-        raise CannotFold(f"{describe(reader)} reads {describe(op)} twice")
-    if value.output:
-        raise CannotFold(f"its input {describe(op)} is also an output of the model")
-    context.check_unobserved(value)
-
+    op = _only_producer(context, value, reader)
     affine_layer = context.affine_layer_at(op)
     if affine_layer is not None:
         return [_ask_affine_layer(affine_layer, op, value, change)]
@@ -76,6 +63,28 @@ def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[
         raise CannotFold(
             f"{describe(op)} lies between it and the layers before it: {reason}"
         ) from reason
+
+
+def _only_producer(context: Context, value: Value, reader: Op) -> Op:
+    """What computes ``value``, if nobody but ``reader`` sees that.
+
+    Raises:
+        CannotFold: somebody else does, or it is an input of the model.
+    """
+    op = value.producer
+    if op is None:
+        raise CannotFold(
+            "it normalises a constant" if value.constant else "it normalises the model's input"
+        )
+    others = [consumer for consumer in value.consumers if consumer is not reader]
+    if others:
+        raise CannotFold(f"its input {describe(op)} also feeds {describe(others[0])}")
+    if value.consumers.count(reader) > 1:
+        raise CannotFold(f"{describe(reader)} reads {describe(op)} twice")
+    if value.output:
+        raise CannotFold(f"its input {describe(op)} is also an output of the model")
+    context.check_unobserved(value)
+    return op
 
 
 def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
@@ -99,6 +108,9 @@ def _through(
     context: Context, op: Op, value: Value, links: Sequence[Link], change: Change
 ) -> list[Request]:
     """Carry ``change`` of the output ``value`` to all inputs; other outputs stay as they are."""
+    for source in op.inputs:  # before anything is computed: a concatenation may join hundreds
+        if not source.constant and any(source in link.ends[1:] for link in links):
+            _only_producer(context, source, op)
     wanted: dict[Value, Change] = {}
     for link in links:
         at_output = change if link.output is value else Change.none(link.output)
