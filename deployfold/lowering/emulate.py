@@ -39,7 +39,7 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
             continue
         rounds = node.op_type == "Cast"
         for value in node.outputs:
-            if not is_tensor(value, half):
+            if not value.name or not is_tensor(value, half):
                 continue
             if rounds:
                 _redirect(value, cast(graph, value, _SINGLE, "up"))

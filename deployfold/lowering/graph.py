@@ -13,6 +13,8 @@ from deployfold.errors import ExportError, first_line
 from deployfold.exporting.quiet import quiet
 from deployfold.exporting.session import Array, open_session, run_session
 
+from .containers import restore_containers
+
 
 def load(source: Path, *, weights: bool = True) -> ir.Model:
     """Read an exported ONNX.
@@ -51,6 +53,7 @@ def prepare(model: ir.Model) -> None:
         common.RemoveInitializersFromInputsPass()(model)
         common.NameFixPass()(model)
         common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    restore_containers(model)
 
 
 def holds(model: ir.Model, dtype: ir.DataType) -> bool:

@@ -21,18 +21,22 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from deployfold.lowering.containers import is_container
 from deployfold.lowering.graph import cast, has_subgraph, is_tensor
 
 from .formats import CastFormat
 
 _OWN_TYPE = frozenset(
-    "Bernoulli CastLike ConstantOfShape EyeLike Multinomial RandomNormal RandomNormalLike "
+    "Bernoulli CastLike Constant ConstantOfShape EyeLike Multinomial RandomNormal RandomNormalLike "
     "RandomUniform RandomUniformLike Range".split()
 )
 """Operators whose output has the type that the node says, or that counts positions."""
 
 _READ_ANY = frozenset({"QuantizeLinear", "Shape", "Size"})
 """Operators that compute no floats and read 16 bits without loss."""
+
+_OWN_OUTPUTS = {"LayerNormalization": frozenset({1, 2})}
+"""Outputs with a type of their own: the mean and deviation have that of ``stash_type``."""
 
 _FP32 = ir.DataType.FLOAT
 
@@ -123,10 +127,13 @@ def convert(
 
 def _plan(node: ir.Node, opset: int, form: CastFormat, kept: Mapping[str, str]) -> NodePlan:
     reads = {i: v for i, v in enumerate(node.inputs) if is_tensor(v, _FP32)}
-    makes = {i: v for i, v in enumerate(node.outputs) if v.name and is_tensor(v, _FP32)}
+    own = _OWN_OUTPUTS.get(node.op_type, frozenset())
+    makes = {
+        i: v for i, v in enumerate(node.outputs) if v.name and is_tensor(v, _FP32) and i not in own
+    }
     if has_subgraph(node):
         return NodePlan(reason="control flow is kept whole")
-    if any(_is_container(value) for value in (*node.inputs, *node.outputs)):
+    if any(is_container(value) for value in (*node.inputs, *node.outputs)):
         return NodePlan(reason="sequences are kept whole")
     if node.name in kept:
         return NodePlan(reason=kept[str(node.name)] if reads or makes else None)
@@ -152,10 +159,6 @@ def _plan(node: ir.Node, opset: int, form: CastFormat, kept: Mapping[str, str]) 
     if len(outputs) < len(makes) or (node.op_type in _READ_ANY and len(inputs) < len(reads)):
         return NodePlan(reason=f"ONNX has no {node.op_type} in {form.name}")
     return NodePlan(inputs, outputs)
-
-
-def _is_container(value: ir.Value | None) -> bool:
-    return value is not None and isinstance(value.type, ir.SequenceType | ir.OptionalType)
 
 
 def wants_narrow(plans: Plans, node: ir.Node, index: int) -> bool:

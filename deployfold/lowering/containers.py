@@ -1,0 +1,64 @@
+"""Which values of a graph are sequences or optionals of tensors.
+
+onnx-ir's shape inference gives such a value the type of its elements (seen in onnx-ir 1.1.0), and
+ONNX Runtime refuses the file. The schema of the operator knows better.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+_CONTAINERS = (ir.SequenceType, ir.OptionalType)
+
+
+def is_container(value: ir.Value | None) -> bool:
+    """Whether a value is a sequence or an optional."""
+    return value is not None and isinstance(value.type, _CONTAINERS)
+
+
+def restore_containers(model: ir.Model) -> None:
+    """Give every sequence and optional its own type again, in place."""
+    _restore(model.graph, model.opset_imports.get("", onnx.defs.onnx_opset_version()))
+
+
+def _restore(graph: ir.Graph, opset: int) -> None:
+    for node in graph:
+        bodies = [body for attribute in node.attributes.values() for body in _graphs(attribute)]
+        for body in bodies:
+            _restore(body, opset)
+        for index, value in enumerate(node.outputs):
+            kind = _kind(node, index, bodies, opset)
+            if kind is not None and isinstance(value.type, ir.TensorType):
+                value.type = kind(value.type)
+                value.shape = None
+
+
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    if attribute.type == ir.AttributeType.GRAPHS:
+        return list(attribute.as_graphs())
+    return []
+
+
+def _kind(
+    node: ir.Node, index: int, bodies: list[ir.Graph], opset: int
+) -> type[ir.SequenceType] | type[ir.OptionalType] | None:
+    """The container that an output of a node is; ``None`` for a tensor."""
+    if bodies:
+        # The first output of a Loop's body is its condition.
+        at = index + 1 if node.op_type == "Loop" else index
+        found = [body.outputs[at] for body in bodies if at < len(body.outputs)]
+        return next((type(value.type) for value in found if is_container(value)), None)  # type: ignore[return-value]
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
+        return None
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    formal = schema.outputs[min(index, len(schema.outputs) - 1)]
+    types = formal.types
+    for prefix, kind in (("seq(", ir.SequenceType), ("optional(", ir.OptionalType)):
+        if types and all(one.startswith(prefix) for one in types):
+            return kind
+    if node.op_type == "Identity" and node.inputs and is_container(node.inputs[0]):
+        return type(node.inputs[0].type)  # type: ignore[union-attr, return-value]
+    return None
