@@ -87,7 +87,7 @@ class MeasureError(DeployfoldError):
 
 
 class AccuracyError(DeployfoldError):
-    """INT8, FP8 or INT4 cannot keep the accuracy asked for; what was built without it stays."""
+    """A lowered model cannot keep the accuracy asked for; everything else that was built stays."""
 
     exit_code = ExitCode.ACCURACY
 

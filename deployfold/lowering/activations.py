@@ -15,7 +15,12 @@ import onnxruntime as ort
 
 from deployfold.errors import ExportError
 from deployfold.exporting.session import Array, open_session, run_session
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, data_path, write_model
+from deployfold.exporting.storage import (
+    EXTERNAL_DATA_BYTES,
+    SCRATCH_THRESHOLD,
+    data_path,
+    write_model,
+)
 
 DEFAULT_BUDGET = 512 * 2**20
 """Bytes of intermediate tensors that one run may return."""
@@ -88,6 +93,27 @@ def observe(
         write_model(model, path, threshold=SCRATCH_THRESHOLD)
         for activation in iterate_activations(path, feeds, names=names):
             yield activation.name, activation.array
+
+
+@contextmanager
+def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.InferenceSession]:
+    """ONNX Runtime with a small graph of the caller's, which may have large weights.
+
+    Args:
+        weights: their bytes; protobuf serialises no more than 2 GiB.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load the graph.
+    """
+    if weights <= EXTERNAL_DATA_BYTES:
+        yield open_session(model.SerializeToString(), optimize=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
+        path = Path(folder) / "model.onnx"
+        converted = ir.from_proto(model)
+        assert isinstance(converted, ir.Model)
+        write_model(converted, path, threshold=SCRATCH_THRESHOLD)
+        yield open_session(path, optimize=False)
 
 
 def _symbols(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> dict[str, int]:

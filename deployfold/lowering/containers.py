@@ -6,6 +6,8 @@ ONNX Runtime refuses the file. The schema of the operator knows better.
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx_ir as ir
 
@@ -42,23 +44,21 @@ def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
     return []
 
 
-def _kind(
-    node: ir.Node, index: int, bodies: list[ir.Graph], opset: int
-) -> type[ir.SequenceType] | type[ir.OptionalType] | None:
-    """The container that an output of a node is; ``None`` for a tensor."""
+def _kind(node: ir.Node, index: int, bodies: list[ir.Graph], opset: int) -> Any:
+    """The class of the container that an output of a node is; ``None`` for a tensor."""
     if bodies:
         # The first output of a Loop's body is its condition.
         at = index + 1 if node.op_type == "Loop" else index
         found = [body.outputs[at] for body in bodies if at < len(body.outputs)]
-        return next((type(value.type) for value in found if is_container(value)), None)  # type: ignore[return-value]
+        return next((type(value.type) for value in found if is_container(value)), None)
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
         return None
     schema = onnx.defs.get_schema(node.op_type, opset, "")
-    formal = schema.outputs[min(index, len(schema.outputs) - 1)]
-    types = formal.types
+    types = schema.outputs[min(index, len(schema.outputs) - 1)].types
     for prefix, kind in (("seq(", ir.SequenceType), ("optional(", ir.OptionalType)):
         if types and all(one.startswith(prefix) for one in types):
             return kind
-    if node.op_type == "Identity" and node.inputs and is_container(node.inputs[0]):
-        return type(node.inputs[0].type)  # type: ignore[union-attr, return-value]
-    return None
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type != "Identity" or source is None or not is_container(source):
+        return None
+    return type(source.type)

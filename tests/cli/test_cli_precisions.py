@@ -99,3 +99,38 @@ def test_int4_without_data_is_measured_on_the_inputs_and_says_so(work, tmp_path)
     assert "without calibration data, measured on seeded random" in notes
     assert "less than --min-sqnr 90: with --calib" in notes
     assert row["accuracy"]["samples"] == 2, "one input with a batch of two"
+
+
+def test_a_refused_bf16_does_not_cost_the_int8(work):
+    done = run(
+        "build", "net.pt", "--bf16", "--int8", "--fp16", "--calib", "samples.npy", "-o", "refused",
+        "--min-sqnr-for", "bf16=300", "--keep-fp32-op", "Gemm", "--no-engine", "--json", *QUICK,
+        cwd=work, XDG_CACHE_HOME=str(work / "cache"),
+    )  # fmt: skip
+    assert done.returncode == 9, done.stderr
+    assert "BF16 keeps 300 dB only with every layer in fp32" in done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["onnxruntime-bf16"]["not_measured"].startswith("refused")
+    assert not (work / "refused" / "net.bf16.onnx").exists()
+    for name in ("int8", "fp16"):
+        row = rows[f"onnxruntime-{name}"]
+        assert row["accuracy"]["sqnr_db"] > 20
+        assert row["accuracy"]["samples"] > 0
+        assert any("--keep-fp32-op Gemm" in note for note in row["notes"])
+        assert any("accuracy of the file as written" in note for note in row["notes"])
+        assert (work / "refused" / f"net.{name}.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--keep-fp32", "nothing_like_it"), "no node or module"),
+        (("--keep-fp32-op", "Sofmax"), "no such operator"),
+        (("--min-sqnr-for", "fp16"), "PRECISION=DB"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_one_sentence(work, words, part):
+    done = run("build", "net.pt", "--fp16", "--no-engine", "-o", "no", *words, *QUICK, cwd=work)
+    assert done.returncode == 2, done.stderr
+    assert part in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.session import Array, run_session
+from deployfold.lowering.activations import scratch_session
 
 Batch = list[Array]
 """One tensor for every sample."""
@@ -56,12 +57,14 @@ class Segments:
         """
         if name not in self._tensors:
             nodes, borders, weights = self._before(name)
-            session = open_session(self._model(name, nodes, borders, weights), optimize=False)
+            model = self._model(name, nodes, borders, weights)
+            size = sum(len(self._weights[key].raw_data) for key in weights)
             count = len(next(iter(self._tensors.values())))
-            self._tensors[name] = [
-                run_session(session, {border: self._tensors[border][i] for border in borders})[0]
-                for i in range(count)
-            ]
+            with scratch_session(model, size) as session:
+                self._tensors[name] = [
+                    run_session(session, {one: self._tensors[one][i] for one in borders})[0]
+                    for i in range(count)
+                ]
         return self._tensors[name]
 
     def done(self, name: str) -> None:
@@ -94,7 +97,7 @@ class Segments:
 
     def _model(
         self, name: str, nodes: list[onnx.NodeProto], borders: list[str], weights: list[str]
-    ) -> bytes:
+    ) -> onnx.ModelProto:
         inputs = [
             helper.make_tensor_value_info(
                 border, helper.np_dtype_to_tensor_dtype(self._tensors[border][0].dtype), None
@@ -105,9 +108,7 @@ class Segments:
             nodes, "segment", inputs, [onnx.ValueInfoProto(name=name)],
             initializer=[self._weights[key] for key in weights],
         )  # fmt: skip
-        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
-        serialised: bytes = model.SerializeToString()
-        return serialised
+        return helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

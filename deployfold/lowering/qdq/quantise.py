@@ -11,7 +11,8 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.session import Array, run_session
+from deployfold.lowering.activations import scratch_session
 from deployfold.lowering.progress import Progress, silent
 from deployfold.util.numerics import sqnr_db
 
@@ -248,5 +249,5 @@ class _LayerRunner:
         model = helper.make_model(
             graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version
         )
-        session = open_session(model.SerializeToString(), optimize=False)
-        return [run_session(session, {layer.source: value})[0] for value in values]
+        with scratch_session(model, weight.nbytes) as session:
+            return [run_session(session, {layer.source: value})[0] for value in values]
