@@ -17,15 +17,7 @@ from deployfold.reporting.report import Report
 
 from .errors import UsageError
 from .events import Emit, ignore
-from .exporting import (
-    OnnxArtifact,
-    ProgramArtifact,
-    TorchScriptArtifact,
-    check_repeatable,
-    export_onnx,
-    export_program,
-    export_torchscript,
-)
+from .exporting import EXPORTERS, ExportedFile, ExportJob, check_repeatable
 from .folding import FoldResult
 from .folding import fold as _fold
 from .loading import load_model
@@ -99,13 +91,13 @@ def export(
     dynamic_batch: tuple[int, int, int] | None = None,
     formats: Sequence[str] = ("torchscript", "program", "onnx"),
     metadata: Mapping[str, str] | None = None,
-) -> dict[str, TorchScriptArtifact | ProgramArtifact | OnnxArtifact]:
+) -> dict[str, ExportedFile]:
     """Export ``model`` and compare each file with it.
 
     Args:
         model: in evaluation mode.
         example_inputs: one tensor a positional argument of the forward.
-        directory: gets ``NAME.ts.pt``, ``NAME.pt2`` and ``NAME.onnx``.
+        directory: gets a file for each format, such as ``NAME.onnx``.
         dynamic_batch: min, opt and max batch size; fixed to that of ``example_inputs`` if ``None``.
         formats: which to write.
         metadata: properties to write into the ONNX.
@@ -118,7 +110,7 @@ def export(
             file computes something else.
         UsageError: a format is unknown.
     """
-    unknown = set(formats) - {"torchscript", "program", "onnx"}
+    unknown = set(formats) - {exporter.key for exporter in EXPORTERS}
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))} is no export format.")
     check_repeatable(model, example_inputs)
@@ -131,25 +123,12 @@ def export(
     )
     if dynamic_batch is not None:
         spec = spec.with_profiles((DynamicBatch(*dynamic_batch),))
-    stem = Path(directory) / name
-    artifacts: dict[str, TorchScriptArtifact | ProgramArtifact | OnnxArtifact] = {}
-    program = None
-    if "torchscript" in formats:
-        path = stem.with_name(f"{name}.ts.pt")
-        artifacts["torchscript"] = export_torchscript(model, example_inputs, path, spec=spec)
-    if "program" in formats:
-        path = stem.with_name(f"{name}.pt2")
-        program, artifacts["program"] = export_program(model, example_inputs, path, spec=spec)
-    if "onnx" in formats:
-        artifacts["onnx"] = export_onnx(
-            model,
-            example_inputs,
-            stem.with_name(f"{name}.onnx"),
-            spec=spec,
-            program=program,
-            metadata=metadata or {},
-        )
-    return artifacts
+    job = ExportJob(model, example_inputs, spec, metadata=metadata or {})
+    return {
+        exporter.key: exporter.export(job, exporter.path(Path(directory), name))
+        for exporter in EXPORTERS
+        if exporter.key in formats
+    }
 
 
 def build(source: str | Path, *, emit: Emit = ignore, **options: Any) -> Report:

@@ -1,4 +1,4 @@
-"""The third stage: write TorchScript, ``.pt2`` and ONNX. Only the ONNX is required."""
+"""The third stage: write every export format. Only the ONNX is required."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from deployfold import __version__
 from deployfold.config.settings import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
-from deployfold.exporting import check_repeatable, export_onnx, export_program, export_torchscript
+from deployfold.exporting import EXPORTERS, ExportJob, check_repeatable
+from deployfold.exporting.onnx import ONNX
+from deployfold.exporting.program import PROGRAM
 from deployfold.folding import FoldResult
 from deployfold.loading import LoadedModel
 from deployfold.measuring.environment import default_threads
-from deployfold.runtimes import ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings
+from deployfold.runtimes import RunSettings
 
 from .artifact import Artifact
 from .fold import Folded
@@ -44,70 +46,47 @@ def export(
     Raises:
         ExportError: the model does not give the same twice, or there is no ONNX.
     """
-    result, inputs = folded.result, loaded.inputs
-    module, example = result.model, loaded.example
-    base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
+    result = folded.result
+    job = ExportJob(
+        result.model,
+        loaded.example,
+        loaded.inputs,
+        script=spec.script,
+        metadata=_metadata(loaded.model, result),
+        timeout=spec.timeout,
+        emit=journal.emit,
+    )
     settings = RunSettings(spec.threads or default_threads(), trust=True)  # our own files
-    program, program_error = None, None
-    with journal.running("export", "TorchScript") as stage:
-        check_repeatable(module, example)
-        path = directory / f"{loaded.name}{TORCHSCRIPT.suffix}"
-        artifact = replace(base, name="torchscript", title="TorchScript")
-        try:
-            script = export_torchscript(module, example, path, script=spec.script, spec=inputs)
+    base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
+    artifacts = {}
+    exporters = [one for one in EXPORTERS if one.option is None or getattr(spec, one.option)]
+    with journal.running("export", exporters[0].label) as stage:
+        check_repeatable(result.model, loaded.example)
+        for exporter in exporters:
+            journal.emit(StageProgress("export", exporter.label))
+            artifact = replace(base, name=exporter.row, title=exporter.title)
+            path = exporter.path(directory, loaded.name)
+            try:
+                written = exporter.export(job, path)
+            except ExportError as error:
+                if exporter.required:
+                    raise
+                artifact = replace(artifact, not_measured=f"not exported: {error.message}")
+                artifacts[exporter.key] = journal.keep(artifact)
+                continue
+            stage.child_peak = max(stage.child_peak, written.peak_bytes or 0)
+            stage.result(exporter.label + (f" ({written.detail})" if written.detail else ""))
             artifact = replace(
                 artifact,
                 path=path,
-                runner=TORCHSCRIPT.open(path, settings),
-                bytes=script.bytes,
-                notes=script.notes,
+                runner=exporter.runtime.open(path, settings),
+                bytes=written.bytes,
+                notes=written.row_notes,
             )
-            stage.result("TorchScript")
-        except ExportError as error:
-            artifact = replace(artifact, not_measured=f"not exported: {error.message}")
-        torchscript = journal.keep(artifact)
-
-        journal.emit(StageProgress("export", "torch.export"))
-        path = directory / f"{loaded.name}{PROGRAM.suffix}"
-        artifact = replace(base, name="program", title="torch.export (.pt2)")
-        try:
-            program, written = export_program(module, example, path, spec=inputs)
-            runner = PROGRAM.open(path, settings)
-            artifact = replace(artifact, path=path, runner=runner, bytes=written.bytes)
-            stage.result(".pt2")
-        except ExportError as error:
-            program_error = error.message
-            artifact = replace(artifact, not_measured=f"not exported: {error.message}")
-        pt2 = journal.keep(artifact)
-
-        journal.emit(StageProgress("export", "ONNX"))
-        path = directory / f"{loaded.name}{ONNX_RUNTIME.suffix}"
-        onnx = export_onnx(
-            module,
-            example,
-            path,
-            spec=inputs,
-            program=program,
-            program_error=program_error,
-            metadata=_metadata(loaded.model, result),
-        )
-        stage.result(f"ONNX (opset {onnx.opset}, {onnx.exporter} exporter)")
-        notes = list(onnx.notes)
-        if onnx.fallback_reason:
-            notes.append(f"TorchScript-based ONNX exporter: {onnx.fallback_reason}")
-        fp32 = journal.keep(
-            replace(
-                base,
-                name="onnxruntime",
-                title="ONNX Runtime",
-                path=path,
-                runner=ONNX_RUNTIME.open(path, settings),
-                batchnorms=onnx.batchnorm_nodes,
-                bytes=onnx.bytes,
-                notes=tuple(notes),
-            )
-        )
-    return Exported(fp32, pt2, (torchscript, pt2, fp32))
+            if written.batchnorms is not None:
+                artifact = replace(artifact, batchnorms=written.batchnorms)
+            artifacts[exporter.key] = journal.keep(artifact)
+    return Exported(artifacts[ONNX.key], artifacts[PROGRAM.key], tuple(artifacts.values()))
 
 
 def _metadata(model: LoadedModel, result: FoldResult) -> dict[str, str]:

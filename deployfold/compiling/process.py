@@ -37,14 +37,23 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def run_worker(job: Mapping[str, Any], *, log: Path, timeout: float, hear: Hear) -> dict[str, Any]:
+def run_worker(
+    job: Mapping[str, Any],
+    *,
+    log: Path,
+    timeout: float,
+    hear: Hear,
+    what: str = "The engine build",
+) -> dict[str, Any]:
     """Run the worker on ``job`` and return its ``done`` message.
 
     Args:
-        job: the request, the ONNX and where the engine goes.
+        job: the request, the ONNX and where the engine goes; or what ``builder``, a function by
+            its module and name (``package.module:function``), is given in the worker.
         log: takes the worker's standard error.
         timeout: seconds until the worker is killed.
         hear: called with each ``progress`` message, in this thread.
+        what: names the build in the message of a time-out.
 
     Raises:
         CompileError: the worker reported an error, was killed by a signal, left without a word,
@@ -68,7 +77,7 @@ def run_worker(job: Mapping[str, Any], *, log: Path, timeout: float, hear: Hear)
         try:
             with signals_held():
                 process = _start(request, directory, errors)
-            return _follow(process, timeout, hear)
+            return _follow(process, timeout, hear, what)
         finally:
             if process is not None:
                 _end(process)
@@ -121,7 +130,9 @@ def _absolute(python_path: str) -> str:
     return os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
 
 
-def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dict[str, Any]:
+def _follow(
+    process: subprocess.Popen[bytes], timeout: float, hear: Hear, what: str
+) -> dict[str, Any]:
     assert process.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
@@ -131,7 +142,7 @@ def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dic
         try:
             line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            raise _too_long(timeout, phase) from None
+            raise _too_long(what, timeout, phase) from None
         if line is None or not line.endswith(b"\n"):  # the end, or killed in mid-line
             break
         message: dict[str, Any] = json.loads(line)
@@ -146,7 +157,7 @@ def _follow(process: subprocess.Popen[bytes], timeout: float, hear: Hear) -> dic
     try:
         code = process.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        raise _too_long(timeout, phase) from None
+        raise _too_long(what, timeout, phase) from None
     raise _crashed(code, phase)
 
 
@@ -157,9 +168,9 @@ def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
     lines.put(None)
 
 
-def _too_long(timeout: float, phase: str) -> CompileError:
+def _too_long(what: str, timeout: float, phase: str) -> CompileError:
     return CompileError(
-        f"The engine build took longer than {timeout:g} s and was stopped (phase: {phase}).",
+        f"{what} took longer than {timeout:g} s and was stopped (phase: {phase}).",
         hint="Allow more with --timeout.",
     )
 

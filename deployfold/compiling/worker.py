@@ -1,9 +1,10 @@
-"""``python -m deployfold.compiling.worker REQUEST.json``: one engine, in a process of its own.
+"""``python -m deployfold.compiling.worker REQUEST.json``: one build, in a process of its own.
 
-A native crash or a hang then costs the build and not the program. The request is a JSON file, or
-``-`` for standard input. Standard output carries JSON lines and nothing else: ``progress`` any
-number of times, then one ``done``, ``unwritable`` or ``error``. Everything that the libraries print
-goes to standard error, which the parent makes the log.
+A native crash or a hang then costs the build and not the program. A request that names a
+``builder``, as ``module:function``, has that function build; any other is for a TensorRT engine.
+The request is a JSON file, or ``-`` for standard input. Standard output carries JSON lines and
+nothing else: ``progress`` any number of times, then one ``done``, ``unwritable`` or ``error``.
+Everything that the libraries print goes to standard error, which the parent makes the log.
 
 With a request from a file, standard input is the parent's sign of life: the worker leaves when it
 closes.
@@ -18,6 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,10 +71,9 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         send({"event": "progress", "phase": phase, "fraction": fraction})
 
     # Here and not above: these imports take seconds, and their prints must not reach stdout.
-    if job.get("builder") == "torch-tensorrt":
-        from .torch_tensorrt.worker import build_program
-
-        return {"event": "done", **build_program(job, report)}
+    if "builder" in job:
+        module, _, function = job["builder"].partition(":")
+        return {"event": "done", **getattr(import_module(module), function)(job, report)}
 
     from .tensorrt.builder import EngineNotWritten, build, import_library
     from .tensorrt.retry import build_or_retry

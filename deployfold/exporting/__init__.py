@@ -1,13 +1,25 @@
-"""Writes the model as TorchScript, ``.pt2`` and ONNX, and compares each file with the module."""
+"""Export formats: one file a format, each with its record.
+
+An exporter writes the model and compares the file with the eager module. To add a format, write a
+module with an :class:`.exporter.Exporter` and name the record in :data:`EXPORTERS`.
+"""
 
 from __future__ import annotations
 
-from .onnx import OnnxArtifact, export_onnx
-from .program import ProgramArtifact, export_program
+from .exporter import ExportedFile, Exporter, ExportJob
+from .onnx import ONNX, OnnxArtifact, export_onnx
+from .program import PROGRAM, ProgramArtifact, export_program
 from .repeatable import check_repeatable
-from .torchscript import TorchScriptArtifact, export_torchscript
+from .torchscript import TORCHSCRIPT, TorchScriptArtifact, export_torchscript
+
+EXPORTERS: tuple[Exporter, ...] = (TORCHSCRIPT, PROGRAM, ONNX)
+"""The formats, in the order of the table."""
 
 __all__ = [
+    "EXPORTERS",
+    "ExportJob",
+    "ExportedFile",
+    "Exporter",
     "OnnxArtifact",
     "ProgramArtifact",
     "TorchScriptArtifact",

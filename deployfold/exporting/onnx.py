@@ -14,9 +14,11 @@ from torch.export import ExportedProgram
 
 from deployfold.config.spec import InputSpec
 from deployfold.errors import ExportError, first_line
+from deployfold.runtimes import ONNX_RUNTIME
 
 from . import exporters, onnx_graph
 from .dynamic import checking_inputs
+from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
 from .outputs import (
     call_module,
@@ -31,22 +33,17 @@ from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
 
 
-@dataclass(frozen=True)
-class OnnxArtifact:
+@dataclass(frozen=True, kw_only=True)
+class OnnxArtifact(ExportedFile):
     """An ONNX file on disk, checked and run.
 
     Attributes:
-        bytes: size of the file and of its external data.
         exporter: which of torch's exporters wrote it.
         fallback_reason: why it was not the dynamo exporter; ``None`` where it was.
         batchnorm_nodes: BatchNormalization nodes left in the graph.
         external_data: the weights are in a second file, ``<name>.data``.
-        max_abs_diff: largest difference of ONNX Runtime's outputs from the eager module's, over
-            all batch sizes that were tried.
     """
 
-    path: Path
-    bytes: int
     exporter: Literal["dynamo", "torchscript"]
     fallback_reason: str | None
     opset: int
@@ -54,8 +51,23 @@ class OnnxArtifact:
     output_names: tuple[str, ...]
     batchnorm_nodes: int
     external_data: bool
-    max_abs_diff: float
-    notes: tuple[str, ...] = ()
+
+    @property
+    def row_notes(self) -> tuple[str, ...]:
+        """The notes, and why the fallback exporter was used."""
+        if self.fallback_reason is None:
+            return self.notes
+        return (*self.notes, f"TorchScript-based ONNX exporter: {self.fallback_reason}")
+
+    @property
+    def detail(self) -> str:
+        """Opset and exporter."""
+        return f"opset {self.opset}, {self.exporter} exporter"
+
+    @property
+    def batchnorms(self) -> int | None:
+        """BatchNormalization nodes left in the graph."""
+        return self.batchnorm_nodes
 
 
 @dataclass(frozen=True)
@@ -250,3 +262,31 @@ def _compare(path: Path, reference: _Reference) -> float:
         results = run_session(session, feeds)
         largest = max(largest, check_outputs(outputs, results, what="The ONNX model"))
     return largest
+
+
+def _export(job: ExportJob, path: Path) -> OnnxArtifact:
+    program, program_error = None, None
+    try:
+        program = job.program
+    except ExportError as error:
+        program_error = error.message
+    return export_onnx(
+        job.module,
+        job.inputs,
+        path,
+        spec=job.spec,
+        program=program,
+        program_error=program_error,
+        metadata=job.metadata,
+    )
+
+
+ONNX = Exporter(
+    key="onnx",
+    row="onnxruntime",
+    title="ONNX Runtime",
+    label="ONNX",
+    runtime=ONNX_RUNTIME,
+    export=_export,
+    required=True,
+)

@@ -13,10 +13,12 @@ from torch.export import Dim, ExportedProgram
 
 from deployfold.config.spec import InputSpec
 from deployfold.errors import ExportError, first_line
+from deployfold.runtimes import PROGRAM as RUNTIME
 from deployfold.util.files import atomic_path
 from deployfold.util.torch_files import torch_file
 
 from .dynamic import BATCH_AXIS, checking_inputs, is_dynamic, tracing_inputs
+from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import quiet
 
@@ -24,19 +26,9 @@ _HINT = "ONNX is exported without it, by the TorchScript-based exporter."
 _WHAT = "The .pt2 program"
 
 
-@dataclass(frozen=True)
-class ProgramArtifact:
-    """A ``.pt2`` file on disk.
-
-    Attributes:
-        bytes: size of the file.
-        max_abs_diff: largest difference of a loaded copy's outputs from the eager module's, over
-            all batch sizes that were tried.
-    """
-
-    path: Path
-    bytes: int
-    max_abs_diff: float
+@dataclass(frozen=True, kw_only=True)
+class ProgramArtifact(ExportedFile):
+    """A ``.pt2`` file on disk."""
 
 
 def export_program(
@@ -59,14 +51,25 @@ def export_program(
     Raises:
         ExportError: ``torch.export`` refuses the model, or the loaded file computes something else.
     """
-    if is_torchscript(module):
-        raise ExportError(
-            "torch.export does not take TorchScript.",
-            hint="Give the eager model (a pickled module or a state dict) for a .pt2 file.",
-        )
+    program = trace(module, inputs, spec)
+    return program, write_program(program, module, inputs, path, spec=spec)
+
+
+def write_program(
+    program: ExportedProgram,
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: Path,
+    *,
+    spec: InputSpec,
+) -> ProgramArtifact:
+    """Write a program of :func:`trace` as ``.pt2``, load it again and compare it with ``module``.
+
+    Raises:
+        ExportError: torch cannot save it, or the loaded file computes something else.
+    """
     checks = checking_inputs(inputs, spec)
     references = [run_module(module, check)[0] for check in checks]
-    program = _export(module, inputs, spec)
     with atomic_path(path) as temporary:
         try:
             with quiet():
@@ -82,12 +85,23 @@ def export_program(
             for check, reference in zip(checks, references, strict=True)
         )
         size = temporary.stat().st_size
-    return program, ProgramArtifact(path, size, difference)
+    return ProgramArtifact(path=path, bytes=size, max_abs_diff=difference)
 
 
-def _export(
+def trace(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
 ) -> ExportedProgram:
+    """Run ``torch.export`` on ``module``, with the dynamic axes of ``spec``.
+
+    Raises:
+        ExportError: it refuses the model, or an axis that should be dynamic is a constant in it.
+    """
+    if is_torchscript(module):
+        raise ExportError(
+            "torch.export does not take TorchScript.",
+            hint="Give the eager model (a pickled module or a state dict) for a .pt2 file.",
+        )
+    run_module(module, inputs)  # a model that fails by itself is told in its own words
     shapes: Any = None
     if is_dynamic(spec):
         inputs = tracing_inputs(inputs, spec)
@@ -165,3 +179,17 @@ def _reason(error: Exception) -> str:
         reason = first_line(error).rstrip(".")
     call = re.search(r'raised this error:\s+File "([^"]+)", line (\d+)', text)
     return f"{reason} ({PurePath(call[1]).name}:{call[2]})" if call is not None else reason
+
+
+def _export(job: ExportJob, path: Path) -> ProgramArtifact:
+    return write_program(job.program, job.module, job.inputs, path, spec=job.spec)
+
+
+PROGRAM = Exporter(
+    key="program",
+    row="program",
+    title="torch.export (.pt2)",
+    label=".pt2",
+    runtime=RUNTIME,
+    export=_export,
+)

@@ -14,32 +14,27 @@ import torch
 
 from deployfold.config.spec import InputSpec
 from deployfold.errors import ExportError, first_line
+from deployfold.runtimes import TORCHSCRIPT as RUNTIME
 from deployfold.util.files import atomic_path, disk_is_full
 from deployfold.util.torch_files import save_scripted
 
 from .dynamic import checking_inputs
+from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import compare_loaded, is_torchscript, run_module
 from .quiet import baked_note, quiet
 
 _WHAT = "The TorchScript model"
 
 
-@dataclass(frozen=True)
-class TorchScriptArtifact:
+@dataclass(frozen=True, kw_only=True)
+class TorchScriptArtifact(ExportedFile):
     """A TorchScript archive on disk.
 
     Attributes:
-        bytes: size of the file.
         method: how it came about; ``"frozen"`` is an input that was TorchScript already.
-        max_abs_diff: largest difference of a loaded copy's outputs from the eager module's.
-        notes: sentences for the user, such as a branch that tracing baked in.
     """
 
-    path: Path
-    bytes: int
     method: Literal["traced", "scripted", "frozen"]
-    max_abs_diff: float
-    notes: tuple[str, ...] = ()
 
 
 def export_torchscript(
@@ -87,7 +82,9 @@ def export_torchscript(
         notes += baked_note(baked)
     if spec is not None:
         notes += _batch_notes(module, loaded, inputs, spec)
-    return TorchScriptArtifact(path, size, method, difference, notes)
+    return TorchScriptArtifact(
+        path=path, bytes=size, method=method, max_abs_diff=difference, notes=notes
+    )
 
 
 def _convert(
@@ -156,3 +153,17 @@ def _batch_notes(
             )
         return (f"The TorchScript model was compared at batch {batch} as well.",)
     return ()
+
+
+def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:
+    return export_torchscript(job.module, job.inputs, path, script=job.script, spec=job.spec)
+
+
+TORCHSCRIPT = Exporter(
+    key="torchscript",
+    row="torchscript",
+    title="TorchScript",
+    label="TorchScript",
+    runtime=RUNTIME,
+    export=_export,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployfold.config.shapes import within
 from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
 from deployfold.errors import UsageError
 
@@ -18,6 +19,7 @@ class StatedInput:
         shape: ``None`` on an axis that takes several sizes.
         smallest: the smallest shape that it takes.
         usual: the shape that an engine is tuned for; the smallest of an ONNX.
+        largest: the largest shape that it takes; ``None`` where there is no limit.
     """
 
     name: str
@@ -25,6 +27,15 @@ class StatedInput:
     shape: tuple[int | None, ...]
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
+    largest: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        sizes = ["?" if size is None else str(size) for size in self.shape]
+        return f"{'x'.join(sizes) or 'scalar'} {self.dtype}"
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Whether the file takes that shape."""
+        return within(self.smallest, shape, self.largest or shape)
 
     @property
     def spec(self) -> TensorSpec:

@@ -84,6 +84,10 @@ def _no_files(path: Path) -> tuple[str, ...]:
     return ()
 
 
+def _nothing() -> str | None:
+    return None
+
+
 def _no_facts(path: Path) -> dict[str, Any]:
     return {}
 
@@ -122,6 +126,7 @@ class Runtime:
             a file's name decides which runtime opens it.
         module: the Python module that runs the files.
         install: the command that installs the module.
+        missing: what else is missing here to make its files, in one sentence; ``None`` if nothing.
         open: makes a runner for a file, which is not read yet, but for pickled modules.
         optional: deployfold is useful without it.
         devices: where its files run.
@@ -138,6 +143,7 @@ class Runtime:
     module: str
     install: str
     open: Callable[[Path, RunSettings], FileRunner]
+    missing: Callable[[], str | None] = _nothing
     optional: bool = False
     devices: tuple[Device, ...] = ("cpu",)
     needs_torch: bool = True

@@ -73,6 +73,9 @@ def _packages() -> list[_Check]:
         else:
             found = _Check(name, "ok", version)
             checks.append(_onnxruntime(version) if module == "onnxruntime" else found)
+    for one in all_runtimes():
+        if (reason := one.missing()) is not None:
+            checks.append(_Check(one.title, "optional", reason))
     checks += [_Check(one.name, "missing", one.reason) for one in broken_runtimes()]
     return checks
 

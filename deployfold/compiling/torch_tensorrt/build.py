@@ -110,7 +110,7 @@ def compile_torch_tensorrt(
     try:
         with atomic_path(path) as temporary:
             job = {
-                "builder": NAME,
+                "builder": "deployfold.compiling.torch_tensorrt.worker:build_program",
                 "program": str(program_path),
                 "output": str(temporary),
                 "precision": precision.value,
