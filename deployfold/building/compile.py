@@ -14,6 +14,7 @@ from deployfold.config.precision import Precision
 from deployfold.config.settings import BuildSpec
 from deployfold.config.shapes import OptimizationProfile
 from deployfold.finish import Wanted, write_finish_kit
+from deployfold.finish.kit import copy_note
 from deployfold.reporting.report import REPORT_JSON
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT, RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
@@ -211,7 +212,4 @@ def write_kit(
         inputs=loaded.inputs.names,
         report_path=directory / REPORT_JSON,
     )
-    targets = ", ".join(dict.fromkeys(one.target for one in engines.wanted))
-    journal.note(
-        [f"To build for {targets}: copy this directory there and run deployfold finish on it."]
-    )
+    journal.note([copy_note([one.target for one in engines.wanted])])

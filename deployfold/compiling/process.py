@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,24 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-import deployfold
 from deployfold.errors import CompileError
+from deployfold.util import child
 from deployfold.util.files import unwritable
 
 Hear = Callable[[dict[str, Any]], None]
-
-# The worker must not import a tensorrt.py that lies where the user stands. Python 3.10 has no -P,
-# and -I would also drop PYTHONPATH and the user's site-packages; so the worker stands in a
-# directory of its own. deployfold comes from where this process has it, and that directory, a
-# checkout perhaps, leaves the path again before anything else is imported.
-_BOOTSTRAP = """\
-import sys
-sys.path.insert(0, sys.argv[1])
-import deployfold
-del sys.path[0]
-from deployfold.compiling.worker import main
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 def run_worker(
@@ -112,22 +98,15 @@ def signals_held() -> Iterator[None]:
 
 
 def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    root = str(Path(deployfold.__file__).resolve().parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-c", _BOOTSTRAP, root, str(request)],
+        child.command("deployfold.compiling.worker", "main", str(request)),
         stdin=subprocess.PIPE,  # closes when this process dies, and the worker leaves with it
         stdout=subprocess.PIPE,
         stderr=errors,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", ""))},
+        env=child.environment(),
         start_new_session=True,  # a group to kill whole, which Ctrl-C does not reach first
     )
-
-
-def _absolute(python_path: str) -> str:
-    # An empty entry means the working directory, for Python and for the user's mistake alike.
-    entries = [entry for entry in python_path.split(os.pathsep) if entry]
-    return os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
 
 
 def _follow(

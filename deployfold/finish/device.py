@@ -29,8 +29,17 @@ from deployfold.config.precision import Precision
 from deployfold.config.spec import Thresholds
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
+from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.report import Report, Row, Status, load_report, now, write_report
+from deployfold.reporting.report import (
+    Environment,
+    Report,
+    Row,
+    Status,
+    load_report,
+    now,
+    write_report,
+)
 from deployfold.reporting.thresholds import check
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
@@ -40,10 +49,11 @@ from deployfold.targets.catalogue import AUTO, sm_name
 from deployfold.util.files import write_text
 from deployfold.util.locks import claimed
 
-from .kit import Kit, Wanted, read_kit
+from .kit import Kit, Wanted, copy_note, is_copy_note, read_kit
 from .timing import time_engine
 from .verify import compare_outputs
 
+_THERE = "measured where it was built:"
 _STOPPED = Status(
     state="interrupted",
     stage="compile",
@@ -126,7 +136,8 @@ def finish(
             if sidecars and all(sidecar.exists() for sidecar in sidecars):
                 write_report(report, kit.report)
             raise
-        complete = _complete(report, rows, machine)
+        here = Environment.model_validate(describe(default_threads()))
+        complete = _complete(report, rows, kit, machine, here)
         write_report(complete, kit.report)
         write_text(kit.report.with_suffix(".md"), render_markdown(complete))
         return complete
@@ -270,21 +281,47 @@ def _notes(engine: EngineArtifact, machine: Machine, *, ran: bool) -> tuple[str,
     return (share, f"finished{where} with {title} {engine.library_version}", *engine.notes)
 
 
-def _complete(report: Report, rows: Sequence[Row], machine: Machine) -> Report:
-    """The report with its rows replaced, new ones at the end, and its limits held against them."""
+def _complete(
+    report: Report, rows: Sequence[Row], kit: Kit, machine: Machine, here: Environment
+) -> Report:
+    """The report with its rows replaced, new ones at the end, and its limits held against them.
+
+    Its environment is the device's; rows that were measured where the build ran say so.
+    """
     by_name = {row.name: row for row in rows}
     kept = [_merge(old, by_name.pop(old.name, None)) for old in report.rows]
+    there = report.environment
+    if (here.cpu, here.gpu, here.os) != (there.cpu, there.gpu, there.os):
+        kept = [_measured_elsewhere(row, there, rows) for row in kept]
     every = (*kept, *by_name.values())
+    left = [one.target for one in kit.wanted if _has_no_engine(one, every)]
+    notes = [note for note in report.notes if not is_copy_note(note)]
+    if left:
+        notes.append(copy_note(left))
     where = "without a GPU" if machine.gpu is None else f"on {machine.gpu.name}"
     note = f"Finished {where}, {now()}: {', '.join(row.name for row in rows)}."
     return report.model_copy(
         update={
             "rows": every,
             "status": Status() if report.status == _STOPPED else report.status,
-            "notes": (*report.notes, note),
+            "notes": (*notes, note),
+            "environment": here,
             "thresholds": check(every, _limits(report)) if report.thresholds else (),
         }
     )
+
+
+def _has_no_engine(wanted: Wanted, rows: Sequence[Row]) -> bool:
+    return not any(row.name == wanted.row and row.artifact is not None for row in rows)
+
+
+def _measured_elsewhere(row: Row, built_on: Environment, finished: Sequence[Row]) -> Row:
+    """A row whose latency is from the machine that ran the build, with a note on that machine."""
+    if row in finished or row.latency is None or any(note.startswith(_THERE) for note in row.notes):
+        return row
+    threads = "1 thread" if built_on.threads == 1 else f"{built_on.threads} threads"
+    where = " · ".join([built_on.cpu, *([built_on.gpu] if built_on.gpu else []), threads])
+    return row.model_copy(update={"notes": (*row.notes, f"{_THERE} {where}")})
 
 
 def _merge(old: Row, new: Row | None) -> Row:

@@ -13,7 +13,6 @@ run; disks are not what is compared here.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,27 +25,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import deployfold
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.runtimes import RunSettings, runtime_by_key
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Inputs, Runner
+from deployfold.util import child
 from deployfold.util.memory import forget_peak, peak_bytes
 
 RUNS = 3
 TIMEOUT = 600.0
-
-# The user's directory must not be on the worker's path, where a torch.py would be imported: -c puts
-# the working directory there, which is an empty one. deployfold comes from where this process has
-# it, and that directory, a checkout perhaps, leaves the path again.
-_BOOTSTRAP = """\
-import sys
-sys.path.insert(0, sys.argv[1])
-import deployfold
-del sys.path[0]
-from deployfold.measuring.cold_start import main
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @dataclass(frozen=True)
@@ -117,12 +104,11 @@ def cold_start(
 
 def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
     """One process; what it printed, or an ``error`` for every other end."""
-    root = str(Path(deployfold.__file__).resolve().parent.parent)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _BOOTSTRAP, root, *words],
+            child.command("deployfold.measuring.cold_start", "main", *words),
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", ""))},
+            env=child.environment(),
             capture_output=True,
             text=True,
             errors="replace",
@@ -136,12 +122,6 @@ def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
         if isinstance(answer, dict):
             return answer
     return {"error": f"the process ended with code {done.returncode}"}
-
-
-def _absolute(python_path: str) -> str:
-    # An empty entry means the working directory.
-    entries = [entry for entry in python_path.split(os.pathsep) if entry]
-    return os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,13 +6,11 @@ import platform
 import subprocess
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-
-import torch
 
 from deployfold.errors import MeasureError
 from deployfold.runtimes.cuda import Cuda
+from deployfold.targets.machine import library_version
 
 from .conditions import allowed_cpus, governor, load_average
 
@@ -42,7 +40,7 @@ class Environment:
         os: operating system and machine architecture.
         python: the Python version.
         gpu: the name of the first CUDA device, if there is one.
-        packages: installed versions by distribution name, absent ones left out.
+        packages: versions of the importable packages, by the usual name of their distribution.
         cpus: hardware threads that this process may run on.
         governor: the CPU frequency governor; ``None`` where there is none, as in most VMs.
         load_average: processes that ran or waited over the last minute, ours among them.
@@ -65,7 +63,7 @@ def describe(threads: int | None = None) -> Environment:
     return Environment(
         cpu=cpu_name(),
         physical_cores=physical_cores(),
-        threads=threads or torch.get_num_threads(),
+        threads=threads or _torch_threads(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         gpu=gpu_name(),
@@ -74,6 +72,12 @@ def describe(threads: int | None = None) -> Environment:
         governor=governor(),
         load_average=load_average(),
     )
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def gpu_name() -> str | None:
@@ -86,14 +90,9 @@ def gpu_name() -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the installed packages among :data:`PACKAGES`, none of them imported."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    """Versions of the importable packages among :data:`PACKAGES`; none of them is imported."""
+    versions = {name: library_version(name.replace("-", "_")) for name in PACKAGES}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def cpu_name() -> str:

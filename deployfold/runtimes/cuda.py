@@ -9,8 +9,10 @@ arguments under its name. See https://docs.nvidia.com/cuda/cuda-driver-api/index
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -190,3 +192,10 @@ class Cuda:
 
     def _attribute(self, number: int) -> int:
         return int(self._out(ctypes.c_int, "cuDeviceGetAttribute", number, self._device).value)
+
+
+def main(words: Sequence[str]) -> int:
+    """Print UUID, name and compute capability of device 0 as JSON, from a process of its own."""
+    with closing(Cuda()) as cuda:
+        print(json.dumps([cuda.uuid, cuda.name, *cuda.compute_capability]))
+    return 0

@@ -10,30 +10,29 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from deployfold.config.spec import GpuTarget
 
 from .catalogue import identify, load_targets
+from .visible import first_cuda_device, is_restricted
 
-_QUERY = "name,compute_cap,driver_version,memory.total"
-_DISTRIBUTIONS = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
-    "tensorrt_rtx": ("tensorrt_rtx",),
-    "torch_tensorrt": ("torch_tensorrt",),
-}
+_QUERY = "uuid,name,compute_cap,driver_version,memory.total"
+_LIBRARIES = ("tensorrt", "tensorrt_rtx", "torch_tensorrt")
 _DEVICE_TREE = Path("/proc/device-tree/model")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first NVIDIA GPU of a machine; fields that could not be read are ``None``."""
+    """The NVIDIA GPU that CUDA uses first; fields that could not be read are ``None``."""
 
     name: str
     compute_capability: tuple[int, int]
     driver_version: str | None = None
     memory_gib: float | None = None
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Machine:
     """What engines can be built with here.
 
     Attributes:
-        gpu: the first NVIDIA GPU with a working driver, or ``None``.
+        gpu: CUDA's device 0, where the driver works; else ``None``.
         tensorrt: the version of the importable ``tensorrt``, ``"unknown"`` where it does not say,
             or ``None`` where there is none; likewise the others.
         profile: the GPU profile of ``gpu``, where its name is known.
@@ -68,14 +67,15 @@ class Machine:
 def detect() -> Machine:
     """Look at this machine.
 
-    The GPU comes from ``nvidia-smi``, which ships with every driver, needs no Python package and
-    cannot take this process down as a CUDA initialisation can; where it is missing, from torch if
-    torch is imported already; on a Jetson whose ``nvidia-smi`` is missing or mute, from the
-    device tree.
+    1. ``nvidia-smi`` lists the GPUs. The program ships with every driver and needs no Python
+       package.
+    2. Of several, or where the environment hides some from CUDA, the GPU is CUDA's device 0.
+    3. Where ``nvidia-smi`` is missing, torch tells if it is imported already; on a Jetson whose
+       ``nvidia-smi`` does not tell, the device tree does.
     """
     targets = load_targets()
     gpu = _from_nvidia_smi() or _from_torch() or _from_device_tree(targets)
-    versions = {name: library_version(name) for name in _DISTRIBUTIONS}
+    versions = {name: library_version(name) for name in _LIBRARIES}
     profile = None if gpu is None else identify(gpu.name, targets)
     return Machine(gpu=gpu, profile=profile, **versions)
 
@@ -90,31 +90,49 @@ def library_version(package: str) -> str | None:
     spec = PathFinder.find_spec(package, path)
     if spec is None or spec.submodule_search_locations is None:
         return None
-    for distribution in _DISTRIBUTIONS.get(package, (package,)):
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
+    imported = getattr(sys.modules.get(package), "__version__", None)
+    if isinstance(imported, str):
+        return imported.partition("+")[0]  # 2.14.1 of 2.14.1+cu130, as its distribution says
+    versions = _installed(tuple(sys.path)).get(package, set())
+    return next(iter(versions)) if len(versions) == 1 else "unknown"
 
 
-def parse_nvidia_smi(text: str) -> Gpu | None:
-    """Read the CSV that ``nvidia-smi --query-gpu`` prints; the first usable GPU, or ``None``."""
+@lru_cache(maxsize=4)
+def _installed(path: tuple[str, ...]) -> dict[str, set[str]]:
+    """The versions of the distributions that installed each package, whatever their names are.
+
+    Several may claim one: ``onnxruntime`` and ``onnxruntime-gpu``.
+    """
+    found: dict[str, set[str]] = {}
+    for distribution in importlib.metadata.distributions(path=list(path)):
+        # importlib.metadata.packages_distributions takes seconds to parse the same lists.
+        record = distribution.read_text("RECORD") or ""
+        for package in re.findall(r"^(\w+)/__init__\.py,", record, flags=re.MULTILINE):
+            found.setdefault(package, set()).add(distribution.version)
+    return found
+
+
+def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
+    """The GPUs in the CSV that ``nvidia-smi --query-gpu`` prints for :data:`_QUERY`."""
+    found = []
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(row) != 4:
+        if len(row) != 5:
             continue
-        name, capability, driver, memory = (field.strip() for field in row)
+        uuid, name, capability, driver, memory = (field.strip() for field in row)
         match = re.fullmatch(r"(\d+)\.(\d)", capability)
         if match is None:  # "[N/A]" on a Jetson, an error text without a driver
             continue
         mebibytes = re.match(r"\d+", memory)
-        return Gpu(
-            name=name,
-            compute_capability=(int(match.group(1)), int(match.group(2))),
-            driver_version=driver if re.match(r"\d", driver) else None,
-            memory_gib=int(mebibytes.group()) / 1024 if mebibytes else None,
+        found.append(
+            Gpu(
+                name=name,
+                compute_capability=(int(match.group(1)), int(match.group(2))),
+                driver_version=driver if re.match(r"\d", driver) else None,
+                memory_gib=int(mebibytes.group()) / 1024 if mebibytes else None,
+                uuid=uuid if uuid.startswith("GPU-") else None,
+            )
         )
-    return None
+    return tuple(found)
 
 
 def parse_device_tree(model: str, targets: Sequence[GpuTarget]) -> Gpu | None:
@@ -146,7 +164,22 @@ def _from_nvidia_smi() -> Gpu | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return parse_nvidia_smi(done.stdout) if done.returncode == 0 else None
+    gpus = parse_nvidia_smi(done.stdout) if done.returncode == 0 else ()
+    if len(gpus) == 1 and not is_restricted():
+        return gpus[0]
+    return _used_by_cuda(gpus)
+
+
+def _used_by_cuda(gpus: Sequence[Gpu]) -> Gpu | None:
+    """CUDA's device 0; ``None`` where CUDA sees none of ``gpus``."""
+    device = first_cuda_device() if gpus else None
+    if device is None:
+        return None
+    for gpu in gpus:
+        if gpu.uuid == device.uuid:
+            return gpu
+    # A slice of a GPU (MIG) has a UUID of its own.
+    return Gpu(device.name, device.compute_capability, gpus[0].driver_version, None, device.uuid)
 
 
 def _from_torch() -> Gpu | None:

@@ -24,9 +24,11 @@ from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
 from deployfold.finish.device import _jobs
+from deployfold.finish.kit import copy_note
 from deployfold.finish.timing import time_engine
 from deployfold.finish.verify import compare_outputs
-from deployfold.reporting.report import load_report
+from deployfold.measuring.environment import cpu_name
+from deployfold.reporting.report import Latency, load_report, write_report
 from deployfold.targets.catalogue import identify, load_targets
 from deployfold.targets.machine import Gpu, Machine
 
@@ -79,6 +81,23 @@ def test_a_target_is_built_without_its_gpu_and_not_called_measured(kit: Path) ->
     assert r"sm\_89" in (kit / "report.md").read_text()
     sidecar = json.loads((kit / "net.sm_89.engine.json").read_text())
     assert sidecar["profiles"][0][0]["max"] == [4, 3, 16, 16], "the build's own profile"
+
+
+def test_the_completed_report_is_of_this_machine(kit: Path) -> None:
+    latency = Latency(
+        median_ms=5.0, p90_ms=5.0, p95_ms=5.0, p99_ms=5.0, throughput=200.0, speedup=None,
+        rounds=15, samples=300, stable=True,
+    )  # fmt: skip
+    before = load_report(kit / "report.json")
+    rows = (before.rows[0].model_copy(update={"latency": latency}), *before.rows[1:])
+    notes = ("One of the build.", copy_note(["jetson-orin-nano", "l4"]))
+    write_report(before.model_copy(update={"rows": rows, "notes": notes}), kit / "report.json")
+    report = finish(kit, targets=["l4"])
+    assert report.environment.cpu == cpu_name()
+    assert report.rows[0].notes == ("measured where it was built: a CPU · 1 thread",)
+    assert report.notes[:-1] == ("One of the build.", copy_note(["jetson-orin-nano"]))
+    again = finish(kit, targets=["l4"])
+    assert again.rows[0].notes == report.rows[0].notes, "the second time on the same device"
 
 
 def test_the_options_of_the_build_are_those_of_the_engine(tmp_path: Path) -> None:

@@ -19,9 +19,14 @@ TARGETS = load_targets()
 
 
 def test_nvidia_smis_csv_is_read() -> None:
-    text = "NVIDIA GeForce RTX 4090, 8.9, 570.133.20, 24564 MiB\nTesla T4, 7.5, 570.133.20, 15360\n"
-    gpu = parse_nvidia_smi(text)
-    assert gpu == Gpu("NVIDIA GeForce RTX 4090", (8, 9), "570.133.20", 24564 / 1024)
+    text = (
+        "GPU-12, NVIDIA GeForce RTX 4090, 8.9, 570.133.20, 24564 MiB\n"
+        "GPU-34, Tesla T4, 7.5, 570.133.20, 15360\n"
+    )
+    assert parse_nvidia_smi(text) == (
+        Gpu("NVIDIA GeForce RTX 4090", (8, 9), "570.133.20", 24564 / 1024, "GPU-12"),
+        Gpu("Tesla T4", (7, 5), "570.133.20", 15.0, "GPU-34"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,17 +35,16 @@ def test_nvidia_smis_csv_is_read() -> None:
         "",
         "No devices were found\n",
         "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n",
-        "Orin (nvgpu), [N/A], 540.3.0, [N/A]\n",
+        "[N/A], Orin (nvgpu), [N/A], 540.3.0, [N/A]\n",
     ],
 )
 def test_no_gpu_is_made_up_from_an_error_text(text: str) -> None:
-    assert parse_nvidia_smi(text) is None
+    assert parse_nvidia_smi(text) == ()
 
 
 def test_a_gpu_without_a_memory_reading_is_still_a_gpu() -> None:
-    assert parse_nvidia_smi("NVIDIA GB10, 12.1, 580.95.05, [N/A]") == Gpu(
-        "NVIDIA GB10", (12, 1), "580.95.05", None
-    )
+    (gpu,) = parse_nvidia_smi("GPU-5, NVIDIA GB10, 12.1, 580.95.05, [N/A]")
+    assert gpu == Gpu("NVIDIA GB10", (12, 1), "580.95.05", None, "GPU-5")
 
 
 @pytest.mark.parametrize(
@@ -98,3 +102,32 @@ def test_a_users_own_file_does_not_count_as_tensorrt(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert library_version("tensorrt_fake_library") is None  # a module, and TensorRT is a package
     assert library_version("tensorrt_fake_package") == "unknown"
+
+
+def test_a_version_is_found_whatever_the_distribution_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, distribution in (("tensorrt_a", "tensorrt-a-cu13"), ("tensorrt_b", "other")):
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text("")
+        info = tmp_path / f"{distribution.replace('-', '_')}-13.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 13.2\n"
+        )
+        (info / "RECORD").write_text(f"{module}/lib.so,,\n{module}/__init__.py,,\n")
+    monkeypatch.syspath_prepend(os.fspath(tmp_path))
+    assert library_version("tensorrt_a") == library_version("tensorrt_b") == "13.2"
+    second = tmp_path / "older-1.0.dist-info"
+    second.mkdir()
+    (second / "METADATA").write_text("Metadata-Version: 2.1\nName: older\nVersion: 1.0\n")
+    (second / "RECORD").write_text("tensorrt_a/__init__.py,,\n")
+    monkeypatch.syspath_prepend(os.fspath(tmp_path / "empty"))  # the answer is kept for a path
+    assert library_version("tensorrt_a") == "unknown", "two distributions claim it"
+
+
+def test_an_imported_module_tells_its_own_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt_rtx
+
+    monkeypatch.setattr(tensorrt_rtx, "__version__", "9.9+cu13")
+    assert library_version("tensorrt_rtx") == "9.9"
