@@ -178,6 +178,11 @@ class BuildSpec:
     timeout: float = option(
         1800.0, "Time that one engine may take to build.", Panel.ENGINE, metavar="SECONDS", least=1
     )
+    aot_inductor: bool = option(
+        False,
+        "Also compile the model ahead of time with AOTInductor, for this machine's CPU.",
+        Panel.ENGINE,
+    )
     torch_tensorrt: bool = option(
         False,
         "Also compile the .pt2 with torch-tensorrt, for the GPU in this machine.",

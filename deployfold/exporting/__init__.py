@@ -6,13 +6,14 @@ module with an :class:`.exporter.Exporter` and name the record in :data:`EXPORTE
 
 from __future__ import annotations
 
+from .aot_inductor import AOT_INDUCTOR
 from .exporter import ExportedFile, Exporter, ExportJob
 from .onnx import ONNX, OnnxArtifact, export_onnx
 from .program import PROGRAM, ProgramArtifact, export_program
 from .repeatable import check_repeatable
 from .torchscript import TORCHSCRIPT, TorchScriptArtifact, export_torchscript
 
-EXPORTERS: tuple[Exporter, ...] = (TORCHSCRIPT, PROGRAM, ONNX)
+EXPORTERS: tuple[Exporter, ...] = (TORCHSCRIPT, PROGRAM, AOT_INDUCTOR, ONNX)
 """The formats, in the order of the table."""
 
 __all__ = [

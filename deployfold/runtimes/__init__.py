@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .aot_inductor import AOT_INDUCTOR
 from .eager import EAGER
 from .onnxruntime import ONNX_RUNTIME
 from .program import PROGRAM
@@ -23,6 +24,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     EAGER,
     TORCHSCRIPT,
     PROGRAM,
+    AOT_INDUCTOR,
     ONNX_RUNTIME,
     TENSORRT,
     TORCH_TENSORRT,
@@ -30,6 +32,7 @@ RUNTIMES: tuple[Runtime, ...] = (
 """The runtimes of deployfold itself."""
 
 __all__ = [
+    "AOT_INDUCTOR",
     "EAGER",
     "ONNX_RUNTIME",
     "PROGRAM",

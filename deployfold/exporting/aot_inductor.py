@@ -1,0 +1,146 @@
+"""AOTInductor: the program of ``torch.export`` compiled to native code, with the weights inside.
+
+The compilation runs in a process of its own: it can crash, hang or change torch's settings.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deployfold.compiling.process import run_worker
+from deployfold.errors import CompileError, ExportError
+from deployfold.events import StageProgress
+from deployfold.runtimes.aot_inductor import AOT_INDUCTOR as RUNTIME
+from deployfold.runtimes.aot_inductor import METADATA_KEY, inputs_to_json, missing_compiler
+from deployfold.util.files import atomic_path
+
+from .dynamic import checking_inputs
+from .exporter import ExportedFile, Exporter, ExportJob
+from .outputs import check_outputs, flatten_outputs, run_module
+
+_WHAT = "The AOTInductor package"
+_SETTINGS = {
+    # Threads as torch has them when the package runs, not as many as compiled it.
+    "cpp.dynamic_threads": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AotInductorArtifact(ExportedFile):
+    """An AOTInductor package on disk.
+
+    Attributes:
+        isa: the vector instructions that a CPU needs to run it, such as ``AVX2``.
+    """
+
+    isa: str
+
+
+def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
+    """Compile a model ahead of time for this machine's CPU.
+
+    The package is compiled and run in a process of its own, and its outputs are compared with the
+    eager module's. Its log goes to ``<path>.log`` and stays only if that fails.
+
+    Args:
+        path: written atomically; ends with ``.pt2``, as torch wants it.
+
+    Raises:
+        ExportError: there is no C++ compiler, ``torch.export`` refuses the model, the compilation
+            fails, crashes or takes longer than the job's ``timeout``, or the package computes
+            something else.
+    """
+    missing = missing_compiler()
+    if missing is not None:
+        raise ExportError(missing)
+    program = job.program
+    checks = checking_inputs(job.inputs, job.spec)
+    references = [run_module(job.module, check)[0] for check in checks]
+    log = path.with_name(f"{path.name}.log")
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
+        given, made = Path(folder) / "inputs.pt", Path(folder) / "outputs.pt"
+        torch.export.save(program, Path(folder) / "program.pt2")
+        torch.save([list(check) for check in checks], given)
+        # torch names the entries of the archive after the file.
+        with atomic_path(path, name=f"model{Path(RUNTIME.suffix).suffix}") as temporary:
+            request = {
+                "builder": f"{__name__}:compile_package",
+                "program": str(Path(folder) / "program.pt2"),
+                "inputs": str(given),
+                "outputs": str(made),
+                "package": str(temporary),
+                "metadata": {METADATA_KEY: inputs_to_json(job.spec)},
+            }
+            done = _run(request, log, job)
+            outputs = torch.load(made, weights_only=True)
+            difference = max(
+                check_outputs(reference, output, what=_WHAT)
+                for reference, output in zip(references, outputs, strict=True)
+            )
+            size = temporary.stat().st_size
+    log.unlink(missing_ok=True)
+    return AotInductorArtifact(
+        path=path,
+        bytes=size,
+        max_abs_diff=difference,
+        notes=(f"compiled for CPUs with {done['isa']}",),
+        peak_bytes=done["peak_bytes"],
+        isa=str(done["isa"]),
+    )
+
+
+def _run(request: dict[str, Any], log: Path, job: ExportJob) -> dict[str, Any]:
+    def hear(message: dict[str, Any]) -> None:
+        job.emit(StageProgress("export", f"AOTInductor: {message['phase']}", message["fraction"]))
+
+    try:
+        return run_worker(
+            request, log=log, timeout=job.timeout, hear=hear, what="AOTInductor's compilation"
+        )
+    except CompileError as error:
+        hint = f"{error.hint + ' ' if error.hint else ''}The log: {log}."
+        raise ExportError(
+            f"AOTInductor cannot compile this model: {error.message}", hint=hint
+        ) from error
+
+
+def compile_package(
+    job: dict[str, Any], report: Callable[[str, float | None], None]
+) -> dict[str, Any]:
+    """Compile and run a package; called in the worker, whose directory is temporary."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd() / "cache")  # nothing is left behind
+    report("compiling C++", None)
+    program = torch.export.load(job["program"])
+    torch._inductor.aoti_compile_and_package(
+        program,
+        package_path=job["package"],
+        inductor_configs={**_SETTINGS, "aot_inductor.metadata": job["metadata"]},
+    )
+    report("running", None)
+    package = torch._inductor.aoti_load_package(job["package"])
+    outputs = []
+    for values in torch.load(job["inputs"], weights_only=True):
+        with torch.inference_mode():
+            tensors, _ = flatten_outputs(package(*values))
+        outputs.append([tensor.clone() for tensor in tensors])
+    torch.save(outputs, job["outputs"])
+    metadata: dict[str, str] = package.get_metadata()
+    return {"isa": metadata.get("AOTI_CPU_ISA") or "the instructions of this one"}
+
+
+AOT_INDUCTOR = Exporter(
+    key="aot_inductor",
+    row="aot-inductor",
+    title="AOTInductor",
+    label="AOTInductor",
+    runtime=RUNTIME,
+    export=export_aot_inductor,
+    option="aot_inductor",
+)

@@ -1,0 +1,169 @@
+"""AOTInductor packages (``.aoti.pt2``): a model compiled ahead of time, run by torch or from C++.
+
+A package holds native code and the weights. Loading it runs that code, so it is opened only if its
+author is trusted. The code does not check its inputs, and reads past the end of one that is too
+small; so the exporter writes the inputs into the package's metadata, and the runner checks them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deployfold.errors import MeasureError, UsageError
+
+from .inputs import StatedInput, check_shapes, fill
+from .runtime import Runtime, Shipping
+from .torch_runner import TorchFileRunner
+
+if TYPE_CHECKING:
+    from deployfold.config.spec import InputSpec
+
+    from .protocol import Array, Inputs, Step
+
+METADATA_KEY = "deployfold.inputs"
+"""The metadata property that holds the inputs, as :func:`inputs_to_json` writes them."""
+_METADATA_FILE = "wrapper_metadata.json"
+
+
+class AotInductorRunner(TorchFileRunner):
+    """An AOTInductor package."""
+
+    key = "aot_inductor"
+    title = "AOTInductor"
+
+    def inputs(self, asked: InputSpec | None = None) -> InputSpec:
+        """The inputs by the package's metadata, which is read without running the package.
+
+        Raises:
+            MeasureError: it is no package.
+            UsageError: it takes no such input, or does not say which it takes.
+        """
+        stated = stated_inputs(self._path)
+        if stated is None:
+            if asked is None:
+                raise UsageError(
+                    f"{self._path.name} does not say what inputs it takes.",
+                    hint="Give each with --input, for example --input 1x3x224x224.",
+                )
+            return asked
+        spec = fill(stated, asked, self._path.name)
+        check_shapes(spec, stated, self._path.name)
+        return spec
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """Prepare one call, on inputs of the shapes and dtypes that the package states."""
+        self._check(inputs)
+        return super().prepare(inputs)
+
+    def run(self, inputs: Inputs) -> tuple[Array, ...]:
+        """One call, on inputs of the shapes and dtypes that the package states."""
+        self._check(inputs)
+        return super().run(inputs)
+
+    def _read(self) -> Callable[..., Any]:
+        if not self.settings.trust:
+            raise MeasureError(
+                f"{self._path.name} holds native code, which loading it runs: --trust allows that.",
+                hint="Give --trust if you trust its author.",
+            )
+        import torch
+
+        package: Callable[..., Any] = torch._inductor.aoti_load_package(str(self._path))
+        return package
+
+    def _check(self, inputs: Inputs) -> None:
+        stated = stated_inputs(self._path)
+        if stated is None:
+            return
+        if len(stated) != len(inputs):
+            raise MeasureError(
+                f"{self._path.name} takes {len(stated)} inputs, and {len(inputs)} were given."
+            )
+        for one, value in zip(stated, inputs, strict=True):
+            shape = tuple(int(size) for size in value.shape)
+            dtype = str(value.dtype).removeprefix("torch.")
+            if not one.holds(shape) or dtype != one.dtype:
+                raise MeasureError(
+                    f"{self._path.name} takes {one.name!r} as {one}, and "
+                    f"{'x'.join(map(str, shape)) or 'a scalar'} {dtype} was given."
+                )
+
+
+def inputs_to_json(inputs: InputSpec) -> str:
+    """The inputs with their dtypes and the range of every axis, for the package's metadata."""
+    stated = []
+    for name, tensor, axes in zip(inputs.names, inputs.tensors, inputs.dynamic_axes, strict=True):
+        low = [axes[axis][0] if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        high = [axes[axis][1] if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        stated.append(
+            {"name": name, "dtype": tensor.dtype, "min": low, "usual": tensor.shape, "max": high}
+        )
+    return json.dumps(stated)
+
+
+def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
+    """The inputs of a package by its metadata; ``None`` where another program wrote it.
+
+    Raises:
+        MeasureError: it is no package, or its metadata is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((one for one in archive.namelist() if one.endswith(_METADATA_FILE)), None)
+            metadata = {} if name is None else json.loads(archive.read(name))
+        if METADATA_KEY not in metadata:
+            return None
+        return tuple(
+            StatedInput(
+                name=one["name"],
+                dtype=one["dtype"],
+                shape=tuple(
+                    low if low == high else None
+                    for low, high in zip(one["min"], one["max"], strict=True)
+                ),
+                smallest=tuple(one["min"]),
+                usual=tuple(one["usual"]),
+                largest=tuple(one["max"]),
+            )
+            for one in json.loads(metadata[METADATA_KEY])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise MeasureError(
+            f"{path.name} cannot be loaded: it is not an AOTInductor package."
+        ) from error
+
+
+def missing_compiler() -> str | None:
+    """What is missing to compile a package here, in one sentence; ``None`` if a compiler is there.
+
+    torch takes the compiler that the environment variable ``CXX`` names, ``g++`` by default, on
+    macOS ``clang++`` and on Windows ``cl``.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    command = os.environ.get("CXX") or usual
+    if shutil.which(command.split()[0]) is not None:
+        return None
+    return (
+        f"AOTInductor compiles C++, and there is no {command} here. Install one (apt install g++), "
+        "or name another in CXX."
+    )
+
+
+AOT_INDUCTOR = Runtime(
+    key="aot_inductor",
+    title="AOTInductor",
+    suffixes=(".aoti.pt2",),
+    module="torch",
+    install="pip install torch",
+    open=AotInductorRunner,
+    states_inputs=True,
+    missing=missing_compiler,
+    shipping=Shipping("aot_inductor"),
+)
