@@ -182,9 +182,17 @@ class _Session:
         limit = max(self.max_seconds, 1e-9) * 1e9
         return min(1.0, (self.clock() - self.started) / limit)
 
+    def _comparable(self, row: Row) -> Row | None:
+        """The baseline, if it was measured by the same clock as ``row``.
+
+        A GPU's clock leaves out the copies and the launch that the host's clock takes in.
+        """
+        base = next((other for other in self.live if other.name == self.baseline), None)
+        return base if base is not None and base.on_gpu == row.on_gpu else None
+
     def _interval(self, row: Row) -> Interval | None:
         """Of the speed-up; of the row's own time where there is nothing to compare it with."""
-        base = next((other for other in self.live if other.name == self.baseline), None)
+        base = self._comparable(row)
         times = np.asarray(row.round_ms[: self.completed])
         if not times.size:
             return None
@@ -220,8 +228,7 @@ class _Session:
             return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
         samples = np.concatenate(row.blocks_ms[: self.completed])
         median, p90, p95, p99 = percentiles(samples)
-        base_measured = any(other.name == self.baseline for other in self.live)
-        speedup: Interval | None = interval if base_measured else None
+        speedup = interval if self._comparable(row) is not None else None
         if row.name == self.baseline:
             speedup = Interval(1.0, 1.0, 1.0)
         own = median_interval(row.round_median_ms[: self.completed], self.seed)
@@ -247,6 +254,7 @@ class _Session:
                 note=note,
                 h2d_ms=evidence.h2d_ms,
                 d2h_ms=evidence.d2h_ms,
+                end_to_end_ms=row.end_to_end_ms(),
                 # Of calls pooled over rounds and of rounds, the medians differ a little.
                 median_low_ms=min(own.low, median),
                 median_high_ms=max(own.high, median),
@@ -257,8 +265,17 @@ class _Session:
                 graph=graph,
             ),
             outputs=row.outputs,
-            notes=row.notes,
+            notes=(*row.notes, *self._clock_note(row)),
         )
+
+    def _clock_note(self, row: Row) -> tuple[str, ...]:
+        """Why the row has no speed-up although both it and the baseline were measured."""
+        base = next((other for other in self.live if other.name == self.baseline), None)
+        if base is None or base.on_gpu == row.on_gpu:
+            return ()
+        clocks = ("the GPU's clock", "the host's clock")
+        own, others = clocks if row.on_gpu else clocks[::-1]
+        return (f"no speed-up: timed by {own}, and {base.name} by {others}",)
 
     def _evidence(self, row: Row, variation: float, interval: Interval) -> Evidence:
         device = row.device_times()

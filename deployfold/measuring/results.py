@@ -33,6 +33,8 @@ class Latency:
         stable: nothing in ``note`` speaks against the numbers.
         note: why not stable.
         h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
+        end_to_end_ms: median of a call with these copies, by the host's clock; ``None`` on the CPU,
+            where that is the latency itself.
         preemptions_per_s: involuntary context switches a second while the row ran.
         other_cpus: CPUs that other programs kept busy during the rounds.
         graph: whether an engine's work was launched as one CUDA graph; ``None`` of other rows.
@@ -53,6 +55,7 @@ class Latency:
     note: str | None = None
     h2d_ms: float | None = None
     d2h_ms: float | None = None
+    end_to_end_ms: float | None = None
     median_low_ms: float | None = None
     median_high_ms: float | None = None
     variation: float | None = None

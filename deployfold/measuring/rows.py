@@ -23,6 +23,9 @@ MAX_CALLS = 100
 SETTLE_NS = 5_000_000
 """Untimed calls at the head of a block go on for this long (at least one): GNU OpenMP's threads
 spin for some milliseconds after the work of the row before."""
+GPU_SETTLE_NS = 50_000_000
+"""The same on a GPU, which lowers its clocks within milliseconds of idling, while a row that ran
+before or the host kept it waiting."""
 WARM_UP_WINDOW = 5
 WARM_UP_AGREEMENT = 0.02
 
@@ -34,6 +37,7 @@ class Row:
         failure: why the row cannot be measured; ``None`` while it can.
         outputs: of the first inference.
         notes: what the runner says of its numbers.
+        on_gpu: a GPU's clock times the row; known after the warm-up.
         round_ms: the mean time of a call, one value for every completed round.
         round_median_ms: the median time of a call, one value for every completed round.
         blocks_ms: the single calls behind them.
@@ -53,6 +57,8 @@ class Row:
         self._calls = 1
         self._pending: NDArray[np.float64] | None = None
         self._transfers: list[DeviceTimes] = []
+        self._end_to_end_ms: list[float] = []
+        self.on_gpu = False
         self._preempted = 0
         self._block_ns = 0
 
@@ -85,6 +91,7 @@ class Row:
         typical_ns = statistics.median(times[-WARM_UP_WINDOW:]) * 1e6
         self._calls = min(MAX_CALLS, max(1, math.ceil(BLOCK_NS / typical_ns)))
         self._transfers.clear()
+        self._end_to_end_ms.clear()
 
     def block(self) -> None:
         """One round's calls; they count when :meth:`keep` is called."""
@@ -92,7 +99,7 @@ class Row:
             start, preempted = self._clock(), preemptions()
             while True:
                 self._call(record=False)
-                if self._clock() - start >= SETTLE_NS:
+                if self._clock() - start >= (GPU_SETTLE_NS if self.on_gpu else SETTLE_NS):
                     break
             self._pending = np.array([self._call() for _ in range(self._calls)])
             self._preempted += preemptions() - preempted
@@ -121,6 +128,10 @@ class Row:
             graph=self._transfers[-1].graph,
         )
 
+    def end_to_end_ms(self) -> float | None:
+        """The median of a call with its copies to and from the GPU, by the host's clock."""
+        return statistics.median(self._end_to_end_ms) if self._end_to_end_ms else None
+
     def preemptions_per_second(self) -> float:
         """Involuntary context switches of this process, a second of this row's blocks."""
         return self._preempted / (self._block_ns / 1e9) if self._block_ns else 0.0
@@ -140,8 +151,10 @@ class Row:
         end = self._clock()
         if device is None:
             return max(end - start, 1) / 1e6  # a coarse clock may say 0, and ratios follow
+        self.on_gpu = True
         if record:
             self._transfers.append(device)
+            self._end_to_end_ms.append((end - start) / 1e6)
         return max(device.compute_ms, 1e-6)
 
     def _fail(self, error: Exception) -> None:

@@ -196,6 +196,12 @@ _ALL = (
         interval=p95_interval, drift=0.10, lost=slower, drop_rank=40,
     ),
     Metric(
+        "end_to_end", "with copies ms", units.MILLISECONDS, "less",
+        lambda row: row.latency.end_to_end_ms if row.latency else None, "machine", drift=0.05,
+        shown=lambda rows: any(row.latency and row.latency.end_to_end_ms for row in rows),
+        drop_rank=70,
+    ),
+    Metric(
         "throughput", "samples/s", units.SAMPLES_PER_SECOND, "more",
         lambda row: row.latency.throughput if row.latency else None, "machine",
         interval=throughput_interval, drift=0.05, follows="latency",

@@ -82,7 +82,7 @@ class Latency(Frozen):
     coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
     away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
     the least of the calls, every twentieth of them, and the greatest: 21 numbers. ``graph`` is
-    of an engine on a GPU.
+    of an engine on a GPU. ``end_to_end_ms`` is a call with these copies, by the host's clock.
     """
 
     median_ms: Number
@@ -107,6 +107,7 @@ class Latency(Frozen):
     graph: CudaGraph | None = None
     p95_low_ms: Number | None = None
     p95_high_ms: Number | None = None
+    end_to_end_ms: Number | None = None
 
     @classmethod
     def of(cls, measured: MeasuredLatency) -> Latency:
