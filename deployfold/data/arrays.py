@@ -1,4 +1,4 @@
-"""Arrays as calibration samples: ``.npy``, ``.npz``, and any others with samples on axis 0."""
+"""Reads ``.npy`` and ``.npz`` files, and takes samples along the first axis of arrays."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LOCAL_HEADER = 30  # bytes before the name of a zip entry, section 4.3.7 of the
 def array_source(
     arrays: Mapping[str, Array], form: SampleForm, what: str, where: str
 ) -> SampleSource:
-    """Samples along the first axis of one array an input.
+    """Samples along the first axis of arrays, one array an input.
 
     Args:
-        arrays: by input name; a single one may have any name where the model has one input.
+        arrays: by input name; with one input, a single array may have any name.
         what: the samples in words.
         where: names the place in messages.
 
@@ -64,7 +64,7 @@ def array_source(
 
 
 def by_input(given: Mapping[str, _T], form: SampleForm, where: str) -> Mapping[str, _T]:
-    """What is given for each input, by its name; the only one for the only input may have any.
+    """The given items by input name; with one input, a single item may have any name.
 
     Raises:
         UsageError: a name is missing, or too many.
@@ -86,9 +86,9 @@ def _place(where: str, name: str, form: SampleForm) -> str:
 
 
 def open_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an ``.npy`` or ``.npz`` file, memory-mapped unless they are compressed.
+    """Open the arrays of an ``.npy`` or ``.npz`` file, memory-mapped unless they are compressed.
 
-    Nothing is unpickled. An ``.npy`` file's only array has the name ``""``.
+    Nothing is unpickled. The only array of an ``.npy`` file has the name ``""``.
 
     Raises:
         UsageError: the file cannot be read, is damaged, holds Python objects, or claims to hold
@@ -142,12 +142,12 @@ def _of_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> dict[s
 
 
 def _mapped(path: Path, file: IO[bytes], where: str) -> Array:
-    """The array whose header begins where ``file`` stands."""
+    """Map the array whose header begins at the position of ``file``."""
     shape, fortran, dtype = _header(file, where)
     if 0 in shape:
         return np.empty(shape, dtype)
     if file.tell() + math.prod(shape) * dtype.itemsize > path.stat().st_size:
-        raise ValueError("it is truncated")
+        raise ValueError("the array is truncated")
     return np.memmap(
         path, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order="F" if fortran else "C"
     )
@@ -158,14 +158,14 @@ def _inflated(stream: IO[bytes], size: int, where: str) -> Array:
     wanted = math.prod(shape) * dtype.itemsize
     data = stream.read(wanted) if wanted <= size else b""
     if len(data) < wanted:
-        raise ValueError("it is truncated")
+        raise ValueError("the array is truncated")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):  # 3.0 is for fields with names beyond Latin-1
-        raise ValueError("its version of the .npy format is for structured arrays")
+        raise ValueError("this version of the .npy format is for structured arrays")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
@@ -174,5 +174,5 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
             hint="Save an array of numbers.",
         )
     if any(side < 0 for side in shape):
-        raise ValueError("it has a negative shape")
+        raise ValueError("the shape is negative")
     return shape, fortran, dtype

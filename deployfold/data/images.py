@@ -1,4 +1,4 @@
-"""Images of a folder as calibration samples."""
+"""Reads the images of a folder, one sample each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> SampleSource:
-    """The images below ``folder``, each of them one sample of the only input.
+    """The images below ``folder``, each one sample of the only input.
 
     Raises:
         UsageError: the folder cannot be listed, or has no images.
@@ -54,8 +54,8 @@ def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> Samp
 def find_images(folder: Path) -> tuple[str, ...]:
     """The images below ``folder``, as sorted paths relative to it with forward slashes.
 
-    A file counts by its suffix, and without a known one by its first bytes. Hidden files do not,
-    links do, and a folder that links lead to twice counts once.
+    A file counts by its suffix, and without a known suffix by its first bytes. Links count, hidden
+    files do not. A folder that several links lead to counts once.
 
     Raises:
         UsageError: the folder cannot be listed.
@@ -109,19 +109,19 @@ def _counts(path: Path) -> bool:
 def _holds(question: Callable[[], bool]) -> bool:
     try:
         return question()
-    except OSError:  # what may not be looked at
+    except OSError:  # no permission
         return False
 
 
 def read_image(path: Path, name: str, mode: str) -> Image.Image:
-    """One image in 8 bits, upright as its EXIF orientation says; of several frames the first.
+    """One image in 8 bits, upright as its EXIF orientation says; the first of several frames.
 
     Args:
         name: names the file in messages.
         mode: ``RGB`` or ``L``. Transparency is dropped, as training pipelines do.
 
     Raises:
-        Unreadable: it is no image, damaged, or a decompression bomb.
+        Unreadable: the file is not an image, is damaged, or is a decompression bomb.
     """
     try:
         if path.stat().st_size == 0:
@@ -134,11 +134,11 @@ def read_image(path: Path, name: str, mode: str) -> Image.Image:
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable(f"{name} is no JPEG, PNG, BMP, WebP, GIF or TIFF image.") from error
+        raise Unreadable(f"{name} is not a JPEG, PNG, BMP, WebP, GIF or TIFF image.") from error
     except Image.DecompressionBombError as error:
         raise Unreadable(_too_large(name)) from error
     except FileNotFoundError as error:
-        raise Unreadable(f"{name} leads nowhere: there is no such file.") from error
+        raise Unreadable(f"{name} does not exist, or its link is broken.") from error
     except Exception as error:  # decoders meet whatever bytes there are
         reason = getattr(error, "strerror", None) or one_line(error, 200)
         raise Unreadable(f"{name} cannot be read: {reason}.") from error
@@ -151,12 +151,12 @@ def _too_large(name: str) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data says nothing about the pixels
+    except Exception:  # damaged EXIF data does not affect the pixels
         return image
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Pillow's own conversion clips the deeper modes at 255."""
+    """Scale deeper modes to 8 bits; Pillow's own conversion clips them at 255."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         values = np.asarray(image).astype(np.float64) / 257  # 65535 becomes 255
     elif image.mode == "F":

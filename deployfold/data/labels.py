@@ -26,14 +26,17 @@ _SHOWN = 3
 def load_labels(
     path: Path, *, folder: Path | None, files: Sequence[str] | None, count: int
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The label of every sample, and notes on them.
+    """Read the label of every sample.
 
     Args:
-        path: a file, see :func:`read_labels`; or ``folder`` itself, whose own folders are then
-            the classes, numbered in the order of their names as torchvision's ImageFolder does.
-        folder: of the images, ``None`` for other samples.
+        path: a file, see :func:`read_labels`; or ``folder`` itself: the folders in it are then the
+            classes, numbered in the order of their names as torchvision's ImageFolder does.
+        folder: of the images; ``None`` for other samples.
         files: the images' names below it, in sorted order.
-        count: how many samples there are.
+        count: of the samples.
+
+    Returns:
+        The labels in the order of the samples, and notes for the report.
 
     Raises:
         UsageError: the labels cannot be read, or do not match the samples.
@@ -41,7 +44,7 @@ def load_labels(
     if path.is_dir():
         if folder is None or files is None or path.resolve() != folder.resolve():
             raise UsageError(
-                f"The labels {path} are a folder, not that of the images.", hint=_FORMATS
+                f"The labels {path} are a folder, and not the folder of the images.", hint=_FORMATS
             )
         return _class_folders(folder, files)
     labels = read_labels(path)
@@ -82,7 +85,7 @@ def read_labels(path: Path) -> list[int] | dict[str, int]:
 
 
 def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
-    """Labels in the order of the samples, or by file name.
+    """The labels in a text: in the order of the samples, or by file name.
 
     A ``.json`` file is a list of integers, or an object of integers by file name. Otherwise either
     every line is an integer; or every line is a file name, a tab (where the first line has one) or
@@ -92,7 +95,7 @@ def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
         where: the file's name, for its suffix and for messages.
 
     Raises:
-        UsageError: none of that; the message names the line.
+        UsageError: the text has another form; the message names the line.
     """
     if where.lower().endswith(".json"):
         return _from_json(text, where)
@@ -147,14 +150,14 @@ def _unique(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
 def _integer(text: str, place: str) -> int:
     if not _INTEGER.fullmatch(text):
         raise UsageError(
-            f"{place}: {text[:60]!r} is no label; labels are the model's class numbers.",
+            f"{place}: {text[:60]!r} is not a label; labels are the model's class numbers.",
             hint=_FORMATS,
         )
     return int(text)
 
 
 def _number(value: Any, place: str) -> int:
-    """A label of JSON; the way that Python writes strings, booleans and floats is no integer."""
+    """A label of JSON; the ``repr`` of a string, boolean or float is not that of an integer."""
     return _integer(repr(value), place)
 
 
@@ -186,7 +189,7 @@ def _class_folders(folder: Path, files: Sequence[str]) -> tuple[tuple[int, ...],
     outside = [file for file in files if "/" not in file]
     if outside:
         raise UsageError(
-            f"{outside[0]} lies in none of the class folders of {folder}.",
+            f"{outside[0]} lies outside the class folders of {folder}.",
             hint="Put every image into a folder of its class, or give a file of labels.",
         )
     number = {name: index for index, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Tensors in Python objects as calibration samples: ``.pt`` files and functions."""
+"""Takes samples from Python objects: the tensors of ``.pt`` files, and the user's functions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .samples import Array, Sample, SampleForm, SampleSource, text_shape
 _T = TypeVar("_T")
 _TENSORS = "Save a tensor with one sample after another, or a list or dict of them, by torch.save."
 _YIELD = (
-    "It takes no arguments and yields, for each sample, a tensor, a tuple in the order of the "
-    "inputs, or a dict by input name."
+    "The function takes no arguments and yields, for each sample, a tensor, a tuple in the order "
+    "of the inputs, or a dict by input name."
 )
 
 
@@ -29,39 +29,39 @@ def tensor_source(path: Path, form: SampleForm) -> SampleSource:
     """The tensors that ``torch.save`` wrote to ``path``; nothing in the file runs.
 
     Raises:
-        UsageError: it cannot be read, would run code, or does not match the inputs.
+        UsageError: the file cannot be read, could run code, or does not match the inputs.
     """
     try:
         is_pickle = detect(path) is pickled.FORMAT
         value = pickled.load_pickle(path, strict=True) if is_pickle else None
     except LoadError as error:
         reason = error.message.rstrip(".")
-        raise UsageError(f"No calibration tensors: {reason}.", hint=_TENSORS) from error
+        raise UsageError(f"{path} cannot be read: {reason}.", hint=_TENSORS) from error
     if not is_pickle:
-        raise UsageError(f"{path} holds a model and no calibration tensors.", hint=_TENSORS)
+        raise UsageError(f"{path} holds a model, and samples are needed.", hint=_TENSORS)
     found = _of_object(value, form, f"samples of {path.name}", str(path))
     if found is None:
-        raise UsageError(f"{path} holds a {type(value).__name__}, no tensors.", hint=_TENSORS)
+        raise UsageError(f"{path} holds a {type(value).__name__}, not tensors.", hint=_TENSORS)
     return found
 
 
 def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
-    """What the function ``package.module:function`` gives.
+    """The samples that the function ``package.module:function`` returns or yields.
 
-    It is called without arguments, and may return what a ``.pt`` file may hold, or anything to
-    iterate over, of which the first ``samples`` samples are taken.
+    The function is called without arguments. The function may return whatever a ``.pt`` file may
+    hold, or an iterable; the first ``samples`` samples of an iterable are taken.
 
     Raises:
-        UsageError: it is not found, raises, or gives what does not match the inputs.
+        UsageError: the function is not found, raises, or does not match the inputs.
     """
     package, _, attribute = name.partition(":")
     function = import_named(package, attribute, hint=_YIELD)
     if not callable(function):
-        raise UsageError(f"{name} is no function.", hint=_YIELD)
+        raise UsageError(f"{name} is not a function.", hint=_YIELD)
     with working_directory_importable():
         value = _call(name, function)
         what = f"samples from {name}"
-        found = _of_object(value, form, what, f"What {name} returned")
+        found = _of_object(value, form, what, f"The result of {name}")
         if found is not None:
             return found
         if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
@@ -71,7 +71,7 @@ def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
 
 
 def _call(name: str, step: Callable[[], _T]) -> _T:
-    """Run the user's code, whose every failure is the user's to see in one sentence."""
+    """Run the user's code, and turn any failure into one sentence."""
     try:
         return step()
     except (Exception, SystemExit) as error:
@@ -125,7 +125,7 @@ def _of_list(items: list[Any], form: SampleForm, what: str, where: str) -> Sampl
 
 
 def _of_item(item: Any, form: SampleForm, where: str) -> tuple[list[Array], int]:
-    """The arrays of one sample or of a batch of them, by input, on a batch axis; and its length."""
+    """The arrays of a sample or a batch, one an input, with a batch axis; and the batch size."""
     if isinstance(item, Mapping):
         named = by_input(item, form, where)
         values = [named[name] for name in form.names]
@@ -169,7 +169,7 @@ def _array(value: Any, where: str) -> Array:
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
     if not isinstance(value, torch.Tensor):
-        raise UsageError(f"{where} holds a {type(value).__name__}, no tensor or array.")
+        raise UsageError(f"{where} holds a {type(value).__name__}, not a tensor or array.")
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise UsageError(f"{where} holds a tensor that is sparse, quantised or without numbers.")
     value = value.detach().cpu().resolve_conj().resolve_neg()

@@ -1,4 +1,4 @@
-"""What one calibration sample is, and where samples come from."""
+"""The records of real inputs: one sample, its form, and a source of many."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SOURCES = (
     "Give a folder of images, an .npy or .npz file, a .pt file of tensors, "
     "package.module:function, or random."
 )
-"""What ``--calib`` takes, as a hint."""
+"""The kinds of data that ``--calib`` and ``--input-data`` take, as a hint."""
 
 
 class Unreadable(Exception):
-    """One sample cannot be used, and another may take its place; the text is a sentence on it."""
+    """One sample cannot be used, and another may take its place; the message tells why."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SampleForm:
 
     Attributes:
         names: of the inputs.
-        shapes: of one sample of each: without the batch axis where ``stacked``, else in full.
+        shapes: of one sample of each input: without the batch axis where ``stacked``, else in full.
         dtypes: numpy's, of each.
         batch: samples in one feed, the model's batch size.
         stacked: whether all inputs share a batch axis; a feed is one sample where they do not.
@@ -69,10 +69,10 @@ class SampleForm:
         )
 
     def check_dtype(self, index: int, dtype: np.dtype[Any], where: str) -> None:
-        """Refuse a kind of numbers that is not the input's; widths may differ.
+        """Refuse numbers of another kind than the input's; widths may differ.
 
         Raises:
-            UsageError: such as uint8 pixels for a float input.
+            UsageError: the kinds differ, such as uint8 pixels for a float input.
         """
         wanted = self.dtypes[index]
         integers = wanted.kind in "iu" and dtype.kind in "iu"
@@ -118,11 +118,11 @@ class SampleSource:
     Attributes:
         count: how many there are.
         read: the sample at an index below ``count``; may be called from several threads. Raises
-            Unreadable to have another one taken, and UsageError to end it.
-        what: the samples in words, as in «64 of 412 images in pictures/».
+            Unreadable where another sample may take its place, and UsageError to end the reading.
+        what: the samples in words, such as «images in pictures/».
         files: the name of each below the folder, ``None`` where they are not files.
         notes: sentences for the report.
-        settings: what else decides how they are read, for the digest.
+        settings: everything else that decides how samples are read, for the digest.
     """
 
     count: int

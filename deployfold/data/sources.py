@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
 from deployfold.errors import UsageError
 
 from .arrays import array_source, open_arrays
@@ -45,3 +45,33 @@ def open_source(
     if suffix in (".pt", ".pth"):
         return tensor_source(path, form)
     raise UsageError(f"{path} is not of a known kind of {role}.", hint=SOURCES)
+
+
+def inputs_in(source: str) -> InputSpec | None:
+    """The inputs that a file of arrays shows: one an array, with batch 1 and the array's dtype.
+
+    Args:
+        source: of real inputs, as the user named it.
+
+    Returns:
+        ``None`` for any other kind of source, and for arrays that no input takes. A single array
+        gives a shape alone, since it may have any name.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = Path(source)
+    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
+        return None
+    tensors = []
+    arrays = open_arrays(path)
+    for name, array in arrays.items():
+        dtype = str(array.dtype.newbyteorder("="))
+        dtype = "float32" if dtype == "float64" else dtype
+        if not array.ndim or 0 in array.shape or dtype not in DTYPES:
+            return None
+        tensors.append(TensorSpec((1, *array.shape[1:]), name, dtype))
+    if len(tensors) == 1:
+        only = tensors[0]
+        tensors = [TensorSpec(only.shape, None, only.dtype)] if only.dtype != "uint8" else []
+    return InputSpec(tuple(tensors), origin=path.name) if tensors else None

@@ -172,7 +172,9 @@ def test_truncated_arrays(tmp_path: Path, save: Callable[..., None]) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             np.save(path.with_suffix(".npy"), samples())
             archive.writestr("x.npy", path.with_suffix(".npy").read_bytes()[:-4])
-    assert refusal(path, ONE).endswith("is not an array file that can be read: it is truncated.")
+    assert refusal(path, ONE).endswith(
+        "is not an array file that can be read: the array is truncated."
+    )
 
 
 @given(st.data())

@@ -124,9 +124,9 @@ def truncated() -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"dear diary", "a.jpg is no JPEG, PNG, BMP, WebP, GIF or TIFF image."),
+        (b"dear diary", "a.jpg is not a JPEG, PNG, BMP, WebP, GIF or TIFF image."),
         (b"", "a.jpg is empty."),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.jpg is no JPEG, PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.jpg is not a JPEG, PNG"),
         (bomb(50_000), "a.jpg claims more than 89 megapixels"),  # for Pillow an error
         (bomb(10_000), "a.jpg claims more than 89 megapixels"),  # for Pillow a warning
         (truncated(), "a.jpg cannot be read: image file is truncated"),
@@ -184,7 +184,7 @@ def test_folders_without_enough_images(tmp_path: Path) -> None:
     empty.mkdir()
     assert refusal(empty) == f"There are no images in {empty}."
     (empty / "note.jpg").write_text("dear diary")
-    assert "note.jpg is no JPEG" in refusal(empty)
+    assert "note.jpg is not a JPEG" in refusal(empty)
     one = folder(tmp_path / "one", 1)
     assert refusal(one) == (
         "There is one usable sample among 1 images in one/, and two are the least."

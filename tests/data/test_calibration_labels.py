@@ -57,16 +57,16 @@ def test_any_text_is_labels_or_one_sentence(text: str, where: str) -> None:
 @pytest.mark.parametrize(
     ("where", "text", "message"),
     [
-        ("l.txt", "1\n\n2\nthree\n", "l.txt, line 4: 'three' is no label"),
-        ("l.txt", "1\n-2\n", "l.txt, line 2: '-2' is no label"),
+        ("l.txt", "1\n\n2\nthree\n", "l.txt, line 4: 'three' is not a label"),
+        ("l.txt", "1\n-2\n", "l.txt, line 2: '-2' is not a label"),
         ("l.txt", "\n \n", "The labels l.txt are empty."),
-        ("l.csv", "a.png,1\nb.png,cat\n", "l.csv, line 2: 'cat' is no label"),
+        ("l.csv", "a.png,1\nb.png,cat\n", "l.csv, line 2: 'cat' is not a label"),
         ("l.csv", "filename,label\na.png,1,2\n", "l.csv, line 2: 3 columns, not two."),
         ("l.csv", "a.png,1\nb.png,2\na.png,1\n", "l.csv has two labels for 'a.png'."),
         ("l.csv", 'a.png,1\n"b', "l.csv, line 2: unexpected end of data."),
         ("l.json", "[1, 2", "l.json is not JSON: "),
-        ("l.json", "[1, true]", "l.json, entry 1: 'True' is no label"),
-        ("l.json", '{"a": 1.5}', "l.json, 'a': '1.5' is no label"),
+        ("l.json", "[1, true]", "l.json, entry 1: 'True' is not a label"),
+        ("l.json", '{"a": 1.5}', "l.json, 'a': '1.5' is not a label"),
         ("l.json", '{"a": 1, "a": 2}', "l.json has two labels for 'a'."),
         ("l.json", "3", "l.json holds neither a list nor an object."),
     ],
@@ -105,7 +105,7 @@ def test_class_folders_count_only_where_asked(tmp_path: Path) -> None:
     labels, _ = load_labels(source, folder=source, files=files, count=4)
     assert labels == (0, 1, 2, 3)  # in the order of their names, as ImageFolder has them
     picture(1).save(source / "loose.png")
-    assert "loose.png lies in none of the class folders" in refusal(source, labels=source)
+    assert "loose.png lies outside the class folders" in refusal(source, labels=source)
 
 
 def test_labels_that_do_not_match_the_images(tmp_path: Path) -> None:

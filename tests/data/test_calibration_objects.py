@@ -92,9 +92,9 @@ class Evil:
         (Evil(), "could run code"),
         ([Evil()], "could run code"),
         ({"state": {"a": 1}, "epoch": 3}, "holds state, epoch, and the model's only input is x."),
-        ("dear diary", "holds a str, no tensors."),
+        ("dear diary", "holds a str, not tensors."),
         ([1, 2, 3], "Item 0 of "),
-        (torch.nn.Linear(2, 2), "holds a Linear, no tensors."),
+        (torch.nn.Linear(2, 2), "holds a Linear, not tensors."),
         (torch.zeros(4, 3), "has the shape 4x3, and samplesx2x3 is needed."),
         ([torch.zeros(2, 3), torch.zeros(2, 4)], "has the shape 2x4, and the input 'x' takes 2x3"),
         ([(torch.zeros(2, 3), 1)], "holds 2 values, and the model has 1 input."),
@@ -116,7 +116,7 @@ def test_files_of_torch_that_do_not_fit(
 def test_a_bare_pickle_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.pt").write_bytes(pickle.dumps(Evil()))
-    assert refusal("a.pt", ONE).startswith("No calibration tensors: ")
+    assert refusal("a.pt", ONE).startswith("a.pt cannot be read: ")
     assert not Path("ran").exists()
 
 
@@ -152,7 +152,7 @@ def test_functions_for_several_inputs(module: str, name: str) -> None:
     ("name", "words"),
     [
         ("missing", "has no missing."),
-        ("NUMBER", "is no function."),
+        ("NUMBER", "is not a function."),
         ("number", "returned a int."),
         ("wants", "raised TypeError: "),
         ("late", "raised OSError: the disk went away."),
@@ -160,7 +160,7 @@ def test_functions_for_several_inputs(module: str, name: str) -> None:
         ("few", "There is one usable sample among 1 samples from"),
         ("labelled", "holds 2 values, and the model has 1 input."),
         ("wide", "has the shape 2x4, and the input 'x' takes 2x3, or a batch of that."),
-        ("words", "holds a str, no tensor or array."),
+        ("words", "holds a str, not a tensor or array."),
     ],
 )
 def test_functions_that_fail(module: str, name: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The preprocessing that an architecture's own package states for it."""
+"""The preprocessing that torchvision and timm publish for their architectures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Fit = Literal["cover", "squash", "pad"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training images, RGB scaled to 0 … 1, as torchvision and timm both have them."""
+"""Of ImageNet's training images, RGB scaled to 0 … 1; torchvision and timm use the same."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a trained architecture was fed, scaled to the size of the input at hand.
+    """The preprocessing that an architecture was trained with, scaled to the input at hand.
 
     Attributes:
         resize: height and width in pixels of the box that the image is resized to.
@@ -23,7 +23,7 @@ class Recipe:
             within it (and is padded).
         mean, std: of values scaled to 0 … 1, RGB.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        origin: who says so, for the user.
+        origin: the package and name that it comes from, for the user.
     """
 
     resize: tuple[int, int]
@@ -50,7 +50,7 @@ def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | Non
 
 
 def imagenet_recipe(size: tuple[int, int]) -> Recipe:
-    """What most classifiers were trained behind: 224 of 256 pixels, bilinear."""
+    """The preprocessing of most ImageNet classifiers: 224 of 256 pixels, bilinear."""
     resize = _scaled(size, (256, 256), (224, 224))
     return Recipe(resize, "cover", IMAGENET_MEAN, IMAGENET_STD, "bilinear", "ImageNet's usual way")
 
@@ -72,7 +72,7 @@ def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
     return Recipe(
         resize=box,
         fit="cover",
-        # Detection models state none: they normalise their input themselves.
+        # Detection models have no mean here: they normalise their input themselves.
         mean=tuple(getattr(transforms, "mean", (0.0, 0.0, 0.0))),
         std=tuple(getattr(transforms, "std", (1.0, 1.0, 1.0))),
         interpolation=_interpolation(getattr(interpolation, "value", None), "bilinear"),
@@ -96,7 +96,7 @@ def _timm(name: str, size: tuple[int, int]) -> Recipe | None:
     fits: dict[str, Fit] = {"squash": "squash", "border": "pad"}
     return Recipe(
         # timm rounds the enlarged size down.
-        resize=tuple_of_two(math.floor(side / config["crop_pct"]) for side in size),
+        resize=pair(math.floor(side / config["crop_pct"]) for side in size),
         fit=fits.get(config["crop_mode"], "cover"),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -105,7 +105,7 @@ def _timm(name: str, size: tuple[int, int]) -> Recipe | None:
     )
 
 
-def tuple_of_two(values: Any) -> tuple[int, int]:
+def pair(values: Any) -> tuple[int, int]:
     """The two numbers of an iterable."""
     first, second = values
     return first, second
@@ -114,7 +114,7 @@ def tuple_of_two(values: Any) -> tuple[int, int]:
 def _scaled(
     size: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]
 ) -> tuple[int, int]:
-    return tuple_of_two(
+    return pair(
         round(side * whole / part) for side, whole, part in zip(size, resize, crop, strict=True)
     )
 

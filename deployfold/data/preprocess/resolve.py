@@ -1,4 +1,4 @@
-"""Deciding every preprocessing step: flags first, then the profile, then the architecture."""
+"""Decides every preprocessing step: flags first, then the TOML file, then the architecture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deployfold.config.spec import InputSpec
 from deployfold.data.samples import text_shape
 from deployfold.errors import UsageError
 
-from .recipes import Recipe, architecture_recipe, imagenet_recipe, tuple_of_two
+from .recipes import Recipe, architecture_recipe, imagenet_recipe, pair
 from .settings import check_flags, read_profile
 from .steps import Preprocess
 
@@ -18,17 +18,17 @@ _ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
 
 
 def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None) -> Preprocess:
-    """Every step of making ``inputs`` from an image.
+    """Decide every step from an image to ``inputs``.
 
-    The input's own height and width win over any crop; the resizing before a crop of another size
-    is scaled with it.
+    The input's own height and width override any crop, and the resizing before a crop of another
+    size is scaled alike.
 
     Args:
-        arch: ``torchvision:NAME`` or ``timm:NAME``, whose own configuration fills what neither
-            flags nor profile say; ImageNet's does for any other.
+        arch: ``torchvision:NAME`` or ``timm:NAME``, whose own configuration fills the
+            steps that neither flags nor TOML file give; ImageNet's does for any other.
 
     Raises:
-        UsageError: the inputs are no image, a value is bad, or values contradict the input.
+        UsageError: the inputs are not an image, a value is bad, or values contradict the input.
     """
     check_flags(spec)
     profile = PreprocessSpec() if spec.source == "auto" else read_profile(Path(spec.source))
@@ -74,7 +74,7 @@ def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, 
     if wanted is not None and wanted not in fitting:
         raise UsageError(
             f"An input of {text_shape(tensor.shape)} is not {wanted.upper()} of 1 or 3 channels.",
-            hint="Leave the layout out to have it told from the shape." if fitting else _ARRAYS,
+            hint="Leave the layout out: the shape tells it." if fitting else _ARRAYS,
         )
     if not fitting:
         raise UsageError(
@@ -89,10 +89,10 @@ def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, 
 def _box(
     spec: PreprocessSpec, profile: PreprocessSpec, size: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """The box to resize to where flags or the profile say, ``None`` to leave it to the recipe."""
+    """The box to resize to by flags or TOML file; ``None`` to leave it to the recipe."""
     if spec.crop is not None and tuple(spec.crop) != size:
         raise UsageError(
-            f"A crop of {text_shape(spec.crop)} is not what the model takes, {text_shape(size)}.",
+            f"The crop is {text_shape(spec.crop)}, and the model takes {text_shape(size)}.",
             hint="Leave the crop out, or build for that size with --input.",
         )
     shorter = min(size)
@@ -108,7 +108,7 @@ def _box(
             f"{text_shape(size)}.",
             hint=f"Resize to {shorter} or more.",
         )
-    return tuple_of_two(round(resize * side / shorter) for side in size)
+    return pair(round(resize * side / shorter) for side in size)
 
 
 def _numbers(
@@ -159,12 +159,12 @@ def _sentence(steps: Preprocess, origin: str) -> str:
 def _guesses(
     spec: PreprocessSpec, profile: PreprocessSpec, own: Recipe | None, channels: str
 ) -> list[str]:
-    """Sentences on what was not known."""
+    """Sentences on steps that were guessed."""
     notes = []
     means_given = (spec.mean or profile.mean) and (spec.std or profile.std)
     if own is None and not means_given:
         notes.append(
-            "The architecture's own preprocessing is not known; if the model was trained behind "
+            "The architecture's own preprocessing is not known. If the model was trained with "
             "another than ImageNet's, calibration is wrong: give it with --preprocess."
         )
     if channels == "grey" and not means_given:

@@ -1,4 +1,4 @@
-"""Preprocessing as a TOML file, and the check of its values, which flags go through as well."""
+"""Reads preprocessing settings from a TOML file, and checks those of files and flags alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHOICES = {
 }
 _KEYS = ("resize", "crop", "mean", "std", *_CHOICES)
 _LONGEST = 1 << 14
-"""Pixels of a side; no network takes such images, and their area still fits in memory."""
+"""Pixels of a side: more than any network takes, and the area still fits in memory."""
 _MOST_CHANNELS = 4
 
 
@@ -28,12 +28,12 @@ def read_profile(path: Path) -> PreprocessSpec:
     """Read and check a TOML file with the fields of :class:`PreprocessSpec` but ``source``.
 
     Raises:
-        UsageError: it cannot be read, is not TOML, or has an unknown key or a bad value.
+        UsageError: the file cannot be read, is not TOML, or has an unknown key or a bad value.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a TOML file: it is not UTF-8 text.") from error
+        raise UsageError(f"{path} is not a TOML file: the text is not UTF-8.") from error
     except OSError as error:
         raise UsageError(
             f"Cannot read the preprocessing profile {path}: {error.strerror or error}.",
@@ -43,7 +43,7 @@ def read_profile(path: Path) -> PreprocessSpec:
 
 
 def parse_profile(text: str, where: str) -> PreprocessSpec:
-    """The same from the text of a file; ``where`` names it in messages.
+    """Parse and check the text of such a file; ``where`` names the file in messages.
 
     Raises:
         UsageError: as for :func:`read_profile`; the message has the line and the key.
@@ -85,7 +85,7 @@ def _checked(table: Mapping[str, Any], place: Callable[[str], str]) -> Preproces
 
 
 def _value(key: str, value: Any) -> tuple[Any, str]:
-    """The value as the spec has it, ``None`` if it is a bad one, and what it must be."""
+    """The value as the spec has it (``None`` for a bad value), and the values that are allowed."""
     if key in _CHOICES:
         wanted = " or ".join(f'"{choice}"' for choice in _CHOICES[key])
         known = isinstance(value, str) and value.lower() in _CHOICES[key]

@@ -36,7 +36,7 @@ class Preprocess:
         mean, std: of values scaled to 0 … 1, in the order of the input's channels.
         layout: ``nchw`` or ``nhwc``.
         channels: ``rgb``, ``bgr`` or ``grey``.
-        notes: sentences for the report; the first says what is done.
+        notes: sentences for the report; the first lists the steps.
     """
 
     resize: tuple[int, int]
