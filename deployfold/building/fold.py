@@ -72,7 +72,7 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             runner=EagerRunner(model.module),
             parameters=result.parameters_before,
             batchnorms=result.batchnorms_before,
-            bytes=model.bytes,
+            bytes=model.weight_bytes,
         )
     )
     eager = journal.keep(

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from deployfold.config.settings import BuildSpec
+from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.real_inputs import load_samples
+from deployfold.data.sources import inputs_in
 from deployfold.exporting.session import Array
 from deployfold.loading import (
     LoadedModel,
@@ -17,7 +19,10 @@ from deployfold.loading import (
     load_model,
     make_inputs,
     resolve_inputs,
+    with_arguments,
+    with_plain_outputs,
 )
+from deployfold.loading.inputs import forward_of
 
 from .journal import Journal
 from .rows import Inputs
@@ -70,7 +75,8 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
     """Load the model and its data.
 
     Args:
-        single: convert bfloat16 and float64 to float32, which the formats behind need.
+        single: convert bfloat16, float16 and float64 to float32, see
+            :func:`deployfold.loading.in_single_precision`.
 
     Raises:
         LoadError, UsageError: the model, its inputs or the data cannot be used.
@@ -79,7 +85,8 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         model = load_model(
             spec.source, arch=spec.arch, allow_globals=spec.allow_globals, trust=spec.trust
         )
-        requested = spec.inputs
+        requested = spec.inputs or _shown_by_data(model, spec)
+        model = with_arguments(model, requested)
         if single:
             model, requested = in_single_precision(model, requested)
         inputs = resolve_inputs(model, requested, spec.dynamic)
@@ -92,6 +99,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             data = load_samples(spec.input_data, inputs, arch=model.arch)
             samples, labels = data.tensors(inputs), data.labels
             input_data, notes = data.origin, data.notes
+        model = with_plain_outputs(model, samples[0])
         calibration = None
         if spec.calibration is not None:
             calibration = load_calibration(
@@ -101,3 +109,13 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         stage.result(f"{model.arch or type(model.module).__name__}, {inputs}")
     journal.note((*model.notes, *notes))
     return Loaded(model, inputs, samples, labels, input_data, calibration)
+
+
+def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:
+    """The inputs that the user's arrays show, if they are those of the forward."""
+    data = spec.input_data or spec.calibration
+    by_profile = spec.dynamic and not isinstance(spec.dynamic[0], DynamicBatch)
+    shown = None if data is None or by_profile else inputs_in(data.source)
+    names = set(forward_of(model.module).names)
+    given = {tensor.name for tensor in shown.tensors} - {None} if shown else set()
+    return shown if given <= names else None

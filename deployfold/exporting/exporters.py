@@ -6,14 +6,13 @@ import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
 from .onnx_graph import axis_name
-from .outputs import flatten_outputs, is_flat, is_torchscript
+from .outputs import FlatOutputs, is_flat, is_torchscript
 from .quiet import quiet
 
 OPSET = 20
@@ -63,7 +62,7 @@ def torchscript(
         module = _copy(module)
     if not is_flat(outputs):
         # The exporter flattens dicts in an order of its own.
-        module = _Flat(module)
+        module = FlatOutputs(module)
     with tempfile.TemporaryDirectory() as directory, quiet(native=True) as baked, torch.no_grad():
         # A file, not a buffer: over 2 GB the exporter writes external data beside it.
         path = Path(directory) / "model.onnx"
@@ -97,15 +96,6 @@ def dynamic_axes(
             if sizes[0] != sizes[1]:
                 axes.setdefault(name, {})[axis] = axis_name(name, axis, sizes, batches)
     return axes
-
-
-class _Flat(torch.nn.Module):
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return flatten_outputs(self.module(*inputs))[0]
 
 
 def _copy(module: torch.nn.Module) -> torch.nn.Module:

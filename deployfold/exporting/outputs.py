@@ -60,6 +60,18 @@ def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[st
     return tuple(tensors), tuple(names)
 
 
+class FlatOutputs(torch.nn.Module):
+    """A module that returns the tensors in its outputs as one flat tuple."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs, in the order of :func:`flatten_outputs`."""
+        return flatten_outputs(self.module(*inputs))[0]
+
+
 def is_flat(outputs: object) -> bool:
     """Whether the output is a tensor, or a tuple or list of nothing but tensors."""
     if isinstance(outputs, torch.Tensor):

@@ -133,7 +133,7 @@ def _dynamic_shapes(module: torch.nn.Module, spec: InputSpec) -> tuple[Any, ...]
     # For forward(self, a, *rest), torch.export wants the shapes of `rest` as one nested tuple.
     parameters = list(inspect.signature(module.forward).parameters.values())
     for index, parameter in enumerate(parameters):
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL and index < len(shapes):
             return (*shapes[:index], shapes[index:])
     return shapes
 

@@ -6,6 +6,7 @@ gone, :func:`export_torchscript` raises an ``ExportError`` and nothing else is t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,21 @@ from typing import Any, Literal
 import torch
 
 from deployfold.config.spec import InputSpec
-from deployfold.errors import ExportError, first_line
+from deployfold.errors import ExportError, first_few, first_line
 from deployfold.runtimes import TORCHSCRIPT as RUNTIME
 from deployfold.util.files import atomic_path, disk_is_full
 from deployfold.util.torch_files import save_scripted
 
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
-from .outputs import compare_loaded, is_torchscript, run_module
+from .outputs import (
+    FlatOutputs,
+    call_module,
+    compare_loaded,
+    is_flat,
+    is_torchscript,
+    run_module,
+)
 from .quiet import baked_note, quiet
 
 _WHAT = "The TorchScript model"
@@ -68,8 +76,9 @@ def export_torchscript(
         )
     reference, _ = run_module(module, inputs)
     with quiet() as baked:
-        converted, method = _convert(module, inputs, script=script)
+        converted, method, flattened = _convert(module, inputs, script=script)
         frozen, notes = _freeze(converted)
+    notes += flattened
     # The archive carries the name of the file that it is saved to; a buffer, which has none, would
     # be a second and third copy of the weights in memory.
     with atomic_path(path, name="archive") as temporary:
@@ -89,28 +98,54 @@ def export_torchscript(
 
 def _convert(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, script: bool
-) -> tuple[Any, Literal["traced", "scripted", "frozen"]]:
+) -> tuple[Any, Literal["traced", "scripted", "frozen"], tuple[str, ...]]:
+    """The compiled module, how it was compiled, and a note where its outputs changed their form."""
     if is_torchscript(module):
-        return module, "frozen"
+        return module, "frozen", ()
     try:
         if script:
-            return torch.jit.script(module), "scripted"
+            return torch.jit.script(module), "scripted", ()
         with torch.no_grad():
             # strict=False lets dicts and lists out; outputs are compared below, on the file.
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                module, inputs, strict=False, check_trace=False
-            )
-            return traced, "traced"
+            return _trace(module, inputs), "traced", ()
     except Exception as error:
         if script:
             raise ExportError(
                 f"torch.jit.script cannot compile this model: {first_line(error)}",
                 hint="Leave out --script to trace it instead.",
             ) from error
+        flat = None if is_flat(call_module(module, inputs)) else _traced_flat(module, inputs)
+        if flat is not None:
+            return flat
         raise ExportError(
-            f"torch.jit.trace cannot trace this model: {first_line(error)}",
+            f"torch.jit.trace cannot trace this model: {_without_values(first_line(error))}",
             hint="Try --script, which compiles the Python source instead.",
         ) from error
+
+
+def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+    return torch.jit.trace(module, inputs, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+
+
+def _traced_flat(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> tuple[Any, Literal["traced"], tuple[str, ...]] | None:
+    """The module traced with its outputs as one flat tuple; ``None`` where that fails, too.
+
+    TorchScript has no type for nested containers of several kinds, such as a dict in a tuple.
+    """
+    _, names = run_module(module, inputs)
+    try:
+        with torch.no_grad():
+            traced = _trace(FlatOutputs(module), inputs)
+    except Exception:  # the first attempt's reason is the one to tell
+        return None
+    return traced, "traced", (f"TorchScript returns its outputs as one tuple: {first_few(names)}.",)
+
+
+def _without_values(reason: str) -> str:
+    """A tracer's message without the tensors that it prints."""
+    return re.sub(r"\(?tensor\(.*", "a nested structure of tensors.", reason)
 
 
 def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:

@@ -47,7 +47,7 @@ class Match:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What does not fit, as parts of a sentence; ``()`` for a match."""
+        """The differences, as parts of a sentence; ``()`` for a match."""
         return self.fit.problems
 
     def error(self) -> LoadError:

@@ -1,7 +1,8 @@
-"""Reading zip archives the way torch will.
+"""Reads zip archives the way torch does.
 
-An archive can be made so that two zip readers see different entries. What is inspected before
-torch opens a file must be what torch then reads, so torch's own reader and Python's must agree.
+An archive can be made so that two zip readers see different entries. The inspection before torch
+opens a file must see the bytes that torch then reads, so torch's own reader and Python's must
+agree.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _DAMAGED = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError,
     NotImplementedError,
 )  # fmt: skip
-"""What Python's reader raises for a broken archive, and torch's."""
+"""The exceptions of Python's reader, and of torch's, for a broken archive."""
 
 
 def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:

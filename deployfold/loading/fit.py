@@ -83,7 +83,7 @@ class Fit:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What does not fit, as parts of a sentence; ``()`` if everything does."""
+        """The differences, as parts of a sentence; ``()`` if everything fits."""
         return (
             *(f"{key} is missing" for key in self.missing),
             *(f"{key} is unexpected" for key in self.unexpected),

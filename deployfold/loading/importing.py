@@ -1,4 +1,4 @@
-"""Importing what the user named on the command line, and nothing that a checkpoint names."""
+"""Imports modules that the user named on the command line; a checkpoint never names them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deployfold.errors import UsageError
 
 
 def import_named(package: str, name: str, *, hint: str) -> Any:
-    """``package.name``, looked up as Python does, the working directory counting.
+    """Import ``package`` as Python does, from the working directory too, and get ``name`` of it.
 
     Raises:
         UsageError: the import fails for whatever reason, or the module has no such name.

@@ -1,4 +1,4 @@
-"""Which inputs a model takes: as asked for, as its architecture says, or as a layer needs."""
+"""Decides which inputs a model takes: by --input, by its architecture, or by its first layer."""
 
 from __future__ import annotations
 
@@ -19,39 +19,45 @@ from .model import LoadedModel
 _SPATIAL = {1: (1024,), 2: (224, 224), 3: (16, 112, 112)}
 _TOKENS = 16
 _GENERIC = frozenset({"x", "input", "inputs", "args"})
+"""Names that tell nothing of the only input, which is called ``input`` then."""
 
 
 @dataclass(frozen=True)
 class _Forward:
-    """The positional arguments of a forward; the first ``required`` have no default."""
+    """The positional arguments of a forward.
+
+    Attributes:
+        required: how many of the first have no default.
+        open: the forward takes any number more, as ``*args``.
+    """
 
     names: tuple[str, ...]
     required: int
+    open: bool = False
 
 
 def resolve_inputs(
     loaded: LoadedModel, requested: InputSpec | None, dynamic: Dynamic = ()
 ) -> InputSpec:
-    """The inputs to build for, in the order of the forward, with names.
+    """Decide the inputs to build for, in the order of the forward, with names.
 
     Float inputs of a model in half or double precision get its dtype.
 
     Args:
-        requested: what ``--input`` gave, which wins.
-        dynamic: what to serve beside those shapes; where these are in none of the profiles, the
-            opt shapes of the first take their place.
+        requested: the inputs of ``--input``, which override every default.
+        dynamic: the optimization profiles; where no profile holds the shapes, the opt shapes of
+            the first profile take their place.
 
     Raises:
-        UsageError: a name is not the forward's, there are too many or too few inputs, no shape is
-            known, or a ``.pt2`` program was exported for other shapes.
+        UsageError: the forward has no input of that name, there are too many or too few inputs, no
+            shape is known, or a ``.pt2`` program was exported for other shapes.
     """
-    forward = _forward(loaded.module)
+    forward = forward_of(loaded.module)
     if requested is None and dynamic and not isinstance(dynamic[0], DynamicBatch):
         tensors = tuple(TensorSpec(one.opt, one.name or None) for one in dynamic[0])
         requested = InputSpec(tensors, origin="--shapes")
     spec = _in_order(requested, forward) if requested else _default(loaded)
-    if forward is not None:
-        _check_count(spec, forward)
+    _check_count(spec, forward)
     dtype = _float_dtype(loaded.module)
     tensors = tuple(
         replace(
@@ -90,7 +96,7 @@ def make_inputs(
     batch: int | None = None,
     float_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Seeded inputs of the given shapes: standard-normal floats, uint8 of 0..255, else 0 and 1.
+    """Make seeded inputs: standard-normal floats, uint8 of 0..255, other integers of 0 and 1.
 
     Other integers are most often indices or masks, and 0 and 1 are valid for any of them.
 
@@ -112,36 +118,36 @@ def make_inputs(
     return tuple(tensors)
 
 
-def _forward(module: nn.Module) -> _Forward | None:
-    """The forward's positional arguments; ``None`` if it takes any number."""
+def forward_of(module: nn.Module) -> _Forward:
+    """The positional arguments of a module's forward."""
     if isinstance(module, torch.jit.ScriptModule):
         arguments = module._c._get_method("forward").schema.arguments[1:]  # without self
         required = sum(not argument.has_default_value() for argument in arguments)
         # Tracing numbers its names: input.1.
         return _Forward(tuple(item.name.partition(".")[0] for item in arguments), required)
     parameters = list(inspect.signature(module.forward).parameters.values())
-    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
-        return None
+    is_open = any(item.kind is item.VAR_POSITIONAL for item in parameters)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [item for item in parameters if item.kind in kinds]
     required = sum(item.default is item.empty for item in positional)
-    return _Forward(tuple(item.name for item in positional), required)
+    return _Forward(tuple(item.name for item in positional), required, is_open)
 
 
-def _name(index: int, forward: _Forward | None, count: int) -> str:
-    if forward is not None and forward.names[index] not in _GENERIC:
-        return forward.names[index]
-    return "input" if count == 1 else f"input_{index}"
+def _name(index: int, forward: _Forward, count: int) -> str:
+    name = forward.names[index] if index < len(forward.names) else ""
+    if count == 1:
+        return "input" if not name or name in _GENERIC else name
+    return name or f"input_{index}"
 
 
-def _in_order(requested: InputSpec, forward: _Forward | None) -> InputSpec:
+def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
     """Named inputs at the places of those arguments, unnamed ones at the places left."""
     given = [tensor.name for tensor in requested.tensors if tensor.name is not None]
-    if forward is None or not given:
-        return requested
     names = forward.names
+    if not given or (forward.open and not set(given) & set(names)):
+        return requested
     if len(requested.tensors) == 1 and len(names) == 1:
-        return requested  # a name for the only input is a wish, not a reference
+        return requested  # the only input may be given any name
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(
@@ -149,7 +155,7 @@ def _in_order(requested: InputSpec, forward: _Forward | None) -> InputSpec:
             hint=f"Its inputs are: {', '.join(names)}.",
         )
     if len(requested.tensors) > len(names):
-        return requested  # too many, which is refused next
+        return requested  # too many: _check_count refuses them
     placed = {tensor.name: tensor for tensor in requested.tensors if tensor.name is not None}
     unnamed = [tensor for tensor in requested.tensors if tensor.name is None]
     free = [name for name in names if name not in placed]
@@ -162,7 +168,7 @@ def _in_order(requested: InputSpec, forward: _Forward | None) -> InputSpec:
 
 def _check_count(spec: InputSpec, forward: _Forward) -> None:
     given, names = len(spec.tensors), forward.names
-    if forward.required <= given <= len(names):
+    if forward.required <= given and (given <= len(names) or forward.open):
         return
     wanted = str(len(names))
     if forward.required < len(names):
@@ -170,7 +176,7 @@ def _check_count(spec: InputSpec, forward: _Forward) -> None:
     raise UsageError(
         f"The model takes {wanted} inputs ({', '.join(names)}), and the shapes of {given} are "
         f"known, from {spec.origin}.",
-        hint="Give one --input NAME=SHAPE for each.",
+        hint="Give one --input NAME=SHAPE for each, or --input-data with an array for each.",
     )
 
 
@@ -220,13 +226,13 @@ def _default(loaded: LoadedModel) -> InputSpec:
             origin = f"the first weight, {name}"
             return InputSpec((_for_weight("convolution", weight.shape),), origin=origin)
     raise UsageError(
-        "The input shape cannot be told from this model.",
+        "This model does not show the shape of its input.",
         hint="Give it with --input, for example --input 1x3x224x224.",
     )
 
 
 def _for_layer(layer: nn.Module) -> TensorSpec | None:
-    """The input that a layer would take if it came first."""
+    """The input of a layer, if that layer comes first."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         return TensorSpec((1, layer.in_channels, *_SPATIAL[len(layer.kernel_size)]))
     if isinstance(layer, nn.Linear):
@@ -237,7 +243,7 @@ def _for_layer(layer: nn.Module) -> TensorSpec | None:
 
 
 def _for_weight(operator: str, shape: tuple[int, ...]) -> TensorSpec:
-    """The same from a weight alone, taking a convolution to have one group."""
+    """The input of a layer by its weight alone; a convolution is taken to have one group."""
     if operator == "embedding":
         return TensorSpec((1, _TOKENS), dtype="int64")
     return TensorSpec((1, shape[1], *_SPATIAL.get(len(shape) - 2, ())))

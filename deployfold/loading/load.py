@@ -24,6 +24,9 @@ from .safe_globals import refusal
 from .weights import Weights, find_modules, find_weights, is_average
 from .wrappers import unwrap
 
+_OVERHEAD = 1 << 16
+"""Bytes of a file beside its tensors: names, code, the archive's directory."""
+
 
 def load_model(
     source: str,
@@ -63,11 +66,21 @@ def load_model(
     file = content.file or path
     loaded = LoadedModel(
         nn.Identity(), content.kind, safe_name(stem(path)), arch, source, sha256(file),
-        file.stat().st_size, content.shapes, content.notes,
+        file.stat().st_size, shapes=content.shapes, notes=content.notes,
     )  # fmt: skip
     if content.module is not None:
-        return checked(_with_own_architecture(replace(loaded, module=content.module), path))
-    return checked(_from_tree(loaded, path, content, weights))
+        loaded = _with_own_architecture(replace(loaded, module=content.module), path)
+    else:
+        loaded = _from_tree(loaded, path, content, weights)
+    return _sized(checked(loaded))
+
+
+def _sized(loaded: LoadedModel) -> LoadedModel:
+    """The model with the size of its weights: the file's, unless the file holds more than them."""
+    tensors = {id(one): one for one in (*loaded.module.parameters(), *loaded.module.buffers())}
+    size = sum(one.numel() * one.element_size() for one in tensors.values())
+    alone = loaded.bytes is not None and loaded.bytes <= 1.1 * size + _OVERHEAD
+    return replace(loaded, weight_bytes=loaded.bytes if alone else size)
 
 
 def _from_zoo(source: str, arch: str | None) -> LoadedModel:

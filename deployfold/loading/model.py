@@ -1,4 +1,4 @@
-"""What loading returns."""
+"""The record of a loaded model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ Kind = Literal["module", "state_dict", "torchscript", "program", "zoo"]
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode on the CPU, and where it came from.
+    """A model in evaluation mode on the CPU, and its source.
 
     Attributes:
         module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file.
-        kind: what the source was.
+        kind: of the source.
         name: a short stem for file names, such as ``resnet50``.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory`` where it is known.
         source: the source as the user gave it.
         sha256, bytes: of the file; ``None`` without one.
-        shapes: input shapes that the source itself names; ``()`` if it names none.
+        weight_bytes: of the model's tensors, which may be less than the file: a training checkpoint
+            holds the optimizer's state as well. ``None`` without a file.
+        shapes: input shapes that the source itself gives; ``()`` without any.
         notes: sentences for the user, such as a guessed architecture.
     """
 
@@ -32,5 +34,6 @@ class LoadedModel:
     source: str
     sha256: str | None = None
     bytes: int | None = None
+    weight_bytes: int | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()

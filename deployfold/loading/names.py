@@ -1,4 +1,4 @@
-"""Names inside a model, which end up in source code.
+"""Refuses names inside a model that would act as code.
 
 ``torch.fx``, and so ``torch.export``, writes every module, parameter and buffer that a graph uses
 into Python source as ``getattr(self, "NAME")``, without escaping it (read in torch 2.14). A quote

@@ -22,11 +22,12 @@ _MARK = "_deployfold_not_loaded"
 class _Kind(type):
     """The type of stand-in classes; once the pickle is read, calling such a class raises."""
 
+    name: str
     closed = False
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         if cls.closed:
-            _refuse(cls.__name__)
+            _refuse(cls.name)
         return super().__call__(*arguments, **options)
 
 
@@ -63,7 +64,7 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
         return super().__iter__()
 
     def attributes(self) -> dict[Any, Any]:
-        """What the pickle sets the object's attributes to; ``{}`` where that is no dictionary."""
+        """The attributes that the pickle sets; ``{}`` where it gives no dictionary."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:  # __dict__ and slots
             return {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
@@ -132,7 +133,7 @@ def name_of(value: object) -> str | None:
     if isinstance(value, Placeholder):
         return value.name
     if isinstance(value, _Kind):
-        return value.__name__
+        return value.name
     if type(value) is OrderedDict and vars(value):
         name = vars(value).get(_MARK)
         return name if isinstance(name, str) else None
@@ -140,7 +141,7 @@ def name_of(value: object) -> str | None:
 
 
 def _class(name: str) -> type:
-    return _Kind(name, (Placeholder,), {"name": name})
+    return _Kind("Placeholder", (Placeholder,), {"name": name})
 
 
 def _mapping(name: str) -> type:
@@ -151,7 +152,7 @@ def _mapping(name: str) -> type:
         vars(made)[_MARK] = name
         return made
 
-    return _Kind(name, (), {"__new__": make})
+    return _Kind("Mapping", (), {"__new__": make, "name": name})
 
 
 def _refuse(name: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Which classes a pickled module may use without being asked for.
+"""Decides which classes a pickled module may use without the user's permission.
 
 A pickle names classes and functions ("globals") and has them called. torch's restricted unpickler
 (``weights_only=True``) calls only those that are allowed, but with arguments of the pickle's
@@ -9,11 +9,12 @@ that is allowed must be harmless with any arguments:
   whose constructors set attributes and build layers. A test reads the source of all of them for
   calls that open, import, compile, trace or load. The ones that trace are excluded: tracing writes
   names of the traced model into source code and runs it;
-* the few helper classes and pure functions those modules hold, reviewed by hand below.
+* the few helper classes and pure functions that those modules hold, reviewed by hand below.
 
 Other functions are never allowed: the unpickler cannot tell a function that is stored from one that
-is to be called. ``functools.partial`` is, since building one calls nothing; the unpickler itself
-checks the global that goes into it.
+is called. ``functools.partial`` is allowed, since building one calls nothing; the unpickler itself
+checks the global that goes into it. Everything else is replaced by a stand-in, see
+:mod:`deployfold.loading.placeholder`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _PACKAGES = (
     "timm.layers.",
     "timm.models.",
     "deployfold.folding.",
+    "deployfold.loading.arguments.",
     "torch.nn.parallel.data_parallel.",
 )
 _RENAMED = {"deployfold.fold.rewrite.Zero": "deployfold.folding.rewrite.rewrite.Zero"}
@@ -133,6 +135,7 @@ def allowed_for(source: Path | IO[bytes], also: Sequence[str]) -> list[tuple[Any
 
 def refusal(names: Sequence[str]) -> LoadError:
     """The error for a checkpoint that needs these globals; its hint has every flag."""
+    names = [name if name.isprintable() else ascii(name) for name in names]
     flags = " ".join(f"--allow-global {name}" for name in names)
     packages = dict.fromkeys(name.partition(".")[0] for name in names if "." in name)
     several = [
@@ -167,7 +170,7 @@ def _globals_of(source: Path | IO[bytes]) -> list[str]:
 
 
 def _globals_of_bare_pickles(path: Path) -> list[str]:
-    """The same for torch's legacy format, a few pickles in a row, which torch does not inspect.
+    """The globals of torch's legacy format, a few pickles in a row, which torch does not inspect.
 
     Names of torch itself are left to the restricted unpickler, which allows its own and refuses
     the others.
@@ -220,7 +223,7 @@ def _enum_member(kind: Any, name: str) -> Any:
     if (unloaded := name_of(kind)) is not None:
         return Placeholder(f"{unloaded}.{name}")
     raise LoadError(
-        f"The checkpoint wants the attribute {name!r} of something that is no Enum.",
+        f"The checkpoint wants the attribute {name!r} of something that is not an Enum.",
         hint="It may be made to do harm. Save model.state_dict() and give --arch.",
     )
 

@@ -40,7 +40,7 @@ def builder(zoo: str, name: str) -> Callable[..., nn.Module]:
     """The function that makes a model without trained weights.
 
     Raises:
-        UsageError: the zoo is not installed or has no such model.
+        UsageError: the zoo is not installed, or has no model of that name.
     """
     try:
         package = importlib.import_module(zoo)
@@ -65,12 +65,12 @@ def _torchvision_builder(models: Any, name: str) -> Callable[..., nn.Module]:
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # its default would be downloaded
     if name in _AUXILIARY:
-        options["init_weights"] = False  # theirs takes seconds; the layers' own remains
+        options["init_weights"] = False  # takes seconds; the layers initialise themselves
     return lambda **more: models.get_model(name, **{**options, **more})
 
 
 def variants(arch: str) -> tuple[dict[str, Any], ...]:
-    """Builder options under which checkpoints of one architecture have other keys."""
+    """The builder options to try: checkpoints of one architecture may have other keys."""
     zoo, _, name = arch.partition(":")
     if zoo == "torchvision" and name in _AUXILIARY:
         return ({}, {"aux_logits": False})
@@ -80,7 +80,7 @@ def variants(arch: str) -> tuple[dict[str, Any], ...]:
 
 
 def input_size(arch: str) -> tuple[int, ...] | None:
-    """The shape ``(channels, …)`` that the architecture was trained with, if its package says."""
+    """The shape ``(channels, …)`` that the architecture was trained with, if its package has it."""
     zoo, _, name = arch.partition(":")
     if zoo == "timm":
         import timm
@@ -105,9 +105,9 @@ def _torchvision_input_size(name: str) -> tuple[int, ...] | None:
 
 
 def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """torchvision's default weights if torch.hub has them on this machine, with builder options.
+    """torchvision's default weights if torch.hub has them on this machine, with attributes to set.
 
-    Nothing is downloaded: a build must not depend on the network.
+    Nothing is downloaded, because a build must not depend on the network.
 
     Raises:
         LoadError: the cached file is damaged.
@@ -118,7 +118,7 @@ def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     try:
         from torchvision import models
     except ImportError:
-        return None  # the builder says so
+        return None  # the builder raises
     try:
         url = models.get_model_weights(name).DEFAULT.url
     except (ValueError, AttributeError):
@@ -129,5 +129,5 @@ def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     state = load_pickle(path, strict=True)
     if not isinstance(state, dict):
         raise LoadError(f"{path} holds no state dict.", hint="Delete it from torch.hub's cache.")
-    # The trained ones were trained behind another normalisation, which the model then undoes.
+    # These weights were trained with another normalisation, which the model then undoes.
     return state, {"transform_input": True} if name in _AUXILIARY else {}

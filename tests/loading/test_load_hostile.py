@@ -132,6 +132,15 @@ def test_garbage_is_one_sentence(content, words, tmp_path):
         load_model(str(path))
 
 
+@pytest.mark.parametrize("name", [b"a\0b", b"a\x1b[2Jb", b"\xff", b""])
+def test_a_global_with_an_odd_name_is_one_printable_sentence(name, tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"\x80\x02c" + name + b"\nx\n)R.")
+    with pytest.raises(LoadError) as caught:
+        load_model(str(tmp_path / "net.pt"))
+    assert caught.value.message.isprintable()
+    assert str(caught.value.hint).isprintable()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_truncated_file_is_one_sentence(share, legacy, tmp_path):

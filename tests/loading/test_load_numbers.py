@@ -52,9 +52,23 @@ def test_what_no_engine_computes_in_becomes_float32(dtype, tmp_path):
     assert "kept" not in note
 
 
-def test_float16_and_torchscript_keep_their_dtype(tmp_path):
-    half = load_model(saved(nn.Sequential(nn.Linear(3, 2)).half(), tmp_path))
-    assert in_single_precision(half, None) == (half, None)
+def test_float16_modules_become_float32_like_bfloat16_ones(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).half()
+    half = load_model(saved(net, tmp_path))
+    single, inputs = in_single_precision(half, InputSpec.parse(["1x3:float16"]))
+    assert torch.equal(single.module[0].weight, net[0].weight.float())
+    assert single.module[1].running_var.dtype == torch.float32
+    assert [tensor.dtype for tensor in inputs.tensors] == ["float32"]
+    (note,) = single.notes
+    assert "float16 weights are computed in float32" in note
+    assert "--fp16" in note
+    assert "1x3:float16 is float32, too" in note
+
+
+def test_a_float16_part_of_a_float32_model_and_torchscript_keep_their_dtype(tmp_path):
+    mixed = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).half())
+    loaded = load_model(saved(mixed, tmp_path))
+    assert in_single_precision(loaded, None) == (loaded, None)
     torch.jit.save(torch.jit.script(nn.Linear(3, 2).double()), tmp_path / "net.ts.pt")
     script = load_model(str(tmp_path / "net.ts.pt"))
     assert in_single_precision(script, None) == (script, None)

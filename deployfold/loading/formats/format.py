@@ -37,7 +37,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What the user allows a file to do.
+    """The permissions that the user gives to a file.
 
     Attributes:
         allow_globals: classes that a pickle may use beside those of known packages.

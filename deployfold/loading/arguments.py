@@ -1,0 +1,185 @@
+"""Adapts models whose forward does not take one tensor a positional argument.
+
+Every later stage calls a model with tensors in order, and expects tensors in plain containers. This
+module wraps a model that takes keywords, lists or dictionaries, or returns dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from deployfold.config.spec import InputSpec
+from deployfold.errors import UsageError
+
+from .model import LoadedModel
+
+_SEQUENCE = re.compile(r"\b(list|tuple|Sequence)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which input goes to which argument; an input is the number of its place.
+
+    Attributes:
+        positional: for each positional argument an input, or a list or dictionary of inputs.
+        keywords: the same for each keyword argument.
+    """
+
+    positional: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+class Adapted(nn.Module):
+    """A model that takes tensors in order and returns plain containers.
+
+    Attributes:
+        model: the model itself.
+        layout: how it takes the tensors; one positional argument each if ``None``.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout | None) -> None:
+        super().__init__()
+        self.model = model
+        self.positional = None if layout is None else list(layout.positional)
+        self.keywords = {} if layout is None else dict(layout.keywords)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Call the model; the output is a tensor, or tuples, lists and dicts of tensors."""
+        if self.positional is None:
+            return plain(self.model(*inputs))
+        arguments = [_filled(place, inputs) for place in self.positional]
+        keywords = {key: _filled(place, inputs) for key, place in self.keywords.items()}
+        return plain(self.model(*arguments, **keywords))
+
+
+def plain(output: Any) -> Any:
+    """``output`` with dictionaries in the place of dataclasses and of other mappings.
+
+    Fields that are ``None`` are left out. Containers that torch's pytree knows stay.
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = {one.name: getattr(output, one.name) for one in dataclasses.fields(output)}
+        return {key: plain(value) for key, value in fields.items() if value is not None}
+    if isinstance(output, Mapping):
+        return {str(key): plain(value) for key, value in output.items() if value is not None}
+    if type(output) in (tuple, list):
+        return type(output)(plain(item) for item in output)
+    return output
+
+
+def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedModel:
+    """Adapt a model to the names of the requested inputs, if its forward needs that.
+
+    1. The name of a keyword argument, or any name with ``**kwargs``: passed by keyword. So is an
+       argument after one that is left out and has a default.
+    2. ``NAME.KEY`` for an argument NAME: in a dictionary, or in a list if the keys are numbers.
+    3. Other names, where the only argument is not annotated as a tensor: in a dictionary for it.
+    4. Several inputs without names, where the only argument is annotated as a list or tuple: in a
+       list for that argument.
+
+    Raises:
+        UsageError: the keys of a list are not 0, 1, 2 and so on.
+    """
+    if requested is None or loaded.kind in ("torchscript", "program"):
+        return loaded
+    layout = _layout(loaded.module, [tensor.name for tensor in requested.tensors])
+    if layout is None:
+        return loaded
+    note = "The model is called through an adapter, as the names of its inputs ask for."
+    return replace(
+        loaded, module=Adapted(loaded.module, layout).eval(), notes=(*loaded.notes, note)
+    )
+
+
+def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) -> LoadedModel:
+    """Adapt a model that returns dataclasses or mappings, so that exported graphs can return them.
+
+    The model runs once on ``inputs``. A failure of that run is left to the stage that needs it.
+    """
+    module = loaded.module
+    if loaded.kind in ("torchscript", "program") or isinstance(module, Adapted):
+        return loaded
+    try:
+        with torch.no_grad():
+            output = module(*inputs)
+        leaves = pytree.tree_leaves(output)
+    except Exception:  # any code may run in a forward
+        return loaded
+    if not any(isinstance(one, Mapping) or dataclasses.is_dataclass(one) for one in leaves):
+        return loaded
+    return replace(loaded, module=Adapted(module, None).eval())
+
+
+def _filled(place: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
+    if isinstance(place, dict):
+        return {key: inputs[index] for key, index in place.items()}
+    if isinstance(place, list):
+        return [inputs[index] for index in place]
+    return inputs[place]
+
+
+def _layout(module: nn.Module, given: list[str | None]) -> Layout | None:
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [one for one in parameters if one.kind in kinds]
+    names = [one.name for one in positional]
+    keywords = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
+    any_position = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    any_keyword = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    named = [name for name in given if name is not None]
+    if not named:
+        if len(names) == 1 and len(given) > 1 and _SEQUENCE.search(str(positional[0].annotation)):
+            return Layout((list(range(len(given))),), {})
+        return None
+    places = {name: index for index, name in enumerate(given) if name is not None}
+    parts = {name: name.partition(".") for name in named if "." in name}
+    grouped = {name for name in named if name in parts and parts[name][0] in {*names, *keywords}}
+    others = [name for name in named if name not in names and name not in grouped]
+    foreign = [name for name in others if name not in keywords]
+    if foreign and not any_keyword:
+        alone = len(names) == 1 and not any_position
+        if len(foreign) == len(given) > 1 and alone and not _is_tensor(positional[0]):
+            return Layout(({name: places[name] for name in named},), {})
+        return None
+    if None in given and (others or grouped):
+        return None  # resolve_inputs tells which names are missing
+    values: dict[str, Any] = {name: places[name] for name in named if name not in grouped}
+    for name in sorted(grouped, key=lambda one: places[one]):
+        owner, _, key = parts[name]
+        values.setdefault(owner, {})[key] = places[name]
+    values = {name: _as_list(name, value) for name, value in values.items()}
+    leading = [name for index, name in enumerate(names) if set(names[: index + 1]) <= set(values)]
+    rest = {name: value for name, value in values.items() if name not in leading}
+    if not rest and not grouped:
+        return None
+    gap = [one for one in positional if one.name not in values and one.default is one.empty]
+    if gap:
+        return None
+    return Layout(tuple(values[name] for name in leading), rest)
+
+
+def _is_tensor(parameter: inspect.Parameter) -> bool:
+    return str(parameter.annotation).strip("'\"").endswith(("Tensor", "Tensor'>"))
+
+
+def _as_list(name: str, value: Any) -> Any:
+    """A dictionary with the keys 0, 1, 2 and so on as a list."""
+    if not isinstance(value, dict) or not all(key.isdigit() for key in value):
+        return value
+    if sorted(value, key=int) != [str(index) for index in range(len(value))]:
+        raise UsageError(
+            f"The list {name!r} has the items {', '.join(value)}.",
+            hint=f"Number them from 0: --input {name}.0=… --input {name}.1=….",
+        )
+    return [value[str(index)] for index in range(len(value))]

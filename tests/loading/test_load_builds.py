@@ -1,0 +1,125 @@
+"""Models as people have them, from the file to the exported graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import deployfold
+from deployfold.config.quantization import CalibrationSpec
+from deployfold.errors import UsageError
+from deployfold.reporting.model import Report
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    features: tuple[torch.Tensor, ...]
+    loss: torch.Tensor | None = None
+
+
+class Net(nn.Module):
+    """Takes a keyword-only mask, and returns a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, image: torch.Tensor, *, mask: torch.Tensor) -> Output:
+        found = self.norm(self.conv(image)) * mask
+        return Output(found.mean((2, 3)), (found, found + 1))
+
+
+class Open(nn.Module):
+    """Takes anything, as the models of ultralytics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = self.norm(self.conv(x))
+        return found, {"boxes": found + 1, "levels": [found * 2, found * 3]}
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)) + tokens.sum()
+
+
+def build(tmp_path: Path, module: nn.Module, **options: Any) -> Report:
+    torch.manual_seed(0)
+    path = tmp_path / "net.pt"
+    options.setdefault("arch", f"{__name__}:{type(module).__name__}")
+    torch.save(options.pop("content", module.state_dict()), path)
+    return deployfold.build(path, output=tmp_path / "out", engine=False, measure=False, **options)
+
+
+def made(report: Report) -> set[str]:
+    return {row.name for row in report.rows if row.artifact is not None}
+
+
+def test_keywords_in_and_a_dataclass_out_are_exported_in_every_format(tmp_path: Path) -> None:
+    report = build(tmp_path, Net(), inputs=["image=1x3x8x8", "mask=1x1x8x8"])
+    assert {"folded", "torchscript", "program", "onnxruntime"} <= made(report)
+    graph = onnx.load(tmp_path / "out" / "net.onnx").graph
+    assert [value.name for value in graph.input] == ["image", "mask"]
+    assert [value.name for value in graph.output] == ["logits", "features_0", "features_1"]
+    assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
+
+
+def test_open_arguments_and_nested_outputs_under_a_dynamic_batch(tmp_path: Path) -> None:
+    report = build(tmp_path, Open(), inputs=["1x3x8x8"], dynamic_batch=(1, 2, 4))
+    assert {"folded", "torchscript", "program", "onnxruntime"} <= made(report)
+    onnx_row = next(row for row in report.rows if row.name == "onnxruntime")
+    assert not any("dynamo" in note for note in onnx_row.notes), onnx_row.notes
+    script = next(row for row in report.rows if row.name == "torchscript")
+    assert any("one tuple: output_0, output_1_boxes" in note for note in script.notes)
+    loaded = torch.jit.load(str(tmp_path / "out" / "net.ts.pt"))
+    assert len(loaded(torch.ones(2, 3, 8, 8))) == 4
+
+
+def test_named_arrays_give_shapes_and_dtypes(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "in.npz",
+        x=np.random.default_rng(0).random((3, 3, 16, 16)), tokens=np.arange(15).reshape(3, 5),
+    )  # fmt: skip
+    report = build(tmp_path, Two(), input_data=CalibrationSpec(str(tmp_path / "in.npz")))
+    assert [(one.name, tuple(one.shape), one.dtype) for one in report.inputs] == [
+        ("x", (1, 3, 16, 16), "float32"),
+        ("tokens", (1, 5), "int64"),
+    ]
+    np.savez(tmp_path / "in.npz", x=np.ones((3, 3, 16, 16)), labels=np.arange(3))
+    with pytest.raises(UsageError, match="takes 2 inputs"):
+        build(tmp_path, Two(), input_data=CalibrationSpec(str(tmp_path / "in.npz")))
+
+
+@pytest.mark.parametrize("inputs", [["1x3x8x8"], ["1x3x8x8:float16"], ["1x3x8x8:float32"]])
+def test_a_half_precision_module_is_built_in_float32(inputs: list[str], tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU()).eval().half()
+    content = {"epoch": -1, "model": module, "ema": None}
+    report = build(tmp_path, module, arch=None, content=content, inputs=inputs)
+    graph = onnx.load(tmp_path / "out" / "net.onnx").graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert any("float16 weights are computed in float32" in note for note in report.notes)
+
+
+def test_the_original_has_the_size_of_its_weights(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 512, 3), nn.BatchNorm2d(512))
+    optimizer = {"state": {0: {"exp_avg": torch.ones(1_000_000)}}, "param_groups": []}
+    content = {"model": module, "optimizer": optimizer}
+    report = build(tmp_path, module, arch=None, content=content, inputs=["1x3x8x8"])
+    size = sum(value.nbytes for value in module.state_dict().values())
+    assert report.rows[0].bytes == size < 100_000
+    assert report.source.bytes == (tmp_path / "net.pt").stat().st_size > 4_000_000
