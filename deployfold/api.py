@@ -29,6 +29,8 @@ def load(
     source: str | Path,
     *,
     arch: str | None = None,
+    arch_options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
     allow_globals: Sequence[str] = (),
     trust: bool = False,
 ) -> torch.nn.Module:
@@ -36,16 +38,29 @@ def load(
 
     Args:
         source: a pickled module, state dict, ``.safetensors``, TorchScript archive or ``.pt2``
-            file, or ``torchvision:NAME`` / ``timm:NAME``.
+            file, a directory that Hugging Face's libraries wrote, ``torchvision:NAME`` /
+            ``timm:NAME``, or ``package.module:factory``.
         arch: the architecture of a state dict: ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:factory``; guessed from the file name and its keys if ``None``.
-        allow_globals: classes that a pickled module may use beside those of known packages.
+        arch_options: keyword arguments for the architecture's builder, such as ``num_classes``.
+        weights: the key or prefix of the weights to take where the file holds several, such as
+            ``ema``.
+        allow_globals: classes that a pickled module may use beside those of known packages, or
+            ``package.*`` for all modules of a package.
         trust: unpickle in full, which lets the file run any code.
 
     Raises:
         LoadError: the file cannot be read, or reading it would run code that was not allowed.
     """
-    loaded = load_model(str(source), arch=arch, allow_globals=tuple(allow_globals), trust=trust)
+    loaded = load_model(
+        str(source),
+        arch=arch,
+        arch_options=arch_options,
+        weights=weights,
+        allow_globals=tuple(allow_globals),
+        trust=trust,
+        factories=True,
+    )
     return loaded.module
 
 

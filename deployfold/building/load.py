@@ -83,7 +83,13 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
     """
     with journal.running("load", spec.source) as stage:
         model = load_model(
-            spec.source, arch=spec.arch, allow_globals=spec.allow_globals, trust=spec.trust
+            spec.source,
+            arch=spec.arch,
+            arch_options=dict(spec.arch_options),
+            weights=spec.weights,
+            allow_globals=spec.allow_globals,
+            trust=spec.trust,
+            factories=True,
         )
         requested = spec.inputs or _shown_by_data(model, spec)
         model = with_arguments(model, requested)

@@ -88,12 +88,15 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A checkpoint, torchvision:NAME or timm:NAME; checkpoints are pickled modules, state "
-        "dicts, .safetensors, TorchScript archives and .pt2 files.",
+        help="A checkpoint, a directory of Hugging Face or timm, torchvision:NAME, timm:NAME or "
+        "package.module:factory; checkpoints are pickled modules, state dicts, .safetensors, "
+        "TorchScript archives and .pt2 files.",
         show_default=False,
     ),
 ]
 Arch = Annotated[str | None, flag("arch")]
+ArchArgs = Annotated[list[str] | None, flag("arch-arg")]
+Weights = Annotated[str | None, flag("weights")]
 Inputs = Annotated[list[str] | None, flag("input")]
 InputData = Annotated[str | None, flag("input-data")]
 DynamicBatch = Annotated[str | None, flag("dynamic-batch")]

@@ -7,8 +7,10 @@ help, the key of build profiles, the keyword of :func:`deployfold.build` and the
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deployfold.errors import UsageError
 
@@ -32,6 +34,22 @@ def _read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
     return InputSpec.parse(texts) if texts else None
 
 
+def _read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """Keyword arguments: numbers, booleans, lists and so on in Python's form, else words."""
+    found = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise UsageError(
+                f"--arch-arg {text!r} is not NAME=VALUE.", hint="Write it as --arch-arg width=64."
+            )
+        try:
+            found.append((name, ast.literal_eval(value)))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found.append((name, value))
+    return tuple(found)
+
+
 def _read_input_data(source: str | None) -> CalibrationSpec | None:
     return None if source is None else CalibrationSpec(source, samples=SAMPLES)
 
@@ -49,7 +67,8 @@ class BuildSpec:
     """Everything that ``deployfold build`` was asked for: validated, immutable, free of torch.
 
     Attributes:
-        source: a file, or ``torchvision:NAME`` / ``timm:NAME``.
+        source: a file or directory, ``torchvision:NAME`` / ``timm:NAME``, or
+            ``package.module:factory``.
         precisions: the lowered precisions; an fp32 ONNX is always exported.
         float_io: keep float32 inputs and outputs in lowered models.
         threads: ``None`` takes the physical cores.
@@ -88,6 +107,20 @@ class BuildSpec:
         "Architecture of a state dict; torchvision:NAME, timm:NAME or package.module:factory.",
         Panel.MODEL,
         common=True,
+    )
+    arch_options: tuple[tuple[str, Any], ...] = option(
+        (),
+        "An argument of the architecture's builder, such as num_classes=4; repeat it for several.",
+        Panel.MODEL,
+        key="arch-arg",
+        metavar="NAME=VALUE",
+        read=_read_arguments,
+    )
+    weights: str | None = option(
+        None,
+        "The weights to take where a checkpoint holds several, by key or prefix, such as ema.",
+        Panel.MODEL,
+        metavar="KEY",
     )
     inputs: InputSpec | None = option(
         (),
@@ -133,7 +166,8 @@ class BuildSpec:
     )
     allow_globals: tuple[str, ...] = option(
         (),
-        "Let a pickled checkpoint use this class; repeat it for several.",
+        "Let a pickled checkpoint use this class, or package.* for all modules of a package; "
+        "repeat it for several.",
         Panel.MODEL,
         key="allow-global",
         metavar="PACKAGE.CLASS",

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployfold.errors import LoadError, UsageError, first_few, one_line
+from deployfold.errors import DeployfoldError, LoadError, UsageError, first_few, one_line
 
-from . import zoo
+from . import transformers_zoo, zoo
 from .choice import choose_fit
 from .fit import Fit, Names, fits, summary
 from .importing import import_named
@@ -80,11 +80,18 @@ def create(arch: str, **options: Any) -> nn.Module:
             f"{arch!r} does not name an architecture.",
             hint="Write it as torchvision:NAME, timm:NAME or package.module:factory.",
         )
-    builder = zoo.builder(package, name) if package in zoo.ZOOS else _factory(package, name)
+    if package in zoo.ZOOS:
+        builder = zoo.builder(package, name)
+    elif package == transformers_zoo.PACKAGE:
+        builder = transformers_zoo.builder(name)
+    else:
+        builder = _factory(package, name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = builder(**options)
+    except DeployfoldError:
+        raise
     except Exception as error:  # any code may run in a factory
         raise LoadError(
             f"Building {arch} failed: {type(error).__name__}: {one_line(error)}."
@@ -164,9 +171,14 @@ def recognise(
     weights: Mapping[str, Tensor] | Sequence[Weights],
     *,
     key: str | None = None,
+    named: str = "",
 ) -> Match | None:
-    """The architecture that the file is named after, if names and shapes confirm it."""
-    for arch in candidates(path.name):
+    """The architecture that the file is named after, if names and shapes confirm it.
+
+    Args:
+        named: the name of an architecture that stands in the file.
+    """
+    for arch in dict.fromkeys((*candidates(named), *candidates(path.name))):
         try:
             found = match(arch, weights, key=key)
         except (LoadError, UsageError):

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from deployfold.errors import LoadError, first_few
 
-from .weights import Weights
+from .weights import Weights, is_average
 
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)")
 _WRAPPERS = frozenset(
     {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 )
 """Segments that ``torch.compile``, FSDP, activation checkpoints and Lightning put into names."""
 _COUNTERS = frozenset({"total_ops", "total_params", "n_averaged"})
 """Tensors that profilers (thop) and torch's AveragedModel put beside the weights."""
+_FLAT_AVERAGE = "ema_"
 _PREFIXES_TRIED = 8
 
 
@@ -105,6 +107,7 @@ def fits(names: Names, weights: Weights, arch: str) -> list[Fit]:
         if given is None:
             continue
         found = [_fit(names, weights, given, prefix, arch) for prefix in _prefixes(names, given)]
+        found += _flat_averages(names, weights, given, arch)
         whole = [fit for fit in found if not fit.problems]
         if whole:
             return whole
@@ -157,13 +160,16 @@ def _is_beside(names: Names, key: str) -> bool:
     """Whether a tensor that the architecture lacks belongs to something beside the model.
 
     1. A counter of a profiler, or a buffer that the architecture computes itself.
-    2. A tensor of a part at the top that the architecture does not have, such as a loss. A part
+    2. An average at the top, such as ``ema_backbone_conv1_weight`` of mmengine.
+    3. A tensor of a part at the top that the architecture does not have, such as a loss. A part
        named by a number is one more layer of the same model: the architecture is too short.
     """
     if key.rpartition(".")[2] in _COUNTERS or key in names.passing:
         return True
     top, _, rest = key.partition(".")
-    return bool(rest) and top not in names.children and not top.isdigit()
+    if top in names.children:
+        return False
+    return is_average(top) or (bool(rest) and not top.isdigit())
 
 
 def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:
@@ -177,6 +183,17 @@ def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:
                 votes[key[: match.end()]] += 1
     ordered = sorted(votes, key=lambda prefix: (-votes[prefix], len(prefix)))
     return ordered[:_PREFIXES_TRIED] or [""]
+
+
+def _flat_averages(
+    names: Names, weights: Weights, given: Mapping[str, Tensor], arch: str
+) -> list[Fit]:
+    """The average that mmengine keeps under ``ema_`` and names with underscores for dots."""
+    state = {own: given.get(_FLAT_AVERAGE + own.replace(".", "_")) for own in names.shapes}
+    if not state or any(value is None for value in state.values()):
+        return []
+    tensors = {f"{_FLAT_AVERAGE}.{own}": value for own, value in state.items() if value is not None}
+    return [_fit(names, weights, tensors, f"{_FLAT_AVERAGE}.", arch)]
 
 
 def _with_prefix_added(names: Names, given: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -209,7 +226,12 @@ def _without_data_parallel(key: str) -> str:
 
 
 def _renamed_for(names: Names) -> Callable[[str], str]:
-    """Old and new names of the same tensors: weight normalisation, and LayerNorm of TensorFlow."""
+    """Old and new names of the same tensors.
+
+    1. Weight normalisation by a hook, and by ``torch.nn.utils.parametrizations``.
+    2. The normalisation layers of files that were converted from TensorFlow.
+    3. DenseNet's layers before torchvision 0.3.
+    """
     endings = [
         ("weight_g", "parametrizations.weight.original0"),
         ("weight_v", "parametrizations.weight.original1"),
@@ -220,7 +242,7 @@ def _renamed_for(names: Names) -> Callable[[str], str]:
     tails = {key.rpartition(".")[2] for key in names.shapes}
 
     def rename(key: str) -> str:
-        key = _unwrapped(key)
+        key = _DENSENET.sub(r"\1\2", _unwrapped(key))
         for old, new in pairs:
             if key.endswith(f".{old}") and old not in tails:
                 return key.removesuffix(old) + new

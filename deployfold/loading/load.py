@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from deployfold.util.files import sha256
 from . import zoo
 from .arch import Match, create, match, near, recognise
 from .checks import as_module, checked, missing_parts, safe_name
-from .choice import choose_module, unused
-from .fit import fill
+from .choice import choose_fit, choose_module, unused
+from .fit import Names, fill, fits
 from .formats import Content, Permissions, detect, stem
 from .model import LoadedModel
 from .placeholder import name_of
@@ -24,6 +25,7 @@ from .safe_globals import refusal
 from .weights import Weights, find_modules, find_weights, is_average
 from .wrappers import unwrap
 
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _OVERHEAD = 1 << 16
 """Bytes of a file beside its tensors: names, code, the archive's directory."""
 
@@ -32,21 +34,27 @@ def load_model(
     source: str,
     *,
     arch: str | None = None,
+    arch_options: Mapping[str, Any] | None = None,
     weights: str | None = None,
     allow_globals: Sequence[str] = (),
     trust: bool = False,
+    factories: bool = False,
 ) -> LoadedModel:
     """Load a model, in evaluation mode on the CPU.
 
     Args:
-        source: a file or directory, or ``torchvision:NAME`` / ``timm:NAME``.
+        source: a file or directory, ``torchvision:NAME`` / ``timm:NAME``, or with ``factories``
+            ``package.module:factory``.
         arch: the architecture of a state dict; recognised from the file name, and confirmed by
             keys and shapes, if ``None``.
+        arch_options: keyword arguments for the architecture's builder, such as ``num_classes``.
         weights: the key or prefix of the weights to take where a file holds several, such as
             ``ema``.
         allow_globals: classes that a pickled module may use beside those of known packages, or
             ``package.*`` for all modules of a package.
         trust: let the file run code.
+        factories: ``source`` comes from the user and may name code of theirs; a source that a
+            file names may not.
 
     Raises:
         LoadError: the source cannot be read, or could run code that was not allowed.
@@ -57,8 +65,11 @@ def load_model(
         there = path.exists()
     except OSError as error:  # below a directory that may not be searched, or too long a name
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
+    options = dict(arch_options or {})
     if zoo.is_zoo_name(source) and not there:
-        return checked(_from_zoo(source, arch))
+        return checked(_from_zoo(source, arch, options))
+    if factories and _FACTORY.fullmatch(source) and not there:
+        return checked(_from_factory(source, arch, options))
     if not there:
         raise _missing(source)
     found = detect(path)
@@ -71,6 +82,7 @@ def load_model(
     if content.module is not None:
         loaded = _with_own_architecture(replace(loaded, module=content.module), path)
     else:
+        content = replace(content, options={**content.options, **options})
         loaded = _from_tree(loaded, path, content, weights)
     return _sized(checked(loaded))
 
@@ -83,12 +95,22 @@ def _sized(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, weight_bytes=loaded.bytes if alone else size)
 
 
-def _from_zoo(source: str, arch: str | None) -> LoadedModel:
+def _from_factory(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
+    """A model that the user's own code makes, weights included."""
     if arch is not None:
         raise UsageError(f"{source} is an architecture itself; --arch goes with a file.")
-    cached = zoo.cached_weights(source)
+    module, notes = unwrap(create(source, **options))
+    note = f"{source} with the weights that its code gives it, under a fixed seed."
+    name = safe_name(source.partition(":")[2])
+    return LoadedModel(module, "factory", name, source, source, notes=(note, *notes))
+
+
+def _from_zoo(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
+    if arch is not None:
+        raise UsageError(f"{source} is an architecture itself; --arch goes with a file.")
+    cached = None if options else zoo.cached_weights(source)
     if cached is None:
-        module = create(source)
+        module = create(source, **options)
         note = f"{source} with a seeded random initialisation: no trained weights were loaded."
     else:
         state, attributes = cached
@@ -116,6 +138,9 @@ def _from_tree(loaded: LoadedModel, path: Path, content: Content, key: str | Non
         loaded = replace(loaded, module=module, notes=(*loaded.notes, *more, *notes))
         return _with_own_architecture(loaded, path)
     arch = loaded.arch or content.arch
+    if whole and arch is None:  # weights beside a module, which is then their architecture
+        module, notes = _refilled(unwrap(whole[0][1])[0], sets, key)
+        return replace(loaded, module=module, notes=(*loaded.notes, *notes))
     if modules and arch is None:
         refused = missing_parts(choose_module(modules, key)[0])
         raise refusal(refused)
@@ -132,7 +157,7 @@ def _from_weights(
     key: str | None,
 ) -> LoadedModel:
     if loaded.arch is None:
-        found = recognise(path, sets, key=key)
+        found = recognise(path, sets, key=key, named=_named_architecture(content.tree))
     else:
         found = match(loaded.arch, sets, key=key, options=content.options)
     if found is None:
@@ -148,6 +173,23 @@ def _from_weights(
         notes = (f"Recognised {found.arch} by the file name, and by {keys}.", *notes)
     notes = loaded.notes + notes
     return replace(loaded, module=module, kind="state_dict", arch=found.arch, notes=notes)
+
+
+def _named_architecture(tree: Any) -> str:
+    """The name that PyTorch's ImageNet example and its relatives put beside the weights."""
+    held = tree if isinstance(tree, dict) else {}
+    names = [held.get(key) for key in ("arch", "architecture", "model_name")]
+    return next((name for name in names if isinstance(name, str)), "")
+
+
+def _refilled(
+    module: nn.Module, sets: Sequence[Weights], key: str | None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A whole module with other weights of the same file in it."""
+    names = Names.of(module)
+    found = [fit for one in sets for fit in fits(names, one, "the module") if not fit.problems]
+    fit, notes = choose_fit(found, key)
+    return fill(module, fit.state), (*fit.notes, *notes)
 
 
 def _filled(found: Match) -> tuple[nn.Module, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["module", "state_dict", "torchscript", "program", "zoo"]
+Kind = Literal["module", "state_dict", "torchscript", "program", "zoo", "factory"]
 
 
 @dataclass(frozen=True, eq=False)

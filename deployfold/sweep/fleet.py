@@ -138,6 +138,11 @@ def _model(
         )
     if ":" not in source:
         source = str(base / source)
+    elif not source.startswith(("torchvision:", "timm:")) and not Path(source).exists():
+        raise UsageError(
+            f"{path}: the source {source!r} names code, which a file must not run.",
+            hint="Build that model with deployfold build, or save it and name the file.",
+        )
     return FleetModel(
         name,
         source,

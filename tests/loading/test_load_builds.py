@@ -16,6 +16,7 @@ import deployfold
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.errors import UsageError
 from deployfold.reporting.model import Report
+from deployfold.sweep.fleet import read_fleet
 
 
 @dataclass
@@ -56,6 +57,10 @@ class Two(nn.Module):
 
     def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x)) + tokens.sum()
+
+
+def wide(width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
 
 
 def build(tmp_path: Path, module: nn.Module, **options: Any) -> Report:
@@ -123,3 +128,29 @@ def test_the_original_has_the_size_of_its_weights(tmp_path: Path) -> None:
     size = sum(value.nbytes for value in module.state_dict().values())
     assert report.rows[0].bytes == size < 100_000
     assert report.source.bytes == (tmp_path / "net.pt").stat().st_size > 4_000_000
+
+
+def test_weights_and_arguments_of_the_architecture_are_options(tmp_path: Path) -> None:
+    first, second = wide(6), wide(6)
+    content = {"model": first.state_dict(), "model_ema": second.state_dict()}
+    report = build(
+        tmp_path, first, arch=f"{__name__}:wide", content=content,
+        inputs=["1x3x8x8"], weights="ema", arch_options=["width=6"],
+    )  # fmt: skip
+    assert report.rows[0].parameters == sum(one.numel() for one in second.parameters())
+    folded = torch.load(tmp_path / "out" / "net.folded.pt", weights_only=False)
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.allclose(folded(x), second.eval()(x), atol=1e-5)
+    with pytest.raises(UsageError, match=r"'width' is not NAME=VALUE"):
+        build(tmp_path, first, inputs=["1x3x8x8"], arch_options=["width"])
+
+
+def test_the_users_code_is_built_and_a_fleet_file_may_not_name_code(tmp_path: Path) -> None:
+    report = deployfold.build(
+        f"{__name__}:wide", output=tmp_path / "out", inputs=["1x3x8x8"], engine=False, measure=False
+    )
+    assert report.source.kind == "factory"
+    assert (tmp_path / "out" / "wide.onnx").is_file()
+    (tmp_path / "fleet.toml").write_text('[[model]]\nsource = "os:getcwd"\n')
+    with pytest.raises(UsageError, match="must not run"):
+        read_fleet(tmp_path / "fleet.toml")

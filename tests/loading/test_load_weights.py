@@ -8,6 +8,7 @@ import datetime
 import enum
 import pathlib
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,13 @@ class Headed(nn.Module):
 
 
 State = dict[str, torch.Tensor]
+
+
+NORMED = f"{__name__}:normed"
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
 
 
 def headed() -> State:
@@ -109,7 +117,13 @@ SHAPES: dict[str, Callable[[State], Any]] = {
     "mean and std": lambda s: under("model.", s) | {"mean": torch.ones(3), "std": torch.ones(3)},
     "student and teacher": lambda s: under("student.", s) | under("teacher.", other(s)),
     "average beside": lambda s: under("model.", s) | under("ema_model.module.", other(s)),
-    "mmdet's average": lambda s: under("backbone.", s) | under("ema_backbone.", other(s)),
+    "mmengine's average": lambda s: (
+        under("backbone.", s)
+        | {f"ema_backbone_{k.replace('.', '_')}": v for k, v in other(s).items()}
+    ),
+    "mmengine's average of all": lambda s: (
+        s | {f"ema_{k.replace('.', '_')}": v for k, v in other(s).items()}
+    ),
     "auxiliary head": lambda s: s | {"aux.weight": torch.ones(2)},
     "profiled": lambda s: s | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
     "pruned": lambda s: {
@@ -137,6 +151,7 @@ def test_weights_are_found_wherever_they_stand(shape: str, tmp_path: pathlib.Pat
         lambda s: {"state_dict": s, "ema_state_dict": other(s)},
         lambda s: under("model.", s) | under("ema_model.module.", other(s)),
         lambda s: {"netG": s, "netG_ema": other(s)},
+        lambda s: s | {f"ema_{k.replace('.', '_')}": v for k, v in other(s).items()},
     ],
 )
 def test_an_average_beside_the_weights_is_told_and_chosen_by_key(
@@ -161,6 +176,38 @@ def test_an_average_beside_a_module_is_told_and_chosen_by_key(tmp_path: pathlib.
     assert any("'ema', averaged in training, are not used" in note for note in raw.notes)
     averaged = load_model(str(tmp_path / "w.pt"), weights="ema")
     assert torch.equal(averaged.module[0].weight, average[0].weight)
+
+
+def test_an_average_of_tensors_beside_a_module_takes_its_place(tmp_path: pathlib.Path) -> None:
+    model = net()
+    torch.save({"model": model, "model_ema": other(model.state_dict())}, tmp_path / "w.pt")
+    raw = load_model(str(tmp_path / "w.pt"))
+    assert any("'model_ema', averaged in training, are not used" in note for note in raw.notes)
+    averaged = load_model(str(tmp_path / "w.pt"), weights="ema")
+    assert torch.equal(averaged.module[0].weight, other(model.state_dict())["0.weight"])
+    with pytest.raises(UsageError, match="No weights under 'nothing'"):
+        load_model(str(tmp_path / "w.pt"), weights="nothing")
+
+
+def test_the_architecture_may_be_named_in_the_file(tmp_path: pathlib.Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    state = under("module.", torchvision.models.resnet18().state_dict())
+    torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "model_best.pth.tar")
+    loaded = load_model(str(tmp_path / "model_best.pth.tar"))
+    assert (loaded.arch, loaded.name) == ("torchvision:resnet18", "model_best")
+
+
+def test_old_names_of_densenet_and_of_weight_normalisation(tmp_path: pathlib.Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    wanted = torchvision.models.densenet121().state_dict()
+    old = {re.sub(r"(denselayer\d+\.\w+)(\d)\.", r"\1.\2.", k): v for k, v in wanted.items()}
+    assert old.keys() != wanted.keys()
+    loaded = load(tmp_path, old, arch="torchvision:densenet121")
+    key = "features.denseblock1.denselayer1.conv2.weight"
+    assert torch.equal(loaded.module.state_dict()[key], wanted[key])
+    by_hook = torch.nn.utils.weight_norm(nn.Linear(3, 2))  # type: ignore[no-untyped-call]
+    found = load(tmp_path, {f"0.{k}": v for k, v in by_hook.state_dict().items()}, arch=NORMED)
+    assert torch.allclose(found.module[0].weight, by_hook.weight)
 
 
 def test_several_that_fit_and_differ_are_listed(tmp_path: pathlib.Path) -> None:

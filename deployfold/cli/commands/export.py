@@ -14,6 +14,8 @@ from deployfold.cli.session import session
 def export(
     model: opt.Source,
     arch: opt.Arch = None,
+    arch_arg: opt.ArchArgs = None,
+    weights: opt.Weights = None,
     input: opt.Inputs = None,
     dynamic_batch: opt.DynamicBatch = None,
     shapes: opt.Shapes = None,
@@ -32,9 +34,9 @@ def export(
         from deployfold.config.written import make_spec
 
         written = {
-            "output": output, "arch": arch, "input": input, "dynamic-batch": dynamic_batch,
-            "shapes": shapes, "allow-global": allow_global, "trust": trust,
-            "no-reparam": no_reparam,
+            "output": output, "arch": arch, "arch-arg": arch_arg, "weights": weights,
+            "input": input, "dynamic-batch": dynamic_batch, "shapes": shapes,
+            "allow-global": allow_global, "trust": trust, "no-reparam": no_reparam,
         }  # fmt: skip
         spec = make_spec(model, written, engine=False, measure=False)
         report, directory = build(spec, emit=run.emit)

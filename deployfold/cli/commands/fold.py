@@ -42,6 +42,8 @@ def fold(
         ),
     ] = False,
     arch: opt.Arch = None,
+    arch_arg: opt.ArchArgs = None,
+    weights: opt.Weights = None,
     input: opt.Inputs = None,
     input_data: opt.InputData = None,
     allow_global: opt.AllowGlobals = None,
@@ -58,8 +60,9 @@ def fold(
         from deployfold.config.written import make_spec
 
         written = {
-            "arch": arch, "input": input, "input-data": input_data, "allow-global": allow_global,
-            "trust": trust, "no-reparam": no_reparam,
+            "arch": arch, "arch-arg": arch_arg, "weights": weights, "input": input,
+            "input-data": input_data, "allow-global": allow_global, "trust": trust,
+            "no-reparam": no_reparam,
         }  # fmt: skip
         spec = make_spec(model, written, measure=False)
         report = fold_file(spec, output, emit=run.emit)

@@ -39,7 +39,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     return Content(tree=load_pickle(path, allow_globals=allow, trust=trust))
 
 
-FORMAT = Format("pickle", (".pt", ".pth", ".ckpt", ".bin"), recognise, read)
+FORMAT = Format("pickle", (".pt", ".pth", ".ckpt", ".bin", ".pth.tar"), recognise, read)
 
 
 def load_pickle(

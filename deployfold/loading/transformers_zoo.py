@@ -1,0 +1,48 @@
+"""Architectures of Hugging Face's transformers, built from a configuration without weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from deployfold.errors import UsageError
+
+PACKAGE = "transformers"
+
+
+def builder(name: str) -> Callable[..., nn.Module]:
+    """The function that makes a model of the class ``name`` from a configuration.
+
+    The function takes ``config``: a directory with ``config.json``. Code that the directory may
+    bring is never run.
+
+    Raises:
+        UsageError: transformers is not installed, or has no class of that name.
+    """
+    try:
+        package: Any = importlib.import_module(PACKAGE)
+    except ImportError as error:
+        raise UsageError(f"{PACKAGE} is not installed.", hint=f"pip install {PACKAGE}") from error
+    kind = getattr(package, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise UsageError(
+            f"{PACKAGE} has no model {name!r}.",
+            hint="config.json names the class under architectures; newer versions have more.",
+        )
+
+    def build(config: str | None = None, **options: Any) -> nn.Module:
+        if config is None:
+            raise UsageError(
+                f"{PACKAGE}:{name} needs a configuration.",
+                hint="Give the directory that save_pretrained wrote, with its config.json.",
+            )
+        found = package.AutoConfig.from_pretrained(
+            config, local_files_only=True, trust_remote_code=False, **options
+        )
+        model: nn.Module = kind(found)
+        return model
+
+    return build

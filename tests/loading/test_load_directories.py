@@ -1,0 +1,99 @@
+"""Directories that Hugging Face's libraries write, and models that the user's code makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from deployfold.errors import LoadError, UsageError
+from deployfold.loading import load_model
+
+timm = pytest.importorskip("timm")
+
+NO_SUCH = json.dumps({"architectures": ["NoSuch"]})
+
+
+def hub_layout(folder: Path, *, name: str = "model.safetensors") -> nn.Module:
+    model = timm.create_model("resnet10t", num_classes=7).eval()
+    if name.endswith(".bin"):
+        torch.save(model.state_dict(), folder / name)
+    else:
+        save_file(model.state_dict(), folder / name)
+    config = {"architecture": "resnet10t", "num_classes": 7, "pretrained_cfg": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return model
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_directory_in_timms_layout(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my_net"
+    folder.mkdir()
+    model = hub_layout(folder, name=name)
+    loaded = load_model(str(folder))
+    assert (loaded.arch, loaded.name) == ("timm:resnet10t", "my_net")
+    assert loaded.bytes == (folder / name).stat().st_size
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded.module(x), model(x), atol=1e-5)
+    assert load_model(str(folder / name), arch="timm:resnet10t").name == "my_net"
+
+
+def test_a_directory_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3
+    )
+    model = transformers.ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    loaded = load_model(str(tmp_path / "hf"))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(loaded.module(x).logits, model(x).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "cannot be read"), ("[]", "architecture"), (NO_SUCH, "transformers")],
+)
+def test_a_directory_with_another_configuration_is_one_sentence(
+    content: str, words: str, tmp_path: Path
+) -> None:
+    hub_layout(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises((LoadError, UsageError), match=words):
+        load_model(str(tmp_path))
+
+
+def test_a_directory_without_weights_lists_its_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "step_3.pt").write_bytes(b"")
+    with pytest.raises(LoadError, match="is a directory") as caught:
+        load_model(str(tmp_path))
+    assert "step_3.pt" in str(caught.value.hint)
+
+
+def factory(width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
+
+
+def test_the_users_code_is_a_source_and_takes_arguments(tmp_path: Path) -> None:
+    loaded = load_model(f"{__name__}:factory", arch_options={"width": 6}, factories=True)
+    assert loaded.module[0].out_channels == 6
+    assert (loaded.kind, loaded.name) == ("factory", "factory")
+    torch.save(factory(8).state_dict(), tmp_path / "w.pt")
+    filled = load_model(
+        str(tmp_path / "w.pt"), arch=f"{__name__}:factory", arch_options={"width": 8}
+    )
+    assert filled.module[0].out_channels == 8
+    with pytest.raises(LoadError, match=r"Building .* failed"):
+        load_model(f"{__name__}:factory", arch_options={"height": 6}, factories=True)
+    with pytest.raises(UsageError, match="has no nothing"):
+        load_model(f"{__name__}:nothing", factories=True)
+    with pytest.raises(UsageError, match="--arch goes with a file"):
+        load_model(f"{__name__}:factory", arch="torchvision:resnet18", factories=True)
+    with pytest.raises(LoadError, match="does not exist"):
+        load_model(f"{__name__}:factory")
