@@ -101,7 +101,8 @@ def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> ob
         shapes = ", ".join("x".join(map(str, value.shape)) for value in inputs)
         raise ExportError(
             f"The model fails on inputs of shape {shapes}: {first_line(error)}",
-            hint="Give the shapes it takes with --input, such as --input 1x3x224x224.",
+            hint="Give the shapes it takes with --input, such as --input 1x3x224x224; or with "
+            "--shapes in place of --dynamic-batch, if an input has no batch axis.",
         ) from error
 
 

@@ -14,8 +14,9 @@ from torch import nn
 
 import deployfold
 from deployfold.config.quantization import CalibrationSpec
-from deployfold.errors import UsageError
-from deployfold.reporting.model import Report
+from deployfold.config.shapes import parse_profile
+from deployfold.errors import ExportError, UsageError
+from deployfold.reporting.report import Report
 from deployfold.sweep.fleet import read_fleet
 
 
@@ -154,3 +155,22 @@ def test_the_users_code_is_built_and_a_fleet_file_may_not_name_code(tmp_path: Pa
     (tmp_path / "fleet.toml").write_text('[[model]]\nsource = "os:getcwd"\n')
     with pytest.raises(UsageError, match="must not run"):
         read_fleet(tmp_path / "fleet.toml")
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, image: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(image)) * size[0] + size[1]
+
+
+def test_an_input_without_a_batch_axis_is_served_by_shapes(tmp_path: Path) -> None:
+    inputs = ["image=1x3x8x8", "size=2"]
+    with pytest.raises(ExportError, match=r"fails on inputs of shape 2x3x8x8, 1") as caught:
+        build(tmp_path, Scaled(), inputs=inputs, dynamic_batch=(1, 2, 4))
+    assert "--shapes" in str(caught.value.hint)
+    shapes = (parse_profile("image=1x3x8x8:2x3x8x8:4x3x8x8,size=2:2:2"),)
+    report = build(tmp_path, Scaled(), inputs=inputs, shapes=shapes)
+    assert {"program", "onnxruntime"} <= made(report)
