@@ -29,8 +29,6 @@ def load(
     source: str | Path,
     *,
     arch: str | None = None,
-    arch_options: Mapping[str, Any] | None = None,
-    weights: str | None = None,
     allow_globals: Sequence[str] = (),
     trust: bool = False,
 ) -> torch.nn.Module:
@@ -42,9 +40,6 @@ def load(
             ``timm:NAME``, or ``package.module:factory``.
         arch: the architecture of a state dict: ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:factory``; guessed from the file name and its keys if ``None``.
-        arch_options: keyword arguments for the architecture's builder, such as ``num_classes``.
-        weights: the key or prefix of the weights to take where the file holds several, such as
-            ``ema``.
         allow_globals: classes that a pickled module may use beside those of known packages, or
             ``package.*`` for all modules of a package.
         trust: unpickle in full, which lets the file run any code.
@@ -55,8 +50,6 @@ def load(
     loaded = load_model(
         str(source),
         arch=arch,
-        arch_options=arch_options,
-        weights=weights,
         allow_globals=tuple(allow_globals),
         trust=trust,
         factories=True,
