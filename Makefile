@@ -8,8 +8,13 @@ STAMP := $(VENV)/.installed
 .PHONY: demo readme-pictures test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
 
 $(STAMP): pyproject.toml
+	@echo "Setting up $(VENV): one to five minutes the first time, most of them for torch (2 to 6 GB)."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --editable '.[dev]' >$(VENV)/pip.log 2>&1 & pip=$$!; \
+	trap 'kill $$pip; exit 130' INT TERM; \
+	while kill -0 $$pip 2>/dev/null; do sleep 5; \
+	  sed -n 's/^Collecting \([^ ]*\).*/  fetching \1/p; s/^Installing collected.*/  installing/p' $(VENV)/pip.log | tail -n 1; \
+	done | uniq; wait $$pip || { tail -n 20 $(VENV)/pip.log; exit 1; }
 	touch $@
 
 demo: $(STAMP) ## fold, export, compile, measure and compare a real ResNet-50
