@@ -16,7 +16,7 @@ from deployfold.config.precision import Precision
 from deployfold.config.settings import BuildSpec
 from deployfold.config.spec import InputSpec
 from deployfold.events import Event, Note, StageFinished, StageStarted
-from deployfold.reporting.model import load_report
+from deployfold.reporting.report import load_report
 
 
 @pytest.fixture
