@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
-from deployfold.measuring.tally import Tally, least
 from deployfold.reporting.row import Accuracy, OutputAccuracy
+from deployfold.util.numerics import RunningDifference, least
 
 Array = NDArray[Any]
 TOP = 5
@@ -36,7 +36,7 @@ def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]
             raise MeasureError(
                 f"An output has the shape {second.shape}, and the original's is {first.shape}."
             )
-        tally = Tally()
+        tally = RunningDifference()
         tally.add(_flat(first), _flat(second))
         nonfinite += tally.nonfinite
         parts.append(

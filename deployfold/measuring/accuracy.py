@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.runtimes.protocol import Array
-
-from .tally import Tally, least
+from deployfold.util.numerics import RunningDifference, least
 
 TOP = 5
 
@@ -89,7 +88,7 @@ class Comparison:
     """:func:`compare` over any number of inputs, without keeping their outputs in memory."""
 
     def __init__(self) -> None:
-        self._tallies: list[Tally] = []
+        self._tallies: list[RunningDifference] = []
         self._shapes: list[tuple[int, ...]] = []
         self._samples = 0
         self._classes: int | None = None
@@ -113,7 +112,7 @@ class Comparison:
                     f"An output has the shape {second.shape}, and the original's is {first.shape}."
                 )
         if not self._tallies:
-            self._tallies = [Tally() for _ in reference]
+            self._tallies = [RunningDifference() for _ in reference]
             self._shapes = [tuple(array.shape) for array in reference]
             self._classes = _classes(reference)
         if len(reference) != len(self._tallies):

@@ -1,4 +1,8 @@
-"""Distances between two sets of arrays. Needs numpy only, so that every stage can import it."""
+"""Distances between two sets of arrays. Needs numpy only, so that every stage can import it.
+
+The sums of squares keep a binary exponent of their own, so that finite numbers of any scale neither
+overflow nor underflow: no function here raises on finite numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,93 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+Arrays = NDArray[np.generic] | Sequence[NDArray[np.generic]]
+Values = NDArray[np.float64]
 
-def sqnr_db(
-    reference: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-    test: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-) -> float:
+_SAFE_EXPONENT = 400
+"""Squares of numbers below 2^400 and above 2^-400 and their sums are normal float64 numbers."""
+_DB_PER_BIT = 10.0 * math.log10(2.0)
+
+
+class SumOfProducts:
+    """Σ a·b over arrays of any scale, kept as ``mantissa · 2^exponent``."""
+
+    def __init__(self) -> None:
+        self.mantissa = 0.0
+        self.exponent = 0
+
+    def add(self, first: Values, second: Values, halvings: int = 0) -> None:
+        """Add the products of two arrays of finite numbers and of one shape.
+
+        Args:
+            halvings: how often each factor was divided by 2 before.
+        """
+        first, first_exponent = _scaled(first)
+        second, second_exponent = _scaled(second)
+        part = float(np.dot(first.reshape(-1), second.reshape(-1)))
+        if part == 0.0:
+            return
+        exponent = first_exponent + second_exponent + 2 * halvings
+        if self.mantissa == 0.0:
+            self.mantissa, self.exponent = part, exponent
+            return
+        common = max(self.exponent, exponent)
+        self.mantissa = math.ldexp(self.mantissa, self.exponent - common)
+        self.mantissa += math.ldexp(part, exponent - common)
+        self.exponent = common
+
+    def over(self, other: SumOfProducts) -> float:
+        """This sum over the other, both positive, in decibels."""
+        quotient = 10.0 * (math.log10(self.mantissa) - math.log10(other.mantissa))
+        return quotient + _DB_PER_BIT * (self.exponent - other.exponent)
+
+
+class RunningDifference:
+    """The difference of outputs that do not fit into memory, taken in piece by piece.
+
+    Attributes:
+        max_abs_diff: see :func:`max_abs_diff`.
+        nonfinite: how many values are NaN or infinite on one side and not the same on the other.
+    """
+
+    def __init__(self) -> None:
+        self.max_abs_diff = 0.0
+        self.nonfinite = 0
+        self._signal, self._other = SumOfProducts(), SumOfProducts()
+        self._dot, self._noise = SumOfProducts(), SumOfProducts()
+
+    def add(self, reference: Values, test: Values) -> None:
+        """Take in two arrays of one shape: the original's values and the artifact's."""
+        finite = np.isfinite(reference) & np.isfinite(test)
+        self.nonfinite += int(np.count_nonzero(~finite & ~_same(reference, test)))
+        self.max_abs_diff = max(self.max_abs_diff, max_abs_diff(reference, test))
+        reference, test = reference[finite], test[finite]
+        self._signal.add(reference, reference)
+        self._other.add(test, test)
+        self._dot.add(reference, test)
+        _add_squared_difference(self._noise, reference, test)
+
+    @property
+    def sqnr_db(self) -> float:
+        """See :func:`sqnr_db`."""
+        return -math.inf if self.nonfinite else _sqnr_db(self._signal, self._noise)
+
+    @property
+    def cosine(self) -> float:
+        """The cosine between the two; NaN where one is all zero or not a number."""
+        if self.nonfinite:
+            return math.nan
+        if self.max_abs_diff == 0.0:
+            return 1.0
+        if self._signal.mantissa == 0.0 or self._other.mantissa == 0.0:
+            return math.nan
+        norms = math.sqrt(self._signal.mantissa) * math.sqrt(self._other.mantissa)
+        halves = self._signal.exponent + self._other.exponent  # even: exponents of squares
+        value = math.ldexp(self._dot.mantissa / norms, self._dot.exponent - halves // 2)
+        return min(1.0, max(-1.0, value))
+
+
+def sqnr_db(reference: Arrays, test: Arrays) -> float:
     """Signal-to-quantisation-noise ratio in decibels, pooled over all arrays.
 
     ``10 log10(Σ reference² / Σ (reference - test)²)``, summed in float64 over every element of
@@ -29,31 +115,23 @@ def sqnr_db(
     Raises:
         ValueError: the numbers of arrays or their shapes differ.
     """
-    signal = noise = 0.0
+    signal, noise = SumOfProducts(), SumOfProducts()
     for expected, actual in _pairs(reference, test):
-        if np.isfinite(expected).all() and np.isfinite(actual).all():  # as nearly always
-            signal += float(np.square(expected).sum())
-            noise += float(np.square(expected - actual).sum())
-            continue
-        same = _same(expected, actual)
-        if not np.isfinite(expected[~same]).all() or not np.isfinite(actual[~same]).all():
-            return -math.inf
-        finite = np.isfinite(expected)
-        signal += float(np.square(expected[finite]).sum())
-        noise += float(np.square(expected[~same] - actual[~same]).sum())
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+        finite = np.isfinite(expected) & np.isfinite(actual)
+        if not finite.all():
+            if not _same(expected, actual)[~finite].all():
+                return -math.inf
+            expected, actual = expected[finite], actual[finite]
+        signal.add(expected, expected)
+        _add_squared_difference(noise, expected, actual)
+    return _sqnr_db(signal, noise)
 
 
-def max_abs_diff(
-    reference: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-    test: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-) -> float:
+def max_abs_diff(reference: Arrays, test: Arrays) -> float:
     """The largest ``|reference - test|`` over all arrays, in the arrays' own unit, in float64.
 
     Two NaN or two equal infinities in one place count as no difference; a NaN or infinity on one
-    side only counts as ``inf``. Empty arrays give 0.
+    side only counts as ``inf``, as does a difference beyond float64. Empty arrays give 0.
 
     Raises:
         ValueError: the numbers of arrays or their shapes differ.
@@ -63,16 +141,46 @@ def max_abs_diff(
         same = _same(expected, actual)
         if same.all():
             continue
-        with np.errstate(invalid="ignore"):  # inf - inf
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, 1e308 - -1e308
             difference = np.abs(expected[~same] - actual[~same])
         largest = max(largest, float(np.where(np.isfinite(difference), difference, np.inf).max()))
     return largest
 
 
-def _pairs(
-    reference: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-    test: NDArray[np.generic] | Sequence[NDArray[np.generic]],
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def least(values: Sequence[float]) -> float:
+    """The least value; NaN if one is NaN."""
+    return math.nan if any(math.isnan(value) for value in values) else min(values)
+
+
+def _sqnr_db(signal: SumOfProducts, noise: SumOfProducts) -> float:
+    if noise.mantissa == 0.0:
+        return math.inf
+    return signal.over(noise) if signal.mantissa > 0.0 else -math.inf
+
+
+def _add_squared_difference(total: SumOfProducts, reference: Values, test: Values) -> None:
+    """Add Σ (reference - test)²; huge values are halved, so that their difference is finite."""
+    greatest = max(_greatest(reference), _greatest(test))
+    halvings = int(greatest > 2.0**1022)
+    if halvings:
+        reference, test = reference / 2, test / 2
+    difference = reference - test
+    total.add(difference, difference, halvings)
+
+
+def _scaled(values: Values) -> tuple[Values, int]:
+    """The values divided by a power of two, exactly, and its exponent; 0 where none is needed."""
+    exponent = math.frexp(_greatest(values))[1]
+    if abs(exponent) <= _SAFE_EXPONENT:
+        return values, 0
+    return np.ldexp(values, -exponent), exponent
+
+
+def _greatest(values: Values) -> float:
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+
+
+def _pairs(reference: Arrays, test: Arrays) -> Iterator[tuple[Values, Values]]:
     references = [reference] if isinstance(reference, np.ndarray) else list(reference)
     tests = [test] if isinstance(test, np.ndarray) else list(test)
     if len(references) != len(tests):
@@ -84,7 +192,7 @@ def _pairs(
             yield expected.astype(np.float64), actual.astype(np.float64)
 
 
-def _same(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _same(expected: Values, actual: Values) -> NDArray[np.bool_]:
     both_nan = np.isnan(expected) & np.isnan(actual)
     same: NDArray[np.bool_] = (expected == actual) | both_nan
     return same

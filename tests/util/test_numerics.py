@@ -1,14 +1,17 @@
+"""Differences of numbers at every scale that float64 has."""
+
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deployfold.util.numerics import max_abs_diff, sqnr_db
+from deployfold.util.numerics import RunningDifference, max_abs_diff, sqnr_db
 
 FLOATS = arrays.arrays(
     np.float32,
@@ -73,3 +76,55 @@ def test_ten_times_the_noise_is_20_db(reference: np.ndarray) -> None:
 def test_the_difference_is_symmetric(reference: np.ndarray) -> None:
     other = reference[::-1].copy()
     assert max_abs_diff(reference, other) == max_abs_diff(other, reference)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+pairs = st.lists(st.tuples(finite, finite), min_size=1, max_size=12)
+
+
+def exact_sqnr_db(pairs: list[tuple[float, float]]) -> float:
+    """By exact fractions and the logarithm of integers."""
+    exact = [(Fraction(first), Fraction(second)) for first, second in pairs]
+    signal = sum((first**2 for first, _ in exact), Fraction())
+    noise = sum(((first - second) ** 2 for first, second in exact), Fraction())
+    if not noise:
+        return math.inf
+    if not signal:
+        return -math.inf
+    quotient = signal / noise
+    return 10 * (math.log10(quotient.numerator) - math.log10(quotient.denominator))
+
+
+@given(pairs)
+@example([(6e-157, 379247.0)])
+@example([(1.7e308, -1.7e308)])
+@example([(5e-324, 0.0), (0.0, 5e-324)])
+@example([(1e-200, 2e-200), (1e200, 1e200)])
+@example([(1e300, 1.0), (1e-300, 3e-300)])
+def test_sqnr_is_exact_at_every_scale(pairs: list[tuple[float, float]]) -> None:
+    first, second = np.array(pairs).T
+    expected = pytest.approx(exact_sqnr_db(pairs), abs=1e-9, rel=1e-12)
+    assert sqnr_db(first, second) == expected
+    running = RunningDifference()
+    for pair in pairs:
+        running.add(np.array(pair[:1]), np.array(pair[1:]))
+    assert running.sqnr_db == expected
+    assert running.max_abs_diff == max_abs_diff(first, second)
+    assert math.isnan(running.cosine) or -1.0 <= running.cosine <= 1.0
+
+
+@given(st.lists(st.tuples(st.floats(), st.floats()), max_size=12))
+def test_no_number_raises(pairs: list[tuple[float, float]]) -> None:
+    first, second = np.array(pairs).reshape(-1, 2).T
+    running = RunningDifference()
+    running.add(first, second)
+    assert running.sqnr_db == pytest.approx(sqnr_db(first, second), abs=1e-9, rel=1e-12)
+    assert not math.isnan(running.sqnr_db)
+    assert running.max_abs_diff >= 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+def test_the_cosine_does_not_depend_on_the_scale(scale: float) -> None:
+    running = RunningDifference()
+    running.add(np.array([3.0, 4.0]) * scale, np.array([4.0, 3.0]) * scale)
+    assert running.cosine == pytest.approx(24 / 25)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
 from deployfold.measuring.stats import median_interval, percentiles
-from deployfold.measuring.tally import Tally
 from deployfold.runtimes.protocol import Step
+from deployfold.util.numerics import RunningDifference
 
 Array = NDArray[Any]
 MARGIN_DB, ENOUGH_DB, LOWERED_DB = 6.0, 40.0, 20.0
@@ -80,7 +80,7 @@ def check(
         raise MeasureError("The outputs do not have the shapes of the original's.")
     tallies = []
     for first, second in zip(expected, outputs, strict=True):
-        tally = Tally()
+        tally = RunningDifference()
         tally.add(first.reshape(-1).astype(np.float64), second.reshape(-1).astype(np.float64))
         tallies.append(tally)
     return Check(

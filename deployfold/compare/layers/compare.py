@@ -9,7 +9,7 @@ import numpy as np
 from deployfold.compare.layers.model import LayerDifference, Limits
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.exporting.session import Array
-from deployfold.measuring.tally import Tally
+from deployfold.util.numerics import RunningDifference
 
 from .pairing import Pair
 from .point import Side
@@ -69,7 +69,7 @@ class _Comparison:
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._tally = Tally()
+        self._tally = RunningDifference()
         self._shape: tuple[int, ...] = ()
         self._other: tuple[int, ...] | None = None
         self.comparable = True
