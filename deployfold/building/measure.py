@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from deployfold.config.settings import BuildSpec
 from deployfold.loading import make_inputs
-from deployfold.measuring.results import MeasurementInterrupted
+from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.reporting.report import Row
 
 from .artifact import Artifact

@@ -13,11 +13,11 @@ from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
 from deployfold.measuring.accuracy import compare
 from deployfold.measuring.cold_start import cold_start, opened_file
+from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
-from deployfold.measuring.feeds import compare_over
-from deployfold.measuring.kept import Kept, keep
 from deployfold.measuring.latency import measure
-from deployfold.measuring.results import Measured, MeasurementInterrupted, Measurements
+from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
+from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, Row
 
@@ -87,7 +87,7 @@ def measure_rows(
     extras = extras or Extras()
     threads = spec.threads or default_threads()
     found = _Found()
-    with keep(
+    with shared(
         {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
     ) as runners:
         measurements = measure(
@@ -121,7 +121,7 @@ def interrupted_rows(
 
 
 def _accuracy(
-    runners: Mapping[str, Kept], inputs: Inputs, extras: Extras, found: _Found, emit: Emit
+    runners: Mapping[str, SharedRunner], inputs: Inputs, extras: Extras, found: _Found, emit: Emit
 ) -> None:
     if extras.feeds or extras.labels is not None:
         results = compare_over(runners, extras.feeds or (inputs,), labels=extras.labels, emit=emit)
@@ -132,7 +132,7 @@ def _accuracy(
 
 
 def _sweep(
-    runners: Mapping[str, Kept],
+    runners: Mapping[str, SharedRunner],
     extras: Extras,
     spec: BuildSpec,
     threads: int,

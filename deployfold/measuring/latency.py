@@ -31,12 +31,20 @@ from deployfold.runtimes.threads import torch_threads
 
 from .conditions import Contention, CpuWatch
 from .gpu import GpuState, gpu_state
-from .results import Latency, Measured, MeasurementInterrupted, Measurements
-from .rows import Row
+from .measurements import Latency, Measured, MeasurementInterrupted, Measurements
 from .stability import Evidence, doubts
-from .stats import Interval, coefficient_of_variation, median_interval, percentiles
+from .stats import (
+    MIN_FOR_INTERVAL,
+    Interval,
+    coefficient_of_variation,
+    median_interval,
+    percentile_interval,
+    percentiles,
+)
+from .timed_runner import TimedRunner
 
-MIN_ROUNDS = 15
+FIRST_LOOK = 15
+"""Rounds before the intervals are looked at for the first time."""
 CONFIRM_GROWTH = 1.25
 """The goal must be met at two looks, each after this many times the rounds of the look before.
 Ending at the first narrow interval would favour lucky ones: two equal rows then come out different
@@ -54,7 +62,7 @@ def measure(
     threads: int | None = None,
     batch: int | None = None,
     max_seconds: float = 30.0,
-    min_rounds: int = MIN_ROUNDS,
+    min_rounds: int = MIN_FOR_INTERVAL,
     tolerance: float = TOLERANCE,
     seed: int = 0,
     emit: Emit = ignore,
@@ -63,9 +71,10 @@ def measure(
     """Load every runner, run them on the same inputs in turns, and close them.
 
     It ends when the 95 % interval of every speed-up is within ``tolerance`` after at least
-    ``min_rounds`` rounds, or when ``max_seconds`` of warm-up and rounds are over; a round that the
-    end of the time cuts off is dropped, unless it is the first. A row that fails is reported as not
-    measured and the others go on.
+    :data:`FIRST_LOOK` rounds, or when ``max_seconds`` of warm-up and rounds are over. It goes on
+    past ``max_seconds`` until ``min_rounds`` rounds are complete, since fewer have no interval, and
+    every row then tells so. A later round that the end of the time cuts off is dropped. A row that
+    fails is reported as not measured and the others go on.
 
     Args:
         runners: by row name, in the order of the table.
@@ -73,6 +82,7 @@ def measure(
         baseline: the row that speed-ups are relative to; the first one if ``None``.
         threads: torch's intra-op threads during the measurement; ``None`` leaves them.
         batch: samples per call, for the throughput; the first axis of the first input if ``None``.
+        min_rounds: rounds that are run whatever time they take; at least 1.
         seed: of the order of rows and of the bootstrap.
         emit: gets a :class:`StageProgress` of stage ``"measure"`` a few times a second.
         clock: monotonic nanoseconds.
@@ -89,13 +99,15 @@ def measure(
     if batch is None:
         shape = tuple(inputs[0].shape) if inputs else ()
         batch = int(shape[0]) if shape else 1
-    rows = [Row(name, runner, clock) for name, runner in runners.items()]
+    rows = [TimedRunner(name, runner, clock) for name, runner in runners.items()]
     with torch_threads(threads) as count:
-        session = _Session(rows, baseline, count, batch, max_seconds, tolerance, seed, clock)
+        session = _Session(
+            rows, baseline, count, batch, max_seconds, max(1, min_rounds), tolerance, seed, clock
+        )
         try:
             session.prepare(inputs, emit)
             with _no_garbage_collection():
-                session.rounds(min_rounds, emit)
+                session.rounds(emit)
         except KeyboardInterrupt:
             raise MeasurementInterrupted(session.result()) from None
         finally:
@@ -108,11 +120,12 @@ def measure(
 class _Session:
     """The state of one :func:`measure` call."""
 
-    all_rows: list[Row]
+    all_rows: list[TimedRunner]
     baseline: str
     threads: int
     batch: int
     max_seconds: float
+    min_rounds: int
     tolerance: float
     seed: int
     clock: Callable[[], int]
@@ -124,7 +137,7 @@ class _Session:
     gpu: GpuState | None = None
 
     @property
-    def live(self) -> list[Row]:
+    def live(self) -> list[TimedRunner]:
         return [row for row in self.all_rows if row.failure is None]
 
     def prepare(self, inputs: Inputs, emit: Emit) -> None:
@@ -138,20 +151,20 @@ class _Session:
             emit(StageProgress("measure", f"warming up {row.name}", self._fraction()))
             row.warm_up(int(budget * 1e9))
 
-    def rounds(self, min_rounds: int, emit: Emit) -> None:
+    def rounds(self, emit: Emit) -> None:
         rng = np.random.default_rng(self.seed)
         watch = CpuWatch()
         watch.start()
         try:
-            self._repeat(rng, min_rounds, emit)
+            self._repeat(rng, emit)
         finally:
             self.contention = watch.stop()
             self.ended = self.clock()
             if any(row.device_times() for row in self.live):
                 self.gpu = gpu_state()
 
-    def _repeat(self, rng: np.random.Generator, min_rounds: int, emit: Emit) -> None:
-        next_check, met, last_progress = min_rounds, 0, -_PROGRESS_NS
+    def _repeat(self, rng: np.random.Generator, emit: Emit) -> None:
+        next_check, met, last_progress = FIRST_LOOK, 0, -_PROGRESS_NS
         while self.live and self._round(rng):
             now = self.clock()
             if self.completed >= next_check:
@@ -168,21 +181,27 @@ class _Session:
         """Run one block of every row; False when the time is up."""
         live = self.live
         for index in rng.permutation(len(live)):
-            if self.completed and self._fraction() >= 1.0:
+            if self._time_is_up():
                 return False
             live[index].block()
         for row in self.live:
             row.keep()
         self.completed += 1
-        return self._fraction() < 1.0
+        return not self._time_is_up()
+
+    def _time_is_up(self) -> bool:
+        return self.completed >= self.min_rounds and self._seconds() >= self.max_seconds
+
+    def _seconds(self) -> float:
+        return 0.0 if self.started is None else (self.clock() - self.started) / 1e9
 
     def _fraction(self) -> float:
-        if self.started is None:
-            return 0.0
-        limit = max(self.max_seconds, 1e-9) * 1e9
-        return min(1.0, (self.clock() - self.started) / limit)
+        """The share of the measurement that is over, of the time or of the rounds it needs."""
+        by_time = self._seconds() / max(self.max_seconds, 1e-9)
+        by_rounds = (1 + self.completed) / (1 + self.min_rounds)
+        return min(1.0, by_time, by_rounds)
 
-    def _comparable(self, row: Row) -> Row | None:
+    def _comparable(self, row: TimedRunner) -> TimedRunner | None:
         """The baseline, if it was measured by the same clock as ``row``.
 
         A GPU's clock leaves out the copies and the launch that the host's clock takes in.
@@ -190,7 +209,7 @@ class _Session:
         base = next((other for other in self.live if other.name == self.baseline), None)
         return base if base is not None and base.on_gpu == row.on_gpu else None
 
-    def _interval(self, row: Row) -> Interval | None:
+    def _interval(self, row: TimedRunner) -> Interval | None:
         """Of the speed-up; of the row's own time where there is nothing to compare it with."""
         base = self._comparable(row)
         times = np.asarray(row.round_ms[: self.completed])
@@ -220,7 +239,7 @@ class _Session:
             contention=self.contention,
         )
 
-    def _measured(self, row: Row) -> Measured:
+    def _measured(self, row: TimedRunner) -> Measured:
         if row.failure is not None:
             return Measured(row.name, None, row.failure, row.outputs)
         interval = self._interval(row)
@@ -228,6 +247,7 @@ class _Session:
             return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
         samples = np.concatenate(row.blocks_ms[: self.completed])
         median, p90, p95, p99 = percentiles(samples)
+        tail = percentile_interval(row.blocks_ms[: self.completed], 95)
         speedup = interval if self._comparable(row) is not None else None
         if row.name == self.baseline:
             speedup = Interval(1.0, 1.0, 1.0)
@@ -263,12 +283,15 @@ class _Session:
                 other_cpus=self.contention.others if self.contention else None,
                 gpu=evidence.gpu,
                 graph=graph,
+                p95_low_ms=tail.low if tail.bounded else None,
+                p95_high_ms=tail.high if tail.bounded else None,
+                overtime_s=self._overtime(),
             ),
             outputs=row.outputs,
             notes=(*row.notes, *self._clock_note(row)),
         )
 
-    def _clock_note(self, row: Row) -> tuple[str, ...]:
+    def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:
         """Why the row has no speed-up although both it and the baseline were measured."""
         base = next((other for other in self.live if other.name == self.baseline), None)
         if base is None or base.on_gpu == row.on_gpu:
@@ -277,7 +300,14 @@ class _Session:
         own, others = clocks if row.on_gpu else clocks[::-1]
         return (f"no speed-up: timed by {own}, and {base.name} by {others}",)
 
-    def _evidence(self, row: Row, variation: float, interval: Interval) -> Evidence:
+    def _overtime(self) -> float | None:
+        """Seconds past the limit, where the least number of rounds took them."""
+        if self.completed > self.min_rounds or self.started is None or self.ended is None:
+            return None
+        over = (self.ended - self.started) / 1e9 - self.max_seconds
+        return over if over > 0 else None
+
+    def _evidence(self, row: TimedRunner, variation: float, interval: Interval) -> Evidence:
         device = row.device_times()
         return Evidence(
             variation=variation,

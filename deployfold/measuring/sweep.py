@@ -10,9 +10,9 @@ from deployfold.events import Emit, StageProgress, ignore, part_of
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Inputs, Runner
 
-from .kept import keep
 from .latency import measure
-from .results import Measured
+from .measurements import Measured
+from .shared_runners import shared
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def sweep(
         raise MeasureError("There is nothing to measure.")
     base = next(iter(runners)) if baseline is None else baseline
     points: dict[str, list[BatchPoint]] = {name: [] for name in runners}
-    with keep(runners) as kept:
+    with shared(runners) as kept:
         sizes = sorted(set(batches))
         for index, batch in enumerate(sizes):
             part = part_of(emit, index / len(sizes), 1 / len(sizes))
@@ -80,6 +80,7 @@ def sweep(
                 threads=threads,
                 batch=batch,
                 max_seconds=max_seconds / len(sizes),
+                min_rounds=1,  # a point has no interval, and tells when it is not stable
                 seed=seed,
                 emit=part,
             )

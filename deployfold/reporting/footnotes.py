@@ -82,6 +82,12 @@ def _plain(report: Report) -> list[str]:
     if any(speedup.bounded for speedup in others):
         undecided = any(speedup.undecided for speedup in others)
         lines.append(f"{words}; ≈ where that holds 1" if undecided else words)
+    overtime = max((latency.overtime_s or 0.0 for latency in latencies), default=0.0)
+    if overtime:
+        lines.append(
+            f"Measuring went {overtime:.3g} s past --max-seconds, to complete the {rounds} rounds"
+            " that an interval takes"
+        )
     return [*lines, *stability_lines(report)]
 
 

@@ -37,7 +37,7 @@ class Speedup(Frozen):
 
 
 class MeasuredLatency(Protocol):
-    """What :meth:`Latency.of` reads: ``deployfold.measuring.results.Latency`` has it."""
+    """What :meth:`Latency.of` reads: ``deployfold.measuring.measurements.Latency`` has it."""
 
     @property
     def samples_ms(self) -> Any: ...
@@ -78,7 +78,8 @@ class Latency(Frozen):
     ``samples`` is how many timed calls the percentiles come from, ``note`` why they are not
     stable, ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
     ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``p95_low_ms`` and
-    ``p95_high_ms`` that of the 95th percentile (``None`` of too few calls), ``variation`` the
+    ``p95_high_ms`` that of the 95th percentile (``None`` of too few calls), ``overtime_s`` the
+    seconds past the time limit that the least number of rounds took, ``variation`` the
     coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
     away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
     the least of the calls, every twentieth of them, and the greatest: 21 numbers. ``graph`` is
@@ -108,10 +109,11 @@ class Latency(Frozen):
     p95_low_ms: Number | None = None
     p95_high_ms: Number | None = None
     end_to_end_ms: Number | None = None
+    overtime_s: Number | None = None
 
     @classmethod
     def of(cls, measured: MeasuredLatency) -> Latency:
-        """The report's form of ``deployfold.measuring.results.Latency``."""
+        """The report's form of ``deployfold.measuring.measurements.Latency``."""
         value, low, high = measured.speedup, measured.speedup_low, measured.speedup_high
         speedup = None
         if value is not None and low is not None and high is not None:

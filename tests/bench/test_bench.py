@@ -15,7 +15,7 @@ from deployfold.config.settings import BuildSpec
 from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
-from deployfold.measuring.results import MeasurementInterrupted
+from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.runtimes.eager import EagerRunner
 
 QUICK = {"threads": 1, "max_seconds": 0.3}

@@ -18,6 +18,7 @@ from scripted import INPUTS, MS, Clock, Scripted
 from deployfold.errors import MeasureError
 from deployfold.events import Event, StageProgress
 from deployfold.measuring.latency import Measured, MeasurementInterrupted, Measurements, measure
+from deployfold.measuring.stats import MIN_FOR_INTERVAL
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import DeviceTimes
 
@@ -155,16 +156,17 @@ def test_it_ends_when_the_time_is_up_and_says_how_wide_the_interval_is() -> None
     st.integers(0, 3),
 )
 @settings(max_examples=examples(25))
-def test_it_always_ends_with_at_least_one_round(
+def test_it_always_ends_with_rounds_enough_for_an_interval(
     durations: list[int], max_seconds: float, seed: int
 ) -> None:
     clock = Clock()
     runners = {str(i): Scripted(clock, max(ns, 100_000)) for i, ns in enumerate(durations)}
     result = go(clock, runners, max_seconds=max_seconds, seed=seed)
-    assert result.rounds >= 1
+    assert result.rounds >= MIN_FOR_INTERVAL
     longest = sum(2 * max(d, 5 * MS) + MS for d in durations) / 1e9
     warm_up = sum(3 * d for d in durations) / 1e9 + 0.1 * max_seconds + max(durations) / 1e9
-    assert result.seconds <= max(max_seconds, warm_up) + longest + 0.01
+    least = warm_up + MIN_FOR_INTERVAL * longest
+    assert result.seconds <= max(max_seconds, least) + longest + 0.01
     for row in result.rows:
         assert row.latency is not None
         assert len(row.latency.samples_ms) % result.rounds == 0
@@ -175,7 +177,7 @@ def test_too_few_rounds_have_no_interval_and_are_not_stable(rounds: int) -> None
     clock = Clock()
     rows = {"base": Scripted(clock, 400 * MS), "fast": Scripted(clock, 200 * MS)}
     # Warm-up takes 1.8 s, and a round 1.2 s.
-    result = go(clock, rows, max_seconds=1.8 + 1.2 * rounds)
+    result = go(clock, rows, max_seconds=1.8 + 1.2 * rounds, min_rounds=1)
     assert result.rounds == rounds
     for row in result.rows:
         assert row.latency is not None
@@ -218,8 +220,40 @@ def test_the_time_is_looked_at_before_every_block() -> None:
     clock = Clock()
     rows = {name: Scripted(clock, 500 * MS) for name in "abcd"}
     # Warm-up takes 6 s, a round 4 s; the second is cut off after two blocks.
-    result = go(clock, rows, max_seconds=12.0)
+    result = go(clock, rows, max_seconds=12.0, min_rounds=1)
     assert (result.rounds, result.seconds) == (1, 12.0)
+
+
+def test_rounds_enough_for_an_interval_are_run_past_the_time_and_every_row_tells() -> None:
+    clock = Clock()
+    rows = {"base": Scripted(clock, 400 * MS), "fast": Scripted(clock, 200 * MS)}
+    # Warm-up takes 1.8 s, and a round 1.2 s.
+    result = go(clock, rows, max_seconds=3.0)
+    assert (result.rounds, result.seconds) == (6, 9.0)
+    for row in result.rows:
+        assert row.latency is not None
+        assert row.latency.overtime_s == 6.0
+    fast = latencies(result)["fast"].latency
+    assert fast is not None
+    assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2.0, 2.0, 2.0)
+    in_time = go(clock, rows, max_seconds=20.0)
+    assert all(row.latency and row.latency.overtime_s is None for row in in_time.rows)
+
+
+def test_the_tail_has_an_interval_of_its_own() -> None:
+    clock = Clock()
+    rng = np.random.default_rng(0)
+    noisy = (int(x * MS) for x in 10 * rng.lognormal(sigma=0.1, size=100_000))
+    rows = {"base": Scripted(clock, 20 * MS), "row": Scripted(clock, noisy)}
+    row = latencies(go(clock, rows, max_seconds=30))["row"].latency
+    assert row is not None
+    assert row.median_high_ms is not None
+    assert row.p95_low_ms is not None
+    assert row.p95_high_ms is not None
+    assert row.median_high_ms < row.p95_low_ms < row.p95_ms < row.p95_high_ms
+    short = latencies(go(clock, rows, max_seconds=0.1))["row"].latency
+    assert short is not None
+    assert short.p95_low_ms is short.p95_high_ms is None, "6 calls tell nothing about the tail"
 
 
 @pytest.mark.parametrize("fails_at", [1, 8, 25])

@@ -8,8 +8,8 @@ import numpy as np
 from scripted import INPUTS, MS, Clock, Scripted
 
 from deployfold.measuring.latency import measure
-from deployfold.measuring.results import Measurements
-from deployfold.measuring.rows import GPU_SETTLE_NS, SETTLE_NS, Row
+from deployfold.measuring.measurements import Measurements
+from deployfold.measuring.timed_runner import GPU_SETTLE_NS, SETTLE_NS, TimedRunner
 from deployfold.runtimes.times import DeviceTimes
 
 
@@ -73,7 +73,7 @@ def test_a_gpu_works_until_its_clocks_are_up_before_it_is_timed() -> None:
 
     for kind, settle in ((OnGpu, GPU_SETTLE_NS), (Scripted, SETTLE_NS)):
         calls.clear()
-        row = Row("x", kind(clock, durations(), calls), clock)
+        row = TimedRunner("x", kind(clock, durations(), calls), clock)
         row.load(INPUTS)
         row.warm_up(100 * MS)
         before = len(calls)

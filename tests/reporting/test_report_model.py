@@ -18,7 +18,7 @@ from report_sample import full_report, sample_report
 
 from deployfold.errors import UsageError
 from deployfold.measuring.environment import describe
-from deployfold.measuring.results import Latency as MeasuredLatency
+from deployfold.measuring.measurements import Latency as MeasuredLatency
 from deployfold.reporting.report import (
     Accuracy,
     Environment,

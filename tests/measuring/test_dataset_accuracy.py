@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deployfold.errors import MeasureError
-from deployfold.measuring.feeds import compare_over
+from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torchscript import TorchScriptRunner
 

@@ -8,42 +8,42 @@ from contextlib import contextmanager, suppress
 from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
 
 
-class Kept:
-    """A runner whose ``close`` waits: :func:`keep` closes it when all measurements are done."""
+class SharedRunner:
+    """A runner that stays loaded: :func:`shared` closes it when all measurements are done."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self._loaded = False
 
     def load(self) -> None:
-        """Load, the first time; a failure is tried again."""
+        """Load the first time. A load that failed is tried again."""
         if not self._loaded:
             self.runner.load()
             self._loaded = True
 
     def prepare(self, inputs: Inputs) -> Step:
-        """As the runner does."""
+        """See :class:`~deployfold.runtimes.protocol.Runner`."""
         return self.runner.prepare(inputs)
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """As the runner does."""
+        """See :class:`~deployfold.runtimes.protocol.Runner`."""
         return self.runner.run(inputs)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the runner says of its numbers, if it says anything."""
+        """The runner's notes on its numbers, if it has any."""
         return tuple(getattr(self.runner, "notes", ()))
 
     def close(self) -> None:
-        """Nothing yet."""
+        """Do nothing: another measurement may follow."""
 
 
 @contextmanager
-def keep(runners: Mapping[str, Runner]) -> Iterator[dict[str, Kept]]:
+def shared(runners: Mapping[str, Runner]) -> Iterator[dict[str, SharedRunner]]:
     """Let several measurements use ``runners``, and close them at the end of the block."""
     try:
-        yield {name: Kept(runner) for name, runner in runners.items()}
+        yield {name: SharedRunner(runner) for name, runner in runners.items()}
     finally:
         for runner in runners.values():
-            with suppress(Exception):  # what was measured stands
+            with suppress(Exception):  # the measurements are valid all the same
                 runner.close()

@@ -10,7 +10,7 @@ from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Inputs, Runner
 
 from .accuracy import Accuracy, Comparison
-from .kept import keep
+from .shared_runners import shared
 
 
 def compare_over(
@@ -42,7 +42,7 @@ def compare_over(
     split = _split(labels, feeds)
     comparisons = {name: Comparison() for name in runners if name != base or labels is not None}
     failed: dict[str, str] = {}
-    with keep(runners) as kept:
+    with shared(runners) as kept:
         for name in (base, *comparisons):
             try:
                 kept[name].load()

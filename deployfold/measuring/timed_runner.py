@@ -1,4 +1,4 @@
-"""One row of a measurement while it is being measured."""
+"""A runner with the times of its calls so far: one row of a measurement while it goes on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WARM_UP_WINDOW = 5
 WARM_UP_AGREEMENT = 0.02
 
 
-class Row:
+class TimedRunner:
     """A runner with what was measured of it so far. It never raises but sets ``failure``.
 
     Attributes:

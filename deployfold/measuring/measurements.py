@@ -39,6 +39,9 @@ class Latency:
         other_cpus: CPUs that other programs kept busy during the rounds.
         graph: whether an engine's work was launched as one CUDA graph; ``None`` of other rows.
         gpu: the GPU right after the last round, as NVML saw it; ``None`` on the CPU.
+        p95_low_ms, p95_high_ms: the 95 % interval of ``p95_ms``; ``None`` of too few calls.
+        overtime_s: seconds past the time limit that the least number of rounds took; ``None``
+            where they took none.
     """
 
     samples_ms: NDArray[np.float64]
@@ -65,6 +68,7 @@ class Latency:
     graph: CudaGraph | None = None
     p95_low_ms: float | None = None
     p95_high_ms: float | None = None
+    overtime_s: float | None = None
 
     @property
     def quantiles_ms(self) -> tuple[float, ...]:
