@@ -10,7 +10,7 @@
 # Settings, with their defaults:
 #
 #   BUILD_FLAGS="--fp16"                      what to build: see deployfold build --help
-#   GATE_FLAGS="--max-diff 0.1"               limits that the build must keep
+#   GATE_FLAGS="--max-diff-of onnxruntime=0.1"               limits that the build must keep
 #   COMPARE_FLAGS=""                          how much worse than the last release it may be
 #   LABELS=""                                 a file with the names of the classes
 #
@@ -28,7 +28,7 @@ if [ $# -lt 2 ]; then
 fi
 model=$1 version=$2 releases=${3:-releases}
 read -ra build_flags <<<"${BUILD_FLAGS---fp16}"
-read -ra gate_flags <<<"${GATE_FLAGS---max-diff 0.1}"
+read -ra gate_flags <<<"${GATE_FLAGS---max-diff-of onnxruntime=0.1}"
 read -ra compare_flags <<<"${COMPARE_FLAGS-}"
 labels=()
 if [ -n "${LABELS-}" ]; then labels=(--labels "$LABELS"); fi

@@ -171,10 +171,10 @@ class GpuTarget:
 
 
 def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Read every ``--max-latency-ms ROW=MS``.
+    """Read every ``ROW=LIMIT`` of ``--max-latency-ms``, ``--max-diff-of``, ``--min-speedup-of``.
 
     Raises:
-        UsageError: a text is not ``ROW=MS`` with a positive number.
+        UsageError: a text is not ``ROW=LIMIT`` with a positive number.
     """
     limits = []
     for text in texts:
@@ -185,8 +185,8 @@ def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
             limit = float("nan")
         if not separator or not row or not limit > 0:
             raise UsageError(
-                f"{text!r} is not a latency limit.",
-                hint="Write it as --max-latency-ms onnxruntime=12.5.",
+                f"{text!r} is not a limit for a row.",
+                hint="Write it as ROW=NUMBER, such as onnxruntime=12.5.",
             )
         limits.append((row, limit))
     return tuple(limits)
@@ -206,10 +206,25 @@ class Thresholds:
     )
     max_diff: float | None = option(
         None,
-        "Fail if a row's outputs differ from the original's by more (max abs difference).",
+        "Fail if a row's outputs differ from the original's by more (max abs difference), or if a "
+        "row was not measured.",
         Panel.LIMITS,
         metavar="D",
         least=0,
+    )
+    max_diff_of: tuple[tuple[str, float], ...] = option(
+        (),
+        "Fail if this row differs by more, whatever the others do; repeat it for several.",
+        Panel.LIMITS,
+        metavar="ROW=D",
+        read=parse_row_limits,
+    )
+    min_speedup_of: tuple[tuple[str, float], ...] = option(
+        (),
+        "Fail unless this row is X times as fast; repeat it for several.",
+        Panel.LIMITS,
+        metavar="ROW=X",
+        read=parse_row_limits,
     )
     max_latency_ms: tuple[tuple[str, float], ...] = option(
         (),

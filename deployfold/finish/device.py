@@ -345,12 +345,15 @@ def _merge(old: Row, new: Row | None) -> Row:
 def _limits(report: Report) -> Thresholds:
     """The limits that the build was given, from their results."""
     found = {one.name: one.limit for one in report.thresholds}
+
+    def of_rows(name: str) -> tuple[tuple[str, float], ...]:
+        limits = [(one.row, one.limit) for one in report.thresholds if one.name == name]
+        return tuple((row, limit) for row, limit in limits if row is not None)
+
     return Thresholds(
         min_speedup=found.get("min-speedup"),
         max_diff=found.get("max-diff"),
-        max_latency_ms=tuple(
-            (one.row, one.limit)
-            for one in report.thresholds
-            if one.name == "max-latency-ms" and one.row is not None
-        ),
+        max_latency_ms=of_rows("max-latency-ms"),
+        max_diff_of=of_rows("max-diff-of"),
+        min_speedup_of=of_rows("min-speedup-of"),
     )

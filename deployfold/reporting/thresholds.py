@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from deployfold.config.spec import Thresholds
 
+from .metrics import METRICS
 from .report import Row, ThresholdResult
 
 
@@ -14,45 +15,53 @@ def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...
     """One result for every limit; the first row is the baseline.
 
     A limit on something that was not measured is missed, with ``value`` ``None``: a build must not
-    pass because a row failed to run.
+    pass because a row failed to run. A limit for every row covers the rows that did not run, and
+    one that names its row covers that row alone. A speed-up of too few rounds counts as unmeasured.
     """
     results = []
     if limits.min_speedup is not None:
         results.append(_min_speedup(rows, limits.min_speedup))
     if limits.max_diff is not None:
         results.append(_max_diff(rows, limits.max_diff))
-    results.extend(_max_latency(rows, name, limit) for name, limit in limits.max_latency_ms)
+    for name, key, named in (
+        ("max-latency-ms", "latency", limits.max_latency_ms),
+        ("max-diff-of", "diff", limits.max_diff_of),
+        ("min-speedup-of", "speedup", limits.min_speedup_of),
+    ):
+        results.extend(_of_row(rows, name, key, row, limit) for row, limit in named)
     return tuple(results)
 
 
 def _min_speedup(rows: Sequence[Row], limit: float) -> ThresholdResult:
-    speedups = [
-        (row.latency.speedup.value, row.name)
-        for row in rows[1:]
-        if row.latency is not None and row.latency.speedup is not None
-    ]
+    """Some row is as fast as that."""
+    read = METRICS["speedup"].read
+    speedups = [(value, row.name) for row in rows[1:] if (value := read(row)) is not None]
     value, name = max(speedups, default=(None, None))
     passed = value is not None and value >= limit
     return ThresholdResult(name="min-speedup", limit=limit, value=value, row=name, passed=passed)
 
 
 def _max_diff(rows: Sequence[Row], limit: float) -> ThresholdResult:
-    differences = [
-        (_nan_is_infinite(row.accuracy.max_abs_diff), row.name)
-        for row in rows
-        if row.accuracy is not None
-    ]
-    value, name = max(differences, default=(None, None))
+    """No row differs by more. A row above the limit is told before one that was not measured."""
+    read = METRICS["diff"].read
+    found = [(_nan_is_infinite(read(row)), row.name) for row in rows[1:]]
+    value, name = max(((v, row) for v, row in found if v is not None), default=(None, None))
     passed = value is not None and value <= limit
+    unmeasured = next((row for one, row in found if one is None), None)
+    if passed and unmeasured is not None:
+        value, name, passed = None, unmeasured, False
     return ThresholdResult(name="max-diff", limit=limit, value=value, row=name, passed=passed)
 
 
-def _max_latency(rows: Sequence[Row], name: str, limit: float) -> ThresholdResult:
-    row = next((row for row in rows if row.name == name), None)
-    value = row.latency.median_ms if row is not None and row.latency is not None else None
-    passed = value is not None and value <= limit
-    return ThresholdResult(name="max-latency-ms", limit=limit, value=value, row=name, passed=passed)
+def _of_row(rows: Sequence[Row], name: str, key: str, row: str, limit: float) -> ThresholdResult:
+    metric = METRICS[key]
+    found = next((one for one in rows if one.name == row), None)
+    value = None if found is None else metric.read(found)
+    if metric.better == "less":
+        value = _nan_is_infinite(value)
+    kept = value is not None and (value >= limit if metric.better == "more" else value <= limit)
+    return ThresholdResult(name=name, limit=limit, value=value, row=row, passed=kept)
 
 
-def _nan_is_infinite(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _nan_is_infinite(value: float | None) -> float | None:
+    return math.inf if value is not None and math.isnan(value) else value

@@ -63,7 +63,7 @@ def test_a_release_is_published_once(tmp_path: Path) -> None:
     again = release(tmp_path, model, "v1")
     assert again.returncode == 0, again.stderr
     assert "published already" in again.stdout
-    other = release(tmp_path, model, "v1", GATE_FLAGS="--max-diff 0.2")
+    other = release(tmp_path, model, "v1", GATE_FLAGS="--max-diff-of onnxruntime=0.2")
     assert other.returncode == 2
     assert "other settings" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
@@ -74,7 +74,7 @@ def test_a_release_that_is_worse_is_not_published(tmp_path: Path) -> None:
     model = save(tmp_path / "net.ts.pt")
     first = model.read_bytes()  # a second trace in this process has other names inside
     assert release(tmp_path, model, "v1").returncode == 0
-    missed = release(tmp_path, model, "v2", GATE_FLAGS="--max-diff 1e-12")
+    missed = release(tmp_path, model, "v2", GATE_FLAGS="--max-diff-of onnxruntime=1e-12")
     assert missed.returncode == 7
     assert "v2 is not published" in missed.stderr
     save(model, channels=16)
@@ -145,7 +145,7 @@ def test_the_workflow_calls_what_is_there() -> None:
     flags = f"{job['env']['BUILD_FLAGS']} {job['env']['GATE_FLAGS']}".split()
     build = get_command(app).commands["build"]
     given = build.make_context("build", ["model.pt", *flags]).params
-    assert given["max_diff"] == 0.1
+    assert given["max_diff_of"] == ["onnxruntime=0.1"]
     assert given["target"] == ["l4", "rtx4090"]
     used = set(json.loads(json.dumps(job["env"])))
     assert used >= {"MODEL", "BUILD_FLAGS", "GATE_FLAGS"}

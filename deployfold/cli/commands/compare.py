@@ -68,7 +68,8 @@ def compare(
         typer.Option(
             metavar="D",
             min=0,
-            help="Fail if a row of NEW differs from its original by more; with --layers, a layer.",
+            help="Fail if a row of NEW differs from its original by more, or was not measured; "
+            "with --layers, a layer.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -77,6 +78,22 @@ def compare(
         typer.Option(
             metavar="ROW=MS",
             help="Fail if the row's median in NEW is above; repeat it for several.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    max_diff_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW=D",
+            help="Fail if this row of NEW differs by more, whatever the others do; repeatable.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    min_speedup_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW=X",
+            help="Fail unless this row of NEW is X times as fast; repeatable.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -149,7 +166,8 @@ def compare(
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         for_reports: dict[str, object] = {
             "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
-            "--junit": junit, "--strict": strict or None,
+            "--max-diff-of": max_diff_of, "--min-speedup-of": min_speedup_of, "--junit": junit,
+            "--strict": strict or None,
         }  # fmt: skip
         for_layers: dict[str, object] = {
             "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
@@ -193,6 +211,8 @@ def compare(
             min_speedup=min_speedup,
             max_diff=max_diff,
             max_latency_ms=parse_row_limits(max_latency_ms or ()),
+            max_diff_of=parse_row_limits(max_diff_of or ()),
+            min_speedup_of=parse_row_limits(min_speedup_of or ()),
         )
         before, after = load_report(old), load_report(new)
         changes = compare_reports(
