@@ -39,13 +39,13 @@ def show_report(
     """Print the table and the summary, or the JSON alone.
 
     Args:
-        directory: where the artifacts are, to be said; ``None`` if none were written.
+        directory: of the artifacts, to be printed; ``None`` if none were written.
         sort: the column whose best rows come first; see :mod:`deployfold.reporting.select`.
         only: names of the rows to show beside the original; all if empty.
         layers: also list the layers of quantised rows.
 
     Raises:
-        UsageError: ``sort`` is no column, or a name of ``only`` is no row.
+        UsageError: ``sort`` is not a metric, or a name of ``only`` is not a row.
     """
     from deployfold.reporting.select import only_rows, sorted_by
     from deployfold.reporting.terminal import (

@@ -1,4 +1,4 @@
-"""The comparison of two reports: every figure in both, and what became of it."""
+"""The comparison of two reports: every figure of both, with its verdict."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Changes(Frozen):
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """What got worse than its tolerance allows."""
+        """Figures that got worse than their tolerance allows."""
         return tuple(change for change in self.changes if change.verdict == "regression")
 
     @property

@@ -1,4 +1,4 @@
-"""What differs between two reports, and which figures that makes incomparable."""
+"""The differences of two reports' conditions, and the figures that they make incomparable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployfold.reporting.report import Report
 
 @dataclass(frozen=True)
 class Differences:
-    """What was not the same when two reports were measured, in sentences.
+    """The conditions that were not the same when two reports were measured, in sentences.
 
     Attributes:
         machine: CPU, GPU and threads; times depend on them.

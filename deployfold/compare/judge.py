@@ -1,4 +1,4 @@
-"""Judge what moved from one report to the next: beyond noise, and beyond its tolerance."""
+"""Judge every figure of two reports: whether it moved beyond noise and beyond its tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moved between two reports: on a terminal, as Markdown for a pull request, as JUnit XML."""
+"""The comparison of two reports on a terminal, as Markdown for a pull request, as JUnit XML."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARKS: dict[Verdict, Mark] = {
 
 
 def changes_renderable(changes: Changes, *, everything: bool = False) -> RenderableType:
-    """What moved, and what differs between the machines; ``everything`` also what did not move."""
+    """The figures that moved, and the machines' differences; ``everything`` adds the others."""
     shown = changes.changes if everything else changes.moved
     parts: list[RenderableType] = [
         Text(f"old  {changes.old}", style="dim"),
@@ -61,7 +61,7 @@ def changes_markdown(changes: Changes) -> str:
 def changes_junit(changes: Changes) -> str:
     """JUnit XML: one test case a metric of a row, and one an absolute limit.
 
-    What was not judged is skipped, with the reason.
+    Unjudged figures are skipped, with the reason.
     """
     suite = ElementTree.Element("testsuite", name="deployfold compare")
     properties = ElementTree.SubElement(suite, "properties")
@@ -205,7 +205,7 @@ def _below(changes: Changes, everything: bool) -> list[str]:
 
 
 def _unjudged(changes: Changes) -> list[str]:
-    """What was not judged, a line for each reason."""
+    """The unjudged figures, a line for each reason."""
     by_reason: dict[str, list[Change]] = {}
     for change in changes.unjudged:
         by_reason.setdefault(change.reason or "", []).append(change)

@@ -47,7 +47,7 @@ class Accuracy:
             one floating-point output of shape (N, classes) and two classes or more; else ``None``.
         nonfinite: values that are NaN or infinite in one and not the same in the other.
         top5_agreement: the share of samples whose five greatest outputs hold the original's
-            argmax; ``None`` also for five classes or fewer, where it says nothing.
+            argmax; ``None`` also for five classes or fewer, where all samples agree.
         accuracy: the share of samples whose argmax is their label; ``None`` without labels.
         samples: samples compared: the sum of the first axes, or of 1 for outputs without axes.
         outputs: every output apart; empty for a single one.
@@ -77,7 +77,7 @@ def compare(
 
     Raises:
         MeasureError: the number of outputs or a shape differs, there is nothing to compare, or
-            there are labels and the model is no classifier or has another number of samples.
+            labels are given for a model that is not a classifier or for another number of samples.
     """
     comparison = Comparison()
     comparison.add(reference, outputs, labels)

@@ -1,4 +1,4 @@
-"""What else went on in the machine while it was measured: other programs, the governor, the load.
+"""The load of the machine during a measurement: other programs, the governor, the load average.
 
 Everything is read from Linux's ``/proc`` and ``/sys``; elsewhere, and where a container hides them,
 the values are ``None``.
@@ -77,7 +77,7 @@ class CpuWatch:
         self._before = self._now()
 
     def stop(self) -> Contention | None:
-        """What others took since :meth:`start`; ``None`` where that cannot be told."""
+        """The CPU time of others since :meth:`start`; ``None`` where the system does not tell."""
         before, after = self._before, self._now()
         if before is None or after is None:
             return None
@@ -96,7 +96,7 @@ class CpuWatch:
 def preemptions() -> int:
     """How often the scheduler took a CPU from a thread of this process that wanted to go on.
 
-    ``ru_nivcsw`` of ``getrusage(2)``, over all threads; 0 where there is no such count.
+    ``ru_nivcsw`` of ``getrusage(2)``, over all threads; 0 where the system does not count.
     """
     try:
         import resource

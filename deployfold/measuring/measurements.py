@@ -1,4 +1,4 @@
-"""What a measurement returns."""
+"""The results of a measurement: every row's latency and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .gpu import GpuState
 
 @dataclass(frozen=True, eq=False)
 class Latency:
-    """What was measured of one row. Times are in milliseconds.
+    """The latency of one row. Times are in milliseconds.
 
     Attributes:
         samples_ms: every timed call of the rounds that were completed, in order; nothing clipped,
@@ -91,7 +91,7 @@ class Measured:
 class Measurements:
     """All rows in the order they were given, and how the measurement went.
 
-    ``converged`` says that every interval reached the goal before the time was up; ``seconds``
+    ``converged``: every interval reached the goal before the time was up; ``seconds``
     is the time taken by warm-up and rounds. ``contention`` is what other programs took of the CPUs
     during the rounds, ``None`` where that cannot be told.
     """
@@ -106,7 +106,7 @@ class Measurements:
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
-    """Ctrl-C during :func:`measure`; ``partial`` holds what the completed rounds say."""
+    """Ctrl-C during :func:`measure`; ``partial`` holds the completed rounds."""
 
     def __init__(self, partial: Measurements) -> None:
         super().__init__("measurement interrupted")

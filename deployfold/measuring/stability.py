@@ -21,7 +21,7 @@ beside one busy process on two CPUs lose theirs 160 to 270 times a second."""
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a measurement knows of one row.
+    """The evidence that a measurement has of one row.
 
     Attributes:
         variation: coefficient of variation of its calls.
@@ -52,7 +52,7 @@ class Evidence:
 
 
 def doubts(row: Evidence) -> tuple[str, ...]:
-    """What speaks against the row's numbers, the gravest first; nothing if they are stable."""
+    """Reasons to doubt the row's numbers, the gravest first; empty if they are stable."""
     found = []
     if not row.interval.bounded:
         plural = "" if row.rounds == 1 else "s"

@@ -17,7 +17,7 @@ from .shared_runners import shared
 
 @dataclass(frozen=True)
 class BatchPoint:
-    """One row at one batch size; without a median, ``not_measured`` says why.
+    """One row at one batch size; without a median, ``not_measured`` holds the reason.
 
     ``throughput`` is in samples per second: batch / median.
     """

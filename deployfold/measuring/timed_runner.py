@@ -94,7 +94,7 @@ class TimedRunner:
         self._end_to_end_ms.clear()
 
     def block(self) -> None:
-        """One round's calls; they count when :meth:`keep` is called."""
+        """One round's calls; they count once :meth:`keep` is called."""
         try:
             start, preempted = self._clock(), preemptions()
             while True:
@@ -116,7 +116,7 @@ class TimedRunner:
             self._pending = None
 
     def device_times(self) -> DeviceTimes | None:
-        """Medians of what the GPU's clock said; ``None`` where the row runs on the CPU."""
+        """Medians of the times by the GPU's clock; ``None`` where the row runs on the CPU."""
         if not self._transfers:
             return None
         launches = [one.enqueue_ms for one in self._transfers if one.enqueue_ms is not None]
@@ -139,7 +139,7 @@ class TimedRunner:
     def close(self) -> None:
         """Close the runner, whatever state it is in."""
         self._step = None
-        with suppress(Exception):  # what was measured stands
+        with suppress(Exception):  # the times are valid all the same
             self._runner.close()
 
     def _call(self, *, record: bool = True) -> float:

@@ -1,3 +1,3 @@
-"""The report of a build: its schema, and its renderings for terminal and Markdown."""
+"""The report of a build: its schema, its metrics, and its renderings."""
 
 from __future__ import annotations

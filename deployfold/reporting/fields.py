@@ -1,4 +1,4 @@
-"""What the classes of a report have in common."""
+"""The base class and the number types of every class in a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where the first thing is that a class refuses, and why: ``rows.0.bytes: …``."""
+    """The place and the reason of the first error: ``rows.0.bytes: …``."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) or "the top level"
     return f"{where}: {first['msg']}"

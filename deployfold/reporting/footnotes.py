@@ -1,4 +1,4 @@
-"""What stands below the table: why a row has no number, how it was run, how far to rely on it."""
+"""The notes below the table: missing numbers, how rows were run, how far to rely on them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from . import text
 from .report import Latency, Report, Row
 
 FEW_ROUNDS = 6
-"""Of fewer rounds a median has no 95 % interval."""
+"""Fewer rounds have no 95 % interval of their median."""
 BUSY = 0.25
-"""CPUs that other programs may keep busy before it is worth saying."""
+"""CPUs that other programs may keep busy before a note tells so."""
 _GOOD_GOVERNORS = {"performance"}
 
 
@@ -51,7 +51,7 @@ def footnotes(report: Report) -> Footnotes:
 
 
 def _of_row(row: Row) -> list[str]:
-    """What the row's numbers need said."""
+    """The notes that the row's numbers need."""
     notes = []
     if row.latency is not None:
         gpu_time = text.gpu_time(row.latency)
@@ -122,13 +122,13 @@ def stability_lines(report: Report) -> list[str]:
             " trtexec), intervals are within ±2 %"
         )
     state = next((row.latency.gpu for row in measured if row.latency and row.latency.gpu), None)
-    if state is not None and (said := text.gpu(state)):
-        lines.append(f"GPU after the last round: {said}")
+    if state is not None and (written := text.gpu(state)):
+        lines.append(f"GPU after the last round: {written}")
     return lines
 
 
 def _why(rows: Sequence[Row]) -> str:
-    """The reasons; of several rows what they share, and the report has each one's."""
+    """The reason of one row, or the reasons that several rows share."""
     latencies = [row.latency for row in rows if row.latency is not None]
     if len(latencies) == 1:
         return latencies[0].note or ""
@@ -144,13 +144,13 @@ def _why(rows: Sequence[Row]) -> str:
 
 
 def _advice(report: Report, rows: Sequence[Row]) -> str:
-    """What to do, from what was seen of the machine."""
+    """What to do, given the state of the machine."""
     environment = report.environment
     latencies = [row.latency for row in rows if row.latency is not None]
     steps = []
     others = max((one.other_cpus or 0.0 for one in latencies), default=0.0)
-    said = len(latencies) == 1 and "close them" in (latencies[0].note or "")
-    if others > BUSY and environment.cpus and not said:
+    told = len(latencies) == 1 and "close them" in (latencies[0].note or "")
+    if others > BUSY and environment.cpus and not told:
         steps.append(_crowded(others, environment.cpus, environment.threads))
     governor = environment.governor
     if governor and not set(governor.split(", ")) <= _GOOD_GOVERNORS:
@@ -159,7 +159,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
         steps.append("Lock the GPU's clocks: sudo nvidia-smi -lgc MHZ.")
     if any(_short(one) for one in latencies):
         steps.append("Allow more time with --max-seconds.")
-    if not steps and not said:
+    if not steps and not told:
         steps.append("Close other programs, or allow more time with --max-seconds.")
     return " ".join(steps)
 

@@ -77,7 +77,7 @@ class Metric:
         from_original: the original has no value, since it is what the others are compared with.
         cell: a row's cell where the value alone does not make it; see :class:`Unit`.
         baseline_cell: what the original's cell holds in place of its value.
-        tells_why: a row that was not measured says so in this column.
+        tells_why: the cell of a row that was not measured refers to the reason.
         narrow: a narrower form of the column.
         drop_rank: columns of the least rank go first where the terminal is narrow; ``None`` stays.
         drop_rank_quantized: the same in a report that has quantised rows.

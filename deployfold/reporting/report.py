@@ -2,7 +2,7 @@
 
 JSON has no infinity and no NaN. They are written as the strings ``"Infinity"``, ``"-Infinity"`` and
 ``"NaN"`` wherever a number stands (an identical output has an infinite SQNR), and read back from
-them; ``null`` always means that there is no value.
+them; ``null`` always means that a value is missing.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Verification(Frozen):
 
 
 class FoldSummary(Frozen):
-    """What folding did. ``verification`` is ``None`` if nothing was folded."""
+    """The outcome of folding. ``verification`` is ``None`` if nothing was folded."""
 
     batchnorm_before: Count
     parameters_before: Count
@@ -154,7 +154,7 @@ class Environment(Frozen):
 
 
 class StageCost(Frozen):
-    """What a stage of the build took.
+    """The time and the peak memory of a stage of the build.
 
     ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, with that of
     the process that compiled the engine; ``None`` where the system does not tell.
@@ -166,7 +166,7 @@ class StageCost(Frozen):
 
 
 class ThresholdResult(Frozen):
-    """A limit the user set. ``value`` is ``None`` if there was nothing to hold against it."""
+    """A limit that the user set. ``value`` is ``None`` where nothing was measured."""
 
     name: str
     limit: Number
@@ -176,7 +176,7 @@ class ThresholdResult(Frozen):
 
 
 class Status(Frozen):
-    """How the build ended; ``stage`` and ``message`` where it did not complete."""
+    """How the build ended, with the stage and the reason where it did not complete."""
 
     state: Literal["complete", "interrupted", "failed"] = "complete"
     stage: str | None = None
@@ -184,9 +184,9 @@ class Status(Frozen):
 
 
 class Report(Frozen):
-    """Everything a build found. The first row is the baseline.
+    """The report of a build. The first row is the baseline.
 
-    ``input_origin`` says where the shapes came from, and ``input_data`` what values were run.
+    ``input_origin`` names the source of the shapes, and ``input_data`` the values that were run.
     """
 
     schema_version: Literal["2"] = SCHEMA_VERSION
@@ -212,8 +212,8 @@ class Report(Frozen):
     def to_json(self) -> str:
         """The JSON text of the report, indented, with a final newline.
 
-        What UTF-8 cannot hold (a lone surrogate, from a checkpoint's names or a path in another
-        encoding) is written as ``?``.
+        Characters that UTF-8 cannot hold (a lone surrogate, from a checkpoint's names or a path in
+        another encoding) are written as ``?``.
         """
         try:
             return self.model_dump_json(indent=2) + "\n"
@@ -248,7 +248,7 @@ def now() -> str:
             moment = datetime.fromtimestamp(int(epoch), timezone.utc)
         except (OverflowError, ValueError, OSError) as error:
             raise UsageError(
-                f"SOURCE_DATE_EPOCH={epoch} is no date.", hint="Set it to seconds since 1970."
+                f"SOURCE_DATE_EPOCH={epoch} is not a date.", hint="Set it to seconds since 1970."
             ) from error
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -265,7 +265,7 @@ def load_report(path: Path) -> Report:
         path: the file, or the directory of the build that it lies in.
 
     Raises:
-        UsageError: it cannot be read, is no report, or has a schema this version does not know.
+        UsageError: the file cannot be read, is not a report, or has a newer schema.
     """
     path = path / REPORT_JSON if path.is_dir() else path
     try:

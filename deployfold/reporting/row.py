@@ -1,4 +1,4 @@
-"""One row of a report: an artifact in a runtime, with all that was measured of it.
+"""One row of a report: an artifact in a runtime, with everything that was measured.
 
 Every field that is ``None`` or empty by default was added after the first release; a report without
 it is as valid as before.
@@ -18,7 +18,7 @@ SATURATION = 0.95
 class Speedup(Frozen):
     """Baseline time / own time, with the bounds of its 95 % interval.
 
-    Of fewer than 6 rounds there is no such interval; the bounds are then 0 and infinity.
+    Fewer than 6 rounds have no interval; the bounds are then 0 and infinity.
     """
 
     value: Number
@@ -37,7 +37,7 @@ class Speedup(Frozen):
 
 
 class MeasuredLatency(Protocol):
-    """What :meth:`Latency.of` reads: ``deployfold.measuring.measurements.Latency`` has it."""
+    """The attributes that :meth:`Latency.of` reads, of ``measuring.measurements.Latency``."""
 
     @property
     def samples_ms(self) -> Any: ...
@@ -65,7 +65,7 @@ class GpuState(Frozen):
 class CudaGraph(Frozen):
     """Whether an engine's work was launched as one CUDA graph, or kernel by kernel.
 
-    ``reason`` says why not, or who captured it.
+    ``reason`` tells why not, or who captured the graph.
     """
 
     used: bool
@@ -160,7 +160,7 @@ class Accuracy(Frozen):
 
 
 class BatchPoint(Frozen):
-    """One batch size of a sweep; without a median, ``not_measured`` says why.
+    """One batch size of a sweep; without a median, ``not_measured`` holds the reason.
 
     ``throughput`` is in samples per second at the median.
     """
@@ -248,7 +248,7 @@ class Row(Frozen):
         title: what people read.
         artifact: its file, relative to the report; ``None`` for a model in memory.
         parameters, batchnorm_layers, bytes: ``None`` where they cannot be told.
-        latency: ``None`` where it was not measured, and then ``not_measured`` says why.
+        latency: ``None`` where it was not measured; ``not_measured`` then holds the reason.
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.

@@ -17,7 +17,7 @@ def sorted_by(report: Report, column: str) -> Report:
     """The report with the original first, then the best of ``column``; rows without it come last.
 
     Raises:
-        UsageError: there is no such column.
+        UsageError: no metric has that key.
     """
     metric = check_column(column)
 
@@ -35,7 +35,7 @@ def check_column(column: str) -> Metric:
     """The metric that :func:`sorted_by` sorts by.
 
     Raises:
-        UsageError: there is no such metric.
+        UsageError: no metric has that key.
     """
     metric = find_metric(column)
     if metric is None:
@@ -50,7 +50,7 @@ def only_rows(report: Report, names: Iterable[str]) -> Report:
     """The report with these rows alone, and the original, which the others are compared with.
 
     Raises:
-        UsageError: a name is none of its rows.
+        UsageError: the report has no row of a name.
     """
     kept = chosen([row.name for row in report.rows], names)
     rows = tuple(row for row in report.rows if row.name in kept)
@@ -61,7 +61,7 @@ def chosen(rows: Sequence[str], names: Iterable[str]) -> frozenset[str]:
     """The first of ``rows`` and those in ``names``; all of them if there are no names.
 
     Raises:
-        UsageError: a name is none of ``rows``.
+        UsageError: a name is not in ``rows``.
     """
     wanted = list(names)
     for name in wanted:

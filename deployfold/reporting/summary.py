@@ -1,4 +1,4 @@
-"""The few lines that say what came of a build."""
+"""The outcome of a build in a few lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .report import FoldSummary, Report, Row, ThresholdResult
 
 @dataclass(frozen=True)
 class Line:
-    """A label, what it says, and whether that is good news."""
+    """A label, its text, and whether that is good news."""
 
     label: str
     value: str

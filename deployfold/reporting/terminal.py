@@ -149,7 +149,7 @@ def fold_table(report: Report, *, explain: bool = False) -> Table:
 
 
 def summary_panel(report: Report) -> Panel:
-    """What came of the build, in a panel of one screen."""
+    """The outcome of the build, in a panel of one screen."""
     status = report.status.state
     style = {"complete": "green", "interrupted": "yellow", "failed": "red"}[status]
     lines = [
@@ -180,7 +180,7 @@ def _cell(cell: Cell) -> Text:
 
 
 def _title(cell: Cell) -> Text:
-    """The title, and below it what there is to say of the whole row."""
+    """The title, and below it the summary of a quantised row."""
     title = Text.assemble((cell.text, STYLES[cell.mark]), f" {cell.notes}" if cell.notes else "")
     if cell.detail:
         title.append("\n").append(cell.detail.removesuffix(cell.warning), style="dim")

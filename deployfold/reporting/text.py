@@ -130,7 +130,7 @@ def cuda_graph(used: bool, reason: str) -> str:
 
 
 def gpu_time(latency: Latency) -> str | None:
-    """What a GPU's latency is of, and what it leaves out; ``None`` on the CPU."""
+    """How a GPU row was timed, and the copies that its latency leaves out; ``None`` on the CPU."""
     if latency.h2d_ms is None or latency.d2h_ms is None:
         return None
     graph = latency.graph

@@ -63,7 +63,7 @@ def test_options_of_the_other_comparison_are_refused(folder, built):
     fails(run(*both, "--layers", "--fail", "bytes=1%", cwd=folder), 2, "--fail is for two reports")
     fails(run(*both, "--min-sqnr", "30", cwd=folder), 2, "Add --layers")
     fails(run("compare", "out", "out", "--layers", cwd=folder), 2, "directory", "net.onnx")
-    fails(run(*both[:2], "no.onnx", "--layers", cwd=folder), 2, "no file no.onnx")
+    fails(run(*both[:2], "no.onnx", "--layers", cwd=folder), 2, "no.onnx does not exist")
     fails(run("compare", "net.pt", "script.ts.pt", "--layers", cwd=folder), 2, "compiled graph")
     wrong = run("compare", "weights.pth", "net.pt", "--layers", cwd=folder)
     assert wrong.returncode == 3, wrong.stderr

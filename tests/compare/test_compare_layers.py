@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from deployfold.compare.layers import compare_files
-from deployfold.compare.layers.compare import compare_pairs
+from deployfold.compare.layers.differences import compare_pairs
 from deployfold.compare.layers.eager import EagerSide
-from deployfold.compare.layers.model import Limits
 from deployfold.compare.layers.pairing import pair
+from deployfold.compare.layers.result import Limits
 from deployfold.config.precision import Precision
 from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import DeployfoldError, LoadError, UsageError

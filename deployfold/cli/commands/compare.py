@@ -28,7 +28,7 @@ _NAMED = 3
 
 
 def _default_limits() -> str:
-    """What ``--fail`` is without the flag: ``latency=10%, size=1%``."""
+    """The tolerances without ``--fail``: ``latency=10%, size=1%``."""
     limits = [f"{one.key}={one.default_limit}" for one in METRICS.values() if one.default_limit]
     return ", ".join([*limits, "rows=0"])
 

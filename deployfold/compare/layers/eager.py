@@ -18,13 +18,13 @@ from deployfold.folding.graph.trace import trace
 from deployfold.folding.modules import copy_modules, named_tensors, seeded
 
 from .folding import find_folds
-from .point import OUTPUT, Folds, Point, Side
+from .side import OUTPUT, Folds, LayerOutput, Side
 
 Inputs = tuple[torch.Tensor, ...]
 
 
 class EagerSide:
-    """A module with its submodules; see :class:`~.point.Side`.
+    """A module with its submodules; see :class:`~.side.Side`.
 
     Args:
         feeds: the arguments of each forward.
@@ -40,14 +40,14 @@ class EagerSide:
         self._graph = trace(module, feeds[0])
         self.tensors = {key: tuple(tensor.shape) for key, tensor in named_tensors(module)}
         self.precision = _precision(module)
-        self.points: Sequence[Point] = _points(self._graph)
+        self.points: Sequence[LayerOutput] = _points(self._graph)
 
     def folds(self, other: Side) -> Folds:
-        """See :class:`~.point.Side`."""
+        """See :class:`~.side.Side`."""
         return find_folds(self._module, self._feeds[0], self._graph, self.points, other.tensors)
 
-    def run(self, points: Sequence[Point]) -> Iterator[list[Array]]:
-        """See :class:`~.point.Side`. Every value is as the layer left it: what follows may write
+    def run(self, points: Sequence[LayerOutput]) -> Iterator[list[Array]]:
+        """See :class:`~.side.Side`. Every value is as the layer left it: what follows may write
         into it."""
         wanted = {point.handle for point in points}
         for feed in self._feeds:
@@ -106,7 +106,7 @@ def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Has
     return found
 
 
-def _points(graph: Graph) -> list[Point]:
+def _points(graph: Graph) -> list[LayerOutput]:
     """One for every call of a module with one tensor as output, and one for every model output.
 
     A module pairs with the nodes that an exporter made of it only if what it returns is what its
@@ -121,7 +121,7 @@ def _points(graph: Graph) -> list[Point]:
             call = call.parent
     total = Counter(call.path for call in graph.calls)
     seen: Counter[str] = Counter()
-    found: list[tuple[tuple[int, int], Point]] = []
+    found: list[tuple[tuple[int, int], LayerOutput]] = []
     for call in graph.calls:
         number = seen[call.path]
         seen[call.path] += 1
@@ -141,7 +141,7 @@ def _points(graph: Graph) -> list[Point]:
         if last.get(call) is made:
             keys.append(("module", *which))
             keys += [("weights", *which)] if own else []
-        point = Point(
+        point = LayerOutput(
             call.path, type(call.module).__name__, tuple(keys), ("call", call.path, number), value,
             math.prod(value.shape), exact=own, weights=own,
         )  # fmt: skip
@@ -151,7 +151,7 @@ def _points(graph: Graph) -> list[Point]:
         if value.dtype.is_floating_point:
             name = "output" if len(graph.outputs) == 1 else f"output {index}"
             points.append(
-                Point(
+                LayerOutput(
                     name,
                     OUTPUT,
                     (("output", index),),

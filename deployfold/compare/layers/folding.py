@@ -19,14 +19,14 @@ from deployfold.folding.plan import Folded
 from deployfold.folding.rules.into_consumers import IntoConsumers
 from deployfold.folding.rules.match import match
 
-from .point import Folds, Point
+from .side import Folds, LayerOutput
 
 Inputs = tuple[torch.Tensor, ...]
 Tensors = Mapping[str, tuple[int, ...]]
 
 
 def find_folds(
-    module: nn.Module, inputs: Inputs, graph: Graph, points: Sequence[Point], others: Tensors
+    module: nn.Module, inputs: Inputs, graph: Graph, points: Sequence[LayerOutput], others: Tensors
 ) -> Folds:
     """What differs in ``graph``, the trace of ``module`` on ``inputs``.
 
@@ -41,10 +41,10 @@ def find_folds(
     gone = [item for item in plan.folded if _is_gone(item.name, own, others)]
     taking = [path for item in gone for path in item.into]
     interior: set[Value] = set()
-    by_tensor: dict[Hashable, list[Point]] = {}
+    by_tensor: dict[Hashable, list[LayerOutput]] = {}
     for one in points:
         by_tensor.setdefault(one.tensor, []).append(one)
-    taken_up: dict[Point, Point] = {}
+    taken_up: dict[LayerOutput, LayerOutput] = {}
     for item in gone:
         sites = [call for call in graph.calls if call.path == item.name]
         into = [op for op in graph.ops if op.call.path in item.into and _reads_weights(op)]

@@ -21,7 +21,7 @@ from deployfold.lowering.emulate import emulate
 from deployfold.lowering.qdq.equalise import EQUALISED_KEY
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 
-from .point import OUTPUT, Folds, Point, Side
+from .side import OUTPUT, Folds, LayerOutput, Side
 
 Feed = Mapping[str, Array]
 Tensors = dict[str, tuple[int, ...]]
@@ -35,7 +35,7 @@ _LAYERS = frozenset("Conv ConvTranspose Gemm MatMul".split())
 
 
 class OnnxSide:
-    """An ONNX file in ONNX Runtime, unoptimised; see :class:`~.point.Side`.
+    """An ONNX file in ONNX Runtime, unoptimised; see :class:`~.side.Side`.
 
     ONNX Runtime has no 16-bit kernels for a CPU, so 16-bit tensors are rounded by casts that are
     written into a copy (:mod:`deployfold.lowering.emulate`).
@@ -55,7 +55,7 @@ class OnnxSide:
             name: tuple(value.shape.numpy()) if value.shape is not None else ()
             for name, value in model.graph.initializers.items()
         }
-        self.points: Sequence[Point] = _points(model)
+        self.points: Sequence[LayerOutput] = _points(model)
         self._model = model
         self._rounded: dict[Hashable, str] = {}
         if _halves(model):
@@ -64,7 +64,7 @@ class OnnxSide:
     def folds(self, other: Side) -> Folds:
         """BatchNormalization nodes behind the layers that took them up; see :class:`.Side`."""
         interior: set[Hashable] = set()
-        taken_up: dict[Point, Point] = {}
+        taken_up: dict[LayerOutput, LayerOutput] = {}
         by_tensor = {point.tensor: point for point in self.points}
         theirs = {key for point in other.points for key in point.keys}
         for value, source in _normalised(self._model):
@@ -75,8 +75,8 @@ class OnnxSide:
             taken_up[point] = partner
         return Folds(frozenset(interior), taken_up)
 
-    def run(self, points: Sequence[Point]) -> Iterator[list[Array]]:
-        """See :class:`~.point.Side`."""
+    def run(self, points: Sequence[LayerOutput]) -> Iterator[list[Array]]:
+        """See :class:`~.side.Side`."""
         names = [self._rounded.get(point.handle, str(point.handle)) for point in points]
         values = iterate_activations(self._path, self._feeds, names=names, budget=sys.maxsize)
         for number, group in groupby(values, key=lambda one: one.feed):
@@ -126,15 +126,15 @@ def _halves(model: ir.Model) -> list[ir.DataType]:
 
 
 def _precision(model: ir.Model) -> str:
-    said = model.metadata_props.get("deployfold.precision")
-    if said is not None:
-        return str(said)
+    written = model.metadata_props.get("deployfold.precision")
+    if written is not None:
+        return str(written)
     if any(node.op_type == "DequantizeLinear" for node in model.graph):
         return "int8"
     return next((_HALVES[dtype] for dtype in _halves(model)), "fp32")
 
 
-def _points(model: ir.Model) -> list[Point]:
+def _points(model: ir.Model) -> list[LayerOutput]:
     modules = _module_keys(model)
     found = []
     for node in model.graph:
@@ -150,7 +150,7 @@ def _points(model: ir.Model) -> list[Point]:
         own: tuple[Hashable, ...] = (("node", node.name, node.op_type),) if node.name else ()
         name = max(paths, key=len) if paths else str(value.name)
         found.append(
-            Point(
+            LayerOutput(
                 name,
                 node.op_type,
                 (*own, *keys),
@@ -166,7 +166,7 @@ def _points(model: ir.Model) -> list[Point]:
     for index, value in enumerate(model.graph.outputs):
         if value.dtype in _FLOATS and value.name and value.producer() is not None:
             found.append(
-                Point(
+                LayerOutput(
                     str(value.name),
                     OUTPUT,
                     (("output", index),),

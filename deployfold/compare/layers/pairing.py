@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from .point import Folds, Point, Side
+from .side import Folds, LayerOutput, Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +17,8 @@ class Pair:
 
     name: str
     kind: str
-    first: Point
-    second: Point
+    first: LayerOutput
+    second: LayerOutput
     folded: str | None = None
 
 
@@ -61,7 +61,10 @@ def pair(first: Side, second: Side) -> Pairing:
 
 
 def _paired(
-    point: Point, ours: Folds, norms: dict[Hashable, Point], by_key: dict[Hashable, Point]
+    point: LayerOutput,
+    ours: Folds,
+    norms: dict[Hashable, LayerOutput],
+    by_key: dict[Hashable, LayerOutput],
 ) -> Pair | None:
     norm = next((norms[key] for key in point.keys if key in norms), None)
     if norm is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from deployfold.compare.layers.model import LayerComparison, Limits, limit_for
+from deployfold.compare.layers.result import LayerComparison, Limits, limit_for
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.data.real_inputs import load_samples
@@ -23,11 +23,11 @@ from deployfold.loading.model import LoadedModel
 from deployfold.reporting.report import REPORT_JSON, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 
-from .compare import compare_pairs
+from .differences import compare_pairs
 from .eager import EagerSide, check_visible
 from .onnx import OnnxSide, read
 from .pairing import pair
-from .point import OUTPUT, Side
+from .side import OUTPUT, Side
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -145,7 +145,7 @@ def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: 
         )
     if runtime_of(path) is ONNX_RUNTIME:
         if not path.is_file():
-            raise UsageError(f"There is no file {source}.")
+            raise UsageError(f"{source} does not exist.")
         return _File(source, read(path))
     is_state = arch is not None and path.exists()
     loaded = load_model(

@@ -116,7 +116,7 @@ def _figure(rows: int) -> tuple[Figure, Any]:
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [_short(text.clean(name)) for name in names])
     for label in axes.get_yticklabels():
-        label.set_parse_math(False)  # a name is no formula
+        label.set_parse_math(False)  # a name is not a formula
     axes.invert_yaxis()
 
 

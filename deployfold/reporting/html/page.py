@@ -20,7 +20,7 @@ _HINT = "pip install 'deployfold[report]'."
 
 
 def check_installed() -> None:
-    """Say what the page lacks, before anything is built or measured for it.
+    """Check for the packages that draw the page, before anything is built or measured.
 
     Raises:
         UsageError: jinja2 or matplotlib is not installed.

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from deployfold.compare.layers.model import LayerDifference, Limits
+from deployfold.compare.layers.result import LayerDifference, Limits
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.exporting.session import Array
 from deployfold.util.numerics import RunningDifference
 
 from .pairing import Pair
-from .point import Side
+from .side import Side
 
 BUDGET = 256 * 2**20
 """Bytes of each side's values that are in memory at once."""
@@ -92,8 +92,8 @@ class _Comparison:
         )
         if self._other is not None:
             shapes = ["x".join(map(str, shape)) or "scalar" for shape in (self._other, self._shape)]
-            said = f"its shape is {shapes[0]}, not {shapes[1]}"
-            return layer.model_copy(update={"departs": said})
+            reason = f"its shape is {shapes[0]}, not {shapes[1]}"
+            return layer.model_copy(update={"departs": reason})
         tally = self._tally
         return layer.model_copy(
             update={

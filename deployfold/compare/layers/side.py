@@ -13,21 +13,21 @@ OUTPUT = "output"
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class LayerOutput:
     """The output of one layer on one side.
 
     Attributes:
         name: of the layer, as it is shown.
         kind: its class or operator.
-        keys: what it may be paired by, the surest first.
-        handle: what the side fetches it by.
+        keys: for pairing with an output of the other side, the surest first.
+        handle: by which the side finds it.
         tensor: equal for two points that are the same tensor.
         elements: how many numbers it holds, if that is known.
-        exact: whatever is paired with it must have its shape. Otherwise another shape says that the
-            exporter has merged operators of one module into another.
+        exact: its partner must have the same shape. Otherwise another shape means that the exporter
+            has merged operators of one module into another.
         weights: the layer has some.
         by_channel: each channel (axis 1) may have been multiplied by a factor of its own.
-        shift: what has been taken off it, which the side adds again.
+        shift: a constant that was subtracted from it, and that the side adds again.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """What of one side differs by design, since the other side has BatchNorms folded.
+    """The differences by design of one side, since the other side has BatchNorms folded.
 
     Attributes:
         interior: tensors between a BatchNorm and what took it up, which differ.
@@ -53,7 +53,7 @@ class Folds:
     """
 
     interior: frozenset[Hashable] = frozenset()
-    taken_up: dict[Point, Point] = field(default_factory=dict)
+    taken_up: dict[LayerOutput, LayerOutput] = field(default_factory=dict)
 
 
 class Side(Protocol):
@@ -68,13 +68,13 @@ class Side(Protocol):
 
     name: str
     precision: str
-    points: Sequence[Point]
+    points: Sequence[LayerOutput]
     tensors: dict[str, tuple[int, ...]]
 
     def folds(self, other: Side) -> Folds:
-        """What differs since ``other`` has BatchNorms folded that this side has."""
+        """The differences by design, for BatchNorms that ``other`` has folded."""
 
-    def run(self, points: Sequence[Point]) -> Iterator[list[Array]]:
+    def run(self, points: Sequence[LayerOutput]) -> Iterator[list[Array]]:
         """The values of some points, for every feed in turn.
 
         Raises:
