@@ -15,7 +15,7 @@ from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
 from deployfold.reporting.terminal import grid_table
 
-from .model import LayerComparison, LayerDifference
+from .result import LayerComparison, LayerDifference
 
 
 def layers_renderable(found: LayerComparison) -> RenderableType:
