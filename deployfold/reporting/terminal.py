@@ -70,7 +70,7 @@ class ComparisonTable:
             )
         for row in zip(*(column.cells for column in layout.columns), strict=True):
             first, *rest = row
-            table.add_row(_title(first), *map(_cell, rest))
+            table.add_row(_title(first, layout.title_width), *map(_cell, rest))
         yield table
         yield Text()
         for index, sentence in enumerate(notes.numbered, 1):
@@ -179,13 +179,26 @@ def _cell(cell: Cell) -> Text:
     return Text(str(cell), style=STYLES[cell.mark])
 
 
-def _title(cell: Cell) -> Text:
+def _title(cell: Cell, width: int) -> Text:
     """The title, and below it the summary of a quantised row."""
-    title = Text.assemble((cell.text, STYLES[cell.mark]), f" {cell.notes}" if cell.notes else "")
+    words = " ".join(_broken(word, width) for word in cell.text.split(" "))
+    title = Text.assemble((words, STYLES[cell.mark]), f" {cell.notes}" if cell.notes else "")
     if cell.detail:
         title.append("\n").append(cell.detail.removesuffix(cell.warning), style="dim")
         title.append(cell.warning, style="red")
     return title
+
+
+def _broken(word: str, width: int) -> str:
+    """A word, broken after its hyphens where it is wider than the column."""
+    if cell_len(word) <= width:
+        return word
+    lines = [""]
+    for part in re.findall(r"[^-]*-|[^-]+", word):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _hanging(label: Text, value: Text) -> Table:
