@@ -122,8 +122,8 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     return _at_most(limit, lines[-1 if in_torchscript else 0])
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The whole message of an exception on one line, without a full stop at its end.
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The whole message of an exception or a program on one line, without a full stop at its end.
 
     Returns:
         At most ``limit`` characters; the exception's type if it has no message.

@@ -1,4 +1,4 @@
-"""What folding BatchNorm is worth: VGG16-bn and ResNet-50, trained, folded, and measured.
+"""Measures the effect of folding BatchNorm: trains VGG16-bn and ResNet-50, and folds them.
 
     pip install scikit-learn
     python examples/bn_folding_study.py
@@ -6,8 +6,8 @@
 Trains both for five epochs on scikit-learn's handwritten digits, enlarged; then folds them and
 prints parameters and test accuracy before and after, whether every test image gets the same class,
 and the latency of one image with its 95 % interval: in PyTorch, TorchScript, ONNX Runtime and,
-where there is an NVIDIA GPU, TensorRT in FP16 and INT8. It took 28 minutes on one thread of a
-machine that had other work to do.
+where there is an NVIDIA GPU, TensorRT in FP16 and INT8. The study took 28 minutes on one thread of
+a machine that had other work to do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write ``resnet50.pt``: torchvision's ResNet-50 as a pickled module.
 
-With pretrained weights where they can be had; otherwise with a seeded initialisation whose
-BatchNorm statistics come from running the network on seeded data, so that they are of realistic
-size and folding has something to do.
+The weights are torchvision's pretrained ones where the network gives access to them. Otherwise they
+are a seeded initialisation, with BatchNorm statistics from a run on seeded data, so that folding
+meets numbers of realistic size.
 
     python examples/make_resnet50.py resnet50.pt
 """
@@ -30,8 +30,8 @@ def pretrained() -> torch.nn.Module | None:
 def initialised(seed: int = 0) -> torch.nn.Module:
     """ResNet-50 as torchvision initialises it, with measured BatchNorm statistics.
 
-    gamma and beta get the spread that trained networks have. A cumulative average over two batches
-    in training mode then gives every BatchNorm the statistics of what it really sees.
+    gamma and beta get the spread of trained networks. A cumulative average over two batches in
+    training mode then gives every BatchNorm the statistics of its own inputs.
     """
     torch.manual_seed(seed)
     model = torchvision.models.resnet50(weights=None)

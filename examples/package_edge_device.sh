@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Package a model for an edge device: one file, tried out as the device will.
+# Package a model for an edge device in one file, and try the file as the device will.
 #
 #   examples/package_edge_device.sh MODEL TARGET [OUTPUT]
 #
@@ -12,14 +12,14 @@
 #   BUILD_FLAGS="--fp16 --no-measure"    what to build: see deployfold build --help
 #   PICTURE=""                           a picture to try the bundle on
 #   LABELS=""                            a file with the names of the classes
-#   PYTHON="python3"                     a Python with numpy, Pillow and onnxruntime, as the device
-#                                        has them: deployfold, torch and onnx are not needed
+#   PYTHON="python3"                     a Python with numpy, Pillow and onnxruntime, as on the
+#                                        device; deployfold, torch and onnx are not needed
 #
-# Where nothing here can build for the GPU (a Jetson, an H100), the bundle holds the lowered ONNX
-# and what deployfold finish needs on the device.
+# If no compiler here builds for the GPU (a Jetson, an H100), the bundle holds the lowered ONNX and
+# the kit for deployfold finish on the device.
 #
-# Exit codes are deployfold's (deployfold --help); 8 is a bundle that does not compute what the
-# original does.
+# Exit codes are deployfold's (deployfold --help); 8 is a bundle whose outputs differ from those of
+# the original.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -44,7 +44,7 @@ deployfold build "$model" --target "$target" -o "$work/$name" "${build_flags[@]}
 echo "== bundle" >&2
 deployfold bundle "$work/$name" -o "$output" ${labels[@]+"${labels[@]}"}
 
-echo "== try it as the device will" >&2
+echo "== try the bundle as the device will" >&2
 deployfold bundle unpack "$output" "$work/device" >/dev/null
 "$python" "$work/device/run.py"
 if [ -n "${PICTURE-}" ]; then

@@ -4,8 +4,8 @@
 #   examples/release_stage.sh MODEL VERSION [RELEASES]
 #
 #   MODEL      a checkpoint, or torchvision:NAME or timm:NAME
-#   VERSION    of the release, such as v1.4.0
-#   RELEASES   where releases are kept; ./releases by default
+#   VERSION    the version of the release, such as v1.4.0
+#   RELEASES   the directory of all releases; ./releases by default
 #
 # Settings, with their defaults:
 #
@@ -14,12 +14,12 @@
 #   COMPARE_FLAGS=""                          how much worse than the last release it may be
 #   LABELS=""                                 a file with the names of the classes
 #
-# Run it again after a failure, or twice: a version that is published already, of the same model and
-# settings, is verified and left alone; of others it is refused, since a release does not change.
-# Nothing appears under RELEASES/VERSION before every step has passed.
+# The script may run again, after a failure or twice. A published version of the same model and
+# settings is verified and stays as it is. With another model or other settings the script refuses,
+# since a release does not change. Nothing appears under RELEASES/VERSION before all steps passed.
 #
 # Exit codes are deployfold's (deployfold --help): 7 is a missed limit or a regression, 9 refused
-# INT8, 10 a bundle that is not whole; 2 is wrong usage, also a version that is taken.
+# INT8, 10 a damaged bundle, 2 wrong usage or a version that exists already.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -34,10 +34,10 @@ labels=()
 if [ -n "${LABELS-}" ]; then labels=(--labels "$LABELS"); fi
 
 case $version in
-    '' | .* | */* | latest) echo "'$version' is no version." >&2; exit 2 ;;
+    '' | .* | */* | latest) echo "'$version' is not a version." >&2; exit 2 ;;
 esac
 
-# What decides the release, in one hash: the checkpoint, the settings, the version of deployfold.
+# One hash of everything that decides the release: checkpoint, settings, version of deployfold.
 inputs=$({
     deployfold --version
     if [ -f "$model" ]; then sha256sum <"$model"; else echo "$model"; fi
@@ -48,7 +48,7 @@ inputs=$({
 release=$releases/$version
 if [ -d "$release" ]; then
     if [ "$(cat "$release/inputs.sha256")" != "$inputs" ]; then
-        echo "$version is published already, of another model or other settings." >&2
+        echo "$version is published already, with another model or other settings." >&2
         exit 2
     fi
     deployfold bundle verify "$release/model.tar.zst"
@@ -65,7 +65,7 @@ step() { echo "== $1" >&2; }
 step "build and gate"
 code=0
 deployfold build "$model" -o "$work/build" "${build_flags[@]}" "${gate_flags[@]}" || code=$?
-# The report is there however the build ended: keep it for whoever has to find out.
+# A build leaves its report also when it fails: keep the report for the search for the cause.
 if [ -f "$work/build/report.json" ]; then
     cp "$work/build/report.json" "$releases/last-attempt.json"
 fi
@@ -86,7 +86,7 @@ if [ -f "$releases/latest" ]; then
     fi
     case $code in
         0) ;;
-        7) echo "It is worse than $last: $version is not published." >&2; exit 7 ;;
+        7) echo "The build is worse than $last: $version is not published." >&2; exit 7 ;;
         *) exit "$code" ;;
     esac
 fi
@@ -101,7 +101,7 @@ printf '%s\n' "$inputs" >"$work/inputs.sha256"
 (cd "$work" && sha256sum model.tar.zst >model.tar.zst.sha256)
 rm -rf "$work/build"
 chmod 755 "$work"
-# A rename: whoever looks sees all of the release or nothing.
+# A rename, so that readers see the whole release or nothing.
 mv "$work" "$release"
 printf '%s\n' "$version" >"$releases/.tmp-latest" && mv "$releases/.tmp-latest" "$releases/latest"
 rm -f "$releases/last-attempt.json" "$releases/last-attempt.md"

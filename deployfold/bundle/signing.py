@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from deployfold.errors import BundleError, UsageError
+from deployfold.errors import BundleError, UsageError, one_line
 
 NAMESPACE = "deployfold-bundle"
 """Keeps signatures of other things by the same key, such as commits, from counting for a bundle."""
@@ -44,7 +44,7 @@ def sign(bundle: Path, key: Path) -> bytes:
     done = _ssh_keygen(bundle, "sign", "-f", str(key), "-n", NAMESPACE)
     if done.returncode != 0 or not done.stdout:
         raise BundleError(
-            f"{bundle.name} cannot be signed: {_line(done.stderr)}.",
+            f"{bundle.name} cannot be signed: {one_line(done.stderr.decode(errors='replace'))}.",
             hint="A key with a passphrase has to be in the ssh-agent: ssh-add KEY.",
         )
     return done.stdout
@@ -99,7 +99,3 @@ def _ssh_keygen(data: Path | None, action: str, *words: str) -> subprocess.Compl
         ) from error
     except subprocess.TimeoutExpired as error:
         raise BundleError(f"ssh-keygen did not answer in {_SECONDS} seconds.") from error
-
-
-def _line(text: bytes) -> str:
-    return " ".join(text.decode(errors="replace").split()).rstrip(".")

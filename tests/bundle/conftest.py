@@ -1,4 +1,4 @@
-"""A Python that has what a device has."""
+"""Fixtures: a Python with the packages of a device, and Triton's definition of its config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEEDED = ("numpy", "PIL", "onnxruntime", "flatbuffers", "google", "packaging")
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with those packages alone, as links to the tests' own."""
+    """The Python of an environment with these packages only, as links to those of the tests."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"

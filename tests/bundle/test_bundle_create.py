@@ -1,4 +1,4 @@
-"""What is in a bundle, and that the same build gives the same one."""
+"""The content of a bundle, which is the same for the same build."""
 
 from __future__ import annotations
 

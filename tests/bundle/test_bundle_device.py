@@ -1,4 +1,4 @@
-"""``run.py`` of a bundle, where there is nothing but numpy, Pillow and ONNX Runtime."""
+"""``run.py`` of a bundle on a Python with numpy, Pillow and ONNX Runtime only."""
 
 from __future__ import annotations
 

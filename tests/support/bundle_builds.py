@@ -1,4 +1,4 @@
-"""Makes a small finished build without building it, and archives that no bundle may be."""
+"""Makes a small finished build without compiling, and archives that a reader must refuse."""
 
 from __future__ import annotations
 

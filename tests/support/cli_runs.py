@@ -1,4 +1,4 @@
-"""The installed ``deployfold`` command as a subprocess, and what its tests ask of every run."""
+"""Runs the installed ``deployfold`` command as a subprocess, and checks every run."""
 
 from __future__ import annotations
 

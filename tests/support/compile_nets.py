@@ -1,4 +1,4 @@
-"""Makes ONNX models out of nodes; shared by the tests of this directory."""
+"""Makes ONNX models out of nodes, for the tests of compiling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small networks to quantise, and the audit of what came of it."""
+"""Small networks to quantise, and checks of the quantised graphs."""
 
 from __future__ import annotations
 

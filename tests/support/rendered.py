@@ -1,4 +1,4 @@
-"""Renderings of a report as a test reads them, and a report whose every text is hostile."""
+"""Reads the renderings of a report in tests, and makes a report in which every text is hostile."""
 
 from __future__ import annotations
 

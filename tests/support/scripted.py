@@ -1,4 +1,4 @@
-"""A clock that stands still, and runners whose calls move it."""
+"""A clock that stands still, and runners that move the clock when they are called."""
 
 from __future__ import annotations
 
