@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
-from deployfold.compiling.request import LIBRARY_TITLES, optimization_profiles
-from deployfold.compiling.tensorrt.configure import option_refusal
-from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
+from deployfold.compiling.records import optimization_profiles
+from deployfold.compiling.tensorrt.builder_config import option_refusal
+from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.precision import Precision
 from deployfold.config.settings import BuildSpec
 from deployfold.config.shapes import OptimizationProfile
@@ -18,6 +18,8 @@ from deployfold.finish.kit import copy_note
 from deployfold.reporting.report import REPORT_JSON
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT, RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.targets.compute_capability import sm_names
+from deployfold.targets.libraries import LIBRARIES
 
 from .artifact import Artifact
 from .export import Exported
@@ -94,8 +96,8 @@ def _engine(
     onnx: Artifact, request: EngineRequest, spec: BuildSpec, journal: Journal, *, several: bool
 ) -> Artifact:
     """Compile one engine with TensorRT or TensorRT-RTX."""
-    title = LIBRARY_TITLES[request.library]
-    where = ", ".join(f"sm_{major}{minor}" for major, minor in request.compute_capabilities)
+    title = LIBRARIES[request.library].title
+    where = sm_names(request.compute_capabilities)
     precision = request.precision.value
     source = onnx.file
     with journal.running("compile", f"{title} {precision} for {where}") as stage:
@@ -107,7 +109,7 @@ def _engine(
         journal.note(engine.notes)
     layers = f"{counts.compute} compute layers"
     if request.precision is not Precision.FP32:
-        layers = f"{getattr(counts, precision)} of {layers} in {precision}"
+        layers = f"{counts.of(request.precision)} of {layers} in {precision}"
     options = RunOptions(
         cuda_graph=spec.cuda_graph,
         # The lean runtime that such an engine carries is the one just put in.

@@ -14,7 +14,7 @@ from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
 from deployfold.runtimes import ONNX_RUNTIME, runtime_of
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import sm_name
 
 from .manifest import Artifact
 from .names import fault

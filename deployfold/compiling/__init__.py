@@ -1,6 +1,7 @@
-"""Engines: which GPU, which library, and the build itself in a subprocess of its own.
+"""Engines: which GPU, which library, and the build itself in a process of its own.
 
-Nothing here imports TensorRT or another heavy library; the worker does.
+Each library has a folder: ``compile.py`` runs in this process and starts the worker; ``builder.py``
+runs in the worker and is the only one to import TensorRT.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from deployfold.config.shapes import InputShapes
 from deployfold.targets.catalogue import load_targets, resolve
 from deployfold.targets.machine import Machine, detect
 
-from .compilers import Compiler, compiler_for
-from .engine import compile_engine
-from .plan import plan_engines
-from .request import EngineArtifact, EngineRequest, LayerCounts, NoEngine, optimization_profiles
+from .compiler_choice import CompilerChoice, compiler_for
+from .planning import plan_engines
+from .records import EngineArtifact, EngineRequest, LayerCounts, NoEngine, optimization_profiles
+from .tensorrt.compile import compile_engine
 
 __all__ = [
-    "Compiler",
+    "CompilerChoice",
     "EngineArtifact",
     "EngineOptions",
     "EngineRequest",

@@ -1,7 +1,7 @@
-"""The sidecar ``<engine>.json``: what an engine was built by, for and from, and where it runs.
+"""The sidecar ``<engine>.json``: the library, the GPUs and the ONNX that an engine was built with.
 
-TensorRT's own errors for an engine that does not belong here name internal versions and tags. The
-sidecar is read first, and says it in one sentence.
+TensorRT's own errors for an engine of another GPU or version name internal versions and tags. The
+sidecar is read before the engine, so that the error can name both in one sentence.
 """
 
 from __future__ import annotations
@@ -15,25 +15,31 @@ from typing import Any
 from deployfold import __version__
 from deployfold.config.spec import TensorSpec
 from deployfold.errors import MeasureError, UsageError
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import (
+    ComputeCapability,
+    dotted,
+    parse_dotted,
+    sm_name,
+    sm_names,
+)
+from deployfold.targets.libraries import LIBRARIES, version_parts
 from deployfold.targets.machine import Gpu
 from deployfold.util.files import sha256, write_text
 
-from .request import LIBRARY_TITLES, EngineArtifact, EngineRequest
-from .tensorrt.known_issues import version_parts
+from .records import EngineArtifact, EngineRequest
 
 SIDECAR_SCHEMA = 1
 RUNS_ON_NEXT_MAJOR = {(10, 11)}
-"""Pairs of majors of TensorRT of which a version-compatible engine of the first runs on the second
-(deployfold builds with 10.3 and newer):
+"""Pairs of major versions of TensorRT: the second runs version-compatible engines of the first.
+deployfold builds with 10.3 and newer, and NVIDIA's support matrix lists these:
 https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/getting-started/support-matrix.html."""
 
 
 @dataclass(frozen=True)
 class Here:
-    """The GPU and the library that an engine is about to be loaded with."""
+    """The GPU and the library version that are about to load an engine."""
 
-    compute_capability: tuple[int, int]
+    compute_capability: ComputeCapability
     library_version: str
 
 
@@ -49,11 +55,14 @@ def make_sidecar(
     tensors: Sequence[Mapping[str, Any]],
     gpu: Gpu | None,
 ) -> dict[str, Any]:
-    """What the sidecar says, as JSON values.
+    """The content of the sidecar of a new engine, as JSON values.
 
     Args:
+        artifact: the engine.
+        request: the request it was built for.
+        onnx: the ONNX it was built from.
         tensors: the engine's inputs and outputs: ``name``, ``mode``, ``shape`` and ``dtype``.
-        gpu: that it was built on, or ``None``.
+        gpu: the GPU it was built on, or ``None`` if it was built without.
     """
     asked = request.to_json()
     return {
@@ -64,9 +73,7 @@ def make_sidecar(
         "bytes": artifact.bytes,
         "library": artifact.library,
         "library_version": artifact.library_version,
-        "compute_capabilities": [
-            "{}.{}".format(*capability) for capability in artifact.compute_capabilities
-        ],
+        "compute_capabilities": [dotted(one) for one in artifact.compute_capabilities],
         "gpu": None if gpu is None else gpu.name,
         "driver": None if gpu is None else gpu.driver_version,
         "current_gpu": request.current_gpu,
@@ -84,18 +91,18 @@ def make_sidecar(
 
 
 def write_sidecar(sidecar: Mapping[str, Any], path: Path) -> None:
-    """Write it as JSON, atomically."""
+    """Write a sidecar as JSON, atomically."""
     write_text(path, json.dumps(sidecar, indent=2) + "\n")
 
 
 def read_sidecar(engine: Path) -> dict[str, Any]:
-    """The JSON object beside an engine, ``<engine>.json``, with a known ``library``.
+    """Read the sidecar of an engine; its ``library`` is one of ``LIBRARIES``.
 
     Raises:
-        MeasureError: it is missing, not JSON, or names no library that deployfold can run.
+        MeasureError: the sidecar is missing, is not JSON, or names no such library.
     """
     path = sidecar_path(engine)
-    hint = "Engines that deployfold builds come with one; keep the two files together."
+    hint = "Every engine that deployfold builds has a sidecar; keep the two files together."
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,9 +111,9 @@ def read_sidecar(engine: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{path.name} is not JSON.", hint=hint) from error
-    if not isinstance(sidecar, dict) or sidecar.get("library") not in LIBRARY_TITLES:
+    if not isinstance(sidecar, dict) or sidecar.get("library") not in LIBRARIES:
         raise MeasureError(
-            f"{path.name} does not say which of {' and '.join(LIBRARY_TITLES)} built the engine.",
+            f"{path.name} does not name the library of the engine ({' or '.join(LIBRARIES)}).",
             hint=hint,
         )
     return sidecar
@@ -115,23 +122,24 @@ def read_sidecar(engine: Path) -> dict[str, Any]:
 def built_for(sidecar: Mapping[str, Any]) -> str:
     """The GPUs an engine was built for: ``sm_80, sm_89`` from ``compute_capabilities``."""
     capabilities = _capabilities(sidecar)
-    return ", ".join(map(sm_name, capabilities)) if capabilities else "an NVIDIA GPU"
+    return sm_names(capabilities) if capabilities else "an NVIDIA GPU"
 
 
-def mismatch(sidecar: Mapping[str, Any], here: Here) -> str | None:
-    """Why the engine cannot run here, in one sentence; ``None`` where nothing speaks against it.
+def incompatibility(sidecar: Mapping[str, Any], here: Here) -> str | None:
+    """Why the engine cannot run here, in one sentence; ``None`` if the sidecar names no reason.
 
-    1. TensorRT-RTX: the GPU's SM must be among those it was built for.
-    2. TensorRT: the SM must be the one it was built on, or, with ``ampere_plus``, 8.0 or newer.
-    3. TensorRT: the version must be the same in its first three parts (the library itself may ask
-       for more), or with ``version_compatible`` a newer one of the same major, or a pair of
-       :data:`RUNS_ON_NEXT_MAJOR`.
+    1. TensorRT-RTX: the GPU must be among those it was built for.
+    2. TensorRT: the compute capability must be that of the GPU it was built on; with
+       ``ampere_plus`` it may be any from 8.0 on.
+    3. TensorRT: the first three parts of the version must be the same; the library itself may be
+       stricter. With ``version_compatible`` it may also be a newer version of the same major, or
+       of the next one where :data:`RUNS_ON_NEXT_MAJOR` has the pair.
 
-    What an older or a hand-made sidecar does not say is not held against it.
+    A field that an older or a hand-made sidecar lacks counts as no reason.
     """
     if _serves_gpu(sidecar, here) and _serves_version(sidecar, here):
         return None
-    title = LIBRARY_TITLES[sidecar["library"]]
+    title = LIBRARIES[sidecar["library"]].title
     built = str(sidecar.get("library_version", "")) or "an unknown version"
     return (
         f"built for {built_for(sidecar)} by {title} {built}; this is "
@@ -140,25 +148,53 @@ def mismatch(sidecar: Mapping[str, Any], here: Here) -> str | None:
     )
 
 
-def damage(sidecar: Mapping[str, Any], engine: Path) -> str | None:
-    """Whether the engine is another file than the one the sidecar describes, by its size.
+def wrong_size(sidecar: Mapping[str, Any], engine: Path) -> str | None:
+    """Why the engine's size shows that its sidecar describes another file; ``None`` if it does not.
 
-    The hash would cost a second for a gigabyte, each time; :func:`differs` compares it.
+    The size is cheap to read. :func:`hash_differs` takes about a second for a gigabyte.
     """
     size, wanted = engine.stat().st_size, sidecar.get("bytes")
     if isinstance(wanted, int) and size != wanted:
-        return f"it has {size} bytes and its sidecar says {wanted}; copy the two again"
+        return f"it has {size} bytes instead of the {wanted} in its sidecar; copy both files again"
     return None
 
 
-def differs(sidecar: Mapping[str, Any], engine: Path) -> bool:
-    """Whether the engine's SHA-256 is another than the sidecar's."""
+def hash_differs(sidecar: Mapping[str, Any], engine: Path) -> bool:
+    """Whether the engine's SHA-256 is not the one in the sidecar."""
     return isinstance(sidecar.get("sha256"), str) and sha256(engine) != sidecar["sha256"]
 
 
 def weight_stripped(sidecar: Mapping[str, Any]) -> bool:
-    """Whether the engine was built without its weights, and has to be refitted before it runs."""
+    """Whether the engine was built without weights, and needs refitting before it runs."""
     return bool(_options(sidecar).get("strip_plan"))
+
+
+def input_tensors(sidecar: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
+    """The inputs of an engine, in the opt shapes of its first optimization profile.
+
+    Args:
+        sidecar: of the engine.
+        path: the engine, for the message.
+
+    Raises:
+        UsageError: the sidecar has no such information.
+    """
+    try:
+        opt = {one["name"]: tuple(one["opt"]) for one in (sidecar["profiles"] or [[]])[0]}
+        return tuple(
+            TensorSpec(
+                opt.get(one["name"], tuple(max(1, size) for size in one["shape"])),
+                one["name"],
+                one["dtype"],
+            )
+            for one in sidecar["tensors"]
+            if one["mode"] == "input"
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"The sidecar of {path.name} does not name the engine's inputs.",
+            hint="An older deployfold wrote it: build the engine again.",
+        ) from error
 
 
 def _serves_gpu(sidecar: Mapping[str, Any], here: Here) -> bool:
@@ -185,35 +221,7 @@ def _options(sidecar: Mapping[str, Any]) -> Mapping[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _capabilities(sidecar: Mapping[str, Any]) -> list[tuple[int, int]]:
-    found = []
+def _capabilities(sidecar: Mapping[str, Any]) -> list[ComputeCapability]:
     listed = sidecar.get("compute_capabilities")
-    for text in listed if isinstance(listed, list) else ():
-        major, _, minor = str(text).partition(".")
-        if major.isdecimal() and minor.isdecimal():
-            found.append((int(major), int(minor)))
-    return found
-
-
-def input_tensors(sidecar: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
-    """The inputs that an engine takes, with the opt shapes of its first optimization profile.
-
-    Raises:
-        UsageError: the sidecar does not say.
-    """
-    try:
-        opt = {one["name"]: tuple(one["opt"]) for one in (sidecar["profiles"] or [[]])[0]}
-        return tuple(
-            TensorSpec(
-                opt.get(one["name"], tuple(max(1, size) for size in one["shape"])),
-                one["name"],
-                one["dtype"],
-            )
-            for one in sidecar["tensors"]
-            if one["mode"] == "input"
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise UsageError(
-            f"The sidecar of {path.name} does not say what inputs it takes.",
-            hint="Build the engine again; an older deployfold wrote it.",
-        ) from error
+    found = (parse_dotted(str(text)) for text in (listed if isinstance(listed, list) else ()))
+    return [capability for capability in found if capability is not None]

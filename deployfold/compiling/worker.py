@@ -1,12 +1,17 @@
-"""``python -m deployfold.compiling.worker REQUEST.json``: one build, in a process of its own.
+"""The worker, ``python -m deployfold.compiling.worker JOB.json``: one build in its own process.
 
-A native crash or a hang then costs the build and not the program. A request that names a
-``builder``, as ``module:function``, has that function build; any other is for a TensorRT engine.
-The request is a JSON file, or ``-`` for standard input. Standard output carries JSON lines and
-nothing else: ``progress`` any number of times, then one ``done``, ``unwritable`` or ``error``.
-Everything that the libraries print goes to standard error, which the parent makes the log.
+A native crash or a hang then costs the build and not the program.
 
-With a request from a file, standard input is the parent's sign of life: the worker leaves when it
+The job is a JSON file, or ``-`` for standard input. A job with the key ``builder`` names the
+function that builds, as ``module:function``, and has the keys which that function takes. Any other
+job is for a TensorRT engine: ``request`` (an :class:`~.records.EngineRequest`), ``onnx``,
+``engine`` and ``checked``.
+
+Standard output carries JSON lines and nothing else: ``progress`` any number of times, then one
+``done``, ``unwritable`` or ``error``. All output of the libraries goes to standard error, which the
+parent makes the log.
+
+With a job from a file, standard input tells whether the parent lives: the worker ends when that
 closes.
 """
 
@@ -26,7 +31,7 @@ from typing import Any, TextIO
 from deployfold.errors import CompileError, DeployfoldError, one_line
 from deployfold.util.memory import peak_bytes
 
-from .request import EngineRequest
+from .records import EngineRequest
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -35,7 +40,7 @@ ORPHANED = 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build what the request asks for; 0 when ``done`` was sent, else 1."""
+    """Run the job; the exit code is 0 if ``done`` was sent, else 1."""
     channel = _claim_stdout()
     lock = threading.Lock()
 
@@ -46,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         if len(arguments) != 1:
-            raise CompileError("The worker takes one request: a JSON file, or - for stdin.")
+            raise CompileError("The worker takes one job: a JSON file, or - for stdin.")
         if arguments[0] == "-":
             text = sys.stdin.read()
         else:
             text = Path(arguments[0]).read_text(encoding="utf-8")
-            threading.Thread(target=_leave_with_parent, daemon=True).start()
+            threading.Thread(target=_end_with_parent, daemon=True).start()
         answer = {**_build(json.loads(text), send), "peak_bytes": peak_bytes()}
         send(answer)
     except DeployfoldError as error:
@@ -70,13 +75,13 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
     def report(phase: str, fraction: float | None) -> None:
         send({"event": "progress", "phase": phase, "fraction": fraction})
 
-    # Here and not above: these imports take seconds, and their prints must not reach stdout.
+    # Imported here because these take seconds and may print, which must not reach stdout.
     if "builder" in job:
         module, _, function = job["builder"].partition(":")
         return {"event": "done", **getattr(import_module(module), function)(job, report)}
 
     from .tensorrt.builder import EngineNotWritten, build, import_library
-    from .tensorrt.retry import build_or_retry
+    from .tensorrt.retry_in_fp32 import build_or_retry
 
     request = EngineRequest.from_json(job["request"])
     onnx, engine = Path(job["onnx"]), Path(job["engine"])
@@ -101,7 +106,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
 def _check(
     request: EngineRequest, onnx: Path, report: Callable[[str, float | None], None]
 ) -> list[str]:
-    from .tensorrt.checks import check_finite, check_onnx
+    from .tensorrt.onnx_checks import check_finite, check_onnx
 
     report("Checking the ONNX", None)
     check_onnx(onnx)
@@ -109,16 +114,16 @@ def _check(
 
 
 def _claim_stdout() -> TextIO:
-    # A library's printf writes to descriptor 1, past sys.stdout: keep the pipe for ourselves and
-    # point 1 at the log.
+    # A library's printf writes to descriptor 1, past sys.stdout. So the pipe gets another
+    # descriptor, and 1 becomes the log.
     descriptor = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
-def _leave_with_parent() -> None:
-    # read(2) on the descriptor: the buffered reader would hold a lock that the interpreter wants
-    # at exit.
+def _end_with_parent() -> None:
+    # read(2) on the descriptor, because a buffered reader would hold a lock that the interpreter
+    # takes at exit.
     while os.read(0, 4096):
         pass
     os._exit(ORPHANED)

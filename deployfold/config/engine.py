@@ -12,11 +12,6 @@ from deployfold.errors import UsageError
 
 from .option import Panel, check_ranges, option
 
-Library = Literal["tensorrt", "tensorrt_rtx"]
-
-LIBRARY_TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-"""The names NVIDIA gives the libraries, by the name of their Python package."""
-
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 HARDWARE_COMPATIBILITY: tuple[str, ...] = get_args(HardwareCompatibility)
 """The members of ``trt.HardwareCompatibilityLevel``, in lower case."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from deployfold.errors import UsageError
 
@@ -62,6 +63,24 @@ def span(ranges: Sequence[InputShapes]) -> InputShapes:
 
 OptimizationProfile = tuple[InputShapes, ...]
 """One ``InputShapes`` for each input."""
+
+
+def profiles_from_json(
+    data: Sequence[Sequence[Mapping[str, Any]]],
+) -> tuple[OptimizationProfile, ...]:
+    """Read optimization profiles from JSON: for each profile a list of ``vars(InputShapes)``.
+
+    Raises:
+        KeyError, TypeError, ValueError: the data has another form.
+        UsageError: the bounds of an input are not in order.
+    """
+    return tuple(
+        tuple(
+            InputShapes(one["name"], *(tuple(map(int, one[key])) for key in ("min", "opt", "max")))
+            for one in profile
+        )
+        for profile in data
+    )
 
 
 def parse_profile(text: str) -> OptimizationProfile:

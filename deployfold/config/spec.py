@@ -1,4 +1,4 @@
-"""Inputs, target GPUs and limits: validated, immutable, and free of torch."""
+"""Inputs and limits: validated, immutable, and free of torch."""
 
 from __future__ import annotations
 
@@ -135,39 +135,6 @@ class InputSpec:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.tensors))
-
-
-@dataclass(frozen=True)
-class GpuTarget:
-    """A GPU to build for, as ``profiles/gpus/*.toml`` describes it.
-
-    Attributes:
-        name: the short name that ``--target`` takes, such as ``rtx4090``.
-        title: the product name, such as ``GeForce RTX 4090``.
-        compute_capability: major and minor, ``(8, 9)`` for sm_89.
-        memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
-        precisions: the tensor-core precisions it accelerates, such as ``("fp16", "int8")``.
-        source: the address of NVIDIA's document for the compute capability.
-        family: the architecture, such as ``Ada Lovelace``.
-        aliases: other names that ``--target`` takes for it.
-        memory_source: the address of NVIDIA's document for the memory.
-    """
-
-    name: str
-    title: str
-    compute_capability: tuple[int, int]
-    memory_gib: float
-    precisions: tuple[str, ...]
-    source: str
-    family: str = ""
-    aliases: tuple[str, ...] = ()
-    memory_source: str = ""
-
-    @property
-    def sm(self) -> str:
-        """The architecture as NVIDIA's compilers write it: ``sm_89``."""
-        major, minor = self.compute_capability
-        return f"sm_{major}{minor}"
 
 
 def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deployfold.compiling.process import run_worker
+from deployfold.compiling.worker_process import run_worker
 from deployfold.errors import CompileError, ExportError
 from deployfold.events import StageProgress
 from deployfold.runtimes.aot_inductor import AOT_INDUCTOR as RUNTIME
@@ -97,17 +97,16 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
 
 
 def _run(request: dict[str, Any], log: Path, job: ExportJob) -> dict[str, Any]:
-    def hear(message: dict[str, Any]) -> None:
-        job.emit(StageProgress("export", f"AOTInductor: {message['phase']}", message["fraction"]))
+    def report(phase: str, fraction: float | None) -> None:
+        job.emit(StageProgress("export", f"AOTInductor: {phase}", fraction))
 
     try:
         return run_worker(
-            request, log=log, timeout=job.timeout, hear=hear, what="AOTInductor's compilation"
+            request, log=log, timeout=job.timeout, report=report, what="AOTInductor's compilation"
         )
     except CompileError as error:
-        hint = f"{error.hint + ' ' if error.hint else ''}The log: {log}."
         raise ExportError(
-            f"AOTInductor cannot compile this model: {error.message}", hint=hint
+            f"AOTInductor cannot compile this model: {error.message}", hint=error.hint
         ) from error
 
 

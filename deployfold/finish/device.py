@@ -22,8 +22,7 @@ from deployfold.compiling import (
     plan_engines,
     resolve,
 )
-from deployfold.compiling.plan import PORTABLE
-from deployfold.compiling.request import LIBRARY_TITLES
+from deployfold.compiling.planning import PORTABLE
 from deployfold.compiling.sidecar import sidecar_path
 from deployfold.config.precision import Precision
 from deployfold.config.spec import Thresholds
@@ -45,7 +44,9 @@ from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
-from deployfold.targets.catalogue import AUTO, sm_name
+from deployfold.targets.catalogue import AUTO
+from deployfold.targets.compute_capability import sm_names
+from deployfold.targets.libraries import LIBRARIES
 from deployfold.util.files import write_text
 from deployfold.util.locks import claimed
 
@@ -217,8 +218,8 @@ def _finish_one(job: _Job, kit: Kit, machine: Machine, how: _How) -> Row:
     onnx = kit.onnx[wanted.precision]
     stem = onnx.name.removesuffix(ONNX_RUNTIME.suffix)
     path = onnx.with_name(f"{stem}.{request.label}{TENSORRT.suffix}")
-    title = LIBRARY_TITLES[request.library]
-    where = ", ".join(map(sm_name, request.compute_capabilities))
+    title = LIBRARIES[request.library].title
+    where = sm_names(request.compute_capabilities)
     emit(StageStarted("compile", f"{title} {wanted.precision.value} for {where}"))
     engine = compile_engine(onnx, path, request, emit=emit, timeout=how.timeout, checked=True)
     emit(StageFinished("compile", f"{title} {engine.library_version}, {where}", engine.seconds))
@@ -272,12 +273,12 @@ def _batch(kit: Kit) -> int:
 def _notes(engine: EngineArtifact, machine: Machine, *, ran: bool) -> tuple[str, ...]:
     counts, gpu = engine.layer_counts, machine.gpu
     precision = engine.precision.value
-    share = f"{getattr(counts, precision)} of {counts.compute} compute layers in {precision}"
+    share = f"{counts.of(engine.precision)} of {counts.compute} compute layers in {precision}"
     where = ""
     if ran and gpu is not None:
         driver = f", driver {gpu.driver_version}" if gpu.driver_version else ""
         where = f" on {gpu.name}{driver}"
-    title = LIBRARY_TITLES[engine.library]
+    title = LIBRARIES[engine.library].title
     return (share, f"finished{where} with {title} {engine.library_version}", *engine.notes)
 
 

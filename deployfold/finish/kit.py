@@ -16,7 +16,7 @@ from typing import Any
 from deployfold import __version__
 from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import InputShapes, OptimizationProfile
+from deployfold.config.shapes import OptimizationProfile, profiles_from_json
 from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
 
@@ -106,7 +106,7 @@ def write_finish_kit(
         CompileError: an ONNX is broken.
         UsageError: a file cannot be written.
     """
-    from deployfold.compiling.tensorrt.checks import check_finite, check_onnx
+    from deployfold.compiling.tensorrt.onnx_checks import check_finite, check_onnx
 
     for path in onnx_by_precision.values():
         check_onnx(path)
@@ -217,21 +217,12 @@ def _to_json(wanted: Wanted) -> dict[str, Any]:
 
 
 def _from_json(data: Mapping[str, Any]) -> Wanted:
-    profiles = tuple(
-        tuple(
-            InputShapes(
-                shapes["name"], *(tuple(map(int, shapes[key])) for key in ("min", "opt", "max"))
-            )
-            for shapes in profile
-        )
-        for profile in data["profiles"]
-    )
     return Wanted(
         row=str(data["row"]),
         title=str(data["title"]),
         target=str(data["target"]),
         precision=Precision(data["precision"]),
-        profiles=profiles,
+        profiles=profiles_from_json(data["profiles"]),
         workspace_mib=data["workspace_mib"],
         options=EngineOptions.from_json(data["options"]),
     )

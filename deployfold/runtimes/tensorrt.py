@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployfold.compiling.request import LIBRARY_TITLES
 from deployfold.compiling.sidecar import (
     built_for,
-    differs,
+    hash_differs,
     input_tensors,
     read_sidecar,
     sidecar_path,
 )
 from deployfold.errors import MeasureError, UsageError
+from deployfold.targets.libraries import LIBRARIES
 
 from .cuda import Cuda
 from .failures import NoDevice
@@ -53,7 +53,7 @@ class TensorRTRunner:
     @property
     def title(self) -> str:
         """``TensorRT-RTX``."""
-        return LIBRARY_TITLES[read_sidecar(self._path)["library"]]
+        return LIBRARIES[read_sidecar(self._path)["library"]].title
 
     @property
     def device_name(self) -> str | None:
@@ -186,7 +186,7 @@ def _sidecars(path: Path) -> tuple[str, ...]:
 
 def _facts(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
-    if differs(sidecar, path):
+    if hash_differs(sidecar, path):
         raise MeasureError(f"{path} is not the engine of its sidecar.", hint="Build it again.")
     return {
         "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
@@ -200,7 +200,7 @@ TENSORRT = Runtime(
     title="TensorRT",
     suffixes=(".engine",),
     module="tensorrt",
-    install="pip install 'deployfold[tensorrt]'  (needs an NVIDIA GPU to build with)",
+    install=f"{LIBRARIES['tensorrt'].install}  (needs an NVIDIA GPU to build with)",
     open=TensorRTRunner,
     optional=True,
     devices=("cuda",),

@@ -10,11 +10,11 @@ import numpy as np
 
 from deployfold.compiling.sidecar import (
     Here,
-    damage,
-    differs,
-    mismatch,
+    hash_differs,
+    incompatibility,
     read_sidecar,
     weight_stripped,
+    wrong_size,
 )
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import (
@@ -25,7 +25,7 @@ from deployfold.runtimes.tensorrt_library import (
     runtime_library,
     stream_weights,
 )
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import sm_name
 
 from .failures import as_measure_error
 
@@ -68,7 +68,7 @@ def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) ->
     sidecar = runnable_sidecar(path)
     trt = runtime_library(sidecar["library"])
     version = str(trt.__version__)
-    if (reason := mismatch(sidecar, Here(capability, version))) is not None:
+    if (reason := incompatibility(sidecar, Here(capability, version))) is not None:
         raise MeasureError(f"{name} cannot run here: {reason}.")
     messages: list[str] = []
     log = collecting_logger(trt, messages)
@@ -79,7 +79,7 @@ def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) ->
         content = path.read_bytes()
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            if differs(sidecar, path):
+            if hash_differs(sidecar, path):
                 raise MeasureError(f"{name} is damaged: its SHA-256 is not its sidecar's.")
             found = invalidity(trt, runtime, content)
             raise MeasureError(f"{name} cannot be loaded{found}{_because(messages)}.")
@@ -100,7 +100,7 @@ def runnable_sidecar(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MeasureError(f"{path.name} cannot be loaded: there is no such file.")
     sidecar = read_sidecar(path)
-    if (broken := damage(sidecar, path)) is not None:
+    if (broken := wrong_size(sidecar, path)) is not None:
         raise MeasureError(f"{path.name} is damaged: {broken}.")
     if weight_stripped(sidecar):
         raise MeasureError(f"{path.name} is weight-stripped and has to be refitted first.")

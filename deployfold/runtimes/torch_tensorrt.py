@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deployfold.compiling.torch_tensorrt.compile import INSTALL
 from deployfold.config.spec import InputSpec
 from deployfold.errors import MeasureError, UsageError
 
@@ -26,7 +27,8 @@ class TorchTensorRTRunner:
     back, timed apart as :class:`~.tensorrt.TensorRTRunner` does.
 
     Args:
-        path: what :func:`~deployfold.compiling.torch_tensorrt.build.compile_torch_tensorrt` wrote.
+        path: the output of :func:`~deployfold.compiling.torch_tensorrt.compile.
+            compile_torch_tensorrt`.
     """
 
     key: str | None = "torch_tensorrt"
@@ -129,7 +131,7 @@ TORCH_TENSORRT = Runtime(
     title="torch-tensorrt",
     suffixes=(".trt.pt2",),
     module="torch_tensorrt",
-    install="pip install 'deployfold[torch-tensorrt]'  (needs an NVIDIA driver)",
+    install=f"{INSTALL}  (needs an NVIDIA driver)",
     open=TorchTensorRTRunner,
     optional=True,
     devices=("cuda",),

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.plan import check_target
+from deployfold.compiling.planning import check_target
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import CODE, PATHS, check_table, names_function
 from deployfold.errors import UsageError

@@ -1,1 +1,1 @@
-"""GPUs: the catalogue of the known ones, and the one in this machine."""
+"""GPUs and engine libraries: the catalogue, what builds for which GPU, and this machine's own."""

@@ -1,7 +1,7 @@
 """The GPUs that ``--target`` knows, read from ``profiles/gpus/*.toml``.
 
-Compute capabilities and memory come from the NVIDIA pages that each profile names; the precisions
-from the hardware table of TensorRT's support matrix,
+Compute capabilities and memory come from the NVIDIA pages that each profile names. The precisions
+come from the hardware table of TensorRT's support matrix,
 https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/support-matrix.html.
 """
 
@@ -10,19 +10,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deployfold.config.profiles_root import profiles_root
-from deployfold.config.spec import GpuTarget
 from deployfold.errors import UsageError
 from deployfold.util.toml import read_toml
 
+from .compute_capability import ComputeCapability, dotted, parse_dotted, parse_target, sm_name
+
 PRECISIONS = ("tf32", "fp16", "bf16", "int8", "fp8", "fp4")
-"""The values of ``precisions`` in a profile, oldest first."""
+"""The values allowed under ``precisions`` in a profile, oldest first."""
 
 AUTO = "auto"
-"""The ``--target`` for the GPU of this machine; see :mod:`deployfold.compiling.plan`."""
+"""The ``--target`` for the GPU in the machine; see :mod:`deployfold.compiling.planning`."""
 
 _REQUIRED: dict[str, type] = {
     "name": str,
@@ -35,18 +37,50 @@ _REQUIRED: dict[str, type] = {
     "memory_source": str,
 }
 _OPTIONAL: dict[str, type] = {"aliases": list}
-_HINT = "See them all: deployfold targets."
+_HINT = "List the known ones with deployfold targets."
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A GPU to build for, as ``profiles/gpus/*.toml`` describes it.
+
+    Attributes:
+        name: the short name that ``--target`` takes, such as ``rtx4090``.
+        title: the product name, such as ``GeForce RTX 4090``.
+        compute_capability: major and minor, ``(8, 9)`` for sm_89.
+        memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
+        precisions: the tensor-core precisions it accelerates, such as ``("fp16", "int8")``.
+        source: the address of NVIDIA's document for the compute capability.
+        family: the architecture, such as ``Ada Lovelace``.
+        aliases: other names that ``--target`` takes for it.
+        memory_source: the address of NVIDIA's document for the memory.
+    """
+
+    name: str
+    title: str
+    compute_capability: ComputeCapability
+    memory_gib: float
+    precisions: tuple[str, ...]
+    source: str
+    family: str = ""
+    aliases: tuple[str, ...] = ()
+    memory_source: str = ""
+
+    @property
+    def sm(self) -> str:
+        """The architecture as NVIDIA's compilers write it: ``sm_89``."""
+        return sm_name(self.compute_capability)
 
 
 def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
     """Read every GPU profile, sorted by compute capability, then by name.
 
     Args:
-        root: the directory of ``*.toml`` files; that of the shipped ones by default.
+        root: the directory of ``*.toml`` files; by default the profiles that ship with deployfold.
 
     Raises:
-        UsageError: a file is not TOML, a key is missing, unknown or bad, or two files have the same
-            name. The message names the file and the key.
+        UsageError: a file is not TOML; a key is missing, unknown or has a bad value; or two files
+            claim the same name. The message names the file and the key.
     """
     directory = profiles_root() / "gpus" if root is None else root
     targets = [read_target(path) for path in sorted(directory.glob("*.toml"))]
@@ -55,7 +89,8 @@ def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
         for key in sorted(_keys(target)):
             if owner.setdefault(key, target.name) != target.name:
                 raise UsageError(
-                    f"The GPU profiles {owner[key]} and {target.name} share the name {key!r}."
+                    f"The GPU profiles {owner[key]} and {target.name} both claim the name {key!r}.",
+                    hint=f"Give one of them another name or alias, in {directory}.",
                 )
     return tuple(sorted(targets, key=lambda target: (target.compute_capability, target.name)))
 
@@ -72,7 +107,7 @@ def read_target(path: Path) -> GpuTarget:
         name=table["name"],
         title=table["title"],
         family=table["family"],
-        compute_capability=_compute_capability(path, table["compute_capability"]),
+        compute_capability=_capability_of(path, table["compute_capability"]),
         memory_gib=float(table["memory_gib"]),
         precisions=tuple(table["precisions"]),
         source=table["source"],
@@ -82,24 +117,23 @@ def read_target(path: Path) -> GpuTarget:
 
 
 def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
-    """The GPU of a name.
+    """The GPU that a user means by ``name``.
 
-    1. A name, alias or product title in any case, with or without spaces and dashes.
-    2. A compute capability as ``sm_89``, ``sm89`` or ``8.9``. The result is a target named
-       ``sm_89`` with the precisions that all known GPUs of this capability share.
+    1. ``sm_89``, ``sm89`` or ``8.9``: a target named ``sm_89`` with the precisions that all known
+       GPUs of this compute capability share.
+    2. A name, alias or product title, in any case, with or without spaces and dashes.
 
     Args:
-        name: the value of ``--target``.
+        name: one value of ``--target``.
         targets: the known GPUs; :func:`load_targets` by default.
 
     Raises:
-        UsageError: no GPU has this name; the hint has the nearest names.
+        UsageError: no known GPU has this name; the hint suggests the nearest names.
     """
     known = load_targets() if targets is None else targets
-    match = re.fullmatch(r"\s*(?:sm[_ -]?(\d+)(\d)|(\d+)\.(\d))\s*", name, re.IGNORECASE)
-    if match is not None:
-        major, minor = match.group(1) or match.group(3), match.group(2) or match.group(4)
-        return _by_compute_capability((int(major), int(minor)), name, known)
+    capability = parse_target(name)
+    if capability is not None:
+        return _of_capability(capability, name, known)
     wanted = normalise(name)
     for target in known:
         if wanted in _keys(target):
@@ -112,8 +146,8 @@ def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
 def identify(gpu_name: str, targets: Sequence[GpuTarget]) -> GpuTarget | None:
     """The profile of the GPU that the driver calls ``gpu_name``, or ``None``.
 
-    The driver's name must be a name, alias or title, apart from the vendor's words. A laptop's or
-    a reduced variant's chip is another GPU, so similar names do not count.
+    The driver's name must equal a name, alias or title, apart from the vendor's words: the laptop
+    variant of a chip is another GPU.
     """
     wanted = normalise(gpu_name)
     return next((target for target in targets if wanted in _keys(target)), None)
@@ -125,30 +159,24 @@ def normalise(name: str) -> str:
     return "".join(word for word in words if word not in ("nvidia", "geforce", "tesla"))
 
 
-def sm_name(compute_capability: tuple[int, int]) -> str:
-    """``sm_89`` for ``(8, 9)``."""
-    return "sm_{}{}".format(*compute_capability)
-
-
 def _keys(target: GpuTarget) -> set[str]:
     return {normalise(key) for key in (target.name, target.title, *target.aliases)}
 
 
-def _by_compute_capability(
-    wanted: tuple[int, int], name: str, known: Sequence[GpuTarget]
-) -> GpuTarget:
+def _of_capability(wanted: ComputeCapability, name: str, known: Sequence[GpuTarget]) -> GpuTarget:
     same = [target for target in known if target.compute_capability == wanted]
     if not same:
         every = sorted({target.sm for target in known})
         raise _unknown(name, difflib.get_close_matches(sm_name(wanted), every, n=3, cutoff=0.5))
-    shared = {item for item in PRECISIONS if all(item in target.precisions for target in same)}
     return GpuTarget(
         name=sm_name(wanted),
-        title="any GPU of compute capability {}.{}".format(*wanted),
+        title=f"any GPU of compute capability {dotted(wanted)}",
         family=same[0].family,
         compute_capability=wanted,
         memory_gib=min(target.memory_gib for target in same),
-        precisions=tuple(precision for precision in PRECISIONS if precision in shared),
+        precisions=tuple(
+            one for one in PRECISIONS if all(one in target.precisions for target in same)
+        ),
         source=same[0].source,
         memory_source=same[0].memory_source,
     )
@@ -162,13 +190,15 @@ def _unknown(name: str, near: Sequence[str]) -> UsageError:
 def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
     expected = _REQUIRED | _OPTIONAL
     for key in table.keys() - expected.keys():
-        raise UsageError(f"{path}: unknown key {key!r}.", hint=f"Known: {', '.join(expected)}.")
+        raise UsageError(
+            f"{path}: unknown key {key!r}.", hint=f"The keys are {', '.join(expected)}."
+        )
     for key in _REQUIRED:
         if key not in table:
             raise UsageError(f"{path}: the key {key!r} is missing.")
     for key, value in table.items():
         kind = expected[key]
-        # An integer is a number in TOML as well. A boolean is not, though Python counts it as one.
+        # An integer of TOML is a number too. A boolean, which Python counts as an integer, is not.
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise UsageError(f"{path}: {key!r} must be a {_kind_name(kind)}, not {value!r}.")
@@ -182,8 +212,8 @@ def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
     for precision in table["precisions"]:
         if precision not in PRECISIONS:
             raise UsageError(
-                f"{path}: 'precisions' holds {precision!r}.",
-                hint=f"Known: {', '.join(PRECISIONS)}.",
+                f"{path}: 'precisions' has the unknown value {precision!r}.",
+                hint=f"The precisions are {', '.join(PRECISIONS)}.",
             )
     for key in ("source", "memory_source"):
         if not table[key].startswith("https://"):
@@ -194,8 +224,8 @@ def _kind_name(kind: type) -> str:
     return {str: "string", float: "number", list: "list of words"}[kind]
 
 
-def _compute_capability(path: Path, text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d?)\.(\d)", text)
-    if match is None:
+def _capability_of(path: Path, text: str) -> ComputeCapability:
+    capability = parse_dotted(text)
+    if capability is None:
         raise UsageError(f"{path}: 'compute_capability' must be like \"8.9\", not {text!r}.")
-    return int(match.group(1)), int(match.group(2))
+    return capability

@@ -1,4 +1,4 @@
-"""The GPU, the driver and the compilers of this machine, found without importing any of them."""
+"""The GPU, the driver and the engine libraries of this machine, found without importing them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from deployfold.config.spec import GpuTarget
-
-from .catalogue import identify, load_targets
+from .catalogue import GpuTarget, identify, load_targets
+from .compute_capability import ComputeCapability, parse_dotted
+from .libraries import Library
 from .visible import first_cuda_device, is_restricted
 
 _QUERY = "uuid,name,compute_cap,driver_version,memory.total"
-_LIBRARIES = ("tensorrt", "tensorrt_rtx", "torch_tensorrt")
+"""The fields that :func:`parse_nvidia_smi` expects, in this order."""
 _DEVICE_TREE = Path("/proc/device-tree/model")
+"""The file in which a Jetson's firmware names the board."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The NVIDIA GPU that CUDA uses first; fields that could not be read are ``None``."""
+    """The NVIDIA GPU that CUDA uses first; a field is ``None`` where it could not be read."""
 
     name: str
-    compute_capability: tuple[int, int]
+    compute_capability: ComputeCapability
     driver_version: str | None = None
     memory_gib: float | None = None
     uuid: str | None = None
@@ -37,26 +38,31 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines can be built with here.
+    """The GPU and the engine libraries of a machine.
 
     Attributes:
-        gpu: CUDA's device 0, where the driver works; else ``None``.
-        tensorrt: the version of the importable ``tensorrt``, ``"unknown"`` where it does not say,
-            or ``None`` where there is none; likewise the others.
+        gpu: CUDA's device 0; ``None`` without a GPU or a working driver.
+        tensorrt: the version of the importable ``tensorrt``; ``"unknown"`` where the package has
+            no metadata, and ``None`` where it is not installed.
+        tensorrt_rtx: the same for ``tensorrt_rtx``.
         profile: the GPU profile of ``gpu``, where its name is known.
     """
 
     gpu: Gpu | None = None
     tensorrt: str | None = None
     tensorrt_rtx: str | None = None
-    torch_tensorrt: str | None = None
     profile: GpuTarget | None = None
+
+    def version(self, library: Library) -> str | None:
+        """The version of an engine library; ``None`` where it is not installed."""
+        return self.tensorrt if library == "tensorrt" else self.tensorrt_rtx
 
     def holds(self, target: GpuTarget) -> bool:
         """Whether the GPU in this machine is ``target``.
 
-        A TensorRT engine is tuned for one GPU model, so a named target must be that model; where
-        the driver's name says no more than the architecture, as on a Jetson, that is enough.
+        TensorRT tunes an engine for one GPU model, so a named target must be this very model. The
+        same compute capability is enough for a target such as ``sm_87``, and where the driver's
+        name is no model's, as on a Jetson.
         """
         if self.gpu is None or self.gpu.compute_capability != target.compute_capability:
             return False
@@ -65,25 +71,32 @@ class Machine:
 
 
 def detect() -> Machine:
-    """Look at this machine.
+    """Find the GPU and the engine libraries of this machine.
 
-    1. ``nvidia-smi`` lists the GPUs. The program ships with every driver and needs no Python
-       package.
-    2. Of several, or where the environment hides some from CUDA, the GPU is CUDA's device 0.
-    3. Where ``nvidia-smi`` is missing, torch tells if it is imported already; on a Jetson whose
-       ``nvidia-smi`` does not tell, the device tree does.
+    Three sources name the GPU; the first that answers counts:
+
+    1. ``nvidia-smi``, which ships with every driver and needs no Python package. Of several GPUs,
+       or where the environment hides some from CUDA, the result is CUDA's device 0.
+    2. torch, if something imported it already.
+    3. The device tree of a Jetson, whose ``nvidia-smi`` may be missing or report ``[N/A]``.
     """
     targets = load_targets()
     gpu = _from_nvidia_smi() or _from_torch() or _from_device_tree(targets)
-    versions = {name: library_version(name) for name in _LIBRARIES}
-    profile = None if gpu is None else identify(gpu.name, targets)
-    return Machine(gpu=gpu, profile=profile, **versions)
+    return Machine(
+        gpu=gpu,
+        tensorrt=library_version("tensorrt"),
+        tensorrt_rtx=library_version("tensorrt_rtx"),
+        profile=None if gpu is None else identify(gpu.name, targets),
+    )
 
 
 def library_version(package: str) -> str | None:
-    """The version of an importable package, ``"unknown"``, or ``None`` where there is none.
+    """The version of an importable package.
 
-    The working directory does not count: a user's own ``tensorrt.py`` is not TensorRT.
+    The working directory is left out of the search: a user's own ``tensorrt.py`` is not TensorRT.
+
+    Returns:
+        ``"unknown"`` where the package has no metadata, and ``None`` where there is no package.
     """
     here = os.path.realpath(os.getcwd())  # noqa: PTH109 - compared with entries of sys.path
     path = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
@@ -118,15 +131,15 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) != 5:
             continue
-        uuid, name, capability, driver, memory = (field.strip() for field in row)
-        match = re.fullmatch(r"(\d+)\.(\d)", capability)
-        if match is None:  # "[N/A]" on a Jetson, an error text without a driver
+        uuid, name, capability_text, driver, memory = (field.strip() for field in row)
+        capability = parse_dotted(capability_text)
+        if capability is None:  # "[N/A]" on a Jetson, an error text without a driver
             continue
         mebibytes = re.match(r"\d+", memory)
         found.append(
             Gpu(
                 name=name,
-                compute_capability=(int(match.group(1)), int(match.group(2))),
+                compute_capability=capability,
                 driver_version=driver if re.match(r"\d", driver) else None,
                 memory_gib=int(mebibytes.group()) / 1024 if mebibytes else None,
                 uuid=uuid if uuid.startswith("GPU-") else None,
@@ -136,9 +149,12 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
 
 
 def parse_device_tree(model: str, targets: Sequence[GpuTarget]) -> Gpu | None:
-    """The GPU of a Jetson whose device tree calls itself ``model``, or ``None``.
+    """The GPU of the Jetson with this model name in its device tree; ``None`` for other boards.
 
-    The longest profile name in the text wins: ``NVIDIA Jetson AGX Orin Developer Kit``.
+    Args:
+        model: such as ``NVIDIA Jetson AGX Orin Developer Kit``. Of the profile names in it the
+            longest counts.
+        targets: the known GPUs.
     """
     text = re.sub(r"[^a-z0-9]", "", model.lower())
     found: list[tuple[int, GpuTarget]] = []

@@ -28,7 +28,7 @@ def kit(folder, built, tmp_path):
     import numpy as np
     import onnxruntime
 
-    from deployfold.compiling.request import InputShapes
+    from deployfold.compiling.records import InputShapes
     from deployfold.config.precision import Precision
     from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
     from deployfold.finish.reference import write_reference

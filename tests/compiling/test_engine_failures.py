@@ -94,7 +94,7 @@ def test_an_operator_that_tensorrt_lacks_is_named(
     )
     onnx.save(model, tmp_path / "det.onnx")
     error = failed(tmp_path / "det.onnx", engine, request_for())
-    assert "TensorRT-RTX cannot take det.onnx: Det node 'the_det'" in error.message
+    assert "TensorRT-RTX cannot parse det.onnx: Det node 'the_det'" in error.message
 
 
 def test_a_library_that_is_not_installed(
@@ -275,7 +275,7 @@ def test_an_interrupt_while_the_worker_is_started_leaves_none_running(
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)  # Python handles the signal in here
 
-    monkeypatch.setattr("deployfold.compiling.process.subprocess.Popen", Interrupted)
+    monkeypatch.setattr("deployfold.compiling.worker_process.subprocess.Popen", Interrupted)
     # A shell starts what runs in its background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -302,7 +302,7 @@ def test_a_disk_that_is_full_names_the_engine(
             command[2] = limit + command[2]
             super().__init__(command, **options)
 
-    monkeypatch.setattr("deployfold.compiling.process.subprocess.Popen", Small)
+    monkeypatch.setattr("deployfold.compiling.worker_process.subprocess.Popen", Small)
     with pytest.raises(UsageError) as caught:
         compile_engine(onnx_path, engine, request_for())
     assert caught.value.message == f"Cannot write {engine}: File too large."

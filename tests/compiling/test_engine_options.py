@@ -23,7 +23,7 @@ from deployfold.compiling.tensorrt.timing_cache import cache_file
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, UsageError
 from deployfold.runtimes.tensorrt_library import first_that_holds
-from deployfold.targets.hardware import precision_refusal, serving
+from deployfold.targets.libraries import capabilities_with, precision_refusal
 
 RequestFor = Callable[..., EngineRequest]
 
@@ -64,9 +64,9 @@ def test_options_survive_json_and_a_newer_deployfolds() -> None:
         (EngineOptions(timing_cache=Path("x")), "timing cache does nothing"),
         (EngineOptions(hardware_compatibility="ampere_plus"), "no hardware compatibility level"),
         (EngineOptions(version_compatible=True), "no lean runtime"),
-        (EngineOptions(dla_core=0), "for GPUs alone"),
-        (EngineOptions(strip_plan=True), "only where the GPU it is for"),
-        (EngineOptions(refit=True), "only where the GPU it is for"),
+        (EngineOptions(dla_core=0), "only for GPUs"),
+        (EngineOptions(strip_plan=True), "only on a machine with the GPU"),
+        (EngineOptions(refit=True), "only on a machine with the GPU"),
     ],
 )
 def test_what_rtx_cannot_do_without_a_gpu_is_refused_before_anything_is_started(
@@ -92,7 +92,9 @@ def test_rtx_really_fails_where_it_is_refused(
     """If a newer TensorRT-RTX learns it, the refusal has to go."""
     if compile_on_gpu():
         pytest.skip("there is a GPU here")
-    monkeypatch.setattr("deployfold.compiling.engine.option_refusal", lambda request: None)
+    monkeypatch.setattr(
+        "deployfold.compiling.tensorrt.compile.option_refusal", lambda request: None
+    )
     for number, options in enumerate(
         (
             EngineOptions(strip_plan=True),
@@ -149,7 +151,7 @@ def test_caches_of_different_gpus_libraries_and_versions_have_different_names() 
 def test_a_precision_that_the_gpu_lacks_is_refused_in_a_sentence(
     precision: str, capability: tuple[int, int], builds: bool
 ) -> None:
-    refusal = precision_refusal(precision, [capability], "tensorrt_rtx")
+    refusal = precision_refusal(Precision(precision), [capability], "tensorrt_rtx")
     assert (refusal is None) == builds
     if refusal is not None:
         assert f"No {precision} engine for sm_{capability[0]}{capability[1]}" in refusal
@@ -177,8 +179,9 @@ def test_a_build_for_a_gpu_without_the_precision_is_refused_before_it_starts(
 
 
 def test_a_portable_engine_leaves_out_the_gpus_without_the_precision() -> None:
-    assert serving("fp8", [(8, 0), (8, 6), (8, 9), (12, 0)], "tensorrt_rtx") == ((8, 9), (12, 0))
-    assert serving("fp16", [(8, 0), (12, 0)], "tensorrt_rtx") == ((8, 0), (12, 0))
+    four = ((8, 0), (8, 6), (8, 9), (12, 0))
+    assert capabilities_with(Precision.FP8, four, "tensorrt_rtx") == ((8, 9), (12, 0))
+    assert capabilities_with(Precision.FP16, four, "tensorrt_rtx") == four
 
 
 @pytest.mark.parametrize(
@@ -201,12 +204,13 @@ def test_a_portable_engine_leaves_out_the_gpus_without_the_precision() -> None:
 def test_known_issues_concern_the_versions_they_were_reported_of(
     version: str, precision: str, layers: set[str], dla: bool, issues: list[str]
 ) -> None:
-    found = known_issues("tensorrt", version, precision=precision, layers=layers, dla=dla)
+    build = {"precision": Precision(precision), "layers": layers, "dla": dla}
+    found = known_issues("tensorrt", version, **build)
     assert len(found) == len(issues)
     for issue, number in zip(found, issues, strict=True):
         assert number in issue.source
         assert sentence(issue, version).startswith(f"TensorRT {version} ")
-    assert not known_issues("tensorrt_rtx", version, precision=precision, layers=layers, dla=dla)
+    assert not known_issues("tensorrt_rtx", version, **build)
 
 
 def test_every_known_issue_has_a_report_and_bounds_in_order() -> None:

@@ -9,7 +9,7 @@ import pytest
 from compile_nets import MakeNet, make_model
 from onnx import TensorProto, helper
 
-from deployfold.compiling.tensorrt.checks import check_finite, check_onnx
+from deployfold.compiling.tensorrt.onnx_checks import check_finite, check_onnx
 from deployfold.errors import CompileError
 
 

@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployfold.compiling import EngineRequest, compile_engine
-from deployfold.compiling.sidecar import Here, built_for, damage, differs, mismatch, read_sidecar
+from deployfold.compiling.sidecar import (
+    Here,
+    built_for,
+    hash_differs,
+    incompatibility,
+    read_sidecar,
+    wrong_size,
+)
 from deployfold.config.precision import Precision
 from deployfold.errors import MeasureError
 
@@ -42,17 +49,17 @@ def test_it_says_what_the_engine_is(
     ]
     assert found["driver"] is None  # no GPU had part in it
     assert found["options"]["optimization_level"] is None
-    assert damage(found, made.path) is None
-    assert not differs(found, made.path)
+    assert wrong_size(found, made.path) is None
+    assert not hash_differs(found, made.path)
     made.path.write_bytes(made.path.read_bytes()[:-1] + b"!")
-    assert damage(found, made.path) is None  # the size alone does not tell
-    assert differs(found, made.path)
+    assert wrong_size(found, made.path) is None  # the size alone does not tell
+    assert hash_differs(found, made.path)
     made.path.write_bytes(b"!")
-    assert "1 bytes" in str(damage(found, made.path))
+    assert "1 bytes" in str(wrong_size(found, made.path))
 
 
 def test_another_gpu_and_another_version_are_told_in_one_sentence() -> None:
-    assert mismatch(sidecar(), Here((8, 6), "10.3.0")) == (
+    assert incompatibility(sidecar(), Here((8, 6), "10.3.0")) == (
         "built for sm_89 by TensorRT 11.4.0.106; this is sm_86 with TensorRT 10.3.0: "
         "run deployfold finish here"
     )
@@ -95,7 +102,7 @@ def test_another_gpu_and_another_version_are_told_in_one_sentence() -> None:
     ],
 )
 def test_where_an_engine_runs(changes: dict[str, Any], here: Here, runs: bool) -> None:
-    assert (mismatch(sidecar(**changes), here) is None) == runs
+    assert (incompatibility(sidecar(**changes), here) is None) == runs
 
 
 JSON = st.recursive(
@@ -118,7 +125,7 @@ JSON = st.recursive(
     )
 )
 def test_no_sidecar_makes_the_check_itself_fail(found: dict[str, Any]) -> None:
-    reason = mismatch(found, Here((8, 9), "11.4.0"))
+    reason = incompatibility(found, Here((8, 9), "11.4.0"))
     assert reason is None or reason.startswith("built for ")
     assert built_for(found)
 

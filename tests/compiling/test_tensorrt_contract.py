@@ -97,7 +97,7 @@ def test_a_wrong_name_in_any_place_is_noticed(use: Use) -> None:
     ],
 )
 def test_a_wrong_line_in_the_source_is_noticed(right: str, wrong: str) -> None:
-    source = (PACKAGE / "compiling/tensorrt/configure.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "compiling/tensorrt/builder_config.py").read_text(encoding="utf-8")
     assert right in source
     found = uses(source.replace(right, wrong), "configure.py")
     assert any(problems(found, api, title) for title, api in APIS.items())

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import deployfold.compiling.torch_tensorrt.worker as worker
+import deployfold.compiling.torch_tensorrt.builder as worker
 from deployfold.compiling import NoEngine
-from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
-from deployfold.compiling.torch_tensorrt.worker import count_parts, save_options, settings
+from deployfold.compiling.torch_tensorrt.builder import count_parts, save_options, settings
+from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec

@@ -12,7 +12,7 @@ from deployfold.config.precision import QUANTISED, Precision, titles
 from deployfold.config.quantization import parse_min_sqnr
 from deployfold.config.written import spec_of_keywords
 from deployfold.errors import UsageError
-from deployfold.targets.hardware import precision_refusal
+from deployfold.targets.libraries import precision_refusal
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -45,8 +45,8 @@ def test_the_families():
 
 
 def test_int4_needs_an_ampere_gpu_of_tensorrt_rtx_alone():
-    assert precision_refusal("int4", [(7, 5)], "tensorrt") is None
-    refusal = precision_refusal("int4", [(7, 5)], "tensorrt_rtx")
+    assert precision_refusal(Precision.INT4, [(7, 5)], "tensorrt") is None
+    refusal = precision_refusal(Precision.INT4, [(7, 5)], "tensorrt_rtx")
     assert refusal is not None
     assert "sm_80" in refusal
 

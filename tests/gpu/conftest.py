@@ -11,8 +11,8 @@ from gpu_nets import GpuNet, make_gpu_net, only, request_on
 
 from deployfold.compiling import EngineArtifact, EngineOptions, Machine, NoEngine, compile_engine
 from deployfold.compiling import detect as detect_machine
-from deployfold.compiling.request import Library
 from deployfold.config.precision import Precision
+from deployfold.targets.libraries import Library
 
 Build = Callable[..., EngineArtifact]
 

@@ -24,11 +24,11 @@ from deployfold.compiling import (
     optimization_profiles,
     plan_engines,
 )
-from deployfold.compiling.request import Library
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec
+from deployfold.targets.libraries import Library
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))

@@ -13,14 +13,14 @@ import torch
 from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, request_on
 
 from deployfold.compiling import Machine, NoEngine, optimization_profiles
-from deployfold.compiling.compilers import runs_here
-from deployfold.compiling.request import LIBRARY_TITLES
+from deployfold.compiling.compiler_choice import runs_here
 from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
 from deployfold.finish.reference import write_reference
 from deployfold.reporting.report import Environment, ModelInput, Report, Row, Source, write_report
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
+from deployfold.targets.libraries import LIBRARIES as RECORDS
 from deployfold.util.numerics import sqnr_db
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
@@ -98,7 +98,7 @@ def test_doctor_runs_an_engine_of_what_serves_this_gpu(machine: Machine, tmp_pat
         if getattr(machine, library) is not None:
             runs = runs_here(library, machine)
             works = "builds and runs a test engine" if runs else "builds a test engine; there is no"
-            assert details[LIBRARY_TITLES[library]].startswith(works)
+            assert details[RECORDS[library].title].startswith(works)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])

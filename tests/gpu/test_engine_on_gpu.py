@@ -27,9 +27,8 @@ from deployfold.compiling import (
     optimization_profiles,
     plan_engines,
 )
-from deployfold.compiling.request import Library
-from deployfold.compiling.tensorrt.configure import NOT_IN_RTX
-from deployfold.compiling.torch_tensorrt.build import compile_torch_tensorrt
+from deployfold.compiling.tensorrt.builder_config import OPTIONS
+from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, MeasureError
 from deployfold.measuring.latency import measure
@@ -40,6 +39,7 @@ from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import normalise
+from deployfold.targets.libraries import Library
 from deployfold.util.numerics import sqnr_db
 
 Build = Callable[..., EngineArtifact]
@@ -260,7 +260,8 @@ def test_an_option_builds_or_is_refused_with_the_reason(
     assert machine.gpu is not None
     if options.hardware_compatibility != "none" and machine.gpu.compute_capability < (8, 0):
         pytest.skip("Ampere or newer")
-    if library == "tensorrt_rtx" and set(options.asked) & set(NOT_IN_RTX):
+    not_in_rtx = {name for name, one in OPTIONS.items() if one.not_in_rtx}
+    if library == "tensorrt_rtx" and set(options.asked) & not_in_rtx:
         with pytest.raises(CompileError, match="cannot do"):
             build(library, Precision.FP32, options)
         return

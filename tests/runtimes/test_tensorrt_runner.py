@@ -58,7 +58,7 @@ def test_an_engine_row_never_stops_the_others(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "does not say which"),
         ({}, "does not say which"),
-        ({"library": "os"}, "does not say which of tensorrt and tensorrt_rtx"),
+        ({"library": "os"}, "does not name the library of the engine"),
     ],
 )
 def test_a_sidecar_that_names_no_library_is_refused(

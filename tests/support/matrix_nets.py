@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from deployfold.compiling import InputShapes
-from deployfold.compiling.request import OptimizationProfile
+from deployfold.compiling.records import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
 

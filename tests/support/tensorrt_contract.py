@@ -30,7 +30,7 @@ PACKAGE = Path(deployfold.__file__).parent
 TABLE = Path(__file__).with_name("tensorrt_api.json")
 SOURCES = (
     "compiling/tensorrt/builder.py",
-    "compiling/tensorrt/configure.py",
+    "compiling/tensorrt/builder_config.py",
     "compiling/tensorrt/network.py",
     "compiling/tensorrt/progress.py",
     "compiling/tensorrt/timing_cache.py",
@@ -39,7 +39,7 @@ SOURCES = (
     "runtimes/tensorrt_library.py",
 )
 """The modules that call TensorRT; a test finds those that are missing here."""
-PASSING_ON = ("compiling/tensorrt/retry.py", "compiling/worker.py")
+PASSING_ON = ("compiling/tensorrt/retry_in_fp32.py", "compiling/worker.py")
 """Modules that hand the library on and use nothing of it."""
 RECEIVERS = {
     "builder": "Builder",
@@ -66,7 +66,7 @@ PARTIAL = {"IRuntimeCache"}
 """Classes of :data:`RECEIVERS` that not every library has: such a variable is of one that does."""
 PARSER_ERRORS = "_parser_error"
 TABLES = {
-    "deployfold.compiling.tensorrt.configure:BUILDER_FLAGS": "BuilderFlag",
+    "deployfold.compiling.tensorrt.builder_config:BUILDER_FLAGS": "BuilderFlag",
     "deployfold.compiling.tensorrt.network:DTYPES": "DataType",
 }
 """Constants that name members of an enum, as their values if those are in capitals, else keys."""

@@ -173,7 +173,7 @@ def test_normalise_keeps_what_tells_gpus_apart() -> None:
         ("memory_gib = 24", "memory_gib = nan", "'memory_gib' must be positive"),
         ('"8.9"', '"sm_89"', "'compute_capability'"),
         ('"8.9"', "8.9", "'compute_capability' must be a string"),
-        ('["fp16"]', '["fp17"]', "'precisions' holds 'fp17'"),
+        ('["fp16"]', '["fp17"]', "'precisions' has the unknown value 'fp17'"),
         ('["fp16"]', "[16]", "'precisions' must be a list of words"),
         ('"https://example.com/cc"', '"a friend"', "'source' must be an https address"),
         ('family = "X"', 'famly = "X"', "unknown key 'famly'"),

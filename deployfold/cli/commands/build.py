@@ -52,7 +52,7 @@ def build(
 ) -> None:
     """The command ``deployfold build``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.compiling.plan import check_target
+        from deployfold.compiling.planning import check_target
         from deployfold.config.profiles import merge
         from deployfold.reporting.html import check_installed
         from deployfold.reporting.select import check_column

@@ -93,14 +93,14 @@ def _onnxruntime(version: str) -> _Check:
 
 
 def _gpu() -> list[_Check]:
+    from deployfold.targets.compute_capability import sm_name
     from deployfold.targets.machine import detect
 
     gpu = detect().gpu
     if gpu is None:
         return [_Check("NVIDIA GPU", "optional", "none, or no driver: engines are built, not run")]
-    major, minor = gpu.compute_capability
     driver = f", driver {gpu.driver_version}" if gpu.driver_version else ""
-    return [_Check("NVIDIA GPU", "ok", f"{gpu.name}, sm_{major}{minor}{driver}")]
+    return [_Check("NVIDIA GPU", "ok", f"{gpu.name}, {sm_name(gpu.compute_capability)}{driver}")]
 
 
 def _compilers(deep: bool) -> list[_Check]:
@@ -108,26 +108,22 @@ def _compilers(deep: bool) -> list[_Check]:
 
     With ``deep`` it is run as well, where there is a GPU.
     """
-    from deployfold.compiling.compilers import runs_here
-    from deployfold.compiling.request import LIBRARY_TITLES, Library
-    from deployfold.compiling.selftest import self_test
-    from deployfold.finish.selftest import run_self_test
+    from deployfold.compiling.compiler_choice import runs_here
+    from deployfold.compiling.trial_build import try_build
+    from deployfold.finish.trial_run import try_run
+    from deployfold.targets.libraries import LIBRARIES
     from deployfold.targets.machine import detect
 
     machine = detect()
     checks = []
-    versions: dict[Library, str | None] = {
-        "tensorrt_rtx": machine.tensorrt_rtx,
-        "tensorrt": machine.tensorrt,
-    }
-    for library, version in versions.items():
-        if version is not None:
+    for library, record in LIBRARIES.items():
+        if machine.version(library) is not None:
             run = deep and runs_here(library, machine)
-            failure = self_test(library, machine, then=run_self_test if run else None)
+            failure = try_build(library, machine, then=try_run if run else None)
             works = "builds and runs a test engine" if run else "builds a test engine"
             if deep and not run:
                 works += "; there is no GPU that it serves to run it on"
             detail = works if failure is None else failure
             state = "ok" if failure is None else "missing"
-            checks.append(_Check(LIBRARY_TITLES[library], state, detail))
+            checks.append(_Check(record.title, state, detail))
     return checks

@@ -11,7 +11,7 @@ def targets(
 ) -> None:
     """The command ``deployfold targets``."""
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.compiling.compilers import compiler_for
+        from deployfold.compiling.compiler_choice import compiler_for
         from deployfold.targets.catalogue import load_targets
         from deployfold.targets.machine import detect
 
@@ -40,7 +40,7 @@ def targets(
 
         from rich.table import Table
 
-        from deployfold.compiling.request import LIBRARY_TITLES
+        from deployfold.targets.libraries import LIBRARIES
 
         wide = run.out.width >= 100
         table = Table(box=None, header_style="bold", pad_edge=False)
@@ -52,7 +52,7 @@ def targets(
             table.add_column("tensor cores", no_wrap=True)
         table.add_column("compiler here", no_wrap=True)
         for gpu, compiler in served:
-            library = LIBRARY_TITLES[compiler.library] if compiler.library else "–"
+            library = LIBRARIES[compiler.library].title if compiler.library else "–"
             cells = [gpu.name, gpu.title, gpu.sm, f"{gpu.memory_gib:g}"]
             cells += [" ".join(gpu.precisions)] if wide else []
             table.add_row(*cells, library)

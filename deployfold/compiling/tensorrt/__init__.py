@@ -1,1 +1,1 @@
-"""Building engines with TensorRT 10, TensorRT 11 and TensorRT-RTX."""
+"""Engines by TensorRT 10, TensorRT 11 and TensorRT-RTX."""

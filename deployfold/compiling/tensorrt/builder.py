@@ -1,7 +1,7 @@
-"""One builder for ``tensorrt`` 10.3 and newer, 11, and ``tensorrt_rtx``; runs in the worker.
+"""Build an engine with TensorRT 10.3 and newer, TensorRT 11 or TensorRT-RTX; runs in the worker.
 
-The library comes in as a module, and where the three differ it is asked with ``hasattr``, never
-by its version. Networks are always strongly typed: the ONNX carries the precision.
+One code serves all three. The library is an argument, a module; where the three differ, ``hasattr``
+decides and never the version. Networks are always strongly typed: the ONNX carries the precision.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.request import LIBRARY_TITLES, EngineRequest, LayerCounts, Library
+from deployfold.compiling.records import EngineRequest, LayerCounts
 from deployfold.errors import CompileError
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import sm_name
+from deployfold.targets.libraries import LIBRARIES, Library
 from deployfold.targets.machine import detect
 
-from .configure import add_profiles, apply_options, set_compute_capabilities
+from .builder_config import add_profiles, apply_options, set_compute_capabilities
 from .known_issues import KnownIssue, known_issues, sentence
 from .network import Tensor, check_precision, count_layers, layer_types, parse_onnx, tensors_of
 from .progress import make_monitor
 from .timing_cache import cache_file, load_cache, save_cache
 
 Report = Callable[[str, float | None], None]
+"""Takes the name of a phase, and the fraction of the build (0 to 1) or ``None`` if unknown."""
 
-_LACKING = re.compile(
+_NOT_FOR_THIS_GPU = re.compile(
     r"Cannot compile operation '(?P<operation>[^']+)' for \w+ \(SM(?P<sm>\d+)\): "
     r"(?P<reason>.+?)\.? In "
 )
-"""What TensorRT-RTX 1.7 says of FP32 matrix products and 3-D convolutions on Turing."""
+"""The log line of TensorRT-RTX 1.7 for FP32 matrix products and 3-D convolutions on Turing."""
 
 
 class EngineNotWritten(Exception):
-    """The engine was built, and its file could not be written; the cause is the ``OSError``."""
+    """The engine was built, but its file could not be written; the cause is the ``OSError``."""
 
 
 class NotBuilt(CompileError):
-    """The library gave no engine; ``issues`` are the known ones that may be why."""
+    """The library returned no engine; ``issues`` are known issues that may be the reason."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, issues: tuple[KnownIssue, ...] = ()
@@ -50,23 +52,21 @@ class NotBuilt(CompileError):
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What :func:`build` wrote.
+    """The facts about an engine that :func:`build` wrote.
 
     Attributes:
         tensors: the engine's inputs and outputs.
-        loaded: it was loaded again, on the GPU in this machine.
         notes: sentences for the user.
     """
 
     library_version: str
     layer_counts: LayerCounts
     tensors: tuple[Tensor, ...]
-    loaded: bool
     notes: tuple[str, ...] = ()
 
 
 class _Log:
-    """Keeps the library's last errors for the message; every line goes to stderr, the log."""
+    """The library's log: every line goes to stderr, which is the log file; errors are kept too."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -77,26 +77,28 @@ class _Log:
             self.errors.append(" ".join(message.split()))
 
     def because(self) -> str:
+        """The last error as the end of a sentence, or nothing."""
         return f": {self.errors[-1].rstrip('.')}" if self.errors else ""
 
 
 def import_library(name: Library) -> Any:
-    """Import NVIDIA's package, and make sure that it is NVIDIA's.
+    """Import NVIDIA's package, and make sure that the module is NVIDIA's.
 
     Raises:
-        CompileError: it is not installed, cannot load its libraries, or another module of that
-            name comes first on ``sys.path``.
+        CompileError: the package is not installed, cannot load its libraries, or another module
+            of that name comes first on ``sys.path``.
     """
-    title = LIBRARY_TITLES[name]
+    title = LIBRARIES[name].title
     try:
         module = importlib.import_module(name)
     except Exception as error:  # ImportError, OSError of a missing library, RuntimeError
         raise CompileError(
-            f"{title} cannot be imported: {error}.", hint="See what is missing: deployfold doctor."
+            f"{title} cannot be imported: {error}.",
+            hint="Find out what is missing: deployfold doctor.",
         ) from error
     if not hasattr(module, "Builder"):
         raise CompileError(
-            f"{getattr(module, '__file__', name)} is not NVIDIA's {title}, and hides it.",
+            f"{getattr(module, '__file__', name)} is not NVIDIA's {title} and hides it.",
             hint="Rename that file, or take its directory off PYTHONPATH.",
         )
     return module
@@ -105,24 +107,25 @@ def import_library(name: Library) -> Any:
 def build(
     trt: Any, request: EngineRequest, onnx: Path, output: Path, report: Report
 ) -> BuiltEngine:
-    """Parse ``onnx``, check what came out, build, and write the engine to ``output``.
+    """Parse ``onnx``, check the network, build the engine and write it to ``output``.
 
     Args:
         trt: the imported library.
-        report: takes the name of a phase, and the fraction of the build where it is known.
+        request: the GPUs, the precision and the options.
+        report: called with each phase.
 
     Raises:
-        CompileError: any step failed; the message has the library's own reason.
-        EngineNotWritten: all went well but for the file.
+        CompileError: a step failed; the message has the library's own reason.
+        EngineNotWritten: the engine is built and cannot be written.
     """
-    title = LIBRARY_TITLES[request.library]
+    title, version = LIBRARIES[request.library].title, str(trt.__version__)
     log = _Log()
     logger = _make_logger(trt, log)
     builder = trt.Builder(logger)
     if builder is None:
         raise CompileError(f"{title} could not start{log.because()}.")
-    # The member's value differs between TensorRT 10 and 11; EXPLICIT_BATCH is the only mode since
-    # 10.0 and needs no flag.
+    # The member's value differs between TensorRT 10 and 11. EXPLICIT_BATCH has been the only mode
+    # since 10.0 and needs no flag.
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     report("Parsing the ONNX", None)
@@ -135,13 +138,13 @@ def build(
     set_compute_capabilities(trt, config, request)
     add_profiles(builder, config, network, request)
     cache = _timing_cache(trt, config, request)
-    # The config keeps no reference of its own: the monitor must live as long as the build.
+    # This variable keeps the monitor alive during the build: the config holds no reference.
     monitor = make_monitor(trt, report)
     config.progress_monitor = monitor
     issues = _issues(trt, network, request)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise _not_built(title, log, issues, str(trt.__version__))
+        raise _not_built(title, log, issues, version)
     report("Writing the engine", None)
     try:
         with output.open("wb") as file:
@@ -151,13 +154,12 @@ def build(
     if cache is not None:
         save_cache(config, cache)
     if request.verify and not request.options.strip_plan:
-        _load(trt, logger, serialized, request, log)
+        _check_that_it_loads(trt, logger, serialized, request, log)
     return BuiltEngine(
-        str(trt.__version__),
+        version,
         counts,
         tensors_of(network),
-        loaded=request.verify and not request.options.strip_plan,
-        notes=tuple(sentence(one, str(trt.__version__)) for one in issues if not one.fails),
+        notes=tuple(sentence(one, version) for one in issues if not one.fails),
     )
 
 
@@ -174,13 +176,16 @@ def _make_logger(trt: Any, log: _Log) -> Any:
 
 
 def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
-    """Load the timing cache that was asked for; where it goes after the build."""
+    """Load the timing cache of the request; the path to save it to after the build."""
     directory = request.options.timing_cache
     if directory is None:
         return None
     gpu = detect().gpu
     if gpu is None:
-        raise CompileError("A timing cache belongs to a GPU, and there is none here.")
+        raise CompileError(
+            "A timing cache belongs to a GPU, and this machine has none.",
+            hint="Leave --timing-cache out.",
+        )
     where = f"{gpu.name} {sm_name(gpu.compute_capability)}"
     path = cache_file(directory, where, request.library, str(trt.__version__))
     load_cache(config, path)
@@ -191,15 +196,15 @@ def _issues(trt: Any, network: Any, request: EngineRequest) -> tuple[KnownIssue,
     return known_issues(
         request.library,
         str(trt.__version__),
-        precision=request.precision.value,
+        precision=request.precision,
         layers=layer_types(network),
         dla=request.options.dla_core is not None,
     )
 
 
 def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: str) -> CompileError:
-    """The error of a build that gave no engine, from what the library logged."""
-    lacking = next(filter(None, map(_LACKING.search, log.errors)), None)
+    """The error of a build that returned no engine, made of the library's log."""
+    lacking = next(filter(None, map(_NOT_FOR_THIS_GPU.search, log.errors)), None)
     if lacking is not None:
         return CompileError(
             f"{title} cannot build {lacking['operation']!r} for sm_{lacking['sm']}: "
@@ -209,18 +214,20 @@ def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: s
     hints = [sentence(issue, version) for issue in issues if issue.fails]
     return NotBuilt(
         f"{title} could not build the engine{log.because()}.",
-        hint=" ".join(("Known:", *hints)) if hints else None,
+        hint=" ".join(("Known issues:", *hints)) if hints else None,
         issues=issues,
     )
 
 
-def _load(trt: Any, logger: Any, serialized: Any, request: EngineRequest, log: _Log) -> None:
-    # Without a driver this returns None for a good engine too, so it is only asked where the GPU
-    # in the machine can run the engine.
+def _check_that_it_loads(
+    trt: Any, logger: Any, serialized: Any, request: EngineRequest, log: _Log
+) -> None:
+    # Without a driver the library returns None for a good engine too. So this runs only where the
+    # GPU in the machine can run the engine.
     log.errors.clear()
     runtime = trt.Runtime(logger)
     if request.options.version_compatible:
-        runtime.engine_host_code_allowed = True  # the lean runtime that we just had it put in
+        runtime.engine_host_code_allowed = True  # the lean runtime that this build put in
     if runtime.deserialize_cuda_engine(serialized) is None:
-        title = LIBRARY_TITLES[request.library]
+        title = LIBRARIES[request.library].title
         raise CompileError(f"{title} built an engine that it cannot load again{log.because()}.")

@@ -1,20 +1,17 @@
-"""Versions of TensorRT that are known to fail or to be wrong, each with its report.
+"""Known issues: versions of TensorRT that fail or give wrong engines, each with a public report.
 
-Only what others reported is here; nothing of it was seen by deployfold itself. An entry applies
-where the version lies within its bounds and the network has what it names. It costs a note in the
-report where the build went well, and is the hint where it failed: an engine is never refused for
-what it might be.
+All entries are reports by others; deployfold has reproduced none of them. An entry applies if the
+version lies within its bounds and the network has the layers it names. After a good build the entry
+is a note in the report, after a failed one a hint. No engine is refused because of an entry.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from deployfold.compiling.request import LIBRARY_TITLES, Library
-
-Version = tuple[int, ...]
+from deployfold.config.precision import Precision
+from deployfold.targets.libraries import LIBRARIES, Library, Version, version_parts
 
 
 @dataclass(frozen=True)
@@ -22,16 +19,16 @@ class KnownIssue:
     """One report.
 
     Attributes:
-        library: the package that has it.
-        first, last: the first and the last version it was reported of, both included; compared by
-            as many parts as they have.
-        summary: what goes wrong, as the end of a sentence that begins with the version.
+        library: the package with the issue.
+        first, last: the first and the last version with the issue, both included. A version
+            counts as equal if it has the same leading parts: ``11.2.1.2`` equals ``11.2``.
+        summary: the predicate of a sentence that begins with the version.
         source: the address of the report.
-        precisions: it concerns only these; all if empty.
-        layers: it concerns only networks with one of these, by name of ``trt.LayerType``.
-        dla: it concerns only builds for a DLA.
-        fails: the build fails; otherwise the engine is wrong.
-        retry_in_fp32: a build that fails is tried again with grouped convolutions in fp32.
+        precisions: the precisions with the issue; all if empty.
+        layers: the issue needs one of these layers, by name of ``trt.LayerType``; any if empty.
+        dla: the issue needs a build for a DLA.
+        fails: whether the build fails; otherwise the engine computes wrong values.
+        retry_in_fp32: whether to build again with grouped convolutions in fp32.
     """
 
     library: Library
@@ -39,7 +36,7 @@ class KnownIssue:
     last: Version
     summary: str
     source: str
-    precisions: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ()
     layers: tuple[str, ...] = ()
     dla: bool = False
     fails: bool = True
@@ -51,9 +48,9 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         library="tensorrt",
         first=(11, 2, 1),
         last=(11, 2, 1),
-        summary="has no fp16 kernel for some grouped convolutions; another version has",
+        summary="has no fp16 kernel for some grouped convolutions; other versions have",
         source="https://github.com/NVIDIA/TensorRT/issues/4838",
-        precisions=("fp16",),
+        precisions=(Precision.FP16,),
         layers=("CONVOLUTION",),
         retry_in_fp32=True,
     ),
@@ -63,7 +60,7 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         last=(11, 2),
         summary="has no bf16 kernel for some transposed convolutions; fp16 has them",
         source="https://github.com/NVIDIA/TensorRT/issues/4829",
-        precisions=("bf16",),
+        precisions=(Precision.BF16,),
         layers=("DECONVOLUTION",),
     ),
     KnownIssue(
@@ -80,58 +77,53 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         library="tensorrt",
         first=(10, 13),
         last=(10, 13),
-        summary="is reported to lose accuracy in fp16 on a detector (YOLOv10) for which 10.3 does "
-        "not; compare the engine's outputs with the ONNX's",
+        summary="is reported to lose accuracy in fp16 on a detector (YOLOv10), and 10.3 is not; "
+        "compare the engine's outputs with the ONNX's",
         source="https://github.com/NVIDIA/TensorRT/issues/4820",
-        precisions=("fp16",),
+        precisions=(Precision.FP16,),
         fails=False,
     ),
     KnownIssue(
         library="tensorrt",
         first=(10, 8),
         last=(11, 4, 0),
-        summary="does not support DLA: 10.7 was the last that does before 11.4.1 for Jetson AGX "
-        "Orin with JetPack 7.2.2",
+        summary="does not support DLA: 10.7 and older do, and 11.4.1 for Jetson AGX Orin with "
+        "JetPack 7.2.2",
         source="https://docs.nvidia.com/deeplearning/tensorrt/11.4.1/inference-library/"
         "dla-strongly-typed-networks.html",
         dla=True,
     ),
 )
-"""Every report, newest first within a library."""
+"""All known issues, the newest version first."""
 
 
 def known_issues(
     library: Library,
     version: str,
     *,
-    precision: str,
+    precision: Precision,
     layers: Collection[str] = (),
     dla: bool = False,
 ) -> tuple[KnownIssue, ...]:
-    """The entries of :data:`KNOWN_ISSUES` that concern one build.
+    """The entries of :data:`KNOWN_ISSUES` that apply to one build.
 
     Args:
-        version: what the library calls itself, such as ``11.2.1.2``.
-        precision: of the engine: ``fp16``.
-        layers: names of ``trt.LayerType`` that the network has.
-        dla: it is built for a DLA.
+        library: the package that builds.
+        version: its version, such as ``11.2.1.2``.
+        precision: of the engine.
+        layers: the layers of the network, by name of ``trt.LayerType``.
+        dla: whether the build is for a DLA.
     """
     return tuple(_matching(library, version_parts(version), precision, layers, dla))
 
 
 def sentence(issue: KnownIssue, version: str) -> str:
-    """``TensorRT 11.2.1.2 has no fp16 kernel … (https://…).``"""
-    return f"{LIBRARY_TITLES[issue.library]} {version} {issue.summary} ({issue.source})."
-
-
-def version_parts(version: str) -> Version:
-    """``(11, 2, 1, 2)`` for ``11.2.1.2``; what follows the numbers is left out."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
+    """The issue as a sentence: ``TensorRT 11.2.1.2 has no fp16 kernel … (https://…).``"""
+    return f"{LIBRARIES[issue.library].title} {version} {issue.summary} ({issue.source})."
 
 
 def _matching(
-    library: Library, version: Version, precision: str, layers: Collection[str], dla: bool
+    library: Library, version: Version, precision: Precision, layers: Collection[str], dla: bool
 ) -> Iterator[KnownIssue]:
     for issue in KNOWN_ISSUES:
         if issue.library != library or (issue.dla and not dla):

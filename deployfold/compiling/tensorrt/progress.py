@@ -1,4 +1,4 @@
-"""From a builder's nested phases to one fraction that never goes back."""
+"""Progress of a TensorRT build: one growing fraction, made of the builder's nested phases."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _Phase:
     def fraction(self) -> float:
         if self.done >= self.steps:
             return 1.0
-        # How many phases run within one step is not known before they start: each takes half of
-        # what is left of the step.
+        # The number of phases within a step is unknown before they start. So each takes half of
+        # the rest of the step.
         left = 0.5**self.finished_children
         within = 1.0 - left
         if self.children:
@@ -33,12 +33,12 @@ class _Phase:
 
 
 class PhaseTracker:
-    """Follows the calls of TensorRT's ``IProgressMonitor``.
+    """The state of a build, from the calls of TensorRT's ``IProgressMonitor``.
 
-    Phases nest by name, and a step of a phase may hold several phases, one after another or, from
+    Phases nest by name. A step of a phase may contain several phases, one after another or, from
     several threads, at once; see
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/ProgressMonitor.html.
-    Thread-safe, as that interface asks.
+    All methods are thread-safe, as that interface demands.
     """
 
     def __init__(self, report: Report) -> None:
@@ -48,27 +48,27 @@ class PhaseTracker:
         self._fraction = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase of ``steps`` steps begins within ``parent``."""
+        """Record that a phase of ``steps`` steps begins within ``parent``."""
         with self._lock:
             phase = _Phase(name, parent, max(1, steps))
             self._phases[name] = phase
             above = self._phases.get(parent) if parent is not None else None
             if above is not None:
                 above.children.append(phase)
-            self._tell(name)
+            self._report_fraction(name)
 
     def step(self, name: str, step: int) -> None:
-        """The phase has completed ``step``, counted from 0."""
+        """Record that a phase has completed ``step``, counted from 0."""
         with self._lock:
             phase = self._phases.get(name)
             if phase is None:
                 return
             phase.done = max(phase.done, min(step + 1, phase.steps))
             phase.finished_children = 0
-            self._tell(name)
+            self._report_fraction(name)
 
     def finish(self, name: str) -> None:
-        """The phase is over, whether or not all its steps were reported."""
+        """Record that a phase is over, whether or not all its steps were reported."""
         with self._lock:
             phase = self._phases.pop(name, None)
             if phase is None:
@@ -76,13 +76,13 @@ class PhaseTracker:
             phase.done = phase.steps
             above = self._phases.get(phase.parent) if phase.parent is not None else None
             if above is None or phase not in above.children:
-                self._tell(name, root=phase)
+                self._report_fraction(name, root=phase)
                 return
             above.children.remove(phase)
             above.finished_children += 1
-            self._tell(name)
+            self._report_fraction(name)
 
-    def _tell(self, name: str, root: _Phase | None = None) -> None:
+    def _report_fraction(self, name: str, root: _Phase | None = None) -> None:
         roots = [phase for phase in self._phases.values() if phase.parent not in self._phases]
         if root is not None:
             roots.append(root)
@@ -92,25 +92,25 @@ class PhaseTracker:
 
 
 def make_monitor(trt: Any, report: Report) -> Any:
-    """An ``IProgressMonitor`` of the library ``trt`` that calls ``report``; it never cancels.
+    """Make an ``IProgressMonitor`` of the library ``trt`` that calls ``report``.
 
-    An exception must not reach the library's C++ code, so one raised by ``report`` ends the
-    reports and not the build.
+    The monitor never cancels a build. An exception must not reach the library's C++ code, so an
+    exception in ``report`` ends the reports and not the build.
     """
     tracker = PhaseTracker(report)
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the library comes at run time
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._silent = False
+            self._failed = False
 
         def _guard(self, call: Callable[[], None]) -> None:
-            if self._silent:
+            if self._failed:
                 return
             try:
                 call()
             except Exception:
-                self._silent = True
+                self._failed = True
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._guard(lambda: tracker.start(phase_name, parent_phase, num_steps))

@@ -1,4 +1,4 @@
-"""Timing caches: what TensorRT measured of its kernels in one build, for the next."""
+"""Timing caches: the kernel timings of one TensorRT build, kept for the next."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.request import Library
+from deployfold.targets.libraries import Library
 from deployfold.util.files import write_bytes
 
 
 def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Path:
-    """The cache of one GPU model, library and version: timings of another are of no use.
+    """The file for one GPU model, library and version; the timings of others are useless.
 
     Args:
-        gpu: the GPU's name and SM, such as ``NVIDIA L4 sm_89``.
+        directory: the user's ``--timing-cache``.
+        gpu: the GPU's name and architecture, such as ``NVIDIA L4 sm_89``.
+        library: the package that builds.
+        version: its version.
     """
     name = "-".join((library, version, gpu))
     return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")
 
 
 def load_cache(config: Any, path: Path) -> bool:
-    """Give ``config`` the cache at ``path``, or an empty one; whether there was one to use.
+    """Give ``config`` the cache at ``path``, or an empty one if the library refuses that.
 
-    A cache that the library does not take (another driver, or damaged) is replaced in the end.
+    The library refuses a damaged cache and one of another driver. :func:`save_cache` replaces it.
+
+    Returns:
+        Whether the file was used.
     """
     try:
         content = path.read_bytes()
@@ -37,10 +43,10 @@ def load_cache(config: Any, path: Path) -> bool:
 
 
 def save_cache(config: Any, path: Path) -> None:
-    """Write what the build measured, with what was there before it, to ``path``.
+    """Write the timings of the build, and those it started with, to ``path``.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     cache = config.get_timing_cache()
     if cache is not None:

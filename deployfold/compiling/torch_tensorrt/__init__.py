@@ -1,1 +1,1 @@
-"""Compiling a .pt2 with torch-tensorrt."""
+"""Programs with TensorRT engines inside, by torch-tensorrt."""

@@ -1,7 +1,7 @@
-"""The worker's side of torch-tensorrt; see :mod:`deployfold.compiling.torch_tensorrt.build`.
+"""Build a program with TensorRT engines inside, by torch-tensorrt; runs in the worker.
 
-Names and keywords are those of torch-tensorrt 2.6 and 2.14, read from their sources. Where the two
-differ, the function's own signature is asked.
+Names and keywords are those of torch-tensorrt 2.6 and 2.14, from their sources. Where the two
+differ, the signature of the function decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deployfold.errors import CompileError, one_line
 
 SEED = 0
 ENGINE_PREFIX, TORCH_PREFIX = "_run_on_acc", "_run_on_gpu"
-"""What torch-tensorrt's partitioner calls the parts that TensorRT runs, and those PyTorch does."""
+"""Prefixes that torch-tensorrt gives to the parts that TensorRT runs, and to those of PyTorch."""
 
 
 def build_program(
@@ -24,12 +24,17 @@ def build_program(
 ) -> dict[str, Any]:
     """Compile ``job["program"]`` to ``job["output"]``, and compare the two on the GPU.
 
+    Args:
+        job: the paths ``program`` and ``output``, the ``precision``, and ``inputs``: for each a
+            dict of ``name``, ``dtype`` and the shapes ``min``, ``opt`` and ``max``.
+        report: called with the name of each phase.
+
     Returns:
-        ``absent`` with the reason where the package cannot be used; else ``absent: None``, the
-        versions, and the fields of :class:`~.build.TorchTensorRTArtifact`.
+        ``absent`` with the reason if the package cannot be used; else ``absent: None``, the
+        versions, and fields of :class:`~.compile.TorchTensorRTArtifact`.
 
     Raises:
-        CompileError: the build failed, or nothing of the program runs in TensorRT.
+        CompileError: the build failed, or TensorRT runs no part of the program.
     """
     report("Importing torch-tensorrt", None)
     try:
@@ -39,7 +44,7 @@ def build_program(
     except Exception as error:  # ImportError, OSError of a library, RuntimeError of a driver
         return {"absent": f"No torch-tensorrt: it cannot be imported here ({one_line(error)})."}
     if not torch.cuda.is_available():
-        return {"absent": "No torch-tensorrt: it builds on a GPU, and torch sees none here."}
+        return {"absent": "No torch-tensorrt: it builds on a GPU, and torch finds none here."}
     program = torch.export.load(Path(job["program"]))
     program = _on_gpu(program)
     entries = job["inputs"]
@@ -58,7 +63,10 @@ def build_program(
         ) from error
     engines, rest = count_parts(name for name, _ in compiled.named_children())
     if not engines:
-        raise CompileError("torch-tensorrt left the whole program to PyTorch; there is no engine.")
+        raise CompileError(
+            "torch-tensorrt left the whole program to PyTorch; there is no engine.",
+            hint="Build without --torch-tensorrt.",
+        )
 
     report("Comparing its outputs", None)
     max_abs_diff, sqnr = _compare(expected, _flat(torch, compiled(*tensors)))
@@ -86,13 +94,13 @@ def build_program(
 def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str, Any]:
     """Keywords for ``torch_tensorrt.dynamo.compile``.
 
-    1. A part that TensorRT fails to build is an error, and not left to PyTorch in silence.
-    2. Every part is tried, however small.
-    3. fp16 by ``enable_autocast`` where there is such a thing (strongly typed networks), else by
-       ``enabled_precisions`` (2.6 to 2.8); fp32 is the default of both.
+    1. A part that TensorRT fails to build is an error; the default leaves it to PyTorch unnoticed.
+    2. TensorRT tries every part, however small.
+    3. fp16 goes by ``enable_autocast`` where the function has it (strongly typed networks), else
+       by ``enabled_precisions`` (2.6 to 2.8). fp32 is the default of both.
 
     Args:
-        parameters: that the function has.
+        parameters: the names of the function's parameters.
         precision: ``fp32`` or ``fp16``.
         half: ``torch.float16``.
     """
@@ -110,14 +118,18 @@ def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str
 def save_options(parameters: Collection[str], *, dynamic: bool) -> dict[str, Any]:
     """Keywords for ``torch_tensorrt.save``.
 
-    Where it takes ``dynamic_shapes`` it keeps the symbolic sizes when it retraces; before that
-    (2.6) retracing would fix them to the example's.
+    A version with the parameter ``dynamic_shapes`` keeps symbolic sizes when it retraces. In 2.6
+    retracing would fix them to those of the example.
     """
     return {"retrace": not dynamic or "dynamic_shapes" in parameters}
 
 
 def count_parts(children: Any) -> tuple[int, int]:
-    """How many parts of a compiled module TensorRT runs, and how many PyTorch, by their names."""
+    """The number of parts of a compiled module that TensorRT runs, and that PyTorch runs.
+
+    Args:
+        children: the names of the module's children.
+    """
     names = list(children)
     return (
         sum(name.startswith(ENGINE_PREFIX) for name in names),

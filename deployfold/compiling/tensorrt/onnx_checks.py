@@ -1,4 +1,4 @@
-"""What TensorRT accepts in silence and must not: a broken ONNX, and weights that are not finite."""
+"""Checks of an ONNX that TensorRT does not make: a valid file, and finite weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WEIGHTED = frozenset(
         "RNN",
     }
 )
-"""Operators whose initialisers are weights, where no infinity has a meaning."""
+"""Operators whose initialisers are weights, where an infinity has no meaning."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class _Constant:
 
 
 def check_onnx(path: Path) -> None:
-    """Hold the file against the ONNX standard with ``onnx.checker``.
+    """Check a file against the ONNX standard with ``onnx.checker``.
 
-    TensorRT parses an empty or garbage file with success and no inputs, so this comes first. The
-    checker is given the path, since a model over 2 GB cannot be serialised in memory.
+    This check comes first, because TensorRT parses an empty or garbage file without an error. The
+    checker gets the path, because a model over 2 GB cannot be serialised in memory.
 
     Raises:
-        CompileError: the file cannot be read, is no ONNX, or breaks the standard.
+        CompileError: the file cannot be read, is not an ONNX, or breaks the standard.
     """
     if not path.is_file():
-        raise CompileError(f"There is no ONNX at {path}.")
+        raise CompileError(f"There is no ONNX at {path}.", hint="Export it first.")
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # ValidationError, protobuf's DecodeError, RuntimeError, OSError
@@ -63,20 +63,19 @@ def check_onnx(path: Path) -> None:
 
 
 def check_finite(path: Path) -> list[str]:
-    """Look for NaN and infinity in the constants of an ONNX, one tensor in memory at a time.
+    """Search the constants of an ONNX for NaN and infinity, one tensor in memory at a time.
 
     1. NaN is an error anywhere.
-    2. Infinity is an error in a weight: an initialiser of a convolution, a matrix product, a
-       normalisation or a recurrent layer.
-    3. ``+inf`` in a tensor of more than one element is an error: a weight that overflowed.
-    4. Any other infinity is left, and noted: attention masks hold ``-inf``, and the bound of a
-       clip may be infinite.
+    2. An infinity is an error in a weight: an initialiser of an operator in ``_WEIGHTED``.
+    3. ``+inf`` in a tensor of several elements is an error: a weight that overflowed.
+    4. Any other infinity is allowed and noted: attention masks contain ``-inf``, and the bound of
+       a clip may be infinite.
 
     Returns:
-        One sentence for each infinity left.
+        One sentence for each infinity of case 4.
 
     Raises:
-        CompileError: 1, 2 or 3; the message names the tensor.
+        CompileError: case 1, 2 or 3; the message names the tensor.
     """
     model = onnx.load(str(path), load_external_data=False)
     notes = []
@@ -91,7 +90,7 @@ def check_finite(path: Path) -> list[str]:
         if kind == "NaN" or weight or (kind == "+inf" and size > 1):
             raise CompileError(
                 f"The tensor {constant.name!r} of {path.name} holds {kind} in {count} of {size} "
-                "values; TensorRT would build an engine from it without a warning.",
+                "values, and TensorRT would build an engine from it without a warning.",
                 hint="Check the checkpoint; a value over 65504 becomes infinite in fp16.",
             )
         notes.append(f"The constant {constant.name!r} holds {kind}.")
@@ -99,6 +98,7 @@ def check_finite(path: Path) -> list[str]:
 
 
 def _nonfinite(tensor: onnx.TensorProto, base: Path) -> tuple[str, int, int] | None:
+    """The worst kind of value, how many are not finite, and how many there are; None if finite."""
     if external_data_helper.uses_external_data(tensor):
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)

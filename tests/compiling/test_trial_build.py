@@ -4,8 +4,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deployfold.compiling.selftest import RELU, self_test
-from deployfold.finish.selftest import run_self_test
+from deployfold.compiling.trial_build import RELU, try_build
+from deployfold.finish.trial_run import try_run
 from deployfold.targets.machine import Gpu, Machine, detect
 
 NO_GPU = Machine(tensorrt_rtx="1.7.1")
@@ -26,15 +26,15 @@ def test_its_network_is_one_relu() -> None:
 
 def test_tensorrt_rtx_builds_it() -> None:
     pytest.importorskip("tensorrt_rtx")
-    assert self_test("tensorrt_rtx", NO_GPU) is None
+    assert try_build("tensorrt_rtx", NO_GPU) is None
 
 
 @pytest.mark.skipif(detect().gpu is not None, reason="there is a GPU here")
 def test_what_needs_a_gpu_says_so() -> None:
-    assert self_test("tensorrt", NO_GPU) == "it needs an NVIDIA GPU to build with"
-    failure = self_test("tensorrt_rtx", NO_GPU, then=run_self_test)
+    assert try_build("tensorrt", NO_GPU) == "no NVIDIA GPU here, and TensorRT builds only on one"
+    failure = try_build("tensorrt_rtx", NO_GPU, then=try_run)
     assert "CUDA" in str(failure) or "driver" in str(failure)
     hopper = Machine(gpu=Gpu("NVIDIA H100", (9, 0)), tensorrt_rtx="1.7.1")
-    assert self_test("tensorrt_rtx", hopper) is None, "for another GPU: it does not know this one"
+    assert try_build("tensorrt_rtx", hopper) is None, "for another GPU: it does not know this one"
     pretended = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt_rtx="1.7.1")
-    assert self_test("tensorrt_rtx", pretended) is not None, "CURRENT is no GPU at all"
+    assert try_build("tensorrt_rtx", pretended) is not None, "CURRENT is no GPU at all"

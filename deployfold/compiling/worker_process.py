@@ -1,4 +1,7 @@
-"""Runs the worker: one process group, one timeout, and an error for every way it can end."""
+"""The worker as a child process: started, followed, and ended with all that it started.
+
+The worker has a process group and a time limit of its own, and each way it can end is one error.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from deployfold.errors import CompileError
 from deployfold.util import child
 from deployfold.util.files import unwritable
 
-Hear = Callable[[dict[str, Any]], None]
+Report = Callable[[str, float | None], None]
+"""Takes the name of a phase, and the fraction of the build (0 to 1) or ``None`` if unknown."""
 
 
 def run_worker(
@@ -28,28 +32,27 @@ def run_worker(
     *,
     log: Path,
     timeout: float,
-    hear: Hear,
+    report: Report,
     what: str = "The engine build",
 ) -> dict[str, Any]:
     """Run the worker on ``job`` and return its ``done`` message.
 
     Args:
-        job: the request, the ONNX and where the engine goes; or what ``builder``, a function by
-            its module and name (``package.module:function``), is given in the worker.
-        log: takes the worker's standard error.
+        job: the JSON object that :mod:`~.worker` describes.
+        log: the file for the worker's standard error.
         timeout: seconds until the worker is killed.
-        hear: called with each ``progress`` message, in this thread.
-        what: names the build in the message of a time-out.
+        report: called in this thread with each phase of the worker.
+        what: the subject of the message about a time-out.
 
     Raises:
-        CompileError: the worker reported an error, was killed by a signal, left without a word,
-            or ran past ``timeout``.
+        CompileError: the worker reported an error, was killed by a signal, ended without a
+            ``done``, or ran past ``timeout``. The hint names the log.
         UsageError: the log cannot be written.
-        OSError: the worker could not write the engine.
+        OSError: the worker could not write its result.
     """
     with contextlib.ExitStack() as stack:
         try:
-            # A directory of its own: no file of the user's is in it, and a core dump goes with it.
+            # A new directory has no file of the user's, and a core dump goes when it does.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="deployfold-"))
             request = Path(directory) / "request.json"
             request.write_text(json.dumps(job), encoding="utf-8")
@@ -63,7 +66,10 @@ def run_worker(
         try:
             with signals_held():
                 process = _start(request, directory, errors)
-            return _follow(process, timeout, hear, what)
+            return _follow(process, timeout, report, what)
+        except CompileError as error:
+            hint = f"{error.hint + ' ' if error.hint else ''}The log: {log}."
+            raise CompileError(error.message, hint=hint) from error
         finally:
             if process is not None:
                 _end(process)
@@ -71,11 +77,11 @@ def run_worker(
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let the signals that stop a build wait until the block is over.
+    """Hold back the signals that stop a build until the block is over.
 
-    Python handles a signal between any two of its instructions, also inside ``Popen`` after the
-    child was started: the exception then leaves a child that nobody knows of. The handlers are
-    swapped, since another thread can receive a signal that this one blocks.
+    Python handles a signal between any two of its instructions, even inside ``Popen`` after the
+    child was started. The exception would then leave a child that nobody ends. Handlers are swapped
+    instead of signals blocked, because another thread can receive a signal that this one blocks.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread handles signals
@@ -100,17 +106,17 @@ def signals_held() -> Iterator[None]:
 def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         child.command("deployfold.compiling.worker", "main", str(request)),
-        stdin=subprocess.PIPE,  # closes when this process dies, and the worker leaves with it
+        stdin=subprocess.PIPE,  # closes when this process dies, which ends the worker
         stdout=subprocess.PIPE,
         stderr=errors,
         cwd=directory,
         env=child.environment(),
-        start_new_session=True,  # a group to kill whole, which Ctrl-C does not reach first
+        start_new_session=True,  # a group that can be killed whole, and that Ctrl-C does not reach
     )
 
 
 def _follow(
-    process: subprocess.Popen[bytes], timeout: float, hear: Hear, what: str
+    process: subprocess.Popen[bytes], timeout: float, report: Report, what: str
 ) -> dict[str, Any]:
     assert process.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
@@ -122,7 +128,7 @@ def _follow(
             line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise _too_long(what, timeout, phase) from None
-        if line is None or not line.endswith(b"\n"):  # the end, or killed in mid-line
+        if line is None or not line.endswith(b"\n"):  # the end, or killed in the middle of a line
             break
         message: dict[str, Any] = json.loads(line)
         if message["event"] == "done":
@@ -132,7 +138,7 @@ def _follow(
         if message["event"] == "error":
             raise CompileError(message["message"], hint=message["hint"])
         phase = str(message["phase"])
-        hear(message)
+        report(phase, message["fraction"])
     try:
         code = process.wait(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -141,7 +147,7 @@ def _follow(
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
-    with stream:  # closed here alone: another thread must not close what this one reads
+    with stream:  # closed only here: no other thread may close a stream that this one reads
         for line in stream:
             lines.put(line)
     lines.put(None)
@@ -156,17 +162,17 @@ def _too_long(what: str, timeout: float, phase: str) -> CompileError:
 
 def _crashed(code: int, phase: str) -> CompileError:
     if code >= 0:
-        return CompileError(f"The compile worker left with exit code {code} (phase: {phase}).")
+        return CompileError(f"The compile worker ended with exit code {code} (phase: {phase}).")
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = "The kernel does that when memory runs out." if name == "SIGKILL" else None
+    hint = "The kernel sends it when memory runs out." if name == "SIGKILL" else None
     return CompileError(f"The compile worker was killed by {name} (phase: {phase}).", hint=hint)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Even after `done`: nothing of the group may outlive the build.
+    # Even after `done`: no process of the group may outlive the build.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""torch-tensorrt: an ExportedProgram in, an ExportedProgram with TensorRT engines inside out.
+"""Compile a ``.pt2`` with torch-tensorrt, as the program sees it: the worker does the build.
 
-The package cannot be imported without an NVIDIA driver, takes ten seconds to be imported with one,
-and can take the process down with it: it is only ever imported in the worker.
+The result is a ``.pt2`` again, with TensorRT engines inside. Only the worker imports the package:
+the import fails without an NVIDIA driver, takes ten seconds with one, and can crash the process.
 """
 
 from __future__ import annotations
@@ -11,37 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.process import run_worker
-from deployfold.compiling.request import NoEngine, optimization_profiles
+from deployfold.compiling.records import NoEngine, optimization_profiles
+from deployfold.compiling.worker_process import run_worker
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import span
 from deployfold.config.spec import InputSpec
-from deployfold.errors import CompileError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.targets.machine import library_version
 from deployfold.util.files import atomic_path, sha256
 
 NAME = "torch-tensorrt"
+INSTALL = "pip install 'deployfold[torch-tensorrt]'"
 PRECISIONS = (Precision.FP32, Precision.FP16)
+"""The precisions that deployfold compiles with torch-tensorrt."""
 
 
 class _Absent(Exception):
-    """torch-tensorrt cannot be used here; the text says why."""
+    """torch-tensorrt cannot be used here; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class TorchTensorRTArtifact:
-    """A ``.pt2`` with engines inside.
+    """A ``.pt2`` with TensorRT engines inside.
 
-    It loads with ``import torch_tensorrt; torch.export.load(path)``, on the GPU it was built on and
+    Load it with ``import torch_tensorrt; torch.export.load(path)``, on the GPU it was built on and
     with the same TensorRT.
 
     Attributes:
         library_version: of torch-tensorrt.
-        engines: TensorRT engines in it.
-        torch_parts: parts that PyTorch runs, since TensorRT has no operator for them.
-        max_abs_diff, sqnr_db: its outputs against the program's own, both on the GPU, on seeded
-            random inputs.
+        engines: the number of TensorRT engines inside.
+        torch_parts: the number of parts that PyTorch runs, because TensorRT lacks an operator.
+        max_abs_diff, sqnr_db: the difference between the outputs of the result and of the original
+            program, both on the GPU with seeded random inputs.
         seconds: wall-clock time of the whole build, the worker's start included.
     """
 
@@ -70,47 +71,33 @@ def compile_torch_tensorrt(
     timeout: float = 1800.0,
     emit: Emit = ignore,
 ) -> TorchTensorRTArtifact | NoEngine:
-    """Compile a ``torch.export`` program for the GPU in this machine, in a subprocess.
+    """Compile a ``torch.export`` program for the GPU in this machine, in a process of its own.
 
     Args:
-        program_path: the ``.pt2`` in fp32, with a dynamic batch where ``inputs`` has one.
-        path: where the result goes, a ``.pt2`` again; its log goes to ``<path>.log``.
+        program_path: the ``.pt2`` in fp32, with a dynamic batch if ``inputs`` has one.
+        path: the file for the result; the log goes to ``<path>.log``.
         precision: fp32, or fp16 by torch-tensorrt's own casts.
         inputs: names, shapes, dtypes and the dynamic batch, in the program's order.
         timeout: seconds until the build is stopped.
-        emit: hears a ``StageProgress`` of the stage ``compile`` for each phase.
+        emit: called with a ``StageProgress`` of the stage ``compile`` for each phase.
 
     Returns:
-        The artifact; or why torch-tensorrt cannot be had here, for its row in the report.
+        The artifact, or the reason why torch-tensorrt cannot build here, for its row.
 
     Raises:
-        CompileError: it was there, and the build failed, crashed or took too long.
+        CompileError: the build failed, crashed or took too long.
         UsageError: ``path`` cannot be written.
     """
-    if precision not in PRECISIONS and precision.record.family == "cast":
-        return NoEngine(
-            NAME,
-            f"No {precision.value} by torch-tensorrt: deployfold has it cast to fp16 alone.",
-        )
-    if precision not in PRECISIONS:
-        return NoEngine(
-            NAME,
-            f"No {precision.value} by torch-tensorrt: it wants a program that was quantised by "
-            "NVIDIA's ModelOpt, which deployfold does not make.",
-        )
-    if library_version("torch_tensorrt") is None:
-        return NoEngine(
-            NAME,
-            "No torch-tensorrt: it is not installed; on a machine with an NVIDIA GPU, "
-            "pip install 'deployfold[torch-tensorrt]'.",
-        )
+    refusal = _refusal(precision)
+    if refusal is not None:
+        return NoEngine(NAME, refusal)
     started = time.monotonic()
     program_path, path = program_path.absolute(), path.absolute()
     log = path.with_name(f"{path.name}.log")
     try:
         with atomic_path(path) as temporary:
             job = {
-                "builder": "deployfold.compiling.torch_tensorrt.worker:build_program",
+                "builder": "deployfold.compiling.torch_tensorrt.builder:build_program",
                 "program": str(program_path),
                 "output": str(temporary),
                 "precision": precision.value,
@@ -136,22 +123,30 @@ def compile_torch_tensorrt(
     )
 
 
-def _run(job: dict[str, Any], log: Path, timeout: float, emit: Emit) -> dict[str, Any]:
-    def hear(message: dict[str, Any]) -> None:
-        emit(StageProgress("compile", str(message["phase"]), message["fraction"]))
+def _refusal(precision: Precision) -> str | None:
+    if precision not in PRECISIONS:
+        name = precision.value
+        why = "deployfold lets it cast only to fp16"
+        if precision.record.family != "cast":
+            why = "it takes only programs that NVIDIA's ModelOpt quantised; deployfold makes none"
+        return f"No {name} by torch-tensorrt: {why}."
+    if library_version("torch_tensorrt") is None:
+        return f"No torch-tensorrt: not installed. On a machine with an NVIDIA GPU, {INSTALL}."
+    return None
 
-    try:
-        done = run_worker(job, log=log, timeout=timeout, hear=hear)
-    except CompileError as error:
-        hint = f"{error.hint + ' ' if error.hint else ''}The log: {log}."
-        raise CompileError(error.message, hint=hint) from error
+
+def _run(job: dict[str, Any], log: Path, timeout: float, emit: Emit) -> dict[str, Any]:
+    def report(phase: str, fraction: float | None) -> None:
+        emit(StageProgress("compile", phase, fraction))
+
+    done = run_worker(job, log=log, timeout=timeout, report=report)
     if done["absent"] is not None:
         raise _Absent(done["absent"])
     return done
 
 
 def _as_json(inputs: InputSpec) -> list[dict[str, Any]]:
-    """Each input with its dtype and shapes; torch-tensorrt has one range, which spans them all."""
+    """Each input as JSON; torch-tensorrt takes one range of shapes, which spans all profiles."""
     ranges = map(span, zip(*optimization_profiles(inputs), strict=True))
     return [
         {**vars(shapes), "dtype": tensor.dtype}

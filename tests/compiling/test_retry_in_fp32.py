@@ -14,15 +14,15 @@ import torch
 from lowering_calls import lower_fp16
 from torch import nn
 
-from deployfold.compiling.request import EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.compiling.tensorrt.builder import BuiltEngine, NotBuilt, build
 from deployfold.compiling.tensorrt.known_issues import known_issues
-from deployfold.compiling.tensorrt.retry import build_or_retry, keep_groups
+from deployfold.compiling.tensorrt.retry_in_fp32 import build_or_retry, grouped_convolutions_in_fp32
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 
 REQUEST = EngineRequest("tensorrt_rtx", Precision.FP16, ("sm_89",), ((8, 9),))
-GROUPED = known_issues("tensorrt", "11.2.1.2", precision="fp16", layers=("CONVOLUTION",))
+GROUPED = known_issues("tensorrt", "11.2.1.2", precision=Precision.FP16, layers=("CONVOLUTION",))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_issue_is_one_that_is_tried_again() -> None:
 
 def test_grouped_convolutions_go_to_fp32_and_compute_the_same(half: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.onnx"
-    assert keep_groups(half, again) == 2
+    assert grouped_convolutions_in_fp32(half, again) == 2
     onnx.checker.check_model(str(again), full_check=True)
     x = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
     first, second = (
@@ -71,7 +71,7 @@ def test_grouped_convolutions_go_to_fp32_and_compute_the_same(half: Path, tmp_pa
         for path in (half, again)
     )
     np.testing.assert_allclose(first, second, atol=2e-2)
-    assert keep_groups(again, tmp_path / "third.onnx") == 0
+    assert grouped_convolutions_in_fp32(again, tmp_path / "third.onnx") == 0
     assert not (tmp_path / "third.onnx").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_build_that_fails_for_them_is_tried_again_without(half: Path, tmp_path
     )
     assert (built.layer_counts.fp16, built.layer_counts.fp32) == (1, 2)
     assert "Trying again with grouped convolutions in fp32" in phases
-    assert built.notes[-1].startswith("2 grouped convolutions are built in fp32, since TensorRT")
+    assert built.notes[-1].startswith("2 grouped convolutions are built in fp32, because TensorRT")
     assert "/issues/4838" in built.notes[-1]
     assert not list(half.parent.glob(".*")), "the second ONNX is gone"
     plain = build_or_retry(first_fails(0), trt, REQUEST, half, tmp_path / "e", lambda *_: None)

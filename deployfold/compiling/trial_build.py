@@ -1,4 +1,4 @@
-"""Whether a compiler works here: build a one-layer engine with it."""
+"""A trial build: one engine of one layer, which shows that an engine library works here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
+from deployfold.targets.libraries import LIBRARIES, Library
 from deployfold.targets.machine import Machine
 
-from .compilers import PORTABLE_COMPUTE_CAPABILITIES, runs_here
-from .engine import compile_engine
-from .request import EngineRequest, Library
+from .compiler_choice import runs_here
+from .records import EngineRequest
+from .tensorrt.compile import compile_engine
 
 RELU = bytes.fromhex(
     "08093a430a0c0a01781201792204"  # IR version 9; graph; node: x -> y by
@@ -22,27 +23,33 @@ RELU = bytes.fromhex(
     "62130a0179120e0a0c080112080a0208010a020804"  # output y: the same
     "42040a001011"  # opset 17
 )
-"""An ONNX of one Relu, 1x4 float32 to the same: a device may have no package onnx to write one."""
+"""An ONNX with one Relu, from 1x4 float32 to the same. The bytes stand here because a device may
+lack the package ``onnx``."""
 
 
-def self_test(
+def try_build(
     library: Library, machine: Machine, *, then: Callable[[Path], None] | None = None
 ) -> str | None:
-    """Why ``library`` cannot build an engine of :data:`RELU` here; ``None`` if it can.
-
-    It is for the GPU in the machine where the library serves that, else for another.
+    """Build an engine of :data:`RELU`, for the GPU in the machine if the library serves that.
 
     Args:
-        then: is given the engine; what it raises of deployfold's errors is the answer, too.
+        library: the library to try.
+        machine: this machine.
+        then: called with the engine before it is deleted, such as
+            :func:`~deployfold.finish.trial_run.try_run`.
+
+    Returns:
+        The reason if the library cannot build here, or if ``then`` raised a ``DeployfoldError``;
+        ``None`` if all went well.
     """
     gpu = machine.gpu
     if gpu is None and library == "tensorrt":
-        return "it needs an NVIDIA GPU to build with"
+        return "no NVIDIA GPU here, and TensorRT builds only on one"
     here = gpu is not None and runs_here(library, machine)
-    capabilities = (gpu.compute_capability,) if gpu and here else PORTABLE_COMPUTE_CAPABILITIES[-1:]
-    request = EngineRequest(library, Precision.FP32, ("self-test",), capabilities, current_gpu=here)
+    capability = gpu.compute_capability if gpu and here else LIBRARIES["tensorrt_rtx"].portable[-1]
+    request = EngineRequest(library, Precision.FP32, ("trial",), (capability,), current_gpu=here)
     with tempfile.TemporaryDirectory(prefix="deployfold-") as directory:
-        path = Path(directory) / "self_test.onnx"
+        path = Path(directory) / "trial.onnx"
         engine = path.with_suffix(".engine")
         try:
             path.write_bytes(RELU)

@@ -1,4 +1,4 @@
-"""A build that a known issue of the library makes fail, tried again without what fails."""
+"""A second build with grouped convolutions in fp32, where a version has no fp16 kernel for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.request import EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.errors import CompileError
 
 from .builder import BuiltEngine, NotBuilt, Report
@@ -19,13 +19,16 @@ Build = Callable[[Any, EngineRequest, Path, Path, Report], BuiltEngine]
 def build_or_retry(
     build: Build, trt: Any, request: EngineRequest, onnx: Path, output: Path, report: Report
 ) -> BuiltEngine:
-    """Build; where a known issue with grouped convolutions fails it, build with those in fp32.
+    """Build; if a known issue with grouped convolutions fails the build, retry them in fp32.
 
-    The second ONNX lies beside the first, where its external data is, until it is built.
+    During the second build its ONNX lies beside the first, because the external data is there.
+
+    Args:
+        build: :func:`.builder.build`; the other arguments are passed to it.
 
     Raises:
-        CompileError: the first build failed and there is nothing to do about it, or the second
-            one failed, too.
+        CompileError: the first build failed and no retry applies, or the second failed too. The
+            error is that of the first.
     """
     try:
         return build(trt, request, onnx, output, report)
@@ -35,27 +38,28 @@ def build_or_retry(
         if issue is None:
             raise
         try:
-            kept = keep_groups(onnx, again)
+            kept = grouped_convolutions_in_fp32(onnx, again)
             if not kept:
                 raise
             report("Trying again with grouped convolutions in fp32", None)
             built = build(trt, request, again, output, report)
         except CompileError:
-            raise error from None  # the first failure is what its hint explains
+            raise error from None  # its hint explains the first failure
         finally:
             again.unlink(missing_ok=True)
         note = (
-            f"{kept} grouped convolutions are built in fp32, since "
+            f"{kept} grouped convolutions are built in fp32, because "
             f"{sentence(issue, built.library_version)}"
         )
         return replace(built, notes=(*built.notes, note))
 
 
-def keep_groups(onnx: Path, output: Path) -> int:
-    """Write ``onnx`` with its grouped float16 convolutions between casts from and to float16.
+def grouped_convolutions_in_fp32(onnx: Path, output: Path) -> int:
+    """Write ``onnx`` to ``output`` with casts to fp32 and back around grouped fp16 convolutions.
 
     Returns:
-        How many there are; without one, or without the package ``onnx``, nothing is written.
+        The number of such convolutions. If it is 0, which it also is without the package ``onnx``,
+        nothing is written.
     """
     try:
         import onnx as library
@@ -67,7 +71,7 @@ def keep_groups(onnx: Path, output: Path) -> int:
     halves = {one.name for one in model.graph.initializer if one.data_type == TensorProto.FLOAT16}
     for node in model.graph.node:
         groups = next((one.i for one in node.attribute if one.name == "group"), 1)
-        # What is not float16 has weights in another type, or behind Q/DQ nodes.
+        # A convolution of another precision has weights of another type, or behind Q/DQ nodes.
         if node.op_type != "Conv" or groups == 1 or node.input[1] not in halves:
             nodes.append(node)
             continue

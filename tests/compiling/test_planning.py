@@ -4,21 +4,19 @@ import dataclasses
 
 import pytest
 
-from deployfold.compiling.compilers import (
-    PORTABLE_COMPUTE_CAPABILITIES,
-    RTX_COMPUTE_CAPABILITIES,
-    compiler_for,
-)
-from deployfold.compiling.plan import check_target, plan_engines
-from deployfold.compiling.request import EngineRequest, NoEngine, optimization_profiles
+from deployfold.compiling.compiler_choice import compiler_for
+from deployfold.compiling.planning import check_target, plan_engines
+from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
 from deployfold.config.precision import Precision
 from deployfold.config.shapes import DynamicBatch
 from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import identify, load_targets, resolve
+from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Gpu, Machine
 
 TARGETS = load_targets()
+RTX = LIBRARIES["tensorrt_rtx"]
 NO_GPU = Machine(tensorrt_rtx="1.7.1.116")
 
 
@@ -35,7 +33,7 @@ def test_the_documented_sms_are_the_ones_the_library_has() -> None:
     import tensorrt_rtx
 
     members = tensorrt_rtx.ComputeCapability.__members__
-    names = {"SM{}{}".format(*capability) for capability in RTX_COMPUTE_CAPABILITIES}
+    names = {"SM{}{}".format(*capability) for capability in RTX.compute_capabilities}
     assert {name for name in members if name.startswith("SM")} == names
 
 
@@ -43,7 +41,7 @@ def test_auto_without_a_gpu_is_one_portable_engine_and_says_so() -> None:
     entry = plan("auto", NO_GPU)
     assert isinstance(entry, EngineRequest)
     assert entry.library == "tensorrt_rtx"
-    assert entry.compute_capabilities == PORTABLE_COMPUTE_CAPABILITIES
+    assert entry.compute_capabilities == RTX.portable
     assert (7, 5) not in entry.compute_capabilities
     assert not entry.current_gpu
     assert not entry.verify
@@ -57,7 +55,7 @@ def test_portable_is_the_same_engine_on_any_machine() -> None:
         entry = plan("portable", one)
         assert isinstance(entry, EngineRequest)
         assert entry.library == "tensorrt_rtx"
-        assert entry.compute_capabilities == PORTABLE_COMPUTE_CAPABILITIES
+        assert entry.compute_capabilities == RTX.portable
         assert (entry.current_gpu, entry.verify) == (False, verify)
     missing = plan("portable", Machine())
     assert isinstance(missing, NoEngine)

@@ -1,61 +1,96 @@
-"""The builder's configuration: where it builds for, its options, and its optimization profiles.
+"""The builder's configuration: the GPUs, the options and the optimization profiles of a request.
 
-What a library lacks is asked of its objects with ``hasattr``. Two things cannot be asked so, for
-TensorRT-RTX has the names and does nothing, or needs a driver for them: :data:`NOT_IN_RTX` and
-:data:`NEEDS_GPU_IN_RTX`.
+Most options that a library lacks are found by ``hasattr`` on its objects. TensorRT-RTX also has
+names that do nothing or need a driver; :data:`OPTIONS` lists them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from deployfold.compiling.request import LIBRARY_TITLES, EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.config.engine import EngineOptions
 from deployfold.config.shapes import InputShapes
 from deployfold.errors import CompileError
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import sm_name
+from deployfold.targets.libraries import LIBRARIES
 
 from .network import inputs_of
 
-NOT_IN_RTX = {
-    "timing_cache": "its timing cache does nothing since 1.2, and it times no kernels when it "
-    "builds",
-    "hardware_compatibility": "it takes no hardware compatibility level; build for several SMs "
-    "instead",
-    "version_compatible": "it ships no lean runtime for such an engine to carry",
-    "dla_core": "it builds for GPUs alone",
-}
-"""Options that TensorRT-RTX has no use for, and why. Seen with 1.7.1: its own warnings say the
-first two, the third fails with a missing libnvinfer_lean.so.1, ``num_DLA_cores`` is 0."""
 
-NEEDS_GPU_IN_RTX = {"strip_plan": "weight-stripped", "refit": "refittable"}
-"""Options with which TensorRT-RTX 1.7.1 fails without a driver («CHECK(status == CUDA_SUCCESS)»).
-``REFIT_INDIVIDUAL`` alone builds, but not with a weight that is marked."""
+@dataclass(frozen=True)
+class OptionSupport:
+    """One field of :class:`EngineOptions`, as the libraries have it.
 
-BUILDER_FLAGS = {
-    "version_compatible": "VERSION_COMPATIBLE",
-    "exclude_lean_runtime": "EXCLUDE_LEAN_RUNTIME",
-    "weight_streaming": "WEIGHT_STREAMING",
-    "strip_plan": "STRIP_PLAN",
-    "refit": "REFIT",
+    Attributes:
+        noun: the option in a sentence, after «cannot do».
+        flag: the member of ``trt.BuilderFlag`` that switches it on; empty for other kinds.
+        not_in_rtx: why TensorRT-RTX cannot do it; empty if it can.
+        rtx_needs_gpu: TensorRT-RTX 1.7.1 fails without a driver («CHECK(status == CUDA_SUCCESS)»).
+    """
+
+    noun: str
+    flag: str = ""
+    not_in_rtx: str = ""
+    rtx_needs_gpu: bool = False
+
+
+OPTIONS: Mapping[str, OptionSupport] = {
+    "timing_cache": OptionSupport(
+        noun="a timing cache",
+        # Its own warning in 1.7.1 names 1.2.
+        not_in_rtx="its timing cache does nothing since 1.2, because it times no kernels when it "
+        "builds",
+    ),
+    "hardware_compatibility": OptionSupport(
+        noun="hardware compatibility",
+        # Its own warning in 1.7.1.
+        not_in_rtx="it takes no hardware compatibility level; build for several GPUs instead",
+    ),
+    "version_compatible": OptionSupport(
+        noun="version-compatible engines",
+        flag="VERSION_COMPATIBLE",
+        # 1.7.1 fails with a missing libnvinfer_lean.so.1.
+        not_in_rtx="it ships no lean runtime for such an engine to carry",
+    ),
+    "exclude_lean_runtime": OptionSupport(
+        noun="engines without their lean runtime", flag="EXCLUDE_LEAN_RUNTIME"
+    ),
+    "weight_streaming": OptionSupport(noun="weight streaming", flag="WEIGHT_STREAMING"),
+    "strip_plan": OptionSupport(
+        noun="weight-stripped engines", flag="STRIP_PLAN", rtx_needs_gpu=True
+    ),
+    # REFIT_INDIVIDUAL builds without a driver, but not once a weight is marked.
+    "refit": OptionSupport(noun="refittable engines", flag="REFIT", rtx_needs_gpu=True),
+    "dla_core": OptionSupport(
+        noun="DLA",
+        not_in_rtx="it builds only for GPUs",  # num_DLA_cores is 0 in 1.7.1
+    ),
 }
-"""The members of ``trt.BuilderFlag`` that options set."""
+"""The options that not every library has on every machine."""
+
+BUILDER_FLAGS = {name: one.flag for name, one in OPTIONS.items() if one.flag}
+"""The members of ``trt.BuilderFlag``, by the options that set them."""
 
 
 def option_refusal(request: EngineRequest) -> str | None:
-    """Why the library of a request cannot do what its options ask, known before a build."""
+    """Why the library of a request cannot do one of its options; known before a build.
+
+    Returns:
+        One sentence; ``None`` if only the build can tell.
+    """
     if request.library != "tensorrt_rtx":
         return None
-    title = LIBRARY_TITLES[request.library]
-    asked = request.options.asked
-    for name, reason in NOT_IN_RTX.items():
-        if name in asked:
-            return f"{title} cannot do {_words(name)}: {reason}."
-    for name, what in NEEDS_GPU_IN_RTX.items():
-        if name in asked and not (request.current_gpu or request.verify):
-            return (
-                f"{title} builds a {what} engine only where the GPU it is for and its driver are."
-            )
+    title = LIBRARIES[request.library].title
+    asked = [OPTIONS[name] for name in request.options.asked if name in OPTIONS]
+    for option in asked:
+        if option.not_in_rtx:
+            return f"{title} cannot do {option.noun}: {option.not_in_rtx}."
+    for option in asked:
+        if option.rtx_needs_gpu and not (request.current_gpu or request.verify):
+            return f"{title} builds {option.noun} only on a machine with the GPU they are for."
     return None
 
 
@@ -63,9 +98,9 @@ def apply_options(trt: Any, builder: Any, config: Any, request: EngineRequest) -
     """Give the builder the options of a request.
 
     Raises:
-        CompileError: the library does not have one of them, or the GPU no such DLA core.
+        CompileError: the library lacks one of them, or the machine has no such DLA core.
     """
-    options, title = request.options, LIBRARY_TITLES[request.library]
+    options, title = request.options, LIBRARIES[request.library].title
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if request.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
@@ -92,10 +127,10 @@ def _use_dla(trt: Any, builder: Any, config: Any, options: EngineOptions, title:
     assert options.dla_core is not None
     if options.dla_core >= cores:
         raise CompileError(
-            f"{title} {trt.__version__} sees {cores or 'no'} DLA cores here, and core "
-            f"{options.dla_core} was asked for.",
-            hint="TensorRT 10.7 and older serve the DLA of a Jetson, and 11.4.1 that of an AGX "
-            "Orin with JetPack 7.2.2.",
+            f"--dla-core {options.dla_core}: {title} {trt.__version__} finds {cores or 'no'} DLA "
+            "cores here.",
+            hint="TensorRT 10.7 and older build for the DLA of a Jetson, and 11.4.1 for that of an "
+            "AGX Orin with JetPack 7.2.2.",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = options.dla_core
@@ -104,15 +139,17 @@ def _use_dla(trt: Any, builder: Any, config: Any, options: EngineOptions, title:
 
 
 def set_compute_capabilities(trt: Any, config: Any, request: EngineRequest) -> None:
-    """Tell the builder which SMs to build for, where the library can be told.
+    """Give the builder the compute capabilities of a request, if the library takes any.
 
     Raises:
         CompileError: the library does not know one of them.
     """
-    title = LIBRARY_TITLES[request.library]
+    title = LIBRARIES[request.library].title
     if not hasattr(config, "set_compute_capability"):
         if not request.current_gpu:
-            raise CompileError(f"{title} builds only for the GPU in this machine.")
+            raise CompileError(
+                f"{title} builds only for the GPU in this machine.", hint="Ask for --target auto."
+            )
         return
     if request.current_gpu:
         members = [trt.ComputeCapability.CURRENT]
@@ -122,7 +159,7 @@ def set_compute_capabilities(trt: Any, config: Any, request: EngineRequest) -> N
             if not hasattr(trt.ComputeCapability, name):
                 raise CompileError(
                     f"{title} {trt.__version__} does not know {name}.",
-                    hint="Ask for another target, or install a newer tensorrt-rtx.",
+                    hint="Choose another --target, or install a newer tensorrt-rtx.",
                 )
         members = [getattr(trt.ComputeCapability, name) for name in names]
     config.num_compute_capabilities = len(members)
@@ -135,15 +172,15 @@ def add_profiles(builder: Any, config: Any, network: Any, request: EngineRequest
     """Give the builder the optimization profiles of a request; a fixed network needs none.
 
     Raises:
-        CompileError: a profile does not fit the network's inputs, or one is needed.
+        CompileError: a profile does not fit the network's inputs, or is missing.
     """
     inputs = inputs_of(network)
     dynamic = [name for name, tensor in inputs.items() if -1 in tuple(tensor.shape)]
     if dynamic and not request.profiles:
         raise CompileError(
             f"The input {dynamic[0]!r} has a dynamic shape {tuple(inputs[dynamic[0]].shape)}, and "
-            "no optimization profile says how large it gets.",
-            hint="Give one: --dynamic-batch 1:8:32.",
+            "no optimization profile has bounds for it.",
+            hint="Give bounds, such as --dynamic-batch 1:8:32.",
         )
     if dynamic and request.options.dla_core is not None:
         _check_fixed(request)
@@ -152,21 +189,22 @@ def add_profiles(builder: Any, config: Any, network: Any, request: EngineRequest
         if given.keys() != inputs.keys():
             raise CompileError(
                 f"The optimization profile is for the inputs {sorted(given)}, and the network's "
-                f"are {sorted(inputs)}."
+                f"are {sorted(inputs)}.",
+                hint="Use the network's names in --shapes.",
             )
         profile = builder.create_optimization_profile()
         for name, tensor in inputs.items():
             _check_shapes(tensor, given[name])
             if tensor.is_shape_tensor:
                 raise CompileError(
-                    f"The values of the input {name!r} decide shapes inside the network; "
-                    "deployfold cannot give bounds for values yet.",
-                    hint="Export the model with that input fixed.",
+                    f"The values of the input {name!r} determine shapes inside the network, and "
+                    "deployfold cannot give bounds for values.",
+                    hint="Export the model with this input fixed.",
                 )
             entry = given[name]
             profile.set_shape(name, entry.min, entry.opt, entry.max)
         if dynamic and config.add_optimization_profile(profile) < 0:
-            raise CompileError(f"The optimization profile {given} is not a valid one.")
+            raise CompileError(f"The library refuses the optimization profile {given}.")
 
 
 def _check_shapes(tensor: Any, shapes: InputShapes) -> None:
@@ -179,7 +217,7 @@ def _check_shapes(tensor: Any, shapes: InputShapes) -> None:
             raise CompileError(
                 f"The input {shapes.name!r} has the shape {fixed} in the ONNX (-1 is dynamic), "
                 f"and {shape} was asked for.",
-                hint="Export the ONNX with that axis dynamic, or ask for its shape.",
+                hint="Export the ONNX with this axis dynamic, or ask for the shape in the ONNX.",
             )
 
 
@@ -188,28 +226,14 @@ def _check_fixed(request: EngineRequest) -> None:
     for entry in (entry for shapes in request.profiles for entry in shapes):
         if not entry.min == entry.opt == entry.max:
             raise CompileError(
-                f"A DLA has no dynamic shapes, and {entry.name!r} goes from {entry.min} to "
-                f"{entry.max}.",
-                hint="Give one size as min, opt and max.",
+                f"A DLA has no dynamic shapes, and the input {entry.name!r} goes from {entry.min} "
+                f"to {entry.max}.",
+                hint="Give the same shape as min, opt and max.",
             )
 
 
 def _lacks(library: str, option: str, name: str) -> CompileError:
     return CompileError(
-        f"{library} cannot do {_words(option)}: it has no {name}.",
-        hint="Leave it out, or install a newer version.",
+        f"{library} cannot do {OPTIONS[option].noun}: it has no {name}.",
+        hint="Leave the option out, or install a newer version.",
     )
-
-
-def _words(option: str) -> str:
-    words = {
-        "timing_cache": "a timing cache",
-        "hardware_compatibility": "hardware compatibility",
-        "version_compatible": "version-compatible engines",
-        "exclude_lean_runtime": "engines without their lean runtime",
-        "weight_streaming": "weight streaming",
-        "strip_plan": "weight-stripped engines",
-        "refit": "refitting",
-        "dla_core": "DLA",
-    }
-    return words[option]

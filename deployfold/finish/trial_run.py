@@ -1,4 +1,4 @@
-"""Whether an engine of the self-test runs on the GPU in this machine, and runs right."""
+"""A trial run: the engine of a trial build on the GPU in this machine, with its outputs checked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 
 
-def run_self_test(engine: Path) -> None:
-    """Run the engine of :data:`deployfold.compiling.selftest.RELU`, and check what comes out.
+def try_run(engine: Path) -> None:
+    """Run an engine of :data:`deployfold.compiling.trial_build.RELU`, and check its outputs.
 
     Raises:
-        MeasureError: there is no GPU, it does not run, or something else than max(x, 0) comes out.
+        MeasureError: there is no GPU, the engine does not run, or its outputs are not max(x, 0).
     """
     x = np.array([[-1.5, 0.0, 2.25, -1e30]], np.float32)
     with closing(Cuda()) as cuda, closing(EngineRunner(engine, cuda)) as runner:
@@ -25,4 +25,4 @@ def run_self_test(engine: Path) -> None:
         runner.step()
         (y,) = runner.outputs().values()
     if not np.array_equal(y, np.maximum(x, 0)):
-        raise MeasureError(f"max(x, 0) of {x.tolist()} came out as {y.tolist()}.")
+        raise MeasureError(f"The test engine computes max(x, 0) of {x.tolist()} as {y.tolist()}.")

@@ -1,4 +1,7 @@
-"""What an engine build is asked for, and what came of it: plain data, ready for JSON."""
+"""The records of an engine build: the request, the reason for a missing engine, the result.
+
+All are plain data; the request and the options go to the worker as JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployfold.config.engine import LIBRARY_TITLES as LIBRARY_TITLES
 from deployfold.config.engine import EngineOptions
-from deployfold.config.engine import Library as Library
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import InputShapes, OptimizationProfile
+from deployfold.config.shapes import InputShapes, OptimizationProfile, profiles_from_json
 from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
-from deployfold.targets.catalogue import sm_name
+from deployfold.targets.compute_capability import ComputeCapability, sm_name
+from deployfold.targets.libraries import Library
 
 
 def optimization_profiles(spec: InputSpec) -> tuple[OptimizationProfile, ...]:
-    """The optimization profiles of an input spec: what it asks for, or its fixed shapes."""
+    """The optimization profiles that a build asks for; without any, one of the fixed shapes."""
     shapes = zip(spec.names, spec.tensors, strict=True)
     fixed = tuple(InputShapes(name, *(tensor.shape,) * 3) for name, tensor in shapes)
     return spec.profiles or (fixed,)
@@ -31,23 +33,26 @@ class EngineRequest:
 
     Attributes:
         library: the Python package that builds it.
-        precision: the precision that the ONNX carries and the engine must have.
-        targets: the target names it serves, as the user gave them.
-        compute_capabilities: what it is built for; ``((8, 9),)`` for sm_89. Several make one
-            portable engine, which TensorRT-RTX alone can build.
-        current_gpu: built for, and on, the GPU in this machine.
-        verify: the GPU in this machine can load it, so load it after the build.
-        profiles: the optimization profiles; may stay empty where the ONNX has no dynamic axis.
+        precision: the precision of the ONNX, which the engine must have too.
+        targets: the target names that the engine serves, as the user gave them.
+        compute_capabilities: the GPUs to build for; ``((8, 9),)`` for sm_89. Several make one
+            portable engine, which only TensorRT-RTX builds.
+        current_gpu: build for the GPU in this machine, and on it.
+        verify: load the engine after the build, because the GPU in this machine can.
+        profiles: the optimization profiles; may be empty where the ONNX has no dynamic axis.
         workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
-        options: what else the builder is told.
-        allow_nonfinite: build although weights are NaN or infinite.
-        notes: sentences for the user about this choice.
+        options: the other options of the builder.
+        allow_nonfinite: build even if weights are NaN or infinite.
+        notes: sentences for the user about the choice of the library.
+
+    Raises:
+        UsageError: the fields contradict each other or a number is out of range.
     """
 
     library: Library
     precision: Precision
     targets: tuple[str, ...]
-    compute_capabilities: tuple[tuple[int, int], ...]
+    compute_capabilities: tuple[ComputeCapability, ...]
     current_gpu: bool = False
     verify: bool = False
     profiles: tuple[OptimizationProfile, ...] = ()
@@ -58,15 +63,17 @@ class EngineRequest:
 
     def __post_init__(self) -> None:
         if not self.compute_capabilities:
-            raise UsageError("An engine needs at least one compute capability to be built for.")
+            raise UsageError("An engine needs at least one compute capability to build for.")
         if self.library == "tensorrt" and not self.current_gpu:
             raise UsageError("TensorRT builds only for the GPU in the machine it runs on.")
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"A workspace of {self.workspace_mib} MiB is too small.")
+            raise UsageError(
+                f"A workspace of {self.workspace_mib} MiB is too small.", hint="Allow 1 or more."
+            )
 
     @property
     def label(self) -> str:
-        """A file-system-safe word that no other request of one plan has: ``sm_89``."""
+        """A word for file names that is unique within a plan: ``sm_89`` or ``portable``."""
         if len(self.compute_capabilities) > 1:
             named = any("," in target for target in self.targets)
             return "-".join(map(sm_name, self.compute_capabilities)) if named else "portable"
@@ -82,24 +89,15 @@ class EngineRequest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EngineRequest:
-        """Read what :meth:`to_json` wrote."""
-        profiles = tuple(
-            tuple(
-                InputShapes(
-                    shapes["name"], *(tuple(shapes[bound]) for bound in ("min", "opt", "max"))
-                )
-                for shapes in profile
-            )
-            for profile in data["profiles"]
-        )
-        pairs = tuple((major, minor) for major, minor in data["compute_capabilities"])
+        """Read the output of :meth:`to_json`."""
+        capabilities = tuple((major, minor) for major, minor in data["compute_capabilities"])
         return cls(
             **{
                 **data,
                 "precision": Precision(data["precision"]),
                 "targets": tuple(data["targets"]),
-                "compute_capabilities": pairs,
-                "profiles": profiles,
+                "compute_capabilities": capabilities,
+                "profiles": profiles_from_json(data["profiles"]),
                 "options": EngineOptions.from_json(data.get("options", {})),
                 "notes": tuple(data["notes"]),
             }
@@ -108,9 +106,12 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class NoEngine:
-    """A target that no compiler here serves, and the sentence for its row in the report.
+    """A target without an engine.
 
-    ``elsewhere``: TensorRT on the device itself could build it.
+    Attributes:
+        target: the name that the user gave.
+        reason: why there is none: sentences for its row in the report.
+        elsewhere: whether TensorRT on the device itself could build the engine.
     """
 
     target: str
@@ -120,11 +121,12 @@ class NoEngine:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """The layers of the parsed network, before TensorRT fuses any.
+    """How many layers of each kind the parsed network has, before TensorRT fuses any.
 
-    The compute layers are the convolutions, deconvolutions, matrix products and einsums; their
-    precision is the type of their first operand; ``int8`` or ``fp8`` where it was dequantised from
-    that, and ``int4`` where their weight was.
+    The fields named after a precision count compute layers: convolutions, deconvolutions, matrix
+    products and einsums. The type of its first operand decides the precision of a compute layer.
+    An operand that a DequantizeLinear node made has the type before that node. Where the second
+    operand, the weight, was dequantised from ``int4``, the layer counts as ``int4``.
     """
 
     total: int
@@ -139,8 +141,13 @@ class LayerCounts:
 
     @property
     def compute(self) -> int:
-        """The compute layers of every precision."""
-        return self.fp32 + self.fp16 + self.bf16 + self.int8 + self.fp8 + self.int4
+        """The number of compute layers of all precisions."""
+        return sum(map(self.of, Precision))
+
+    def of(self, precision: Precision) -> int:
+        """The number of compute layers of one precision."""
+        count: int = getattr(self, precision.value)
+        return count
 
 
 @dataclass(frozen=True)
@@ -148,12 +155,12 @@ class EngineArtifact:
     """An engine on disk, with its sidecar ``<engine>.json``.
 
     Attributes:
-        bytes: the engine's size.
-        library_version: what the library calls itself, such as ``1.7.1.116``.
-        layer_counts: the precisions found in the network after parsing.
+        bytes: the size of the engine file.
+        library_version: such as ``1.7.1.116``.
+        layer_counts: the precisions in the network after parsing.
         seconds: wall-clock time of the whole build, the worker's start included.
-        log: the worker's and the library's log.
-        peak_bytes: the greatest resident memory of the worker, where the system tells.
+        log: the log of the worker and of the library.
+        peak_bytes: the greatest resident memory of the worker; ``None`` where it is not known.
         notes: sentences for the user.
     """
 
@@ -161,7 +168,7 @@ class EngineArtifact:
     bytes: int
     library: Library
     library_version: str
-    compute_capabilities: tuple[tuple[int, int], ...]
+    compute_capabilities: tuple[ComputeCapability, ...]
     profiles: tuple[OptimizationProfile, ...]
     precision: Precision
     layer_counts: LayerCounts

@@ -1,0 +1,88 @@
+"""The choice of the library that builds an engine for a target, and the reason where none can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployfold.targets.catalogue import GpuTarget
+from deployfold.targets.compute_capability import sm_name
+from deployfold.targets.libraries import LIBRARIES, OLDEST, Library, tensorrt_builds_for
+from deployfold.targets.machine import Machine
+
+_RTX = LIBRARIES["tensorrt_rtx"]
+_XAVIER = (7, 2)
+
+
+@dataclass(frozen=True)
+class CompilerChoice:
+    """The library that builds for a target, or ``None``; and the reason, in one sentence."""
+
+    library: Library | None
+    reason: str
+
+
+def compiler_for(target: GpuTarget, machine: Machine | None = None) -> CompilerChoice:
+    """Choose the library that builds for ``target``.
+
+    1. TensorRT, where it is installed and the machine has this GPU: it times its kernels there.
+    2. TensorRT-RTX, where it knows the compute capability, with or without a GPU.
+    3. None, with the reason.
+
+    Args:
+        target: the GPU to build for.
+        machine: this machine; by default one without a GPU that has ``tensorrt-rtx``.
+    """
+    here = machine if machine is not None else Machine(tensorrt_rtx="1.7")
+    if (
+        here.tensorrt is not None
+        and here.holds(target)
+        and tensorrt_builds_for(here.tensorrt, target.compute_capability)
+    ):
+        reason = f"TensorRT builds on the {_gpu_name(here)} in this machine."
+        return CompilerChoice("tensorrt", reason)
+    if target.compute_capability in _RTX.compute_capabilities and here.tensorrt_rtx is not None:
+        reason = f"TensorRT-RTX builds for {target.sm} and needs no GPU for that."
+        return CompilerChoice("tensorrt_rtx", reason)
+    return CompilerChoice(None, no_engine(target.sm, *_why_none(target, here)))
+
+
+def runs_here(library: Library, machine: Machine) -> bool:
+    """Whether the GPU in the machine runs engines of ``library``."""
+    if machine.gpu is None:
+        return False
+    return library == "tensorrt" or machine.gpu.compute_capability in _RTX.compute_capabilities
+
+
+def no_engine(where: str, why: str, then: str = "The lowered ONNX is ready.") -> str:
+    """The sentences for a missing engine: for which GPUs, why, and what the user has or can do."""
+    return f"No engine{f' for {where}' if where else ''}: {why}. {then}"
+
+
+def _why_none(target: GpuTarget, machine: Machine) -> tuple[str, ...]:
+    """The reason why no library builds for ``target`` here; and what to do, if that is special."""
+    capability = target.compute_capability
+    if capability == _XAVIER:
+        # https://docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-853/support-matrix/
+        return (
+            "JetPack 5, the last for Xavier, has TensorRT 8.5, and deployfold needs 10.3 or newer",
+        )
+    if capability < OLDEST:
+        return ("TensorRT 10.5 and newer build for compute capability 7.5 and up",)
+    if capability in _RTX.compute_capabilities:
+        why = "TensorRT-RTX, which builds for it without a GPU, is not installed"
+        return (f"{why}; {_RTX.install}",)
+    unknown = "TensorRT-RTX does not know it"
+    if machine.holds(target):
+        return (
+            f"{unknown}, and TensorRT, which could build on the {_gpu_name(machine)} here, is not "
+            f"installed; {LIBRARIES['tensorrt'].install}",
+        )
+    return (
+        f"{unknown}, and TensorRT builds only on that GPU, which is not in this machine",
+        "Copy the build there and run deployfold finish.",
+    )
+
+
+def _gpu_name(machine: Machine) -> str:
+    assert machine.gpu is not None  # only asked where the machine holds the target
+    return f"{machine.gpu.name} ({sm_name(machine.gpu.compute_capability)})"

@@ -1,0 +1,189 @@
+"""From ``--target`` to the engines to build: a pure function of the names and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployfold.config.precision import Precision
+from deployfold.targets.catalogue import AUTO, GpuTarget, load_targets, resolve
+from deployfold.targets.compute_capability import ComputeCapability, sm_name, sm_names
+from deployfold.targets.libraries import (
+    LIBRARIES,
+    Library,
+    capabilities_with,
+    precision_refusal,
+)
+from deployfold.targets.machine import Gpu, Machine
+
+from .compiler_choice import compiler_for, no_engine
+from .records import EngineRequest, NoEngine
+
+PORTABLE = "portable"
+"""The target that stands for several GPUs: one TensorRT-RTX engine serves them all."""
+
+_RTX = LIBRARIES["tensorrt_rtx"]
+
+
+def check_target(name: str) -> None:
+    """Make sure that ``--target`` takes ``name``.
+
+    Raises:
+        UsageError: the name is unknown; the hint suggests the nearest ones.
+    """
+    if name.strip().lower() not in (AUTO, PORTABLE):
+        for part in name.split(","):
+            resolve(part)
+
+
+def plan_engines(
+    targets: Sequence[str], precision: Precision, machine: Machine
+) -> tuple[EngineRequest | NoEngine, ...]:
+    """The engines to build, in the order of ``targets``.
+
+    1. ``auto`` with a GPU: an engine for it, by TensorRT where that is installed, else by
+       TensorRT-RTX.
+    2. ``portable``, and ``auto`` without a GPU: one TensorRT-RTX engine for the GPUs of
+       ``LibraryRecord.portable``, without those that lack the precision.
+    3. Several names with commas between: one TensorRT-RTX engine for all of them.
+    4. One name: an engine by the library of :func:`~.compiler_choice.compiler_for`.
+
+    ``NoEngine`` stands for an engine that no library builds here, or not in this precision.
+    Targets that need the same engine share it. The requests have no optimization profiles yet.
+
+    Args:
+        targets: names as ``--target`` takes them.
+        precision: the precision of the lowered ONNX.
+        machine: what :func:`~deployfold.targets.machine.detect` found.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    known = load_targets()
+    plan: list[EngineRequest | NoEngine] = []
+    for target in targets:
+        name = target.strip()
+        word = name.lower()
+        if word == AUTO and machine.gpu is not None:
+            gpu = _target_of(machine.gpu, machine.profile)
+            entry = _named(AUTO, gpu, precision, machine, auto=True)
+        elif word in (AUTO, PORTABLE):
+            entry = _portable(word, precision, machine)
+        elif "," in word:
+            gpus = [resolve(part, known) for part in name.split(",")]
+            entry = _shared(name, gpus, precision, machine)
+        else:
+            entry = _named(name, resolve(name, known), precision, machine)
+        _add(plan, entry)
+    return tuple(plan)
+
+
+def _portable(name: str, precision: Precision, machine: Machine) -> EngineRequest | NoEngine:
+    """Case 2."""
+    if machine.tensorrt_rtx is None:
+        why = f"TensorRT-RTX, which builds it, is not installed; {_RTX.install}"
+        if name == AUTO:
+            why = (
+                "this machine has no NVIDIA GPU, and TensorRT-RTX, which builds without one, is "
+                f"not installed; {_RTX.install}"
+            )
+        return NoEngine(name, no_engine("", why))
+    capabilities = capabilities_with(precision, _RTX.portable, "tensorrt_rtx")
+    one = "No NVIDIA GPU here: one" if name == AUTO else "One"
+    note = f"{one} portable TensorRT-RTX engine for {sm_names(capabilities)}."
+    return _several(name, capabilities, note, precision, machine)
+
+
+def _shared(
+    name: str, gpus: Sequence[GpuTarget], precision: Precision, machine: Machine
+) -> EngineRequest | NoEngine:
+    """Case 3."""
+    capabilities = tuple(sorted({gpu.compute_capability for gpu in gpus}))
+    where = sm_names(capabilities)
+    only = "only TensorRT-RTX builds one engine for several GPUs, and it"
+    unknown = [one for one in capabilities if one not in _RTX.compute_capabilities]
+    if unknown:
+        why = f"{only} does not know {sm_names(unknown)}"
+        reason = no_engine(where, why, "Name each GPU in a --target of its own.")
+        return NoEngine(name, reason, elsewhere=False)
+    if machine.tensorrt_rtx is None:
+        reason = no_engine(where, f"{only} is not installed; {_RTX.install}")
+        return NoEngine(name, reason, elsewhere=False)
+    refusal = precision_refusal(precision, capabilities, "tensorrt_rtx")
+    if refusal is not None:
+        return NoEngine(name, refusal, elsewhere=False)
+    return _several(name, capabilities, f"One TensorRT-RTX engine for {where}.", precision, machine)
+
+
+def _several(
+    name: str,
+    capabilities: tuple[ComputeCapability, ...],
+    note: str,
+    precision: Precision,
+    machine: Machine,
+) -> EngineRequest:
+    """One TensorRT-RTX engine for all of the compute capabilities."""
+    return EngineRequest(
+        library="tensorrt_rtx",
+        precision=precision,
+        targets=(name,),
+        compute_capabilities=capabilities,
+        verify=machine.gpu is not None and machine.gpu.compute_capability in capabilities,
+        notes=(note, *_caveats(precision, "tensorrt_rtx")),
+    )
+
+
+def _named(
+    name: str, target: GpuTarget, precision: Precision, machine: Machine, *, auto: bool = False
+) -> EngineRequest | NoEngine:
+    """Cases 1 and 4: an engine for one GPU."""
+    choice, gpu = compiler_for(target, machine), machine.gpu
+    if choice.library is None:
+        return NoEngine(name, choice.reason)
+    capabilities = (target.compute_capability,)
+    refusal = precision_refusal(precision, capabilities, choice.library)
+    if refusal is not None:
+        elsewhere = precision_refusal(precision, capabilities, "tensorrt") is None
+        return NoEngine(name, refusal, elsewhere=elsewhere)
+    return EngineRequest(
+        library=choice.library,
+        precision=precision,
+        targets=(name,),
+        compute_capabilities=capabilities,
+        current_gpu=auto or choice.library == "tensorrt",
+        verify=gpu is not None and gpu.compute_capability == target.compute_capability,
+        notes=(choice.reason, *_caveats(precision, choice.library)),
+    )
+
+
+def _target_of(gpu: Gpu, profile: GpuTarget | None) -> GpuTarget:
+    """The profile of the GPU in the machine; without one, what the driver reports."""
+    if profile is not None:
+        return profile
+    return GpuTarget(
+        name=sm_name(gpu.compute_capability),
+        title=gpu.name,
+        compute_capability=gpu.compute_capability,
+        memory_gib=gpu.memory_gib or 0.0,
+        precisions=(),
+        source="the driver",
+    )
+
+
+def _caveats(precision: Precision, library: Library) -> tuple[str, ...]:
+    caveat = precision.record.caveats.get(library)
+    return () if caveat is None else (caveat,)
+
+
+def _add(plan: list[EngineRequest | NoEngine], entry: EngineRequest | NoEngine) -> None:
+    """Append an entry; an equal request in the plan takes over its target names instead."""
+    for index, other in enumerate(plan):
+        if other == entry:
+            return
+        if isinstance(other, EngineRequest) and isinstance(entry, EngineRequest):
+            if replace(entry, targets=other.targets) != other:
+                continue
+            names = dict.fromkeys((*other.targets, *entry.targets))
+            plan[index] = replace(other, targets=tuple(names))
+            return
+    plan.append(entry)

@@ -1,0 +1,102 @@
+"""The engine libraries, TensorRT and TensorRT-RTX: one record each, and the GPUs they build for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from deployfold.config.precision import Precision
+
+from .compute_capability import ComputeCapability, sm_name, sm_names
+
+Library = Literal["tensorrt", "tensorrt_rtx"]
+"""The Python packages; sidecars, reports and job files name the libraries so."""
+
+Version: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LibraryRecord:
+    """What the other rooms need to know about one engine library.
+
+    Attributes:
+        title: the name NVIDIA gives it.
+        install: the command that installs it.
+        compute_capabilities: the GPUs it builds for on any machine; empty if it builds only for
+            the GPU in the machine.
+        portable: the GPUs that one engine for several serves; empty if there is no such engine.
+    """
+
+    title: str
+    install: str
+    compute_capabilities: tuple[ComputeCapability, ...] = ()
+    portable: tuple[ComputeCapability, ...] = ()
+
+
+LIBRARIES: Mapping[Library, LibraryRecord] = {
+    "tensorrt": LibraryRecord(title="TensorRT", install="pip install 'deployfold[tensorrt]'"),
+    "tensorrt_rtx": LibraryRecord(
+        title="TensorRT-RTX",
+        install="pip install tensorrt-rtx",
+        # The members of tensorrt_rtx.ComputeCapability as of 1.7; a test asks the library.
+        compute_capabilities=((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)),
+        # NVIDIA advises an engine of its own for Turing (sm_75):
+        # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
+        portable=((8, 0), (8, 6), (8, 9), (12, 0)),
+    ),
+}
+
+OLDEST = (7, 5)
+"""The oldest GPUs that every library of today builds for."""
+
+_VOLTA = (7, 0)
+_FIRST_WITHOUT_VOLTA = (10, 5)
+# https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-10/10.5.0.html
+
+
+def tensorrt_builds_for(version: str, capability: ComputeCapability) -> bool:
+    """Whether this version of TensorRT builds for a GPU that is in the machine.
+
+    Args:
+        version: such as ``10.3.0``; a version without numbers counts as able.
+    """
+    parts = version_parts(version)
+    if capability >= OLDEST or not parts:
+        return True
+    return capability >= _VOLTA and parts < _FIRST_WITHOUT_VOLTA
+
+
+def capabilities_with(
+    precision: Precision, capabilities: Iterable[ComputeCapability], library: Library
+) -> tuple[ComputeCapability, ...]:
+    """Those of the compute capabilities that ``library`` builds the precision for, in order."""
+    oldest = precision.record.oldest_for(library)
+    return tuple(capability for capability in capabilities if capability >= oldest)
+
+
+def precision_refusal(
+    precision: Precision, capabilities: Iterable[ComputeCapability], library: Library
+) -> str | None:
+    """Why ``library`` builds no engine in ``precision`` for all of these GPUs.
+
+    Returns:
+        One sentence; ``None`` where the library builds it.
+    """
+    wanted = set(capabilities)
+    lacking = sorted(wanted - set(capabilities_with(precision, wanted, library)))
+    if not lacking:
+        return None
+    oldest = sm_name(precision.record.oldest_for(library))
+    name = precision.value
+    return (
+        f"No {name} engine for {sm_names(lacking)}: {LIBRARIES[library].title} builds {name} for "
+        f"{oldest} and newer."
+    )
+
+
+def version_parts(version: str) -> Version:
+    """The numbers of a version: ``(11, 2, 1, 2)`` for ``11.2.1.2``, and ``()`` for ``unknown``."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
