@@ -56,8 +56,8 @@ def test_an_engine_row_never_stops_the_others(tmp_path: Path) -> None:
     ("sidecar", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "does not say which"),
-        ({}, "does not say which"),
+        ("[]", "does not name the library"),
+        ({}, "does not name the library"),
         ({"library": "os"}, "does not name the library of the engine"),
     ],
 )
