@@ -12,6 +12,7 @@ from deployfold.errors import FoldError
 
 from .attempts import fold_and_prove
 from .graph.find_affine_layers import count_batchnorms
+from .half import fold_in_float32, is_half_on_cpu
 from .modules import tensors_in, uncompiled
 from .plan import Folded, Left
 from .proof.verify import Verification
@@ -67,7 +68,9 @@ def fold(
     if isinstance(model, torch.jit.ScriptModule):
         return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
-    return fold_and_prove(
+    inputs = (example_inputs, more_inputs, check_inputs)
+    single = fold_in_float32(model, *inputs, reparam=reparam) if is_half_on_cpu(model) else None
+    return single or fold_and_prove(
         model,
         example_inputs,
         reparam=reparam,
