@@ -1,4 +1,4 @@
-"""Lowered models kept between runs, so that the same calibration is not done twice."""
+"""A cache of lowered models on disk, so that no calibration is done twice."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _FACTS = "facts.json"
 _TEMPORARY = ".tmp-"
 _BLOCK = 1 << 20
 _STALE_SECONDS = 24 * 3600.0
-"""Age at which an unfinished entry belongs to no run any more."""
+"""Age at which an unfinished entry is left over from a run that was killed."""
 
 ENTRIES = 20
 BYTES = 4 << 30
-"""What the cache keeps at the most, the most recently used first."""
+"""Limits of the cache. The least recently used entries go first."""
 
 
 class _Damaged(Exception):
-    """An entry is not what was put."""
+    """An entry differs from what was stored."""
 
 
 def default_cache_directory() -> Path | None:
@@ -60,7 +60,7 @@ def cache_key(parts: Mapping[str, str]) -> str:
 
 
 class LoweringCache:
-    """ONNX files and facts about them by key; one that cannot be used is as good as empty.
+    """ONNX files and facts about them, by key; an unusable directory acts as an empty cache.
 
     Two runs may use one directory at once: entries appear whole by a rename and are never changed.
 
@@ -121,7 +121,7 @@ class LoweringCache:
 
     def _entry(self, key: str) -> Path | None:
         if not re.fullmatch(r"[0-9a-f]{64}", key):
-            raise ValueError(f"{key!r} is no SHA-256")  # it becomes a path
+            raise ValueError(f"{key!r} is not a SHA-256")  # it becomes a path
         return None if self._directory is None else self._directory / key
 
     @staticmethod

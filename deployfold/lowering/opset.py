@@ -1,4 +1,4 @@
-"""Raises the opset of an ONNX, for types that older operators do not have."""
+"""Raises the opset of an ONNX model, since older operators lack the newer types."""
 
 from __future__ import annotations
 

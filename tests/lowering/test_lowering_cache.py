@@ -73,7 +73,7 @@ def test_the_key_depends_on_every_part() -> None:
 
 
 def test_a_key_is_no_path(cache: LoweringCache, artifact: Path) -> None:
-    with pytest.raises(ValueError, match="no SHA-256"):
+    with pytest.raises(ValueError, match="not a SHA-256"):
         cache.put("../../etc", artifact, {})
 
 

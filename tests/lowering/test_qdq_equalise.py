@@ -12,7 +12,7 @@ from lower_toys import outputs, prepared
 from torch import nn
 
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering.qdq.coupled import find_regions
+from deployfold.lowering.qdq.coupled import find_coupled
 from deployfold.lowering.qdq.equalise import HEADROOM, LARGEST, equalise
 from deployfold.lowering.qdq.layers import find_layers
 
@@ -98,13 +98,13 @@ class Residual(nn.Module):
 
 
 def test_a_residual_stream_is_one_region(tmp_path: Path) -> None:
-    """SiLU ends a region, and sums and ReLU do not: the stream is the only one."""
+    """SiLU ends a group, and sums and ReLU do not: the stream is the only one."""
     model, feeds = loaded(Residual(), tmp_path)
-    (region,) = find_regions(model, {layer.name for layer in find_layers(model)})
-    assert [node.inputs[1].name for node in region.readers] == [
+    (group,) = find_coupled(model, {layer.name for layer in find_layers(model)})
+    assert [node.inputs[1].name for node in group.readers] == [
         "wide.0.weight", "wide.1.weight", "head.weight",
     ]  # fmt: skip
-    assert {node.inputs[1].name for node in region.writers} == {
+    assert {node.inputs[1].name for node in group.writers} == {
         "stem.weight", "narrow.0.weight", "narrow.1.weight",
     }  # fmt: skip
     before, tops = outputs(model, feeds), source_tops(model, feeds)
@@ -209,11 +209,11 @@ def channel_tops(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> np.ndar
     ],
 )
 def test_others_are_left_alone(module: nn.Module, tmp_path: Path) -> None:
-    """Between expansion and depthwise convolution, that is; behind it there is a region."""
+    """Between expansion and depthwise convolution, that is; behind it there is a group."""
     model, feeds = loaded(module, tmp_path)
     before = weights(model, 0).copy()
-    regions = find_regions(model, {layer.name for layer in find_layers(model)})
-    assert [[node.inputs[1].name for node in region.readers] for region in regions] == [
+    groups = find_coupled(model, {layer.name for layer in find_layers(model)})
+    assert [[node.inputs[1].name for node in group.readers] for group in groups] == [
         ["project.weight"]
     ]
     equalise(model, find_layers(model), feeds)
@@ -230,4 +230,4 @@ def test_a_weight_that_is_used_twice_is_left_alone(tmp_path: Path) -> None:
             return self.second(self.first(self.first(x)))
 
     model, _ = loaded(Twice(), tmp_path)
-    assert find_regions(model, {layer.name for layer in find_layers(model)}) == []
+    assert find_coupled(model, {layer.name for layer in find_layers(model)}) == []

@@ -1,4 +1,7 @@
-"""The columns that a layer multiplies its weight with: patches of an image, or rows of a matrix."""
+"""A layer as a matrix product: the columns that its weight is multiplied with.
+
+Columns are the patches that a convolution reads, or the rows of a matrix product's input.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def columns_of(
 
 @dataclass(frozen=True)
 class _Window:
-    """What a convolution reads for one output; each field has one number for every spatial axis."""
+    """The window of a convolution; each field has one number for every spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -71,7 +74,7 @@ class _Window:
 
     @classmethod
     def of(cls, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
-        """That of a Conv node; ``None`` where its padding is not told in numbers."""
+        """The window of a Conv node; ``None`` where its padding is not given in numbers."""
         if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
             return None
         axes = weight.ndim - 2

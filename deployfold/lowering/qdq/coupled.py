@@ -1,8 +1,7 @@
-"""Tensors whose channels can be scaled together without another output of the model.
+"""Groups of tensors whose channels can be scaled together without changing the model's outputs.
 
-Between layers that compute them and layers that read them, with nothing but operators that scale
-with their input and sums, each channel can be multiplied by a factor of its own, in the layers that
-compute it, and divided by it again in those that read it.
+The layers that compute such tensors multiply each channel by a factor, and the layers that read
+them divide by it again. Between the two stand only sums and operators that scale with their input.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ _SCALING = frozenset({"Relu", "LeakyRelu", "Clip", "MaxPool", "AveragePool", "Id
 
 
 @dataclass(eq=False)
-class Region:
-    """Such a set of tensors.
+class Coupled:
+    """One group of tensors that must be scaled together.
 
     Attributes:
         writers: convolutions that compute one of them.
@@ -35,31 +34,34 @@ class Region:
         return list(dict.fromkeys(str(_first(reader).name) for reader in self.readers))
 
 
-def find_regions(model: ir.Model, layers: Collection[str]) -> list[Region]:
-    """Every region between convolutions among ``layers``, which are names of nodes.
+def find_coupled(model: ir.Model, layers: Collection[str]) -> list[Coupled]:
+    """Every group between convolutions.
 
-    Nothing else reads what lies in a region, no output of the graph is in it, and no weight of its
-    convolutions is used twice.
+    Nothing else reads the tensors of a group, none of them is an output of the graph, and no weight
+    of its convolutions is used twice.
+
+    Args:
+        layers: names of the convolutions that may be changed.
     """
-    found: list[Region] = []
+    found: list[Coupled] = []
     seen: set[ir.Value] = set()
-    for node in model.graph:
+    order = {node: index for index, node in enumerate(model.graph)}
+    for node in order:
         if node.op_type == "Conv" and node.name in layers and _first(node) not in seen:
-            region = _Search(layers).from_tensor(_first(node))
-            seen |= region.seen
-            if region.open and region.region.writers:
-                order = {one: index for index, one in enumerate(model.graph)}
-                region.region.readers.sort(key=order.__getitem__)
-                found.append(region.region)
+            search = _Search(layers).from_tensor(_first(node))
+            seen |= search.seen
+            if search.open and search.group.writers:
+                search.group.readers.sort(key=order.__getitem__)
+                found.append(search.group)
     return found
 
 
 class _Search:
-    """A walk over all tensors that must be scaled with one."""
+    """A walk from one tensor to all that must be scaled with it."""
 
     def __init__(self, layers: Collection[str]) -> None:
         self._layers = layers
-        self.region = Region()
+        self.group = Coupled()
         self.seen: set[ir.Value] = set()
         self.open = True
 
@@ -81,13 +83,13 @@ class _Search:
 
     def _written(self, node: ir.Node) -> list[ir.Value]:
         if self._is_own_layer(node):
-            self.region.writers.append(node)
+            self.group.writers.append(node)
             return []
         return self._through(node)
 
     def _read(self, node: ir.Node, index: int) -> list[ir.Value]:
         if self._is_own_layer(node) and index == 0:
-            self.region.readers.append(node)
+            self.group.readers.append(node)
             return []
         if node.op_type in _SCALING and index != 0:
             self.open = False
@@ -109,7 +111,7 @@ class _Search:
             if bound is None:
                 self.open = False
                 return []
-            self.region.clips[str(node.outputs[0].name)] = bound
+            self.group.clips[str(node.outputs[0].name)] = bound
         return inputs[:1]
 
     def _is_own_layer(self, node: ir.Node) -> bool:

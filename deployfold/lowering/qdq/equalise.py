@@ -1,13 +1,13 @@
-"""Channels of an activation brought to ranges that one int8 scale serves better.
+"""Scales the channels of activations so that one int8 scale serves all of them better.
 
-Int8 has one range for all channels of an activation, so a small channel loses most of what it
-holds. In a region (:mod:`.regions`) each channel can be multiplied by a factor of its own and
-divided by it again (cross-layer equalisation: Nagel et al., 2019). What this does to the rounding
-is told by the usual model of it, noise of a twelfth of the squared step on each activation and each
-weight: small channels gain; the weights that compute them keep their precision, since an output
-channel has a scale of its own; those that read them have one scale for all their inputs, and may
-lose. Tried are factors of ``(top of the channel)^-a (largest weight that reads it)^b``, the family
-of SmoothQuant (Xiao et al., 2022), over a grid of a and b, and the least noise wins.
+Int8 has one range for all channels of an activation, so a small channel loses most of its
+information. In a group of coupled tensors (:mod:`.coupled`) each channel can be multiplied by a
+factor and divided by it again (cross-layer equalisation: Nagel et al., 2019). The usual noise model
+predicts the effect: a twelfth of the squared step on each activation and each weight. Small
+channels gain. The weights that compute them keep their precision, since each output channel has its
+own scale. The weights that read them share one scale over all inputs, and may lose. The factors
+tried are ``(top of the channel)^-a (largest weight that reads it)^b``, the family of SmoothQuant
+(Xiao et al., 2022), over a grid of a and b. The least noise wins.
 
 Under a Clip no factor is below 1, and none is greater than what keeps the calibrated range, with
 :data:`HEADROOM`, below the bound.
@@ -25,17 +25,17 @@ import onnx_ir as ir
 from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
 
-from .coupled import Region, find_regions
+from .coupled import Coupled, find_coupled
 from .layers import Layer, numbers, replace_numbers
 
 HEADROOM = 1.1
-"""How far beyond its calibrated range a channel can still go under a Clip."""
+"""How far a channel may exceed its calibrated range before a Clip cuts it."""
 
 LARGEST = 256.0
-"""The greatest factor; a channel that is so small that it would need more is as good as zero."""
+"""The greatest factor. A channel that would need more is negligible."""
 
 EQUALISED_KEY = "deployfold.equalised"
-"""The metadata property of nodes whose channels carry such factors, for whoever compares layers."""
+"""The metadata property of nodes whose channels are scaled; layer comparisons read it."""
 
 _ACTIVATION_POWERS = np.linspace(0.0, 1.0, 9)
 _WEIGHT_POWERS = np.linspace(0.0, 1.0, 5)
@@ -44,14 +44,14 @@ _STEPS = 127.0
 
 @dataclass(frozen=True)
 class _Channels:
-    """Of every channel of a tensor, over all samples: the largest magnitude, the mean square."""
+    """Statistics of each channel of a tensor over all samples: largest magnitude, mean square."""
 
     top: Array
     power: Array
 
 
 def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]) -> int:
-    """Scale the weights around every region in place; the model stays the same function.
+    """Scale the weights around every group in place; the model stays the same function.
 
     Args:
         model: in float32, with static shapes.
@@ -59,45 +59,45 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
         feeds: calibration samples by input name.
 
     Returns:
-        How many regions were scaled.
+        How many groups were scaled.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
-    regions = find_regions(model, {layer.name for layer in layers})
-    channels = _measure(model, regions, feeds)
-    # All factors are of the weights as they were: a layer may stand between two regions.
-    chosen = [(region, _best_factors(region, channels)) for region in regions]
-    scaled = [(region, factors) for region, factors in chosen if (factors != 1.0).any()]
-    for region, factors in scaled:
-        for writer in region.writers:
+    groups = find_coupled(model, {layer.name for layer in layers})
+    channels = _measure(model, groups, feeds)
+    # All factors are of the weights as they were: a layer may stand between two groups.
+    chosen = [(group, _best_factors(group, channels)) for group in groups]
+    scaled = [(group, factors) for group, factors in chosen if (factors != 1.0).any()]
+    for group, factors in scaled:
+        for writer in group.writers:
             for value in writer.inputs[1:]:
                 if value is not None:
                     _multiply(value, factors.reshape(-1, *[1] * (numbers(value).ndim - 1)))
-        for reader in region.readers:
+        for reader in group.readers:
             weight = reader.inputs[1]
             assert weight is not None
             _multiply(weight, 1.0 / _by_input(reader, factors))
-        _mark(region)
+        _mark(group)
     return len(scaled)
 
 
-def _mark(region: Region) -> None:
-    """Say of every node between the writers and the readers that its channels are scaled."""
-    waiting = list(region.writers)
+def _mark(group: Coupled) -> None:
+    """Mark every node between the writers and the readers as scaled."""
+    waiting = list(group.writers)
     while waiting:
         node = waiting.pop()
         if EQUALISED_KEY in node.metadata_props:
             continue
         node.metadata_props[EQUALISED_KEY] = "channels"
         users = [user for value in node.outputs for user, _ in value.uses()]
-        waiting.extend(user for user in users if user not in region.readers)
+        waiting.extend(user for user in users if user not in group.readers)
 
 
 def _measure(
-    model: ir.Model, regions: Sequence[Region], feeds: Sequence[Mapping[str, Array]]
+    model: ir.Model, groups: Sequence[Coupled], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, _Channels]:
-    names = dict.fromkeys(name for region in regions for name in (*region.tensors, *region.clips))
+    names = dict.fromkeys(name for group in groups for name in (*group.tensors, *group.clips))
     tops: dict[str, list[Array]] = {name: [] for name in names}
     powers: dict[str, list[Array]] = {name: [] for name in names}
     for name, value in observe(model, list(names), feeds):
@@ -162,9 +162,9 @@ class _Reader:
         return float((by_activation + by_weight) / np.square(_STEPS) / 12.0 / signal)
 
 
-def _best_factors(region: Region, channels: Mapping[str, _Channels]) -> Array:
+def _best_factors(group: Coupled, channels: Mapping[str, _Channels]) -> Array:
     """One factor a channel; 1 for those that are always 0 or that nothing reads."""
-    readers = [_Reader.of(node, channels) for node in region.readers]
+    readers = [_Reader.of(node, channels) for node in group.readers]
     top: Array = np.max([reader.channels.top for reader in readers], axis=0)
     reading: Array = np.max([reader.reading for reader in readers], axis=0)
     live = (top > 0.0) & (reading > 0.0)
@@ -172,7 +172,7 @@ def _best_factors(region: Region, channels: Mapping[str, _Channels]) -> Array:
     if not live.any():
         return best
     room = np.full_like(top, np.inf)
-    for name, bound in region.clips.items():
+    for name, bound in group.clips.items():
         with np.errstate(divide="ignore"):
             room = np.minimum(room, np.maximum(bound / HEADROOM / channels[name].top, 1.0))
     least = sum(reader.noise(best) for reader in readers)

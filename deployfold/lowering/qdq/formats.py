@@ -1,4 +1,4 @@
-"""The numbers that layers are rounded to: int8, fp8 as E4M3, and int4 for weights alone."""
+"""The number formats of Q/DQ nodes: one record each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Format:
 
     Attributes:
         precision: its name.
-        largest: the largest magnitude, which a scale of 1 stands for.
-        dtype: of the Q/DQ nodes.
+        largest: the largest magnitude with a scale of 1.
+        dtype: the type of quantised tensors in the ONNX.
         opset: the first that has Q/DQ of it, and scales in float16.
         blocks: of a format for weights alone, the numbers of inputs that may share a scale, the
             most wanted first; the others have one scale for each output channel.

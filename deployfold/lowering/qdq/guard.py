@@ -1,4 +1,4 @@
-"""The accuracy guard: puts layers back until the accuracy on held-back samples holds.
+"""The accuracy guard of quantised models: puts layers back until the accuracy holds.
 
 1. What each layer alone costs the outputs is measured on calibration samples: noise, and for a
    classifier the divergence of the classes' probabilities. Where SQNR is missing, noise counts;
@@ -9,9 +9,9 @@
    found by bisection.
 4. The largest of them, whose share is worth another pass, are tried without.
 
-Whoever takes the best of many models by their agreement on few samples takes the luckiest too. So
-the likely agreement of a model that is chosen shall hold the limit as well; where none does, the
-first whose agreement holds it is taken.
+Choosing the best of many models by their agreement on few samples favours lucky ones. So the likely
+agreement of the chosen model must hold the limit as well. If no model's does, the first one whose
+measured agreement holds the limit is taken.
 """
 
 from __future__ import annotations

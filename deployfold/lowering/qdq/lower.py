@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import GuardSpec
-from deployfold.errors import ExportError, UsageError
+from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
@@ -22,7 +21,7 @@ from deployfold.lowering.graph import load, prepare
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_opset
 from deployfold.lowering.progress import Progress, silent
-from deployfold.lowering.request import Feed, LoweringData, LoweringOptions
+from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import KeptNode, LoweredModel
 from deployfold.util.memory import release
 
@@ -34,34 +33,11 @@ from .quantise import quantise_layers
 from .recentre import recentre
 from .reports import report_layers, titles
 from .rest import Rest, build, plan_rest, round_rest
+from .samples import Samples, check_finite, choose_samples
 from .skips import with_skips
 
 SENSITIVITY_SAMPLES = 16
 """Calibration samples on which the guard compares layers, and the rest takes its ranges from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Samples:
-    """What a model is fitted to and measured on.
-
-    Attributes:
-        feeds: what it is fitted to.
-        held_back: what its accuracy is measured on.
-        labels: classes of the held-back samples.
-        fitted: weights are fitted to the feeds; ``False`` rounds them to nearest.
-        guarded: the held-back samples are not among the feeds, so the accuracy is held to a limit
-            on them.
-        measured_on: the held-back samples, as the end of a sentence.
-        note: where they are from.
-    """
-
-    feeds: list[Feed]
-    held_back: Sequence[Feed]
-    labels: tuple[int, ...] | None
-    fitted: bool
-    guarded: bool
-    measured_on: str
-    note: tuple[str, ...]
 
 
 def lower(
@@ -84,14 +60,14 @@ def lower(
         UsageError: there is no calibration data, and the precision needs it.
     """
     form = FORMATS[precision]
-    samples = _samples(data, precision)
+    samples = choose_samples(data, precision)
     guard = options.guard
     guard = dataclasses.replace(
         guard,
         min_sqnr_db=guard.min_sqnr(precision),
         enabled=guard.enabled and samples.guarded,
     )
-    _check_finite((*samples.feeds, *samples.held_back), precision)
+    check_finite((*samples.feeds, *samples.held_back), precision)
     model = raise_opset(load(source), form.opset)
     prepare(model)
     asked = asked_for(model, options.keep)
@@ -172,7 +148,7 @@ class _Job:
     unfit: Mapping[str, str]
     form: Format
     rest: Rest
-    samples: _Samples
+    samples: Samples
     measurer: Measurer
     scratch: Path
     progress: Progress
@@ -212,30 +188,6 @@ class _Job:
             write_model(model, path, threshold=SCRATCH_THRESHOLD)
             found[result.layer.name] = measurer.measure(path)
         return found
-
-
-def _samples(data: LoweringData, precision: Precision) -> _Samples:
-    """The calibration data, or for weights alone, which can do without, the build's inputs.
-
-    Raises:
-        UsageError: there is none, and activations are to be rounded.
-    """
-    record = precision.record
-    if data.calibration:
-        # Random ranges are all that activations have then; a weight is better off without.
-        fitted = data.calibration_real or not record.weights_only
-        note = f"calibrated on {data.calibration_origin}"
-        return _Samples(
-            list(data.calibration), data.held_back, data.held_back_labels, fitted, True,
-            "held-back samples", (note,) if data.calibration_real else (),
-        )  # fmt: skip
-    if record.calibration == "required":
-        raise UsageError(
-            f"{record.title} needs data to calibrate on.", hint="Give it with --calib."
-        )
-    how = "weights rounded to nearest without calibration data"
-    note = f"{how}, measured on {data.inputs_origin}"
-    return _Samples(list(data.inputs), data.inputs, data.labels, False, False, "inputs", (note,))
 
 
 def _layers(
@@ -302,13 +254,3 @@ def _low(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[st
     low = f"{measured.sqnr_db:.1f} dB is less than --min-sqnr {guard.min_sqnr_db:g}"
     name = precision.value
     return (f"{low}: with --calib, {name} is fitted to data and held to that limit.",)
-
-
-def _check_finite(feeds: Sequence[Feed], precision: Precision) -> None:
-    if not feeds:
-        name = precision.record.title
-        raise ExportError(f"{name} needs calibration samples.", hint="Give them with --calib.")
-    for index, feed in enumerate(feeds):
-        for name, array in feed.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ExportError(f"Calibration sample {index} holds NaN or infinity in {name!r}.")

@@ -1,8 +1,8 @@
-"""Running an ONNX graph layer by layer, with the layers' outputs put in by the caller.
+"""Runs an ONNX graph layer by layer, where the caller supplies the outputs of the layers.
 
-Quantising goes from the inputs to the outputs: what a layer reads depends on how the layers before
-it were quantised. Only what lies between layers is run here, once for each layer, so that the whole
-pass costs about one inference.
+Layers are quantised from the inputs to the outputs, because the input of a layer depends on how the
+layers before it were quantised. Only the nodes between layers run here, once for each layer, so the
+whole pass costs about one inference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Batch = list[Array]
 """One tensor for every sample."""
 
 
-class Segments:
+class PartialRuns:
     """The tensors of one graph on several samples, computed from what is already there.
 
     Args:

@@ -1,4 +1,4 @@
-"""One pass over a graph, from its inputs to its outputs, that quantises layer after layer."""
+"""Quantises the layers of a graph one after another, from the inputs to the outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .columns import Columns, columns_of, rows_of
 from .fit import Bounds, errors_of, fit, half, plain
 from .formats import Format
 from .layers import Layer, QuantisedLayer, Skip
-from .partial_runs import Batch, Segments
+from .partial_runs import Batch, PartialRuns
 from .ranges import candidates
 
 
@@ -67,7 +67,7 @@ def quantise_layers(
     """
     sources = [layer.source for layer in layers]
     skips = [layer.skip.source for layer in layers if layer.skip is not None]
-    exact, actual = Segments(model, feeds, sources), Segments(model, feeds, sources + skips)
+    exact, actual = PartialRuns(model, feeds, sources), PartialRuns(model, feeds, sources + skips)
     runner = _LayerRunner(model)
     ranges: dict[str, tuple[str, float]] = {}
     results = []

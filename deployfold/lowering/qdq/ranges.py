@@ -1,9 +1,9 @@
-"""Candidates for the range of an activation: the largest magnitude that is to be represented.
+"""Proposes ranges for an activation: the largest magnitude that its scale can represent.
 
 * ``max``: the largest seen; nothing is clipped.
 * ``percentile``: 99.99 % of the values lie within.
 * ``entropy``: least Kullback-Leibler divergence of the histogram in 128 equal steps, ONNX Runtime's
-  search; not of fp8, whose steps are not equal.
+  search. Int8 only, since the others' steps differ.
 * ``mse``: least mean squared error of the quantised values.
 
 Which one serves a layer is decided by the error of the layer's output, see

@@ -1,8 +1,7 @@
-"""Activations from 0 upwards moved to lie around 0, where symmetric int8 uses all of its codes.
+"""Shifts non-negative activations to lie around 0, so that symmetric int8 uses all of its codes.
 
-TensorRT takes int8 with a zero point of 0 alone, so of the 256 codes a ReLU6 uses 128. Where the
-tensor goes into layers that add no padding, half of its range can be taken off before its Clip and
-made up for behind it:
+TensorRT takes int8 only with a zero point of 0, so a ReLU6 uses 128 of the 256 codes. If the layers
+behind it add no padding, half of its range can be subtracted before the Clip and restored behind:
 
     Clip(z, 0, h) - c  =  Clip(z - c, -c, h - c)      and      W x + b  =  W (x - c) + (b + W c)
 
@@ -25,18 +24,18 @@ from .coupled import clip_bound
 from .layers import Layer, initializer, numbers, replace_numbers
 
 SHIFT_KEY = "deployfold.shift"
-"""The metadata property of nodes whose output had this number taken off, for whoever compares
-layers."""
+"""The metadata property with the number that was subtracted from a node's output; layer comparisons
+read it."""
 
 _CONSTANT = frozenset({"Flatten", "GlobalAveragePool", "Identity", "Reshape", "Squeeze"})
-"""Operators that give back a constant as it is."""
+"""Operators that pass a constant tensor through unchanged."""
 
 _TOPS = np.linspace(0.4, 1.0, 25)
 """Shares of the calibrated range that are tried as the upper end of what int8 represents."""
 
 _CODES = 255.0
 _SAMPLED = 4096
-"""Elements of a tensor that are looked at in each sample."""
+"""Elements of a tensor that are drawn from each sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,7 @@ def _places(model: ir.Model, layers: Collection[str]) -> Iterator[_Place]:
 def _behind(
     value: ir.Value, layers: Collection[str]
 ) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]] | None:
-    """What a constant passes on its way to layers, and those; ``None`` where it meets others."""
+    """The operators that a constant passes, and the layers it reaches; ``None`` for others."""
     passing: tuple[ir.Node, ...] = ()
     readers: tuple[ir.Node, ...] = ()
     if value.is_graph_output() or not value.uses():

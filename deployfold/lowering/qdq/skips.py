@@ -1,7 +1,7 @@
-"""Residual sums whose skip can be rounded too, so that TensorRT computes them in int8.
+"""Residual sums: finds the skip connections that can be quantised too.
 
-A convolution and the sum behind it become one kernel. With int8 on both sides of the sum, that
-kernel reads and writes int8 alone; a skip in fp16 costs twice the memory traffic.
+TensorRT computes a convolution and the sum behind it in one kernel. With both operands quantised,
+that kernel reads and writes 8 bits only. A skip in fp16 costs twice the memory traffic.
 """
 
 from __future__ import annotations
