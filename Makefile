@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo readme-pictures test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
+.PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
 
 $(STAMP): pyproject.toml
 	@echo "Setting up $(VENV): one to five minutes the first time, most of them for torch (2 to 6 GB)."
@@ -24,6 +24,9 @@ demo: $(STAMP) ## fold, export, compile, measure and compare a real ResNet-50
 readme-pictures: $(STAMP) ## the recording and the table of the README anew, on a quiet machine; needs tmux
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmarks/pictures.py resnet50.pt --fp16
+
+readme-check: $(STAMP) ## run again what the README and docs/ show as printed, and compare
+	$(BIN)/python tests/benchmarks/readme_check.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
