@@ -13,6 +13,7 @@ from deployfold import __version__
 from deployfold.building.artifact import Artifact
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
+from deployfold.config.engine import EngineOptions
 from deployfold.config.quantization import CalibrationSpec
 from deployfold.config.settings import BuildSpec
 from deployfold.config.spec import InputSpec, TensorSpec
@@ -24,6 +25,7 @@ from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.report import Environment, Report, Row, Source, load_report, now
 from deployfold.reporting.select import chosen
 from deployfold.runtimes import all_runtimes, runtime_of
+from deployfold.runtimes.device import resolve_device
 from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.runtime import RunSettings, Runtime
@@ -47,6 +49,8 @@ def bench(
     cold_start: bool = False,
     engines: RunOptions | None = None,
     providers: tuple[str, ...] = (),
+    device: str = "auto",
+    tf32: bool = True,
     emit: Emit = ignore,
 ) -> Report:
     """Measure artifacts in interleaved rounds; the first one is the baseline.
@@ -68,17 +72,29 @@ def bench(
             :func:`.runtimes.onnxruntime_providers.resolve_provider` takes them; the CPU's if
             empty.
 
+        device: where every row runs, as ``--device`` takes it.
+        tf32: fp32 may be rounded to TF32 on a GPU, in every row.
+
     Raises:
-        UsageError: there is nothing to measure, the input shapes cannot be told, a name of ``only``
-            is no row, or the data cannot be used.
+        UsageError: there is nothing to measure or no such device, the input shapes are not known, a
+            name of ``only`` is not that of a row, or the data cannot be used.
         LoadError: a pickled module may not be loaded.
     """
-    spec = BuildSpec(source=str(artifacts[0]), threads=threads, max_seconds=max_seconds, seed=seed)
+    spec = BuildSpec(
+        source=str(artifacts[0]),
+        threads=threads,
+        max_seconds=max_seconds,
+        seed=seed,
+        device=device,
+        options=EngineOptions(tf32=tf32),
+    )
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
     settings = RunSettings(
         threads=threads or default_threads(),
+        device=resolve_device(device),
+        tf32=tf32,
         engine=engines or RunOptions(),
         trust=trust,
         allow_globals=allow_globals,

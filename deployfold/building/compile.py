@@ -16,8 +16,7 @@ from deployfold.config.shapes import OptimizationProfile
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.finish.kit import copy_note
 from deployfold.reporting.report import REPORT_JSON
-from deployfold.runtimes import TENSORRT, TORCH_TENSORRT, RunSettings
-from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
 
@@ -26,6 +25,7 @@ from .export import Exported
 from .journal import Journal
 from .load import Loaded
 from .lower import Lowered
+from .settings import run_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +110,13 @@ def _engine(
     layers = f"{counts.compute} compute layers"
     if request.precision is not Precision.FP32:
         layers = f"{counts.of(request.precision)} of {layers} in {precision}"
-    options = RunOptions(
-        cuda_graph=spec.cuda_graph,
-        # The lean runtime that such an engine carries is the one just put in.
-        allow_host_code=request.options.version_compatible,
-    )
+    # Trusted: the lean runtime that a version-compatible engine carries is the one just put in.
+    settings = run_settings(spec)
     return journal.keep(
         Artifact(
             name=f"tensorrt-{precision}" + (f"-{request.label}" if several else ""),
             title=f"{title} {precision}" + (f", {request.label}" if several else ""),
-            runner=TENSORRT.open(path, RunSettings(engine=options)),
+            runner=TENSORRT.open(path, settings),
             path=path,
             parameters=onnx.parameters,
             batchnorms=None if onnx.batchnorms else 0,
@@ -162,7 +159,7 @@ def _torch_tensorrt(
     return journal.keep(
         replace(
             artifact,
-            runner=TORCH_TENSORRT.open(path, RunSettings(trust=True)),
+            runner=TORCH_TENSORRT.open(path, run_settings(spec)),
             path=path,
             parameters=onnx.parameters,
             bytes=made.bytes,

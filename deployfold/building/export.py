@@ -14,13 +14,13 @@ from deployfold.exporting.onnx import ONNX
 from deployfold.exporting.program import PROGRAM
 from deployfold.folding import FoldResult
 from deployfold.loading import LoadedModel
-from deployfold.measuring.environment import default_threads
-from deployfold.runtimes import RunSettings
+from deployfold.runtimes.device import CPU
 
 from .artifact import Artifact
 from .fold import Folded
 from .journal import Journal
 from .load import Loaded
+from .settings import run_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def export(
     Raises:
         ExportError: the model does not give the same twice, or there is no ONNX.
     """
-    result = folded.result
+    result, settings = folded.result, run_settings(spec)
     job = ExportJob(
         result.model,
         loaded.example,
@@ -54,9 +54,9 @@ def export(
         script=spec.script,
         metadata=_metadata(loaded.model, result),
         timeout=spec.timeout,
+        device=settings.device or CPU,
         emit=journal.emit,
     )
-    settings = RunSettings(spec.threads or default_threads(), trust=True)  # our own files
     base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
     artifacts = {}
     exporters = [one for one in EXPORTERS if one.option is None or getattr(spec, one.option)]

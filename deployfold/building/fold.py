@@ -13,7 +13,9 @@ from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import FoldResult
 from deployfold.folding import fold as fold_model
+from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.torch_variants import CompiledRunner, HalfRunner
 from deployfold.util.files import atomic_path
 from deployfold.util.torch_files import save_scripted, torch_file
 
@@ -21,6 +23,7 @@ from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
 from .rows import Inputs
+from .settings import run_settings
 
 FOLD_SAMPLES = 8
 """Real inputs that folding traces and verifies: each one costs four forward passes."""
@@ -46,7 +49,7 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         FoldError: the model cannot be traced, or folding was not proved.
         ExportError: the folded module cannot be pickled.
     """
-    model = loaded.model
+    model, settings = loaded.model, run_settings(spec)
     with journal.running("fold", "tracing, folding and verifying") as stage:
         result = fold_model(
             model.module,
@@ -69,7 +72,7 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         Artifact(
             name="pytorch",
             title="PyTorch (original)",
-            runner=EagerRunner(model.module),
+            runner=EagerRunner(model.module, device=settings.device),
             parameters=result.parameters_before,
             batchnorms=result.batchnorms_before,
             bytes=model.weight_bytes,
@@ -79,14 +82,27 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         Artifact(
             name="folded",
             title="PyTorch, folded",
-            runner=EagerRunner(result.model, title="The folded model"),
+            runner=EagerRunner(result.model, title="The folded model", device=settings.device),
             path=path,
             parameters=result.parameters_after,
             batchnorms=result.batchnorms_after,
             bytes=size,
         )
     )
-    return Folded(result, (original, eager))
+    variants = [
+        journal.keep(
+            replace(
+                eager, name=name, title=f"PyTorch, folded, {label}", path=None, bytes=None,
+                runner=runner(result.model, device=settings.device),
+            )
+        )
+        for name, label, runner, asked in (
+            ("folded-fp16", "fp16", HalfRunner, spec.torch_fp16 or is_gpu(settings.device)),
+            ("folded-compiled", "torch.compile", CompiledRunner, spec.torch_compile),
+        )
+        if asked and spec.measure
+    ]  # fmt: skip
+    return Folded(result, (original, eager, *variants))
 
 
 def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:

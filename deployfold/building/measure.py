@@ -8,11 +8,13 @@ from deployfold.config.settings import BuildSpec
 from deployfold.loading import make_inputs
 from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.reporting.report import Row
+from deployfold.runtimes.device import is_gpu
 
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
 from .rows import Extras, interrupted_rows, measure_rows, unmeasured_rows
+from .settings import run_settings
 
 
 def measure(
@@ -33,6 +35,12 @@ def measure(
         labels=loaded.labels,
         cold_start=spec.cold_start,
     )
+    device = run_settings(spec).device
+    if is_gpu(device):
+        rounding = "may be" if spec.options.tf32 else "is not"
+        journal.note(
+            [f"Every row ran on {device}; fp32 {rounding} rounded to TF32 in all of them."]
+        )
     with journal.running("measure", "loading") as stage:
         try:
             rows = measure_rows(artifacts, loaded.example, spec, extras=extras, emit=journal.emit)

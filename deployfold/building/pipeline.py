@@ -14,6 +14,7 @@ from deployfold.config.settings import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.reporting.report import Report, Status
+from deployfold.runtimes.device import resolve_device
 from deployfold.util.files import make_directory
 from deployfold.util.locks import claimed
 
@@ -41,9 +42,11 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
 
     Raises:
         LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
-        UsageError: the directory cannot be written, or another build is at work in it.
+        UsageError: there is no such device, the directory cannot be written, or another build is at
+            work in it.
         KeyboardInterrupt: as it came, after the report was written.
     """
+    resolve_device(spec.device)  # a GPU that is not there is told before any work
     journal = Journal(emit)
     loaded = load(spec, journal)
     directory = spec.output or Path("build") / loaded.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ from deployfold.measuring.measurements import Measured, MeasurementInterrupted, 
 from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, Row
+from deployfold.runtimes.device import is_gpu, resolve_device, torch_tf32
 
 from .artifact import Artifact
 
@@ -87,9 +89,10 @@ def measure_rows(
     extras = extras or Extras()
     threads = spec.threads or default_threads()
     found = _Found()
-    with shared(
-        {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
-    ) as runners:
+    on_gpu = is_gpu(resolve_device(spec.device))
+    rounding = torch_tf32(spec.options.tf32) if on_gpu else nullcontext()
+    made = {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
+    with rounding, shared(made) as runners:
         measurements = measure(
             runners,
             inputs,

@@ -80,6 +80,11 @@ class EngineOptions:
         metavar="N",
         least=0,
     )
+    tf32: bool = option(
+        True,
+        "Do not round fp32 to TF32 on a GPU, in any row; by default, every runtime does.",
+        Panel.ENGINE,
+    )
     gpu_fallback: bool = option(
         True,
         "Fail where the DLA cannot run a layer, instead of running it on the GPU.",

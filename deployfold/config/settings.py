@@ -15,6 +15,7 @@ from typing import Any
 from deployfold.errors import UsageError
 
 from .batches import parse_batches
+from .device import read_device
 from .engine import EngineOptions
 from .option import Panel, check_ranges, group, option
 from .precision import Precision
@@ -223,6 +224,22 @@ class BuildSpec:
         Panel.ENGINE,
     )
     options: EngineOptions = group(EngineOptions)
+    device: str = option(
+        "auto",
+        "Where every row runs: auto (a GPU that PyTorch can use, else the CPU), cpu, cuda, cuda:1.",
+        Panel.MEASUREMENT,
+        metavar="DEVICE",
+        read=read_device,
+        common=True,
+    )
+    torch_fp16: bool = option(
+        False,
+        "Also run the folded model in fp16 with PyTorch; on a GPU that row is always there.",
+        Panel.MEASUREMENT,
+    )
+    torch_compile: bool = option(
+        False, "Also run the folded model behind torch.compile.", Panel.MEASUREMENT
+    )
     threads: int | None = option(
         None,
         "CPU threads for every row; the physical cores by default.",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from deployfold.compiling.worker_process import run_worker
 from deployfold.errors import CompileError, ExportError
@@ -37,14 +38,14 @@ class AotInductorArtifact(ExportedFile):
     """An AOTInductor package on disk.
 
     Attributes:
-        isa: the vector instructions that a CPU needs to run it, such as ``AVX2``.
+        needs: what runs it: ``CPUs with AVX2``, or a GPU's name.
     """
 
-    isa: str
+    needs: str
 
 
 def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
-    """Compile a model ahead of time for this machine's CPU.
+    """Compile a model ahead of time for this machine's CPU, or for the GPU of the job.
 
     The package is compiled and run in a process of its own, and its outputs are compared with the
     eager module's. Its log goes to ``<path>.log`` and stays only if that fails.
@@ -76,6 +77,7 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
                 "inputs": str(given),
                 "outputs": str(made),
                 "package": str(temporary),
+                "device": job.device,
                 "metadata": {METADATA_KEY: inputs_to_json(job.spec)},
             }
             done = _run(request, log, job)
@@ -90,9 +92,9 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
         path=path,
         bytes=size,
         max_abs_diff=difference,
-        notes=(f"compiled for CPUs with {done['isa']}",),
+        notes=(f"compiled for {done['needs']}",),
         peak_bytes=done["peak_bytes"],
-        isa=str(done["isa"]),
+        needs=str(done["needs"]),
     )
 
 
@@ -116,7 +118,10 @@ def compile_package(
     """Compile and run a package; called in the worker, whose directory is temporary."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd() / "cache")  # nothing is left behind
     report("compiling C++", None)
+    device = job["device"]
     program = torch.export.load(job["program"])
+    if device != "cpu":
+        program = move_to_device_pass(program, device)
     torch._inductor.aoti_compile_and_package(
         program,
         package_path=job["package"],
@@ -127,11 +132,13 @@ def compile_package(
     outputs = []
     for values in torch.load(job["inputs"], weights_only=True):
         with torch.inference_mode():
-            tensors, _ = flatten_outputs(package(*values))
-        outputs.append([tensor.clone() for tensor in tensors])
+            tensors, _ = flatten_outputs(package(*(value.to(device) for value in values)))
+        outputs.append([tensor.cpu().clone() for tensor in tensors])
     torch.save(outputs, job["outputs"])
     metadata: dict[str, str] = package.get_metadata()
-    return {"isa": metadata.get("AOTI_CPU_ISA") or "the instructions of this one"}
+    if device != "cpu":
+        return {"needs": torch.cuda.get_device_name(device)}
+    return {"needs": f"CPUs with {metadata.get('AOTI_CPU_ISA') or 'the instructions of this one'}"}
 
 
 AOT_INDUCTOR = Exporter(

@@ -60,6 +60,7 @@ class ExportJob:
         spec: names of the inputs, and their dynamic axes.
         script: let TorchScript compile the Python source instead of tracing.
         metadata: properties to write into formats that have a place for them.
+        device: that a compiled format is for: ``cpu`` or ``cuda:0``.
         timeout: seconds until an export in a process of its own is stopped.
     """
 
@@ -68,6 +69,7 @@ class ExportJob:
     spec: InputSpec
     script: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
     timeout: float = 1800.0
     emit: Emit = ignore
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployfold.errors import MeasureError, UsageError
 
+from .device import is_gpu
 from .inputs import StatedInput, check_shapes, fill
 from .runtime import Runtime, Shipping
 from .torch_runner import TorchFileRunner
@@ -73,6 +74,14 @@ class AotInductorRunner(TorchFileRunner):
                 f"{self._path.name} holds native code, which loading it runs: --trust allows that.",
                 hint="Give --trust if you trust its author.",
             )
+        compiled_for = str(_metadata(self._path).get("AOTI_DEVICE_KEY", "cpu"))
+        if self.settings.device is None and compiled_for == "cuda":
+            self._device = "cuda:0"
+        if (compiled_for == "cuda") != is_gpu(self._device):
+            raise MeasureError(
+                f"{self._path.name} was compiled for {compiled_for}, and the rows run on "
+                f"{self._device}."
+            )
         import torch
 
         package: Callable[..., Any] = torch._inductor.aoti_load_package(str(self._path))
@@ -115,9 +124,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
         MeasureError: it is no package, or its metadata is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            name = next((one for one in archive.namelist() if one.endswith(_METADATA_FILE)), None)
-            metadata = {} if name is None else json.loads(archive.read(name))
+        metadata = _metadata(path)
         if METADATA_KEY not in metadata:
             return None
         return tuple(
@@ -140,8 +147,16 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
         ) from error
 
 
-def missing_compiler() -> str | None:
-    """What is missing to compile a package here, in one sentence; ``None`` if a compiler is there.
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the exporter and torch wrote beside the compiled code."""
+    with zipfile.ZipFile(path) as archive:
+        name = next((one for one in archive.namelist() if one.endswith(_METADATA_FILE)), None)
+        found = {} if name is None else json.loads(archive.read(name))
+    return found if isinstance(found, dict) else {}
+
+
+def missing_compiler(what: str = "AOTInductor") -> str | None:
+    """Why ``what`` cannot compile C++ here, in one sentence; ``None`` if a compiler is there.
 
     torch takes the compiler that the environment variable ``CXX`` names, ``g++`` by default, on
     macOS ``clang++`` and on Windows ``cl``.
@@ -151,7 +166,7 @@ def missing_compiler() -> str | None:
     if shutil.which(command.split()[0]) is not None:
         return None
     return (
-        f"AOTInductor compiles C++, and there is no {command} here. Install one (apt install g++), "
+        f"{what} compiles C++, and there is no {command} here. Install one (apt install g++), "
         "or name another in CXX."
     )
 

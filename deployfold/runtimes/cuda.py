@@ -60,18 +60,19 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class Cuda:
-    """The first CUDA device, its primary context current in this thread.
+    """A CUDA device, its primary context current in this thread.
 
     TensorRT's runtime API shares the primary context, so its streams and memory are these.
 
     Args:
         library: the driver's library.
+        index: the device's number, of those that CUDA shows.
 
     Raises:
         MeasureError: there is no driver, no device, or it fails; so does every method.
     """
 
-    def __init__(self, library: str = _LIBRARY) -> None:
+    def __init__(self, library: str = _LIBRARY, *, index: int = 0) -> None:
         try:
             self._library: Any = ctypes.CDLL(library)
         except OSError as error:
@@ -81,8 +82,9 @@ class Cuda:
             if function is None:
                 raise MeasureError(f"The NVIDIA driver here is too old: it has no {name}.")
             function.argtypes, function.restype = arguments, ctypes.c_int
+        self.index = index
         self.call("cuInit", 0)
-        self._device = self._out(ctypes.c_int, "cuDeviceGet", 0).value
+        self._device = self._out(ctypes.c_int, "cuDeviceGet", index).value
         self._context = self._out(_HANDLE, "cuDevicePrimaryCtxRetain", self._device)
         self.call("cuCtxSetCurrent", self._context)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployfold.errors import MeasureError
 
+from .device import is_gpu
+from .failures import as_measure_error
 from .runtime import RunSettings, Runtime
 from .torch_runner import TorchFileRunner, TorchRunner
 
@@ -18,22 +21,45 @@ if TYPE_CHECKING:
 
 
 class EagerRunner(TorchRunner):
-    """An ``nn.Module`` in eval mode, as Python runs it. The module is never changed."""
+    """An ``nn.Module`` in eval mode, as Python runs it. The module is never changed.
 
-    def __init__(self, module: Module, *, title: str = "The PyTorch model") -> None:
-        super().__init__(title)
+    Args:
+        title: the subject of an error's sentence.
+        device: where it runs; on a GPU, a copy of the module does.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        *,
+        title: str = "The PyTorch model",
+        device: str | None = None,
+        cuda_graph: bool = True,
+    ) -> None:
+        super().__init__(title, device, cuda_graph=cuda_graph)
         self._module: Module | None = module
 
     def load(self) -> None:
-        """Nothing to read: the module is in memory."""
+        """Take the module, or a copy of it on the GPU.
+
+        Raises:
+            MeasureError: the runner was closed, or the GPU's memory is too small.
+        """
         if self._module is None:
             raise MeasureError(f"{self._name} was closed.")
-        self._call = self._module
+        if self._call is None:
+            with as_measure_error(f"{self._name} cannot be loaded"):
+                self._call = on_device(self._module, self._device)
 
     def close(self) -> None:
         """Drop the reference to the module."""
         super().close()
         self._module = None
+
+
+def on_device(module: Module, device: str) -> Module:
+    """``module`` itself on the CPU, where it is; on a GPU a copy of it."""
+    return copy.deepcopy(module).to(device) if is_gpu(device) else module
 
 
 class CheckpointRunner(TorchFileRunner):
@@ -63,8 +89,10 @@ class CheckpointRunner(TorchFileRunner):
         return kinds.get(self._model.kind, "PyTorch")
 
     def load(self) -> None:
-        """Nothing to read any more."""
-        self._call = self._model.module
+        """Take the module, or a copy of it on the GPU."""
+        if self._call is None:
+            with as_measure_error(f"{self._path.name} cannot be loaded"):
+                self._call = on_device(self._model.module, self._device)
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
         """See :func:`deployfold.loading.resolve_inputs`."""
@@ -87,4 +115,5 @@ EAGER = Runtime(
     module="torch",
     install="pip install torch",
     open=_open,
+    devices=("cpu", "cuda"),
 )

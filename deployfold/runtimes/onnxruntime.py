@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployfold.errors import MeasureError
+from deployfold.errors import MeasureError, UsageError
 
+from .cuda import Cuda
+from .device import gpu_index, is_gpu
 from .failures import as_measure_error
 from .inputs import StatedInput, check_shapes, fill
-from .onnxruntime_providers import CPU, open_session, resolve_provider, short_name
+from .onnxruntime_cuda import BoundSession, provider_options
+from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name
 from .runtime import RunSettings, Runtime, Shipping, TritonModel
 
 if TYPE_CHECKING:
@@ -56,8 +59,12 @@ class OnnxRuntimeRunner:
         """What of it runs in another provider than the CPU's; known when it is loaded."""
         self._path = path
         self._names = None if names is None else tuple(names)
-        self._provider = resolve_provider(self.settings.provider)
+        self._implied = is_gpu(self.settings.device) and self.settings.provider is None
+        self._provider = CUDA if self._implied else resolve_provider(self.settings.provider)
         self._session: Any = None
+        self._cuda: Cuda | None = None
+        self._stream = 0
+        self._bound: BoundSession | None = None
 
     @property
     def title(self) -> str:
@@ -66,8 +73,8 @@ class OnnxRuntimeRunner:
 
     @property
     def variant(self) -> str:
-        """The provider's short name, such as ``CUDA``; empty for the CPU's."""
-        return "" if self._provider == CPU else short_name(self._provider)
+        """The short name of the provider that the user chose, such as ``CUDA``; else empty."""
+        return "" if self._implied or self._provider == CPU else short_name(self._provider)
 
     def load(self) -> None:
         """Read the model and let ONNX Runtime optimise it.
@@ -87,11 +94,21 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
-        self._session, self.placement = open_session(self._path, options, self._provider)
+        own = self._on_gpu() if self._implied else None
+        self._session, self.placement = open_session(self._path, options, self._provider, own)
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Copy the inputs to numpy arrays of the dtypes that the graph declares."""
+        """Copy the inputs to numpy arrays of the dtypes that the graph declares.
+
+        Where all rows run on a GPU the inputs are bound there, and CUDA events time the step.
+        """
         session, feed = self._loaded(), self._feed(inputs)
+        if self._cuda is not None:
+            self._unbind()
+            with as_measure_error(f"{self._path.name} failed"):
+                self._bound = BoundSession(session, self._cuda, self._stream, feed)
+                self._bound.step()
+            return self._bound.step
 
         def step() -> None:
             session.run(None, feed)
@@ -108,6 +125,8 @@ class OnnxRuntimeRunner:
     @property
     def notes(self) -> tuple[str, ...]:
         """How its times were taken, and what another provider leaves to the CPU."""
+        if self._implied:
+            return () if self.placement is None else (self.placement,)
         if not self.variant:
             return ()
         clock = "time by the host's clock, with the copies to and from the device"
@@ -139,8 +158,32 @@ class OnnxRuntimeRunner:
         return tuple(value.name for value in self._loaded().get_outputs())
 
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session, and free what is on the GPU."""
+        self._unbind()
         self._session = None
+        cuda, self._cuda = self._cuda, None
+        if cuda is not None:
+            cuda.call("cuStreamDestroy_v2", self._stream)
+            cuda.close()
+
+    def _on_gpu(self) -> dict[str, str]:
+        """Take the GPU that all rows run on; returns the provider's options.
+
+        Raises:
+            MeasureError: this ONNX Runtime has no CUDA provider, or there is no GPU.
+        """
+        try:
+            resolve_provider("cuda")
+        except UsageError as error:
+            raise MeasureError(error.message, hint=error.hint) from error
+        self._cuda = Cuda(index=gpu_index(self.settings.device))
+        self._stream = self._cuda.stream()
+        return provider_options(self._cuda, self._stream, tf32=self.settings.tf32)
+
+    def _unbind(self) -> None:
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            bound.close()
 
     def _loaded(self) -> Any:
         if self._session is None:

@@ -7,6 +7,7 @@ where one leaves nodes to the CPU it tells nobody. Both are errors or notes here
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 _RTX = "NvTensorRTRTXExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 _MISSING = {
@@ -88,8 +90,16 @@ def resolve_provider(text: str | None) -> str:
     )
 
 
-def open_session(path: Path, options: ort.SessionOptions, provider: str) -> tuple[Any, str | None]:
+def open_session(
+    path: Path,
+    options: ort.SessionOptions,
+    provider: str,
+    settings: Mapping[str, str] | None = None,
+) -> tuple[Any, str | None]:
     """A session of ``path`` in ``provider``, and a note on which nodes run there, if it is known.
+
+    Args:
+        settings: the provider's own options.
 
     Raises:
         MeasureError: the file cannot be loaded, the provider does not start, or it takes no node.
@@ -108,7 +118,10 @@ def open_session(path: Path, options: ort.SessionOptions, provider: str) -> tupl
         if provider in ort.get_available_providers():
             # Without the fallback, which would print to stdout and go on with the CPU.
             session = ort.InferenceSession(
-                str(path), options, providers=[provider, CPU], enable_fallback=0
+                str(path),
+                options,
+                providers=[(provider, dict(settings or {})), CPU],
+                enable_fallback=0,
             )
         else:
             devices = [one for one in ort.get_ep_devices() if one.ep_name == provider]

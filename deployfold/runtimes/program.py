@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .device import is_gpu
 from .runtime import Runtime
 from .torch_runner import TorchFileRunner
 
@@ -17,9 +18,15 @@ class ProgramRunner(TorchFileRunner):
 
     def _read(self) -> Callable[..., Any]:
         import torch
+        from torch.export.passes import move_to_device_pass
 
-        from deployfold.loading.formats.program import load_program
+        from deployfold.loading.formats.program import inspect, load_program
 
+        if is_gpu(self._device):
+            if not self.settings.trust:
+                inspect(self._path)
+            program = move_to_device_pass(torch.export.load(self._path), self._device)
+            return program.module(check_guards=False)
         if self.settings.trust:
             # With the guards, as the program runs for its users; they are compiled from source
             # text in the file.
@@ -34,4 +41,5 @@ PROGRAM = Runtime(
     module="torch",
     install="pip install torch",
     open=ProgramRunner,
+    devices=("cpu", "cuda"),
 )

@@ -21,6 +21,9 @@ class RunSettings:
 
     Attributes:
         threads: CPU threads; ``None`` leaves the runtime's own number.
+        device: ``cpu`` or ``cuda:0``, as :func:`.device.resolve_device` returns it; ``None`` is
+            where the runtime runs files by itself.
+        tf32: fp32 may be rounded to TF32 on a GPU, in every runtime alike.
         provider: an execution provider of ONNX Runtime, as ``--provider`` takes it.
         engine: how TensorRT engines are run.
         trust: the file may run code of its own: its author is trusted.
@@ -28,6 +31,8 @@ class RunSettings:
     """
 
     threads: int | None = None
+    device: str | None = None
+    tf32: bool = True
     provider: str | None = None
     engine: RunOptions = field(default_factory=RunOptions)
     trust: bool = False
@@ -43,6 +48,8 @@ class RunSettings:
         cache = self.engine.runtime_cache
         return {
             "threads": self.threads,
+            "device": self.device,
+            "tf32": self.tf32,
             "provider": self.provider,
             "engine": {**vars(self.engine), "runtime_cache": None if cache is None else str(cache)},
             "trust": self.trust,

@@ -18,6 +18,7 @@ from deployfold.errors import MeasureError, UsageError
 from deployfold.targets.libraries import LIBRARIES
 
 from .cuda import Cuda
+from .device import CPU, gpu_index
 from .failures import NoDevice
 from .inputs import StatedInput, fill
 from .runtime import RunSettings, Runtime, Shipping, TritonModel
@@ -61,10 +62,11 @@ class TensorRTRunner:
         return None if self._cuda is None else self._cuda.name
 
     def load(self) -> None:
-        """Deserialise the engine on the first GPU.
+        """Deserialise the engine on the GPU of the settings, the first by default.
 
         Raises:
             NoDevice: no GPU or driver here.
+            MeasureError: the rows run on the CPU.
             MeasureError: the library is not installed, or the engine is not for this GPU or library
                 version, by its sidecar or by the library's own judgement.
         """
@@ -72,9 +74,11 @@ class TensorRTRunner:
             return
         sidecar = runnable_sidecar(self._path)
         try:
-            self._cuda = Cuda()
+            self._cuda = Cuda(index=gpu_index(self.settings.device))
         except MeasureError as error:
             raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
+        if self.settings.device == CPU:
+            raise MeasureError("engines run on a GPU, and the rows of this table on the CPU")
         self._runner = EngineRunner(self._path, self._cuda, self.settings.engine_options)
         self._runner.load()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployfold.errors import LoadError, MeasureError
 
+from .device import CPU, is_gpu
 from .failures import as_measure_error
 from .runtime import RunSettings
 
@@ -18,16 +19,20 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """A torch callable, run under ``torch.inference_mode`` on the CPU.
+    """A torch callable, run under ``torch.inference_mode`` on the CPU or on a GPU.
 
     Threads are torch's global setting; see :func:`.threads.torch_threads`.
 
     Args:
         name: the subject of an error's sentence: ``The PyTorch model`` or ``net.pt2``.
+        device: see :class:`.runtime.RunSettings`.
+        cuda_graph: on a GPU, launch a call as one CUDA graph, where that can be.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: str | None = None, *, cuda_graph: bool = True) -> None:
         self._name = name
+        self._device = device or CPU
+        self._cuda_graph = cuda_graph
         self._call: Callable[..., Any] | None = None
 
     def load(self) -> None:
@@ -35,13 +40,21 @@ class TorchRunner:
         raise NotImplementedError
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Copy the inputs to CPU tensors; each step is one call under ``inference_mode``."""
+        """Copy the inputs; each step is one call under ``inference_mode``.
+
+        On a GPU, CUDA events time it; see :func:`.torch_cuda.cuda_step`.
+        """
         import torch
 
         from .tensors import to_tensors
 
         call = self._loaded()
         tensors = to_tensors(inputs)
+        if is_gpu(self._device):
+            from .torch_cuda import cuda_step
+
+            with as_measure_error(f"{self._name} failed"):
+                return cuda_step(call, tensors, self._device, cuda_graph=self._cuda_graph)
 
         def step() -> None:
             with torch.inference_mode():
@@ -58,7 +71,8 @@ class TorchRunner:
 
         call = self._loaded()
         with as_measure_error(f"{self._name} failed"), torch.inference_mode():
-            leaves = tree_leaves(call(*to_tensors(inputs)))
+            values = [value.to(self._device) for value in to_tensors(inputs)]
+            leaves = tree_leaves(call(*values))
             return tuple(to_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 
     def close(self) -> None:
@@ -83,23 +97,27 @@ class TorchFileRunner(TorchRunner):
     title: str
 
     def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
-        super().__init__(path.name)
-        self._path = path
         self.settings = settings or RunSettings(trust=True)
+        graph = self.settings.engine.cuda_graph
+        super().__init__(path.name, self.settings.device, cuda_graph=graph)
+        self._path = path
+        self._ready = False
 
     def load(self) -> None:
-        """Read the file onto the CPU.
+        """Read the file onto the device.
 
         Raises:
             MeasureError: it cannot be read, or reading it could run code and was not trusted.
         """
-        if self._call is not None:
+        if self._ready:
             return
         if not self._path.is_file():
             raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
         with as_measure_error(f"{self._path.name} cannot be loaded"):
             try:
-                self._call = self._read()
+                if self._call is None or is_gpu(self._device):
+                    self._call = self._read()
+                self._ready = True
             except LoadError as error:
                 raise MeasureError(
                     f"{self._path.name} cannot be loaded: {error.message}", hint=error.hint
@@ -120,6 +138,11 @@ class TorchFileRunner(TorchRunner):
         self._call = loaded.module
         return resolve_inputs(loaded, asked)
 
+    def close(self) -> None:
+        """Drop the model."""
+        super().close()
+        self._ready = False
+
     def _read(self) -> Callable[..., Any]:
-        """Load the file, after an inspection unless it is trusted."""
+        """Load the file onto the device, after an inspection unless it is trusted."""
         raise NotImplementedError

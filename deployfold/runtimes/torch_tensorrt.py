@@ -10,6 +10,7 @@ from deployfold.compiling.torch_tensorrt.compile import INSTALL
 from deployfold.config.spec import InputSpec
 from deployfold.errors import MeasureError, UsageError
 
+from .device import CPU
 from .failures import as_measure_error
 from .runtime import RunSettings, Runtime
 from .times import DeviceTimes
@@ -50,6 +51,8 @@ class TorchTensorRTRunner:
 
         if self._call is not None:
             return
+        if self.settings.device == CPU:
+            raise MeasureError("engines run on a GPU, and the rows of this table on the CPU")
         if not torch.cuda.is_available():
             raise MeasureError(f"{self._path.name} runs on the GPU it was compiled for alone.")
         with as_measure_error(f"{self._path.name} cannot be loaded"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .device import is_gpu
 from .runtime import Runtime, Shipping, TritonModel
 from .torch_runner import TorchFileRunner
 
@@ -18,7 +19,13 @@ class TorchScriptRunner(TorchFileRunner):
     def _read(self) -> Callable[..., Any]:
         from deployfold.loading.formats.torchscript import load_torchscript
 
-        return load_torchscript(self._path, trust=self.settings.trust)
+        loaded: Callable[..., Any] = load_torchscript(self._path, trust=self.settings.trust)
+        if is_gpu(self._device):
+            import torch
+
+            # Constants of a frozen module stay where they are when it is moved.
+            loaded = torch.jit.load(str(self._path), map_location=self._device).eval()  # type: ignore[no-untyped-call]
+        return loaded
 
 
 TORCHSCRIPT = Runtime(
@@ -28,6 +35,7 @@ TORCHSCRIPT = Runtime(
     module="torch",
     install="pip install torch",
     open=TorchScriptRunner,
+    devices=("cpu", "cuda"),
     triton=TritonModel("pytorch", "pytorch_libtorch", "model.pt"),
     shipping=Shipping("torchscript"),
 )

@@ -33,6 +33,7 @@ def bench(
     input: opt.Inputs = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
+    device: opt.Device = BuildSpec.device,
     threads: opt.Threads = None,
     max_seconds: opt.MaxSeconds = BuildSpec.max_seconds,
     seed: opt.Seed = BuildSpec.seed,
@@ -40,6 +41,7 @@ def bench(
     cold_start: opt.ColdStart = False,
     provider: opt.Providers = None,
     no_cuda_graph: opt.NoCudaGraph = False,
+    no_tf32: opt.NoTf32 = False,
     runtime_cache: opt.RuntimeCache = None,
     inputs: Annotated[
         Path | None,
@@ -105,6 +107,8 @@ def bench(
             labels=labels,
             cold_start=cold_start,
             providers=tuple(provider or ()),
+            device=device,
+            tf32=not no_tf32,
             engines=RunOptions(not no_cuda_graph, runtime_cache),
             emit=run.emit,
         )

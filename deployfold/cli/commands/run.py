@@ -47,6 +47,7 @@ def run(
         ),
     ] = None,
     provider: opt.Provider = None,
+    device: opt.Device = BuildSpec.device,
     no_cuda_graph: opt.NoCudaGraph = False,
     runtime_cache: opt.RuntimeCache = None,
     seed: opt.Seed = BuildSpec.seed,
@@ -68,10 +69,12 @@ def run(
 
         from deployfold.infer.artifact import run_artifact
         from deployfold.runtimes import RunSettings
+        from deployfold.runtimes.device import resolve_device
         from deployfold.runtimes.tensorrt_library import RunOptions
 
         settings = RunSettings(
             provider=provider,
+            device=resolve_device(device) if device != BuildSpec.device else None,
             engine=RunOptions(not no_cuda_graph, runtime_cache),
             trust=trust,
             allow_globals=tuple(allow_global or ()),

@@ -118,6 +118,8 @@ def apply_options(trt: Any, builder: Any, config: Any, request: EngineRequest) -
         if not hasattr(trt.BuilderFlag, flag):
             raise _lacks(f"{title} {trt.__version__}", name, flag)
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    if not options.tf32:  # the libraries' own default is on
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.dla_core is not None:
         _use_dla(trt, builder, config, options, title)
 

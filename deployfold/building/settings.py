@@ -1,0 +1,24 @@
+"""How a build runs its artifacts, from what the user asked for."""
+
+from __future__ import annotations
+
+from deployfold.config.settings import BuildSpec
+from deployfold.measuring.environment import default_threads
+from deployfold.runtimes import RunSettings
+from deployfold.runtimes.device import resolve_device
+from deployfold.runtimes.tensorrt_library import RunOptions
+
+
+def run_settings(spec: BuildSpec) -> RunSettings:
+    """The settings of every row; the files are the build's own, and trusted.
+
+    Raises:
+        UsageError: PyTorch cannot use the GPU that ``spec.device`` names.
+    """
+    return RunSettings(
+        threads=spec.threads or default_threads(),
+        device=resolve_device(spec.device),
+        tf32=spec.options.tf32,
+        engine=RunOptions(cuda_graph=spec.cuda_graph),
+        trust=True,
+    )

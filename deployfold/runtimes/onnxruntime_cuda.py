@@ -1,0 +1,109 @@
+"""ONNX Runtime on a GPU with its inputs and outputs bound there, timed by CUDA events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cuda import Cuda
+from .times import DeviceTimes
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Page-locked host memory, and device memory of the same size where it is ours."""
+
+    host: int
+    array: Array
+    device: int
+    size: int
+
+
+class BoundSession:
+    """A session of the CUDA provider whose inputs and outputs stay on the GPU.
+
+    Args:
+        session: made with :func:`provider_options` of the same ``cuda`` and ``stream``.
+        cuda: the device; it must outlive this object.
+        stream: what the provider computes on.
+        feed: the inputs by name.
+    """
+
+    def __init__(self, session: Any, cuda: Cuda, stream: int, feed: Mapping[str, Array]) -> None:
+        self._session, self._cuda, self._stream = session, cuda, stream
+        self._events = tuple(cuda.event() for _ in range(4))
+        self._inputs: list[_Buffer] = []
+        self._outputs: list[_Buffer] = []
+        self._binding = session.io_binding()
+        for name, array in feed.items():
+            host, memory = cuda.pinned(array.nbytes)
+            buffer = _Buffer(host, memory, cuda.device_memory(array.nbytes), array.nbytes)
+            memory[...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+            self._inputs.append(buffer)
+            self._binding.bind_input(
+                name, "cuda", cuda.index, array.dtype, array.shape, buffer.device
+            )
+        for output in session.get_outputs():
+            self._binding.bind_output(output.name, "cuda", cuda.index)
+
+    def step(self) -> DeviceTimes:
+        """One inference: copies in, computing, copies out, on one stream."""
+        cuda, stream = self._cuda, self._stream
+        begin, copied, computed, end = self._events
+        cuda.call("cuEventRecord", begin, stream)
+        for one in self._inputs:
+            cuda.call("cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, stream)
+        cuda.call("cuEventRecord", copied, stream)
+        start = time.perf_counter()
+        self._session.run_with_iobinding(self._binding)
+        launched = time.perf_counter()
+        cuda.call("cuEventRecord", computed, stream)
+        values = [one for one in self._binding.get_outputs() if one.device_name() == "cuda"]
+        for value, buffer in zip(values, self._room_for(values), strict=True):
+            cuda.call("cuMemcpyDtoHAsync_v2", buffer.host, value.data_ptr(), buffer.size, stream)
+        cuda.call("cuEventRecord", end, stream)
+        cuda.call("cuStreamSynchronize", stream)
+        return DeviceTimes(
+            compute_ms=cuda.elapsed_ms(copied, computed),
+            h2d_ms=cuda.elapsed_ms(begin, copied),
+            d2h_ms=cuda.elapsed_ms(computed, end),
+            enqueue_ms=1e3 * (launched - start),
+        )
+
+    def close(self) -> None:
+        """Free what is on the GPU."""
+        for one in self._inputs:
+            self._cuda.free_device(one.device)
+        for one in (*self._inputs, *self._outputs):
+            self._cuda.free_pinned(one.host)
+        for event in self._events:
+            self._cuda.call("cuEventDestroy_v2", event)
+        self._inputs, self._outputs, self._events = [], [], ()
+
+    def _room_for(self, values: list[Any]) -> list[_Buffer]:
+        """Host memory for the outputs, made in the first step."""
+        if len(self._outputs) != len(values):
+            for value in values:
+                size = value.tensor_size_in_bytes()
+                host, memory = self._cuda.pinned(size)
+                self._outputs.append(_Buffer(host, memory, 0, size))
+        return self._outputs
+
+
+def provider_options(cuda: Cuda, stream: int, *, tf32: bool) -> dict[str, str]:
+    """The CUDA provider's options: the device, our stream, and TF32 as for every row.
+
+    See https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+    """
+    return {
+        "device_id": str(cuda.index),
+        "user_compute_stream": str(stream),
+        "use_tf32": str(int(tf32)),
+    }

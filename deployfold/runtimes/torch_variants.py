@@ -1,0 +1,96 @@
+"""What a user would otherwise do to make PyTorch faster: fp16 weights, and ``torch.compile``."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from deployfold.errors import MeasureError
+
+from .aot_inductor import missing_compiler
+from .device import is_gpu
+from .eager import EagerRunner
+from .failures import as_measure_error
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from .protocol import Array, Inputs, Step
+
+
+class HalfRunner(EagerRunner):
+    """A copy of a module in fp16, on floating-point inputs that were rounded to fp16 before."""
+
+    def __init__(self, module: Module, *, device: str | None = None) -> None:
+        super().__init__(module, title="The model in fp16", device=device)
+
+    def load(self) -> None:
+        """Copy the module, and round its weights.
+
+        Raises:
+            MeasureError: the runner was closed, or the copy does not fit the GPU's memory.
+        """
+        if self._module is None:
+            raise MeasureError(f"{self._name} was closed.")
+        if self._call is None:
+            with as_measure_error(f"{self._name} cannot be loaded"):
+                self._call = copy.deepcopy(self._module).half().to(self._device)
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """Round the inputs, outside of what is timed."""
+        return super().prepare(_rounded(inputs))
+
+    def run(self, inputs: Inputs) -> tuple[Array, ...]:
+        """One call on rounded inputs."""
+        return super().run(_rounded(inputs))
+
+
+class CompiledRunner(EagerRunner):
+    """A module behind ``torch.compile``, which compiles it in the first call.
+
+    On the CPU, torch compiles C++ for that.
+    """
+
+    def __init__(self, module: Module, *, device: str | None = None) -> None:
+        super().__init__(module, title="The compiled model", device=device)
+
+    def load(self) -> None:
+        """Wrap the module; it is compiled later.
+
+        Raises:
+            MeasureError: the runner was closed, or there is no C++ compiler.
+        """
+        if not is_gpu(self._device) and (missing := missing_compiler("torch.compile")) is not None:
+            raise MeasureError(missing)
+        loaded = self._call is not None
+        super().load()
+        if not loaded:
+            import torch
+
+            self._call = torch.compile(self._loaded(), options={"compile_threads": 1})
+
+    def prepare(self, inputs: Inputs) -> Step:
+        """Compile for these inputs, outside of what is timed."""
+        step = super().prepare(inputs)
+        step()
+        return step
+
+    def close(self) -> None:
+        """Drop the module and what torch compiled."""
+        compiled = self._call is not None
+        super().close()
+        if compiled:
+            import torch
+
+            torch._dynamo.reset()
+
+
+def _rounded(inputs: Inputs) -> list[Any]:
+    import torch
+
+    from .tensors import to_tensors
+
+    return [
+        value.to(torch.float16) if value.is_floating_point() else value
+        for value in to_tensors(inputs)
+    ]
