@@ -1,7 +1,7 @@
-"""The exceptions a user can meet: one sentence, what to do about it, and an exit code.
+"""The exceptions for users: each has a message, a hint on what to do, and an exit code.
 
-Every error that reaches the command line is a :class:`DeployfoldError`; the CLI prints its message
-and its hint and leaves with its exit code. Anything else is a bug in deployfold.
+Every error that reaches the command line is a :class:`DeployfoldError`. The CLI prints the message
+and the hint, and ends with the exit code. Any other exception is a bug in deployfold.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class ExitCode(IntEnum):
 
 
 class DeployfoldError(Exception):
-    """An error a user can act on.
+    """An error that a user can act on.
 
     Args:
-        message: one sentence that says what is wrong.
-        hint: what to do about it, or ``None`` when the message says it already.
+        message: one sentence: what happened, and where.
+        hint: what to do about it; ``None`` if the message names that already.
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
@@ -45,7 +45,7 @@ class DeployfoldError(Exception):
 
 
 class UsageError(DeployfoldError):
-    """What was asked for cannot be understood, or cannot be done as asked."""
+    """The request is malformed, or cannot be done as asked."""
 
     exit_code = ExitCode.USAGE
 
@@ -69,13 +69,13 @@ class ExportError(DeployfoldError):
 
 
 class CompileError(DeployfoldError):
-    """TensorRT could not build the engine that was asked for."""
+    """TensorRT could not build the requested engine."""
 
     exit_code = ExitCode.COMPILE
 
 
 class ThresholdError(DeployfoldError):
-    """Everything was built and measured, and a limit set by the user was missed."""
+    """Everything was built and measured, but the result missed a limit of the user's."""
 
     exit_code = ExitCode.THRESHOLD
 
@@ -93,22 +93,22 @@ class AccuracyError(DeployfoldError):
 
 
 class SweepError(DeployfoldError):
-    """Some builds of a sweep failed; the others are there."""
+    """Some builds of a sweep failed; the other builds are complete."""
 
     exit_code = ExitCode.SWEEP
 
 
 class BundleError(DeployfoldError):
-    """A bundle cannot be made, or one that came in is damaged or not to be trusted."""
+    """A bundle cannot be made, or a given one is damaged or cannot be trusted."""
 
     exit_code = ExitCode.BUNDLE
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """The line of an exception's message that tells a user most: the first one of its cause.
+    """The most useful line of an exception's message: the first line of its innermost cause.
 
-    PyTorch wraps the cause in further exceptions, so the innermost one is read. A failing operation
-    of TorchScript is the exception: its first lines show where it is and the last one its reason.
+    PyTorch wraps the cause in further exceptions. Errors of TorchScript operations are different:
+    their first lines show the place and the last line the reason.
 
     Returns:
         At most ``limit`` characters; the exception's type if it has no message.

@@ -1,6 +1,6 @@
-"""What a running pipeline says to whoever watches it: the CLI, a log, or nobody.
+"""The events of a running pipeline, for the CLI, a log or any other observer.
 
-The pipeline knows nothing of rich or of terminals; it calls an ``Emit`` with one of these events.
+The pipeline does not know rich or terminals. Each stage calls an ``Emit`` with one of these events.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins; ``detail`` says what it works on."""
+    """A stage begins; ``detail`` names the object that it works on."""
 
     stage: str
     detail: str = ""
@@ -20,7 +20,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """A stage got further: ``fraction`` in 0..1, or ``None`` when the total is unknown."""
+    """A stage has progressed; ``fraction`` is 0 to 1, or ``None`` if the total is unknown."""
 
     stage: str
     detail: str
@@ -29,9 +29,9 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class StageFinished:
-    """A stage is done after ``seconds``; ``summary`` says what came of it.
+    """A stage is done after ``seconds``; ``summary`` names its result.
 
-    ``peak_bytes`` is the greatest resident memory meanwhile; ``None`` where it is not known.
+    ``peak_bytes`` is the greatest resident memory during the stage; ``None`` where it is unknown.
     """
 
     stage: str
@@ -42,7 +42,7 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should know; ``level`` is ``"info"`` or ``"warning"``."""
+    """A sentence for the user; ``level`` is ``"info"`` or ``"warning"``."""
 
     text: str
     level: str = "info"
@@ -53,7 +53,13 @@ Emit: TypeAlias = Callable[[Event], None]
 
 
 def part_of(emit: Emit, done: float, share: float) -> Emit:
-    """An ``Emit`` for a part of a stage, which begins when ``done`` of it is over (0 to 1)."""
+    """An ``Emit`` for a part of a stage, whose progress it places within that of the stage.
+
+    Args:
+        emit: of the stage.
+        done: the fraction of the stage (0 to 1) before the part.
+        share: the fraction of the stage that the part takes.
+    """
 
     def placed(event: Event) -> None:
         if isinstance(event, StageProgress) and event.fraction is not None:
@@ -64,4 +70,4 @@ def part_of(emit: Emit, done: float, share: float) -> Emit:
 
 
 def ignore(event: Event) -> None:
-    """The ``Emit`` of a caller that does not want to know."""
+    """The ``Emit`` that drops all events."""

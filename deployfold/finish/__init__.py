@@ -1,7 +1,7 @@
-"""Finishing a build on the device it is for: the kit that a build leaves, and what uses it there.
+"""Finishing a build on its device: the kit that a build writes, and the command that uses it there.
 
-Nothing here imports torch, onnx or ONNX Runtime, but for :func:`write_finish_kit`, which runs in a
-build and lets onnx check the files.
+A device may lack torch, onnx and ONNX Runtime. Only :func:`write_finish_kit`, which runs in a
+build, imports onnx.
 """
 
 from __future__ import annotations

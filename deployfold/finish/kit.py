@@ -1,8 +1,8 @@
-"""What a build leaves for a device that it could not build for: ``finish.json``, reference data.
+"""The kit that a build writes for devices it cannot build for: ``finish.json`` and its files.
 
-The kit is the build directory itself: the lowered ONNX files and the report are there already.
-``finish.json`` says which engines are wanted and of what, and ``reference.npz`` holds inputs and
-the outputs that the original model gave for them. NumPy is all it takes to read.
+The kit is the build directory itself, with the lowered ONNX files and the report. ``finish.json``
+lists the missing engines. ``reference.npz`` has inputs, and the original model's outputs for them.
+Reading a kit needs NumPy and no other package.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FINISH_JSON = "finish.json"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One engine that is still to be built, or to be built again, on its device.
+    """One engine that the device should build.
 
     Attributes:
         row: the name of its row in the report: ``tensorrt-fp16-jetson-orin-nano``.
         title: the row's title.
-        target: as ``--target`` takes it, or ``auto``.
+        target: a value of ``--target``.
         precision: of the ONNX to build from.
-        profiles, workspace_mib, options: as of an ``EngineRequest``.
+        profiles, workspace_mib, options: the fields of an ``EngineRequest``.
     """
 
     row: str
@@ -49,12 +49,14 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Kit:
-    """What :func:`read_kit` found.
+    """The content of a kit.
 
     Attributes:
+        model_name: the name that the engines' file names begin with.
         onnx: the lowered ONNX of each precision.
-        inputs, outputs: of the reference inference, by name, in the model's order.
-        report: the report to complete.
+        wanted: the engines to build.
+        inputs, outputs: the arrays of the reference inference, by name, in the model's order.
+        report: the path of the report to complete.
     """
 
     model_name: str
@@ -87,20 +89,21 @@ def write_finish_kit(
     inputs: Sequence[str],
     report_path: Path,
 ) -> Path:
-    """Write ``finish.json`` into a build directory, which holds its ``reference.npz`` already.
+    """Write ``finish.json`` into a build directory, which has its ``reference.npz`` already.
 
-    The ONNX files are held against the standard and searched for weights that are not finite here,
-    where the package ``onnx`` is; the device then needs their SHA-256 alone.
+    The ONNX files are checked here, where the package ``onnx`` is installed, against the standard
+    and for weights that are not finite. The device then compares only their SHA-256.
 
     Args:
-        model_name: which the engines' names begin with.
-        onnx_by_precision: in ``directory``.
-        requests: the engines that are wanted, one for each row of the report.
-        inputs: their names, in the order of the reference inference.
+        directory: of the build.
+        model_name: the name that the engines' file names begin with.
+        onnx_by_precision: the lowered ONNX files, in ``directory``.
+        requests: the engines to build, one for each row of the report.
+        inputs: the names of the inputs, in the order of the reference inference.
         report_path: ``report.json``, in ``directory``.
 
     Returns:
-        The file.
+        The path of ``finish.json``.
 
     Raises:
         CompileError: an ONNX is broken.
@@ -132,18 +135,18 @@ def write_finish_kit(
 
 
 def read_kit(directory: Path) -> Kit:
-    """Read the kit of a build directory, and make sure that its files are what the build wrote.
+    """Read the kit of a build directory, and check the SHA-256 of its files.
 
     Raises:
-        UsageError: there is none, it is of a newer deployfold, or a file is missing or changed.
+        UsageError: the kit is missing or damaged, a newer deployfold wrote it, or one of its files
+            is missing or changed.
     """
     path = directory / FINISH_JSON
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema_version"] != SCHEMA:
             raise UsageError(
-                f"{path} is of schema {data['schema_version']!r}, and this deployfold reads "
-                f"{SCHEMA}.",
+                f"{path} has schema {data['schema_version']!r}; this deployfold reads {SCHEMA}.",
                 hint="Update deployfold here, or build again with this version.",
             )
         files = {
@@ -161,10 +164,13 @@ def read_kit(directory: Path) -> Kit:
     except FileNotFoundError as error:
         raise UsageError(
             f"{directory} has no {Path(error.filename).name} to finish a build from.",
-            hint="deployfold build writes one; copy its whole directory to the device.",
+            hint="Copy the whole directory that deployfold build wrote to the device.",
         ) from error
     except OSError as error:
-        raise UsageError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+        raise UsageError(
+            f"Cannot read {error.filename or path}: {error.strerror}.",
+            hint="Make the file readable, or copy the build's directory again.",
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UsageError(
             f"{path} is damaged: {type(error).__name__}: {one_line(error)}.",
@@ -173,7 +179,7 @@ def read_kit(directory: Path) -> Kit:
 
 
 def _parts(onnx: Path) -> list[Path]:
-    """An ONNX, and the files beside it that hold its weights."""
+    """An ONNX, and the files beside it with its external weights."""
     import onnx as onnx_library
     from onnx.external_data_helper import uses_external_data
 
@@ -190,12 +196,15 @@ def _parts(onnx: Path) -> list[Path]:
 
 def _file(path: Path, directory: Path) -> dict[str, str]:
     if path.resolve().parent != directory.resolve():
-        raise UsageError(f"{path} is not in {directory}, and would not reach the device with it.")
+        raise UsageError(
+            f"{path} is not in {directory}, and would not reach the device with it.",
+            hint="Build into one directory.",
+        )
     return {"file": path.name, "sha256": sha256(path)}
 
 
 def _checked(directory: Path, entry: Mapping[str, str]) -> Path:
-    # A name with directories in it would reach out of the build's.
+    # Only the name counts: a path could lead out of the build's directory.
     path = directory / Path(entry["file"]).name
     if sha256(path) != entry["sha256"]:
         raise UsageError(

@@ -1,6 +1,6 @@
-"""``reference.npz``: one inference of the original model, which a device is held against.
+"""``reference.npz``: one inference of the original model, to compare a device's outputs with.
 
-NumPy is all it takes to read.
+Reading the file needs NumPy and no other package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array
     """Write the arrays of one inference, in the model's order, as ``input_0`` … ``output_0`` ….
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     arrays = {f"input_{index}": np.asarray(value) for index, value in enumerate(inputs)}
     arrays |= {f"output_{index}": np.asarray(value) for index, value in enumerate(outputs)}
@@ -33,11 +33,11 @@ def write_reference(path: Path, inputs: Sequence[Array], outputs: Sequence[Array
 
 
 def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
-    """The inputs and the outputs, in the model's order.
+    """Read the inputs and the outputs, in the model's order.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it is damaged.
+        OSError: the file does not exist or cannot be read.
+        ValueError: the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:  # a pickle could run code

@@ -18,12 +18,12 @@ from deployfold.reporting.row import GpuState as GpuRow
 from deployfold.runtimes.times import DeviceTimes
 
 WARM_UP_SECONDS = 1.0
-"""A GPU that idled raises its clocks within a second of work."""
+"""An idle GPU raises its clocks within a second of work."""
 MIN_ROUNDS = 15
 CALLS = 20
-"""Calls in a round: the bounds of the median are of the rounds' medians."""
+"""Calls in a round. The interval of the median is computed from the rounds' medians."""
 TOLERANCE = 0.02
-"""The goal: half the interval of the median, relative to it."""
+"""Rounds end when half the interval of the median, relative to the median, is below this."""
 SEED = 0
 
 
@@ -38,14 +38,15 @@ def time_engine(
 ) -> Latency:
     """Warm up, then run rounds of calls until the median is known to 2 % or the time is over.
 
-    The latency is the engine's own time, as for every GPU row; nothing is clipped or padded.
+    The latency is the engine's own time, as for every GPU row. All samples count.
 
     Args:
         step: one inference.
         batch: samples per call, for the throughput.
         max_seconds: of the rounds; at least one is run.
-        gpu: the UUID of the GPU, whose clocks are then looked at.
-        clock: seconds.
+        gpu: the UUID of the GPU, to read its clocks.
+        emit: called with a ``StageProgress`` of the stage ``measure`` for each round.
+        clock: returns the time in seconds.
     """
     emit(StageProgress("measure", "warming up"))
     start = clock()

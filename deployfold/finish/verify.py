@@ -1,4 +1,4 @@
-"""An engine's outputs against those that the build stored; NumPy is all it takes."""
+"""Compares an engine's outputs with those that the build stored, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ TOP = 5
 
 
 def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
-    """The report's accuracy, as :func:`deployfold.measuring.accuracy.compare` says it.
+    """The accuracy of an engine, as :func:`deployfold.measuring.accuracy.compare` computes it.
 
-    That module needs torch, which a device may not have; a test holds the two together. The
-    outputs are matched by their order: an exporter may have renamed them.
+    That module needs torch, which a device may lack; a test compares the two. Outputs are matched
+    by their order, because an exporter may have renamed them.
+
+    Args:
+        reference: the outputs of the original model.
+        outputs: those of the engine.
 
     Raises:
-        MeasureError: their number or a shape differs.
+        MeasureError: the number of outputs or a shape differs.
     """
     if not reference or len(reference) != len(outputs):
         raise MeasureError(
-            f"The original has {len(reference)} outputs and the engine {len(outputs)}."
+            f"The original has {len(reference)} outputs and the engine {len(outputs)}.",
+            hint="Copy the build's directory again.",
         )
     parts, nonfinite = [], 0
     pairs = zip(reference.values(), outputs.values(), strict=True)
     for index, (first, second) in enumerate(pairs):
         if first.shape != second.shape:
             raise MeasureError(
-                f"An output has the shape {second.shape}, and the original's is {first.shape}."
+                f"Output {index} has the shape {second.shape}, the original's {first.shape}.",
+                hint="Copy the build's directory again.",
             )
         tally = RunningDifference()
         tally.add(_flat(first), _flat(second))
@@ -73,7 +79,7 @@ def _share(hits: Array) -> float:
 
 
 def _classes(output: Array) -> int:
-    """How many classes a classifier has; 0 of any other model, and of no samples."""
+    """The number of classes of a classifier; 0 for other models, and without samples."""
     if output.ndim != 2 or output.shape[0] == 0 or output.shape[1] < 2:
         return 0
     return int(output.shape[1]) if np.issubdtype(output.dtype, np.floating) else 0

@@ -23,7 +23,7 @@ from deployfold.compiling import EngineOptions, NoEngine, detect
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
-from deployfold.finish.device import _jobs
+from deployfold.finish.jobs import plan_jobs
 from deployfold.finish.kit import copy_note
 from deployfold.finish.timing import time_engine
 from deployfold.finish.verify import compare_outputs
@@ -200,7 +200,7 @@ def machine(name: str, capability: tuple[int, int], **libraries: str) -> Machine
 def test_the_device_takes_the_row_that_was_left_for_it(
     kit: Path, here: Machine, row: str, library: str
 ) -> None:
-    (job,) = _jobs(read_kit(kit), ("auto",), (), here)
+    (job,) = plan_jobs(read_kit(kit), ("auto",), (), here)
     assert not isinstance(job.entry, NoEngine)
     assert job.entry.library == library
     assert (job.entry.current_gpu, job.entry.verify) == (True, True)
@@ -213,7 +213,7 @@ def test_what_was_wanted_for_several_gpus_is_built_for_the_one_here(
     tmp_path: Path, target: str
 ) -> None:
     kit = read_kit(make_kit(tmp_path / "net", targets=(target,)))
-    (job,) = _jobs(kit, ("auto",), (), machine("NVIDIA L4", (8, 9), tensorrt="11.4.0"))
+    (job,) = plan_jobs(kit, ("auto",), (), machine("NVIDIA L4", (8, 9), tensorrt="11.4.0"))
     assert not isinstance(job.entry, NoEngine)
     assert job.wanted.row == "tensorrt-fp32-tensorrt-sm_89"
     assert job.wanted.profiles, "as for the engine that was wanted"

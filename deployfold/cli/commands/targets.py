@@ -13,11 +13,11 @@ def targets(
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.compiling.compiler_choice import compiler_for
         from deployfold.targets.catalogue import load_targets
+        from deployfold.targets.compute_capability import dotted
         from deployfold.targets.machine import detect
 
         machine = detect()
-        known = sorted(load_targets(), key=lambda gpu: (gpu.compute_capability, gpu.name))
-        served = [(gpu, compiler_for(gpu, machine)) for gpu in known]
+        served = [(gpu, compiler_for(gpu, machine)) for gpu in load_targets()]
         if run.json:
             import json as json_module
 
@@ -26,7 +26,7 @@ def targets(
                     "name": gpu.name,
                     "aliases": list(gpu.aliases),
                     "title": gpu.title,
-                    "compute_capability": ".".join(map(str, gpu.compute_capability)),
+                    "compute_capability": dotted(gpu.compute_capability),
                     "memory_gib": gpu.memory_gib,
                     "precisions": list(gpu.precisions),
                     "compiler": compiler.library,
@@ -58,7 +58,7 @@ def targets(
             table.add_row(*cells, library)
         run.out.print(table)
         run.out.print(
-            "\n–: no compiler for it in this machine. The build then stops at the lowered ONNX, "
-            "and says why.",
+            "\n–: no compiler on this machine builds for it. A build stops at the lowered ONNX and "
+            "names the reason.",
             style="dim",
         )

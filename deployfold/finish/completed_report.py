@@ -1,0 +1,106 @@
+"""The build's report, completed with the rows that ``deployfold finish`` made on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deployfold.config.spec import Thresholds
+from deployfold.reporting.report import Environment, Report, Row, Status, now
+from deployfold.reporting.thresholds import check
+from deployfold.targets.machine import Machine
+
+from .kit import Kit, Wanted, copy_note, is_copy_note
+
+_THERE = "measured where it was built:"
+STOPPED = Status(
+    state="interrupted",
+    stage="compile",
+    message="deployfold finish ended before its engines were whole; run it again",
+)
+"""The status of the report while engines are being replaced."""
+
+
+def completed(
+    report: Report, rows: Sequence[Row], kit: Kit, machine: Machine, here: Environment
+) -> Report:
+    """The report with the new rows, checked against the limits of the build.
+
+    A row replaces the build's row of its name; other rows go to the end. The environment becomes
+    the device's, and rows that were measured where the build ran get a note.
+
+    Args:
+        report: of the build.
+        rows: made on the device.
+        kit: of the build.
+        machine: the device's GPU and libraries.
+        here: the device's environment.
+    """
+    by_name = {row.name: row for row in rows}
+    kept = [_merge(old, by_name.pop(old.name, None)) for old in report.rows]
+    there = report.environment
+    if (here.cpu, here.gpu, here.os) != (there.cpu, there.gpu, there.os):
+        kept = [_measured_elsewhere(row, there, rows) for row in kept]
+    every = (*kept, *by_name.values())
+    left = [one.target for one in kit.wanted if _has_no_engine(one, every)]
+    notes = [note for note in report.notes if not is_copy_note(note)]
+    if left:
+        notes.append(copy_note(left))
+    where = "without a GPU" if machine.gpu is None else f"on {machine.gpu.name}"
+    note = f"Finished {where}, {now()}: {', '.join(row.name for row in rows)}."
+    return report.model_copy(
+        update={
+            "rows": every,
+            "status": Status() if report.status == STOPPED else report.status,
+            "notes": (*notes, note),
+            "environment": here,
+            "thresholds": check(every, _limits(report)) if report.thresholds else (),
+        }
+    )
+
+
+def _has_no_engine(wanted: Wanted, rows: Sequence[Row]) -> bool:
+    return not any(row.name == wanted.row and row.artifact is not None for row in rows)
+
+
+def _measured_elsewhere(row: Row, built_on: Environment, finished: Sequence[Row]) -> Row:
+    """The row with a note on the machine that ran the build, if its latency is from there."""
+    if row in finished or row.latency is None or any(note.startswith(_THERE) for note in row.notes):
+        return row
+    threads = "1 thread" if built_on.threads == 1 else f"{built_on.threads} threads"
+    where = " · ".join([built_on.cpu, *([built_on.gpu] if built_on.gpu else []), threads])
+    return row.model_copy(update={"notes": (*row.notes, f"{_THERE} {where}")})
+
+
+def _merge(old: Row, new: Row | None) -> Row:
+    """The new row with the facts only the build knows: parameters, BatchNorms, quantised layers.
+
+    If no new engine was built, an earlier one stays.
+    """
+    if new is None or (new.artifact is None and old.artifact is not None):
+        return old
+    if new.artifact is None:
+        return old.model_copy(update={"not_measured": new.not_measured})
+    return new.model_copy(
+        update={
+            "parameters": old.parameters,
+            "batchnorm_layers": old.batchnorm_layers,
+            "quantization": old.quantization,
+        }
+    )
+
+
+def _limits(report: Report) -> Thresholds:
+    """The limits of the build, from their results in its report."""
+    found = {one.name: one.limit for one in report.thresholds}
+
+    def of_rows(name: str) -> tuple[tuple[str, float], ...]:
+        limits = [(one.row, one.limit) for one in report.thresholds if one.name == name]
+        return tuple((row, limit) for row, limit in limits if row is not None)
+
+    return Thresholds(
+        min_speedup=found.get("min-speedup"),
+        max_diff=found.get("max-diff"),
+        max_latency_ms=of_rows("max-latency-ms"),
+        max_diff_of=of_rows("max-diff-of"),
+        min_speedup_of=of_rows("min-speedup-of"),
+    )
