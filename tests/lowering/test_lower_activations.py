@@ -5,12 +5,14 @@ from pathlib import Path
 import lower_toys as toys
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from lower_toys import node
 
 from deployfold.errors import ExportError
-from deployfold.exporting.storage import data_path
-from deployfold.lowering.activations import iterate_activations
+from deployfold.exporting.session import run_session
+from deployfold.exporting.storage import EXTERNAL_DATA_BYTES, data_path
+from deployfold.lowering.activations import iterate_activations, observe, scratch_session
 
 NODES = [node("Mul", "x two", "a"), node("Exp", "a", "b"), node("Add", "b two", "y")]
 
@@ -56,3 +58,33 @@ def test_external_data_is_found(source: Path) -> None:
 def test_a_model_that_does_not_run_is_a_clear_error(source: Path) -> None:
     with pytest.raises(ExportError, match="cannot run"):
         collect(source, toys.normal((1, 5)))
+
+
+def test_large_weights_go_beside_the_graph(source: Path) -> None:
+    """protobuf serialises no more than 2 GiB; INT8 ended in an uncaught EncodeError there."""
+    model = onnx.load(source)
+    x = toys.normal((2, 4))
+    found = []
+    for weights in (0, EXTERNAL_DATA_BYTES + 1):
+        with scratch_session(model, weights) as session:
+            found.append(run_session(session, {"x": x})[0])
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_allclose(found[0], np.exp(2 * x) + 2, rtol=1e-6)
+
+
+def test_a_model_in_memory_is_observed_without_being_serialised(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    save = ir.save
+
+    def record(model: ir.Model, path: Path, external_data: str | None = None) -> None:
+        written.append(external_data)
+        save(model, path, external_data=external_data)
+
+    monkeypatch.setattr(ir, "save", record)
+    x = toys.normal((2, 4))
+    ((name, array),) = observe(ir.load(source), ["a"], [{"x": x}])
+    assert name == "a"
+    np.testing.assert_allclose(array, 2 * x)
+    assert written == ["model.onnx.data"], "weights beside the graph, whatever their size"
