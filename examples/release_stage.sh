@@ -9,10 +9,11 @@
 #
 # Settings, with their defaults:
 #
-#   BUILD_FLAGS="--fp16"                      what to build: see deployfold build --help
-#   GATE_FLAGS="--max-diff-of onnxruntime=0.1"               limits that the build must keep
-#   COMPARE_FLAGS=""                          how much worse than the last release it may be
-#   LABELS=""                                 a file with the names of the classes
+#   BUILD_FLAGS="--fp16"                        what to build: see deployfold build --help
+#   GATE_FLAGS="--max-diff-of onnxruntime=0.1"  limits that the build must keep; a build with
+#                                               --no-measure misses them
+#   COMPARE_FLAGS=""                            how much worse than the last release it may be
+#   LABELS=""                                   a file with the names of the classes
 #
 # The script may run again, after a failure or twice. A published version of the same model and
 # settings is verified and stays as it is. With another model or other settings the script refuses,

@@ -130,12 +130,12 @@ def _greatest_batch(
     reference = build.files[REFERENCE_NPZ]
     why = why_not_joined(build.directory / onnx.file, reference, max(1, smallest))
     if why is not None:
-        emit(Note(f"Triton will not join requests into batches: {why}."))
+        emit(Note(f"Triton will not join requests into batches: {why}.", "warning"))
         return 0
     for file, engine in engines.items():
         if engine.first_axis_is_dynamic and not engine.max_batch:
             why = "no optimization profile takes a batch of 1"
-            emit(Note(f"Triton will not join requests for {file}: {why}."))
+            emit(Note(f"Triton will not join requests for {file}: {why}.", "warning"))
     built = min((axis.max for axis in ranges), default=0)
     of_engines = max((one.max_batch for one in engines.values()), default=0)
     return asked or built or of_engines or DEFAULT_BATCH

@@ -17,7 +17,7 @@ from deployfold.bundle import scan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="they are shell scripts")
-FLAGS = "--fp16 --target l4 --input 1x3x16x16 --no-measure"
+FLAGS = "--fp16 --target l4 --input 1x3x16x16 --max-seconds 0.5 --threads 1"
 
 
 def save(path: Path, channels: int = 8) -> Path:
