@@ -111,7 +111,17 @@ class DropScale:
     absent: bool
 
 
-Removal = Replacement | ZeroBranch | MoveLayer | Bypass | DropScale
+@dataclass(frozen=True)
+class NotInPlace:
+    """Let the activation module at ``path`` make a tensor of its own.
+
+    It worked in place on what a BatchNorm had made, and would do so on a tensor that others read.
+    """
+
+    path: str
+
+
+Removal = NotInPlace | Replacement | ZeroBranch | MoveLayer | Bypass | DropScale
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from deployfold.folding.graph.find_affine_layers import count_batchnorms
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
 from deployfold.folding.plan import Folded
-from deployfold.folding.rules.into_consumers import IntoConsumers
 from deployfold.folding.rules.match import match
 
 from .side import Folds, LayerOutput
@@ -51,7 +50,7 @@ def find_folds(
         found = _between(graph, item, sites, into)
         interior |= found
         alone = len(item.into) == 1 and taking.count(item.into[0]) == 1
-        if not alone or len(sites) != len(into) or item.rule == IntoConsumers().name:
+        if not alone or len(sites) != len(into) or _stands_before(graph, sites, into):
             continue
         for site, op in zip(sites, into, strict=True):
             layers = by_tensor.get(op.output, [])
@@ -76,10 +75,20 @@ def _reads_weights(op: Op) -> bool:
     return any(value.constant and value.name is not None for value in op.inputs)
 
 
+def _stands_before(graph: Graph, sites: Sequence[Call], into: Sequence[Op]) -> bool:
+    """Whether every layer that took something up runs behind the ``sites``."""
+    makers = [value.producer for site in sites for value in site.outputs]
+    if not into or not makers:
+        return False
+    order = graph.operators
+    last = max((order[op] for op in makers if op is not None and op in order), default=0)
+    return all(order[op] > last for op in into)
+
+
 def _between(graph: Graph, item: Folded, sites: Sequence[Call], into: Sequence[Op]) -> set[Value]:
     """The values that folding one BatchNorm, scale or branch changes."""
     own = {value.producer for site in sites for value in site.outputs}
-    if item.rule == IntoConsumers().name:
+    if _stands_before(graph, sites, into):
         before = _reach([op.inputs[0] for op in into], _sources, own)
         outputs = [value for site in sites for value in site.outputs]
         return _reach(outputs, _results, set(into)) & before

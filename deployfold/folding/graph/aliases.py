@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from deployfold.folding.operators.table import may_be_view
 
-from .graph import Call, Value
+from .graph import Call, Op, Value
 
 
 def read_by_others(value: Value) -> bool:
@@ -21,10 +21,12 @@ def read_by_others(value: Value) -> bool:
     return True
 
 
-def overwritten(value: Value, call: Call) -> bool:
-    """Whether an operator outside ``call`` works in place on ``value``, or on a view of it."""
-    return any(
-        (op.name.endswith("_") and op.arguments.get("self") is value and not op.call.within(call))
-        or (may_be_view(op) and any(overwritten(output, call) for output in op.outputs))
-        for op in value.consumers
-    )
+def overwriting(value: Value, call: Call) -> list[Op]:
+    """The operators outside ``call`` that work in place on ``value``, or on a view of it."""
+    found: list[Op] = []
+    for op in value.consumers:
+        if op.name.endswith("_") and op.arguments.get("self") is value:
+            found += [] if op.call.within(call) else [op]
+        if may_be_view(op):
+            found += [other for output in op.outputs for other in overwriting(output, call)]
+    return found

@@ -16,6 +16,7 @@ from deployfold.folding.plan import (
     Bypass,
     DropScale,
     MoveLayer,
+    NotInPlace,
     Plan,
     Replacement,
     ZeroBranch,
@@ -88,6 +89,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             model = _substitute(model, {module: Zero().train(module.training)})
             if isinstance(removal, MoveLayer):
                 model = _substitute(model, {model.get_submodule(removal.target): module})
+        elif isinstance(removal, NotInPlace):
+            model.get_submodule(removal.path).inplace = False  # type: ignore[assignment]
         elif isinstance(removal, DropScale):
             _drop_scale(model.get_submodule(removal.path), removal)
     paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}

@@ -3,13 +3,13 @@
 A *cell* is a set of elements of a tensor that get one scale and one offset, in most cases one
 channel. Cells are followed through the graph once, from the first operator to the last. Operators
 that move, join or average elements hand the cells of their inputs on; layers and sums begin new
-ones. What an operator demands of cells is collected in arrays and solved in :mod:`.classes`.
+ones. What an operator demands of cells is collected in arrays, which
+:mod:`.scales` and :mod:`.offsets` solve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,43 +21,15 @@ from deployfold.folding.graph.graph import Op, Value
 from deployfold.folding.graph.layers import channel_axis, is_layer
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable, compact
-from deployfold.folding.operators.routes import Moved, Part, Route
+from deployfold.folding.operators.routes import Part
 
-from .classes import Indices
 from .context import Context, describe
+from .labels import FIXED, PADDING, Absorber, Demand, Labels
 from .rule import CannotFold
-
-_FIXED = 0
-"""The cell of everything that has to stay as it is."""
-_PADDING = -1
-"""In the place of a cell: zeros that an operator has added."""
+from .scales import Indices
 
 
-@dataclass(frozen=True, eq=False)
-class Demand:
-    """Cells that have to keep their scale, or offset, and why.
-
-    ``owner`` is an affine layer that demands it only as long as it is there.
-    """
-
-    cells: Indices
-    reason: str
-    owner: AffineLayer | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Absorber:
-    """A layer that takes up changes of the tensor that it reads, or (``after``) writes.
-
-    ``cells`` are those of its channels, int64 of shape ``(channels,)``.
-    """
-
-    op: Op
-    cells: Indices
-    after: bool
-
-
-class Cells:
+class Cells(Labels):
     """The cells of a model and what its operators demand of them.
 
     Attributes:
@@ -72,15 +44,10 @@ class Cells:
     """
 
     def __init__(self, context: Context) -> None:
+        super().__init__()
         self._context = context
-        self._labels: dict[Value, Tensor] = {}
-        self._blocks: dict[object, Indices] = {}
-        self.count = 1
-        self.same: list[tuple[Indices, Indices]] = []
         self.same_scale: list[tuple[Indices, Indices]] = []
-        first = Demand(np.array([_FIXED]), "what makes it cannot be changed")
-        self.fixed_scale = [first]
-        self.fixed_offset = [first]
+        self.fixed_scale = [*self.fixed_offset]
         self.positive: list[Indices] = []
         self.equations: list[tuple[Indices, list[Indices], npt.NDArray[np.float64]]] = []
         self.absorbers: list[Absorber] = []
@@ -113,32 +80,32 @@ class Cells:
             self._fix_inputs(op, carried, f"{describe(op)} reads it for something else")
             for link in links:
                 try:
-                    self._labels[link.output] = self._through(link)
+                    self.labels[link.output] = self._through(link)
                 except NotSeparable as reason:
                     self._fix_inputs(op, set(), f"{describe(op)} reads it: {reason}")
-                    self._labels.pop(link.output, None)
+                    self.labels.pop(link.output, None)
 
     def _fix_inputs(self, op: Op, carried: set[Value], reason: str) -> None:
         for value in op.inputs:
             if not value.constant and value not in carried:
-                self._fix(self._ids(self._of(value)), reason)
+                self._fix(self.ids(self.of(value)), reason)
 
     def _follow_layer(self, op: Op) -> None:
         source: Value = op["input"]
         for value in op.inputs:
             if value is not source and not value.constant:
-                self._fix(self._ids(self._of(value)), f"{describe(op)} reads it as a parameter")
+                self._fix(self.ids(self.of(value)), f"{describe(op)} reads it as a parameter")
         read = None
         if not source.constant:
-            read = self._along(source, channel_axis(op, source), describe(op))
+            read = self.along(source, channel_axis(op, source), describe(op))
         try:
             layer = self._context.layer(op)
         except CannotFold as reason:
             if read is not None:
                 self._fix(read, f"{describe(op)} cannot be changed: {reason}")
             return
-        written = self._block(layer.weight, op.output.shape[channel_axis(op, op.output)])
-        self._label(op.output, channel_axis(op, op.output), written)
+        written = self.block(layer.weight, op.output.shape[channel_axis(op, op.output)])
+        self.label(op.output, channel_axis(op, op.output), written)
         self.absorbers.append(Absorber(op, written, after=True))
         try:
             self._context.check_takes_bias(op)
@@ -155,15 +122,15 @@ class Cells:
         elif layer.kind == "conv_transpose":
             borders = f"{describe(op)} sums a different number of taps at its borders"
             self.fixed_offset.append(Demand(read, borders))
-        self._share(("read", layer.weight), read)
+        self.share(("read", layer.weight), read)
         self.absorbers.append(Absorber(op, read, after=False))
 
     def _follow_affine_layer(self, affine_layer: AffineLayer, op: Op) -> None:
         source, result = op.inputs[0], op.output
-        read = self._along(source, affine_layer.channel_axis(source), affine_layer.name)
-        written = self._block(affine_layer, result.shape[affine_layer.channel_axis(result)])
-        self._label(result, affine_layer.channel_axis(result), written)
-        self._share(("read", affine_layer), read)
+        read = self.along(source, affine_layer.channel_axis(source), affine_layer.name)
+        written = self.block(affine_layer, result.shape[affine_layer.channel_axis(result)])
+        self.label(result, affine_layer.channel_axis(result), written)
+        self.share(("read", affine_layer), read)
         self.read.setdefault(affine_layer, read)
         self.written.setdefault(affine_layer, written)
         if affine_layer.reason is None and affine_layer.editable:
@@ -181,13 +148,11 @@ class Cells:
         parts = []
         for source, route, _ in link.inputs:
             if source.constant:
-                parts.append(
-                    route.down(torch.full([1] * len(source.shape), float(_FIXED)).double())
-                )
+                parts.append(route.down(torch.full([1] * len(source.shape), float(FIXED)).double()))
                 continue
-            labels = self._united(self._of(source), route)
+            labels = self.united(self.of(source), route)
             self._demand(labels, link)
-            parts.append(self._carried(labels, route))
+            parts.append(self.carried(labels, route))
         plain = len(parts) == 1 and isinstance(link.inputs[0][2], float)
         if plain and link.inputs[0][2] == 1.0 and link.constant == 0.0:
             return parts[0]
@@ -198,7 +163,7 @@ class Cells:
         parts, axis = [], 0
         for source, route, _ in link.inputs:
             assert isinstance(route, Part)
-            labels, axis = self._of(source), route.axis
+            labels, axis = self.of(source), route.axis
             labels = labels.unsqueeze(axis) if route.new else labels
             size = [-1] * labels.dim()
             size[axis] = route.stop - route.start
@@ -212,15 +177,15 @@ class Cells:
 
     def _demand(self, labels: Tensor, link: Link) -> None:
         if link.positive:
-            self.positive.append(self._ids(labels))
+            self.positive.append(self.ids(labels))
         producer = link.output.producer
         assert producer is not None
         if link.no_shift:
             reason = f"{describe(producer)} reads it: {link.no_shift}"
-            self.fixed_offset.append(Demand(self._ids(labels), reason))
+            self.fixed_offset.append(Demand(self.ids(labels), reason))
         if link.constant != 0.0:
             reason = f"{describe(producer)} adds a constant to it"
-            self.fixed_scale.append(Demand(self._ids(labels), reason))
+            self.fixed_scale.append(Demand(self.ids(labels), reason))
 
     def _summed(self, link: Link, parts: list[Tensor]) -> Tensor:
         """New cells for a weighted sum, one for each combination of cells that it adds."""
@@ -228,7 +193,7 @@ class Cells:
         varying = [c for c in coefficients if isinstance(c, Tensor)]
         whole = torch.broadcast_tensors(*parts, *varying)  # type: ignore[no-untyped-call]
         labels, weights = whole[: len(parts)], iter(whole[len(parts) :])
-        rows = torch.stack([part.nan_to_num(nan=_PADDING).flatten() for part in labels])
+        rows = torch.stack([part.nan_to_num(nan=PADDING).flatten() for part in labels])
         numbers = [
             (next(weights) if isinstance(c, Tensor) else torch.full_like(labels[0], c)).flatten()
             for c in coefficients
@@ -240,98 +205,25 @@ class Cells:
         self.count += unique.shape[1]
         inputs = [row.long().numpy() for row in unique[: len(parts)]]
         for cells in inputs:
-            known = cells != _PADDING  # zeros have any scale
+            known = cells != PADDING  # zeros have any scale
             self.same_scale.append((new[known], cells[known]))
-            cells[~known] = _FIXED
+            cells[~known] = FIXED
         factors = unique[len(parts) :].numpy()
         self.equations.append((new, inputs, factors))
         result = torch.from_numpy(new).double()[inverse].reshape(labels[0].shape)
         return compact(result)
 
-    # Cells of one tensor.
-
-    def _of(self, value: Value) -> Tensor:
-        """The cell of every element of ``value``; NaN for padding."""
-        if value not in self._labels:
-            return torch.full([1] * len(value.shape), float(_FIXED), dtype=torch.float64)
-        return self._labels[value]
-
-    def _label(self, value: Value, axis: int, cells: Indices) -> None:
-        shape = [1] * len(value.shape)
-        shape[axis] = -1
-        self._labels[value] = torch.from_numpy(cells).double().reshape(shape)
-
-    def _block(self, owner: object, size: int) -> Indices:
-        """The cells that a layer writes: the same at every place where it runs."""
-        if owner not in self._blocks:
-            self._blocks[owner] = np.arange(self.count, self.count + size)
-            self.count += size
-        return self._blocks[owner]
-
-    def _share(self, owner: object, cells: Indices) -> None:
-        """Let a layer read the same cells at every place where it runs."""
-        first = self._blocks.setdefault(owner, cells)
-        if first is not cells:
-            self.same.append((first, cells))
-
-    def _along(self, value: Value, axis: int, reader: str) -> Indices:
-        """One cell for each position on ``axis``, since all elements there change alike."""
-        labels = self._of(value)
-        for other in range(labels.dim()):
-            if other != axis:
-                labels = self._collapsed(labels, other)
-        cells = labels.flatten().nan_to_num(nan=_FIXED).long().numpy()
-        return np.ascontiguousarray(np.broadcast_to(cells, (value.shape[axis],)))
-
-    def _united(self, labels: Tensor, route: Route) -> Tensor:
-        for axis in route.averaged:
-            if -axis <= labels.dim():
-                labels = self._collapsed(labels, labels.dim() + axis)
-        return labels
-
-    def _carried(self, labels: Tensor, route: Route) -> Tensor:
-        if labels.numel() == 1 and isinstance(route, Moved) and float(labels) == _FIXED:
-            return labels.reshape([1] * len(route.result.shape))  # padding stays as well
-        moved = route.down(labels)
-        if route.pads:  # padding lies between elements of one channel, except along channels
-            for axis in range(moved.dim()):
-                known = moved.nan_to_num(nan=-1).amax(axis, keepdim=True)
-                if bool(((moved == known) | moved.isnan()).all()):
-                    moved = self._collapsed(moved, axis)
-        return moved
-
-    def _collapsed(self, labels: Tensor, axis: int) -> Tensor:
-        """Make the elements along ``axis`` one cell."""
-        if labels.shape[axis] == 1:
-            return labels
-        missing = labels.isnan()
-        first = labels.nan_to_num(nan=-1).amax(axis, keepdim=True)
-        different = (labels != first) & ~missing
-        if bool(different.any()):
-            pairs = torch.stack([first.expand_as(labels)[different], labels[different]])
-            one, other = torch.unique(pairs, dim=1).long().numpy()
-            self.same.append((one, other))
-        mixed = missing.any(axis, keepdim=True) & (first >= 0)
-        if bool(mixed.any()):
-            self.fixed_offset.append(Demand(self._ids(first[mixed]), "zero padding lies beside it"))
-        return first.masked_fill(first < 0, torch.nan)
-
-    @staticmethod
-    def _ids(labels: Tensor) -> Indices:
-        found: Indices = torch.unique(labels[~labels.isnan()]).long().numpy()
-        return found
-
     # What stays.
 
     def _check_fixed(self, value: Value) -> None:
-        if value not in self._labels:
+        if value not in self.labels:
             return
         try:
             if value.output:
                 raise CannotFold("it is an output of the model")
             self._context.check_unobserved(value)
         except CannotFold as reason:
-            self._fix(self._ids(self._of(value)), str(reason))
+            self._fix(self.ids(self.of(value)), str(reason))
 
     def _fix(self, cells: Indices, reason: str, owner: AffineLayer | None = None) -> None:
         self.fixed_scale.append(Demand(cells, reason, owner))

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from deployfold.folding.graph.affine_layer import AffineLayer
+from deployfold.folding.graph.aliases import overwriting, read_by_others
 from deployfold.folding.graph.graph import Graph, Op, Value
 from deployfold.folding.graph.layers import Layer, is_layer, layer_of
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import links_of
-from deployfold.folding.plan import Folded, LayerEdit, Removal, Term
+from deployfold.folding.plan import Folded, LayerEdit, NotInPlace, Removal, Term
 from deployfold.folding.rewrite.forward import cannot_rewrite
 
 from .rule import CannotFold, Request
@@ -157,6 +158,8 @@ class Context:
             requests: as :meth:`agree` returns them.
             into: the layers that have taken it up already.
         """
+        writers = self.writers(affine_layer)
+        self.removals.extend(NotInPlace(path) for path in dict.fromkeys(writers))
         names = (*into, *self.commit(requests))
         for op in affine_layer.sites:
             self.graph.bypass(op)
@@ -164,6 +167,26 @@ class Context:
         self.removals.extend(affine_layer.removals)
         kind = "batchnorm" if affine_layer.is_batchnorm else "scale"
         self.folded.append(Folded(affine_layer.name, rule, names, kind))
+
+    def writers(self, affine_layer: AffineLayer) -> list[str]:
+        """The modules that would work in place on what others read, without ``affine_layer``.
+
+        Each can be told not to.
+
+        Raises:
+            CannotFold: an operator that cannot be told works in place there.
+        """
+        found = []
+        for site in affine_layer.sites:
+            if not read_by_others(site.inputs[0]):
+                continue
+            for op in overwriting(site.output, site.call):
+                if getattr(op.call.module, "inplace", None) is not True:
+                    raise CannotFold(
+                        f"others read its input, and {describe(op)} works on its output in place"
+                    )
+                found.append(op.call.path)
+        return found
 
     def agree(self, requests: Iterable[Request]) -> list[Request]:
         """One request for each layer, if every place where it runs asks the same.

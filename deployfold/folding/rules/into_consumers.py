@@ -32,6 +32,7 @@ class IntoConsumers(RuleForOne):
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """The requests to the consumers; see :class:`.RuleForOne`."""
         assert affine_layer.affine is not None
+        context.writers(affine_layer)  # raises if one cannot be told to work elsewhere
         requests: list[Request] = []
         reached: set[Value] = set()
         for site in affine_layer.sites:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from deployfold.folding.algebra import Affine
 from deployfold.folding.graph.affine_layer import AffineLayer
-from deployfold.folding.graph.aliases import overwritten, read_by_others
 
-from .cells import Absorber, Cells, Demand
-from .classes import Indices, Offsets, Scales, components
+from .cells import Cells
 from .context import Context
+from .labels import Absorber, Demand
+from .offsets import Offsets
 from .rule import CannotFold, Request
+from .scales import Indices, Scales, components
 
 _TIED = "it is tied to what stays, or a negative scale cannot pass on the way"
 _MAGNIFIED = 1e3
@@ -35,8 +36,8 @@ class IntoNeighbours:
        scales and offsets of their tensors; linear layers and other affine layers take them up;
     3. a reader that is to take off an offset adds no zero padding and is no transposed convolution;
     4. ``S_x = a * S_y`` and ``a * u_x - u_y = b``, so that ``x`` and ``y`` become one tensor;
-    5. where others read ``x``, nothing works on ``y`` in place, but for what the affine layer's own
-       class does, which can be told not to;
+    5. where others read ``x``, nothing works on ``y`` in place, but for modules that can be told
+       not to;
     6. no scale is zero, and no offset so large that taking it off again would cost precision;
     7. each layer's weight and bias are stored tensors that nothing else uses. A layer that runs at
        several places reads and writes the same scales and offsets at each.
@@ -55,6 +56,7 @@ class IntoNeighbours:
         going = []
         for item in waiting:
             try:
+                context.writers(item)
                 system.fold(item)
             except CannotFold as refusal:
                 context.refuse(item, self.name, str(refusal))
@@ -134,11 +136,6 @@ class _System:
         assert affine is not None
         if not bool((affine.scale != 0).all()):
             raise CannotFold("a scale of zero cannot be taken off again")
-        for site in item.sites:
-            if read_by_others(site.inputs[0]) and overwritten(site.output, site.call):
-                raise CannotFold(
-                    "others read its input, and an operator works on its output in place"
-                )
         mark = self._scales.mark(), self._offsets.mark()
         try:
             self._tie_offsets(item, affine)  # this fails at the first channel, if at all

@@ -1,146 +1,22 @@
-"""Scales and offsets of classes of channels: a union with ratios, and sparse linear equations.
+"""The offsets of classes of channels: sparse linear equations, one for each channel of a sum.
 
-Every channel ``v`` of a tensor may become ``S * (v + u)``. Channels that have to get the same ``S``
-form a scale class, and those that have to get the same ``u`` an offset class. Written this way the
-two are independent of each other:
-
-* operators that carry a map along put the channels of their input and output into one class;
-* of a sum, all ends have one scale, and ``u_output = sum of coefficient * u_input``;
-* an affine layer ``y = a * x + b`` goes if ``S_x = a * S_y`` and ``a * u_x - u_y = b``.
-
-The scales are solved by a union of classes with ratios, in nearly linear time. The offsets leave a
-choice at every sum. A change of one class is balanced at each of its equations by another one, the
-one with the fewest equations first; where equations form cycles, a small system is solved instead.
+A sum leaves a choice of where an offset goes. A change of one class is balanced at each of its
+equations by another class, the one with the fewest equations first. Where equations form cycles, a
+small system is solved instead. See :mod:`.scales` for what an offset is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-
-Indices = npt.NDArray[np.int64]
-
-_TOLERANCE = 1e-12
-"""Relative; ratios that should be equal differ by rounding where they are multiplied up."""
 
 _STEPS = 4_000
 """Classes that one search for a balance looks at."""
 
 _EQUATIONS = 48
 """The largest system around one channel that is solved as a whole where equations form cycles."""
-
-
-def components(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> Indices:
-    """For each of ``count`` items, the least item that ``pairs`` connect it with."""
-    parent = np.arange(count)
-    if not pairs:
-        return parent
-    first = np.concatenate([pair[0] for pair in pairs])
-    second = np.concatenate([pair[1] for pair in pairs])
-    while True:
-        one, other = parent[first], parent[second]
-        if bool((one == other).all()):
-            return parent
-        least = np.minimum(one, other)
-        np.minimum.at(parent, one, least)
-        np.minimum.at(parent, other, least)
-        while bool((parent != parent[parent]).any()):
-            parent = parent[parent]
-
-
-class Scales:
-    """The scale ``S`` of every class: unions of classes whose ratio is known, which can be undone.
-
-    Args:
-        count: the number of classes; at first each stands for itself.
-        fixed: how many reasons there are for each to keep the scale 1.
-        positive: which have to keep their sign.
-    """
-
-    def __init__(self, count: int, fixed: Indices, positive: npt.NDArray[np.bool_]) -> None:
-        self._parent = list(range(count))
-        self._ratio = [1.0] * count  # to the parent
-        self._size = [1] * count
-        self._sign: list[int] = positive.astype(
-            int
-        ).tolist()  # that the root's factor has to have; 0: any
-        self._reference = list(range(count))  # the class that keeps the scale 1
-        self._log: list[tuple[int, int, int, int, int]] = []
-        self.fixed: list[int] = fixed.tolist()
-
-    def find(self, item: int) -> tuple[int, float]:
-        """The root of a class, and the class's scale over the root's."""
-        ratio = 1.0
-        while self._parent[item] != item:
-            ratio *= self._ratio[item]
-            item = self._parent[item]
-        return item, ratio
-
-    def scale(self, item: int) -> float:
-        """The scale of a class, with all that nothing determines left at 1."""
-        root, ratio = self.find(item)
-        reference = self.find(self._reference[root])[1]
-        # The reference has scale 1, or -1 where its sign has to turn.
-        turned = self._sign[root] and self._sign[root] * reference < 0
-        return -ratio / reference if turned else ratio / reference
-
-    def tie(self, first: int, second: int, ratio: float, own: Callable[[int], int]) -> bool:
-        """Let ``S_first = ratio * S_second``; whether that is possible.
-
-        Args:
-            own: of a root, how many of its reasons to be fixed do not count.
-        """
-        one, to_one = self.find(first)
-        other, to_other = self.find(second)
-        between = ratio * to_other / to_one  # S_one = between * S_other
-        if one == other:
-            return abs(between - 1) <= _TOLERANCE
-        first_fixed, second_fixed = self.fixed[one] > own(one), self.fixed[other] > own(other)
-        if first_fixed and second_fixed:
-            scale_one, scale_other = self.scale(one), self.scale(other)
-            if abs(scale_one - between * scale_other) > _TOLERANCE * abs(scale_one):
-                return False
-        sign = self._needed_sign(other, second_fixed)
-        if sign_of_one := self._needed_sign(one, first_fixed):
-            wanted = sign_of_one * (1 if between > 0 else -1)
-            if sign and sign != wanted:
-                return False
-            sign = wanted
-        reference = self._reference[one if first_fixed else other]
-        root, child = (other, one) if self._size[other] >= self._size[one] else (one, other)
-        self._log.append((child, root, self._size[root], self._sign[root], self._reference[root]))
-        self._parent[child] = root
-        self._ratio[child] = between if child == one else 1 / between
-        self._size[root] += self._size[child]
-        self._sign[root] = sign if root == other else sign * (1 if between > 0 else -1)
-        self._reference[root] = reference
-        self.fixed[root] += self.fixed[child]
-        return True
-
-    def _needed_sign(self, root: int, fixed: bool) -> int:
-        """The sign that the root's factor has to have; 0 for any."""
-        if not fixed:
-            return self._sign[root]
-        return 1 if self.find(self._reference[root])[1] > 0 else -1
-
-    def tied(self) -> set[int]:
-        """The classes that are tied to others."""
-        return {item for child, root, *_ in self._log for item in (child, root)}
-
-    def mark(self) -> int:
-        """The present state, for :meth:`undo`."""
-        return len(self._log)
-
-    def undo(self, mark: int) -> None:
-        """Take every union after ``mark`` back."""
-        while len(self._log) > mark:
-            child, root, size, sign, reference = self._log.pop()
-            self._parent[child], self._ratio[child] = child, 1.0
-            self._size[root], self._sign[root], self._reference[root] = size, sign, reference
-            self.fixed[root] -= self.fixed[child]
 
 
 @dataclass(eq=False)

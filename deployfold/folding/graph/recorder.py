@@ -1,0 +1,300 @@
+"""Recording what a forward pass dispatches: operators, tensors and the module calls around them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deployfold.folding.modules import map_tensors, named_tensors, seeded, tensors_in
+
+from .dispatched import bind_schema, in_one_form, is_random, run_operator, with_layer_names
+from .graph import Call, Graph, Op, Value, values_in
+from .outline import READS_OUTSIDE_TORCH, reads_data
+
+Inputs = tuple[Any, ...]
+"""The arguments of one forward call."""
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Turns dispatched operators into a :class:`Graph`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler, for over a second, to keep it out of __torch_dispatch__.
+        return False
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}
+        self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+        self._ops: list[Op] = []
+        self._root = Call("", model, None)
+        self._calls = [self._root]
+        self._stack = [self._root]
+        self.seeding: ExitStack | None = None
+        self._random = False
+        self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._constants: dict[str, Value] = {}
+        self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._mutated: set[str] = set()
+        self._inputs: list[Value] = []
+        self._outputs: list[Value] = []
+        self._occurrences: dict[tuple[Call, str], int] = {}
+        self._state = [
+            (place, type(place)(place))
+            for module in model.modules()
+            for place in (*filter(_is_plain_container, vars(module).values()), vars(module))
+        ]
+        self._model = model  # keeps the tensors below alive as long as their ids are used
+        for name, tensor in named_tensors(model):
+            value = self._known(tensor)
+            if value is None:
+                value = Value(tuple(tensor.shape), tensor.dtype, name=name, constant=True)
+                self._bind(tensor, value)
+            self._constants[name] = value
+        for module in model.modules():
+            for attribute in vars(module).values():
+                if torch.is_tensor(attribute) and self._known(attribute) is None:
+                    shape = tuple(attribute.shape)
+                    self._bind(attribute, Value(shape, attribute.dtype, constant=True))
+
+    # The passes.
+
+    def begin(self) -> tuple[int, int, int, int]:
+        """Begin another pass; returns what :meth:`undo` needs to take it back."""
+        start = (len(self._ops), len(self._calls), len(self._inputs), len(self._outputs))
+        for place, content in self._state:  # without what an earlier pass has cached
+            place.clear()
+            place.extend(content) if isinstance(place, list) else place.update(content)
+        self._root = Call("", self._model, None)
+        self._calls.append(self._root)
+        self._stack = [self._root]
+        return start
+
+    def since(self, start: tuple[int, int, int, int]) -> tuple[list[Value], list[Op]]:
+        """The inputs and operators of the passes after ``start``."""
+        return self._inputs[start[2] :], self._ops[start[0] :]
+
+    def undo(self, start: tuple[int, int, int, int]) -> None:
+        """Forget every pass after ``start``."""
+        ops, calls, inputs, outputs = start
+        gone = set(self._ops[ops:])
+        for value in {value for op in gone for value in op.inputs}:
+            value.consumers = [op for op in value.consumers if op not in gone]
+        del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
+
+    def reads_data(self) -> bool:
+        """Whether a pass read numbers that depend on the model's input."""
+        return any(reads_data(op) for op in self._ops)
+
+    def note_read(self, name: str, tensor: torch.Tensor) -> None:
+        """Record that code outside torch reads ``tensor``."""
+        self._record(name, None, {"self": self._value(tensor)}, [])
+
+    # The module side: which call is the innermost one.
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        def enter(module: torch.nn.Module, arguments: Any) -> None:
+            path = self._paths.get(id(module), type(module).__name__)
+            call = Call(path, module, self._stack[-1])
+            call.inputs = tuple(self._value(t) for t in tensors_in(arguments))
+            self._calls.append(call)
+            self._stack.append(call)
+
+        def leave(module: torch.nn.Module, arguments: Any, result: Any) -> None:
+            call = self._stack.pop()
+            call.outputs = tuple(self._value(t) for t in tensors_in(result))
+
+        # On the modules of this copy alone: torch's hooks for all modules would see other threads.
+        handles = []
+        for module in self._model.modules():
+            handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            hook = module.register_forward_hook(leave, prepend=True, always_call=True)
+            handles.append(hook)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # The tensor side: which value a tensor holds at this moment.
+
+    def adopt_input(self, argument: Any) -> Any:
+        """Register an input, however nested; the model gets its own copy, which it may write to."""
+
+        def adopt(tensor: torch.Tensor) -> torch.Tensor:
+            own = tensor.detach().clone()
+            value = Value(tuple(own.shape), own.dtype)
+            self._bind(own, value)
+            self._inputs.append(value)
+            return own
+
+        return map_tensors(argument, adopt)
+
+    def adopt_outputs(self, outputs: Any) -> None:
+        """Mark what the model returned, which nothing may change."""
+        for tensor in tensors_in(outputs):
+            value = self._value(tensor)
+            value.output = True
+            self._outputs.append(value)
+
+    def graph(self, taken: Sequence[Inputs], differing: Sequence[Inputs]) -> Graph:
+        """Everything recorded so far."""
+        return Graph(
+            operators={op: position for position, op in enumerate(self._ops)},
+            calls=self._calls,
+            inputs=tuple(self._inputs),
+            outputs=tuple(self._outputs),
+            constants=self._constants,
+            mutated=frozenset(self._mutated),
+            random=self._random,
+            taken=tuple(taken),
+            differing=tuple(differing),
+        )
+
+    def restore_parameters(self) -> None:
+        with torch.no_grad():
+            for parameter, original in self._originals.values():
+                parameter.copy_(original)
+
+    def _known(self, tensor: torch.Tensor) -> Value | None:
+        reference, value = self._values.get(id(tensor), (None, None))
+        # A dead tensor's id may have gone to another one.
+        return value if reference is not None and reference() is tensor else None
+
+    def _bind(self, tensor: torch.Tensor, value: Value) -> None:
+        reference = weakref.ref(tensor)
+        if self._known(tensor) is None:
+            self._aliases.setdefault(_storage(tensor), []).append(reference)
+        self._values[id(tensor)] = (reference, value)
+
+    def _living_aliases(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, Value]]:
+        """Every tensor on the same storage that still exists, with the value it holds."""
+        key = _storage(tensor)
+        living = []
+        for reference in self._aliases.get(key, []):
+            alias = reference()
+            value = None if alias is None else self._known(alias)
+            if alias is not None and value is not None and _storage(alias) == key:
+                living.append((alias, value))
+        self._aliases[key] = [weakref.ref(alias) for alias, _ in living]
+        return living
+
+    def _value(self, tensor: torch.Tensor) -> Value:
+        value = self._known(tensor)
+        if value is not None:
+            return value
+        # Not seen being made: ``tensor.data`` and the like share a storage with a known tensor.
+        known = [value for _, value in self._living_aliases(tensor)]
+        if known:
+            value = self._record("alias", None, {"self": known[-1]}, [tensor])[0]
+        else:
+            # It may be made of an input behind torch's back, by numpy for one.
+            value = Value(tuple(tensor.shape), tensor.dtype)
+            self._bind(tensor, value)
+        return value
+
+    def _record(
+        self, name: str, function: Any, arguments: dict[str, Any], results: list[torch.Tensor]
+    ) -> list[Value]:
+        call = self._stack[-1]
+        key = (call, name)
+        op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
+        self._occurrences[key] = op.occurrence + 1
+        op.inputs = [value for item in arguments.values() for value in values_in(item)]
+        op.arguments = with_layer_names(name, arguments)
+        # lift_fresh is what torch.tensor(2.0) in a forward dispatches.
+        constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
+        for value in op.inputs:
+            value.consumers.append(op)
+        for tensor in results:
+            value = Value(tuple(tensor.shape), tensor.dtype, producer=op, constant=constant)
+            op.outputs.append(value)
+            self._bind(tensor, value)
+        self._ops.append(op)
+        return op.outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        arguments = bind_schema(func, args, kwargs)
+        written = [
+            tensor
+            for argument in func._schema.arguments
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in tensors_in(arguments.get(argument.name))
+        ]
+        values = {key: self._to_values(item) for key, item in arguments.items()}
+        for tensor in written:
+            self._remember_constant(tensor)
+        if is_random(func, arguments) and not self._random:
+            self._random = True
+            if self.seeding is not None and not self.on_meta:
+                self.seeding.enter_context(seeded())
+        result = run_operator(func, args, kwargs, arguments)
+        given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
+        fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
+        if written or fresh or not list(tensors_in(result)):
+            # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
+            operator = in_one_form(str(func.overloadpacket.__name__), func, values)
+            self._record(*operator, [*written, *fresh])
+        for tensor in written:
+            self._spread_write(tensor)
+        return result
+
+    def _to_values(self, item: Any) -> Any:
+        if torch.is_tensor(item):
+            return self._value(item)
+        if isinstance(item, (list, tuple)):
+            return [self._to_values(element) for element in item]
+        return item
+
+    def _remember_constant(self, tensor: torch.Tensor) -> None:
+        for alias, value in self._living_aliases(tensor):
+            if value.name is not None and value.name not in self._originals:
+                self._mutated.add(value.name)
+                self._originals[value.name] = (alias, alias.clone())
+
+    def _spread_write(self, tensor: torch.Tensor) -> None:
+        """A write through one tensor changes every other tensor on the same storage."""
+        changed = self._value(tensor)
+        for alias, value in self._living_aliases(tensor):
+            if alias is not tensor:
+                self._record("write", None, {"self": value, "by": changed}, [alias])
+
+
+def _is_plain_container(item: Any) -> bool:
+    return type(item) in (dict, list)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
+        return id(tensor)
+
+
+class Reads(TorchFunctionMode):
+    """Records where code outside torch reads the numbers of a tensor, which dispatches nothing."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        result = func(*args, **(kwargs or {}))
+        if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
+            self._recorder.note_read(name, args[0])
+        return result
