@@ -2,14 +2,16 @@
 
     python tests/benchmarks/fold_speed.py [rounds]
 
-Prints four comparisons, each interleaved in one run on one core, as the median of the ratios of
+Prints these; comparisons are interleaved in one run on one core, as the median of the ratios of
 the rounds with the first and third quartile:
 
 * folding ResNet-50 with its proof, which is what a user waits for, against ``fuse``;
 * folding it without the proof, since ``fuse`` has none, against ``fuse``;
 * one forward of the folded net against the same net with each BatchNorm replaced by an Identity,
   the physical limit;
-* peak memory of folding, over the size of the parameters.
+* peak memory of folding, over the size of the parameters;
+* the CPU time of planning for nets of 250 to 4,000 layers, with the exponent that fits it, and for
+  DenseNet-201.
 """
 
 from __future__ import annotations
@@ -100,10 +102,71 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+class _Pyramid(nn.Module):
+    """A pre-activation block, whose BatchNorms hang together along the residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms[1](self.convs[0](self.norms[0](x))).relu()
+        return x + self.norms[2](self.convs[1](y))
+
+
+def _chain(layers: int) -> nn.Module:
+    blocks = [[nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()] for _ in range(layers // 2)]
+    return nn.Sequential(*(module for block in blocks for module in block))
+
+
+def _stream(layers: int) -> nn.Module:
+    blocks = (_Pyramid() for _ in range(layers // 5))
+    return nn.Sequential(nn.Conv2d(4, 4, 1), *blocks, nn.Conv2d(4, 4, 1))
+
+
+def planning_seconds(model: nn.Module, size: int) -> float:
+    """CPU seconds of planning, the better of two; tracing is not part of it."""
+    inputs = (torch.randn(1, next(iter(model.parameters())).shape[1], size, size),)
+    found = []
+    for _ in range(2):
+        graph = trace(model, inputs)
+        start = time.process_time()
+        match(graph, model)
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def random_statistics(model: nn.Module) -> nn.Module:
+    """Every BatchNorm shifts, so that each has something to place."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval()
+
+
+def print_growth() -> None:
+    """Planning time by the number of layers, and its exponent."""
+    layers = (250, 500, 1000, 2000, 4000)
+    for name, build in (("chain", _chain), ("residual stream", _stream)):
+        seconds = [planning_seconds(random_statistics(build(number)), 4) for number in layers]
+        exponent = float(np.polyfit(np.log(layers), np.log(seconds), 1)[0])
+        listed = ", ".join(
+            f"{number}: {s:.2f} s" for number, s in zip(layers, seconds, strict=True)
+        )
+        print(f"planning, {name} of layers {listed}; exponent {exponent:.2f}")
+    dense = random_statistics(torchvision.models.densenet201(weights=None))
+    print(f"planning, DenseNet-201: {planning_seconds(dense, 64):.2f} s")
+
+
 def main() -> None:
     """Run and print all comparisons."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     torch.set_num_threads(1)
+    print_growth()
     model, inputs = net("resnet50"), (torch.randn(1, 3, 224, 224),)
     small = (torch.randn(1, 3, 64, 64),)
     for what, function in (("fold with proof", fold), ("fold, proof apart", fold_alone)):
