@@ -41,7 +41,7 @@ class ExportedFile:
 
     @property
     def detail(self) -> str:
-        """What else sums the file up, to stand in parentheses; empty if nothing does."""
+        """Further facts that sum the file up, to stand in parentheses; may be empty."""
         return ""
 
     @property

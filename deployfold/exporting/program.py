@@ -148,7 +148,7 @@ def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
     """An axis that the model's code fixes is made a constant without a word.
 
     Raises:
-        ExportError: that happened.
+        ExportError: an axis that should be dynamic is a constant.
     """
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     taken = program.graph_signature.user_inputs

@@ -81,7 +81,7 @@ def _to_nowhere(descriptor: int) -> Iterator[None]:
 
 
 def baked_note(baked: Sequence[str]) -> tuple[str, ...]:
-    """What :func:`quiet` collected, as one sentence for the user; nothing for nothing."""
+    """One sentence for the user of what :func:`quiet` collected; none if it collected nothing."""
     if not baked:
         return ()
     return (f"Tracing kept what the example inputs led to: {first_few(baked)}.",)

@@ -1,4 +1,4 @@
-"""Whether a model gives the same twice, as every exported file does."""
+"""The check that a model gives the same outputs twice, as every exported file does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``deployfold run`` says of an output, and where it saves it."""
+"""The outputs of ``deployfold run``: their description, and the file they go to."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def _top(numbers: NDArray[np.float64]) -> tuple[tuple[tuple[int, float], ...], .
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What an inference was run on, in what, and what came out.
+    """One inference: its inputs, its runtime and its outputs.
 
     Attributes:
         runtime: ``ONNX Runtime (CPUExecutionProvider)``.
         inputs: as they were given to the model, in its order.
         data: for each input where its values are from: a file, or ``seeded random``.
-        outputs: what there is to say of each.
+        outputs: the description of each.
         arrays: their values, by name.
-        placement: what of an ONNX ran in another provider than the CPU's.
+        placement: which nodes of an ONNX another provider than the CPU's ran.
         graph: how an engine's work was launched.
     """
 

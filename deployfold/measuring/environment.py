@@ -1,4 +1,4 @@
-"""What machine the numbers come from, and how many threads it deserves."""
+"""The machine that the numbers come from, and how many threads to use on it."""
 
 from __future__ import annotations
 

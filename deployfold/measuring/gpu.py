@@ -1,4 +1,4 @@
-"""What NVML says of the GPU: clocks, temperature, power, and why it runs slower than it could.
+"""The GPU by NVML: clocks, temperature, power, and the reasons that hold its clocks down.
 
 NVML comes with the driver, its Python binding ``pynvml`` with the package ``nvidia-ml-py``; without
 either there is nothing to say.

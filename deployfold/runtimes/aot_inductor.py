@@ -43,7 +43,7 @@ class AotInductorRunner(TorchFileRunner):
         """The inputs by the package's metadata, which is read without running the package.
 
         Raises:
-            MeasureError: it is no package.
+            MeasureError: the file is not a package.
             UsageError: it takes no such input, or does not say which it takes.
         """
         stated = stated_inputs(self._path)
@@ -121,7 +121,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
     """The inputs of a package by its metadata; ``None`` where another program wrote it.
 
     Raises:
-        MeasureError: it is no package, or its metadata is damaged.
+        MeasureError: the file is not a package, or its metadata is damaged.
     """
     try:
         metadata = _metadata(path)
@@ -148,7 +148,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What the exporter and torch wrote beside the compiled code."""
+    """The properties that the exporter and torch wrote beside the compiled code."""
     with zipfile.ZipFile(path) as archive:
         name = next((one for one in archive.namelist() if one.endswith(_METADATA_FILE)), None)
         found = {} if name is None else json.loads(archive.read(name))

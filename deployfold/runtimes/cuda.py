@@ -100,7 +100,7 @@ class Cuda:
         )
         if not active.value:
             # It was the last holder. CUDA leaves the context current in this thread, where
-            # whoever comes next, torch say, would find it destroyed.
+            # the next user, torch for example, would find it destroyed.
             self.call("cuCtxSetCurrent", None)
 
     @property
@@ -163,7 +163,7 @@ class Cuda:
         try:
             work()
         except BaseException:
-            # A stream that is left capturing takes no other work; that it fails is no news.
+            # End the capture: a stream that still captures takes no other work.
             self._library.cuStreamEndCapture(stream, ctypes.byref(graph))
             self._library.cuGraphDestroy(graph)
             raise

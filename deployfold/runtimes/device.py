@@ -18,7 +18,7 @@ def resolve_device(text: str) -> str | None:
     the CPU, and an engine on the GPU that it finds.
 
     Raises:
-        UsageError: the text is no device, or PyTorch cannot use such a GPU here.
+        UsageError: the text is not a device, or PyTorch cannot use such a GPU here.
     """
     word = read_device(text)
     if word == CPU:

@@ -56,7 +56,7 @@ class OnnxRuntimeRunner:
     ) -> None:
         self.settings = settings or RunSettings()
         self.placement: str | None = None
-        """What of it runs in another provider than the CPU's; known when it is loaded."""
+        """Which nodes another provider than the CPU's runs; known when the model is loaded."""
         self._path = path
         self._names = None if names is None else tuple(names)
         self._implied = is_gpu(self.settings.device) and self.settings.provider is None

@@ -1,4 +1,4 @@
-"""What every runtime looks like to the measurement."""
+"""The methods of runners, through which the measurement knows every runtime."""
 
 from __future__ import annotations
 

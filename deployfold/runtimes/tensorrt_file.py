@@ -108,7 +108,7 @@ def runnable_sidecar(path: Path) -> dict[str, Any]:
 
 
 def invalidity(trt: Any, runtime: Any, engine: bytes) -> str:
-    """What TensorRT-RTX finds wrong with an engine: ``, unsupported cc``; nothing by TensorRT."""
+    """TensorRT-RTX's reasons against an engine, as ``, unsupported cc``; empty by TensorRT."""
     if not hasattr(runtime, "get_engine_validity"):  # of TensorRT-RTX alone
         return ""
     _, found = runtime.get_engine_validity(engine)

@@ -1,4 +1,4 @@
-"""What a GPU's clock says of one inference; apart from the protocol, which needs torch."""
+"""The times of one inference by a GPU's own clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deployfold.runtimes.tensorrt_library import CudaGraph
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """What a GPU's own clock (CUDA events) says of one inference, in milliseconds.
+    """The times of one inference by a GPU's own clock (CUDA events), in milliseconds.
 
     ``enqueue_ms`` is by the host's clock: how long the CPU took to launch the work. ``graph`` is of
     an engine.

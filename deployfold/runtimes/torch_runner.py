@@ -1,4 +1,4 @@
-"""Runs a torch callable: what the runtimes of torch's own files have in common."""
+"""Runs a torch callable: the common part of the runtimes of torch's own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user would otherwise do to make PyTorch faster: fp16 weights, and ``torch.compile``."""
+"""The usual ways to make PyTorch faster without export: fp16 weights, and ``torch.compile``."""
 
 from __future__ import annotations
 

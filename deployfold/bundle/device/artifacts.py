@@ -26,7 +26,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What ``manifest.json`` says, as far as running the model takes it.
+    """The parts of ``manifest.json`` that running the model needs.
 
     Attributes:
         inputs: name and shape of each, in the model's order.

@@ -61,7 +61,7 @@ def _loaded(
 
 
 def title(runner: TensorRTRunner | OnnxRuntimeRunner) -> str:
-    """What runs it, and on which GPU: ``TensorRT on Orin``."""
+    """The runtime's title and its GPU: ``TensorRT on Orin``."""
     device = getattr(runner, "device_name", None)
     return runner.title if device is None else f"{runner.title} on {device}"
 
