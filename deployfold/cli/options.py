@@ -131,6 +131,15 @@ Verbose = Annotated[
         "--verbose", "-v", help="Print more about every stage.", rich_help_panel=Panel.OUTPUT
     ),
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print errors only; with --json, the JSON too.",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+]
 Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=Panel.OUTPUT),

@@ -37,9 +37,10 @@ class _Remaining(ProgressColumn):
 class Progress:
     """Shows :mod:`deployfold.events` on a console; use it as a context manager."""
 
-    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+    def __init__(self, console: Console, *, verbose: bool = False, quiet: bool = False) -> None:
         self._console = console
         self._verbose = verbose
+        self._quiet = quiet
         self._live = RichProgress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.fields[stage]:<11}", style="bold"),
@@ -49,7 +50,7 @@ class Progress:
             _Remaining(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=quiet or not console.is_terminal,
         )
         self._task: int | None = None
 
@@ -67,6 +68,8 @@ class Progress:
 
     def show(self, event: Event) -> None:
         """Show one event."""
+        if self._quiet:
+            return
         if isinstance(event, StageStarted):
             self._end_task()
             self._task = self._live.add_task(clean(event.detail), stage=event.stage, total=None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .session import Session
 
 if TYPE_CHECKING:
+    from deployfold.building.plan import BuildPlan
     from deployfold.reporting.report import Report
 
 
@@ -62,6 +63,8 @@ def show_report(
     if session.json:
         session.out.file.write(shown.to_json())
         return
+    if session.quiet:
+        return
     session.out.print()
     session.out.print(comparison_table(shown))
     for table in (sweep_table(shown), cold_start_table(shown)):
@@ -76,3 +79,63 @@ def show_report(
     session.out.print(summary_panel(shown))
     if directory is not None:
         session.out.print(f"Artifacts and report.json: {directory}", soft_wrap=True)
+        for line in next_steps(report, directory):
+            session.out.print(line, soft_wrap=True, markup=False)
+
+
+def next_steps(report: Report, directory: Path) -> list[str]:
+    """For each file of a build the command that runs it, with the title of its row."""
+    import shlex
+
+    from deployfold.finish import FINISH_JSON
+
+    steps = [
+        (f"deployfold run {shlex.quote(str(directory / row.artifact))}", row.title)
+        for row in report.rows
+        if row.artifact is not None and (directory / row.artifact).exists()
+    ]
+    if (directory / FINISH_JSON).is_file():
+        command = f"deployfold finish {shlex.quote(str(directory))}"
+        steps.append((command, "on the device, after copying the folder there"))
+    width = max((len(command) for command, _ in steps), default=0)
+    return [f"next: {command:<{width}}  {title}" for command, title in steps]
+
+
+def show_plan(session: Session, plan: BuildPlan) -> None:
+    """Print what a build would make, or the JSON alone.
+
+    Raises:
+        UsageError: the build would stop, because something is missing.
+    """
+    from deployfold.errors import UsageError
+
+    if session.json:
+        import json
+
+        session.out.file.write(json.dumps(plan.to_json(), indent=2) + "\n")
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        from deployfold.reporting.text import clean
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("row", no_wrap=True)
+        table.add_column("file", overflow="fold")
+        table.add_column("made by", overflow="fold")
+        for row in plan.rows:
+            about = row.made_by if row.missing is None else row.missing
+            cells = (row.name, row.file or "–", about)
+            table.add_row(*map(Text, map(clean, cells)), style="" if row.missing is None else "dim")
+        session.out.print(table)
+        measured = "run and timed on this machine" if plan.measured else "not run"
+        where = clean(plan.directory)
+        session.out.print(
+            f"Nothing was made. The artifacts would go to {where}; they would be {measured}.",
+            soft_wrap=True,
+            markup=False,
+        )
+    if plan.missing:
+        raise UsageError(
+            f"The build would stop: {' '.join(plan.missing)}", hint="Nothing was made."
+        )

@@ -45,11 +45,17 @@ class Session:
     emit: Emit
     json: bool
     verbose: bool
+    quiet: bool = False
 
 
 @contextmanager
 def session(
-    *, json: bool = False, verbose: bool = False, debug: bool = False, no_color: bool = False
+    *,
+    json: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+    no_color: bool = False,
 ) -> Iterator[Session]:
     """Run a command's body; its errors are printed and turned into the exit code.
 
@@ -67,12 +73,14 @@ def session(
     err = Console(file=lossy, stderr=True, no_color=disable, highlight=False)
     with real_stdout() as stream:
         out = Console(file=stream, no_color=disable, highlight=False)
-        progress = Progress(err, verbose=verbose)
+        progress = Progress(err, verbose=verbose, quiet=quiet)
         code = ExitCode.OK
         try:
             with progress, _interruptible(progress.show) as emit:
                 _check_working_directory()
-                yield Session(out, err, emit, json, verbose)
+                if quiet and verbose:
+                    raise UsageError("--quiet and --verbose exclude each other.")
+                yield Session(out, err, emit, json, verbose, quiet)
             _flush(stream)
         except DeployfoldError as error:
             print_error(err, error.message, error.hint)

@@ -16,7 +16,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     batches = tuple(int(part) for part in parts) if valid else ()
     if not valid or 0 in batches or len(set(batches)) < len(batches):
         raise UsageError(
-            f"--batch {text}: expected different positive integers separated by commas.",
+            f"--batch {text}: expected batch sizes, different positive integers with commas.",
             hint="Write it as --batch 1,8,32.",
         )
     return tuple(sorted(batches))

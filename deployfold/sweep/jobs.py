@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deployfold.config.conflicts import used
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import CODE, names_function
 from deployfold.errors import ExitCode
@@ -25,9 +26,6 @@ from .identity import gpu_here, key_of
 
 RECORD = "job.json"
 """The file that a finished job writes last: a directory that has it is complete."""
-
-_CALIBRATION = ("calib", "calib-samples", "held-back")
-"""Settings that a build without a calibrated precision would ignore."""
 
 _SAME_FOR_ALL = (ExitCode.LOAD, ExitCode.FOLD, ExitCode.INTERRUPTED)
 """Exit codes of failures that every precision and target of a model shares."""
@@ -95,13 +93,14 @@ class Job:
     @property
     def command(self) -> list[str]:
         """The words of the command after ``deployfold``, without the output directory."""
-        words = ["build", self.model.source]
-        words += [f"--{one.value}" for one in self.precisions if one is not Precision.FP32]
+        lowered = {one.value: True for one in self.precisions if one is not Precision.FP32}
+        words = ["build", self.model.source, *(f"--{key}" for key in lowered)]
         for target in self.targets:
             words += ["--target", target]
-        calibrated = any(one.record.calibration != "none" for one in self.precisions)
-        for key, value in self.model.settings.items():
-            if value is False or key == "description" or (key in _CALIBRATION and not calibrated):
+        # The settings are for the whole fleet, and build refuses those that it would ignore.
+        settings = used({**lowered, "target": list(self.targets), **self.model.settings})
+        for key, value in settings.items():
+            if key not in self.model.settings or value is False or key == "description":
                 continue
             if value is True:
                 words.append(f"--{key}")

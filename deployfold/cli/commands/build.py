@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from deployfold.cli import options as opt
-from deployfold.cli.render import show_report, write_page
+from deployfold.cli.render import show_plan, show_report, write_page
 from deployfold.cli.session import session
 from deployfold.config.option import Panel
 
@@ -35,6 +35,14 @@ def build(
     layers: opt.Layers = False,
     sort: opt.Sort = None,
     only: opt.Only = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be made, and make nothing; also what is missing for it.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = False,
     html: Annotated[
         bool,
         typer.Option(
@@ -44,6 +52,7 @@ def build(
         ),
     ] = False,
     json: opt.Json = False,
+    quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
     no_color: opt.NoColor = False,
     debug: opt.Debug = False,
@@ -51,19 +60,32 @@ def build(
     **written: Any,
 ) -> None:
     """The command ``deployfold build``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
+    with session(json=json, verbose=verbose, quiet=quiet, debug=debug, no_color=no_color) as run:
         from deployfold.compiling.planning import check_target
+        from deployfold.config.conflicts import LAYERS, check_used
         from deployfold.config.profiles import merge
         from deployfold.reporting.html import check_installed
         from deployfold.reporting.select import check_column
 
+        # Every mistake of the command line is told before torch is imported.
         if sort is not None:
             check_column(sort)
-        spec = merge(profile, given(context)).spec(model)
+        flags = given(context)
+        spec = merge(profile, flags).spec(model)
+        check_used([*flags, *[LAYERS] * layers], spec)
         if html:
             check_installed()
-        for name in spec.targets:  # an unknown GPU is told before the model is loaded
+        for name in spec.targets:
             check_target(name)
+        if dry_run or only:
+            from deployfold.building.plan import check_rows, plan_build
+            from deployfold.targets.machine import detect
+
+            plan = plan_build(spec, detect())
+            check_rows(plan, only or ())
+            if dry_run:
+                show_plan(run, plan)
+                return
 
         from deployfold.building.pipeline import build as run_pipeline
         from deployfold.building.pipeline import check_outcome

@@ -64,7 +64,7 @@ def show(
       deployfold profile show edge-int8 --target jetson-orin-nano --calib pictures/
     """
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.config.profiles import merge
+        from deployfold.config.profiles import DEFAULT, merge
         from deployfold.config.written import profile_options
 
         merged = merge(name, _parse(flags or []))
@@ -85,10 +85,13 @@ def show(
         table.add_column("setting", no_wrap=True)
         table.add_column("value", overflow="fold")
         table.add_column("from", no_wrap=True)
-        for key, value in values.items():
+        changed = [key for key in values if merged.origins[key] != DEFAULT]
+        for key in (*changed, *(key for key in values if key not in changed)):
             origin = merged.origins[key]
-            style = "dim" if origin == "default" else "bold" if origin == "flag" else ""
-            table.add_row(key, Text(clean(_shown(value))), clean(origin), style=style)
+            style = "dim" if origin == DEFAULT else "bold" if origin == "flag" else ""
+            table.add_row(key, Text(clean(_shown(values[key]))), clean(origin), style=style)
+        if merged.description:
+            run.out.print(Text(clean(merged.description)), soft_wrap=True)
         run.out.print(table)
 
 

