@@ -11,16 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.planning import plan_engines
-from deployfold.compiling.request import LIBRARY_TITLES, EngineRequest
-from deployfold.compiling.tensorrt.configure import option_refusal
+from deployfold.compiling import EngineRequest, plan_engines
+from deployfold.compiling.tensorrt.builder_config import option_refusal
 from deployfold.config.precision import Precision
 from deployfold.config.quantization import RANDOM
 from deployfold.config.settings import BuildSpec
+from deployfold.exporting import EXPORTERS
+from deployfold.loading.checks import safe_name
+from deployfold.loading.formats import stem
 from deployfold.reporting.select import chosen
+from deployfold.runtimes.device import is_gpu
+from deployfold.targets.compute_capability import sm_names
+from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Machine
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+from .settings import run_settings
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ZOO = ("torchvision", "timm")
 
 
@@ -79,26 +86,25 @@ def plan_build(spec: BuildSpec, machine: Machine) -> BuildPlan:
 
 def _model_name(source: str) -> str:
     """The name with which the artifacts of a model begin."""
-    try:
-        from deployfold.loading.checks import safe_name
-        from deployfold.loading.formats import stem
-    except ModuleNotFoundError:  # torch is one of the things that can be missing
-        return Path(source).stem
-    return safe_name(source.partition(":")[2] if _zoo(source) else stem(Path(source)))
+    return safe_name(source.partition(":")[2] if _by_name(source) else stem(Path(source)))
 
 
-def _zoo(source: str) -> str | None:
-    """``torchvision`` or ``timm`` for a model by name."""
-    package = source.partition(":")[0]
-    return package if package in _ZOO and ":" in source and not Path(source).exists() else None
+def _by_name(source: str) -> bool:
+    """Whether a model is ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``."""
+    return ":" in source and not Path(source).exists()
 
 
 def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
     yield PlannedRow("pytorch", None, "the original model")
     yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
-    yield PlannedRow("torchscript", f"{name}.ts.pt", "torch.jit")
-    yield PlannedRow("program", f"{name}.pt2", "torch.export")
-    yield PlannedRow("onnxruntime", f"{name}.onnx", "torch.onnx")
+    if spec.measure:
+        if spec.torch_fp16 or is_gpu(run_settings(spec).device):
+            yield PlannedRow("folded-fp16", None, "the folded model in fp16")
+        if spec.torch_compile:
+            yield PlannedRow("folded-compiled", None, "torch.compile")
+    for exporter in EXPORTERS:
+        if exporter.option is None or getattr(spec, exporter.option):
+            yield PlannedRow(exporter.row, exporter.path(Path(), name).name, exporter.label)
     for precision in spec.precisions:
         made_by = f"lowering to {precision.value}"
         if precision.record.calibration != "none" and spec.calibration is not None:
@@ -123,11 +129,11 @@ def _engines(
             )
             targets = list(entry.targets)
         if isinstance(entry, EngineRequest) and refusal is None:
-            where = ", ".join(f"sm_{major}{minor}" for major, minor in entry.compute_capabilities)
+            where = sm_names(entry.compute_capabilities)
             yield PlannedRow(
                 f"tensorrt-{precision.value}" + (f"-{entry.label}" if len(entries) > 1 else ""),
                 f"{stem}.{entry.label}.engine",
-                f"{LIBRARY_TITLES[entry.library]} for {where}",
+                f"{LIBRARIES[entry.library].title} for {where}",
             )
             continue
         reason = refusal or getattr(entry, "reason", "")
@@ -146,9 +152,8 @@ def _engines(
 
 def _missing(spec: BuildSpec) -> Iterator[str]:
     wanted = [*_PACKAGES]
-    zoo = _zoo(spec.source)
-    if zoo is not None:
-        wanted.append(zoo)
+    if _by_name(spec.source):
+        wanted += [one for one in _ZOO if spec.source.startswith(f"{one}:")]
     elif not Path(spec.source).exists():
         yield f"The model {spec.source} does not exist."
     for package in wanted:

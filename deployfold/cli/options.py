@@ -88,9 +88,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A checkpoint, a directory of Hugging Face or timm, torchvision:NAME, timm:NAME or "
-        "package.module:factory; checkpoints are pickled modules, state dicts, .safetensors, "
-        "TorchScript archives and .pt2 files.",
+        help="A checkpoint, torchvision:NAME or timm:NAME; or package.module:factory, or a "
+        "directory of Hugging Face or timm. Checkpoints are pickled modules, state dicts, "
+        ".safetensors, TorchScript archives and .pt2 files.",
         show_default=False,
     ),
 ]

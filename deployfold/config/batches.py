@@ -20,3 +20,8 @@ def parse_batches(text: str) -> tuple[int, ...]:
             hint="Write it as --batch 1,8,32.",
         )
     return tuple(sorted(batches))
+
+
+def read_batches(text: str | None) -> tuple[int, ...]:
+    """Read ``--batch``, which may be missing."""
+    return () if text is None else parse_batches(text)

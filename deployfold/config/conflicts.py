@@ -8,7 +8,6 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
-from .option import Panel
 from .settings import BuildSpec
 from .written import build_options, make_spec
 
@@ -22,7 +21,8 @@ def _quantised(spec: BuildSpec) -> bool:
 
 
 def _engine_keys() -> tuple[str, ...]:
-    return ("target", *(one.key for one in build_options() if one.panel == Panel.ENGINE))
+    builder = (one.key for one in build_options() if one.group == "options")
+    return ("target", "workspace", "torch-tensorrt", *builder)
 
 
 @dataclass(frozen=True)

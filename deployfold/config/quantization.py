@@ -222,8 +222,8 @@ class GuardSpec:
 
     min_sqnr_db: float = option(
         Precision.INT8.record.min_sqnr_db,
-        "SQNR that every output of a quantised model must keep; layers go back to --int8-rest for "
-        "it.",
+        "SQNR that quantised models must keep; it holds for every output, and layers go back to "
+        "--int8-rest for it.",
         Panel.QUANTIZATION,
         key="min-sqnr",
         metavar="DB",

@@ -14,21 +14,17 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
-from .batches import parse_batches
+from .batches import read_batches
 from .device import read_device
 from .engine import EngineOptions
 from .option import Panel, check_ranges, group, option
 from .precision import Precision
 from .quantization import CalibrationSpec, GuardSpec, KeepSpec, PreprocessSpec
-from .shapes import Dynamic, DynamicBatch, OptimizationProfile, parse_profile
+from .shapes import Dynamic, DynamicBatch, OptimizationProfile, read_dynamic_batch, read_shapes
 from .spec import InputSpec, Thresholds
 
 SAMPLES = 32
 """Real inputs that are taken from ``--input-data``."""
-
-
-def _read_batches(text: str | None) -> tuple[int, ...]:
-    return () if text is None else parse_batches(text)
 
 
 def _read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
@@ -53,14 +49,6 @@ def _read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
 
 def _read_input_data(source: str | None) -> CalibrationSpec | None:
     return None if source is None else CalibrationSpec(source, samples=SAMPLES)
-
-
-def _read_dynamic_batch(text: str | None) -> tuple[DynamicBatch, ...]:
-    return () if text is None else tuple(DynamicBatch.parse(part) for part in text.split(","))
-
-
-def _read_shapes(texts: tuple[str, ...]) -> tuple[OptimizationProfile, ...]:
-    return tuple(parse_profile(text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ class BuildSpec:
         Panel.MODEL,
         metavar="MIN:OPT:MAX",
         common=True,
-        read=_read_dynamic_batch,
+        read=read_dynamic_batch,
     )
     shapes: tuple[OptimizationProfile, ...] = option(
         (),
@@ -163,7 +151,7 @@ class BuildSpec:
         "next input; repeat it for several optimization profiles.",
         Panel.MODEL,
         metavar="[NAME=]MIN:OPT:MAX",
-        read=_read_shapes,
+        read=read_shapes,
     )
     allow_globals: tuple[str, ...] = option(
         (),
@@ -226,7 +214,7 @@ class BuildSpec:
     options: EngineOptions = group(EngineOptions)
     device: str = option(
         "auto",
-        "Where every row runs: auto (a GPU that PyTorch can use, else the CPU), cpu, cuda, cuda:1.",
+        "Where every row runs; auto (a GPU that PyTorch can use, else the CPU), cpu, cuda, cuda:1.",
         Panel.MEASUREMENT,
         metavar="DEVICE",
         read=read_device,
@@ -261,7 +249,7 @@ class BuildSpec:
         Panel.MEASUREMENT,
         key="batch",
         metavar="N,N…",
-        read=_read_batches,
+        read=read_batches,
     )
     cold_start: bool = option(
         False,

@@ -156,6 +156,16 @@ Dynamic = tuple[DynamicBatch | OptimizationProfile, ...]
 """What ``--dynamic-batch`` and ``--shapes`` asked for, one optimization profile each."""
 
 
+def read_dynamic_batch(text: str | None) -> tuple[DynamicBatch, ...]:
+    """Read ``--dynamic-batch``, which may be missing; a comma goes before the next profile."""
+    return () if text is None else tuple(DynamicBatch.parse(part) for part in text.split(","))
+
+
+def read_shapes(texts: Sequence[str]) -> tuple[OptimizationProfile, ...]:
+    """Read every ``--shapes``."""
+    return tuple(parse_profile(text) for text in texts)
+
+
 def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> OptimizationProfile:
     """The profile in the order of the inputs: unnamed ranges at the places left, the rest fixed.
 
