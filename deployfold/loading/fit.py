@@ -285,11 +285,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 def summary(fit: Fit, shown: int = 3) -> str:
     """The first of each kind of problem, and how many more there are."""
-    kinds: Sequence[Sequence[str]] = (
-        [f"{key} is missing" for key in fit.missing],
-        [f"{key} is unexpected" for key in fit.unexpected],
-        fit.shapes,
-    )
+    missing = [f"{key} is missing" for key in fit.missing]
+    unexpected = [f"{key} is unexpected" for key in fit.unexpected]
+    kinds = (missing, unexpected, fit.shapes)
     return "; ".join(first_few(kind, shown) for kind in kinds if kind)
 
 
