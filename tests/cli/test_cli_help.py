@@ -12,9 +12,9 @@ from cli_runs import colours, environment, fails, run
 
 from deployfold import __version__
 from deployfold.cli.discovery import load, names, summary
-from deployfold.config.profiles import tomllib
 from deployfold.config.written import build_options
 from deployfold.errors import ExitCode
+from deployfold.util.toml import parse_toml
 
 HEAVY = (
     "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pydantic",
@@ -58,7 +58,7 @@ def test_square_brackets_are_no_markup(tmp_path):
     lines = [line.strip().partition("  #")[0].rstrip() for line in text.splitlines()]
     start = lines.index('precisions = ["fp16", "int8"]')
     fleet = "\n".join(lines[start : lines.index('source = "torchvision:resnet18"') + 1])
-    assert tomllib.loads(fleet) == {
+    assert parse_toml(fleet) == {
         "precisions": ["fp16", "int8"], "targets": ["l4", "rtx4090"],
         "build": {"no-measure": True, "calib": "pictures"},
         "model": [{"source": "torchvision:resnet18"}],
