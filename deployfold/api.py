@@ -120,7 +120,7 @@ def export(
     """
     unknown = set(formats) - {exporter.key for exporter in EXPORTERS}
     if unknown:
-        raise UsageError(f"{', '.join(sorted(unknown))} is no export format.")
+        raise UsageError(f"{', '.join(sorted(unknown))} is not an export format.")
     check_repeatable(model, example_inputs)
     spec = InputSpec(
         tuple(

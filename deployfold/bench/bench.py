@@ -63,7 +63,7 @@ def bench(
         seed: of the random inputs and of the order of the rows.
         batches: also measure the throughput at these batch sizes.
         only: names of the rows to measure beside the baseline; all if empty.
-        data: a file or folder of real inputs, all of which are run; see
+        data: a file or folder of real inputs; all are run; see
             :func:`deployfold.data.real_inputs.load_samples`.
         labels: the classes of those inputs.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
@@ -197,7 +197,9 @@ def _runtime(path: Path) -> Runtime:
     runtime = runtime_of(path)
     if runtime is None:
         known = ", ".join(suffix for one in all_runtimes() for suffix in one.suffixes)
-        raise UsageError(f"{path} is no artifact that can be measured.", hint=f"Known: {known}.")
+        raise UsageError(
+            f"{path} is not an artifact that can be measured.", hint=f"Known: {known}."
+        )
     return runtime
 
 

@@ -43,7 +43,7 @@ class Need:
 
 
 LAYERS = "layers"
-"""The key of ``--layers``, which shows a build and is no option of one."""
+"""The key of ``--layers``, which changes what is shown, not what is built."""
 
 NEEDS = (
     Need(

@@ -99,7 +99,7 @@ _BF16 = PrecisionRecord(
     onnx_type="BFLOAT16",
     tensorrt_type="BF16",
     no_cpu_latency="ONNX Runtime has no bf16 kernels for CPUs",
-    # 3 bits fewer than fp16 are 18 dB, of which deep networks keep 25 to 45.
+    # 3 bits fewer than fp16 cost 18 dB; deep networks keep 25 to 45.
     min_sqnr_db=20.0,
     layer_sqnr_db=10.0,
     # TensorRT's support matrix, hardware and precision.

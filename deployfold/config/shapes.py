@@ -97,7 +97,7 @@ def parse_profile(text: str) -> OptimizationProfile:
         match = re.fullmatch(rf"(?:([A-Za-z_][\w.]*)=)?({shape}):({shape}):({shape})", part)
         if match is None:
             raise UsageError(
-                f"{part!r} is no range of shapes.",
+                f"{part!r} is not a range of shapes.",
                 hint="Write it as --shapes 1x3x224x224:4x3x224x224:8x3x320x320 (min, opt, max), "
                 "and several inputs as a=…,b=….",
             )

@@ -51,7 +51,7 @@ def load_labels(
     if isinstance(labels, Mapping):
         if files is None:
             raise UsageError(
-                f"The labels {path} go by file name, and the samples are no files.",
+                f"The labels {path} go by file name, and the samples are not files.",
                 hint="Give one integer a line, in the order of the samples.",
             )
         return _by_name(labels, files, path), ()

@@ -92,7 +92,7 @@ def restore_inputs(
 ) -> list[str]:
     """Give the graph the inputs it is meant to have, in order; return those the exporter dropped.
 
-    An exporter drops an input that the model does not use; whoever feeds the model by name or
+    An exporter drops an input that the model does not use; a caller who feeds the model by name or
     position would stumble over that.
 
     Raises:

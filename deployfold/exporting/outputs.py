@@ -35,7 +35,7 @@ def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[st
 
     Tuples, lists, dicts, named tuples and whatever else is registered with torch's pytree may be
     nested. Names: ``output`` for a single tensor, ``output_0``, ``output_1``, … in a sequence, the
-    keys in a dict, joined by ``_`` where nested. ``None`` and plain numbers are no outputs of a
+    keys in a dict, joined by ``_`` where nested. ``None`` and plain numbers are not outputs of a
     graph and are left out.
 
     Raises:

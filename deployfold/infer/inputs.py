@@ -91,7 +91,7 @@ def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
     dtype = str(array.dtype.newbyteorder("="))
     if dtype not in DTYPES:
         raise UsageError(
-            f"{path} holds {dtype}, which is no input's dtype.",
+            f"{path} holds {dtype}, which no input has.",
             hint=f"Save it as one of: {', '.join(DTYPES)}.",
         )
     native = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -24,7 +24,7 @@ class Output:
     """One output tensor.
 
     Attributes:
-        minimum, maximum, mean: of its finite values; ``None`` where it has none or is no number.
+        minimum, maximum, mean: of its finite values; ``None`` where it has none or is not a number.
         nonfinite: how many values are NaN or infinite.
         top: where it is the only output and of shape (N, classes), for every sample the five
             greatest values with their classes, the greatest first.

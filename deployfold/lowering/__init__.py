@@ -54,7 +54,7 @@ def lower(
         path: written atomically, with external data beside it where the weights need it.
         precision: any but FP32.
         cache: results of earlier runs, for quantised precisions.
-        progress: hears what is being done.
+        progress: called with what is being done.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.

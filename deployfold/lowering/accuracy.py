@@ -23,9 +23,9 @@ class Measured:
     Attributes:
         sqnr_db: of the worst output, in dB, over all samples.
         noise: noise power over signal power of that output.
-        agreement: share of samples whose top-1 class stayed; ``None`` for what is no classifier.
+        agreement: share of samples whose top-1 class stayed; ``None`` without classes.
         divergence: mean Kullback-Leibler divergence of the classes' probabilities from those in
-            fp32, in nats; ``None`` for what is no classifier.
+            fp32, in nats; ``None`` for a model that is not a classifier.
         accuracy, reference_accuracy: share of right classes; ``None`` without labels.
         max_abs_diff: of all outputs.
         reshaped: outputs that were left out, since their shape depends on values and differs, as

@@ -58,7 +58,7 @@ def _names(node: ir.Node) -> set[str]:
 
 
 def _check_operator(op_type: str, model: ir.Model) -> None:
-    """A standard operator that the model lacks is no error: a profile may serve several models."""
+    """A standard operator that the model lacks is allowed: a profile may serve several models."""
     if any(node.op_type == op_type for node in model.graph) or onnx.defs.has(op_type):
         return
     standard = {schema.name for schema in onnx.defs.get_all_schemas()}

@@ -137,7 +137,7 @@ def _quota(path: Path) -> int | None:
     try:
         quota, period = path.read_text(encoding="ascii").split()
         return max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError, ZeroDivisionError):  # "max 100000" is no limit
+    except (OSError, ValueError, ZeroDivisionError):  # "max 100000" means no limit
         return None
 
 

@@ -159,7 +159,7 @@ class EngineRunner:
         return {name: _plain(buffer.array) for name, buffer in self._outputs.items()}
 
     def close(self) -> None:
-        """Free buffers, context, engine and runtime, in that order; more than once is no error.
+        """Free buffers, context, engine and runtime, in that order; closing twice is allowed.
 
         Raises:
             UsageError: the runtime cache cannot be written; all is freed before.

@@ -17,7 +17,7 @@ def test_a_directory_without_a_kit_is_an_error(tmp_path):
 
 
 def test_an_unknown_precision_is_an_error(tmp_path):
-    fails(run("finish", ".", "--precision", "fp12", cwd=tmp_path), 2, "'fp12' is no precision")
+    fails(run("finish", ".", "--precision", "fp12", cwd=tmp_path), 2, "'fp12' is not a precision")
 
 
 @pytest.fixture

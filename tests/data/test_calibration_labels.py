@@ -125,5 +125,5 @@ def test_labels_by_name_need_files() -> None:
 
 def test_labels_by_name_do_not_fit_arrays(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("a.png,1\n")
-    with pytest.raises(UsageError, match="the samples are no files"):
+    with pytest.raises(UsageError, match="the samples are not files"):
         load_labels(tmp_path / "l.csv", folder=None, files=None, count=3)

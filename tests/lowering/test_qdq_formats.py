@@ -63,7 +63,7 @@ def test_int4_is_for_the_weights_of_matrix_products(name, fitted, tmp_path):
         assert not reasons
         assert artifact.macs_share == 1.0
         return
-    assert reasons == {"int4 is for matrix products", "its 36 inputs are no multiple of 32"}
+    assert reasons == {"int4 is for matrix products", "its 36 inputs are not a multiple of 32"}
     products, others = 6 * 64 * 256 + 256 * 36, 6 * 64 * 64 + 36 * 8
     assert artifact.macs_share == pytest.approx(products / (products + others))
     assert any("int4 is for 2 of 4 layers" in note for note in artifact.notes)

@@ -140,7 +140,7 @@ def _arrays(bundle: Bundle, path: Path) -> list[Any]:
             with loaded:
                 given = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} is no NumPy file of numbers: {error}.") from error
+        raise UsageError(f"{path} is not a NumPy file of numbers: {error}.") from error
     missing = [name for name in names if name not in given]
     if missing:
         raise UsageError(f"{path} holds no input {missing[0]!r}.", hint=f"It takes {names}.")

@@ -82,7 +82,7 @@ def bench(
         from deployfold.errors import UsageError
         from deployfold.reporting.select import check_column
 
-        # What is wrong is said before torch is imported and anything measured.
+        # Errors come before torch is imported and anything is measured.
         if sort is not None:
             check_column(sort)
         batches = parse_batches(batch) if batch else ()

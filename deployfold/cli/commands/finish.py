@@ -61,7 +61,7 @@ def finish(
         known = [one.value for one in Precision]
         for name in precision or ():
             if name not in known:
-                raise UsageError(f"{name!r} is no precision.", hint=f"Use one of {known}.")
+                raise UsageError(f"{name!r} is not a precision.", hint=f"Use one of {known}.")
         report = run_finish(
             directory,
             targets=tuple(target or ()),

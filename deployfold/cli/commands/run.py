@@ -62,7 +62,7 @@ def run(
         from deployfold.infer.inputs import parse_given
         from deployfold.infer.outputs import check_suffix, save_outputs
 
-        # What is wrong is said before torch is imported and anything run.
+        # Errors come before torch is imported and anything runs.
         given = parse_given(input or ())
         if output is not None:
             check_suffix(output)

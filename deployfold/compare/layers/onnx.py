@@ -103,7 +103,7 @@ class OnnxSide:
 
 
 def read(path: Path) -> ir.Model:
-    """Read an ONNX file with its weights, and infer types where 16-bit ones are to be rounded.
+    """Read an ONNX file with its weights, and infer types where 16-bit tensors are rounded.
 
     Raises:
         UsageError: it is none.
@@ -231,7 +231,7 @@ def _owner(node: ir.Node) -> str | None:
 def _scope_in_name(name: str) -> str | None:
     """``layer1.0.conv1`` of ``/layer1/layer1.0/conv1/Conv``, as torch's older exporter names it.
 
-    Of a module's second call the name says ``conv1_1``, which is not to be told from another one.
+    The second call of a module is named ``conv1_1``, as a module of that name would be.
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0]:

@@ -58,7 +58,7 @@ def outline_of(inputs: list[Value], ops: list[Op]) -> object:
 
 
 def _relevant(op: Op) -> dict[str, Any]:
-    """The arguments of ``op`` that folding goes by, and that are no sizes."""
+    """The arguments of ``op`` that folding depends on, without sizes."""
     record = record_of(op)
     if all(value.constant for value in op.outputs) and op.outputs:
         return {}

@@ -110,7 +110,7 @@ def verify(
         for item in group:
             try:
                 outputs.append(run_model(copied, item, random=random))
-            except Exception:  # random numbers are no legal input of every model
+            except Exception:  # not every model takes random numbers
                 continue
             inputs.append(item)
             break

@@ -22,7 +22,7 @@ from .scales import Indices, Scales, components
 
 _TIED = "it is tied to what stays, or a negative scale cannot pass on the way"
 _MAGNIFIED = 1e3
-"""How many times the usual size of a tensor the shift that is to be taken off it may be."""
+"""The largest shift that is taken off a tensor, in multiples of its usual size."""
 
 
 class IntoNeighbours:

@@ -71,7 +71,7 @@ class RuleForOne(ABC):
 
     @abstractmethod
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
-        """What has to be asked of which layers for ``affine_layer`` to go.
+        """The changes to other layers that let ``affine_layer`` go.
 
         Raises:
             CannotFold: the rule does not apply.

@@ -112,7 +112,7 @@ def _insert_switches(model: ir.Model, form: CastFormat, kept: Mapping[str, str])
     plans = plan_nodes(model, form, kept)
     rounded = {
         node.outputs[index] for node, plan in plans.items() for index in plan.outputs
-    }  # stored in 16 bits, whoever reads them
+    }  # stored in 16 bits, for every reader
     values = [*graph.inputs, *graph.initializers.values()]
     values += [value for node in graph for value in node.outputs]
     flags = ir.Value(name=_FLAGS, shape=ir.Shape([None]), type=ir.TensorType(ir.DataType.BOOL))

@@ -81,7 +81,7 @@ def errors_of(
     """What each range of the activation costs the output of a layer, by name; smaller is better.
 
     It is the sum over the output channels of the squared error over their variance: a channel with
-    outliers counts no more than another, and what lies beyond ``bounds`` is no error.
+    outliers counts no more than another, and values beyond ``bounds`` do not count as errors.
     """
     step = max(1, exact.values.shape[2] // COMPARED)
     weight, read = rows.float(), actual.values[:, :, ::step]

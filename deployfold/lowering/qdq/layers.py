@@ -51,7 +51,7 @@ class Layer:
         axis: the axis of the weight that the output channels are on.
         groups: of a convolution.
         block: inputs that share a scale; 0 for one scale an output channel.
-        skip: what is added to ``output`` and is to be rounded as well; ``None`` without such.
+        skip: the tensor added to ``output`` that is rounded as well; ``None`` without one.
     """
 
     name: str
@@ -182,7 +182,7 @@ def _round_input(
     step: float,
     form: Format,
 ) -> None:
-    """Let ``node`` read that input through its pair, of which a tensor has one."""
+    """Let ``node`` read that input through the tensor's one Q/DQ pair."""
     source = node.inputs[index]
     assert source is not None
     name = str(source.name)

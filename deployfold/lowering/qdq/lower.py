@@ -211,7 +211,7 @@ def _layers(
             width = int(weight[1 - layer.axis])
             block = form.block_of(width)
             if block is None:
-                unfit[layer.name] = f"its {width} inputs are no multiple of {form.blocks[-1]}"
+                unfit[layer.name] = f"its {width} inputs are not a multiple of {form.blocks[-1]}"
         layers.append(dataclasses.replace(layer, block=block or 0))
     if len(unfit) == len(layers):
         wanted = "convolution or matrix product in float32 with a constant weight"
@@ -234,7 +234,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
-        notes = ("--min-agreement holds nothing here: the model is no classifier.",)
+        notes = ("--min-agreement holds nothing here: the model is not a classifier.",)
     if unfit:
         fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
         notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)

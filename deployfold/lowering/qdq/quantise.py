@@ -60,7 +60,7 @@ def quantise_layers(
         form: what their inputs and weights are rounded to.
         fitted: fit weights to the samples; ``False`` rounds them to nearest.
         independent: quantise each as if it were the only one.
-        progress: hears of every layer.
+        progress: called for every layer.
 
     Raises:
         ExportError: ONNX Runtime cannot run a part of the model.

@@ -35,7 +35,7 @@ def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]
 
     Args:
         values: the tensor, once for each sample.
-        form: what it is to be rounded to.
+        form: the format to round to.
     """
     arrays = [np.abs(np.asarray(value, np.float32)).ravel() for value in values]
     top = max((float(array.max()) for array in arrays if array.size), default=0.0)
