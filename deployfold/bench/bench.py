@@ -21,6 +21,7 @@ from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
+from deployfold.loading.zoo import is_zoo_name
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.report import Environment, Report, Row, Source, load_report, now
 from deployfold.reporting.select import chosen
@@ -247,7 +248,15 @@ def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | N
     if source.sha256 is not None and sha256(path) != source.sha256:
         notes.append(f"The original {source.path} has changed since the build.")
         return None
-    return loading.original(str(path), source.arch if source.kind == "state_dict" else None)
+    arch = source.arch if source.kind == "state_dict" else None
+    if arch is not None and not is_zoo_name(arch) and not loading.settings.trust:
+        # A report can come from anywhere: import what it names only for a user who trusts it.
+        notes.append(
+            f"The original {source.path} is left out: its architecture {arch} is code, which the "
+            "report names and --trust runs."
+        )
+        return None
+    return loading.original(str(path), arch)
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:

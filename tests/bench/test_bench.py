@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from deployfold.events import StageProgress
 from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.runtimes.eager import EagerRunner
 
-QUICK = {"threads": 1, "max_seconds": 0.3}
+QUICK = {"threads": 1, "max_seconds": 0.3, "trust": True}
 SHAPE = InputSpec.parse(["1x3x8x8"])
 
 
@@ -51,6 +53,15 @@ def test_a_build_is_measured_against_its_original(here):
     assert "no fp16 kernels" in lowered.not_measured
     assert lowered.accuracy is not None, "as measured when it was lowered"
     assert all(row.latency is not None for row in rows.values())
+
+
+def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
+    """The directory can be somebody else's, and its report can name any function."""
+    (here / "bench_nets.py").write_text("raise SystemExit('code of the report ran')\n")
+    sys.modules.pop("bench_nets", None)
+    report = bench([here / "o"], **{**QUICK, "trust": False})
+    assert report.rows[0].name == "folded"
+    assert any("bench_nets:make is code" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(("change", "said"), [(b"other", "has changed"), (None, "is not there")])
@@ -94,7 +105,7 @@ def test_a_directory_without_artifacts_is_refused(here):
     ("names", "said"),
     [
         (["nothing.onnx"], "does not exist"),
-        (["bench_nets.py"], "no artifact"),
+        (["bench_nets.py"], "not an artifact"),
         (["."], "report.json"),
     ],
 )

@@ -306,7 +306,7 @@ def test_real_inputs_are_run(folder, tmp_path):
     [
         ("net.ts.pt", "compiled graph"),
         (".", "is a directory"),
-        ("gone.onnx", "no file"),
+        ("gone.onnx", "does not exist"),
         ("gone.pt", "does not exist"),
         ("bad.onnx", "cannot be read as ONNX"),
         ("x.engine", "engine has fused"),
