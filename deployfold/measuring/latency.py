@@ -2,10 +2,10 @@
 
 Every round runs every row, in a random order, so that a change of the machine's speed hits all rows
 alike; a speed-up is the median over rounds of the ratio within a round. Three things make a number
-repeatable, and each has its constant below: warm-up until two windows of calls agree, untimed calls
-at the head of each block (the row before leaves cold caches and worker threads that still spin:
-eager ResNet-18 on two cores is 20 % slower without them), and blocks of several calls for rows that
-take less than a millisecond.
+repeatable, and each has its constant in :mod:`.session` or :mod:`.timed_runner`: warm-up until two
+windows of calls agree, untimed calls at the head of each block (the row before leaves cold caches
+and worker threads that still spin: eager ResNet-18 on two cores is 20 % slower without them), and
+blocks of several calls for rows that take less than a millisecond.
 
 Percentiles are of the pooled samples: every timed call of every completed round, none clipped or
 padded. The ratio of medians is not what a speed-up is: a machine that slows down for a while moves
@@ -16,42 +16,19 @@ drawn apart would call that noise, and the interval would be wider for nothing).
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-
-import numpy as np
 
 from deployfold.errors import MeasureError
-from deployfold.events import Emit, StageProgress, ignore
+from deployfold.events import Emit, ignore
 from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.runtimes.threads import torch_threads
 
-from .conditions import Contention, CpuWatch
-from .gpu import GpuState, gpu_state
 from .measurements import Latency, Measured, MeasurementInterrupted, Measurements
-from .stability import Evidence, doubts
-from .stats import (
-    MIN_FOR_INTERVAL,
-    Interval,
-    coefficient_of_variation,
-    median_interval,
-    percentile_interval,
-    percentiles,
-)
+from .session import TOLERANCE, Session
+from .stats import MIN_FOR_INTERVAL
 from .timed_runner import TimedRunner
-
-FIRST_LOOK = 15
-"""Rounds before the intervals are looked at for the first time."""
-CONFIRM_GROWTH = 1.25
-"""The goal must be met at two looks, each after this many times the rounds of the look before.
-Ending at the first narrow interval would favour lucky ones: two equal rows then come out different
-in 11 runs of 100, and with this in 5 or fewer (simulated, log-normal noise with outliers)."""
-TOLERANCE = 0.02
-"""The goal: half the interval of every speed-up, relative to the speed-up."""
-_PROGRESS_NS = 250_000_000
 
 
 def measure(
@@ -71,10 +48,10 @@ def measure(
     """Load every runner, run them on the same inputs in turns, and close them.
 
     It ends when the 95 % interval of every speed-up is within ``tolerance`` after at least
-    :data:`FIRST_LOOK` rounds, or when ``max_seconds`` of warm-up and rounds are over. It goes on
-    past ``max_seconds`` until ``min_rounds`` rounds are complete, since fewer have no interval, and
-    every row then tells so. A later round that the end of the time cuts off is dropped. A row that
-    fails is reported as not measured and the others go on.
+    :data:`~.session.FIRST_LOOK` rounds, or when ``max_seconds`` of warm-up and rounds are over. It
+    goes on past ``max_seconds`` until ``min_rounds`` rounds are complete, since fewer have no
+    interval, and every row then tells so. A later round that the end of the time cuts off is
+    dropped. A row that fails is reported as not measured and the others go on.
 
     Args:
         runners: by row name, in the order of the table.
@@ -101,7 +78,7 @@ def measure(
         batch = int(shape[0]) if shape else 1
     rows = [TimedRunner(name, runner, clock) for name, runner in runners.items()]
     with torch_threads(threads) as count:
-        session = _Session(
+        session = Session(
             rows, baseline, count, batch, max_seconds, max(1, min_rounds), tolerance, seed, clock
         )
         try:
@@ -114,216 +91,6 @@ def measure(
             for row in rows:
                 row.close()
     return session.result()
-
-
-@dataclass
-class _Session:
-    """The state of one :func:`measure` call."""
-
-    all_rows: list[TimedRunner]
-    baseline: str
-    threads: int
-    batch: int
-    max_seconds: float
-    min_rounds: int
-    tolerance: float
-    seed: int
-    clock: Callable[[], int]
-    started: int | None = None
-    ended: int | None = None
-    completed: int = 0
-    converged: bool = False
-    contention: Contention | None = None
-    gpu: GpuState | None = None
-
-    @property
-    def live(self) -> list[TimedRunner]:
-        return [row for row in self.all_rows if row.failure is None]
-
-    def prepare(self, inputs: Inputs, emit: Emit) -> None:
-        for row in self.all_rows:
-            emit(StageProgress("measure", f"loading {row.name}"))
-            row.load(inputs)
-        gc.collect()  # takes seconds beside busy neighbours, which are not the rows'
-        self.started = self.clock()
-        budget = 0.1 * self.max_seconds / max(1, len(self.live))
-        for row in self.live:
-            emit(StageProgress("measure", f"warming up {row.name}", self._fraction()))
-            row.warm_up(int(budget * 1e9))
-
-    def rounds(self, emit: Emit) -> None:
-        rng = np.random.default_rng(self.seed)
-        watch = CpuWatch()
-        watch.start()
-        try:
-            self._repeat(rng, emit)
-        finally:
-            self.contention = watch.stop()
-            self.ended = self.clock()
-            if any(row.device_times() for row in self.live):
-                self.gpu = gpu_state()
-
-    def _repeat(self, rng: np.random.Generator, emit: Emit) -> None:
-        next_check, met, last_progress = FIRST_LOOK, 0, -_PROGRESS_NS
-        while self.live and self._round(rng):
-            now = self.clock()
-            if self.completed >= next_check:
-                met = met + 1 if self._widest() <= self.tolerance else 0
-                if met == 2:
-                    self.converged = True
-                    break
-                next_check = math.ceil(CONFIRM_GROWTH * self.completed)  # at least one more
-            if now - last_progress >= _PROGRESS_NS:
-                last_progress = now
-                emit(StageProgress("measure", f"round {self.completed}", self._fraction()))
-
-    def _round(self, rng: np.random.Generator) -> bool:
-        """Run one block of every row; False when the time is up."""
-        live = self.live
-        for index in rng.permutation(len(live)):
-            if self._time_is_up():
-                return False
-            live[index].block()
-        for row in self.live:
-            row.keep()
-        self.completed += 1
-        return not self._time_is_up()
-
-    def _time_is_up(self) -> bool:
-        return self.completed >= self.min_rounds and self._seconds() >= self.max_seconds
-
-    def _seconds(self) -> float:
-        return 0.0 if self.started is None else (self.clock() - self.started) / 1e9
-
-    def _fraction(self) -> float:
-        """The share of the measurement that is over, of the time or of the rounds it needs."""
-        by_time = self._seconds() / max(self.max_seconds, 1e-9)
-        by_rounds = (1 + self.completed) / (1 + self.min_rounds)
-        return min(1.0, by_time, by_rounds)
-
-    def _comparable(self, row: TimedRunner) -> TimedRunner | None:
-        """The baseline, if it was measured by the same clock as ``row``.
-
-        A GPU's clock leaves out the copies and the launch that the host's clock takes in.
-        """
-        base = next((other for other in self.live if other.name == self.baseline), None)
-        return base if base is not None and base.on_gpu == row.on_gpu else None
-
-    def _interval(self, row: TimedRunner) -> Interval | None:
-        """Of the speed-up; of the row's own time where there is nothing to compare it with."""
-        base = self._comparable(row)
-        times = np.asarray(row.round_ms[: self.completed])
-        if not times.size:
-            return None
-        if base is not None and base is not row:
-            times = np.asarray(base.round_ms[: self.completed]) / times
-        return median_interval(times, self.seed)
-
-    def _widest(self) -> float:
-        rows = self.live
-        if len(rows) > 1:
-            # The baseline against itself is 1 at once; the other rows' ratios judge it.
-            rows = [row for row in rows if row.name != self.baseline]
-        intervals = [self._interval(row) for row in rows]
-        return max((i.relative_half_width for i in intervals if i is not None), default=math.inf)
-
-    def result(self) -> Measurements:
-        end = self.clock() if self.ended is None else self.ended
-        return Measurements(
-            rows=tuple(self._measured(row) for row in self.all_rows),
-            baseline=self.baseline,
-            rounds=self.completed,
-            seconds=0.0 if self.started is None else (end - self.started) / 1e9,
-            threads=self.threads,
-            converged=self.converged,
-            contention=self.contention,
-        )
-
-    def _measured(self, row: TimedRunner) -> Measured:
-        if row.failure is not None:
-            return Measured(row.name, None, row.failure, row.outputs)
-        interval = self._interval(row)
-        if interval is None:
-            return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
-        samples = np.concatenate(row.blocks_ms[: self.completed])
-        median, p90, p95, p99 = percentiles(samples)
-        tail = percentile_interval(row.blocks_ms[: self.completed], 95)
-        speedup = interval if self._comparable(row) is not None else None
-        if row.name == self.baseline:
-            speedup = Interval(1.0, 1.0, 1.0)
-        own = median_interval(row.round_median_ms[: self.completed], self.seed)
-        variation = coefficient_of_variation(samples)
-        evidence = self._evidence(row, variation, interval)
-        note = "; ".join(doubts(evidence)) or None
-        device = row.device_times()
-        graph = None if device is None else device.graph
-        return Measured(
-            row.name,
-            Latency(
-                samples_ms=samples,
-                median_ms=median,
-                p90_ms=p90,
-                p95_ms=p95,
-                p99_ms=p99,
-                throughput=self.batch / median * 1e3 if median else math.inf,
-                speedup=speedup.value if speedup else None,
-                speedup_low=speedup.low if speedup else None,
-                speedup_high=speedup.high if speedup else None,
-                rounds=self.completed,
-                stable=note is None,
-                note=note,
-                h2d_ms=evidence.h2d_ms,
-                d2h_ms=evidence.d2h_ms,
-                end_to_end_ms=row.end_to_end_ms(),
-                # Of calls pooled over rounds and of rounds, the medians differ a little.
-                median_low_ms=min(own.low, median),
-                median_high_ms=max(own.high, median),
-                variation=variation,
-                preemptions_per_s=evidence.preemptions,
-                other_cpus=self.contention.others if self.contention else None,
-                gpu=evidence.gpu,
-                graph=graph,
-                p95_low_ms=tail.low if tail.bounded else None,
-                p95_high_ms=tail.high if tail.bounded else None,
-                overtime_s=self._overtime(),
-            ),
-            outputs=row.outputs,
-            notes=(*row.notes, *self._clock_note(row)),
-        )
-
-    def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:
-        """Why the row has no speed-up although both it and the baseline were measured."""
-        base = next((other for other in self.live if other.name == self.baseline), None)
-        if base is None or base.on_gpu == row.on_gpu:
-            return ()
-        clocks = ("the GPU's clock", "the host's clock")
-        own, others = clocks if row.on_gpu else clocks[::-1]
-        return (f"no speed-up: timed by {own}, and {base.name} by {others}",)
-
-    def _overtime(self) -> float | None:
-        """Seconds past the limit, where the least number of rounds took them."""
-        if self.completed > self.min_rounds or self.started is None or self.ended is None:
-            return None
-        over = (self.ended - self.started) / 1e9 - self.max_seconds
-        return over if over > 0 else None
-
-    def _evidence(self, row: TimedRunner, variation: float, interval: Interval) -> Evidence:
-        device = row.device_times()
-        return Evidence(
-            variation=variation,
-            interval=interval,
-            rounds=self.completed,
-            converged=self.converged,
-            tolerance=self.tolerance,
-            threads=self.threads,
-            preemptions=row.preemptions_per_second(),
-            contention=self.contention,
-            compute_ms=None if device is None else device.compute_ms,
-            h2d_ms=None if device is None else device.h2d_ms,
-            d2h_ms=None if device is None else device.d2h_ms,
-            enqueue_ms=None if device is None else device.enqueue_ms,
-            gpu=None if device is None else self.gpu,
-        )
 
 
 @contextmanager

@@ -1,0 +1,250 @@
+"""The rounds of one measurement: how many are run, and what each row's times amount to."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployfold.events import Emit, StageProgress
+from deployfold.runtimes.protocol import Inputs
+
+from .conditions import Contention, CpuWatch
+from .gpu import GpuState, gpu_state
+from .measurements import Latency, Measured, Measurements
+from .stability import Evidence, doubts
+from .stats import (
+    Interval,
+    coefficient_of_variation,
+    median_interval,
+    percentile_interval,
+    percentiles,
+)
+from .timed_runner import TimedRunner
+
+FIRST_LOOK = 15
+"""Rounds before the intervals are looked at for the first time."""
+CONFIRM_GROWTH = 1.25
+"""The goal must be met at two looks, each after this many times the rounds of the look before.
+Ending at the first narrow interval would favour lucky ones: two equal rows then come out different
+in 11 runs of 100, and with this in 5 or fewer (simulated, log-normal noise with outliers)."""
+TOLERANCE = 0.02
+"""The goal: half the interval of every speed-up, relative to the speed-up."""
+_PROGRESS_NS = 250_000_000
+
+
+@dataclass
+class Session:
+    """The state of one call of :func:`~.latency.measure`; times are in milliseconds and seconds."""
+
+    all_rows: list[TimedRunner]
+    baseline: str
+    threads: int
+    batch: int
+    max_seconds: float
+    min_rounds: int
+    tolerance: float
+    seed: int
+    clock: Callable[[], int]
+    started: int | None = None
+    ended: int | None = None
+    completed: int = 0
+    converged: bool = False
+    contention: Contention | None = None
+    gpu: GpuState | None = None
+
+    @property
+    def live(self) -> list[TimedRunner]:
+        """The rows that have not failed."""
+        return [row for row in self.all_rows if row.failure is None]
+
+    def prepare(self, inputs: Inputs, emit: Emit) -> None:
+        """Load and warm up every row; a row that fails is left out of the rounds."""
+        for row in self.all_rows:
+            emit(StageProgress("measure", f"loading {row.name}"))
+            row.load(inputs)
+        gc.collect()  # takes seconds beside busy neighbours, which are not the rows'
+        self.started = self.clock()
+        budget = 0.1 * self.max_seconds / max(1, len(self.live))
+        for row in self.live:
+            emit(StageProgress("measure", f"warming up {row.name}", self._fraction()))
+            row.warm_up(int(budget * 1e9))
+
+    def rounds(self, emit: Emit) -> None:
+        """Run rounds until the intervals are narrow or the time is up."""
+        rng = np.random.default_rng(self.seed)
+        watch = CpuWatch()
+        watch.start()
+        try:
+            self._repeat(rng, emit)
+        finally:
+            self.contention = watch.stop()
+            self.ended = self.clock()
+            if any(row.device_times() for row in self.live):
+                self.gpu = gpu_state()
+
+    def _repeat(self, rng: np.random.Generator, emit: Emit) -> None:
+        next_check, met, last_progress = FIRST_LOOK, 0, -_PROGRESS_NS
+        while self.live and self._round(rng):
+            now = self.clock()
+            if self.completed >= next_check:
+                met = met + 1 if self._widest() <= self.tolerance else 0
+                if met == 2:
+                    self.converged = True
+                    break
+                next_check = math.ceil(CONFIRM_GROWTH * self.completed)  # at least one more
+            if now - last_progress >= _PROGRESS_NS:
+                last_progress = now
+                emit(StageProgress("measure", f"round {self.completed}", self._fraction()))
+
+    def _round(self, rng: np.random.Generator) -> bool:
+        """Run one block of every row; False when the time is up."""
+        live = self.live
+        for index in rng.permutation(len(live)):
+            if self._time_is_up():
+                return False
+            live[index].block()
+        for row in self.live:
+            row.keep()
+        self.completed += 1
+        return not self._time_is_up()
+
+    def _time_is_up(self) -> bool:
+        return self.completed >= self.min_rounds and self._seconds() >= self.max_seconds
+
+    def _seconds(self) -> float:
+        return 0.0 if self.started is None else (self.clock() - self.started) / 1e9
+
+    def _fraction(self) -> float:
+        """The share of the measurement that is over, of the time or of the rounds it needs."""
+        by_time = self._seconds() / max(self.max_seconds, 1e-9)
+        by_rounds = (1 + self.completed) / (1 + self.min_rounds)
+        return min(1.0, by_time, by_rounds)
+
+    def _comparable(self, row: TimedRunner) -> TimedRunner | None:
+        """The baseline, if it was measured by the same clock as ``row``.
+
+        A GPU's clock leaves out the copies and the launch that the host's clock takes in.
+        """
+        base = next((other for other in self.live if other.name == self.baseline), None)
+        return base if base is not None and base.on_gpu == row.on_gpu else None
+
+    def _interval(self, row: TimedRunner) -> Interval | None:
+        """Of the speed-up; of the row's own time where there is nothing to compare it with."""
+        base = self._comparable(row)
+        times = np.asarray(row.round_ms[: self.completed])
+        if not times.size:
+            return None
+        if base is not None and base is not row:
+            times = np.asarray(base.round_ms[: self.completed]) / times
+        return median_interval(times, self.seed)
+
+    def _widest(self) -> float:
+        rows = self.live
+        if len(rows) > 1:
+            # The baseline against itself is 1 at once; the other rows' ratios judge it.
+            rows = [row for row in rows if row.name != self.baseline]
+        intervals = [self._interval(row) for row in rows]
+        return max((i.relative_half_width for i in intervals if i is not None), default=math.inf)
+
+    def result(self) -> Measurements:
+        """The measurements of all rounds that were completed."""
+        end = self.clock() if self.ended is None else self.ended
+        return Measurements(
+            rows=tuple(self._measured(row) for row in self.all_rows),
+            baseline=self.baseline,
+            rounds=self.completed,
+            seconds=0.0 if self.started is None else (end - self.started) / 1e9,
+            threads=self.threads,
+            converged=self.converged,
+            contention=self.contention,
+        )
+
+    def _measured(self, row: TimedRunner) -> Measured:
+        if row.failure is not None:
+            return Measured(row.name, None, row.failure, row.outputs)
+        interval = self._interval(row)
+        if interval is None:
+            return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
+        samples = np.concatenate(row.blocks_ms[: self.completed])
+        median, p90, p95, p99 = percentiles(samples)
+        tail = percentile_interval(row.blocks_ms[: self.completed], 95)
+        speedup = interval if self._comparable(row) is not None else None
+        if row.name == self.baseline:
+            speedup = Interval(1.0, 1.0, 1.0)
+        own = median_interval(row.round_median_ms[: self.completed], self.seed)
+        variation = coefficient_of_variation(samples)
+        evidence = self._evidence(row, variation, interval)
+        note = "; ".join(doubts(evidence)) or None
+        device = row.device_times()
+        graph = None if device is None else device.graph
+        return Measured(
+            row.name,
+            Latency(
+                samples_ms=samples,
+                median_ms=median,
+                p90_ms=p90,
+                p95_ms=p95,
+                p99_ms=p99,
+                throughput=self.batch / median * 1e3 if median else math.inf,
+                speedup=speedup.value if speedup else None,
+                speedup_low=speedup.low if speedup else None,
+                speedup_high=speedup.high if speedup else None,
+                rounds=self.completed,
+                stable=note is None,
+                note=note,
+                h2d_ms=evidence.h2d_ms,
+                d2h_ms=evidence.d2h_ms,
+                end_to_end_ms=row.end_to_end_ms(),
+                # Of calls pooled over rounds and of rounds, the medians differ a little.
+                median_low_ms=min(own.low, median),
+                median_high_ms=max(own.high, median),
+                variation=variation,
+                preemptions_per_s=evidence.preemptions,
+                other_cpus=self.contention.others if self.contention else None,
+                gpu=evidence.gpu,
+                graph=graph,
+                p95_low_ms=tail.low if tail.bounded else None,
+                p95_high_ms=tail.high if tail.bounded else None,
+                overtime_s=self._overtime(),
+            ),
+            outputs=row.outputs,
+            notes=(*row.notes, *self._clock_note(row)),
+        )
+
+    def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:
+        """Why the row has no speed-up although both it and the baseline were measured."""
+        base = next((other for other in self.live if other.name == self.baseline), None)
+        if base is None or base.on_gpu == row.on_gpu:
+            return ()
+        clocks = ("the GPU's clock", "the host's clock")
+        own, others = clocks if row.on_gpu else clocks[::-1]
+        return (f"no speed-up: timed by {own}, and {base.name} by {others}",)
+
+    def _overtime(self) -> float | None:
+        """Seconds past the limit, where the least number of rounds took them."""
+        if self.completed > self.min_rounds or self.started is None or self.ended is None:
+            return None
+        over = (self.ended - self.started) / 1e9 - self.max_seconds
+        return over if over > 0 else None
+
+    def _evidence(self, row: TimedRunner, variation: float, interval: Interval) -> Evidence:
+        device = row.device_times()
+        return Evidence(
+            variation=variation,
+            interval=interval,
+            rounds=self.completed,
+            converged=self.converged,
+            tolerance=self.tolerance,
+            threads=self.threads,
+            preemptions=row.preemptions_per_second(),
+            contention=self.contention,
+            compute_ms=None if device is None else device.compute_ms,
+            h2d_ms=None if device is None else device.h2d_ms,
+            d2h_ms=None if device is None else device.d2h_ms,
+            enqueue_ms=None if device is None else device.enqueue_ms,
+            gpu=None if device is None else self.gpu,
+        )
