@@ -34,7 +34,7 @@ def test_load_fold_export_and_build(net, tmp_path):
     )
     assert set(artifacts) == {"torchscript", "program", "onnx"}
     assert all(artifact.path.is_file() for artifact in artifacts.values())
-    with pytest.raises(UsageError, match="no export format"):
+    with pytest.raises(UsageError, match="not an export format"):
         deployfold.export(result.model, inputs, tmp_path / "out", formats=("onyx",))
     report = deployfold.build(
         tmp_path / "net.pt",

@@ -65,7 +65,7 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
             journal.warn(error.message)
             made = journal.keep(_refused(fp32, precision, error.message))
             if precision.record.family == "qdq":
-                waiting.insert(0, spec.int8_rest)
+                waiting.insert(0, spec.rest_precision)
         artifacts.append(made)
     return Lowered(onnx, tuple(artifacts), " ".join(refusals) or None)
 
@@ -93,7 +93,7 @@ def _lower(
             lowering.LoweringOptions(
                 guard=spec.guard,
                 keep=spec.keep,
-                rest=spec.int8_rest,
+                rest=spec.rest_precision,
                 residual=spec.residual_qdq,
                 float_io=spec.float_io,
             ),

@@ -117,7 +117,7 @@ def check_outcome(report: Report) -> None:
             report.status.message or "A lowered model was refused.",
             hint="All else was built. Calibrate on data like that of the deployment, allow less "
             "with --min-sqnr or --min-agreement, or let fewer layers be quantised with "
-            "--min-int8-share.",
+            "--min-quantized-share.",
         )
     missed = [result for result in report.thresholds if not result.passed]
     if missed:

@@ -73,7 +73,7 @@ def _typer_option(one: Option, **other: Any) -> OptionInfo:
         "metavar": one.metavar,
         "show_default": one.default is not None and not one.many,
     }
-    made: OptionInfo = typer.Option(one.flag, *one.aliases, **{**settings, **other})
+    made: OptionInfo = typer.Option(*one.spellings, **{**settings, **other})
     return made
 
 

@@ -59,13 +59,13 @@ NEEDS = (
         "Add --calib SOURCE.",
     ),
     Need(
-        ("min-sqnr", "min-agreement", "min-int8-share", "int8-rest", LAYERS),
+        ("min-sqnr", "min-agreement", "min-quantized-share", "rest-precision", LAYERS),
         _quantised,
         "no precision of this build is quantised",
         "Add --int8, --fp8 or --int4.",
     ),
     Need(
-        ("min-sqnr", "min-sqnr-for", "min-agreement", "min-int8-share"),
+        ("min-sqnr", "min-sqnr-for", "min-agreement", "min-quantized-share"),
         lambda spec: spec.guard.enabled,
         "--no-guard switches the limits of accuracy off",
         "Leave one of the two out.",

@@ -50,6 +50,7 @@ class Option:
         group: the field of ``BuildSpec`` whose dataclass holds this field; empty for its own.
         many: whether the flag may be repeated, and the key holds a list.
         aliases: other spellings of the flag, with their dashes.
+        older_keys: keys of older versions. Flags, profiles and the Python API still take them.
         metavar: the placeholder of the value in ``--help``.
         common: whether ``build --help`` lists the flag; ``--help-all`` lists every flag.
         in_profiles: whether a build profile may set it.
@@ -67,6 +68,7 @@ class Option:
     group: str = ""
     many: bool = False
     aliases: tuple[str, ...] = ()
+    older_keys: tuple[str, ...] = ()
     metavar: str | None = None
     common: bool = False
     in_profiles: bool = True
@@ -80,6 +82,11 @@ class Option:
     def flag(self) -> str:
         """The flag with its dashes, such as ``--no-engine``."""
         return f"--{self.key}"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every flag that sets the option, the one of :attr:`flag` first."""
+        return (self.flag, *self.aliases, *(f"--{key}" for key in self.older_keys))
 
     @property
     def keyword(self) -> str:

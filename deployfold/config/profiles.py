@@ -23,7 +23,7 @@ from deployfold.util.toml import read_toml
 from .profiles_root import profiles_root
 from .schema import check_written, first_problem, profile_model
 from .settings import BuildSpec
-from .written import build_options, make_spec, profile_options
+from .written import build_options, make_spec, profile_options, with_current_keys
 
 DEFAULT = "default"
 """The origin of a value that neither a profile nor a flag set."""
@@ -106,6 +106,7 @@ def read_profile(name: str) -> dict[str, Any]:
             + f"Shipped: {', '.join(known)}. Or give the path of a TOML file.",
         )
     table, text = read_toml(path, "build profile")
+    table = with_current_keys(table)
     check_table(path, text, table)
     if name not in known:
         for key in PATHS:

@@ -223,7 +223,7 @@ class GuardSpec:
     min_sqnr_db: float = option(
         Precision.INT8.record.min_sqnr_db,
         "SQNR that quantised models must keep; it holds for every output, and layers go back to "
-        "--int8-rest for it.",
+        "--rest-precision for it.",
         Panel.QUANTIZATION,
         key="min-sqnr",
         metavar="DB",
@@ -246,10 +246,11 @@ class GuardSpec:
         least=0,
         most=1,
     )
-    min_int8_share: float = option(
+    min_quantized_share: float = option(
         0.5,
         "Share of the multiply-accumulates that must stay quantised, or the precision is refused.",
         Panel.QUANTIZATION,
+        older_keys=("min-int8-share",),
         metavar="SHARE",
         least=0,
         most=1,

@@ -178,10 +178,11 @@ class BuildSpec:
     calibration: CalibrationSpec | None = group(CalibrationSpec, always=False)
     guard: GuardSpec = group(GuardSpec)
     keep: KeepSpec = group(KeepSpec)
-    int8_rest: Precision = option(
+    rest_precision: Precision = option(
         "fp16",
         "Precision of what a quantised model does not quantise.",
         Panel.QUANTIZATION,
+        older_keys=("int8-rest",),
         choices=("fp16", "fp32"),
         read=Precision,
     )

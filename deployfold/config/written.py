@@ -46,6 +46,12 @@ def profile_options() -> tuple[Option, ...]:
     return tuple(one for one in build_options() if one.in_profiles)
 
 
+def with_current_keys(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of written values in which keys of older versions have their current names."""
+    current = {older: one.key for one in build_options() for older in one.older_keys}
+    return {current.get(key, key): value for key, value in table.items()}
+
+
 def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSpec:
     """The specification of one build.
 
@@ -108,8 +114,10 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
     options = {one.keyword: one for one in build_options()}
     options |= {one.name: one for one in build_options() if not one.group}
     fields = {one.name for one in dataclasses.fields(BuildSpec)} - {"source"}
+    older = {key.replace("-", "_"): one for one in build_options() for key in one.older_keys}
     written, values = {}, {}
-    for name, value in keywords.items():
+    for given, value in keywords.items():
+        name = older[given].keyword if given in older else given
         if name not in options and name not in fields:
             near = difflib.get_close_matches(name, [*options, *fields], n=1)
             raise UsageError(

@@ -30,6 +30,7 @@ from typing import Any
 from deployfold.compiling.planning import check_target
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import CODE, PATHS, check_table, names_function
+from deployfold.config.written import with_current_keys
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
 from deployfold.util.toml import read_toml
@@ -96,6 +97,7 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
     common = table.get("build", {})
     if not isinstance(common, dict):
         raise UsageError(f"{path}: [build] must be a table.")
+    common = with_current_keys(common)
     check = partial(_check_settings, path, text, allow_code)
     check(common, "[build]")
     entries = table.get("model", [])
@@ -123,7 +125,7 @@ def _model(
     source = entry.get("source") if isinstance(entry, dict) else None
     if not isinstance(source, str) or not source:
         raise UsageError(f'{path}: a [[model]] has no source = "…".')
-    own = {key: value for key, value in entry.items() if key not in _OWN}
+    own = with_current_keys({key: value for key, value in entry.items() if key not in _OWN})
     check(own, f"the model {source}")
     settings = {**common, **own}
     for key in PATHS:

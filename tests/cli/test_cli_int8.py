@@ -74,7 +74,7 @@ def test_no_data_is_said_everywhere(data):
 
 def test_accuracy_that_cannot_be_kept_is_refused_and_the_rest_built(data):
     done = build(
-        data, "--calib", "samples.npy", "--min-sqnr", "80", "--min-int8-share", "0.9",
+        data, "--calib", "samples.npy", "--min-sqnr", "80", "--min-quantized-share", "0.9",
         "--target", "sm_89",
     )  # fmt: skip
     assert done.returncode == 9

@@ -114,11 +114,11 @@ def test_int8_without_data_is_an_error_with_the_way_out():
 def test_calibration_reaches_the_spec():
     written = {
         "int8": True, "calib": "pictures", "calib-samples": 8, "held-back": 0.5, "seed": 3,
-        "crop": "224x160", "mean": "0.5,0.5,0.5", "min-sqnr": 25.0, "int8-rest": "fp32",
+        "crop": "224x160", "mean": "0.5,0.5,0.5", "min-sqnr": 25.0, "rest-precision": "fp32",
     }  # fmt: skip
     spec = make_spec("model.pt", written)
     assert spec.precisions == (Precision.INT8,)
-    assert spec.int8_rest is Precision.FP32
+    assert spec.rest_precision is Precision.FP32
     assert spec.calibration is not None
     assert (spec.calibration.samples, spec.calibration.held_back, spec.calibration.seed) == (
         8,

@@ -81,7 +81,7 @@ def test_a_range_holds_for_values_that_no_parser_saw(bad: dict[str, Any], words)
 
 
 def test_every_flag_of_older_versions_is_there():
-    assert set(FLAGS) <= {one.flag for one in build_options()}
+    assert set(FLAGS) <= {flag for one in build_options() for flag in one.spellings}
 
 
 def test_no_key_stands_twice():
@@ -165,3 +165,17 @@ def test_labels_belong_to_the_calibration_data_or_else_to_the_inputs():
     assert half.calibration is None
     assert half.input_data is not None
     assert half.input_data.labels == Path("c.txt")
+
+
+def test_keys_of_older_versions_are_still_taken(tmp_path):
+    """``int8`` in them stood for three formats."""
+    (tmp_path / "old.toml").write_text('int4 = true\nint8-rest = "fp32"\nmin-int8-share = 0.25\n')
+    profile = make_spec("net.pt", read_profile(str(tmp_path / "old.toml")))
+    keywords = spec_of_keywords(
+        "net.pt", {"int4": True, "int8_rest": "fp32", "min_int8_share": 0.25}
+    )
+    current = spec_of_keywords(
+        "net.pt", {"int4": True, "rest_precision": "fp32", "min_quantized_share": 0.25}
+    )
+    assert profile == keywords == current
+    assert (profile.rest_precision.value, profile.guard.min_quantized_share) == ("fp32", 0.25)

@@ -30,7 +30,7 @@ def test_a_quantised_model_is_measured_as_it_is_written(precision, rest, tmp_pat
     path = tmp_path / "lowered.onnx"
     made = lower_qdq(
         source, path, precision=precision, calibration=feeds[:16], held_back=feeds[16:],
-        fallback=rest, guard=GuardSpec(min_sqnr_db=20.0, min_int8_share=0.0),
+        fallback=rest, guard=GuardSpec(min_sqnr_db=20.0, min_quantized_share=0.0),
     )  # fmt: skip
     assert made.sqnr_db >= 20
     if precision is Precision.INT8:  # of which the reference evaluator has a QuantizeLinear

@@ -120,8 +120,8 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
     assert held.macs_share > 0.98
     with pytest.raises(AccuracyError, match="dB"):
         lower_int8(
-            source, tmp_path / "no.onnx", guard=GuardSpec(min_sqnr_db=90.0, min_int8_share=0.9),
-            **options,
+            source, tmp_path / "no.onnx", **options,
+            guard=GuardSpec(min_sqnr_db=90.0, min_quantized_share=0.9),
         )  # fmt: skip
     assert not (tmp_path / "no.onnx").exists()
 
@@ -138,7 +138,7 @@ def test_what_is_written_is_the_model_that_held(more, tmp_path):
     feeds = [{key: random.standard_normal((1, 8, 12, 12)).astype("float32")} for _ in range(24)]
     options = {"calibration": feeds[:8], "held_back": feeds[8:], "fallback": Precision.FP32}
     free = lower_int8(source, tmp_path / "free.onnx", guard=LOOSE, **options)
-    guard = GuardSpec(min_sqnr_db=free.sqnr_db + more, min_int8_share=0.0)
+    guard = GuardSpec(min_sqnr_db=free.sqnr_db + more, min_quantized_share=0.0)
     held = lower_int8(source, tmp_path / "held.onnx", guard=guard, **options)
     found = Measurer(source, feeds[8:], None).measure(held.path)
     assert found.sqnr_db == pytest.approx(held.sqnr_db, abs=1e-3)

@@ -97,13 +97,13 @@ def test_int4_weights_are_fitted_to_data(tmp_path):
 
 @pytest.mark.parametrize("precision", [Precision.FP8, Precision.INT4])
 def test_the_guard_holds_every_format(precision, tmp_path):
-    limit = GuardSpec(min_sqnr_db=60.0, min_int8_share=0.9)
+    limit = GuardSpec(min_sqnr_db=60.0, min_quantized_share=0.9)
     with pytest.raises(AccuracyError, match=f"{precision.value.upper()} gives"):
         quantise("wide", precision, tmp_path, guard=limit)
     assert not (tmp_path / "q.onnx").exists()
     if precision is Precision.INT4:
         free = quantise("products", precision, tmp_path)
-        limit = GuardSpec(min_sqnr_db=free.sqnr_db + 0.5, min_int8_share=0.0)
+        limit = GuardSpec(min_sqnr_db=free.sqnr_db + 0.5, min_quantized_share=0.0)
         held = quantise("products", precision, tmp_path, guard=limit)
         assert held.sqnr_db >= free.sqnr_db + 0.5
         assert len(held.kept) == 1

@@ -107,7 +107,7 @@ def test_far_more_than_needed_is_found_by_bisection():
     real = net.measured
     net.measured = lambda names: real(list(names)[:1] if len(names) <= 30 else names)
     net.costs = lambda: {name: real([name]) for name in net.layers}
-    _, reasons = net.keep(min_sqnr_db=10.0, min_int8_share=0.1)
+    _, reasons = net.keep(min_sqnr_db=10.0, min_quantized_share=0.1)
     assert len(net.attempts[1]) > 25
     assert len(reasons) == 10
 
@@ -119,7 +119,7 @@ def test_a_large_layer_that_was_put_back_in_vain_goes_back_to_int8():
     net.measured = lambda names: real({"large", "rest"} & set(names) if len(names) == 1 else
                                       set(names) - {"large"})  # fmt: skip
     net.costs = lambda: {name: real([name]) for name in net.layers}
-    step, reasons = net.keep(min_sqnr_db=20.0, min_int8_share=0.1)
+    step, reasons = net.keep(min_sqnr_db=20.0, min_quantized_share=0.1)
     assert set(reasons) == {"b"}
     assert step.share == pytest.approx(0.9)
 
@@ -130,7 +130,7 @@ def test_the_least_share_is_used_up_before_it_is_refused():
     net = Net(layers)
     real = net.measured
     net.measured = lambda names: real(list(names)[:1] if len(names) <= 8 else names)
-    step, _ = net.keep(min_sqnr_db=15.0, min_int8_share=0.8)
+    step, _ = net.keep(min_sqnr_db=15.0, min_quantized_share=0.8)
     assert step.share == pytest.approx(0.8)
 
 
@@ -140,7 +140,7 @@ def test_the_likely_agreement_of_a_chosen_model_holds_if_that_of_one_does():
 
     def share(luck: float, least: float) -> float:
         net = Net(layers, luck=luck)
-        step, _ = net.keep(min_sqnr_db=10.0, min_agreement=0.95, min_int8_share=least)
+        step, _ = net.keep(min_sqnr_db=10.0, min_agreement=0.95, min_quantized_share=least)
         return step.share
 
     assert share(luck=0.0, least=0.0) == pytest.approx(0.2)
@@ -151,7 +151,7 @@ def test_the_likely_agreement_of_a_chosen_model_holds_if_that_of_one_does():
 def test_a_refusal_says_what_there_is_and_what_was_asked_for():
     net = Net({str(i): (10, 1e-2, 0.01) for i in range(10)})
     with pytest.raises(AccuracyError) as refused:
-        net.keep(min_sqnr_db=40.0, min_agreement=0.99, min_int8_share=0.5)
+        net.keep(min_sqnr_db=40.0, min_agreement=0.99, min_quantized_share=0.5)
     assert "40 dB and 99.0%" in refused.value.message
     assert "50%" in refused.value.message
     assert len(min(net.attempts, key=len)) == 0
@@ -169,7 +169,7 @@ def test_what_comes_out_holds_or_is_refused(layers, surprise, decibels, agreemen
     net = Net({str(i): layer for i, layer in enumerate(layers)}, surprise)
     try:
         step, reasons = net.keep(
-            min_sqnr_db=decibels, min_agreement=agreement, min_int8_share=least
+            min_sqnr_db=decibels, min_agreement=agreement, min_quantized_share=least
         )
     except AccuracyError:
         assert len(net.attempts) <= 7

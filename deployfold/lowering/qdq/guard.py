@@ -161,7 +161,7 @@ class _Search:
         return (
             f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with "
             f"{self._step.share:.0%} of the multiply-accumulates in it, and not {limit} with "
-            f"{guard.min_int8_share:.0%} or more."
+            f"{guard.min_quantized_share:.0%} or more."
         )
 
     def _next(self, removed: Sequence[str]) -> list[str]:
@@ -174,7 +174,7 @@ class _Search:
         stay = {name: cost for name, cost in costs.items() if name not in removed}
         remaining = sum(stay.values())
         goal = remaining * _wanted(measured, guard)
-        room = 1.0 - guard.min_int8_share - self._share(removed)
+        room = 1.0 - guard.min_quantized_share - self._share(removed)
         found: list[str] = []
         for name in sorted(stay, key=lambda one: stay[one] / self._shares[one], reverse=True):
             if found and remaining <= goal:
