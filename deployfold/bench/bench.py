@@ -29,7 +29,8 @@ from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.device import resolve_device
 from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.protocol import Runner
-from deployfold.runtimes.runtime import RunSettings, Runtime
+from deployfold.runtimes.runtime import Runtime
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.util.files import sha256
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.models import OptionInfo
 
+from deployfold.config.build_options import build_options
 from deployfold.config.option import Option, Panel
-from deployfold.config.written import build_options
 from deployfold.reporting.metrics import METRICS
 
 from .group import print_whole_help

@@ -8,8 +8,9 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
+from .build_options import build_options
 from .settings import BuildSpec
-from .written import build_options, make_spec
+from .written import make_spec
 
 
 def _calibrated(spec: BuildSpec) -> bool:

@@ -20,10 +20,11 @@ from typing import Any
 from deployfold.errors import UsageError
 from deployfold.util.toml import read_toml
 
+from .build_options import build_options, profile_options, with_current_keys
 from .profiles_root import profiles_root
 from .schema import check_written, first_problem, profile_model
 from .settings import BuildSpec
-from .written import build_options, make_spec, profile_options, with_current_keys
+from .written import make_spec
 
 DEFAULT = "default"
 """The origin of a value that neither a profile nor a flag set."""

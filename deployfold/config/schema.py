@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from deployfold.errors import UsageError
 
+from .build_options import build_options, profile_options
 from .option import Option
-from .written import build_options, profile_options
 
 
 class _Written(BaseModel):

@@ -15,6 +15,8 @@ from deployfold.errors import ExportError
 from deployfold.events import Emit, ignore
 from deployfold.runtimes import Runtime
 
+from .tracing import trace
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedFile:
@@ -87,8 +89,6 @@ class ExportJob:
 
     @cached_property
     def _program(self) -> ExportedProgram | ExportError:
-        from .program import trace
-
         try:
             return trace(self.module, self.inputs, self.spec)
         except ExportError as error:

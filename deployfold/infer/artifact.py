@@ -16,7 +16,7 @@ from deployfold.infer.outputs import Result, describe
 from deployfold.runtimes import EAGER, runtime_of
 from deployfold.runtimes.failures import NoDevice
 from deployfold.runtimes.protocol import FileRunner, Inputs
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 
 
 def run_artifact(

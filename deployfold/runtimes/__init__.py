@@ -14,7 +14,8 @@ from .aot_inductor import AOT_INDUCTOR
 from .eager import EAGER
 from .onnxruntime import ONNX_RUNTIME
 from .program import PROGRAM
-from .runtime import RunSettings, Runtime, Shipping, TritonModel
+from .runtime import Runtime, Shipping, TritonModel
+from .settings import RunSettings
 from .tensorrt import TENSORRT
 from .third_party import Broken, third_party_runtimes
 from .torch_tensorrt import TORCH_TENSORRT

@@ -11,7 +11,8 @@ from deployfold.errors import MeasureError
 
 from .device import is_gpu
 from .failures import as_measure_error
-from .runtime import RunSettings, Runtime
+from .runtime import Runtime
+from .settings import RunSettings
 from .torch_runner import TorchFileRunner, TorchRunner
 
 if TYPE_CHECKING:

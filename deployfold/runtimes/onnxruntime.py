@@ -16,7 +16,8 @@ from .failures import as_measure_error
 from .inputs import StatedInput, check_shapes, fill
 from .onnxruntime_cuda import BoundSession, provider_options
 from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name
-from .runtime import RunSettings, Runtime, Shipping, TritonModel
+from .runtime import Runtime, Shipping, TritonModel
+from .settings import RunSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

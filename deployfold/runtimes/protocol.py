@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from deployfold.config.spec import InputSpec
 
-    from .runtime import RunSettings
+    from .settings import RunSettings
 
 Array: TypeAlias = NDArray[Any]
 Inputs: TypeAlias = Sequence["NDArray[Any] | Tensor"]

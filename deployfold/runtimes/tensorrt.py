@@ -21,7 +21,8 @@ from .cuda import Cuda
 from .device import CPU, gpu_index
 from .failures import NoDevice
 from .inputs import StatedInput, fill
-from .runtime import RunSettings, Runtime, Shipping, TritonModel
+from .runtime import Runtime, Shipping, TritonModel
+from .settings import RunSettings
 from .tensorrt_engine import EngineRunner
 from .tensorrt_file import runnable_sidecar
 from .tensorrt_library import CudaGraph

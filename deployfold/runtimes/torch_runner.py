@@ -10,7 +10,7 @@ from deployfold.errors import LoadError, MeasureError
 
 from .device import CPU, is_gpu
 from .failures import as_measure_error
-from .runtime import RunSettings
+from .settings import RunSettings
 
 if TYPE_CHECKING:
     from deployfold.config.spec import InputSpec

@@ -12,7 +12,8 @@ from deployfold.errors import MeasureError, UsageError
 
 from .device import CPU
 from .failures import as_measure_error
-from .runtime import RunSettings, Runtime
+from .runtime import Runtime
+from .settings import RunSettings
 from .times import DeviceTimes
 
 if TYPE_CHECKING:

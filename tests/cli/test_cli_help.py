@@ -12,7 +12,7 @@ from cli_runs import colours, environment, fails, run
 
 from deployfold import __version__
 from deployfold.cli.discovery import load, names, summary
-from deployfold.config.written import build_options
+from deployfold.config.build_options import build_options
 from deployfold.errors import ExitCode
 from deployfold.util.toml import parse_toml
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployfold.config.build_options import build_options
 from deployfold.config.precision import Precision
 from deployfold.config.profiles import merge, read_profile, shipped
-from deployfold.config.written import build_options, make_spec
+from deployfold.config.written import make_spec
 from deployfold.errors import UsageError
 
 KEYS = [one.key for one in build_options()]

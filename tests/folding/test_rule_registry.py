@@ -15,7 +15,7 @@ from deployfold.folding import fold
 from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import OPERATORS
 from deployfold.folding.rules import RULES, all_rules
-from deployfold.folding.rules.rule import CannotFold
+from deployfold.folding.rules.request import CannotFold
 
 EXAMPLE = Path(__file__).parent / "example_package"
 

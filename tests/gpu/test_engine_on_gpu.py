@@ -34,7 +34,7 @@ from deployfold.errors import CompileError, MeasureError
 from deployfold.measuring.latency import measure
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions

@@ -14,7 +14,7 @@ import torch
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torchscript import TorchScriptRunner
 from deployfold.util.memory import peak_bytes
 

@@ -29,7 +29,7 @@ from deployfold.infer.inputs import parse_given
 from deployfold.measuring.cold_start import cold_start
 from deployfold.reporting.report import Report
 from deployfold.runtimes.aot_inductor import AotInductorRunner, missing_compiler, stated_inputs
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 
 pytestmark = pytest.mark.skipif(missing_compiler() is not None, reason="needs a C++ compiler")
 TRUSTED = RunSettings(threads=1, trust=True)

@@ -25,7 +25,7 @@ from deployfold.runtimes.onnxruntime_providers import (
     placed,
     resolve_provider,
 )
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 
 AZURE = "AzureExecutionProvider"
 needs_azure = pytest.mark.skipif(

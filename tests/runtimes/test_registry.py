@@ -12,7 +12,7 @@ import pytest
 from cli_runs import run
 
 from deployfold.runtimes import RUNTIMES, runtime_by_key, runtime_of
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
 
 EXAMPLE = Path(__file__).parents[1] / "support" / "example_runtime"

@@ -17,7 +17,7 @@ from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
 from deployfold.runtimes.program import ProgramRunner
 from deployfold.runtimes.protocol import Runner
-from deployfold.runtimes.runtime import RunSettings
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torchscript import TorchScriptRunner
 
 

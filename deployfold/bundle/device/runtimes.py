@@ -10,7 +10,8 @@ from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.failures import NoDevice
 from deployfold.runtimes.onnxruntime import ONNX_RUNTIME, OnnxRuntimeRunner
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
-from deployfold.runtimes.runtime import RunSettings, Runtime
+from deployfold.runtimes.runtime import Runtime
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt import TENSORRT, TensorRTRunner
 
 RUNTIMES = (TENSORRT, ONNX_RUNTIME)

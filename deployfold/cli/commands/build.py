@@ -99,7 +99,7 @@ def build(
 
 def given(context: typer.Context) -> dict[str, Any]:
     """The options of ``build`` that stand on the command line, by key."""
-    from deployfold.config.written import build_options
+    from deployfold.config.build_options import build_options
 
     found = {}
     for one in build_options():

@@ -64,8 +64,8 @@ def show(
       deployfold profile show edge-int8 --target jetson-orin-nano --calib pictures/
     """
     with session(json=json, debug=debug, no_color=no_color) as run:
+        from deployfold.config.build_options import profile_options
         from deployfold.config.profiles import DEFAULT, merge
-        from deployfold.config.written import profile_options
 
         merged = merge(name, _parse(flags or []))
         values = {one.key: merged.values[one.key] for one in profile_options()}

@@ -25,7 +25,7 @@ from deployfold.folding.operators.routes import Part
 
 from .context import Context, describe
 from .labels import FIXED, PADDING, Absorber, Demand, Labels
-from .rule import CannotFold
+from .request import CannotFold
 from .scales import Indices
 
 

@@ -19,7 +19,7 @@ from deployfold.folding.operators.table import links_of
 from deployfold.folding.plan import Folded, LayerEdit, NotInPlace, Removal, Term
 from deployfold.folding.rewrite.forward import cannot_rewrite
 
-from .rule import CannotFold, Request
+from .request import CannotFold, Request
 
 
 @dataclass(eq=False)

@@ -9,7 +9,8 @@ from deployfold.folding.operators.change import Change
 from deployfold.folding.operators.partial import NotSeparable
 
 from .context import Context, describe
-from .rule import CannotFold, Request, RuleForOne
+from .request import CannotFold, Request
+from .rule import RuleForOne
 
 
 class IntoConsumers(RuleForOne):

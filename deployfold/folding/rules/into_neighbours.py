@@ -17,7 +17,7 @@ from .cells import Cells
 from .context import Context
 from .labels import Absorber, Demand
 from .offsets import Offsets
-from .rule import CannotFold, Request
+from .request import CannotFold, Request
 from .scales import Indices, Scales, components
 
 _TIED = "it is tied to what stays, or a negative scale cannot pass on the way"

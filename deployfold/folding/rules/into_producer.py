@@ -14,7 +14,8 @@ from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import is_sum
 
 from .context import Context, describe
-from .rule import CannotFold, Request, RuleForOne
+from .request import CannotFold, Request
+from .rule import RuleForOne
 
 
 class IntoProducers(RuleForOne):

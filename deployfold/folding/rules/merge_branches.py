@@ -17,7 +17,7 @@ from deployfold.folding.kernels import centre_taps, taps_within
 from deployfold.folding.plan import Folded, MoveLayer, Replacement, Term, ZeroBranch
 
 from .context import Context
-from .rule import CannotFold
+from .request import CannotFold
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from deployfold.folding.algebra import Affine
 from deployfold.folding.graph.affine_layer import AffineLayer
-from deployfold.folding.graph.graph import Op
 from deployfold.folding.operators.partial import NotSeparable
 
-if TYPE_CHECKING:
-    from .context import Context
-
-
-class CannotFold(Exception):
-    """A rule does not apply; the text says why, and goes into the report."""
-
-    def __init__(self, reason: str) -> None:
-        if not reason:
-            raise ValueError("a refusal needs a reason")
-        super().__init__(reason)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Let the linear layer or affine layer that runs at ``op`` take up ``affine``.
-
-    Attributes:
-        after: the map follows the layer (it scales rows); else it precedes it (columns).
-        skip: ``(out,)`` multiple of the identity to add to the layer's weight, which makes up for
-            an unscaled copy of the layer's input that is added to its output.
-    """
-
-    op: Op
-    affine: Affine
-    after: bool
-    skip: Tensor | None = None
-
-    def same_as(self, other: Request) -> bool:
-        """Whether both ask the same of a layer that runs at several places."""
-        if self.after != other.after or (self.skip is None) != (other.skip is None):
-            return False
-        return self.affine.equals(other.affine) and (
-            self.skip is None or other.skip is None or torch.equal(self.skip, other.skip)
-        )
+from .context import Context
+from .request import CannotFold, Request
 
 
 class Rule(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.layers import is_layer
 from deployfold.folding.rules.context import Context
-from deployfold.folding.rules.rule import CannotFold, Request, RuleForOne
+from deployfold.folding.rules.request import CannotFold, Request
+from deployfold.folding.rules.rule import RuleForOne
 
 
 class BehindAbs(RuleForOne):
