@@ -26,7 +26,7 @@ from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.report import Environment, Report, Row, Source, load_report, now
 from deployfold.reporting.select import chosen
 from deployfold.runtimes import all_runtimes, runtime_of
-from deployfold.runtimes.device import resolve_device
+from deployfold.runtimes.device_choice import resolve_device
 from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.runtime import Runtime

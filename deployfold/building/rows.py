@@ -21,7 +21,8 @@ from deployfold.measuring.measurements import Measured, MeasurementInterrupted, 
 from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, Row
-from deployfold.runtimes.device import is_gpu, resolve_device, torch_tf32
+from deployfold.runtimes.device import is_gpu
+from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 
 from .artifact import Artifact
 

@@ -16,7 +16,7 @@ class RunSettings:
 
     Attributes:
         threads: CPU threads; ``None`` leaves the runtime's own number.
-        device: ``cpu`` or ``cuda:0``, as :func:`.device.resolve_device` returns it; ``None`` is
+        device: ``cpu`` or ``cuda:0``, see :func:`.device_choice.resolve_device`; ``None`` is
             where the runtime runs files by itself.
         tf32: fp32 may be rounded to TF32 on a GPU, in every runtime alike.
         provider: an execution provider of ONNX Runtime, as ``--provider`` takes it.
