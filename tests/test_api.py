@@ -117,6 +117,8 @@ def test_signatures_are_those_of_the_documentation():
         "model": (positional, empty),
         "example_inputs": (positional, empty),
         "reparam": (keyword, True),
+        "more_inputs": (keyword, ()),
+        "check_inputs": (keyword, ()),
     }
     assert list(parameters(deployfold.export))[:3] == ["model", "example_inputs", "directory"]
     assert parameters(deployfold.build)["source"] == (positional, empty)

@@ -12,7 +12,7 @@ from deployfold.compiling import detect
 
 def test_a_directory_without_a_kit_is_an_error(tmp_path):
     (tmp_path / "out").mkdir()
-    fails(run("finish", "out", cwd=tmp_path), 2, "finish.json", "copy its whole directory")
+    fails(run("finish", "out", cwd=tmp_path), 2, "finish.json", "Copy the whole directory")
     fails(run("finish", "gone", cwd=tmp_path), 2, "finish.json")
 
 

@@ -161,7 +161,7 @@ def test_the_profiles_crop_scales_with_the_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        ("1x3x32x32", {"crop": (30, 30)}, "A crop of 30x30 is not what the model takes, 32x32."),
+        ("1x3x32x32", {"crop": (30, 30)}, "The crop is 30x30, and the model takes 32x32."),
         ("1x3x32x32", {"resize": 20}, "Images resized to 20 pixels do not fill"),
         ("1x3x32x32", {"resize": 0}, "'resize' must be a number of pixels from 1"),
         ("1x3x32x32", {"std": (0.0,)}, "'std' must be positive numbers"),
