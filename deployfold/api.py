@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from deployfold.building.pipeline import build as _build
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.make_spec import spec_of_keywords
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec, TensorSpec
-from deployfold.config.written import spec_of_keywords
 from deployfold.reporting.report import Report
 
 from .errors import UsageError
@@ -40,9 +40,12 @@ def load(
             ``timm:NAME``, or ``package.module:factory``.
         arch: the architecture of a state dict: ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:factory``; guessed from the file name and its keys if ``None``.
-        allow_globals: classes that a pickled module may use beside those of known packages, or
-            ``package.*`` for all modules of a package.
+        allow_globals: further classes that a pickled module may use, besides those of known
+            packages; ``package.*`` allows all modules of a package.
         trust: unpickle in full, which lets the file run any code.
+
+    Returns:
+        The model.
 
     Raises:
         LoadError: the file cannot be read, or reading it would run code that was not allowed.
@@ -68,15 +71,19 @@ def fold(
     """Fold every BatchNorm of ``model`` that can be folded exactly, and prove it.
 
     The proof covers the given inputs, another batch size, and heights, widths and lengths one
-    larger and one smaller, where the model takes them. What the model does for other numbers in
-    its data, if it reads any, is not proved, and the result's notes say so.
+    larger and one smaller, where the model accepts them. If the forward branches on values in its
+    inputs, the proof does not cover other values, and the result's notes say so.
 
     Args:
         model: in evaluation mode; it is never changed.
         example_inputs: the arguments of one forward call.
         reparam: also merge parallel linear branches and fold constant scales.
-        more_inputs: argument tuples that lead a forward which goes by its data to other branches.
-        check_inputs: argument tuples of further shapes that the model will meet.
+        more_inputs: further argument tuples, which take a data-dependent forward through its other
+            branches.
+        check_inputs: argument tuples of further shapes to verify.
+
+    Returns:
+        The folded model, the folded and remaining BatchNorms, and the verification.
 
     Raises:
         FoldError: the forward fails, or the folded model is not the same function.
@@ -104,18 +111,20 @@ def export(
 
     Args:
         model: in evaluation mode.
-        example_inputs: one tensor a positional argument of the forward.
-        directory: gets a file for each format, such as ``NAME.onnx``.
-        dynamic_batch: min, opt and max batch size; fixed to that of ``example_inputs`` if ``None``.
-        formats: which to write.
+        example_inputs: one tensor for each positional argument of the forward.
+        directory: the folder for the files, one per format, such as ``NAME.onnx``.
+        name: the file name without suffix.
+        dynamic_batch: min, opt and max batch size; ``None`` fixes the batch size to that of
+            ``example_inputs``.
+        formats: the formats to write.
         metadata: properties to write into the ONNX.
 
     Returns:
-        The artifacts by format.
+        The exported files, by format.
 
     Raises:
-        ExportError: the model does not give the same twice, a format cannot be written, or its
-            file computes something else.
+        ExportError: two runs of the model differ, a format cannot be written, or a file's outputs
+            differ from the model's.
         UsageError: a format is unknown.
     """
     unknown = set(formats) - {exporter.key for exporter in EXPORTERS}
@@ -146,16 +155,16 @@ def build(source: str | Path, *, emit: Emit = ignore, **options: Any) -> Report:
         source: as for :func:`load`.
         emit: receives the events of the build.
         options: the flags of ``deployfold build`` (``fp16=True``, ``calib="pictures"``,
-            ``max_seconds=5.0``), or fields of :class:`deployfold.config.settings.BuildSpec`
+            ``max_seconds=5.0``), or fields of :class:`deployfold.config.build_spec.BuildSpec`
             (``engine=False``, ``guard=GuardSpec(min_sqnr_db=25.0)``). ``dynamic_batch`` may also be
             one tuple of min, opt and max. ``calibration`` alone builds in INT8.
 
     Returns:
-        The report. Its status is «failed» where a precision was refused or a limit was missed; it
-        holds all else then.
+        The report. Its status is «failed» if a precision was refused or a limit was missed; the
+        rest of the report is then complete.
 
     Raises:
-        UsageError: an option is unknown, or its value cannot be understood.
+        UsageError: an option is unknown, or its value is malformed.
         DeployfoldError: the subclass names the stage that failed.
     """
     batch = options.get("dynamic_batch")

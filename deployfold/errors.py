@@ -33,7 +33,7 @@ class DeployfoldError(Exception):
 
     Args:
         message: one sentence: what happened, and where.
-        hint: what to do about it; ``None`` if the message names that already.
+        hint: what to do about it; ``None`` if the message says so already.
     """
 
     exit_code: ExitCode = ExitCode.INTERNAL
@@ -75,7 +75,7 @@ class CompileError(DeployfoldError):
 
 
 class ThresholdError(DeployfoldError):
-    """Everything was built and measured, but the result missed a limit of the user's."""
+    """Everything was built and measured, but a result missed a limit that the user set."""
 
     exit_code = ExitCode.THRESHOLD
 
@@ -87,7 +87,7 @@ class MeasureError(DeployfoldError):
 
 
 class AccuracyError(DeployfoldError):
-    """A lowered model cannot keep the accuracy asked for; everything else that was built stays."""
+    """A lowered model cannot keep the required accuracy; everything else that was built stays."""
 
     exit_code = ExitCode.ACCURACY
 
@@ -99,7 +99,7 @@ class SweepError(DeployfoldError):
 
 
 class BundleError(DeployfoldError):
-    """A bundle cannot be made, or a given one is damaged or cannot be trusted."""
+    """A bundle cannot be made, or an existing bundle is damaged or fails verification."""
 
     exit_code = ExitCode.BUNDLE
 
@@ -107,8 +107,8 @@ class BundleError(DeployfoldError):
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The most useful line of an exception's message: the first line of its innermost cause.
 
-    PyTorch wraps the cause in further exceptions. Errors of TorchScript operations are different:
-    their first lines show the place and the last line the reason.
+    PyTorch wraps the cause in further exceptions. For errors of TorchScript operations, the last
+    line is taken: the first lines show the place, and the last one the reason.
 
     Returns:
         At most ``limit`` characters; the exception's type if it has no message.

@@ -1,6 +1,6 @@
 """The events of a running pipeline, for the CLI, a log or any other observer.
 
-The pipeline does not know rich or terminals. Each stage calls an ``Emit`` with one of these events.
+Each stage calls an ``Emit`` with these events, so that the pipeline needs no terminal code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins; ``detail`` names the object that it works on."""
+    """A stage begins; ``detail`` names the file, model or GPU that the stage works on."""
 
     stage: str
     detail: str = ""
@@ -20,7 +20,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """A stage has progressed; ``fraction`` is 0 to 1, or ``None`` if the total is unknown."""
+    """A stage has made progress; ``fraction`` is 0 to 1, or ``None`` if the total is unknown."""
 
     stage: str
     detail: str
@@ -53,20 +53,20 @@ Emit: TypeAlias = Callable[[Event], None]
 
 
 def part_of(emit: Emit, done: float, share: float) -> Emit:
-    """An ``Emit`` for a part of a stage, whose progress it places within that of the stage.
+    """An ``Emit`` for one part of a stage, which rescales the part's progress to the stage's.
 
     Args:
-        emit: of the stage.
+        emit: the ``Emit`` of the stage.
         done: the fraction of the stage (0 to 1) before the part.
         share: the fraction of the stage that the part takes.
     """
 
-    def placed(event: Event) -> None:
+    def rescaled(event: Event) -> None:
         if isinstance(event, StageProgress) and event.fraction is not None:
             event = replace(event, fraction=done + share * event.fraction)
         emit(event)
 
-    return placed
+    return rescaled
 
 
 def ignore(event: Event) -> None:

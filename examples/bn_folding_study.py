@@ -28,7 +28,7 @@ from torch import nn
 
 import deployfold
 from deployfold.compiling import detect
-from deployfold.config.quantization import CalibrationSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.reporting.report import Report, Row
 
 CLASSES = 10

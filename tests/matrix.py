@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 NEWEST = "newest"
 COMBINATIONS = ("3.11:2.6", *(f"3.{minor}:{NEWEST}" for minor in (10, 11, 12, 13)))
 PARTS = (
-    "tests/util/test_files.py", "tests/config/test_spec.py", "tests/folding/test_fold_rules.py",
+    "tests/util/test_files.py", "tests/config/test_inputs.py", "tests/folding/test_fold_rules.py",
     "tests/loading/test_load_models.py", "tests/exporting/test_export_torchscript.py",
     "tests/exporting/test_export_program.py", "tests/exporting/test_export_onnx.py",
     "tests/bundle/test_bundle_create.py", "tests/cli/test_cli_build.py",

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import deployfold
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import CalibrationSpec, GuardSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import ExportError, FoldError, LoadError, UsageError
 
 

@@ -13,10 +13,10 @@ from deployfold import __version__
 from deployfold.building.artifact import Artifact
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.engine import EngineOptions
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.settings import BuildSpec
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore

@@ -10,9 +10,9 @@ from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect
 from deployfold.compiling.records import optimization_profiles
 from deployfold.compiling.tensorrt.builder_config import option_refusal
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
-from deployfold.config.settings import BuildSpec
-from deployfold.config.shapes import OptimizationProfile
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.finish.kit import copy_note
 from deployfold.reporting.report import REPORT_JSON

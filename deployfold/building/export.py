@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
 from deployfold.exporting import EXPORTERS, ExportJob, check_repeatable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import FoldResult

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deployfold.config.settings import BuildSpec
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.real_inputs import load_samples
 from deployfold.data.sources import inputs_in

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from deployfold import lowering
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
-from deployfold.config.settings import BuildSpec
 from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress

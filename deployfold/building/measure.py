@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.loading import make_inputs
 from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.reporting.report import Row

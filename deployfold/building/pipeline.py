@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.reporting.report import Report, Status

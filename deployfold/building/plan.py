@@ -13,9 +13,9 @@ from typing import Any
 
 from deployfold.compiling import EngineRequest, plan_engines
 from deployfold.compiling.tensorrt.builder_config import option_refusal
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import RANDOM
-from deployfold.config.settings import BuildSpec
+from deployfold.config.real_data import RANDOM
 from deployfold.exporting import EXPORTERS
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem

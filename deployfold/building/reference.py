@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployfold.config.quantization import PREPROCESS_JSON, PreprocessSpec
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.real_data import PREPROCESS_JSON, PreprocessSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
 from deployfold.data.preprocess.steps import write_preprocess
 from deployfold.errors import UsageError

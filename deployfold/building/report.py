@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployfold import __version__
-from deployfold.config.settings import BuildSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.folding import FoldResult
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
@@ -80,7 +80,7 @@ def partial_report(
 
 
 def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:
-    """The report's form of an :class:`~deployfold.config.spec.InputSpec`."""
+    """The report's form of an :class:`~deployfold.config.inputs.InputSpec`."""
     return tuple(
         ModelInput(
             name=name,

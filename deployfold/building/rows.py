@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import torch
 
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
 from deployfold.measuring.accuracy import compare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 from deployfold.measuring.environment import default_threads
 from deployfold.runtimes import RunSettings
 from deployfold.runtimes.device_choice import resolve_device

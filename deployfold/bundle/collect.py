@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import PREPROCESS_JSON
+from deployfold.config.real_data import PREPROCESS_JSON
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ

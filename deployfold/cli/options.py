@@ -11,7 +11,7 @@ import typer
 from typer.models import OptionInfo
 
 from deployfold.config.build_options import build_options
-from deployfold.config.option import Option, Panel
+from deployfold.config.option_field import Option, Panel
 from deployfold.reporting.metrics import METRICS
 
 from .group import print_whole_help

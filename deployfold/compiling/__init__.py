@@ -7,7 +7,7 @@ runs in the worker and is the only one to import TensorRT.
 from __future__ import annotations
 
 from deployfold.config.engine import EngineOptions
-from deployfold.config.shapes import InputShapes
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.targets.catalogue import load_targets, resolve
 from deployfold.targets.machine import Machine, detect
 

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.config.engine import EngineOptions
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import (
+    InputShapes,
+    OptimizationProfile,
+    profiles_from_json,
+)
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import InputShapes, OptimizationProfile, profiles_from_json
-from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.compute_capability import ComputeCapability, sm_name
 from deployfold.targets.libraries import Library

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold import __version__
-from deployfold.config.spec import TensorSpec
+from deployfold.config.inputs import TensorSpec
 from deployfold.errors import MeasureError, UsageError
 from deployfold.targets.compute_capability import (
     ComputeCapability,

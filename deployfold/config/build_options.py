@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from .option import Option, Panel, groups_of, options_of
+from .build_spec import BuildSpec
+from .option_field import Option, Panel, groups_of, options_of
 from .precision import Precision
-from .settings import BuildSpec
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +40,6 @@ def profile_options() -> tuple[Option, ...]:
 
 
 def with_current_keys(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of written values in which keys of older versions have their current names."""
+    """The table with every key of an older version renamed to its current key."""
     current = {older: one.key for one in build_options() for older in one.older_keys}
     return {current.get(key, key): value for key, value in table.items()}

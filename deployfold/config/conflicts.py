@@ -1,4 +1,4 @@
-"""Options that would be ignored or that contradict each other, told before any work."""
+"""Refuse options that a build would ignore, before any work starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from deployfold.errors import UsageError
 
 from .build_options import build_options
-from .settings import BuildSpec
-from .written import make_spec
+from .build_spec import BuildSpec
+from .make_spec import make_spec
+from .precision import QUANTISED, Precision, flags
 
 
 def _calibrated(spec: BuildSpec) -> bool:
@@ -21,6 +22,11 @@ def _quantised(spec: BuildSpec) -> bool:
     return any(one.record.family == "qdq" for one in spec.precisions)
 
 
+_ADD_CALIBRATED = f"Add {flags(one for one in Precision if one.record.calibration != 'none')}."
+_ADD_QUANTISED = f"Add {flags(QUANTISED)}."
+_ADD_ACTIVATIONS = f"Add {flags(one for one in QUANTISED if not one.record.weights_only)}."
+
+
 def _engine_keys() -> tuple[str, ...]:
     builder = (one.key for one in build_options() if one.group == "options")
     return ("target", "workspace", "torch-tensorrt", *builder)
@@ -28,13 +34,13 @@ def _engine_keys() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Need:
-    """What some options need to have an effect.
+    """A condition without which some options have no effect.
 
     Attributes:
-        keys: of the options.
-        met: whether a build has what they need.
-        lack: what the build does not have, after «… has no effect:».
-        hint: how to get it.
+        keys: the keys of these options.
+        met: whether a build meets the condition.
+        lack: the reason in the message «--KEY has no effect: …», where the build does not.
+        hint: how to meet the condition.
     """
 
     keys: tuple[str, ...]
@@ -44,14 +50,14 @@ class Need:
 
 
 LAYERS = "layers"
-"""The key of ``--layers``, which changes what is shown, not what is built."""
+"""The key of ``--layers``: the flag belongs to the output, so no field of ``BuildSpec`` has it."""
 
 NEEDS = (
     Need(
         ("calib", "calib-samples", "held-back"),
         _calibrated,
         "no precision of this build is calibrated",
-        "Add --int8, --fp8 or --int4.",
+        _ADD_CALIBRATED,
     ),
     Need(
         ("calib-samples", "held-back"),
@@ -63,7 +69,7 @@ NEEDS = (
         ("min-sqnr", "min-agreement", "min-quantized-share", "rest-precision", LAYERS),
         _quantised,
         "no precision of this build is quantised",
-        "Add --int8, --fp8 or --int4.",
+        _ADD_QUANTISED,
     ),
     Need(
         ("min-sqnr", "min-sqnr-for", "min-agreement", "min-quantized-share"),
@@ -77,7 +83,7 @@ NEEDS = (
             one.record.family == "qdq" and not one.record.weights_only for one in spec.precisions
         ),
         "no precision of this build quantises activations",
-        "Add --int8 or --fp8.",
+        _ADD_ACTIVATIONS,
     ),
     Need(
         ("io", "keep-fp32", "keep-fp32-op", "min-sqnr-for", "no-guard"),
@@ -113,11 +119,11 @@ NEEDS = (
 
 
 def unmet(keys: Iterable[str], spec: BuildSpec) -> dict[str, Need]:
-    """The keys that would have no effect on a build, and what they need."""
+    """The keys without an effect on a build, each with the condition that is not met."""
     written = set(keys)
     return {
         key: need
-        for need in reversed(NEEDS)  # the first need of a key is the one to tell
+        for need in reversed(NEEDS)  # where a key has two unmet needs, report the first one
         if not need.met(spec)
         for key in need.keys
         if key in written
@@ -128,10 +134,10 @@ def check_used(keys: Iterable[str], spec: BuildSpec) -> None:
     """Refuse options that would be ignored.
 
     Args:
-        keys: of the options on the command line. What a profile sets may go unused.
+        keys: the options on the command line. Options that a profile sets may have no effect.
 
     Raises:
-        UsageError: naming the first one, and what it needs.
+        UsageError: names the first such option and the condition that is not met.
     """
     order = list(keys)
     found = unmet(order, spec)
@@ -141,9 +147,9 @@ def check_used(keys: Iterable[str], spec: BuildSpec) -> None:
 
 
 def used(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Written values without those that would have no effect, for a command that is generated.
+    """The written values that have an effect, for a generated command.
 
-    Values that contradict each other stay, so that the command tells of them.
+    Contradictory values stay, so that the generated command reports the contradiction.
     """
     try:
         idle = unmet(written, make_spec("model", written))

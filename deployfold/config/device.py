@@ -1,4 +1,4 @@
-"""Where the rows of a table run, as ``--device`` takes it."""
+"""The value of ``--device``: where the rows of a table run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from deployfold.errors import UsageError
 
 
 def read_device(text: str) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:1``, in lower case.
+    """Read ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into lower case.
 
     Raises:
-        UsageError: the text is none of these.
+        UsageError: the text names another device.
     """
     word = text.strip().lower()
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", word) is None:

@@ -1,4 +1,4 @@
-"""The options of the engine builder beside precision and shapes: plain data, ready for JSON."""
+"""The options of the engine builder other than precision and shapes, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from deployfold.errors import UsageError
 
-from .option import Panel, check_ranges, option
+from .option_field import Panel, check_ranges, option
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 HARDWARE_COMPATIBILITY: tuple[str, ...] = get_args(HardwareCompatibility)
@@ -19,10 +19,10 @@ HARDWARE_COMPATIBILITY: tuple[str, ...] = get_args(HardwareCompatibility)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the engine builder is told beside precision and shapes.
+    """The options of the engine builder other than precision and shapes.
 
-    Every default leaves the library's own. The worker process asks the library which options it
-    has; combinations that no library has are refused here.
+    Every default keeps the library's own default. The worker process checks which options the
+    library has. This class refuses the combinations that no library supports.
 
     Raises:
         UsageError: a value is out of its range, or two options exclude each other.
@@ -34,7 +34,7 @@ class EngineOptions:
         Panel.ENGINE,
         metavar="0-5",
         least=0,
-        most=5,  # TensorRT-RTX 1.7 takes 9 without a word
+        most=5,  # TensorRT-RTX 1.7 accepts 9 without an error
     )
     timing_cache: Path | None = option(
         None,
@@ -105,8 +105,8 @@ class EngineOptions:
             )
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """The names of the options that are not at their default."""
+    def changed(self) -> tuple[str, ...]:
+        """The names of the options whose value is not the default."""
         return tuple(
             field.name
             for field in dataclasses.fields(self)
@@ -120,7 +120,7 @@ class EngineOptions:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EngineOptions:
-        """Read what :meth:`to_json` wrote; keys of a newer deployfold are left out."""
+        """Read the output of :meth:`to_json`; keys of a newer deployfold are ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         cache = values.get("timing_cache")

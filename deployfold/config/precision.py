@@ -7,38 +7,38 @@ Adding a precision takes a record and a member here, and one file in :mod:`deplo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
 ANY_GPU = (0, 0)
-"""The compute capability for «every GPU that the library builds for»."""
+"""The oldest compute capability of a precision that every supported GPU has."""
 
 
 @dataclass(frozen=True)
 class PrecisionRecord:
-    """What the other rooms need to know about one precision.
+    """Everything that the rest of the package needs to know about one precision.
 
     Attributes:
         name: the value of the enum member, the flag, and the key in profiles and file names.
         title: for headings and messages.
         family: ``none`` is the exported fp32 model itself; ``cast`` changes the type of tensors;
             ``qdq`` puts QuantizeLinear and DequantizeLinear around layers.
-        quantises: what becomes low-precision, as the object of a sentence.
+        quantises: the tensors that become low-precision, as the object of a sentence.
         summary: one sentence for ``--help``.
         onnx_type: the tensor type in the ONNX file, a member of ``onnx.TensorProto.DataType``.
         tensorrt_type: the member of ``tensorrt.DataType`` that layers then compute in.
-        oldest: per library, the oldest compute capability that has the precision. ``default``
-            counts for libraries without an entry.
-        calibration: whether a build wants calibration data: ``required`` for the ranges of
-            activations, ``optional`` where weights alone are rounded.
-        no_cpu_latency: why a lowered ONNX has no latency on a CPU: the CPU would run another
-            computation. Empty for fp32.
+        oldest: the oldest compute capability that has the precision, by library. Libraries
+            without an entry use that of ``default``.
+        calibration: whether a build needs calibration data: ``required`` for the ranges of
+            activations, ``optional`` where only weights are rounded.
+        no_cpu_latency: the reason why a lowered ONNX has no latency on a CPU: the CPU would run
+            another computation. Empty for fp32.
         min_sqnr_db: default limit of the accuracy guard: the least SQNR in dB of every output.
         layer_sqnr_db: limit for one layer in ``deployfold compare --layers``, in dB.
         weights_only: activations are not rounded.
-        caveats: by library, what the report says beside an engine of this precision.
+        caveats: the report's remark on an engine of this precision, by library.
     """
 
     name: str
@@ -178,15 +178,25 @@ class Precision(str, Enum):
 
     @property
     def record(self) -> PrecisionRecord:
-        """What is known about it."""
+        """The facts about this precision."""
         return _RECORDS[self.value]
 
 
 QUANTISED = tuple(one for one in Precision if one.record.family == "qdq")
-"""The precisions that are Q/DQ nodes around layers."""
+"""The precisions that put Q/DQ nodes around layers."""
 
 
-def titles(precisions: tuple[Precision, ...]) -> str:
+def titles(precisions: Iterable[Precision]) -> str:
     """Several precisions in a sentence: ``INT8, FP8 and INT4``."""
-    names = [one.record.title for one in precisions]
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)
+    return _enumeration([one.record.title for one in precisions], "and")
+
+
+def flags(precisions: Iterable[Precision]) -> str:
+    """The flags of several precisions in a sentence: ``--int8, --fp8 or --int4``."""
+    return _enumeration([f"--{one.value}" for one in precisions], "or")
+
+
+def _enumeration(words: list[str], conjunction: str) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"

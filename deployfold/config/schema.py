@@ -1,6 +1,6 @@
-"""A pydantic model made from the options: it checks written values, and gives the JSON schema.
+"""The pydantic model of the options, which checks written values and yields the JSON schema.
 
-Imported where something is checked and not before, because pydantic takes a tenth of a second.
+Import this module where values are checked, not at start-up: importing pydantic takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from deployfold.errors import UsageError
 
 from .build_options import build_options, profile_options
-from .option import Option
+from .option_field import Option
 
 
 class _Written(BaseModel):
@@ -36,7 +36,7 @@ def profile_model() -> type[BaseModel]:
 
 
 def _model(name: str, options: tuple[Option, ...], **more: Any) -> type[BaseModel]:
-    # A prefix, because an option may be called as a method of BaseModel is.
+    # The prefix avoids clashes between option names and methods of BaseModel.
     fields: dict[str, Any] = {f"option_{one.keyword}": _field(one) for one in options}
     model: type[BaseModel] = create_model(name, __base__=_Written, **more, **fields)
     return model
@@ -57,10 +57,10 @@ def check_written(written: Mapping[str, Any]) -> None:
     """Check the types and ranges of written values.
 
     Args:
-        written: by key.
+        written: the values by key.
 
     Raises:
-        UsageError: a value is of another type, or out of its range.
+        UsageError: a value has the wrong type or is out of its range.
     """
     problem = first_problem(written_model(), written)
     if problem is not None:
@@ -69,7 +69,7 @@ def check_written(written: Mapping[str, Any]) -> None:
 
 
 def first_problem(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The key of the first value that the model refuses, and why in a few words."""
+    """The key of the first value that the model refuses, and the reason in a few words."""
     try:
         model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deployfold.config.quantization import RANDOM, CalibrationSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import RANDOM, CalibrationSpec
 from deployfold.errors import UsageError
 from deployfold.loading.inputs import make_inputs
 

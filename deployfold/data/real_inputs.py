@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from deployfold.config.quantization import RANDOM, CalibrationSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import RANDOM, CalibrationSpec
 from deployfold.errors import UsageError
 
 from .draw import Drawn, batches_of, draw

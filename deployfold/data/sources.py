@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import UsageError
 
 from .arrays import array_source, open_arrays

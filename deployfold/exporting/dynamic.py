@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from deployfold.config.shapes import Shape
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import Shape
 
 BATCH_AXIS = "batch"
 """The name of the first axis in every exported graph, where that is dynamic."""

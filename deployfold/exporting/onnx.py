@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import ONNX_RUNTIME
 

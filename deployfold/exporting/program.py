@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import PROGRAM as RUNTIME
 from deployfold.util.files import atomic_path

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_few, first_line
 from deployfold.runtimes import TORCHSCRIPT as RUNTIME
 from deployfold.util.files import atomic_path, disk_is_full

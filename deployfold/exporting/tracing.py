@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 
 from .dynamic import BATCH_AXIS, is_dynamic, tracing_inputs

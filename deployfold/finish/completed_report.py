@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deployfold.config.spec import Thresholds
+from deployfold.config.thresholds import Thresholds
 from deployfold.reporting.report import Environment, Report, Row, Status, now
 from deployfold.reporting.thresholds import check
 from deployfold.targets.machine import Machine

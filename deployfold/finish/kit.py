@@ -15,8 +15,8 @@ from typing import Any
 
 from deployfold import __version__
 from deployfold.config.engine import EngineOptions
+from deployfold.config.optimization_profiles import OptimizationProfile, profiles_from_json
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import OptimizationProfile, profiles_from_json
 from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import MeasureError, UsageError
 from deployfold.infer.inputs import Given, random_array, values_for
 from deployfold.infer.outputs import Result, describe

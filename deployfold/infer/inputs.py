@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.data.arrays import open_arrays
 from deployfold.errors import UsageError
 from deployfold.runtimes.tensorrt_file import numpy_dtype

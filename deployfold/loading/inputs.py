@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from deployfold.config.shapes import Dynamic, DynamicBatch
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.optimization_profiles import Dynamic, DynamicBatch
 from deployfold.errors import UsageError
 
 from . import zoo
@@ -76,7 +76,7 @@ def resolve_inputs(
 def _within(spec: InputSpec) -> InputSpec:
     """The same inputs, in shapes that one of its profiles holds."""
     fits = any(
-        all(one.holds(tensor.shape) for one, tensor in zip(profile, spec.tensors, strict=True))
+        all(one.contains(tensor.shape) for one, tensor in zip(profile, spec.tensors, strict=True))
         for profile in spec.profiles
     )
     if fits or not spec.profiles:

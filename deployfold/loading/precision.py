@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 
 from .model import LoadedModel
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import onnx
 import onnx_ir as ir
 
-from deployfold.config.quantization import KeepSpec
+from deployfold.config.accuracy import KeepSpec
 from deployfold.errors import UsageError
 from deployfold.exporting.onnx_graph import MODULE_KEY
 

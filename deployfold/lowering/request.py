@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec, KeepSpec
 from deployfold.exporting.session import Array
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 

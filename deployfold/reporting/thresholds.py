@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deployfold.config.spec import Thresholds
+from deployfold.config.thresholds import Thresholds
 
 from .metrics import METRICS
 from .report import Row, ThresholdResult

@@ -24,7 +24,7 @@ from .runtime import Runtime, Shipping
 from .torch_runner import TorchFileRunner
 
 if TYPE_CHECKING:
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
     from .protocol import Array, Inputs, Step
 

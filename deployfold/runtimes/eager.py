@@ -18,7 +18,7 @@ from .torch_runner import TorchFileRunner, TorchRunner
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
 
 class EagerRunner(TorchRunner):

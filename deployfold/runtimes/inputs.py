@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployfold.config.shapes import within
-from deployfold.config.spec import DTYPES, InputSpec, TensorSpec
+from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
+from deployfold.config.optimization_profiles import within
 from deployfold.errors import UsageError
 
 

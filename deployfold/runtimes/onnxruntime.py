@@ -22,7 +22,7 @@ from .settings import RunSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
     from .protocol import Array, Inputs, Step
 

@@ -12,7 +12,7 @@ from .times import DeviceTimes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
     from .settings import RunSettings
 

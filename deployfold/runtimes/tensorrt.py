@@ -28,7 +28,7 @@ from .tensorrt_file import runnable_sidecar
 from .tensorrt_library import CudaGraph
 
 if TYPE_CHECKING:
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
     from .protocol import Array, Inputs, Step
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.config.shapes import within
+from deployfold.config.optimization_profiles import within
 from deployfold.errors import MeasureError
 from deployfold.util.files import write_bytes
 

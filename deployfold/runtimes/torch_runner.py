@@ -13,7 +13,7 @@ from .failures import as_measure_error
 from .settings import RunSettings
 
 if TYPE_CHECKING:
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
 
     from .protocol import Array, Inputs, Step
 

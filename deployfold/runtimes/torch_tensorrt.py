@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployfold.compiling.torch_tensorrt.compile import INSTALL
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import MeasureError, UsageError
 
 from .device import CPU

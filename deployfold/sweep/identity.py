@@ -8,8 +8,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from deployfold.config.build_profiles import CODE, PATHS, names_function
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import CODE, PATHS, names_function
 from deployfold.lowering.cache import cache_key
 from deployfold.measuring.environment import package_versions
 from deployfold.targets.machine import detect

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deployfold.config.build_profiles import CODE, names_function
 from deployfold.config.conflicts import used
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import CODE, names_function
 from deployfold.errors import ExitCode
 from deployfold.lowering.cache import cache_key
 from deployfold.targets.catalogue import AUTO

@@ -13,8 +13,8 @@ import deployfold
 from deployfold.bench.bench import bench
 from deployfold.building.artifact import Artifact
 from deployfold.building.rows import Extras, interrupted_rows, measure_rows
-from deployfold.config.settings import BuildSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
 from deployfold.measuring.measurements import MeasurementInterrupted

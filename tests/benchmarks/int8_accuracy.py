@@ -42,9 +42,9 @@ from onnxruntime.quantization import (
 from PIL import Image
 from torch import nn
 
+from deployfold.config.accuracy import GuardSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
-from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import AccuracyError
 from deployfold.exporting import export_onnx
 from deployfold.folding import fold

@@ -12,9 +12,9 @@ from torch import nn
 from deployfold.building.artifact import Artifact
 from deployfold.building.journal import Journal
 from deployfold.building.pipeline import build
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision
-from deployfold.config.settings import BuildSpec
-from deployfold.config.spec import InputSpec
 from deployfold.events import Event, Note, StageFinished, StageStarted
 from deployfold.reporting.report import load_report
 

@@ -15,8 +15,8 @@ from triton_repositories import add_torchscript, read_config
 from deployfold.building.report import model_inputs
 from deployfold.bundle.batching import why_not_joined
 from deployfold.bundle.triton import write_repository
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.events import Note
 from deployfold.reporting.report import DynamicAxis, load_report, write_report
 

@@ -10,8 +10,8 @@ import torch
 from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, make, run
 
 from deployfold.building.pipeline import fold_file
-from deployfold.config.settings import BuildSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.reporting.report import load_report
 
 WHOLE = {

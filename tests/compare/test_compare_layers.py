@@ -19,8 +19,8 @@ from deployfold.compare.layers.differences import compare_pairs
 from deployfold.compare.layers.eager import EagerSide
 from deployfold.compare.layers.pairing import pair
 from deployfold.compare.layers.result import Limits
+from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.precision import Precision
-from deployfold.config.spec import InputSpec, TensorSpec
 from deployfold.errors import DeployfoldError, LoadError, UsageError
 from deployfold.exporting import export_onnx, export_program
 from deployfold.folding import fold

@@ -22,7 +22,7 @@ from deployfold.compare.render import (
     regression_sentences,
 )
 from deployfold.compare.tolerances import DEFAULTS, parse_tolerances, tolerance_for
-from deployfold.config.spec import Thresholds
+from deployfold.config.thresholds import Thresholds
 from deployfold.errors import UsageError
 from deployfold.reporting.metrics import METRICS
 from deployfold.reporting.report import ColdStart, Report, Row, Speedup, Status

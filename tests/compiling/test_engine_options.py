@@ -49,13 +49,13 @@ def test_options_survive_json_and_a_newer_deployfolds() -> None:
     )
     written = json.loads(json.dumps(options.to_json()))
     assert EngineOptions.from_json({**written, "of_the_future": 1}) == options
-    assert options.asked == (
+    assert options.changed == (
         "optimization_level",
         "timing_cache",
         "version_compatible",
         "dla_core",
     )
-    assert EngineOptions().asked == ()
+    assert EngineOptions().changed == ()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from deployfold.compiling.compiler_choice import compiler_for
 from deployfold.compiling.planning import check_target, plan_engines
 from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import identify, load_targets, resolve
 from deployfold.targets.libraries import LIBRARIES

@@ -17,9 +17,9 @@ import deployfold.compiling.torch_tensorrt.builder as worker
 from deployfold.compiling import NoEngine
 from deployfold.compiling.torch_tensorrt.builder import count_parts, save_options, settings
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
 from deployfold.targets.machine import library_version
 
 API = json.loads(Path(__file__).with_name("torch_tensorrt_api.json").read_text())

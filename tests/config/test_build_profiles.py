@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.config.build_options import build_options
+from deployfold.config.build_profiles import merge, read_profile, shipped
+from deployfold.config.make_spec import make_spec
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import merge, read_profile, shipped
-from deployfold.config.written import make_spec
 from deployfold.errors import UsageError
 
 KEYS = [one.key for one in build_options()]

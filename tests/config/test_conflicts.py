@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from deployfold.config.build_options import build_options
+from deployfold.config.build_profiles import merge
 from deployfold.config.conflicts import LAYERS, NEEDS, check_used, used
-from deployfold.config.profiles import merge
-from deployfold.config.written import make_spec
+from deployfold.config.make_spec import make_spec
 from deployfold.errors import UsageError
 
 DATA = {"calib": "pictures"}

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import jsonschema
 import pytest
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.build_options import build_options
-from deployfold.config.option import check_ranges, option, options_of
+from deployfold.config.build_profiles import read_profile, shipped
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.make_spec import make_spec, spec_of_keywords
+from deployfold.config.option_field import check_ranges, option, options_of
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import read_profile, shipped
-from deployfold.config.quantization import CalibrationSpec, GuardSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.config.schema import check_written, profile_schema
-from deployfold.config.settings import BuildSpec
-from deployfold.config.written import make_spec, spec_of_keywords
 from deployfold.errors import UsageError
 
 FLAGS = """

@@ -8,9 +8,9 @@ import pickle
 import onnx
 import pytest
 
+from deployfold.config.accuracy import parse_min_sqnr
+from deployfold.config.make_spec import spec_of_keywords
 from deployfold.config.precision import QUANTISED, Precision, titles
-from deployfold.config.quantization import parse_min_sqnr
-from deployfold.config.written import spec_of_keywords
 from deployfold.errors import UsageError
 from deployfold.targets.libraries import precision_refusal
 

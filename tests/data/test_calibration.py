@@ -7,8 +7,8 @@ import pytest
 from calibration_toys import RGB, folder, load, picture, refusal
 from torchvision import models
 
-from deployfold.config.quantization import CalibrationSpec, PreprocessSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import CalibrationSpec, PreprocessSpec
 from deployfold.data.calibration import UNCALIBRATED, CalibrationData, load_calibration
 from deployfold.data.draw import held_back_feeds
 from deployfold.errors import UsageError

@@ -10,7 +10,7 @@ from calibration_toys import ONE, TWO, expected, load, refusal, rows, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.data import arrays as calibration_arrays
 from deployfold.data.arrays import open_arrays
 from deployfold.errors import UsageError

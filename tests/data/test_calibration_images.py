@@ -11,7 +11,7 @@ import pytest
 from calibration_toys import RGB, folder, load, picture, refusal
 from PIL import Image
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.data.images import find_images, read_image
 from deployfold.data.samples import Unreadable
 

@@ -12,8 +12,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
-from deployfold.config.quantization import PreprocessSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
 from deployfold.data.preprocess.settings import parse_profile, read_profile
 from deployfold.data.samples import Unreadable

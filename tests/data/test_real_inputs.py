@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.labels import read_labels
 from deployfold.data.real_inputs import Samples, load_samples
 from deployfold.errors import UsageError

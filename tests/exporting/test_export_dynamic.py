@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.config.shapes import parse_profile
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import parse_profile
 from deployfold.errors import ExportError
 from deployfold.exporting import export_onnx, export_program
 from deployfold.exporting.dynamic import checking_inputs, tracing_inputs

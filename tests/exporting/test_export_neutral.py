@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.exporting import export_onnx, export_program
 from deployfold.folding import fold
 

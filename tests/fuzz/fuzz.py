@@ -31,11 +31,12 @@ from torch import nn
 
 from deployfold.bundle import Limits, create, scan
 from deployfold.compiling.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.config.build_profiles import read_profile
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import InputShapes, parse_profile
 from deployfold.config.precision import Precision
-from deployfold.config.profiles import read_profile
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.shapes import InputShapes, parse_profile
-from deployfold.config.spec import InputSpec, parse_row_limits
+from deployfold.config.real_data import CalibrationSpec
+from deployfold.config.thresholds import parse_row_limits
 from deployfold.data.calibration import load_calibration
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import Wanted, read_kit, write_finish_kit

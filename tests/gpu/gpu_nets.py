@@ -24,10 +24,10 @@ from deployfold.compiling import (
     optimization_profiles,
     plan_engines,
 )
+from deployfold.config.accuracy import GuardSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
 from deployfold.targets.libraries import Library
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")

@@ -100,7 +100,7 @@ def test_onnx_runtime_binds_its_inputs_there(gpu_net: GpuNet, loaded: list[Runne
 def test_aot_inductor_compiles_for_the_gpu(
     gpu_net: GpuNet, loaded: list[Runner], tmp_path: Path
 ) -> None:
-    from deployfold.config.spec import InputSpec
+    from deployfold.config.inputs import InputSpec
     from deployfold.exporting import ExportJob
     from deployfold.exporting.aot_inductor import export_aot_inductor
 

@@ -252,7 +252,7 @@ def test_the_runner_without_torch_gives_the_same(
         EngineOptions(hardware_compatibility="ampere_plus"),
         EngineOptions(version_compatible=True, exclude_lean_runtime=True),
     ],
-    ids=lambda options: "-".join(options.asked),
+    ids=lambda options: "-".join(options.changed),
 )
 def test_an_option_builds_or_is_refused_with_the_reason(
     build: Build, gpu_net: GpuNet, machine: Machine, library: Library, options: EngineOptions
@@ -261,7 +261,7 @@ def test_an_option_builds_or_is_refused_with_the_reason(
     if options.hardware_compatibility != "none" and machine.gpu.compute_capability < (8, 0):
         pytest.skip("Ampere or newer")
     not_in_rtx = {name for name, one in OPTIONS.items() if one.not_in_rtx}
-    if library == "tensorrt_rtx" and set(options.asked) & not_in_rtx:
+    if library == "tensorrt_rtx" and set(options.changed) & not_in_rtx:
         with pytest.raises(CompileError, match="cannot do"):
             build(library, Precision.FP32, options)
         return

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 from deployfold.loading import LoadedModel, make_inputs, resolve_inputs
 from deployfold.loading.arguments import Adapted, with_arguments, with_plain_outputs

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import deployfold
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.shapes import parse_profile
+from deployfold.config.optimization_profiles import parse_profile
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import ExportError, UsageError
 from deployfold.reporting.report import Report
 from deployfold.sweep.fleet import read_fleet

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.errors import UsageError
 from deployfold.loading import LoadedModel, load_model, make_inputs, resolve_inputs
 from deployfold.loading.zoo import input_size

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import LoadError, UsageError
 from deployfold.folding import Zero
 from deployfold.loading import load_model, make_inputs, resolve_inputs

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import LoadError
 from deployfold.loading import in_single_precision, load_model
 

@@ -14,8 +14,8 @@ from lower_toys import FLOAT, HALF, export_module, node, node_types, normal, wri
 from lowering_calls import lower_bf16, lower_cast, lower_fp16, lower_qdq
 from torch import nn
 
+from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec, KeepSpec
 from deployfold.errors import AccuracyError, UsageError
 from deployfold.lowering.cast.sensitivity import costliest
 

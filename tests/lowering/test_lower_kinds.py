@@ -9,8 +9,8 @@ from lower_toys import FLOAT, HALF, normal
 from lowering_calls import lower_cast, lower_qdq
 from operator_kinds import KINDS, WIDTH, write_kind
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 from deployfold.exporting.session import open_session, run_session
 
 FEEDS = [{"x": normal((4, WIDTH), seed)} for seed in range(4)]

@@ -15,8 +15,8 @@ from qdq_nets import LOOSE, NETS, audit, made
 from torch import nn
 
 from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.accuracy import Measurer

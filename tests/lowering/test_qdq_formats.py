@@ -16,8 +16,8 @@ from lowering_calls import lower_qdq
 from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.qdq.fit import plain

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 from deployfold.errors import AccuracyError
 from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step, keep_accuracy

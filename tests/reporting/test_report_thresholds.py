@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from report_sample import sample_report
 
-from deployfold.config.spec import Thresholds
+from deployfold.config.thresholds import Thresholds
 from deployfold.reporting.report import Accuracy, Speedup
 from deployfold.reporting.thresholds import check
 

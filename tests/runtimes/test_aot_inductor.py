@@ -18,8 +18,8 @@ import deployfold
 from deployfold.bench.bench import bench
 from deployfold.bundle.collect import collect
 from deployfold.bundle.triton import write_repository
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.errors import ExportError, MeasureError, UsageError
 from deployfold.events import Note
 from deployfold.exporting import ExportJob
@@ -205,7 +205,7 @@ def test_a_compilation_past_its_time_is_stopped(tmp_path: Path) -> None:
 
 
 def test_the_option_asks_for_the_format() -> None:
-    from deployfold.config.settings import BuildSpec
+    from deployfold.config.build_spec import BuildSpec
 
     assert AOT_INDUCTOR.option is not None
     assert getattr(BuildSpec(source="x"), AOT_INDUCTOR.option) is False

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.errors import UsageError
 

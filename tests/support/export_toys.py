@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.optimization_profiles import DynamicBatch
 
 
 class TwoInputs(nn.Module):

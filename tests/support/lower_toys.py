@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.exporting import export_onnx
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.graph import prepare

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec, KeepSpec
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 from deployfold.lowering import LoweredModel, LoweringData, LoweringOptions, lower
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from deployfold.compiling import InputShapes
 from deployfold.compiling.records import OptimizationProfile
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 
 
 class Residual(nn.Module):

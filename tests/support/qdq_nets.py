@@ -11,8 +11,8 @@ from lower_toys import export_module
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 
 LOOSE = GuardSpec(enabled=False)
 

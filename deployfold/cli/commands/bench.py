@@ -16,8 +16,8 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.render import show_report
 from deployfold.cli.session import session
-from deployfold.config.option import Panel
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.option_field import Panel
 
 
 def bench(
@@ -78,7 +78,7 @@ def bench(
 ) -> None:
     """The command ``deployfold bench``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.config.batches import parse_batches
+        from deployfold.config.batch_sizes import parse_batches
         from deployfold.errors import UsageError
         from deployfold.reporting.select import check_column
 
@@ -90,7 +90,7 @@ def bench(
             raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 
         from deployfold.bench.bench import bench as run_bench
-        from deployfold.config.spec import InputSpec
+        from deployfold.config.inputs import InputSpec
         from deployfold.runtimes.tensorrt_library import RunOptions
 
         report = run_bench(

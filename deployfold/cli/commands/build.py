@@ -16,7 +16,7 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.render import show_plan, show_report, write_page
 from deployfold.cli.session import session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 
 
 @opt.with_build_options("layers", "sort", "only", "verbose", "no_color", "debug")
@@ -62,8 +62,8 @@ def build(
     """The command ``deployfold build``."""
     with session(json=json, verbose=verbose, quiet=quiet, debug=debug, no_color=no_color) as run:
         from deployfold.compiling.planning import check_target
+        from deployfold.config.build_profiles import merge
         from deployfold.config.conflicts import LAYERS, check_used
-        from deployfold.config.profiles import merge
         from deployfold.reporting.html import check_installed
         from deployfold.reporting.select import check_column
 

@@ -11,7 +11,7 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.group import Command, Group
 from deployfold.cli.session import session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
     from deployfold.bundle import Limits, Manifest

@@ -18,7 +18,7 @@ import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.session import Session, session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 from deployfold.reporting.metrics import METRICS
 
 LIMITS = "Limits"
@@ -175,7 +175,7 @@ def compare(
         }  # fmt: skip
         _check_given(for_reports if layers else for_layers, layers)
         if layers:
-            from deployfold.config.spec import InputSpec
+            from deployfold.config.inputs import InputSpec
 
             _compare_layers(
                 run,
@@ -200,7 +200,7 @@ def compare(
             regression_sentences,
         )
         from deployfold.compare.tolerances import parse_tolerances
-        from deployfold.config.spec import Thresholds, parse_row_limits
+        from deployfold.config.thresholds import Thresholds, parse_row_limits
         from deployfold.errors import ThresholdError
         from deployfold.reporting.report import load_report
         from deployfold.reporting.thresholds import check

@@ -31,7 +31,7 @@ def export(
     """The command ``deployfold export``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import build
-        from deployfold.config.written import make_spec
+        from deployfold.config.make_spec import make_spec
 
         written = {
             "output": output, "arch": arch, "arch-arg": arch_arg, "weights": weights,

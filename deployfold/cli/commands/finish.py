@@ -17,7 +17,7 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.render import show_report
 from deployfold.cli.session import session
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 
 
 def finish(

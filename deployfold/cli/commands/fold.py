@@ -15,7 +15,7 @@ import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.session import Session, session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
     from deployfold.reporting.report import Report
@@ -57,7 +57,7 @@ def fold(
     """The command ``deployfold fold``."""
     with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
         from deployfold.building.pipeline import fold_file
-        from deployfold.config.written import make_spec
+        from deployfold.config.make_spec import make_spec
 
         written = {
             "arch": arch, "arch-arg": arch_arg, "weights": weights, "input": input,

@@ -23,7 +23,7 @@ def list_profiles(
 ) -> None:
     """List the build profiles that come with deployfold."""
     with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.config.profiles import read_profile, shipped
+        from deployfold.config.build_profiles import read_profile, shipped
 
         found = {name: str(read_profile(name).get("description", "")) for name in shipped()}
         if run.json:
@@ -65,7 +65,7 @@ def show(
     """
     with session(json=json, debug=debug, no_color=no_color) as run:
         from deployfold.config.build_options import profile_options
-        from deployfold.config.profiles import DEFAULT, merge
+        from deployfold.config.build_profiles import DEFAULT, merge
 
         merged = merge(name, _parse(flags or []))
         values = {one.key: merged.values[one.key] for one in profile_options()}

@@ -15,7 +15,7 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.render import show_report, write_page
 from deployfold.cli.session import session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 
 
 def _print_schema(asked: bool) -> None:

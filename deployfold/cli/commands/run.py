@@ -14,7 +14,7 @@ import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.session import Session, session
-from deployfold.config.settings import BuildSpec
+from deployfold.config.build_spec import BuildSpec
 
 if TYPE_CHECKING:
     from deployfold.infer.outputs import Result

@@ -30,7 +30,7 @@ import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.session import session
-from deployfold.config.option import Panel
+from deployfold.config.option_field import Panel
 
 
 def sweep(

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 
 from deployfold.compare.layers.result import LayerComparison, Limits, limit_for
-from deployfold.config.quantization import CalibrationSpec
-from deployfold.config.spec import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore

@@ -12,7 +12,7 @@ from typing import Any
 
 from deployfold.compiling.records import EngineRequest
 from deployfold.config.engine import EngineOptions
-from deployfold.config.shapes import InputShapes
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
 from deployfold.targets.libraries import LIBRARIES
@@ -84,7 +84,7 @@ def option_refusal(request: EngineRequest) -> str | None:
     if request.library != "tensorrt_rtx":
         return None
     title = LIBRARIES[request.library].title
-    asked = [OPTIONS[name] for name in request.options.asked if name in OPTIONS]
+    asked = [OPTIONS[name] for name in request.options.changed if name in OPTIONS]
     for option in asked:
         if option.not_in_rtx:
             return f"{title} cannot do {option.noun}: {option.not_in_rtx}."

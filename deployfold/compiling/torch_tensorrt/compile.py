@@ -13,9 +13,9 @@ from typing import Any
 
 from deployfold.compiling.records import NoEngine, optimization_profiles
 from deployfold.compiling.worker_process import run_worker
+from deployfold.config.inputs import InputSpec
+from deployfold.config.optimization_profiles import span
 from deployfold.config.precision import Precision
-from deployfold.config.shapes import span
-from deployfold.config.spec import InputSpec
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.targets.machine import library_version
 from deployfold.util.files import atomic_path, sha256

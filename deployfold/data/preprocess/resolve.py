@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deployfold.config.quantization import PreprocessSpec
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
+from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.samples import text_shape
 from deployfold.errors import UsageError
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deployfold.config.quantization import PreprocessSpec
+from deployfold.config.real_data import PreprocessSpec
 from deployfold.errors import UsageError
 from deployfold.util.toml import parse_toml
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployfold.config.quantization import PREPROCESS_JSON
+from deployfold.config.real_data import PREPROCESS_JSON
 from deployfold.data.samples import Unreadable
 from deployfold.errors import UsageError
 from deployfold.util.files import write_text

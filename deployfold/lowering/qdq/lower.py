@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
-from deployfold.config.quantization import GuardSpec
 from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deployfold.config.spec import InputSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import MeasureError
 from deployfold.runtimes import RunSettings, Runtime
 from deployfold.runtimes.inputs import StatedInput, fill

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployfold.config.shapes import DynamicBatch
-from deployfold.config.spec import DTYPES, InputSpec, TensorSpec, parse_row_limits
+from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
+from deployfold.config.optimization_profiles import DynamicBatch
+from deployfold.config.thresholds import parse_row_limits
 from deployfold.errors import UsageError
 
 

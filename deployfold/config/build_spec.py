@@ -1,8 +1,8 @@
-"""Every option of ``deployfold build``, once: what the user asked for, and how users write it.
+"""The specification of one build: every option of ``deployfold build``, defined once.
 
-Adding an option is adding a field with :func:`~deployfold.config.option.option` here or in one of
-the dataclasses grouped here. A stage then reads it as ``spec.NAME``; the flag ``--NAME`` and its
-help, the key of build profiles, the keyword of :func:`deployfold.build` and the JSON schema follow.
+To add an option, add a field with :func:`~deployfold.config.option_field.option` here or in a
+dataclass that is grouped here. Stages read it as ``spec.NAME``. The flag ``--NAME`` and its help,
+the key of build profiles, the keyword of :func:`deployfold.build` and the JSON schema follow.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
-from .batches import read_batches
+from .accuracy import GuardSpec, KeepSpec
+from .batch_sizes import read_batches
 from .device import read_device
 from .engine import EngineOptions
-from .option import Panel, check_ranges, group, option
+from .inputs import InputSpec, read_inputs
+from .optimization_profiles import (
+    Dynamic,
+    DynamicBatch,
+    OptimizationProfile,
+    read_dynamic_batch,
+    read_shapes,
+)
+from .option_field import Panel, check_ranges, group, option
 from .precision import Precision
-from .quantization import CalibrationSpec, GuardSpec, KeepSpec, PreprocessSpec
-from .shapes import Dynamic, DynamicBatch, OptimizationProfile, read_dynamic_batch, read_shapes
-from .spec import InputSpec, Thresholds
-
-SAMPLES = 32
-"""Real inputs that are taken from ``--input-data``."""
-
-
-def _read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
-    return InputSpec.parse(texts) if texts else None
+from .real_data import CalibrationSpec, PreprocessSpec, read_input_data
+from .thresholds import Thresholds
 
 
 def _read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Keyword arguments: numbers, booleans, lists and so on in Python's form, else words."""
+    """Read each ``NAME=VALUE``; a value that is not a Python literal is a string."""
     found = []
     for text in texts:
         name, separator, value = text.partition("=")
@@ -47,23 +48,19 @@ def _read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     return tuple(found)
 
 
-def _read_input_data(source: str | None) -> CalibrationSpec | None:
-    return None if source is None else CalibrationSpec(source, samples=SAMPLES)
-
-
 @dataclass(frozen=True)
 class BuildSpec:
-    """Everything that ``deployfold build`` was asked for: validated, immutable, free of torch.
+    """The specification of one build: validated, immutable, and free of torch.
 
     Attributes:
         source: a file or directory, ``torchvision:NAME`` / ``timm:NAME``, or
             ``package.module:factory``.
         precisions: the lowered precisions; an fp32 ONNX is always exported.
         float_io: keep float32 inputs and outputs in lowered models.
-        threads: ``None`` takes the physical cores.
-        workspace_mib: ``None`` leaves TensorRT's default.
-        input_data: real inputs to run on; seeded random ones if ``None``.
-        preprocess: how images become inputs; also the default of the two sources of real inputs.
+        threads: CPU threads; ``None`` takes the number of physical cores.
+        workspace_mib: ``None`` keeps TensorRT's default.
+        input_data: the source of real inputs to run on; ``None`` takes seeded random inputs.
+        preprocess: how images become inputs, for ``calibration`` and ``input_data`` alike.
         calibration: the data that INT8 and FP8 need, and INT4 may use.
 
     Raises:
@@ -107,7 +104,7 @@ class BuildSpec:
     )
     weights: str | None = option(
         None,
-        "The weights to take where a checkpoint holds several, by key or prefix, such as ema.",
+        "Which weights of a checkpoint with several to take, by key or prefix, such as ema.",
         Panel.MODEL,
         metavar="KEY",
     )
@@ -119,7 +116,7 @@ class BuildSpec:
         key="input",
         metavar="SHAPE",
         common=True,
-        read=_read_inputs,
+        read=read_inputs,
     )
     input_data: CalibrationSpec | None = option(
         None,
@@ -129,11 +126,11 @@ class BuildSpec:
         aliases=("--inputs",),
         metavar="SOURCE",
         common=True,
-        read=_read_input_data,
+        read=read_input_data,
     )
     labels: Path | None = option(
         None,
-        "Classes to measure accuracy by: of --calib, or without it of --input-data.",
+        "Labels to measure accuracy with, for --calib, or else for --input-data.",
         Panel.MODEL,
         metavar="FILE|DIR",
     )
@@ -164,7 +161,7 @@ class BuildSpec:
     )
     trust: bool = option(
         False,
-        "Unpickle the checkpoint in full. It can then run any code it likes.",
+        "Unpickle the checkpoint in full, which lets it run any code.",
         Panel.MODEL,
         in_profiles=False,
     )
@@ -180,7 +177,7 @@ class BuildSpec:
     keep: KeepSpec = group(KeepSpec)
     rest_precision: Precision = option(
         "fp16",
-        "Precision of what a quantised model does not quantise.",
+        "Precision of the layers that a quantised model leaves unquantised.",
         Panel.QUANTIZATION,
         older_keys=("int8-rest",),
         choices=("fp16", "fp32"),
@@ -188,7 +185,7 @@ class BuildSpec:
     )
     residual_qdq: bool = option(
         False,
-        "Quantise the skips of residual sums too: less memory traffic, more error.",
+        "Also quantise the skip inputs of residual sums: less memory traffic, more error.",
         Panel.QUANTIZATION,
     )
     workspace_mib: int | None = option(
@@ -215,7 +212,7 @@ class BuildSpec:
     options: EngineOptions = group(EngineOptions)
     device: str = option(
         "auto",
-        "Where every row runs; auto (a GPU that PyTorch can use, else the CPU), cpu, cuda, cuda:1.",
+        "Device for every row; auto (a GPU that PyTorch can use, else the CPU), cpu, cuda, cuda:1.",
         Panel.MEASUREMENT,
         metavar="DEVICE",
         read=read_device,
@@ -227,7 +224,7 @@ class BuildSpec:
         Panel.MEASUREMENT,
     )
     torch_compile: bool = option(
-        False, "Also run the folded model behind torch.compile.", Panel.MEASUREMENT
+        False, "Also run the folded model with torch.compile.", Panel.MEASUREMENT
     )
     threads: int | None = option(
         None,
@@ -254,7 +251,7 @@ class BuildSpec:
     )
     cold_start: bool = option(
         False,
-        "Also measure load to first output and peak memory, in fresh processes.",
+        "Also measure the time from load to first output and the peak memory, in fresh processes.",
         Panel.MEASUREMENT,
     )
     measure: bool = option(True, "Measure nothing.", Panel.MEASUREMENT, common=True)
@@ -282,17 +279,17 @@ class BuildSpec:
                 "--dynamic-batch and --shapes exclude each other.",
                 hint="Give the batch sizes with the rest of the shape, in --shapes.",
             )
-        wanting = [
+        need_data = [
             one.record.title for one in self.precisions if one.record.calibration == "required"
         ]
-        if wanting and self.calibration is None:
+        if need_data and self.calibration is None:
             raise UsageError(
-                f"{wanting[0]} needs data to calibrate on.",
-                hint="Give it with --calib pictures/ (or an .npz file); --calib random builds "
-                "without, and every report then prints «uncalibrated».",
+                f"{need_data[0]} needs data to calibrate on.",
+                hint="Add --calib pictures/ (or an .npz file). --calib random builds without data, "
+                "and every report then prints «uncalibrated».",
             )
 
     @property
     def dynamic(self) -> Dynamic:
-        """The optimization profiles: batch sizes, or shapes of every input."""
+        """The requested optimization profiles: batch sizes, or shapes of every input."""
         return self.dynamic_batch or self.shapes

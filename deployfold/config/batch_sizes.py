@@ -16,12 +16,12 @@ def parse_batches(text: str) -> tuple[int, ...]:
     batches = tuple(int(part) for part in parts) if valid else ()
     if not valid or 0 in batches or len(set(batches)) < len(batches):
         raise UsageError(
-            f"--batch {text}: expected batch sizes, different positive integers with commas.",
+            f"--batch {text}: expected different positive integers separated by commas.",
             hint="Write it as --batch 1,8,32.",
         )
     return tuple(sorted(batches))
 
 
 def read_batches(text: str | None) -> tuple[int, ...]:
-    """Read ``--batch``, which may be missing."""
+    """Read ``--batch``; a missing flag gives no batch sizes."""
     return () if text is None else parse_batches(text)

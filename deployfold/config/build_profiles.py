@@ -1,4 +1,4 @@
-"""Build profiles: defaults, then a TOML file, then flags.
+"""Build profiles: TOML files whose values override the defaults and yield to flags.
 
 The keys of a profile are the flags without their dashes::
 
@@ -21,27 +21,27 @@ from deployfold.errors import UsageError
 from deployfold.util.toml import read_toml
 
 from .build_options import build_options, profile_options, with_current_keys
+from .build_spec import BuildSpec
+from .make_spec import make_spec
 from .profiles_root import profiles_root
 from .schema import check_written, first_problem, profile_model
-from .settings import BuildSpec
-from .written import make_spec
 
 DEFAULT = "default"
-"""The origin of a value that neither a profile nor a flag set."""
+"""The origin of a value that neither a profile nor a flag sets."""
 PATHS = ("calib", "input-data", "labels", "preprocess", "timing-cache")
-"""Keys whose value may be a path; in a file it is relative to that file."""
+"""Keys whose value may be a path. A path in a profile is relative to the profile's folder."""
 CODE = ("arch", "calib", "input-data")
-"""Keys whose ``package.module:function`` form runs code, which a file must not ask for."""
+"""Keys whose ``package.module:function`` form runs code. A profile may not use that form."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A profile and the flags over it.
+    """The values of all options after a profile and flags have overridden the defaults.
 
     Attributes:
         values: the value of every option, by key, in the form in which users write it.
-        origins: where each came from: ``default``, ``profile NAME`` or ``flag``.
-        description: of the profile.
+        origins: the origin of each value, by key: ``default``, ``profile NAME`` or ``flag``.
+        description: the profile's description.
     """
 
     values: Mapping[str, Any]
@@ -49,24 +49,24 @@ class Merged:
     description: str = ""
 
     def spec(self, source: str) -> BuildSpec:
-        """What the pipeline does with the model ``source``.
+        """The specification of a build of the model ``source``.
 
         Raises:
-            UsageError: a value cannot be understood, or two contradict each other.
+            UsageError: a value is malformed, or two values contradict each other.
         """
         written = {key: value for key, value in self.values.items() if self.origins[key] != DEFAULT}
         return make_spec(source, written)
 
 
 def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
-    """Defaults, overridden by a profile, overridden by flags.
+    """Override the defaults by a profile, and both by flags.
 
     Args:
         profile: the name of a shipped profile, or the path of a TOML file.
         flags: the flags on the command line, by key (``dynamic-batch``).
 
     Raises:
-        UsageError: the profile does not exist or holds an unknown key or a bad value.
+        UsageError: the profile does not exist, or has an unknown key or a bad value.
     """
     table = read_profile(profile) if profile else {}
     check_written(flags)
@@ -89,12 +89,12 @@ def read_profile(name: str) -> dict[str, Any]:
     """The validated keys and values of one build profile.
 
     Args:
-        name: of a shipped profile, or the path of a TOML file; relative paths in such a file are
-            relative to it.
+        name: the name of a shipped profile, or the path of a TOML file. Paths in such a file are
+            relative to its folder.
 
     Raises:
-        UsageError: the profile does not exist, is not TOML, or holds an unknown key or a bad
-            value; the message names the line.
+        UsageError: the profile does not exist, is not TOML, or has an unknown key or a bad value.
+            The message names the line.
     """
     path, known = Path(name), shipped()
     if name in known:
@@ -117,13 +117,14 @@ def read_profile(name: str) -> dict[str, Any]:
 
 
 def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
-    """Refuse what a build profile may not hold.
+    """Refuse a build profile with an unknown key, a bad value or a value that runs code.
 
     Args:
-        path, text: the TOML file and its content, to name the line.
+        path, text: the TOML file and its content, for the line number in the message.
+        table: the parsed content.
 
     Raises:
-        UsageError: a key is unknown, a value is wrong, or one would run code.
+        UsageError: names the file, the line, the key and the problem.
     """
     known = profile_keys()
     for key in table:
@@ -137,7 +138,7 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
         if names_function(table.get(key)):
             raise UsageError(
                 f"{_place(path, text, key)}: {key!r} would run code that the profile chose.",
-                hint=f"Give it yourself: --{key} {table[key]}",
+                hint=f"If you trust that code, pass it on the command line: --{key} {table[key]}",
             )
     problem = first_problem(profile_model(), table)
     if problem is not None:

@@ -1,6 +1,6 @@
-"""From what users write, by key, to a :class:`~deployfold.config.settings.BuildSpec`.
+"""Convert written values into a :class:`~deployfold.config.build_spec.BuildSpec`.
 
-The command line, build profiles and the Python API all come through here.
+The command line, build profiles and the Python API all use this module.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from deployfold.errors import UsageError
 
 from .build_options import build_options
-from .option import Option, groups_of
+from .build_spec import BuildSpec
+from .option_field import Option, groups_of
 from .precision import Precision
-from .settings import BuildSpec
 
 
 def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSpec:
@@ -25,11 +25,11 @@ def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSp
     Args:
         source: the model.
         written: values by key, such as ``{"no-engine": True}``, of the types that
-            :func:`written_model` checks.
+            :func:`~deployfold.config.schema.written_model` checks.
         values: fields of ``BuildSpec`` in their final form, which override ``written``.
 
     Raises:
-        UsageError: a value cannot be understood or is out of range, or two contradict each other.
+        UsageError: a value is malformed or out of range, or two values contradict each other.
     """
     groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(BuildSpec)}
     fields: dict[str, Any] = {}
@@ -52,9 +52,10 @@ def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSp
 
 
 def _data(fields: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """The two sources of real inputs, with the seed, labels and preprocessing that they share.
+    """The fields ``calibration`` and ``input_data``, with seed, labels and preprocessing.
 
-    ``--labels`` belongs to ``--calib``, or without it to ``--input-data``.
+    The two share the seed and the preprocessing. ``--labels`` belongs to ``--calib``, or to
+    ``--input-data`` if ``--calib`` is absent.
     """
     calibrated = any(one.record.calibration != "none" for one in fields["precisions"])
     shared = {"seed": fields.get("seed", BuildSpec.seed), "preprocess": fields["preprocess"]}
@@ -73,10 +74,10 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
     """The specification of one build from the keywords of :func:`deployfold.build`.
 
     A keyword is an option (``no_engine=True``, ``calib="pictures"``) or a field of ``BuildSpec``
-    (``engine=False``, ``guard=GuardSpec(…)``). A text for a field is read as its option is.
+    (``engine=False``, ``guard=GuardSpec(…)``). A text for a field is parsed as its flag is.
 
     Raises:
-        UsageError: a keyword is unknown, or its value cannot be understood.
+        UsageError: a keyword is unknown, or its value is malformed.
     """
     options = {one.keyword: one for one in build_options()}
     options |= {one.name: one for one in build_options() if not one.group}

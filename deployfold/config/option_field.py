@@ -1,8 +1,9 @@
-"""An option of ``deployfold build``: a dataclass field that also describes how users write it.
+"""Dataclass fields that are options of ``deployfold build``.
 
-One field makes the flag and its help, the key of a build profile, the keyword of the Python API and
-the entry of the JSON schema. The fields stand in :class:`deployfold.config.settings.BuildSpec` and
-in the dataclasses that it groups. Only the standard library is imported, so ``--help`` stays fast.
+One field defines the flag and its help, the key of a build profile, the keyword of the Python API
+and the entry of the JSON schema. The fields are in :class:`deployfold.config.build_spec.BuildSpec`
+and in the dataclasses that it groups. This module imports only the standard library, so ``--help``
+stays fast.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Option:
-    """How users write one field.
+    """The form in which users write one field.
 
     Attributes:
         name: the field's name.
@@ -47,8 +48,9 @@ class Option:
         help: for ``--help-all`` and for editors. ``--help`` prints the first clause alone, up to a
             semicolon or a full stop.
         panel: the heading under which ``--help`` lists the flag.
-        group: the field of ``BuildSpec`` whose dataclass holds this field; empty for its own.
-        many: whether the flag may be repeated, and the key holds a list.
+        group: the field of ``BuildSpec`` whose dataclass has this field; empty for the fields of
+            ``BuildSpec`` itself.
+        many: whether the flag may be repeated, so that the key holds a list.
         aliases: other spellings of the flag, with their dashes.
         older_keys: keys of older versions. Flags, profiles and the Python API still take them.
         metavar: the placeholder of the value in ``--help``.
@@ -56,7 +58,7 @@ class Option:
         in_profiles: whether a build profile may set it.
         least, most: the range of a number, bounds included.
         above, below: the range of a number, bounds excluded.
-        read: makes the field's value of the written one, where they differ.
+        read: converts the written value into the field's value, where they differ.
     """
 
     name: str
@@ -85,7 +87,7 @@ class Option:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """Every flag that sets the option, the one of :attr:`flag` first."""
+        """Every flag that sets the option; :attr:`flag` is the first."""
         return (self.flag, *self.aliases, *(f"--{key}" for key in self.older_keys))
 
     @property
@@ -94,7 +96,7 @@ class Option:
         return self.key.replace("-", "_")
 
     def value(self, written: Any) -> Any:
-        """The field's value of the written one.
+        """The field's value for a written value.
 
         Raises:
             UsageError: the text cannot be understood.
@@ -139,10 +141,11 @@ def option(
     Args:
         default: the value when it is not written. ``MISSING`` makes the field required.
         help, panel: see :class:`Option`.
-        key: by default the field's name with dashes, after ``no-`` for a bool that is on.
-        read: makes the field's value of the written one. ``default`` is a written value then: a
-            text, a tuple of texts, or ``None``.
-        choices: the texts that can be written, for a field with ``read``.
+        key: by default the field's name with dashes, prefixed with ``no-`` for a bool that is
+            ``True`` by default.
+        read: converts the written value into the field's value. ``default`` is then a written
+            value: a text, a tuple of texts, or ``None``.
+        choices: the texts that users can write, for a field with ``read``.
         more: further fields of :class:`Option`.
     """
     written = dict(more, help=help, panel=panel, key=key, read=read, choices=choices)
@@ -156,7 +159,7 @@ def group(cls: Any, *, always: bool = True) -> Any:
 
     Args:
         cls: the dataclass.
-        always: ``False`` leaves ``None`` in the field until its required option is written.
+        always: ``False`` leaves ``None`` in the field unless the required option is written.
     """
     metadata = {_GROUP: cls}
     if always:
@@ -212,10 +215,10 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def check_ranges(values: Any) -> None:
-    """Refuse a dataclass that holds a number out of its option's range.
+    """Refuse a dataclass with a number outside its option's range.
 
     Raises:
-        UsageError: naming the flag, its range and the number.
+        UsageError: names the flag, its range and the number.
     """
     for one in options_of(values.__class__):
         refusal = one.refusal(getattr(values, one.name))

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployfold.config.shapes import (
+from deployfold.config.inputs import InputSpec
+from deployfold.config.make_spec import make_spec
+from deployfold.config.optimization_profiles import (
     DynamicBatch,
     InputShapes,
     complete,
     parse_profile,
     span,
 )
-from deployfold.config.spec import InputSpec
-from deployfold.config.written import make_spec
 from deployfold.errors import UsageError
 
 SIZES = st.lists(st.integers(1, 99), min_size=1, max_size=4)
@@ -27,9 +27,9 @@ def test_a_range_reads_what_is_written(low, more):
     texts = ["x".join(map(str, shape)) for shape in (low, opt, high)]
     (shapes,) = parse_profile("a=" + ":".join(texts))
     assert shapes == InputShapes("a", tuple(low), tuple(opt), tuple(high))
-    assert all(shapes.holds(shape) for shape in (low, opt, high))
-    assert not shapes.holds([size + 1 for size in high])
-    assert not shapes.holds([*low, 1])
+    assert all(shapes.contains(shape) for shape in (low, opt, high))
+    assert not shapes.contains([size + 1 for size in high])
+    assert not shapes.contains([*low, 1])
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_a_profile_is_completed_with_the_inputs_that_it_leaves_out():
     ("text", "says"),
     [
         ("nose=1x3:1x3:1x3", "no input named 'nose'"),
-        ("1x3:1x3:1x3", "has 4 axes, and --shapes gives it 2"),
-        ("1x4:1x4:1x4,1x4:1x4:1x4,1x4:1x4:1x4", "for 3 inputs, and the model has 2"),
+        ("1x3:1x3:1x3", "has 4 axes, but --shapes gives it 2"),
+        ("1x4:1x4:1x4,1x4:1x4:1x4,1x4:1x4:1x4", "gives 3 inputs, but the model has 2"),
     ],
 )
 def test_a_profile_that_does_not_fit_the_model_is_said(text, says):

@@ -1,4 +1,4 @@
-"""The shapes that the inputs of an engine may take: plain data, as flags and profiles give it."""
+"""Optimization profiles: the ranges of shapes that an engine serves, as plain data."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class InputShapes:
-    """The shapes that one input may take under one optimization profile.
+    """The range of shapes of one input under one optimization profile.
 
-    Its name is empty until the model gives it one.
+    The name is empty until the model provides one.
 
     Raises:
-        UsageError: the ranks differ, or not 1 <= min <= opt <= max on every axis.
+        UsageError: the ranks differ, or some axis violates 1 <= min <= opt <= max.
     """
 
     name: str
@@ -37,20 +37,20 @@ class InputShapes:
                 f"not min {self.min}, opt {self.opt}, max {self.max}."
             )
 
-    def holds(self, shape: Sequence[int]) -> bool:
+    def contains(self, shape: Sequence[int]) -> bool:
         """Whether ``shape`` lies within the bounds."""
         return within(self.min, shape, self.max)
 
 
 def within(low: Sequence[int], shape: Sequence[int], high: Sequence[int]) -> bool:
-    """Whether every axis of ``shape`` lies between the two; another rank does not."""
+    """Whether the three ranks agree and every axis of ``shape`` lies between the bounds."""
     return len(low) == len(shape) == len(high) and all(
         least <= size <= most for least, size, most in zip(low, shape, high, strict=True)
     )
 
 
 def span(ranges: Sequence[InputShapes]) -> InputShapes:
-    """The range that holds those of several profiles of one input; opt is that of the first."""
+    """The smallest range that covers all given ranges of one input, with the first one's opt."""
     low, high = (
         tuple(pick(sizes) for sizes in zip(*bounds, strict=True))
         for pick, bounds in (
@@ -72,7 +72,7 @@ def profiles_from_json(
 
     Raises:
         KeyError, TypeError, ValueError: the data has another form.
-        UsageError: the bounds of an input are not in order.
+        UsageError: an input violates min <= opt <= max.
     """
     return tuple(
         tuple(
@@ -86,10 +86,10 @@ def profiles_from_json(
 def parse_profile(text: str) -> OptimizationProfile:
     """Read ``[NAME=]MIN:OPT:MAX``, such as ``1x3x224x224:4x3x224x224:8x3x320x320``.
 
-    A comma goes before the next input.
+    A comma separates inputs.
 
     Raises:
-        UsageError: the text does not follow that grammar, or the shapes are not in order.
+        UsageError: the text does not follow that grammar, or violates min <= opt <= max.
     """
     shape = r"\d{1,9}(?:x\d{1,9})*"
     profile = []
@@ -111,7 +111,7 @@ def parse_profile(text: str) -> OptimizationProfile:
 
 @dataclass(frozen=True)
 class DynamicBatch:
-    """The batch sizes an engine serves under one optimization profile: min, opt and max."""
+    """The batch sizes that an engine serves under one optimization profile: min, opt and max."""
 
     min: int
     opt: int
@@ -134,12 +134,15 @@ class DynamicBatch:
         if re.fullmatch(r"\d{1,9}:\d{1,9}:\d{1,9}", text) is None:
             raise UsageError(
                 f"{text!r} is not a dynamic batch.",
-                hint="Write it as --dynamic-batch 1:8:32; a comma goes before the next profile.",
+                hint="Write it as --dynamic-batch 1:8:32; a comma separates profiles.",
             )
         return cls(*map(int, text.split(":")))
 
     def profile(self, shapes: Mapping[str, Shape]) -> OptimizationProfile:
-        """The profile of inputs that have these shapes but for the first axis; scalars stay."""
+        """The profile of inputs with these shapes, in which only the first axis varies.
+
+        A scalar input stays a scalar.
+        """
         return tuple(
             InputShapes(
                 name,
@@ -153,11 +156,11 @@ class DynamicBatch:
 
 
 Dynamic = tuple[DynamicBatch | OptimizationProfile, ...]
-"""What ``--dynamic-batch`` and ``--shapes`` asked for, one optimization profile each."""
+"""The values of ``--dynamic-batch`` and ``--shapes``, one optimization profile each."""
 
 
 def read_dynamic_batch(text: str | None) -> tuple[DynamicBatch, ...]:
-    """Read ``--dynamic-batch``, which may be missing; a comma goes before the next profile."""
+    """Read ``--dynamic-batch``: commas separate profiles; a missing flag gives none."""
     return () if text is None else tuple(DynamicBatch.parse(part) for part in text.split(","))
 
 
@@ -167,13 +170,16 @@ def read_shapes(texts: Sequence[str]) -> tuple[OptimizationProfile, ...]:
 
 
 def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> OptimizationProfile:
-    """The profile in the order of the inputs: unnamed ranges at the places left, the rest fixed.
+    """The profile with one range for every input, in the order of the inputs.
+
+    Unnamed ranges belong to the inputs that no range names, in order. Inputs without a range keep
+    their shape.
 
     Args:
-        shapes: of every input, by name.
+        shapes: the shape of every input, by name.
 
     Raises:
-        UsageError: a name is none of the inputs, there are too many, or a rank is another.
+        UsageError: a name is unknown, a rank is wrong, or there are more ranges than inputs.
     """
     named = {one.name: one for one in profile if one.name}
     for name in named:
@@ -186,14 +192,14 @@ def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> Optim
     free = [name for name in shapes if name not in named]
     if len(unnamed) > len(free):
         raise UsageError(
-            f"--shapes is for {len(profile)} inputs, and the model has {len(shapes)}: "
+            f"--shapes gives {len(profile)} inputs, but the model has {len(shapes)}: "
             f"{', '.join(shapes)}."
         )
     named |= dict(zip(free, unnamed, strict=False))
     for name, one in named.items():
         if len(one.opt) != len(shapes[name]):
             raise UsageError(
-                f"The input {name!r} has {len(shapes[name])} axes, and --shapes gives it "
+                f"The input {name!r} has {len(shapes[name])} axes, but --shapes gives it "
                 f"{len(one.opt)}."
             )
     return tuple(

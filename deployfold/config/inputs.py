@@ -1,25 +1,24 @@
-"""Inputs and limits: validated, immutable, and free of torch."""
+"""The inputs of a model: validated, immutable, and free of torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from deployfold.errors import UsageError
 
-from .option import Panel, option
-from .shapes import Dynamic, DynamicBatch, OptimizationProfile, complete, span
+from .optimization_profiles import Dynamic, DynamicBatch, OptimizationProfile, complete, span
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
-"""The input dtypes that ``--input`` takes; torch, numpy and ONNX share these names."""
+"""The input dtypes that ``--input`` accepts; torch, numpy and ONNX share these names."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One model input: its name (``None`` until the model gives it one), shape and dtype.
+    """The name, shape and dtype of one model input.
 
-    The shape includes the batch axis, which comes first.
+    The name is ``None`` until the model provides one. The batch axis is the first of the shape.
     """
 
     shape: tuple[int, ...]
@@ -57,10 +56,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """All inputs of a model in the order its ``forward`` takes them, and where they came from.
+    """All inputs of a model, in the order of its ``forward``.
 
-    ``origin`` says it to the user: ``"--input"``, ``"torchvision:resnet50"``, ``"first layer"``.
-    ``profiles`` are the shapes that an engine serves; without any, those of ``tensors`` alone.
+    Attributes:
+        tensors: the inputs.
+        origin: the source of the shapes, for the user: ``"--input"``,
+            ``"torchvision:resnet50"``, ``"first layer"``.
+        profiles: the ranges of shapes that an engine serves; empty for the shapes of ``tensors``
+            alone.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -82,7 +85,7 @@ class InputSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The input names, ``input`` or ``input_0``, ``input_1``, … where the model gave none."""
+        """The input names; ``input`` or ``input_0``, ``input_1``, … for inputs without a name."""
         single = len(self.tensors) == 1
         return tuple(
             tensor.name or ("input" if single else f"input_{index}")
@@ -96,7 +99,7 @@ class InputSpec:
         return shape[0] if shape else 1
 
     def with_profiles(self, dynamic: Dynamic) -> InputSpec:
-        """The same inputs, to be served in these batch sizes or shapes.
+        """The same inputs with these optimization profiles.
 
         Raises:
             UsageError: a profile does not fit the inputs.
@@ -110,7 +113,7 @@ class InputSpec:
 
     @property
     def dynamic_axes(self) -> tuple[dict[int, tuple[int, int]], ...]:
-        """For each input the least and the greatest size of every axis that has several."""
+        """For each input, the least and greatest size of every dynamic axis, by axis."""
         if not self.profiles:
             return ({},) * len(self.tensors)
         spans = map(span, zip(*self.profiles, strict=True))
@@ -137,66 +140,6 @@ class InputSpec:
         return ", ".join(map(str, self.tensors))
 
 
-def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Read every ``ROW=LIMIT`` of ``--max-latency-ms``, ``--max-diff-of``, ``--min-speedup-of``.
-
-    Raises:
-        UsageError: a text is not ``ROW=LIMIT`` with a positive number.
-    """
-    limits = []
-    for text in texts:
-        row, separator, number = text.rpartition("=")
-        try:
-            limit = float(number)
-        except ValueError:
-            limit = float("nan")
-        if not separator or not row or not limit > 0:
-            raise UsageError(
-                f"{text!r} is not a limit for a row.",
-                hint="Write it as ROW=NUMBER, such as onnxruntime=12.5.",
-            )
-        limits.append((row, limit))
-    return tuple(limits)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits that make a build fail, with exit code 7, after everything was measured."""
-
-    min_speedup: float | None = option(
-        None,
-        "Fail unless a row is X times as fast; the original counts as 1.",
-        Panel.LIMITS,
-        metavar="X",
-        common=True,
-        least=0,
-    )
-    max_diff: float | None = option(
-        None,
-        "Fail if a row's outputs differ from the original's by more (max abs difference), or if a "
-        "row was not measured.",
-        Panel.LIMITS,
-        metavar="D",
-        least=0,
-    )
-    max_diff_of: tuple[tuple[str, float], ...] = option(
-        (),
-        "Fail if this row differs by more, whatever the others do; repeat it for several.",
-        Panel.LIMITS,
-        metavar="ROW=D",
-        read=parse_row_limits,
-    )
-    min_speedup_of: tuple[tuple[str, float], ...] = option(
-        (),
-        "Fail unless this row is X times as fast; repeat it for several.",
-        Panel.LIMITS,
-        metavar="ROW=X",
-        read=parse_row_limits,
-    )
-    max_latency_ms: tuple[tuple[str, float], ...] = option(
-        (),
-        "Fail if the row's median latency is above; repeat it for several.",
-        Panel.LIMITS,
-        metavar="ROW=MS",
-        read=parse_row_limits,
-    )
+def read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
+    """Read every ``--input``; ``None`` if there is none."""
+    return InputSpec.parse(texts) if texts else None
