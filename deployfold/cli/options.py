@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -28,35 +28,38 @@ def flag(key: str, **other: Any) -> Any:
     return _typer_option(_OPTIONS[key], **other)
 
 
-def with_build_options(*uncommon: str) -> Callable[[Function], Function]:
-    """Give a command every option of ``build``, for its parameter ``**written``.
+def with_build_options(*keys: str, uncommon: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Give a command options of ``build``, for its parameter ``**written``.
 
-    The parameters are named by the options' keywords. Those of the function itself come last.
+    The parameters are named by the options' keywords. They come after the function's own positional
+    parameters and before its keyword-only ones.
 
     Args:
+        keys: the options; all of them by default.
         uncommon: parameters of the function itself that ``--help`` leaves to ``--help-all``. The
             options of ``build`` carry that themselves.
     """
-    return lambda function: _with_build_options(function, uncommon)
+    options = [_OPTIONS[key] for key in keys] if keys else list(_OPTIONS.values())
 
+    def decorate(function: Function) -> Function:
+        given = inspect.signature(function, eval_str=True).parameters.values()
+        first = [one for one in given if one.kind is one.POSITIONAL_OR_KEYWORD]
+        last = [one for one in given if one.kind is one.KEYWORD_ONLY]
+        made = [
+            inspect.Parameter(
+                one.keyword,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if one.many else one.default,
+                annotation=Annotated[_annotation(one), _typer_option(one)],
+            )
+            for one in options
+        ]
+        also = [] if keys else [one.keyword for one in options if not one.common]
+        function.uncommon = (*uncommon, *also)  # type: ignore[attr-defined]
+        function.__signature__ = inspect.Signature([*first, *made, *last])  # type: ignore[attr-defined]
+        return function
 
-def _with_build_options(function: Function, uncommon: tuple[str, ...]) -> Function:
-    given = inspect.signature(function, eval_str=True).parameters.values()
-    first = [one for one in given if one.kind is one.POSITIONAL_OR_KEYWORD]
-    last = [one for one in given if one.kind is one.KEYWORD_ONLY]
-    made = [
-        inspect.Parameter(
-            one.keyword,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if one.many else one.default,
-            annotation=Annotated[_annotation(one), _typer_option(one)],
-        )
-        for one in _OPTIONS.values()
-    ]
-    also = [one.keyword for one in _OPTIONS.values() if not one.common]
-    function.uncommon = (*uncommon, *also)  # type: ignore[attr-defined]
-    function.__signature__ = inspect.Signature([*first, *made, *last])  # type: ignore[attr-defined]
-    return function
+    return decorate
 
 
 def _annotation(one: Option) -> Any:
@@ -95,55 +98,13 @@ Source = Annotated[
     ),
 ]
 Arch = Annotated[str | None, flag("arch")]
-ArchArgs = Annotated[list[str] | None, flag("arch-arg")]
-Weights = Annotated[str | None, flag("weights")]
 Inputs = Annotated[list[str] | None, flag("input")]
-InputData = Annotated[str | None, flag("input-data")]
-DynamicBatch = Annotated[str | None, flag("dynamic-batch")]
-Shapes = Annotated[list[str] | None, flag("shapes")]
 AllowGlobals = Annotated[list[str] | None, flag("allow-global")]
 Trust = Annotated[bool, flag("trust")]
-NoReparam = Annotated[bool, flag("no-reparam")]
 Device = Annotated[str, flag("device")]
 NoTf32 = Annotated[bool, flag("no-tf32")]
 Threads = Annotated[int | None, flag("threads")]
 MaxSeconds = Annotated[float, flag("max-seconds")]
-OutputDirectory = Annotated[Path | None, flag("output")]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print JSON on stdout; progress and notes go to stderr.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
-]
-NoColor = Annotated[
-    bool,
-    typer.Option(
-        "--no-color",
-        help="No colours; the environment variable NO_COLOR does the same.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", help="Print more about every stage.", rich_help_panel=Panel.OUTPUT
-    ),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet",
-        "-q",
-        help="Print errors only; with --json, the JSON too.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=Panel.OUTPUT),
-]
 Batch = Annotated[str | None, flag("batch")]
 NoCudaGraph = Annotated[bool, flag("no-cuda-graph")]
 RuntimeCache = Annotated[

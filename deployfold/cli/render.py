@@ -110,9 +110,7 @@ def show_plan(session: Session, plan: BuildPlan) -> None:
     from deployfold.errors import UsageError
 
     if session.json:
-        import json
-
-        session.out.file.write(json.dumps(plan.to_json(), indent=2) + "\n")
+        session.write_json(plan.to_json())
     else:
         from rich.table import Table
         from rich.text import Text

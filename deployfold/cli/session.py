@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json as json_module
 import os
 import signal
 import sys
@@ -46,6 +47,10 @@ class Session:
     json: bool
     verbose: bool
     quiet: bool = False
+
+    def write_json(self, value: object) -> None:
+        """Write a value as JSON, the whole result of the command."""
+        self.out.file.write(json_module.dumps(value, indent=2) + "\n")
 
 
 @contextmanager

@@ -14,13 +14,16 @@ from typing import Annotated
 import typer
 
 from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_report
-from deployfold.cli.session import session
+from deployfold.cli.session import Session
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.option_field import Panel
 
 
+@in_session("json", "verbose")
 def bench(
+    run: Session,
     artifacts: Annotated[
         list[Path],
         typer.Argument(
@@ -71,45 +74,40 @@ def bench(
             rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold bench``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.config.batch_sizes import parse_batches
-        from deployfold.errors import UsageError
-        from deployfold.reporting.select import check_column
+    from deployfold.config.batch_sizes import parse_batches
+    from deployfold.errors import UsageError
+    from deployfold.reporting.select import check_column
 
-        # Errors come before torch is imported and anything is measured.
-        if sort is not None:
-            check_column(sort)
-        batches = parse_batches(batch) if batch else ()
-        if labels is not None and inputs is None:
-            raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
+    # Errors come before torch is imported and anything is measured.
+    if sort is not None:
+        check_column(sort)
+    batches = parse_batches(batch) if batch else ()
+    if labels is not None and inputs is None:
+        raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 
-        from deployfold.bench.bench import bench as run_bench
-        from deployfold.config.inputs import InputSpec
-        from deployfold.runtimes.tensorrt_library import RunOptions
+    from deployfold.bench.bench import bench as run_bench
+    from deployfold.config.inputs import InputSpec
+    from deployfold.runtimes.tensorrt_library import RunOptions
 
-        report = run_bench(
-            artifacts,
-            inputs=InputSpec.parse(input) if input else None,
-            allow_globals=tuple(allow_global or ()),
-            trust=trust,
-            threads=threads,
-            max_seconds=max_seconds,
-            seed=seed,
-            batches=batches,
-            only=tuple(only or ()),
-            data=inputs,
-            labels=labels,
-            cold_start=cold_start,
-            providers=tuple(provider or ()),
-            device=device,
-            tf32=not no_tf32,
-            engines=RunOptions(not no_cuda_graph, runtime_cache),
-            emit=run.emit,
-        )
-        show_report(run, report, None, sort=sort)
+    report = run_bench(
+        artifacts,
+        inputs=InputSpec.parse(input) if input else None,
+        allow_globals=tuple(allow_global or ()),
+        trust=trust,
+        threads=threads,
+        max_seconds=max_seconds,
+        seed=seed,
+        batches=batches,
+        only=tuple(only or ()),
+        data=inputs,
+        labels=labels,
+        cold_start=cold_start,
+        providers=tuple(provider or ()),
+        device=device,
+        tf32=not no_tf32,
+        engines=RunOptions(not no_cuda_graph, runtime_cache),
+        emit=run.emit,
+    )
+    show_report(run, report, None, sort=sort)

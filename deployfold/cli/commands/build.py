@@ -14,13 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_plan, show_report, write_page
-from deployfold.cli.session import session
+from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 
 
-@opt.with_build_options("layers", "sort", "only", "verbose", "no_color", "debug")
+@in_session("json", "quiet", "verbose")
+@opt.with_build_options(uncommon=("layers", "sort", "only", "verbose", "no_color", "debug"))
 def build(
+    run: Session,
     context: typer.Context,
     model: opt.Source,
     *,
@@ -51,50 +54,44 @@ def build(
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
     help_all: opt.HelpAll = False,
     **written: Any,
 ) -> None:
     """The command ``deployfold build``."""
-    with session(json=json, verbose=verbose, quiet=quiet, debug=debug, no_color=no_color) as run:
-        from deployfold.compiling.planning import check_target
-        from deployfold.config.build_profiles import merge
-        from deployfold.config.conflicts import LAYERS, check_used
-        from deployfold.reporting.html import check_installed
-        from deployfold.reporting.select import check_column
+    from deployfold.compiling.planning import check_target
+    from deployfold.config.build_profiles import merge
+    from deployfold.config.conflicts import LAYERS, check_used
+    from deployfold.reporting.html import check_installed
+    from deployfold.reporting.select import check_column
 
-        # Every mistake of the command line is told before torch is imported.
-        if sort is not None:
-            check_column(sort)
-        flags = given(context)
-        spec = merge(profile, flags).spec(model)
-        check_used([*flags, *[LAYERS] * layers], spec)
-        if html:
-            check_installed()
-        for name in spec.targets:
-            check_target(name)
-        if dry_run or only:
-            from deployfold.building.plan import check_rows, plan_build
-            from deployfold.targets.machine import detect
+    # Every mistake of the command line is told before torch is imported.
+    if sort is not None:
+        check_column(sort)
+    flags = given(context)
+    spec = merge(profile, flags).spec(model)
+    check_used([*flags, *[LAYERS] * layers], spec)
+    if html:
+        check_installed()
+    for name in spec.targets:
+        check_target(name)
+    if dry_run or only:
+        from deployfold.building.plan import check_rows, plan_build
+        from deployfold.targets.machine import detect
 
-            plan = plan_build(spec, detect())
-            check_rows(plan, only or ())
-            if dry_run:
-                show_plan(run, plan)
-                return
+        plan = plan_build(spec, detect())
+        check_rows(plan, only or ())
+        if dry_run:
+            show_plan(run, plan)
+            return
 
-        from deployfold.building.pipeline import build as run_pipeline
-        from deployfold.building.pipeline import check_outcome
+    from deployfold.building.pipeline import build as run_pipeline
+    from deployfold.building.pipeline import check_outcome
 
-        report, directory = run_pipeline(spec, emit=run.emit)
-        if html:
-            write_page(report, directory, directory / "report.html")
-        show_report(run, report, directory, sort=sort, only=tuple(only or ()), layers=layers)
-        check_outcome(report)
+    report, directory = run_pipeline(spec, emit=run.emit)
+    if html:
+        write_page(report, directory, directory / "report.html")
+    show_report(run, report, directory, sort=sort, only=tuple(only or ()), layers=layers)
+    check_outcome(report)
 
 
 def given(context: typer.Context) -> dict[str, Any]:

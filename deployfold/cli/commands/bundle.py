@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployfold.cli import options as opt
 from deployfold.cli.group import Command, Group
-from deployfold.cli.session import session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ Signers = Annotated[
 
 
 @bundle.command("create", cls=Command)
+@in_session("json", "verbose")
 def create(
+    run: Session,
     directory: Annotated[
         Path,
         typer.Argument(
@@ -111,10 +113,6 @@ def create(
         bool, typer.Option("--force", help="Bundle even if the build failed or missed a limit.")
     ] = False,
     max_size: MaxSize = 64,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """Make a bundle: engines, ONNX, TorchScript, report, and run.py, each file with its SHA-256.
 
@@ -128,56 +126,54 @@ def create(
 
       deployfold bundle build/resnet50 --format triton -o models
     """
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.bundle import create as make
-        from deployfold.errors import UsageError
+    from deployfold.bundle import create as make
+    from deployfold.errors import UsageError
 
-        if format not in ("archive", "triton"):
-            raise UsageError(f"{format!r} is not a format.", hint="Use archive or triton.")
-        if format == "triton" and sign is not None:
-            raise UsageError(
-                "--sign signs an archive, and --format triton writes a directory.",
-                hint="Leave out --sign, or sign an archive of the same build.",
-            )
-        if format == "archive" and (instances, max_batch) != (None, None):
-            name = "--instances" if instances is not None else "--max-batch"
-            raise UsageError(f"{name} is for --format triton.", hint=f"Leave out {name}.")
-        suffix = ".triton" if format == "triton" else ".tar.zst"
-        path = output or directory.resolve().with_name(directory.resolve().name + suffix)
-        if format == "triton":
-            from deployfold.bundle.triton import write_repository
+    if format not in ("archive", "triton"):
+        raise UsageError(f"{format!r} is not a format.", hint="Use archive or triton.")
+    if format == "triton" and sign is not None:
+        raise UsageError(
+            "--sign signs an archive, and --format triton writes a directory.",
+            hint="Leave out --sign, or sign an archive of the same build.",
+        )
+    if format == "archive" and (instances, max_batch) != (None, None):
+        name = "--instances" if instances is not None else "--max-batch"
+        raise UsageError(f"{name} is for --format triton.", hint=f"Leave out {name}.")
+    suffix = ".triton" if format == "triton" else ".tar.zst"
+    path = output or directory.resolve().with_name(directory.resolve().name + suffix)
+    if format == "triton":
+        from deployfold.bundle.triton import write_repository
 
-            version, models = write_repository(
-                directory,
-                path,
-                labels=labels,
-                instances=instances or 1,
-                max_batch=max_batch,
-                force=force,
-                emit=run.emit,
-            )
-            _show_models(run, path, version, models)
-            return
-        manifest = make(
+        version, models = write_repository(
             directory,
             path,
             labels=labels,
-            key=sign,
+            instances=instances or 1,
+            max_batch=max_batch,
             force=force,
-            limits=_limits(max_size),
             emit=run.emit,
         )
-        _show(run, manifest, path, "bundled")
+        _show_models(run, path, version, models)
+        return
+    manifest = make(
+        directory,
+        path,
+        labels=labels,
+        key=sign,
+        force=force,
+        limits=_limits(max_size),
+        emit=run.emit,
+    )
+    _show(run, manifest, path, "bundled")
 
 
 @bundle.command("verify", cls=Command)
+@in_session("json")
 def verify(
+    run: Session,
     file: File,
     signers: Signers = None,
     max_size: MaxSize = 64,
-    json: opt.Json = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """Check a bundle from end to end without unpacking it: every name, size and hash.
 
@@ -185,24 +181,22 @@ def verify(
 
       deployfold bundle verify model.tar.zst
     """
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.bundle import scan
+    from deployfold.bundle import scan
 
-        signer = _signer(file, signers)
-        _show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
+    signer = _signer(file, signers)
+    _show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
 
 
 @bundle.command("unpack", cls=Command)
+@in_session("json")
 def unpack(
+    run: Session,
     file: File,
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Must be new or empty.", show_default=False)
     ],
     signers: Signers = None,
     max_size: MaxSize = 64,
-    json: opt.Json = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """Verify a bundle, then unpack it; DIR appears whole or not at all.
 
@@ -210,20 +204,17 @@ def unpack(
 
       deployfold bundle unpack model.tar.zst resnet50
     """
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.bundle import unpack as extract
+    from deployfold.bundle import unpack as extract
 
-        signer = _signer(file, signers)
-        manifest = extract(file, directory, _limits(max_size))
-        _show(run, manifest, directory, f"unpacked{signer}")
+    signer = _signer(file, signers)
+    manifest = extract(file, directory, _limits(max_size))
+    _show(run, manifest, directory, f"unpacked{signer}")
 
 
 def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) -> None:
     if run.json:
-        import json as json_module
-
         found = {"repository": str(path), "version": version, "models": models}
-        run.out.file.write(json_module.dumps(found, indent=2) + "\n")
+        run.write_json(found)
         return
     from rich.text import Text
 

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from deployfold.cli import options as opt
-from deployfold.cli.session import Session, session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 from deployfold.reporting.metrics import METRICS
 
@@ -33,7 +34,9 @@ def _default_limits() -> str:
     return ", ".join([*limits, "rows=0"])
 
 
+@in_session("json", "verbose")
 def compare(
+    run: Session,
     old: Annotated[
         Path,
         typer.Argument(
@@ -157,77 +160,72 @@ def compare(
             metavar="FILE", help="Also write JUnit XML, for CI.", rich_help_panel=Panel.OUTPUT
         ),
     ] = None,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold compare``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        for_reports: dict[str, object] = {
-            "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
-            "--max-diff-of": max_diff_of, "--min-speedup-of": min_speedup_of, "--junit": junit,
-            "--strict": strict or None,
-        }  # fmt: skip
-        for_layers: dict[str, object] = {
-            "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
-            "--seed": seed, "--allow-global": allow_global, "--trust": trust or None,
-        }  # fmt: skip
-        _check_given(for_reports if layers else for_layers, layers)
-        if layers:
-            from deployfold.config.inputs import InputSpec
+    for_reports: dict[str, object] = {
+        "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
+        "--max-diff-of": max_diff_of, "--min-speedup-of": min_speedup_of, "--junit": junit,
+        "--strict": strict or None,
+    }  # fmt: skip
+    for_layers: dict[str, object] = {
+        "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
+        "--seed": seed, "--allow-global": allow_global, "--trust": trust or None,
+    }  # fmt: skip
+    _check_given(for_reports if layers else for_layers, layers)
+    if layers:
+        from deployfold.config.inputs import InputSpec
 
-            _compare_layers(
-                run,
-                str(old),
-                str(new),
-                markdown,
-                arch=arch,
-                inputs=InputSpec.parse(input) if input else None,
-                data=inputs,
-                seed=seed or 0,
-                min_sqnr=min_sqnr,
-                max_diff=max_diff,
-                allow_globals=tuple(allow_global or ()),
-                trust=trust,
-            )
-            return
-        from deployfold.compare.judge import compare_reports
-        from deployfold.compare.render import (
-            changes_junit,
-            changes_markdown,
-            changes_renderable,
-            regression_sentences,
-        )
-        from deployfold.compare.tolerances import parse_tolerances
-        from deployfold.config.thresholds import Thresholds, parse_row_limits
-        from deployfold.errors import ThresholdError
-        from deployfold.reporting.report import load_report
-        from deployfold.reporting.thresholds import check
-        from deployfold.util.files import write_text
-
-        tolerances = parse_tolerances(fail or ())
-        limits = Thresholds(
-            min_speedup=min_speedup,
+        _compare_layers(
+            run,
+            str(old),
+            str(new),
+            markdown,
+            arch=arch,
+            inputs=InputSpec.parse(input) if input else None,
+            data=inputs,
+            seed=seed or 0,
+            min_sqnr=min_sqnr,
             max_diff=max_diff,
-            max_latency_ms=parse_row_limits(max_latency_ms or ()),
-            max_diff_of=parse_row_limits(max_diff_of or ()),
-            min_speedup_of=parse_row_limits(min_speedup_of or ()),
+            allow_globals=tuple(allow_global or ()),
+            trust=trust,
         )
-        before, after = load_report(old), load_report(new)
-        changes = compare_reports(
-            before, after, tolerances, limits=check(after.rows, limits), strict=strict
-        )
-        if markdown is not None:
-            write_text(markdown, changes_markdown(changes))
-        if junit is not None:
-            write_text(junit, changes_junit(changes))
-        if run.json:
-            run.out.file.write(changes.to_json())
-        else:
-            run.out.print(changes_renderable(changes, everything=verbose))
-        if not changes.passed:
-            raise ThresholdError(_in_short(regression_sentences(changes)))
+        return
+    from deployfold.compare.judge import compare_reports
+    from deployfold.compare.render import (
+        changes_junit,
+        changes_markdown,
+        changes_renderable,
+        regression_sentences,
+    )
+    from deployfold.compare.tolerances import parse_tolerances
+    from deployfold.config.thresholds import Thresholds, parse_row_limits
+    from deployfold.errors import ThresholdError
+    from deployfold.reporting.report import load_report
+    from deployfold.reporting.thresholds import check
+    from deployfold.util.files import write_text
+
+    tolerances = parse_tolerances(fail or ())
+    limits = Thresholds(
+        min_speedup=min_speedup,
+        max_diff=max_diff,
+        max_latency_ms=parse_row_limits(max_latency_ms or ()),
+        max_diff_of=parse_row_limits(max_diff_of or ()),
+        min_speedup_of=parse_row_limits(min_speedup_of or ()),
+    )
+    before, after = load_report(old), load_report(new)
+    changes = compare_reports(
+        before, after, tolerances, limits=check(after.rows, limits), strict=strict
+    )
+    if markdown is not None:
+        write_text(markdown, changes_markdown(changes))
+    if junit is not None:
+        write_text(junit, changes_junit(changes))
+    if run.json:
+        run.out.file.write(changes.to_json())
+    else:
+        run.out.print(changes_renderable(changes, everything=run.verbose))
+    if not changes.passed:
+        raise ThresholdError(_in_short(regression_sentences(changes)))
 
 
 def _check_given(others: dict[str, object], layers: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from deployfold.cli import options as opt
-from deployfold.cli.session import session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 
 _OTHERS = (
     ("onnx", "pip install onnx", False),
@@ -28,33 +28,29 @@ class _Check:
     detail: str
 
 
+@in_session("json")
 def doctor(
+    run: Session,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also run a test engine on the GPU, and compare its outputs."),
     ] = False,
-    json: opt.Json = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold doctor``."""
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        checks = [*_packages(), *_gpu(), *_compilers(deep)]
-        if run.json:
-            import json as json_module
+    checks = [*_packages(), *_gpu(), *_compilers(deep)]
+    if run.json:
+        entries = [vars(check) for check in checks]
+        run.write_json(entries)
+        return
+    from rich.markup import escape
+    from rich.table import Column, Table
 
-            entries = [vars(check) for check in checks]
-            run.out.file.write(json_module.dumps(entries, indent=2) + "\n")
-            return
-        from rich.markup import escape
-        from rich.table import Column, Table
-
-        table = Table.grid("", "", Column(overflow="fold"), padding=(0, 1))
-        marks = {"ok": ("✓", "green"), "missing": ("✗", "red"), "optional": ("–", "dim")}
-        for check in checks:
-            mark, style = marks[check.state]
-            table.add_row(f"[{style}]{mark}[/]", f"[bold]{check.name}[/]", escape(check.detail))
-        run.out.print(table)
+    table = Table.grid("", "", Column(overflow="fold"), padding=(0, 1))
+    marks = {"ok": ("✓", "green"), "missing": ("✗", "red"), "optional": ("–", "dim")}
+    for check in checks:
+        mark, style = marks[check.state]
+        table.add_row(f"[{style}]{mark}[/]", f"[bold]{check.name}[/]", escape(check.detail))
+    run.out.print(table)
 
 
 def _packages() -> list[_Check]:

@@ -6,38 +6,36 @@ Example:
 
 from __future__ import annotations
 
+from typing import Any
+
 from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_report
-from deployfold.cli.session import session
+from deployfold.cli.session import Session
 
 
+@in_session("json", "verbose")
+@opt.with_build_options(
+    "arch",
+    "arch-arg",
+    "weights",
+    "input",
+    "dynamic-batch",
+    "shapes",
+    "allow-global",
+    "trust",
+    "no-reparam",
+    "output",
+)
 def export(
+    run: Session,
     model: opt.Source,
-    arch: opt.Arch = None,
-    arch_arg: opt.ArchArgs = None,
-    weights: opt.Weights = None,
-    input: opt.Inputs = None,
-    dynamic_batch: opt.DynamicBatch = None,
-    shapes: opt.Shapes = None,
-    allow_global: opt.AllowGlobals = None,
-    trust: opt.Trust = False,
-    no_reparam: opt.NoReparam = False,
-    output: opt.OutputDirectory = None,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
+    **written: Any,
 ) -> None:
     """The command ``deployfold export``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.building.pipeline import build
-        from deployfold.config.make_spec import make_spec
+    from deployfold.building.pipeline import build
+    from deployfold.config.make_spec import spec_of_keywords
 
-        written = {
-            "output": output, "arch": arch, "arch-arg": arch_arg, "weights": weights,
-            "input": input, "dynamic-batch": dynamic_batch, "shapes": shapes,
-            "allow-global": allow_global, "trust": trust, "no-reparam": no_reparam,
-        }  # fmt: skip
-        spec = make_spec(model, written, engine=False, measure=False)
-        report, directory = build(spec, emit=run.emit)
-        show_report(run, report, directory)
+    spec = spec_of_keywords(model, {**written, "engine": False, "measure": False})
+    report, directory = build(spec, emit=run.emit)
+    show_report(run, report, directory)

@@ -15,12 +15,15 @@ from typing import Annotated
 import typer
 
 from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_report
-from deployfold.cli.session import session
+from deployfold.cli.session import Session
 from deployfold.config.build_spec import BuildSpec
 
 
+@in_session("json", "verbose")
 def finish(
+    run: Session,
     directory: Annotated[
         Path,
         typer.Argument(
@@ -47,28 +50,23 @@ def finish(
     timeout: Annotated[float, opt.flag("timeout")] = BuildSpec.timeout,
     max_seconds: opt.MaxSeconds = 10.0,
     no_cuda_graph: opt.NoCudaGraph = False,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold finish``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.config.precision import Precision
-        from deployfold.errors import UsageError
-        from deployfold.finish import finish as run_finish
+    from deployfold.config.precision import Precision
+    from deployfold.errors import UsageError
+    from deployfold.finish import finish as run_finish
 
-        known = [one.value for one in Precision]
-        for name in precision or ():
-            if name not in known:
-                raise UsageError(f"{name!r} is not a precision.", hint=f"Use one of {known}.")
-        report = run_finish(
-            directory,
-            targets=tuple(target or ()),
-            precisions=tuple(Precision(name) for name in precision or ()),
-            max_seconds=max_seconds,
-            timeout=timeout,
-            cuda_graph=not no_cuda_graph,
-            emit=run.emit,
-        )
-        show_report(run, report, directory)
+    known = [one.value for one in Precision]
+    for name in precision or ():
+        if name not in known:
+            raise UsageError(f"{name!r} is not a precision.", hint=f"Use one of {known}.")
+    report = run_finish(
+        directory,
+        targets=tuple(target or ()),
+        precisions=tuple(Precision(name) for name in precision or ()),
+        max_seconds=max_seconds,
+        timeout=timeout,
+        cuda_graph=not no_cuda_graph,
+        emit=run.emit,
+    )
+    show_report(run, report, directory)

@@ -9,19 +9,25 @@ Examples:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deployfold.cli import options as opt
-from deployfold.cli.session import Session, session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
     from deployfold.reporting.report import Report
 
 
+@in_session("json", "verbose")
+@opt.with_build_options(
+    "arch", "arch-arg", "weights", "input", "input-data", "allow-global", "trust", "no-reparam"
+)
 def fold(
+    run: Session,
     model: opt.Source,
     output: Annotated[
         Path | None,
@@ -41,32 +47,15 @@ def fold(
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
-    arch: opt.Arch = None,
-    arch_arg: opt.ArchArgs = None,
-    weights: opt.Weights = None,
-    input: opt.Inputs = None,
-    input_data: opt.InputData = None,
-    allow_global: opt.AllowGlobals = None,
-    trust: opt.Trust = False,
-    no_reparam: opt.NoReparam = False,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
+    **written: Any,
 ) -> None:
     """The command ``deployfold fold``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.building.pipeline import fold_file
-        from deployfold.config.make_spec import make_spec
+    from deployfold.building.pipeline import fold_file
+    from deployfold.config.make_spec import spec_of_keywords
 
-        written = {
-            "arch": arch, "arch-arg": arch_arg, "weights": weights, "input": input,
-            "input-data": input_data, "allow-global": allow_global, "trust": trust,
-            "no-reparam": no_reparam,
-        }  # fmt: skip
-        spec = make_spec(model, written, measure=False)
-        report = fold_file(spec, output, emit=run.emit)
-        _show(run, report, explain or verbose, output)
+    spec = spec_of_keywords(model, {**written, "measure": False})
+    report = fold_file(spec, output, emit=run.emit)
+    _show(run, report, explain or run.verbose, output)
 
 
 def _show(run: Session, report: Report, explain: bool, output: Path | None) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from deployfold.cli import options as opt
 from deployfold.cli.group import Command, Group
-from deployfold.cli.session import session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 
 profile = typer.Typer(
     name="profile",
@@ -18,42 +18,41 @@ profile = typer.Typer(
 
 
 @profile.command("list", cls=Command)
+@in_session("json")
 def list_profiles(
-    json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False
+    run: Session,
 ) -> None:
     """List the build profiles that come with deployfold."""
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.config.build_profiles import read_profile, shipped
+    from deployfold.config.build_profiles import read_profile, shipped
 
-        found = {name: str(read_profile(name).get("description", "")) for name in shipped()}
-        if run.json:
-            _write_json(run.out.file, found)
-            return
-        from rich.table import Table
+    found = {name: str(read_profile(name).get("description", "")) for name in shipped()}
+    if run.json:
+        run.write_json(found)
+        return
+    from rich.table import Table
 
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("--profile", style="cyan", no_wrap=True)
-        table.add_column("what it is for")
-        for name, description in found.items():
-            table.add_row(name, description)
-        run.out.print(table)
-        run.out.print(
-            "\nYour own is a TOML file whose keys are the flags of deployfold build: "
-            "--profile my.toml.",
-            style="dim",
-        )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("--profile", style="cyan", no_wrap=True)
+    table.add_column("what it is for")
+    for name, description in found.items():
+        table.add_row(name, description)
+    run.out.print(table)
+    run.out.print(
+        "\nYour own is a TOML file whose keys are the flags of deployfold build: "
+        "--profile my.toml.",
+        style="dim",
+    )
 
 
 @profile.command("show", cls=Command, context_settings={"ignore_unknown_options": True})
+@in_session("json")
 def show(
+    run: Session,
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)],
     flags: Annotated[
         list[str] | None,
         typer.Argument(metavar="[BUILD FLAGS]", help="Flags of build, to see what they override."),
     ] = None,
-    json: opt.Json = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """Show every setting under a profile, and where each value came from.
 
@@ -63,50 +62,50 @@ def show(
 
       deployfold profile show edge-int8 --target jetson-orin-nano --calib pictures/
     """
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.config.build_options import profile_options
-        from deployfold.config.build_profiles import DEFAULT, merge
+    from deployfold.config.build_options import profile_options
+    from deployfold.config.build_profiles import DEFAULT, merge
 
-        merged = merge(name, _parse(flags or []))
-        values = {one.key: merged.values[one.key] for one in profile_options()}
-        if run.json:
-            _write_json(
-                run.out.file,
-                {"description": {"value": merged.description, "from": f"profile {name}"}}
-                | {key: {"value": values[key], "from": merged.origins[key]} for key in values},
-            )
-            return
-        from rich.table import Table
-        from rich.text import Text
+    merged = merge(name, _parse(flags or []))
+    values = {one.key: merged.values[one.key] for one in profile_options()}
+    if run.json:
+        run.write_json(
+            {"description": {"value": merged.description, "from": f"profile {name}"}}
+            | {key: {"value": values[key], "from": merged.origins[key]} for key in values},
+        )
+        return
+    from rich.table import Table
+    from rich.text import Text
 
-        from deployfold.reporting.text import clean
+    from deployfold.reporting.text import clean
 
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("setting", no_wrap=True)
-        table.add_column("value", overflow="fold")
-        table.add_column("from", no_wrap=True)
-        changed = [key for key in values if merged.origins[key] != DEFAULT]
-        for key in (*changed, *(key for key in values if key not in changed)):
-            origin = merged.origins[key]
-            style = "dim" if origin == DEFAULT else "bold" if origin == "flag" else ""
-            table.add_row(key, Text(clean(_shown(values[key]))), clean(origin), style=style)
-        if merged.description:
-            run.out.print(Text(clean(merged.description)), soft_wrap=True)
-        run.out.print(table)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", no_wrap=True)
+    changed = [key for key in values if merged.origins[key] != DEFAULT]
+    for key in (*changed, *(key for key in values if key not in changed)):
+        origin = merged.origins[key]
+        style = "dim" if origin == DEFAULT else "bold" if origin == "flag" else ""
+        table.add_row(key, Text(clean(_shown(values[key]))), clean(origin), style=style)
+    if merged.description:
+        run.out.print(Text(clean(merged.description)), soft_wrap=True)
+    run.out.print(table)
 
 
 @profile.command("schema", cls=Command)
-def schema(no_color: opt.NoColor = False, debug: opt.Debug = False) -> None:
+@in_session()
+def schema(
+    run: Session,
+) -> None:
     """Print the JSON schema of a build profile, for editors that complete and check TOML.
 
     Example:
 
       deployfold profile schema > deployfold.schema.json
     """
-    with session(debug=debug, no_color=no_color) as run:
-        from deployfold.config.schema import profile_schema
+    from deployfold.config.schema import profile_schema
 
-        run.out.file.write(profile_schema())
+    run.out.file.write(profile_schema())
 
 
 def _parse(flags: list[str]) -> dict[str, Any]:
@@ -126,9 +125,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _write_json(file: Any, value: object) -> None:
-    import json
-
-    file.write(json.dumps(value, indent=2) + "\n")

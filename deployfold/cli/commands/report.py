@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_report, write_page
-from deployfold.cli.session import session
+from deployfold.cli.session import Session, session
 from deployfold.config.option_field import Panel
 
 
@@ -27,7 +28,9 @@ def _print_schema(asked: bool) -> None:
         raise typer.Exit
 
 
+@in_session("json", "verbose")
 def report(
+    run: Session,
     path: Annotated[
         Path,
         typer.Argument(
@@ -70,31 +73,26 @@ def report(
     ] = False,
     layers: opt.Layers = False,
     sort: opt.Sort = None,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold report``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.reporting.report import load_report
-        from deployfold.reporting.select import check_column
-        from deployfold.reporting.text import clean
-        from deployfold.util.files import write_text
+    from deployfold.reporting.report import load_report
+    from deployfold.reporting.select import check_column
+    from deployfold.reporting.text import clean
+    from deployfold.util.files import write_text
 
-        if sort is not None:
-            check_column(sort)
-        found = load_report(path)
-        written = []
-        if html is not None:
-            write_page(found, path if path.is_dir() else path.parent, html)
-            written.append(html)
-        if svg is not None:
-            from deployfold.reporting.terminal import table_svg
+    if sort is not None:
+        check_column(sort)
+    found = load_report(path)
+    written = []
+    if html is not None:
+        write_page(found, path if path.is_dir() else path.parent, html)
+        written.append(html)
+    if svg is not None:
+        from deployfold.reporting.terminal import table_svg
 
-            write_text(svg, table_svg(found, width=width))
-            written.append(svg)
-        if not written or json:
-            show_report(run, found, None, sort=sort, layers=layers)
-        for one in written:
-            run.err.print(f"Wrote {clean(str(one))}", markup=False, highlight=False)
+        write_text(svg, table_svg(found, width=width))
+        written.append(svg)
+    if not written or run.json:
+        show_report(run, found, None, sort=sort, layers=layers)
+    for one in written:
+        run.err.print(f"Wrote {clean(str(one))}", markup=False, highlight=False)

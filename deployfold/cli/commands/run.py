@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployfold.cli import options as opt
-from deployfold.cli.session import Session, session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 from deployfold.config.build_spec import BuildSpec
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 SAMPLES = 3
 
 
+@in_session("json")
 def run(
+    ran: Session,
     artifact: Annotated[
         Path,
         typer.Argument(
@@ -53,41 +56,35 @@ def run(
     seed: opt.Seed = BuildSpec.seed,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
-    json: opt.Json = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold run``."""
-    with session(json=json, debug=debug, no_color=no_color) as ran:
-        from deployfold.infer.inputs import parse_given
-        from deployfold.infer.outputs import check_suffix, save_outputs
+    from deployfold.infer.inputs import parse_given
+    from deployfold.infer.outputs import check_suffix, save_outputs
 
-        # Errors come before torch is imported and anything runs.
-        given = parse_given(input or ())
-        if output is not None:
-            check_suffix(output)
+    # Errors come before torch is imported and anything runs.
+    given = parse_given(input or ())
+    if output is not None:
+        check_suffix(output)
 
-        from deployfold.infer.artifact import run_artifact
-        from deployfold.runtimes import RunSettings
-        from deployfold.runtimes.device_choice import resolve_device
-        from deployfold.runtimes.tensorrt_library import RunOptions
+    from deployfold.infer.artifact import run_artifact
+    from deployfold.runtimes import RunSettings
+    from deployfold.runtimes.device_choice import resolve_device
+    from deployfold.runtimes.tensorrt_library import RunOptions
 
-        settings = RunSettings(
-            provider=provider,
-            device=resolve_device(device) if device != BuildSpec.device else None,
-            engine=RunOptions(not no_cuda_graph, runtime_cache),
-            trust=trust,
-            allow_globals=tuple(allow_global or ()),
-        )
-        result = run_artifact(artifact, given, settings=settings, seed=seed)
-        if output is not None:
-            save_outputs(output, result.arrays)
-        if ran.json:
-            import json as json_module
-
-            ran.out.file.write(json_module.dumps(_as_json(result), indent=2) + "\n")
-        else:
-            _show(ran, result, output)
+    settings = RunSettings(
+        provider=provider,
+        device=resolve_device(device) if device != BuildSpec.device else None,
+        engine=RunOptions(not no_cuda_graph, runtime_cache),
+        trust=trust,
+        allow_globals=tuple(allow_global or ()),
+    )
+    result = run_artifact(artifact, given, settings=settings, seed=seed)
+    if output is not None:
+        save_outputs(output, result.arrays)
+    if ran.json:
+        ran.write_json(_as_json(result))
+    else:
+        _show(ran, result, output)
 
 
 def _as_json(result: Result) -> dict[str, Any]:

@@ -28,12 +28,14 @@ from typing import Annotated
 
 import typer
 
-from deployfold.cli import options as opt
-from deployfold.cli.session import session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 
 
+@in_session("json", "verbose")
 def sweep(
+    run: Session,
     fleet: Annotated[
         Path,
         typer.Argument(metavar="FLEET", help="A TOML file; see below.", show_default=False),
@@ -76,33 +78,28 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")
     ] = False,
-    json: opt.Json = False,
-    verbose: opt.Verbose = False,
-    no_color: opt.NoColor = False,
-    debug: opt.Debug = False,
 ) -> None:
     """The command ``deployfold sweep``."""
-    with session(json=json, verbose=verbose, debug=debug, no_color=no_color) as run:
-        from deployfold.errors import SweepError
-        from deployfold.sweep.fleet import read_fleet
-        from deployfold.sweep.run import planned
-        from deployfold.sweep.run import sweep as run_sweep
-        from deployfold.sweep.summary import to_json, to_table
+    from deployfold.errors import SweepError
+    from deployfold.sweep.fleet import read_fleet
+    from deployfold.sweep.run import planned
+    from deployfold.sweep.run import sweep as run_sweep
+    from deployfold.sweep.summary import to_json, to_table
 
-        read = read_fleet(fleet, allow_code or ())
-        root = output or Path("build") / fleet.stem
-        if dry_run:
-            for job in planned(read, root, scheduler):
-                run.out.print(" ".join(["deployfold", *job.command]), soft_wrap=True, markup=False)
-            return
-        results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)
-        if run.json:
-            run.out.file.write(to_json(results))
-        else:
-            run.out.print(to_table(results))
-        failed = [result for result in results if result.state == "failed"]
-        if failed:
-            raise SweepError(
-                f"{len(failed)} of {len(results)} could not be built.",
-                hint="The table says why; run the same command again to try them again.",
-            )
+    read = read_fleet(fleet, allow_code or ())
+    root = output or Path("build") / fleet.stem
+    if dry_run:
+        for job in planned(read, root, scheduler):
+            run.out.print(" ".join(["deployfold", *job.command]), soft_wrap=True, markup=False)
+        return
+    results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)
+    if run.json:
+        run.out.file.write(to_json(results))
+    else:
+        run.out.print(to_table(results))
+    failed = [result for result in results if result.state == "failed"]
+    if failed:
+        raise SweepError(
+            f"{len(failed)} of {len(results)} could not be built.",
+            hint="The table says why; run the same command again to try them again.",
+        )

@@ -2,63 +2,61 @@
 
 from __future__ import annotations
 
-from deployfold.cli import options as opt
-from deployfold.cli.session import session
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
 
 
+@in_session("json")
 def targets(
-    json: opt.Json = False, no_color: opt.NoColor = False, debug: opt.Debug = False
+    run: Session,
 ) -> None:
     """The command ``deployfold targets``."""
-    with session(json=json, debug=debug, no_color=no_color) as run:
-        from deployfold.compiling.compiler_choice import compiler_for
-        from deployfold.targets.catalogue import load_targets
-        from deployfold.targets.compute_capability import dotted
-        from deployfold.targets.machine import detect
+    from deployfold.compiling.compiler_choice import compiler_for
+    from deployfold.targets.catalogue import load_targets
+    from deployfold.targets.compute_capability import dotted
+    from deployfold.targets.machine import detect
 
-        machine = detect()
-        served = [(gpu, compiler_for(gpu, machine)) for gpu in load_targets()]
-        if run.json:
-            import json as json_module
+    machine = detect()
+    served = [(gpu, compiler_for(gpu, machine)) for gpu in load_targets()]
+    if run.json:
+        entries = [
+            {
+                "name": gpu.name,
+                "aliases": list(gpu.aliases),
+                "title": gpu.title,
+                "compute_capability": dotted(gpu.compute_capability),
+                "memory_gib": gpu.memory_gib,
+                "precisions": list(gpu.precisions),
+                "compiler": compiler.library,
+                "reason": compiler.reason,
+                "source": gpu.source,
+            }
+            for gpu, compiler in served
+        ]
+        run.write_json(entries)
+        return
 
-            entries = [
-                {
-                    "name": gpu.name,
-                    "aliases": list(gpu.aliases),
-                    "title": gpu.title,
-                    "compute_capability": dotted(gpu.compute_capability),
-                    "memory_gib": gpu.memory_gib,
-                    "precisions": list(gpu.precisions),
-                    "compiler": compiler.library,
-                    "reason": compiler.reason,
-                    "source": gpu.source,
-                }
-                for gpu, compiler in served
-            ]
-            run.out.file.write(json_module.dumps(entries, indent=2) + "\n")
-            return
+    from rich.table import Table
 
-        from rich.table import Table
+    from deployfold.targets.libraries import LIBRARIES
 
-        from deployfold.targets.libraries import LIBRARIES
-
-        wide = run.out.width >= 100
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column("--target", style="cyan", no_wrap=True)
-        table.add_column("GPU", no_wrap=True)
-        table.add_column("SM", no_wrap=True)
-        table.add_column("GiB", justify="right", no_wrap=True)
-        if wide:
-            table.add_column("tensor cores", no_wrap=True)
-        table.add_column("compiler here", no_wrap=True)
-        for gpu, compiler in served:
-            library = LIBRARIES[compiler.library].title if compiler.library else "–"
-            cells = [gpu.name, gpu.title, gpu.sm, f"{gpu.memory_gib:g}"]
-            cells += [" ".join(gpu.precisions)] if wide else []
-            table.add_row(*cells, library)
-        run.out.print(table)
-        run.out.print(
-            "\n–: no compiler on this machine builds for it. A build stops at the lowered ONNX and "
-            "names the reason.",
-            style="dim",
-        )
+    wide = run.out.width >= 100
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("--target", style="cyan", no_wrap=True)
+    table.add_column("GPU", no_wrap=True)
+    table.add_column("SM", no_wrap=True)
+    table.add_column("GiB", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("tensor cores", no_wrap=True)
+    table.add_column("compiler here", no_wrap=True)
+    for gpu, compiler in served:
+        library = LIBRARIES[compiler.library].title if compiler.library else "–"
+        cells = [gpu.name, gpu.title, gpu.sm, f"{gpu.memory_gib:g}"]
+        cells += [" ".join(gpu.precisions)] if wide else []
+        table.add_row(*cells, library)
+    run.out.print(table)
+    run.out.print(
+        "\n–: no compiler on this machine builds for it. A build stops at the lowered ONNX and "
+        "names the reason.",
+        style="dim",
+    )
