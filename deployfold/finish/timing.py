@@ -12,7 +12,13 @@ import numpy as np
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.measuring.gpu import GpuState, gpu_state
 from deployfold.measuring.stability import Evidence, doubts
-from deployfold.measuring.stats import coefficient_of_variation, median_interval, percentiles
+from deployfold.measuring.stats import (
+    MIN_FOR_INTERVAL,
+    calls_per_round,
+    coefficient_of_variation,
+    median_interval,
+    percentiles,
+)
 from deployfold.reporting.row import CudaGraph, Latency
 from deployfold.reporting.row import GpuState as GpuRow
 from deployfold.runtimes.times import DeviceTimes
@@ -20,8 +26,9 @@ from deployfold.runtimes.times import DeviceTimes
 WARM_UP_SECONDS = 1.0
 """An idle GPU raises its clocks within a second of work."""
 MIN_ROUNDS = 15
+"""Rounds before the interval of the median is trusted to end the measurement early."""
 CALLS = 20
-"""Calls in a round. The interval of the median is computed from the rounds' medians."""
+"""Calls in a round of a fast engine. The interval of the median is that of the rounds' medians."""
 TOLERANCE = 0.02
 """Rounds end when half the interval of the median, relative to the median, is below this."""
 SEED = 0
@@ -43,21 +50,23 @@ def time_engine(
     Args:
         step: one inference.
         batch: samples per call, for the throughput.
-        max_seconds: of the rounds; at least one is run.
+        max_seconds: of the rounds. ``MIN_FOR_INTERVAL`` rounds are run whatever they take, because
+            fewer have no interval; a slow engine has fewer calls in a round for that.
         gpu: the UUID of the GPU, to read its clocks.
         emit: called with a ``StageProgress`` of the stage ``measure`` for each round.
         clock: returns the time in seconds.
     """
     emit(StageProgress("measure", "warming up"))
-    start = clock()
-    step()
-    while clock() - start < min(WARM_UP_SECONDS, max_seconds):
+    start, warm_ups = clock(), 0
+    while not warm_ups or clock() - start < min(WARM_UP_SECONDS, max_seconds):
         step()
+        warm_ups += 1
+    calls = calls_per_round((clock() - start) / warm_ups, max_seconds, CALLS)
     times: list[DeviceTimes] = []
     medians: list[float] = []
     converged, start = False, clock()
-    while not converged and (not medians or clock() - start < max_seconds):
-        round_ = [step() for _ in range(CALLS)]
+    while not converged and (len(medians) < MIN_FOR_INTERVAL or clock() - start < max_seconds):
+        round_ = [step() for _ in range(calls)]
         times += round_
         medians.append(statistics.median(one.compute_ms for one in round_))
         emit(

@@ -80,7 +80,6 @@ def sweep(
                 threads=threads,
                 batch=batch,
                 max_seconds=max_seconds / len(sizes),
-                min_rounds=1,  # a point has no interval, and tells when it is not stable
                 seed=seed,
                 emit=part,
             )

@@ -217,5 +217,5 @@ def test_the_limit_of_a_check_follows_what_the_build_measured() -> None:
 def test_a_bench_tells_of_every_call() -> None:
     calls = itertools.count(1)
     found = bench(lambda: DeviceTimes(float(next(calls) % 100), 0.0, 0.0), 0.02)
-    assert found.calls % 10 == 0
+    assert found.calls >= 60
     assert found.low_ms <= found.median_ms <= found.high_ms

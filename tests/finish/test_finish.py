@@ -371,6 +371,14 @@ def test_every_call_counts_and_the_median_is_of_all() -> None:
     assert "time ran out" in str(rushed.note)
 
 
+def test_a_slow_engine_still_gets_rounds_enough_for_an_interval() -> None:
+    slow = Step([400.0])
+    latency = time_engine(slow, 1, max_seconds=1.0, clock=slow.clock)
+    assert latency.rounds == latency.samples == 6
+    assert latency.median_high_ms == 400.0
+    assert slow.now < 4.5  # one call a round, and the warm-up
+
+
 @needs_no_gpu
 def test_there_is_no_driver_here_and_that_is_said() -> None:
     from deployfold.errors import MeasureError

@@ -95,5 +95,5 @@ def test_it_saturates_at_the_smallest_batch_within_5_percent_of_the_best(
 def test_batches_as_the_option_takes_them() -> None:
     assert parse_batches("32, 1,8") == (1, 8, 32)
     for text in ("", "1,,2", "0", "1,1", "-1", "a", "1.5", "9" * 9, "²"):
-        with pytest.raises(UsageError, match="expected batch sizes"):
+        with pytest.raises(UsageError, match="expected different positive integers"):
             parse_batches(text)

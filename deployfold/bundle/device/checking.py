@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
-from deployfold.measuring.stats import median_interval, percentiles
+from deployfold.measuring.stats import (
+    MIN_FOR_INTERVAL,
+    calls_per_round,
+    median_interval,
+    percentiles,
+)
 from deployfold.runtimes.protocol import Step
 from deployfold.util.numerics import RunningDifference
 
@@ -97,10 +102,11 @@ def _limit(built_db: float | None, precision: str) -> float:
 
 
 def bench(step: Step, seconds: float) -> Bench:
-    """Warm up, then time calls for ``seconds``; nothing is clipped.
+    """Warm up, then time calls for ``seconds``, in at least ``MIN_FOR_INTERVAL`` rounds.
 
     Args:
         step: one inference. A GPU's own clock times the computing; the host's clock the rest.
+        seconds: a slow model has fewer calls in a round, and may take longer.
     """
 
     def run() -> float:
@@ -108,14 +114,16 @@ def bench(step: Step, seconds: float) -> Bench:
         device = step()
         return 1e3 * (time.perf_counter() - begin) if device is None else device.compute_ms
 
-    start = time.perf_counter()
-    while time.perf_counter() - start < min(WARM_UP_SECONDS, seconds):
+    start, warm_ups = time.perf_counter(), 0
+    while not warm_ups or time.perf_counter() - start < min(WARM_UP_SECONDS, seconds):
         run()
+        warm_ups += 1
+    calls = calls_per_round((time.perf_counter() - start) / warm_ups, seconds, CALLS)
     times: list[float] = []
     medians: list[float] = []
     start = time.perf_counter()
-    while not medians or time.perf_counter() - start < seconds:
-        times += (fresh := [run() for _ in range(CALLS)])
+    while len(medians) < MIN_FOR_INTERVAL or time.perf_counter() - start < seconds:
+        times += (fresh := [run() for _ in range(calls)])
         medians.append(statistics.median(fresh))
     median, p90, _, p99 = percentiles(times)
     interval = median_interval(medians, seed=0)
