@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from deployfold.reporting.report import Report
 
 from .errors import UsageError
 from .events import Emit, ignore
-from .exporting import EXPORTERS, ExportedFile, ExportJob, check_repeatable
+from .exporting import EXPORTERS, ExportedFile, ExportJob, check_repeatable, in_evaluation_mode
 from .folding import FoldResult
 from .folding import fold as _fold
 from .loading import load_model
@@ -110,7 +111,7 @@ def export(
     """Export ``model`` and compare each file with it.
 
     Args:
-        model: in evaluation mode.
+        model: it is never changed. Of a model in training mode, the evaluation mode is exported.
         example_inputs: one tensor for each positional argument of the forward.
         directory: the folder for the files, one per format, such as ``NAME.onnx``.
         name: the file name without suffix.
@@ -130,7 +131,8 @@ def export(
     unknown = set(formats) - {exporter.key for exporter in EXPORTERS}
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))} is not an export format.")
-    check_repeatable(model, example_inputs)
+    module, notes = in_evaluation_mode(model)
+    check_repeatable(module, example_inputs)
     spec = InputSpec(
         tuple(
             TensorSpec(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
@@ -140,12 +142,13 @@ def export(
     )
     if dynamic_batch is not None:
         spec = spec.with_profiles((DynamicBatch(*dynamic_batch),))
-    job = ExportJob(model, example_inputs, spec, metadata=metadata or {})
-    return {
+    job = ExportJob(module, example_inputs, spec, metadata=metadata or {})
+    files = {
         exporter.key: exporter.export(job, exporter.path(Path(directory), name))
         for exporter in EXPORTERS
         if exporter.key in formats
     }
+    return {key: replace(file, notes=(*notes, *file.notes)) for key, file in files.items()}
 
 
 def build(source: str | Path, *, emit: Emit = ignore, **options: Any) -> Report:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_RECURSION = 4_000
+"""Nested Python calls; Python's default of 1,000 ends the trace of 200 modules in each other."""
+
 
 def main() -> None:
     """The ``deployfold`` command."""
@@ -12,6 +15,8 @@ def main() -> None:
     from .streams import Lossy, discard_stdout, open_closed_streams
 
     open_closed_streams()
+    # Models of many nested modules need it; this process is the command's own.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION))
     try:
         _use_utf8()
         from .app import app

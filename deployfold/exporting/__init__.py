@@ -10,7 +10,7 @@ from .aot_inductor import AOT_INDUCTOR
 from .exporter import ExportedFile, Exporter, ExportJob
 from .onnx import ONNX, OnnxArtifact, export_onnx
 from .program import PROGRAM, ProgramArtifact, export_program
-from .repeatable import check_repeatable
+from .repeatable import check_repeatable, in_evaluation_mode
 from .torchscript import TORCHSCRIPT, TorchScriptArtifact, export_torchscript
 
 EXPORTERS: tuple[Exporter, ...] = (TORCHSCRIPT, PROGRAM, AOT_INDUCTOR, ONNX)
@@ -28,4 +28,5 @@ __all__ = [
     "export_onnx",
     "export_program",
     "export_torchscript",
+    "in_evaluation_mode",
 ]

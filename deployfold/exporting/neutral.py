@@ -25,8 +25,8 @@ def drop_zero_additions(model: ir.Model) -> int:
         if kept is None or not (_is_zero(second) or (node.op_type == "Add" and _is_zero(first))):
             continue
         (result,) = node.outputs
-        if result.is_graph_output() and kept.is_graph_input():
-            continue  # a graph output must be computed
+        if result.is_graph_output() and (kept.is_graph_input() or kept.is_graph_output()):
+            continue  # every graph output has a value and a name of its own
         if result.is_graph_output():
             kept.name, result.name = result.name, None
             kept.type, kept.shape = result.type, result.shape

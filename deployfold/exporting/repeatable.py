@@ -1,4 +1,4 @@
-"""The check that a model gives the same outputs twice, as every exported file does."""
+"""What is exported of a model: its evaluation mode, which gives the same outputs twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,30 @@ from deployfold.folding.proof.compare import difference, rounding_limit
 from .outputs import run_module
 
 _HINT = "deployfold fold takes the model as it is."
+
+
+def in_evaluation_mode(module: torch.nn.Module) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """A copy of a module in evaluation mode with buffers of its own, and notes for the user.
+
+    Exporting runs it, and so may write to its buffers. The copy shares the parameters. A module in
+    evaluation mode that cannot be copied is returned as it is.
+
+    Raises:
+        ExportError: a module in training mode cannot be copied.
+    """
+    training = any(getattr(item, "training", False) for item in module.modules())
+    try:
+        copied = copy_modules(module)
+    except FoldError as error:
+        if not training:
+            return module, ()
+        raise ExportError(
+            f"The model is in training mode. {error.message}",
+            hint="Call model.eval() before exporting it.",
+        ) from error
+    if not training:
+        return copied, ()
+    return copied.eval(), ("The model was in training mode; its evaluation mode was exported.",)
 
 
 def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import deployfold
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.exporting import export_onnx, export_program
 from deployfold.folding import fold
@@ -48,3 +49,29 @@ def test_additions_of_merged_branches_disappear(
     (output,) = onnxruntime.InferenceSession(path).run(None, {"input": inputs[0].numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(output), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """Returns one tensor several times: as it is, and with a zero added or taken off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("zero", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.conv(x)
+        return y, y, y + self.zero, y - self.zero, x
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_every_output_keeps_its_name_where_one_tensor_is_returned_several_times(
+    scripted: bool, tmp_path: Path
+) -> None:
+    model: nn.Module = Twice().eval()
+    inputs = (torch.randn(1, 3, 6, 6),)
+    if scripted:
+        model = torch.jit.trace(model, inputs)
+    files = deployfold.export(model, inputs, tmp_path, formats=("onnx",))
+    graph = onnx.load(files["onnx"].path).graph
+    assert [item.name for item in graph.output] == [f"output_{index}" for index in range(5)]

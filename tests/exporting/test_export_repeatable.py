@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import deployfold
 from deployfold.errors import ExportError
 from deployfold.exporting import check_repeatable
 
@@ -45,6 +47,18 @@ class Harmless(nn.Module):
         self.calls += 1
         grid = self.cache.setdefault(x.shape[-1], torch.arange(float(x.shape[-1])))
         return x.mul_(2) + grid, self.calls * 0
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * 2
 
 
 class Noisy(nn.Module):
@@ -89,3 +103,23 @@ def test_what_cannot_be_copied_is_neither_run_nor_refused() -> None:
     module.lock = threading.Lock()
     check_repeatable(module, INPUTS)
     assert not module.last.any()
+
+
+@pytest.mark.parametrize("form", ["eager", "scripted"])
+def test_exporting_leaves_a_model_in_training_mode_as_it_is(form: str, tmp_path: Path) -> None:
+    module: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    if form == "scripted":
+        module = torch.jit.script(module)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    files = deployfold.export(module, INPUTS, tmp_path, formats=("torchscript",))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(item.training for item in module.modules())
+    assert "evaluation mode was exported" in files["torchscript"].notes[0]
+    loaded = torch.jit.load(str(files["torchscript"].path))
+    torch.testing.assert_close(loaded(*INPUTS), module.eval()(*INPUTS))
+
+
+def test_exporting_leaves_what_the_forward_writes_as_it_is(tmp_path: Path) -> None:
+    module = Counting().eval()
+    deployfold.export(module, INPUTS, tmp_path, formats=("torchscript",))
+    assert float(module.calls) == 0

@@ -48,3 +48,52 @@ def test_wrong_input_is_one_sentence():
 
 def image() -> torch.Tensor:
     return torch.randn(2, 3, 6, 6)
+
+
+def untrained() -> nn.Module:
+    """Every BatchNorm has the same statistics, and so the same constants in a frozen graph."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 1),
+        nn.BatchNorm2d(8),
+    ).eval()
+
+
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda m: torch.jit.trace(m, image())])
+def test_batchnorms_with_equal_statistics_are_told_apart(convert):
+    result = fold(convert(untrained()), (image(),))
+    assert [item.name for item in result.folded] == ["1", "5"]
+    assert [item.name for item in result.left] == ["3"]
+    assert (result.batchnorms_before, result.batchnorms_after) == (3, 1)
+    eager = fold(untrained(), (image(),))
+    # The eager model folds the third as well, into the convolution behind it.
+    assert result.parameters_after == eager.parameters_after + 2 * 8
+
+
+def test_a_module_that_runs_twice_is_left_if_one_place_is():
+    model = untrained()
+    model[3] = model[1]
+    result = fold(torch.jit.trace(model, image()), (image(),))
+    assert [item.name for item in result.left] == ["1"]
+    assert (result.batchnorms_before, result.batchnorms_after) == (3, 1)
+
+
+def test_training_mode_is_refused_and_kept():
+    script = torch.jit.script(untrained().train())
+    with pytest.raises(FoldError, match="training mode"):
+        fold(script, (image(),))
+    assert script.training
+    assert script[1].training
+
+
+def test_a_batch_norm_without_statistics_is_not_counted():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 1),
+        nn.BatchNorm2d(4),
+    ).eval()  # fmt: skip
+    result = fold(torch.jit.script(model), (image(),))
+    assert [item.name for item in result.folded] == ["3"]
+    assert result.batchnorms_before == 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+
 import pytest
 import torch
+from cli_runs import run
 from fold_nets import Net, folded, randomise
 from torch import nn
 
@@ -69,3 +73,41 @@ def test_an_input_that_only_its_numbers_make_invalid_is_named():
     )
     with pytest.raises(FoldError, match="fails on the example input 2x3x8x8, 1: IndexError"):
         fold(randomise(net), (image(), torch.tensor([9])))
+
+
+class Nested(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.inner(x)))
+
+
+def nested(depth: int = 200) -> nn.Module:
+    module: nn.Module = nn.Conv2d(3, 3, 1)
+    for _ in range(depth):
+        module = Nested(module)
+    return module.eval()
+
+
+def test_a_model_nested_too_deep_is_not_said_to_fail_by_itself():
+    x = torch.randn(1, 3, 4, 4)
+    model = nested()
+    with torch.no_grad():
+        model(x)  # Python's limit is enough for the model alone
+    with pytest.raises(FoldError, match="nested too deep to be traced") as refused:
+        fold(model, (x,))
+    assert "setrecursionlimit" in str(refused.value.hint)
+
+
+def test_the_command_folds_a_model_nested_200_deep(tmp_path):
+    (tmp_path / "deep.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        + inspect.getsource(Nested)
+        + "\n\n"
+        + inspect.getsource(nested)
+    )
+    done = run("fold", "deep:nested", "--input", "1x3x4x4", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["fold"]["folded"]) == 200

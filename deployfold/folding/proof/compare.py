@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -90,6 +91,12 @@ def shapes_of(inputs: Sequence[Any]) -> str:
 
 def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
     """That the user's own model does not run on these inputs."""
+    if isinstance(error, RecursionError):
+        return FoldError(
+            "The model's modules are nested too deep to be traced: its forward, with what tracing "
+            f"adds, exceeds Python's recursion limit of {sys.getrecursionlimit()}.",
+            hint="Raise the limit first, for example sys.setrecursionlimit(10_000).",
+        )
     return FoldError(
         f"The model's forward pass fails on the example input {shapes_of(inputs)}: "
         f"{type(error).__name__}: {first_line(error)}",
