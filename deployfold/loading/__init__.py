@@ -1,4 +1,4 @@
-"""Every way a model comes in. Nothing here runs code from a checkpoint unasked."""
+"""Loads models from every supported source; a checkpoint runs no code without permission."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .arguments import with_arguments, with_plain_outputs
 from .inputs import make_inputs, resolve_inputs
 from .load import load_model
 from .model import LoadedModel
-from .precision import in_single_precision
+from .single_precision import in_single_precision
 
 __all__ = [
     "LoadedModel",

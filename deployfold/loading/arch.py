@@ -1,4 +1,4 @@
-"""Architectures: made by name, and matched with the weights of a checkpoint."""
+"""Builds architectures by name and fits the weights of a checkpoint to them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .importing import import_named
 from .weights import Weights
 
 _STRAY_SHARE = 0.01
-"""Weights are recognised by a file name only if less than this share of their values would be
-left out: a network that contains the named one is another network."""
+"""A file name identifies an architecture only if at most this share of the checkpoint's values is
+left over. More left-over values belong to a larger network that contains the named one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Match:
     """An architecture, and the weights of a checkpoint that fit it best.
 
     Attributes:
-        module: freshly made, seeded; the weights are not in it yet.
+        module: built with seeded initial values; the checkpoint's weights are not loaded yet.
         fit: the weights under the architecture's names, or the nearest attempt.
         notes: sentences on what was adapted.
     """
@@ -59,8 +59,8 @@ class Match:
             f"The checkpoint does not fit {self.arch}: the file has {found} of its {len(own)} "
             f"tensors{where}; {summary(fit)}.",
             hint=f"Names in the file: {first_few(list(fit.weights.tensors))}. Names in "
-            f"{self.arch}: {first_few(own)}. An architecture fits with the arguments, and in the "
-            "version of its package, that the model was trained with.",
+            f"{self.arch}: {first_few(own)}. The architecture needs the arguments and the "
+            "package version that the model was trained with.",
         )
 
 
@@ -108,9 +108,10 @@ def match(
     key: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Match:
-    """Fit the weights of a checkpoint to an architecture, whose number of classes may be another.
+    """Fit the weights of a checkpoint to an architecture, with the checkpoint's number of classes.
 
     Args:
+        arch: the architecture's name.
         weights: a state dict, or every set of weights in a checkpoint; at least one.
         key: the user's choice among several sets that fit.
         options: keyword arguments for the builder.
@@ -118,41 +119,62 @@ def match(
     Raises:
         UsageError: the architecture is unknown, its package is not installed, or ``key`` names no
             weights.
-        LoadError: building it fails, or several sets fit and differ.
+        LoadError: building the architecture fails, or several sets fit and differ.
     """
     sets = [Weights((), weights)] if isinstance(weights, Mapping) else list(weights)
-    best: tuple[tuple[int, int], list[Fit], nn.Module, dict[str, Any]] | None = None
-    for variant in zoo.variants(arch):
-        attempts = [{**variant, **(options or {})}]
-        while attempts:
-            builder = attempts.pop()
-            module = _skeleton(arch, builder)
-            found = _fits(arch, module, sets)
-            near = min(found, key=lambda fit: len(fit.problems))
-            rank = (len(near.problems), len(near.left_out))
-            if best is None or rank < best[0]:
-                best = (rank, found, module, builder)
-            classes = _class_count(module, near.state)
-            if zoo.is_zoo_name(arch) and classes and "num_classes" not in builder:
-                attempts.append({**builder, "num_classes": classes})
-        if best is not None and best[0] == (0, 0):
-            break
-    assert best is not None
-    _, found, module, builder = best
-    whole = [fit for fit in found if not fit.problems]
-    if not whole:
-        return Match(arch, module, min(found, key=lambda fit: len(fit.problems)), ())
-    fit, notes = choose_fit(whole, key)
+    best = min(_attempts(arch, sets, dict(options or {})), key=lambda attempt: attempt.rank)
+    complete = [fit for fit in best.fits if not fit.problems]
+    if not complete:
+        return Match(arch, best.module, best.nearest, ())
+    fit, notes = choose_fit(complete, key)
+    module = best.module
     if any(tensor.is_meta for tensor in module.state_dict().values()):
-        module = create(arch, **builder)
-    if "num_classes" in builder and "num_classes" not in (options or {}):
-        classes = builder["num_classes"]
+        module = create(arch, **best.options)
+    if "num_classes" in best.options and "num_classes" not in (options or {}):
+        classes = best.options["num_classes"]
         notes = (*notes, f"{arch} was made with {classes} classes, as the file has.")
     return Match(arch, module, fit, (*fit.notes, *notes))
 
 
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """An architecture built with some options, and how the sets of weights fit it."""
+
+    options: dict[str, Any]
+    module: nn.Module
+    fits: list[Fit]
+
+    @property
+    def nearest(self) -> Fit:
+        return min(self.fits, key=lambda fit: len(fit.problems))
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The fewest problems and the fewest tensors left out; (0, 0) is a perfect fit."""
+        return len(self.nearest.problems), len(self.nearest.left_out)
+
+
+def _attempts(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> list[_Attempt]:
+    """The variants of an architecture, up to the first perfect fit."""
+    made: list[_Attempt] = []
+    for variant in zoo.variants(arch):
+        made.append(_attempt(arch, sets, {**variant, **options}))
+        one = made[-1]
+        classes = _class_count(one.module, one.nearest.state)
+        if zoo.is_zoo_name(arch) and classes and "num_classes" not in one.options:
+            made.append(_attempt(arch, sets, {**one.options, "num_classes": classes}))
+        if any(attempt.rank == (0, 0) for attempt in made):
+            break
+    return made
+
+
+def _attempt(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> _Attempt:
+    module = _skeleton(arch, options)
+    return _Attempt(options, module, _fits(arch, module, sets))
+
+
 def _fits(arch: str, module: nn.Module, sets: Sequence[Weights]) -> list[Fit]:
-    """Every fit of every set; where none is whole, again with the module's own ties."""
+    """Every fit of every set. If none is complete, tie the module's weights and fit again."""
     names = Names.of(module)
     found = [fit for one in sets for fit in fits(names, one, arch)]
     tie = getattr(module, "tie_weights", None)
@@ -160,7 +182,7 @@ def _fits(arch: str, module: nn.Module, sets: Sequence[Weights]) -> list[Fit]:
         return found
     try:
         tie()
-    except Exception:  # the user's code, which may want arguments
+    except Exception:  # the user's tie_weights may require arguments
         return found
     names = Names.of(module)
     return [fit for one in sets for fit in fits(names, one, arch)]
@@ -173,10 +195,12 @@ def recognise(
     key: str | None = None,
     named: str = "",
 ) -> Match | None:
-    """The architecture that the file is named after, if names and shapes confirm it.
+    """The architecture in the file's name, if the names and shapes of the weights confirm it.
 
     Args:
-        named: the name of an architecture that stands in the file.
+        path: the checkpoint.
+        weights, key: see :func:`match`.
+        named: the name of an architecture that the file contains.
     """
     for arch in dict.fromkeys((*candidates(named), *candidates(path.name))):
         try:
@@ -189,7 +213,7 @@ def recognise(
 
 
 def _contains_more(fit: Fit) -> bool:
-    """Whether the weights are those of a larger network, as the share of left-out values tells.
+    """Whether the weights belong to a larger network: more than ``_STRAY_SHARE`` is left out.
 
     Copies of the network under another prefix, such as an average, do not count.
     """
@@ -233,26 +257,26 @@ def near(filename: str) -> list[str]:
 
 
 def _factory(package: str, name: str) -> Any:
-    hint = "--arch package.module:factory is looked up as Python does; the working directory counts"
-    factory = import_named(package, name, hint=f"{hint}.")
+    hint = "Python must be able to import the package, from the working directory or as installed."
+    factory = import_named(package, name, hint=hint)
     if not callable(factory):
         raise UsageError(f"{package}:{name} cannot be called.")
     return factory
 
 
 def _skeleton(arch: str, options: dict[str, Any]) -> nn.Module:
-    """The architecture without numbers where it can be made so, since many may be tried."""
+    """The architecture on the meta device where possible, which makes many attempts cheap."""
     if zoo.is_zoo_name(arch):
         try:
             with torch.device("meta"):
                 return create(arch, **options)
-        except LoadError:  # such as regnet, which computes with its initial values
+        except LoadError:  # regnet, for example, computes with its initial values
             pass
     return create(arch, **options)
 
 
 def _class_count(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """The state's number of classes, if nothing but the first axis of some tensors differs."""
+    """The state's number of classes, if only the first axes of some tensors differ."""
     own = module.state_dict()
     differing = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if not differing or any(

@@ -1,8 +1,7 @@
 """Reads zip archives the way torch does.
 
-An archive can be made so that two zip readers see different entries. The inspection before torch
-opens a file must see the bytes that torch then reads, so torch's own reader and Python's must
-agree.
+A crafted archive can show different entries to two zip readers. The inspection before torch opens
+a file must see the bytes that torch then reads, so torch's own reader and Python's must agree.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """The entries whose name, without the archive's leading folder, is ``wanted``.
 
     Raises:
-        LoadError: the archive is damaged, or Python and torch read different things from it.
+        LoadError: the archive is damaged, or Python and torch read different entries.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -56,6 +55,6 @@ def _torch_reader(path: Path) -> torch._C.PyTorchFileReader | None:
 
 def _disagreement(path: Path) -> LoadError:
     return LoadError(
-        f"{path} is an archive that reads differently depending on the reader.",
-        hint="torch writes no such archives; get the file again from its author.",
+        f"{path} is an archive with different contents for Python and for torch.",
+        hint="torch does not write such archives; get the file again from its author.",
     )

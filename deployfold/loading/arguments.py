@@ -1,7 +1,7 @@
-"""Adapts models whose forward does not take one tensor a positional argument.
+"""Adapts models whose forward does not take one tensor per positional argument.
 
 Every later stage calls a model with tensors in order, and expects tensors in plain containers. This
-module wraps a model that takes keywords, lists or dictionaries, or returns dataclasses.
+module wraps models that take keywords, lists or dictionaries, or that return dataclasses.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SEQUENCE = re.compile(r"\b(list|tuple|Sequence)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Layout:
-    """Which input goes to which argument; an input is the number of its place.
+    """The assignment of inputs to arguments, with inputs given by their index.
 
     Attributes:
         positional: for each positional argument an input, or a list or dictionary of inputs.
-        keywords: the same for each keyword argument.
+        keywords: the same for each keyword argument, by name.
     """
 
     positional: tuple[Any, ...]
@@ -42,8 +42,9 @@ class Adapted(nn.Module):
     """A model that takes tensors in order and returns plain containers.
 
     Attributes:
-        model: the model itself.
-        layout: how it takes the tensors; one positional argument each if ``None``.
+        model: the wrapped model.
+        positional, keywords: see :class:`Layout`; ``positional`` is ``None`` if the model takes
+            one positional argument per tensor.
     """
 
     def __init__(self, model: nn.Module, layout: Layout | None) -> None:
@@ -62,7 +63,7 @@ class Adapted(nn.Module):
 
 
 def plain(output: Any) -> Any:
-    """``output`` with dictionaries in the place of dataclasses and of other mappings.
+    """``output`` with dataclasses and other mappings replaced by dictionaries.
 
     Fields that are ``None`` are left out. Containers that torch's pytree knows stay.
     """
@@ -81,12 +82,14 @@ def plain(output: Any) -> Any:
 def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedModel:
     """Adapt a model to the names of the requested inputs, if its forward needs that.
 
-    1. The name of a keyword argument, or any name with ``**kwargs``: passed by keyword. So is an
-       argument after one that is left out and has a default.
-    2. ``NAME.KEY`` for an argument NAME: in a dictionary, or in a list if the keys are numbers.
-    3. Other names, where the only argument is not annotated as a tensor: in a dictionary for it.
-    4. Several inputs without names, where the only argument is annotated as a list or tuple: in a
-       list for that argument.
+    1. An input named like a keyword argument, or with any name where the forward has ``**kwargs``,
+       is passed by keyword. So is an argument that follows an omitted argument with a default.
+    2. Inputs named ``NAME.KEY``, for an argument NAME, are passed in a dictionary, or in a list if
+       the keys are numbers.
+    3. Inputs with other names are passed in a dictionary, if the forward has one argument only and
+       it is not annotated as a tensor.
+    4. Several inputs without names are passed in a list, if the forward has one argument only and
+       it is annotated as a list or tuple.
 
     Raises:
         UsageError: the keys of a list are not 0, 1, 2 and so on.
@@ -96,7 +99,7 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
     layout = _layout(loaded.module, [tensor.name for tensor in requested.tensors])
     if layout is None:
         return loaded
-    note = "The model is called through an adapter, as the names of its inputs ask for."
+    note = "An adapter passes the inputs to the model by the names that --input gives them."
     return replace(
         loaded, module=Adapted(loaded.module, layout).eval(), notes=(*loaded.notes, note)
     )
@@ -105,7 +108,8 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
 def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) -> LoadedModel:
     """Adapt a model that returns dataclasses or mappings, so that exported graphs can return them.
 
-    The model runs once on ``inputs``. A failure of that run is left to the stage that needs it.
+    The model runs once on ``inputs``. If that run fails, the model stays as it is, and a later
+    stage reports the failure.
     """
     module = loaded.module
     if loaded.kind in ("torchscript", "program") or isinstance(module, Adapted):
@@ -153,7 +157,7 @@ def _layout(module: nn.Module, given: list[str | None]) -> Layout | None:
             return Layout(({name: places[name] for name in named},), {})
         return None
     if None in given and (others or grouped):
-        return None  # resolve_inputs tells which names are missing
+        return None  # resolve_inputs reports the missing names
     values: dict[str, Any] = {name: places[name] for name in named if name not in grouped}
     for name in sorted(grouped, key=lambda one: places[one]):
         owner, _, key = parts[name]

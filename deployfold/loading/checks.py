@@ -1,4 +1,4 @@
-"""The checks that every loaded model passes before anything else sees it."""
+"""The checks that every loaded model must pass before any other stage uses it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 
 from deployfold.errors import LoadError
 
+from .harmless_names import check_names
 from .model import LoadedModel
-from .names import check_names
 from .placeholder import Placeholder, name_of
 
 _QUANTISED = "Give the float model; --int8 quantises it."
@@ -24,9 +24,9 @@ _DIVERGED = "The training diverged, or the file is damaged: choose an earlier ch
 
 @contextmanager
 def as_module() -> Iterator[None]:
-    """Turn the errors of taking a malformed module apart into one sentence.
+    """Turn the exceptions that a malformed module causes into one error.
 
-    A pickle may hold anything in the place of a module or of its parts, or a module within itself.
+    In a pickle, any object may stand in the place of a submodule, and a module may contain itself.
 
     Raises:
         LoadError: the module is malformed.
@@ -34,7 +34,7 @@ def as_module() -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, RecursionError) as error:
-        raise LoadError(f"The model is not put together as a module is: {error}.") from error
+        raise LoadError(f"The model is not a well-formed module: {error}.") from error
 
 
 def checked(loaded: LoadedModel) -> LoadedModel:
@@ -44,14 +44,14 @@ def checked(loaded: LoadedModel) -> LoadedModel:
         The model, with notes on unusual dtypes.
 
     Raises:
-        LoadError: a tensor is on the meta device, quantised, complex or not initialised, holds NaN,
-            or is a parameter and infinite; or a name would act as code.
+        LoadError: a tensor is on the meta device, quantised, complex or not initialised; a tensor
+            has NaN or a parameter has infinity; or a name would act as code.
     """
     module = loaded.module
     with as_module():
-        if loaded.kind != "torchscript":  # its compiler made the names
+        if loaded.kind != "torchscript":  # TorchScript's compiler made the names
             check_names(module)
-        if loaded.kind != "program":  # is in evaluation mode already, and refuses the call
+        if loaded.kind != "program":  # a program is in evaluation mode and refuses the call
             module.eval()
         tensors = dict((*module.named_parameters(), *module.named_buffers()))
     for name, tensor in tensors.items():
@@ -63,7 +63,7 @@ def checked(loaded: LoadedModel) -> LoadedModel:
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
-    """Refuse quantised layers: their packed weights pass for a layer without parameters."""
+    """Refuse quantised layers, whose packed weights are not visible as parameters."""
     if ".quantized." in f"{type(layer).__module__}.":
         raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
 
@@ -74,7 +74,7 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if torch.nn.parameter.is_lazy(tensor):
         raise LoadError(f"{name} is not initialised.", hint="Run the model once and save it.")
     if tensor.is_meta:
-        raise LoadError(f"{name} holds no numbers: it is on the meta device.")
+        raise LoadError(f"{name} is on the meta device and has no values.")
     if tensor.is_quantized:
         raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
     if tensor.is_complex():
@@ -82,7 +82,10 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse weights that no training meant. Buffers may be infinite, as attention masks are."""
+    """Refuse NaN in any tensor, and infinity in parameters.
+
+    Buffers may contain infinity: attention masks do.
+    """
     bad = {
         name: count
         for name, tensor in tensors.items()
@@ -114,9 +117,9 @@ _HOOKS = re.compile(r"_(?:forward|backward|state_dict|load_state_dict)\w*_hooks?
 
 
 def missing_parts(module: Any) -> list[str]:
-    """The globals that a module needs and that were not loaded: its class, parts, and hooks.
+    """The globals of a module's class, submodules and hooks that were not loaded.
 
-    An attribute that was not loaded may stay: any use of it raises.
+    Other attributes that were not loaded are not listed: any use of them raises.
     """
     found: dict[str, None] = {}
     seen: set[int] = set()
@@ -133,7 +136,7 @@ def missing_parts(module: Any) -> list[str]:
             if str(key) in _STRUCTURE or _HOOKS.fullmatch(str(key)):
                 pending += value.values() if isinstance(value, dict) else ()
             elif isinstance(value, OrderedDict) and (name := name_of(value)) is not None:
-                found[name] = None  # would pass for a plain dictionary
+                found[name] = None  # looks like a plain dictionary, so using it would not raise
     return list(found)
 
 
@@ -142,5 +145,5 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def safe_name(name: str) -> str:
-    """``name`` with nothing but letters, digits, dots, dashes and underscores, for file names."""
+    """``name`` reduced to letters, digits, dots, dashes and underscores, for file names."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100].strip("._") or "model"

@@ -17,43 +17,47 @@ _USUAL = (
     "state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params",
     "generator", "student",
 )  # fmt: skip
-"""Keys and prefixes under which trainers put the model itself, the likeliest first."""
+"""Keys and prefixes under which trainers store the model itself, the likeliest first."""
 
 
 def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ...]]:
     """The weights to load among those that fit an architecture, with notes on the others.
 
     Args:
-        fits: without problems; at least one.
-        key: the user's choice, part of a key or prefix; by the usual names if ``None``.
+        fits: fits without problems; at least one.
+        key: the user's choice, as part of a key or prefix; ``None`` chooses by the usual names.
 
     Raises:
-        LoadError: several differ and nothing tells which ones are the model's.
-        UsageError: ``key`` names none of them, or several.
+        LoadError: several sets differ, and none has a usual name.
+        UsageError: ``key`` names none of them.
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
     chosen, others = _choose(whole, key, lambda fit: fit.label)
     rivals = [fit for fit in others if not is_average(fit.label) and not _equal(fit, chosen)]
     if key is None and rivals and _rank(chosen.label) == len(_USUAL):
-        held = "; ".join(_described(fit) for fit in (chosen, *rivals))
+        sets = "; ".join(_described(fit) for fit in (chosen, *rivals))
         raise LoadError(
-            f"The checkpoint holds several sets of weights that fit, and they differ: {held}.",
+            f"The checkpoint has several sets of weights that fit, and they differ: {sets}.",
             hint=f"Choose one: --weights {chosen.label or rivals[0].label}.",
         )
     notes = []
     if chosen.weights.path:
         notes.append(f"The weights are those under {chosen.weights.label!r} in the file.")
-    told = [fit for fit in others if fit in rivals or is_average(fit.label)]
-    return chosen, (*notes, *unused([fit.label for fit in told], key))
+    noted = [fit for fit in others if fit in rivals or is_average(fit.label)]
+    return chosen, (*notes, *unused([fit.label for fit in noted], key))
 
 
 def choose_module(
     found: Sequence[tuple[tuple[str, ...], _T]], key: str | None
 ) -> tuple[_T, tuple[str, ...]]:
-    """The module to use among those of a checkpoint, each with its keys, and notes on the others.
+    """The module to use among those of a checkpoint, with notes on the others.
+
+    Args:
+        found: the modules, each with the keys under which the checkpoint has it; at least one.
+        key: the user's choice, as part of a key; ``None`` chooses by the usual names.
 
     Raises:
-        UsageError: ``key`` names none of them, or several.
+        UsageError: ``key`` names none of them.
     """
     chosen, others = _choose(found, key, lambda one: ".".join(one[0]))
     return chosen[1], unused([".".join(path) for path, _ in others], key)
@@ -64,9 +68,9 @@ def unused(labels: Sequence[str], key: str | None) -> tuple[str, ...]:
     if key is not None:
         return ()
     return tuple(
-        f"Those under {label!r}, averaged in training, are not used; --weights {label} takes them."
+        f"The averaged weights under {label!r} are not used; --weights {label} takes them."
         if is_average(label)
-        else f"Those under {label!r} fit as well and are not used; --weights {label} takes them."
+        else f"The weights under {label!r} fit too and are not used; --weights {label} takes them."
         for label in labels
         if label
     )
@@ -82,7 +86,7 @@ def _choose(
 
 
 def _named(items: Sequence[_T], key: str, label: Callable[[_T], str]) -> Sequence[_T]:
-    """The items whose label is ``key``, has it as a part, or contains it; in this order."""
+    """The items whose label is ``key``; else those with ``key`` as a part; else as a substring."""
     tests: tuple[Callable[[str], bool], ...] = (
         lambda text: text == key,
         lambda text: key in text.split("."),
@@ -92,14 +96,14 @@ def _named(items: Sequence[_T], key: str, label: Callable[[_T], str]) -> Sequenc
         found = [item for item in items if test(label(item))]
         if found:
             return found
-    held = ", ".join(dict.fromkeys(label(item) or "its top level" for item in items))
+    labels = ", ".join(dict.fromkeys(label(item) or "its top level" for item in items))
     raise UsageError(
-        f"No weights under {key!r} fit the model.", hint=f"The file has weights under: {held}."
+        f"No weights under {key!r} fit the model.", hint=f"The file has weights under: {labels}."
     )
 
 
 def _rank(label: str) -> int:
-    """The place of a label's last usual part in the list of usual names."""
+    """The index in ``_USUAL`` of the label's likeliest part; ``len(_USUAL)`` without one."""
     parts = label.split(".") if label else ["model"]
     ranks = [_USUAL.index(part) for part in parts if part in _USUAL]
     return min(ranks, default=len(_USUAL))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deployfold.errors import LoadError, first_few
+from deployfold.errors import first_few
 
 from .weights import Weights, is_average
 
@@ -18,9 +18,9 @@ _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)")
 _WRAPPERS = frozenset(
     {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 )
-"""Segments that ``torch.compile``, FSDP, activation checkpoints and Lightning put into names."""
+"""Segments that ``torch.compile``, FSDP, activation checkpointing and Lightning add to names."""
 _COUNTERS = frozenset({"total_ops", "total_params", "n_averaged"})
-"""Tensors that profilers (thop) and torch's AveragedModel put beside the weights."""
+"""Tensors that profilers (thop) and torch's AveragedModel add to the weights."""
 _FLAT_AVERAGE = "ema_"
 _PREFIXES_TRIED = 8
 
@@ -30,16 +30,16 @@ class Names:
     """The names in an architecture's state dict.
 
     Attributes:
-        shapes: of every tensor by name, without BatchNorm's batch counters.
-        ties: for each parameter that several names share, all of them.
-        children: the names of the submodules at the top.
-        passing: names of buffers that the architecture computes and does not save.
+        shapes: the shape of every tensor, by name, without BatchNorm's batch counters.
+        ties: for each name of a shared parameter, all names of that parameter.
+        children: the names of the top-level submodules.
+        non_persistent: the names of buffers that the architecture computes and does not save.
     """
 
     shapes: Mapping[str, torch.Size]
     ties: Mapping[str, tuple[str, ...]]
     children: frozenset[str]
-    passing: frozenset[str]
+    non_persistent: frozenset[str]
 
     @classmethod
     def of(cls, module: nn.Module) -> Names:
@@ -65,10 +65,11 @@ class Fit:
     """A set of weights under the names of an architecture.
 
     Attributes:
-        weights: where the tensors come from.
-        prefix: taken off their names.
+        weights: the source of the tensors.
+        prefix: the prefix that was removed from their names.
         state: the tensors under the architecture's names.
-        missing, unexpected: names that the architecture has and the weights lack, and the reverse.
+        missing: names that the architecture has and the weights lack.
+        unexpected: names that the weights have and the architecture lacks.
         shapes: sentences on tensors of another shape.
         left_out: names of tensors that do not belong to the model.
         notes: sentences on what was adapted.
@@ -94,12 +95,12 @@ class Fit:
 
     @property
     def label(self) -> str:
-        """The keys and the prefix under which the tensors stand in the file."""
+        """The keys and the prefix of the tensors in the file, joined by dots."""
         return ".".join(part for part in (self.weights.label, self.prefix.strip(".")) if part)
 
 
 def fits(names: Names, weights: Weights, arch: str) -> list[Fit]:
-    """Every way in which weights fit an architecture; the nearest one if none fits."""
+    """Every way in which weights fit an architecture; the nearest attempt if none fits."""
     nearest: Fit | None = None
     tensors = _without_pruning(names, weights.tensors)
     for rename in (str, _unwrapped, _without_data_parallel, _renamed_for(names)):
@@ -127,7 +128,7 @@ def _fit(
     inside = {key[len(prefix) :]: given[key] for key in given if key.startswith(prefix)}
     outside = [key for key in given if not key.startswith(prefix)]
     state = {key: value for key, value in inside.items() if key in own or _is_counter(key)}
-    notes = [f"The prefix {prefix!r} was taken off every key."] if prefix else []
+    notes = [f"The prefix {prefix!r} was removed from every key."] if prefix else []
     tied = []
     for key in own.keys() - state.keys():
         same = next((name for name in names.ties.get(key, ()) if name in state), None)
@@ -138,7 +139,7 @@ def _fit(
         notes.append(f"{first_few(sorted(tied))}: tied to another tensor, which the file has.")
     missing = sorted(own.keys() - state.keys())
     extra = sorted(key for key in inside if key not in own and not _is_counter(key))
-    foreign = [key for key in extra if _is_beside(names, key)]
+    foreign = [key for key in extra if _is_foreign(names, key)]
     unexpected = [key for key in extra if missing or key not in foreign]
     shapes = [
         f"{key} is {_shape(state[key].shape)} in the checkpoint and {_shape(own[key])} in {arch}"
@@ -149,22 +150,25 @@ def _fit(
     shown = [key for key in left_out if key.rpartition(".")[2] not in _COUNTERS]
     if shown:
         plural = "tensor was" if len(shown) == 1 else "tensors were"
-        notes.append(f"{len(shown)} {plural} left out as not the model's: {first_few(shown)}.")
+        notes.append(
+            f"{len(shown)} {plural} left out, because the model has no such tensor: "
+            f"{first_few(shown)}."
+        )
     return Fit(
         weights, prefix, state, tuple(missing), tuple(unexpected), tuple(shapes),
         tuple(left_out), tuple(notes),
     )  # fmt: skip
 
 
-def _is_beside(names: Names, key: str) -> bool:
-    """Whether a tensor that the architecture lacks belongs to something beside the model.
+def _is_foreign(names: Names, key: str) -> bool:
+    """Whether a tensor that the architecture lacks does not belong to the model. Foreign are:
 
     1. A counter of a profiler, or a buffer that the architecture computes itself.
-    2. An average at the top, such as ``ema_backbone_conv1_weight`` of mmengine.
-    3. A tensor of a part at the top that the architecture does not have, such as a loss. A part
-       named by a number is one more layer of the same model: the architecture is too short.
+    2. An average at the top level, such as ``ema_backbone_conv1_weight`` of mmengine.
+    3. A tensor of a top-level submodule that the architecture lacks, such as a loss. A submodule
+       named by a number is not foreign but one more layer: the architecture is too short.
     """
-    if key.rpartition(".")[2] in _COUNTERS or key in names.passing:
+    if key.rpartition(".")[2] in _COUNTERS or key in names.non_persistent:
         return True
     top, _, rest = key.partition(".")
     if top in names.children:
@@ -173,7 +177,7 @@ def _is_beside(names: Names, key: str) -> bool:
 
 
 def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:
-    """Prefixes under which tensors of the architecture stand, those with the most first."""
+    """Prefixes of the architecture's tensors in the checkpoint, the most frequent first."""
     votes: Counter[str] = Counter()
     for key in given:
         if key in names.shapes:
@@ -188,7 +192,7 @@ def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:
 def _flat_averages(
     names: Names, weights: Weights, given: Mapping[str, Tensor], arch: str
 ) -> list[Fit]:
-    """The average that mmengine keeps under ``ema_`` and names with underscores for dots."""
+    """The average of mmengine, whose names have the prefix ``ema_`` and underscores for dots."""
     state = {own: given.get(_FLAT_AVERAGE + own.replace(".", "_")) for own in names.shapes}
     if not state or any(value is None for value in state.values()):
         return []
@@ -197,7 +201,7 @@ def _flat_averages(
 
 
 def _with_prefix_added(names: Names, given: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors under a prefix that all of the architecture's names have, if they then fit."""
+    """The tensors with a prefix added that the architecture's names share, if they then fit."""
     first = next(iter(names.shapes), "")
     for match in re.finditer(r"\.", first):
         prefix = first[: match.end()]
@@ -210,7 +214,7 @@ def _with_prefix_added(names: Names, given: Mapping[str, Tensor]) -> dict[str, T
 def _renamed(
     tensors: Mapping[str, Tensor], rename: Callable[[str], str]
 ) -> Mapping[str, Tensor] | None:
-    """The tensors under other names; ``None`` if no name changes, or two become one."""
+    """The tensors under new names; ``None`` if no name changes, or two names become equal."""
     if rename is str:
         return tensors
     found = {rename(key): value for key, value in tensors.items()}
@@ -226,10 +230,10 @@ def _without_data_parallel(key: str) -> str:
 
 
 def _renamed_for(names: Names) -> Callable[[str], str]:
-    """Old and new names of the same tensors.
+    """A function that translates between old and new names of the same tensors:
 
     1. Weight normalisation by a hook, and by ``torch.nn.utils.parametrizations``.
-    2. The normalisation layers of files that were converted from TensorFlow.
+    2. Normalisation layers of files that were converted from TensorFlow.
     3. DenseNet's layers before torchvision 0.3.
     """
     endings = [
@@ -252,7 +256,7 @@ def _renamed_for(names: Names) -> Callable[[str], str]:
 
 
 def _without_pruning(names: Names, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Multiply the masks of ``torch.nn.utils.prune`` in, unless the architecture has them too."""
+    """Apply the masks of ``torch.nn.utils.prune``, unless the architecture has masks too."""
     masks = [key for key in tensors if key.endswith("_mask") and f"{key[:-5]}_orig" in tensors]
     masks = [key for key in masks if not any(own.endswith(key) for own in names.shapes)]
     if not masks:
@@ -261,26 +265,6 @@ def _without_pruning(names: Names, tensors: Mapping[str, Tensor]) -> Mapping[str
     for key in masks:
         found[key[:-5]] = found.pop(f"{key[:-5]}_orig") * tensors[key]
     return found
-
-
-def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Load a fitting ``state`` into ``module``, which takes the state's dtype if there is one only.
-
-    Raises:
-        LoadError: a tensor is quantised.
-    """
-    quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
-    if quantised is not None:
-        raise LoadError(
-            f"{quantised} is quantised already.", hint="Give the float model's weights."
-        )
-    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        module = module.to(dtypes.pop())
-    own = module.state_dict()
-    with torch.no_grad():
-        module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
-    return module
 
 
 def summary(fit: Fit, shown: int = 3) -> str:
@@ -292,7 +276,7 @@ def summary(fit: Fit, shown: int = 3) -> str:
 
 
 def _is_counter(key: str) -> bool:
-    """BatchNorm's batch counters have no effect in evaluation mode."""
+    """Whether ``key`` is a BatchNorm's batch counter, which has no effect in evaluation mode."""
     return key.endswith("num_batches_tracked")
 
 

@@ -1,4 +1,4 @@
-"""Imports modules that the user named on the command line; a checkpoint never names them."""
+"""Imports modules that the user names on the command line, never those that a checkpoint names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from deployfold.errors import UsageError
 
 
 def import_named(package: str, name: str, *, hint: str) -> Any:
-    """Import ``package`` as Python does, from the working directory too, and get ``name`` of it.
+    """Import ``package``, also from the working directory, and return its attribute ``name``.
 
     Raises:
-        UsageError: the import fails for whatever reason, or the module has no such name.
+        UsageError: the import fails for any reason, or the module has no such attribute.
     """
     with working_directory_importable():
         try:
@@ -25,7 +25,7 @@ def import_named(package: str, name: str, *, hint: str) -> Any:
                 item = getattr(item, part)
         except AttributeError as error:
             raise UsageError(f"{package} has no {name}.", hint=hint) from error
-        except (Exception, SystemExit) as error:  # any code may stand in the user's module
+        except (Exception, SystemExit) as error:  # the user's module can run any code
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"{package} cannot be imported: {reason}.", hint=hint) from error
     return item

@@ -1,4 +1,4 @@
-"""Decides which inputs a model takes: by --input, by its architecture, or by its first layer."""
+"""Decides a model's inputs by --input, by its architecture, or by its first layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .model import LoadedModel
 _SPATIAL = {1: (1024,), 2: (224, 224), 3: (16, 112, 112)}
 _TOKENS = 16
 _GENERIC = frozenset({"x", "input", "inputs", "args"})
-"""Names that tell nothing of the only input, which is called ``input`` then."""
+"""Argument names without meaning. A single input with such a name is called ``input``."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class _Forward:
     """The positional arguments of a forward.
 
     Attributes:
-        required: how many of the first have no default.
-        open: the forward takes any number more, as ``*args``.
+        names: the names, in order.
+        required: the number of arguments without a default.
+        open: whether the forward also takes ``*args``.
     """
 
     names: tuple[str, ...]
@@ -41,12 +42,13 @@ def resolve_inputs(
 ) -> InputSpec:
     """Decide the inputs to build for, in the order of the forward, with names.
 
-    Float inputs of a model in half or double precision get its dtype.
+    Float inputs of a model in half or double precision get the model's dtype.
 
     Args:
+        loaded: the model.
         requested: the inputs of ``--input``, which override every default.
-        dynamic: the optimization profiles; where no profile holds the shapes, the opt shapes of
-            the first profile take their place.
+        dynamic: the optimization profiles. If the shapes lie outside all of them, the opt shapes of
+            the first profile replace them.
 
     Raises:
         UsageError: the forward has no input of that name, there are too many or too few inputs, no
@@ -74,7 +76,7 @@ def resolve_inputs(
 
 
 def _within(spec: InputSpec) -> InputSpec:
-    """The same inputs, in shapes that one of its profiles holds."""
+    """The same inputs, in shapes that lie within one of the profiles."""
     fits = any(
         all(one.contains(tensor.shape) for one, tensor in zip(profile, spec.tensors, strict=True))
         for profile in spec.profiles
@@ -98,9 +100,11 @@ def make_inputs(
 ) -> tuple[torch.Tensor, ...]:
     """Make seeded inputs: standard-normal floats, uint8 of 0..255, other integers of 0 and 1.
 
-    Other integers are most often indices or masks, and 0 and 1 are valid for any of them.
+    Other integers are usually indices or masks, for which 0 and 1 are valid.
 
     Args:
+        spec: the inputs' shapes and dtypes.
+        seed: seed of the random numbers.
         batch: the batch size to use instead of the spec's.
         float_dtype: dtype of float inputs instead of the spec's.
     """
@@ -123,7 +127,7 @@ def forward_of(module: nn.Module) -> _Forward:
     if isinstance(module, torch.jit.ScriptModule):
         arguments = module._c._get_method("forward").schema.arguments[1:]  # without self
         required = sum(not argument.has_default_value() for argument in arguments)
-        # Tracing numbers its names: input.1.
+        # Tracing appends a number to a name, such as input.1.
         return _Forward(tuple(item.name.partition(".")[0] for item in arguments), required)
     parameters = list(inspect.signature(module.forward).parameters.values())
     is_open = any(item.kind is item.VAR_POSITIONAL for item in parameters)
@@ -141,13 +145,13 @@ def _name(index: int, forward: _Forward, count: int) -> str:
 
 
 def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
-    """Named inputs at the places of those arguments, unnamed ones at the places left."""
+    """The inputs in the order of the forward; unnamed ones take the remaining arguments."""
     given = [tensor.name for tensor in requested.tensors if tensor.name is not None]
     names = forward.names
     if not given or (forward.open and not set(given) & set(names)):
         return requested
     if len(requested.tensors) == 1 and len(names) == 1:
-        return requested  # the only input may be given any name
+        return requested  # a single input may have any name
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(
@@ -162,7 +166,10 @@ def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
     placed |= dict(zip(free, unnamed, strict=False))
     skipped = [name for name in names[: len(placed)] if name not in placed]
     if skipped:
-        raise UsageError(f"The input {skipped[0]!r} comes before those given, and has no shape.")
+        raise UsageError(
+            f"The input {skipped[0]!r} has no shape, but a later input has one.",
+            hint=f"Add --input {skipped[0]}=SHAPE.",
+        )
     return replace(requested, tensors=tuple(placed[name] for name in names if name in placed))
 
 
@@ -174,14 +181,14 @@ def _check_count(spec: InputSpec, forward: _Forward) -> None:
     if forward.required < len(names):
         wanted = f"{forward.required} to {len(names)}"
     raise UsageError(
-        f"The model takes {wanted} inputs ({', '.join(names)}), and the shapes of {given} are "
+        f"The model takes {wanted} inputs ({', '.join(names)}), but the shapes of {given} are "
         f"known, from {spec.origin}.",
         hint="Give one --input NAME=SHAPE for each, or --input-data with an array for each.",
     )
 
 
 def _check_program(module: nn.Module, spec: InputSpec) -> None:
-    """Shapes that a ``.pt2`` program was exported for cannot be changed afterwards."""
+    """Refuse shapes other than those for which a ``.pt2`` program was exported."""
     graph = getattr(module, "graph", None)
     nodes = [] if graph is None else [node for node in graph.nodes if node.op == "placeholder"]
     values = [node.meta.get("val") for node in nodes]
@@ -197,9 +204,7 @@ def _check_program(module: nn.Module, spec: InputSpec) -> None:
         if not agrees:
             raise UsageError(f"The program was exported for {text}, not for {tensor}.", hint=hint)
         if any(fixed[axis] is not None for axis in axes):
-            raise UsageError(
-                f"The program was exported for {text}, and these shapes cannot change.", hint=hint
-            )
+            raise UsageError(f"The program was exported for the fixed shape {text}.", hint=hint)
 
 
 def _default(loaded: LoadedModel) -> InputSpec:
@@ -209,7 +214,7 @@ def _default(loaded: LoadedModel) -> InputSpec:
         return InputSpec(tensors, origin="the exported program")
     if loaded.arch is not None and (size := zoo.input_size(loaded.arch)) is not None:
         return InputSpec((TensorSpec((1, *size)),), origin=loaded.arch)
-    config = getattr(module, "pretrained_cfg", None)  # timm's models carry their own
+    config = getattr(module, "pretrained_cfg", None)  # an attribute of timm's models
     if isinstance(config, dict) and config.get("input_size"):
         return InputSpec((TensorSpec((1, *config["input_size"])),), origin="timm's pretrained_cfg")
     if isinstance(module, torch.jit.ScriptModule):
@@ -222,17 +227,17 @@ def _default(loaded: LoadedModel) -> InputSpec:
             where = f"the first layer, {name}" if name else "the first layer"
             return InputSpec((tensor,), origin=where)
     for name, weight in module.named_parameters():
-        if weight.dim() == 4:  # graph modules have weights and no layer classes
+        if weight.dim() == 4:  # graph modules have weights but no layer objects
             origin = f"the first weight, {name}"
             return InputSpec((_for_weight("convolution", weight.shape),), origin=origin)
     raise UsageError(
-        "This model does not show the shape of its input.",
-        hint="Give it with --input, for example --input 1x3x224x224.",
+        "The shape of the model's input is not known.",
+        hint="Add it, for example --input 1x3x224x224.",
     )
 
 
 def _for_layer(layer: nn.Module) -> TensorSpec | None:
-    """The input of a layer, if that layer comes first."""
+    """The input of a model whose first layer is ``layer``; ``None`` if it shows no shape."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         return TensorSpec((1, layer.in_channels, *_SPATIAL[len(layer.kernel_size)]))
     if isinstance(layer, nn.Linear):
@@ -243,7 +248,7 @@ def _for_layer(layer: nn.Module) -> TensorSpec | None:
 
 
 def _for_weight(operator: str, shape: tuple[int, ...]) -> TensorSpec:
-    """The input of a layer by its weight alone; a convolution is taken to have one group."""
+    """The input of a layer with this weight; a convolution is assumed to have one group."""
     if operator == "embedding":
         return TensorSpec((1, _TOKENS), dtype="int64")
     return TensorSpec((1, shape[1], *_SPATIAL.get(len(shape) - 2, ())))

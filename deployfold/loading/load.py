@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deployfold.errors import LoadError, UsageError
 from deployfold.util.files import sha256
@@ -17,7 +18,7 @@ from . import zoo
 from .arch import Match, create, match, near, recognise
 from .checks import as_module, checked, missing_parts, safe_name
 from .choice import choose_fit, choose_module, unused
-from .fit import Names, fill, fits
+from .fit import Names, fits
 from .formats import Content, Permissions, detect, stem
 from .model import LoadedModel
 from .placeholder import name_of
@@ -27,7 +28,7 @@ from .wrappers import unwrap
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _OVERHEAD = 1 << 16
-"""Bytes of a file beside its tensors: names, code, the archive's directory."""
+"""Bytes of a file other than tensors: names, code, the archive's directory."""
 
 
 def load_model(
@@ -45,16 +46,16 @@ def load_model(
     Args:
         source: a file or directory, ``torchvision:NAME`` / ``timm:NAME``, or with ``factories``
             ``package.module:factory``.
-        arch: the architecture of a state dict; recognised from the file name, and confirmed by
-            keys and shapes, if ``None``.
+        arch: the architecture of a state dict. ``None`` guesses it from the file name, and
+            confirms it by keys and shapes.
         arch_options: keyword arguments for the architecture's builder, such as ``num_classes``.
-        weights: the key or prefix of the weights to take where a file holds several, such as
+        weights: the key or prefix of the weights to take from a file with several sets, such as
             ``ema``.
-        allow_globals: classes that a pickled module may use beside those of known packages, or
-            ``package.*`` for all modules of a package.
+        allow_globals: classes that a pickled module may use, besides those of known packages;
+            ``package.*`` allows all modules of a package.
         trust: let the file run code.
-        factories: ``source`` comes from the user and may name code of theirs; a source that a
-            file names may not.
+        factories: accept ``package.module:factory`` as the source. Only sources that the user
+            wrote may run the user's code, not those in a file.
 
     Raises:
         LoadError: the source cannot be read, or could run code that was not allowed.
@@ -62,15 +63,15 @@ def load_model(
     """
     path = Path(source)
     try:
-        there = path.exists()
-    except OSError as error:  # below a directory that may not be searched, or too long a name
+        exists = path.exists()
+    except OSError as error:  # a folder without search permission, or too long a name
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
     options = dict(arch_options or {})
-    if zoo.is_zoo_name(source) and not there:
+    if zoo.is_zoo_name(source) and not exists:
         return checked(_from_zoo(source, arch, options))
-    if factories and _FACTORY.fullmatch(source) and not there:
+    if factories and _FACTORY.fullmatch(source) and not exists:
         return checked(_from_factory(source, arch, options))
-    if not there:
+    if not exists:
         raise _missing(source)
     found = detect(path)
     content = found.read(path, Permissions(tuple(allow_globals), trust))
@@ -88,26 +89,30 @@ def load_model(
 
 
 def _sized(loaded: LoadedModel) -> LoadedModel:
-    """The model with the size of its weights: the file's, unless the file holds more than them."""
+    """The model with its ``weight_bytes``: the file's size, if the file has only the weights."""
     tensors = {id(one): one for one in (*loaded.module.parameters(), *loaded.module.buffers())}
     size = sum(one.numel() * one.element_size() for one in tensors.values())
-    alone = loaded.bytes is not None and loaded.bytes <= 1.1 * size + _OVERHEAD
-    return replace(loaded, weight_bytes=loaded.bytes if alone else size)
+    weights_only = loaded.bytes is not None and loaded.bytes <= 1.1 * size + _OVERHEAD
+    return replace(loaded, weight_bytes=loaded.bytes if weights_only else size)
 
 
 def _from_factory(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
-    """A model that the user's own code makes, weights included."""
+    """A model that the user's own code builds, with its weights."""
     if arch is not None:
-        raise UsageError(f"{source} is an architecture itself; --arch goes with a file.")
+        raise UsageError(
+            f"{source} is an architecture itself, so --arch has no effect.", hint="Remove --arch."
+        )
     module, notes = unwrap(create(source, **options))
-    note = f"{source} with the weights that its code gives it, under a fixed seed."
+    note = f"{source} with the weights that its code sets, under a fixed seed."
     name = safe_name(source.partition(":")[2])
     return LoadedModel(module, "factory", name, source, source, notes=(note, *notes))
 
 
 def _from_zoo(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
     if arch is not None:
-        raise UsageError(f"{source} is an architecture itself; --arch goes with a file.")
+        raise UsageError(
+            f"{source} is an architecture itself, so --arch has no effect.", hint="Remove --arch."
+        )
     cached = None if options else zoo.cached_weights(source)
     if cached is None:
         module = create(source, **options)
@@ -123,7 +128,7 @@ def _from_zoo(source: str, arch: str | None, options: dict[str, Any]) -> LoadedM
 
 
 def _from_tree(loaded: LoadedModel, path: Path, content: Content, key: str | None) -> LoadedModel:
-    """The model in the objects of a checkpoint: a whole module, or weights of an architecture."""
+    """The model in the objects of a checkpoint: a module, or the weights of an architecture."""
     tree = content.tree
     modules = find_modules(tree)
     whole = [(keys, one) for keys, one in modules if not missing_parts(one)]
@@ -138,7 +143,7 @@ def _from_tree(loaded: LoadedModel, path: Path, content: Content, key: str | Non
         loaded = replace(loaded, module=module, notes=(*loaded.notes, *more, *notes))
         return _with_own_architecture(loaded, path)
     arch = loaded.arch or content.arch
-    if whole and arch is None:  # weights beside a module, which is then their architecture
+    if whole and arch is None:  # the checkpoint's module is the architecture of its weights
         module, notes = _refilled(unwrap(whole[0][1])[0], sets, key)
         return replace(loaded, module=module, notes=(*loaded.notes, *notes))
     if modules and arch is None:
@@ -164,7 +169,7 @@ def _from_weights(
         likely = " or ".join(f"--arch {arch}" for arch in near(path.name))
         raise LoadError(
             f"The architecture of the state dict {path} is not known.",
-            hint=f"Name it: {likely or '--arch torchvision:resnet50'}, "
+            hint=f"Add {likely or '--arch torchvision:resnet50'}, "
             "or --arch package.module:factory.",
         )
     module, notes = _filled(found)
@@ -176,33 +181,55 @@ def _from_weights(
 
 
 def _named_architecture(tree: Any) -> str:
-    """The name that PyTorch's ImageNet example and its relatives put beside the weights."""
-    held = tree if isinstance(tree, dict) else {}
-    names = [held.get(key) for key in ("arch", "architecture", "model_name")]
+    """The architecture that PyTorch's ImageNet example and its relatives write into checkpoints."""
+    checkpoint = tree if isinstance(tree, dict) else {}
+    names = [checkpoint.get(key) for key in ("arch", "architecture", "model_name")]
     return next((name for name in names if isinstance(name, str)), "")
 
 
 def _refilled(
     module: nn.Module, sets: Sequence[Weights], key: str | None
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """A whole module with other weights of the same file in it."""
+    """The module of a checkpoint, filled with other weights of the same checkpoint."""
     names = Names.of(module)
     found = [fit for one in sets for fit in fits(names, one, "the module") if not fit.problems]
     fit, notes = choose_fit(found, key)
-    return fill(module, fit.state), (*fit.notes, *notes)
+    return _fill(module, fit.state), (*fit.notes, *notes)
 
 
 def _filled(found: Match) -> tuple[nn.Module, tuple[str, ...]]:
     if found.problems:
         raise found.error()
-    module, notes = unwrap(fill(found.module, found.state))
+    module, notes = unwrap(_fill(found.module, found.state))
     return module, found.notes + notes
 
 
+def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a fitting ``state`` into ``module``.
+
+    If all floating-point tensors of the state have one dtype, the module is converted to it.
+
+    Raises:
+        LoadError: a tensor is quantised.
+    """
+    quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
+    if quantised is not None:
+        raise LoadError(
+            f"{quantised} is quantised already.", hint="Give the float model's weights."
+        )
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module = module.to(dtypes.pop())
+    own = module.state_dict()
+    with torch.no_grad():
+        module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    return module
+
+
 def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
-    """A whole model, with its architecture if the file name tells it and the keys confirm it."""
+    """A whole model, with its architecture if the file name shows it and the keys confirm it."""
     if loaded.arch is not None:
-        note = "The file holds a whole model, so --arch was not used."
+        note = "The file contains a whole model, so --arch was not used."
         return replace(loaded, arch=None, notes=(*loaded.notes, note))
     if loaded.kind == "module" and not type(loaded.module).__module__.startswith("torchvision."):
         return loaded
@@ -213,7 +240,7 @@ def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
 def _missing(source: str) -> LoadError:
     known = [arch for arch in near(source) if "/" not in source]
     if any(arch.partition(":")[2] == source for arch in known):
-        hint = f"For the model of that name without a file: {known[0]}."
+        hint = f"To build the known model of that name, write {known[0]}."
     elif known and not Path(source).suffix:
         hint = f"Did you mean {' or '.join(known)}?"
     else:
@@ -225,7 +252,7 @@ def _without_weights(path: Path, tree: Any) -> LoadError:
     if (name := name_of(tree)) is not None:
         return refusal([name])
     return LoadError(
-        f"{path} holds {_describe(tree)}, and neither a module nor a state dict.",
+        f"{path} contains {_describe(tree)}, but neither a module nor a state dict.",
         hint="Save the model with torch.save(model, path) or its model.state_dict().",
     )
 

@@ -16,14 +16,15 @@ class LoadedModel:
 
     Attributes:
         module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file.
-        kind: of the source.
+        kind: the kind of the source.
         name: a short stem for file names, such as ``resnet50``.
-        arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory`` where it is known.
-        source: the source as the user gave it.
-        sha256, bytes: of the file; ``None`` without one.
-        weight_bytes: of the model's tensors, which may be less than the file: a training checkpoint
-            holds the optimizer's state as well. ``None`` without a file.
-        shapes: input shapes that the source itself gives; ``()`` without any.
+        arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``; ``None`` if
+            unknown.
+        source: the source as the user wrote it.
+        sha256, bytes: hash and size of the file; ``None`` without a file.
+        weight_bytes: size of the model's tensors; ``None`` without a file. A training checkpoint
+            is larger, because it also has the optimizer's state.
+        shapes: input shapes that the source states; ``()`` without any.
         notes: sentences for the user, such as a guessed architecture.
     """
 

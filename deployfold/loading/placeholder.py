@@ -1,9 +1,10 @@
 """Inert stand-ins for objects of a pickle that are not allowed to be loaded.
 
-A checkpoint often holds, beside its weights, objects of classes that torch's restricted unpickler
-refuses: numpy scalars, paths, configurations. Each such class or function gets a stand-in here.
-The class itself is never imported, and nothing of it is called. A stand-in keeps what the pickle
-gives to the object, so that weights inside it can be found, and every use of it raises.
+Besides weights, a checkpoint often has objects of classes that torch's restricted unpickler
+refuses: numpy scalars, paths, configurations. This module makes a stand-in for each such class or
+function. The class itself is never imported, and its code never runs. A stand-in keeps the
+arguments, items and state from the pickle, so that weights inside it can be found. Every use of it
+raises.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MARK = "_deployfold_not_loaded"
 
 
 class _Kind(type):
-    """The type of stand-in classes; once the pickle is read, calling such a class raises."""
+    """The metaclass of stand-in classes. After :func:`close`, calling such a class raises."""
 
     name: str
     closed = False
@@ -32,14 +33,14 @@ class _Kind(type):
 
 
 class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
-    """Stands in for one object: keeps its arguments, items and state, and can do nothing.
+    """The stand-in for one object: keeps its arguments, items and state; every use raises.
 
-    A list, because torch's restricted unpickler appends to nothing else.
+    The class derives from ``list``, because torch's restricted unpickler appends only to lists.
 
     Attributes:
         name: the qualified name of the class or function in the pickle.
-        arguments: of the call that would have made the object.
-        state: what the object's attributes would have been set from; ``None`` without.
+        arguments: the arguments of the call that would have made the object.
+        state: the state that would have set the object's attributes; ``None`` without one.
     """
 
     name: str = ""
@@ -49,7 +50,7 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
     def __new__(cls, *arguments: Any) -> Placeholder:
         made = super().__new__(cls)
         made.arguments, made.state = arguments, None
-        if not cls.name and arguments:  # unpickled a second time
+        if not cls.name and arguments:  # __reduce_ex__ wrote the name as the argument
             made.name = str(arguments[0])
         return made
 
@@ -64,7 +65,7 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
         return super().__iter__()
 
     def attributes(self) -> dict[Any, Any]:
-        """The attributes that the pickle sets; ``{}`` where it gives no dictionary."""
+        """The attributes that the pickle sets; ``{}`` if its state is not a dictionary."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:  # __dict__ and slots
             return {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
@@ -112,11 +113,11 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
 
 
 def stand_ins(names: Sequence[str], mappings: set[str]) -> list[tuple[type, str]]:
-    """A stand-in class for each global, as ``torch.serialization.safe_globals`` takes them.
+    """A stand-in class for each global, in the form that ``safe_globals`` of torch takes.
 
     Args:
         names: qualified names of globals in a pickle.
-        mappings: those whose objects get items by key, see :func:`mappings_in`.
+        mappings: the names whose objects are mappings, see :func:`mappings_in`.
     """
     return [(_mapping(name) if name in mappings else _class(name), name) for name in names]
 
@@ -145,7 +146,7 @@ def _class(name: str) -> type:
 
 
 def _mapping(name: str) -> type:
-    """A class whose objects are ``OrderedDict``: torch sets items of nothing else."""
+    """A class that makes ``OrderedDict`` objects: torch sets items of no other class."""
 
     def make(cls: type, *arguments: Any) -> OrderedDict[Any, Any]:
         made: OrderedDict[Any, Any] = OrderedDict()
@@ -158,14 +159,15 @@ def _mapping(name: str) -> type:
 def _refuse(name: str) -> NoReturn:
     raise LoadError(
         f"The model uses {name}, which the checkpoint was not allowed to load.",
-        hint=f"If you trust its author: --allow-global {name}, or --trust.",
+        hint=f"If you trust its author, add --allow-global {name}, or --trust.",
     )
 
 
 def mappings_in(pickle: IO[bytes]) -> set[str]:
-    """The globals of one pickle whose objects get items by key.
+    """The globals of one pickle whose objects are mappings, that is, get items by key.
 
-    The opcodes run on a stack of names alone: of the global that each object is made by.
+    The function interprets the opcodes on a stack that has, in place of each object, the name of
+    the global that makes it. Nothing of the pickle runs.
     """
     found: set[str] = set()
     stack: list[Any] = []
@@ -208,5 +210,5 @@ def mappings_in(pickle: IO[bytes]) -> set[str]:
                     del stack[-len(before) :]
                 stack.extend(None for _ in opcode.stack_after)
     except (ValueError, IndexError, OverflowError, MemoryError, KeyError):
-        pass  # the unpickler meets the same bytes, and tells what is wrong with them
+        pass  # the unpickler reads the same bytes next, and reports what is wrong with them
     return found

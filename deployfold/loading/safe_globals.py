@@ -1,19 +1,20 @@
 """Decides which classes a pickled module may use without the user's permission.
 
-A pickle names classes and functions ("globals") and has them called. torch's restricted unpickler
-(``weights_only=True``) calls only those that are allowed, but with arguments of the pickle's
-choosing, at once or, as a hook or in a ``functools.partial``, when the model runs. So everything
-that is allowed must be harmless with any arguments:
+A pickle names classes and functions ("globals") and makes the unpickler call them. torch's
+restricted unpickler (``weights_only=True``) calls only allowed globals, but with arguments that the
+pickle chooses. A hook or a ``functools.partial`` is called later, when the model runs. Therefore,
+every allowed global must be harmless with any arguments:
 
-* modules of torch.nn, torchvision and timm: classes derived from ``nn.Module`` and defined there,
+* Modules of torch.nn, torchvision and timm: classes derived from ``nn.Module`` and defined there,
   whose constructors set attributes and build layers. A test reads the source of all of them for
-  calls that open, import, compile, trace or load. The ones that trace are excluded: tracing writes
-  names of the traced model into source code and runs it;
-* the few helper classes and pure functions that those modules hold, reviewed by hand below.
+  calls that open, import, compile, trace or load. The modules that trace are excluded: tracing
+  writes names of the traced model into source code and runs it.
+* The few helper classes and pure functions that those modules use, reviewed by hand and listed
+  below.
 
-Other functions are never allowed: the unpickler cannot tell a function that is stored from one that
-is called. ``functools.partial`` is allowed, since building one calls nothing; the unpickler itself
-checks the global that goes into it. Everything else is replaced by a stand-in, see
+No other function is allowed: the unpickler cannot distinguish a stored function from a called one.
+``functools.partial`` is allowed, because building one calls nothing, and the unpickler checks the
+global inside it. Everything else is replaced by a stand-in, see
 :mod:`deployfold.loading.placeholder`.
 """
 
@@ -48,7 +49,7 @@ _PACKAGES = (
     "torch.nn.parallel.data_parallel.",
 )
 _RENAMED = {"deployfold.fold.rewrite.Zero": "deployfold.folding.rewrite.rewrite.Zero"}
-"""Classes of deployfold that folded models of older versions name by another path."""
+"""Classes of deployfold under the paths that older versions wrote into folded models."""
 _TRACERS = frozenset({"torchvision.models.feature_extraction", "timm.models._features_fx"})
 _HELPERS = frozenset(
     {
@@ -78,17 +79,18 @@ _TORCH_ALLOWS = frozenset(
     }
 )
 _BLOCKED = frozenset({"os", "posix", "nt", "sys"})
-"""Modules that torch's restricted unpickler refuses whatever is allowed."""
-_LEGACY_PICKLES = 4  # magic number, protocol version, system information, object
+"""Modules that torch's restricted unpickler refuses even if they are allowed."""
+LEGACY_PICKLES = 4
+"""The pickles of torch's format of before 2020: magic number, protocol, system, object."""
 
 
 @dataclass(frozen=True)
 class Globals:
-    """The globals of a checkpoint that torch does not allow by itself.
+    """The globals of a checkpoint that torch does not allow by default.
 
     Attributes:
-        allowed: classes and functions to allow, each with the name that the checkpoint uses.
-        refused: names of the others.
+        allowed: the classes and functions to allow, each with the name that the checkpoint uses.
+        refused: the names of the others.
     """
 
     allowed: tuple[tuple[Any, str], ...]
@@ -96,10 +98,10 @@ class Globals:
 
 
 def inspect_globals(source: Path | IO[bytes], also: Sequence[str]) -> Globals:
-    """Sort the globals of a checkpoint into those that are harmless and those that are not.
+    """Sort the globals of a checkpoint into allowed and refused ones.
 
     Args:
-        source: the checkpoint; it is inspected, nothing of it runs.
+        source: the checkpoint, which is inspected without running any of it.
         also: globals that the user allows: ``package.module.Class``, or ``package.*`` for every
             ``nn.Module`` of a package.
 
@@ -148,41 +150,41 @@ def refusal(names: Sequence[str]) -> LoadError:
         flags = f"{prefixes} for all modules of the package, or {flags}"
     return LoadError(
         f"The checkpoint wants to use {first_few(names)}, which could run code of its own.",
-        hint=f"If you trust its author: {flags}, or --trust to unpickle it in full. "
+        hint=f"If you trust its author, add {flags}, or --trust to unpickle it in full. "
         "Safer: save model.state_dict() and give --arch.",
     )
 
 
 def _globals_of(source: Path | IO[bytes]) -> list[str]:
-    """The globals of a checkpoint that torch does not allow by itself."""
+    """The globals of a checkpoint that torch does not allow by default."""
     if isinstance(source, Path) and not zipfile.is_zipfile(source):
         return _globals_of_bare_pickles(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             names = torch.serialization.get_unsafe_globals_in_checkpoint(source)
-    except Exception as error:  # the inspector meets whatever bytes there are
+    except Exception as error:  # damaged bytes can raise any exception
         raise LoadError(
             f"The checkpoint cannot be inspected: {first_line(error)}",
-            hint="It may be damaged or truncated; compare its size with the original's.",
+            hint="The file may be damaged or truncated; compare its size with the original's.",
         ) from error
     return sorted(set(names))
 
 
 def _globals_of_bare_pickles(path: Path) -> list[str]:
-    """The globals of torch's legacy format, a few pickles in a row, which torch does not inspect.
+    """The globals of a file in torch's legacy format, a series of pickles.
 
-    Names of torch itself are left to the restricted unpickler, which allows its own and refuses
-    the others.
+    torch has no function that inspects this format. Names of torch itself are not listed: the
+    restricted unpickler allows those it knows and refuses the others.
     """
     names = set()
     with path.open("rb") as file:
         try:
-            for _ in range(_LEGACY_PICKLES):
+            for _ in range(LEGACY_PICKLES):
                 for opcode, argument, _ in pickletools.genops(file):
                     if opcode.name in {"GLOBAL", "INST"}:
                         name = str(argument).replace(" ", ".", 1)
-                        # Protocol 2 has the names of Python 2.
+                        # Pickle protocol 2 uses the names of Python 2.
                         names.add(name.replace("__builtin__.", "builtins."))
         except (ValueError, OverflowError, MemoryError) as error:
             if not names:
@@ -196,18 +198,18 @@ def _globals_of_bare_pickles(path: Path) -> list[str]:
 
 
 def harmless(name: str) -> Any | None:
-    """The class or function of that qualified name if it may be used unasked, else ``None``."""
+    """The class or function with this name if it is allowed without permission, else ``None``."""
     if name in _HELPERS:
         return _resolve(name)
     if name == "builtins.getattr":
         return _enum_member
     if name not in _RENAMED and not name.startswith(_PACKAGES):
         return None
-    # Only code of these packages is imported here, never what the checkpoint asks for.
+    # This imports code of the listed packages only, never a module that the checkpoint chooses.
     item = _resolve(_RENAMED.get(name, name))
     if not isinstance(item, type) or not issubclass(item, nn.Module):
         return None
-    # Where it is defined counts: these packages import classes of others, too.
+    # Check where the class is defined: these packages also import classes of other packages.
     if item.__module__ in _TRACERS or not f"{item.__module__}.".startswith(_PACKAGES):
         return None
     return item if item.__reduce__ is object.__reduce__ else None
@@ -216,20 +218,20 @@ def harmless(name: str) -> Any | None:
 def _enum_member(kind: Any, name: str) -> Any:
     """A member of an Enum, which Python 3.11.0 to 3.11.3 pickle as ``getattr(Enum, "NAME")``.
 
-    This function takes the place of getattr, which could reach anything, and gives members alone.
+    This function replaces ``getattr``, which could reach any attribute, and returns members only.
     """
     if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
         return kind.__members__[name]
     if (unloaded := name_of(kind)) is not None:
         return Placeholder(f"{unloaded}.{name}")
     raise LoadError(
-        f"The checkpoint wants the attribute {name!r} of something that is not an Enum.",
-        hint="It may be made to do harm. Save model.state_dict() and give --arch.",
+        f"The checkpoint wants the attribute {name!r} of an object that is not an Enum.",
+        hint="The file may be malicious. Safer: save model.state_dict() and give --arch.",
     )
 
 
 def _chosen_by_user(name: str, also: Sequence[str]) -> Any | None:
-    """The global of that name if the user allows it, by its own name or by its package."""
+    """The global with this name if the user allows its name or its package, else ``None``."""
     hint = "--allow-global takes package.module.Class, or 'package.*' for all its modules."
     module, _, attribute = name.rpartition(".")
     if name in also:

@@ -14,10 +14,10 @@ PACKAGE = "transformers"
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """The function that makes a model of the class ``name`` from a configuration.
+    """The function that builds a model of the class ``name`` from a configuration.
 
-    The function takes ``config``: a directory with ``config.json``. Code that the directory may
-    bring is never run.
+    The function takes ``config``, a directory with ``config.json``. Code in that directory never
+    runs.
 
     Raises:
         UsageError: transformers is not installed, or has no class of that name.

@@ -1,9 +1,9 @@
 """Finds the weights in a checkpoint by their structure: mappings of names to tensors.
 
-Trainers put weights at any depth and under any keys, beside optimizers, counters and
-configurations. Every mapping of names to tensors counts, also inside a module whose class is not
-loaded. Which of them are the model's is decided by the architecture, see
-:mod:`deployfold.loading.fit`.
+Trainers store weights at any depth and under any key, next to optimizers, counters and
+configurations. This module finds every mapping of names to tensors, also inside a module whose
+class is not loaded. :mod:`deployfold.loading.fit` then decides by the architecture which mapping
+has the model's weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from .placeholder import Placeholder
 
 _DEPTH = 8
-"""Levels of nesting that are searched; trainers use up to four."""
+"""Levels of nesting to search; trainers use up to four."""
 _DEEPEST = 100
-"""Modules within each other; a module may also hold itself."""
+"""Levels of nested modules to search, because a module may contain itself."""
 _LONGEST_LIST = 64
-"""Elements of a list that are searched; longer ones hold histories or optimizer groups."""
+"""Longest list to search; longer lists are histories or optimizer groups."""
 _AVERAGES = frozenset({"ema", "swa", "avg", "average", "averaged", "teacher", "shadow", "momentum"})
 _AVERAGE = re.compile(r"(?:model|net|net_?g|params|weights)_?ema")
 _ARRAY_MAKERS = re.compile(r"numpy\.(?:_core|core)\.multiarray\._reconstruct")
@@ -36,9 +36,9 @@ class Weights:
     """Named tensors of a checkpoint.
 
     Attributes:
-        path: the keys under which they stand in the file; ``()`` at its top.
-        tensors: by name.
-        nested: the names are joined from several mappings, so they are tried last.
+        path: the keys that lead to the tensors in the file; ``()`` at its top level.
+        tensors: the tensors by name.
+        nested: whether the names are joined from several mappings; such weights are tried last.
     """
 
     path: tuple[str, ...]
@@ -58,7 +58,7 @@ def find_weights(tree: Any) -> list[Weights]:
 
 
 def find_modules(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-    """Every module in a checkpoint with the keys it stands under, the outermost first.
+    """Every module in a checkpoint with the keys that lead to it, the outermost first.
 
     A module whose class was not loaded is a :class:`Placeholder`.
     """
@@ -88,7 +88,7 @@ def is_average(label: str) -> bool:
 
 
 def module_tensors(module: Any) -> dict[str, Tensor]:
-    """The state dict of a module, loaded or not; nothing of the module is called."""
+    """The state dict of a module, loaded or not, read without calling the module's code."""
     found: dict[str, Tensor] = {}
     pending: list[tuple[str, Any, int]] = [("", module, 0)]
     budget = _Budget()
@@ -113,13 +113,13 @@ def module_tensors(module: Any) -> dict[str, Tensor]:
 
 
 class _Budget:
-    """Ends a search in a pickle whose objects hold each other, and so have no end."""
+    """A limit on the objects to visit, which ends the search in a pickle with cycles."""
 
     def __init__(self) -> None:
         self._left = 100_000
 
     def spend(self) -> bool:
-        """Count one object; ``False`` once there were too many."""
+        """Count one object; ``False`` once the limit is reached."""
         self._left -= 1
         return self._left > 0
 
@@ -148,7 +148,7 @@ def _search(value: Any, path: tuple[str, ...], budget: _Budget) -> Iterator[Weig
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The containers within ``value``, with their keys."""
+    """The containers in ``value``, with their keys."""
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, Placeholder):
         pairs += value.attributes().items()
@@ -163,7 +163,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _named_tensors(value: Any) -> dict[str, Tensor]:
-    """The tensors that ``value`` itself names: a mapping, or a list of pairs."""
+    """The tensors in ``value`` by name, if it is a mapping or a list of pairs."""
     if isinstance(value, Mapping):
         pairs = list(value.items())
     elif isinstance(value, (list, tuple)) and not isinstance(value, Placeholder):
@@ -186,7 +186,7 @@ def _as_tensor(value: Any) -> Tensor | None:
 
 
 def _array_of(value: Any) -> np.ndarray[Any, Any] | None:
-    """The numbers of a pickled numpy array that was not loaded; numpy's own code is not called.
+    """The values of a pickled numpy array that was not loaded, read without numpy's unpickler.
 
     The state of such a pickle is (version, shape, dtype, whether in Fortran order, bytes).
     """

@@ -1,4 +1,4 @@
-"""Takes modules out of their wrappers for training: DataParallel, ``torch.compile``."""
+"""Removes the wrappers of training from modules: DataParallel, ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import nn
 
 
 def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """Take a module and its parts out of their wrappers for training.
+    """Remove the wrappers of training from a module and its submodules.
 
     Returns:
-        The module, and notes on what was taken off.
+        The module, and notes on the removed wrappers.
 
     Raises:
-        RecursionError: a module is its own wrapper.
+        RecursionError: a wrapper contains itself.
     """
     module, wrappers = _inside(module)
-    notes = [f"The model was taken out of its {name} wrapper." for name in wrappers]
+    notes = [f"The {name} wrapper around the model was removed." for name in wrappers]
     parts: Counter[str] = Counter()
     for parent in module.modules():
         if vars(parent).pop("_compiled_call_impl", None) is not None:
@@ -28,12 +28,12 @@ def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
                 parts.update(wrappers)
     if parts:
         counts = ", ".join(f"{count} {name}" for name, count in parts.items())
-        notes.append(f"Wrappers inside the model were taken off: {counts}.")
+        notes.append(f"Wrappers inside the model were removed: {counts}.")
     return module, tuple(notes)
 
 
 def _inside(module: nn.Module) -> tuple[nn.Module, list[str]]:
-    """The module within DataParallel or ``torch.compile``, and the names of the wrappers."""
+    """The module inside DataParallel or ``torch.compile``, and the names of the wrappers."""
     names: list[str] = []
     seen = {module}
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -37,7 +37,7 @@ def names(zoo: str) -> list[str]:
 
 
 def builder(zoo: str, name: str) -> Callable[..., nn.Module]:
-    """The function that makes a model without trained weights.
+    """The function that builds a model without trained weights.
 
     Raises:
         UsageError: the zoo is not installed, or has no model of that name.
@@ -63,14 +63,14 @@ def builder(zoo: str, name: str) -> Callable[..., nn.Module]:
 def _torchvision_builder(models: Any, name: str) -> Callable[..., nn.Module]:
     options: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
-        options["weights_backbone"] = None  # its default would be downloaded
+        options["weights_backbone"] = None  # torchvision would download the default
     if name in _AUXILIARY:
-        options["init_weights"] = False  # takes seconds; the layers initialise themselves
+        options["init_weights"] = False  # takes seconds, after the layers' own initialisation
     return lambda **more: models.get_model(name, **{**options, **more})
 
 
 def variants(arch: str) -> tuple[dict[str, Any], ...]:
-    """The builder options to try: checkpoints of one architecture may have other keys."""
+    """The builder options to try, because checkpoints of one architecture differ in their keys."""
     zoo, _, name = arch.partition(":")
     if zoo == "torchvision" and name in _AUXILIARY:
         return ({}, {"aux_logits": False})
@@ -80,7 +80,7 @@ def variants(arch: str) -> tuple[dict[str, Any], ...]:
 
 
 def input_size(arch: str) -> tuple[int, ...] | None:
-    """The shape ``(channels, …)`` that the architecture was trained with, if its package has it."""
+    """The shape ``(channels, …)`` of the training inputs; ``None`` if the package lacks it."""
     zoo, _, name = arch.partition(":")
     if zoo == "timm":
         import timm
@@ -105,9 +105,12 @@ def _torchvision_input_size(name: str) -> tuple[int, ...] | None:
 
 
 def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """torchvision's default weights if torch.hub has them on this machine, with attributes to set.
+    """torchvision's default weights from torch.hub's cache, and module attributes to set.
 
     Nothing is downloaded, because a build must not depend on the network.
+
+    Returns:
+        The state dict and the attributes; ``None`` if the cache has no such weights.
 
     Raises:
         LoadError: the cached file is damaged.
@@ -128,6 +131,8 @@ def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         return None
     state = load_pickle(path, strict=True)
     if not isinstance(state, dict):
-        raise LoadError(f"{path} holds no state dict.", hint="Delete it from torch.hub's cache.")
-    # These weights were trained with another normalisation, which the model then undoes.
+        raise LoadError(
+            f"{path} does not contain a state dict.", hint="Delete it from torch.hub's cache."
+        )
+    # With transform_input, the model converts the inputs to the normalisation of its training.
     return state, {"transform_input": True} if name in _AUXILIARY else {}

@@ -84,7 +84,7 @@ def test_averaged_weights_that_are_not_used_are_said(tmp_path):
     path = saved({"state_dict": state, "state_dict_ema": state, "epoch": 1}, tmp_path / "w.pt")
     notes = " ".join(load_model(path, arch=f"{__name__}:Wrapped").notes)
     assert "under 'state_dict'" in notes
-    assert "'state_dict_ema', averaged in training, are not used" in notes
+    assert "averaged weights under 'state_dict_ema' are not used" in notes
 
 
 def test_weights_of_averaged_model(tmp_path):
@@ -113,7 +113,7 @@ def test_wrappers_of_parts_are_taken_off_and_counted():
     inner, notes = unwrap(nn.DataParallel(body))
     assert [type(part) for part in inner] == [nn.Linear, nn.Linear]
     assert inner[1]._compiled_call_impl is None
-    assert notes[0] == "The model was taken out of its DataParallel wrapper."
+    assert notes[0] == "The DataParallel wrapper around the model was removed."
     assert "1 OptimizedModule, 1 DataParallel, 1 torch.compile" in notes[1]
 
 

@@ -118,7 +118,7 @@ def test_a_half_precision_module_is_built_in_float32(inputs: list[str], tmp_path
     report = build(tmp_path, module, arch=None, content=content, inputs=inputs)
     graph = onnx.load(tmp_path / "out" / "net.onnx").graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert any("float16 weights are computed in float32" in note for note in report.notes)
+    assert any("float16 weights were converted to float32" in note for note in report.notes)
 
 
 def test_the_original_has_the_size_of_its_weights(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_users_code_is_a_source_and_takes_arguments(tmp_path: Path) -> None:
         load_model(f"{__name__}:factory", arch_options={"height": 6}, factories=True)
     with pytest.raises(UsageError, match="has no nothing"):
         load_model(f"{__name__}:nothing", factories=True)
-    with pytest.raises(UsageError, match="--arch goes with a file"):
+    with pytest.raises(UsageError, match="--arch has no effect"):
         load_model(f"{__name__}:factory", arch="torchvision:resnet18", factories=True)
     with pytest.raises(LoadError, match="does not exist"):
         load_model(f"{__name__}:factory")

@@ -233,7 +233,7 @@ def test_torchscript_that_writes_files_when_loaded_or_run_is_refused(tmp_path):
                 content = content.replace(b"return _0", b"torch . save(_0, 'x')\n    return _0")
             copy.writestr(entry, content)
     assert load_model(str(path)).kind == "torchscript"
-    with pytest.raises(LoadError, match="reaches outside"):
+    with pytest.raises(LoadError, match="reaches files or libraries"):
         load_model(str(evil))
 
 
@@ -252,5 +252,5 @@ def test_a_module_put_together_from_nonsense_is_one_sentence(what, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     NONSENSE[what](net)
     torch.save(net, tmp_path / "net.pt")
-    with pytest.raises(LoadError, match="not put together"):
+    with pytest.raises(LoadError, match="not a well-formed module"):
         load_model(str(tmp_path / "net.pt"))

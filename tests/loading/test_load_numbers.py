@@ -60,7 +60,7 @@ def test_float16_modules_become_float32_like_bfloat16_ones(tmp_path):
     assert single.module[1].running_var.dtype == torch.float32
     assert [tensor.dtype for tensor in inputs.tensors] == ["float32"]
     (note,) = single.notes
-    assert "float16 weights are computed in float32" in note
+    assert "float16 weights were converted to float32" in note
     assert "--fp16" in note
     assert "1x3:float16 is float32, too" in note
 

@@ -160,7 +160,7 @@ def test_an_average_beside_the_weights_is_told_and_chosen_by_key(
     state = net().state_dict()
     raw = load(tmp_path, content(state))
     assert torch.equal(raw.module[0].weight, state["0.weight"])
-    assert sum("averaged in training, are not used; --weights" in n for n in raw.notes) == 1
+    assert sum("averaged weights" in n and "are not used; --weights" in n for n in raw.notes) == 1
     averaged = load(tmp_path, content(state), weights="ema")
     assert torch.equal(averaged.module[0].weight, other(state)["0.weight"])
     with pytest.raises(UsageError, match="No weights under 'nothing'"):
@@ -173,7 +173,7 @@ def test_an_average_beside_a_module_is_told_and_chosen_by_key(tmp_path: pathlib.
     torch.save({"model": model, "ema": average, "epoch": 3}, tmp_path / "w.pt")
     raw = load_model(str(tmp_path / "w.pt"))
     assert torch.equal(raw.module[0].weight, model[0].weight)
-    assert any("'ema', averaged in training, are not used" in note for note in raw.notes)
+    assert any("averaged weights under 'ema' are not used" in note for note in raw.notes)
     averaged = load_model(str(tmp_path / "w.pt"), weights="ema")
     assert torch.equal(averaged.module[0].weight, average[0].weight)
 
@@ -182,7 +182,7 @@ def test_an_average_of_tensors_beside_a_module_takes_its_place(tmp_path: pathlib
     model = net()
     torch.save({"model": model, "model_ema": other(model.state_dict())}, tmp_path / "w.pt")
     raw = load_model(str(tmp_path / "w.pt"))
-    assert any("'model_ema', averaged in training, are not used" in note for note in raw.notes)
+    assert any("averaged weights under 'model_ema' are not used" in note for note in raw.notes)
     averaged = load_model(str(tmp_path / "w.pt"), weights="ema")
     assert torch.equal(averaged.module[0].weight, other(model.state_dict())["0.weight"])
     with pytest.raises(UsageError, match="No weights under 'nothing'"):

@@ -1,4 +1,4 @@
-"""The kinds of files that a model comes in: one file a kind, and the tuple of all."""
+"""The file formats of models: one module per format, and the tuple of all formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def detect(path: Path) -> Format:
     """The format of the file or directory at ``path``.
 
     Raises:
-        LoadError: the file cannot be read, is empty or truncated, or is of no known kind.
+        LoadError: the file cannot be read, is empty or truncated, or has an unknown format.
     """
     if path.is_dir():
         return directory.FORMAT
@@ -34,7 +34,7 @@ def detect(path: Path) -> Format:
     if found is not None:
         return found
     if header.entries is not None:
-        raise LoadError(f"{path} is an archive, and not one that torch wrote.")
+        raise LoadError(f"{path} is an archive that torch did not write.")
     raise LoadError(
         f"{path} is not a checkpoint that torch or safetensors wrote.",
         hint="deployfold reads what torch.save, torch.jit.save, torch.export.save and safetensors "
@@ -43,9 +43,9 @@ def detect(path: Path) -> Format:
 
 
 def stem(path: Path) -> str:
-    """The model's name by its path: the file's without its suffix, or its folder's.
+    """The model's name: the file name without its suffix, or the name of its folder.
 
-    Hugging Face names every file of weights alike, and the folder after the model.
+    The folder's name counts for Hugging Face's files: they all have the same file name.
     """
     suffixes = sorted((s for one in FORMATS for s in one.suffixes), key=len, reverse=True)
     name = path.name

@@ -16,11 +16,11 @@ _WEIGHTS = (
     "model.safetensors.index.json", "model.safetensors", "diffusion_pytorch_model.safetensors",
     "pytorch_model.bin.index.json", "pytorch_model.bin", "open_clip_pytorch_model.bin",
 )  # fmt: skip
-"""Files of weights by the names that Hugging Face's libraries give them, the best first."""
+"""The file names that Hugging Face's libraries give to weights, in order of preference."""
 
 
 def recognise(header: Header) -> bool:
-    """Files are never directories; :func:`deployfold.loading.formats.detect` sorts those out."""
+    """Always ``False``: :func:`deployfold.loading.formats.detect` handles directories first."""
     return False
 
 
@@ -28,7 +28,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     """The weights in the directory, with the architecture that ``config.json`` names.
 
     Raises:
-        LoadError: there are no weights, or the configuration cannot be read.
+        LoadError: the directory has no weights, or the configuration cannot be read.
     """
     weights = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
     if weights is None:

@@ -1,4 +1,4 @@
-"""The record that every kind of file has: how the file is recognised, and how it is read."""
+"""The record of a file format: how to recognise a file, and how to read it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from deployfold.errors import LoadError
 from deployfold.loading.model import Kind
 
 _INFLATION = 4
-"""torch stores its archives uncompressed; entries that claim more than this many times the file's
-size are a decompression bomb."""
+"""Greatest accepted ratio of unpacked size to file size. torch does not compress its archives, so a
+larger ratio means a decompression bomb."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a file that shows its kind.
+    """The part of a file from which its format is recognised.
 
     Attributes:
-        size: of the file in bytes.
-        head: its first 64 bytes.
+        path: the file.
+        size: the file's size in bytes.
+        head: the first 64 bytes.
         entries: the names in a zip archive, each with and without the archive's leading folder;
             ``None`` for any other file.
     """
@@ -37,10 +38,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Permissions:
-    """The permissions that the user gives to a file.
+    """The permissions that the user grants to a file.
 
     Attributes:
-        allow_globals: classes that a pickle may use beside those of known packages.
+        allow_globals: classes that a pickle may use, besides those of known packages.
         trust: the file may run code.
     """
 
@@ -50,14 +51,14 @@ class Permissions:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """The content of a file: a ready module, or an object tree in which to look for the model.
+    """The content of a file: a module, or a tree of objects that contains the model.
 
     Attributes:
-        module: of a format that holds a program.
-        kind: of ``module``.
-        shapes: input shapes that the file itself names.
-        tree: of a format that holds objects; ``None`` with a module.
-        arch: the architecture that the file itself names, if any.
+        module: the module, for formats that store programs.
+        kind: the kind of ``module``.
+        shapes: input shapes that the file states.
+        tree: the objects, for formats that store objects; ``None`` with a module.
+        arch: the architecture that the file states, if any.
         options: keyword arguments for that architecture.
         notes: sentences for the user.
         file: the file of weights in a directory; ``None`` for the source itself.
@@ -75,13 +76,13 @@ class Content:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        name: in messages.
-        suffixes: that its files usually have; they are taken off for the model's name.
-        recognise: whether a file is of this kind, by its content and not by its name.
-        read: the content; nothing in the file runs code that the permissions do not allow.
+        name: the name in messages.
+        suffixes: the usual suffixes, which are removed to get the model's name.
+        recognise: decides by its content, not by its name, whether a file has this format.
+        read: reads the content; the file runs no code that the permissions do not allow.
     """
 
     name: str
@@ -103,7 +104,9 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise LoadError(f"Cannot read {path}: {error.strerror}.") from error
     if not size:
-        raise LoadError(f"{path} is empty.", hint="Was the download or the copy interrupted?")
+        raise LoadError(
+            f"{path} is empty.", hint="Download or copy it again; the last time may have failed."
+        )
     entries = _entries(path, size) if head.startswith(b"PK\x03\x04") else None
     return Header(path, size, head, entries)
 
@@ -115,14 +118,14 @@ def _entries(path: Path, size: int) -> frozenset[str]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise LoadError(
             f"{path} is a damaged archive: {error}.",
-            hint="Was the download or the copy interrupted? Compare its size with the original's.",
+            hint="Compare its size with the original's, and download or copy it again.",
         ) from error
     if sum(entry.file_size for entry in entries) > _INFLATION * size + (1 << 20):
         raise LoadError(
             f"{path} claims to hold far more than its size; torch does not write such archives."
         )
     names = [entry.filename for entry in entries]
-    # torch looks entries up without regard to case, Python takes the last of two.
+    # torch ignores case when it looks up entries; Python takes the last of two equal names.
     if len({name.casefold() for name in names}) != len(names):
         raise LoadError(
             f"{path} holds two entries of one name; torch does not write such archives."

@@ -17,7 +17,7 @@ from deployfold.errors import LoadError
 from deployfold.loading.archive import read_entries
 from deployfold.loading.importing import working_directory_importable
 from deployfold.loading.placeholder import close, mappings_in, stand_ins
-from deployfold.loading.safe_globals import allowed_for, inspect_globals
+from deployfold.loading.safe_globals import LEGACY_PICKLES, allowed_for, inspect_globals
 
 from .format import Content, Format, Header, Permissions
 
@@ -48,10 +48,11 @@ def load_pickle(
     """Unpickle ``path`` on the CPU.
 
     Args:
-        allow_globals: classes to allow beside those of known packages.
+        path: the file.
+        allow_globals: classes to allow, besides those of known packages.
         trust: unpickle in full, which can run any code.
-        strict: refuse a file with any other global, instead of putting an inert
-            :class:`~deployfold.loading.placeholder.Placeholder` in the place of its objects.
+        strict: refuse a file with any other global, instead of replacing its objects by inert
+            :class:`~deployfold.loading.placeholder.Placeholder` objects.
 
     Raises:
         LoadError: the file is damaged, or uses a global that is not allowed.
@@ -79,11 +80,11 @@ def load_pickle(
             "Safer: save model.state_dict(), or save the module again with a current torch.",
         ) from error
     except MemoryError as error:
-        raise LoadError(f"{path} needs more memory than there is.") from error
-    except Exception as error:  # unpickling meets whatever bytes, and whatever classes, there are
+        raise LoadError(f"{path} needs more memory than this machine has free.") from error
+    except Exception as error:  # damaged bytes and foreign classes can raise any exception
         raise LoadError(
             f"{path} cannot be loaded: {type(error).__name__}: {_reason(error)}",
-            hint="It may be damaged, or written by another version of its package.",
+            hint="The file may be damaged, or from another version of its package.",
         ) from error
     finally:
         close(made)
@@ -95,16 +96,12 @@ def _mappings(path: Path) -> set[str]:
         entries = read_entries(path, lambda name: name == "data.pkl")
         return set().union(*(mappings_in(io.BytesIO(one)) for one in entries.values()))
     with path.open("rb") as file:
-        return set().union(*(mappings_in(file) for _ in range(_LEGACY_PICKLES)))
-
-
-_LEGACY_PICKLES = 4
-"""torch's format of before 2020: magic number, protocol version, system information, object."""
+        return set().union(*(mappings_in(file) for _ in range(LEGACY_PICKLES)))
 
 
 def _reason(error: BaseException) -> str:
     text = str(error).rpartition("WeightsUnpickler error:")[2]
     if "persistent_load of storage" in text:
-        return "it is a whole module in torch's format of before 2020, which cannot be restricted."
+        return "torch cannot restrict a whole module in its file format of before 2020."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]

@@ -1,10 +1,11 @@
-"""Reads ``torch.export`` archives, which are inspected before torch opens them.
+"""Reads ``torch.export`` archives after inspecting them.
 
-``torch.export.load`` is not safe on its own (read in torch 2.14): it unpickles sample inputs and
-some tensors in full, has sympy evaluate symbolic sizes, looks operators up by any dotted name, runs
-compiled libraries that the archive carries, imports modules that the structure of the inputs names,
-and ``module()`` compiles guards and writes names into source code. Each of those is looked at here
-first; an archive that torch.export itself wrote from a plain model passes.
+``torch.export.load`` is not safe by itself (according to the source of torch 2.14). It unpickles
+sample inputs and some tensors in full, lets sympy evaluate symbolic sizes, looks up operators by
+any dotted name, runs compiled libraries from the archive, and imports modules that the structure of
+the inputs names. ``module()`` compiles guards and writes names into source code. This module checks
+each of these before torch opens the archive. Archives that torch.export wrote from plain models
+pass.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import nn
 
 from deployfold.errors import LoadError, first_line
 from deployfold.loading.archive import read_entries
-from deployfold.loading.names import is_harmless_name
+from deployfold.loading.harmless_names import is_harmless_name
 from deployfold.loading.safe_globals import allowed_for
 
 from .format import Content, Format, Header, Permissions
@@ -30,7 +31,7 @@ from .format import Content, Format, Header, Permissions
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims|prim|torchvision|quantized|quantized_decomposed)"
     r"\.(?:(?!__|_?from_file|save)\w+|__i?(?:and|or|xor|lshift|rshift)__)(?:\.[A-Za-z]\w*)?"
-    # Not .wrap and its like, which call whatever operator stands among their arguments.
+    # Operators such as .wrap are excluded: they call any operator among their arguments.
     r"|torch\.ops\.higher_order\.(cond|while_loop|scan|wrap_with_set_grad_enabled"
     r"|wrap_with_autocast)"
     r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|abs|and_|or_|not_"
@@ -39,7 +40,7 @@ _OPERATOR = re.compile(
     r"|torch\._C\._set_grad_enabled|torch\.amp\.autocast_mode\._(enter|exit)_autocast"
 )
 _NAME = re.compile(r"[A-Za-z_][\w.]*\Z")
-# JSON inside JSON; an escape could spell either word.
+# The specification is JSON inside JSON, where an escape could spell either word.
 _IMPORTING_SPEC = re.compile(r"__enum__|default_factory|\\u")
 _EXPRESSION_TOKEN = re.compile(r"\s*(?:\d+(?:\.\d+)?|'[A-Za-z]+\d+'|(\w+)|[-+*/%(),<>=!&|~])")
 _EXPRESSION_WORDS = frozenset(
@@ -72,7 +73,7 @@ def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int
     """The graph module of a ``.pt2`` file, and the shapes of its sample inputs.
 
     Raises:
-        LoadError: the file is damaged, or could run code and ``trust`` was not given.
+        LoadError: the file is damaged, or could run code and ``trust`` is false.
     """
     if not trust:
         inspect(path)
@@ -80,12 +81,12 @@ def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
-            # Guards would be compiled from source text in the archive.
+            # Guards would be compiled from source text of the archive.
             module = program.module(check_guards=False) if _has_guards() else program.module()
     except Exception as error:
         raise LoadError(
             f"{path} cannot be loaded as a torch.export program: {first_line(error)}",
-            hint="It may come from another version of torch; export it again with this one.",
+            hint="The file may come from another version of torch; export it again with this one.",
         ) from error
     arguments = program.example_inputs[0] if program.example_inputs else ()
     return module, tuple(tuple(item.shape) for item in arguments if torch.is_tensor(item))
@@ -95,7 +96,7 @@ def inspect(path: Path) -> None:
     """Refuse an archive that could make torch run code.
 
     Raises:
-        LoadError: the archive could, or is damaged.
+        LoadError: the archive could make torch run code, or is damaged.
     """
     for entry, content in read_entries(path, _is_inspected).items():
         if "aotinductor" in entry or entry.endswith((".so", ".dll", ".pyd")):
@@ -109,7 +110,7 @@ def inspect(path: Path) -> None:
 
 
 def _is_inspected(entry: str) -> bool:
-    # Raw tensors are named weight_N and tensor_N; anything else that torch opens is an archive.
+    # Raw tensors, named weight_N and tensor_N, are not inspected: they hold numbers only.
     return (
         entry.endswith((".json", ".pt", ".pth", ".so", ".dll", ".pyd"))
         or "aotinductor" in entry
@@ -157,7 +158,7 @@ def _is_plain_expression(text: str) -> bool:
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every scalar with the key it stands under; the items of a list stand under the list's."""
+    """Every scalar with its key; the items of a list have the list's key."""
     stack: list[tuple[str, object]] = [(key, value)]
     while stack:
         key, item = stack.pop()
@@ -177,6 +178,6 @@ def _has_guards() -> bool:
 
 def _unsafe(what: str) -> LoadError:
     return LoadError(
-        f"The .pt2 archive holds {what}, with which loading could run code.",
-        hint="If you trust its author, --trust loads it all the same.",
+        f"The .pt2 archive contains {what}, so loading it could run code.",
+        hint="If you trust its author, add --trust.",
     )

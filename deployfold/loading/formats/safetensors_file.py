@@ -1,4 +1,4 @@
-"""Reads safetensors: one file, or the index of a model in several."""
+"""Reads safetensors: one file, or the index of a model in several files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INDEX = ".index.json"
 
 
 def recognise(header: Header) -> bool:
-    """Eight bytes of header length, little-endian, then a JSON object."""
+    """Whether the file starts with a little-endian 8-byte header length and a JSON object."""
     length = int.from_bytes(header.head[:8], "little")
     return header.head[8:9] == b"{" and 2 <= length <= header.size - 8
 
@@ -29,7 +29,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     """
     state = _tensors(path)
     if not state:
-        raise LoadError(f"{path} holds no tensors.")
+        raise LoadError(f"{path} contains no tensors.")
     return Content(tree=state)
 
 
@@ -37,7 +37,7 @@ FORMAT = Format("safetensors", (".safetensors",), recognise, read)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, also those it holds once for several names.
+    """The tensors of one file by name, with every name of a shared tensor.
 
     ``safetensors.torch.save_model`` stores one of several tensors that share memory, and names
     the others in the metadata.
@@ -56,12 +56,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def recognise_index(header: Header) -> bool:
-    """A JSON file with the name that Hugging Face gives to the index of a model's shards."""
+    """Whether the file is JSON and has the name that Hugging Face gives to an index of shards."""
     return header.path.name.endswith(_INDEX) and header.head.lstrip()[:1] == b"{"
 
 
 def read_index(path: Path, permissions: Permissions) -> Content:
-    """The tensors of all shards, which lie beside the index.
+    """The tensors of all shards, which are in the folder of the index.
 
     Raises:
         LoadError: the index or a shard is damaged or missing.
@@ -88,7 +88,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"{path} is not an index of shards: {one_line(error)}.") from error
     if not names or any(Path(name).name != name for name in names.values()):
-        raise LoadError(f"{path} names shards outside its folder, or none.")
+        raise LoadError(f"{path} names no shards, or shards outside its folder.")
     return names
 
 

@@ -1,7 +1,7 @@
 """Reads TorchScript archives.
 
-TorchScript is a program in a language that cannot reach Python. The language can reach files,
-though, and the operators of loaded libraries; an archive whose code does is refused unless trusted.
+TorchScript is a language without access to Python, but with access to files and to the operators of
+loaded libraries. An archive whose code uses either is refused unless the user trusts it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deployfold.loading.archive import read_entries
 from .format import Content, Format, Header, Permissions
 
 _REACHES_OUT = re.compile(
-    r"\b(?:save|from_file|_from_file)\b"  # as a function and as a method: x.save("…")
+    r"\b(?:save|from_file|_from_file)\b"  # both as a function and as a method: x.save("…")
     r"|\bops\s*\.\s*(?!(?:prim|prims|aten|torchvision|quantized)\b)\w+\s*\.\s*\w+"
 )
 
@@ -55,7 +55,7 @@ def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
     """Load an archive on the CPU, in evaluation mode.
 
     Raises:
-        LoadError: the archive is damaged, or its code reaches files and ``trust`` was not given.
+        LoadError: the archive is damaged, or its code reaches files and ``trust`` is false.
     """
     if not trust:
         _inspect(path)
@@ -66,28 +66,28 @@ def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
     except Exception as error:
         raise LoadError(
             f"{path} cannot be loaded as TorchScript: {first_line(error)}",
-            hint="It may be damaged, or use operators of a library that is not loaded.",
+            hint="The file may be damaged, or use operators of a library that is not loaded.",
         ) from error
     return module.eval()
 
 
 def _inspect(path: Path) -> None:
-    # Before loading: a class of the archive may have a __setstate__, which loading runs.
+    # Inspect before loading, because loading runs the __setstate__ of the archive's classes.
     for code in read_entries(path, lambda name: name.endswith(".py")).values():
         found = _REACHES_OUT.search(code.decode("utf-8", "replace"))
         if found:
             raise LoadError(
-                f"The TorchScript code uses {found.group()!r}, which reaches outside it.",
-                hint="If you trust its author, --trust loads it all the same.",
+                f"The TorchScript code uses {found.group()!r}, which reaches files or libraries.",
+                hint="If you trust its author, add --trust.",
             )
 
 
 def first_weight(module: torch.jit.ScriptModule) -> tuple[str, tuple[int, ...]] | None:
-    """The first layer in the graph that has a weight, and the weight's shape.
+    """The kind of the graph's first convolution, linear or embedding layer, and its weight's shape.
 
     Returns:
-        ``"convolution"``, ``"linear"`` or ``"embedding"`` and the shape; ``None`` if no such layer
-        comes first or its weight is computed.
+        ``"convolution"``, ``"linear"`` or ``"embedding"``, and the shape; ``None`` if the graph has
+        no such layer, or computes the weight.
     """
     for node in _nodes(module.inlined_graph):
         layer = _LAYERS.get(node.kind())
