@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,18 +20,16 @@ from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
-from deployfold.loading.zoo import is_zoo_name
 from deployfold.measuring.environment import default_threads, describe
-from deployfold.reporting.report import Environment, Report, Row, Source, load_report, now
+from deployfold.reporting.report import Environment, Report, Source, load_report, now
 from deployfold.reporting.select import chosen
-from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.device_choice import resolve_device
-from deployfold.runtimes.eager import CheckpointRunner
-from deployfold.runtimes.protocol import Runner
-from deployfold.runtimes.runtime import Runtime
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
+from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import sha256
+
+from .rows import Opening, known_runtime, rows_of
 
 
 def bench(
@@ -53,6 +50,8 @@ def bench(
     providers: tuple[str, ...] = (),
     device: str = "auto",
     tf32: bool = True,
+    torch_fp16: bool = False,
+    torch_compile: bool = False,
     emit: Emit = ignore,
 ) -> Report:
     """Measure artifacts in interleaved rounds; the first one is the baseline.
@@ -73,9 +72,10 @@ def bench(
         providers: execution providers for every ONNX, one row each, as
             :func:`.runtimes.onnxruntime_providers.resolve_provider` takes them; the CPU's if
             empty.
-
         device: where every row runs, as ``--device`` takes it.
         tf32: fp32 may be rounded to TF32 on a GPU, in every row.
+        torch_fp16, torch_compile: also run pickled modules in fp16, and with ``torch.compile``; in
+            fp16 always on a GPU.
 
     Raises:
         UsageError: there is nothing to measure or no such device, the input shapes are not known, a
@@ -101,7 +101,8 @@ def bench(
         trust=trust,
         allow_globals=allow_globals,
     )
-    loading = _Loading(settings, providers)
+    variants = variants_on(settings.device, fp16=torch_fp16, compiled=torch_compile)
+    opening = Opening(settings, providers, variants)
     notes: list[str] = []
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
@@ -109,7 +110,7 @@ def bench(
         previous = load_report(artifacts[0])
         inputs = inputs or _inputs_of_report(previous)
         source = previous.source
-        chosen_rows = _rows_of(artifacts[0], previous, loading, notes)
+        chosen_rows = rows_of(artifacts[0], previous, opening, notes)
         if not chosen_rows:
             raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
     else:
@@ -120,7 +121,7 @@ def bench(
         chosen_rows = [
             one
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
-            for one in loading.rows(Artifact(name, name, path=path))
+            for one in opening.rows(path, Artifact(name, name))
         ]
         inputs = inputs or _stated_inputs(artifacts, settings)
     names = [artifact.name for artifact in chosen_rows]
@@ -168,98 +169,6 @@ def bench(
     )
 
 
-@dataclass(frozen=True)
-class _Loading:
-    """How artifacts are opened; ``providers`` are the execution providers of an ONNX."""
-
-    settings: RunSettings
-    providers: tuple[str, ...]
-
-    def rows(self, artifact: Artifact) -> list[Artifact]:
-        """The rows of a file, each with its runner: one, or of an ONNX one for every provider."""
-        path = artifact.path
-        assert path is not None
-        runtime = _runtime(path)
-        artifact = replace(artifact, bytes=path.stat().st_size)
-        found: dict[str, Artifact] = {}
-        for provider in (runtime.takes_provider and self.providers) or (None,):
-            runner = runtime.open(path, replace(self.settings, provider=provider))
-            name, title = artifact.name, artifact.title
-            if label := runner.variant:
-                name, title = f"{name}-{label.lower()}", f"{title}, {label}"
-            found.setdefault(name, replace(artifact, name=name, title=title, runner=runner))
-        return list(found.values())
-
-    def original(self, source: str, arch: str | None = None) -> Runner:
-        """The model that a build began with."""
-        return CheckpointRunner(source, self.settings, arch)
-
-
-def _runtime(path: Path) -> Runtime:
-    runtime = runtime_of(path)
-    if runtime is None:
-        known = ", ".join(suffix for one in all_runtimes() for suffix in one.suffixes)
-        raise UsageError(
-            f"{path} is not an artifact that can be measured.", hint=f"Known: {known}."
-        )
-    return runtime
-
-
-def _rows_of(
-    directory: Path, report: Report, loading: _Loading, notes: list[str]
-) -> list[Artifact]:
-    """The rows of the build that can be run again, the original first."""
-    chosen_rows = []
-    for row in report.rows:
-        artifact = Artifact(
-            row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
-            notes=row.notes, quantization=row.quantization,
-        )  # fmt: skip
-        path = None if row.artifact is None else directory / row.artifact
-        if row is report.baseline:
-            runner = _original(report.source, loading, notes)
-            chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
-        elif path is None or not path.is_file():
-            continue
-        elif _not_for_the_cpu(row) and not loading.providers:
-            # The build had a reason not to run a lowered ONNX, which holds here too.
-            chosen_rows.append(
-                replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
-            )
-        else:
-            chosen_rows += loading.rows(replace(artifact, path=path))
-    return chosen_rows
-
-
-def _not_for_the_cpu(row: Row) -> bool:
-    """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
-    runtime = None if row.artifact is None else runtime_of(row.artifact)
-    lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
-    return runtime is not None and runtime.takes_provider and lowered
-
-
-def _original(source: Source, loading: _Loading, notes: list[str]) -> Runner | None:
-    """The model that the build began with, if it is still what it was."""
-    path = Path(source.path)
-    if source.kind == "zoo":
-        return loading.original(source.path)
-    if not path.is_file():
-        notes.append(f"The original {source.path} is not there any more.")
-        return None
-    if source.sha256 is not None and sha256(path) != source.sha256:
-        notes.append(f"The original {source.path} has changed since the build.")
-        return None
-    arch = source.arch if source.kind == "state_dict" else None
-    if arch is not None and not is_zoo_name(arch) and not loading.settings.trust:
-        # A report can come from anywhere: import what it names only for a user who trusts it.
-        notes.append(
-            f"The original {source.path} is left out: its architecture {arch} is code, which the "
-            "report names and --trust runs."
-        )
-        return None
-    return loading.original(str(path), arch)
-
-
 def _distinct(paths: Sequence[Path]) -> list[str]:
     """A name for each path: its last part, or as much as tells it from the others."""
     names = [path.name for path in paths]
@@ -278,7 +187,7 @@ def _inputs_of_report(report: Report) -> InputSpec:
 def _stated_inputs(paths: Sequence[Path], settings: RunSettings) -> InputSpec:
     failure: MeasureError | None = None
     for path in paths:
-        runtime = _runtime(path)
+        runtime = known_runtime(path)
         if runtime.states_inputs:
             try:
                 return runtime.open(path, settings).inputs()

@@ -13,9 +13,8 @@ from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import FoldResult
 from deployfold.folding import fold as fold_model
-from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.eager import EagerRunner
-from deployfold.runtimes.torch_variants import CompiledRunner, HalfRunner
+from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import atomic_path
 from deployfold.util.torch_files import save_scripted, torch_file
 
@@ -89,19 +88,20 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             bytes=size,
         )
     )
+    asked = variants_on(settings.device, fp16=spec.torch_fp16, compiled=spec.torch_compile)
     variants = [
         journal.keep(
             replace(
-                eager, name=name, title=f"PyTorch, folded, {label}", path=None, bytes=None,
-                runner=runner(result.model, device=settings.device),
+                eager,
+                name=f"{eager.name}-{one.key}",
+                title=f"{eager.title}, {one.label}",
+                path=None,
+                bytes=None,
+                runner=one.open(result.model, device=settings.device),
             )
         )
-        for name, label, runner, asked in (
-            ("folded-fp16", "fp16", HalfRunner, spec.torch_fp16 or is_gpu(settings.device)),
-            ("folded-compiled", "torch.compile", CompiledRunner, spec.torch_compile),
-        )
-        if asked and spec.measure
-    ]  # fmt: skip
+        for one in (asked if spec.measure else ())
+    ]
     return Folded(result, (original, eager, *variants))
 
 

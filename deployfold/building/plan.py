@@ -20,7 +20,7 @@ from deployfold.exporting import EXPORTERS
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem
 from deployfold.reporting.select import chosen
-from deployfold.runtimes.device import is_gpu
+from deployfold.runtimes.torch_variants import variants_on
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Machine
@@ -98,10 +98,9 @@ def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
     yield PlannedRow("pytorch", None, "the original model")
     yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
     if spec.measure:
-        if spec.torch_fp16 or is_gpu(run_settings(spec).device):
-            yield PlannedRow("folded-fp16", None, "the folded model in fp16")
-        if spec.torch_compile:
-            yield PlannedRow("folded-compiled", None, "torch.compile")
+        device = run_settings(spec).device
+        for one in variants_on(device, fp16=spec.torch_fp16, compiled=spec.torch_compile):
+            yield PlannedRow(f"folded-{one.key}", None, f"the folded model, {one.label}")
     for exporter in EXPORTERS:
         if exporter.option is None or getattr(spec, exporter.option):
             yield PlannedRow(exporter.row, exporter.path(Path(), name).name, exporter.label)

@@ -89,6 +89,11 @@ class CheckpointRunner(TorchFileRunner):
         kinds = {"torchscript": "TorchScript", "program": "torch.export program"}
         return kinds.get(self._model.kind, "PyTorch")
 
+    @property
+    def eager_module(self) -> Module | None:
+        """The module that Python runs; ``None`` for TorchScript and exported programs."""
+        return None if self._model.kind in ("torchscript", "program") else self._model.module
+
     def load(self) -> None:
         """Take the module, or a copy of it on the GPU."""
         if self._call is None:

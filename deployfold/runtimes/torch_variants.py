@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deployfold.errors import MeasureError
@@ -83,6 +85,38 @@ class CompiledRunner(EagerRunner):
             import torch
 
             torch._dynamo.reset()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A further row for an eager module.
+
+    Attributes:
+        key: the end of the row's name, behind a hyphen.
+        label: the end of the row's title, behind a comma.
+        open: makes the runner of a module for the keyword ``device``.
+    """
+
+    key: str
+    label: str
+    open: Callable[..., EagerRunner]
+
+
+def variants_on(
+    device: str | None, *, fp16: bool = False, compiled: bool = False
+) -> tuple[Variant, ...]:
+    """The further rows of an eager module on a device.
+
+    On a GPU, fp16 always has a row: without deployfold, users would take it.
+
+    Args:
+        fp16, compiled: ``--torch-fp16`` and ``--torch-compile``.
+    """
+    rows = (
+        (Variant("fp16", "fp16", HalfRunner), fp16 or is_gpu(device)),
+        (Variant("compiled", "torch.compile", CompiledRunner), compiled),
+    )
+    return tuple(row for row, asked in rows if asked)
 
 
 def _rounded(inputs: Inputs) -> list[Any]:

@@ -77,6 +77,19 @@ def test_without_its_original_the_folded_model_is_the_baseline(here, change, sai
     assert said in report.notes[0]
 
 
+def test_a_pickled_module_also_runs_in_fp16_where_asked(here):
+    rows = {row.name: row for row in bench([here / "o"], torch_fp16=True, **QUICK).rows}
+    half = rows["folded-fp16"]
+    assert half.title == "PyTorch, folded, fp16"
+    assert half.latency is not None
+    assert 1e-6 < half.accuracy.max_abs_diff < 1e-2, "rounded to fp16"
+    assert "pytorch-fp16" not in rows
+
+    files = [here / "o" / name for name in ("weights.folded.pt", "weights.onnx")]
+    names = [row.name for row in bench(files, inputs=SHAPE, torch_fp16=True, **QUICK).rows]
+    assert names == ["weights.folded.pt", "weights.folded.pt-fp16", "weights.onnx"]
+
+
 def test_files_of_the_same_name_are_told_apart(tmp_path):
     paths = []
     for folder in ("a", "b"):

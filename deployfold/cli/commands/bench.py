@@ -45,6 +45,12 @@ def bench(
     provider: opt.Providers = None,
     no_cuda_graph: opt.NoCudaGraph = False,
     no_tf32: opt.NoTf32 = False,
+    torch_fp16: Annotated[
+        bool, opt.flag("torch-fp16", help="Also run pickled modules in fp16; always on a GPU.")
+    ] = False,
+    torch_compile: Annotated[
+        bool, opt.flag("torch-compile", help="Also run pickled modules with torch.compile.")
+    ] = False,
     runtime_cache: opt.RuntimeCache = None,
     inputs: Annotated[
         Path | None,
@@ -107,6 +113,8 @@ def bench(
         providers=tuple(provider or ()),
         device=device,
         tf32=not no_tf32,
+        torch_fp16=torch_fp16,
+        torch_compile=torch_compile,
         engines=RunOptions(not no_cuda_graph, runtime_cache),
         emit=run.emit,
     )

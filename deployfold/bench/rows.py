@@ -1,0 +1,135 @@
+"""The rows of a bench: each file, opened by its runtime, and the model that a build began with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deployfold.building.artifact import Artifact
+from deployfold.errors import UsageError
+from deployfold.loading.zoo import is_zoo_name
+from deployfold.reporting.report import Report, Row, Source
+from deployfold.runtimes import all_runtimes, runtime_of
+from deployfold.runtimes.eager import CheckpointRunner
+from deployfold.runtimes.protocol import Runner
+from deployfold.runtimes.runtime import Runtime
+from deployfold.runtimes.settings import RunSettings
+from deployfold.runtimes.torch_variants import Variant
+from deployfold.util.files import sha256
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How artifacts are opened.
+
+    Attributes:
+        providers: the execution providers of an ONNX.
+        variants: further rows of a pickled module.
+    """
+
+    settings: RunSettings
+    providers: tuple[str, ...]
+    variants: tuple[Variant, ...] = ()
+
+    def rows(self, path: Path, artifact: Artifact) -> list[Artifact]:
+        """The rows of the file at ``path``, each with its runner.
+
+        An ONNX has a row for each provider, and a pickled module one for each variant.
+        """
+        runtime = known_runtime(path)
+        artifact = replace(artifact, path=path, bytes=path.stat().st_size)
+        found: dict[str, Artifact] = {}
+        for provider in (runtime.takes_provider and self.providers) or (None,):
+            runner = runtime.open(path, replace(self.settings, provider=provider))
+            name, title = artifact.name, artifact.title
+            if label := runner.variant:
+                name, title = f"{name}-{label.lower()}", f"{title}, {label}"
+            found.setdefault(name, replace(artifact, name=name, title=title, runner=runner))
+            if isinstance(runner, CheckpointRunner) and (module := runner.eager_module) is not None:
+                for one in self.variants:
+                    found[f"{name}-{one.key}"] = replace(
+                        artifact,
+                        name=f"{name}-{one.key}",
+                        title=f"{title}, {one.label}",
+                        path=None,
+                        bytes=None,
+                        runner=one.open(module, device=self.settings.device),
+                    )
+        return list(found.values())
+
+    def original(self, source: str, arch: str | None = None) -> Runner:
+        """The model that a build began with."""
+        return CheckpointRunner(source, self.settings, arch)
+
+
+def known_runtime(path: Path) -> Runtime:
+    """The runtime of a file.
+
+    Raises:
+        UsageError: no runtime opens it.
+    """
+    runtime = runtime_of(path)
+    if runtime is None:
+        known = ", ".join(suffix for one in all_runtimes() for suffix in one.suffixes)
+        raise UsageError(
+            f"{path} is not an artifact that can be measured.", hint=f"Known: {known}."
+        )
+    return runtime
+
+
+def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str]) -> list[Artifact]:
+    """The rows of a build that can be run again, the original first.
+
+    Args:
+        directory: of the build.
+        notes: gets a sentence for an original that is left out.
+    """
+    chosen_rows = []
+    for row in report.rows:
+        artifact = Artifact(
+            row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
+            notes=row.notes, quantization=row.quantization,
+        )  # fmt: skip
+        path = None if row.artifact is None else directory / row.artifact
+        if row is report.baseline:
+            runner = _original(report.source, opening, notes)
+            chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
+        elif path is None or not path.is_file():
+            continue
+        elif _not_for_the_cpu(row) and not opening.providers:
+            # The build had a reason not to run a lowered ONNX, which holds here too.
+            chosen_rows.append(
+                replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
+            )
+        else:
+            chosen_rows += opening.rows(path, artifact)
+    return chosen_rows
+
+
+def _not_for_the_cpu(row: Row) -> bool:
+    """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
+    runtime = None if row.artifact is None else runtime_of(row.artifact)
+    lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
+    return runtime is not None and runtime.takes_provider and lowered
+
+
+def _original(source: Source, opening: Opening, notes: list[str]) -> Runner | None:
+    """The model that the build began with, if it is still what it was."""
+    path = Path(source.path)
+    if source.kind == "zoo":
+        return opening.original(source.path)
+    if not path.is_file():
+        notes.append(f"The original {source.path} is not there any more.")
+        return None
+    if source.sha256 is not None and sha256(path) != source.sha256:
+        notes.append(f"The original {source.path} has changed since the build.")
+        return None
+    arch = source.arch if source.kind == "state_dict" else None
+    if arch is not None and not is_zoo_name(arch) and not opening.settings.trust:
+        # A report can come from anywhere: import what it names only for a user who trusts it.
+        notes.append(
+            f"The original {source.path} is left out: its architecture {arch} is code, which the "
+            "report names and --trust runs."
+        )
+        return None
+    return opening.original(str(path), arch)
