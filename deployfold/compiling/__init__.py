@@ -1,7 +1,7 @@
-"""Engines: which GPU, which library, and the build itself in a process of its own.
+"""Builds engines: plans them by GPU and library, and builds each in its own process.
 
-Each library has a folder: ``compile.py`` runs in this process and starts the worker; ``builder.py``
-runs in the worker and is the only one to import TensorRT.
+Each library has a folder. ``compile.py`` runs in this process and starts the worker; ``builder.py``
+runs in the worker and is the only module that imports TensorRT.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The choice of the library that builds an engine for a target, and the reason where none can."""
+"""Chooses the library that builds an engine for a target, or gives the reason why none can."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from deployfold.targets.catalogue import GpuTarget
 from deployfold.targets.compute_capability import sm_name
 from deployfold.targets.libraries import LIBRARIES, OLDEST, Library, tensorrt_builds_for
-from deployfold.targets.machine import Machine
+from deployfold.targets.machine import Gpu, Machine
 
 _RTX = LIBRARIES["tensorrt_rtx"]
 _XAVIER = (7, 2)
@@ -15,7 +15,7 @@ _XAVIER = (7, 2)
 
 @dataclass(frozen=True)
 class CompilerChoice:
-    """The library that builds for a target, or ``None``; and the reason, in one sentence."""
+    """The library that builds for a target, or ``None``, with the reason in one sentence."""
 
     library: Library | None
     reason: str
@@ -24,21 +24,22 @@ class CompilerChoice:
 def compiler_for(target: GpuTarget, machine: Machine | None = None) -> CompilerChoice:
     """Choose the library that builds for ``target``.
 
-    1. TensorRT, where it is installed and the machine has this GPU: it times its kernels there.
-    2. TensorRT-RTX, where it knows the compute capability, with or without a GPU.
-    3. None, with the reason.
+    1. TensorRT, if it is installed and the machine has this GPU, on which it times kernels.
+    2. TensorRT-RTX, if it supports the compute capability, with or without a GPU.
+    3. No library, with the reason.
 
     Args:
         target: the GPU to build for.
-        machine: this machine; by default one without a GPU that has ``tensorrt-rtx``.
+        machine: this machine; by default one with ``tensorrt-rtx`` and without a GPU.
     """
     here = machine if machine is not None else Machine(tensorrt_rtx="1.7")
+    gpu = here.gpu_for(target)
     if (
-        here.tensorrt is not None
-        and here.holds(target)
+        gpu is not None
+        and here.tensorrt is not None
         and tensorrt_builds_for(here.tensorrt, target.compute_capability)
     ):
-        reason = f"TensorRT builds on the {_gpu_name(here)} in this machine."
+        reason = f"TensorRT builds on the {_gpu_name(gpu)} in this machine."
         return CompilerChoice("tensorrt", reason)
     if target.compute_capability in _RTX.compute_capabilities and here.tensorrt_rtx is not None:
         reason = f"TensorRT-RTX builds for {target.sm} and needs no GPU for that."
@@ -54,12 +55,18 @@ def runs_here(library: Library, machine: Machine) -> bool:
 
 
 def no_engine(where: str, why: str, then: str = "The lowered ONNX is ready.") -> str:
-    """The sentences for a missing engine: for which GPUs, why, and what the user has or can do."""
+    """The sentences for a missing engine.
+
+    Args:
+        where: the GPUs; may be empty.
+        why: the reason, without a full stop.
+        then: the sentence on what the user has or can do.
+    """
     return f"No engine{f' for {where}' if where else ''}: {why}. {then}"
 
 
 def _why_none(target: GpuTarget, machine: Machine) -> tuple[str, ...]:
-    """The reason why no library builds for ``target`` here; and what to do, if that is special."""
+    """The arguments ``why`` and, where it differs from the default, ``then`` of no_engine()."""
     capability = target.compute_capability
     if capability == _XAVIER:
         # https://docs.nvidia.com/deeplearning/tensorrt/archives/tensorrt-853/support-matrix/
@@ -72,9 +79,9 @@ def _why_none(target: GpuTarget, machine: Machine) -> tuple[str, ...]:
         why = "TensorRT-RTX, which builds for it without a GPU, is not installed"
         return (f"{why}; {_RTX.install}",)
     unknown = "TensorRT-RTX does not know it"
-    if machine.holds(target):
+    if (gpu := machine.gpu_for(target)) is not None:
         return (
-            f"{unknown}, and TensorRT, which could build on the {_gpu_name(machine)} here, is not "
+            f"{unknown}, and TensorRT, which could build on the {_gpu_name(gpu)} here, is not "
             f"installed; {LIBRARIES['tensorrt'].install}",
         )
     return (
@@ -83,6 +90,5 @@ def _why_none(target: GpuTarget, machine: Machine) -> tuple[str, ...]:
     )
 
 
-def _gpu_name(machine: Machine) -> str:
-    assert machine.gpu is not None  # only asked where the machine holds the target
-    return f"{machine.gpu.name} ({sm_name(machine.gpu.compute_capability)})"
+def _gpu_name(gpu: Gpu) -> str:
+    return f"{gpu.name} ({sm_name(gpu.compute_capability)})"

@@ -1,4 +1,4 @@
-"""From ``--target`` to the engines to build: a pure function of the names and the machine."""
+"""Plans the engines to build for ``--target``, as a pure function of the names and the machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .compiler_choice import compiler_for, no_engine
 from .records import EngineRequest, NoEngine
 
 PORTABLE = "portable"
-"""The target that stands for several GPUs: one TensorRT-RTX engine serves them all."""
+"""The target for one TensorRT-RTX engine that serves several GPUs."""
 
 _RTX = LIBRARIES["tensorrt_rtx"]
 
 
 def check_target(name: str) -> None:
-    """Make sure that ``--target`` takes ``name``.
+    """Check that ``name`` is a valid ``--target``.
 
     Raises:
         UsageError: the name is unknown; the hint suggests the nearest ones.
@@ -41,20 +41,20 @@ def plan_engines(
 ) -> tuple[EngineRequest | NoEngine, ...]:
     """The engines to build, in the order of ``targets``.
 
-    1. ``auto`` with a GPU: an engine for it, by TensorRT where that is installed, else by
+    1. ``auto`` with a GPU: an engine for that GPU, by TensorRT if it is installed, else by
        TensorRT-RTX.
     2. ``portable``, and ``auto`` without a GPU: one TensorRT-RTX engine for the GPUs of
        ``LibraryRecord.portable``, without those that lack the precision.
-    3. Several names with commas between: one TensorRT-RTX engine for all of them.
+    3. Several names separated by commas: one TensorRT-RTX engine for all of them.
     4. One name: an engine by the library of :func:`~.compiler_choice.compiler_for`.
 
-    ``NoEngine`` stands for an engine that no library builds here, or not in this precision.
-    Targets that need the same engine share it. The requests have no optimization profiles yet.
+    A ``NoEngine`` replaces an engine that no library can build here in this precision. Targets that
+    need the same engine share it. The requests have no optimization profiles yet.
 
     Args:
-        targets: names as ``--target`` takes them.
+        targets: the values of ``--target``.
         precision: the precision of the lowered ONNX.
-        machine: what :func:`~deployfold.targets.machine.detect` found.
+        machine: this machine, from :func:`~deployfold.targets.machine.detect`.
 
     Raises:
         UsageError: a name is unknown.
@@ -79,7 +79,7 @@ def plan_engines(
 
 
 def _portable(name: str, precision: Precision, machine: Machine) -> EngineRequest | NoEngine:
-    """Case 2."""
+    """Case 2 of :func:`plan_engines`."""
     if machine.tensorrt_rtx is None:
         why = f"TensorRT-RTX, which builds it, is not installed; {_RTX.install}"
         if name == AUTO:
@@ -97,7 +97,7 @@ def _portable(name: str, precision: Precision, machine: Machine) -> EngineReques
 def _shared(
     name: str, gpus: Sequence[GpuTarget], precision: Precision, machine: Machine
 ) -> EngineRequest | NoEngine:
-    """Case 3."""
+    """Case 3 of :func:`plan_engines`."""
     capabilities = tuple(sorted({gpu.compute_capability for gpu in gpus}))
     where = sm_names(capabilities)
     only = "only TensorRT-RTX builds one engine for several GPUs, and it"
@@ -136,7 +136,7 @@ def _several(
 def _named(
     name: str, target: GpuTarget, precision: Precision, machine: Machine, *, auto: bool = False
 ) -> EngineRequest | NoEngine:
-    """Cases 1 and 4: an engine for one GPU."""
+    """Cases 1 and 4 of :func:`plan_engines`: an engine for one GPU."""
     choice, gpu = compiler_for(target, machine), machine.gpu
     if choice.library is None:
         return NoEngine(name, choice.reason)
@@ -157,7 +157,7 @@ def _named(
 
 
 def _target_of(gpu: Gpu, profile: GpuTarget | None) -> GpuTarget:
-    """The profile of the GPU in the machine; without one, what the driver reports."""
+    """The profile of the GPU in the machine, or a target made from the driver's facts."""
     if profile is not None:
         return profile
     return GpuTarget(
@@ -176,7 +176,7 @@ def _caveats(precision: Precision, library: Library) -> tuple[str, ...]:
 
 
 def _add(plan: list[EngineRequest | NoEngine], entry: EngineRequest | NoEngine) -> None:
-    """Append an entry; an equal request in the plan takes over its target names instead."""
+    """Append an entry, or add its target names to an equal request in the plan."""
     for index, other in enumerate(plan):
         if other == entry:
             return

@@ -1,6 +1,6 @@
 """The records of an engine build: the request, the reason for a missing engine, the result.
 
-All are plain data; the request and the options go to the worker as JSON.
+All records are plain data. The worker receives the request and the options as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deployfold.targets.libraries import Library
 
 
 def optimization_profiles(spec: InputSpec) -> tuple[OptimizationProfile, ...]:
-    """The optimization profiles that a build asks for; without any, one of the fixed shapes."""
+    """The requested optimization profiles, or one profile of the fixed shapes."""
     shapes = zip(spec.names, spec.tensors, strict=True)
     fixed = tuple(InputShapes(name, *(tensor.shape,) * 3) for name, tensor in shapes)
     return spec.profiles or (fixed,)
@@ -36,14 +36,14 @@ class EngineRequest:
     """One engine to build.
 
     Attributes:
-        library: the Python package that builds it.
-        precision: the precision of the ONNX, which the engine must have too.
-        targets: the target names that the engine serves, as the user gave them.
+        library: the Python package that builds the engine.
+        precision: the precision of the ONNX and therefore of the engine.
+        targets: the target names that the engine serves, as the user wrote them.
         compute_capabilities: the GPUs to build for; ``((8, 9),)`` for sm_89. Several make one
             portable engine, which only TensorRT-RTX builds.
-        current_gpu: build for the GPU in this machine, and on it.
-        verify: load the engine after the build, because the GPU in this machine can.
-        profiles: the optimization profiles; may be empty where the ONNX has no dynamic axis.
+        current_gpu: build for and on the GPU in this machine.
+        verify: load the engine after the build, which needs a GPU that can run it.
+        profiles: the optimization profiles; may be empty if the ONNX has no dynamic axis.
         workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
         options: the other options of the builder.
         allow_nonfinite: build even if weights are NaN or infinite.
@@ -113,8 +113,8 @@ class NoEngine:
     """A target without an engine.
 
     Attributes:
-        target: the name that the user gave.
-        reason: why there is none: sentences for its row in the report.
+        target: the name that the user wrote.
+        reason: the reason, as sentences for the engine's row in the report.
         elsewhere: whether TensorRT on the device itself could build the engine.
     """
 
@@ -128,9 +128,9 @@ class LayerCounts:
     """How many layers of each kind the parsed network has, before TensorRT fuses any.
 
     The fields named after a precision count compute layers: convolutions, deconvolutions, matrix
-    products and einsums. The type of its first operand decides the precision of a compute layer.
-    An operand that a DequantizeLinear node made has the type before that node. Where the second
-    operand, the weight, was dequantised from ``int4``, the layer counts as ``int4``.
+    products and einsums. The type of a compute layer's first operand decides its precision. For an
+    operand that a DequantizeLinear node made, the type before that node counts. If the second
+    operand, the weight, was dequantised from a precision of weights only, that precision counts.
     """
 
     total: int
@@ -162,9 +162,9 @@ class EngineArtifact:
         bytes: the size of the engine file.
         library_version: such as ``1.7.1.116``.
         layer_counts: the precisions in the network after parsing.
-        seconds: wall-clock time of the whole build, the worker's start included.
+        seconds: wall-clock time of the whole build, with the start of the worker.
         log: the log of the worker and of the library.
-        peak_bytes: the greatest resident memory of the worker; ``None`` where it is not known.
+        peak_bytes: the greatest resident memory of the worker; ``None`` where it is unknown.
         notes: sentences for the user.
     """
 

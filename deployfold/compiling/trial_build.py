@@ -1,4 +1,4 @@
-"""A trial build: one engine of one layer, which shows that an engine library works here."""
+"""A trial build of an engine with one layer, which shows that an engine library works here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ RELU = bytes.fromhex(
     "62130a0179120e0a0c080112080a0208010a020804"  # output y: the same
     "42040a001011"  # opset 17
 )
-"""An ONNX with one Relu, from 1x4 float32 to the same. The bytes stand here because a device may
-lack the package ``onnx``."""
+"""An ONNX with one Relu on a 1x4 float32 tensor, as bytes, because a device may lack ``onnx``."""
 
 
 def try_build(
     library: Library, machine: Machine, *, then: Callable[[Path], None] | None = None
 ) -> str | None:
-    """Build an engine of :data:`RELU`, for the GPU in the machine if the library serves that.
+    """Build an engine from :data:`RELU`, for the GPU in the machine if the library supports it.
 
     Args:
         library: the library to try.
@@ -40,7 +39,7 @@ def try_build(
 
     Returns:
         The reason if the library cannot build here, or if ``then`` raised a ``DeployfoldError``;
-        ``None`` if all went well.
+        ``None`` on success.
     """
     gpu = machine.gpu
     if gpu is None and library == "tensorrt":

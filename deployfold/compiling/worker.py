@@ -1,18 +1,18 @@
 """The worker, ``python -m deployfold.compiling.worker JOB.json``: one build in its own process.
 
-A native crash or a hang then costs the build and not the program.
+A native crash or a hang then ends the build, but not the program.
 
 The job is a JSON file, or ``-`` for standard input. A job with the key ``builder`` names the
-function that builds, as ``module:function``, and has the keys which that function takes. Any other
+function that builds, as ``module:function``, and has the keys that the function takes. Any other
 job is for a TensorRT engine: ``request`` (an :class:`~.records.EngineRequest`), ``onnx``,
 ``engine`` and ``checked``.
 
-Standard output carries JSON lines and nothing else: ``progress`` any number of times, then one
-``done``, ``unwritable`` or ``error``. All output of the libraries goes to standard error, which the
-parent makes the log.
+Standard output has only JSON lines: ``progress`` any number of times, then one ``done``,
+``unwritable`` or ``error``. All output of the libraries goes to standard error, which the parent
+writes to the log.
 
-With a job from a file, standard input tells whether the parent lives: the worker ends when that
-closes.
+If the job is a file, the parent keeps standard input open. The worker ends when it closes, which
+shows that the parent has died.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
     def report(phase: str, fraction: float | None) -> None:
         send({"event": "progress", "phase": phase, "fraction": fraction})
 
-    # Imported here because these take seconds and may print, which must not reach stdout.
+    # These imports take seconds and may print, which must not reach stdout. So they stand here.
     if "builder" in job:
         module, _, function = job["builder"].partition(":")
         return {"event": "done", **getattr(import_module(module), function)(job, report)}
@@ -91,9 +91,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         trt = import_library(request.library)
         built = build_or_retry(build, trt, request, onnx, engine, report)
     except EngineNotWritten as error:
-        cause = error.__cause__
-        assert isinstance(cause, OSError)
-        return {"event": "unwritable", "errno": cause.errno, "reason": cause.strerror}
+        return {"event": "unwritable", "errno": error.error.errno, "reason": error.error.strerror}
     return {
         "event": "done",
         "library_version": built.library_version,
@@ -114,16 +112,16 @@ def _check(
 
 
 def _claim_stdout() -> TextIO:
-    # A library's printf writes to descriptor 1, past sys.stdout. So the pipe gets another
-    # descriptor, and 1 becomes the log.
+    # A library's printf writes to descriptor 1 and bypasses sys.stdout. So the pipe gets another
+    # descriptor, and descriptor 1 becomes the log.
     descriptor = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(descriptor, "w", encoding="utf-8")
 
 
 def _end_with_parent() -> None:
-    # read(2) on the descriptor, because a buffered reader would hold a lock that the interpreter
-    # takes at exit.
+    # Use read(2) on the descriptor: a buffered reader would hold a lock that the interpreter needs
+    # at exit.
     while os.read(0, 4096):
         pass
     os._exit(ORPHANED)

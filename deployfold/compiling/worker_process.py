@@ -1,6 +1,6 @@
-"""The worker as a child process: started, followed, and ended with all that it started.
+"""Starts the worker as a child process, follows it, and ends it with all of its own children.
 
-The worker has a process group and a time limit of its own, and each way it can end is one error.
+The worker has its own process group and a time limit. Each way in which it can fail is one error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from deployfold.util import child
 from deployfold.util.files import unwritable
 
 Report = Callable[[str, float | None], None]
-"""Takes the name of a phase, and the fraction of the build (0 to 1) or ``None`` if unknown."""
+"""A callback that receives the name of a phase, and the fraction of the build (0 to 1) or ``None``
+if the fraction is unknown."""
 
 
 def run_worker(
@@ -52,7 +53,7 @@ def run_worker(
     """
     with contextlib.ExitStack() as stack:
         try:
-            # A new directory has no file of the user's, and a core dump goes when it does.
+            # A new directory has no file of the user, and a core dump is deleted with it.
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="deployfold-"))
             request = Path(directory) / "request.json"
             request.write_text(json.dumps(job), encoding="utf-8")
@@ -77,11 +78,11 @@ def run_worker(
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back the signals that stop a build until the block is over.
+    """Delay the signals that stop a build until the end of the block.
 
-    Python handles a signal between any two of its instructions, even inside ``Popen`` after the
-    child was started. The exception would then leave a child that nobody ends. Handlers are swapped
-    instead of signals blocked, because another thread can receive a signal that this one blocks.
+    Python handles a signal between any two instructions, even inside ``Popen`` after the child has
+    started. The exception would then leave the child running. This function replaces the handlers
+    and does not block the signals, because another thread could receive a blocked signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread handles signals
@@ -106,12 +107,12 @@ def signals_held() -> Iterator[None]:
 def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         child.command("deployfold.compiling.worker", "main", str(request)),
-        stdin=subprocess.PIPE,  # closes when this process dies, which ends the worker
+        stdin=subprocess.PIPE,  # closes when this process dies, and the worker then ends
         stdout=subprocess.PIPE,
         stderr=errors,
         cwd=directory,
         env=child.environment(),
-        start_new_session=True,  # a group that can be killed whole, and that Ctrl-C does not reach
+        start_new_session=True,  # a process group that Ctrl-C does not reach and that _end kills
     )
 
 
@@ -147,7 +148,7 @@ def _follow(
 
 
 def _read(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
-    with stream:  # closed only here: no other thread may close a stream that this one reads
+    with stream:  # no other thread may close a stream that this one reads
         for line in stream:
             lines.put(line)
     lines.put(None)
@@ -172,7 +173,7 @@ def _crashed(code: int, phase: str) -> CompileError:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Even after `done`: no process of the group may outlive the build.
+    # Kill the group even after `done`: none of its processes may outlive the build.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)

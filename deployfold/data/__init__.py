@@ -1,1 +1,1 @@
-"""Real inputs: images, arrays, tensors and labels, for calibration, accuracy and runs alike."""
+"""Real inputs: images, arrays, tensors and labels, for calibration, accuracy and runs."""

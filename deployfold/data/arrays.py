@@ -19,20 +19,21 @@ _T = TypeVar("_T")
 
 _INFLATION = 50
 _SMALL = 1 << 30
-"""Archives that claim to hold more than this many bytes, and more than that many times their own
-size, are decompression bombs: float data hardly shrinks, and masks of less are harmless."""
+"""An archive is a decompression bomb if its entries claim more than ``_SMALL`` bytes and more than
+``_INFLATION`` times the file's size. Float data hardly shrinks; smaller masks are harmless."""
 _LOCAL_HEADER = 30  # bytes before the name of a zip entry, section 4.3.7 of the zip specification
 
 
 def array_source(
     arrays: Mapping[str, Array], form: SampleForm, what: str, where: str
 ) -> SampleSource:
-    """Samples along the first axis of arrays, one array an input.
+    """Samples along the first axis of arrays, one array per input.
 
     Args:
-        arrays: by input name; with one input, a single array may have any name.
-        what: the samples in words.
-        where: names the place in messages.
+        arrays: the arrays by input name; for one input, a single array may have any name.
+        form: the form of one sample.
+        what: the name of the samples in messages.
+        where: the name of the file or object in messages.
 
     Raises:
         UsageError: names, shapes, dtypes or numbers of samples do not match the inputs.
@@ -43,8 +44,8 @@ def array_source(
         if array.shape[1:] != form.shapes[index] or not array.ndim:
             wanted = text_shape(("samples", *form.shapes[index]))
             raise UsageError(
-                f"{place} has the shape {text_shape(array.shape)}, and {wanted} is needed.",
-                hint="Its first axis counts the samples; the others are the input's own.",
+                f"{place} has the shape {text_shape(array.shape)}, but must have {wanted}.",
+                hint="The first axis counts the samples; the others are those of the input.",
             )
         form.check_dtype(index, array.dtype, place)
     counts = {name: len(arrays[name]) for name in form.names}
@@ -64,19 +65,19 @@ def array_source(
 
 
 def by_input(given: Mapping[str, _T], form: SampleForm, where: str) -> Mapping[str, _T]:
-    """The given items by input name; with one input, a single item may have any name.
+    """The given items by input name; for one input, a single item may have any name.
 
     Raises:
-        UsageError: a name is missing, or too many.
+        UsageError: the names are not those of the inputs.
     """
     if len(given) == len(form.names) == 1:
         return {form.names[0]: next(iter(given.values()))}
     if set(given) != set(form.names):
-        held = ", ".join(map(str, given)) or "nothing"
+        found = ", ".join(map(str, given)) or "nothing"
         plural = "inputs are" if len(form.names) > 1 else "only input is"
         raise UsageError(
-            f"{where} holds {held}, and the model's {plural} {', '.join(form.names)}.",
-            hint="Name the arrays as the inputs are named.",
+            f"{where} holds {found}, but the model's {plural} {', '.join(form.names)}.",
+            hint="Give the arrays the names of the inputs.",
         )
     return given
 
@@ -119,7 +120,7 @@ def _of_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> dict[s
     if sum(entry.file_size for entry in entries) > max(_SMALL, _INFLATION * size):
         raise UsageError(
             f"{path} claims to hold far more than its size, like a decompression bomb.",
-            hint="If it is not, write it with numpy.savez, without compression.",
+            hint="If the file is sound, write it with numpy.savez, without compression.",
         )
     arrays: dict[str, Array] = {}
     for entry in entries:
@@ -142,7 +143,7 @@ def _of_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> dict[s
 
 
 def _mapped(path: Path, file: IO[bytes], where: str) -> Array:
-    """Map the array whose header begins at the position of ``file``."""
+    """Memory-map the array whose header begins at the position of ``file``."""
     shape, fortran, dtype = _header(file, where)
     if 0 in shape:
         return np.empty(shape, dtype)
@@ -164,7 +165,7 @@ def _inflated(stream: IO[bytes], size: int, where: str) -> Array:
 
 def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):  # 3.0 is for fields with names beyond Latin-1
+    if version not in ((1, 0), (2, 0)):  # version 3.0 is for field names beyond Latin-1
         raise ValueError("this version of the .npy format is for structured arrays")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)

@@ -1,4 +1,4 @@
-"""Calibration data: real inputs, divided into those that calibrate and those that measure."""
+"""Calibration data: real inputs, split into a part for calibration and a part held back."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from .real_inputs import read_data
 from .samples import SampleForm, sample_digest
 
 UNCALIBRATED = "uncalibrated (random inputs)"
-"""The origin that tables and reports show where the user gave no data."""
+"""The origin that tables and reports show for a calibration on random inputs."""
 
 CALIBRATION_DATA = "calibration data"
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Inputs to calibrate with, and others to measure on.
+    """Inputs for calibration, and held-back inputs for measuring accuracy.
+
+    A feed maps input names to the arrays of one inference.
 
     Attributes:
-        calibration: feeds by input name, in the shapes (the model's batch included) and dtypes of
-            the inputs.
-        held_back: feeds that calibration never sees; no sample of them equals one above.
-        labels: of the held-back samples in their order, one a sample; ``None`` without labels.
-        origin: where they come from in one phrase, such as «64 of 412 images in pictures/, 192
-            others held back».
-        calibrated: ``False`` for random inputs, which every table and report then shows.
+        calibration: feeds in the shapes (with the model's batch) and dtypes of the inputs.
+        held_back: feeds that calibration never sees; their samples differ from all those of
+            ``calibration``.
+        labels: the labels of the held-back samples in their order; ``None`` without labels.
+        origin: the source in one phrase, such as «64 of 412 images in pictures/, 192 others held
+            back».
+        calibrated: ``False`` for random inputs; every table and report then shows it.
         skipped: one sentence for each file that could not be used.
-        notes: one sentence each on what was decided.
-        digest: hex SHA-256 over the chosen samples, their division and the labels.
+        notes: sentences on the decisions made.
+        digest: hex SHA-256 over the chosen samples, the split and the labels.
     """
 
     calibration: tuple[Mapping[str, NDArray[Any]], ...]
@@ -59,14 +61,14 @@ def load_calibration(
     """Choose and read the calibration data.
 
     Args:
-        spec: what was asked for; its own seed decides the choice and the division.
-        inputs: of the model, with the batch size that it is fed.
+        spec: the source and the number of samples; its seed decides the choice and the split.
+        inputs: the model's inputs, with the batch size of one inference.
         arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
-        seed: of the values of ``random``.
+        seed: seed of the values for the source ``random``.
 
     Raises:
-        UsageError: the source does not exist or does not match the inputs, it holds NaN, too much
-            of it cannot be read, or fewer than two samples are left.
+        UsageError: the source does not exist, does not match the inputs, or has NaN; too many
+            samples cannot be read; or fewer than two samples are left.
     """
     if not inputs.tensors:
         raise UsageError("A model without inputs cannot be calibrated.")
@@ -82,7 +84,7 @@ def load_calibration(
         notes += (f"{count - used} samples do not fill a batch and were left out.",)
     notes += drawn.notes
     if count < spec.samples:
-        notes += (f"{spec.samples} calibration samples were asked for, and there are {count}.",)
+        notes += (f"{spec.samples} calibration samples were requested, but there are {count}.",)
     labels = data.labels_of(first, used)
     return CalibrationData(
         calibration=batches_of(drawn.samples[:first], form),
@@ -101,7 +103,7 @@ def _random(
 ) -> CalibrationData:
     if spec.labels is not None:
         raise UsageError(
-            "Random calibration inputs have no labels.", hint="Leave --labels out, or give data."
+            "Random calibration inputs have no labels.", hint="Remove --labels, or give real data."
         )
     feeds, held = held_back_feeds(max(spec.samples, 2 * form.batch), form.batch, spec.held_back)
     seeds = random.Random(f"calibration {seed} {spec.seed}")

@@ -18,11 +18,12 @@ from .samples import Sample, SampleForm, SampleSource, Unreadable, sample_digest
 
 _LEAST_SKIPPED = 10
 _SKIPPED_SHARE = 0.1
-"""A source with more unreadable samples than this share of those wanted, and more than
-``_LEAST_SKIPPED``, is refused: the user gave the wrong folder, or a broken copy."""
+"""A source is refused if more than ``_LEAST_SKIPPED`` samples, and more than this share of the
+wanted ones, cannot be read: the folder is probably the wrong one, or a broken copy."""
 
 CALIBRATING = 64
-"""Samples that calibrate; more cost time and memory, and little is gained. The others measure."""
+"""Most samples for calibration. More cost time and memory and gain little; the others are held
+back to measure accuracy."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Drawn:
     """The samples that could be read, in the order of the draw.
 
     Attributes:
-        indices: of each in its source.
-        samples: the samples themselves.
-        digests: of each.
+        indices: the index of each sample in its source.
+        samples: the samples.
+        digests: the digest of each sample.
         skipped: a sentence for each file that could not be read.
         notes: sentences for the report.
     """
@@ -45,10 +46,11 @@ class Drawn:
 
 
 def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: int = 2) -> Drawn:
-    """Draw ``wanted`` samples, or all there are; others replace those that cannot be read.
+    """Draw ``wanted`` samples, or all samples of a smaller source.
 
-    With a seed, a sample that equals an earlier one is left out: calibration must not see a copy
-    of a held-back sample. Without one, the samples come in their order and equal ones stay.
+    Other samples replace those that cannot be read. With a seed, a sample that equals an earlier
+    one is left out: calibration must not see a copy of a held-back sample. Without a seed, the
+    samples keep their order, and equal ones stay.
 
     Raises:
         UsageError: too many samples cannot be read (see ``_SKIPPED_SHARE``), or fewer than
@@ -61,9 +63,9 @@ def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: i
     digests: set[str] = set()
     skipped: list[str] = []
     copies = 0
-    workers = min(4, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
+    workers = min(4, os.cpu_count() or 1)  # Pillow releases Python's lock while it decodes
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, on files that it then reads or refuses
+        warnings.simplefilter("ignore")  # Pillow warns of files that it then reads or refuses
         while len(drawn) < wanted and copies <= wanted:
             wave = list(islice(indices, min(wanted - len(drawn), 8 * workers)))
             if not wave:
@@ -98,7 +100,7 @@ def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: i
 
 
 def _attempt(source: SampleSource, index: int) -> tuple[Sample, str] | str:
-    """The sample and its digest, or why it cannot be read."""
+    """The sample and its digest, or the reason why it cannot be read."""
     try:
         sample = source.read(index)
     except Unreadable as error:
@@ -111,29 +113,30 @@ def _too_few(
 ) -> UsageError:
     reason = f": {skipped[0]}" if skipped else "."
     if copies:
-        reason = ": they all hold the same."
+        reason = ": all samples are equal."
     text = f"There {'is one usable sample' if found else 'are no usable samples'} among"
     if least < 2:
         return UsageError(f"{text} {source.count} {source.what}{reason}")
     return UsageError(
-        f"{text} {source.count} {source.what}, and two are the least{reason}",
-        hint="One sample calibrates and one is held back at the least; 256 are usual.",
+        f"{text} {source.count} {source.what}, but calibration needs at least two{reason}",
+        hint="At least one sample calibrates, and one is held back; 256 samples are usual.",
     )
 
 
 def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
-    """How many feeds of ``batch`` samples calibrate, and how many are held back; both at least 1.
+    """The number of feeds for calibration and the number of held-back feeds; both at least 1.
 
-    ``share`` of them are held back, and all beyond the :data:`CALIBRATING` samples that are enough.
+    At least ``share`` of the feeds are held back, and so is everything beyond
+    :data:`CALIBRATING` samples.
 
     Raises:
-        UsageError: there are not enough samples for two feeds.
+        UsageError: there are not enough samples for two feeds of ``batch`` samples.
     """
     feeds = samples // batch
     if feeds < 2:
         raise UsageError(
-            f"{samples} calibration samples do not make two batches of {batch}: one calibrates and "
-            "one is held back.",
+            f"{samples} calibration samples do not make two batches of {batch}, one to calibrate "
+            "and one to hold back.",
             hint=f"Take more with --calib-samples {2 * batch} or above, or build for batch 1.",
         )
     held = min(max(round(feeds * share), 1), feeds - 1)
@@ -142,7 +145,7 @@ def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
 
 
 def batches_of(samples: Sequence[Sample], form: SampleForm) -> tuple[Sample, ...]:
-    """The samples in feeds of the model's batch; those that do not fill one are left out."""
+    """The samples in feeds of the model's batch, without an incomplete last feed."""
     if not form.stacked:
         return tuple(samples)
     groups = [

@@ -1,4 +1,4 @@
-"""Reads the images of a folder, one sample each."""
+"""Reads the images of a folder; each image is one sample."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .samples import SOURCES, Sample, SampleForm, SampleSource, Unreadable
 
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-"""The decoders that may look at a file; others of Pillow start programs, such as Ghostscript."""
+"""The allowed decoders of Pillow; some of the others start programs such as Ghostscript."""
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> SampleSource:
-    """The images below ``folder``, each one sample of the only input.
+    """The images below ``folder``; each is one sample of the model's only input.
 
     Raises:
         UsageError: the folder cannot be listed, or has no images.
@@ -30,7 +30,7 @@ def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> Samp
     if not files:
         raise UsageError(
             f"There are no images in {folder}.",
-            hint=f"JPEG, PNG, BMP, WebP, GIF and TIFF files are looked for. {SOURCES}",
+            hint=f"Images are JPEG, PNG, BMP, WebP, GIF and TIFF files. {SOURCES}",
         )
 
     def read(index: int) -> Sample:
@@ -54,8 +54,8 @@ def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> Samp
 def find_images(folder: Path) -> tuple[str, ...]:
     """The images below ``folder``, as sorted paths relative to it with forward slashes.
 
-    A file counts by its suffix, and without a known suffix by its first bytes. Links count, hidden
-    files do not. A folder that several links lead to counts once.
+    A file is an image if its suffix or its first bytes are those of an image. Links count, hidden
+    files do not. A folder with several links to it counts once.
 
     Raises:
         UsageError: the folder cannot be listed.
@@ -76,14 +76,14 @@ def _walk(folder: Path) -> Iterator[Path]:
         try:
             state = current.stat()
             entries = sorted(current.iterdir())
-        except OSError:  # a folder below that may not be read, or went away
+        except OSError:  # a folder without read permission, or one that was removed meanwhile
             continue
         if (state.st_dev, state.st_ino) in seen:
             continue
         seen.add((state.st_dev, state.st_ino))
         shown = [entry for entry in entries if not entry.name.startswith(".")]
         below = [entry for entry in shown if _holds(entry.is_dir)]
-        # Folders themselves before links to them, which may lead to the same.
+        # Visit folders before links, so that a file's path does not contain a link to its folder.
         pending = [
             *(entry for entry in below if entry.is_symlink()),
             *pending,
@@ -94,7 +94,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _counts(path: Path) -> bool:
     known = path.suffix.lower() in _SUFFIXES
-    if not _holds(path.is_file):  # never open a pipe or a device
+    if not _holds(path.is_file):  # opening a pipe or a device could block
         return known and path.is_symlink() and not _holds(path.exists)
     if known:
         return True
@@ -114,11 +114,14 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 
 def read_image(path: Path, name: str, mode: str) -> Image.Image:
-    """One image in 8 bits, upright as its EXIF orientation says; the first of several frames.
+    """One image with 8 bits per channel, rotated by its EXIF orientation.
+
+    A file with several frames gives the first one.
 
     Args:
-        name: names the file in messages.
-        mode: ``RGB`` or ``L``. Transparency is dropped, as training pipelines do.
+        path: the file.
+        name: the file's name in messages.
+        mode: ``RGB`` or ``L``. Transparency is dropped, as in training pipelines.
 
     Raises:
         Unreadable: the file is not an image, is damaged, or is a decompression bomb.
@@ -139,7 +142,7 @@ def read_image(path: Path, name: str, mode: str) -> Image.Image:
         raise Unreadable(_too_large(name)) from error
     except FileNotFoundError as error:
         raise Unreadable(f"{name} does not exist, or its link is broken.") from error
-    except Exception as error:  # decoders meet whatever bytes there are
+    except Exception as error:  # damaged bytes can make a decoder raise any exception
         reason = getattr(error, "strerror", None) or one_line(error, 200)
         raise Unreadable(f"{name} cannot be read: {reason}.") from error
 
@@ -164,9 +167,9 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
         if not np.isfinite(values).all():
             raise Unreadable(f"{name} holds NaN or infinite pixels.")
         if values.min() < 0 or values.max() > 255:
-            raise Unreadable(f"{name} holds float pixels beyond 0 to 1, whose white is not known.")
+            raise Unreadable(f"{name} holds float pixels outside 0 to 1, so white is unknown.")
     elif image.mode == "I":
-        raise Unreadable(f"{name} holds 32-bit pixels, whose white is not known.")
+        raise Unreadable(f"{name} holds 32-bit pixels, so the value of white is unknown.")
     elif image.mode in ("P", "PA", "LA"):
         return image.convert("RGBA")
     else:

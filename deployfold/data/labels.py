@@ -16,8 +16,8 @@ from deployfold.errors import UsageError, first_few
 from .arrays import open_arrays
 
 _FORMATS = (
-    "Give a CSV or TSV file of «filename,label», a file with one integer a line in the order of "
-    "the samples, JSON of either, an .npy of integers, or the folder itself for class folders."
+    "Give a CSV or TSV file of «filename,label», a file with one integer per line in the order of "
+    "the samples, JSON of either, an .npy of integers, or the image folder for class folders."
 )
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
 _SHOWN = 3
@@ -29,11 +29,11 @@ def load_labels(
     """Read the label of every sample.
 
     Args:
-        path: a file, see :func:`read_labels`; or ``folder`` itself: the folders in it are then the
-            classes, numbered in the order of their names as torchvision's ImageFolder does.
-        folder: of the images; ``None`` for other samples.
-        files: the images' names below it, in sorted order.
-        count: of the samples.
+        path: a file, see :func:`read_labels`; or ``folder`` itself, whose subfolders are then the
+            classes, numbered in the order of their names as in torchvision's ImageFolder.
+        folder: the folder of the images; ``None`` for other samples.
+        files: the images' paths below ``folder``, in sorted order.
+        count: the number of samples.
 
     Returns:
         The labels in the order of the samples, and notes for the report.
@@ -44,27 +44,27 @@ def load_labels(
     if path.is_dir():
         if folder is None or files is None or path.resolve() != folder.resolve():
             raise UsageError(
-                f"The labels {path} are a folder, and not the folder of the images.", hint=_FORMATS
+                f"The labels {path} are a folder, but not the folder of the images.", hint=_FORMATS
             )
         return _class_folders(folder, files)
     labels = read_labels(path)
     if isinstance(labels, Mapping):
         if files is None:
             raise UsageError(
-                f"The labels {path} go by file name, and the samples are not files.",
-                hint="Give one integer a line, in the order of the samples.",
+                f"The labels {path} are given by file name, but the samples are not files.",
+                hint="Give one integer per line, in the order of the samples.",
             )
         return _by_name(labels, files, path), ()
     if len(labels) != count:
         kind = "samples" if files is None else "images"
         raise UsageError(
-            f"{path} has {len(labels)} labels, and there are {count} {kind}.", hint=_FORMATS
+            f"{path} has {len(labels)} labels, but there are {count} {kind}.", hint=_FORMATS
         )
     return tuple(labels), ()
 
 
 def read_labels(path: Path) -> list[int] | dict[str, int]:
-    """The labels of a file: an ``.npy`` of integers, or text as :func:`parse_labels` takes it.
+    """The labels in a file: an ``.npy`` of integers, or text for :func:`parse_labels`.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.
@@ -87,11 +87,15 @@ def read_labels(path: Path) -> list[int] | dict[str, int]:
 def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
     """The labels in a text: in the order of the samples, or by file name.
 
-    A ``.json`` file is a list of integers, or an object of integers by file name. Otherwise either
-    every line is an integer; or every line is a file name, a tab (where the first line has one) or
-    comma, and an integer, under a heading or none. Blank lines do not count. Labels are below 10⁹.
+    1. A ``.json`` file is a list of integers, or an object with integers by file name.
+    2. In another file, every line is an integer; or every line is a file name, a separator and an
+       integer, with an optional heading. The separator is a tab if the first line has one, else a
+       comma. Blank lines do not count.
+
+    Labels are below 10⁹.
 
     Args:
+        text: the file's content.
         where: the file's name, for its suffix and for messages.
 
     Raises:
@@ -150,19 +154,19 @@ def _unique(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
 def _integer(text: str, place: str) -> int:
     if not _INTEGER.fullmatch(text):
         raise UsageError(
-            f"{place}: {text[:60]!r} is not a label; labels are the model's class numbers.",
+            f"{place}: {text[:60]!r} is not a label: labels are the model's class numbers.",
             hint=_FORMATS,
         )
     return int(text)
 
 
 def _number(value: Any, place: str) -> int:
-    """A label of JSON; the ``repr`` of a string, boolean or float is not that of an integer."""
+    """A label in JSON; ``repr`` makes strings, booleans and floats fail the integer check."""
     return _integer(repr(value), place)
 
 
 def _by_name(labels: Mapping[str, int], files: Sequence[str], path: Path) -> tuple[int, ...]:
-    """Labels by path below the folder, or by the file's name alone where that is unique."""
+    """The label of each file by its path below the folder, or by its name if that is unique."""
     bare = Counter(PurePosixPath(file).name for file in files)
     found: list[int | None] = []
     for file in files:
@@ -195,6 +199,6 @@ def _class_folders(folder: Path, files: Sequence[str]) -> tuple[tuple[int, ...],
     number = {name: index for index, name in enumerate(classes)}
     note = (
         f"Labels 0 to {len(classes) - 1} are the class folders of {folder.name}/ in the order of "
-        "their names; accuracy means something only if the model's classes are these."
+        "their names; the accuracy is meaningful only if the model has the same classes."
     )
     return tuple(number[file.partition("/")[0]] for file in files), (note,)

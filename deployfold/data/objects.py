@@ -18,7 +18,7 @@ from .arrays import array_source, by_input
 from .samples import Array, Sample, SampleForm, SampleSource, text_shape
 
 _T = TypeVar("_T")
-_TENSORS = "Save a tensor with one sample after another, or a list or dict of them, by torch.save."
+_TENSORS = "Save a tensor with the samples along its first axis, or a list or dict of such tensors."
 _YIELD = (
     "The function takes no arguments and yields, for each sample, a tensor, a tuple in the order "
     "of the inputs, or a dict by input name."
@@ -26,7 +26,7 @@ _YIELD = (
 
 
 def tensor_source(path: Path, form: SampleForm) -> SampleSource:
-    """The tensors that ``torch.save`` wrote to ``path``; nothing in the file runs.
+    """The tensors that ``torch.save`` wrote to ``path``; the file runs no code.
 
     Raises:
         UsageError: the file cannot be read, could run code, or does not match the inputs.
@@ -38,7 +38,7 @@ def tensor_source(path: Path, form: SampleForm) -> SampleSource:
         reason = error.message.rstrip(".")
         raise UsageError(f"{path} cannot be read: {reason}.", hint=_TENSORS) from error
     if not is_pickle:
-        raise UsageError(f"{path} holds a model, and samples are needed.", hint=_TENSORS)
+        raise UsageError(f"{path} holds a model instead of samples.", hint=_TENSORS)
     found = _of_object(value, form, f"samples of {path.name}", str(path))
     if found is None:
         raise UsageError(f"{path} holds a {type(value).__name__}, not tensors.", hint=_TENSORS)
@@ -48,8 +48,8 @@ def tensor_source(path: Path, form: SampleForm) -> SampleSource:
 def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
     """The samples that the function ``package.module:function`` returns or yields.
 
-    The function is called without arguments. The function may return whatever a ``.pt`` file may
-    hold, or an iterable; the first ``samples`` samples of an iterable are taken.
+    The function is called without arguments. It may return any object that a ``.pt`` file may
+    have, or an iterable, whose first ``samples`` samples are taken.
 
     Raises:
         UsageError: the function is not found, raises, or does not match the inputs.
@@ -71,7 +71,7 @@ def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
 
 
 def _call(name: str, step: Callable[[], _T]) -> _T:
-    """Run the user's code, and turn any failure into one sentence."""
+    """Run the user's code, and turn any exception into a :class:`UsageError`."""
     try:
         return step()
     except (Exception, SystemExit) as error:
@@ -125,7 +125,7 @@ def _of_list(items: list[Any], form: SampleForm, what: str, where: str) -> Sampl
 
 
 def _of_item(item: Any, form: SampleForm, where: str) -> tuple[list[Array], int]:
-    """The arrays of a sample or a batch, one an input, with a batch axis; and the batch size."""
+    """The arrays of a sample or batch, one per input, with a batch axis; and the batch size."""
     if isinstance(item, Mapping):
         named = by_input(item, form, where)
         values = [named[name] for name in form.names]
@@ -134,8 +134,8 @@ def _of_item(item: Any, form: SampleForm, where: str) -> tuple[list[Array], int]
     if len(values) != len(form.names):
         inputs = f"{len(form.names)} input{'' if len(form.names) == 1 else 's'}"
         raise UsageError(
-            f"{where} holds {len(values)} values, and the model has {inputs}.",
-            hint="Leave labels out: --labels takes them.",
+            f"{where} holds {len(values)} values, but the model has {inputs}.",
+            hint="Give inputs only; labels belong to --labels.",
         )
     arrays = []
     for index, value in enumerate(values):
@@ -146,7 +146,7 @@ def _of_item(item: Any, form: SampleForm, where: str) -> tuple[list[Array], int]
             array = array[np.newaxis]
         elif not form.stacked or array.shape[1:] != shape or not array.ndim:
             raise UsageError(
-                f"{where} has the shape {text_shape(array.shape)}, and the input "
+                f"{where} has the shape {text_shape(array.shape)}, but the input "
                 f"{form.names[index]!r} takes {text_shape(shape)}"
                 f"{', or a batch of that' if form.stacked else ''}."
             )
@@ -171,7 +171,7 @@ def _array(value: Any, where: str) -> Array:
     if not isinstance(value, torch.Tensor):
         raise UsageError(f"{where} holds a {type(value).__name__}, not a tensor or array.")
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise UsageError(f"{where} holds a tensor that is sparse, quantised or without numbers.")
+        raise UsageError(f"{where} holds a tensor that is sparse, quantised or on the meta device.")
     value = value.detach().cpu().resolve_conj().resolve_neg()
     array: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return array

@@ -1,4 +1,4 @@
-"""Reads real inputs: the one way for calibration, accuracy, ``bench`` and ``compare``."""
+"""Reads real inputs for calibration, accuracy, ``bench`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class ReadData:
     """A source, the samples drawn from it, and the labels of all its samples.
 
     Attributes:
-        labels: the classes of every sample of the source in its order; ``None`` without labels.
+        source: the source.
+        drawn: the samples drawn from it.
+        labels: the class of every sample of the source, in its order; ``None`` without labels.
+        notes: sentences for the report.
     """
 
     source: SampleSource
@@ -44,14 +47,14 @@ class ReadData:
 
 @dataclass(frozen=True)
 class Samples:
-    """Real inputs, cut into feeds of one inference each.
+    """Real inputs, divided into feeds of one inference each.
 
     Attributes:
-        feeds: arrays by input name, in the shapes (the batch included) and dtypes of the inputs;
+        feeds: arrays by input name, in the shapes (with the batch axis) and dtypes of the inputs;
             float32 for bfloat16, which numpy lacks.
-        labels: the classes of their samples in order, one a sample; ``None`` without labels.
-        origin: where they come from in one phrase, such as «32 of 412 images in pictures/».
-        notes: one sentence each on what was decided and skipped.
+        labels: the class of each sample, in order; ``None`` without labels.
+        origin: the source in one phrase, such as «32 of 412 images in pictures/».
+        notes: sentences on the decisions made and the samples skipped.
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
@@ -77,14 +80,14 @@ def load_samples(
 
     Args:
         spec: the source, the number of samples, the seed of the draw, and labels.
-        inputs: of the model, with the batch size that it is fed.
+        inputs: the model's inputs, with the batch size of one inference.
         arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
-        every: read all samples of a file or folder in their order, equal ones included, instead
-            of drawing ``spec.samples`` different ones.
+        every: read all samples of a file or folder in their order, with equal ones, instead of
+            drawing ``spec.samples`` different ones.
 
     Raises:
-        UsageError: the source does not exist or does not match the inputs, it holds NaN, too much
-            of it cannot be read, or there is not enough for one inference.
+        UsageError: the source does not exist, does not match the inputs, or has NaN; too many
+            samples cannot be read; or the samples do not fill one inference.
     """
     if spec.source == RANDOM:
         raise UsageError("Random inputs need no --input-data: models run on them by default.")
@@ -94,7 +97,7 @@ def load_samples(
     if not feeds:
         count = len(data.drawn.samples)
         raise UsageError(
-            f"{spec.source} holds {count} samples, and one inference takes {form.batch}.",
+            f"{spec.source} holds {count} samples, but one inference takes {form.batch}.",
             hint="Give more data, or a smaller batch.",
         )
     used = len(feeds) * form.batch
@@ -119,9 +122,10 @@ def read_data(
     """Open a source, read the labels, and draw the samples.
 
     Args:
-        role: names the data in messages, such as «calibration data».
-        least: fewer samples than this raise.
-        every: as for :func:`load_samples`.
+        spec, inputs, arch, every: as for :func:`load_samples`.
+        form: the form of one sample.
+        role: the name of the data in messages, such as «calibration data».
+        least: the least number of samples.
 
     Raises:
         UsageError: as for :func:`load_samples`.

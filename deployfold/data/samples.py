@@ -1,4 +1,4 @@
-"""The records of real inputs: one sample, its form, and a source of many."""
+"""The records of real inputs: a sample, the form of a sample, and a source of samples."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SOURCES = (
     "Give a folder of images, an .npy or .npz file, a .pt file of tensors, "
     "package.module:function, or random."
 )
-"""The kinds of data that ``--calib`` and ``--input-data`` take, as a hint."""
+"""A hint with the kinds of data that ``--calib`` and ``--input-data`` accept."""
 
 
 class Unreadable(Exception):
-    """One sample cannot be used, and another may take its place; the message tells why."""
+    """One sample cannot be used, for the reason in the message; another may replace it."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class SampleForm:
     """The shape and dtype of one sample of a model's inputs.
 
     Attributes:
-        names: of the inputs.
-        shapes: of one sample of each input: without the batch axis where ``stacked``, else in full.
-        dtypes: numpy's, of each.
-        batch: samples in one feed, the model's batch size.
-        stacked: whether all inputs share a batch axis; a feed is one sample where they do not.
+        names: the names of the inputs.
+        shapes: the shape of one sample of each input; without the batch axis if ``stacked``.
+        dtypes: the numpy dtype of each input.
+        batch: the number of samples in one feed: the model's batch size, or 1 if not ``stacked``.
+        stacked: whether all inputs have a common batch axis. If not, a feed is one sample.
     """
 
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ class SampleForm:
         )
 
     def check_dtype(self, index: int, dtype: np.dtype[Any], where: str) -> None:
-        """Refuse numbers of another kind than the input's; widths may differ.
+        """Refuse values of another kind than the input's; the width may differ.
 
         Raises:
             UsageError: the kinds differ, such as uint8 pixels for a float input.
@@ -78,21 +78,21 @@ class SampleForm:
         integers = wanted.kind in "iu" and dtype.kind in "iu"
         if dtype.kind == wanted.kind or integers:
             return
-        hint = f"Store what the model is fed, as {wanted}."
+        hint = f"Store the values that the model takes, as {wanted}."
         if wanted.kind == "f" and dtype.kind in "iu":
-            hint = f"Store what the model is fed, scaled and normalised, as {wanted}."
+            hint = f"Store the values that the model takes, scaled and normalised, as {wanted}."
         name = self.names[index]
         raise UsageError(
-            f"{where} holds {dtype}, and the input {name!r} takes {wanted}.", hint=hint
+            f"{where} holds {dtype}, but the input {name!r} takes {wanted}.", hint=hint
         )
 
     def conform(self, index: int, values: Array, where: str) -> Array:
         """A contiguous copy of one sample's ``values`` in the input's dtype.
 
         Args:
-            index: of the input.
-            values: in the shape of the sample, of a checked dtype.
-            where: names the sample in the message.
+            index: the index of the input.
+            values: values in the shape of the sample, with a checked dtype.
+            where: the name of the sample in the message.
 
         Raises:
             UsageError: a value is NaN, infinite, or beyond the dtype.
@@ -101,7 +101,7 @@ class SampleForm:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UsageError(
                 f"{where} holds NaN or infinite values.",
-                hint="Look at how it was computed, or leave that sample out.",
+                hint="Correct the sample, or remove it.",
             )
         with np.errstate(over="ignore"):
             cast = np.array(values, dtype=wanted, order="C")
@@ -116,13 +116,13 @@ class SampleSource:
     """Samples that can be read one by one.
 
     Attributes:
-        count: how many there are.
-        read: the sample at an index below ``count``; may be called from several threads. Raises
-            Unreadable where another sample may take its place, and UsageError to end the reading.
-        what: the samples in words, such as «images in pictures/».
-        files: the name of each below the folder, ``None`` where they are not files.
+        count: the number of samples.
+        read: reads the sample at an index below ``count``, also from several threads. Raises
+            Unreadable if another sample may replace it, and UsageError to end the reading.
+        what: the name of the samples in messages, such as «images in pictures/».
+        files: the path of each sample below the folder; ``None`` if the samples are not files.
         notes: sentences for the report.
-        settings: everything else that decides how samples are read, for the digest.
+        settings: all other settings that affect the values of the samples, for the digest.
     """
 
     count: int

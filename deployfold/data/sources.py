@@ -1,4 +1,4 @@
-"""Opens the data that the user names, whatever its kind: one function a kind of source."""
+"""Opens the data that the user names, as a source of samples."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def open_source(
     spec: CalibrationSpec, inputs: InputSpec, form: SampleForm, arch: str | None, role: str
 ) -> SampleSource:
-    """The samples that ``spec.source`` holds; each is read when it is asked for.
+    """The samples in ``spec.source``, which are read on demand.
 
     Args:
+        spec: the source, the number of samples, and the preprocessing of images.
+        inputs: the model's inputs.
+        form: the form of one sample.
         arch: ``torchvision:NAME`` or ``timm:NAME``, for the preprocessing of images.
-        role: names the data in messages, such as «calibration data».
+        role: the name of the data in messages, such as «calibration data».
 
     Raises:
         UsageError: the source does not exist, or does not match the inputs.
@@ -44,18 +47,18 @@ def open_source(
         return array_source(open_arrays(path), form, f"samples of {path.name}", str(path))
     if suffix in (".pt", ".pth"):
         return tensor_source(path, form)
-    raise UsageError(f"{path} is not of a known kind of {role}.", hint=SOURCES)
+    raise UsageError(f"{path} is not a supported kind of {role}.", hint=SOURCES)
 
 
 def inputs_in(source: str) -> InputSpec | None:
-    """The inputs that a file of arrays shows: one an array, with batch 1 and the array's dtype.
+    """The model inputs for a file of arrays: one per array, with batch 1 and the array's dtype.
 
     Args:
-        source: of real inputs, as the user named it.
+        source: the source of real inputs, as the user named it.
 
     Returns:
-        ``None`` for any other kind of source, and for arrays that no input takes. A single array
-        gives a shape alone, since it may have any name.
+        The inputs; ``None`` for any other kind of source, and for arrays that no input takes. The
+        input for a single array has no name, because a single array may have any name.
 
     Raises:
         UsageError: the file is damaged.

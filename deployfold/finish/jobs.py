@@ -88,5 +88,5 @@ def _is_for(target: str, entry: EngineRequest | NoEngine, machine: Machine) -> b
         return False  # these targets stand for several GPUs
     gpu = resolve(target, load_targets())
     if entry.current_gpu:
-        return machine.holds(gpu)
+        return machine.gpu_for(gpu) is not None
     return entry.compute_capabilities == (gpu.compute_capability,)

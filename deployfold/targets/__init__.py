@@ -1,1 +1,1 @@
-"""GPUs and engine libraries: the catalogue, what builds for which GPU, and this machine's own."""
+"""GPUs and engine libraries: the catalogue of GPUs, the libraries, and those of this machine."""

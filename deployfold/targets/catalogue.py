@@ -37,7 +37,7 @@ _REQUIRED: dict[str, type] = {
     "memory_source": str,
 }
 _OPTIONAL: dict[str, type] = {"aliases": list}
-_HINT = "List the known ones with deployfold targets."
+_HINT = "List the known GPUs with deployfold targets."
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GpuTarget:
         title: the product name, such as ``GeForce RTX 4090``.
         compute_capability: major and minor, ``(8, 9)`` for sm_89.
         memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
-        precisions: the tensor-core precisions it accelerates, such as ``("fp16", "int8")``.
+        precisions: the precisions of its tensor cores, such as ``("fp16", "int8")``.
         source: the address of NVIDIA's document for the compute capability.
         family: the architecture, such as ``Ada Lovelace``.
         aliases: other names that ``--target`` takes for it.
@@ -198,7 +198,7 @@ def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
             raise UsageError(f"{path}: the key {key!r} is missing.")
     for key, value in table.items():
         kind = expected[key]
-        # An integer of TOML is a number too. A boolean, which Python counts as an integer, is not.
+        # A number in TOML may be an integer. Python counts booleans as integers, so exclude them.
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise UsageError(f"{path}: {key!r} must be a {_kind_name(kind)}, not {value!r}.")

@@ -28,14 +28,14 @@ def dotted(capability: ComputeCapability) -> str:
 def parse_dotted(text: str) -> ComputeCapability | None:
     """Read ``8.9``; ``None`` for any other text, such as ``[N/A]`` from a Jetson's ``nvidia-smi``.
 
-    NVIDIA's minor numbers have one digit, its major ones at most two.
+    NVIDIA's minor numbers have one digit, its major numbers at most two.
     """
     match = re.fullmatch(r"([1-9]\d?)\.(\d)", text, re.ASCII)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
 def parse_target(text: str) -> ComputeCapability | None:
-    """Read what a user may write for ``(8, 9)``: ``sm_89``, ``sm89``, ``SM 89`` or ``8.9``.
+    """Read the forms that a user may write for ``(8, 9)``: ``sm_89``, ``sm89``, ``SM 89``, ``8.9``.
 
     Returns:
         ``None`` for any other text, such as the name of a GPU.

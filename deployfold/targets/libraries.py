@@ -12,21 +12,21 @@ from deployfold.config.precision import Precision
 from .compute_capability import ComputeCapability, sm_name, sm_names
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
-"""The Python packages; sidecars, reports and job files name the libraries so."""
+"""The names of the Python packages, which sidecars, reports and job files also use."""
 
 Version: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class LibraryRecord:
-    """What the other rooms need to know about one engine library.
+    """Everything that the rest of the package needs to know about one engine library.
 
     Attributes:
-        title: the name NVIDIA gives it.
-        install: the command that installs it.
-        compute_capabilities: the GPUs it builds for on any machine; empty if it builds only for
-            the GPU in the machine.
-        portable: the GPUs that one engine for several serves; empty if there is no such engine.
+        title: NVIDIA's name.
+        install: the command that installs the library.
+        compute_capabilities: the GPUs that the library builds for on any machine; empty if it
+            builds only for the GPU in the machine.
+        portable: the GPUs that a portable engine serves; empty if the library builds none.
     """
 
     title: str
@@ -49,7 +49,7 @@ LIBRARIES: Mapping[Library, LibraryRecord] = {
 }
 
 OLDEST = (7, 5)
-"""The oldest GPUs that every library of today builds for."""
+"""The oldest GPUs that the current versions of all libraries build for."""
 
 _VOLTA = (7, 0)
 _FIRST_WITHOUT_VOLTA = (10, 5)
@@ -60,7 +60,9 @@ def tensorrt_builds_for(version: str, capability: ComputeCapability) -> bool:
     """Whether this version of TensorRT builds for a GPU that is in the machine.
 
     Args:
-        version: such as ``10.3.0``; a version without numbers counts as able.
+        version: the library's version, such as ``10.3.0``. A version without numbers counts as
+            able to build.
+        capability: the GPU's compute capability.
     """
     parts = version_parts(version)
     if capability >= OLDEST or not parts:
@@ -71,7 +73,7 @@ def tensorrt_builds_for(version: str, capability: ComputeCapability) -> bool:
 def capabilities_with(
     precision: Precision, capabilities: Iterable[ComputeCapability], library: Library
 ) -> tuple[ComputeCapability, ...]:
-    """Those of the compute capabilities that ``library`` builds the precision for, in order."""
+    """The given compute capabilities that ``library`` builds the precision for, in order."""
     oldest = precision.record.oldest_for(library)
     return tuple(capability for capability in capabilities if capability >= oldest)
 
@@ -79,10 +81,10 @@ def capabilities_with(
 def precision_refusal(
     precision: Precision, capabilities: Iterable[ComputeCapability], library: Library
 ) -> str | None:
-    """Why ``library`` builds no engine in ``precision`` for all of these GPUs.
+    """Why ``library`` cannot build an engine in ``precision`` for all of these GPUs.
 
     Returns:
-        One sentence; ``None`` where the library builds it.
+        One sentence; ``None`` if the library can.
     """
     wanted = set(capabilities)
     lacking = sorted(wanted - set(capabilities_with(precision, wanted, library)))

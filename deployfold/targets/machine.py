@@ -22,12 +22,12 @@ from .visible import first_cuda_device, is_restricted
 _QUERY = "uuid,name,compute_cap,driver_version,memory.total"
 """The fields that :func:`parse_nvidia_smi` expects, in this order."""
 _DEVICE_TREE = Path("/proc/device-tree/model")
-"""The file in which a Jetson's firmware names the board."""
+"""The file with the name of the board, on a Jetson."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The NVIDIA GPU that CUDA uses first; a field is ``None`` where it could not be read."""
+    """CUDA's device 0; a field is ``None`` where it could not be read."""
 
     name: str
     compute_capability: ComputeCapability
@@ -57,27 +57,27 @@ class Machine:
         """The version of an engine library; ``None`` where it is not installed."""
         return self.tensorrt if library == "tensorrt" else self.tensorrt_rtx
 
-    def holds(self, target: GpuTarget) -> bool:
-        """Whether the GPU in this machine is ``target``.
+    def gpu_for(self, target: GpuTarget) -> Gpu | None:
+        """The GPU in this machine, if it is ``target``; else ``None``.
 
-        TensorRT tunes an engine for one GPU model, so a named target must be this very model. The
-        same compute capability is enough for a target such as ``sm_87``, and where the driver's
-        name is no model's, as on a Jetson.
+        TensorRT tunes an engine for one GPU model, so a named target must be the same model. For a
+        target such as ``sm_87``, the same compute capability is enough; so it is where the driver
+        does not report a model's name, as on a Jetson.
         """
         if self.gpu is None or self.gpu.compute_capability != target.compute_capability:
-            return False
+            return None
         named = self.profile is not None and not target.name.startswith("sm_")
-        return not named or self.profile == target
+        return self.gpu if not named or self.profile == target else None
 
 
 def detect() -> Machine:
     """Find the GPU and the engine libraries of this machine.
 
-    Three sources name the GPU; the first that answers counts:
+    Three sources can name the GPU. The first one that answers counts:
 
-    1. ``nvidia-smi``, which ships with every driver and needs no Python package. Of several GPUs,
-       or where the environment hides some from CUDA, the result is CUDA's device 0.
-    2. torch, if something imported it already.
+    1. ``nvidia-smi``, which ships with every driver and needs no Python package. If there are
+       several GPUs, or the environment hides some from CUDA, the result is CUDA's device 0.
+    2. torch, if it is already imported.
     3. The device tree of a Jetson, whose ``nvidia-smi`` may be missing or report ``[N/A]``.
     """
     targets = load_targets()
@@ -93,10 +93,10 @@ def detect() -> Machine:
 def library_version(package: str) -> str | None:
     """The version of an importable package.
 
-    The working directory is left out of the search: a user's own ``tensorrt.py`` is not TensorRT.
+    The search leaves out the working directory, where a user may have a ``tensorrt.py``.
 
     Returns:
-        ``"unknown"`` where the package has no metadata, and ``None`` where there is no package.
+        ``"unknown"`` if the package has no metadata, and ``None`` if it is not installed.
     """
     here = os.path.realpath(os.getcwd())  # noqa: PTH109 - compared with entries of sys.path
     path = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
@@ -105,20 +105,20 @@ def library_version(package: str) -> str | None:
         return None
     imported = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(imported, str):
-        return imported.partition("+")[0]  # 2.14.1 of 2.14.1+cu130, as its distribution says
+        return imported.partition("+")[0]  # 2.14.1+cu130 is version 2.14.1 of the distribution
     versions = _installed(tuple(sys.path)).get(package, set())
     return next(iter(versions)) if len(versions) == 1 else "unknown"
 
 
 @lru_cache(maxsize=4)
 def _installed(path: tuple[str, ...]) -> dict[str, set[str]]:
-    """The versions of the distributions that installed each package, whatever their names are.
+    """The versions of the distributions that contain each package.
 
-    Several may claim one: ``onnxruntime`` and ``onnxruntime-gpu``.
+    Several distributions may contain the same package: ``onnxruntime`` and ``onnxruntime-gpu``.
     """
     found: dict[str, set[str]] = {}
     for distribution in importlib.metadata.distributions(path=list(path)):
-        # importlib.metadata.packages_distributions takes seconds to parse the same lists.
+        # importlib.metadata.packages_distributions parses the same lists, but takes seconds.
         record = distribution.read_text("RECORD") or ""
         for package in re.findall(r"^(\w+)/__init__\.py,", record, flags=re.MULTILINE):
             found.setdefault(package, set()).add(distribution.version)
@@ -133,7 +133,7 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
             continue
         uuid, name, capability_text, driver, memory = (field.strip() for field in row)
         capability = parse_dotted(capability_text)
-        if capability is None:  # "[N/A]" on a Jetson, an error text without a driver
+        if capability is None:  # "[N/A]" on a Jetson, or an error text without a driver
             continue
         mebibytes = re.match(r"\d+", memory)
         found.append(
@@ -152,8 +152,8 @@ def parse_device_tree(model: str, targets: Sequence[GpuTarget]) -> Gpu | None:
     """The GPU of the Jetson with this model name in its device tree; ``None`` for other boards.
 
     Args:
-        model: such as ``NVIDIA Jetson AGX Orin Developer Kit``. Of the profile names in it the
-            longest counts.
+        model: such as ``NVIDIA Jetson AGX Orin Developer Kit``. The longest profile name in this
+            text counts.
         targets: the known GPUs.
     """
     text = re.sub(r"[^a-z0-9]", "", model.lower())
@@ -187,14 +187,14 @@ def _from_nvidia_smi() -> Gpu | None:
 
 
 def _used_by_cuda(gpus: Sequence[Gpu]) -> Gpu | None:
-    """CUDA's device 0; ``None`` where CUDA sees none of ``gpus``."""
+    """CUDA's device 0; ``None`` if CUDA sees none of ``gpus``."""
     device = first_cuda_device() if gpus else None
     if device is None:
         return None
     for gpu in gpus:
         if gpu.uuid == device.uuid:
             return gpu
-    # A slice of a GPU (MIG) has a UUID of its own.
+    # A MIG slice has its own UUID, which nvidia-smi's list of GPUs lacks.
     return Gpu(device.name, device.compute_capability, gpus[0].driver_version, None, device.uuid)
 
 

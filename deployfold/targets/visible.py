@@ -1,8 +1,8 @@
-"""Which GPU is CUDA's device 0: ``nvidia-smi`` numbers all GPUs, and CUDA those that it shows.
+"""Finds CUDA's device 0, which may differ from GPU 0 of ``nvidia-smi``.
 
-``CUDA_VISIBLE_DEVICES`` hides and reorders GPUs, and by default CUDA lists the fastest first, while
-``nvidia-smi`` lists by PCI address. Only the UUID is common. CUDA is asked in a child process,
-which a driver that crashes takes down in place of this one.
+``CUDA_VISIBLE_DEVICES`` hides and reorders GPUs. By default, CUDA lists the fastest GPU first, and
+``nvidia-smi`` lists GPUs by PCI address. Only the UUID is common to both. A child process queries
+CUDA, so that a crash of the driver does not end this process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_LIBRARY_PATH")
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """CUDA's device 0, by the driver's API."""
+    """CUDA's device 0 according to the driver's API."""
 
     uuid: str
     name: str
@@ -29,7 +29,7 @@ class CudaDevice:
 
 
 def first_cuda_device() -> CudaDevice | None:
-    """CUDA's device 0; ``None`` where there is none, or the driver does not answer."""
+    """CUDA's device 0; ``None`` if there is no device or the driver does not answer."""
     return _ask(tuple(os.environ.get(name) for name in _VARIABLES))
 
 

@@ -175,7 +175,7 @@ def test_real_inputs_and_labels_give_an_accuracy_to_every_row(tmp_path):
     with pytest.raises(UsageError, match="need the inputs"):
         bench([tmp_path / "net.pt"], inputs=shape, labels=tmp_path / "y.npy", **QUICK)
     (tmp_path / "y.txt").write_text("1\n" * 9)
-    with pytest.raises(UsageError, match="9 labels, and there are 11 samples"):
+    with pytest.raises(UsageError, match="9 labels, but there are 11 samples"):
         bench(
             [tmp_path / "net.pt"],
             inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.txt", **QUICK,

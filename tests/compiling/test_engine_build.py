@@ -79,7 +79,7 @@ def test_a_precision_that_the_onnx_does_not_carry_is_an_error(
 ) -> None:
     with pytest.raises(CompileError) as caught:
         compile_engine(conv_net(half=half), tmp_path / "net.engine", request_for(Precision(asked)))
-    assert f"{asked} was asked for" in caught.value.message
+    assert f"is {asked}, the requested precision" in caught.value.message
     assert f"none of the 2 compute layers that TensorRT parsed from net.onnx is {asked}" in (
         caught.value.message
     )
@@ -107,7 +107,7 @@ def test_every_sm_that_the_plan_can_ask_for_builds(
 def test_an_sm_that_the_library_lacks_is_an_error_and_not_another_engine(
     conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
 ) -> None:
-    with pytest.raises(CompileError, match=r"TensorRT-RTX .* does not know SM87"):
+    with pytest.raises(CompileError, match=r"TensorRT-RTX .* does not support SM87"):
         compile_engine(conv_net(), tmp_path / "net.engine", request_for(Precision.FP32, (8, 7)))
 
 
@@ -133,7 +133,7 @@ def test_a_profile_that_the_fixed_onnx_cannot_serve_is_an_error(
     conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
 ) -> None:
     request = dataclasses.replace(request_for(), profiles=(shapes(1, 8, 32),))
-    with pytest.raises(CompileError, match=r"\(8, 3, 16, 16\) was asked for"):
+    with pytest.raises(CompileError, match=r"the requested shape is \(8, 3, 16, 16\)"):
         compile_engine(conv_net(), tmp_path / "net.engine", request)
 
 
@@ -142,7 +142,7 @@ def test_a_profile_for_other_inputs_is_an_error(
 ) -> None:
     stranger = (InputShapes("images", (1, 3, 16, 16), (1, 3, 16, 16), (1, 3, 16, 16)),)
     request = dataclasses.replace(request_for(), profiles=(stranger,))
-    with pytest.raises(CompileError, match=r"\['images'\], and the network's are \['x'\]"):
+    with pytest.raises(CompileError, match=r"\['images'\], but the network has \['x'\]"):
         compile_engine(conv_net(), tmp_path / "net.engine", request)
 
 

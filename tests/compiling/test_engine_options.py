@@ -63,7 +63,7 @@ def test_options_survive_json_and_a_newer_deployfolds() -> None:
     [
         (EngineOptions(timing_cache=Path("x")), "timing cache does nothing"),
         (EngineOptions(hardware_compatibility="ampere_plus"), "no hardware compatibility level"),
-        (EngineOptions(version_compatible=True), "no lean runtime"),
+        (EngineOptions(version_compatible=True), "without the lean runtime"),
         (EngineOptions(dla_core=0), "only for GPUs"),
         (EngineOptions(strip_plan=True), "only on a machine with the GPU"),
         (EngineOptions(refit=True), "only on a machine with the GPU"),

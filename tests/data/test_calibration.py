@@ -76,8 +76,8 @@ def test_the_digest_tells_apart_what_matters(tmp_path: Path) -> None:
 
 def test_fewer_than_asked_is_noted(tmp_path: Path) -> None:
     data = load(folder(tmp_path, 3), samples=5)
-    assert data.notes[-1] == "5 calibration samples were asked for, and there are 3."
-    assert not any("asked for, and" in note for note in load(tmp_path, samples=3).notes)
+    assert data.notes[-1] == "5 calibration samples were requested, but there are 3."
+    assert not any("requested, but" in note for note in load(tmp_path, samples=3).notes)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def load_one(source: Path, index: int) -> bytes:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == f"The calibration data {tmp_path / 'none'} does not exist."
     picture(1).save(tmp_path / "one.jpg")
-    assert "is not of a known kind of calibration data" in refusal(tmp_path / "one.jpg")
+    assert "is not a supported kind of calibration data" in refusal(tmp_path / "one.jpg")
     assert "is neither a file nor a folder" in refusal("/dev/null")
     with pytest.raises(UsageError, match="bfloat16 inputs"):
         load(tmp_path, InputSpec.parse(["1x3x8x8:bfloat16"]))

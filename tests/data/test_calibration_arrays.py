@@ -69,14 +69,14 @@ def test_inputs_without_a_common_batch_are_fed_as_they_are(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 3, 2), "f4"), "has the shape 4x3x2, and samplesx2x3 is needed."),
-        (np.float32(3), "has the shape one number, and"),
-        (np.zeros((4, 2, 3), "u1"), "holds uint8, and the input 'x' takes float32."),
+        (np.zeros((4, 3, 2), "f4"), "has the shape 4x3x2, but must have samplesx2x3."),
+        (np.float32(3), "has the shape one number, but"),
+        (np.zeros((4, 2, 3), "u1"), "holds uint8, but the input 'x' takes float32."),
         (np.zeros((4, 2, 3), "c8"), "holds complex64"),
         (np.zeros((4, 2, 3), "S3"), "holds |S3"),
         (np.zeros((0, 2, 3), "f4"), "There are no usable samples among 0 samples of a.npy"),
         (np.zeros((1, 2, 3), "f4"), "There is one usable sample among 1 samples of a.npy"),
-        (np.zeros((9, 2, 3), "f4"), "and two are the least: they all hold the same."),
+        (np.zeros((9, 2, 3), "f4"), "but calibration needs at least two: all samples are equal."),
         (np.full((4, 2, 3), 1e300), "holds values beyond what float32 can represent."),
         (np.array([[{}]]), "holds pickled Python objects, which could run code."),
     ],
@@ -107,8 +107,8 @@ def test_integers_and_booleans_keep_their_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"ids": 4}, "holds ids, and the model's inputs are ids, mask."),
-        ({"a": 4, "b": 4}, "holds a, b, and the model's inputs are ids, mask."),
+        ({"ids": 4}, "holds ids, but the model's inputs are ids, mask."),
+        ({"a": 4, "b": 4}, "holds a, b, but the model's inputs are ids, mask."),
         ({"ids": 4, "mask": 4, "y": 4}, "holds ids, mask, y"),
         ({"ids": 4, "mask": 5}, "holds different numbers of samples: ids 4, mask 5."),
     ],

@@ -90,7 +90,7 @@ def test_float_images(tmp_path: Path) -> None:
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     actual = reread(Image.fromarray(values), tmp_path / "a.tif", "L")
     np.testing.assert_array_equal(actual, np.rint(values * 255).astype(np.uint8))
-    for bad, words in ((np.nan, "NaN or infinite pixels"), (9.0, "beyond 0 to 1")):
+    for bad, words in ((np.nan, "NaN or infinite pixels"), (9.0, "outside 0 to 1")):
         values[3, 4] = bad
         with pytest.raises(Unreadable, match=f"a.tif holds .*{words}"):
             reread(Image.fromarray(values), tmp_path / "a.tif")
@@ -187,10 +187,10 @@ def test_folders_without_enough_images(tmp_path: Path) -> None:
     assert "note.jpg is not a JPEG" in refusal(empty)
     one = folder(tmp_path / "one", 1)
     assert refusal(one) == (
-        "There is one usable sample among 1 images in one/, and two are the least."
+        "There is one usable sample among 1 images in one/, but calibration needs at least two."
     )
     picture(0).save(one / "copy.png")
-    assert "two are the least: they all hold the same." in refusal(one)
+    assert "calibration needs at least two: all samples are equal." in refusal(one)
 
 
 def test_copies_never_lie_on_both_sides(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_class_folders_count_only_where_asked(tmp_path: Path) -> None:
 def test_labels_that_do_not_match_the_images(tmp_path: Path) -> None:
     source = folder(tmp_path / "pictures", 3)
     (tmp_path / "l.txt").write_text("1\n2\n")
-    assert "2 labels, and there are 3 images." in refusal(source, labels=tmp_path / "l.txt")
+    assert "2 labels, but there are 3 images." in refusal(source, labels=tmp_path / "l.txt")
     assert "Cannot read the labels" in refusal(source, labels=tmp_path / "none.csv")
     assert "not the folder of the images" in refusal(source, labels=tmp_path)
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe1\x00")

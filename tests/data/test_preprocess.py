@@ -124,8 +124,8 @@ def test_notes_say_what_is_done_and_what_is_guessed() -> None:
     known = resolve_preprocess(PreprocessSpec(), shape("1x3x224x224"), "torchvision:resnet50")
     assert known.notes == (
         "Images are resized to 232 pixels on the shorter side (bilinear), cropped to 224x224 and "
-        "normalised by mean 0.485 0.456 0.406 and std 0.229 0.224 0.225 as RGB NCHW, after "
-        "torchvision's weights of resnet50.",
+        "normalised by mean 0.485 0.456 0.406 and std 0.229 0.224 0.225 as RGB NCHW, "
+        "according to torchvision's weights of resnet50.",
     )
     for arch in (None, "package.module:factory", "torchvision:no_such", "timm:no_such"):
         guess = resolve_preprocess(PreprocessSpec(), shape("1x3x224x224"), arch)
@@ -134,7 +134,7 @@ def test_notes_say_what_is_done_and_what_is_guessed() -> None:
     given = PreprocessSpec(mean=(0.5,), std=(0.5,))
     steps = resolve_preprocess(given, shape("1x3x224x224"), None)
     assert len(steps.notes) == 1
-    assert "the mean, std asked for" in steps.notes[0]
+    assert "the requested mean, std" in steps.notes[0]
 
 
 def test_flags_go_before_the_profile_and_the_profile_before_the_architecture(
@@ -161,12 +161,16 @@ def test_the_profiles_crop_scales_with_the_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        ("1x3x32x32", {"crop": (30, 30)}, "The crop is 30x30, and the model takes 32x32."),
+        ("1x3x32x32", {"crop": (30, 30)}, "The crop is 30x30, but the model takes 32x32."),
         ("1x3x32x32", {"resize": 20}, "Images resized to 20 pixels do not fill"),
         ("1x3x32x32", {"resize": 0}, "'resize' must be a number of pixels from 1"),
         ("1x3x32x32", {"std": (0.0,)}, "'std' must be positive numbers"),
         ("1x3x32x32", {"mean": (float("nan"),)}, "'mean' must be finite numbers"),
-        ("1x3x32x32", {"mean": (0.5, 0.5)}, "The mean has 2 numbers, and the input 3 channels."),
+        (
+            "1x3x32x32",
+            {"mean": (0.5, 0.5)},
+            "The mean has 2 numbers, but the input has 3 channels.",
+        ),
         ("1x3x32x32", {"layout": "nhwc"}, "An input of 1x3x32x32 is not NHWC"),
         ("1x4x32x32", {}, "images have 1 or 3 channels"),
         ("1x16:int64", {}, "cannot feed an input of 1x16 int64"),

@@ -54,8 +54,8 @@ def test_unusable_data_is_a_usage_error(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{"a": 1}]), allow_pickle=True)
     (tmp_path / "garbage.npy").write_bytes(b"garbage")
     for name, texts, message in (
-        ("x.npy", ["a=1x3"], "has the shape 5x2, and samplesx3 is needed"),
-        ("x.npy", ["a=8x2"], "holds 5 samples, and one inference takes 8"),
+        ("x.npy", ["a=1x3"], "has the shape 5x2, but must have samplesx3"),
+        ("x.npy", ["a=8x2"], "holds 5 samples, but one inference takes 8"),
         ("x.npy", ["a=1x2", "b=1x2"], "the model's inputs are a, b"),
         ("x.npz", ["a=1x2", "c=1x2"], "the model's inputs are a, c"),
         ("x.npz", ["a=1x2", "b=1x2"], "different numbers"),

@@ -71,11 +71,11 @@ def test_another_board_is_no_jetson() -> None:
 def test_the_machine_holds_the_model_and_not_just_the_architecture() -> None:
     gpu = Gpu("NVIDIA L4", (8, 9))
     machine = Machine(gpu=gpu, profile=identify(gpu.name, TARGETS))
-    assert machine.holds(resolve("l4", TARGETS))
-    assert machine.holds(resolve("sm_89", TARGETS))
-    assert not machine.holds(resolve("rtx4090", TARGETS))
-    assert not machine.holds(resolve("a10", TARGETS))
-    assert not Machine().holds(resolve("l4", TARGETS))
+    assert machine.gpu_for(resolve("l4", TARGETS))
+    assert machine.gpu_for(resolve("sm_89", TARGETS))
+    assert not machine.gpu_for(resolve("rtx4090", TARGETS))
+    assert not machine.gpu_for(resolve("a10", TARGETS))
+    assert not Machine().gpu_for(resolve("l4", TARGETS))
 
 
 def test_installed_libraries_are_found_with_their_versions() -> None:

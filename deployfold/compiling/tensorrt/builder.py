@@ -1,7 +1,8 @@
-"""Build an engine with TensorRT 10.3 and newer, TensorRT 11 or TensorRT-RTX; runs in the worker.
+"""Builds an engine with TensorRT 10.3 and newer, TensorRT 11 or TensorRT-RTX; runs in the worker.
 
-One code serves all three. The library is an argument, a module; where the three differ, ``hasattr``
-decides and never the version. Networks are always strongly typed: the ONNX carries the precision.
+The same code serves all three libraries. The library's module is an argument; where the three
+differ, ``hasattr`` decides and never the version. Networks are always strongly typed: the ONNX
+carries the precision.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .progress import make_monitor
 from .timing_cache import cache_file, load_cache, save_cache
 
 Report = Callable[[str, float | None], None]
-"""Takes the name of a phase, and the fraction of the build (0 to 1) or ``None`` if unknown."""
+"""A callback that receives the name of a phase, and the fraction of the build (0 to 1) or ``None``
+if the fraction is unknown."""
 
 _NOT_FOR_THIS_GPU = re.compile(
     r"Cannot compile operation '(?P<operation>[^']+)' for \w+ \(SM(?P<sm>\d+)\): "
@@ -37,7 +39,11 @@ _NOT_FOR_THIS_GPU = re.compile(
 
 
 class EngineNotWritten(Exception):
-    """The engine was built, but its file could not be written; the cause is the ``OSError``."""
+    """The engine was built, but its file could not be written, because of ``error``."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class NotBuilt(CompileError):
@@ -66,7 +72,7 @@ class BuiltEngine:
 
 
 class _Log:
-    """The library's log: every line goes to stderr, which is the log file; errors are kept too."""
+    """The library's log: writes every line to stderr, which is the log file, and keeps errors."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -77,12 +83,12 @@ class _Log:
             self.errors.append(" ".join(message.split()))
 
     def because(self) -> str:
-        """The last error as the end of a sentence, or nothing."""
+        """The last error as the end of a sentence; empty without an error."""
         return f": {self.errors[-1].rstrip('.')}" if self.errors else ""
 
 
 def import_library(name: Library) -> Any:
-    """Import NVIDIA's package, and make sure that the module is NVIDIA's.
+    """Import the library that builds engines, and check that the module is NVIDIA's.
 
     Raises:
         CompileError: the package is not installed, cannot load its libraries, or another module
@@ -99,7 +105,7 @@ def import_library(name: Library) -> Any:
     if not hasattr(module, "Builder"):
         raise CompileError(
             f"{getattr(module, '__file__', name)} is not NVIDIA's {title} and hides it.",
-            hint="Rename that file, or take its directory off PYTHONPATH.",
+            hint="Rename that file, or remove its directory from PYTHONPATH.",
         )
     return module
 
@@ -116,7 +122,7 @@ def build(
 
     Raises:
         CompileError: a step failed; the message has the library's own reason.
-        EngineNotWritten: the engine is built and cannot be written.
+        EngineNotWritten: the engine is built, but its file cannot be written.
     """
     title, version = LIBRARIES[request.library].title, str(trt.__version__)
     log = _Log()
@@ -150,7 +156,7 @@ def build(
         with output.open("wb") as file:
             file.write(memoryview(serialized))
     except OSError as error:
-        raise EngineNotWritten from error
+        raise EngineNotWritten(error) from error
     if cache is not None:
         save_cache(config, cache)
     if request.verify and not request.options.strip_plan:
@@ -184,7 +190,7 @@ def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
     if gpu is None:
         raise CompileError(
             "A timing cache belongs to a GPU, and this machine has none.",
-            hint="Leave --timing-cache out.",
+            hint="Remove --timing-cache.",
         )
     where = f"{gpu.name} {sm_name(gpu.compute_capability)}"
     path = cache_file(directory, where, request.library, str(trt.__version__))
@@ -222,12 +228,12 @@ def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: s
 def _check_that_it_loads(
     trt: Any, logger: Any, serialized: Any, request: EngineRequest, log: _Log
 ) -> None:
-    # Without a driver the library returns None for a good engine too. So this runs only where the
-    # GPU in the machine can run the engine.
+    # Without a driver, the library returns None for a good engine too. This check therefore runs
+    # only if the GPU in the machine can run the engine.
     log.errors.clear()
     runtime = trt.Runtime(logger)
     if request.options.version_compatible:
-        runtime.engine_host_code_allowed = True  # the lean runtime that this build put in
+        runtime.engine_host_code_allowed = True  # the lean runtime from this build is trusted
     if runtime.deserialize_cuda_engine(serialized) is None:
         title = LIBRARIES[request.library].title
         raise CompileError(f"{title} built an engine that it cannot load again{log.because()}.")

@@ -1,7 +1,7 @@
-"""Compile an ONNX to an engine, as the program sees it: the worker does the build.
+"""Compiles an ONNX to an engine: starts the worker, which does the build.
 
-This side refuses impossible requests before a worker starts, and writes the engine, the sidecar
-and the log so that none is ever half there.
+This module refuses impossible requests before a worker starts. It writes the engine, the sidecar
+and the log so that a failure never leaves a partial file.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def compile_engine(
     timeout: float = 1800.0,
     checked: bool = False,
 ) -> EngineArtifact:
-    """Build one engine from a lowered ONNX in a process of its own.
+    """Build one engine from a lowered ONNX in its own process.
 
-    Writes the engine to ``path``, its sidecar to ``<path>.json`` and the library's log to
-    ``<path>.log``. The engine has no header of deployfold's, so any TensorRT tool can load it. If
-    the build fails, an earlier engine at ``path`` stays as it was, and ``<path>.reproduce.sh`` runs
-    the same build again.
+    The engine goes to ``path``, its sidecar to ``<path>.json`` and the library's log to
+    ``<path>.log``. The engine is a plain TensorRT file, so any TensorRT tool can load it. If the
+    build fails, an earlier engine at ``path`` stays unchanged, and ``<path>.reproduce.sh`` runs the
+    same build again.
 
     Args:
         onnx: the ONNX in the precision of the request, with external data beside it.
@@ -50,8 +50,8 @@ def compile_engine(
         checked: whether the ONNX was checked before. If so, the package ``onnx`` is not needed.
 
     Raises:
-        CompileError: no library can build this, and no worker was started; or the ONNX is broken,
-            or the build failed, crashed or took too long.
+        CompileError: the library cannot build this request (no worker was started), the ONNX is
+            broken, or the build failed, crashed or took too long.
         UsageError: ``path`` cannot be written.
     """
     _refuse(request)
@@ -74,7 +74,7 @@ def compile_engine(
             done = run_worker(job, log=log, timeout=timeout, report=report)
             if temporary.stat().st_size == 0:
                 raise CompileError(
-                    "The compile worker reported success and wrote no engine.",
+                    "The compile worker reported success but wrote no engine.",
                     hint=f"The log: {log}.",
                 )
         except CompileError as error:
@@ -82,7 +82,7 @@ def compile_engine(
                 raise
             again = f"{error.hint} To run the same build again: {script}."
             raise CompileError(error.message, hint=again) from error
-        # From here to its new sidecar the engine at `path` counts as unfinished.
+        # Until the new sidecar is written, the engine at `path` counts as unfinished.
         sidecar.unlink(missing_ok=True)
     script.unlink(missing_ok=True)
     artifact = EngineArtifact(
@@ -101,7 +101,7 @@ def compile_engine(
         peak_bytes=done["peak_bytes"],
         notes=(*request.notes, *done["notes"]),
     )
-    # The driver took part in the build only if the engine was built on its GPU.
+    # The sidecar names the GPU and driver only if the engine was built or loaded on the GPU.
     gpu = detect().gpu if request.current_gpu or request.verify else None
     write_sidecar(make_sidecar(artifact, request, onnx, done["tensors"], gpu), sidecar)
     return artifact
@@ -111,7 +111,7 @@ def _refuse(request: EngineRequest) -> None:
     refusal = option_refusal(request)
     if refusal is not None:
         raise CompileError(
-            refusal, hint="Leave the option out, or build on the device: deployfold finish."
+            refusal, hint="Remove the option, or build on the device: deployfold finish."
         )
     refusal = precision_refusal(request.precision, request.compute_capabilities, request.library)
     if refusal is not None:
@@ -128,8 +128,8 @@ def _write_script(path: Path, job: dict[str, Any]) -> bool:
     Returns:
         Whether that succeeded. A failure, such as a full disk, must not hide the build's error.
     """
-    # The job goes through stdin, so that the script needs no second file. The empty directory
-    # keeps Python from importing a tensorrt.py of the user's.
+    # Passing the job by stdin keeps the script in one file. The empty directory keeps Python from
+    # importing a tensorrt.py of the user.
     text = f"""#!/bin/sh
 # Runs a failed engine build again; see the log beside this file.
 set -e

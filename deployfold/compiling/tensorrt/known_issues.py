@@ -1,8 +1,9 @@
 """Known issues: versions of TensorRT that fail or give wrong engines, each with a public report.
 
-All entries are reports by others; deployfold has reproduced none of them. An entry applies if the
-version lies within its bounds and the network has the layers it names. After a good build the entry
-is a note in the report, after a failed one a hint. No engine is refused because of an entry.
+All entries are reports by other people; deployfold has reproduced none of them. An entry applies if
+the version lies within its bounds and the network has the named layers. After a successful build,
+the entry is a note in the report; after a failed build, it is a hint. An entry never makes
+deployfold refuse an engine.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ class KnownIssue:
 
     Attributes:
         library: the package with the issue.
-        first, last: the first and the last version with the issue, both included. A version
-            counts as equal if it has the same leading parts: ``11.2.1.2`` equals ``11.2``.
+        first, last: the first and the last version with the issue, bounds included. Versions are
+            compared by their leading parts: ``11.2.1.2`` equals ``11.2``.
         summary: the predicate of a sentence that begins with the version.
         source: the address of the report.
-        precisions: the precisions with the issue; all if empty.
-        layers: the issue needs one of these layers, by name of ``trt.LayerType``; any if empty.
-        dla: the issue needs a build for a DLA.
+        precisions: the precisions with the issue; empty for all.
+        layers: the layers of which the network must have one, by name of ``trt.LayerType``; empty
+            for any network.
+        dla: whether the issue applies only to builds for a DLA.
         fails: whether the build fails; otherwise the engine computes wrong values.
         retry_in_fp32: whether to build again with grouped convolutions in fp32.
     """
@@ -110,7 +112,7 @@ def known_issues(
     Args:
         library: the package that builds.
         version: its version, such as ``11.2.1.2``.
-        precision: of the engine.
+        precision: the precision of the engine.
         layers: the layers of the network, by name of ``trt.LayerType``.
         dla: whether the build is for a DLA.
     """

@@ -1,4 +1,4 @@
-"""The network that TensorRT parses from an ONNX: its tensors, its layers and their precision."""
+"""Inspects the network that TensorRT parses from an ONNX: tensors, layers and their precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Tensor:
     """One input or output of an engine.
 
     Attributes:
+        name: the tensor's name.
         mode: ``input`` or ``output``.
-        shape: -1 where an axis is dynamic.
+        shape: the shape, with -1 for a dynamic axis.
         dtype: a value of :data:`DTYPES`, or ``unknown``.
     """
 
@@ -40,10 +41,10 @@ DTYPES = {
     "INT4": "int4",
     "FP4": "float4_e2m1fn",
 }
-"""The members of ``trt.DataType``, and the names of the same types in numpy and ml_dtypes."""
+"""The names of types in numpy and ml_dtypes, by member of ``trt.DataType``."""
 
 _PRECISIONS = {one.record.tensorrt_type: one for one in Precision}
-"""The members of ``trt.DataType`` that compute layers may have."""
+"""The precisions of compute layers, by member of ``trt.DataType``."""
 
 
 def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> None:
@@ -53,7 +54,7 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
         CompileError: the library lacks an operator, or the parsed network is empty.
     """
     parser = trt.OnnxParser(network, logger)
-    # By path, because the parser finds external data beside the file.
+    # Parse by path, because the parser looks for external data in the file's folder.
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reasons = "; ".join(_parser_error(error) for error in errors[:3]) or "no reason given"
@@ -107,7 +108,7 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
     kinds = trt.LayerType
     compute = {kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.EINSUM}
     moves = {kinds.SHUFFLE, kinds.IDENTITY}
-    if hasattr(kinds, "SQUEEZE"):  # TensorRT 10.3 has neither yet
+    if hasattr(kinds, "SQUEEZE"):  # TensorRT 10.3 has neither SQUEEZE nor UNSQUEEZE
         moves |= {kinds.SQUEEZE, kinds.UNSQUEEZE}
     maker = {
         layer.get_output(index).name: layer
@@ -116,7 +117,7 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
     }
 
     def stored(tensor: Any) -> Precision | None:
-        """The precision that a tensor was dequantised from, or else its own."""
+        """The precision before a tensor's dequantisation, or its own precision."""
         if tensor is None:
             return None
         source = maker.get(tensor.name)
@@ -144,9 +145,9 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
 
 
 def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> None:
-    """Make sure that the parsed network computes in the precision of the request.
+    """Check that the parsed network computes in the precision of the request.
 
-    A network without compute layers passes, because none could have another precision.
+    A network without compute layers passes.
 
     Raises:
         CompileError: no compute layer has the precision.
@@ -160,7 +161,7 @@ def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> No
     name = precision.value
     found = ", ".join(f"{one.value}: {counts.of(one)}" for one in Precision)
     raise CompileError(
-        f"{name} was asked for, and none of the {counts.compute} compute layers that TensorRT "
-        f"parsed from {onnx.name} is {name} ({found}).",
+        f"None of the {counts.compute} compute layers that TensorRT parsed from {onnx.name} is "
+        f"{name}, the requested precision ({found}).",
         hint="A strongly typed network takes its precision from the ONNX: lower the ONNX first.",
     )

@@ -1,4 +1,4 @@
-"""Checks of an ONNX that TensorRT does not make: a valid file, and finite weights."""
+"""Checks an ONNX for errors that TensorRT does not detect: an invalid file, infinite weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WEIGHTED = frozenset(
         "RNN",
     }
 )
-"""Operators whose initialisers are weights, where an infinity has no meaning."""
+"""Operators whose initialisers are weights, which must be finite."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class _Constant:
 def check_onnx(path: Path) -> None:
     """Check a file against the ONNX standard with ``onnx.checker``.
 
-    This check comes first, because TensorRT parses an empty or garbage file without an error. The
-    checker gets the path, because a model over 2 GB cannot be serialised in memory.
+    TensorRT parses an empty or garbage file without an error, hence this check. The checker reads
+    the file by its path, because a model over 2 GB cannot be serialised in memory.
 
     Raises:
         CompileError: the file cannot be read, is not an ONNX, or breaks the standard.
@@ -65,9 +65,9 @@ def check_onnx(path: Path) -> None:
 def check_finite(path: Path) -> list[str]:
     """Search the constants of an ONNX for NaN and infinity, one tensor in memory at a time.
 
-    1. NaN is an error anywhere.
-    2. An infinity is an error in a weight: an initialiser of an operator in ``_WEIGHTED``.
-    3. ``+inf`` in a tensor of several elements is an error: a weight that overflowed.
+    1. NaN in any constant is an error.
+    2. Infinity in a weight is an error. Weights are the initialisers of operators in ``_WEIGHTED``.
+    3. ``+inf`` in a tensor of several elements is an error, because a weight overflowed.
     4. Any other infinity is allowed and noted: attention masks contain ``-inf``, and the bound of
        a clip may be infinite.
 
@@ -90,7 +90,7 @@ def check_finite(path: Path) -> list[str]:
         if kind == "NaN" or weight or (kind == "+inf" and size > 1):
             raise CompileError(
                 f"The tensor {constant.name!r} of {path.name} holds {kind} in {count} of {size} "
-                "values, and TensorRT would build an engine from it without a warning.",
+                "values, from which TensorRT would build an engine without a warning.",
                 hint="Check the checkpoint; a value over 65504 becomes infinite in fp16.",
             )
         notes.append(f"The constant {constant.name!r} holds {kind}.")
@@ -98,7 +98,10 @@ def check_finite(path: Path) -> list[str]:
 
 
 def _nonfinite(tensor: onnx.TensorProto, base: Path) -> tuple[str, int, int] | None:
-    """The worst kind of value, how many are not finite, and how many there are; None if finite."""
+    """The worst kind of value, the number of values that are not finite, and the total number.
+
+    ``None`` if all values are finite.
+    """
     if external_data_helper.uses_external_data(tensor):
         loaded = onnx.TensorProto()
         loaded.CopyFrom(tensor)

@@ -1,4 +1,4 @@
-"""Progress of a TensorRT build: one growing fraction, made of the builder's nested phases."""
+"""Computes one increasing fraction of progress from the nested phases of a TensorRT build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Report = Callable[[str, float], None]
-"""Takes the name of the innermost phase and the fraction of the whole build, 0 to 1."""
+"""A callback with the name of the innermost phase and the fraction of the build, 0 to 1."""
 
 
 @dataclass(eq=False)
@@ -23,8 +23,8 @@ class _Phase:
     def fraction(self) -> float:
         if self.done >= self.steps:
             return 1.0
-        # The number of phases within a step is unknown before they start. So each takes half of
-        # the rest of the step.
+        # The number of phases within a step is unknown in advance, so each phase takes half of the
+        # rest of the step.
         left = 0.5**self.finished_children
         within = 1.0 - left
         if self.children:
@@ -35,10 +35,9 @@ class _Phase:
 class PhaseTracker:
     """The state of a build, from the calls of TensorRT's ``IProgressMonitor``.
 
-    Phases nest by name. A step of a phase may contain several phases, one after another or, from
-    several threads, at once; see
+    Phases nest by name. A step of a phase may contain several phases, sequential or concurrent; see
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/ProgressMonitor.html.
-    All methods are thread-safe, as that interface demands.
+    All methods are thread-safe, as that interface requires.
     """
 
     def __init__(self, report: Report) -> None:
@@ -94,8 +93,8 @@ class PhaseTracker:
 def make_monitor(trt: Any, report: Report) -> Any:
     """Make an ``IProgressMonitor`` of the library ``trt`` that calls ``report``.
 
-    The monitor never cancels a build. An exception must not reach the library's C++ code, so an
-    exception in ``report`` ends the reports and not the build.
+    The monitor never cancels a build. An exception must not reach the library's C++ code, so after
+    an exception in ``report`` the build goes on without reports.
     """
     tracker = PhaseTracker(report)
 

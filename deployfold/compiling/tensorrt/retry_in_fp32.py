@@ -1,4 +1,4 @@
-"""A second build with grouped convolutions in fp32, where a version has no fp16 kernel for them."""
+"""Builds again with grouped convolutions in fp32 if a version lacks fp16 kernels for them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def build_or_retry(
 ) -> BuiltEngine:
     """Build; if a known issue with grouped convolutions fails the build, retry them in fp32.
 
-    During the second build its ONNX lies beside the first, because the external data is there.
+    The second ONNX is a temporary file in the folder of the first, where the external data is.
 
     Args:
         build: :func:`.builder.build`; the other arguments are passed to it.
 
     Raises:
-        CompileError: the first build failed and no retry applies, or the second failed too. The
-            error is that of the first.
+        CompileError: the first build failed and no retry applies, or the second build failed too.
+            The error is that of the first build.
     """
     try:
         return build(trt, request, onnx, output, report)
@@ -44,7 +44,7 @@ def build_or_retry(
             report("Trying again with grouped convolutions in fp32", None)
             built = build(trt, request, again, output, report)
         except CompileError:
-            raise error from None  # its hint explains the first failure
+            raise error from None  # the hint of the first error explains the failure
         finally:
             again.unlink(missing_ok=True)
         note = (
@@ -58,8 +58,8 @@ def grouped_convolutions_in_fp32(onnx: Path, output: Path) -> int:
     """Write ``onnx`` to ``output`` with casts to fp32 and back around grouped fp16 convolutions.
 
     Returns:
-        The number of such convolutions. If it is 0, which it also is without the package ``onnx``,
-        nothing is written.
+        The number of such convolutions. If the number is 0, or the package ``onnx`` is missing, no
+        file is written and the result is 0.
     """
     try:
         import onnx as library

@@ -11,22 +11,23 @@ from deployfold.util.files import write_bytes
 
 
 def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Path:
-    """The file for one GPU model, library and version; the timings of others are useless.
+    """The file for one GPU model, library and version, to which timings apply.
 
     Args:
         directory: the user's ``--timing-cache``.
         gpu: the GPU's name and architecture, such as ``NVIDIA L4 sm_89``.
         library: the package that builds.
-        version: its version.
+        version: the package's version.
     """
     name = "-".join((library, version, gpu))
     return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")
 
 
 def load_cache(config: Any, path: Path) -> bool:
-    """Give ``config`` the cache at ``path``, or an empty one if the library refuses that.
+    """Set the timing cache at ``path`` in ``config``, or an empty cache if the library refuses it.
 
-    The library refuses a damaged cache and one of another driver. :func:`save_cache` replaces it.
+    The library refuses damaged caches and those of another driver. :func:`save_cache` replaces
+    them.
 
     Returns:
         Whether the file was used.

@@ -1,7 +1,7 @@
-"""Build a program with TensorRT engines inside, by torch-tensorrt; runs in the worker.
+"""Builds a program with TensorRT engines inside, by torch-tensorrt; runs in the worker.
 
-Names and keywords are those of torch-tensorrt 2.6 and 2.14, from their sources. Where the two
-differ, the signature of the function decides.
+Names and keywords come from the sources of torch-tensorrt 2.6 and 2.14. Where the two differ, the
+signature of the function decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deployfold.errors import CompileError, one_line
 
 SEED = 0
 ENGINE_PREFIX, TORCH_PREFIX = "_run_on_acc", "_run_on_gpu"
-"""Prefixes that torch-tensorrt gives to the parts that TensorRT runs, and to those of PyTorch."""
+"""torch-tensorrt's name prefixes of the parts that TensorRT runs and of those that PyTorch runs."""
 
 
 def build_program(
@@ -25,8 +25,8 @@ def build_program(
     """Compile ``job["program"]`` to ``job["output"]``, and compare the two on the GPU.
 
     Args:
-        job: the paths ``program`` and ``output``, the ``precision``, and ``inputs``: for each a
-            dict of ``name``, ``dtype`` and the shapes ``min``, ``opt`` and ``max``.
+        job: the paths ``program`` and ``output``, the ``precision``, and ``inputs``: for each input
+            a dict with ``name``, ``dtype`` and the shapes ``min``, ``opt`` and ``max``.
         report: called with the name of each phase.
 
     Returns:
@@ -94,10 +94,11 @@ def build_program(
 def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str, Any]:
     """Keywords for ``torch_tensorrt.dynamo.compile``.
 
-    1. A part that TensorRT fails to build is an error; the default leaves it to PyTorch unnoticed.
-    2. TensorRT tries every part, however small.
-    3. fp16 goes by ``enable_autocast`` where the function has it (strongly typed networks), else
-       by ``enabled_precisions`` (2.6 to 2.8). fp32 is the default of both.
+    1. ``pass_through_build_failures`` makes a part that TensorRT cannot build an error. By default,
+       PyTorch would run the part without any message.
+    2. ``min_block_size`` lets TensorRT try every part, even of one node.
+    3. ``enable_autocast`` (for strongly typed networks), or ``enabled_precisions`` in 2.6 to 2.8,
+       sets fp16. The default of both is fp32.
 
     Args:
         parameters: the names of the function's parameters.
@@ -118,8 +119,8 @@ def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str
 def save_options(parameters: Collection[str], *, dynamic: bool) -> dict[str, Any]:
     """Keywords for ``torch_tensorrt.save``.
 
-    A version with the parameter ``dynamic_shapes`` keeps symbolic sizes when it retraces. In 2.6
-    retracing would fix them to those of the example.
+    Versions with the parameter ``dynamic_shapes`` keep symbolic sizes when they retrace. Retracing
+    by version 2.6 would fix the sizes to those of the example.
     """
     return {"retrace": not dynamic or "dynamic_shapes" in parameters}
 

@@ -1,6 +1,6 @@
-"""Compile a ``.pt2`` with torch-tensorrt, as the program sees it: the worker does the build.
+"""Compiles a ``.pt2`` with torch-tensorrt: starts the worker, which does the build.
 
-The result is a ``.pt2`` again, with TensorRT engines inside. Only the worker imports the package:
+The result is another ``.pt2``, with TensorRT engines inside. Only the worker imports the package:
 the import fails without an NVIDIA driver, takes ten seconds with one, and can crash the process.
 """
 
@@ -38,12 +38,12 @@ class TorchTensorRTArtifact:
     with the same TensorRT.
 
     Attributes:
-        library_version: of torch-tensorrt.
+        library_version: the version of torch-tensorrt.
         engines: the number of TensorRT engines inside.
         torch_parts: the number of parts that PyTorch runs, because TensorRT lacks an operator.
         max_abs_diff, sqnr_db: the difference between the outputs of the result and of the original
             program, both on the GPU with seeded random inputs.
-        seconds: wall-clock time of the whole build, the worker's start included.
+        seconds: wall-clock time of the whole build, with the start of the worker.
     """
 
     path: Path
@@ -71,7 +71,7 @@ def compile_torch_tensorrt(
     timeout: float = 1800.0,
     emit: Emit = ignore,
 ) -> TorchTensorRTArtifact | NoEngine:
-    """Compile a ``torch.export`` program for the GPU in this machine, in a process of its own.
+    """Compile a ``torch.export`` program for the GPU in this machine, in its own process.
 
     Args:
         program_path: the ``.pt2`` in fp32, with a dynamic batch if ``inputs`` has one.
@@ -146,7 +146,7 @@ def _run(job: dict[str, Any], log: Path, timeout: float, emit: Emit) -> dict[str
 
 
 def _as_json(inputs: InputSpec) -> list[dict[str, Any]]:
-    """Each input as JSON; torch-tensorrt takes one range of shapes, which spans all profiles."""
+    """Each input as JSON; the range spans all profiles, since torch-tensorrt takes one range."""
     ranges = map(span, zip(*optimization_profiles(inputs), strict=True))
     return [
         {**vars(shapes), "dtype": tensor.dtype}

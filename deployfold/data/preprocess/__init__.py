@@ -1,1 +1,1 @@
-"""How an image becomes an input: resize, crop, scale, normalise, layout."""
+"""Image preprocessing: resize, crop, scale, normalise, layout."""

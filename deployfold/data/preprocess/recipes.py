@@ -10,7 +10,7 @@ Fit = Literal["cover", "squash", "pad"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training images, RGB scaled to 0 … 1; torchvision and timm use the same."""
+"""Statistics of ImageNet's training images as RGB from 0 to 1; torchvision and timm use them."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Recipe:
 
     Attributes:
         resize: height and width in pixels of the box that the image is resized to.
-        fit: whether the image covers that box (and is cropped), is squashed into it, or fits
-            within it (and is padded).
-        mean, std: of values scaled to 0 … 1, RGB.
+        fit: how the image fills the box: ``cover`` (then cropped), ``squash`` (aspect ratio
+            lost), or ``pad`` (fits within).
+        mean, std: one number per RGB channel, for values from 0 to 1.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        origin: the package and name that it comes from, for the user.
+        origin: the package and name of the recipe, for the user.
     """
 
     resize: tuple[int, int]
@@ -35,13 +35,14 @@ class Recipe:
 
 
 def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | None:
-    """The recipe of ``torchvision:NAME`` or ``timm:NAME``; ``None`` where none is known.
+    """The recipe of ``torchvision:NAME`` or ``timm:NAME``; ``None`` for other architectures.
 
-    Nothing is downloaded and no model is made.
+    The function neither downloads anything nor builds a model.
 
     Args:
-        size: height and width of the model's input, which wins over the recipe's own crop; the
-            resizing before it is scaled alike.
+        arch: the architecture's name.
+        size: height and width of the model's input. They replace the recipe's crop, and the box
+            of the resizing is scaled by the same factor.
     """
     zoo, _, name = (arch or "").partition(":")
     if zoo == "timm":
@@ -52,7 +53,7 @@ def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | Non
 def imagenet_recipe(size: tuple[int, int]) -> Recipe:
     """The preprocessing of most ImageNet classifiers: 224 of 256 pixels, bilinear."""
     resize = _scaled(size, (256, 256), (224, 224))
-    return Recipe(resize, "cover", IMAGENET_MEAN, IMAGENET_STD, "bilinear", "ImageNet's usual way")
+    return Recipe(resize, "cover", IMAGENET_MEAN, IMAGENET_STD, "bilinear", "ImageNet's defaults")
 
 
 def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
@@ -62,7 +63,7 @@ def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
         return None
     try:
         transforms: Any = models.get_model_weights(name).DEFAULT.transforms()
-    except (ValueError, AttributeError):  # no such model, or none with trained weights
+    except (ValueError, AttributeError):  # no such model, or no trained weights
         return None
     origin = f"torchvision's weights of {name}"
     resize = _pair(getattr(transforms, "resize_size", None))
@@ -72,7 +73,7 @@ def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
     return Recipe(
         resize=box,
         fit="cover",
-        # Detection models have no mean here: they normalise their input themselves.
+        # The transforms of detection models have no mean: these models normalise their input.
         mean=tuple(getattr(transforms, "mean", (0.0, 0.0, 0.0))),
         std=tuple(getattr(transforms, "std", (1.0, 1.0, 1.0))),
         interpolation=_interpolation(getattr(interpolation, "value", None), "bilinear"),

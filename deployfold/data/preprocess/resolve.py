@@ -1,4 +1,4 @@
-"""Decides every preprocessing step: flags first, then the TOML file, then the architecture."""
+"""Decides every preprocessing step by flags, then the TOML file, then the architecture."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
 def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None) -> Preprocess:
     """Decide every step from an image to ``inputs``.
 
-    The input's own height and width override any crop, and the resizing before a crop of another
-    size is scaled alike.
+    The crop always has the input's height and width. If a recipe or file has another crop, its
+    resizing is scaled by the same factor.
 
     Args:
-        arch: ``torchvision:NAME`` or ``timm:NAME``, whose own configuration fills the
-            steps that neither flags nor TOML file give; ImageNet's does for any other.
+        spec: the steps given by flags, and the name of the TOML file.
+        inputs: the model's inputs.
+        arch: the architecture. The configuration of a ``torchvision:NAME`` or ``timm:NAME`` sets
+            the steps that neither flags nor file set; other architectures take ImageNet's.
 
     Raises:
-        UsageError: the inputs are not an image, a value is bad, or values contradict the input.
+        UsageError: the inputs are not one image, a value is bad, or a value contradicts the input.
     """
     check_flags(spec)
     profile = PreprocessSpec() if spec.source == "auto" else read_profile(Path(spec.source))
@@ -74,7 +76,7 @@ def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, 
     if wanted is not None and wanted not in fitting:
         raise UsageError(
             f"An input of {text_shape(tensor.shape)} is not {wanted.upper()} of 1 or 3 channels.",
-            hint="Leave the layout out: the shape tells it." if fitting else _ARRAYS,
+            hint="Remove the layout: the shape determines it." if fitting else _ARRAYS,
         )
     if not fitting:
         raise UsageError(
@@ -89,11 +91,11 @@ def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, 
 def _box(
     spec: PreprocessSpec, profile: PreprocessSpec, size: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """The box to resize to by flags or TOML file; ``None`` to leave it to the recipe."""
+    """The box to resize to by flags or TOML file; ``None`` if neither sets one."""
     if spec.crop is not None and tuple(spec.crop) != size:
         raise UsageError(
-            f"The crop is {text_shape(spec.crop)}, and the model takes {text_shape(size)}.",
-            hint="Leave the crop out, or build for that size with --input.",
+            f"The crop is {text_shape(spec.crop)}, but the model takes {text_shape(size)}.",
+            hint="Remove the crop, or build for that size with --input.",
         )
     shorter = min(size)
     if spec.resize is not None:
@@ -114,12 +116,12 @@ def _box(
 def _numbers(
     key: str, given: tuple[float, ...] | None, own: tuple[float, ...], channels: str
 ) -> tuple[float, ...]:
-    """Mean or standard deviation, one for each channel of the input in its order."""
+    """The mean or standard deviation of each channel, in the order of the input's channels."""
     depth = 1 if channels == "grey" else 3
     if given is not None:
         if len(given) not in (1, depth):
             raise UsageError(
-                f"The {key} has {len(given)} numbers, and the input {depth} "
+                f"The {key} has {len(given)} numbers, but the input has {depth} "
                 f"channel{'' if depth == 1 else 's'}."
             )
         return tuple(given) * (depth // len(given))
@@ -131,11 +133,11 @@ def _numbers(
 
 def _origin(spec: PreprocessSpec, own: Recipe | None) -> str:
     flags = [key for key, value in vars(spec).items() if key != "source" and value is not None]
-    parts = [own.origin if own is not None else "ImageNet's usual values"]
+    parts = [own.origin if own is not None else "ImageNet's defaults"]
     if spec.source != "auto":
         parts.insert(0, spec.source)
     if flags:
-        parts.insert(0, f"the {', '.join(flags)} asked for")
+        parts.insert(0, f"the requested {', '.join(flags)}")
     return ", then ".join(parts)
 
 
@@ -152,7 +154,7 @@ def _sentence(steps: Preprocess, origin: str) -> str:
     return (
         f"Images are resized {how} ({steps.interpolation}), cropped to {text_shape(steps.crop)} "
         f"and normalised by mean {mean} and std {std} as {steps.channels.upper()} "
-        f"{steps.layout.upper()}, after {origin}."
+        f"{steps.layout.upper()}, according to {origin}."
     )
 
 
@@ -165,7 +167,7 @@ def _guesses(
     if own is None and not means_given:
         notes.append(
             "The architecture's own preprocessing is not known. If the model was trained with "
-            "another than ImageNet's, calibration is wrong: give it with --preprocess."
+            "another preprocessing than ImageNet's, calibration is wrong: set --preprocess."
         )
     if channels == "grey" and not means_given:
         notes.append("The input has one channel, so the mean and std of the colours were averaged.")

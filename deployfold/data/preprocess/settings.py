@@ -1,4 +1,4 @@
-"""Reads preprocessing settings from a TOML file, and checks those of files and flags alike."""
+"""Reads preprocessing settings from a TOML file, and checks those of files and flags."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CHOICES = {
 }
 _KEYS = ("resize", "crop", "mean", "std", *_CHOICES)
 _LONGEST = 1 << 14
-"""Pixels of a side: more than any network takes, and the area still fits in memory."""
+"""Longest side in pixels: more than any network takes, with an area that still fits in memory."""
 _MOST_CHANNELS = 4
 
 
 def read_profile(path: Path) -> PreprocessSpec:
-    """Read and check a TOML file with the fields of :class:`PreprocessSpec` but ``source``.
+    """Read and check a TOML file with the fields of :class:`PreprocessSpec` except ``source``.
 
     Raises:
         UsageError: the file cannot be read, is not TOML, or has an unknown key or a bad value.
@@ -43,10 +43,14 @@ def read_profile(path: Path) -> PreprocessSpec:
 
 
 def parse_profile(text: str, where: str) -> PreprocessSpec:
-    """Parse and check the text of such a file; ``where`` names the file in messages.
+    """Parse and check the text of a preprocessing file.
+
+    Args:
+        text: the file's content.
+        where: the file's name in messages.
 
     Raises:
-        UsageError: as for :func:`read_profile`; the message has the line and the key.
+        UsageError: as for :func:`read_profile`; the message names the line and the key.
     """
     try:
         table = parse_toml(text)
@@ -61,7 +65,7 @@ def parse_profile(text: str, where: str) -> PreprocessSpec:
 
 
 def check_flags(spec: PreprocessSpec) -> None:
-    """Check the values that came from the command line or the API.
+    """Check the values from the command line or the API.
 
     Raises:
         UsageError: a value is out of range; the message names the field.
@@ -85,7 +89,7 @@ def _checked(table: Mapping[str, Any], place: Callable[[str], str]) -> Preproces
 
 
 def _value(key: str, value: Any) -> tuple[Any, str]:
-    """The value as the spec has it (``None`` for a bad value), and the values that are allowed."""
+    """The value in the form of the spec (``None`` for a bad value), and the allowed values."""
     if key in _CHOICES:
         wanted = " or ".join(f'"{choice}"' for choice in _CHOICES[key])
         known = isinstance(value, str) and value.lower() in _CHOICES[key]
@@ -115,7 +119,7 @@ def _is_side(value: object) -> bool:
 def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    # The limit keeps the number finite in float32; integers of TOML have no bound of their own.
+    # The limit keeps the number finite in float32, since TOML integers are unbounded.
     return -1e30 < value < 1e30 and math.isfinite(value)
 
 
@@ -125,7 +129,7 @@ def _shown(value: object) -> str:
 
 
 def _line_of(text: str, key: str) -> int | None:
-    """The line on which a top-level key stands; tomllib does not tell."""
+    """The line of a top-level key, which tomllib does not report."""
     pattern = rf"""^[ \t]*\[*[ \t]*["']?{re.escape(key)}["']?[ \t]*[=.\]]"""
     for number, line in enumerate(text.splitlines(), 1):
         if re.match(pattern, line):

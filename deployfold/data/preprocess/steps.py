@@ -1,4 +1,4 @@
-"""Turns an image into a model's input: resize, crop, scale, normalise; and ``preprocess.json``."""
+"""Turns an image into a model's input; reads and writes the steps as ``preprocess.json``."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from deployfold.util.files import write_text
 from .recipes import Fit
 
 MAX_PIXELS = 89_478_485
-"""The area at which Pillow warns of a decompression bomb: 256 MiB of three bytes a pixel."""
+"""The area at which Pillow warns of a decompression bomb: 256 MiB at three bytes per pixel."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Every step, decided.
+    """The complete steps from an image to an input.
 
     Attributes:
         resize: height and width in pixels of the box that the image is resized to.
-        fit: whether it covers the box with its aspect ratio kept, is squashed into it, or fits
-            within it.
-        crop: height and width in pixels of the centre that the model sees.
+        fit: how the image fills the box: ``cover`` and ``pad`` keep the aspect ratio, ``squash``
+            does not.
+        crop: height and width in pixels of the central crop, which is the model's input.
         interpolation: name in Pillow's ``Resampling``, in lower case; Pillow always antialiases.
-        mean, std: of values scaled to 0 … 1, in the order of the input's channels.
+        mean, std: for values from 0 to 1, in the order of the input's channels.
         layout: ``nchw`` or ``nhwc``.
         channels: ``rgb``, ``bgr`` or ``grey``.
         notes: sentences for the report; the first lists the steps.
@@ -51,16 +51,16 @@ class Preprocess:
 
     @property
     def mode(self) -> str:
-        """Pillow's mode of the images that :meth:`apply` takes."""
+        """Pillow's mode for the images that :meth:`apply` takes."""
         return "L" if self.channels == "grey" else "RGB"
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
         """The float32 array of one image, without a batch axis.
 
-        The numbers are those of torchvision's and timm's evaluation transforms.
+        The values equal those of torchvision's and timm's evaluation transforms.
 
         Raises:
-            Unreadable: the image is so long and thin that resizing it would fill the memory.
+            Unreadable: the resized image would exceed :data:`MAX_PIXELS`.
         """
         width, height = image.size
         size = self._resized(height, width)
@@ -81,7 +81,7 @@ class Preprocess:
         if self.fit == "squash":
             return self.resize
         if self.fit == "cover" and box_height == box_width:
-            # torchvision gives the shorter side its length and rounds the longer one down.
+            # torchvision resizes the shorter side to the length and rounds the longer side down.
             short = box_height
             if height <= width:
                 return short, int(short * width / height)
@@ -97,7 +97,7 @@ class Preprocess:
             padded = Image.new(self.mode, canvas, self._fill())
             padded.paste(image, ((canvas[0] - image.width) // 2, (canvas[1] - image.height) // 2))
             image = padded
-        # Python rounds halves to even, and so does torchvision's crop.
+        # Like torchvision's crop, round() rounds halves to even.
         top, left = round((image.height - height) / 2), round((image.width - width) / 2)
         return image.crop((left, top, left + width, top + height))
 
