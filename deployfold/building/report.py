@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deployfold import __version__
 from deployfold.config.build_spec import BuildSpec
@@ -67,7 +68,15 @@ def make_report(
         thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
         stages=tuple(journal.stages),
         status=status,
+        options={key: _plain(value) for key, value in spec.written},
     )
+
+
+def _plain(value: Any) -> Any:
+    """A written option in the types of JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def partial_report(
@@ -105,7 +114,10 @@ def fold_summary(folded: FoldResult) -> FoldSummary:
         parameters_before=folded.parameters_before,
         parameters_after=folded.parameters_after,
         folded=tuple(
-            FoldedNorm(name=item.name, rule=item.rule, into=", ".join(item.into))
+            FoldedNorm.model_validate(
+                {"name": item.name, "rule": item.rule, "into": ", ".join(item.into)}
+                | {"kind": item.kind}
+            )
             for item in folded.folded
         ),
         left=tuple(LeftNorm(name=item.name, reason=item.reason) for item in folded.left),

@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from deployfold.reporting.report import Report
 
 
-def write_page(report: Report, directory: Path, path: Path) -> None:
-    """Write the HTML page of a report whose artifacts lie in ``directory``.
+def write_page(reports: Sequence[tuple[Report, Path]], path: Path) -> None:
+    """Write one HTML page of reports, each with the directory that its artifacts lie in.
 
     Raises:
-        UsageError: what draws it is not installed, or it cannot be written.
+        UsageError: what writes it is not installed, or it cannot be written.
     """
-    from deployfold.reporting.html import read_outline, render_html
+    from deployfold.reporting.html import read_outline, render_pages
     from deployfold.util.files import write_text
 
-    onnx = next((row for row in report.rows if row.name == "onnxruntime"), None)
-    graph = directory / Path(onnx.artifact).name if onnx and onnx.artifact else None
-    outline = read_outline(graph) if graph and graph.is_file() else None
-    write_text(path, render_html(report, outline))
+    pages = []
+    for report, directory in reports:
+        onnx = next((row for row in report.rows if row.name == "onnxruntime"), None)
+        graph = directory / Path(onnx.artifact).name if onnx and onnx.artifact else None
+        pages.append((report, read_outline(graph) if graph and graph.is_file() else None))
+    write_text(path, render_pages(pages))
 
 
 def show_report(
@@ -81,6 +83,14 @@ def show_report(
         session.out.print(f"Artifacts and report.json: {directory}", soft_wrap=True)
         for line in next_steps(report, directory):
             session.out.print(line, soft_wrap=True, markup=False)
+
+
+def show_overview(session: Session, reports: Sequence[Report]) -> None:
+    """Print one table of several reports."""
+    from deployfold.reporting.overview import overview_grid
+    from deployfold.reporting.terminal import grid_table
+
+    session.out.print(grid_table(overview_grid(reports)))
 
 
 def next_steps(report: Report, directory: Path) -> list[str]:

@@ -8,7 +8,7 @@ the key of build profiles, the keyword of :func:`deployfold.build` and the JSON 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class BuildSpec:
     Attributes:
         source: a file or directory, ``torchvision:NAME`` / ``timm:NAME``, or
             ``package.module:factory``.
+        written: the options as users write them, by key.
         precisions: the lowered precisions; an fp32 ONNX is always exported.
         float_io: keep float32 inputs and outputs in lowered models.
         threads: CPU threads; ``None`` takes the number of physical cores.
@@ -68,6 +69,7 @@ class BuildSpec:
     """
 
     source: str
+    written: tuple[tuple[str, Any], ...] = field(default=(), compare=False, kw_only=True)
     precisions: tuple[Precision, ...] = ()
     targets: tuple[str, ...] = option(
         ("auto",),

@@ -48,7 +48,8 @@ def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSp
             fields[name] = cls(**groups[name])
     fields |= values
     fields |= _data(fields, groups["calibration"])
-    return BuildSpec(source, **fields)
+    given = {key: value for key, value in written.items() if value is not None}
+    return BuildSpec(source, **fields, written=tuple(given.items()))
 
 
 def _data(fields: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
     """
     options = {one.keyword: one for one in build_options()}
     options |= {one.name: one for one in build_options() if not one.group}
-    fields = {one.name for one in dataclasses.fields(BuildSpec)} - {"source"}
+    fields = {one.name for one in dataclasses.fields(BuildSpec)} - {"source", "written"}
     older = {key.replace("-", "_"): one for one in build_options() for key in one.older_keys}
     written, values = {}, {}
     for given, value in keywords.items():

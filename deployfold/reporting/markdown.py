@@ -87,7 +87,7 @@ def _layers(grid: Grid) -> str:
 def _fold(fold: FoldSummary) -> str:
     lines = [
         "<details>",
-        f"<summary>{len(fold.folded)} of {fold.batchnorm_before} BatchNorm folded</summary>",
+        f"<summary>{fold.outcome} folded</summary>",
         "",
         _line(["BatchNorm", "into", "rule, or why it was left"]),
         _line(["---"] * 3),

@@ -20,6 +20,7 @@ from deployfold.errors import UsageError
 from deployfold.util.files import write_text
 
 from .fields import Count, Frozen, Number, first_problem
+from .fold import FoldedNorm, FoldSummary, LeftNorm, Verification
 from .older_schemas import OLDER_VERSIONS, upgrade
 from .row import (
     Accuracy,
@@ -36,9 +37,10 @@ from .row import (
 )
 
 SCHEMA_VERSION: Final = "2"
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+REPORT_JSON, REPORT_MARKDOWN, REPORT_HTML = "report.json", "report.md", "report.html"
 
 __all__ = [
+    "REPORT_HTML",
     "REPORT_JSON",
     "REPORT_MARKDOWN",
     "SCHEMA_VERSION",
@@ -99,41 +101,6 @@ class ModelInput(Frozen):
     dynamic: tuple[DynamicAxis, ...] = ()
 
 
-class FoldedNorm(Frozen):
-    """A BatchNorm that is gone: folded ``into`` that module by that rule."""
-
-    name: str
-    rule: str
-    into: str
-
-
-class LeftNorm(Frozen):
-    """A BatchNorm that stayed, and why."""
-
-    name: str
-    reason: str
-
-
-class Verification(Frozen):
-    """Folded against original, on that many inputs; ``None``: float64 could not run, see note."""
-
-    float64_relative_difference: Number | None
-    native_max_abs_diff: Number
-    inputs: Count
-    note: str | None = None
-
-
-class FoldSummary(Frozen):
-    """The outcome of folding. ``verification`` is ``None`` if nothing was folded."""
-
-    batchnorm_before: Count
-    parameters_before: Count
-    parameters_after: Count
-    folded: tuple[FoldedNorm, ...] = ()
-    left: tuple[LeftNorm, ...] = ()
-    verification: Verification | None = None
-
-
 class Environment(Frozen):
     """The machine; the same fields as ``deployfold.measuring.environment.Environment``.
 
@@ -187,6 +154,8 @@ class Report(Frozen):
     """The report of a build. The first row is the baseline.
 
     ``input_origin`` names the source of the shapes, and ``input_data`` the values that were run.
+    ``options`` are the options that the build was given, by their keys in a build profile; ``None``
+    in a report that no build made, and in older ones.
     """
 
     schema_version: Literal["2"] = SCHEMA_VERSION
@@ -203,6 +172,7 @@ class Report(Frozen):
     thresholds: tuple[ThresholdResult, ...] = ()
     stages: tuple[StageCost, ...] = ()
     status: Status = Status()
+    options: dict[str, Any] | None = None
 
     @property
     def baseline(self) -> Row | None:

@@ -37,10 +37,9 @@ def summary_lines(report: Report) -> list[Line]:
 
 
 def _fold(fold: FoldSummary) -> list[Line]:
-    gone = len(fold.folded)
     saved = fold.parameters_before - fold.parameters_after
-    value = f"{gone} of {fold.batchnorm_before} BatchNorm, {saved:,} parameters fewer"
-    lines = [Line("folded", value, "good" if gone and not fold.left else "plain")]
+    value = f"{fold.outcome}, {saved:,} parameters fewer"
+    lines = [Line("folded", value, "good" if fold.folded and not fold.left else "plain")]
     if fold.left:
         lines.append(Line("left", f"{len(fold.left)} BatchNorm", "warn"))
     check = fold.verification

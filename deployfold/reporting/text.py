@@ -31,6 +31,11 @@ def clean(text: str) -> str:
     return "".join(kept).strip()
 
 
+def sentence(text: str) -> str:
+    """``text``, cleaned, with one full stop at its end."""
+    return f"{clean(text).rstrip('.')}."
+
+
 def exact(count: int | None) -> str:
     """``25,557,032``."""
     return NOTHING if count is None else f"{count:,}"

@@ -11,9 +11,7 @@ from cli_runs import DEPLOYFOLD, QUICK, SHAPE, check_whole, environment, fails, 
 
 from deployfold.reporting.report import load_report
 
-OPTIONAL = (
-    "matplotlib jinja2 backports cyclonedx timm torchvision distributed tensorrt torch_tensorrt"
-)
+OPTIONAL = "jinja2 backports cyclonedx timm torchvision distributed tensorrt torch_tensorrt"
 FLEET = '[[model]]\nsource = "net.pt"\n[build]\nno-measure = true\ninput = ["2x3x16x16"]\n'
 
 
@@ -32,8 +30,7 @@ def without(tmp_path_factory):
 @pytest.mark.parametrize(
     ("package", "words", "code", "said"),
     [
-        ("matplotlib", ("report", "out", "--html", "r.html"), 2, "deployfold[report]"),
-        ("jinja2", ("report", "out", "--html", "r.html"), 2, "deployfold[report]"),
+        ("jinja2", ("report", "out", "--html"), 2, "deployfold[report]"),
         ("backports", ("bundle", "out", "-o", "b.tar.zst"), 10, "deployfold[bundle]"),
         ("cyclonedx", ("bundle", "out", "-o", "b.tar.zst"), 10, "deployfold[bundle]"),
         ("timm", ("fold", "timm:resnet18"), 2, "deployfold[zoo]"),
@@ -73,13 +70,13 @@ def test_without_a_compiler_the_row_says_what_to_install(folder, without, tmp_pa
 
 @pytest.mark.parametrize("home", [None, "/sys", "/nowhere"], ids=["unset", "read-only", "missing"])
 def test_without_a_home_to_write_to(folder, tmp_path, home):
-    """INT8 keeps its calibration there, and matplotlib its fonts; neither is needed."""
+    """INT8 keeps its calibration there, which is not needed."""
     words = ("--int8", "--calib", "random", "--no-guard", "--no-engine", "--no-measure")
-    changes = {"HOME": home, "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None, "MPLCONFIGDIR": None}
+    changes = {"HOME": home, "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None}
     done = run("build", "net.pt", *words, *QUICK, "-o", str(tmp_path), cwd=folder, **changes)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "r.html"
-    done = run("report", str(tmp_path), "--html", str(page), cwd=folder, **changes)
+    done = run("report", str(tmp_path), "-o", str(page), cwd=folder, **changes)
     assert done.returncode == 0, done.stderr
     assert page.read_text().rstrip().endswith("</html>")
 
@@ -104,7 +101,7 @@ def test_paths_with_spaces_and_other_letters(abroad, locale, tmp_path):
         ("build", "réseau net.pt", "--input", SHAPE, *build),
         ("finish", str(place), "--target", "l4"),
         ("run", str(place / "r_seau_net.onnx"), "-o", str(tmp_path / "été.npz")),
-        ("report", str(place), "--html", str(tmp_path / "page à lire.html")),
+        ("report", str(place), "--output", str(tmp_path / "page à lire.html")),
         ("bundle", str(place), "-o", str(tmp_path / "un paquet é.tar.zst")),
         ("bundle", "unpack", str(tmp_path / "un paquet é.tar.zst"), str(tmp_path / "déballé")),
     ]

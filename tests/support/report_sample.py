@@ -213,3 +213,61 @@ def full_report() -> Report:
         StageCost(stage="measure", seconds=31.4),
     )
     return report.model_copy(update={"rows": rows, "stages": stages})
+
+
+def with_quantiles(report: Report) -> Report:
+    """The report with 21 quantiles of every latency."""
+    rows = [
+        row.model_copy(
+            update={
+                "latency": row.latency.model_copy(
+                    update={"quantiles_ms": tuple(row.latency.median_ms + i for i in range(21))}
+                )
+            }
+        )
+        if row.latency
+        else row
+        for row in report.rows
+    ]
+    return report.model_copy(update={"rows": tuple(rows)})
+
+
+def crowded_report() -> Report:
+    """Twelve rows with long names at nearly one place of the chart, of a network in many groups."""
+    report = full_report()
+    first, name = report.rows[0], "TensorRT-RTX fp16, sm_80-sm_86-sm_89-sm_120"
+    rows = [first]
+    for index, sqnr in enumerate((127.7, 127.7, 126.9, 121.0, 65.7, 65.7, 65.6, 40.2, 40.1, 8.2)):
+        ms = 20.0 + index / 10
+        rows.append(
+            Row(
+                name=f"row-{index}", title=f"{name} {index}", bytes=51_930_000 - 4_000_000 * index,
+                parameters=AFTER, batchnorm_layers=1, latency=latency(ms, (3.0, 2.4, 3.6)),
+                accuracy=Accuracy(max_abs_diff=1e-3, sqnr_db=sqnr),
+                quantization=report.rows[5].quantization if index > 6 else None,
+            )
+        )  # fmt: skip
+    rows.append(report.rows[-1])
+    layers = tuple(
+        QuantizedLayer(
+            name=f"backbone.stage{index // 30}.block{index % 30}.attention.qkv_projection",
+            op_type="MatMul", precision="fp16" if index % 9 == 4 else "int8", macs=1_000_000,
+            sqnr_db=20.0 + index % 25, reason="its output loses more than 30 dB",
+        )
+        for index in range(120)
+    )  # fmt: skip
+    summary = QuantizationSummary(quantized_macs_share=0.9, calibrated=True, layers=layers)
+    rows[-3] = rows[-3].model_copy(update={"quantization": summary})
+    fold = FoldSummary(
+        batchnorm_before=91, parameters_before=BEFORE, parameters_after=AFTER,
+        folded=tuple(
+            FoldedNorm(
+                name=f"backbone.stage{index // 30}.block{index % 30}.norm{index % 2}",
+                rule="into the producer", into=f"backbone.stage{index // 30}.conv",
+            )
+            for index in range(90)
+        ),
+        left=(LeftNorm(name="head.norm", reason="its input is padded with zeros " * 6),),
+    )  # fmt: skip
+    crowded = report.model_copy(update={"rows": tuple(rows), "fold": fold})
+    return with_quantiles(crowded)

@@ -50,7 +50,7 @@ def build(
         bool,
         typer.Option(
             "--html",
-            help="Also write report.html; it has the table, charts, the fold map and the graph.",
+            help="Also write report.html: what to take, charts, the table, the fold map.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
@@ -62,6 +62,7 @@ def build(
     from deployfold.config.build_profiles import merge
     from deployfold.config.conflicts import LAYERS, check_used
     from deployfold.reporting.html import check_installed
+    from deployfold.reporting.report import REPORT_HTML
     from deployfold.reporting.select import check_column
 
     # Every mistake of the command line is told before torch is imported.
@@ -89,7 +90,7 @@ def build(
 
     report, directory = run_pipeline(spec, emit=run.emit)
     if html:
-        write_page(report, directory, directory / "report.html")
+        write_page([(report, directory)], directory / REPORT_HTML)
     show_report(run, report, directory, sort=sort, only=tuple(only or ()), layers=layers)
     check_outcome(report)
 

@@ -1,8 +1,9 @@
-"""Show the report of a build again, or write it as HTML or SVG.
+"""Show the reports of builds again, or write them as one HTML page.
 
 Examples:
-  deployfold report build/resnet50
-  deployfold report build/resnet50 --html report.html --svg table.svg
+  deployfold report build/resnet50 --open
+  deployfold report build/v1 build/v2 build/v3 --html --output releases.html
+  deployfold report build/resnet50 --svg table.svg
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
-from deployfold.cli.render import show_report, write_page
+from deployfold.cli.render import show_overview, show_report, write_page
 from deployfold.cli.session import Session, session
 from deployfold.config.option_field import Panel
+from deployfold.errors import UsageError
 
 
 def _print_schema(asked: bool) -> None:
@@ -31,22 +33,40 @@ def _print_schema(asked: bool) -> None:
 @in_session("json", "verbose")
 def report(
     run: Session,
-    path: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="DIR|FILE",
-            help="The directory of a build, or its report.json.",
+            metavar="DIR|FILE…",
+            help="The directory of a build, or its report.json; several make one page.",
             show_default=False,
         ),
     ],
     html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Write report.html beside report.json; of several reports, into this directory.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = False,
+    output: Annotated[
         Path | None,
         typer.Option(
+            "--output",
+            "-o",
             metavar="FILE",
-            help="Write it as one HTML page: table, charts, fold map, graph.",
+            help="Write the HTML page there instead.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
+    open_page: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Write the HTML page, and open it in the browser.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = False,
     svg: Annotated[
         Path | None,
         typer.Option(
@@ -75,24 +95,67 @@ def report(
     sort: opt.Sort = None,
 ) -> None:
     """The command ``deployfold report``."""
-    from deployfold.reporting.report import load_report
+    from deployfold.reporting.report import REPORT_HTML, load_report
     from deployfold.reporting.select import check_column
-    from deployfold.reporting.text import clean
     from deployfold.util.files import write_text
 
     if sort is not None:
         check_column(sort)
-    found = load_report(path)
+    _check_paths(paths)
+    several = len(paths) > 1
+    if several and (svg is not None or layers or sort is not None or run.json):
+        raise UsageError(
+            "--svg, --layers, --sort and --json are for one report.",
+            hint="Give the reports one by one, or all of them with --html.",
+        )
+    found = [(load_report(path), path if path.is_dir() else path.parent) for path in paths]
     written = []
-    if html is not None:
-        write_page(found, path if path.is_dir() else path.parent, html)
-        written.append(html)
+    if html or open_page or output is not None:
+        page = output or (Path() if several else found[0][1]) / REPORT_HTML
+        write_page(found, page)
+        written.append(page)
     if svg is not None:
         from deployfold.reporting.terminal import table_svg
 
-        write_text(svg, table_svg(found, width=width))
+        write_text(svg, table_svg(found[0][0], width=width))
         written.append(svg)
-    if not written or run.json:
-        show_report(run, found, None, sort=sort, layers=layers)
+    if several and not written:
+        show_overview(run, [one for one, _ in found])
+    elif not written or run.json:
+        show_report(run, found[0][0], None, sort=sort, layers=layers)
     for one in written:
-        run.err.print(f"Wrote {clean(str(one))}", markup=False, highlight=False)
+        run.err.print(f"Wrote {_shown(one)}", markup=False, highlight=False, soft_wrap=True)
+    if open_page:
+        _open(run, written[0])
+
+
+def _check_paths(paths: list[Path]) -> None:
+    """Refuse a page among the reports.
+
+    Raises:
+        UsageError: naming it.
+    """
+    for path in paths:
+        if path.suffix.lower() in (".html", ".htm"):
+            raise UsageError(
+                f"{path} is a page, not a report.",
+                hint="Name the page to be written with --output, and give reports as directories.",
+            )
+
+
+def _open(run: Session, page: Path) -> None:
+    """Open a page in the browser, or say how to."""
+    import webbrowser
+
+    address = page.resolve().as_uri()
+    if not webbrowser.open(address):
+        run.err.print(
+            f"There is no browser here. Open {address} yourself.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _shown(path: Path) -> str:
+    from deployfold.reporting.text import clean
+
+    return clean(str(path))

@@ -30,7 +30,7 @@ def report_layers(
     reasons: Mapping[str, tuple[Precision, str]],
     precision: Precision,
 ) -> tuple[LayerReport, ...]:
-    """The layers, the least exact first.
+    """The layers, in the order of the graph.
 
     Args:
         reasons: by name, the precision that a layer has instead, and why.
@@ -51,4 +51,4 @@ def report_layers(
                 reason=reason,
             )
         )
-    return tuple(sorted(reports, key=lambda report: report.sqnr_db))
+    return tuple(reports)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .outline import Outline, read_outline
-from .page import check_installed, render_html
+from .page import check_installed, render_html, render_pages
 
-__all__ = ["Outline", "check_installed", "read_outline", "render_html"]
+__all__ = ["Outline", "check_installed", "read_outline", "render_html", "render_pages"]

@@ -1,37 +1,34 @@
-"""From a report to the text of the page."""
+"""From one report, or several, to the text of one page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
-from importlib.metadata import version
 from importlib.util import find_spec
 
 from deployfold.errors import UsageError
 from deployfold.reporting import text
-from deployfold.reporting.comparison import columns
-from deployfold.reporting.details import cold_start_grid, layer_grids, stages_grid, sweep_grid
-from deployfold.reporting.footnotes import footnotes
+from deployfold.reporting.overview import overview_grid
 from deployfold.reporting.report import Report
-from deployfold.reporting.summary import summary_lines
 
 from .outline import Outline
 
-_HINT = "pip install 'deployfold[report]'."
+Pages = Sequence[tuple[Report, Outline | None]]
+"""Reports, each with the outline of its exported graph where there is one."""
 
 
 def check_installed() -> None:
-    """Check for the packages that draw the page, before anything is built or measured.
+    """Check for the package that writes the page, before anything is built or measured.
 
     Raises:
-        UsageError: jinja2 or matplotlib is not installed.
+        UsageError: jinja2 is not installed.
     """
-    for name in ("jinja2", "matplotlib"):
-        if find_spec(name) is None:
-            raise UsageError(f"The HTML report needs {name}.", hint=_HINT)
+    if find_spec("jinja2") is None:
+        raise UsageError("The HTML report needs jinja2.", hint="pip install 'deployfold[report]'.")
 
 
 def render_html(report: Report, outline: Outline | None = None) -> str:
-    """``report.html``: the comparison, charts, what was folded, the graph, and the report's JSON.
+    """``report.html``: what to take, the chart to decide by, the comparison, and all details.
 
     One file without scripts, which loads nothing. Names are escaped. Equal reports give equal
     files.
@@ -40,44 +37,34 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
         outline: of the exported graph, where there is one.
 
     Raises:
-        UsageError: jinja2 or matplotlib is not installed.
+        UsageError: jinja2 is not installed.
+    """
+    return render_pages([(report, outline)])
+
+
+def render_pages(pages: Pages) -> str:
+    """One page of several reports: an overview, and each report below it.
+
+    Raises:
+        UsageError: jinja2 is not installed.
     """
     check_installed()
     import jinja2
+    from markupsafe import Markup
 
-    from . import charts
+    from .view import view
 
-    notes = footnotes(report)
-    shown = columns(report, notes)
-    summaries = [row.quantization for row in report.rows if row.quantization]
-    layers = [
-        (grid, charts.layer_chart(summary.layers))
-        for grid, summary in zip(
-            layer_grids(report), (one for one in summaries if one.layers), strict=True
-        )
-    ]
-    drawn = {
-        "Latency": charts.latency_chart(report),
-        "Size": charts.size_chart(report),
-        "Parameters": charts.parameter_chart(report),
-    }
-    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    files = resources.files(__package__)
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8")),
+    )  # fmt: skip
     environment.filters["clean"] = text.clean
-    page: str = environment.from_string(source).render(
-        report=report,
-        version=version("deployfold"),
-        lines=summary_lines(report),
-        columns=shown,
-        rows=list(zip(*(column.cells for column in shown), strict=True)),
-        notes=notes,
-        grids=[grid for grid in (sweep_grid(report), cold_start_grid(report)) if grid],
-        stages=stages_grid(report),
-        charts={title: svg for title, svg in drawn.items() if svg},
-        layers=layers,
-        outline=outline,
-        json=report.to_json(),
+    reports = [report for report, _ in pages]
+    page: str = environment.get_template("page.html").render(
+        title=text.clean(reports[0].source.path) if len(pages) == 1 else f"{len(pages)} reports",
+        style=Markup(files.joinpath("style.css").read_text("utf-8")),
+        views=[view(report, outline) for report, outline in pages],
+        overview=overview_grid(reports) if len(pages) > 1 else None,
     )
-    return page + "\n"
+    return page.strip() + "\n"

@@ -1,0 +1,117 @@
+"""Which artifact of a report to take, and one sentence that says so.
+
+An artifact is a candidate if all of these hold:
+
+1. its latency was measured here, and the 95 % interval of its speed-up lies above 1;
+2. its accuracy was measured, and is no more than a point (with labels), or no less than 30 dB of
+   SQNR (without), away from the original's;
+3. its low precision, if it has one, was calibrated on real inputs.
+
+The fastest candidate is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import text
+from .intervals import faster, settled_speedup
+from .metrics import METRICS, ROUNDING_DB
+from .report import Report, Row
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The artifact to take; ``row`` is ``None`` where the report gives no reason to take one."""
+
+    row: Row | None
+    sentence: str
+
+
+def choose(report: Report) -> Choice:
+    """The artifact to take, or why there is none."""
+    if report.status.state != "complete":
+        return Choice(None, _stopped(report))
+    if not report.rows:
+        return Choice(None, "The report has no artifacts.")
+    baseline = report.rows[0]
+    if not any(row.latency for row in report.rows):
+        reason = baseline.not_measured or report.rows[-1].not_measured or "no reason was recorded"
+        return Choice(None, text.sentence(f"No latency was measured: {reason}"))
+    candidates = [row for row in report.rows[1:] if is_candidate(row, baseline)]
+    if not candidates:
+        first = text.clean(baseline.title)
+        if any(settled_speedup(row) for row in report.rows[1:]):
+            return Choice(
+                None, f"Nothing measured here is faster than {first} and keeps its accuracy."
+            )
+        return Choice(None, f"Too few rounds to say whether anything is faster than {first}.")
+    row = max(candidates, key=lambda one: METRICS["speedup"].read(one) or 0.0)
+    return Choice(row, describe(row, baseline))
+
+
+def is_candidate(row: Row, baseline: Row) -> bool:
+    """The row meets the three conditions in this module's description."""
+    calibrated = row.quantization is None or row.quantization.calibrated
+    return faster(row) and row.accuracy is not None and calibrated and not loses(row, baseline)
+
+
+def loses(row: Row, baseline: Row) -> bool:
+    """The row's outputs are further from the original's than condition 2 allows."""
+    with_labels = METRICS["accuracy"]
+    judge = METRICS["sqnr"] if with_labels.read(row) is None else with_labels
+    return judge.lost(row, baseline)
+
+
+def describe(row: Row, baseline: Row) -> str:
+    """``ONNX Runtime: 1.55× as fast as PyTorch here [1.40, 1.98], the same outputs, 46.7 MB``."""
+    parts = []
+    speedup = settled_speedup(row)
+    if speedup is not None:
+        bounds = f"[{text.ratio(speedup.low)}, {text.ratio(speedup.high)}]"
+        first = text.clean(baseline.title)
+        parts.append(f"{text.ratio(speedup.value)}× as fast as {first} here {bounds}")
+    parts += [outputs(row, baseline), text.size(row.bytes) if row.bytes else ""]
+    return f"{text.clean(row.title)}: {', '.join(part for part in parts if part)}."
+
+
+def outputs(row: Row, baseline: Row) -> str:
+    """How the outputs differ from the original's, in words; empty where that was not measured."""
+    accuracy = row.accuracy
+    if accuracy is None:
+        return ""
+    if accuracy.accuracy is not None:
+        own = text.percent(accuracy.accuracy)
+        first = baseline.accuracy.accuracy if baseline.accuracy else None
+        if first is None:
+            return f"{own} accuracy"
+        points = 100 * (first - accuracy.accuracy)
+        change = f"{abs(points):.2f} points {'lost' if points > 0 else 'gained'}"
+        return f"{own} accuracy ({change if abs(points) >= 0.005 else 'as the original'})"
+    if accuracy.sqnr_db >= ROUNDING_DB:
+        return "the same outputs to float32 rounding"
+    if accuracy.top1_agreement is None or not accuracy.samples or accuracy.samples < 2:
+        return f"outputs to {text.decibels(accuracy.sqnr_db)} SQNR"
+    share = text.percent(accuracy.top1_agreement)
+    return (
+        f"outputs to {text.decibels(accuracy.sqnr_db)} SQNR, the same first class for {share} of"
+        f" {accuracy.samples:,} samples"
+    )
+
+
+def not_measured(report: Report) -> dict[str, list[Row]]:
+    """The rows without a latency, by the reason."""
+    found: dict[str, list[Row]] = {}
+    for row in report.rows:
+        if row.latency is None:
+            reason = text.clean(row.not_measured or "no reason was recorded")
+            found.setdefault(reason, []).append(row)
+    return found
+
+
+def _stopped(report: Report) -> str:
+    status = report.status
+    where = f" at {status.stage}" if status.stage else ""
+    what = "was interrupted" if status.state == "interrupted" else "failed"
+    why = f": {status.message}" if status.message else ""
+    return text.sentence(f"The build {what}{where}{why}")

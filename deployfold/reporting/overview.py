@@ -1,0 +1,55 @@
+"""Several reports side by side: what to take of each, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import text
+from .choice import choose
+from .comparison import Cell, Mark
+from .details import Grid
+from .metrics import METRICS, Metric
+from .report import Report, Row
+
+_SHOWN = ("latency", "speedup", "sqnr", "accuracy", "size", "batchnorm")
+"""The metrics of the table, by key."""
+
+
+def overview_grid(reports: Sequence[Report]) -> Grid:
+    """One row for each report, in the order given, with a note on what cannot be compared."""
+    choices = [choose(report) for report in reports]
+    metrics = [
+        METRICS[key]
+        for key in _SHOWN
+        if any(one.row is not None and METRICS[key].read(one.row) is not None for one in choices)
+    ]
+    rows = tuple(
+        (
+            Cell(text.clean(report.source.path)),
+            Cell(text.clean(report.created)),
+            Cell(choice.sentence, Mark.ABSENT)
+            if choice.row is None
+            else Cell(text.clean(choice.row.title)),
+            *(_value(metric, choice.row) for metric in metrics),
+        )
+        for report, choice in zip(reports, choices, strict=True)
+    )
+    headers = ("model", "made", "take", *(metric.header for metric in metrics))
+    numeric = (False, False, False, *(True for _ in metrics))
+    return Grid("reports", headers, numeric, rows, tuple(_notes(reports)))
+
+
+def _value(metric: Metric, row: Row | None) -> Cell:
+    if row is None or metric.read(row) is None:
+        return Cell(text.NOTHING, Mark.ABSENT)
+    return Cell(metric.write_cell(row))
+
+
+def _notes(reports: Sequence[Report]) -> list[str]:
+    machines = {text.machine(report) for report in reports}
+    if len(machines) == 1:
+        return []
+    return [
+        f"These reports come from {len(machines)} different machines or versions of the runtimes:"
+        " compare latencies within a report only."
+    ]
