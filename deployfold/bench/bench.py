@@ -46,6 +46,7 @@ def bench(
     data: Path | None = None,
     labels: Path | None = None,
     cold_start: bool = False,
+    layers: bool = False,
     engines: RunOptions | None = None,
     providers: tuple[str, ...] = (),
     device: str = "auto",
@@ -68,6 +69,7 @@ def bench(
             :func:`deployfold.data.real_inputs.load_samples`.
         labels: the classes of those inputs.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
+        layers: also measure the time of each layer, in the runtimes that tell it.
         engines: how engines are run.
         providers: execution providers for every ONNX, one row each, as
             :func:`.runtimes.onnxruntime_providers.resolve_provider` takes them; the CPU's if
@@ -150,6 +152,7 @@ def bench(
             feeds=feeds,
             labels=known,
             cold_start=cold_start,
+            layers=layers,
         ),
         emit=emit,
     )

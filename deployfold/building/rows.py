@@ -17,10 +17,11 @@ from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
+from deployfold.measuring.layer_times import layer_times
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
-from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, Row
+from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, LayerTimes, Row
 from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 
@@ -40,6 +41,7 @@ class Extras:
         feeds: real inputs, one inference each, for the accuracy; the one input if empty.
         labels: the class of every sample of ``feeds``.
         cold_start: load and run every file once in fresh processes.
+        layers: the time of each layer, in the runtimes that tell it.
     """
 
     batches: tuple[int, ...] = ()
@@ -47,6 +49,7 @@ class Extras:
     feeds: tuple[Inputs, ...] = ()
     labels: tuple[int, ...] | None = None
     cold_start: bool = False
+    layers: bool = False
 
 
 @dataclass
@@ -56,6 +59,7 @@ class _Found:
     accuracy: dict[str, Accuracy | str] = field(default_factory=dict)
     sweep: dict[str, tuple[BatchPoint, ...]] = field(default_factory=dict)
     cold_start: dict[str, ColdStart] = field(default_factory=dict)
+    layers: dict[str, LayerTimes] = field(default_factory=dict)
 
 
 class _Interrupted(MeasurementInterrupted):
@@ -110,6 +114,8 @@ def measure_rows(
     try:
         if extras.cold_start:
             _cold_start(artifacts, inputs, threads, found, emit)
+        if extras.layers:
+            _layer_times(artifacts, inputs, found, emit)
     except KeyboardInterrupt:
         raise _Interrupted(measurements, found) from None
     return _rows(artifacts, measurements, found)
@@ -171,6 +177,13 @@ def _cold_start(
             found.cold_start[artifact.name] = ColdStart.model_validate(result)
 
 
+def _layer_times(artifacts: Sequence[Artifact], inputs: Inputs, found: _Found, emit: Emit) -> None:
+    for artifact in artifacts:
+        times = layer_times(artifact.runner, inputs, emit=emit)
+        if times is not None:
+            found.layers[artifact.name] = LayerTimes.model_validate(times)
+
+
 def _rows(
     artifacts: Sequence[Artifact], measurements: Measurements, found: _Found
 ) -> tuple[Row, ...]:
@@ -222,4 +235,5 @@ def _row(
         sweep=found.sweep.get(artifact.name, ()),
         cold_start=found.cold_start.get(artifact.name),
         quantization=artifact.quantization,
+        layer_times=found.layers.get(artifact.name),
     )

@@ -55,6 +55,7 @@ def show_report(
         cold_start_table,
         comparison_table,
         fold_table,
+        layer_times_table,
         layers_table,
         summary_panel,
         sweep_table,
@@ -69,7 +70,8 @@ def show_report(
         return
     session.out.print()
     session.out.print(comparison_table(shown))
-    for table in (sweep_table(shown), cold_start_table(shown)):
+    timed = layer_times_table(shown, everything=session.verbose)
+    for table in (sweep_table(shown), cold_start_table(shown), timed):
         if table is not None:
             session.out.print()
             session.out.print(table)

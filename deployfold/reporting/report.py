@@ -21,6 +21,7 @@ from deployfold.util.files import write_text
 
 from .fields import Count, Frozen, Number, first_problem
 from .fold import FoldedNorm, FoldSummary, LeftNorm, Verification
+from .layers import LayerTimes, QuantizationSummary, QuantizedLayer, TimedLayer
 from .older_schemas import OLDER_VERSIONS, upgrade
 from .row import (
     Accuracy,
@@ -29,8 +30,6 @@ from .row import (
     GpuState,
     Latency,
     OutputAccuracy,
-    QuantizationSummary,
-    QuantizedLayer,
     Row,
     Speedup,
     saturation,
@@ -54,6 +53,7 @@ __all__ = [
     "FoldedNorm",
     "GpuState",
     "Latency",
+    "LayerTimes",
     "LeftNorm",
     "ModelInput",
     "Number",
@@ -66,6 +66,7 @@ __all__ = [
     "Speedup",
     "Status",
     "ThresholdResult",
+    "TimedLayer",
     "Verification",
     "load_report",
     "now",

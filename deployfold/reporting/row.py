@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .fields import Count, Frozen, Number
+from .layers import LayerTimes, QuantizationSummary
 
 SATURATION = 0.95
 """The share of the best throughput from which a batch counts as saturated."""
@@ -200,46 +201,6 @@ class ColdStart(Frozen):
     not_measured: str | None = None
 
 
-class QuantizedLayer(Frozen):
-    """One layer of a model that is quantised to INT8, FP8 or INT4.
-
-    Attributes:
-        precision: the row's, or ``fp16`` or ``fp32``.
-        macs: multiply-accumulates of one inference.
-        sqnr_db: of its output against the fp32 layer's; ``None`` if it was not measured.
-        input_range: the greatest magnitude its input is quantised to.
-        estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``; of INT4,
-            how many weights share a scale.
-        reason: why it is not quantised.
-    """
-
-    name: str
-    op_type: str
-    precision: str
-    macs: Count | None = None
-    sqnr_db: Number | None = None
-    input_range: Number | None = None
-    estimator: str | None = None
-    reason: str | None = None
-
-
-class QuantizationSummary(Frozen):
-    """How much of a model is quantised, and to which of INT8, FP8 and INT4.
-
-    Attributes:
-        quantized_macs_share: the share (0 to 1) of its multiply-accumulates that are quantised.
-        calibrated: false where the ranges come from random inputs, which tell nothing about
-            accuracy on real ones.
-        precision: ``int8``, ``fp8`` or ``int4``.
-        layers: every layer that could be quantised.
-    """
-
-    quantized_macs_share: Number
-    calibrated: bool
-    precision: str = "int8"
-    layers: tuple[QuantizedLayer, ...] = ()
-
-
 class Row(Frozen):
     """One artifact in one runtime.
 
@@ -253,6 +214,7 @@ class Row(Frozen):
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
         quantization: of a row in INT8, FP8 or INT4.
+        layer_times: where they were asked for and the runtime tells them.
     """
 
     name: str
@@ -268,3 +230,4 @@ class Row(Frozen):
     sweep: tuple[BatchPoint, ...] = ()
     cold_start: ColdStart | None = None
     quantization: QuantizationSummary | None = None
+    layer_times: LayerTimes | None = None

@@ -15,7 +15,7 @@ from itertools import chain
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,7 @@ from . import text
 from .comparison import Cell, Column, Mark, columns
 from .details import Grid, cold_start_grid, layer_grids, sweep_grid
 from .footnotes import footnotes
+from .layer_times import layer_time_grids, untimed
 from .metrics import Metric
 from .report import FoldedNorm, Report
 from .summary import summary_lines
@@ -112,6 +113,14 @@ def cold_start_table(report: Report) -> Group | None:
     """Cold start and peak memory; ``None`` where they were not measured."""
     grid = cold_start_grid(report)
     return None if grid is None else grid_table(grid)
+
+
+def layer_times_table(report: Report, *, everything: bool = False) -> Group | None:
+    """The time of each module of every row that was profiled; ``None`` where none was."""
+    grids = layer_time_grids(report, everything=everything)
+    parts: list[RenderableType] = [Group(grid_table(grid), Text()) for grid in grids]
+    parts += [Text(line, style="dim") for line in untimed(report)]
+    return Group(*parts) if parts else None
 
 
 def layers_table(report: Report) -> Group:

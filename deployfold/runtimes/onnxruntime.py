@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from .cuda import Cuda
 from .device import gpu_index, is_gpu
 from .failures import as_measure_error
 from .inputs import StatedInput, check_shapes, fill
+from .layer_times import WARM_UP, Profile
+from .onnx_inputs import numpy_name, stated_input, stated_inputs
 from .onnxruntime_cuda import BoundSession, provider_options
+from .onnxruntime_profile import read_profile
 from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
@@ -83,20 +87,14 @@ class OnnxRuntimeRunner:
         Raises:
             MeasureError: it cannot be loaded, or the provider does not run it.
         """
-        import onnxruntime as ort
-
         if self._session is not None:
             return
         if not self._path.is_file():
             raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.settings.threads or _threads_of_torch()
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
         own = self._on_gpu() if self._implied else None
-        self._session, self.placement = open_session(self._path, options, self._provider, own)
+        self._session, self.placement = open_session(
+            self._path, self._options(), self._provider, own
+        )
 
     def prepare(self, inputs: Inputs) -> Step:
         """Copy the inputs to numpy arrays of the dtypes that the graph declares.
@@ -124,6 +122,32 @@ class OnnxRuntimeRunner:
         return tuple(np.asarray(output) for output in outputs)
 
     @property
+    def onnx(self) -> Path:
+        """The file itself."""
+        return self._path
+
+    def profile(self, inputs: Inputs, calls: int) -> Profile:
+        """The time of each node; see :class:`.layer_times.LayerProfiler`.
+
+        Raises:
+            MeasureError: a node runs on another provider than the CPU's, whose profile holds the
+                time of the launch alone.
+        """
+        if self._provider != CPU:
+            raise MeasureError(
+                f"ONNX Runtime tells the time of a node on the CPU alone, not in {self._provider}"
+            )
+        feed = self._feed(inputs)
+        with TemporaryDirectory() as folder, as_measure_error(f"{self._path.name} failed"):
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session, _ = open_session(self._path, options, self._provider, None)
+            for _ in range(WARM_UP + calls):
+                session.run(None, feed)
+            return read_profile(Path(session.end_profiling()), skip=WARM_UP)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """How its times were taken, and what another provider leaves to the CPU."""
         if self._implied:
@@ -149,7 +173,7 @@ class OnnxRuntimeRunner:
     def stated(self) -> tuple[StatedInput, ...]:
         """The inputs as ONNX Runtime describes them; the model must be loaded."""
         return tuple(
-            _stated(value.name, _dtype(value.type), value.shape)
+            stated_input(value.name, numpy_name(value.type), value.shape)
             for value in self._loaded().get_inputs()
         )
 
@@ -166,6 +190,17 @@ class OnnxRuntimeRunner:
         if cuda is not None:
             cuda.call("cuStreamDestroy_v2", self._stream)
             cuda.close()
+
+    def _options(self) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.settings.threads or _threads_of_torch()
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
+        return options
 
     def _on_gpu(self) -> dict[str, str]:
         """Take the GPU that all rows run on; returns the provider's options.
@@ -205,7 +240,7 @@ class OnnxRuntimeRunner:
         return {value.name: self._as(value.type, given[value.name]) for value in wanted}
 
     def _as(self, declared: str, value: Array | Tensor) -> Array:
-        dtype = _dtype(declared)
+        dtype = numpy_name(declared)
         if dtype not in _NUMPY:
             raise MeasureError(
                 f"{self._path.name} takes {declared}, which numpy cannot hold.",
@@ -219,42 +254,6 @@ class OnnxRuntimeRunner:
 
 
 _NUMPY = frozenset("float32 float16 float64 int64 int32 int16 int8 uint8 bool".split())
-
-
-def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an ONNX file, read without its weights.
-
-    Raises:
-        MeasureError: it is not an ONNX file.
-    """
-    import onnx
-    from onnx import helper
-
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:
-        raise MeasureError(f"{path.name} cannot be loaded: it is not an ONNX file.") from error
-    weights = {tensor.name for tensor in graph.initializer}
-    found = []
-    for value in graph.input:
-        if value.name not in weights:
-            kind = value.type.tensor_type
-            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            found.append(_stated(value.name, dtype, sizes))
-    return tuple(found)
-
-
-def _stated(name: str, dtype: str, sizes: Sequence[object]) -> StatedInput:
-    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in sizes)
-    usual = tuple(size or 1 for size in shape)
-    return StatedInput(name, dtype, shape, usual, usual)
-
-
-def _dtype(declared: str) -> str:
-    """``float32`` for ONNX Runtime's ``tensor(float)``."""
-    inner = declared.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(inner, inner)
 
 
 def _threads_of_torch() -> int:

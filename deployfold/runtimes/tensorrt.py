@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .cuda import Cuda
 from .device import CPU, gpu_index
 from .failures import NoDevice
 from .inputs import StatedInput, fill
+from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
 from .tensorrt_engine import EngineRunner
@@ -112,6 +114,26 @@ class TensorRTRunner:
             UsageError: the sidecar does not say.
         """
         return stated_inputs(self._path)
+
+    @property
+    def onnx(self) -> Path | None:
+        """The ONNX that the engine was built from, by its sidecar; it may not be there."""
+        name = read_sidecar(self._path).get("onnx")
+        return self._path.with_name(name) if isinstance(name, str) else None
+
+    def profile(self, inputs: Inputs, calls: int) -> Profile:
+        """The time of each layer; see :class:`.layer_times.LayerProfiler`.
+
+        The engine is loaded once more, because a CUDA graph hides its layers.
+        """
+        self._loaded()
+        options = replace(self.settings.engine_options, cuda_graph=False)
+        plain = TensorRTRunner(self._path, replace(self.settings, engine=options))
+        plain.load()
+        try:
+            return plain._bind(inputs).profile(calls)
+        finally:
+            plain.close()
 
     @property
     def output_names(self) -> tuple[str, ...]:

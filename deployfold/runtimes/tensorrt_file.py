@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deployfold.compiling.sidecar import (
     Here,
@@ -32,8 +33,9 @@ from .failures import as_measure_error
 
 @dataclass
 class LoadedEngine:
-    """An engine with its execution context, and what the library says of it."""
+    """An engine with its execution context, its library, and the errors that the library logs."""
 
+    library: Any
     messages: list[str]
     log: Any
     runtime: Any
@@ -88,7 +90,7 @@ def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) ->
         made = create_context(trt, engine, options, cache)
         if made.context is None:
             raise MeasureError(f"{name} has no execution context{_because(messages)}.")
-    return LoadedEngine(messages, log, runtime, engine, made)
+    return LoadedEngine(trt, messages, log, runtime, engine, made)
 
 
 def runnable_sidecar(path: Path) -> dict[str, Any]:
@@ -136,6 +138,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
             return found
         except (ImportError, AttributeError):
             raise TypeError(name) from None
+
+
+def plain(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy in a dtype of NumPy itself; bfloat16, float8 and the like become float32."""
+    return array.astype(array.dtype if array.dtype.isbuiltin == 1 else np.float32)
 
 
 def _because(messages: list[str]) -> str:

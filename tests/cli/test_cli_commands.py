@@ -137,3 +137,20 @@ def test_an_interrupt_within_a_session_is_told_once(cause, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr().err
     assert (ended.value.code, said.count("Error: "), said.count("Interrupted.")) == (130, 1, 1)
+
+
+def test_bench_tells_the_time_of_each_module_and_writes_it_for_nvidias_tools(
+    folder, built, tmp_path
+):
+    onnx = folder / "out" / "net.onnx"
+    done = run("bench", str(onnx), *BENCH, "--layers", "--export-layers", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "time by module" in done.stdout
+    assert "Conv" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "net.onnx.layers.json", "net.onnx.profile.json",
+    ]  # fmt: skip
+
+    done = run("bench", str(onnx), *BENCH, "--export-layers", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--export-layers writes what --layers measures" in done.stderr

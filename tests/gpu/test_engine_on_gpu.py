@@ -32,6 +32,7 @@ from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, MeasureError
 from deployfold.measuring.latency import measure
+from deployfold.measuring.layer_times import layer_times
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
 from deployfold.runtimes.settings import RunSettings
@@ -52,6 +53,18 @@ def outputs(path: Path, data: np.ndarray) -> np.ndarray:
         runner.load()
         (output,) = runner.run((data,))
     return output
+
+
+@each_library
+def test_an_engine_tells_the_time_and_the_type_of_each_layer(
+    build: Build, library: Library
+) -> None:
+    artifact = build(library, Precision.FP16)
+    times = layer_times(TensorRTRunner(artifact.path), (make_data(1),), calls=10)
+    assert times is not None
+    assert times.not_measured is None
+    assert sum(one.ms for one in times.layers) > 0
+    assert all(one.kind for one in times.layers), "as the engine inspector describes them"
 
 
 @each_library

@@ -22,7 +22,7 @@ def runner_of(
 ) -> EngineRunner:
     runner = EngineRunner(Path("net.engine"), cuda, RunOptions(cuda_graph=graph))
     engine = CopyingEngine(location)
-    runner.take(LoadedEngine(["the last error"], None, None, engine, Context(context)))
+    runner.take(LoadedEngine(None, ["the last error"], None, None, engine, Context(context)))
     return runner
 
 

@@ -37,6 +37,7 @@ SOURCES = (
     "runtimes/tensorrt_engine.py",
     "runtimes/tensorrt_file.py",
     "runtimes/tensorrt_library.py",
+    "runtimes/tensorrt_profile.py",
 )
 """The modules that call TensorRT; a test finds those that are missing here."""
 PASSING_ON = ("compiling/tensorrt/retry_in_fp32.py", "compiling/worker.py")
@@ -58,6 +59,7 @@ RECEIVERS = {
     "_context": "IExecutionContext",
     "tensor": "ITensor",
     "operand": "ITensor",
+    "inspector": "EngineInspector",
     "layer": "ILayer",
     "source": "ILayer",
 }

@@ -42,6 +42,22 @@ def bench(
     seed: opt.Seed = BuildSpec.seed,
     batch: opt.Batch = None,
     cold_start: opt.ColdStart = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Also print the time of each PyTorch module, in ONNX Runtime and of engines.",
+            rich_help_panel=Panel.MEASUREMENT,
+        ),
+    ] = False,
+    export_layers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --layers: write ROW.layers.json and ROW.profile.json, as trtexec does.",
+            rich_help_panel=Panel.MEASUREMENT,
+        ),
+    ] = None,
     provider: opt.Providers = None,
     no_cuda_graph: opt.NoCudaGraph = False,
     no_tf32: opt.NoTf32 = False,
@@ -93,6 +109,9 @@ def bench(
     if labels is not None and inputs is None:
         raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 
+    if export_layers is not None and not layers:
+        raise UsageError("--export-layers writes what --layers measures.", hint="Add --layers.")
+
     from deployfold.bench.bench import bench as run_bench
     from deployfold.config.inputs import InputSpec
     from deployfold.runtimes.tensorrt_library import RunOptions
@@ -110,6 +129,7 @@ def bench(
         data=inputs,
         labels=labels,
         cold_start=cold_start,
+        layers=layers,
         providers=tuple(provider or ()),
         device=device,
         tf32=not no_tf32,
@@ -119,3 +139,9 @@ def bench(
         emit=run.emit,
     )
     show_report(run, report, None, sort=sort)
+    if export_layers is not None:
+        from deployfold.reporting.layer_times import write_layer_times
+        from deployfold.reporting.text import clean
+
+        for path in write_layer_times(report, export_layers):
+            run.err.print(f"Wrote {clean(str(path))}", markup=False, highlight=False)
