@@ -11,11 +11,13 @@ def main() -> None:
     import sys
 
     from deployfold.errors import ExitCode
+    from deployfold.util.quiet import claim_process
 
     from .streams import Lossy, discard_stdout, open_closed_streams
 
     open_closed_streams()
-    # Models of many nested modules need it; this process is the command's own.
+    claim_process()
+    # Models of many nested modules need it.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION))
     try:
         _use_utf8()

@@ -94,9 +94,11 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
                 hint=f"Did you mean {near[0]}?" if near else "Its options are the flags of build.",
             )
         one = options.get(name)
+        if value is None:
+            continue
         if one is None or not _is_written(one, name, value):
             values[name] = value
-        elif value is not None:
+        else:
             written[one.key] = value
     from .schema import check_written
 

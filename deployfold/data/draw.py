@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +12,13 @@ from itertools import islice
 import numpy as np
 
 from deployfold.errors import UsageError
+from deployfold.util.quiet import add_filter
+from deployfold.util.shared import SharedChange
 
 from .samples import Sample, SampleForm, SampleSource, Unreadable, sample_digest
+
+_PILLOW_IS_FINE = SharedChange(lambda: add_filter("ignore", Warning, module=r"PIL\."))
+"""Pillow warns of files that it then reads or refuses."""
 
 _LEAST_SKIPPED = 10
 _SKIPPED_SHARE = 0.1
@@ -64,8 +68,7 @@ def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: i
     skipped: list[str] = []
     copies = 0
     workers = min(4, os.cpu_count() or 1)  # Pillow releases Python's lock while it decodes
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # Pillow warns of files that it then reads or refuses
+    with _PILLOW_IS_FINE.made(), ThreadPoolExecutor(workers) as pool:
         while len(drawn) < wanted and copies <= wanted:
             wave = list(islice(indices, min(wanted - len(drawn), 8 * workers)))
             if not wave:

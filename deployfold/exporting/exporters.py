@@ -11,9 +11,12 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from deployfold.util.quiet import TORCHSCRIPT_IS_FINE, quiet
+from deployfold.util.serial import ONE_AT_A_TIME
+
+from .baked import baked_note, noting_baked
 from .onnx_graph import axis_name
 from .outputs import FlatOutputs, is_flat, is_torchscript
-from .quiet import quiet
 
 OPSET = 20
 """The newest that the TorchScript-based exporter writes and that TensorRT 10.3's parser reads."""
@@ -26,7 +29,7 @@ def dynamo(
 
     Raises whatever torch raises.
     """
-    with quiet():
+    with ONE_AT_A_TIME, quiet():
         result = torch.onnx.export(
             program,
             dynamo=True,
@@ -56,14 +59,20 @@ def torchscript(
         outputs: what the eager module returned, nested as it is.
 
     Returns:
-        The model, and what tracing baked in (see :func:`quiet`). Raises whatever torch raises.
+        The model, and a note on what tracing kept of the inputs. Raises whatever torch raises.
     """
     if is_torchscript(module):
         module = _copy(module)
     if not is_flat(outputs):
         # The exporter flattens dicts in an order of its own.
         module = FlatOutputs(module)
-    with tempfile.TemporaryDirectory() as directory, quiet(native=True) as baked, torch.no_grad():
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        TORCHSCRIPT_IS_FINE.made(),
+        quiet(native=True),
+        noting_baked() as baked,
+        torch.no_grad(),
+    ):
         # A file, not a buffer: over 2 GB the exporter writes external data beside it.
         path = Path(directory) / "model.onnx"
         torch.onnx.export(
@@ -80,7 +89,7 @@ def torchscript(
         model = ir.load(path)
         # External tensors are memory-mapped; the directory goes away.
         ir.external_data.load_to_model(model)
-    return model, tuple(baked)
+    return model, baked_note(baked)
 
 
 def dynamic_axes(
@@ -101,7 +110,7 @@ def dynamic_axes(
 def _copy(module: torch.nn.Module) -> torch.nn.Module:
     # Running or exporting it inlines its graph in place: scopes go, and with them the node names.
     buffer = io.BytesIO()
-    with quiet():
+    with TORCHSCRIPT_IS_FINE.made(), quiet():
         torch.jit.save(module, buffer)
         buffer.seek(0)
         copied: torch.nn.Module = torch.jit.load(buffer)  # type: ignore[no-untyped-call]

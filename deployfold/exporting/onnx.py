@@ -28,7 +28,6 @@ from .outputs import (
     run_module,
     to_numpy,
 )
-from .quiet import baked_note
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
 
@@ -126,14 +125,13 @@ def export_onnx(
         except Exception as error:
             reason = f"the dynamo exporter failed: {first_line(error)}"
     try:
-        model, baked = _torchscript(module, reference)
+        model, notes = _torchscript(module, reference)
     except Exception as error:
         raise ExportError(
             f"Neither ONNX exporter takes this model. TorchScript-based: {first_line(error)} "
             f"Dynamo: {reason}.",
             hint="Leave out the operation it names, or give the model as TorchScript.",
         ) from error
-    notes = baked_note(baked)
     return _finish(
         model, path, reference, metadata, external_threshold, "torchscript", reason, notes
     )

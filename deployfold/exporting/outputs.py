@@ -13,8 +13,7 @@ from torch.utils import _pytree as pytree
 
 from deployfold.errors import ExportError, first_line
 from deployfold.util.numerics import max_abs_diff
-
-from .quiet import quiet
+from deployfold.util.quiet import quiet
 
 Array = NDArray[Any]
 

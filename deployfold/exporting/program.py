@@ -12,12 +12,13 @@ from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import PROGRAM as RUNTIME
 from deployfold.util.files import atomic_path
+from deployfold.util.quiet import quiet
+from deployfold.util.serial import ONE_AT_A_TIME
 from deployfold.util.torch_files import torch_file
 
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import compare_loaded, run_module
-from .quiet import quiet
 from .tracing import trace
 
 _WHAT = "The .pt2 program"
@@ -69,7 +70,7 @@ def write_program(
     references = [run_module(module, check)[0] for check in checks]
     with atomic_path(path) as temporary:
         try:
-            with quiet():
+            with ONE_AT_A_TIME, quiet():
                 with torch_file(temporary) as file:
                     torch.export.save(program, file)
                 loaded = torch.export.load(str(temporary)).module()

@@ -17,8 +17,10 @@ from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_few, first_line
 from deployfold.runtimes import TORCHSCRIPT as RUNTIME
 from deployfold.util.files import atomic_path, disk_is_full
+from deployfold.util.quiet import TORCHSCRIPT_IS_FINE, quiet
 from deployfold.util.torch_files import save_scripted
 
+from .baked import baked_note, noting_baked
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import (
@@ -29,7 +31,6 @@ from .outputs import (
     is_torchscript,
     run_module,
 )
-from .quiet import baked_note, quiet
 
 _WHAT = "The TorchScript model"
 
@@ -75,7 +76,7 @@ def export_torchscript(
             "This torch has no TorchScript any more.", hint="Use the .pt2 file instead."
         )
     reference, _ = run_module(module, inputs)
-    with quiet() as baked:
+    with TORCHSCRIPT_IS_FINE.made(), quiet(), noting_baked() as baked:
         converted, method, flattened = _convert(module, inputs, script=script)
         frozen, notes = _freeze(converted)
     notes += flattened
@@ -83,7 +84,7 @@ def export_torchscript(
     # be a second and third copy of the weights in memory.
     with atomic_path(path, name="archive") as temporary:
         _save(frozen, temporary)
-        with quiet():
+        with TORCHSCRIPT_IS_FINE.made(), quiet():
             loaded = torch.jit.load(str(temporary), map_location=reference[0].device)  # type: ignore[no-untyped-call]
         difference = compare_loaded(loaded, inputs, reference, what=_WHAT)
         size = temporary.stat().st_size
@@ -160,7 +161,7 @@ def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:
 
 def _save(module: Any, path: Path) -> None:
     try:
-        with quiet():
+        with TORCHSCRIPT_IS_FINE.made(), quiet():
             save_scripted(module, path)
     except OSError:
         raise

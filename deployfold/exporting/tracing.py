@@ -12,10 +12,11 @@ from torch.export import Dim, ExportedProgram
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
+from deployfold.util.quiet import quiet
+from deployfold.util.serial import ONE_AT_A_TIME
 
 from .dynamic import BATCH_AXIS, is_dynamic, tracing_inputs
 from .outputs import is_torchscript, run_module
-from .quiet import quiet
 
 _HINT = "ONNX is exported without it, by the TorchScript-based exporter."
 
@@ -39,7 +40,7 @@ def trace(
         inputs = tracing_inputs(inputs, spec)
         shapes = _dynamic_shapes(module, spec)
     try:
-        with torch.no_grad(), quiet():
+        with ONE_AT_A_TIME, torch.no_grad(), quiet():
             program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(

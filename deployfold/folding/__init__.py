@@ -11,9 +11,10 @@ from torch import nn
 from deployfold.errors import FoldError
 
 from .attempts import fold_and_prove
+from .compiled import uncompiled
 from .graph.find_affine_layers import count_batchnorms
 from .half import fold_in_float32, is_half_on_cpu
-from .modules import tensors_in, uncompiled
+from .modules import tensors_in
 from .plan import Folded, Left
 from .proof.verify import Verification
 from .result import FoldResult, count_parameters
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 
-@uncompiled()
 def fold(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
@@ -69,14 +69,16 @@ def fold(
         return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
     inputs = (example_inputs, more_inputs, check_inputs)
-    single = fold_in_float32(model, *inputs, reparam=reparam) if is_half_on_cpu(model) else None
-    return single or fold_and_prove(
-        model,
-        example_inputs,
-        reparam=reparam,
-        more_inputs=more_inputs,
-        check_inputs=check_inputs,
-    )
+    with uncompiled(model):
+        half = is_half_on_cpu(model)
+        single = fold_in_float32(model, *inputs, reparam=reparam) if half else None
+        return single or fold_and_prove(
+            model,
+            example_inputs,
+            reparam=reparam,
+            more_inputs=more_inputs,
+            check_inputs=check_inputs,
+        )
 
 
 def _check_inputs(inputs: Sequence[tuple[Any, ...]]) -> None:

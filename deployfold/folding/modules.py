@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,17 +139,6 @@ def seeded(seed: int = 0) -> Iterator[None]:
     """
     with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run what ``torch.compile`` wraps as it was written: folding needs every operator of it."""
-    if "torch._dynamo" not in sys.modules:  # nothing is wrapped, and its import takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Using `torch.compile\(module\)`")
         yield
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deployfold.errors import FoldError, first_line
+from deployfold.util.quiet import TORCHSCRIPT_IS_FINE
 
 from .plan import Folded, Left
 from .proof.compare import Difference, difference, double_inputs, random_like, run_model
@@ -26,6 +27,7 @@ _FIRST_MARK = float(1 << 20)
 """What the first buffer is filled with to know it again in a frozen graph."""
 
 
+@TORCHSCRIPT_IS_FINE.made()
 def fold_torchscript(
     module: torch.jit.ScriptModule,
     example_inputs: tuple[Any, ...],

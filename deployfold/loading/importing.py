@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from deployfold.errors import UsageError
+from deployfold.util.shared import SharedChange
 
 
 def import_named(package: str, name: str, *, hint: str) -> Any:
@@ -31,12 +32,20 @@ def import_named(package: str, name: str, *, hint: str) -> Any:
     return item
 
 
-@contextmanager
-def working_directory_importable() -> Iterator[None]:
+def working_directory_importable() -> AbstractContextManager[None]:
     """Put the working directory first on ``sys.path``, as ``python script.py`` would."""
-    here, before = str(Path.cwd()), list(sys.path)
+    return _IMPORTABLE.made()
+
+
+def _insert() -> Callable[[], None]:
+    here = str(Path.cwd())
     sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+
+    def remove() -> None:
+        with suppress(ValueError):  # the imported code has taken it away
+            sys.path.remove(here)
+
+    return remove
+
+
+_IMPORTABLE = SharedChange(_insert)

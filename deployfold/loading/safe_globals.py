@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import importlib
 import pickletools
-import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ import torch
 from torch import nn
 
 from deployfold.errors import LoadError, first_few, first_line
+from deployfold.util.quiet import without_warnings
 
 from .importing import import_named
 from .placeholder import Placeholder, name_of
@@ -160,8 +160,7 @@ def _globals_of(source: Path | IO[bytes]) -> list[str]:
     if isinstance(source, Path) and not zipfile.is_zipfile(source):
         return _globals_of_bare_pickles(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             names = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     except Exception as error:  # damaged bytes can raise any exception
         raise LoadError(

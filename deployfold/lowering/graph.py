@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deployfold.errors import ExportError, first_line
-from deployfold.exporting.quiet import quiet
 from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.util.quiet import quiet
 
 from .containers import restore_containers
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from deployfold.errors import ExportError, first_line
-from deployfold.exporting.quiet import quiet
+from deployfold.util.quiet import quiet
 
 _EXPORTED = 20
 """From here to 22 only GroupNormalization changed its meaning, which is not valid before 21."""

@@ -21,16 +21,19 @@ class ProgramRunner(TorchFileRunner):
         from torch.export.passes import move_to_device_pass
 
         from deployfold.loading.formats.program import inspect, load_program
+        from deployfold.util.serial import ONE_AT_A_TIME
 
         if is_gpu(self._device):
             if not self.settings.trust:
                 inspect(self._path)
-            program = move_to_device_pass(torch.export.load(self._path), self._device)
-            return program.module(check_guards=False)
+            with ONE_AT_A_TIME:
+                program = move_to_device_pass(torch.export.load(self._path), self._device)
+                return program.module(check_guards=False)
         if self.settings.trust:
             # With the guards, as the program runs for its users; they are compiled from source
             # text in the file.
-            return torch.export.load(self._path).module()
+            with ONE_AT_A_TIME:
+                return torch.export.load(self._path).module()
         return load_program(self._path, trust=False)[0]
 
 

@@ -23,8 +23,11 @@ class TorchScriptRunner(TorchFileRunner):
         if is_gpu(self._device):
             import torch
 
+            from deployfold.util.quiet import TORCHSCRIPT_IS_FINE
+
             # Constants of a frozen module stay where they are when it is moved.
-            loaded = torch.jit.load(str(self._path), map_location=self._device).eval()  # type: ignore[no-untyped-call]
+            with TORCHSCRIPT_IS_FINE.made():
+                loaded = torch.jit.load(str(self._path), map_location=self._device).eval()  # type: ignore[no-untyped-call]
         return loaded
 
 

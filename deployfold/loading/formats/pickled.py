@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import warnings
+import threading
 import zipfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,8 +18,13 @@ from deployfold.loading.archive import read_entries
 from deployfold.loading.importing import working_directory_importable
 from deployfold.loading.placeholder import close, mappings_in, stand_ins
 from deployfold.loading.safe_globals import LEGACY_PICKLES, allowed_for, inspect_globals
+from deployfold.util.quiet import without_warnings
 
 from .format import Content, Format, Header, Permissions
+
+_ALLOWING = threading.RLock()
+"""Torch has one list of allowed globals for the whole process. One file at a time is loaded, so
+that each meets its own alone, and none outlasts it."""
 
 
 def recognise(header: Header) -> bool:
@@ -70,8 +75,7 @@ def load_pickle(
     # Trusted pickles import the user's own modules by name.
     importable = working_directory_importable() if trust else nullcontext()
     try:
-        with warnings.catch_warnings(), importable, torch.serialization.safe_globals(allowed):
-            warnings.simplefilter("ignore")
+        with _ALLOWING, without_warnings(), importable, torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise LoadError(

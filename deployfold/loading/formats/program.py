@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from deployfold.errors import LoadError, first_line
 from deployfold.loading.archive import read_entries
 from deployfold.loading.harmless_names import is_harmless_name
 from deployfold.loading.safe_globals import allowed_for
+from deployfold.util.quiet import without_warnings
+from deployfold.util.serial import ONE_AT_A_TIME
 
 from .format import Content, Format, Header, Permissions
 
@@ -78,8 +79,7 @@ def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int
     if not trust:
         inspect(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with ONE_AT_A_TIME, without_warnings():
             program = torch.export.load(path)
             # Guards would be compiled from source text of the archive.
             module = program.module(check_guards=False) if _has_guards() else program.module()

@@ -7,7 +7,6 @@ loaded libraries. An archive whose code uses either is refused unless the user t
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from deployfold.errors import LoadError, first_line
 from deployfold.loading.archive import read_entries
+from deployfold.util.quiet import TORCHSCRIPT_IS_FINE, without_warnings
 
 from .format import Content, Format, Header, Permissions
 
@@ -60,8 +60,7 @@ def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
     if not trust:
         _inspect(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with TORCHSCRIPT_IS_FINE.made(), without_warnings():
             module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
         raise LoadError(
