@@ -21,10 +21,10 @@ from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
 
 from .artifact import Artifact
-from .export import Exported
 from .journal import Journal
 from .load import Loaded
 from .lower import Lowered
+from .results import Exported
 from .settings import run_settings
 
 

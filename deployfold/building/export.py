@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from deployfold import __version__
@@ -17,25 +17,11 @@ from deployfold.loading import LoadedModel
 from deployfold.runtimes.device import CPU
 
 from .artifact import Artifact
-from .fold import Folded
 from .journal import Journal
 from .load import Loaded
+from .onnx_source import export_onnx
+from .results import Exported, Folded
 from .settings import run_settings
-
-
-@dataclass(frozen=True, eq=False)
-class Exported:
-    """The exported formats of the folded model.
-
-    Attributes:
-        onnx: the fp32 ONNX, which everything behind is made from.
-        program: the ``.pt2``; its ``path`` is ``None`` where ``torch.export`` failed.
-        artifacts: all formats, in the order of the table.
-    """
-
-    onnx: Artifact
-    program: Artifact
-    artifacts: tuple[Artifact, ...]
 
 
 def export(
@@ -46,13 +32,16 @@ def export(
     Raises:
         ExportError: the model does not give the same twice, or there is no ONNX.
     """
+    metadata = _metadata(loaded.model, folded.result)
+    if loaded.model.kind == "onnx":
+        return export_onnx(loaded, folded, directory, metadata, spec, journal)
     result, settings = folded.result, run_settings(spec)
     job = ExportJob(
         result.model,
         loaded.example,
         loaded.inputs,
         script=spec.script,
-        metadata=_metadata(loaded.model, result),
+        metadata=metadata,
         timeout=spec.timeout,
         device=settings.device or CPU,
         emit=journal.emit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,6 @@ import torch
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
-from deployfold.folding import FoldResult
 from deployfold.folding import fold as fold_model
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
@@ -21,40 +20,30 @@ from deployfold.util.torch_files import save_scripted, torch_file
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
+from .onnx_source import fold_onnx
+from .results import Folded
 from .rows import Inputs
 from .settings import run_settings
-
-FOLD_SAMPLES = 8
-"""Real inputs that folding traces and verifies: each one costs four forward passes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Folded:
-    """The folded model, and two artifacts: the original model and the folded one."""
-
-    result: FoldResult
-    artifacts: tuple[Artifact, ...]
-
-    def without_module(self) -> Folded:
-        """The same without the models' weights, for the stages that no longer run them."""
-        artifacts = tuple(replace(artifact, runner=None) for artifact in self.artifacts)
-        return Folded(replace(self.result, model=torch.nn.Identity()), artifacts)
 
 
 def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -> Folded:
     """Fold the model, and write the folded module to ``path`` if that is given.
 
+    An ONNX is folded in its graph, and not written here: its export is the folded file.
+
     Raises:
         FoldError: the model cannot be traced, or folding was not proved.
         ExportError: the folded module cannot be pickled.
     """
+    if loaded.model.kind == "onnx":
+        return fold_onnx(loaded, spec, journal)
     model, settings = loaded.model, run_settings(spec)
     with journal.running("fold", "tracing, folding and verifying") as stage:
         result = fold_model(
             model.module,
             loaded.example,
             reparam=spec.reparam,
-            more_inputs=loaded.samples[1:FOLD_SAMPLES],
+            more_inputs=loaded.fold_samples[1:],
             check_inputs=_other_sizes(loaded),
         )
         folded = result.batchnorms_before - result.batchnorms_after

@@ -25,7 +25,10 @@ from deployfold.loading import (
 from deployfold.loading.inputs import forward_of
 
 from .journal import Journal
+from .onnx_inputs import onnx_inputs
 from .rows import Inputs
+
+_FOLD_SAMPLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,11 @@ class Loaded:
     def example(self) -> Inputs:
         """The inputs that are traced and timed."""
         return self.samples[0]
+
+    @property
+    def fold_samples(self) -> tuple[Inputs, ...]:
+        """The samples that folding traces and verifies: each one costs four forward passes."""
+        return self.samples[:_FOLD_SAMPLES]
 
     @property
     def feeds(self) -> list[dict[str, Array]]:
@@ -95,7 +103,8 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         model = with_arguments(model, requested)
         if single:
             model, requested = in_single_precision(model, requested)
-        inputs = resolve_inputs(model, requested, spec.dynamic)
+        resolve = onnx_inputs if model.kind == "onnx" else resolve_inputs
+        inputs = resolve(model, requested, spec.dynamic)
         samples: tuple[Inputs, ...]
         notes: tuple[str, ...]
         if spec.input_data is None:
@@ -112,7 +121,8 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
                 spec.calibration, inputs, arch=model.arch, seed=spec.seed
             )
             notes += (*calibration.notes, *calibration.skipped)
-        stage.result(f"{model.arch or type(model.module).__name__}, {inputs}")
+        title = "ONNX" if model.kind == "onnx" else type(model.module).__name__
+        stage.result(f"{model.arch or title}, {inputs}")
     journal.note((*model.notes, *notes))
     return Loaded(model, inputs, samples, labels, input_data, calibration)
 
@@ -122,6 +132,8 @@ def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:
     data = spec.input_data or spec.calibration
     by_profile = spec.dynamic and not isinstance(spec.dynamic[0], DynamicBatch)
     shown = None if data is None or by_profile else inputs_in(data.source)
+    if model.kind == "onnx":
+        return shown  # its own names are checked with the shapes
     names = set(forward_of(model.module).names)
     given = {tensor.name for tensor in shown.tensors} - {None} if shown else set()
     return shown if given <= names else None

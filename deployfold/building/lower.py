@@ -16,9 +16,9 @@ from deployfold.lowering.cache import LoweringCache, default_cache_directory
 from deployfold.reporting.report import Accuracy, QuantizationSummary, QuantizedLayer
 
 from .artifact import Artifact
-from .export import Exported
 from .journal import Journal
 from .load import Loaded
+from .results import Exported
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,13 +20,15 @@ from deployfold.util.locks import claimed
 
 from .compile import compile, write_kit
 from .export import export
-from .fold import Folded, fold
+from .fold import fold
 from .journal import Journal
 from .load import load
 from .lower import lower
 from .measure import measure
+from .onnx_source import write_folded
 from .reference import write_device_files
 from .report import make_report, partial_report, remove_report, save_report
+from .results import Folded
 from .rows import unmeasured_rows
 
 
@@ -93,7 +95,7 @@ def _stopped(error: Exception | KeyboardInterrupt, stage: str) -> Status:
 
 
 def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> Report:
-    """Load and fold alone; write the folded module to ``output`` if that is given.
+    """Load and fold alone; write the folded module, or ONNX, to ``output`` if that is given.
 
     Raises:
         LoadError, FoldError: the stage failed; nothing is written then.
@@ -101,6 +103,8 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     journal = Journal(emit)
     loaded = load(spec, journal, single=False)
     folded = fold(loaded, spec, journal, output)
+    if output is not None and loaded.model.kind == "onnx":
+        write_folded(loaded, folded, output)
     rows = unmeasured_rows(folded.artifacts, "deployfold fold measures nothing")
     return make_report(spec, loaded, folded, rows, journal, Status())
 

@@ -17,6 +17,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import RANDOM
 from deployfold.exporting import EXPORTERS
+from deployfold.exporting.onnx import ONNX
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem
 from deployfold.reporting.select import chosen
@@ -95,14 +96,17 @@ def _by_name(source: str) -> bool:
 
 
 def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
-    yield PlannedRow("pytorch", None, "the original model")
-    yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
-    if spec.measure:
+    given_onnx = spec.is_onnx
+    yield PlannedRow("original" if given_onnx else "pytorch", None, "the original model")
+    if not given_onnx:
+        yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
+    if spec.measure and not given_onnx:
         device = run_settings(spec).device
         for one in variants_on(device, fp16=spec.torch_fp16, compiled=spec.torch_compile):
             yield PlannedRow(f"folded-{one.key}", None, f"the folded model, {one.label}")
     for exporter in EXPORTERS:
-        if exporter.option is None or getattr(spec, exporter.option):
+        wanted = exporter.option is None or getattr(spec, exporter.option)
+        if wanted and (exporter is ONNX or not given_onnx):
             yield PlannedRow(exporter.row, exporter.path(Path(), name).name, exporter.label)
     for precision in spec.precisions:
         made_by = f"lowering to {precision.value}"

@@ -32,9 +32,9 @@ from deployfold.reporting.report import (
 from deployfold.reporting.thresholds import check
 from deployfold.util.files import unwritable, write_text
 
-from .fold import Folded
 from .journal import Journal
 from .load import Loaded
+from .results import Folded
 from .rows import unmeasured_rows
 
 

@@ -91,8 +91,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A checkpoint, torchvision:NAME or timm:NAME; or package.module:factory, or a "
-        "directory of Hugging Face or timm. Checkpoints are pickled modules, state dicts, "
+        help="A checkpoint, an ONNX, torchvision:NAME or timm:NAME; or package.module:factory, or "
+        "a directory of Hugging Face or timm. Checkpoints are pickled modules, state dicts, "
         ".safetensors, TorchScript archives and .pt2 files.",
         show_default=False,
     ),

@@ -292,6 +292,11 @@ class BuildSpec:
             )
 
     @property
+    def is_onnx(self) -> bool:
+        """Whether the source is an ONNX by its name, and not a model of PyTorch."""
+        return self.source.endswith(".onnx")
+
+    @property
     def dynamic(self) -> Dynamic:
         """The requested optimization profiles: batch sizes, or shapes of every input."""
         return self.dynamic_batch or self.shapes

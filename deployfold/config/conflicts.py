@@ -52,7 +52,18 @@ class Need:
 LAYERS = "layers"
 """The key of ``--layers``: the flag belongs to the output, so no field of ``BuildSpec`` has it."""
 
+_OF_PYTORCH = (
+    "arch", "arch-arg", "weights", "allow-global", "trust", "no-reparam", "script", "aot-inductor",
+    "torch-tensorrt", "torch-compile", "torch-fp16",
+)  # fmt: skip
+
 NEEDS = (
+    Need(
+        _OF_PYTORCH,
+        lambda spec: not spec.is_onnx,
+        "an ONNX holds no PyTorch model",
+        "Give the PyTorch model instead, or leave the option out.",
+    ),
     Need(
         ("calib", "calib-samples", "held-back"),
         _calibrated,

@@ -94,7 +94,7 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
     Raises:
         UsageError: the keys of a list are not 0, 1, 2 and so on.
     """
-    if requested is None or loaded.kind in ("torchscript", "program"):
+    if requested is None or loaded.kind in ("torchscript", "program", "onnx"):
         return loaded
     layout = _layout(loaded.module, [tensor.name for tensor in requested.tensors])
     if layout is None:
@@ -112,7 +112,7 @@ def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) ->
     stage reports the failure.
     """
     module = loaded.module
-    if loaded.kind in ("torchscript", "program") or isinstance(module, Adapted):
+    if loaded.kind in ("torchscript", "program", "onnx") or isinstance(module, Adapted):
         return loaded
     try:
         with torch.no_grad():

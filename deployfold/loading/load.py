@@ -21,6 +21,7 @@ from .choice import choose_fit, choose_module, unused
 from .fit import Names, fits
 from .formats import Content, Permissions, detect, stem
 from .model import LoadedModel
+from .onnx_module import OnnxModule
 from .placeholder import name_of
 from .safe_globals import refusal
 from .weights import Weights, find_modules, find_weights, is_average
@@ -78,8 +79,12 @@ def load_model(
     file = content.file or path
     loaded = LoadedModel(
         nn.Identity(), content.kind, safe_name(stem(path)), arch, source, sha256(file),
-        file.stat().st_size, shapes=content.shapes, notes=content.notes,
+        file.stat().st_size + content.beside, shapes=content.shapes, notes=content.notes,
     )  # fmt: skip
+    if isinstance(content.module, OnnxModule):
+        if arch is not None:
+            raise UsageError(f"{source} is a whole model; --arch goes with a state dict.")
+        return checked(replace(loaded, module=content.module, weight_bytes=loaded.bytes))
     if content.module is not None:
         loaded = _with_own_architecture(replace(loaded, module=content.module), path)
     else:

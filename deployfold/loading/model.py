@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["module", "state_dict", "torchscript", "program", "zoo", "factory"]
+Kind = Literal["module", "state_dict", "torchscript", "program", "onnx", "zoo", "factory"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +15,8 @@ class LoadedModel:
     """A model in evaluation mode on the CPU, and its source.
 
     Attributes:
-        module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file.
+        module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file, an
+            ``OnnxModule`` for an ONNX.
         kind: the kind of the source.
         name: a short stem for file names, such as ``resnet50``.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``; ``None`` if

@@ -68,7 +68,9 @@ def _best(rows: tuple[Row, ...]) -> list[Line]:
         lines.append(Line("fastest", value, "good"))
     elif others := [row for row in rows[1:] if row.latency]:
         # Only a build begins with the original; bench takes any file for its baseline.
-        first = "the original" if rows[0].name == "pytorch" else text.clean(rows[0].title)
+        first = (
+            "the original" if rows[0].name in ("pytorch", "original") else text.clean(rows[0].title)
+        )
         bounded = any(r.latency and r.latency.speedup and r.latency.speedup.bounded for r in others)
         value = f"nothing is faster than {first}" if bounded else "too few rounds to say"
         lines.append(Line("fastest", value, "warn"))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_files
 import pytest
 import torch
 from PIL import Image
@@ -69,6 +70,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(_stand_in().eval(), folder / "resnet50.pt")
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), folder / "weights.pth")
+    onnx_files.save(onnx_files.detector(size=64), folder / "detector.onnx")
     (folder / "fleet.toml").write_text(dict(BLOCKS)["toml"], encoding="utf-8")
     (folder / "pictures").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 12, 3), np.uint8)

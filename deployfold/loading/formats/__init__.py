@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deployfold.errors import LoadError
 
-from . import directory, pickled, program, safetensors_file, torchscript
+from . import directory, onnx_file, pickled, program, safetensors_file, torchscript
 from .format import Content, Format, Permissions, read_header
 
 FORMATS: tuple[Format, ...] = (
@@ -15,6 +15,7 @@ FORMATS: tuple[Format, ...] = (
     pickled.FORMAT,
     safetensors_file.FORMAT,
     safetensors_file.INDEX,
+    onnx_file.FORMAT,
 )
 """The order counts: the first format that recognises a file reads it."""
 
@@ -36,9 +37,9 @@ def detect(path: Path) -> Format:
     if header.entries is not None:
         raise LoadError(f"{path} is an archive that torch did not write.")
     raise LoadError(
-        f"{path} is not a checkpoint that torch or safetensors wrote.",
-        hint="deployfold reads what torch.save, torch.jit.save, torch.export.save and safetensors "
-        "write.",
+        f"{path} is not a checkpoint that torch or safetensors wrote, nor an ONNX.",
+        hint="deployfold reads what torch.save, torch.jit.save, torch.export.save, safetensors and "
+        "ONNX exporters write.",
     )
 
 

@@ -62,6 +62,7 @@ class Content:
         options: keyword arguments for that architecture.
         notes: sentences for the user.
         file: the file of weights in a directory; ``None`` for the source itself.
+        beside: bytes of other files that belong to the source.
     """
 
     module: nn.Module | None = None
@@ -72,6 +73,7 @@ class Content:
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     file: Path | None = None
+    beside: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""What the stages fold and export return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from deployfold.folding import FoldResult
+
+from .artifact import Artifact
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """The folded model, and two artifacts: the original model and the folded one.
+
+    The only artifact of a model that is an ONNX is the original: its export is the folded file.
+    """
+
+    result: FoldResult
+    artifacts: tuple[Artifact, ...]
+
+    def without_module(self) -> Folded:
+        """The same without the models' weights, for the stages that no longer run them."""
+        artifacts = tuple(replace(artifact, runner=None) for artifact in self.artifacts)
+        return Folded(replace(self.result, model=torch.nn.Identity()), artifacts)
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """The exported formats of the folded model.
+
+    Attributes:
+        onnx: the fp32 ONNX, which everything behind is made from.
+        program: the ``.pt2``; its ``path`` is ``None`` where there is none.
+        artifacts: all formats, in the order of the table.
+    """
+
+    onnx: Artifact
+    program: Artifact
+    artifacts: tuple[Artifact, ...]

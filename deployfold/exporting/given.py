@@ -1,0 +1,75 @@
+"""Brings an ONNX of another exporter into the form that deployfold's own exports have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
+
+_OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+_DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+"""Attributes in which a node names the type of its output."""
+
+
+def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
+    """Put float32 in the place of float16, bfloat16 and float64 everywhere, in place.
+
+    float32 holds every float16 and bfloat16 number exactly; float64 is rounded. Inputs and outputs
+    get the type too. The lowering stage chooses the precision, from float32.
+
+    Returns:
+        The types that were replaced; none where the model was in float32.
+    """
+    found = {
+        value.dtype for value in _values(model) if value.dtype in _OTHER_FLOATS
+    }  # fmt: skip
+    if not found:
+        return ()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype in found:
+                value.const_value = _single(tensor)
+        for node in graph:
+            _change_attributes(node)
+    for value in _values(model):
+        if value.dtype in found:
+            value.dtype = ir.DataType.FLOAT
+    return tuple(sorted(found, key=lambda dtype: dtype.name))
+
+
+def drop_identities(model: ir.Model) -> None:
+    """Let nodes read what an Identity passes on, so that a weight behind one is seen as constant.
+
+    Exporters write them for weights that are shared or that were constants.
+    """
+    IdentityEliminationPass()(model)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.inputs
+        yield from graph.outputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs
+
+
+def _single(tensor: ir.TensorProtocol) -> ir.Tensor:
+    array = tensor.numpy().astype(ir.DataType.FLOAT.numpy())
+    return ir.tensor(array, name=tensor.name)
+
+
+def _change_attributes(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            if tensor.dtype in _OTHER_FLOATS:
+                node.attributes[name] = ir.AttrTensor(name, _single(tensor))
+        elif (
+            name in _DTYPE_ATTRIBUTES
+            and attribute.type == ir.AttributeType.INT
+            and attribute.as_int() in _OTHER_FLOATS
+        ):
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))

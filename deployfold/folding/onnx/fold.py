@@ -1,0 +1,75 @@
+"""Folds the BatchNormalization nodes of an ONNX graph, and proves each fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from deployfold.folding.plan import Folded, Left
+from deployfold.folding.proof.verify import TOLERANCE
+
+from .change import apply, label
+from .proof import relative_difference
+from .rules import find_change
+
+BATCH_NORM = "BatchNormalization"
+_OLDEST = 9
+_TOO_OLD = "operators of opsets before 9 have other meanings; export it again with opset 20"
+
+
+@dataclass(frozen=True)
+class GraphFold:
+    """What became of the BatchNormalization nodes of a graph.
+
+    Attributes:
+        folded, left: as in :class:`~deployfold.folding.FoldResult`.
+        float64_relative: the largest relative difference of a fold from the nodes that it replaced,
+            in float64; 0 where nothing was folded.
+    """
+
+    folded: tuple[Folded, ...]
+    left: tuple[Left, ...]
+    float64_relative: float
+
+
+def fold_graph(model: ir.Model) -> GraphFold:
+    """Fold the BatchNormalization nodes, those inside control flow as well, in place.
+
+    Each fold is proved by :func:`.proof.relative_difference` before it is made; one that is not
+    proved to ``TOLERANCE`` stays, with that as its reason.
+
+    Args:
+        model: functions inlined, constants as initialisers, shapes inferred.
+    """
+    folded: list[Folded] = []
+    left: list[Left] = []
+    largest = 0.0
+    norms = [(graph, node) for graph in model.graphs() for node in graph if _is_batch_norm(node)]
+    for graph, norm in norms:
+        change = find_change(norm) if model.opset_imports[""] >= _OLDEST else _TOO_OLD
+        if isinstance(change, str):
+            left.append(Left(label(norm), change))
+            continue
+        difference = relative_difference(change)
+        if not difference <= TOLERANCE:
+            reason = f"folded it differs by {difference:.1e} (relative, in float64)"
+            left.append(Left(label(norm), reason))
+            continue
+        largest = max(largest, difference)
+        folded.append(Folded(label(norm), change.rule, change.into))
+        apply(change, graph)
+    for graph in model.graphs():
+        _drop_unused(graph)
+    return GraphFold(tuple(folded), tuple(left), largest)
+
+
+def _is_batch_norm(node: ir.Node) -> bool:
+    return node.op_type == BATCH_NORM and node.domain in ("", "ai.onnx")
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    """Remove the statistics that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]

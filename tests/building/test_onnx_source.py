@@ -1,0 +1,255 @@
+"""Models that are ONNX files: what a build takes from them, keeps of them, and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_files as files
+import onnxruntime
+import pytest
+from onnx import helper
+
+import deployfold
+from deployfold.building.pipeline import build
+from deployfold.config.make_spec import make_spec
+from deployfold.errors import DeployfoldError, LoadError, UsageError
+from deployfold.reporting.report import Report
+
+
+def _built(source: Path, **written: Any) -> tuple[Report, Path]:
+    values = {"output": source.parent / "out", "no-engine": True, "no-measure": True, **written}
+    report, directory = build(make_spec(str(source), values))
+    return report, directory / f"{source.stem}.onnx"
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    dims = value.type.tensor_type.shape.dim
+    return [one.dim_value if one.HasField("dim_value") else one.dim_param for one in dims]
+
+
+def _run(path: Path, feeds: dict[str, Any]) -> list[Any]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 13])
+def test_a_detector_of_any_opset(opset: int, tmp_path: Path) -> None:
+    source = files.save(files.detector(opset), tmp_path / "yolo.onnx")
+    report, path = _built(source, fp16=True)
+    assert [row.name for row in report.rows] == ["original", "onnxruntime", "onnxruntime-fp16"]
+    assert report.fold is not None
+    assert (report.fold.batchnorm_before, len(report.fold.folded)) == (5, 5)
+    exact = report.fold.verification.float64_relative_difference
+    assert exact is not None
+    assert 0 < exact < 1e-12
+    model = onnx.load(path)
+    assert model.opset_import[0].version == 20
+    assert [value.name for value in model.graph.input] == ["images"]
+    assert [value.name for value in model.graph.output] == ["output0"]
+    metadata = {one.key: one.value for one in model.metadata_props}
+    assert metadata["names"] == "{0: 'square', 1: 'disc'}"
+    assert metadata["deployfold.folded"] == "5 of 5 BatchNorm layers"
+    x = np.random.default_rng(3).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    (before,), (after,) = _run(source, {"images": x}), _run(path, {"images": x})
+    assert np.abs(before - after).max() < 1e-4
+
+
+def test_names_of_free_axes_stay(tmp_path: Path) -> None:
+    source = files.save(files.resnet(batch="N"), tmp_path / "net.onnx")
+    _, path = _built(source)
+    graph = onnx.load(path).graph
+    assert _shape(graph.input[0]) == ["N", 3, 32, 32]
+    assert _shape(graph.output[0]) == ["N", 10]
+    x = np.random.default_rng(3).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    assert np.allclose(*_run(source, {"data": x}), *_run(path, {"data": x}), atol=1e-5)
+
+
+def test_a_float16_model_is_built_from_float32(tmp_path: Path) -> None:
+    source = files.save(files.resnet(dtype=np.float16), tmp_path / "half.onnx")
+    report, path = _built(source, fp16=True)
+    assert "The float16 tensors are computed in float32; --fp16 builds in float16." in report.notes
+    assert report.inputs[0].dtype == "float32"
+    kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 not in kinds
+    lowered = onnx.load(path.with_name("half.fp16.onnx"))
+    kinds = {tensor.data_type for tensor in lowered.graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_integer_inputs_keep_their_type(tmp_path: Path) -> None:
+    source = files.save(files.embedding(), tmp_path / "text.onnx")
+    report, path = _built(source)
+    assert [(one.name, one.dtype, one.shape) for one in report.inputs] == [
+        ("ids", "int64", (1, 6)),
+        ("mask", "int64", (1, 6)),
+    ]
+    assert report.fold is not None
+    assert not report.fold.left
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
+
+
+def test_one_size_settles_an_axis_of_the_same_name(tmp_path: Path) -> None:
+    source = files.save(files.embedding("T"), tmp_path / "text.onnx")
+    with pytest.raises(UsageError, match=r"any size along axis 1 of 'ids' \(T\)") as raised:
+        _built(source)
+    assert raised.value.hint == "Give it with --input ids=1xSIZE."
+    report, _ = _built(source, input=("mask=2x5",))
+    assert [one.shape for one in report.inputs] == [(2, 5), (2, 5)]
+
+
+def test_uint8_inputs_and_the_cast_behind_them(tmp_path: Path) -> None:
+    g = files.GraphWriter(13)
+    x = g.node("Cast", g.node("Transpose", "frame", perm=[0, 3, 1, 2]), to=files.FLOAT)
+    x = g.node("Div", x, g.weight(np.float32(255.0)))
+    g.rename(g.block(x, 3, 4), "y")
+    model = g.model(
+        {"frame": (onnx.TensorProto.UINT8, [1, 8, 8, 3])}, {"y": (files.FLOAT, [1, 4, 8, 8])}
+    )
+    report, path = _built(files.save(model, tmp_path / "frames.onnx"))
+    assert report.inputs[0].dtype == "uint8"
+    assert onnx.load(path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_external_data_and_control_flow(tmp_path: Path) -> None:
+    source = files.save(files.resnet(), tmp_path / "model.onnx", external=True)
+    report, _ = _built(source)
+    assert report.source.bytes == source.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+    source = files.save(files.branching(), tmp_path / "branch.onnx")
+    report, path = _built(source)
+    assert report.fold is not None
+    assert len(report.fold.folded) == 2  # one of them inside the If
+    for sign in (1, -1):
+        x = sign * np.ones((1, 3, 12, 12), np.float32)
+        assert np.allclose(*_run(source, {"x": x}), *_run(path, {"x": x}), atol=1e-5)
+
+
+def test_contributed_operators_are_carried(tmp_path: Path) -> None:
+    g = files.GraphWriter(13)
+    x = g.block("x", 3, 4)
+    g.nodes.append(helper.make_node("Gelu", [x], ["y"], domain="com.microsoft"))
+    shape = [1, 4, 8, 8]
+    model = g.model(
+        {"x": (files.FLOAT, [1, 3, 8, 8])}, {"y": (files.FLOAT, shape)}, domains=["com.microsoft"]
+    )
+    report, path = _built(files.save(model, tmp_path / "gelu.onnx"))
+    assert [node.domain for node in onnx.load(path).graph.node] == ["", "", "com.microsoft"]
+    assert report.rows[1].batchnorm_layers == 0
+
+
+def _without_weights(tmp_path: Path) -> Path:
+    path = files.save(files.resnet(), tmp_path / "model.onnx", external=True)
+    (tmp_path / "weights.bin").unlink()
+    return path
+
+
+def _weights_elsewhere(tmp_path: Path) -> Path:
+    path = files.save(files.resnet(), tmp_path / "model.onnx", external=True)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../secret"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _foreign(tmp_path: Path) -> Path:
+    g = files.GraphWriter(13)
+    g.nodes.append(helper.make_node("DeformConv", ["x"], ["y"], domain="mmdeploy"))
+    shape = [1, 3, 8, 8]
+    model = g.model({"x": (files.FLOAT, shape)}, {"y": (files.FLOAT, shape)}, domains=["mmdeploy"])
+    return files.save(model, tmp_path / "model.onnx")
+
+
+def _strings(tmp_path: Path) -> Path:
+    g = files.GraphWriter(13)
+    g.rename(g.node("Identity", "x"), "y")
+    kind = onnx.TensorProto.STRING
+    return files.save(g.model({"x": (kind, [1])}, {"y": (kind, [1])}), tmp_path / "model.onnx")
+
+
+def _torn(tmp_path: Path) -> Path:
+    path = files.save(files.resnet(), tmp_path / "model.onnx")
+    path.write_bytes(path.read_bytes()[:-500])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_without_weights, "are in weights.bin, and there is no such file"),
+        (_weights_elsewhere, "names '../secret' for its weights, a file outside of its folder"),
+        (_foreign, "uses the operator mmdeploy::DeformConv"),
+        (_strings, "input 'x' of model.onnx is made of strings"),
+        (_torn, "cannot be read as ONNX"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_by_name(
+    make: Callable[[Path], Path], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LoadError) as raised:
+        _built(make(tmp_path))
+    assert said in raised.value.message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"dynamic-batch": "1:2:4"}, "fixes axis 0 of 'data' to 1, so it cannot serve sizes from"),
+        ({"input": ("2x3x32x32",)}, "takes 'data' as 1x3x32x32 float32, not as 2x3x32x32"),
+        ({"input": ("x=1x3x32x32",)}, "has no input named 'x'"),
+        ({"arch": "torchvision:resnet18"}, "is a whole model; --arch goes with a state dict"),
+    ],
+)
+def test_a_request_that_does_not_fit_the_graph(
+    written: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    source = files.save(files.resnet(), tmp_path / "net.onnx")
+    with pytest.raises(DeployfoldError, match=said.replace(":", r"\:")):
+        _built(source, **written)
+
+
+def test_the_model_itself_is_not_overwritten(tmp_path: Path) -> None:
+    source = files.save(files.resnet(), tmp_path / "net.onnx")
+    before = source.read_bytes()
+    with pytest.raises(UsageError, match="is the model itself"):
+        _built(source, output=tmp_path)
+    assert source.read_bytes() == before
+
+
+def test_load_gives_a_module_that_runs_it(tmp_path: Path) -> None:
+    import torch
+
+    source = files.save(files.resnet(), tmp_path / "net.onnx")
+    x = torch.randn(1, 3, 32, 32)
+    (found,) = deployfold.load(source)(x)
+    assert torch.equal(found, torch.from_numpy(_run(source, {"data": x.numpy()})[0]))
+
+
+def test_weights_behind_an_identity_are_constants(tmp_path: Path) -> None:
+    g = files.GraphWriter(13)
+    shared = g.node("Identity", g.weight(g.random.standard_normal((4, 3, 1, 1)).astype(np.float32)))
+    g.rename(g.norm(g.node("Conv", "x", shared), 4), "y")
+    shape = [1, 4, 8, 8]
+    model = g.model({"x": (files.FLOAT, [1, 3, 8, 8])}, {"y": (files.FLOAT, shape)})
+    report, _ = _built(files.save(model, tmp_path / "net.onnx"))
+    assert report.fold is not None
+    assert len(report.fold.folded) == 1
+
+
+def test_a_graph_that_the_converter_changes_stays_as_it_is(tmp_path: Path) -> None:
+    """onnx's converter gives a linear Resize of opset 10 the sample points of opset 11."""
+    g = files.GraphWriter(10)
+    scales = g.weight(np.float32([1, 1, 2, 2]))
+    g.rename(g.node("Resize", g.block("x", 3, 4), scales, mode="linear"), "y")
+    model = g.model({"x": (files.FLOAT, [1, 3, 4, 4])}, {"y": (files.FLOAT, [1, 4, 8, 8])})
+    report, path = _built(files.save(model, tmp_path / "net.onnx"))
+    assert any(note.startswith("net.onnx stays in opset 10; ") for note in report.notes)
+    assert onnx.load(path).opset_import[0].version == 10
+    assert report.fold is not None
+    assert len(report.fold.folded) == 1
