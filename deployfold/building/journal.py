@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.reporting.report import Row, StageCost
+from deployfold.util.grouping import grouped
 from deployfold.util.memory import forget_peak, peak_bytes, release
 
 from .artifact import Artifact
@@ -73,11 +74,11 @@ class Journal:
         return artifact
 
     def note(self, sentences: Sequence[str], *, level: str = "info") -> None:
-        """Keep sentences for the report, and show them now; each once."""
-        for sentence in sentences:
-            if sentence not in self.notes:
-                self.notes.append(sentence)
-                self.emit(Note(sentence, level))
+        """Keep sentences for the report, each once, and show them now, those of one kind joined."""
+        new = [one for one in dict.fromkeys(sentences) if one not in self.notes]
+        self.notes += new
+        for sentence in grouped(new):
+            self.emit(Note(sentence, level))
 
     def warn(self, sentence: str) -> None:
         """Show a sentence now that the report has elsewhere, in a row or in its status."""

@@ -13,7 +13,7 @@ def main() -> None:
     from deployfold.errors import ExitCode
     from deployfold.util.quiet import claim_process
 
-    from .streams import Lossy, discard_stdout, open_closed_streams
+    from .streams import Lossy, discard_stdout, open_closed_streams, write_alike
 
     open_closed_streams()
     claim_process()
@@ -21,6 +21,7 @@ def main() -> None:
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION))
     try:
         _use_utf8()
+        write_alike()
         from .app import app
 
         app()
@@ -41,11 +42,16 @@ def main() -> None:
 def _use_utf8() -> None:
     """Start again in Python's UTF-8 mode where the locale has another encoding.
 
-    Every library that files are given to takes their paths as UTF-8.
+    Every library that files are given to takes their paths as UTF-8. The terminal keeps its own
+    encoding, but for ASCII: the C locale says nothing about the terminal.
     """
+    import codecs
     import os
     import sys
 
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
+        shown = sys.stdout.encoding.lower()
+        if codecs.lookup(shown).name not in ("ascii", "utf-8"):
+            os.environ.setdefault("PYTHONIOENCODING", shown)
         os.execv(sys.executable, sys.orig_argv)

@@ -82,9 +82,9 @@ def show_report(
         session.out.print(fold_table(report, explain=session.verbose))
     session.out.print(summary_panel(shown))
     if directory is not None:
-        session.out.print(f"Artifacts and report.json: {directory}", soft_wrap=True)
-        for line in next_steps(report, directory):
-            session.out.print(line, soft_wrap=True, markup=False)
+        for line in closing_lines(report, directory):
+            # Paths and commands stay on one line, to be copied.
+            session.out.print(line, soft_wrap=str(directory) in line, markup=False)
 
 
 def show_overview(session: Session, reports: Sequence[Report]) -> None:
@@ -95,22 +95,37 @@ def show_overview(session: Session, reports: Sequence[Report]) -> None:
     session.out.print(grid_table(overview_grid(reports)))
 
 
-def next_steps(report: Report, directory: Path) -> list[str]:
-    """For each file of a build the command that runs it, with the title of its row."""
+def closing_lines(report: Report, directory: Path) -> list[str]:
+    """The last lines of a build: what to take, where it is, and the next commands."""
     import shlex
 
     from deployfold.finish import FINISH_JSON
+    from deployfold.reporting.choice import choose
+    from deployfold.reporting.text import clean
 
-    steps = [
-        (f"deployfold run {shlex.quote(str(directory / row.artifact))}", row.title)
-        for row in report.rows
-        if row.artifact is not None and (directory / row.artifact).exists()
-    ]
+    choice = choose(report)
+    file = None
+    if choice.row is not None and choice.row.artifact is not None:
+        file = directory / choice.row.artifact
+    lines = [choice.sentence if choice.row is None else f"Take {choice.sentence}"]
+    if file is not None:
+        lines.append(f"It is {file}; every other artifact and report.json lie beside it.")
+    else:
+        lines.append(f"Artifacts and report.json: {directory}")
+    unknown = [clean(row.title) for row in report.rows if row.latency is None]
+    if choice.row is not None and unknown:
+        lines.append(f"Not measured here: {'; '.join(unknown)}. The footnotes say why.")
+    folder = shlex.quote(str(directory))
+    steps = []
+    if file is not None:
+        steps.append((f"deployfold run {shlex.quote(str(file))}", "run it once"))
+    elif any(row.latency is None and row.artifact for row in report.rows):
+        steps.append((f"deployfold bench {folder}", "measure every artifact"))
     if (directory / FINISH_JSON).is_file():
-        command = f"deployfold finish {shlex.quote(str(directory))}"
-        steps.append((command, "on the device, after copying the folder there"))
-    width = max((len(command) for command, _ in steps), default=0)
-    return [f"next: {command:<{width}}  {title}" for command, title in steps]
+        steps.append((f"deployfold finish {folder}", "on the device, with a copy of the folder"))
+    steps.append((f"deployfold report {folder} --open", "charts, fold map and all details"))
+    width = max(len(command) for command, _ in steps)
+    return lines + [f"next: {command:<{width}}  {about}" for command, about in steps]
 
 
 def show_plan(session: Session, plan: BuildPlan) -> None:

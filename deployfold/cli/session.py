@@ -76,7 +76,7 @@ def session(
     # chatter is kept away, and leave it that way.
     lossy: Any = Lossy(sys.stderr)
     err = Console(file=lossy, stderr=True, no_color=disable, highlight=False)
-    with real_stdout() as stream:
+    with real_stdout(json=json) as stream:
         out = Console(file=stream, no_color=disable, highlight=False)
         progress = Progress(err, verbose=verbose, quiet=quiet)
         code = ExitCode.OK

@@ -6,12 +6,27 @@ then, and the rest of the output goes nowhere. A full disk is an error of the re
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
+
+ALIKE = "deployfold.alike"
+"""The error handler for encodings that lack a character: it writes one that looks like it."""
+_ALIKE = str.maketrans("≈✓Δ→–…×·±°«»●○⁰¹²³⁴⁵⁶⁷⁸⁹", '~+d>-.x.+o""*o0123456789')
+
+
+def _write_alike(error: UnicodeError) -> tuple[str, int]:
+    """One ASCII character for each that cannot be written, so that columns stay aligned."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end].translate(_ALIKE)
+    return "".join(one if one.isascii() else "?" for one in missing), error.end
+
+
+codecs.register_error(ALIKE, _write_alike)
 
 
 class _Pipe(io.FileIO):
@@ -62,6 +77,13 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
+def write_alike() -> None:
+    """Let both standard streams write a character like one that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors=ALIKE)
+
+
 def discard_stdout() -> None:
     """Lead stdout to the null device, so that the interpreter's last flush cannot fail."""
     with suppress(OSError, ValueError, AttributeError):
@@ -71,17 +93,22 @@ def discard_stdout() -> None:
 
 
 @contextmanager
-def real_stdout() -> Iterator[IO[str]]:
+def real_stdout(*, json: bool = False) -> Iterator[IO[str]]:
     """Yield a stream on the real stdout, while file descriptor 1 leads to stderr.
 
     What libraries print on stdout meanwhile goes to stderr, so that a JSON report stays one.
+
+    Args:
+        json: the stream takes JSON, which is UTF-8 whatever the encoding of stdout.
     """
     with suppress(OSError):
         sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
     raw = io.BufferedWriter(_Pipe(os.dup(saved), "w"))
-    stream = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
+    encoding = "utf-8" if json else getattr(sys.stdout, "encoding", None) or "utf-8"
+    utf = encoding.lower().startswith("utf")
+    stream = io.TextIOWrapper(raw, encoding=encoding, errors="replace" if utf else ALIKE)
     try:
         yield stream
     finally:

@@ -69,9 +69,9 @@ def load_model(
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
     options = dict(arch_options or {})
     if zoo.is_zoo_name(source) and not exists:
-        return checked(_from_zoo(source, arch, options))
+        return _sized(checked(_from_zoo(source, arch, options)))
     if factories and _FACTORY.fullmatch(source) and not exists:
-        return checked(_from_factory(source, arch, options))
+        return _sized(checked(_from_factory(source, arch, options)))
     if not exists:
         raise _missing(source)
     found = detect(path)

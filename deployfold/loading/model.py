@@ -23,8 +23,8 @@ class LoadedModel:
             unknown.
         source: the source as the user wrote it.
         sha256, bytes: hash and size of the file; ``None`` without a file.
-        weight_bytes: size of the model's tensors; ``None`` without a file. A training checkpoint
-            is larger, because it also has the optimizer's state.
+        weight_bytes: size of the model's tensors. A training checkpoint is larger, because it also
+            has the optimizer's state.
         shapes: input shapes that the source states; ``()`` without any.
         notes: sentences for the user, such as a guessed architecture.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployfold.util.grouping import grouped
+
 from . import text
 from .report import Latency, Report, Row
 
@@ -12,6 +14,8 @@ FEW_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median."""
 BUSY = 0.25
 """CPUs that other programs may keep busy before a note tells so."""
+MOST = 6
+"""Footnotes of a row."""
 _GOOD_GOVERNORS = {"performance"}
 
 
@@ -45,9 +49,17 @@ def footnotes(report: Report) -> Footnotes:
     for row in report.rows:
         if row.latency is None:
             why[row.name] = number(row.not_measured or "no reason was recorded")
-        notes = [*row.notes, *_of_row(row)]
+        notes = _limited([*row.notes, *_of_row(row)])
         others[row.name] = tuple(dict.fromkeys(number(note) for note in notes))
     return Footnotes(tuple(order), why, others, tuple(_plain(report)))
+
+
+def _limited(notes: Sequence[str]) -> list[str]:
+    """The notes of a row, those of one kind joined, in at most :data:`MOST` sentences."""
+    found = grouped(notes)
+    if len(found) <= MOST:
+        return found
+    return [*found[: MOST - 1], f"{len(found) - MOST + 1} more notes stand in report.json"]
 
 
 def _of_row(row: Row) -> list[str]:

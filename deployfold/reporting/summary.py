@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deployfold.util.grouping import grouped
+
 from . import text
 from .report import FoldSummary, Report, Row, ThresholdResult
+
+MOST_NOTES = 12
+"""Notes of a build in its summary."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ def summary_lines(report: Report) -> list[Line]:
         lines.extend(_fold(report.fold))
     lines.extend(_best(report.rows))
     lines.extend(_saturation(report.rows))
-    lines.extend(Line("note", text.clean(note)) for note in report.notes)
+    notes = grouped(report.notes)
+    lines.extend(Line("note", text.clean(note)) for note in notes[:MOST_NOTES])
+    if len(notes) > MOST_NOTES:
+        lines.append(Line("note", f"{len(notes) - MOST_NOTES} more notes stand in report.json"))
     lines.extend(_threshold(result) for result in report.thresholds)
     return lines
 

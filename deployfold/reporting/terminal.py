@@ -20,6 +20,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from deployfold.errors import first_few
+
 from . import text
 from .comparison import Cell, Column, Mark, columns
 from .details import Grid, cold_start_grid, layer_grids, sweep_grid
@@ -133,7 +135,8 @@ def fold_table(report: Report, *, explain: bool = False) -> Table:
 
     Args:
         report: the report; without a fold summary the table is empty.
-        explain: show all; else long lists show their first and last entries only.
+        explain: show all; else those that were left are grouped by their reason, and a long list
+            of folded ones shows its first and last entries only.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in ("BatchNorm", "into", "rule, or why it was left"):
@@ -141,12 +144,17 @@ def fold_table(report: Report, *, explain: bool = False) -> Table:
     fold = report.fold
     if fold is None:
         return table
-    for left in fold.left if explain else fold.left[:12]:
+    reasons: dict[str, list[str]] = {}
+    for left in fold.left:
+        key = left.name if explain else left.reason
+        reasons.setdefault(key, []).append(left.name)
+    by_name = {left.name: left.reason for left in fold.left}
+    for names in reasons.values():
         table.add_row(
-            Text(text.clean(left.name)), Text("left", style="yellow"), Text(text.clean(left.reason))
+            Text(text.clean(first_few(names))),
+            Text("left", style="yellow"),
+            Text(text.clean(by_name[names[0]])),
         )
-    if not explain and len(fold.left) > 12:
-        table.add_row(Text(f"… {len(fold.left) - 12} more left", style="dim"))
     folded = list(fold.folded)
     hidden = 0 if explain or len(folded) <= 8 else len(folded) - 5
     for entry in folded[:4] if hidden else folded:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cli_runs import DEPLOYFOLD, environment, fails
+from report_sample import full_report
 
 from deployfold.errors import ExitCode
 
@@ -132,3 +133,24 @@ def test_a_file_never_takes_the_place_of_a_closed_stdout(tmp_path):
     done = start((sys.executable, "-c", code), preexec_fn=closing(1))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "artifact").read_text() == ""
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_an_encoding_without_our_signs_gets_others_like_them(encoding, columns, tmp_path):
+    (tmp_path / "report.json").write_text(full_report().to_json(), encoding="utf-8")
+    words = (DEPLOYFOLD, "report", str(tmp_path), "--layers")
+    changes = {"PYTHONIOENCODING": encoding, "COLUMNS": columns}
+    plain = {**environment(), "COLUMNS": columns}
+    expected = subprocess.run(words, env=plain, capture_output=True, check=True)
+    done = subprocess.run(words, env={**plain, **changes}, capture_output=True, check=True)
+    assert done.stderr == b""
+    shown, lines = done.stdout.decode(encoding), expected.stdout.decode().splitlines()
+    assert "?" not in shown
+    assert "~ [0.99, 1.02]" in shown
+    assert ("2.06×" if encoding == "cp1252" else "2.06x") in shown
+    wrapped = [line for line in shown.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, wrapped)) <= int(columns)
+    assert len(shown.splitlines()) == len(lines)  # nothing wraps differently
+    as_json = subprocess.run((*words[:3], "--json"), env={**plain, **changes}, capture_output=True)
+    assert as_json.stdout.decode("utf-8") == full_report().to_json()

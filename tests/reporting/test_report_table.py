@@ -11,7 +11,7 @@ from report_sample import sample_report
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from deployfold.reporting.report import FoldSummary, Status
+from deployfold.reporting.report import FoldedNorm, FoldSummary, LeftNorm, Status
 from deployfold.reporting.terminal import comparison_table, fold_table, summary_panel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -125,3 +125,46 @@ def test_the_panel_says_what_failed_and_which_limit_was_missed() -> None:
     missed = report.thresholds[0].model_copy(update={"passed": False, "limit": 3.0})
     output = plain(summary_panel(report.model_copy(update={"thresholds": (missed,)})), 80)
     assert "min-speedup 3 missed: 2.06 (onnxruntime)" in output
+
+
+def test_a_hundred_notes_are_a_few_lines() -> None:
+    report = sample_report()
+    many = tuple(f"model.{index}.conv stays in fp32: it overflows" for index in range(100))
+    rest = tuple(f"{word} note" for word in "one two three four five six seven eight nine".split())
+    row = report.rows[1].model_copy(update={"notes": (*many, *rest)})
+    crowded = report.model_copy(
+        update={"rows": (report.rows[0], row, *report.rows[2:]), "notes": (*many, *rest)}
+    )
+    table = plain(comparison_table(crowded), 120)
+    assert "¹⁰" not in table
+    assert "model.0.conv stays in fp32: it overflows (and 99 more like it: model.1.conv," in table
+    assert "5 more notes stand in report.json" in table
+    panel = plain(summary_panel(crowded), 120)
+    assert panel.count("│ note ") == 10
+    assert "(and 99 more like it: model.1.conv, model.2.conv, model.3.conv, …)" in panel
+
+
+def test_the_card_counts_batchnorms_apart_from_what_went_with_them() -> None:
+    report = sample_report()
+    fold = report.fold
+    assert fold is not None
+    branches = tuple(
+        FoldedNorm(name=f"b{i}", rule="merged", into="c", kind="branch") for i in range(30)
+    )
+    merged = fold.model_copy(update={"folded": (*fold.folded, *branches)})
+    panel = plain(summary_panel(report.model_copy(update={"fold": merged})), 80)
+    assert "52 of 53 BatchNorm, 30 branches, 26,560 parameters fewer" in panel
+
+
+def test_the_left_are_grouped_by_their_reason() -> None:
+    report = sample_report()
+    fold = report.fold
+    assert fold is not None
+    left = [LeftNorm(name=f"head.{i}.bn", reason="its input is shared") for i in range(9)]
+    left.append(LeftNorm(name="neck.bn", reason="it is in training mode"))
+    more = report.model_copy(update={"fold": fold.model_copy(update={"left": tuple(left)})})
+    short, long = plain(fold_table(more), 120), plain(fold_table(more, explain=True), 120)
+    assert "head.0.bn, head.1.bn, head.2.bn and 6 more" in short
+    assert short.count("its input is shared") == 1
+    assert "neck.bn" in short
+    assert long.count("its input is shared") == 9

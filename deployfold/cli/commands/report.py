@@ -122,7 +122,7 @@ def report(
     if several and not written:
         show_overview(run, [one for one, _ in found])
     elif not written or run.json:
-        show_report(run, found[0][0], None, sort=sort, layers=layers)
+        show_report(run, *found[0], sort=sort, layers=layers)
     for one in written:
         run.err.print(f"Wrote {_shown(one)}", markup=False, highlight=False, soft_wrap=True)
     if open_page:
