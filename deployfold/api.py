@@ -66,6 +66,7 @@ def fold(
     example_inputs: tuple[Any, ...],
     *,
     reparam: bool = True,
+    keep_parametrizations: bool = False,
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
@@ -79,6 +80,8 @@ def fold(
         model: in evaluation mode; it is never changed.
         example_inputs: the arguments of one forward call.
         reparam: also merge parallel linear branches and fold constant scales.
+        keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
+            call; otherwise what they compute is stored first.
         more_inputs: further argument tuples, which take a data-dependent forward through its other
             branches.
         check_inputs: argument tuples of further shapes to verify.
@@ -93,6 +96,7 @@ def fold(
         model,
         example_inputs,
         reparam=reparam,
+        keep_parametrizations=keep_parametrizations,
         more_inputs=more_inputs,
         check_inputs=check_inputs,
     )

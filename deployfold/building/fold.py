@@ -43,6 +43,7 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             model.module,
             loaded.example,
             reparam=spec.reparam,
+            keep_parametrizations=spec.keep_parametrizations,
             more_inputs=loaded.fold_samples[1:],
             check_inputs=_other_sizes(loaded),
         )

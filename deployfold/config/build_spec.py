@@ -172,6 +172,11 @@ class BuildSpec:
         "Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
         Panel.MODEL,
     )
+    keep_parametrizations: bool = option(
+        False,
+        "Leave weights that pruning, weight_norm and the like compute at each call.",
+        Panel.MODEL,
+    )
     script: bool = option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
     preprocess: PreprocessSpec = group(PreprocessSpec)
     calibration: CalibrationSpec | None = group(CalibrationSpec, always=False)

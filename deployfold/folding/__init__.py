@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .compiled import uncompiled
 from .graph.find_affine_layers import count_batchnorms
 from .half import fold_in_float32, is_half_on_cpu
 from .modules import tensors_in
+from .parametrizations import baked
 from .plan import Folded, Left
 from .proof.verify import Verification
 from .result import FoldResult, count_parameters
@@ -39,6 +41,7 @@ def fold(
     example_inputs: tuple[Any, ...],
     *,
     reparam: bool = True,
+    keep_parametrizations: bool = False,
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
@@ -56,6 +59,8 @@ def fold(
         model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
         example_inputs: the arguments of one forward call, tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
+        keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
+            call; otherwise what they compute is stored first.
         more_inputs: further argument tuples, for a model that takes other paths on other data.
         check_inputs: further argument tuples of shapes that the model will meet.
 
@@ -70,15 +75,18 @@ def fold(
     _check_foldable(model)
     inputs = (example_inputs, more_inputs, check_inputs)
     with uncompiled(model):
-        half = is_half_on_cpu(model)
-        single = fold_in_float32(model, *inputs, reparam=reparam) if half else None
-        return single or fold_and_prove(
-            model,
+        stored, notes = (model, ()) if keep_parametrizations else baked(model, example_inputs)
+        half = is_half_on_cpu(stored)
+        single = fold_in_float32(stored, *inputs, reparam=reparam) if half else None
+        result = single or fold_and_prove(
+            stored,
             example_inputs,
             reparam=reparam,
             more_inputs=more_inputs,
             check_inputs=check_inputs,
         )
+    before = count_parameters(model)
+    return replace(result, parameters_before=before, notes=(*notes, *result.notes))
 
 
 def _check_inputs(inputs: Sequence[tuple[Any, ...]]) -> None:

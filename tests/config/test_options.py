@@ -27,7 +27,8 @@ FLAGS = """
 --exclude-lean-runtime --weight-streaming --strip-plan --refit --dla-core --no-gpu-fallback --calib
 --calib-samples --held-back --min-sqnr --min-agreement --min-int8-share --no-guard --int8-rest
 --residual-qdq --arch --input --input-data --labels --preprocess --resize --crop --mean --std
---layout --channels --dynamic-batch --shapes --allow-global --trust --no-reparam --script --threads
+--layout --channels --dynamic-batch --shapes --allow-global --trust --no-reparam
+--keep-parametrizations --script --threads
 --max-seconds --batch --cold-start --no-measure --no-cuda-graph --seed --min-speedup --max-diff
 --max-latency-ms --output
 """.split()

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 @in_session("json", "verbose")
 @opt.with_build_options(
-    "arch", "arch-arg", "weights", "input", "input-data", "allow-global", "trust", "no-reparam"
+    "arch",
+    "arch-arg",
+    "weights",
+    "input",
+    "input-data",
+    "allow-global",
+    "trust",
+    "no-reparam",
+    "keep-parametrizations",
 )
 def fold(
     run: Session,

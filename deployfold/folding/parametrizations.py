@@ -1,0 +1,127 @@
+"""Storing weights that a forward computes anew at each call: pruned and parametrized ones.
+
+``torch.nn.utils.prune`` multiplies a weight by a mask, ``weight_norm`` and ``spectral_norm`` divide
+it by a norm, and ``torch.nn.utils.parametrize`` runs any module on it. In evaluation mode all of
+them give the same weight every time. Torch's own functions that take them off change the original's
+tensors, and classes that copies share, so they are not used here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from .modules import copy_modules
+from .proof.compare import difference, run_model
+
+_LEFT_OUT = ("orig", "mask", "g", "v", "u")
+"""Endings of the tensors from which a hook computes a weight."""
+
+
+def baked(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of ``model`` whose computed weights are stored, and notes; ``model`` without any.
+
+    Args:
+        model: it is never changed. Modules in training mode stay as they are.
+        inputs: on which both must give the same, bit for bit.
+    """
+    if not any(True for _ in _computed(model)):
+        return model, ()
+    try:
+        copied = copy_modules(model)
+        with torch.no_grad():
+            kinds = Counter(_store(*item) for item in list(_computed(copied)))
+        same = difference(run_model(model, inputs), run_model(copied, inputs)).absolute == 0
+    except Exception:  # the forward looks at what is gone; folding meets the model's own failure
+        same = False
+    if not same:
+        return model, (
+            "Weights that the model computes at each call stay as they are: with the results "
+            "stored, it does not give the same.",
+        )
+    what = ", ".join(f"{number} of {kind}" for kind, number in kinds.items())
+    return copied, (
+        f"Weights that the model computed at each call are stored: {what}. Its state dict has "
+        "other keys now; --keep-parametrizations (keep_parametrizations=True) leaves them.",
+    )
+
+
+def _computed(model: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
+    """Each module with a computed weight; with the key of the hook, if one computes it."""
+    for module in model.modules():
+        if module.training:
+            continue
+        if parametrize.is_parametrized(module):
+            yield module, None
+        for key, hook in module._forward_pre_hooks.items():
+            if isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm)):
+                yield module, key
+
+
+def _store(module: nn.Module, key: int | None) -> str:
+    """Store what a module, or its hook, computes; returns what that was."""
+    if key is None:
+        return _store_parametrized(module)
+    hook: Any = module._forward_pre_hooks.pop(key)
+    name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+    kind: str
+    value: Tensor
+    if isinstance(hook, BasePruningMethod):
+        kind, value = "pruning", hook.apply_mask(module)  # type: ignore[no-untyped-call]
+    elif isinstance(hook, WeightNorm):
+        kind, value = "weight_norm", hook.compute_weight(module)
+    else:
+        kind, value = "spectral_norm", hook.compute_weight(module, do_power_iteration=False)
+        _drop_state_hooks(module)
+    trained = False
+    for ending in _LEFT_OUT:
+        old = getattr(module, f"{name}_{ending}", None)
+        if isinstance(old, Tensor):
+            trained = trained or old.requires_grad
+            delattr(module, f"{name}_{ending}")
+    _set(module, name, value, trained)
+    return kind
+
+
+def _store_parametrized(module: nn.Module) -> str:
+    lists: Any = module.parametrizations
+    values = {}
+    kinds: dict[str, None] = {}
+    for name, chain in lists.items():
+        trained = any(parameter.requires_grad for parameter in chain.parameters(recurse=False))
+        learned = any(True for _ in chain.parameters(recurse=False))
+        values[name] = (getattr(module, name), trained, learned)
+        kinds.update(dict.fromkeys(type(one).__name__.strip("_") for one in chain))
+    del module.parametrizations
+    _drop_state_hooks(module)
+    module.__class__ = type(module).__bases__[0]  # torch has put a class of its own before it
+    for name, (value, trained, learned) in values.items():
+        if learned:
+            _set(module, name, value, trained)
+        else:
+            module.register_buffer(name, value.detach().clone())
+    return " and ".join(kinds)
+
+
+def _drop_state_hooks(module: nn.Module) -> None:
+    """Take away what torch put there to save and load a computed weight."""
+    for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, hook in list(hooks.items()):
+            inner = getattr(hook, "hook", hook)
+            made_by = getattr(inner, "__module__", None) or type(inner).__module__
+            if made_by.startswith("torch.nn.utils."):
+                del hooks[key]
+
+
+def _set(module: nn.Module, name: str, value: Tensor, trained: bool) -> None:
+    vars(module).pop(name, None)
+    # Not register_parameter: recurrent modules keep a list of their weights as well.
+    setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=trained))
