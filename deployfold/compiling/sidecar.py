@@ -169,6 +169,12 @@ def weight_stripped(sidecar: Mapping[str, Any]) -> bool:
     return bool(_options(sidecar).get("strip_plan"))
 
 
+def refittable(sidecar: Mapping[str, Any]) -> bool:
+    """Whether the weights of the engine can be replaced."""
+    options = _options(sidecar)
+    return bool(options.get("strip_plan") or options.get("refit"))
+
+
 def input_tensors(sidecar: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
     """The inputs of an engine, in the opt shapes of its first optimization profile.
 

@@ -165,11 +165,9 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
         artifact=path.name,
         bytes=engine.bytes,
         notes=_notes(engine, machine, ran=request.verify),
-        not_measured=f"a weight-stripped engine for {where} does not run before it is refitted"
-        if request.options.strip_plan
-        else f"built for {where}, which is not here; run it there: deployfold finish DIR",
+        not_measured=f"built for {where}, which is not here; run it there: deployfold finish DIR",
     )
-    if not request.verify or request.options.strip_plan:
+    if not request.verify:
         return row
     return _run(row, request, kit, how)
 

@@ -26,8 +26,8 @@ from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
 from .tensorrt_engine import EngineRunner
-from .tensorrt_file import runnable_sidecar
 from .tensorrt_library import CudaGraph
+from .tensorrt_load import runnable_sidecar
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec

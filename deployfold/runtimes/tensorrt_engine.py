@@ -22,7 +22,8 @@ from deployfold.runtimes.tensorrt_library import CudaGraph, RunOptions, select_p
 from .cuda import Cuda
 from .failures import as_measure_error
 from .layer_times import Profile
-from .tensorrt_file import LoadedEngine, load_engine, numpy_dtype, plain
+from .tensorrt_file import numpy_dtype, plain
+from .tensorrt_load import LoadedEngine, load_engine
 from .tensorrt_profile import profile_engine
 from .times import DeviceTimes
 

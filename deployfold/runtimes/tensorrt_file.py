@@ -1,4 +1,4 @@
-"""From an engine file to an engine that can run: its sidecar first, then the library's own word."""
+"""From an engine file to an engine in memory: its sidecar first, then the library's own word."""
 
 from __future__ import annotations
 
@@ -14,69 +14,47 @@ from deployfold.compiling.sidecar import (
     hash_differs,
     incompatibility,
     read_sidecar,
-    weight_stripped,
     wrong_size,
 )
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import (
-    Context,
-    RunOptions,
     collecting_logger,
-    create_context,
     runtime_library,
-    stream_weights,
 )
-from deployfold.targets.compute_capability import sm_name
 
 from .failures import as_measure_error
 
 
 @dataclass
-class LoadedEngine:
-    """An engine with its execution context, its library, and the errors that the library logs."""
+class OpenEngine:
+    """An engine in memory, without an execution context."""
 
     library: Any
     messages: list[str]
     log: Any
     runtime: Any
     engine: Any
-    context: Context
-
-    def because(self) -> str:
-        """The library's last error, to end a sentence with."""
-        return _because(self.messages)
-
-    def close(self) -> None:
-        """Free context, engine and runtime, in that order, as TensorRT asks for.
-
-        Raises:
-            UsageError: the runtime cache cannot be written; all is freed nevertheless.
-        """
-        try:
-            self.context.close()
-        finally:
-            self.context = Context(None)
-            self.engine = None
-            self.runtime = None
 
 
-def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) -> LoadedEngine:
-    """Load the engine at ``path`` on the current device, whose compute capability is given.
+def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> OpenEngine:
+    """Read the engine at ``path`` on the current device, whose compute capability is given.
+
+    Args:
+        host_code: let a version-compatible engine run the lean runtime that it carries.
 
     Raises:
         MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
     """
     name = path.name
-    sidecar = runnable_sidecar(path)
+    sidecar = whole_sidecar(path)
     trt = runtime_library(sidecar["library"])
-    version = str(trt.__version__)
-    if (reason := incompatibility(sidecar, Here(capability, version))) is not None:
+    if (reason := incompatibility(sidecar, Here(capability, str(trt.__version__)))) is not None:
         raise MeasureError(f"{name} cannot run here: {reason}.")
     messages: list[str] = []
     log = collecting_logger(trt, messages)
     with as_measure_error(f"{name} cannot be loaded"):
         runtime = trt.Runtime(log)
-        if options.allow_host_code:
+        if host_code:
             runtime.engine_host_code_allowed = True
         content = path.read_bytes()
         engine = runtime.deserialize_cuda_engine(content)
@@ -84,17 +62,12 @@ def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) ->
             if hash_differs(sidecar, path):
                 raise MeasureError(f"{name} is damaged: its SHA-256 is not its sidecar's.")
             found = invalidity(trt, runtime, content)
-            raise MeasureError(f"{name} cannot be loaded{found}{_because(messages)}.")
-        stream_weights(engine)
-        cache = f"{name}-{version}-{sm_name(capability)}.cache"
-        made = create_context(trt, engine, options, cache)
-        if made.context is None:
-            raise MeasureError(f"{name} has no execution context{_because(messages)}.")
-    return LoadedEngine(trt, messages, log, runtime, engine, made)
+            raise MeasureError(f"{name} cannot be loaded{found}{because(messages)}.")
+    return OpenEngine(trt, messages, log, runtime, engine)
 
 
-def runnable_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of an engine that is there, of the size that it says, and with its weights.
+def whole_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar of an engine that is there and has the size that the sidecar says.
 
     Raises:
         MeasureError: it is not.
@@ -104,8 +77,6 @@ def runnable_sidecar(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
     if (broken := wrong_size(sidecar, path)) is not None:
         raise MeasureError(f"{path.name} is damaged: {broken}.")
-    if weight_stripped(sidecar):
-        raise MeasureError(f"{path.name} is weight-stripped and has to be refitted first.")
     return sidecar
 
 
@@ -145,5 +116,6 @@ def plain(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(array.dtype if array.dtype.isbuiltin == 1 else np.float32)
 
 
-def _because(messages: list[str]) -> str:
+def because(messages: list[str]) -> str:
+    """The last error that a library logged, to end a sentence with; empty without one."""
     return f": {messages[-1]}" if messages else ""

@@ -17,7 +17,7 @@ from typing import Any
 from deployfold.errors import MeasureError
 
 from .layer_times import WARM_UP, LayerTime, Profile
-from .tensorrt_file import LoadedEngine
+from .tensorrt_load import LoadedEngine
 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 """How an engine's metadata names the ONNX nodes that a layer was made from."""

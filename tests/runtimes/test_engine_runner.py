@@ -13,8 +13,9 @@ from copying_engine import CopyingContext, CopyingEngine
 from deployfold.errors import MeasureError
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.tensorrt_engine import EngineRunner
-from deployfold.runtimes.tensorrt_file import LoadedEngine, numpy_dtype
+from deployfold.runtimes.tensorrt_file import numpy_dtype
 from deployfold.runtimes.tensorrt_library import Context, RunOptions
+from deployfold.runtimes.tensorrt_load import LoadedEngine
 
 
 def runner_of(

@@ -22,8 +22,8 @@ from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_engine import EngineRunner
-from deployfold.runtimes.tensorrt_file import LoadedEngine
 from deployfold.runtimes.tensorrt_library import Context, RunOptions
+from deployfold.runtimes.tensorrt_load import LoadedEngine
 
 IMAGE = torch.zeros(1, 8, 8, 8)
 

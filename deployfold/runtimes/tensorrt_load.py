@@ -1,0 +1,81 @@
+"""An engine that is ready to run: opened, with its weights and an execution context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployfold.compiling.sidecar import weight_stripped
+from deployfold.errors import MeasureError
+from deployfold.runtimes.tensorrt_library import (
+    Context,
+    RunOptions,
+    create_context,
+    stream_weights,
+)
+from deployfold.targets.compute_capability import sm_name
+
+from .failures import as_measure_error
+from .tensorrt_file import because, whole_sidecar
+from .tensorrt_refit import onnx_with_weights, with_weights
+
+
+@dataclass
+class LoadedEngine:
+    """An engine with its execution context, its library, and the errors that the library logs."""
+
+    library: Any
+    messages: list[str]
+    log: Any
+    runtime: Any
+    engine: Any
+    context: Context
+
+    def because(self) -> str:
+        """The library's last error, to end a sentence with."""
+        return because(self.messages)
+
+    def close(self) -> None:
+        """Free context, engine and runtime, in that order, as TensorRT asks for.
+
+        Raises:
+            UsageError: the runtime cache cannot be written; all is freed nevertheless.
+        """
+        try:
+            self.context.close()
+        finally:
+            self.context = Context(None)
+            self.engine = None
+            self.runtime = None
+
+
+def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) -> LoadedEngine:
+    """Load the engine at ``path`` on the current device, whose compute capability is given.
+
+    A weight-stripped engine gets its weights first; see :func:`.tensorrt_refit.with_weights`.
+
+    Raises:
+        MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
+    """
+    opened = with_weights(path, capability, host_code=options.allow_host_code)
+    name, trt, engine = path.name, opened.library, opened.engine
+    with as_measure_error(f"{name} cannot be loaded"):
+        stream_weights(engine)
+        cache = f"{name}-{trt.__version__}-{sm_name(capability)}.cache"
+        made = create_context(trt, engine, options, cache)
+        if made.context is None:
+            raise MeasureError(f"{name} has no execution context{because(opened.messages)}.")
+    return LoadedEngine(trt, opened.messages, opened.log, opened.runtime, engine, made)
+
+
+def runnable_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar of an engine that is there, whole, and with its weights or an ONNX that has them.
+
+    Raises:
+        MeasureError: it is not.
+    """
+    sidecar = whole_sidecar(path)
+    if weight_stripped(sidecar):
+        onnx_with_weights(sidecar, path)
+    return sidecar
