@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .layers import QuantizationSummary
     from .report import Report
-from .row import GpuState, Latency, Speedup
+    from .row import GpuState, Latency, Speedup
 
 NOTHING = "–"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
