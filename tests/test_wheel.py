@@ -30,6 +30,7 @@ def test_the_wheel_ships_profiles_types_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert sum(name.startswith("deployfold/profiles/gpus/") for name in names) == PROFILES >= 60
     assert "deployfold/py.typed" in names
+    assert "deployfold/troubleshooting.md" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deployfold"}
     assert not [name for name in names if "__pycache__" in name]

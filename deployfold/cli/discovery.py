@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent / "commands"
 EXIT_CODES = (
     "Exit codes: 0 done · 1 internal error · 2 usage · 3 loading · 4 folding or its proof · "
     "5 export or lowering · 6 compiling · 7 past a limit · 8 measuring · 9 a precision loses its "
-    "accuracy · 10 bundle · 11 builds of a sweep · 130 interrupted."
+    "accuracy · 10 bundle · 11 builds of a sweep · 130 interrupted. More: deployfold explain CODE."
 )
 
 

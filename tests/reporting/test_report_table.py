@@ -139,7 +139,7 @@ def test_a_hundred_notes_are_a_few_lines() -> None:
     assert "¹⁰" not in table
     assert "model.0.conv stays in fp32: it overflows (and 99 more like it: model.1.conv," in table
     assert "5 more notes stand in report.json" in table
-    panel = plain(summary_panel(crowded), 120)
+    panel = plain(summary_panel(crowded), 160)
     assert panel.count("│ note ") == 10
     assert "(and 99 more like it: model.1.conv, model.2.conv, model.3.conv, …)" in panel
 
