@@ -5,6 +5,7 @@ Needs TensorRT or TensorRT-RTX here, and neither torch nor onnx.
 Examples:
   deployfold finish resnet50
   deployfold finish build/resnet50 --target sm_89
+  deployfold finish build/resnet50 --on user@jetson
 """
 
 from __future__ import annotations
@@ -47,6 +48,18 @@ def finish(
             help="Build only this precision; repeat it for several.",
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="Finish on this device over SSH: copy the kit there, run this command, and fetch "
+            "the engines and the report. deployfold must be installed there.",
+        ),
+    ] = None,
+    remote_command: Annotated[
+        str,
+        typer.Option(metavar="COMMAND", help="With --on: what starts deployfold on the device."),
+    ] = "deployfold",
     timeout: Annotated[float, opt.flag("timeout")] = BuildSpec.timeout,
     max_seconds: opt.MaxSeconds = 10.0,
     no_cuda_graph: opt.NoCudaGraph = False,
@@ -60,6 +73,16 @@ def finish(
     for name in precision or ():
         if name not in known:
             raise UsageError(f"{name!r} is not a precision.", hint=f"Use one of {known}.")
+    if on is not None:
+        from deployfold.finish.remote import finish_on
+
+        words = [f"--timeout={timeout}", f"--max-seconds={max_seconds}"]
+        words += [f"--target={one}" for one in target or ()]
+        words += [f"--precision={one}" for one in precision or ()]
+        words += ["--no-cuda-graph"] * no_cuda_graph
+        report = finish_on(on, directory, words, command=remote_command, emit=run.emit)
+        show_report(run, report, directory)
+        return
     report = run_finish(
         directory,
         targets=tuple(target or ()),
