@@ -1,1 +1,1 @@
-"""One build: the order of the stages, and what they make on the way to the report."""
+"""Runs one build: the stages in their order, the journal, and the report."""

@@ -17,15 +17,15 @@ class Artifact:
 
     Attributes:
         name: the key of the row, such as ``tensorrt-fp16``; unique in a build.
-        title: the name that people read, such as ``TensorRT fp16``.
-        runner: runs the artifact on this machine; ``None`` where nothing here runs it, and
-            ``not_measured`` then says why.
-        path: the file; ``None`` for the original model and for what was not made.
-        parameters: learnable scalars of the model in it.
-        batchnorms: BatchNorm layers left in it.
+        title: the name for users, such as ``TensorRT fp16``.
+        runner: runs the artifact on this machine; ``None`` if this machine cannot run it, for the
+            reason in ``not_measured``.
+        path: the file; ``None`` for the original model and for an artifact that was not made.
+        parameters: number of learnable scalars of its model.
+        batchnorms: number of BatchNorm layers left in its model.
         bytes: size of the file and of its external data.
-        accuracy: against the original, where the stage measured it on the file it wrote.
-        not_measured: why the artifact was not made, or why it has no latency.
+        accuracy: the comparison with the original, if the stage measured the file that it wrote.
+        not_measured: the reason why the artifact was not made, or why it has no latency.
         notes: sentences for the row's footnotes.
         quantization: the layers of a quantised model.
     """
@@ -44,7 +44,7 @@ class Artifact:
 
     @property
     def file(self) -> Path:
-        """The path of an artifact that was made.
+        """The path of the artifact's file.
 
         Raises:
             ValueError: the artifact was not made.

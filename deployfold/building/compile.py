@@ -33,8 +33,8 @@ class Engines:
     """Engines, and the reason for each one that is missing.
 
     Attributes:
-        artifacts: one for each precision and target.
-        wanted: the missing engines that ``deployfold finish`` can build on their own device.
+        artifacts: one artifact for each precision and target.
+        wanted: the missing engines that ``deployfold finish`` can build on their device.
     """
 
     artifacts: tuple[Artifact, ...] = ()
@@ -44,7 +44,7 @@ class Engines:
 def compile(
     lowered: Lowered, exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal
 ) -> Engines:
-    """Compile one engine for each precision and target; a missing one costs its own row.
+    """Compile one engine for each precision and target; a missing engine becomes a row without one.
 
     Raises:
         CompileError: a compiler failed.
@@ -56,7 +56,7 @@ def compile(
     profiles = optimization_profiles(loaded.inputs)
     artifacts: list[Artifact] = []
     wanted: list[Wanted] = []
-    # The fp32 ONNX is always there; its engine is built where no lower precision was asked for.
+    # The fp32 ONNX is always exported. Its engine is built only without a lower precision.
     for precision in tuple(lowered.onnx)[1:] or (Precision.FP32,):
         onnx = lowered.onnx[precision]
         entries = plan_engines(spec.targets, precision, machine)
@@ -80,7 +80,7 @@ def compile(
 def _requests(
     entry: EngineRequest | NoEngine, profiles: tuple[OptimizationProfile, ...], spec: BuildSpec
 ) -> Sequence[EngineRequest | NoEngine]:
-    """An entry of the plan with the user's options, or why the library cannot do these."""
+    """An entry of the plan with the user's options, or the reasons why the library lacks them."""
     if isinstance(entry, NoEngine):
         return (entry,)
     request = replace(
@@ -110,7 +110,7 @@ def _engine(
     layers = f"{counts.compute} compute layers"
     if request.precision is not Precision.FP32:
         layers = f"{counts.of(request.precision)} of {layers} in {precision}"
-    # Trusted: the lean runtime that a version-compatible engine carries is the one just put in.
+    # The engine is trusted: this build has just put the lean runtime into it.
     settings = run_settings(spec)
     return journal.keep(
         Artifact(
@@ -134,7 +134,7 @@ def _torch_tensorrt(
     spec: BuildSpec,
     journal: Journal,
 ) -> Artifact:
-    """Compile the ``.pt2`` into a program with engines inside, or say why there is none."""
+    """Compile the ``.pt2`` into a program with engines inside, or report why that failed."""
     name = precision.value
     artifact = Artifact(f"torch-tensorrt-{name}", f"torch-tensorrt {name}")
     if program.path is None:
@@ -169,7 +169,7 @@ def _torch_tensorrt(
 
 
 def _missing(entry: NoEngine, precision: Precision) -> Artifact:
-    """The row that says why there is no engine."""
+    """The row of a missing engine, with the reason."""
     return Artifact(
         name=f"tensorrt-{precision.value}-{entry.target}",
         title=f"TensorRT {precision.value}, {entry.target}",
@@ -184,7 +184,7 @@ def _wanted(
     profiles: tuple[OptimizationProfile, ...],
     spec: BuildSpec,
 ) -> Wanted:
-    """What ``deployfold finish`` builds on the device in place of a missing engine."""
+    """The request for ``deployfold finish`` to build a missing engine on the device."""
     return Wanted(
         artifact.name, artifact.title, entry.target, precision, profiles, spec.workspace_mib,
         spec.options,
@@ -194,7 +194,7 @@ def _wanted(
 def write_kit(
     engines: Engines, lowered: Lowered, loaded: Loaded, directory: Path, journal: Journal
 ) -> None:
-    """Leave ``finish.json`` for the devices that nothing here could build an engine for.
+    """Write ``finish.json`` for the devices whose engines could not be built here.
 
     Raises:
         CompileError, UsageError: as :func:`~deployfold.finish.kit.write_finish_kit`.

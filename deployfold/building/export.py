@@ -27,10 +27,10 @@ from .settings import run_settings
 def export(
     loaded: Loaded, folded: Folded, directory: Path, spec: BuildSpec, journal: Journal
 ) -> Exported:
-    """Write every format; a format that fails costs its own row, except for the ONNX.
+    """Write every format. If a format fails, its row has the reason; the ONNX must not fail.
 
     Raises:
-        ExportError: the model does not give the same twice, or there is no ONNX.
+        ExportError: two runs of the model differ, or the ONNX cannot be exported.
     """
     metadata = _metadata(loaded.model, folded.result)
     if loaded.model.kind == "onnx":
@@ -79,7 +79,7 @@ def export(
 
 
 def _metadata(model: LoadedModel, result: FoldResult) -> dict[str, str]:
-    """Properties of the ONNX that tell where it came from."""
+    """Properties of the ONNX that describe its origin."""
     folded = result.batchnorms_before - result.batchnorms_after
     metadata = {
         "deployfold.version": __version__,

@@ -27,7 +27,7 @@ from .settings import run_settings
 
 
 def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -> Folded:
-    """Fold the model, and write the folded module to ``path`` if that is given.
+    """Fold the model, and write the folded module to ``path`` unless it is ``None``.
 
     An ONNX is folded in its graph, and not written here: its export is the folded file.
 
@@ -96,14 +96,17 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
 
 
 def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:
-    """Inputs of another size where an axis beside the batch, which folding varies, is dynamic."""
+    """Inputs of other sizes, if an axis other than the batch is dynamic.
+
+    Folding itself varies the batch size.
+    """
     if all(axis == 0 for axes in loaded.inputs.dynamic_axes for axis in axes):
         return ()
     return checking_inputs(loaded.example, loaded.inputs)[1:]
 
 
 def _save_module(module: torch.nn.Module, path: Path) -> int:
-    """Pickle the module, or write its TorchScript; returns the bytes."""
+    """Pickle the module, or write its TorchScript; the size in bytes."""
     with atomic_path(path) as temporary:
         try:
             if isinstance(module, torch.jit.ScriptModule):

@@ -1,7 +1,7 @@
-"""The journal of one build: what it reports if it is interrupted.
+"""The journal of one build, from which an interrupted build makes its report.
 
-The journal is the only thing with state in a build. Stages write to it and never read it: it times
-them, passes their events on, and keeps the notes and the artifacts that are finished.
+The journal is the only object with state in a build. The stages write to the journal and never read
+it. The journal times the stages, forwards their events, and keeps notes and finished artifacts.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from .artifact import Artifact
 
 
 class StageLog:
-    """The stage under way: sentences that sum it up, and the memory of its child processes."""
+    """The summary of a running stage, and the memory of its child processes."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
         self.child_peak = 0
-        """Bytes: the greatest memory of a process that the stage started."""
+        """The greatest memory in bytes of a process that the stage started."""
 
     def result(self, sentence: str) -> None:
-        """Add a sentence to the summary that is shown when the stage is finished."""
+        """Add a sentence to the stage's summary."""
         self.sentences.append(sentence)
 
 
 class Journal:
-    """What a build has finished so far.
+    """The finished parts of a build.
 
     Attributes:
-        emit: takes the events of the build.
-        stage: the name of the stage under way, or of the last one.
-        artifacts: in the order of the table.
-        rows: the artifacts as measured; empty before the measurement.
-        notes: sentences for the report, each once.
+        emit: receives the events of the build.
+        stage: the name of the running stage, or of the last one.
+        artifacts: the finished artifacts, in the order of the table.
+        rows: the measured rows; empty before the measurement.
+        notes: sentences for the report, without repetitions.
         stages: time and memory of each finished stage.
     """
 
@@ -54,11 +54,11 @@ class Journal:
 
     @contextmanager
     def running(self, stage: str, detail: str) -> Iterator[StageLog]:
-        """Announce a stage, time it, and say what it took once it is finished."""
+        """Announce a stage, time it, and report its time and memory at the end."""
         self.stage = stage
         self.emit(StageStarted(stage, detail))
         start = time.perf_counter()
-        release()  # what the stage before has left
+        release()  # the memory that the previous stage freed
         forget_peak()
         log = StageLog()
         yield log
@@ -69,7 +69,7 @@ class Journal:
         self.emit(StageFinished(stage, "; ".join(log.sentences), seconds, peak))
 
     def keep(self, artifact: Artifact) -> Artifact:
-        """Add a finished artifact, or one that could not be made, to the report."""
+        """Keep an artifact for the report: a finished one, or one that could not be made."""
         self.artifacts.append(artifact)
         return artifact
 
@@ -81,9 +81,9 @@ class Journal:
             self.emit(Note(sentence, level))
 
     def warn(self, sentence: str) -> None:
-        """Show a sentence now that the report has elsewhere, in a row or in its status."""
+        """Emit a warning that the report already has in a row or in its status."""
         self.emit(Note(sentence, "warning"))
 
     def forget_runners(self) -> None:
-        """Let go of what would run the artifacts, and so of the models in memory."""
+        """Drop the runners, and with them the models in memory."""
         self.artifacts = [replace(artifact, runner=None) for artifact in self.artifacts]

@@ -1,4 +1,4 @@
-"""The first stage: load the model, and make or read the inputs that every later stage runs on."""
+"""The first stage: load the model, and make or read the inputs for all later stages."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _FOLD_SAMPLES = 8
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model, and the data that the build runs it on.
+    """A model, and the data for the build.
 
     Attributes:
-        model: in evaluation mode, on the CPU.
-        inputs: names, shapes and dtypes of its inputs.
+        model: the model, in evaluation mode on the CPU.
+        inputs: names, shapes and dtypes of the inputs.
         samples: inputs to run on, one inference each; the first one is timed.
-        labels: the class of every sample, where they are known.
-        input_data: where the samples are from, in one phrase.
+        labels: the class of every sample; ``None`` without labels.
+        input_data: the origin of the samples, in one phrase.
         calibration: the data for INT8, FP8 and INT4.
     """
 
@@ -53,7 +53,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The name of the model, with which the name of every artifact begins."""
+        """The name of the model, which is the prefix of every artifact's name."""
         return self.model.name
 
     @property
@@ -75,7 +75,7 @@ class Loaded:
         ]
 
     def without_module(self) -> Loaded:
-        """The same without the model's weights, for the stages that no longer run it."""
+        """A copy without the model, for the stages that no longer run it."""
         return replace(self, model=replace(self.model, module=torch.nn.Identity()))
 
 
@@ -128,7 +128,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
 
 
 def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:
-    """The inputs that the user's arrays show, if they are those of the forward."""
+    """The inputs according to the user's arrays, if the forward has inputs of these names."""
     data = spec.input_data or spec.calibration
     by_profile = spec.dynamic and not isinstance(spec.dynamic[0], DynamicBatch)
     shown = None if data is None or by_profile else inputs_in(data.source)

@@ -26,9 +26,9 @@ class Lowered:
     """One ONNX for each precision.
 
     Attributes:
-        onnx: by precision; fp32 is the exported one, and always first.
-        artifacts: the lowered ones, and those that were refused.
-        refusal: why a model was refused, where one was: its accuracy could not be kept.
+        onnx: the ONNX of each precision; the first is the exported one in fp32.
+        artifacts: the lowered artifacts, and the refused ones.
+        refusal: the reasons why models were refused for their accuracy; ``None`` without any.
     """
 
     onnx: Mapping[Precision, Artifact]
@@ -37,10 +37,10 @@ class Lowered:
 
 
 def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal) -> Lowered:
-    """Lower the fp32 ONNX to every precision that was asked for.
+    """Lower the fp32 ONNX to every requested precision.
 
-    A model that cannot keep its accuracy has no file. In place of a quantised one, the precision
-    that it would have left the rest of the model in is then built for the whole model.
+    A model that cannot keep its accuracy is not written. Instead of a refused quantised model, the
+    whole model is built in ``spec.rest_precision``.
 
     Raises:
         ExportError: the ONNX cannot be lowered.
@@ -53,14 +53,14 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
     waiting = list(spec.precisions)
     while waiting:
         precision = waiting.pop(0)
-        if precision in tried:  # built in place of a refused one
+        if precision in tried:  # built instead of a refused model
             continue
         tried.add(precision)
         try:
             made = _lower(fp32, precision, data, spec, journal)
             onnx[precision] = made
         except AccuracyError as error:
-            # The user asked for other things as well; the exit code will tell of this one.
+            # Build the other artifacts all the same; the exit code reports the refusal at the end.
             refusals.append(error.message)
             journal.warn(error.message)
             made = journal.keep(_refused(fp32, precision, error.message))
@@ -124,9 +124,9 @@ def _lower(
 
 
 def _doing(precision: Precision, data: lowering.LoweringData) -> str:
-    """What the stage begins with, for its progress line."""
+    """The first step of the stage, for its progress line."""
     if precision.record.family == "cast":
-        return "looking for values that it cannot hold"
+        return "looking for values out of range"
     return f"calibrating on {data.calibration_origin}" if data.calibration else "rounding weights"
 
 
@@ -140,7 +140,7 @@ def _layers(made: lowering.LoweredModel, data: lowering.LoweringData) -> Quantiz
 
 
 def _unmeasured(fp32: Artifact, precision: Precision) -> Artifact:
-    """The row of a lowered ONNX before anything is known of its file."""
+    """The row of a lowered ONNX without its file."""
     return replace(
         fp32,
         name=f"onnxruntime-{precision.value}",
@@ -157,7 +157,7 @@ def _refused(fp32: Artifact, precision: Precision, reason: str) -> Artifact:
 
 
 def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
-    """The samples that lowering may look at."""
+    """The samples for calibration and for measuring lowered models."""
     data = lowering.LoweringData(
         inputs=loaded.feeds,
         inputs_origin=loaded.input_data,

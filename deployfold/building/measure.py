@@ -24,10 +24,10 @@ def measure(
 
     Raises:
         MeasureError: the labels do not fit the samples.
-        MeasurementInterrupted: Ctrl-C; the journal keeps what was measured before it.
+        MeasurementInterrupted: Ctrl-C; the journal keeps the results so far.
     """
     if not spec.measure:
-        return unmeasured_rows(artifacts, "no measurement was asked for")
+        return unmeasured_rows(artifacts, "no measurement was requested")
     extras = Extras(
         batches=spec.batches,
         make_inputs=lambda batch: make_inputs(loaded.inputs.with_batch(batch), seed=spec.seed),

@@ -1,8 +1,8 @@
 """The order of the stages: load, fold, export, lower, compile, measure, report.
 
-This is the only place where the order stands. Each stage is a function from frozen values to a
-frozen value, and the journal keeps what is finished. However a build ends, its report tells what
-was finished; a build that is killed leaves none.
+Only this module defines the order. Each stage is a function from frozen values to a frozen value,
+and the journal keeps the finished parts. A build that fails or is interrupted reports its finished
+parts; a killed build leaves no report.
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ from .rows import unmeasured_rows
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     """Fold, export, lower, compile, measure and compare a model.
 
-    Every artifact and ``report.json`` and ``report.md`` go to ``spec.output``, or to
-    ``build/<model>``. They are written whole or not at all; once the model is loaded, the report is
-    written also when a stage fails or the build is interrupted, and says where it stopped.
+    All artifacts, ``report.json`` and ``report.md`` go to ``spec.output``, or to ``build/<model>``.
+    Each file is written completely or not at all. If a stage after loading fails or the build is
+    interrupted, the report is written too, and names the stage.
 
     Returns:
-        The report and the directory. :func:`check_outcome` says whether it is all that was asked.
+        The report and the directory. :func:`check_outcome` raises if a precision was refused or a
+        limit was missed.
 
     Raises:
         LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
-        UsageError: there is no such device, the directory cannot be written, or another build is at
-            work in it.
-        KeyboardInterrupt: as it came, after the report was written.
+        UsageError: there is no such device, the directory cannot be written, or another build is
+            writing to it.
+        KeyboardInterrupt: Ctrl-C, after the report was written.
     """
-    resolve_device(spec.device)  # a GPU that is not there is told before any work
+    resolve_device(spec.device)  # report a missing GPU before any work
     journal = Journal(emit)
     loaded = load(spec, journal)
     directory = spec.output or Path("build") / loaded.name
     make_directory(directory)
     with claimed(directory):
-        # A build that is killed must not leave an earlier one's report beside its own files.
+        # A killed build must not leave the report of an earlier build with its own files.
         remove_report(directory)
         folded: Folded | None = None
         try:
@@ -79,7 +80,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             return report, directory
         except (Exception, KeyboardInterrupt) as error:
             status = _stopped(error, journal.stage)
-            # The error itself is what the user must hear, not that its report failed as well.
+            # If writing the report fails too, the user must still see the first error.
             with suppress(Exception):
                 save_report(partial_report(spec, loaded, folded, journal, status), directory)
             raise
@@ -110,17 +111,17 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
 
 
 def check_outcome(report: Report) -> None:
-    """Raise for what a build that ran to its end could not keep.
+    """Raise if a completed build refused a precision or missed a limit.
 
     Raises:
-        AccuracyError: a lowered model was refused; all else was built.
-        ThresholdError: naming every missed limit.
+        AccuracyError: a lowered model was refused; everything else was built.
+        ThresholdError: names every missed limit.
     """
     if report.status.state == "failed":
         raise AccuracyError(
             report.status.message or "A lowered model was refused.",
-            hint="All else was built. Calibrate on data like that of the deployment, allow less "
-            "with --min-sqnr or --min-agreement, or let fewer layers be quantised with "
+            hint="Everything else was built. Calibrate on data like that of the deployment, lower "
+            "--min-sqnr or --min-agreement, or allow fewer quantised layers with "
             "--min-quantized-share.",
         )
     missed = [result for result in report.thresholds if not result.passed]

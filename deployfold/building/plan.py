@@ -1,6 +1,7 @@
-"""What a build would make, by which compiler and for which GPU, and what it lacks for that.
+"""Plans a build without loading or writing anything, for ``deployfold build --dry-run``.
 
-Nothing is loaded and nothing is written; ``deployfold build --dry-run`` prints it.
+The plan lists the artifacts with their compilers and GPUs, and the files and packages that are
+missing.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class PlannedRow:
 
     Attributes:
         name: the key of the row, such as ``tensorrt-fp16``.
-        file: the name of the artifact; ``None`` for the original model, and where none is made.
+        file: the name of the artifact; ``None`` for the original model and for missing artifacts.
         made_by: the exporter or compiler, and the GPUs.
-        missing: why there will be no artifact; ``None`` if nothing is known to be missing.
+        missing: why there will be no artifact; ``None`` if no reason is known.
     """
 
     name: str
@@ -51,12 +52,12 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build would make.
+    """The plan of a build.
 
     Attributes:
-        directory: where the artifacts would go.
-        rows: in the order of the table.
-        missing: what would stop the build, one sentence each.
+        directory: the directory for the artifacts.
+        rows: the rows in the order of the table.
+        missing: the files and packages whose absence would stop the build, one sentence each.
         measured: whether the rows would be run and timed on this machine.
     """
 
@@ -71,7 +72,7 @@ class BuildPlan:
 
 
 def plan_build(spec: BuildSpec, machine: Machine) -> BuildPlan:
-    """What ``spec`` would make on ``machine``.
+    """Plan the build of ``spec`` on ``machine``.
 
     Raises:
         UsageError: a target is unknown.
@@ -86,7 +87,7 @@ def plan_build(spec: BuildSpec, machine: Machine) -> BuildPlan:
 
 
 def _model_name(source: str) -> str:
-    """The name with which the artifacts of a model begin."""
+    """The name of a model, which is the prefix of its artifacts' names."""
     return safe_name(source.partition(":")[2] if _by_name(source) else stem(Path(source)))
 
 
@@ -176,6 +177,6 @@ def check_rows(plan: BuildPlan, names: Sequence[str]) -> None:
     """Refuse names that no row of the build would have.
 
     Raises:
-        UsageError: naming the nearest row.
+        UsageError: suggests the nearest row.
     """
     chosen([row.name for row in plan.rows], names)

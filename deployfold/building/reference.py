@@ -1,4 +1,4 @@
-"""Files with which any device can check and feed the model: reference outputs, preprocessing."""
+"""Writes the files that a device needs to check the model: reference outputs, preprocessing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .load import Loaded
 
 
 def write_device_files(loaded: Loaded, directory: Path, spec: BuildSpec) -> None:
-    """Write the outputs of the original model, and how an image becomes an input.
+    """Write the outputs of the original model, and the preprocessing of images.
 
     Raises:
-        UsageError: the inputs do not allow the preprocessing that was asked for.
+        UsageError: the requested preprocessing does not fit the inputs.
     """
     write_reference(
         directory / REFERENCE_NPZ,

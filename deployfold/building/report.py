@@ -1,4 +1,4 @@
-"""The report of a build: put together from what the stages returned, and written."""
+"""Makes the report of a build from the results of its stages, and writes it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_report(
     journal: Journal,
     status: Status,
 ) -> Report:
-    """Put the report together; ``rows`` are in the order of the table, the original first."""
+    """Make the report; ``rows`` are in the order of the table, with the original first."""
     model, inputs = loaded.model, loaded.inputs
     return Report(
         deployfold_version=__version__,
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 def partial_report(
     spec: BuildSpec, loaded: Loaded, folded: Folded | None, journal: Journal, status: Status
 ) -> Report:
-    """The report of a build that stopped: everything that the journal has as finished."""
+    """The report of a build that stopped, with everything that the journal has."""
     reason = f"the build stopped at {status.stage}"
     rows = journal.rows or unmeasured_rows(journal.artifacts, reason)
     return make_report(spec, loaded, folded, rows, journal, status)
@@ -137,7 +137,7 @@ def save_report(report: Report, directory: Path) -> None:
 
 
 def remove_report(directory: Path) -> None:
-    """Remove the report of an earlier build, whose files are about to be replaced.
+    """Remove the report of an earlier build, whose files the new build replaces.
 
     Raises:
         UsageError: the directory cannot be written.

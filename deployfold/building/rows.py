@@ -1,4 +1,4 @@
-"""From artifacts to the rows of the report: run them, time them, compare them with the original."""
+"""Turns artifacts into rows of the report: runs them, times them, compares their outputs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Extras:
 
 @dataclass
 class _Found:
-    """What the extras found so far, by row name; a measurement cut short keeps it."""
+    """The results of the extras so far, by row name, which an interruption keeps."""
 
     accuracy: dict[str, Accuracy | str] = field(default_factory=dict)
     sweep: dict[str, tuple[BatchPoint, ...]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class _Interrupted(MeasurementInterrupted):
 
 
 def unmeasured_rows(artifacts: Sequence[Artifact], reason: str) -> tuple[Row, ...]:
-    """The rows of a build that ended before they were measured."""
+    """The rows of artifacts that are not measured, for one reason."""
     return tuple(
         _row(artifact, None, artifact.accuracy, reason, _Found()) for artifact in artifacts
     )
@@ -124,7 +124,7 @@ def measure_rows(
 def interrupted_rows(
     artifacts: Sequence[Artifact], stop: MeasurementInterrupted
 ) -> tuple[Row, ...]:
-    """The rows of a measurement that Ctrl-C cut short."""
+    """The rows of a measurement that Ctrl-C interrupted."""
     return _rows(
         artifacts, stop.partial, stop.found if isinstance(stop, _Interrupted) else _Found()
     )
@@ -202,7 +202,7 @@ def _rows(
         ):
             try:
                 accuracy = Accuracy.model_validate(compare(reference, measured.outputs))
-            except MeasureError as error:  # other shapes: that costs this number alone
+            except MeasureError as error:  # different shapes: only the accuracy is missing
                 found.accuracy[artifact.name] = error.message
         rows.append(_row(artifact, measured, accuracy, None, found))
     return tuple(rows)

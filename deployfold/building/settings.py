@@ -1,4 +1,4 @@
-"""How a build runs its artifacts, from what the user asked for."""
+"""The settings with which a build runs its artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deployfold.runtimes.tensorrt_library import RunOptions
 
 
 def run_settings(spec: BuildSpec) -> RunSettings:
-    """The settings of every row; the files are the build's own, and trusted.
+    """The settings of every row. The files are trusted, because the build made them.
 
     Raises:
         UsageError: PyTorch cannot use the GPU that ``spec.device`` names.

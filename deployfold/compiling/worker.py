@@ -80,7 +80,9 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         module, _, function = job["builder"].partition(":")
         return {"event": "done", **getattr(import_module(module), function)(job, report)}
 
-    from .tensorrt.builder import EngineNotWritten, build, import_library
+    from deployfold.targets.libraries import import_library
+
+    from .tensorrt.builder import EngineNotWritten, build
     from .tensorrt.retry_in_fp32 import build_or_retry
 
     request = EngineRequest.from_json(job["request"])
@@ -88,7 +90,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
 
     notes = [] if job.get("checked") else _check(request, onnx, report)
     try:
-        trt = import_library(request.library)
+        trt = import_library(request.library, CompileError)
         built = build_or_retry(build, trt, request, onnx, engine, report)
     except EngineNotWritten as error:
         return {"event": "unwritable", "errno": error.error.errno, "reason": error.error.strerror}

@@ -1,3 +1,3 @@
-"""Run every artifact on the same inputs: how fast, how close to the original, on what machine."""
+"""Measures every artifact on the same inputs: latency, accuracy, cold start, stability."""
 
 from __future__ import annotations

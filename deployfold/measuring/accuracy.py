@@ -1,4 +1,4 @@
-"""How far an artifact's outputs are from the original's, on the same inputs."""
+"""Compares an artifact's outputs with the original's, on the same inputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TOP = 5
 
 @dataclass(frozen=True)
 class OutputAccuracy:
-    """One output against the original's; see :class:`Accuracy` for the numbers.
+    """The comparison of one output; see :class:`Accuracy` for the numbers.
 
-    ``shape`` is the output's on the first inputs, the batch axis among them.
+    ``shape`` is the output's shape on the first inputs, with the batch axis.
     """
 
     index: int
@@ -31,26 +31,27 @@ class OutputAccuracy:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Outputs against the original's; of several outputs, the worst counts in every number.
+    """The comparison of all outputs with the original's. Every number is that of the worst output.
 
-    Pooling the values instead would let an output of large values (boxes in pixels) hide the error
-    of a small one (scores).
+    Pooling the values of all outputs would hide the error of outputs with small values (scores)
+    behind outputs with large values (boxes in pixels).
 
     Attributes:
-        max_abs_diff: the greatest absolute difference; ``inf`` if a value is NaN or infinite where
-            the original's is not (or is another infinity).
+        max_abs_diff: the greatest absolute difference; ``inf`` if a value is NaN or infinite and
+            the original's is not the same.
         sqnr_db: 10 log10 of signal power over error power, pooled over all inputs; ``inf`` for
             identical outputs.
-        cosine: the cosine of the angle between the flattened outputs; 1 for identical ones, NaN if
-            one of the two is all zero or ``max_abs_diff`` is infinite.
+        cosine: the cosine of the angle between the flattened outputs; 1 for identical outputs, NaN
+            if one output is all zero or ``max_abs_diff`` is infinite.
         top1_agreement: the share of samples with the same argmax, for a classifier: a model with
             one floating-point output of shape (N, classes) and two classes or more; else ``None``.
-        nonfinite: values that are NaN or infinite in one and not the same in the other.
-        top5_agreement: the share of samples whose five greatest outputs hold the original's
+        nonfinite: the number of values that are NaN or infinite on one side and differ.
+        top5_agreement: the share of samples whose five greatest outputs include the original's
             argmax; ``None`` also for five classes or fewer, where all samples agree.
         accuracy: the share of samples whose argmax is their label; ``None`` without labels.
-        samples: samples compared: the sum of the first axes, or of 1 for outputs without axes.
-        outputs: every output apart; empty for a single one.
+        samples: the number of samples compared. The first axis counts; an output without axes is
+            one sample.
+        outputs: every output separately; empty for a single output.
     """
 
     max_abs_diff: float
@@ -69,15 +70,15 @@ def compare(
 ) -> Accuracy:
     """Compare ``outputs`` with ``reference``, tensor by tensor, in float64.
 
-    A NaN or an infinity at the same place in both is agreement and is left out of the numbers.
+    Equal NaN or infinite values at the same place agree, and do not count in the numbers.
 
     Args:
         reference, outputs: the same number of arrays, of the same shapes, any dtype.
-        labels: the class of every sample; for classifiers.
+        labels: the class of every sample; for classifiers only.
 
     Raises:
-        MeasureError: the number of outputs or a shape differs, there is nothing to compare, or
-            labels are given for a model that is not a classifier or for another number of samples.
+        MeasureError: the number of outputs or a shape differs, there is nothing to compare, the
+            model with labels is not a classifier, or the number of labels is wrong.
     """
     comparison = Comparison()
     comparison.add(reference, outputs, labels)
@@ -100,16 +101,16 @@ class Comparison:
         outputs: Sequence[Array],
         labels: Sequence[int] | None = None,
     ) -> None:
-        """Take in the outputs of one inference; see :func:`compare`."""
+        """Add the outputs of one inference; see :func:`compare`."""
         if not reference or len(reference) != len(outputs):
             raise MeasureError(
-                f"The original has {len(reference)} outputs and the artifact {len(outputs)};"
-                " they cannot be compared."
+                f"The outputs cannot be compared: the original has {len(reference)} and the "
+                f"artifact {len(outputs)}."
             )
         for first, second in zip(reference, outputs, strict=True):
             if first.shape != second.shape:
                 raise MeasureError(
-                    f"An output has the shape {second.shape}, and the original's is {first.shape}."
+                    f"An output has the shape {second.shape}, but the original's is {first.shape}."
                 )
         if not self._tallies:
             self._tallies = [RunningDifference() for _ in reference]
@@ -167,7 +168,7 @@ class Comparison:
         worst = max(labels, default=0)
         if worst >= self._classes or min(labels, default=0) < 0:
             raise MeasureError(
-                f"A label is {worst if worst >= self._classes else min(labels)}, and the model has"
+                f"A label is {worst if worst >= self._classes else min(labels)}, but the model has"
                 f" {self._classes} classes, counted from 0."
             )
         self._correct += int(np.count_nonzero(output.argmax(axis=1) == np.asarray(labels)))
@@ -181,7 +182,7 @@ def _first(output: Array, count: int) -> NDArray[np.int64]:
 
 
 def _classes(outputs: Sequence[Array]) -> int | None:
-    """How many classes a classifier has; ``None`` of any other model."""
+    """The number of classes of a classifier; ``None`` for any other model."""
     first = outputs[0]
     if len(outputs) != 1 or first.ndim != 2 or first.shape[1] < 2:
         return None

@@ -1,13 +1,13 @@
-"""Cold start and peak memory of a file in its runtime, each time in a fresh process.
+"""Measures the cold start and peak memory of a file in its runtime, in fresh processes.
 
 ``python -m deployfold.measuring.cold_start RUNTIME PATH INPUTS [SETTINGS]`` loads ``PATH`` in the
-runtime of that key and runs it once on the tensors that ``torch.save`` wrote to ``INPUTS``, and
-prints one JSON object: ``load_ms``, ``first_ms`` and ``peak_bytes``, or ``error``. ``SETTINGS`` is
-the JSON of :class:`~deployfold.runtimes.runtime.RunSettings`.
+runtime with the key ``RUNTIME`` and runs it once on the tensors that ``torch.save`` wrote to
+``INPUTS``. The command prints one JSON object: ``load_ms``, ``first_ms`` and ``peak_bytes``, or
+``error``. ``SETTINGS`` is the JSON of :class:`~deployfold.runtimes.settings.RunSettings`.
 
-The clock starts after Python, torch and the runtime's library were imported: that takes seconds and
-is not what a server pays that has them loaded. The file lies in the page cache, as after a first
-run; disks are not what is compared here.
+The clock starts after the imports of Python, torch and the runtime's library. They take seconds,
+and a running server has them loaded. The file is in the page cache, as after a first run: the
+result does not include the disk.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Medians of ``runs`` fresh processes, or ``not_measured`` says why there are none.
+    """The medians of ``runs`` fresh processes, or the reason in ``not_measured``.
 
-    ``peak_bytes`` is how much the resident memory grew from after the imports to its peak.
+    ``peak_bytes`` is the increase of the resident memory from the end of the imports to its peak.
     """
 
     load_ms: float | None = None
@@ -52,7 +52,7 @@ class ColdStart:
 
 
 def opened_file(runner: Runner | None) -> tuple[str, RunSettings] | None:
-    """The runtime's key and the settings that open a runner's file again; ``None`` in memory."""
+    """The runtime's key and the settings of a runner's file; ``None`` for a model in memory."""
     key: str | None = getattr(runner, "key", None)
     return None if key is None else (key, getattr(runner, "settings", RunSettings()))
 
@@ -71,9 +71,12 @@ def cold_start(
 
     Args:
         runtime: the key of a runtime; see :func:`deployfold.runtimes.runtime_by_key`.
-        inputs: of the one inference.
-        settings: how the file is run; its ``threads`` are torch's as well.
+        path: the file.
+        inputs: the inputs of the inference.
+        settings: the settings of the run; torch uses ``threads`` too.
+        runs: the number of processes.
         timeout: seconds for one process.
+        emit: receives a :class:`StageProgress` of stage ``"measure"`` for each process.
     """
     import torch
 
@@ -103,7 +106,7 @@ def cold_start(
 
 
 def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
-    """One process; what it printed, or an ``error`` for every other end."""
+    """Run one process; its JSON, or an ``error`` if it prints none."""
     try:
         done = subprocess.run(
             child.command("deployfold.measuring.cold_start", "main", *words),
@@ -116,7 +119,7 @@ def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"it took longer than {timeout:g} s"}
+        return {"error": f"the process took longer than {timeout:g} s"}
     with suppress(ValueError, IndexError):
         answer = json.loads(done.stdout.splitlines()[-1])
         if isinstance(answer, dict):
@@ -125,7 +128,7 @@ def _ask(words: Sequence[str], folder: str, timeout: float) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The worker; see the module."""
+    """Run the worker; see the module's docstring."""
     key, path, feed, *rest = arguments
     try:
         settings = RunSettings.from_json(json.loads(rest[0])) if rest else RunSettings()
@@ -140,7 +143,7 @@ def _measure(key: str, path: Path, feed: Path, settings: RunSettings) -> dict[st
     import torch
 
     runtime = runtime_by_key(key)
-    with suppress(ImportError):  # the runner says what is missing
+    with suppress(ImportError):  # the runner reports a missing module
         import_module(runtime.module)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

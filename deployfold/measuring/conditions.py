@@ -1,7 +1,7 @@
 """The load of the machine during a measurement: other programs, the governor, the load average.
 
-Everything is read from Linux's ``/proc`` and ``/sys``; elsewhere, and where a container hides them,
-the values are ``None``.
+The values come from Linux's ``/proc`` and ``/sys``. On other systems, and in containers that hide
+these files, the values are ``None``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ CPUFREQ = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Contention:
-    """How much of the CPUs others took, as a number of CPUs kept busy all the time.
+    """The CPU time that others took, as a number of CPUs.
 
     Attributes:
-        others: CPUs' worth of time taken by other programs, and by a hypervisor for other guests.
-        cpus: CPUs (hardware threads) that this process may run on.
+        others: the CPU time of other programs, and of a hypervisor's other guests, divided by the
+            elapsed time.
+        cpus: the number of CPUs (hardware threads) that this process may run on.
     """
 
     others: float
     cpus: int
 
     def threads_that_fit(self) -> int:
-        """Threads that would have had a CPU for themselves nearly all the time; at least 1."""
+        """The number of threads that would have had a CPU each nearly all the time; at least 1."""
         return max(1, int(self.cpus - self.others + SLACK))
 
 
 SLACK = 0.25
-"""A quarter of a CPU taken by others is normal: an editor, a browser, the terminal that draws our
-own progress."""
+"""Others usually take up to a quarter of a CPU: an editor, a browser, the terminal with our
+progress bar."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,14 @@ class _Clock:
 
 
 class CpuWatch:
-    """Compares the machine's CPU time with our own, from :meth:`start` to :meth:`stop`.
+    """Compares the machine's CPU time with that of this process, between two calls.
 
-    ``/proc/stat`` counts in ticks of a hundredth of a second, so less than half a second says
-    nothing.
+    ``/proc/stat`` counts in ticks of 10 ms, so less than half a second gives no result.
 
     Args:
         stat: the file to read.
-        wall: seconds on a monotonic clock.
-        own: CPU seconds used by this process and its finished children.
+        wall: returns the seconds of a monotonic clock.
+        own: returns the CPU seconds of this process and its finished children.
     """
 
     MIN_SECONDS = 0.5
@@ -73,11 +73,11 @@ class CpuWatch:
         self._before: _Clock | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin the comparison."""
         self._before = self._now()
 
     def stop(self) -> Contention | None:
-        """The CPU time of others since :meth:`start`; ``None`` where the system does not tell."""
+        """The CPU time of others since :meth:`start`; ``None`` if the system does not report it."""
         before, after = self._before, self._now()
         if before is None or after is None:
             return None
@@ -94,9 +94,9 @@ class CpuWatch:
 
 
 def preemptions() -> int:
-    """How often the scheduler took a CPU from a thread of this process that wanted to go on.
+    """The number of times that the scheduler preempted a thread of this process.
 
-    ``ru_nivcsw`` of ``getrusage(2)``, over all threads; 0 where the system does not count.
+    The value is ``ru_nivcsw`` of ``getrusage(2)`` over all threads; 0 if the system does not count.
     """
     try:
         import resource
@@ -106,7 +106,7 @@ def preemptions() -> int:
 
 
 def governor(root: Path = CPUFREQ) -> str | None:
-    """The CPU frequency governor, such as ``performance``; several if the CPUs differ."""
+    """The CPU frequency governor, such as ``performance``; several names if the CPUs differ."""
     found = set()
     for cpu in allowed_cpus():
         try:
@@ -118,7 +118,7 @@ def governor(root: Path = CPUFREQ) -> str | None:
 
 
 def load_average() -> float | None:
-    """Processes that ran or waited to run, averaged over the last minute, ours among them."""
+    """The average number of processes that ran or waited in the last minute, with this one."""
     try:
         return round(os.getloadavg()[0], 2)
     except (OSError, AttributeError):  # Windows
@@ -126,7 +126,7 @@ def load_average() -> float | None:
 
 
 def allowed_cpus() -> tuple[int, ...]:
-    """The CPUs (hardware threads) that this process may run on, by the system's numbers."""
+    """The system's numbers of the CPUs (hardware threads) that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
@@ -138,10 +138,10 @@ def _own_seconds() -> float:
 
 
 def _busy_seconds(path: Path, cpus: tuple[int, ...]) -> float | None:
-    """CPU seconds of ``cpus`` since boot in which they worked or were stolen; see proc(5).
+    """The busy seconds of ``cpus`` since boot, with stolen time; see proc(5).
 
-    The fields are user, nice, system, idle, iowait, irq, softirq, steal, guest and guest_nice; the
-    last two are in user and nice already.
+    The fields are user, nice, system, idle, iowait, irq, softirq, steal, guest and guest_nice. The
+    fields user and nice already include the last two.
     """
     wanted = {f"cpu{cpu}" for cpu in cpus}
     busy, found = 0.0, 0

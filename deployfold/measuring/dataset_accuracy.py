@@ -1,4 +1,4 @@
-"""Accuracy over many inputs: every row on every feed, against the first row."""
+"""Measures accuracy over many inputs: runs every row on every feed and compares with one row."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def compare_over(
     """Run every row on every feed and compare it with the baseline's outputs on the same feed.
 
     Args:
-        runners: by row name; they are loaded once, and closed at the end.
+        runners: the runners by row name; each is loaded once, and closed at the end.
         feeds: the inputs of one inference each; the first axis of the first input is the batch.
-        labels: the class of every sample of every feed, in their order.
-        baseline: the row that the others are compared with; the first if ``None``.
+        labels: the class of every sample of every feed, in order.
+        baseline: the row to compare the others with; ``None`` for the first row.
+        emit: receives a :class:`StageProgress` of stage ``"measure"`` for each feed.
 
     Returns:
-        By row name, the accuracy or why there is none. The baseline is there only with labels: it
-        differs in nothing from itself, and its own accuracy is worth knowing.
+        The accuracy, or the reason why there is none, by row name. The baseline is included only
+        with labels, for its own accuracy.
 
     Raises:
-        MeasureError: there is nothing to run, or not one label a sample.
+        MeasureError: there is nothing to run, or the number of labels is not that of the samples.
     """
     if not runners or not feeds:
         raise MeasureError("There is nothing to compare.")
@@ -71,7 +72,7 @@ def compare_over(
 
 
 def batch_of(inputs: Inputs) -> int:
-    """Samples in one feed: the first axis of the first input, 1 where it has none."""
+    """The number of samples in one feed: the first axis of the first input; 1 for a scalar."""
     shape = tuple(inputs[0].shape) if inputs else ()
     return int(shape[0]) if shape else 1
 

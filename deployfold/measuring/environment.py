@@ -1,4 +1,4 @@
-"""The machine that the numbers come from, and how many threads to use on it."""
+"""Describes the machine of a measurement, and chooses the number of threads."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Environment:
         gpu: the name of the first CUDA device, if there is one.
         packages: versions of the importable packages, by the usual name of their distribution.
         cpus: hardware threads that this process may run on.
-        governor: the CPU frequency governor; ``None`` where there is none, as in most VMs.
-        load_average: processes that ran or waited over the last minute, ours among them.
+        governor: the CPU frequency governor; ``None`` without one, as in most VMs.
+        load_average: the average number of processes that ran or waited in the last minute.
     """
 
     cpu: str
@@ -59,7 +59,11 @@ class Environment:
 
 
 def describe(threads: int | None = None) -> Environment:
-    """Describe this machine; ``threads`` is what the rows ran with (``None``: torch's number)."""
+    """Describe this machine.
+
+    Args:
+        threads: the number of threads that the rows used; ``None`` for torch's number.
+    """
     return Environment(
         cpu=cpu_name(),
         physical_cores=physical_cores(),
@@ -90,13 +94,13 @@ def gpu_name() -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the importable packages among :data:`PACKAGES`; none of them is imported."""
+    """The versions of the installed packages among :data:`PACKAGES`, without importing them."""
     versions = {name: library_version(name.replace("-", "_")) for name in PACKAGES}
     return {name: version for name, version in versions.items() if version is not None}
 
 
 def cpu_name() -> str:
-    """The CPU's model name, or the architecture where the system does not tell it."""
+    """The CPU's model name, or the architecture if the system does not report it."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         try:
@@ -112,7 +116,10 @@ def cpu_name() -> str:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may run on; hardware threads where the system is silent."""
+    """The number of physical cores that this process may run on.
+
+    Hardware threads count if the system does not report the cores.
+    """
     allowed = allowed_cpus()
     siblings = set()
     for cpu in allowed:
@@ -125,10 +132,10 @@ def physical_cores() -> int:
 
 
 def default_threads() -> int:
-    """Threads to measure with when the user names none: physical cores, within a CPU quota.
+    """The default number of threads: the physical cores, limited by the CPU quota.
 
-    The quota is the ``cpu.max`` of control group v2, which containers set: more threads than it
-    allows are throttled, and the latency measured is the throttling's.
+    The quota is the ``cpu.max`` of control group v2, which containers set. The kernel throttles
+    more threads than the quota allows, and the latency would be that of the throttling.
     """
     return max(1, min(physical_cores(), _quota(Path("/sys/fs/cgroup/cpu.max")) or 1 << 20))
 

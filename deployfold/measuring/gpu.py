@@ -1,7 +1,7 @@
-"""The GPU by NVML: clocks, temperature, power, and the reasons that hold its clocks down.
+"""Reads a GPU's clocks, temperature, power and throttle reasons by NVML.
 
-NVML comes with the driver, its Python binding ``pynvml`` with the package ``nvidia-ml-py``; without
-either there is nothing to say.
+NVML ships with the driver, and its Python binding ``pynvml`` with the package ``nvidia-ml-py``.
+Without either, the state is unknown.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ THROTTLE_REASONS = {
     0x40: "its temperature (hardware limit)",
     0x80: "an external power brake",
 }
-"""Bits of ``nvmlClocksEventReasons`` (nvml.h) that slow a busy GPU down. Left out: idle (0x01),
-clocks the user set (0x02), sync boost (0x10) and the display's setting (0x100)."""
+"""Bits of ``nvmlClocksEventReasons`` (nvml.h) that slow down a busy GPU. The dictionary omits idle
+(0x01), clocks set by the user (0x02), sync boost (0x10) and the display's setting (0x100)."""
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """One GPU at one moment; ``None`` where NVML does not support a question.
+    """The state of one GPU; a field is ``None`` if NVML does not support it on this GPU.
 
     Attributes:
-        sm_clock_mhz, max_sm_clock_mhz: the SM clock now, and the greatest it can have.
-        temperature_c: of the die, in degrees Celsius.
-        power_w, power_limit_w: drawn now, and the limit in force, in watts.
-        throttled_by: what holds the clocks down; empty if nothing does.
+        sm_clock_mhz, max_sm_clock_mhz: the current SM clock, and the maximum.
+        temperature_c: the temperature of the die, in degrees Celsius.
+        power_w, power_limit_w: the current power draw, and the limit in force, in watts.
+        throttled_by: the reasons for lowered clocks; empty without one.
     """
 
     sm_clock_mhz: int | None = None
@@ -43,9 +43,9 @@ class GpuState:
 
 
 def gpu_state(uuid: str | None = None) -> GpuState | None:
-    """The state of the GPU with that UUID (``GPU-…``), else of the first CUDA device.
+    """The state of the GPU with this UUID (``GPU-…``), or of the first CUDA device.
 
-    ``None`` without ``pynvml``, a driver or such a GPU.
+    The result is ``None`` without ``pynvml``, a driver or such a GPU.
     """
     try:
         import pynvml  # pyright: ignore[reportMissingImports]
@@ -68,7 +68,7 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
 
 
 def _current_uuid() -> str:
-    # NVML numbers all GPUs, CUDA those that CUDA_VISIBLE_DEVICES shows: only the UUID is common.
+    # CUDA_VISIBLE_DEVICES affects CUDA's numbers but not NVML's; only the UUID is common to both.
     with closing(Cuda()) as cuda:
         return cuda.uuid
 
@@ -77,13 +77,13 @@ def _read(nvml: Any, handle: Any) -> GpuState:
     def ask(name: str, *arguments: Any) -> int | None:
         try:
             return int(getattr(nvml, name)(handle, *arguments))
-        except Exception:  # this GPU does not support the question, or this pynvml lacks it
+        except Exception:  # the GPU does not support the query, or this pynvml lacks it
             return None
 
     power, limit = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetEnforcedPowerLimit")
     bits = ask("nvmlDeviceGetCurrentClocksEventReasons")
     if bits is None:
-        bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # its name before driver 535
+        bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # the name before driver 535
     return GpuState(
         sm_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         max_sm_clock_mhz=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),

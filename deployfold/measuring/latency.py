@@ -1,16 +1,18 @@
-"""Latency of several artifacts, measured in interleaved rounds.
+"""Measures the latency of several artifacts in interleaved rounds.
 
-Every round runs every row, in a random order, so that a change of the machine's speed hits all rows
-alike; a speed-up is the median over rounds of the ratio within a round. Three things make a number
-repeatable, and each has its constant in :mod:`.session` or :mod:`.timed_runner`: warm-up until two
-windows of calls agree, untimed calls at the head of each block (the row before leaves cold caches
-and worker threads that still spin: eager ResNet-18 on two cores is 20 % slower without them), and
-blocks of several calls for rows that take less than a millisecond.
+Every round runs every row in a random order, so that a change of the machine's speed affects all
+rows equally. A speed-up is the median over rounds of the ratio within a round. Three measures make
+the numbers repeatable; their constants are in :mod:`.session` and :mod:`.timed_runner`:
 
-Percentiles are of the pooled samples: every timed call of every completed round, none clipped or
-padded. The ratio of medians is not what a speed-up is: a machine that slows down for a while moves
-both rows of a round together, and the ratio within the round does not notice (a bootstrap of rows
-drawn apart would call that noise, and the interval would be wider for nothing).
+1. Warm-up until two windows of calls agree.
+2. Untimed calls at the start of each block. The previous row leaves cold caches and worker threads
+   that still spin; without these calls, eager ResNet-18 on two cores is 20 % slower.
+3. Blocks of several calls for rows that take less than a millisecond.
+
+Percentiles use the pooled samples: every timed call of every completed round, none clipped or
+padded. A speed-up is not the ratio of two medians: when the machine slows down for a while, both
+rows of a round become slower, but their ratio stays the same. A bootstrap that draws the rows
+independently would treat the slowdown as noise and widen the interval.
 """
 
 from __future__ import annotations
@@ -45,24 +47,26 @@ def measure(
     emit: Emit = ignore,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Measurements:
-    """Load every runner, run them on the same inputs in turns, and close them.
+    """Load every runner, run them on the same inputs in turn, and close them.
 
-    It ends when the 95 % interval of every speed-up is within ``tolerance`` after at least
-    :data:`~.session.FIRST_LOOK` rounds, or when ``max_seconds`` of warm-up and rounds are over. It
-    goes on past ``max_seconds`` until ``min_rounds`` rounds are complete, since fewer have no
-    interval, and every row then tells so. A later round that the end of the time cuts off is
-    dropped. A row that fails is reported as not measured and the others go on.
+    The measurement ends when the 95 % interval of every speed-up is within ``tolerance`` after at
+    least :data:`~.session.FIRST_LOOK` rounds, or after ``max_seconds`` of warm-up and rounds. The
+    first ``min_rounds`` rounds always complete, because fewer rounds have no interval; every row
+    reports the time past ``max_seconds``. A later round that the time limit cuts off is dropped. A
+    row that fails is reported as not measured, and the others continue.
 
     Args:
-        runners: by row name, in the order of the table.
-        inputs: arrays or CPU tensors, in the order the model takes them.
-        baseline: the row that speed-ups are relative to; the first one if ``None``.
-        threads: torch's intra-op threads during the measurement; ``None`` leaves them.
-        batch: samples per call, for the throughput; the first axis of the first input if ``None``.
-        min_rounds: rounds that are run whatever time they take; at least 1.
-        seed: of the order of rows and of the bootstrap.
-        emit: gets a :class:`StageProgress` of stage ``"measure"`` a few times a second.
-        clock: monotonic nanoseconds.
+        runners: the runners by row name, in the order of the table.
+        inputs: arrays or CPU tensors, in the order of the model's inputs.
+        baseline: the row that speed-ups are relative to; ``None`` for the first row.
+        threads: torch's intra-op threads during the measurement; ``None`` keeps them.
+        batch: samples per call, for the throughput; ``None`` for the first input's first axis.
+        max_seconds: the time limit for warm-up and rounds.
+        min_rounds: the number of rounds that always complete; at least 1.
+        tolerance: the goal for half the interval of every speed-up, relative to the speed-up.
+        seed: seed of the order of rows and of the bootstrap.
+        emit: receives a :class:`StageProgress` of stage ``"measure"`` a few times a second.
+        clock: returns monotonic nanoseconds.
 
     Raises:
         MeasureError: there are no rows, or no row is named ``baseline``.
@@ -95,7 +99,7 @@ def measure(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect before and after, and not in the middle of a timed call."""
+    """Disable Python's garbage collection, which could run within a timed call."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

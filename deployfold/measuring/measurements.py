@@ -19,29 +19,30 @@ class Latency:
     """The latency of one row. Times are in milliseconds.
 
     Attributes:
-        samples_ms: every timed call of the rounds that were completed, in order; nothing clipped,
-            averaged or padded. On a GPU, the engine's own time by CUDA events.
+        samples_ms: every timed call of the completed rounds, in order, none clipped, averaged or
+            padded. On a GPU, the computation's time by CUDA events.
         median_ms, p90_ms, p95_ms, p99_ms: percentiles of ``samples_ms``.
         throughput: samples per second at the median: batch size / median.
         median_low_ms, median_high_ms: the 95 % interval of the median over rounds; from 0 to
-            infinity if there were too few rounds for one.
+            infinity for too few rounds.
         variation: coefficient of variation of ``samples_ms``.
-        speedup: median of the per-round ratios baseline / row; 1 for the baseline itself and
-            ``None`` where the baseline was not measured.
-        speedup_low, speedup_high: its 95 % interval, see :func:`.stats.median_interval`.
-        rounds: completed rounds.
-        stable: nothing in ``note`` speaks against the numbers.
-        note: why not stable.
+        speedup: median of the per-round ratios baseline / row; 1 for the baseline itself, and
+            ``None`` if the baseline was not measured.
+        speedup_low, speedup_high: the 95 % interval of ``speedup``, see
+            :func:`.stats.median_interval`.
+        rounds: number of completed rounds.
+        stable: whether the numbers are reliable, that is, ``note`` is ``None``.
+        note: the reasons why the numbers are not reliable.
         h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
         end_to_end_ms: median of a call with these copies, by the host's clock; ``None`` on the CPU,
-            where that is the latency itself.
-        preemptions_per_s: involuntary context switches a second while the row ran.
-        other_cpus: CPUs that other programs kept busy during the rounds.
-        graph: whether an engine's work was launched as one CUDA graph; ``None`` of other rows.
-        gpu: the GPU right after the last round, as NVML saw it; ``None`` on the CPU.
-        p95_low_ms, p95_high_ms: the 95 % interval of ``p95_ms``; ``None`` of too few calls.
+            where it equals the latency.
+        preemptions_per_s: involuntary context switches per second while the row ran.
+        other_cpus: number of CPUs that other programs kept busy during the rounds.
+        graph: whether the work was launched as one CUDA graph; ``None`` on the CPU.
+        gpu: the state of the GPU after the last round, by NVML; ``None`` on the CPU.
+        p95_low_ms, p95_high_ms: the 95 % interval of ``p95_ms``; ``None`` for too few calls.
         overtime_s: seconds past the time limit that the least number of rounds took; ``None``
-            where they took none.
+            without any.
     """
 
     samples_ms: NDArray[np.float64]
@@ -78,7 +79,7 @@ class Latency:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One row: its latency, or why there is none, its outputs if it ran at all, and its notes."""
+    """One row: its latency or the reason in ``not_measured``, its first outputs, and its notes."""
 
     name: str
     latency: Latency | None
@@ -89,11 +90,16 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """All rows in the order they were given, and how the measurement went.
+    """All rows in their original order, and the course of the measurement.
 
-    ``converged``: every interval reached the goal before the time was up; ``seconds``
-    is the time taken by warm-up and rounds. ``contention`` is what other programs took of the CPUs
-    during the rounds, ``None`` where that cannot be told.
+    Attributes:
+        rows: the rows.
+        baseline: the name of the row that speed-ups are relative to.
+        rounds: number of completed rounds.
+        seconds: the time of warm-up and rounds.
+        threads: torch's intra-op threads.
+        converged: whether every interval reached the goal before the time limit.
+        contention: the CPU time of other programs during the rounds; ``None`` if unknown.
     """
 
     rows: tuple[Measured, ...]

@@ -1,4 +1,4 @@
-"""The rounds of one measurement: how many are run, and what each row's times amount to."""
+"""Runs the rounds of one measurement, decides when to stop, and computes each row's results."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from .stats import (
 from .timed_runner import TimedRunner
 
 FIRST_LOOK = 15
-"""Rounds before the intervals are looked at for the first time."""
+"""Rounds before the first check of the intervals."""
 CONFIRM_GROWTH = 1.25
-"""The goal must be met at two looks, each after this many times the rounds of the look before.
-Ending at the first narrow interval would favour lucky ones: two equal rows then come out different
-in 11 runs of 100, and with this in 5 or fewer (simulated, log-normal noise with outliers)."""
+"""Factor of the number of rounds from one check to the next. The goal must be met at two checks in
+a row. Stopping at the first narrow interval would favour lucky ones: two equal rows would then
+differ in 11 of 100 runs, with two checks in 5 or fewer (simulated, log-normal noise with
+outliers)."""
 TOLERANCE = 0.02
-"""The goal: half the interval of every speed-up, relative to the speed-up."""
+"""The goal for half the interval of every speed-up, relative to the speed-up."""
 _PROGRESS_NS = 250_000_000
 
 
@@ -66,7 +67,7 @@ class Session:
         for row in self.all_rows:
             emit(StageProgress("measure", f"loading {row.name}"))
             row.load(inputs)
-        gc.collect()  # takes seconds beside busy neighbours, which are not the rows'
+        gc.collect()  # can take seconds on a busy machine, so collect before the clock starts
         self.started = self.clock()
         budget = 0.1 * self.max_seconds / max(1, len(self.live))
         for row in self.live:
@@ -95,7 +96,7 @@ class Session:
                 if met == 2:
                     self.converged = True
                     break
-                next_check = math.ceil(CONFIRM_GROWTH * self.completed)  # at least one more
+                next_check = math.ceil(CONFIRM_GROWTH * self.completed)  # at least one round later
             if now - last_progress >= _PROGRESS_NS:
                 last_progress = now
                 emit(StageProgress("measure", f"round {self.completed}", self._fraction()))
@@ -119,7 +120,7 @@ class Session:
         return 0.0 if self.started is None else (self.clock() - self.started) / 1e9
 
     def _fraction(self) -> float:
-        """The share of the measurement that is over, of the time or of the rounds it needs."""
+        """The completed fraction of the measurement: of the time, or of the required rounds."""
         by_time = self._seconds() / max(self.max_seconds, 1e-9)
         by_rounds = (1 + self.completed) / (1 + self.min_rounds)
         return min(1.0, by_time, by_rounds)
@@ -127,13 +128,13 @@ class Session:
     def _comparable(self, row: TimedRunner) -> TimedRunner | None:
         """The baseline, if it was measured by the same clock as ``row``.
 
-        A GPU's clock leaves out the copies and the launch that the host's clock takes in.
+        The host's clock includes the copies and the launch; a GPU's clock does not.
         """
         base = next((other for other in self.live if other.name == self.baseline), None)
         return base if base is not None and base.on_gpu == row.on_gpu else None
 
     def _interval(self, row: TimedRunner) -> Interval | None:
-        """Of the speed-up; of the row's own time where there is nothing to compare it with."""
+        """The interval of the speed-up, or of the row's time without a comparable baseline."""
         base = self._comparable(row)
         times = np.asarray(row.round_ms[: self.completed])
         if not times.size:
@@ -145,13 +146,13 @@ class Session:
     def _widest(self) -> float:
         rows = self.live
         if len(rows) > 1:
-            # The baseline against itself is 1 at once; the other rows' ratios judge it.
+            # The ratio of the baseline to itself is always 1, so only the other rows count.
             rows = [row for row in rows if row.name != self.baseline]
         intervals = [self._interval(row) for row in rows]
         return max((i.relative_half_width for i in intervals if i is not None), default=math.inf)
 
     def result(self) -> Measurements:
-        """The measurements of all rounds that were completed."""
+        """The results of all completed rounds."""
         end = self.clock() if self.ended is None else self.ended
         return Measurements(
             rows=tuple(self._measured(row) for row in self.all_rows),
@@ -199,7 +200,7 @@ class Session:
                 h2d_ms=evidence.h2d_ms,
                 d2h_ms=evidence.d2h_ms,
                 end_to_end_ms=row.end_to_end_ms(),
-                # Of calls pooled over rounds and of rounds, the medians differ a little.
+                # The median of pooled calls can lie outside the interval of the rounds' medians.
                 median_low_ms=min(own.low, median),
                 median_high_ms=max(own.high, median),
                 variation=variation,
@@ -225,7 +226,7 @@ class Session:
         return (f"no speed-up: timed by {own}, and {base.name} by {others}",)
 
     def _overtime(self) -> float | None:
-        """Seconds past the limit, where the least number of rounds took them."""
+        """Seconds past the limit that the least number of rounds took; ``None`` without any."""
         if self.completed > self.min_rounds or self.started is None or self.ended is None:
             return None
         over = (self.ended - self.started) / 1e9 - self.max_seconds

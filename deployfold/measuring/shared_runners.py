@@ -1,4 +1,4 @@
-"""Runners that several measurements share, loaded once."""
+"""Shares loaded runners among several measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SharedRunner:
         self._loaded = False
 
     def load(self) -> None:
-        """Load the first time. A load that failed is tried again."""
+        """Load the runner unless it is loaded. A failed load is repeated by the next call."""
         if not self._loaded:
             self.runner.load()
             self._loaded = True
@@ -35,7 +35,7 @@ class SharedRunner:
         return tuple(getattr(self.runner, "notes", ()))
 
     def close(self) -> None:
-        """Do nothing: another measurement may follow."""
+        """Do nothing, because another measurement may follow."""
 
 
 @contextmanager
@@ -45,5 +45,5 @@ def shared(runners: Mapping[str, Runner]) -> Iterator[dict[str, SharedRunner]]:
         yield {name: SharedRunner(runner) for name, runner in runners.items()}
     finally:
         for runner in runners.values():
-            with suppress(Exception):  # the measurements are valid all the same
+            with suppress(Exception):  # a failure here does not affect the measurements
                 runner.close()

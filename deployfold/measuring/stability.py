@@ -1,4 +1,4 @@
-"""Whether a row's numbers can be relied on, and what to do where they cannot."""
+"""Decides whether a row's numbers are reliable, and says what to do if they are not."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from .stats import MIN_FOR_INTERVAL, Interval
 MAX_VARIATION = 0.025
 """The coefficient of variation (standard deviation over mean) above which a CPU row is unstable."""
 MAX_GPU_VARIATION = 0.01
-"""The same for times by CUDA events; trtexec's limit (``kUNSTABLE_PERF_REPORTING_THRESHOLD``)."""
+"""The limit for times by CUDA events, as ``kUNSTABLE_PERF_REPORTING_THRESHOLD`` of trtexec."""
 ENQUEUE_SHARE = 0.8
-"""The share of the GPU's time from which launching the work bounds it; trtexec's limit."""
+"""Ratio of launch time to GPU time from which a row is launch-bound; trtexec has the same limit."""
 PREEMPTIONS_PER_SECOND = 20.0
-"""A thread alone on its CPU is preempted a few times a second. Measured here: two torch threads
-beside one busy process on two CPUs lose theirs 160 to 270 times a second."""
+"""Rate above which threads share their CPUs. A thread alone on its CPU is preempted a few times per
+second. Two torch threads and one busy process on two CPUs are preempted 160 to 270 times per second
+(measured)."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence that a measurement has of one row.
+    """The facts about a row from which its reliability is judged.
 
     Attributes:
-        variation: coefficient of variation of its calls.
-        interval: of its speed-up, or of its time where there is nothing to compare it with.
-        rounds: completed rounds.
-        converged: the measurement reached its goal before the time was up.
-        tolerance: the goal, half the interval relative to its value.
-        threads: CPU threads of the row.
-        preemptions: involuntary context switches a second during its calls.
-        contention: what other programs took meanwhile; ``None`` where that cannot be told.
+        variation: coefficient of variation of the calls.
+        interval: the interval of the speed-up, or of the time without a comparable baseline.
+        rounds: number of completed rounds.
+        converged: whether the measurement reached its goal before the time limit.
+        tolerance: the goal for half the interval, relative to its value.
+        threads: number of CPU threads.
+        preemptions: involuntary context switches per second during the calls.
+        contention: the CPU time of other programs meanwhile; ``None`` if unknown.
         compute_ms, h2d_ms, d2h_ms, enqueue_ms: medians of a GPU row; ``None`` on the CPU.
-        gpu: the GPU after the last round.
+        gpu: the state of the GPU after the last round.
     """
 
     variation: float
@@ -58,7 +59,7 @@ def doubts(row: Evidence) -> tuple[str, ...]:
         plural = "" if row.rounds == 1 else "s"
         found.append(
             f"{row.rounds} round{plural}: too few rounds for an interval"
-            f" ({MIN_FOR_INTERVAL} at the least); allow more time with --max-seconds"
+            f" (at least {MIN_FOR_INTERVAL}); allow more time with --max-seconds"
         )
     found.extend(_contended(row) if row.compute_ms is None else _gpu(row))
     limit = MAX_VARIATION if row.compute_ms is None else MAX_GPU_VARIATION
@@ -71,11 +72,11 @@ def doubts(row: Evidence) -> tuple[str, ...]:
 
 
 def _contended(row: Evidence) -> list[str]:
-    """Whether the row's threads had to share their CPUs with other programs.
+    """A reason if the row's threads had to share their CPUs with other programs.
 
-    Two threads of an operator wait for each other at its end, so one of them losing its CPU for a
-    scheduler's time slice (4 ms and more) costs a net of 0.5 ms a hundred times its latency: that
-    is measured, and it is not the net.
+    The threads of an operator wait for each other at its end. If one thread loses its CPU for a
+    scheduler's time slice (4 ms or more), a net of 0.5 ms can take a hundred times as long, and the
+    measured time is not that of the net.
     """
     if row.preemptions < PREEMPTIONS_PER_SECOND:
         return []
@@ -84,11 +85,11 @@ def _contended(row: Evidence) -> list[str]:
         return []
     others = f"other programs took {taken.others:.1f} of {taken.cpus} CPUs"
     if row.threads == 1:
-        return [f"{others} and interrupted it {row.preemptions:.0f} times a second; close them"]
+        return [f"{others} and interrupted it {row.preemptions:.0f} times per second; close them"]
     fit = taken.threads_that_fit()
     return [
         f"{others}, so its {row.threads} threads waited for each other"
-        f" ({row.preemptions:.0f} interruptions a second); close them, or use --threads {fit}"
+        f" ({row.preemptions:.0f} interruptions per second); close them, or use --threads {fit}"
     ]
 
 
@@ -102,7 +103,7 @@ def _gpu(row: Evidence) -> list[str]:
     if row.d2h_ms is not None and row.d2h_ms >= compute:
         found.append("transfer-bound: copying the outputs takes as long as computing")
     if row.gpu is not None and row.gpu.throttled_by:
-        found.append(f"the GPU's clocks are held down by {' and '.join(row.gpu.throttled_by)}")
+        found.append(f"the GPU is throttled by {' and '.join(row.gpu.throttled_by)}")
     return found
 
 

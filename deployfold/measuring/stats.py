@@ -1,4 +1,4 @@
-"""The statistics of a latency: percentiles, spread, and the interval of a median."""
+"""Statistics of latencies: percentiles, variation, and intervals of medians and percentiles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 MIN_FOR_INTERVAL = 6
-"""Fewer values have no 95 % interval of their median: all of n lie on one side of the true median
-with probability 2 / 2^n, which is above 5 % for n < 6, so not even least to greatest is enough."""
+"""Least number of values for a 95 % interval of the median. All n values lie on one side of the
+true median with probability 2 / 2^n. For n < 6 this exceeds 5 %, so even the interval from the
+least to the greatest value is too narrow."""
 
 
 WINDOWED_FROM = 30
-"""Of fewer values, the autocorrelations at single lags are mostly noise."""
+"""Least number of values for autocorrelations at single lags; with fewer, they are mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Interval:
 
     @property
     def bounded(self) -> bool:
-        """There were values enough for an interval."""
+        """Whether there were enough values for an interval."""
         return math.isfinite(self.high)
 
     @property
@@ -79,18 +80,21 @@ def coefficient_of_variation(samples: ArrayLike) -> float:
 def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
     """The median of positive ``values`` with a 95 % interval, from 0 to infinity for fewer than 6.
 
-    Of 6 or more it is the wider one of the bootstrap's and the sign test's, and reaches from the
-    least to the greatest value at most.
+    For 6 values or more, the interval is the wider one of the bootstrap's and the sign test's. The
+    interval never exceeds the range of the values.
 
     1. The bootstrap draws n of the n values with replacement and takes their median, ``resamples``
        times; see :func:`bootstrap_medians`.
-    2. Of few values that interval holds the true median too seldom (93 % at n = 15). The sign
-       test's is exact: the order statistics at the binomial's 2.5 % quantile.
-    3. Both are widened where values that follow each other are alike, by the square root of
+    2. For few values, the bootstrap's interval contains the true median too rarely (93 % at
+       n = 15). The sign test's interval is exact: the order statistics at the binomial's 2.5 %
+       quantile.
+    3. If successive values are correlated, both are widened by the square root of
        ``n / effective_count(values)``.
 
     Args:
-        values: in the order in which they were measured.
+        values: the values in the order of their measurement.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: there are no values.
@@ -122,14 +126,17 @@ def bootstrap_medians(
 ) -> NDArray[np.float64]:
     """Medians of ``resamples`` bootstrap resamples of the sorted values ``ordered``.
 
-    Drawing a value is choosing ``floor(n u)`` for a uniform u, so the k-th smallest of n draws is
-    the value at rank ``floor(n u_(k))``, where the order statistic ``u_(k)`` follows
-    Beta(k, n + 1 - k), and given ``u_(k)`` the next one is the least of n - k uniforms above it
-    (David and Nagaraja, Order Statistics, section 2.5). Drawing those one or two order statistics
-    is the same distribution as resampling, at a cost that does not grow with n.
+    A draw chooses the value at rank ``floor(n u)`` for a uniform u. So the k-th smallest of n draws
+    is the value at rank ``floor(n u_(k))``, where the order statistic ``u_(k)`` follows
+    Beta(k, n + 1 - k). Given ``u_(k)``, the next order statistic is the least of n - k uniforms
+    above it (David and Nagaraja, Order Statistics, section 2.5). Drawing these one or two order
+    statistics gives the same distribution as resampling, at a cost independent of n.
 
     Args:
-        inflation: how many times the variance of a median of independent values.
+        ordered: the sorted values.
+        rng: the source of random numbers.
+        resamples: the number of resamples.
+        inflation: the variance of the median, relative to that of independent values.
     """
     count = ordered.size
     rank = (count + 1) // 2
@@ -144,15 +151,16 @@ def bootstrap_medians(
 def percentile_interval(rounds: Sequence[NDArray[np.float64]], percent: float) -> Interval:
     """A percentile of pooled samples with a 95 % interval; to infinity for too few samples.
 
-    The interval is Woodruff's (1952), for samples in clusters: the share of samples above the
-    percentile has a standard error, and the interval reaches from the percentile of that share less
-    the error to that of the share plus the error. The binomial distribution gives the error. The
-    number of samples is divided by the design effect first: how many times the binomial's is the
-    variance of the count per round, with the rounds' autocorrelation. The 95th percentile of
-    independent samples is bounded from 72 on.
+    The interval is Woodruff's (1952) for clustered samples. The share of samples above the
+    percentile has a standard error, which the binomial distribution gives. The interval reaches
+    from the percentile at that share minus the error to the percentile at the share plus the error.
+    The number of samples is first divided by the design effect: the variance of the count per
+    round, with the rounds' autocorrelation, relative to the binomial's. For independent samples,
+    the 95th percentile has a finite interval from 72 samples on.
 
     Args:
-        rounds: the samples of each round, in the order in which they were measured.
+        rounds: the samples of each round, in the order of their measurement.
+        percent: the percentile, such as 95.
 
     Raises:
         ValueError: there are no samples.
@@ -177,18 +185,21 @@ def percentile_interval(rounds: Sequence[NDArray[np.float64]], percent: float) -
 
 
 def effective_count(values: ArrayLike) -> float:
-    """How many independent values would tell the median as well as these, in their order.
+    """The number of independent values that would determine the median as precisely as these.
 
-    Values that follow each other are alike where a machine is slow for a while. The variance of a
-    median is then that of independent values times ``1 + 2 Σ s_k``, where ``s_k`` is the
-    autocorrelation of the values' signs about the median at lag k. For a Gaussian process under any
-    monotone transformation, ``s_k = 2/pi asin(rho_k)``, and ranks give ``rho_k``. Two estimates are
-    made, and the greater sum counts:
+    Successive values are correlated if the machine is slow for a while. The variance of a median is
+    then that of independent values times ``1 + 2 Σ s_k``, where ``s_k`` is the autocorrelation at
+    lag k of the values' signs about the median. For a Gaussian process under any monotone
+    transformation, ``s_k = 2/pi asin(rho_k)``, and ranks give ``rho_k``. The greater of two
+    estimates counts:
 
-    1. ``rho_k = rho_1^k``, a process that forgets at a constant rate. ``rho_1`` is corrected for
-       the bias of a short series (Marriott and Pope, 1954).
-    2. Of 30 values or more, every ``rho_k`` as it was found, to the lag that is 5 times the sum
-       (Sokal, 1997). A slow drift under independent noise shows in these.
+    1. ``rho_k = rho_1^k``, an AR(1) process. ``rho_1`` is corrected for the bias of a short series
+       (Marriott and Pope, 1954).
+    2. For 30 values or more, every estimated ``rho_k`` up to the lag of 5 times the sum (Sokal,
+       1997). These show a slow drift under independent noise.
+
+    Args:
+        values: the values in the order of their measurement.
     """
     series = np.asarray(values, dtype=np.float64)
     count = series.size
@@ -231,7 +242,7 @@ def _of_signs(correlation: float) -> float:
 
 
 def _lag_one_correlation(series: NDArray[np.float64]) -> float:
-    """Correlation of neighbours, corrected for the bias of a short series; between -1 and 0.99."""
+    """The correlation at lag 1, corrected for the bias of a short series; from -1 to 0.99."""
     count = series.size
     centred = series - series.mean()
     power = float(centred @ centred)
@@ -242,19 +253,19 @@ def _lag_one_correlation(series: NDArray[np.float64]) -> float:
 
 
 def _ar1_inflation(rho: float) -> float:
-    """The variance of a mean over that of independent values; at least 1."""
+    """The variance of an AR(1) process's mean, relative to independent values; at least 1."""
     return (1 + max(rho, 0.0)) / (1 - max(rho, 0.0))
 
 
 def _sign_test_rank(count: int) -> int:
-    """The greatest k with P(Binomial(count, 1/2) < k) <= 2.5 %; 0 where there is none."""
+    """The greatest k with P(Binomial(count, 1/2) < k) <= 2.5 %; 0 without one."""
     return int(np.searchsorted(_binomial_cumulative(count, 0.5), TAIL, side="right"))
 
 
 def _binomial_ranks(count: int, share: float) -> tuple[int, int]:
-    """Ranks (from 1) between which a quantile lies with 95 % of independent samples.
+    """The ranks (from 1) between which a quantile of independent samples lies with 95 %.
 
-    The low one is 0, or the high one above ``count``, where there is no such rank.
+    Without such a rank, the low one is 0, or the high one exceeds ``count``.
     """
     cumulative = _binomial_cumulative(count, share)
     low = int(np.searchsorted(cumulative, TAIL, side="right"))

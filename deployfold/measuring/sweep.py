@@ -1,4 +1,4 @@
-"""Throughput by batch size, and the batch from which a larger one brings no more."""
+"""Measures the throughput of every row by batch size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .shared_runners import shared
 
 @dataclass(frozen=True)
 class BatchPoint:
-    """One row at one batch size; without a median, ``not_measured`` holds the reason.
+    """The result of one row at one batch size, or the reason in ``not_measured``.
 
     ``throughput`` is in samples per second: batch / median.
     """
@@ -42,16 +42,16 @@ def sweep(
 ) -> dict[str, tuple[BatchPoint, ...]]:
     """Measure every row at every batch size, the rows of one size in interleaved rounds.
 
-    A row that does not take a size (an engine beyond its optimization profile, a file exported with
-    a fixed batch), or whose outputs there have other shapes than the baseline's, is not measured
-    at that size, with the reason.
+    A row may refuse a size: an engine beyond its optimization profile, a file exported with a fixed
+    batch. Such a row, or a row whose outputs differ in shape from the baseline's, is not measured
+    at that size, and the result has the reason.
 
     Args:
-        runners: by row name; they are loaded once, and closed at the end.
-        make_inputs: the inputs for a batch size.
-        batches: sizes, in any order.
-        baseline: the row that the outputs' shapes are held against; the first if ``None``.
-        max_seconds: for all sizes together.
+        runners: the runners by row name; each is loaded once, and closed at the end.
+        make_inputs: makes the inputs for a batch size.
+        batches: the batch sizes, in any order.
+        baseline: the row with the expected shapes of the outputs; ``None`` for the first row.
+        max_seconds: the time limit for all sizes together.
         threads, seed, emit: as in :func:`.latency.measure`.
 
     Raises:
@@ -99,7 +99,8 @@ def _point(row: Measured, batch: int, expected: list[tuple[int, ...]] | None) ->
         return BatchPoint(batch, not_measured=row.not_measured)
     if expected is not None and shapes != expected:
         return BatchPoint(
-            batch, not_measured=f"its outputs have the shapes {shapes}, the original's {expected}"
+            batch,
+            not_measured=f"its outputs have the shapes {shapes}, the original's {expected}",
         )
     latency = row.latency
     return BatchPoint(batch, latency.median_ms, latency.throughput, latency.stable)

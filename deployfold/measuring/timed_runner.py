@@ -1,4 +1,4 @@
-"""A runner with the times of its calls so far: one row of a measurement while it goes on."""
+"""Runs and times one row of a measurement."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from deployfold.runtimes.times import DeviceTimes
 from .conditions import preemptions
 
 BLOCK_NS = 1_000_000
-"""A row faster than this runs several times a round, so that a block takes about as long and the
-clock's resolution and the cost of reading it do not matter."""
+"""Least duration of a block. A faster row runs several times per round, so that the resolution of
+the clock and the cost of reading it do not matter."""
 MAX_CALLS = 100
 SETTLE_NS = 5_000_000
-"""Untimed calls at the head of a block go on for this long (at least one): GNU OpenMP's threads
-spin for some milliseconds after the work of the row before."""
+"""Duration of the untimed calls at the start of a block (at least one call): GNU OpenMP's threads
+of the previous row spin for some milliseconds."""
 GPU_SETTLE_NS = 50_000_000
-"""The same on a GPU, which lowers its clocks within milliseconds of idling, while a row that ran
-before or the host kept it waiting."""
+"""Duration of these calls on a GPU, which lowers its clocks within milliseconds of idling."""
 WARM_UP_WINDOW = 5
 WARM_UP_AGREEMENT = 0.02
 
 
 class TimedRunner:
-    """A runner with what was measured of it so far. It never raises but sets ``failure``.
+    """A runner with its times so far. An exception of the runner sets ``failure``.
 
     Attributes:
-        failure: why the row cannot be measured; ``None`` while it can.
-        outputs: of the first inference.
-        notes: what the runner says of its numbers.
-        on_gpu: a GPU's clock times the row; known after the warm-up.
-        round_ms: the mean time of a call, one value for every completed round.
-        round_median_ms: the median time of a call, one value for every completed round.
-        blocks_ms: the single calls behind them.
+        name: the name of the row.
+        failure: the reason why the row cannot be measured; ``None`` without a failure.
+        outputs: the outputs of the first inference.
+        notes: the runner's notes on its numbers.
+        on_gpu: whether a GPU's clock times the row; known after the warm-up.
+        round_ms: the mean time of a call, for every completed round.
+        round_median_ms: the median time of a call, for every completed round.
+        blocks_ms: the times of the single calls, for every completed round.
     """
 
     def __init__(self, name: str, runner: Runner, clock: Callable[[], int]) -> None:
@@ -73,9 +73,9 @@ class TimedRunner:
             self._fail(error)
 
     def warm_up(self, budget_ns: int) -> None:
-        """Call until two windows of calls have medians within 2 %, or the budget is spent.
+        """Call until the medians of two windows agree within 2 %, or the budget is spent.
 
-        At least three calls are made: TorchScript specialises on the first two.
+        The warm-up has at least three calls, because TorchScript specialises on the first two.
         """
         times: list[float] = []
         start = self._clock()
@@ -94,7 +94,7 @@ class TimedRunner:
         self._end_to_end_ms.clear()
 
     def block(self) -> None:
-        """One round's calls; they count once :meth:`keep` is called."""
+        """Make the calls of one round; :meth:`keep` then adds their times."""
         try:
             start, preempted = self._clock(), preemptions()
             while True:
@@ -108,7 +108,7 @@ class TimedRunner:
             self._fail(error)
 
     def keep(self) -> None:
-        """The round was completed: its calls count."""
+        """Add the times of the latest block, because the round is complete."""
         if self._pending is not None:
             self.blocks_ms.append(self._pending)
             self.round_ms.append(float(self._pending.mean()))
@@ -116,7 +116,7 @@ class TimedRunner:
             self._pending = None
 
     def device_times(self) -> DeviceTimes | None:
-        """Medians of the times by the GPU's clock; ``None`` where the row runs on the CPU."""
+        """The medians of the times by the GPU's clock; ``None`` for a row on the CPU."""
         if not self._transfers:
             return None
         launches = [one.enqueue_ms for one in self._transfers if one.enqueue_ms is not None]
@@ -133,13 +133,13 @@ class TimedRunner:
         return statistics.median(self._end_to_end_ms) if self._end_to_end_ms else None
 
     def preemptions_per_second(self) -> float:
-        """Involuntary context switches of this process, a second of this row's blocks."""
+        """Involuntary context switches of this process per second of this row's blocks."""
         return self._preempted / (self._block_ns / 1e9) if self._block_ns else 0.0
 
     def close(self) -> None:
-        """Close the runner, whatever state it is in."""
+        """Close the runner in any state."""
         self._step = None
-        with suppress(Exception):  # the times are valid all the same
+        with suppress(Exception):  # a failure here does not affect the times
             self._runner.close()
 
     def _call(self, *, record: bool = True) -> float:
@@ -150,7 +150,7 @@ class TimedRunner:
         device: DeviceTimes | None = step()
         end = self._clock()
         if device is None:
-            return max(end - start, 1) / 1e6  # a coarse clock may say 0, and ratios follow
+            return max(end - start, 1) / 1e6  # a coarse clock may give 0, which breaks ratios
         self.on_gpu = True
         if record:
             self._transfers.append(device)

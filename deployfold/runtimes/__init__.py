@@ -1,9 +1,9 @@
-"""How artifacts run: one file a runtime, each with its record, all behind one protocol.
+"""The runtimes of artifacts: one module per runtime, with one record and one common protocol.
 
-Importing this package imports neither torch nor ONNX Runtime nor TensorRT: a runner does when it
-loads its file. To add a runtime, write a module with a :class:`.runtime.Runtime` and name the
-record in :data:`RUNTIMES`, or, in a package of your own, in the entry point group
-:data:`.third_party.GROUP`.
+Importing this package imports neither torch nor ONNX Runtime nor TensorRT; a runner imports its
+library when it loads a file. To add a runtime, write a module with a :class:`.runtime.Runtime`
+record, and add the record to :data:`RUNTIMES`. Another package adds its record in the entry point
+group :data:`.third_party.GROUP`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     TENSORRT,
     TORCH_TENSORRT,
 )
-"""The runtimes of deployfold itself."""
+"""The built-in runtimes."""
 
 __all__ = [
     "AOT_INDUCTOR",
@@ -54,27 +54,27 @@ __all__ = [
 
 
 def all_runtimes() -> tuple[Runtime, ...]:
-    """The runtimes of deployfold and of installed third parties."""
+    """The built-in runtimes and those of installed third parties."""
     return (*RUNTIMES, *third_party_runtimes(RUNTIMES)[0])
 
 
 def broken_runtimes() -> tuple[Broken, ...]:
-    """The third-party runtimes that cannot be used, and why."""
+    """The third-party runtimes that cannot be used, with the reasons."""
     return third_party_runtimes(RUNTIMES)[1]
 
 
 def runtime_of(file: Path | str) -> Runtime | None:
-    """The runtime of a file, by the longest suffix that fits its name; ``None`` if none does."""
+    """The runtime whose longest suffix matches the file's name; ``None`` if none matches."""
     name = Path(file).name
     best = max(all_runtimes(), key=lambda one: one.opens(name))
     return best if best.opens(name) else None
 
 
 def runtime_by_key(key: str) -> Runtime:
-    """The runtime with that key.
+    """The runtime with this key.
 
     Raises:
-        KeyError: there is none.
+        KeyError: no runtime has the key.
     """
     for one in all_runtimes():
         if one.key == key:

@@ -1,8 +1,8 @@
 """AOTInductor packages (``.aoti.pt2``): a model compiled ahead of time, run by torch or from C++.
 
-A package holds native code and the weights. Loading it runs that code, so it is opened only if its
-author is trusted. The code does not check its inputs, and reads past the end of one that is too
-small; so the exporter writes the inputs into the package's metadata, and the runner checks them.
+A package contains native code and the weights. Loading it runs that code, so the runner requires
+``--trust``. The code does not check its inputs, and reads past the end of a buffer that is too
+small. So the exporter writes the inputs into the package's metadata, and the runner checks them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .protocol import Array, Inputs, Step
 
 METADATA_KEY = "deployfold.inputs"
-"""The metadata property that holds the inputs, as :func:`inputs_to_json` writes them."""
+"""The metadata property with the inputs, in the form of :func:`inputs_to_json`."""
 _METADATA_FILE = "wrapper_metadata.json"
 
 
@@ -40,18 +40,18 @@ class AotInductorRunner(TorchFileRunner):
     title = "AOTInductor"
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs by the package's metadata, which is read without running the package.
+        """The inputs according to the package's metadata, read without running the package.
 
         Raises:
             MeasureError: the file is not a package.
-            UsageError: it takes no such input, or does not say which it takes.
+            UsageError: the package has no such input, or its metadata does not list the inputs.
         """
         stated = stated_inputs(self._path)
         if stated is None:
             if asked is None:
                 raise UsageError(
-                    f"{self._path.name} does not say what inputs it takes.",
-                    hint="Give each with --input, for example --input 1x3x224x224.",
+                    f"{self._path.name} does not list its inputs.",
+                    hint="Add --input for each, for example --input 1x3x224x224.",
                 )
             return asked
         spec = fill(stated, asked, self._path.name)
@@ -59,27 +59,27 @@ class AotInductorRunner(TorchFileRunner):
         return spec
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Prepare one call, on inputs of the shapes and dtypes that the package states."""
+        """Prepare one call, after checking the inputs against the package's metadata."""
         self._check(inputs)
         return super().prepare(inputs)
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One call, on inputs of the shapes and dtypes that the package states."""
+        """Run one call, after checking the inputs against the package's metadata."""
         self._check(inputs)
         return super().run(inputs)
 
     def _read(self) -> Callable[..., Any]:
         if not self.settings.trust:
             raise MeasureError(
-                f"{self._path.name} holds native code, which loading it runs: --trust allows that.",
-                hint="Give --trust if you trust its author.",
+                f"{self._path.name} contains native code, which loading runs; --trust allows it.",
+                hint="If you trust its author, add --trust.",
             )
         compiled_for = str(_metadata(self._path).get("AOTI_DEVICE_KEY", "cpu"))
         if self.settings.device is None and compiled_for == "cuda":
             self._device = "cuda:0"
         if (compiled_for == "cuda") != is_gpu(self._device):
             raise MeasureError(
-                f"{self._path.name} was compiled for {compiled_for}, and the rows run on "
+                f"{self._path.name} was compiled for {compiled_for}, but the rows run on "
                 f"{self._device}."
             )
         import torch
@@ -93,20 +93,20 @@ class AotInductorRunner(TorchFileRunner):
             return
         if len(stated) != len(inputs):
             raise MeasureError(
-                f"{self._path.name} takes {len(stated)} inputs, and {len(inputs)} were given."
+                f"{self._path.name} takes {len(stated)} inputs, but {len(inputs)} were given."
             )
         for one, value in zip(stated, inputs, strict=True):
             shape = tuple(int(size) for size in value.shape)
             dtype = str(value.dtype).removeprefix("torch.")
-            if not one.holds(shape) or dtype != one.dtype:
+            if not one.contains(shape) or dtype != one.dtype:
                 raise MeasureError(
-                    f"{self._path.name} takes {one.name!r} as {one}, and "
+                    f"{self._path.name} takes {one.name!r} as {one}, but "
                     f"{'x'.join(map(str, shape)) or 'a scalar'} {dtype} was given."
                 )
 
 
 def inputs_to_json(inputs: InputSpec) -> str:
-    """The inputs with their dtypes and the range of every axis, for the package's metadata."""
+    """The inputs with dtypes and the range of every axis as JSON, for the package's metadata."""
     stated = []
     for name, tensor, axes in zip(inputs.names, inputs.tensors, inputs.dynamic_axes, strict=True):
         low = [axes[axis][0] if axis in axes else size for axis, size in enumerate(tensor.shape)]
@@ -118,7 +118,7 @@ def inputs_to_json(inputs: InputSpec) -> str:
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
-    """The inputs of a package by its metadata; ``None`` where another program wrote it.
+    """The inputs in a package's metadata; ``None`` if another program wrote the package.
 
     Raises:
         MeasureError: the file is not a package, or its metadata is damaged.
@@ -148,7 +148,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The properties that the exporter and torch wrote beside the compiled code."""
+    """The metadata properties that the exporter and torch wrote into the package."""
     with zipfile.ZipFile(path) as archive:
         name = next((one for one in archive.namelist() if one.endswith(_METADATA_FILE)), None)
         found = {} if name is None else json.loads(archive.read(name))
@@ -156,18 +156,18 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def missing_compiler(what: str = "AOTInductor") -> str | None:
-    """Why ``what`` cannot compile C++ here, in one sentence; ``None`` if a compiler is there.
+    """Why ``what`` cannot compile C++ here, in one sentence; ``None`` if there is a compiler.
 
-    torch takes the compiler that the environment variable ``CXX`` names, ``g++`` by default, on
-    macOS ``clang++`` and on Windows ``cl``.
+    torch uses the compiler in the environment variable ``CXX``. The default is ``g++``, on macOS
+    ``clang++`` and on Windows ``cl``.
     """
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     command = os.environ.get("CXX") or usual
     if shutil.which(command.split()[0]) is not None:
         return None
     return (
-        f"{what} compiles C++, and there is no {command} here. Install one (apt install g++), "
-        "or name another in CXX."
+        f"{what} compiles C++, but there is no {command} here. Install a compiler (apt install "
+        "g++), or set CXX to another one."
     )
 
 

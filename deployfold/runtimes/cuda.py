@@ -1,9 +1,9 @@
-"""CUDA's driver API, as much as running an engine takes, by ctypes.
+"""The part of CUDA's driver API that running an engine needs, by ctypes.
 
-A Jetson with TensorRT has the driver's library, and often neither torch nor cuda-python; a torch
-for CPUs has the driver beside it and cannot use it. One way for all, then. A test holds the names
-and arguments against NVIDIA's ``cuda.h``; the newest is of CUDA 11.4, and a function keeps its
-arguments under its name. See https://docs.nvidia.com/cuda/cuda-driver-api/index.html.
+A Jetson with TensorRT has the driver's library, but often neither torch nor cuda-python. A torch
+for CPUs cannot use the driver even if it is installed. ctypes works everywhere. A test compares the
+names and arguments with NVIDIA's ``cuda.h``. The newest function is from CUDA 11.4; a function with
+other arguments would get a new name. See https://docs.nvidia.com/cuda/cuda-driver-api/index.html.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class Cuda:
-    """A CUDA device, its primary context current in this thread.
+    """A CUDA device whose primary context is current in this thread.
 
-    TensorRT's runtime API shares the primary context, so its streams and memory are these.
+    TensorRT's runtime API also uses the primary context, so both share streams and memory.
 
     Args:
         library: the driver's library.
-        index: the device's number, of those that CUDA shows.
+        index: the device's index among the devices that CUDA shows.
 
     Raises:
-        MeasureError: there is no driver, no device, or it fails; so does every method.
+        MeasureError: the driver or the device is missing, or a call fails. Every method may raise
+            this error too.
     """
 
     def __init__(self, library: str = _LIBRARY, *, index: int = 0) -> None:
@@ -89,7 +90,7 @@ class Cuda:
         self.call("cuCtxSetCurrent", self._context)
 
     def close(self) -> None:
-        """Give the context back."""
+        """Release the primary context."""
         if self._context is None:
             return
         self._context = None
@@ -99,8 +100,8 @@ class Cuda:
             "cuDevicePrimaryCtxGetState", self._device, ctypes.byref(flags), ctypes.byref(active)
         )
         if not active.value:
-            # It was the last holder. CUDA leaves the context current in this thread, where
-            # the next user, torch for example, would find it destroyed.
+            # This was the last reference. CUDA leaves the destroyed context current in this
+            # thread, where the next user, for example torch, would find it.
             self.call("cuCtxSetCurrent", None)
 
     @property
@@ -112,7 +113,7 @@ class Cuda:
 
     @property
     def uuid(self) -> str:
-        """``GPU-…``, as NVML and nvidia-smi write it."""
+        """The device's UUID in the form of NVML and nvidia-smi: ``GPU-…``."""
         raw = ctypes.create_string_buffer(16)
         self.call("cuDeviceGetUuid", raw, self._device)
         digits = raw.raw.hex()
@@ -125,11 +126,11 @@ class Cuda:
         return self._attribute(_MAJOR), self._attribute(_MINOR)
 
     def device_memory(self, size: int) -> int:
-        """The address of ``size`` bytes on the device; at least one, which TensorRT asks for."""
+        """The address of ``size`` bytes on the device; at least one byte, as TensorRT needs."""
         return int(self._out(_POINTER, "cuMemAlloc_v2", max(1, size)).value)
 
     def free_device(self, address: int) -> None:
-        """Give memory of :meth:`device_memory` back."""
+        """Free the memory of :meth:`device_memory`."""
         self.call("cuMemFree_v2", address)
 
     def pinned(self, size: int) -> tuple[int, NDArray[np.uint8]]:
@@ -138,32 +139,35 @@ class Cuda:
         return address, np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_pinned(self, address: int) -> None:
-        """Give memory of :meth:`pinned` back; its array must not be used any more."""
+        """Free the memory of :meth:`pinned`; its array must not be used afterwards."""
         self.call("cuMemFreeHost", address)
 
     def stream(self) -> int:
-        """A new stream, that does not wait for the default one."""
+        """A new stream, which does not wait for the default stream."""
         return int(self._out(_HANDLE, "cuStreamCreate", _NON_BLOCKING).value or 0)
 
     def event(self) -> int:
-        """A new event that keeps the time."""
+        """A new event that records times."""
         return int(self._out(_HANDLE, "cuEventCreate", 0).value or 0)
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
-        """What ``work`` puts on ``stream``, as a graph for ``cuGraphLaunch``; none of it is run.
+        """Capture the work that ``work`` enqueues on ``stream``, without running it.
 
-        ``work`` may put there what CUDA can capture: it must not allocate or wait.
+        ``work`` may enqueue only work that CUDA can capture: it must neither allocate nor wait.
+
+        Returns:
+            The handle of a graph for ``cuGraphLaunch``.
 
         Raises:
-            MeasureError: something in it cannot be captured, or ``work`` raises it; the stream can
-                be used as before.
+            MeasureError: the work cannot be captured, or ``work`` raises the error. The stream
+                stays usable.
         """
         self.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         graph = _HANDLE()
         try:
             work()
         except BaseException:
-            # End the capture: a stream that still captures takes no other work.
+            # End the capture, because a stream that is capturing accepts no other work.
             self._library.cuStreamEndCapture(stream, ctypes.byref(graph))
             self._library.cuGraphDestroy(graph)
             raise
@@ -174,11 +178,11 @@ class Cuda:
             self.call("cuGraphDestroy", graph)
 
     def elapsed_ms(self, first: int, second: int) -> float:
-        """Milliseconds between two events that have both been reached."""
+        """Milliseconds between two completed events."""
         return float(self._out(ctypes.c_float, "cuEventElapsedTime", first, second).value)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the driver by name."""
+        """Call a function of the driver by name, and raise if it returns an error code."""
         code = getattr(self._library, name)(*arguments)
         if code:
             text = ctypes.c_char_p()
@@ -187,7 +191,7 @@ class Cuda:
             raise MeasureError(f"CUDA failed in {name}: {reason}.")
 
     def _out(self, kind: Any, name: str, *arguments: Any) -> Any:
-        """Call a function whose first argument takes its result."""
+        """Call a function whose first argument is a pointer to its result; return the result."""
         result = kind()
         self.call(name, ctypes.byref(result), *arguments)
         return result
@@ -197,7 +201,7 @@ class Cuda:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print UUID, name and compute capability of device 0 as JSON, from a process of its own."""
+    """Print UUID, name and compute capability of device 0 as JSON; runs in a child process."""
     with closing(Cuda()) as cuda:
         print(json.dumps([cuda.uuid, cuda.name, *cuda.compute_capability]))
     return 0

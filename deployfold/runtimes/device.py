@@ -1,4 +1,4 @@
-"""The device that all rows of a table run on, so that one clock times them all."""
+"""The names of devices. All rows of a table run on one device, so that one clock times them."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def is_gpu(device: str | None) -> bool:
 
 
 def gpu_index(device: str | None) -> int:
-    """1 for ``cuda:1``; 0 where no GPU is named."""
+    """The index of a GPU: 1 for ``cuda:1``, and 0 if the device has no index."""
     return int(device.partition(":")[2] or 0) if device is not None and is_gpu(device) else 0

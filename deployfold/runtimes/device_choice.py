@@ -1,4 +1,4 @@
-"""Choosing the device of a table by what PyTorch can use here, and its precision for fp32."""
+"""Chooses the device of a table among those that PyTorch can use, and sets TF32 for PyTorch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .device import CPU
 
 
 def resolve_device(text: str) -> str | None:
-    """``cpu``, or a GPU such as ``cuda:0``, of what ``--device`` was given.
+    """The device for a value of ``--device``: ``cpu``, or a GPU such as ``cuda:0``.
 
-    ``auto`` is the first GPU where PyTorch can use one. Elsewhere it is ``None``: PyTorch runs on
-    the CPU, and an engine on the GPU that it finds.
+    ``auto`` gives the first GPU that PyTorch can use. Without such a GPU, ``auto`` gives ``None``:
+    PyTorch then runs on the CPU, and an engine on the first GPU of CUDA, if there is one.
 
     Raises:
-        UsageError: the text is not a device, or PyTorch cannot use such a GPU here.
+        UsageError: the text is not a device, or PyTorch cannot use that GPU.
     """
     word = read_device(text)
     if word == CPU:
@@ -30,19 +30,19 @@ def resolve_device(text: str) -> str | None:
         return "cuda:0" if count else None
     index = int(word.partition(":")[2] or 0)
     if index >= count:
-        have = f"PyTorch finds {count} here" if count else "PyTorch finds no GPU that it can use"
+        found = f"PyTorch finds {count} here" if count else "PyTorch finds no GPU that it can use"
         raise UsageError(
-            f"There is no GPU {word} for the rows to run on: {have}.",
-            hint="Leave --device out, or see deployfold doctor.",
+            f"There is no GPU {word} for the rows to run on: {found}.",
+            hint="Remove --device, or run deployfold doctor.",
         )
     return f"cuda:{index}"
 
 
 @contextmanager
 def torch_tf32(allowed: bool) -> Iterator[None]:
-    """Let torch round fp32 operands to TF32 on a GPU inside the block, or not; then as before.
+    """Set whether torch rounds fp32 operands to TF32 on a GPU, within the block.
 
-    torch by itself does so in convolutions and not in matrix products, TensorRT in both.
+    By default, torch does so in convolutions but not in matrix products; TensorRT does so in both.
     """
     import torch
 

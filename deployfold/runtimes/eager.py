@@ -1,4 +1,4 @@
-"""Eager PyTorch: a module in memory, or a checkpoint that holds a whole one."""
+"""Eager PyTorch: runs a module in memory, or a checkpoint that contains a whole model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class EagerRunner(TorchRunner):
-    """An ``nn.Module`` in eval mode, as Python runs it. The module is never changed.
+    """Runs an ``nn.Module`` in evaluation mode, without changing it.
 
     Args:
-        title: the subject of an error's sentence.
-        device: where it runs; on a GPU, a copy of the module does.
+        module: the module.
+        title: the subject of error messages.
+        device: the device to run on; a GPU runs a copy of the module.
+        cuda_graph: on a GPU, launch a call as one CUDA graph, if it can be captured.
     """
 
     def __init__(
@@ -59,18 +61,20 @@ class EagerRunner(TorchRunner):
 
 
 def on_device(module: Module, device: str) -> Module:
-    """``module`` itself on the CPU, where it is; on a GPU a copy of it."""
+    """``module`` itself for the CPU; for a GPU, a copy of ``module`` on that GPU."""
     return copy.deepcopy(module).to(device) if is_gpu(device) else module
 
 
 class CheckpointRunner(TorchFileRunner):
-    """A file that holds a whole model, told by its content: a pickled module, TorchScript, .pt2.
+    """Runs a file that contains a whole model: a pickled module, TorchScript or ``.pt2``.
 
     Args:
-        arch: the architecture, where ``source`` is a state dict or a model by name.
+        source: the file, or a model by name. The file's content decides its kind.
+        settings: the settings of the run.
+        arch: the architecture, if ``source`` is a state dict.
 
     Raises:
-        LoadError: it cannot be read, or reading it could run code and was not trusted.
+        LoadError: the file cannot be read, or reading it could run code and is not trusted.
     """
 
     key = None  # a cold start would measure how Python imports the model's code
@@ -84,8 +88,8 @@ class CheckpointRunner(TorchFileRunner):
         )
 
     @property
-    def title(self) -> str:  # type: ignore[override]  # it depends on what the file holds
-        """``PyTorch``, or what else the file turned out to be."""
+    def title(self) -> str:  # type: ignore[override]  # the title depends on the file's content
+        """``PyTorch``, ``TorchScript`` or ``torch.export program``, by the file's content."""
         kinds = {"torchscript": "TorchScript", "program": "torch.export program"}
         return kinds.get(self._model.kind, "PyTorch")
 

@@ -1,4 +1,4 @@
-"""How a runtime's failures are worded."""
+"""Turns the failures of runtimes into errors for users."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class NoDevice(MeasureError):
 
     Attributes:
         file: the file's name.
-        built_for: the GPUs: ``sm_80, sm_89``.
-        reason: what is missing here, in one sentence.
+        built_for: the GPUs that the file was compiled for, such as ``sm_80, sm_89``.
+        reason: the missing driver or GPU, in one sentence.
     """
 
     def __init__(self, file: str, built_for: str, reason: str) -> None:
@@ -25,7 +25,7 @@ class NoDevice(MeasureError):
 
 
 def summary(error: BaseException) -> str:
-    """One line for people: the message of a deployfold error, else the type and its reason."""
+    """One line for users: the message of a deployfold error, else the type and the message."""
     if isinstance(error, DeployfoldError):
         return error.message
     name, reason = type(error).__name__, first_line(error, 200)
@@ -34,7 +34,7 @@ def summary(error: BaseException) -> str:
 
 @contextmanager
 def as_measure_error(what: str) -> Iterator[None]:
-    """Turn any exception of a runtime into a :class:`MeasureError` that starts with ``what``."""
+    """Turn any exception in the block into a :class:`MeasureError` that starts with ``what``."""
     try:
         yield
     except DeployfoldError:

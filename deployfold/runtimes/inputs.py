@@ -1,4 +1,4 @@
-"""The inputs that a file states, and those of one inference of it."""
+"""The inputs that a file declares, and the inputs of one inference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from deployfold.errors import UsageError
 
 @dataclass(frozen=True)
 class StatedInput:
-    """One input as a file states it.
+    """One input that a file declares.
 
     Attributes:
-        dtype: by the name that NumPy, torch and ONNX share.
-        shape: ``None`` on an axis that takes several sizes.
-        smallest: the smallest shape that it takes.
-        usual: the shape that an engine is tuned for; the smallest of an ONNX.
-        largest: the largest shape that it takes; ``None`` where there is no limit.
+        name: the input's name.
+        dtype: the name of the dtype, which NumPy, torch and ONNX share.
+        shape: the shape, with ``None`` for an axis that accepts several sizes.
+        smallest: the smallest accepted shape.
+        usual: the shape that an engine is tuned for; the smallest shape for an ONNX.
+        largest: the largest accepted shape; ``None`` without a limit.
     """
 
     name: str
@@ -33,21 +34,26 @@ class StatedInput:
         sizes = ["?" if size is None else str(size) for size in self.shape]
         return f"{'x'.join(sizes) or 'scalar'} {self.dtype}"
 
-    def holds(self, shape: tuple[int, ...]) -> bool:
-        """Whether the file takes that shape."""
+    def contains(self, shape: tuple[int, ...]) -> bool:
+        """Whether the file accepts ``shape``."""
         return within(self.smallest, shape, self.largest or shape)
 
     @property
     def spec(self) -> TensorSpec:
-        """The input in its usual shape; float32 where ``--input`` does not know the dtype."""
+        """The input in its usual shape; float32 replaces a dtype that ``--input`` lacks."""
         return TensorSpec(self.usual, self.name, self.dtype if self.dtype in DTYPES else "float32")
 
 
 def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> InputSpec:
-    """The inputs of one inference: those that a file states, in the shapes that are asked for.
+    """The inputs of one inference: the declared inputs, in the requested or else usual shapes.
+
+    Args:
+        stated: the inputs that the file declares.
+        asked: the requested inputs, all or some of them.
+        file: the file's name.
 
     Raises:
-        UsageError: it has no input of such a name.
+        UsageError: the file has no input of a requested name.
     """
     wanted = tuple(one.spec for one in stated)
     names = [one.name for one in stated]
@@ -57,17 +63,19 @@ def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> I
     by_name = {one.name: one for one in given}
     for name in by_name:
         if name is None or name not in names:
-            what = "an input without a name" if name is None else f"no input named {name!r}"
-            verb = "cannot tell" if name is None else "has"
-            raise UsageError(f"{file} {verb} {what}.", hint=f"Its inputs are: {', '.join(names)}.")
+            problem = "has several inputs, so each needs a name"
+            if name is not None:
+                problem = f"has no input named {name!r}"
+            raise UsageError(f"{file} {problem}.", hint=f"Its inputs are: {', '.join(names)}.")
     return InputSpec(tuple(by_name.get(one.name, one) for one in wanted), origin=file)
 
 
 def check_shapes(inputs: InputSpec, stated: Sequence[StatedInput], file: str) -> None:
-    """Refuse shapes that the file does not take, in a sentence that names both.
+    """Refuse shapes that the file does not accept.
 
     Raises:
-        UsageError: an axis that the file fixes has another size, or the rank differs.
+        UsageError: a fixed axis has another size, or the rank differs. The message names both
+            shapes.
     """
     for given, one in zip(inputs.tensors, stated, strict=True):
         free = ["?" if size is None else str(size) for size in one.shape]
@@ -76,7 +84,7 @@ def check_shapes(inputs: InputSpec, stated: Sequence[StatedInput], file: str) ->
         )
         if not fits:
             raise UsageError(
-                f"{file} takes {one.name!r} of shape {'x'.join(free) or 'scalar'}, and "
+                f"{file} takes {one.name!r} of shape {'x'.join(free) or 'scalar'}, but "
                 f"{'x'.join(map(str, given.shape)) or 'a scalar'} was given.",
-                hint="? is any size." if "?" in free else None,
+                hint="? stands for any size." if "?" in free else None,
             )

@@ -14,7 +14,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
     """The inputs of an ONNX file, read without its weights.
 
     Raises:
-        MeasureError: it is not an ONNX file.
+        MeasureError: the file is not an ONNX.
     """
     import onnx
     from onnx import helper
@@ -42,6 +42,6 @@ def stated_input(name: str, dtype: str, sizes: Sequence[object]) -> StatedInput:
 
 
 def numpy_name(declared: str) -> str:
-    """``float32`` for ONNX Runtime's ``tensor(float)``."""
+    """The numpy name of ONNX Runtime's type: ``float32`` for ``tensor(float)``."""
     inner = declared.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(inner, inner)

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, on the CPU or in another of its execution providers."""
+"""Runs ONNX files in ONNX Runtime, on the CPU or in another execution provider."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeRunner:
-    """An ONNX file in ONNX Runtime, on the CPU or in another execution provider.
+    """Runs an ONNX file in ONNX Runtime, on the CPU or in another execution provider.
 
-    Sequential execution, graph optimisations at their default level. Its threads do not spin
-    while they wait for work: they would take the cores from whichever row runs next.
+    Execution is sequential, and graph optimisations have their default level. The threads do not
+    spin while they wait, because spinning threads would take the cores from the next row.
 
     Args:
         path: the ``.onnx`` file.
-        settings: ``threads`` are intra-op threads; ``None`` takes torch's number where torch is
-            imported, so that all rows agree, and else ONNX Runtime's own.
-        names: the input names of the values that :meth:`run` gets, in their order; ``None`` takes
-            them in the model's own order. With names, inputs that the exporter found unused and
-            dropped are left out.
+        settings: ``threads`` are intra-op threads. ``None`` takes torch's number if torch is
+            imported, so that all rows agree, and else ONNX Runtime's default.
+        names: the input names of the values that :meth:`run` gets, in their order; ``None`` means
+            the model's order. Names allow values for inputs that the exporter found unused and
+            removed; these values are ignored.
 
     Raises:
         UsageError: the provider is not installed, or does not exist.
-        MeasureError: the provider is installed and cannot be loaded here.
+        MeasureError: the provider is installed but cannot be loaded here.
     """
 
     key: str | None = "onnxruntime"
@@ -61,7 +61,7 @@ class OnnxRuntimeRunner:
     ) -> None:
         self.settings = settings or RunSettings()
         self.placement: str | None = None
-        """Which nodes another provider than the CPU's runs; known when the model is loaded."""
+        """The nodes that a provider other than the CPU's runs; known once the model is loaded."""
         self._path = path
         self._names = None if names is None else tuple(names)
         self._implied = is_gpu(self.settings.device) and self.settings.provider is None
@@ -73,7 +73,7 @@ class OnnxRuntimeRunner:
 
     @property
     def title(self) -> str:
-        """``ONNX Runtime (CPUExecutionProvider)``."""
+        """The runtime with its provider: ``ONNX Runtime (CPUExecutionProvider)``."""
         return f"ONNX Runtime ({self._provider})"
 
     @property
@@ -85,7 +85,7 @@ class OnnxRuntimeRunner:
         """Read the model and let ONNX Runtime optimise it.
 
         Raises:
-            MeasureError: it cannot be loaded, or the provider does not run it.
+            MeasureError: the model cannot be loaded, or the provider does not run it.
         """
         if self._session is not None:
             return
@@ -99,7 +99,7 @@ class OnnxRuntimeRunner:
     def prepare(self, inputs: Inputs) -> Step:
         """Copy the inputs to numpy arrays of the dtypes that the graph declares.
 
-        Where all rows run on a GPU the inputs are bound there, and CUDA events time the step.
+        If all rows run on a GPU, the inputs are bound there, and CUDA events time the step.
         """
         session, feed = self._loaded(), self._feed(inputs)
         if self._cuda is not None:
@@ -115,7 +115,7 @@ class OnnxRuntimeRunner:
         return step
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One inference; the graph outputs in their order."""
+        """Run one inference; the outputs in the graph's order."""
         session, feed = self._loaded(), self._feed(inputs)
         with as_measure_error(f"{self._path.name} failed"):
             outputs = session.run(None, feed)
@@ -149,7 +149,7 @@ class OnnxRuntimeRunner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How its times were taken, and what another provider leaves to the CPU."""
+        """Sentences on the clock, and on the nodes that another provider leaves to the CPU."""
         if self._implied:
             return () if self.placement is None else (self.placement,)
         if not self.variant:
@@ -158,11 +158,11 @@ class OnnxRuntimeRunner:
         return (clock,) if self.placement is None else (self.placement, clock)
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The graph's inputs: each axis as it is fixed, 1 where any size will do.
+        """The graph's inputs; a dynamic axis has size 1 unless ``asked`` sets it.
 
         Raises:
             MeasureError: the file is not an ONNX.
-            UsageError: it takes no such input, or not in such a shape.
+            UsageError: the graph has no such input, or does not accept the shape.
         """
         stated = stated_inputs(self._path) if self._session is None else self.stated
         spec = fill(stated, asked, self._path.name)
@@ -183,7 +183,7 @@ class OnnxRuntimeRunner:
         return tuple(value.name for value in self._loaded().get_outputs())
 
     def close(self) -> None:
-        """Drop the session, and free what is on the GPU."""
+        """Drop the session, and free the memory on the GPU."""
         self._unbind()
         self._session = None
         cuda, self._cuda = self._cuda, None
@@ -199,11 +199,11 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors; optimiser warnings would break up the progress
+        options.log_severity_level = 3  # errors only: warnings would disturb the progress bar
         return options
 
     def _on_gpu(self) -> dict[str, str]:
-        """Take the GPU that all rows run on; returns the provider's options.
+        """Open the GPU that all rows run on, and return the provider's options.
 
         Raises:
             MeasureError: this ONNX Runtime has no CUDA provider, or there is no GPU.
@@ -231,7 +231,7 @@ class OnnxRuntimeRunner:
         names = self._names or tuple(value.name for value in wanted)
         if len(names) != len(inputs):
             raise MeasureError(
-                f"{self._path.name} takes {len(names)} inputs, and {len(inputs)} were given."
+                f"{self._path.name} takes {len(names)} inputs, but {len(inputs)} were given."
             )
         given = dict(zip(names, inputs, strict=True))
         missing = [value.name for value in wanted if value.name not in given]
@@ -243,7 +243,7 @@ class OnnxRuntimeRunner:
         dtype = numpy_name(declared)
         if dtype not in _NUMPY:
             raise MeasureError(
-                f"{self._path.name} takes {declared}, which numpy cannot hold.",
+                f"{self._path.name} takes {declared}, which numpy cannot represent.",
                 hint="Export with float32 or float16 inputs to measure in ONNX Runtime.",
             )
         if not isinstance(value, np.ndarray):
@@ -257,7 +257,7 @@ _NUMPY = frozenset("float32 float16 float64 int64 int32 int16 int8 uint8 bool".s
 
 
 def _threads_of_torch() -> int:
-    """torch's number of threads where torch is imported; 0, ONNX Runtime's default, elsewhere."""
+    """torch's number of threads; 0, ONNX Runtime's default, if torch is not imported."""
     import sys
 
     torch = sys.modules.get("torch")
@@ -265,7 +265,7 @@ def _threads_of_torch() -> int:
 
 
 def _parts(path: Path) -> tuple[str, ...]:
-    """The file with external weights, where there is one."""
+    """The name of the file with external weights, if there is one."""
     data = path.with_name(f"{path.name}.data")
     return (data.name,) if data.is_file() else ()
 

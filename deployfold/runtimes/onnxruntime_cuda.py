@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU with its inputs and outputs bound there, timed by CUDA events."""
+"""Runs ONNX Runtime with inputs and outputs bound on a GPU, timed by CUDA events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Buffer:
-    """Page-locked host memory, and device memory of the same size where it is ours."""
+    """Page-locked host memory, and for inputs device memory of the same size."""
 
     host: int
     array: Array
@@ -30,9 +30,9 @@ class BoundSession:
     """A session of the CUDA provider whose inputs and outputs stay on the GPU.
 
     Args:
-        session: made with :func:`provider_options` of the same ``cuda`` and ``stream``.
+        session: a session made with :func:`provider_options` of the same ``cuda`` and ``stream``.
         cuda: the device; it must outlive this object.
-        stream: what the provider computes on.
+        stream: the stream that the provider computes on.
         feed: the inputs by name.
     """
 
@@ -54,7 +54,7 @@ class BoundSession:
             self._binding.bind_output(output.name, "cuda", cuda.index)
 
     def step(self) -> DeviceTimes:
-        """One inference: copies in, computing, copies out, on one stream."""
+        """Run one inference: copy the inputs in, compute, copy the outputs out, on one stream."""
         cuda, stream = self._cuda, self._stream
         begin, copied, computed, end = self._events
         cuda.call("cuEventRecord", begin, stream)
@@ -78,7 +78,7 @@ class BoundSession:
         )
 
     def close(self) -> None:
-        """Free what is on the GPU."""
+        """Free the memory and the events on the GPU."""
         for one in self._inputs:
             self._cuda.free_device(one.device)
         for one in (*self._inputs, *self._outputs):
@@ -88,7 +88,7 @@ class BoundSession:
         self._inputs, self._outputs, self._events = [], [], ()
 
     def _room_for(self, values: list[Any]) -> list[_Buffer]:
-        """Host memory for the outputs, made in the first step."""
+        """Host memory for the outputs, allocated in the first step."""
         if len(self._outputs) != len(values):
             for value in values:
                 size = value.tensor_size_in_bytes()
@@ -98,7 +98,7 @@ class BoundSession:
 
 
 def provider_options(cuda: Cuda, stream: int, *, tf32: bool) -> dict[str, str]:
-    """The CUDA provider's options: the device, our stream, and TF32 as for every row.
+    """The CUDA provider's options: the device, the stream, and TF32 as in every row.
 
     See https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
     """

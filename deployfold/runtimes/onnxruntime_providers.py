@@ -1,7 +1,8 @@
-"""ONNX Runtime's execution providers: names, what is missing for one, and which nodes it runs.
+"""ONNX Runtime's execution providers: their names, their packages, and the nodes that they run.
 
-Where a provider is missing or does not start, ONNX Runtime only warns and computes on the CPU, and
-where one leaves nodes to the CPU it tells nobody. Both are errors or notes here.
+If a provider is missing or does not start, ONNX Runtime only warns and computes on the CPU. If a
+provider leaves nodes to the CPU, ONNX Runtime does not report it. This module raises an error for
+the first case and makes a note for the second.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ _MISSING = {
     ),
     _RTX: ("TensorRT-RTX", "onnxruntime-ep-nv-tensorrt-rtx"),
 }
-"""By provider: its name among people, and what to install for it."""
+"""The title of a provider, and the packages to install for it."""
 _PLUGINS = {_RTX: "onnxruntime_ep_nv_tensorrt_rtx"}
-"""Providers that a package of their own brings, and its module: it has ``get_library_path``."""
+"""The modules of providers in separate packages; each has ``get_library_path``."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How many nodes of a graph a provider computes, and what it leaves to the CPU.
+    """The number of nodes in a graph, and the nodes that a provider leaves to the CPU.
 
     Attributes:
-        nodes: of the graph, after ONNX Runtime's first optimisations.
-        left: how many of each operator the CPU computes.
+        nodes: the number of nodes after ONNX Runtime's first optimisations.
+        left: the number of nodes that the CPU computes, by operator.
     """
 
     nodes: int
@@ -61,11 +62,11 @@ class Placement:
 def resolve_provider(text: str | None) -> str:
     """ONNX Runtime's name for ``cpu``, ``CUDA``, ``tensorrt-rtx`` or ``CUDAExecutionProvider``.
 
-    A provider of a package of its own is loaded.
+    A provider in a separate package is loaded.
 
     Raises:
-        UsageError: it is not installed, or does not exist.
-        MeasureError: it is installed and cannot be loaded here.
+        UsageError: the provider is not installed, or does not exist.
+        MeasureError: the provider is installed but cannot be loaded here.
     """
     if text is None or text.lower() == "cpu":
         return CPU
@@ -85,7 +86,7 @@ def resolve_provider(text: str | None) -> str:
                 hint=f"Install {package}, with pip.",
             )
     raise UsageError(
-        f"The ONNX Runtime that is installed has no provider {text!r}.",
+        f"The installed ONNX Runtime has no provider {text!r}.",
         hint=f"It has {', '.join(map(short_name, have))}.",
     )
 
@@ -96,10 +97,17 @@ def open_session(
     provider: str,
     settings: Mapping[str, str] | None = None,
 ) -> tuple[Any, str | None]:
-    """A session of ``path`` in ``provider``, and a note on which nodes run there, if it is known.
+    """A session of ``path`` in ``provider``, and a note on the nodes that run there.
 
     Args:
-        settings: the provider's own options.
+        path: the ``.onnx`` file.
+        options: the options of the session.
+        provider: ONNX Runtime's name of the provider.
+        settings: the options of the provider.
+
+    Returns:
+        The session and the note. The note is ``None`` for the CPU, and if ONNX Runtime cannot
+        report the assignment of nodes.
 
     Raises:
         MeasureError: the file cannot be loaded, the provider does not start, or it takes no node.
@@ -112,11 +120,11 @@ def open_session(
             return ort.InferenceSession(str(path), options, providers=[CPU]), None
     title = _MISSING[provider][0] if provider in _MISSING else short_name(provider)
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
-    if recorded:  # of ONNX Runtime 1.24
+    if recorded:  # since ONNX Runtime 1.24
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with as_measure_error(f"{name} cannot be loaded in ONNX Runtime's {title} provider"):
         if provider in ort.get_available_providers():
-            # Without the fallback, which would print to stdout and go on with the CPU.
+            # The fallback would print to stdout and continue on the CPU.
             session = ort.InferenceSession(
                 str(path),
                 options,
@@ -130,7 +138,7 @@ def open_session(
     if provider not in session.get_providers():
         raise MeasureError(
             f"ONNX Runtime's {title} provider does not start here.",
-            hint="Its libraries are missing, or no GPU is; try --provider cpu.",
+            hint="Its libraries or a GPU are missing; try --provider cpu.",
         )
     if not recorded:
         return session, None
@@ -145,7 +153,7 @@ def open_session(
 
 
 def placed(session: Any, provider: str) -> Placement:
-    """Count the nodes by provider, in a session that was made to record the assignment."""
+    """Count the nodes by provider, in a session that recorded the assignment."""
     left: Counter[str] = Counter()
     nodes = 0
     for part in session.get_provider_graph_assignment_info():
@@ -164,7 +172,7 @@ def _available() -> list[str]:
 
 
 def _load_plugin(name: str) -> None:
-    """Let ONNX Runtime load the library of a provider's package, if that is installed."""
+    """Let ONNX Runtime load the library of a provider's package, if the package is installed."""
     import onnxruntime as ort
 
     title, package = _MISSING[name]
@@ -185,12 +193,12 @@ def _load_plugin(name: str) -> None:
         reason = one_line(error, 2000).rpartition("error: ")[2]
         raise MeasureError(
             f"ONNX Runtime's {title} provider cannot be loaded here: {reason}.",
-            hint="It needs an NVIDIA GPU with its driver.",
+            hint="The provider needs an NVIDIA GPU with its driver.",
         ) from error
     if name not in _available():
-        raise MeasureError(f"ONNX Runtime's {title} provider finds no GPU that it serves here.")
+        raise MeasureError(f"ONNX Runtime's {title} provider finds no supported GPU here.")
 
 
 def short_name(name: str) -> str:
-    """``CUDA`` for ``CUDAExecutionProvider``."""
+    """The provider's name without its suffix: ``CUDA`` for ``CUDAExecutionProvider``."""
     return name.removesuffix(_SUFFIX)

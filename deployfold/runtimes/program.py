@@ -1,4 +1,4 @@
-"""``torch.export`` programs (``.pt2``), run by torch."""
+"""Runs ``torch.export`` programs (``.pt2``) with torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .torch_runner import TorchFileRunner
 
 
 class ProgramRunner(TorchFileRunner):
-    """A ``torch.export`` program, run as the module it unpacks to."""
+    """Runs a ``torch.export`` program as the module that it unpacks to."""
 
     key = "program"
     title = "torch.export program"

@@ -1,4 +1,4 @@
-"""The methods of runners, through which the measurement knows every runtime."""
+"""The protocol of runners, through which the rest of the package uses every runtime."""
 
 from __future__ import annotations
 
@@ -20,76 +20,78 @@ Array: TypeAlias = NDArray[Any]
 Inputs: TypeAlias = Sequence["NDArray[Any] | Tensor"]
 
 Step = Callable[[], "DeviceTimes | None"]
-"""One inference on inputs prepared before. ``None``: time it with the host's clock."""
+"""Runs one inference on prepared inputs. The result ``None`` means: use the host's clock."""
 
 
 class Runner(Protocol):
-    """An artifact in its runtime.
+    """Runs an artifact in its runtime.
 
-    ``load``, then ``run`` or ``prepare`` any number of times, then ``close``. ``close`` may be
+    Call ``load``, then ``run`` or ``prepare`` any number of times, then ``close``. ``close`` may be
     called at any time and more than once. A runner may have ``notes``: sentences about its
-    numbers, known when it is loaded.
+    numbers, known once it is loaded.
     """
 
     def load(self) -> None:
-        """Read the artifact and make it ready to run; a second call does nothing.
+        """Read the artifact and make it ready to run; a second call has no effect.
 
         Raises:
             MeasureError: the artifact is missing or broken, or cannot run on this machine.
         """
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Bring ``inputs`` into the form the runtime wants, outside of what is timed.
+        """Convert ``inputs`` to the form that the runtime needs, outside the timed step.
 
-        The runner takes private copies, so a model that writes into its inputs disturbs no other.
+        The runner makes private copies, so a model that writes into its inputs affects no other
+        runner.
 
         Raises:
-            MeasureError: the runtime does not take these inputs.
+            MeasureError: the runtime does not accept these inputs.
         """
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One inference; every output tensor as a numpy array, in the order the model gives them.
+        """Run one inference; every output tensor as a numpy array, in the model's order.
 
-        Outputs that numpy has no dtype for (bfloat16, float8) come as float32.
+        Outputs with a dtype that numpy lacks (bfloat16, float8) are converted to float32.
 
         Raises:
             MeasureError: the inference failed.
         """
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 class FileRunner(Runner, Protocol):
-    """A file in its runtime, as :attr:`.runtime.Runtime.open` makes it.
+    """Runs a file in its runtime; the result of :attr:`.runtime.Runtime.open`.
 
-    A runner may also have ``output_names``, in the order of :meth:`run`, ``placement``, which
-    says what runs on which device, and ``cuda_graph``; all three are known after the first run.
+    A runner may also have ``output_names`` in the order of :meth:`run`, ``placement``, a sentence
+    on the devices that run the nodes, and ``cuda_graph``. All three are known after the first run.
 
     Attributes:
-        settings: what it was opened with.
+        settings: the settings of the run.
     """
 
     settings: RunSettings
 
     @property
     def key(self) -> str | None:
-        """The key of its :class:`.runtime.Runtime`; ``None`` where it cannot be opened again."""
+        """The key of the runner's :class:`.runtime.Runtime`; ``None`` if a new process cannot
+        open the file again."""
 
     @property
     def title(self) -> str:
-        """What runs the file, such as ``ONNX Runtime (CPUExecutionProvider)``."""
+        """The name of the runtime, such as ``ONNX Runtime (CPUExecutionProvider)``."""
 
     @property
     def variant(self) -> str:
-        """The word that tells this row from another of the same file; mostly empty."""
+        """A word that distinguishes rows of the same file; usually empty."""
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs of one inference, in the file's order; it need not be loaded.
+        """The inputs of one inference, in the file's order; the file need not be loaded.
 
         Args:
-            asked: the shapes that the user gave, for all inputs or some of them.
+            asked: the shapes that the user requested, for all inputs or some of them.
 
         Raises:
-            UsageError: the file takes no such input, or its shape is not known.
+            UsageError: the file has no such input, or a shape is not known.
         """

@@ -1,4 +1,4 @@
-"""One way to run a file, with everything that deployfold has to know of it, in one record."""
+"""The record of a runtime: everything that the rest of the package needs to know about it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TritonModel:
     """How NVIDIA Triton serves a file; see ``model_config.proto``.
 
     Attributes:
-        backend, platform: the fields of these names in ``config.pbtxt``.
-        file: the name that the backend looks for in a version's directory.
-        gpu_only: the model runs on GPUs alone.
+        backend, platform: the fields of the same names in ``config.pbtxt``.
+        file: the file name that the backend expects in a version's directory.
+        gpu_only: whether the model runs only on GPUs.
     """
 
     backend: str
@@ -45,15 +45,14 @@ def _no_facts(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shipping:
-    """What a bundle needs of a file beside the file itself.
+    """What a bundle needs for a file, besides the file itself.
 
     Attributes:
         kind: the word for such artifacts in a bundle's manifest.
-        parts: names of files beside it that belong to it and count in its size: external weights.
-        sidecars: names of files beside it that describe it.
-        facts: what the manifest says of it: ``compute_capabilities``, ``library`` and
-            ``library_version``. Raises a ``DeployfoldError`` where the file is not the one that its
-            sidecar describes.
+        parts: names of files in the same folder that count in its size: external weights.
+        sidecars: names of files in the same folder that describe it.
+        facts: the manifest's facts about the file: ``compute_capabilities``, ``library`` and
+            ``library_version``. Raises a ``DeployfoldError`` if the sidecar describes another file.
     """
 
     kind: str
@@ -66,25 +65,26 @@ class Shipping:
 class Runtime:
     """A runtime.
 
-    Third parties add one by the entry point group ``deployfold.runtimes``, whose objects are
-    records of this class. The module of a record must not import its library at the top: listing
-    the runtimes is to cost nothing.
+    Third parties add runtimes by the entry point group ``deployfold.runtimes``, whose objects are
+    records of this class. The module of a record must not import its library at the top level, so
+    that listing the runtimes stays cheap.
 
     Attributes:
-        key: its name in the code: ``onnxruntime``.
-        title: its name for people: ``ONNX Runtime``.
-        suffixes: how the names of its files end, the usual one first. The longest suffix that fits
-            a file's name decides which runtime opens it.
+        key: the name in code, such as ``onnxruntime``.
+        title: the name for users, such as ``ONNX Runtime``.
+        suffixes: the suffixes of its files, the usual one first. The longest suffix that matches a
+            file's name decides which runtime opens the file.
         module: the Python module that runs the files.
         install: the command that installs the module.
+        install_needs: what the module needs besides, such as «an NVIDIA driver»; may be empty.
         missing: what else is missing here to make its files, in one sentence; ``None`` if nothing.
-        open: makes a runner for a file, which is not read yet, but for pickled modules.
-        optional: deployfold is useful without it.
-        devices: where its files run.
-        needs_torch: the files' inputs are torch tensors.
-        states_inputs: its files say which shapes their inputs have.
-        takes_provider: ``--provider`` chooses among its execution providers.
-        triton: how Triton serves its files; ``None`` if it does not.
+        open: makes a runner for a file. Only the runner of pickled modules reads the file at once.
+        optional: whether deployfold is useful without the runtime.
+        devices: the devices that its files run on.
+        needs_torch: whether the files' inputs are torch tensors.
+        states_inputs: whether its files declare the shapes of their inputs.
+        takes_provider: whether ``--provider`` chooses among its execution providers.
+        triton: how Triton serves its files; ``None`` if Triton cannot.
         shipping: what a bundle needs for its files; ``None`` if bundles leave them out.
     """
 
@@ -94,6 +94,7 @@ class Runtime:
     module: str
     install: str
     open: Callable[[Path, RunSettings], FileRunner]
+    install_needs: str = ""
     missing: Callable[[], str | None] = _nothing
     optional: bool = False
     devices: tuple[Device, ...] = ("cpu",)
@@ -104,10 +105,16 @@ class Runtime:
     shipping: Shipping | None = None
 
     @property
+    def how_to_install(self) -> str:
+        """The command that installs the module, and what else the module needs."""
+        needs = f" (needs {self.install_needs})" if self.install_needs else ""
+        return self.install + needs
+
+    @property
     def suffix(self) -> str:
-        """How the names of files end that deployfold writes for it."""
+        """The suffix of the files that deployfold writes for the runtime."""
         return self.suffixes[0]
 
     def opens(self, name: str) -> int:
-        """How many characters of the end of ``name`` are a suffix of this runtime; 0 if none."""
+        """The length of the longest suffix of this runtime that ``name`` ends with; 0 if none."""
         return max((len(one) for one in self.suffixes if name.endswith(one)), default=0)

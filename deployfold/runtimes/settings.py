@@ -1,4 +1,4 @@
-"""How the user wants files to be run, whatever the runtime."""
+"""The settings for running files, common to all runtimes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .tensorrt_library import RunOptions
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the user wants files to be run; every runtime takes what concerns it.
+    """The settings for running files. Every runtime uses the settings that apply to it.
 
     Attributes:
-        threads: CPU threads; ``None`` leaves the runtime's own number.
+        threads: CPU threads; ``None`` keeps the runtime's default.
         device: ``cpu`` or ``cuda:0``, see :func:`.device_choice.resolve_device`; ``None`` is
-            where the runtime runs files by itself.
-        tf32: fp32 may be rounded to TF32 on a GPU, in every runtime alike.
-        provider: an execution provider of ONNX Runtime, as ``--provider`` takes it.
-        engine: how TensorRT engines are run.
-        trust: the file may run code of its own: its author is trusted.
-        allow_globals: classes that a pickled module may use beside those of known packages.
+            the runtime's default device.
+        tf32: whether every runtime may round fp32 to TF32 on a GPU.
+        provider: an execution provider of ONNX Runtime, in the form of ``--provider``.
+        engine: the options for running TensorRT engines.
+        trust: whether the file may run its own code, because its author is trusted.
+        allow_globals: classes that a pickled module may use, besides those of known packages.
     """
 
     threads: int | None = None
@@ -35,7 +35,7 @@ class RunSettings:
 
     @property
     def engine_options(self) -> RunOptions:
-        """How engines are run; a trusted one may run code that it carries."""
+        """The options for running engines; a trusted engine may run the code that it contains."""
         return replace(self.engine, allow_host_code=self.engine.allow_host_code or self.trust)
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSettings:
-        """Read what :meth:`to_json` wrote."""
+        """Read the output of :meth:`to_json`."""
         engine = dict(data["engine"])
         if engine["runtime_cache"] is not None:
             engine["runtime_cache"] = Path(engine["runtime_cache"])

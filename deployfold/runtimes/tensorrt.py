@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines: :class:`.tensorrt_engine.EngineRunner` behind the protocol."""
+"""Runs TensorRT and TensorRT-RTX engines by the protocol of runners."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
 
 class TensorRTRunner:
-    """An engine file with its sidecar ``<engine>.json``, which names the library that built it.
+    """Runs an engine file with its sidecar ``<engine>.json``, which names the library.
 
-    There is one set of buffers: a step runs on the inputs that were prepared or run last.
+    The runner has one set of buffers: a step uses the inputs of the latest ``prepare`` or ``run``.
 
     Args:
-        settings: ``engine`` says how it is run; ``trust`` lets a version-compatible engine run the
-            lean runtime that it carries, as ``engine.allow_host_code`` does.
+        path: the engine file.
+        settings: ``engine`` has the options of the run. ``trust`` lets a version-compatible engine
+            run the lean runtime that it contains, as ``engine.allow_host_code`` does.
     """
 
     key: str | None = "tensorrt"
@@ -56,22 +57,21 @@ class TensorRTRunner:
 
     @property
     def title(self) -> str:
-        """``TensorRT-RTX``."""
+        """The title of the engine's library: ``TensorRT`` or ``TensorRT-RTX``."""
         return LIBRARIES[read_sidecar(self._path)["library"]].title
 
     @property
     def device_name(self) -> str | None:
-        """The name of the GPU; known when the engine is loaded."""
+        """The name of the GPU; known once the engine is loaded."""
         return None if self._cuda is None else self._cuda.name
 
     def load(self) -> None:
         """Deserialise the engine on the GPU of the settings, the first by default.
 
         Raises:
-            NoDevice: no GPU or driver here.
-            MeasureError: the rows run on the CPU.
-            MeasureError: the library is not installed, or the engine is not for this GPU or library
-                version, by its sidecar or by the library's own judgement.
+            NoDevice: this machine has no GPU or no driver.
+            MeasureError: the rows run on the CPU, the library is not installed, or the sidecar or
+                the library refuses the engine for this GPU or library version.
         """
         if self._runner is not None:
             return
@@ -81,7 +81,7 @@ class TensorRTRunner:
         except MeasureError as error:
             raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
         if self.settings.device == CPU:
-            raise MeasureError("engines run on a GPU, and the rows of this table on the CPU")
+            raise MeasureError("engines run on a GPU, but the rows of this table run on the CPU")
         self._runner = EngineRunner(self._path, self._cuda, self.settings.engine_options)
         self._runner.load()
 
@@ -91,7 +91,7 @@ class TensorRTRunner:
         return runner.step
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One inference; the outputs in the engine's order."""
+        """Run one inference; the outputs in the engine's order."""
         runner = self._bind(inputs)
         runner.step()
         return tuple(runner.outputs().values())
@@ -101,17 +101,17 @@ class TensorRTRunner:
 
         Raises:
             MeasureError: the engine or its sidecar is missing or damaged.
-            UsageError: the sidecar does not say, or the engine takes no such input.
+            UsageError: the sidecar does not list the inputs, or the engine has no such input.
         """
         runnable_sidecar(self._path)
         return fill(self.stated, asked, self._path.name)
 
     @property
     def stated(self) -> tuple[StatedInput, ...]:
-        """The inputs by the sidecar.
+        """The inputs that the sidecar lists.
 
         Raises:
-            UsageError: the sidecar does not say.
+            UsageError: the sidecar does not list the inputs.
         """
         return stated_inputs(self._path)
 
@@ -146,7 +146,7 @@ class TensorRTRunner:
         return self._loaded().cuda_graph
 
     def close(self) -> None:
-        """Free what is on the GPU."""
+        """Free the engine and its memory on the GPU."""
         runner, cuda = self._runner, self._cuda
         self._runner = self._cuda = None
         try:
@@ -161,7 +161,7 @@ class TensorRTRunner:
         names = runner.input_names
         if len(names) != len(inputs):
             raise MeasureError(
-                f"{self._path.name} takes {len(names)} inputs, and {len(inputs)} were given."
+                f"{self._path.name} takes {len(names)} inputs, but {len(inputs)} were given."
             )
         arrays = []
         for value in inputs:
@@ -214,7 +214,7 @@ def _sidecars(path: Path) -> tuple[str, ...]:
 def _facts(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
     if hash_differs(sidecar, path):
-        raise MeasureError(f"{path} is not the engine of its sidecar.", hint="Build it again.")
+        raise MeasureError(f"{path} is not the engine in its sidecar.", hint="Build it again.")
     return {
         "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
         "library": sidecar["library"],
@@ -227,7 +227,8 @@ TENSORRT = Runtime(
     title="TensorRT",
     suffixes=(".engine",),
     module="tensorrt",
-    install=f"{LIBRARIES['tensorrt'].install}  (needs an NVIDIA GPU to build with)",
+    install=LIBRARIES["tensorrt"].install,
+    install_needs="an NVIDIA GPU to build with",
     open=TensorRTRunner,
     optional=True,
     devices=("cuda",),

@@ -1,7 +1,7 @@
 """Runs a TensorRT or TensorRT-RTX engine with NumPy arrays and CUDA's driver API, without torch.
 
-Every TensorRT name used here stands, with this signature, in the Python bindings of TensorRT 10.16,
-11.4 and TensorRT-RTX 1.7.1.
+The Python bindings of TensorRT 10.16, 11.4 and TensorRT-RTX 1.7.1 all have every TensorRT name used
+here, with the same signature.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Array = NDArray[Any]
 class _Buffer:
     """One tensor: page-locked host memory and device memory of the same size.
 
-    ``device`` is the host's address where TensorRT wants the tensor on the host.
+    ``device`` equals ``host`` if TensorRT needs the tensor on the host.
     """
 
     host: int
@@ -48,14 +48,16 @@ class _Buffer:
 
 
 class EngineRunner:
-    """An engine with its sidecar, on the first CUDA device.
+    """Runs an engine with its sidecar on a CUDA device.
 
     A step copies the inputs from pinned memory, runs the engine and copies the outputs back, on one
-    stream, with events between the three, as trtexec does. The engine's own work is captured once
-    as a CUDA graph and launched as that, where it can be; TensorRT-RTX is asked to do so itself.
+    stream with events between, as trtexec does. If possible, the runner captures the engine's work
+    once as a CUDA graph and launches that graph. TensorRT-RTX captures the graph itself.
 
     Args:
+        path: the engine file.
         cuda: the device; it must outlive the runner.
+        options: the options of the run.
     """
 
     def __init__(self, path: Path, cuda: Cuda, options: RunOptions | None = None) -> None:
@@ -77,33 +79,34 @@ class EngineRunner:
         """Load the engine.
 
         Raises:
-            MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
+            MeasureError: the sidecar names another GPU or library version, or the library cannot
+                load the engine.
         """
         self.take(load_engine(self._path, self._cuda.compute_capability, self._options))
 
     def take(self, loaded: LoadedEngine) -> None:
-        """Run ``loaded``; closing the runner closes it."""
+        """Use ``loaded``, which :meth:`close` then closes."""
         self._loaded, self._engine, self._context = loaded, loaded.engine, loaded.context.context
         self._stream = self._cuda.stream()
         self._events = tuple(self._cuda.event() for _ in range(4))
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The inputs, in the engine's order; it must be loaded."""
+        """The names of the inputs, in the engine's order; the engine must be loaded."""
         return tuple(self._names("INPUT"))
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The outputs, in the engine's order; it must be loaded."""
+        """The names of the outputs, in the engine's order; the engine must be loaded."""
         return tuple(self._names("OUTPUT"))
 
     def bind(self, inputs: Mapping[str, Array]) -> None:
-        """Take those inputs, by name: make buffers, run once, and capture the CUDA graph.
+        """Bind inputs by name: allocate buffers, run once, and capture the CUDA graph.
 
-        Inputs of the shapes that are bound already go into the same buffers, and the graph stays.
+        Inputs with the same shapes as before reuse the buffers and the graph.
 
         Raises:
-            MeasureError: the engine does not take them, or fails.
+            MeasureError: the engine does not accept the inputs, or fails.
         """
         if self._context is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
@@ -113,7 +116,7 @@ class EngineRunner:
         arrays = {
             name: np.asarray(inputs[name], dtype=self._dtype(name)) for name in self.input_names
         }
-        if self._holds(arrays):
+        if self._fit_buffers(arrays):
             for name, array in arrays.items():
                 self._inputs[name].array[...] = array
             return
@@ -124,10 +127,10 @@ class EngineRunner:
             self._record()
 
     def step(self) -> DeviceTimes:
-        """One inference on what was bound.
+        """Run one inference on the bound inputs.
 
         Raises:
-            MeasureError: it failed.
+            MeasureError: the inference failed.
         """
         cuda, stream = self._cuda, self._stream
         begin, copied, computed, end = self._events
@@ -174,7 +177,7 @@ class EngineRunner:
         """Free buffers, context, engine and runtime, in that order; closing twice is allowed.
 
         Raises:
-            UsageError: the runtime cache cannot be written; all is freed before.
+            UsageError: the runtime cache cannot be written; everything is freed nevertheless.
         """
         self._free()
         for event in self._events:
@@ -186,10 +189,11 @@ class EngineRunner:
         if loaded is not None:
             loaded.close()
 
-    def _holds(self, arrays: Mapping[str, Array]) -> bool:
-        """Whether buffers of those shapes are bound, and nothing but their values is new.
+    def _fit_buffers(self, arrays: Mapping[str, Array]) -> bool:
+        """Whether the bound buffers and the graph can serve these inputs.
 
-        Values that TensorRT reads on the host may decide shapes, and a graph keeps them.
+        Inputs that TensorRT reads on the host cannot be replaced: their values may decide shapes,
+        which the graph has captured.
         """
         return self._recorded and all(
             self._inputs[name].copied and self._inputs[name].array.shape == array.shape
@@ -200,19 +204,19 @@ class EngineRunner:
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         if not select_profile(self._engine, self._context, self._stream, shapes):
             raise MeasureError(
-                f"{self._path.name}: no optimization profile holds the shapes {shapes}."
+                f"{self._path.name}: no optimization profile contains the shapes {shapes}."
             )
         self._cuda.call("cuStreamSynchronize", self._stream)
         for name, array in arrays.items():
             if not self._context.set_input_shape(name, tuple(array.shape)):
                 raise MeasureError(
-                    f"{self._path.name}: no optimization profile holds the shape "
+                    f"{self._path.name}: no optimization profile contains the shape "
                     f"{'x'.join(map(str, array.shape))} of {name!r}{self._because()}."
                 )
             self._inputs[name] = self._buffer(name, array.shape)
-            # TensorRT may read what is on the host as early as in infer_shapes.
+            # TensorRT may read host tensors as early as in infer_shapes.
             self._inputs[name].array[...] = array
-        # Empty when every shape is known; else the names of the inputs that are missing.
+        # The result is empty if every shape is known, else the names of the missing inputs.
         unknown = self._context.infer_shapes()
         if unknown:
             raise MeasureError(f"{self._path.name}: the shape of {unknown[0]!r} is not set.")
@@ -221,12 +225,12 @@ class EngineRunner:
             if any(size < 0 for size in shape):
                 raise MeasureError(
                     f"{self._path.name}: the shape of the output {name!r} depends on the data,"
-                    " which deployfold cannot run."
+                    " which deployfold does not support."
                 )
             self._outputs[name] = self._buffer(name, shape)
 
     def _record(self) -> None:
-        """Run once, which lets TensorRT take up the new shapes, and capture the graph.
+        """Run once, so that TensorRT applies the new shapes, and then capture the graph.
 
         See https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html.
         """

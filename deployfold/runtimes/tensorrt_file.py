@@ -1,4 +1,4 @@
-"""From an engine file to an engine in memory: its sidecar first, then the library's own word."""
+"""Loads an engine file: checks its sidecar first, then lets the library deserialise it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from deployfold.compiling.sidecar import (
     wrong_size,
 )
 from deployfold.errors import MeasureError
-from deployfold.runtimes.tensorrt_library import (
-    collecting_logger,
-    runtime_library,
-)
+from deployfold.runtimes.tensorrt_library import collecting_logger
+from deployfold.targets.libraries import import_library
 
 from .failures import as_measure_error
 
@@ -37,17 +35,20 @@ class OpenEngine:
 
 
 def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> OpenEngine:
-    """Read the engine at ``path`` on the current device, whose compute capability is given.
+    """Read the engine at ``path`` on the current device.
 
     Args:
-        host_code: let a version-compatible engine run the lean runtime that it carries.
+        path: the engine file.
+        capability: the compute capability of the current device.
+        host_code: let a version-compatible engine run the lean runtime that it contains.
 
     Raises:
-        MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
+        MeasureError: the sidecar names another GPU or library version, or the library cannot load
+            the engine.
     """
     name = path.name
     sidecar = whole_sidecar(path)
-    trt = runtime_library(sidecar["library"])
+    trt = import_library(sidecar["library"], MeasureError)
     if (reason := incompatibility(sidecar, Here(capability, str(trt.__version__)))) is not None:
         raise MeasureError(f"{name} cannot run here: {reason}.")
     messages: list[str] = []

@@ -1,15 +1,13 @@
-"""The library that runs an engine: its logger, its execution context, its optimization profiles."""
+"""Uses TensorRT's library to run an engine: logger, execution context, optimization profiles."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deployfold.config.optimization_profiles import within
-from deployfold.errors import MeasureError
 from deployfold.util.files import write_bytes
 
 Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
@@ -18,14 +16,14 @@ Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How an engine is run.
+    """The options for running an engine.
 
     Attributes:
-        cuda_graph: launch its work as one CUDA graph, where that can be.
+        cuda_graph: launch the engine's work as one CUDA graph, if it can be captured.
         runtime_cache: a directory where TensorRT-RTX keeps the kernels that it compiles when an
-            engine first runs, one file for each engine; TensorRT compiles none.
-        allow_host_code: let a version-compatible engine run the lean runtime that it carries,
-            which is native code: only where its author is trusted.
+            engine first runs, one file per engine. TensorRT compiles no kernels at run time.
+        allow_host_code: let a version-compatible engine run the lean runtime that it contains. The
+            lean runtime is native code, so the engine's author must be trusted.
     """
 
     cuda_graph: bool = True
@@ -37,7 +35,7 @@ class RunOptions:
 class CudaGraph:
     """Whether an engine's work was launched as one CUDA graph, or kernel by kernel.
 
-    ``reason`` says why not, or who replays it; empty where there is nothing to add.
+    ``reason`` is the reason if not, or the component that replays the graph; may be empty.
     """
 
     used: bool
@@ -49,8 +47,10 @@ class Context:
     """An execution context.
 
     Attributes:
-        captures: TensorRT-RTX captures CUDA graphs by itself.
-        runtime_cache: of TensorRT-RTX; it goes to ``cache_file``.
+        context: the library's ``IExecutionContext``.
+        captures: whether TensorRT-RTX captures CUDA graphs itself.
+        runtime_cache: the runtime cache of TensorRT-RTX, which :meth:`close` writes to
+            ``cache_file``.
     """
 
     context: Any
@@ -59,7 +59,7 @@ class Context:
     cache_file: Path | None = None
 
     def graph(self, stream: int) -> CudaGraph:
-        """Whether TensorRT-RTX replays a graph of its own on ``stream``; known after a run."""
+        """Whether TensorRT-RTX replays its own graph on ``stream``; known after a run."""
         context = self.context
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
             return CudaGraph(False, "TensorRT-RTX cannot capture this engine")
@@ -69,7 +69,7 @@ class Context:
         """Write the runtime cache.
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: the file cannot be written.
         """
         runtime_cache = self.runtime_cache
         if runtime_cache is not None and self.cache_file is not None:
@@ -77,21 +77,24 @@ class Context:
 
 
 def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context:
-    """An execution context for ``engine``; of TensorRT-RTX with its own runtime options.
+    """An execution context for ``engine``, with the runtime options of TensorRT-RTX if it has any.
 
     Args:
-        cache_name: of the runtime cache's file.
+        trt: the library's module.
+        engine: the deserialised engine.
+        options: the options for running the engine.
+        cache_name: the file name of the runtime cache.
     """
     made = _rtx_context(trt, engine, options, cache_name)
     return made or Context(engine.create_execution_context())
 
 
 def _rtx_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context | None:
-    """The context that a TensorRT-RTX with runtime options makes; ``None`` of other libraries.
+    """An execution context with the runtime options of TensorRT-RTX; ``None`` without such options.
 
-    Kernels for the bound shapes are compiled before the first run, and not while others stand in
-    for them: a measurement would see both. Its CUDA graphs are its own, since it alone knows when
-    the kernels are there:
+    ``EAGER`` compiles the kernels for the bound shapes before the first run. Otherwise,
+    TensorRT-RTX would run fallback kernels meanwhile, and a measurement would include both kinds.
+    TensorRT-RTX captures CUDA graphs itself, because only it knows when its kernels are ready:
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html.
     """
     if not hasattr(trt, "CudaGraphStrategy"):
@@ -106,38 +109,16 @@ def _rtx_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) ->
         path = options.runtime_cache / cache_name
         runtime_cache = runtime_config.create_runtime_cache()
         if path.is_file() and not runtime_cache.deserialize(path.read_bytes()):
-            runtime_cache.reset()  # of another version or driver
+            runtime_cache.reset()  # the file is from another version or driver
         runtime_config.set_runtime_cache(runtime_cache)
     context = engine.create_execution_context(runtime_config)
     return Context(context, options.cuda_graph, runtime_cache, path)
 
 
 def stream_weights(engine: Any) -> None:
-    """Let an engine built for weight streaming keep on the GPU what fits there."""
+    """Let an engine built for weight streaming keep as many weights on the GPU as fit."""
     if engine.streamable_weights_size > 0:
         engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-
-
-def runtime_library(name: str) -> Any:
-    """Import ``tensorrt`` or ``tensorrt_rtx`` to run an engine with.
-
-    Raises:
-        MeasureError: it is not installed, cannot load its libraries, or another module of that
-            name comes first on ``sys.path``.
-    """
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # ImportError, OSError of a missing library, RuntimeError
-        raise MeasureError(
-            f"The engine needs {name}, which cannot be imported here: {error}.",
-            hint=f"Install it with: pip install {name.replace('_', '-')}",
-        ) from error
-    if not hasattr(module, "Runtime"):
-        raise MeasureError(
-            f"{getattr(module, '__file__', name)} hides NVIDIA's {name}.",
-            hint="Rename that file, or run from another directory.",
-        )
-    return module
 
 
 def collecting_logger(trt: Any, messages: list[str]) -> Any:
@@ -157,15 +138,17 @@ def collecting_logger(trt: Any, messages: list[str]) -> Any:
 def select_profile(
     engine: Any, context: Any, stream: int, shapes: Mapping[str, Sequence[int]]
 ) -> bool:
-    """Make ``context`` use the first optimization profile that holds ``shapes``.
+    """Select the first optimization profile of ``context`` that contains ``shapes``.
 
     Args:
+        engine: the deserialised engine.
+        context: the engine's execution context.
         stream: the handle of a CUDA stream, to be synchronised afterwards.
-        shapes: of every input, by name.
+        shapes: the shape of every input, by name.
 
     Returns:
-        Whether there is one. Of an engine with a single profile that is left to
-        ``set_input_shape``, which says why not.
+        Whether there is such a profile. For an engine with a single profile the result is always
+        ``True``, because ``set_input_shape`` checks the shapes and logs the reason of a failure.
     """
     count = engine.num_optimization_profiles
     if count < 2:
@@ -174,12 +157,12 @@ def select_profile(
         {name: tuple(engine.get_tensor_profile_shape(name, index)) for name in shapes}
         for index in range(count)
     ]
-    index = first_that_holds(profiles, shapes)
+    index = first_containing(profiles, shapes)
     return index is not None and bool(context.set_optimization_profile_async(index, stream))
 
 
-def first_that_holds(profiles: Sequence[Bounds], shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """The index of the first profile whose bounds hold all ``shapes``; ``None`` if none does."""
+def first_containing(profiles: Sequence[Bounds], shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """The index of the first profile whose bounds contain all ``shapes``; ``None`` without one."""
     for index, profile in enumerate(profiles):
         bounds = ((profile[name], shape) for name, shape in shapes.items())
         if all(within(low, shape, high) for (low, _, high), shape in bounds):

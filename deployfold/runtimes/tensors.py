@@ -1,4 +1,4 @@
-"""Inputs and outputs of runners as torch tensors and as NumPy arrays."""
+"""Converts the inputs and outputs of runners between torch tensors and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .protocol import Array, Inputs
 
 
 def to_tensors(inputs: Inputs) -> tuple[torch.Tensor, ...]:
-    """Private CPU copies of ``inputs`` as torch tensors, same shapes and dtypes."""
+    """Private CPU copies of ``inputs`` as torch tensors, with the same shapes and dtypes."""
     return tuple(
         value.detach().cpu().clone(memory_format=torch.contiguous_format)
         if isinstance(value, torch.Tensor)
@@ -19,7 +19,7 @@ def to_tensors(inputs: Inputs) -> tuple[torch.Tensor, ...]:
 
 
 def to_array(tensor: torch.Tensor) -> Array:
-    """A numpy copy of ``tensor``; float32 where numpy lacks the dtype."""
+    """A numpy copy of ``tensor``, in float32 if numpy lacks the dtype."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point() and tensor.dtype not in (
         torch.float16,

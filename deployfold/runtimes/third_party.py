@@ -1,4 +1,4 @@
-"""Runtimes that other packages bring, by the entry point group ``deployfold.runtimes``."""
+"""Finds the runtimes of other packages, by the entry point group ``deployfold.runtimes``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP = "deployfold.runtimes"
 
 @dataclass(frozen=True)
 class Broken:
-    """A third-party runtime that cannot be used: its entry point, and why, in one sentence."""
+    """A third-party runtime that cannot be used: its entry point's name, and the reason."""
 
     name: str
     reason: str
@@ -24,14 +24,14 @@ class Broken:
 def third_party_runtimes(
     built_in: tuple[Runtime, ...],
 ) -> tuple[tuple[Runtime, ...], tuple[Broken, ...]]:
-    """The runtimes of installed packages, in the order of their names, and those left out.
+    """The runtimes of installed packages, in the order of their names, and the broken ones.
 
-    A runtime that fails is left out, so that one package cannot break every command: one whose
-    module cannot be imported, whose object is not a :class:`.runtime.Runtime`, or whose key or
-    suffix deployfold or an earlier one has already.
+    A broken runtime is left out, so that one package cannot break every command. A runtime is
+    broken if its module cannot be imported, if its object is not a :class:`.runtime.Runtime`, or if
+    another runtime already has its key or suffix.
 
     Args:
-        built_in: deployfold's own.
+        built_in: the built-in runtimes.
     """
     found: list[Runtime] = []
     broken: list[Broken] = []
@@ -45,7 +45,7 @@ def third_party_runtimes(
 
 
 def _load(point: EntryPoint, taken: Sequence[Runtime]) -> Runtime | str:
-    """The runtime, or why it cannot be used."""
+    """The runtime, or the reason why it cannot be used."""
     where = f"{point.value} of {point.dist.name}" if point.dist is not None else point.value
     try:
         runtime = point.load()
@@ -56,7 +56,7 @@ def _load(point: EntryPoint, taken: Sequence[Runtime]) -> Runtime | str:
         return f"{where} is a {type(runtime).__name__}, not a deployfold Runtime."
     for other in taken:
         if other.key == runtime.key:
-            return f"{where} has the key {runtime.key!r}, which {other.title} has."
+            return f"{where} has the key {runtime.key!r}, which {other.title} already has."
         if clash := set(other.suffixes) & set(runtime.suffixes):
-            return f"{where} opens {min(clash)} files, which {other.title} does."
+            return f"{where} opens {min(clash)} files, which {other.title} already opens."
     return runtime

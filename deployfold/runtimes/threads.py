@@ -1,4 +1,4 @@
-"""The same number of CPU threads for every runtime."""
+"""Sets torch's number of CPU threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[int]:
-    """Let torch use ``count`` intra-op threads inside the block, and put the old number back.
+    """Let torch use ``count`` intra-op threads inside the block, and restore the old number.
 
     ``None`` keeps torch's number. Yields the number in force.
     """

@@ -11,8 +11,11 @@ from deployfold.runtimes.tensorrt_library import CudaGraph
 class DeviceTimes:
     """The times of one inference by a GPU's own clock (CUDA events), in milliseconds.
 
-    ``enqueue_ms`` is by the host's clock: how long the CPU took to launch the work. ``graph`` is of
-    an engine.
+    Attributes:
+        compute_ms: the computation.
+        h2d_ms, d2h_ms: the copies of inputs to the device, and of outputs to the host.
+        enqueue_ms: the time that the CPU took to launch the work, by the host's clock.
+        graph: whether the work was launched as a CUDA graph; ``None`` where it is unknown.
     """
 
     compute_ms: float

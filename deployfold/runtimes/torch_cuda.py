@@ -1,4 +1,4 @@
-"""One inference of a torch callable on a GPU, timed by CUDA events."""
+"""Runs a torch callable on a GPU, timed by CUDA events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tensorrt_library import CudaGraph
 from .times import DeviceTimes
 
 WARM_UP_CALLS = 3
-"""Calls before a capture: libraries allocate and choose their kernels in the first ones."""
+"""Calls before a capture, in which libraries allocate memory and choose their kernels."""
 
 
 def cuda_step(
@@ -24,13 +24,16 @@ def cuda_step(
     *,
     cuda_graph: bool = True,
 ) -> Step:
-    """A step that copies the inputs in, calls, and copies the outputs out, each timed apart.
+    """A step that copies the inputs in, calls, and copies the outputs out, timed separately.
 
-    The call is captured once as a CUDA graph and replayed, where that can be; the times say so.
+    If possible, the call is captured once as a CUDA graph and replayed. ``DeviceTimes.graph`` shows
+    whether it was.
 
     Args:
-        inputs: on the CPU; they are copied to pinned memory.
-        device: such as ``cuda:0``.
+        call: the callable, with its weights on ``device``.
+        inputs: tensors on the CPU, which are copied to pinned memory.
+        device: the GPU, such as ``cuda:0``.
+        cuda_graph: whether to capture a CUDA graph.
     """
     hosts = [value.pin_memory() for value in inputs]
     values = [torch.empty_like(host, device=device) for host in hosts]
@@ -72,7 +75,7 @@ def cuda_step(
 def _captured(
     call: Callable[..., Any], values: Sequence[torch.Tensor], stream: torch.cuda.Stream, asked: bool
 ) -> tuple[Callable[[], Any], CudaGraph]:
-    """The call as a CUDA graph, or by its kernels one by one, and which it is."""
+    """The call as a CUDA graph or as single kernels, and which of the two it is."""
 
     def eager() -> Any:
         return call(*values)

@@ -1,4 +1,4 @@
-"""Runs a torch callable: the common part of the runtimes of torch's own files."""
+"""Runs torch callables: the common part of the runtimes for torch's file formats."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """A torch callable, run under ``torch.inference_mode`` on the CPU or on a GPU.
+    """Runs a torch callable under ``torch.inference_mode`` on the CPU or on a GPU.
 
-    Threads are torch's global setting; see :func:`.threads.torch_threads`.
+    The number of threads is torch's global setting; see :func:`.threads.torch_threads`.
 
     Args:
-        name: the subject of an error's sentence: ``The PyTorch model`` or ``net.pt2``.
-        device: see :class:`.runtime.RunSettings`.
-        cuda_graph: on a GPU, launch a call as one CUDA graph, where that can be.
+        name: the subject of error messages: ``The PyTorch model`` or ``net.pt2``.
+        device: see :class:`.settings.RunSettings`.
+        cuda_graph: on a GPU, launch a call as one CUDA graph, if it can be captured.
     """
 
     def __init__(self, name: str, device: str | None = None, *, cuda_graph: bool = True) -> None:
@@ -63,7 +63,7 @@ class TorchRunner:
         return step
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One call; the tensors in the output, however nested, in pytree order."""
+        """Run one call; the tensors of the possibly nested output, in pytree order."""
         import torch
         from torch.utils._pytree import tree_leaves
 
@@ -86,10 +86,11 @@ class TorchRunner:
 
 
 class TorchFileRunner(TorchRunner):
-    """A file that torch wrote.
+    """Runs a file that torch wrote.
 
     Args:
-        settings: ``trust`` loads the file although loading could run code from it.
+        path: the file.
+        settings: ``trust`` allows the file to run code while it is loaded.
     """
 
     key: str | None
@@ -107,7 +108,7 @@ class TorchFileRunner(TorchRunner):
         """Read the file onto the device.
 
         Raises:
-            MeasureError: it cannot be read, or reading it could run code and was not trusted.
+            MeasureError: the file cannot be read, or reading it could run code and is not trusted.
         """
         if self._ready:
             return
@@ -124,11 +125,11 @@ class TorchFileRunner(TorchRunner):
                 ) from error
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs of its ``forward``, by shapes that its first layer or the file tells.
+        """The inputs of its ``forward``, with shapes from the file or from its first layer.
 
         Raises:
-            LoadError: the file cannot be read, or reading it could run code and was not trusted.
-            UsageError: it takes no such inputs, or their shapes are not known.
+            LoadError: the file cannot be read, or reading it could run code and is not trusted.
+            UsageError: the forward has no such inputs, or their shapes are not known.
         """
         from deployfold.loading import load_model, resolve_inputs
 
@@ -144,5 +145,5 @@ class TorchFileRunner(TorchRunner):
         self._ready = False
 
     def _read(self) -> Callable[..., Any]:
-        """Load the file onto the device, after an inspection unless it is trusted."""
+        """Load the file onto the device; inspect it before unless it is trusted."""
         raise NotImplementedError

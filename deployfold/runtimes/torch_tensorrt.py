@@ -1,4 +1,4 @@
-"""Run a ``.pt2`` with TensorRT engines inside, as torch-tensorrt saves it, on the GPU."""
+"""Runs a ``.pt2`` with TensorRT engines inside, in the form that torch-tensorrt saves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class TorchTensorRTRunner:
-    """An exported program with engines inside, on the GPU that it was compiled for.
+    """Runs an exported program with engines inside, on the GPU that it was compiled for.
 
-    A step copies the inputs from pinned host memory, calls the program and copies the outputs
-    back, timed apart as :class:`~.tensorrt.TensorRTRunner` does.
+    A step copies the inputs from pinned host memory, calls the program and copies the outputs back.
+    The three are timed separately, as in :class:`~.tensorrt.TensorRTRunner`.
 
     Args:
         path: the output of :func:`~deployfold.compiling.torch_tensorrt.compile.
@@ -46,22 +46,23 @@ class TorchTensorRTRunner:
         """Import torch-tensorrt, which registers the engines' class, and read the program.
 
         Raises:
-            MeasureError: no GPU here, torch-tensorrt cannot be imported, or the program not read.
+            MeasureError: this machine has no GPU, torch-tensorrt cannot be imported, or the program
+                cannot be read.
         """
         import torch
 
         if self._call is not None:
             return
         if self.settings.device == CPU:
-            raise MeasureError("engines run on a GPU, and the rows of this table on the CPU")
+            raise MeasureError("engines run on a GPU, but the rows of this table run on the CPU")
         if not torch.cuda.is_available():
-            raise MeasureError(f"{self._path.name} runs on the GPU it was compiled for alone.")
+            raise MeasureError(f"{self._path.name} runs only on the GPU that it was compiled for.")
         with as_measure_error(f"{self._path.name} cannot be loaded"):
             import_module("torch_tensorrt")
             self._call = torch.export.load(self._path).module()
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Pin the inputs; each step is a copy in, one call and the copies out."""
+        """Copy the inputs to pinned memory; each step copies them in, calls, and copies out."""
         import torch
         from torch.utils._pytree import tree_leaves
 
@@ -91,7 +92,7 @@ class TorchTensorRTRunner:
         return step
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One call; the outputs in pytree order, copied to the host."""
+        """Run one call; the outputs in pytree order, copied to the host."""
         import torch
         from torch.utils._pytree import tree_leaves
 
@@ -107,15 +108,15 @@ class TorchTensorRTRunner:
         self._call = None
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs as they are asked for: the file can only be read where its GPU is.
+        """The requested inputs, because the file can be read only on a machine with its GPU.
 
         Raises:
-            UsageError: none was asked for.
+            UsageError: no inputs were requested.
         """
         if asked is None:
             raise UsageError(
-                f"{self._path.name} does not say what inputs it takes where its GPU is not.",
-                hint="Give each with --input, for example --input x.npy.",
+                f"{self._path.name} does not list its inputs on a machine without its GPU.",
+                hint="Add --input for each, for example --input x.npy.",
             )
         return asked
 
@@ -135,7 +136,8 @@ TORCH_TENSORRT = Runtime(
     title="torch-tensorrt",
     suffixes=(".trt.pt2",),
     module="torch_tensorrt",
-    install=f"{INSTALL}  (needs an NVIDIA driver)",
+    install=INSTALL,
+    install_needs="an NVIDIA driver",
     open=TorchTensorRTRunner,
     optional=True,
     devices=("cuda",),

@@ -1,4 +1,4 @@
-"""The usual ways to make PyTorch faster without export: fp16 weights, and ``torch.compile``."""
+"""Runs PyTorch models with fp16 weights, and with ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class HalfRunner(EagerRunner):
-    """A copy of a module in fp16, on floating-point inputs that were rounded to fp16 before."""
+    """Runs a copy of a module in fp16, on floating-point inputs that are rounded to fp16."""
 
     def __init__(self, module: Module, *, device: str | None = None) -> None:
         super().__init__(module, title="The model in fp16", device=device)
@@ -39,25 +39,25 @@ class HalfRunner(EagerRunner):
                 self._call = copy.deepcopy(self._module).half().to(self._device)
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Round the inputs, outside of what is timed."""
+        """Round the inputs, outside the timed step."""
         return super().prepare(_rounded(inputs))
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
-        """One call on rounded inputs."""
+        """Run one call on rounded inputs."""
         return super().run(_rounded(inputs))
 
 
 class CompiledRunner(EagerRunner):
-    """A module behind ``torch.compile``, which compiles it in the first call.
+    """Runs a module with ``torch.compile``, which compiles it in the first call.
 
-    On the CPU, torch compiles C++ for that.
+    On the CPU, torch compiles C++ and needs a C++ compiler.
     """
 
     def __init__(self, module: Module, *, device: str | None = None) -> None:
         super().__init__(module, title="The compiled model", device=device)
 
     def load(self) -> None:
-        """Wrap the module; it is compiled later.
+        """Wrap the module; the first call compiles it.
 
         Raises:
             MeasureError: the runner was closed, or there is no C++ compiler.
@@ -72,13 +72,13 @@ class CompiledRunner(EagerRunner):
             self._call = torch.compile(self._loaded(), options={"compile_threads": 1})
 
     def prepare(self, inputs: Inputs) -> Step:
-        """Compile for these inputs, outside of what is timed."""
+        """Compile for these inputs, outside the timed step."""
         step = super().prepare(inputs)
         step()
         return step
 
     def close(self) -> None:
-        """Drop the module and what torch compiled."""
+        """Drop the module and torch's compiled code."""
         compiled = self._call is not None
         super().close()
         if compiled:

@@ -1,4 +1,4 @@
-"""TorchScript archives, run by torch."""
+"""Runs TorchScript archives with torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .torch_runner import TorchFileRunner
 
 
 class TorchScriptRunner(TorchFileRunner):
-    """A TorchScript archive."""
+    """Runs a TorchScript archive."""
 
     key = "torchscript"
     title = "TorchScript"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from importlib import import_module
+from typing import Any, Literal, TypeAlias
 
 from deployfold.config.precision import Precision
+from deployfold.errors import DeployfoldError
 
 from .compute_capability import ComputeCapability, sm_name, sm_names
 
@@ -54,6 +56,33 @@ OLDEST = (7, 5)
 _VOLTA = (7, 0)
 _FIRST_WITHOUT_VOLTA = (10, 5)
 # https://docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-10/10.5.0.html
+
+
+def import_library(name: Library, error: type[DeployfoldError]) -> Any:
+    """Import an engine library, and check that the module is NVIDIA's.
+
+    Args:
+        name: the library.
+        error: the class of the error to raise.
+
+    Raises:
+        DeployfoldError: the package is not installed or cannot load its shared libraries, or
+            another module of that name comes first on ``sys.path``.
+    """
+    record = LIBRARIES[name]
+    try:
+        module = import_module(name)
+    except Exception as cause:  # ImportError, OSError of a shared library, RuntimeError
+        raise error(
+            f"{record.title} cannot be imported: {cause}.",
+            hint=f"Install it: {record.install}. If it is installed: deployfold doctor.",
+        ) from cause
+    if not hasattr(module, "ILogger"):
+        raise error(
+            f"{getattr(module, '__file__', name)} is not NVIDIA's {record.title} and hides it.",
+            hint="Rename that file, or remove its directory from PYTHONPATH.",
+        )
+    return module
 
 
 def tensorrt_builds_for(version: str, capability: ComputeCapability) -> bool:

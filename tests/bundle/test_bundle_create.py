@@ -125,7 +125,7 @@ def test_files_that_are_not_those_of_the_report(build: Path, tmp_path: Path) -> 
     engine = build / "net.fp16.sm_89.engine"
     right = engine.read_bytes()
     engine.write_bytes(b"ENGINE" + right[6:])
-    refused("not the engine of its sidecar")
+    refused("not the engine in its sidecar")
     engine.write_bytes(right + b"x")
     refused("changed since the build")
     engine.unlink()

@@ -80,7 +80,7 @@ def test_a_precision_that_the_onnx_does_not_carry_is_an_error(
     with pytest.raises(CompileError) as caught:
         compile_engine(conv_net(half=half), tmp_path / "net.engine", request_for(Precision(asked)))
     assert f"is {asked}, the requested precision" in caught.value.message
-    assert f"none of the 2 compute layers that TensorRT parsed from net.onnx is {asked}" in (
+    assert f"None of the 2 compute layers that TensorRT parsed from net.onnx is {asked}" in (
         caught.value.message
     )
     assert not (tmp_path / "net.engine").exists()

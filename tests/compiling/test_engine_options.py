@@ -22,7 +22,7 @@ from deployfold.compiling.tensorrt.known_issues import KNOWN_ISSUES, known_issue
 from deployfold.compiling.tensorrt.timing_cache import cache_file
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, UsageError
-from deployfold.runtimes.tensorrt_library import first_that_holds
+from deployfold.runtimes.tensorrt_library import first_containing
 from deployfold.targets.libraries import capabilities_with, precision_refusal
 
 RequestFor = Callable[..., EngineRequest]
@@ -241,7 +241,7 @@ def test_the_first_profile_that_holds_all_inputs_is_used(
         {"x": ((1, 3), (2, 3), (4, 3)), "y": ((1,), (1,), (1,))},
         {"x": ((1, 3), (8, 3), (8, 3)), "y": ((1,), (2,), (2,))},
     ]
-    assert first_that_holds(profiles, shapes) == index
+    assert first_containing(profiles, shapes) == index
 
 
 def test_fp16_is_still_what_a_request_of_fp16_is(request_for: RequestFor) -> None:

@@ -111,7 +111,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
         ("two.onnx", ("gone.npy",), UsageError, "Cannot read gone.npy"),
         ("two.onnx", ("evil.npy",), UsageError, "holds pickled Python objects"),
         ("two.onnx", ("c=a.npy",), UsageError, "two.onnx has no input named 'c'"),
-        ("two.onnx", ("a.npy",), UsageError, "cannot tell an input without a name"),
+        ("two.onnx", ("a.npy",), UsageError, "several inputs, so each needs a name"),
         ("two.onnx", ("a=a.npy", "a=b.npy"), UsageError, "'a' is given twice"),
         ("two.onnx", ("x=ab.npz",), UsageError, "names of their own"),
         ("two.onnx", ("a=hello",), UsageError, "is not an input shape"),
@@ -142,8 +142,8 @@ def test_a_shape_that_an_onnx_does_not_take_is_told_with_the_one_it_takes(
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(UsageError) as caught:
         ran(tmp_path / "net.onnx", given)
-    said = f"net.onnx takes 'x' of shape ?x3, and {given} was given."
-    assert (caught.value.message, caught.value.hint) == (said, "? is any size.")
+    said = f"net.onnx takes 'x' of shape ?x3, but {given} was given."
+    assert (caught.value.message, caught.value.hint) == (said, "? stands for any size.")
     assert ran(tmp_path / "net.onnx", "5x3").outputs[0].shape == (5, 3)
 
 

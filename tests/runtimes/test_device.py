@@ -114,7 +114,7 @@ def test_torch_compile_without_a_compiler_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(MeasureError, match=r"torch\.compile compiles C\+\+, and there is no"):
+    with pytest.raises(MeasureError, match=r"torch\.compile compiles C\+\+, but there is no"):
         CompiledRunner(nn.Identity()).load()
 
 

@@ -99,7 +99,7 @@ def test_an_engine_that_fails_says_why_and_can_be_closed(cuda: Cuda) -> None:
 def test_a_failed_binding_is_not_taken_for_a_good_one(cuda: Cuda) -> None:
     context = CopyingContext(cuda)
     runner = runner_of(cuda, context)
-    with pytest.raises(MeasureError, match="no optimization profile holds the shape 9x2 of 'x'"):
+    with pytest.raises(MeasureError, match="no optimization profile contains the shape 9x2 of 'x'"):
         runner.bind(x(1.0, 9))
     with pytest.raises(MeasureError, match="needs an input named 'x'"):
         runner.bind({"z": x(1.0)["x"]})

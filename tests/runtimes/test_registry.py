@@ -106,6 +106,6 @@ def test_a_third_partys_faults_are_told_and_cost_its_runtime_alone() -> None:
     last, clash, gone, text = done.stdout.splitlines()
     assert last == "affine"
     assert clash.startswith("clash: example_runtime:CLASH of example-runtime opens .onnx files")
-    assert clash.endswith("which ONNX Runtime does.")
+    assert clash.endswith("which ONNX Runtime already opens.")
     assert "gone: example_runtime_gone:RUNTIME of example-runtime cannot be imported" in gone
     assert text.endswith("is a str, not a deployfold Runtime.")

@@ -58,7 +58,7 @@ def _packages() -> list[_Check]:
     from deployfold.runtimes import all_runtimes, broken_runtimes
     from deployfold.targets.machine import library_version
 
-    modules = {one.module: (one.install, one.optional) for one in all_runtimes()}
+    modules = {one.module: (one.how_to_install, one.optional) for one in all_runtimes()}
     modules |= {module: (install, optional) for module, install, optional in _OTHERS}
     checks = [_Check("python", "ok", sys.version.split()[0])]
     for module, (install, optional) in modules.items():

@@ -7,7 +7,6 @@ carries the precision.
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 from deployfold.compiling.records import EngineRequest, LayerCounts
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
-from deployfold.targets.libraries import LIBRARIES, Library
+from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import detect
 
 from .builder_config import add_profiles, apply_options, set_compute_capabilities
@@ -85,29 +84,6 @@ class _Log:
     def because(self) -> str:
         """The last error as the end of a sentence; empty without an error."""
         return f": {self.errors[-1].rstrip('.')}" if self.errors else ""
-
-
-def import_library(name: Library) -> Any:
-    """Import the library that builds engines, and check that the module is NVIDIA's.
-
-    Raises:
-        CompileError: the package is not installed, cannot load its libraries, or another module
-            of that name comes first on ``sys.path``.
-    """
-    title = LIBRARIES[name].title
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # ImportError, OSError of a missing library, RuntimeError
-        raise CompileError(
-            f"{title} cannot be imported: {error}.",
-            hint="Find out what is missing: deployfold doctor.",
-        ) from error
-    if not hasattr(module, "Builder"):
-        raise CompileError(
-            f"{getattr(module, '__file__', name)} is not NVIDIA's {title} and hides it.",
-            hint="Rename that file, or remove its directory from PYTHONPATH.",
-        )
-    return module
 
 
 def build(
