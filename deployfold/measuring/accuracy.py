@@ -104,7 +104,7 @@ class Comparison:
         """Add the outputs of one inference; see :func:`compare`."""
         if not reference or len(reference) != len(outputs):
             raise MeasureError(
-                f"The outputs cannot be compared: the original has {len(reference)} and the "
+                f"The outputs cannot be compared: the original has {len(reference)} outputs and the "
                 f"artifact {len(outputs)}."
             )
         for first, second in zip(reference, outputs, strict=True):

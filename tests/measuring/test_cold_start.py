@@ -67,7 +67,7 @@ def test_a_failure_is_the_reason(
 
 def test_a_process_that_hangs_is_ended(script: Path) -> None:
     result = cold_start("torchscript", script, (torch.zeros(1, 1024),), runs=1, timeout=0.01)
-    assert result.not_measured == "it took longer than 0.01 s"
+    assert result.not_measured == "the process took longer than 0.01 s"
 
 
 def test_only_files_start_cold(script: Path) -> None:

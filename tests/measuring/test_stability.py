@@ -50,13 +50,13 @@ def test_two_threads_beside_a_busy_program() -> None:
     busy = {"contention": Contention(others=1.0, cpus=2), "preemptions": 264.0}
     assert said(STABLE, **busy) == (
         "other programs took 1.0 of 2 CPUs, so its 2 threads waited for each other"
-        " (264 interruptions a second); close them, or use --threads 1"
+        " (264 interruptions per second); close them, or use --threads 1"
     )
     assert said(STABLE, **{**busy, "threads": 1}) == "", "one thread has a CPU for itself"
     assert said(STABLE, **{**busy, "preemptions": 3.0}) == ""
     assert said(STABLE, **{**busy, "contention": None}) == ""
     crowded = {**busy, "contention": Contention(1.5, 2), "threads": 1}
-    assert said(STABLE, **crowded).endswith("interrupted it 264 times a second; close them")
+    assert said(STABLE, **crowded).endswith("interrupted it 264 times per second; close them")
 
 
 def test_a_gpu_row_is_judged_by_the_gpus_clock() -> None:
@@ -65,5 +65,5 @@ def test_a_gpu_row_is_judged_by_the_gpus_clock() -> None:
     assert "inputs" in said(GPU, h2d_ms=2.0)
     assert "outputs" in said(GPU, d2h_ms=2.0)
     held = GpuState(throttled_by=("the power limit",))
-    assert said(GPU, gpu=held) == "the GPU's clocks are held down by the power limit"
+    assert said(GPU, gpu=held) == "the GPU is throttled by the power limit"
     assert said(GPU, contention=Contention(2.0, 2), preemptions=500.0) == ""

@@ -111,7 +111,7 @@ def one_round() -> Report:
     rows: list[Row] = []
     for row in report.rows[:3]:
         assert row.latency is not None
-        note = "1 round: too few rounds for an interval (6 at the least)"
+        note = "1 round: too few rounds for an interval (at least 6)"
         update = {"rounds": 1, "stable": False, "note": note, "variation": 0.0}
         if rows:
             update["speedup"] = Speedup(value=2.0, low=0.0, high=float("inf"))
