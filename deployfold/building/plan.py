@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling import EngineRequest, plan_engines
+from deployfold.compiling import NoEngine, plan_engines
 from deployfold.compiling.tensorrt.builder_config import option_refusal
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
@@ -22,6 +22,7 @@ from deployfold.exporting.onnx import ONNX
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem
 from deployfold.reporting.select import chosen
+from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
@@ -126,31 +127,31 @@ def _engines(
     stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
     entries = plan_engines(spec.targets, precision, machine)
     for entry in entries:
-        refusal, targets = None, [getattr(entry, "target", "")]
-        if isinstance(entry, EngineRequest):
-            refusal = option_refusal(
-                replace(entry, workspace_mib=spec.workspace_mib, options=spec.options)
-            )
-            targets = list(entry.targets)
-        if isinstance(entry, EngineRequest) and refusal is None:
-            where = sm_names(entry.compute_capabilities)
-            yield PlannedRow(
-                f"tensorrt-{precision.value}" + (f"-{entry.label}" if len(entries) > 1 else ""),
-                f"{stem}.{entry.label}.engine",
-                f"{LIBRARIES[entry.library].title} for {where}",
-            )
-            continue
-        reason = refusal or getattr(entry, "reason", "")
+        if isinstance(entry, NoEngine):
+            reason: str = entry.reason
+            targets: tuple[str, ...] = (entry.target,)
+        else:
+            request = replace(entry, workspace_mib=spec.workspace_mib, options=spec.options)
+            refusal = option_refusal(request)
+            if refusal is None:
+                where = sm_names(entry.compute_capabilities)
+                yield PlannedRow(
+                    f"tensorrt-{precision.value}" + (f"-{entry.label}" if len(entries) > 1 else ""),
+                    f"{stem}.{entry.label}{TENSORRT.suffix}",
+                    f"{LIBRARIES[entry.library].title} for {where}",
+                )
+                continue
+            reason, targets = refusal, entry.targets
         for target in targets:
             row = f"tensorrt-{precision.value}-{target}"
             yield PlannedRow(row, None, f"deployfold finish on {target}", reason)
     if spec.torch_tensorrt:
-        there = importlib.util.find_spec("torch_tensorrt") is not None
+        installed = importlib.util.find_spec("torch_tensorrt") is not None
         yield PlannedRow(
             f"torch-tensorrt-{precision.value}",
-            f"{name}.{precision.value}.torch_tensorrt.pt2" if there else None,
+            f"{name}.{precision.value}{TORCH_TENSORRT.suffix}" if installed else None,
             "torch-tensorrt",
-            None if there else "torch-tensorrt is not installed.",
+            None if installed else "torch-tensorrt is not installed.",
         )
 
 

@@ -104,8 +104,8 @@ class Comparison:
         """Add the outputs of one inference; see :func:`compare`."""
         if not reference or len(reference) != len(outputs):
             raise MeasureError(
-                f"The outputs cannot be compared: the original has {len(reference)} outputs and the "
-                f"artifact {len(outputs)}."
+                f"The outputs cannot be compared: the original has {len(reference)} outputs and "
+                f"the artifact {len(outputs)}."
             )
         for first, second in zip(reference, outputs, strict=True):
             if first.shape != second.shape:

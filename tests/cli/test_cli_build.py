@@ -118,7 +118,7 @@ def test_one_engine_for_every_current_gpu_without_a_target(folder, tmp_path):
     ((profile,),) = sidecar["profiles"]
     assert (profile["min"][0], profile["opt"][0], profile["max"][0]) == (1, 2, 4)
     assert rows["onnxruntime"].latency is None
-    assert rows["onnxruntime"].not_measured == "no measurement was asked for"
+    assert rows["onnxruntime"].not_measured == "no measurement was requested"
     check_whole(tmp_path)
 
 

@@ -46,7 +46,7 @@ def test_export_with_a_dynamic_batch(folder, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert {row["not_measured"] for row in report["rows"]} == {"no measurement was asked for"}
+    assert {row["not_measured"] for row in report["rows"]} == {"no measurement was requested"}
     assert check_whole(tmp_path) == {
         "net.folded.pt", "net.onnx", "net.pt2", "net.ts.pt", "report.json", "report.md",
         "preprocess.json", "reference.npz",
