@@ -2,13 +2,18 @@
 
 ``make test`` is reproducible, because CI runs it. ``make test-random`` draws anew; what it finds
 becomes an ``@example`` of the test that failed.
+
+Exports to ONNX share one table of operators, see :mod:`export_tables`.
 """
 
 from __future__ import annotations
 
+from export_tables import keep_export_tables
 from hypothesis import settings
 from hypothesis_examples import FACTOR
 
 settings.register_profile("reproducible", derandomize=True, deadline=None)
 settings.register_profile("random", max_examples=100 * FACTOR, deadline=None)
 settings.load_profile("reproducible" if FACTOR == 1 else "random")
+
+keep_export_tables()

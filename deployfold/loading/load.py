@@ -243,10 +243,11 @@ def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
 
 
 def _missing(source: str) -> LoadError:
-    known = [arch for arch in near(source) if "/" not in source]
+    # Looking for names imports torchvision and timm; no name has a slash or a suffix.
+    known = [] if "/" in source or Path(source).suffix else near(source)
     if any(arch.partition(":")[2] == source for arch in known):
         hint = f"To build the known model of that name, write {known[0]}."
-    elif known and not Path(source).suffix:
+    elif known:
         hint = f"Did you mean {' or '.join(known)}?"
     else:
         hint = "Give a checkpoint, or a model by name such as torchvision:resnet50."

@@ -36,5 +36,5 @@ def built(folder: Path) -> subprocess.CompletedProcess[str]:
         "build", "net.pt", "--fp16", "-o", "out", *QUICK,
         "--target", "l4", "--target", "h100", "--target", "jetson-orin-nano",
         "--max-diff-of", "onnxruntime=1", "--max-latency-ms", "pytorch=60000",
-        cwd=folder,
+        cwd=folder, installed=True,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def test_a_closed_stdout_is_silence(words):
 
 
 @FULL
-@pytest.mark.parametrize("words", [("targets",), ("build", "nothing.pt"), ("build", "--nothing")])
+@pytest.mark.parametrize("words", [("targets",), ("report", "nothing"), ("build", "--nothing")])
 def test_a_useless_stderr_changes_no_exit_code(words, unread):
     expected = start((DEPLOYFOLD, *words))
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Runs the installed ``deployfold`` command as a subprocess, and checks every run."""
+"""Runs the ``deployfold`` command in a process of its own, and checks every run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from fork_server import AVAILABLE, CHANGEABLE, run_forked
 from torch import nn
 
 DEPLOYFOLD = str(Path(sysconfig.get_path("scripts")) / "deployfold")
@@ -47,17 +48,28 @@ def environment(**changes: str | None) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def run(*words: str, cwd: Path, **changes: str | None) -> subprocess.CompletedProcess[str]:
-    """Run ``deployfold WORDS``. No traceback may ever show without --debug, and no warning."""
-    done = subprocess.run(
-        [DEPLOYFOLD, *words],
-        cwd=cwd,
-        env=environment(**changes),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
+def run(
+    *words: str, cwd: Path, installed: bool = False, **changes: str | None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``deployfold WORDS``. No traceback may ever show without --debug, and no warning.
+
+    Args:
+        installed: start the installed command; else it runs in a fork that has the libraries
+            imported, unless ``changes`` are read while they are.
+    """
+    variables = environment(**changes)
+    if AVAILABLE and not installed and CHANGEABLE.issuperset(changes):
+        done = run_forked(list(words), cwd, variables)
+    else:
+        done = subprocess.run(
+            [DEPLOYFOLD, *words],
+            cwd=cwd,
+            env=variables,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
     if "--debug" not in words:
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         assert "Internal error" not in done.stderr, done.stderr
@@ -65,14 +77,14 @@ def run(*words: str, cwd: Path, **changes: str | None) -> subprocess.CompletedPr
     return done
 
 
-def fails(done: subprocess.CompletedProcess[str], code: int, *said: str) -> str:
+def fails(done: subprocess.CompletedProcess[str], code: int, *expected: str) -> str:
     """The run ended with ``code`` and one sentence, then at most one line of hint; returns both."""
     assert done.returncode == code, done.stderr
     lines = done.stderr.splitlines()
     (start,) = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
     assert len(lines) <= start + 2, done.stderr
     assert lines[start].endswith((".", "?")) or len(lines) == start + 2, done.stderr
-    for words in said:
+    for words in expected:
         assert words in "\n".join(lines[start:]), done.stderr
     return "\n".join(lines[start:])
 
