@@ -1,0 +1,81 @@
+"""Look at a model, and write a commented build profile for it.
+
+Examples:
+  deployfold init resnet50.pt
+  deployfold init weights.pth --arch timm:efficientnet_b0 -o server.toml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployfold.cli import options as opt
+from deployfold.cli.in_session import in_session
+from deployfold.cli.session import Session
+from deployfold.config.option_field import Panel
+from deployfold.errors import UsageError
+
+
+@in_session()
+def init(
+    run: Session,
+    model: opt.Source,
+    *,
+    arch: opt.Arch = None,
+    arch_arg: Annotated[list[str] | None, opt.flag("arch-arg")] = None,
+    weights: Annotated[str | None, opt.flag("weights")] = None,
+    input: opt.Inputs = None,
+    allow_global: opt.AllowGlobals = None,
+    trust: opt.Trust = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the profile goes; the model's name with .toml by default.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace a file that is there.", rich_help_panel=Panel.OUTPUT),
+    ] = False,
+) -> None:
+    """The command ``deployfold init``."""
+    from deployfold.config.make_spec import make_spec
+
+    written = {
+        "arch": arch, "arch-arg": arch_arg, "weights": weights, "input": input,
+        "allow-global": allow_global, "trust": trust,
+    }  # fmt: skip
+    spec = make_spec(model, {key: value for key, value in written.items() if value})
+    if output is not None:
+        _check_free(output, force)
+
+    from deployfold.building.starting_profile import starting_profile
+    from deployfold.targets.machine import detect
+    from deployfold.util.files import write_text
+
+    made = starting_profile(spec, detect(), None if output is None else str(output))
+    path = output or Path(f"{made.name}.toml")
+    _check_free(path, force)
+    write_text(path, made.text)
+    run.out.print(made.summary, markup=False)
+    run.out.print(f"Profile: {path}", markup=False, soft_wrap=True)
+    run.out.print(f"next: {made.command}", markup=False, soft_wrap=True)
+
+
+def _check_free(path: Path, force: bool) -> None:
+    """Refuse to replace a file that the user may have edited.
+
+    Raises:
+        UsageError: it is there.
+    """
+    if path.exists() and not force:
+        raise UsageError(
+            f"{path} is there already.", hint="Name another file with -o, or replace it: --force."
+        )
