@@ -16,6 +16,7 @@ from .compiled import uncompiled
 from .graph.find_affine_layers import count_batchnorms
 from .half import fold_in_float32, is_half_on_cpu
 from .modules import tensors_in
+from .normalisation import Normalised
 from .parametrizations import baked
 from .plan import Folded, Left
 from .proof.verify import Verification
@@ -27,6 +28,7 @@ __all__ = [
     "FoldResult",
     "Folded",
     "Left",
+    "Normalised",
     "Verification",
     "Zero",
     "count_batchnorms",

@@ -121,7 +121,18 @@ class NotInPlace:
     path: str
 
 
-Removal = NotInPlace | Replacement | ZeroBranch | MoveLayer | Bypass | DropScale
+@dataclass(frozen=True, eq=False)
+class KeepShift:
+    """Let a constant be added in the place of what ``removal`` takes out.
+
+    ``shift`` is float64, of a shape that broadcasts against the input.
+    """
+
+    removal: Bypass | Replacement
+    shift: Tensor
+
+
+Removal = NotInPlace | Replacement | ZeroBranch | MoveLayer | Bypass | DropScale | KeepShift
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,11 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
     if not any(record_of(op).arithmetic for op in chain):
         return None
     if all(record_of(op).elementwise for op in chain):
-        axes = {_constant_axis(op, source) for op in chain} - {None}
+        axes = {constant_axis(op, source) for op in chain} - {None}
         (axis,) = axes if len(axes) == 1 else (-1,)
     else:
         axis = _axis_tried(call, source)
-    return None if axis is None or axis < 0 else _merge_ops(graph, chain[::-1], axis)
+    return None if axis is None or axis < 0 else merge_ops(graph, chain[::-1], axis)
 
 
 @torch.enable_grad()
@@ -100,7 +100,7 @@ def _axis_tried(call: Call, source: Value) -> int:
     return varies.pop() if len(varies) == 1 and varies != {0} else -1
 
 
-def _merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
+def merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
     """Replace a chain of operators, first to last, by one."""
     source = next(item for item in chain[0].inputs if not item.constant)
     result = chain[-1].output
@@ -115,7 +115,7 @@ def _merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
     return merged
 
 
-def _constant_axis(op: Op, source: Value) -> int | None:
+def constant_axis(op: Op, source: Value) -> int | None:
     """The axis an operator's constant varies along; None for a scalar, -1 for several."""
     shapes = [value.shape for value in op.inputs if value.constant]
     rank = len(source.shape)
@@ -174,7 +174,7 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
         if (value.name or "").rpartition(".")[0] != op.call.path:
             return []
         products.append(op)
-    axes = {_constant_axis(op, variable[0]) for op in products}
+    axes = {constant_axis(op, variable[0]) for op in products}
     return products if len(axes) == 1 and not axes & {None, -1} else []
 
 
@@ -183,13 +183,13 @@ def _parameter_layer(
 ) -> AffineLayer:
     assert value.name is not None
     source = next(item for item in products[0].inputs if not item.constant)
-    axis = _constant_axis(products[0], source)
+    axis = constant_axis(products[0], source)
     scale = tensors[value.name].detach().double().flatten()
     path, _, name = value.name.rpartition(".")
     affine_layer = AffineLayer(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
     affine_layer.affine = Affine(scale, torch.zeros_like(scale), constant=False)
     affine_layer.removals = (DropScale(path, name, _may_be_absent(products[0].call, name)),)
-    affine_layer.sites = [_merge_ops(graph, [op], axis) for op in products]
+    affine_layer.sites = [merge_ops(graph, [op], axis) for op in products]
     return affine_layer
 
 

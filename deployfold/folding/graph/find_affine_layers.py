@@ -19,6 +19,7 @@ from .affine_layer import AffineLayer, is_batchnorm_module
 from .aliases import read_by_others
 from .arithmetic import arithmetic_layers
 from .graph import Graph, Op, Value
+from .input_scaling import input_scalings
 
 _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
 
@@ -32,7 +33,7 @@ def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[A
         tensors: the model's parameters and buffers by qualified name.
     """
     affine_layers: dict[object, AffineLayer] = {}
-    for affine_layer in arithmetic_layers(graph, tensors):
+    for affine_layer in (*arithmetic_layers(graph, tensors), *input_scalings(graph)):
         affine_layers[affine_layer.name] = affine_layer
     for op in graph.ops:
         if record_of(op).batch_norm and not op.inputs[0].constant:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import map_tensors, seeded, tensors_in
@@ -60,6 +61,25 @@ def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
     )
     return values
+
+
+class InFloat64(TorchFunctionMode):
+    """Within the block, code of this thread that asks for float32 gets float64.
+
+    A forward may cast to float32, such as ``pictures.float() / 255``. That would round the float64
+    runs of a proof to 1e-7, or end them where the weights are float64.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        wide = tuple(torch.float64 if item is torch.float32 else item for item in args)
+        named = {
+            key: torch.float64 if item is torch.float32 else item
+            for key, item in (kwargs or {}).items()
+        }
+        return func(*wide, **named)
 
 
 def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True) -> list[Tensor]:

@@ -22,7 +22,7 @@ from deployfold.folding.modules import copy_modules, tensors_in
 from deployfold.folding.plan import Plan
 from deployfold.folding.rewrite.rewrite import apply
 
-from .compare import difference, double_inputs, run_model
+from .compare import InFloat64, difference, double_inputs, run_model
 
 _ULPS = 8.0
 """Folding rounds each weight two or three times, by half a unit in the last place each."""
@@ -126,7 +126,8 @@ def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list
 
     handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
     try:
-        run_model(model, inputs)
+        with InFloat64():
+            run_model(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

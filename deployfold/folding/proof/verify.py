@@ -23,7 +23,7 @@ from deployfold.folding.modules import copy_modules
 from deployfold.folding.plan import Plan
 from deployfold.folding.rewrite.rewrite import apply
 
-from .compare import difference, double_inputs, forward_failed, rounding_limit, run_model
+from .compare import InFloat64, difference, double_inputs, forward_failed, rounding_limit, run_model
 from .conditioning import first_departure
 
 TOLERANCE = 1e-9
@@ -215,14 +215,16 @@ def _in_float64(
     wide = [double_inputs(item) for item in inputs]
     try:
         reference = original.double()
-        expected = [run_model(reference, item, random=random) for item in wide]
+        with InFloat64():
+            expected = [run_model(reference, item, random=random) for item in wide]
     except Exception as error:  # any model code may fail on a dtype it was not written for
         return None, None, f"the model does not run in float64 ({first_line(error)})"
     folded = apply(plan, reference)
-    exact = max(
-        difference(right, _run_folded(folded, item, random)).relative
-        for item, right in zip(wide, expected, strict=True)
-    )
+    with InFloat64():
+        exact = max(
+            difference(right, _run_folded(folded, item, random)).relative
+            for item, right in zip(wide, expected, strict=True)
+        )
     before = max(
         difference(right, own).relative for right, own in zip(expected, outputs, strict=True)
     )

@@ -6,6 +6,7 @@ This is the way for ``F.batch_norm`` called in a forward and for the graph modul
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from deployfold.errors import FoldError, first_line
+
+_OPERATORS = {
+    "truediv": "div",
+    "iadd": "add_",
+    "isub": "sub_",
+    "imul": "mul_",
+    "itruediv": "div_",
+}
+"""Python's operators, by the name that torch gives what they dispatch."""
 
 
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
@@ -32,12 +42,14 @@ def rewrite_forward(
     *,
     bypass: Iterable[tuple[str, int]],
     biases: Iterable[tuple[str, int, Tensor]],
+    shifts: Iterable[tuple[str, int, Tensor]] = (),
 ) -> fx.GraphModule:
     """A module with the same children and state whose forward lacks some operators.
 
     Args:
         bypass: operators to replace by their first argument, as name and occurrence.
         biases: layers to give a bias, as name, occurrence and value of shape ``(out,)``.
+        shifts: operators to replace by the addition of a constant.
 
     Raises:
         FoldError: ``torch.fx`` does not show one of them.
@@ -59,11 +71,19 @@ def rewrite_forward(
             node.update_arg(2, source)
         else:
             node.update_kwarg("bias", source)
+    for name, occurrence, shift in shifts:
+        node = _need(graph, name, occurrence, module)
+        attribute = f"folded_shift_{name}_{occurrence}"
+        module.register_buffer(attribute, shift)
+        with graph.inserting_before(node):
+            sum_of = (_data_of(node), graph.get_attr(attribute))
+            node.replace_all_uses_with(graph.call_function(torch.add, sum_of))
+        graph.erase_node(node)
     for node in doomed:
-        node.replace_all_uses_with(node.all_input_nodes[0])
+        node.replace_all_uses_with(_data_of(node))
         graph.erase_node(node)
     for node in reversed(list(graph.nodes)):
-        if node.op == "get_attr" and not node.users:
+        if not node.users and node.op != "output" and _is_constant(node):
             graph.erase_node(node)
     graph.lint()
     result = fx.GraphModule(module, graph, type(module).__name__)
@@ -91,6 +111,15 @@ class _ShallowTracer(fx.Tracer):
         return True
 
 
+def _data_of(node: fx.Node) -> fx.Node:
+    """The input of an operator that depends on the module's input."""
+    return next((item for item in node.all_input_nodes if not _is_constant(item)), node)
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op != "placeholder" and all(map(_is_constant, node.all_input_nodes))
+
+
 def _need(graph: fx.Graph, op_name: str, occurrence: int, module: nn.Module) -> fx.Node:
     node = _find(graph, op_name, occurrence)
     if node is None:
@@ -109,4 +138,7 @@ def _name(node: fx.Node) -> str:
         return str(target)
     if node.op != "call_function":
         return ""
-    return str(getattr(target, "__name__", "")).partition(".")[0]
+    name = str(getattr(target, "__name__", "")).partition(".")[0]
+    if target is operator.sub and not isinstance(node.args[0], fx.Node):
+        return "rsub"  # a number minus a tensor
+    return _OPERATORS.get(name, name)

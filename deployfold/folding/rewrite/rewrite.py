@@ -15,6 +15,7 @@ from deployfold.folding.plan import (
     Activation,
     Bypass,
     DropScale,
+    KeepShift,
     MoveLayer,
     NotInPlace,
     Plan,
@@ -32,6 +33,19 @@ class Zero(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a zero of shape ``()`` with the dtype and device of ``x``."""
         return x.new_zeros(())
+
+
+class Shift(nn.Module):
+    """What is left of a normalisation whose scale was folded: a constant to add."""
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift: Tensor
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x + shift``, where the shift broadcasts."""
+        return x + self.shift
 
 
 class RewriteFault(Exception):
@@ -77,11 +91,19 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             with _our_fault_at(norm.path):
                 edit_norm(model.get_submodule(norm.path), norm)
     bypasses = [removal for removal in plan.removals if isinstance(removal, Bypass)]
-    replaced = {}
+    shifts: list[tuple[Bypass, Tensor]] = []
+    replaced: dict[nn.Module, nn.Module] = {}
     for removal in plan.removals:
         if isinstance(removal, Replacement):
             module = model.get_submodule(removal.path)
             replaced[module] = _remainder(module, removal)
+        elif isinstance(removal, KeepShift):
+            shift = removal.shift.to(_like(model))
+            if isinstance(removal.removal, Bypass):
+                shifts.append((removal.removal, shift))
+            else:
+                module = model.get_submodule(removal.removal.path)
+                replaced[module] = Shift(shift).train(module.training)
     model = _substitute(model, replaced)
     for removal in plan.removals:
         if isinstance(removal, (ZeroBranch, MoveLayer)):
@@ -93,7 +115,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             model.get_submodule(removal.path).inplace = False  # type: ignore[assignment]
         elif isinstance(removal, DropScale):
             _drop_scale(model.get_submodule(removal.path), removal)
-    paths = {bypass.path for bypass in bypasses} | {layer.path for layer, _ in new_biases}
+    paths = {item.path for item in bypasses} | {layer.path for layer, _ in new_biases}
+    paths |= {item.path for item, _ in shifts}
     for path in sorted(paths):
         module = model.get_submodule(path)
         with _our_fault_at(path):
@@ -105,9 +128,20 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
                     for layer, bias in new_biases
                     if layer.path == path
                 ],
+                shifts=[
+                    (item.op_name, item.occurrence, shift)
+                    for item, shift in shifts
+                    if item.path == path
+                ],
             )
         model = _substitute(model, {module: rewritten})
     return model
+
+
+def _like(model: nn.Module) -> Tensor:
+    """A tensor of the dtype and on the device that the model computes in."""
+    floats = (item for item in model.parameters() if item.is_floating_point())
+    return next(floats, torch.zeros(()))
 
 
 def _drop_scale(module: nn.Module, removal: DropScale) -> None:

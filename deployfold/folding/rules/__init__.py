@@ -11,10 +11,17 @@ from .into_neighbours import IntoNeighbours
 from .into_producer import IntoProducers
 from .merge_branches import MergeBranches
 from .rule import Rule
+from .scale_of_input import ScaleOfInput
 
-RULES: tuple[Rule, ...] = (IntoProducers(), IntoConsumers(), MergeBranches(), IntoNeighbours())
+RULES: tuple[Rule, ...] = (
+    IntoProducers(),
+    IntoConsumers(),
+    MergeBranches(),
+    IntoNeighbours(),
+    ScaleOfInput(),
+)
 """Each is tried when those before it find nothing more: a branch that is merged takes its sum
-with it, so the neighbours come last."""
+with it, so the neighbours come later. The last leaves a part, so it comes after all others."""
 
 GROUP = "deployfold.fold_rules"
 """The group of entry points by which other packages add rules, each the class of one."""

@@ -40,12 +40,19 @@ class IntoConsumers(RuleForOne):
             result = site.output
             axis = affine_layer.channel_axis(result)
             change = Change.of_axis(result, axis, affine_layer.affine)
-            requests += _absorb(context, result, change, reached)
+            requests += absorb(context, result, change, reached)
         return context.agree(requests)
 
 
-def _absorb(context: Context, value: Value, change: Change, reached: set[Value]) -> list[Request]:
-    """What the readers of ``value`` are to take up of ``change``."""
+def absorb(context: Context, value: Value, change: Change, reached: set[Value]) -> list[Request]:
+    """What the readers of ``value`` are to take up of ``change``.
+
+    Args:
+        reached: the tensors that the map has reached; it grows.
+
+    Raises:
+        CannotFold: one of them cannot.
+    """
     if value.output:
         raise CannotFold("its output is an output of the model")
     if value in reached:
@@ -78,7 +85,7 @@ def _absorb_at(
         for link in context.links(op):
             if value not in link.ends[1:]:
                 raise NotSeparable("it is read for something else than its numbers")
-            requests += _absorb(context, link.output, change.down(link, value), reached)
+            requests += absorb(context, link.output, change.down(link, value), reached)
     except NotSeparable as reason:
         raise CannotFold(f"its output goes into {describe(op)}: {reason}") from reason
     return requests

@@ -1,0 +1,128 @@
+"""Arithmetic on a model's input, such as ``(x / 255 - mean) / std`` in its forward.
+
+A chain of sums, differences, products and quotients with constants is one affine layer. What is a
+module of its own is found by :mod:`.arithmetic`; here are chains in the code of larger forwards.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deployfold.folding.algebra import Affine
+from deployfold.folding.plan import Bypass
+from deployfold.folding.rewrite.forward import cannot_rewrite
+
+from .affine_layer import AffineLayer
+from .arithmetic import constant_axis, merge_ops
+from .constants import number_of
+from .graph import Graph, Op, Value
+
+_STEPS = frozenset({"add", "sub", "rsub", "mul", "div"})
+_CASTS = frozenset({"_to_copy", "to", "type_as", "contiguous", "clone", "detach"})
+
+
+def input_scalings(graph: Graph) -> list[AffineLayer]:
+    """Every chain of arithmetic that begins at an input of the model and can be taken out.
+
+    Its operators become one in ``graph``. The dtype may change before it, and not within it.
+    """
+    found: dict[object, AffineLayer] = {}
+    for value in graph.inputs:
+        chain = _chain(value)
+        if not chain:
+            continue
+        key = tuple((op.call.path, op.name, op.occurrence) for op in chain)
+        if key not in found:
+            layer = _layer(chain, key)
+            if layer is None:
+                continue
+            found[key] = layer
+        found[key].sites.append(merge_ops(graph, chain, found[key].axis))
+    return list(found.values())
+
+
+def _chain(value: Value) -> list[Op]:
+    """The operators of the chain that begins at ``value``, in order."""
+    chain: list[Op] = []
+    while len(value.consumers) == 1 and not value.output:
+        op = value.consumers[0]
+        step = op.name in _STEPS or (op.name.rstrip("_") in _STEPS and value.producer is not None)
+        variable = [item for item in op.inputs if not item.constant]
+        if len(op.outputs) != 1 or variable != [value] or op.output.shape != value.shape:
+            break
+        if (
+            step
+            and value.dtype.is_floating_point | (not chain)
+            and op.output.dtype.is_floating_point
+        ):
+            if chain and op.call is not chain[0].call:
+                break
+            chain.append(op)
+        elif chain or op.name not in _CASTS:
+            break
+        value = op.output
+    return chain
+
+
+def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLayer | None:
+    source = next(item for item in chain[0].inputs if not item.constant)
+    axes = {constant_axis(op, source) for op in chain} - {None}
+    if len(axes) > 1 or -1 in axes:
+        return None
+    axis = axes.pop() if axes else None
+    size = source.shape[1 if axis is None else axis] if len(source.shape) > 1 else 1
+    affine = Affine(torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
+    for op in chain:
+        step = _step(op, size)
+        if step is None:
+            return None
+        affine = step.after(affine)
+    scaled = bool((affine.scale != 1).any()) and bool((affine.scale != 0).all())
+    if not affine.finite or not scaled:
+        return None
+    path, module = chain[0].call.path, chain[0].call.module
+    if any(cannot_rewrite(module, op.name, op.occurrence) is not None for op in chain):
+        return None
+    return AffineLayer(
+        name=f"{path}.input scaling".lstrip("."),
+        module_path=path,
+        is_batchnorm=False,
+        functional=True,
+        axis=axis,
+        affine=affine,
+        removals=tuple(Bypass(*place) for place in key),
+    )
+
+
+def _step(op: Op, size: int) -> Affine | None:
+    """One operator as an affine map of its variable input."""
+    first, second = op["self"], op["other"]
+    turned = isinstance(first, Value) and first.constant  # the constant comes first
+    number = _number(first if turned else second, size)
+    alpha = float(op.arguments.get("alpha", 1))
+    if number is None or op.arguments.get("rounding_mode"):
+        return None
+    one, zero = torch.ones_like(number), torch.zeros_like(number)
+    name = op.name.rstrip("_")
+    if name == "mul":
+        return Affine(number, zero, constant=False)
+    if name == "div":
+        return None if turned else Affine(1 / number, zero, constant=False)
+    sign = -1.0 if name == "sub" else 1.0
+    if name == "rsub":  # other - alpha * self
+        return None if turned else Affine(-alpha * one, number)
+    if turned:  # number ± alpha * x
+        return Affine(sign * alpha * one, number)
+    return Affine(one, sign * alpha * number)
+
+
+def _number(item: object, size: int) -> Tensor | None:
+    if isinstance(item, Value):
+        number = number_of(item)
+        if number is None:
+            return None
+        return number.double().flatten().expand(size) if number.numel() in (1, size) else None
+    if isinstance(item, (int, float)):
+        return torch.full((size,), float(item), dtype=torch.float64)
+    return None

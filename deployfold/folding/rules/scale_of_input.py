@@ -1,0 +1,58 @@
+"""Folding the scale of an input normalisation whose shift has to stay."""
+
+from __future__ import annotations
+
+from deployfold.folding.graph.affine_layer import AffineLayer
+from deployfold.folding.operators.change import Change
+from deployfold.folding.plan import Bypass, KeepShift, Replacement
+
+from .context import Context
+from .into_consumers import absorb
+from .request import CannotFold, Request
+from .rule import RuleForOne
+
+_CASTS = frozenset({"_to_copy", "to"})
+
+
+class ScaleOfInput(RuleForOne):
+    """``layer(scale * x + shift)`` becomes ``layer'(x + shift / scale)``.
+
+    One addition stays of ``(x / 255 - mean) / std`` where the first convolution pads with zeros.
+    Applies where
+
+    1. the affine layer reads an input of the model, perhaps behind a change of its dtype;
+    2. its scale folds into the layers that read it, as :class:`.IntoConsumers` says;
+    3. no scale is zero, and one operator or one module computes the addition.
+    """
+
+    name = "its scale into the consumer; the shift stays"
+
+    def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
+        """The requests to the consumers; see :class:`.RuleForOne`."""
+        affine = affine_layer.affine
+        if affine_layer.is_batchnorm or affine is None:
+            raise CannotFold("only an input's normalisation may leave its shift")
+        for site in affine_layer.sites:
+            value = site.inputs[0]
+            while value.producer is not None and value.producer.name in _CASTS:
+                value = value.producer.inputs[0]
+            if value not in context.graph.inputs:
+                raise CannotFold("it does not normalise an input of the model")
+        if not affine.has_shift or not bool((affine.scale != 0).all()):
+            raise CannotFold("a scale of zero leaves nothing to shift")
+        first = affine_layer.removals[0]
+        if isinstance(first, Replacement) and first.keep:
+            raise CannotFold("its class does more than normalise")
+        if not isinstance(first, (Bypass, Replacement)):
+            raise CannotFold("its shift cannot be left on its own")
+        requests: list[Request] = []
+        for site in affine_layer.sites:
+            result = site.output
+            axis = affine_layer.channel_axis(result)
+            change = Change.of_axis(result, axis, affine.without_shift())
+            requests += absorb(context, result, change, set())
+        agreed = context.agree(requests)
+        rank, axis = len(result.shape), affine_layer.channel_axis(result)
+        shift = (affine.shift / affine.scale).reshape([-1] + [1] * (rank - axis - 1))
+        affine_layer.removals = (KeepShift(first, shift), *affine_layer.removals[1:])
+        return agreed
