@@ -12,6 +12,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import fold as fold_model
+from deployfold.folding.frames import Frames, absorb
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import atomic_path
@@ -47,6 +48,9 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             more_inputs=loaded.fold_samples[1:],
             check_inputs=_other_sizes(loaded),
         )
+        if isinstance(result.model, Frames):
+            absorbed = absorb(result.model, loaded.example)
+            result = replace(result, model=absorbed.model, notes=(*result.notes, absorbed.note))
         folded = result.batchnorms_before - result.batchnorms_after
         fewer = result.parameters_before - result.parameters_after
         exact = result.verification.float64_relative

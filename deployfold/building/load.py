@@ -9,6 +9,7 @@ import torch
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import DynamicBatch
+from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.real_inputs import load_samples
 from deployfold.data.sources import inputs_in
@@ -24,6 +25,7 @@ from deployfold.loading import (
 )
 from deployfold.loading.inputs import forward_of
 
+from .image_input import with_image_input
 from .journal import Journal
 from .onnx_inputs import onnx_inputs
 from .rows import Inputs
@@ -42,6 +44,7 @@ class Loaded:
         labels: the class of every sample; ``None`` without labels.
         input_data: the origin of the samples, in one phrase.
         calibration: the data for INT8, FP8 and INT4.
+        preprocess: how an image becomes an input.
     """
 
     model: LoadedModel
@@ -50,6 +53,7 @@ class Loaded:
     labels: tuple[int, ...] | None
     input_data: str
     calibration: CalibrationData | None
+    preprocess: PreprocessSpec
 
     @property
     def name(self) -> str:
@@ -99,32 +103,45 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             trust=spec.trust,
             factories=True,
         )
-        requested = spec.inputs or _shown_by_data(model, spec)
+        shown = None if spec.image_input else _shown_by_data(model, spec)
+        requested = spec.inputs or shown
         model = with_arguments(model, requested)
         if single:
             model, requested = in_single_precision(model, requested)
         resolve = onnx_inputs if model.kind == "onnx" else resolve_inputs
         inputs = resolve(model, requested, spec.dynamic)
+        preprocess = _preprocess(spec)
+        if spec.image_input is not None:
+            model = with_plain_outputs(model, make_inputs(inputs, seed=spec.seed))
+            model, inputs, preprocess = with_image_input(
+                model, inputs, preprocess, spec.image_input
+            )
         samples: tuple[Inputs, ...]
         notes: tuple[str, ...]
         if spec.input_data is None:
             samples, labels = (make_inputs(inputs, seed=spec.seed),), None
             input_data, notes = f"seeded random (seed {spec.seed})", ()
         else:
-            data = load_samples(spec.input_data, inputs, arch=model.arch)
+            source = replace(spec.input_data, preprocess=preprocess)
+            data = load_samples(source, inputs, arch=model.arch)
             samples, labels = data.tensors(inputs), data.labels
             input_data, notes = data.origin, data.notes
         model = with_plain_outputs(model, samples[0])
         calibration = None
         if spec.calibration is not None:
-            calibration = load_calibration(
-                spec.calibration, inputs, arch=model.arch, seed=spec.seed
-            )
+            source = replace(spec.calibration, preprocess=preprocess)
+            calibration = load_calibration(source, inputs, arch=model.arch, seed=spec.seed)
             notes += (*calibration.notes, *calibration.skipped)
         title = "ONNX" if model.kind == "onnx" else type(model.module).__name__
         stage.result(f"{model.arch or title}, {inputs}")
     journal.note((*model.notes, *notes))
-    return Loaded(model, inputs, samples, labels, input_data, calibration)
+    return Loaded(model, inputs, samples, labels, input_data, calibration, preprocess)
+
+
+def _preprocess(spec: BuildSpec) -> PreprocessSpec:
+    """How an image becomes an input: as the data is given, or else by the flags."""
+    data = spec.calibration or spec.input_data
+    return spec.preprocess if data is None else data.preprocess
 
 
 def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:

@@ -24,6 +24,7 @@ from deployfold.exporting.exporters import OPSET
 from deployfold.exporting.given import drop_identities, in_single_precision
 from deployfold.exporting.onnx import ONNX, check_file
 from deployfold.exporting.outputs import check_outputs
+from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
@@ -236,7 +237,7 @@ def _standard_form(path: Path, checks: _Checks) -> tuple[ir.Model, tuple[str, ..
             onnx_graph.strip(graph)
             graph.metadata_props.update(metadata)
             replaced = in_single_precision(graph)
-            if replaced or given < OPSET:
+            if cast_first(graph) or replaced or given < OPSET:
                 checks.compare(graph)
         except Exception as error:
             reason = error.message if isinstance(error, DeployfoldError) else first_line(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployfold.config.build_spec import BuildSpec
 from deployfold.config.real_data import PREPROCESS_JSON, PreprocessSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
 from deployfold.data.preprocess.steps import write_preprocess
@@ -16,7 +15,7 @@ from deployfold.runtimes.tensors import to_array
 from .load import Loaded
 
 
-def write_device_files(loaded: Loaded, directory: Path, spec: BuildSpec) -> None:
+def write_device_files(loaded: Loaded, directory: Path) -> None:
     """Write the outputs of the original model, and the preprocessing of images.
 
     Raises:
@@ -27,8 +26,7 @@ def write_device_files(loaded: Loaded, directory: Path, spec: BuildSpec) -> None
         [to_array(value) for value in loaded.example],
         [to_array(output) for output in run_model(loaded.model.module, loaded.example)],
     )
-    data = spec.calibration or spec.input_data
-    wanted = spec.preprocess if data is None else data.preprocess
+    wanted = loaded.preprocess
     try:
         steps = resolve_preprocess(wanted, loaded.inputs, loaded.model.arch)
     except UsageError:

@@ -179,6 +179,12 @@ class BuildSpec:
     )
     script: bool = option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
     preprocess: PreprocessSpec = group(PreprocessSpec)
+    image_input: str | None = option(
+        None,
+        "Take raw uint8 pictures in this layout, with the normalisation folded into the model.",
+        Panel.IMAGES,
+        choices=("nhwc", "nchw"),
+    )
     calibration: CalibrationSpec | None = group(CalibrationSpec, always=False)
     guard: GuardSpec = group(GuardSpec)
     keep: KeepSpec = group(KeepSpec)

@@ -28,6 +28,7 @@ from .outputs import (
     run_module,
     to_numpy,
 )
+from .pixels import cast_first
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
 
@@ -201,6 +202,7 @@ def _finish(
 ) -> OnnxArtifact:
     onnx_graph.strip(model)
     drop_zero_additions(model)
+    cast_first(model)
     first = reference.inputs[0]
     dtypes = [str(value.dtype).removeprefix("torch.") for value in first]
     dropped = onnx_graph.restore_inputs(model, reference.input_names, dtypes, _shapes(first))

@@ -174,7 +174,7 @@ def test_the_profiles_crop_scales_with_the_input(tmp_path: Path) -> None:
         ("1x3x32x32", {"layout": "nhwc"}, "An input of 1x3x32x32 is not NHWC"),
         ("1x4x32x32", {}, "images have 1 or 3 channels"),
         ("1x16:int64", {}, "cannot feed an input of 1x16 int64"),
-        ("1x3x32x32:uint8", {}, "cannot feed an input of 1x3x32x32 uint8"),
+        ("1x3x32x32:int32", {}, "cannot feed an input of 1x3x32x32 int32"),
         ("1x3x8x32x32", {}, "cannot feed an input of 1x3x8x32x32 float32"),
         ("1x3x32x32", {"source": "/nowhere/pre.toml"}, "Cannot read the preprocessing profile"),
     ],
@@ -272,3 +272,13 @@ def test_any_text_is_a_profile_or_one_sentence(text: str) -> None:
     else:
         message = f"pre.toml gives {spec}"
     assert message.startswith("pre.toml")
+
+
+def test_an_input_of_uint8_takes_pixels_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    for inputs, turned in (("1x8x8x3:uint8", (0, 1, 2)), ("1x3x8x8:uint8", (2, 0, 1))):
+        steps = resolve_preprocess(PreprocessSpec(resize=8), shape(inputs), None)
+        values = steps.apply(Image.fromarray(pixels))
+        assert values.dtype == np.uint8
+        np.testing.assert_array_equal(values, pixels.transpose(turned))
+        assert "given as uint8 RGB" in steps.notes[0]

@@ -3,8 +3,7 @@
 Examples:
   deployfold build resnet50.pt --fp16
   deployfold build weights.pth --arch timm:efficientnet_b0 --fp16 --target l4
-  deployfold build resnet50.pt --fp16 --int8 --calib pictures/
-  deployfold build detector.onnx --fp16 --int8 --calib pictures/ --target l4
+  deployfold build detector.onnx --fp16 --int8 --calib pictures/
   deployfold build torchvision:resnet50 --profile server-fp16 --json
 """
 

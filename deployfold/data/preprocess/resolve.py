@@ -50,9 +50,11 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
         std=std,
         layout=layout,
         channels=channels,
+        dtype="uint8" if inputs.tensors[0].dtype == "uint8" else "float32",
     )
     sentence = _sentence(result, _origin(spec, own))
-    notes = (sentence, *_guesses(spec, profile, own, channels))
+    raw = result.dtype == "uint8"
+    notes = (sentence, *(() if raw else _guesses(spec, profile, own, channels)))
     return replace(result, notes=notes)
 
 
@@ -64,10 +66,10 @@ def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, 
             hint=_ARRAYS,
         )
     tensor = inputs.tensors[0]
-    if len(tensor.shape) != 4 or not tensor.dtype.startswith("float"):
+    if len(tensor.shape) != 4 or not tensor.dtype.startswith(("float", "uint8")):
         raise UsageError(
             f"A folder of images cannot feed an input of {text_shape(tensor.shape)} {tensor.dtype}:"
-            " images make float inputs with four axes.",
+            " images make inputs of floats or uint8 with four axes.",
             hint=_ARRAYS,
         )
     _, first, second, third = tensor.shape
@@ -150,12 +152,14 @@ def _sentence(steps: Preprocess, origin: str) -> str:
         "squash": f"to {height}x{width}",
         "pad": f"to fit into {height}x{width}",
     }[steps.fit]
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in (steps.mean, steps.std))
-    return (
-        f"Images are resized {how} ({steps.interpolation}), cropped to {text_shape(steps.crop)} "
-        f"and normalised by mean {mean} and std {std} as {steps.channels.upper()} "
-        f"{steps.layout.upper()}, according to {origin}."
+    resized = (
+        f"Images are resized {how} ({steps.interpolation}), cropped to {text_shape(steps.crop)}"
     )
+    form = f"{steps.channels.upper()} {steps.layout.upper()}, according to {origin}."
+    if steps.dtype == "uint8":
+        return f"{resized} and given as uint8 {form}"
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (steps.mean, steps.std))
+    return f"{resized} and normalised by mean {mean} and std {std} as {form}"
 
 
 def _guesses(

@@ -36,6 +36,8 @@ class Preprocess:
         mean, std: for values from 0 to 1, in the order of the input's channels.
         layout: ``nchw`` or ``nhwc``.
         channels: ``rgb``, ``bgr`` or ``grey``.
+        dtype: ``float32``, or ``uint8`` for a model that takes pixels as they are: the image is
+            then resized and cropped alone, and the mean is the colour around a padded one.
         notes: sentences for the report; the first lists the steps.
     """
 
@@ -47,6 +49,7 @@ class Preprocess:
     std: tuple[float, ...]
     layout: str
     channels: str
+    dtype: str = "float32"
     notes: tuple[str, ...] = ()
 
     @property
@@ -54,8 +57,8 @@ class Preprocess:
         """Pillow's mode for the images that :meth:`apply` takes."""
         return "L" if self.channels == "grey" else "RGB"
 
-    def apply(self, image: Image.Image) -> NDArray[np.float32]:
-        """The float32 array of one image, without a batch axis.
+    def apply(self, image: Image.Image) -> NDArray[Any]:
+        """The array of one image, without a batch axis.
 
         The values equal those of torchvision's and timm's evaluation transforms.
 
@@ -70,10 +73,12 @@ class Preprocess:
             )
         method = Image.Resampling[self.interpolation.upper()]
         image = self._centre(image.resize((size[1], size[0]), method))
-        values = np.asarray(image, dtype=np.float32).reshape(*self.crop, -1) / np.float32(255)
+        values: NDArray[Any] = np.asarray(image).reshape(*self.crop, -1)
         if self.channels == "bgr":
             values = values[:, :, ::-1]
-        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        if self.dtype != "uint8":
+            values = values.astype(np.float32) / np.float32(255)
+            values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1) if self.layout == "nchw" else values)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -123,7 +128,12 @@ def preprocess_from_json(data: Mapping[str, Any]) -> Preprocess:
         UsageError: a step is missing.
     """
     try:
-        known: dict[str, Any] = {field.name: data[field.name] for field in fields(Preprocess)}
+        known: dict[str, Any] = {
+            field.name: data.get(field.name, "float32")
+            if field.name == "dtype"  # files of older builds lack it
+            else data[field.name]
+            for field in fields(Preprocess)
+        }
     except KeyError as error:
         raise UsageError(f"The preprocessing lacks {error}.") from error
     lists = {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
