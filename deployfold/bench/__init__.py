@@ -1,1 +1,1 @@
-"""deployfold bench: time files that exist already."""
+"""deployfold bench: measure existing files."""

@@ -1,4 +1,4 @@
-"""Measuring artifacts that exist already, side by side, on the machine at hand."""
+"""Measures existing artifacts on this machine, in one table."""
 
 from __future__ import annotations
 
@@ -58,30 +58,33 @@ def bench(
     """Measure artifacts in interleaved rounds; the first one is the baseline.
 
     Args:
-        artifacts: files, or one directory that a build wrote, whose report then gives the inputs
-            and the original model, if that is still where it was.
-        inputs: shapes; from the report, or from the first file that states them, if ``None``.
-        allow_globals, trust: for files that could run code, as for loading.
-        seed: of the random inputs and of the order of the rows.
+        artifacts: files, or one directory of a build. The report of the build then has the inputs
+            and the path of the original model.
+        inputs: the shapes; ``None`` takes them from the report, or from the first file that lists
+            its inputs.
+        allow_globals, trust: permissions for files that could run code, as for loading.
+        threads: CPU threads for every row; ``None`` for the number of physical cores.
+        max_seconds: the time limit for warm-up and rounds.
+        seed: seed of the random inputs and of the order of the rows.
         batches: also measure the throughput at these batch sizes.
-        only: names of the rows to measure beside the baseline; all if empty.
-        data: a file or folder of real inputs; all are run; see
+        only: names of the rows to measure in addition to the baseline; empty for all.
+        data: a file or folder of real inputs, which are all run; see
             :func:`deployfold.data.real_inputs.load_samples`.
-        labels: the classes of those inputs.
+        labels: the classes of these inputs.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
         layers: also measure the time of each layer, in the runtimes that tell it.
-        engines: how engines are run.
-        providers: execution providers for every ONNX, one row each, as
-            :func:`.runtimes.onnxruntime_providers.resolve_provider` takes them; the CPU's if
-            empty.
-        device: where every row runs, as ``--device`` takes it.
-        tf32: fp32 may be rounded to TF32 on a GPU, in every row.
-        torch_fp16, torch_compile: also run pickled modules in fp16, and with ``torch.compile``; in
-            fp16 always on a GPU.
+        engines: the options for running engines.
+        providers: execution providers for every ONNX, one row each, in the form of
+            :func:`deployfold.runtimes.onnxruntime_providers.resolve_provider`; empty for the CPU's.
+        device: the device of every row, in the form of ``--device``.
+        tf32: whether fp32 may be rounded to TF32 on a GPU, in every row.
+        torch_fp16, torch_compile: also run pickled modules in fp16, and with ``torch.compile``. A
+            GPU always has the row in fp16.
+        emit: receives the events of the measurement.
 
     Raises:
         UsageError: there is nothing to measure or no such device, the input shapes are not known, a
-            name of ``only`` is not that of a row, or the data cannot be used.
+            name in ``only`` is unknown, or the data cannot be used.
         LoadError: a pickled module may not be loaded.
     """
     spec = BuildSpec(
@@ -108,7 +111,7 @@ def bench(
     notes: list[str] = []
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
-            raise UsageError("Give one directory, or files.")
+            raise UsageError("Give either one directory or files, not both.")
         previous = load_report(artifacts[0])
         inputs = inputs or _inputs_of_report(previous)
         source = previous.source
@@ -173,7 +176,7 @@ def bench(
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
-    """A name for each path: its last part, or as much as tells it from the others."""
+    """A name for each path: its last part, or as many parts as make the names different."""
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
@@ -194,9 +197,9 @@ def _stated_inputs(paths: Sequence[Path], settings: RunSettings) -> InputSpec:
         if runtime.states_inputs:
             try:
                 return runtime.open(path, settings).inputs()
-            except MeasureError as error:  # a file that cannot be read costs its row alone
+            except MeasureError as error:  # only the row of the unreadable file fails
                 failure = failure or error
     raise failure or UsageError(
-        "None of these files says what shape its inputs have.",
-        hint="Give it with --input, for example --input 1x3x224x224.",
+        "None of these files lists the shapes of its inputs.",
+        hint="Add --input, for example --input 1x3x224x224.",
     )

@@ -1,4 +1,4 @@
-"""The rows of a bench: each file, opened by its runtime, and the model that a build began with."""
+"""Makes the rows of a bench: the files, opened by their runtimes, and the original model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from deployfold.util.files import sha256
 
 @dataclass(frozen=True)
 class Opening:
-    """How artifacts are opened.
+    """The settings for opening artifacts.
 
     Attributes:
+        settings: the settings for running the files.
         providers: the execution providers of an ONNX.
         variants: further rows of a pickled module.
     """
@@ -58,7 +59,7 @@ class Opening:
         return list(found.values())
 
     def original(self, source: str, arch: str | None = None) -> Runner:
-        """The model that a build began with."""
+        """The original model of a build."""
         return CheckpointRunner(source, self.settings, arch)
 
 
@@ -81,8 +82,10 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
     """The rows of a build that can be run again, the original first.
 
     Args:
-        directory: of the build.
-        notes: gets a sentence for an original that is left out.
+        directory: the directory of the build.
+        report: the report of the build.
+        opening: the settings for opening the files.
+        notes: receives a sentence if the original is left out.
     """
     chosen_rows = []
     for row in report.rows:
@@ -97,7 +100,7 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
         elif path is None or not path.is_file():
             continue
         elif _not_for_the_cpu(row) and not opening.providers:
-            # The build had a reason not to run a lowered ONNX, which holds here too.
+            # The build's reason for not running a lowered ONNX on the CPU applies here too.
             chosen_rows.append(
                 replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
             )
@@ -107,29 +110,29 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
 
 
 def _not_for_the_cpu(row: Row) -> bool:
-    """Whether the row is a lowered ONNX that the build had a reason not to run on the CPU."""
+    """Whether the row is a lowered ONNX, which the build did not run on the CPU."""
     runtime = None if row.artifact is None else runtime_of(row.artifact)
     lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
     return runtime is not None and runtime.takes_provider and lowered
 
 
 def _original(source: Source, opening: Opening, notes: list[str]) -> Runner | None:
-    """The model that the build began with, if it is still what it was."""
+    """The original model of the build, if its file is still the same."""
     path = Path(source.path)
     if source.kind == "zoo":
         return opening.original(source.path)
     if not path.is_file():
-        notes.append(f"The original {source.path} is not there any more.")
+        notes.append(f"The original {source.path} no longer exists.")
         return None
     if source.sha256 is not None and sha256(path) != source.sha256:
         notes.append(f"The original {source.path} has changed since the build.")
         return None
     arch = source.arch if source.kind == "state_dict" else None
     if arch is not None and not is_zoo_name(arch) and not opening.settings.trust:
-        # A report can come from anywhere: import what it names only for a user who trusts it.
+        # A report can come from anywhere, so importing code that it names needs the user's trust.
         notes.append(
-            f"The original {source.path} is left out: its architecture {arch} is code, which the "
-            "report names and --trust runs."
+            f"The original {source.path} is left out: the report names code, {arch}, as its "
+            "architecture; --trust runs that code."
         )
         return None
     return opening.original(str(path), arch)

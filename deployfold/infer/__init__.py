@@ -1,1 +1,1 @@
-"""deployfold run: one inference with any artifact."""
+"""deployfold run: run one inference with an artifact."""

@@ -1,6 +1,7 @@
-"""``deployfold run``: one inference of any artifact in its runtime, and what came out.
+"""Runs one inference of an artifact in its runtime, and returns the outputs.
 
-Only runtimes of torch's own files import torch: a Jetson has TensorRT and no torch.
+Only the runtimes of torch's file formats import torch, because a Jetson may have TensorRT without
+torch.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ def run_artifact(
     """Run an artifact once.
 
     Args:
-        path: a file of any runtime; a name that no runtime knows is read as a checkpoint.
-        given: inputs with values or shapes; seeded random ones of the artifact's own shapes for
-            those that are not given.
-        settings: how the file is run.
+        path: a file of any runtime. A file that matches no runtime is loaded as a checkpoint.
+        given: inputs with values or shapes. Other inputs get seeded random values in the shapes
+            that the artifact lists.
+        settings: the settings of the run.
+        seed: seed of the random values.
 
     Raises:
-        UsageError: an input is not the artifact's, or its shape is not known.
+        UsageError: the artifact has no such input, or a shape is not known.
         LoadError: the file cannot be read, or could run code.
-        MeasureError: it cannot run here, or failed.
+        MeasureError: the artifact cannot run here, or the inference failed.
     """
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", hint="deployfold build makes artifacts.")
     settings = settings or RunSettings()
     runtime = runtime_of(path) or EAGER
     if settings.provider is not None and not runtime.takes_provider:
-        raise UsageError(f"--provider is for an ONNX, and {path.name} is none.")
+        raise UsageError(f"{path.name} is not an ONNX, so --provider has no effect.")
     with closing(runtime.open(path, settings)) as runner:
         asked = InputSpec(tuple(one.spec for one in given)) if given else None
         spec = runner.inputs(asked)
@@ -54,8 +56,8 @@ def run_artifact(
             runner.load()
         except NoDevice as error:
             raise MeasureError(
-                f"{path.name} was built for {error.built_for}, and there is no such GPU here.",
-                hint="Run it where the GPU is, or run the ONNX that it was built from.",
+                f"{path.name} was built for {error.built_for}, but this machine has no such GPU.",
+                hint="Run it on a machine with the GPU, or run the ONNX that it was built from.",
             ) from error
         return _result(path, runner, spec, values, data)
 
@@ -66,8 +68,9 @@ def _result(
     try:
         arrays = runner.run(values)
     except MeasureError as error:
-        # The libraries' own words for a wrong shape seldom name the input.
-        raise MeasureError(error.message, hint=error.hint or f"It was given {spec}.") from error
+        # The libraries' messages about wrong shapes rarely name the input.
+        hint = error.hint or f"The inputs were {spec}."
+        raise MeasureError(error.message, hint=hint) from error
     named = dict(zip(_output_names(runner, len(arrays)), arrays, strict=True))
     return Result(
         str(path),
@@ -89,7 +92,7 @@ def _output_names(runner: FileRunner, count: int) -> Sequence[str]:
 
 
 def _values(inputs: InputSpec, given: Sequence[Given], seed: int) -> tuple[Inputs, tuple[str, ...]]:
-    """A NumPy array for every input, in the model's order, and where its values come from."""
+    """A NumPy array for every input, in the model's order, and the origin of its values."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -107,7 +110,7 @@ def _values(inputs: InputSpec, given: Sequence[Given], seed: int) -> tuple[Input
 def _torch_values(
     inputs: InputSpec, given: Sequence[Given], seed: int
 ) -> tuple[Inputs, tuple[str, ...]]:
-    """A torch tensor for every input; floats get the precision that the artifact computes in."""
+    """A torch tensor for every input; floats get the artifact's precision."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""The inputs of ``deployfold run``: files of arrays, shapes, or random values."""
+"""Reads the inputs of ``deployfold run``: files of arrays, shapes, or random values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES = (".npy", ".npz")
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """One input: its shape and dtype, its values if they come from a file, and the file."""
+    """One requested input: its shape and dtype, and for a file its values and its path."""
 
     spec: TensorSpec
     values: NDArray[Any] | None = None
@@ -46,19 +46,19 @@ def parse_given(texts: Iterable[str]) -> tuple[Given, ...]:
 
 
 def values_for(inputs: InputSpec, given: Sequence[Given]) -> list[Given | None]:
-    """For each input, in the model's order, what was given for it; ``None`` where nothing was.
+    """The requested input for each input of the model, in order; ``None`` without one.
 
-    An input without a name takes the next place that is left.
+    Requested inputs without a name belong to the remaining inputs, in order.
     """
     by_name = {one.spec.name: one for one in given if one.spec.name is not None}
     if len(given) == len(inputs.tensors) == 1:
-        by_name = {inputs.names[0]: given[0]}  # a name for the only input is a wish
+        by_name = {inputs.names[0]: given[0]}  # a single input may have any name
     unnamed = iter(one for one in given if one not in by_name.values())
     return [by_name.get(name) or next(unnamed, None) for name in inputs.names]
 
 
 def random_array(tensor: TensorSpec, rng: np.random.Generator) -> NDArray[Any]:
-    """Values of the kind that :func:`deployfold.loading.make_inputs` draws, which needs torch."""
+    """Random values like those of :func:`deployfold.loading.make_inputs`, but without torch."""
     dtype = numpy_dtype(tensor.dtype)
     if dtype.kind in "iub":
         return rng.integers(0, 256 if dtype == np.uint8 else 2, tensor.shape).astype(dtype)
@@ -79,7 +79,7 @@ def _parse(text: str) -> Iterator[Given]:
         return
     if named:
         raise UsageError(
-            f"{path} holds arrays with names of their own.", hint=f"Give it as --input {path}."
+            f"{path} has named arrays, so it cannot have one name.", hint=f"Use --input {path}."
         )
     if not arrays:
         raise UsageError(f"{path} holds no arrays.")
@@ -91,7 +91,7 @@ def _given(array: NDArray[Any], name: str | None, path: Path) -> Given:
     dtype = str(array.dtype.newbyteorder("="))
     if dtype not in DTYPES:
         raise UsageError(
-            f"{path} holds {dtype}, which no input has.",
+            f"{path} holds {dtype}, which no input can have.",
             hint=f"Save it as one of: {', '.join(DTYPES)}.",
         )
     native = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,4 +1,4 @@
-"""The outputs of ``deployfold run``: their description, and the file they go to."""
+"""Describes and saves the outputs of ``deployfold run``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class Output:
     """One output tensor.
 
     Attributes:
-        minimum, maximum, mean: of its finite values; ``None`` where it has none or is not a number.
-        nonfinite: how many values are NaN or infinite.
-        top: where it is the only output and of shape (N, classes), for every sample the five
-            greatest values with their classes, the greatest first.
+        name, shape, dtype: those of the tensor.
+        minimum, maximum, mean: of the finite values; ``None`` without any, or for a dtype that is
+            not a number.
+        nonfinite: the number of values that are NaN or infinite.
+        top: for every sample, the five greatest values with their classes in descending order, if
+            this is the only output and has the shape (N, classes).
     """
 
     name: str
@@ -41,7 +43,7 @@ class Output:
 
 
 def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
-    """Describe an output; ``alone`` says that it is the only one."""
+    """Describe an output; ``alone`` is true for the only output of the model."""
     shape, dtype = tuple(array.shape), str(array.dtype)
     if array.dtype.kind not in "biuf":
         return Output(name, shape, dtype)
@@ -64,8 +66,8 @@ def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``.
 
     Raises:
-        UsageError: the path has another suffix, several outputs do not fit an ``.npy``, or it
-            cannot be written.
+        UsageError: the path has another suffix, there are several outputs for an ``.npy``, or the
+            file cannot be written.
     """
     check_suffix(path)
     if path.suffix == ".npy" and len(arrays) != 1:
@@ -81,14 +83,14 @@ def check_suffix(path: Path) -> None:
     """Refuse a file that is neither ``.npz`` nor ``.npy``.
 
     Raises:
-        UsageError: it is.
+        UsageError: the path has another suffix.
     """
     if path.suffix not in FILES:
         raise UsageError(f"{path} is neither an .npz nor an .npy file.")
 
 
 def _top(numbers: NDArray[np.float64]) -> tuple[tuple[tuple[int, float], ...], ...]:
-    # NaN sorts last; of equal values the lower class comes first, as in argmax.
+    # NaN sorts last. Among equal values, the lower class comes first, as in argmax.
     order = np.argsort(-numbers, axis=1, kind="stable")[:, :TOP]
     return tuple(
         tuple((int(index), float(row[index])) for index in indices)
@@ -101,13 +103,14 @@ class Result:
     """One inference: its inputs, its runtime and its outputs.
 
     Attributes:
-        runtime: ``ONNX Runtime (CPUExecutionProvider)``.
-        inputs: as they were given to the model, in its order.
-        data: for each input where its values are from: a file, or ``seeded random``.
-        outputs: the description of each.
-        arrays: their values, by name.
-        placement: which nodes of an ONNX another provider than the CPU's ran.
-        graph: how an engine's work was launched.
+        artifact: the name of the file.
+        runtime: the runtime, such as ``ONNX Runtime (CPUExecutionProvider)``.
+        inputs: the inputs, in the model's order.
+        data: the origin of each input's values: a file, or ``seeded random``.
+        outputs: the description of each output.
+        arrays: the values of the outputs, by name.
+        placement: the nodes of an ONNX that a provider other than the CPU's ran.
+        graph: whether an engine's work was launched as one CUDA graph.
     """
 
     artifact: str

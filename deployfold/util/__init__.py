@@ -1,1 +1,1 @@
-"""Files, locks, memory and numerics: what every room may use."""
+"""Helpers for every package: files, locks, memory, numerics, child processes."""

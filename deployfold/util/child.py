@@ -1,10 +1,10 @@
-"""How a child process runs a function of deployfold, and imports nothing else by mistake.
+"""Runs a function of deployfold in a child process, without importing the user's files by mistake.
 
-The user's directory must not be on the child's path, where a ``torch.py`` or ``tensorrt.py`` would
-be imported. Python 3.10 has no ``-P``, and ``-I`` would also drop ``PYTHONPATH`` and the user's
-site-packages. So the child stands in an empty directory: ``-c`` puts that one on the path. It takes
-deployfold from where this process has it, and that directory, a checkout perhaps, leaves the path
-again before anything else is imported.
+The user's directory must not be on the child's path, because Python would import a ``torch.py`` or
+``tensorrt.py`` from it. Python 3.10 has no ``-P``, and ``-I`` would also ignore ``PYTHONPATH`` and
+the user's site-packages. So the child starts in an empty directory, which ``-c`` puts on the path.
+The child imports deployfold from the directory of this process's deployfold, and removes that
+directory, possibly a checkout, from the path before any other import.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ sys.exit({function}(sys.argv[2:]))
 def command(module: str, function: str, *words: str) -> list[str]:
     """The command line that calls ``function`` of ``module`` with a list of words.
 
-    What it returns is the exit code. Run it in an empty directory and in :func:`environment`.
+    The function's result is the exit code. Run the command in an empty directory and with
+    :func:`environment`.
     """
     root = str(Path(deployfold.__file__).resolve().parent.parent)
     code = _CODE.format(module=module, function=function)
@@ -36,8 +37,8 @@ def command(module: str, function: str, *words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with a ``PYTHONPATH`` that means the same in any directory."""
-    # An empty entry means the working directory, for Python and for the user's mistake alike.
+    """This process's environment, with absolute paths in ``PYTHONPATH``."""
+    # Drop empty entries, which mean the working directory.
     path = os.environ.get("PYTHONPATH", "")
     entries = [str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}

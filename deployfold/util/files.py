@@ -29,8 +29,9 @@ _PREFIX = ".tmp-"
 def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
 
-    The temporary name starts with a dot and keeps the suffixes of ``path``, since some writers
-    choose the format by them. An earlier file at ``path`` stays until the new one is complete.
+    The temporary name starts with a dot and keeps the suffixes of ``path``, because some writers
+    choose the format by the suffix. An earlier file at ``path`` stays until the new one is
+    complete.
 
     Args:
         path: the file to write.
@@ -130,10 +131,10 @@ def _make_directory(path: Path) -> Path:
 
 
 def _make_new(path: Path, make: Callable[[Path], None]) -> Path:
-    """Make a new temporary file or directory with the permissions of any other new one.
+    """Make a new temporary file or directory with the default permissions.
 
-    ``tempfile`` makes them for the owner alone. Widening them afterwards takes the user's umask,
-    which can only be read by setting it, for every thread of the process.
+    ``tempfile`` gives permissions to the owner only. Correcting them would need the user's umask,
+    which a process can only read by setting it for all of its threads.
     """
     while True:
         new = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}-{path.name}")
@@ -158,7 +159,7 @@ def _clear_left(path: Path) -> None:
 
 
 def _remove_unlocked(left: Path) -> None:
-    # Named pipes and links are not ours, and opening one must not wait for a writer.
+    # Named pipes and links are not temporary files; opening a pipe could block.
     if stat.S_IFMT(left.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
         return
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -205,7 +206,7 @@ def unwritable(path: Path, error: OSError) -> UsageError:
     """The error for a path that the operating system refuses to write."""
     reason = error.strerror or str(error)
     if error.errno is None and re.search(r"\d+ requested and \d+ written", reason):
-        reason = os.strerror(errno.ENOSPC)  # numpy's words for a full disk
+        reason = os.strerror(errno.ENOSPC)  # numpy reports a full disk by such a message
     return UsageError(
         f"Cannot write {path}: {reason}.",
         hint="Free some space, or choose another place with -o DIR.",

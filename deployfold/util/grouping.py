@@ -1,4 +1,4 @@
-"""Many sentences that differ in names or numbers alone, as one sentence with three of the names."""
+"""Shortens lists of sentences that differ only in names or numbers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 FEW = 3
-"""Sentences of one kind that are all kept, and names that stand for the others of a longer list."""
+"""Most similar sentences that are all kept, and most names that represent a longer list."""
 
 
 def grouped(sentences: Sequence[str]) -> list[str]:
-    """The sentences, where more than :data:`FEW` of one kind become the first and a count.
+    """Replace more than :data:`FEW` similar sentences by the first one and a count.
 
-    Two sentences are of one kind if they differ only in words that hold a digit, a dot within or an
-    underscore, as the names of modules and numbers do.
+    Two sentences are similar if they differ only in words with a digit, an inner dot or an
+    underscore: names of modules, and numbers.
     """
     kinds: dict[str, list[str]] = {}
     for sentence in dict.fromkeys(sentences):
@@ -29,7 +29,7 @@ def _masked(word: str) -> str:
 
 
 def _joined(alike: Sequence[str]) -> str:
-    """The first sentence, how many are like it, and what the next ones name in its place."""
+    """The first sentence, with the number of similar ones and the names in some of them."""
     first, *others = alike
     words = first.split()
     names = []

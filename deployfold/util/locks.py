@@ -1,4 +1,4 @@
-"""Locks on files and directories, which the system releases when the process ends in any way."""
+"""Locks on files and directories, which the system releases when the process ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
         shared: allow other shared locks beside this one.
 
     Returns:
-        Whether it is locked now; ``False`` if the system or the file system has no locks.
+        Whether the lock is held now; ``False`` if the system or the file system has no locks.
 
     Raises:
         BlockingIOError: another process, or another descriptor of this one, holds the lock.

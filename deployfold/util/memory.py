@@ -1,4 +1,4 @@
-"""Memory: the peak of this process, what the machine has left, and giving back unused pages."""
+"""Memory: the peak of this process, the memory available, and the release of unused pages."""
 
 from __future__ import annotations
 

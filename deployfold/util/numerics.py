@@ -1,7 +1,7 @@
-"""Distances between two sets of arrays. Needs numpy only, so that every stage can import it.
+"""Differences between two sets of arrays. The module needs only numpy, so any stage can import it.
 
-The sums of squares keep a binary exponent of their own, so that finite numbers of any scale neither
-overflow nor underflow: no function here raises on finite numbers.
+The sums of squares have a separate binary exponent, so that finite numbers of any scale neither
+overflow nor underflow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class SumOfProducts:
         """Add the products of two arrays of finite numbers and of one shape.
 
         Args:
-            halvings: how often each factor was divided by 2 before.
+            first, second: the arrays.
+            halvings: the number of times that each factor was divided by 2 before.
         """
         first, first_exponent = _scaled(first)
         second, second_exponent = _scaled(second)
@@ -48,17 +49,17 @@ class SumOfProducts:
         self.exponent = common
 
     def over(self, other: SumOfProducts) -> float:
-        """This sum over the other, both positive, in decibels."""
+        """The ratio of this sum to the other, both positive, in decibels."""
         quotient = 10.0 * (math.log10(self.mantissa) - math.log10(other.mantissa))
         return quotient + _DB_PER_BIT * (self.exponent - other.exponent)
 
 
 class RunningDifference:
-    """The difference of outputs that do not fit into memory, taken in piece by piece.
+    """The difference of outputs that do not fit into memory, computed piece by piece.
 
     Attributes:
         max_abs_diff: see :func:`max_abs_diff`.
-        nonfinite: how many values are NaN or infinite on one side and not the same on the other.
+        nonfinite: the number of values that are NaN or infinite on one side and differ.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class RunningDifference:
         self._dot, self._noise = SumOfProducts(), SumOfProducts()
 
     def add(self, reference: Values, test: Values) -> None:
-        """Take in two arrays of one shape: the original's values and the artifact's."""
+        """Add two arrays of one shape: the original's values and the artifact's."""
         finite = np.isfinite(reference) & np.isfinite(test)
         self.nonfinite += int(np.count_nonzero(~finite & ~_same(reference, test)))
         self.max_abs_diff = max(self.max_abs_diff, max_abs_diff(reference, test))
@@ -85,7 +86,7 @@ class RunningDifference:
 
     @property
     def cosine(self) -> float:
-        """The cosine between the two; NaN where one is all zero or not a number."""
+        """The cosine between the two; NaN if one is all zero or contains NaN."""
         if self.nonfinite:
             return math.nan
         if self.max_abs_diff == 0.0:
@@ -109,8 +110,8 @@ def sqnr_db(reference: Arrays, test: Arrays) -> float:
         test: the same number of arrays, of the same shapes.
 
     Returns:
-        Decibels: ``inf`` where nothing differs, ``-inf`` where one side is non-finite and the other
-        is not, or where the reference is all zero and ``test`` is not.
+        Decibels: ``inf`` for equal arrays; ``-inf`` if a value is non-finite on one side and
+        differs, or if the reference is all zero and ``test`` is not.
 
     Raises:
         ValueError: the numbers of arrays or their shapes differ.
@@ -128,10 +129,10 @@ def sqnr_db(reference: Arrays, test: Arrays) -> float:
 
 
 def max_abs_diff(reference: Arrays, test: Arrays) -> float:
-    """The largest ``|reference - test|`` over all arrays, in the arrays' own unit, in float64.
+    """The largest ``|reference - test|`` over all arrays, in the arrays' unit, in float64.
 
-    Two NaN or two equal infinities in one place count as no difference; a NaN or infinity on one
-    side only counts as ``inf``, as does a difference beyond float64. Empty arrays give 0.
+    Two NaN or two equal infinities in one place count as no difference. Any other NaN or infinity
+    counts as ``inf``, and so does a difference beyond float64. Empty arrays give 0.
 
     Raises:
         ValueError: the numbers of arrays or their shapes differ.
@@ -159,7 +160,7 @@ def _sqnr_db(signal: SumOfProducts, noise: SumOfProducts) -> float:
 
 
 def _add_squared_difference(total: SumOfProducts, reference: Values, test: Values) -> None:
-    """Add Σ (reference - test)²; huge values are halved, so that their difference is finite."""
+    """Add Σ (reference - test)²; halve huge values, so that their difference is finite."""
     greatest = max(_greatest(reference), _greatest(test))
     halvings = int(greatest > 2.0**1022)
     if halvings:
@@ -169,7 +170,7 @@ def _add_squared_difference(total: SumOfProducts, reference: Values, test: Value
 
 
 def _scaled(values: Values) -> tuple[Values, int]:
-    """The values divided by a power of two, exactly, and its exponent; 0 where none is needed."""
+    """The values divided exactly by a power of two, and its exponent; 0 if none is needed."""
     exponent = math.frexp(_greatest(values))[1]
     if abs(exponent) <= _SAFE_EXPONENT:
         return values, 0

@@ -1,8 +1,8 @@
-"""Keeping the chatter of libraries away from the terminal of a command.
+"""Silences the output of libraries in the process of a command.
 
 Warnings, loggers and standard streams belong to the whole process. A command owns its process and
-may silence them for a while. In the process of somebody else, who calls deployfold as a library,
-nothing here has an effect, but for single filters of Python's warnings.
+may silence them. In the process of a program that uses deployfold as a library, this module only
+adds single filters to Python's warnings.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _OWN = threading.Event()
 
 
 def claim_process() -> None:
-    """Say that this process is a command's own, in which its libraries may be silenced."""
+    """Declare that this process belongs to a command, which may silence its libraries."""
     _OWN.set()
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Ignore Python warnings within the block, in a process of our own."""
+    """Ignore Python warnings within the block, in the process of a command."""
     if not _OWN.is_set():
         yield
         return
@@ -40,11 +40,11 @@ def without_warnings() -> Iterator[None]:
 
 @contextmanager
 def quiet(*, native: bool = False) -> Iterator[None]:
-    """Silence stdout, stderr, logging and warnings within the block, in a process of our own.
+    """Silence stdout, stderr, logging and warnings within the block, in the process of a command.
 
     Args:
-        native: also what C++ writes. The TorchScript-based ONNX exporter dumps its graph when an
-            operator has no symbol.
+        native: also silence the output of C++. The TorchScript-based ONNX exporter prints its graph
+            if an operator has no symbol.
     """
     if not _OWN.is_set():
         yield
@@ -71,11 +71,12 @@ def add_filter(
     message: str = "",
     module: str = "",
 ) -> Callable[[], None]:
-    """Add one filter of Python's warnings, and leave the others; returns what takes it away.
+    """Add one filter of Python's warnings, and return the function that removes the filter.
 
-    ``warnings.catch_warnings`` would also undo what other threads change meanwhile.
+    ``warnings.catch_warnings`` would also undo changes that other threads make meanwhile.
 
     Args:
+        action, category: see ``warnings.filterwarnings``.
         message, module: regular expressions for the beginning of the message, and of the name of
             the module that warns.
     """
@@ -85,7 +86,7 @@ def add_filter(
 
     def remove() -> None:
         for item in added:
-            with suppress(ValueError):  # somebody has reset the filters
+            with suppress(ValueError):  # other code has reset the filters
                 warnings.filters.remove(item)  # type: ignore[attr-defined]
 
     return remove
@@ -94,14 +95,14 @@ def add_filter(
 TORCHSCRIPT_IS_FINE = SharedChange(
     lambda: add_filter("ignore", FutureWarning, message=r"`torch\.jit\.")
 )
-"""Hides that torch calls TorchScript deprecated at every use, as an error where warnings are."""
+"""Hides torch's deprecation warning at every use of TorchScript, even if warnings are errors."""
 
 
 @contextmanager
 def _to_nowhere(descriptor: int) -> Iterator[None]:
     try:
         saved = os.dup(descriptor)
-    except OSError:  # it is closed already
+    except OSError:  # the descriptor is already closed
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""A change of the whole process that several threads may want at the same time."""
+"""Makes a change of the whole process that several threads need at the same time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 
 class SharedChange:
-    """A change that the first thread makes and the last one takes back.
+    """A change that the first thread makes and the last one undoes.
 
-    Were each thread to restore what it found, two of them could leave the change behind for good.
+    If each thread restored the state that it found, two overlapping threads could leave the change
+    in place.
 
     Args:
-        make: makes the change and returns the function that takes it back.
+        make: makes the change and returns the function that undoes it.
     """
 
     def __init__(self, make: Callable[[], Callable[[], object]]) -> None:
@@ -24,7 +25,7 @@ class SharedChange:
 
     @contextmanager
     def made(self) -> Iterator[None]:
-        """Have the change made within the block."""
+        """Make the change for the duration of the block."""
         with self._lock:
             if not self._users:
                 self._undo = self._make()

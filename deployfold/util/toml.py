@@ -16,8 +16,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the text is not TOML, or is nested too deeply.
     """
-    # tomllib came with Python 3.11; tomli is the same code for 3.10. Devices that only run engines
-    # have neither, so the import is here.
+    # tomllib is part of Python 3.11; tomli is the same code for 3.10. The import is inside the
+    # function because devices that only run engines may lack both.
     tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         table: dict[str, Any] = tomllib.loads(text)

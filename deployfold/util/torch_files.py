@@ -1,7 +1,7 @@
 """Writes torch's files so that a full disk becomes an error.
 
-When a write fails, torch's own writers throw from a destructor, which ends the process. So their
-bytes go through Python, which keeps the error until torch is done.
+When a write fails, torch's writers throw from a destructor, which ends the process. So Python
+writes the bytes, and keeps the error until torch is done.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 _IN_MEMORY = 256 << 20
-"""Bytes of weights up to which TorchScript is serialised in memory, which holds several copies."""
+"""Most bytes of weights for serialising TorchScript in memory, which needs several copies."""
 
 _BESIDE = 16 << 20
-"""The most bytes of TorchScript beside its weights: code, line numbers, constants."""
+"""Most bytes of TorchScript other than its weights: code, line numbers, constants."""
 
 
 @contextmanager
@@ -69,9 +69,9 @@ class _Deferring(io.RawIOBase):
 def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
     """Write TorchScript to a file.
 
-    1. A small module is serialised in memory and then written, since torch can write only to
-       memory or to a path.
-    2. A large one is written by torch itself, after a check that the disk has room for it.
+    1. A small module is serialised in memory and then written, because torch writes only to memory
+       or to a path.
+    2. torch itself writes a large module, after a check of the free space on the disk.
 
     Raises:
         OSError: the disk has no room, or the file cannot be written.
@@ -87,7 +87,7 @@ def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def _weight_bytes(module: torch.jit.ScriptModule) -> int:
-    """Bytes of parameters and buffers, and of the constants that freezing makes of both."""
+    """Bytes of parameters and buffers, and of the constants into which freezing turns both."""
     found = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     for node in module.graph.findAllNodes("prim::Constant"):  # type: ignore[attr-defined]
         if node.hasAttribute("value") and node.kindOf("value") == "t":

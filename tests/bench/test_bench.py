@@ -64,7 +64,7 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
     assert any("bench_nets:make is code" in note for note in report.notes)
 
 
-@pytest.mark.parametrize(("change", "said"), [(b"other", "has changed"), (None, "is not there")])
+@pytest.mark.parametrize(("change", "said"), [(b"other", "has changed"), (None, "no longer exists")])
 def test_without_its_original_the_folded_model_is_the_baseline(here, change, said):
     weights = here / "weights.pth"
     if change is None:
@@ -125,7 +125,7 @@ def test_a_directory_without_artifacts_is_refused(here):
 def test_what_cannot_be_measured_is_a_usage_error(here, names, said):
     with pytest.raises(UsageError, match=said):
         bench([here / name for name in names], inputs=SHAPE, **QUICK)
-    with pytest.raises(UsageError, match="what shape"):
+    with pytest.raises(UsageError, match="lists the shapes"):
         bench([here / "o" / "weights.ts.pt"], **QUICK)
 
 

@@ -45,7 +45,7 @@ def test_without_an_input_it_is_random_and_says_so(folder, built):
 def test_an_engine_says_where_it_would_run(folder, built):
     fails(
         run("run", "out/net.fp16.sm_89.engine", cwd=folder),
-        8, "was built for sm_89, and there is no such GPU here",
+        8, "was built for sm_89, but this machine has no such GPU",
     )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
         ("two.onnx", ("c=a.npy",), UsageError, "two.onnx has no input named 'c'"),
         ("two.onnx", ("a.npy",), UsageError, "several inputs, so each needs a name"),
         ("two.onnx", ("a=a.npy", "a=b.npy"), UsageError, "'a' is given twice"),
-        ("two.onnx", ("x=ab.npz",), UsageError, "names of their own"),
+        ("two.onnx", ("x=ab.npz",), UsageError, "has named arrays"),
         ("two.onnx", ("a=hello",), UsageError, "is not an input shape"),
         ("two.onnx", ("a=3", "b=4"), MeasureError, "two.onnx failed"),
         ("two.ts.pt", ("a=3", "b=4"), MeasureError, "failed"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_an_error_with_a_sentence(
         ran(two / artifact, *texts)
     assert said in caught.value.message
     if kind is MeasureError:
-        assert caught.value.hint == "It was given a=3, b=4."
+        assert caught.value.hint == "The inputs were a=3, b=4."
 
 
 @pytest.mark.parametrize("given", ["1x4", "3", "2x3x1"])
@@ -158,7 +158,7 @@ def test_a_wrong_shape_in_torchscript_is_told_by_its_cause(tmp_path: Path) -> No
     ("artifact", "provider", "said"),
     [
         ("two.onnx", "abacus", "has no provider 'abacus'"),
-        ("two.ts.pt", "cpu", "--provider is for an ONNX"),
+        ("two.ts.pt", "cpu", "--provider has no effect"),
     ],
 )
 def test_a_provider_is_one_of_those_that_are_there(
