@@ -1,4 +1,4 @@
-"""Export formats: one file a format, each with its record.
+"""Export formats: one module per format, each with a record.
 
 An exporter writes the model and compares the file with the eager module. To add a format, write a
 module with an :class:`.exporter.Exporter` and name the record in :data:`EXPORTERS`.

@@ -1,6 +1,6 @@
-"""AOTInductor: the program of ``torch.export`` compiled to native code, with the weights inside.
+"""Exports with AOTInductor: a ``torch.export`` program compiled to native code, with its weights.
 
-The compilation runs in a process of its own: it can crash, hang or change torch's settings.
+The compilation runs in its own process, because it can crash, hang or change torch's settings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .outputs import check_outputs, flatten_outputs, run_module
 
 _WHAT = "The AOTInductor package"
 _SETTINGS = {
-    # Threads as torch has them when the package runs, not as many as compiled it.
+    # The package uses torch's number of threads at run time, not that of the compilation.
     "cpp.dynamic_threads": True,
 }
 
@@ -38,7 +38,7 @@ class AotInductorArtifact(ExportedFile):
     """An AOTInductor package on disk.
 
     Attributes:
-        needs: what runs it: ``CPUs with AVX2``, or a GPU's name.
+        needs: the CPUs or the GPU that run the package: ``CPUs with AVX2``, or a GPU's name.
     """
 
     needs: str
@@ -47,16 +47,17 @@ class AotInductorArtifact(ExportedFile):
 def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
     """Compile a model ahead of time for this machine's CPU, or for the GPU of the job.
 
-    The package is compiled and run in a process of its own, and its outputs are compared with the
-    eager module's. Its log goes to ``<path>.log`` and stays only if that fails.
+    A child process compiles and runs the package, and its outputs are compared with the eager
+    module's. The log goes to ``<path>.log`` and stays only after a failure.
 
     Args:
-        path: written atomically; ends with ``.pt2``, as torch wants it.
+        job: the model and its inputs.
+        path: the file, written atomically; must end with ``.pt2``.
 
     Raises:
         ExportError: there is no C++ compiler, ``torch.export`` refuses the model, the compilation
-            fails, crashes or takes longer than the job's ``timeout``, or the package computes
-            something else.
+            fails, crashes or takes longer than the job's ``timeout``, or the package's outputs
+            differ from the model's.
     """
     missing = missing_compiler()
     if missing is not None:
@@ -69,7 +70,7 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
         given, made = Path(folder) / "inputs.pt", Path(folder) / "outputs.pt"
         torch.export.save(program, Path(folder) / "program.pt2")
         torch.save([list(check) for check in checks], given)
-        # torch names the entries of the archive after the file.
+        # torch writes the file's name into the entries of the archive.
         with atomic_path(path, name=f"model{Path(RUNTIME.suffix).suffix}") as temporary:
             request = {
                 "builder": f"{__name__}:compile_package",
@@ -116,7 +117,7 @@ def compile_package(
     job: dict[str, Any], report: Callable[[str, float | None], None]
 ) -> dict[str, Any]:
     """Compile and run a package; called in the worker, whose directory is temporary."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd() / "cache")  # nothing is left behind
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd() / "cache")  # a temporary directory
     report("compiling C++", None)
     device = job["device"]
     program = torch.export.load(job["program"])

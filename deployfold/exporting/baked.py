@@ -1,4 +1,4 @@
-"""What torch's tracer keeps of the example inputs: branches, numbers and lengths."""
+"""Notes the branches, numbers and lengths that torch's tracer takes from the example inputs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from deployfold.util.serial import ONE_AT_A_TIME
 
 _TORCH = Path(torch.__file__).parent
 
-# How torch's tracer begins a warning, and what happened to the model. Its warnings about tensors
-# made from constants are left out: they are constants.
+# The beginning of a tracer's warning, and the part of the model that became constant. Warnings
+# about tensors made from constants are left out, because these are constants anyway.
 _BAKED = (
     ("Converting a tensor to a Python boolean", "a branch"),
     ("Converting a tensor to a Python", "a number"),
@@ -31,13 +31,13 @@ _BAKED = (
 
 @contextmanager
 def noting_baked() -> Iterator[list[str]]:
-    """Note what torch's tracer bakes in, by the warnings that it gives in this thread.
+    """Note the values that torch's tracer makes constant, by its warnings in this thread.
 
-    Python shows all warnings by one function. It is replaced for the block, one thread at a time;
-    what is no warning of this thread's tracer goes on to the function before.
+    One function of Python shows all warnings. The block replaces that function, one thread at a
+    time. Other warnings go to the previous function.
 
     Yields:
-        a list that fills with places, each once: ``"a branch at model.py:12"``.
+        A list that receives places without repetitions: ``"a branch at model.py:12"``.
     """
     places: list[str] = []
     thread = threading.get_ident()
@@ -52,7 +52,7 @@ def noting_baked() -> Iterator[list[str]]:
             return
         what = next((text for start, text in _BAKED if str(message).startswith(start)), None)
         place = f"{what} at {Path(filename).name}:{lineno}"
-        # torch's own branches (shape checks) are not the user's, and there are many.
+        # Leave out the many branches in torch itself (shape checks).
         own = Path(filename).is_relative_to(_TORCH)
         if what is not None and not own and place not in places:
             places.append(place)
@@ -68,7 +68,7 @@ def noting_baked() -> Iterator[list[str]]:
 
 
 def baked_note(places: list[str]) -> tuple[str, ...]:
-    """One sentence for the user of what tracing baked in; none if that is nothing."""
+    """One sentence on the values that tracing made constant; empty without any."""
     if not places:
         return ()
-    return (f"Tracing kept what the example inputs led to: {first_few(places)}.",)
+    return (f"Tracing made values of the example inputs constant: {first_few(places)}.",)

@@ -1,4 +1,4 @@
-"""The shapes that an export with dynamic axes is made and checked with."""
+"""Makes the inputs with which an export with dynamic axes is traced and checked."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import Shape
 
 BATCH_AXIS = "batch"
-"""The name of the first axis in every exported graph, where that is dynamic."""
+"""The name of a dynamic first axis in every exported graph."""
 
 
 def is_dynamic(spec: InputSpec) -> bool:
-    """Whether more than one shape was asked for."""
+    """Whether an input has a dynamic axis."""
     return any(spec.dynamic_axes)
 
 
 def resized(inputs: tuple[torch.Tensor, ...], shapes: list[Shape]) -> tuple[torch.Tensor, ...]:
-    """The same inputs in other shapes: along each axis repeated in turn, or cut."""
+    """The same inputs in other shapes: repeated or cut along each axis."""
     values = []
     for value, shape in zip(inputs, shapes, strict=True):
         for axis, size in enumerate(shape):
@@ -31,7 +31,10 @@ def resized(inputs: tuple[torch.Tensor, ...], shapes: list[Shape]) -> tuple[torc
 
 
 def tracing_inputs(inputs: tuple[torch.Tensor, ...], spec: InputSpec) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace a dynamic export with: torch specialises axes of size 0 and 1."""
+    """Inputs for tracing a dynamic export, without dynamic axes of size 0 or 1.
+
+    torch treats these sizes as constants.
+    """
     shapes = []
     for value, axes in zip(inputs, spec.dynamic_axes, strict=True):
         shape = list(value.shape)
@@ -45,11 +48,11 @@ def tracing_inputs(inputs: tuple[torch.Tensor, ...], spec: InputSpec) -> tuple[t
 def checking_inputs(
     inputs: tuple[torch.Tensor, ...], spec: InputSpec
 ) -> tuple[tuple[torch.Tensor, ...], ...]:
-    """The inputs that an export is compared on.
+    """The inputs for comparing an export with the model.
 
-    Those given, and where axes are dynamic the same with another size along each of them: of the
-    batch 1 where it is allowed, since a graph that baked in its batch most often gives itself away
-    there, and else those of the smallest of the profiles' own shapes that differ.
+    The result has the given inputs and, for dynamic axes, a copy with another size along each
+    dynamic axis. The batch size of the copy is 1 if allowed, because a graph with a constant batch
+    usually fails there. The other sizes are the profiles' smallest ones that differ.
     """
     if not is_dynamic(spec):
         return (inputs,)

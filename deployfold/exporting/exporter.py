@@ -1,4 +1,4 @@
-"""An export format: its record, what it exports, and the file that comes out."""
+"""The records of an export: the format, the job, and the exported file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class ExportedFile:
     """A file that an exporter wrote, ran, and compared with the eager module.
 
     Attributes:
-        bytes: size of the file, and of its external data where it has some.
+        path: the file.
+        bytes: size of the file and its external data.
         max_abs_diff: largest difference of the file's outputs from the eager module's, over all
-            inputs that were tried.
-        notes: sentences for the user, such as a branch that tracing baked in.
-        peak_bytes: the greatest memory of a process that the exporter started; ``None`` without.
+            inputs that were compared.
+        notes: sentences for the user, such as one on a branch that tracing made constant.
+        peak_bytes: the greatest memory of a process that the exporter started; ``None`` without
+            one.
     """
 
     path: Path
@@ -43,12 +45,12 @@ class ExportedFile:
 
     @property
     def detail(self) -> str:
-        """Further facts that sum the file up, to stand in parentheses; may be empty."""
+        """Further facts about the file, for parentheses; may be empty."""
         return ""
 
     @property
     def batchnorms(self) -> int | None:
-        """BatchNorm nodes that were counted in the file; ``None`` if they were not."""
+        """The number of BatchNorm nodes in the file; ``None`` if they were not counted."""
         return None
 
 
@@ -57,13 +59,14 @@ class ExportJob:
     """One model to export, into any number of formats.
 
     Attributes:
-        module: in eval mode; it is not changed.
-        inputs: one tensor a positional argument of ``forward``.
+        module: the model, in evaluation mode; it is not changed.
+        inputs: one tensor for each positional argument of ``forward``.
         spec: names of the inputs, and their dynamic axes.
         script: let TorchScript compile the Python source instead of tracing.
-        metadata: properties to write into formats that have a place for them.
-        device: that a compiled format is for: ``cpu`` or ``cuda:0``.
-        timeout: seconds until an export in a process of its own is stopped.
+        metadata: properties to write into formats with metadata.
+        device: the device of a compiled format: ``cpu`` or ``cuda:0``.
+        timeout: seconds until an export in a child process is stopped.
+        emit: receives events.
     """
 
     module: torch.nn.Module
@@ -77,7 +80,7 @@ class ExportJob:
 
     @property
     def program(self) -> ExportedProgram:
-        """The model as ``torch.export`` exports it; that runs once for all formats.
+        """The model's ``torch.export`` program, exported once for all formats.
 
         Raises:
             ExportError: ``torch.export`` refuses the model.
@@ -100,13 +103,14 @@ class Exporter:
     """An export format.
 
     Attributes:
-        key: its name in :func:`deployfold.export`.
-        row, title: name and title of its row in the report.
-        label: names the format in a sentence: ``.pt2``.
-        runtime: opens the files; its suffix ends their names.
+        key: the name in :func:`deployfold.export`.
+        row, title: name and title of the format's row in the report.
+        label: the name of the format in a sentence, such as ``.pt2``.
+        runtime: the runtime of the files, which also has their suffix.
         export: writes a file atomically and compares it with the module. Raises ``ExportError``.
-        option: the field of ``BuildSpec`` that asks for the format; ``None`` if it is always made.
-        required: a build cannot go on without it.
+        option: the field of ``BuildSpec`` that requests the format; ``None`` if a build always
+            writes it.
+        required: whether a build needs the format to continue.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""torch's two ONNX exporters behind one shape: each returns the graph as an ``onnx_ir`` model."""
+"""Calls torch's two ONNX exporters; both functions return the graph as an ``onnx_ir`` model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .onnx_graph import axis_name
 from .outputs import FlatOutputs, is_flat, is_torchscript
 
 OPSET = 20
-"""The newest that the TorchScript-based exporter writes and that TensorRT 10.3's parser reads."""
+"""The newest opset that the TorchScript-based exporter writes and TensorRT 10.3's parser reads."""
 
 
 def dynamo(
@@ -27,7 +27,7 @@ def dynamo(
 ) -> ir.Model:
     """The ONNX of an exported program, by the exporter that torch recommends.
 
-    Raises whatever torch raises.
+    The exporter can raise any exception.
     """
     with ONE_AT_A_TIME, quiet():
         result = torch.onnx.export(
@@ -55,16 +55,20 @@ def torchscript(
     """The ONNX of a traced module, or of a ``ScriptModule`` with its control flow.
 
     Args:
+        module: the module or ``ScriptModule``.
+        inputs: one tensor for each positional argument of ``forward``.
+        input_names, output_names: names for the graph.
         axes: the dynamic axes by input and output name.
-        outputs: what the eager module returned, nested as it is.
+        outputs: the eager module's outputs with their nesting.
 
     Returns:
-        The model, and a note on what tracing kept of the inputs. Raises whatever torch raises.
+        The model, and notes on values that tracing made constant. The exporter can raise any
+        exception.
     """
     if is_torchscript(module):
         module = _copy(module)
     if not is_flat(outputs):
-        # The exporter flattens dicts in an order of its own.
+        # Flatten dicts here, because the exporter uses another order.
         module = FlatOutputs(module)
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -73,7 +77,7 @@ def torchscript(
         noting_baked() as baked,
         torch.no_grad(),
     ):
-        # A file, not a buffer: over 2 GB the exporter writes external data beside it.
+        # Use a file and not a buffer: over 2 GB, the exporter writes a second file.
         path = Path(directory) / "model.onnx"
         torch.onnx.export(
             module,
@@ -87,7 +91,7 @@ def torchscript(
             verbose=False,
         )
         model = ir.load(path)
-        # External tensors are memory-mapped; the directory goes away.
+        # Load memory-mapped external tensors before the directory is deleted.
         ir.external_data.load_to_model(model)
     return model, baked_note(baked)
 
@@ -98,7 +102,7 @@ def dynamic_axes(
     second: Sequence[tuple[int, ...]],
     batches: tuple[int, int],
 ) -> dict[str, dict[int, str]]:
-    """The axes that differ between two inputs: ``batch``, or a name made of name and axis."""
+    """The axes that differ between two inputs, named ``batch`` or after the input and the axis."""
     axes: dict[str, dict[int, str]] = {}
     for name, before, after in zip(names, first, second, strict=True):
         for axis, sizes in enumerate(zip(before, after, strict=True)):
@@ -108,7 +112,7 @@ def dynamic_axes(
 
 
 def _copy(module: torch.nn.Module) -> torch.nn.Module:
-    # Running or exporting it inlines its graph in place: scopes go, and with them the node names.
+    # Exporting a ScriptModule inlines its graph in place, which drops the scopes and node names.
     buffer = io.BytesIO()
     with TORCHSCRIPT_IS_FINE.made(), quiet():
         torch.jit.save(module, buffer)

@@ -1,4 +1,4 @@
-"""Brings an ONNX of another exporter into the form that deployfold's own exports have."""
+"""Converts an ONNX of another exporter to the form of deployfold's own exports."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from onnx_ir.passes.common import IdentityEliminationPass
 
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
-"""Attributes in which a node names the type of its output."""
+"""Attributes with the type of a node's output."""
 
 
 def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
-    """Put float32 in the place of float16, bfloat16 and float64 everywhere, in place.
+    """Replace float16, bfloat16 and float64 by float32 in the whole model, in place.
 
-    float32 holds every float16 and bfloat16 number exactly; float64 is rounded. Inputs and outputs
-    get the type too. The lowering stage chooses the precision, from float32.
+    float32 represents every float16 and bfloat16 number exactly; float64 is rounded. Inputs and
+    outputs are converted too. The lowering stage starts from float32.
 
     Returns:
-        The types that were replaced; none where the model was in float32.
+        The types that were replaced; empty if the model was in float32.
     """
     found = {
         value.dtype for value in _values(model) if value.dtype in _OTHER_FLOATS
@@ -40,9 +40,9 @@ def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
 
 
 def drop_identities(model: ir.Model) -> None:
-    """Let nodes read what an Identity passes on, so that a weight behind one is seen as constant.
+    """Replace the outputs of Identity nodes by their inputs, so that weights are initialisers.
 
-    Exporters write them for weights that are shared or that were constants.
+    Exporters write Identity nodes for shared weights and for constants.
     """
     IdentityEliminationPass()(model)
 

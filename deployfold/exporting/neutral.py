@@ -1,8 +1,7 @@
-"""Dropping additions of a scalar zero from an exported graph.
+"""Removes additions of a scalar zero from an exported graph.
 
-A branch that folding merged into a parallel one yields a scalar zero
-(:class:`~deployfold.folding.rewrite.rewrite.Zero`); the eager forward still adds it, and a graph
-need not.
+A branch that folding merged into a parallel branch returns a scalar zero
+(:class:`~deployfold.folding.rewrite.rewrite.Zero`), which the eager forward still adds.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def drop_zero_additions(model: ir.Model) -> int:
             continue
         (result,) = node.outputs
         if result.is_graph_output() and (kept.is_graph_input() or kept.is_graph_output()):
-            continue  # every graph output has a value and a name of its own
+            continue  # graph outputs must stay distinct values
         if result.is_graph_output():
             kept.name, result.name = result.name, None
             kept.type, kept.shape = result.type, result.shape
@@ -39,7 +38,7 @@ def drop_zero_additions(model: ir.Model) -> int:
 
 
 def _is_zero(value: ir.Value | None) -> bool:
-    """Whether a value is a constant zero of rank 0, which broadcasts against anything."""
+    """Whether a value is a constant zero of rank 0, so that adding it changes no shape."""
     constant = _constant(value)
     if constant is not None:
         return constant.ndim == 0 and constant.item() == 0

@@ -1,4 +1,4 @@
-"""ONNX: the dynamo exporter first, the TorchScript-based one as the fallback, both checked."""
+"""Exports ONNX by torch's dynamo exporter, or by the TorchScript-based exporter as a fallback."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ class OnnxArtifact(ExportedFile):
     """An ONNX file on disk, checked and run.
 
     Attributes:
-        exporter: which of torch's exporters wrote it.
-        fallback_reason: why it was not the dynamo exporter; ``None`` where it was.
-        batchnorm_nodes: BatchNormalization nodes left in the graph.
-        external_data: the weights are in a second file, ``<name>.data``.
+        exporter: the exporter of torch that wrote the file.
+        fallback_reason: why the dynamo exporter was not used; ``None`` if it was used.
+        opset: the opset of the graph.
+        input_names, output_names: the names in the graph, in order.
+        batchnorm_nodes: number of BatchNormalization nodes left in the graph.
+        external_data: whether the weights are in a second file, ``<name>.data``.
     """
 
     exporter: Literal["dynamo", "torchscript"]
@@ -72,7 +74,7 @@ class OnnxArtifact(ExportedFile):
 
 @dataclass(frozen=True)
 class _Reference:
-    """The eager module on one input, or on two where axes are dynamic."""
+    """The eager module's outputs on one input, or on two inputs if axes are dynamic."""
 
     inputs: tuple[tuple[torch.Tensor, ...], ...]
     outputs: tuple[tuple[torch.Tensor, ...], ...]
@@ -95,22 +97,22 @@ def export_onnx(
 ) -> OnnxArtifact:
     """Write ``module`` as ONNX, check the file, run it in ONNX Runtime and compare.
 
-    Inputs keep the names of ``spec``, outputs get those of :func:`~.outputs.flatten_outputs`. With
-    a dynamic batch the first axis of the inputs is called ``batch``, and the file is run at two
+    Inputs keep the names of ``spec``; outputs get those of :func:`~.outputs.flatten_outputs`. With
+    a dynamic batch, the first axis of the inputs is called ``batch``, and the file runs at two
     batch sizes. Two exports of one model give the same bytes.
 
     Args:
-        module: in eval mode; a ``ScriptModule`` goes to the TorchScript-based exporter.
-        inputs: one tensor a positional argument of ``forward``.
-        path: written atomically.
+        module: in evaluation mode; the TorchScript-based exporter takes a ``ScriptModule``.
+        inputs: one tensor for each positional argument of ``forward``.
+        path: the file, written atomically.
         spec: input names and dynamic batch.
-        program: the module exported by :func:`~deployfold.exporting.export_program`; ``None`` where
-            that failed, and then ``program_error`` says why.
+        program: the program of :func:`~deployfold.exporting.export_program`; ``None`` if that
+            failed, for the reason in ``program_error``.
         metadata: metadata properties to write into the file.
-        external_threshold: bytes of weights above which they go to a file beside it.
+        external_threshold: bytes of weights above which they go to a second file.
 
     Raises:
-        ExportError: neither exporter gives a valid graph that computes the same function.
+        ExportError: neither exporter writes a valid graph of the same function.
     """
     reference = _reference(module, inputs, spec)
     reason = program_error or "there is no torch.export program of this model"
@@ -131,7 +133,7 @@ def export_onnx(
         raise ExportError(
             f"Neither ONNX exporter takes this model. TorchScript-based: {first_line(error)} "
             f"Dynamo: {reason}.",
-            hint="Leave out the operation it names, or give the model as TorchScript.",
+            hint="Remove the operation in the message, or give the model as TorchScript.",
         ) from error
     return _finish(
         model, path, reference, metadata, external_threshold, "torchscript", reason, notes

@@ -1,4 +1,4 @@
-"""Edits of an exported ONNX graph: names, the batch axis, and everything that is not the model."""
+"""Edits an exported ONNX graph: names, dynamic axes, metadata."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .dynamic import BATCH_AXIS
 
 Shapes = Sequence[tuple[int, ...]]
 MODULE_KEY = "deployfold.module"
-"""The metadata property of a node that names its module, such as ``layer1.0.conv1``."""
+"""The metadata property of a node with its module's path, such as ``layer1.0.conv1``."""
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
 def strip(model: ir.Model) -> None:
-    """Remove what the exporter noted about its own work, so that equal models are equal files.
+    """Remove the exporter's metadata, so that equal models give equal files.
 
-    The dynamo exporter keeps for every node a Python stack trace with the paths of this machine.
-    What stays is the path of the module that a node computes a part of, as :data:`MODULE_KEY`.
+    The dynamo exporter writes a Python stack trace with paths of this machine into every node. Only
+    the path of a node's module stays, as :data:`MODULE_KEY`.
     """
     modules = {node: module_of(node) for node in model.graph}
     ClearMetadataAndDocStringPass()(model)
@@ -44,9 +44,9 @@ def strip(model: ir.Model) -> None:
 
 
 def module_of(node: ir.Node) -> str | None:
-    """The path of the innermost module that a node was exported from; ``None`` if it is not told.
+    """The path of the innermost module that a node was exported from; ``None`` if unknown.
 
-    The dynamo exporter lists the scopes around a node, the operator itself last:
+    The dynamo exporter lists the scopes around a node, with the operator at the end:
     ``['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d_1']``.
     """
     if MODULE_KEY in node.metadata_props:
@@ -59,14 +59,14 @@ def module_of(node: ir.Node) -> str | None:
 
 
 def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
-    """Add metadata properties, in the order of their keys so that files do not differ by it."""
+    """Add metadata properties, sorted by key so that equal models give equal files."""
     merged = {**model.metadata_props, **metadata}
     model.metadata_props.clear()
     model.metadata_props.update(sorted(merged.items()))
 
 
 def count_nodes(model: ir.Model, op_type: str) -> int:
-    """How many nodes of a type there are, in subgraphs and functions too."""
+    """The number of nodes of a type, with those of subgraphs and functions."""
     return sum(
         node.op_type == op_type
         for graph in (model.graph, *model.functions.values())
@@ -75,7 +75,7 @@ def count_nodes(model: ir.Model, op_type: str) -> int:
 
 
 def non_finite_weights(model: ir.Model) -> list[str]:
-    """Names of the initialisers that hold infinities or NaN."""
+    """The names of the initialisers with infinities or NaN."""
     floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
     return [
         name
@@ -90,10 +90,9 @@ def non_finite_weights(model: ir.Model) -> list[str]:
 def restore_inputs(
     model: ir.Model, names: Sequence[str], dtypes: Sequence[str], shapes: Shapes
 ) -> list[str]:
-    """Give the graph the inputs it is meant to have, in order; return those the exporter dropped.
+    """Restore the graph's inputs and their order; return the names that the exporter dropped.
 
-    An exporter drops an input that the model does not use; a caller who feeds the model by name or
-    position would stumble over that.
+    An exporter drops inputs that the model does not use, and calls by name or position would fail.
 
     Raises:
         ExportError: the graph has an input of another name.
@@ -101,7 +100,7 @@ def restore_inputs(
     existing = {value.name: value for value in model.graph.inputs}
     unknown = [name for name in existing if name not in names]
     if unknown:
-        raise ExportError(f"The exporter gave the graph an input {unknown[0]!r} of its own.")
+        raise ExportError(f"The exporter added an input {unknown[0]!r} to the graph.")
     missing = [name for name in names if name not in existing]
     for name, dtype, shape in zip(names, dtypes, shapes, strict=True):
         if name in missing:
@@ -119,13 +118,14 @@ def name_axes(
     outputs: tuple[Shapes, Shapes],
     batches: tuple[int, int],
 ) -> None:
-    """Call the dynamic batch axis ``batch`` wherever it stands, and others by their first input.
+    """Name every dynamic batch axis ``batch``, and other dynamic axes after their first input.
 
-    The dynamo exporter names an axis ``s77``, or bakes in a number. Which axes are dynamic is read
-    off the eager module's shapes for two inputs that differ along all of them.
+    The dynamo exporter names an axis ``s77``, or makes its size constant. An axis is dynamic if the
+    eager module's shapes differ in it between two sets of inputs.
 
     Args:
-        inputs: shapes of all inputs, of the first and of the second.
+        model: the graph, which is changed in place.
+        inputs: the shapes of all inputs, in the first and in the second set.
         outputs: the same for the outputs.
         batches: the two batch sizes.
 
@@ -156,7 +156,7 @@ def name_axes(
 
 
 def axis_name(name: str, axis: int, sizes: tuple[int, int], batches: tuple[int, int]) -> str:
-    """``batch`` where the two sizes are the batch's, else the tensor's name and the axis."""
+    """``batch`` if the two sizes are the batch sizes, else the tensor's name and the axis."""
     return BATCH_AXIS if sizes == batches else f"{name}_dim_{axis}"
 
 
@@ -165,7 +165,7 @@ def _symbol(value: ir.Value, axis: int) -> str:
     if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
         return str(dimension.value)
     what = "the batch size" if axis == 0 else f"the size of axis {axis},"
-    raise ExportError(f"The exporter baked {what} {dimension} into input {value.name!r}.")
+    raise ExportError(f"The exporter fixed {what} {dimension} in the input {value.name!r}.")
 
 
 def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
@@ -177,7 +177,7 @@ def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
 def _rename_symbols(model: ir.Model, names: Mapping[str, str]) -> None:
     if not names:
         return
-    # Whole words, since a dimension may be an expression such as 2*s77.
+    # Match whole words, because a dimension may be an expression such as 2*s77.
     pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
     for graph in model.graphs():
         values = [*graph.inputs, *(output for node in graph for output in node.outputs)]

@@ -1,4 +1,4 @@
-"""A model's outputs as a flat tuple of named tensors, and the comparison of two of them."""
+"""Flattens a model's outputs to named tensors, and compares an artifact's outputs with them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from deployfold.util.quiet import quiet
 
 Array = NDArray[Any]
 
-# A correct export differs by rounding and summation order only. Relative to the largest value of
-# an output: about ten times what deep networks were seen to accumulate in each dtype.
+# Tolerance relative to the largest value of an output. A correct export differs only by rounding
+# and summation order; the values are about ten times the greatest difference of deep networks.
 _TOLERANCE = {
     torch.float64: 1e-6,
     torch.float32: 1e-3,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-# An argmax over near-ties may flip after a change of summation order; a wrong graph flips many.
+# Share of integers that may differ: another summation order can flip an argmax between near-ties,
+# but a wrong graph flips many.
 _INTEGER_TOLERANCE = 0.01
 
 
 def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[str, ...]]:
     """The tensors in a model's output, depth first, and a name for each.
 
-    Tuples, lists, dicts, named tuples and whatever else is registered with torch's pytree may be
-    nested. Names: ``output`` for a single tensor, ``output_0``, ``output_1``, … in a sequence, the
-    keys in a dict, joined by ``_`` where nested. ``None`` and plain numbers are not outputs of a
-    graph and are left out.
+    Tuples, lists, dicts, named tuples and all other types in torch's pytree registry may be nested.
+    A single tensor is named ``output``, tensors in a sequence ``output_0``, ``output_1``, …, and
+    tensors in a dict by their keys; ``_`` joins nested names. ``None`` and plain numbers are left
+    out, because a graph cannot return them.
 
     Raises:
-        ExportError: there is no tensor, or an object that torch cannot flatten.
+        ExportError: the outputs have no tensor, or an object that torch cannot flatten.
     """
     leaves, _ = pytree.tree_flatten_with_path(outputs)
     tensors: list[torch.Tensor] = []
@@ -54,7 +55,7 @@ def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[st
             )
     if not tensors:
         raise ExportError(
-            "The model returns no tensor.", hint="Give a model whose forward returns its result."
+            "The model does not return a tensor.", hint="Let the forward return its result."
         )
     return tuple(tensors), tuple(names)
 
@@ -72,7 +73,7 @@ class FlatOutputs(torch.nn.Module):
 
 
 def is_flat(outputs: object) -> bool:
-    """Whether the output is a tensor, or a tuple or list of nothing but tensors."""
+    """Whether the output is a tensor, or a tuple or list with only tensors."""
     if isinstance(outputs, torch.Tensor):
         return True
     return type(outputs) in (tuple, list) and all(
@@ -82,13 +83,13 @@ def is_flat(outputs: object) -> bool:
 
 
 def is_torchscript(module: torch.nn.Module) -> bool:
-    """Whether ``module`` is a ``ScriptModule``; false in a torch that has none any more."""
+    """Whether ``module`` is a ``ScriptModule``; false in a torch without TorchScript."""
     script_module = getattr(getattr(torch, "jit", None), "ScriptModule", None)
     return script_module is not None and isinstance(module, script_module)
 
 
 def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> object:
-    """Run ``module`` without gradients; what it returns, nested as it is.
+    """Run ``module`` without gradients, and return its outputs with their nesting.
 
     Raises:
         ExportError: the model fails on these inputs.
@@ -100,8 +101,8 @@ def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> ob
         shapes = ", ".join("x".join(map(str, value.shape)) for value in inputs)
         raise ExportError(
             f"The model fails on inputs of shape {shapes}: {first_line(error)}",
-            hint="Give the shapes it takes with --input, such as --input 1x3x224x224; or with "
-            "--shapes in place of --dynamic-batch, if an input has no batch axis.",
+            hint="Set the model's shapes with --input, such as --input 1x3x224x224. If an input "
+            "has no batch axis, use --shapes instead of --dynamic-batch.",
         ) from error
 
 
@@ -113,7 +114,7 @@ def run_module(
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """A tensor on the CPU as numpy; bfloat16, which numpy has not, as float32."""
+    """A tensor on the CPU as a numpy array; bfloat16, which numpy lacks, becomes float32."""
     tensor = tensor.detach().cpu()
     array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
@@ -129,7 +130,7 @@ def compare_loaded(
     """Run an artifact that torch loaded, and compare it; see :func:`check_outputs`.
 
     Raises:
-        ExportError: it does not run, or its outputs differ.
+        ExportError: the artifact does not run, or its outputs differ.
     """
     try:
         with torch.no_grad(), quiet():
@@ -158,7 +159,7 @@ def check_outputs(
         ExportError: number, shape or values of the outputs differ by more than rounding explains.
     """
     if len(reference) != len(test):
-        raise ExportError(f"{what} has {len(test)} outputs, the original {len(reference)}.")
+        raise ExportError(f"{what} has {len(test)} outputs, but the original {len(reference)}.")
     largest = 0.0
     for index, (eager, output) in enumerate(zip(reference, test, strict=True)):
         expected = to_numpy(eager)
@@ -166,7 +167,7 @@ def check_outputs(
         if expected.shape != actual.shape:
             raise ExportError(
                 f"Output {index} of {what[0].lower()}{what[1:]} has the shape {actual.shape}, "
-                f"of the original {expected.shape}."
+                f"but the original's is {expected.shape}."
             )
         if not eager.dtype.is_floating_point:
             if expected.size and np.mean(expected != actual) > _INTEGER_TOLERANCE:
@@ -184,8 +185,8 @@ def check_outputs(
 def _mismatch(what: str, index: int, by: str) -> ExportError:
     return ExportError(
         f"{what} is not the same function as the original: output {index} differs by {by}.",
-        hint="The model may be random in eval mode, branch on its input's values, or sort by "
-        "scores that are equal, as an untrained detector does.",
+        hint="The model may be random in evaluation mode, branch on its input's values, or sort by "
+        "equal scores, as an untrained detector does.",
     )
 
 

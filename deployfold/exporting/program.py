@@ -1,4 +1,4 @@
-"""``torch.export``, run once: the program goes to a ``.pt2`` and on to the ONNX exporter."""
+"""Exports a ``.pt2``: writes the ``torch.export`` program that the ONNX exporter also uses."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def export_program(
 ) -> tuple[ExportedProgram, ProgramArtifact]:
     """Export ``module`` with ``torch.export`` and write the program as ``.pt2``.
 
-    With a dynamic batch, the first axis of every input is one symbol with the range that was asked
-    for, and a second batch size is compared as well.
+    With a dynamic batch, the first axis of every input is one symbol with the requested range, and
+    a second batch size is compared too.
 
     Args:
-        module: in eval mode; not TorchScript.
-        inputs: one tensor a positional argument of ``forward``.
-        path: written atomically.
+        module: in evaluation mode; not TorchScript.
+        inputs: one tensor for each positional argument of ``forward``.
+        path: the file, written atomically.
         spec: names and dynamic batch.
 
     Returns:
         The program in memory, for :func:`deployfold.exporting.export_onnx`, and the file.
 
     Raises:
-        ExportError: ``torch.export`` refuses the model, or the loaded file computes something else.
+        ExportError: ``torch.export`` refuses the model, or the loaded file's outputs differ.
     """
     program = trace(module, inputs, spec)
     return program, write_program(program, module, inputs, path, spec=spec)
@@ -64,7 +64,7 @@ def write_program(
     """Write a program of :func:`trace` as ``.pt2``, load it again and compare it with ``module``.
 
     Raises:
-        ExportError: torch cannot save it, or the loaded file computes something else.
+        ExportError: torch cannot save the program, or the loaded file's outputs differ.
     """
     checks = checking_inputs(inputs, spec)
     references = [run_module(module, check)[0] for check in checks]
@@ -77,7 +77,9 @@ def write_program(
         except OSError:
             raise
         except Exception as error:
-            raise ExportError(f"torch.export cannot save it: {first_line(error)}") from error
+            raise ExportError(
+                f"torch.export cannot save the program: {first_line(error)}"
+            ) from error
         difference = max(
             compare_loaded(loaded, check, reference, what=_WHAT)
             for check, reference in zip(checks, references, strict=True)

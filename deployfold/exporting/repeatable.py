@@ -1,4 +1,4 @@
-"""What is exported of a model: its evaluation mode, which gives the same outputs twice."""
+"""Prepares a model for export: evaluation mode, and a check that two runs give equal outputs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _HINT = "deployfold fold takes the model as it is."
 
 
 def in_evaluation_mode(module: torch.nn.Module) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    """A copy of a module in evaluation mode with buffers of its own, and notes for the user.
+    """A copy of a module in evaluation mode with its own buffers, and notes for the user.
 
-    Exporting runs it, and so may write to its buffers. The copy shares the parameters. A module in
-    evaluation mode that cannot be copied is returned as it is.
+    Exporting runs the module, which may write to its buffers. The copy shares the parameters. A
+    module in evaluation mode that cannot be copied is returned itself.
 
     Raises:
         ExportError: a module in training mode cannot be copied.
@@ -41,17 +41,18 @@ def in_evaluation_mode(module: torch.nn.Module) -> tuple[torch.nn.Module, tuple[
 def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Refuse a model whose outputs depend on more than its inputs.
 
-    A copy runs on ``inputs`` twice, with other random numbers. If the outputs differ, a new copy
-    with the random numbers of the second run tells whether it is for them, or for what the first
-    run left. Differences within :func:`~deployfold.folding.proof.compare.rounding_limit` of the
-    largest output do not count. What cannot be copied is not checked: a run would change it.
+    A copy runs on ``inputs`` twice, with different random numbers. If the outputs differ, a new
+    copy runs with the random numbers of the second run: it shows whether random numbers or the
+    state after the first run cause the difference. Differences within
+    :func:`~deployfold.folding.proof.compare.rounding_limit` of the largest output do not count. A
+    module that cannot be copied is not checked, because a run would change it.
 
     Args:
-        module: in eval mode; it is not changed.
-        inputs: one tensor a positional argument of ``forward``.
+        module: in evaluation mode; it is not changed.
+        inputs: one tensor for each positional argument of ``forward``.
 
     Raises:
-        ExportError: it keeps something, in the buffers that are named, or is random.
+        ExportError: the model keeps state, in the buffers that the message names, or is random.
     """
     try:
         copied = copy_modules(module, share_parameters=False)
@@ -64,8 +65,8 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
     if not _differ(second, _outputs(copy_modules(module, share_parameters=False), inputs, seed=1)):
         raise ExportError(
             "The model draws random numbers, so no exported file can give the same outputs.",
-            hint="Take them out, such as a dropout that works in eval mode too, or make them an "
-            f"input of forward. {_HINT}",
+            hint="Remove them, such as a dropout that is active in evaluation mode, or make them "
+            f"an input of forward. {_HINT}",
         )
     before = dict(module.named_buffers())
     written = [
@@ -75,8 +76,8 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
     ]
     where = f" in {first_few(written)}" if written else ""
     raise ExportError(
-        f"The model keeps state{where} from one call to the next, so that its outputs depend "
-        "on earlier calls; an exported file has none.",
+        f"The model keeps state{where} from one call to the next, so its outputs depend on "
+        "earlier calls. An exported file has no state.",
         hint=f"Make the state an input and an output of forward. {_HINT}",
     )
 
@@ -84,7 +85,7 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
 def _outputs(module: torch.nn.Module, inputs: tuple[Tensor, ...], *, seed: int) -> list[Tensor]:
     with seeded(seed):
         outputs, _ = run_module(module, tuple(value.clone() for value in inputs))
-    return [value.clone() for value in outputs]  # they may be the buffers themselves
+    return [value.clone() for value in outputs]  # the outputs may be buffers of the module
 
 
 def _differ(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, as the exporters and the lowering stage use it to check themselves."""
+"""Runs ONNX models in ONNX Runtime on the CPU, for the checks of exporters and lowering."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.Inference
 
     Args:
         model: a file, or a serialised model (under 2 GB).
-        optimize: let ONNX Runtime fuse and rewrite nodes; ``False`` runs the graph as it stands.
+        optimize: let ONNX Runtime fuse and rewrite nodes; ``False`` runs the graph unchanged.
 
     Raises:
-        ExportError: ONNX Runtime cannot load it, or has no CPU kernel for one of its nodes.
+        ExportError: ONNX Runtime cannot load the model, or has no CPU kernel for one of its nodes.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is in the exception
+    options.log_severity_level = 4  # the exception already has the error
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = str(model) if isinstance(model, Path) else model
@@ -35,7 +35,7 @@ def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.Inference
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime cannot load the model: {first_line(error)}",
-            hint="Where it has no CPU kernel for a dtype, convert the PyTorch model with .float().",
+            hint="If it has no CPU kernel for a dtype, convert the PyTorch model with .float().",
         ) from error
 
 
@@ -44,10 +44,10 @@ def run_session(
     feeds: Mapping[str, Array],
     names: Sequence[str] | None = None,
 ) -> tuple[Array, ...]:
-    """Run a session once; its outputs in order, or those ``names`` asks for.
+    """Run a session once, and return its outputs in order, or the outputs in ``names``.
 
-    Arrays that the model does not take are ignored; floating-point arrays are cast to the dtype
-    that the model declares.
+    Arrays for unknown inputs are ignored. Floating-point arrays are cast to the dtype that the
+    model declares.
 
     Raises:
         ExportError: an input is missing, or ONNX Runtime fails on these shapes or values.

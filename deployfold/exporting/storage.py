@@ -1,4 +1,4 @@
-"""An ONNX file, and its external data where it has some, that appear whole or not at all."""
+"""Writes an ONNX file and its external data, completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import onnx_ir as ir
 from deployfold.util.files import temporary_directory
 
 EXTERNAL_DATA_BYTES = int(1.8 * 2**30)
-"""Weights above this go to a file of their own: protobuf ends at 2 GiB, the graph needs room."""
+"""Bytes of weights above which they go to a second file. Protobuf's limit is 2 GiB, and the graph
+needs space too."""
 
 SCRATCH_THRESHOLD = 0
-"""The same of files for ONNX Runtime alone, which maps weights of their own file into memory, and
-holds those of a graph up to three times while it loads it."""
+"""The limit for files that only ONNX Runtime reads. ONNX Runtime memory-maps external data, but
+keeps up to three copies of the weights inside a graph while it loads it."""
 
 
 def weights_bytes(model: ir.Model) -> int:
-    """Bytes of all initialisers, those of subgraphs included."""
+    """Bytes of all initialisers, with those of subgraphs."""
     return sum(
         value.const_value.nbytes
         for graph in model.graphs()
@@ -30,7 +31,7 @@ def weights_bytes(model: ir.Model) -> int:
 
 
 def data_path(path: Path) -> Path:
-    """The file that holds the weights of the ONNX file ``path`` where they are external."""
+    """The file with the external weights of the ONNX file ``path``."""
     return path.with_name(f"{path.name}.data")
 
 
@@ -43,7 +44,10 @@ def onnx_bytes(path: Path) -> int:
 def write_model(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_DATA_BYTES) -> bool:
     """Write ``model``; weights of more than ``threshold`` bytes go to :func:`data_path`.
 
-    Not atomic: write into :func:`staged` to make it so. Returns whether the data is external.
+    The write is not atomic unless ``path`` comes from :func:`staged`.
+
+    Returns:
+        Whether the weights are external.
     """
     external = weights_bytes(model) > threshold
     ir.save(model, path, external_data=data_path(path).name if external else None)
@@ -52,10 +56,10 @@ def write_model(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_DATA_B
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary directory beside; move what is there at the end.
+    """Yield a path of the same name in a temporary directory, and move the files at the end.
 
-    The name must be the final one, since an ONNX file refers to its external data by name.
-    Nothing at ``path`` changes if the block fails. An older external data file goes.
+    The name must be final, because an ONNX file refers to its external data by name. If the block
+    fails, the files at ``path`` stay unchanged. An older external data file is removed.
 
     Raises:
         UsageError: the directory cannot be written to, or the disk is full.
@@ -66,7 +70,7 @@ def staged(path: Path) -> Iterator[Path]:
         for file in (temporary, data_path(temporary)):
             if file.exists():
                 _sync(file)
-        # A new graph must never meet old weights: the old graph goes before the weights change.
+        # Remove the old graph first, so that a graph never refers to the weights of another one.
         if data_path(path).exists() or data_path(temporary).exists():
             path.unlink(missing_ok=True)
             data_path(path).unlink(missing_ok=True)

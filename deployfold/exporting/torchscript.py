@@ -1,7 +1,7 @@
-"""TorchScript: traced or scripted, frozen, saved, loaded again and compared.
+"""Exports TorchScript: traces or scripts a model, freezes, saves, loads and compares it.
 
-torch calls TorchScript deprecated. It works in every torch that deployfold supports; the day it is
-gone, :func:`export_torchscript` raises an ``ExportError`` and nothing else is touched.
+TorchScript is deprecated, but works in every supported torch. In a torch without TorchScript,
+:func:`export_torchscript` raises an ``ExportError``, and the other formats still work.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TorchScriptArtifact(ExportedFile):
     """A TorchScript archive on disk.
 
     Attributes:
-        method: how it came about; ``"frozen"`` is an input that was TorchScript already.
+        method: the way of compilation; ``"frozen"`` if the model was TorchScript already.
     """
 
     method: Literal["traced", "scripted", "frozen"]
@@ -56,32 +56,32 @@ def export_torchscript(
 ) -> TorchScriptArtifact:
     """Write ``module`` as a TorchScript archive.
 
-    It is traced on ``inputs``, or scripted, and then frozen without numeric optimisations, so that
-    no arithmetic changes. A ``ScriptModule`` is frozen as it is.
+    The module is traced on ``inputs``, or scripted, and then frozen without numeric optimisations,
+    so that the arithmetic stays unchanged. A ``ScriptModule`` is only frozen.
 
     Args:
-        module: in eval mode.
-        inputs: one tensor a positional argument of ``forward``.
-        path: written atomically; by convention ``NAME.ts.pt``.
+        module: in evaluation mode.
+        inputs: one tensor for each positional argument of ``forward``.
+        path: the file, written atomically; by convention ``NAME.ts.pt``.
         script: compile the Python source instead of tracing, which keeps control flow.
-        spec: with a dynamic batch in it, a second batch size is tried and the notes say whether
-            it gives the eager module's outputs.
+        spec: with a dynamic batch, a second batch size is compared too, and the notes have the
+            result.
 
     Raises:
-        ExportError: the model cannot be traced or scripted, the loaded archive computes something
-            else, or this torch has no TorchScript.
+        ExportError: the model cannot be traced or scripted, the loaded archive's outputs differ, or
+            this torch has no TorchScript.
     """
     if not hasattr(torch, "jit") or not hasattr(torch.jit, "trace"):
         raise ExportError(
-            "This torch has no TorchScript any more.", hint="Use the .pt2 file instead."
+            "This version of torch has no TorchScript.", hint="Use the .pt2 file instead."
         )
     reference, _ = run_module(module, inputs)
     with TORCHSCRIPT_IS_FINE.made(), quiet(), noting_baked() as baked:
         converted, method, flattened = _convert(module, inputs, script=script)
         frozen, notes = _freeze(converted)
     notes += flattened
-    # The archive carries the name of the file that it is saved to; a buffer, which has none, would
-    # be a second and third copy of the weights in memory.
+    # The archive contains the name of its file, so the name is fixed. Saving to a buffer, without a
+    # name, would need two further copies of the weights in memory.
     with atomic_path(path, name="archive") as temporary:
         _save(frozen, temporary)
         with TORCHSCRIPT_IS_FINE.made(), quiet():
@@ -100,20 +100,20 @@ def export_torchscript(
 def _convert(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], *, script: bool
 ) -> tuple[Any, Literal["traced", "scripted", "frozen"], tuple[str, ...]]:
-    """The compiled module, how it was compiled, and a note where its outputs changed their form."""
+    """The compiled module, the way of compilation, and a note if the outputs changed their form."""
     if is_torchscript(module):
         return module, "frozen", ()
     try:
         if script:
             return torch.jit.script(module), "scripted", ()
         with torch.no_grad():
-            # strict=False lets dicts and lists out; outputs are compared below, on the file.
+            # strict=False allows outputs in dicts and lists. The saved file is compared later.
             return _trace(module, inputs), "traced", ()
     except Exception as error:
         if script:
             raise ExportError(
                 f"torch.jit.script cannot compile this model: {first_line(error)}",
-                hint="Leave out --script to trace it instead.",
+                hint="Remove --script to trace it instead.",
             ) from error
         flat = None if is_flat(call_module(module, inputs)) else _traced_flat(module, inputs)
         if flat is not None:
@@ -131,15 +131,15 @@ def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
 def _traced_flat(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
 ) -> tuple[Any, Literal["traced"], tuple[str, ...]] | None:
-    """The module traced with its outputs as one flat tuple; ``None`` where that fails, too.
+    """The module traced with its outputs as one flat tuple; ``None`` if that fails too.
 
-    TorchScript has no type for nested containers of several kinds, such as a dict in a tuple.
+    TorchScript has no type for some nested containers, such as a dict in a tuple.
     """
     _, names = run_module(module, inputs)
     try:
         with torch.no_grad():
             traced = _trace(FlatOutputs(module), inputs)
-    except Exception:  # the first attempt's reason is the one to tell
+    except Exception:  # the user sees the error of the first attempt
         return None
     return traced, "traced", (f"TorchScript returns its outputs as one tuple: {first_few(names)}.",)
 
@@ -151,9 +151,9 @@ def _without_values(reason: str) -> str:
 
 def _freeze(module: Any) -> tuple[Any, tuple[str, ...]]:
     if not hasattr(module, "training"):
-        return module, ()  # freezing removed the attribute: it is frozen already
+        return module, ()  # freezing removes the attribute, so the module is already frozen
     try:
-        # optimize_numerics would fold and reorder float arithmetic; folding is our job.
+        # optimize_numerics would fold and reorder float arithmetic without verification.
         return torch.jit.freeze(module.eval(), optimize_numerics=False), ()
     except Exception as error:
         return module, (f"Saved without freezing: {first_line(error)}",)
@@ -187,7 +187,7 @@ def _batch_notes(
                 f"The TorchScript model serves only the batch size it was traced with; "
                 f"at batch {batch}: {error.message}",
             )
-        return (f"The TorchScript model was compared at batch {batch} as well.",)
+        return (f"The TorchScript model was also compared at batch {batch}.",)
     return ()
 
 

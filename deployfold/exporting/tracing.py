@@ -1,4 +1,4 @@
-"""One ``torch.export`` of the model, which ``.pt2``, AOTInductor and ONNX share."""
+"""Runs ``torch.export`` on a model, once for ``.pt2``, AOTInductor and ONNX."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def trace(
     """Run ``torch.export`` on ``module``, with the dynamic axes of ``spec``.
 
     Raises:
-        ExportError: it refuses the model, or an axis that should be dynamic is a constant in it.
+        ExportError: ``torch.export`` refuses the model, or makes a dynamic axis constant.
     """
     if is_torchscript(module):
         raise ExportError(
             "torch.export does not take TorchScript.",
             hint="Give the eager model (a pickled module or a state dict) for a .pt2 file.",
         )
-    run_module(module, inputs)  # a model that fails by itself is told in its own words
+    run_module(module, inputs)  # report the model's own errors before those of torch.export
     shapes: Any = None
     if is_dynamic(spec):
         inputs = tracing_inputs(inputs, spec)
@@ -51,7 +51,7 @@ def trace(
 
 
 def _dynamic_shapes(module: torch.nn.Module, spec: InputSpec) -> tuple[Any, ...]:
-    """The batch is one dimension of all inputs; torch finds out which other axes are equal."""
+    """The dynamic shapes: one common dimension for the batch of all inputs, and free other axes."""
     axes_of = spec.dynamic_axes
     ranges = [axes[0] for axes in axes_of if 0 in axes]
     batch = Dim(BATCH_AXIS, min=ranges[0][0], max=ranges[0][1]) if ranges else None
@@ -72,16 +72,18 @@ def _dynamic_shapes(module: torch.nn.Module, spec: InputSpec) -> tuple[Any, ...]
 
 
 def _free(low: int, high: int) -> Any:
-    # It takes bounds since torch 2.7.
+    # Dim.AUTO accepts bounds since torch 2.7.
     hint: Any = Dim.AUTO
     return hint(min=low, max=high) if callable(hint) else hint
 
 
 def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
-    """An axis that the model's code fixes is made a constant without a word.
+    """Refuse a program in which a dynamic axis is constant.
+
+    torch.export does not report axes that the model's code fixes.
 
     Raises:
-        ExportError: an axis that should be dynamic is a constant.
+        ExportError: an axis that should be dynamic is constant.
     """
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     taken = program.graph_signature.user_inputs
@@ -91,7 +93,7 @@ def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
             continue
         for axis in axes:
             size = value.shape[axis]
-            # A symbol that was made a constant stays a SymInt, which holds that constant.
+            # A symbol that became constant stays a SymInt with that constant.
             if isinstance(size, int) or size.node.maybe_as_int() is not None:
                 raise ExportError(
                     f"torch.export cannot export this model: its code fixes axis {axis} of the "
@@ -102,7 +104,7 @@ def _check_dynamic(program: ExportedProgram, spec: InputSpec) -> None:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    # Of torch 2.7 and newer, and of 2.6.
+    # The first message is from torch 2.7 and newer, the second from 2.6.
     constant = re.search(r"(?:specialized it|was inferred) to be a constant \((\d+)\)", text)
     if constant is not None:
         return f"its code fixes the batch size to {constant[1]}, so the batch cannot be dynamic"

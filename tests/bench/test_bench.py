@@ -61,10 +61,12 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
     sys.modules.pop("bench_nets", None)
     report = bench([here / "o"], **{**QUICK, "trust": False})
     assert report.rows[0].name == "folded"
-    assert any("bench_nets:make is code" in note for note in report.notes)
+    assert any("code, bench_nets:make" in note for note in report.notes)
 
 
-@pytest.mark.parametrize(("change", "said"), [(b"other", "has changed"), (None, "no longer exists")])
+@pytest.mark.parametrize(
+    ("change", "said"), [(b"other", "has changed"), (None, "no longer exists")]
+)
 def test_without_its_original_the_folded_model_is_the_baseline(here, change, said):
     weights = here / "weights.pth"
     if change is None:

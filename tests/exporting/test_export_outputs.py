@@ -80,7 +80,7 @@ def test_nan_where_the_original_has_nan_is_no_difference() -> None:
 
 
 def test_a_missing_output_is_an_error() -> None:
-    with pytest.raises(ExportError, match="1 outputs, the original 2"):
+    with pytest.raises(ExportError, match="1 outputs, but the original 2"):
         check_outputs([A, B], [A], what="It")
 
 

@@ -90,7 +90,7 @@ def test_a_baked_in_batch_is_said(tmp_path: Path) -> None:
     inputs = toys.image_inputs(2)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
     good = export_torchscript(toys.conv_bn(), inputs, tmp_path / "b.ts.pt", spec=spec)
-    assert good.notes == ("The TorchScript model was compared at batch 1 as well.",)
+    assert good.notes == ("The TorchScript model was also compared at batch 1.",)
 
 
 def test_what_cannot_be_traced_or_scripted_is_one_error_and_no_file(tmp_path: Path) -> None:
