@@ -25,7 +25,10 @@ from deployfold.loading import (
     resolve_inputs,
     with_arguments,
 )
+from deployfold.reporting import text
 from deployfold.targets.machine import Machine
+
+from .onnx_inputs import onnx_inputs
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
     model = with_arguments(model, spec.inputs)
     model, requested = in_single_precision(model, spec.inputs)
     try:
-        inputs = resolve_inputs(model, requested)
+        resolve = onnx_inputs if model.kind == "onnx" else resolve_inputs
+        inputs = resolve(model, requested)
     except UsageError:
         if requested is not None:
             raise
@@ -175,6 +179,8 @@ def _rest(inputs: InputSpec | None) -> list[str]:
 
 
 def _contents(model: LoadedModel) -> str:
+    if model.kind == "onnx":
+        return f"An ONNX, {text.size(model.bytes)}."
     norms = sum(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.module.modules())
     kind = model.arch or type(model.module).__name__
     return f"{kind}: {count_parameters(model.module):,} parameters, {norms} BatchNorm layers."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import onnx_files
 import pytest
 import torch
 from cli_runs import QUICK, SHAPE, fails, run
@@ -45,6 +46,15 @@ def test_weights_with_code_for_an_architecture_keep_it_on_the_command_line(folde
     assert next_command(done)[-2:] == ["--arch", "cli_nets:make"]
     assert "arch" not in read_profile(str(target))
     plan = run(*next_command(done), "--dry-run", cwd=folder)
+    assert plan.returncode == 0, plan.stderr
+
+
+def test_an_onnx_is_a_model_too(tmp_path):
+    onnx_files.save(onnx_files.detector(size=64), tmp_path / "det.onnx")
+    done = run("init", "det.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_profile(str(tmp_path / "det.toml"))["input"] == ["1x3x64x64:float32"]
+    plan = run(*next_command(done), "--dry-run", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
 
 

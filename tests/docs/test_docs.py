@@ -25,7 +25,8 @@ PAGES = {
 BLOCKS = [
     block for page in PAGES.values() for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
 ]
-# A directory is built before a command that reads it: builds come first.
+# A profile is written before it is used, and a directory built before a command that reads it.
+FIRST = ("init", "build")
 COMMANDS = sorted(
     {
         line.partition("  #")[0].strip()
@@ -34,7 +35,10 @@ COMMANDS = sorted(
         for line in block.splitlines()
         if line.startswith("deployfold ")
     },
-    key=lambda command: (command.split()[1] != "build", command),
+    key=lambda command: (
+        FIRST.index(command.split()[1]) if command.split()[1] in FIRST else len(FIRST),
+        command,
+    ),
 )
 QUICK = ("--input 1x3x64x64", "--max-seconds 1")
 
@@ -96,7 +100,7 @@ def test_command(command: str, workplace: Path) -> None:
     if words[1] in ("build", "bench"):
         words += shlex.split(QUICK[1])
     if "old/report.json" in words:  # the report of the builds before
-        (workplace / "old").mkdir()
+        (workplace / "old").mkdir(exist_ok=True)
         shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / "old")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=workplace, env=environment, capture_output=True, text=True)
