@@ -193,6 +193,12 @@ class Report(Frozen):
                 Report.model_validate(_as_utf8(self.model_dump())).model_dump_json(indent=2) + "\n"
             )
 
+    def _repr_html_(self) -> str | None:
+        """The page of ``report.html`` in a frame, for notebooks; ``None`` without jinja2."""
+        from .html import is_installed, render_frame
+
+        return render_frame(self) if is_installed() else None
+
 
 def _as_utf8(value: Any) -> Any:
     if isinstance(value, str):

@@ -269,3 +269,14 @@ def test_no_onnx_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"\x08nothing")
     with pytest.raises(UsageError, match="cannot be read as ONNX"):
         read_outline(tmp_path / "net.onnx")
+
+
+def test_a_notebook_shows_the_page_in_a_frame() -> None:
+    shown = sample_report()._repr_html_()
+    assert shown is not None
+    (frame,) = Page(shown).tags
+    assert frame[0] == "iframe"
+    inner = Page(frame[1]["srcdoc"] or "")
+    assert inner.open == []
+    assert len(inner.tables) == 1
+    assert "a" not in {tag for tag, _ in inner.tags}

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from .outline import Outline, read_outline
-from .page import check_installed, render_html, render_pages
+from .page import check_installed, is_installed, render_frame, render_html, render_pages
 
-__all__ = ["Outline", "check_installed", "read_outline", "render_html", "render_pages"]
+__all__ = [
+    "Outline",
+    "check_installed",
+    "is_installed",
+    "read_outline",
+    "render_frame",
+    "render_html",
+    "render_pages",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from importlib import resources
 from importlib.util import find_spec
 
@@ -17,13 +18,22 @@ Pages = Sequence[tuple[Report, Outline | None]]
 """Reports, each with the outline of its exported graph where there is one."""
 
 
+FRAME_HEIGHT = 900
+"""Pixels that a page has in a notebook, where it scrolls."""
+
+
+def is_installed() -> bool:
+    """Whether the package that writes the page is here."""
+    return find_spec("jinja2") is not None
+
+
 def check_installed() -> None:
     """Check for the package that writes the page, before anything is built or measured.
 
     Raises:
         UsageError: jinja2 is not installed.
     """
-    if find_spec("jinja2") is None:
+    if not is_installed():
         raise UsageError("The HTML report needs jinja2.", hint="pip install 'deployfold[report]'.")
 
 
@@ -42,8 +52,24 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
     return render_pages([(report, outline)])
 
 
-def render_pages(pages: Pages) -> str:
+def render_frame(report: Report) -> str:
+    """The page in an ``<iframe>``, so that its style and that of a notebook stay apart.
+
+    The page in a frame has no links, since they would lead to the notebook's address.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
+    page = escape(render_pages([(report, None)], links=False))
+    style = f"border:0;width:100%;height:{FRAME_HEIGHT}px"
+    return f'<iframe sandbox title="deployfold report" style="{style}" srcdoc="{page}"></iframe>'
+
+
+def render_pages(pages: Pages, *, links: bool = True) -> str:
     """One page of several reports: an overview, and each report below it.
+
+    Args:
+        links: whether each report begins with links to its sections.
 
     Raises:
         UsageError: jinja2 is not installed.
@@ -66,5 +92,6 @@ def render_pages(pages: Pages) -> str:
         style=Markup(files.joinpath("style.css").read_text("utf-8")),
         views=[view(report, outline) for report, outline in pages],
         overview=overview_grid(reports) if len(pages) > 1 else None,
+        links=links,
     )
     return page.strip() + "\n"
