@@ -1,4 +1,4 @@
-"""The pydantic model of the options, which checks written values and yields the JSON schema.
+"""The pydantic model of the options, which checks written values and has their JSON schema.
 
 Import this module where values are checked, not at start-up: importing pydantic takes 0.1 s.
 """
@@ -77,11 +77,3 @@ def first_problem(model: type[BaseModel], values: Mapping[str, Any]) -> tuple[st
         reason = str(first["msg"])
         return str(first["loc"][0]), reason[:1].lower() + reason[1:]
     return None
-
-
-def profile_schema() -> str:
-    """The JSON schema of a build profile, for editors."""
-    schema = profile_model().model_json_schema(by_alias=True)
-    schema["title"] = "deployfold build profile"
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

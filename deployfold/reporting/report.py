@@ -210,12 +210,6 @@ def _as_utf8(value: Any) -> Any:
     return value
 
 
-def json_schema() -> str:
-    """The JSON schema of a report, indented, with a final newline."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return json.dumps(dialect | Report.model_json_schema(), indent=2) + "\n"
-
-
 def now() -> str:
     """The time as ISO 8601 in UTC, to the second; ``SOURCE_DATE_EPOCH`` takes its place if set."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")

@@ -37,7 +37,7 @@ from deployfold.util.toml import read_toml
 
 _TOP = ("build", "model", "precisions", "targets", "jobs", "memory-gib")
 _OWN = ("name", "source", "precisions", "targets")
-_DECIDED = ("target", "no-engine", *(precision.value for precision in Precision))
+DECIDED = ("target", "no-engine", *(precision.value for precision in Precision))
 """Keys of a build profile that the sweep itself sets."""
 
 
@@ -162,7 +162,7 @@ def _name_of(source: str) -> str:
 def _check_settings(
     path: Path, text: str, allow_code: Collection[str], settings: dict[str, Any], where: str
 ) -> None:
-    for key in _DECIDED:
+    for key in DECIDED:
         if key in settings:
             raise UsageError(
                 f"{path}: the sweep sets {key!r} itself, so {where} may not.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from deployfold.config.make_spec import make_spec, spec_of_keywords
 from deployfold.config.option_field import check_ranges, option, options_of
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import CalibrationSpec
-from deployfold.config.schema import check_written, profile_schema
+from deployfold.config.schema import check_written, profile_model
 from deployfold.errors import UsageError
 
 FLAGS = """
@@ -106,7 +105,7 @@ def test_a_range_is_one_for_flags_profiles_and_python(key):
         check_written({key: bad})
     with pytest.raises(UsageError, match=one.keyword.replace("_", ".")):
         spec_of_keywords("net.pt", {one.keyword: bad})
-    schema = json.loads(profile_schema())
+    schema = profile_model().model_json_schema(by_alias=True)
     assert not jsonschema.Draft202012Validator(schema).is_valid({key: bad})
 
 
@@ -143,7 +142,7 @@ def test_wrong_keywords_are_told(keywords, words):
 
 
 def test_the_schema_takes_what_a_profile_may_hold_and_nothing_else():
-    schema = json.loads(profile_schema())
+    schema = profile_model().model_json_schema(by_alias=True)
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
     assert set(schema["properties"]) == {

@@ -25,7 +25,6 @@ from deployfold.reporting.report import (
     Latency,
     Report,
     Row,
-    json_schema,
     load_report,
     now,
     write_report,
@@ -162,7 +161,7 @@ OLD = Path(__file__).parent / "golden" / "old" / "report-0.1.0.json"
     "report", [sample_report().to_json(), full_report().to_json(), load_report(OLD).to_json()]
 )
 def test_reports_keep_the_json_schema(report: str) -> None:
-    schema = json.loads(json_schema())
+    schema = Report.model_json_schema()
     validator = Draft202012Validator(schema)
     validator.check_schema(schema)
     data = json.loads(report)

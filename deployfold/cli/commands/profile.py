@@ -94,18 +94,16 @@ def show(
 
 @profile.command("schema", cls=Command)
 @in_session()
-def schema(
-    run: Session,
-) -> None:
+def schema(run: Session) -> None:
     """Print the JSON schema of a build profile, for editors that complete and check TOML.
 
     Example:
 
       deployfold profile schema > deployfold.schema.json
     """
-    from deployfold.config.schema import profile_schema
+    from .schema import print_schema
 
-    run.out.file.write(profile_schema())
+    print_schema(run, "profile")
 
 
 def _parse(flags: list[str]) -> dict[str, Any]:

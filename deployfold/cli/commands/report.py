@@ -24,9 +24,9 @@ from deployfold.errors import UsageError
 def _print_schema(asked: bool) -> None:
     if asked:
         with session() as run:
-            from deployfold.reporting.report import json_schema
+            from .schema import print_schema
 
-            run.out.file.write(json_schema())
+            print_schema(run, "report")
         raise typer.Exit
 
 

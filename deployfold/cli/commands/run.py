@@ -8,7 +8,7 @@ Examples:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -82,42 +82,11 @@ def run(
     if output is not None:
         save_outputs(output, result.arrays)
     if ran.json:
-        ran.write_json(_as_json(result))
+        from deployfold.infer.record import RunRecord
+
+        ran.out.file.write(RunRecord.of(result).to_json())
     else:
         _show(ran, result, output)
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    import dataclasses
-
-    return {
-        "artifact": result.artifact,
-        "runtime": result.runtime,
-        "placement": result.placement,
-        "cuda_graph": None if result.graph is None else dataclasses.asdict(result.graph),
-        "inputs": [
-            {"name": name, "shape": tensor.shape, "dtype": tensor.dtype, "data": data}
-            for name, tensor, data in zip(
-                result.inputs.names, result.inputs.tensors, result.data, strict=True
-            )
-        ],
-        "outputs": [
-            {
-                **dataclasses.asdict(one),
-                "top": [[[index, _number(value)] for index, value in sample] for sample in one.top],
-            }
-            for one in result.outputs
-        ],
-    }
-
-
-def _number(value: float) -> float | str:
-    """As a report has it: JSON has neither infinity nor NaN."""
-    import math
-
-    if math.isnan(value):
-        return "NaN"
-    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _show(ran: Session, result: Result, output: Path | None) -> None:
