@@ -1,1 +1,1 @@
-"""deployfold compare: two builds, or two forms of one model."""
+"""deployfold compare: compare two builds, or two forms of one model layer by layer."""

@@ -1,4 +1,4 @@
-"""The comparison of two reports: every figure of both, with its verdict."""
+"""The records of a comparison of two reports: every figure of both, with a verdict."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ Verdict = Literal["regression", "worse", "better", "same", "unjudged", "new"]
 
 
 class Change(Frozen):
-    """One metric of one row, in the old report and in the new.
+    """One metric of one row, in the old and in the new report.
 
     Attributes:
-        old, new: in the metric's own unit; ``None`` where it was not measured.
-        verdict: ``worse`` and ``better`` moved beyond noise and within the tolerance, ``same`` did
-            not move, ``unjudged`` cannot be compared, ``new`` is in the new report alone.
-        limit: the tolerance in words; ``None`` where any change is tolerated.
-        reason: why it is unjudged, or a regression without two numbers.
+        row, title: name and title of the row.
+        metric: the metric's key.
+        old, new: the values in the metric's unit; ``None`` if not measured.
+        verdict: ``worse`` or ``better``: the value moved beyond noise and within the tolerance;
+            ``regression``: it got worse than the tolerance allows; ``same``: it did not move;
+            ``unjudged``: the values cannot be compared; ``new``: only the new report has it.
+        limit: the tolerance in words; ``None`` if any change is tolerated.
+        reason: why the figure is unjudged, or is a regression without two values.
     """
 
     row: str
@@ -33,7 +36,7 @@ class Change(Frozen):
 
     @property
     def relative(self) -> float | None:
-        """new / old - 1, where both are finite numbers and the old one is not 0."""
+        """new / old - 1; ``None`` unless both are finite numbers and the old one is not 0."""
         if self.old is None or self.new is None or not self.old:
             return None
         if not math.isfinite(self.old) or not math.isfinite(self.new):
@@ -45,10 +48,12 @@ class Changes(Frozen):
     """The comparison of two reports.
 
     Attributes:
-        differences: of machine, threads, inputs and libraries, in sentences.
-        rows_gone, rows_new: names of rows that only one of the two reports has.
-        limits: absolute limits held against the new report.
-        strict: a figure that has a limit and cannot be judged counts as a failure.
+        old, new: the names of the reports.
+        differences: sentences on differences of machine, threads, inputs and libraries.
+        changes: every metric of every row.
+        rows_gone, rows_new: names of rows that only the old or only the new report has.
+        limits: the results of absolute limits on the new report.
+        strict: whether an unjudged figure with a limit counts as a failure.
     """
 
     old: str
@@ -62,27 +67,27 @@ class Changes(Frozen):
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """Figures that got worse than their tolerance allows."""
+        """The figures that got worse than their tolerance allows."""
         return tuple(change for change in self.changes if change.verdict == "regression")
 
     @property
     def moved(self) -> tuple[Change, ...]:
-        """All figures but those that stayed the same or cannot be judged."""
+        """All figures except those that stayed the same or are unjudged."""
         return tuple(one for one in self.changes if one.verdict not in ("same", "unjudged"))
 
     @property
     def unjudged(self) -> tuple[Change, ...]:
-        """Figures that noise, the machine or the inputs forbid to compare."""
+        """The figures that cannot be compared because of noise, the machine or the inputs."""
         return tuple(change for change in self.changes if change.verdict == "unjudged")
 
     @property
     def failing_unjudged(self) -> tuple[Change, ...]:
-        """Of the unjudged figures those that fail: with ``strict``, all that have a limit."""
+        """The unjudged figures that count as failures: with ``strict``, all with a limit."""
         return tuple(one for one in self.unjudged if self.strict and one.limit is not None)
 
     @property
     def passed(self) -> bool:
-        """No regression, every absolute limit is kept, and nothing unjudged fails."""
+        """Whether there is no regression, no missed limit and no failing unjudged figure."""
         failing = (*self.regressions, *self.failing_unjudged)
         return not failing and all(limit.passed for limit in self.limits)
 

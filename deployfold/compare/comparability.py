@@ -1,4 +1,4 @@
-"""The differences of two reports' conditions, and the figures that they make incomparable."""
+"""Finds the differences in the conditions of two reports, which make figures incomparable."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from deployfold.reporting.report import Report
 
 @dataclass(frozen=True)
 class Differences:
-    """The conditions that were not the same when two reports were measured, in sentences.
+    """The different conditions of two reports, in sentences.
 
     Attributes:
-        machine: CPU, GPU and threads; times depend on them.
-        shapes: of the inputs; times and accuracy depend on them.
-        values: of the inputs; accuracy depends on them.
-        others: library versions and the model's file, which may explain a change.
+        machine: differences of CPU, GPU and threads, on which times depend.
+        shapes: differences of the input shapes, on which times and accuracy depend.
+        values: differences of the input values, on which accuracy depends.
+        others: differences of library versions and of the model's file, which may explain a change.
     """
 
     machine: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Differences:
     others: list[str] = field(default_factory=list)
 
     def between(self, depends_on: str) -> list[str]:
-        """The differences that forbid to compare a metric; see ``Metric.depends_on``."""
+        """The differences that make a metric incomparable; see ``Metric.depends_on``."""
         forbidding = {
             "machine": self.machine + self.shapes,
             "inputs": self.shapes + self.values,
@@ -36,7 +36,7 @@ class Differences:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All of them, the gravest first."""
+        """All differences, the most important first."""
         return (*self.machine, *self.shapes, *self.values, *self.others)
 
 

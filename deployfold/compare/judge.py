@@ -1,4 +1,4 @@
-"""Judge every figure of two reports: whether it moved beyond noise and beyond its tolerance."""
+"""Judges every figure of two reports: whether it moved beyond noise and beyond its tolerance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .comparability import Differences, differences
 from .tolerances import DEFAULTS, ROWS, Tolerance, tolerance_for
 
 INDISTINCT = 1e-9
-"""Two figures without noise that differ by less, relatively, went through JSON differently."""
+"""Relative difference below which two figures without noise are equal: JSON rounds them."""
 
 
 def compare_reports(
@@ -28,17 +28,19 @@ def compare_reports(
 ) -> Changes:
     """Compare every row of ``new`` with the row of that name in ``old``.
 
-    1. A figure without noise moved if its two values are not equal.
-    2. A figure with noise moved if its own two 95 % intervals do not overlap, and if it changed by
-       more than its drift (``Metric.drift``).
-    3. A figure is unjudged where its interval is missing, where it depends on the machine and the
-       machines, threads or input shapes differ, or on the inputs and those differ.
-    4. A figure that the user set a tolerance for, and that is unjudged or missing, is a regression.
+    1. A figure without noise moved if its two values differ.
+    2. A figure with noise moved if its two 95 % intervals do not overlap and the change exceeds the
+       metric's drift (``Metric.drift``).
+    3. A figure is unjudged if an interval is missing. A figure that depends on the machine is
+       unjudged if the machines, threads or input shapes differ; a figure that depends on the inputs
+       is unjudged if the inputs differ.
+    4. An unjudged or missing figure is a regression if the user set a tolerance for it.
 
     Args:
+        old, new: the reports.
         tolerances: see :func:`.tolerances.parse_tolerances`.
-        limits: results of :func:`.thresholds.check` on the rows of ``new``.
-        strict: an unjudged figure that has a limit fails.
+        limits: results of :func:`deployfold.reporting.thresholds.check` on the rows of ``new``.
+        strict: whether an unjudged figure with a limit fails.
 
     Raises:
         UsageError: a tolerance names a row that neither report has.
@@ -92,7 +94,7 @@ def _unfinished(new: Report) -> list[Change]:
 
 
 def _missing(tolerances: tuple[Tolerance, ...], found: list[Change]) -> list[Change]:
-    """A regression for every tolerance of the user's that no figure was held against."""
+    """A regression for every tolerance of the user that applies to no figure."""
     missing = []
     for one in tolerances:
         held = any(c.metric == one.metric and one.row in (c.row, None) for c in found)
@@ -111,7 +113,7 @@ def _compare_row(
 ) -> list[Change]:
     found = []
     if old.latency is not None and new.latency is None:
-        why = f"not measured any more: {new.not_measured or 'no reason was recorded'}"
+        why = f"no longer measured: {new.not_measured or 'no reason was recorded'}"
         found.append(_lost(new, why, tolerances))
     for metric in METRICS.values():
         tolerance = tolerance_for(tolerances, new.name, metric.key)
@@ -121,7 +123,7 @@ def _compare_row(
         if before is None and after is None and not _unsettled(metric, old, new):
             continue
         if after is None and metric.depends_on == "machine" and new.latency is None and found:
-            continue  # the row's own line tells it
+            continue  # the line of the row reports it
         found.append(_judge(old, new, metric, tolerance, different.between(metric.depends_on)))
     return found
 
@@ -136,7 +138,7 @@ def _judge(
     if (before is None or after is None) and not _unsettled(metric, old, new):
         lost = before is not None and limit is not None
         verdict = "regression" if lost else "new" if before is None else "worse"
-        reason = "not measured any more" if before is not None else "not measured before"
+        reason = "no longer measured" if before is not None else "not measured before"
     elif reason := _why_unjudged(metric, old, new, different):
         asked = tolerance is not None and tolerance.asked and limit is not None
         verdict = "regression" if asked else "unjudged"
@@ -149,7 +151,7 @@ def _judge(
 
 
 def _unsettled(metric: Metric, old: Row, new: Row) -> bool:
-    """Both rows were measured, and one in too few rounds to tell the value."""
+    """Whether both rows were measured, but one of them in too few rounds."""
     known = [metric.read(row) is not None or metric.unsettled(row) for row in (old, new)]
     return all(known) and (metric.unsettled(old) or metric.unsettled(new))
 
@@ -175,7 +177,7 @@ def _verdict(metric: Metric, old: Row, new: Row, tolerance: Tolerance | None) ->
     if before == after or (math.isnan(before) and math.isnan(after)) or _noise(metric, old, new):
         return "same"
     worse_by = before - after if metric.better == "more" else after - before
-    if math.isnan(worse_by):  # one is not a number: worse, if that is the new one
+    if math.isnan(worse_by):  # a value is NaN: the change is for the worse if the new one is
         worse_by = math.inf if math.isnan(after) else -math.inf
     if worse_by < 0:
         return "better"
@@ -184,7 +186,7 @@ def _verdict(metric: Metric, old: Row, new: Row, tolerance: Tolerance | None) ->
 
 
 def _noise(metric: Metric, old: Row, new: Row) -> bool:
-    """Whether the two values may differ by chance alone."""
+    """Whether noise alone may explain the difference."""
     before, after = metric.read(old) or 0.0, metric.read(new) or 0.0
     if metric.alike(old, new) or abs(after - before) <= metric.drift * before:
         return True
@@ -197,7 +199,7 @@ def _noise(metric: Metric, old: Row, new: Row) -> bool:
 
 
 def _lost(row: Row, why: str, tolerances: tuple[Tolerance, ...]) -> Change:
-    """A row whose latency is there no more."""
+    """The change of a row that lost its latency."""
     tolerance = tolerance_for(tolerances, row.name, ROWS)
     held = tolerance is not None and tolerance.limited
     return Change(

@@ -1,4 +1,4 @@
-"""The comparison of two reports on a terminal, as Markdown for a pull request, as JUnit XML."""
+"""Renders the comparison of two reports for a terminal, as Markdown and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def changes_renderable(changes: Changes, *, everything: bool = False) -> Rendera
 
 
 def changes_markdown(changes: Changes) -> str:
-    """The same for a pull request: regressions and what moved, the rest closed below."""
+    """The comparison as Markdown for a pull request; unchanged figures are folded away."""
     lines = [f"### {escape(_verdict(changes).text)}", ""]
     if changes.moved:
         lines += [*grid_markdown(_grid(changes.moved)), ""]
@@ -59,9 +59,9 @@ def changes_markdown(changes: Changes) -> str:
 
 
 def changes_junit(changes: Changes) -> str:
-    """JUnit XML: one test case a metric of a row, and one an absolute limit.
+    """JUnit XML with one test case per metric of a row, and one per absolute limit.
 
-    Unjudged figures are skipped, with the reason.
+    Unjudged figures are skipped tests with the reason.
     """
     suite = ElementTree.Element("testsuite", name="deployfold compare")
     properties = ElementTree.SubElement(suite, "properties")
@@ -129,7 +129,7 @@ def _grid(changes: tuple[Change, ...]) -> Grid:
     title = None
     for change in changes:
         mark = _MARKS[change.verdict]
-        name = "" if change.title == title else change.title  # once for all its metrics
+        name = "" if change.title == title else change.title  # once per row
         title = change.title
         rows.append(
             (
@@ -170,7 +170,7 @@ def _change(change: Change) -> str:
 
 def _word(change: Change) -> str:
     if change.verdict == "unjudged":
-        return "unjudged"  # the reason stands below
+        return "unjudged"  # the reason is below the table
     if change.reason is not None:
         alone = change.verdict == "new"
         return text.clean(change.reason if alone else f"{change.verdict}: {change.reason}")
@@ -205,7 +205,7 @@ def _below(changes: Changes, everything: bool) -> list[str]:
 
 
 def _unjudged(changes: Changes) -> list[str]:
-    """The unjudged figures, a line for each reason."""
+    """The unjudged figures, one line per reason."""
     by_reason: dict[str, list[Change]] = {}
     for change in changes.unjudged:
         by_reason.setdefault(change.reason or "", []).append(change)

@@ -1,4 +1,4 @@
-"""How far a metric may get worse from one report to the next: ``--fail latency=5%``."""
+"""Tolerances: how much a metric may get worse from one report to the next (``--fail``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deployfold.errors import UsageError
 from deployfold.reporting.metrics import METRICS, Metric, find_metric
 
 ROWS = "rows"
-"""Stands for the rows themselves: a row that was measured stays measured. Takes ``never`` only."""
+"""The key for the rows themselves, with the only limit ``never``: a measured row stays measured."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Tolerance:
 
     Attributes:
         metric: the key, or :data:`ROWS`.
-        share: of the old value; ``None`` where an amount is given.
-        amount: in the metric's unit. Without a share and an amount, any change is tolerated.
-        row: the name of the only row that it is for; ``None`` for every row.
-        asked: the user set it, and it is not a default.
+        share: the limit as a share of the old value; ``None`` with an amount.
+        amount: the limit in the metric's unit. Without share and amount, any change is tolerated.
+        row: the name of the row; ``None`` for every row.
+        asked: whether the user set the tolerance, and not a default.
     """
 
     metric: str
@@ -34,11 +34,16 @@ class Tolerance:
 
     @property
     def limited(self) -> bool:
-        """Some change for the worse is too much."""
+        """Whether the tolerance has a limit."""
         return self.share is not None or self.amount is not None
 
     def exceeded(self, old: float, worse_by: float) -> bool:
-        """Whether getting worse by ``worse_by``, above 0 and in the metric's unit, is too much."""
+        """Whether a change for the worse exceeds the limit.
+
+        Args:
+            old: the old value.
+            worse_by: the change for the worse, above 0 and in the metric's unit.
+        """
         if self.share is not None:
             return math.isinf(worse_by) or worse_by > self.share * abs(old)
         return self.amount is not None and worse_by > self.amount
@@ -55,13 +60,13 @@ _HINT = "Write it as --fail latency=5%, sqnr=3dB, size=1%, ROW:latency=2ms or si
 
 
 def parse_tolerances(texts: Iterable[str]) -> tuple[Tolerance, ...]:
-    """Read every ``--fail [ROW:]METRIC=LIMIT``; a later one takes the place of an earlier.
+    """Read every ``--fail [ROW:]METRIC=LIMIT``; a later one replaces an earlier one.
 
     ``LIMIT`` is a share of the old value (``5%``), an amount in the metric's unit (``2ms``,
     ``3dB``, ``1MB``, ``0.5pt`` for percentage points; counts and ratios have none), or ``never``.
 
     Returns:
-        The user's tolerances and, of the other metrics, :data:`DEFAULTS`.
+        The user's tolerances, and :data:`DEFAULTS` for the other metrics.
 
     Raises:
         UsageError: a text does not follow that grammar.
@@ -74,7 +79,7 @@ def parse_tolerances(texts: Iterable[str]) -> tuple[Tolerance, ...]:
 
 
 def tolerance_for(tolerances: Iterable[Tolerance], row: str, metric: str) -> Tolerance | None:
-    """The tolerance of a metric of a row: its own, else that of every row."""
+    """The tolerance for a metric of a row: the row's own, or that of every row."""
     found = [one for one in tolerances if one.metric == metric and one.row in (row, None)]
     return min(found, key=lambda one: one.row is None, default=None)
 
@@ -95,7 +100,7 @@ def _parse(text: str) -> Tolerance:
 
 
 def _parse_limit(metric: Metric, limit: str) -> tuple[float | None, float | None]:
-    """The share or the amount that a limit is."""
+    """The limit as a share, or as an amount."""
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*(%|[A-Za-z/]*)", limit, re.ASCII)
     if match is None:
         raise UsageError(f"{limit!r} is not a limit for {metric.key}.", hint=_HINT)
@@ -117,4 +122,4 @@ DEFAULTS: tuple[Tolerance, ...] = (
     ),
     Tolerance(ROWS, amount=0.0),
 )
-"""Without ``--fail``: what every metric allows by default, and a row that is measured no more."""
+"""The tolerances without ``--fail``: the defaults of the metrics, and measured rows must stay."""

@@ -35,7 +35,7 @@ def test_nothing_moved(pair):
 
 def test_a_regression_has_exit_code_7_and_is_named(pair):
     done = run("compare", "old", "new.json", "--markdown", "m.md", "--junit", "j.xml", cwd=pair)
-    fails(done, 7, "onnxruntime size went from", "limit 1 %", "folded rows: not measured any more")
+    fails(done, 7, "onnxruntime size went from", "limit 1 %", "folded rows: no longer measured")
     assert "2 regressions" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert "2 regressions" in (pair / "m.md").read_text()

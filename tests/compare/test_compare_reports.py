@@ -198,7 +198,7 @@ def test_a_row_that_is_measured_no_more_or_gone_is_a_regression() -> None:
     lost = change_row(OLD, "onnxruntime", latency=None, not_measured="no kernel")
     changes = compare_reports(OLD, lost)
     found = verdict(changes, "onnxruntime", "rows")
-    assert (found.verdict, found.reason) == ("regression", "not measured any more: no kernel")
+    assert (found.verdict, found.reason) == ("regression", "no longer measured: no kernel")
     assert not any(one.metric == "latency" and one.row == "onnxruntime" for one in changes.changes)
     gone = OLD.model_copy(update={"rows": OLD.rows[:-1]})
     assert compare_reports(OLD, gone).rows_gone == ("tensorrt-fp16",)

@@ -1,4 +1,4 @@
-"""Two forms of one model compared layer by layer: which is the first that departs?"""
+"""Compares two forms of one model layer by layer, and finds the first layer that differs."""
 
 from __future__ import annotations
 

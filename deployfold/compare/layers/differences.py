@@ -1,4 +1,4 @@
-"""The values of paired layers compared, a part of them at a time."""
+"""Compares the values of paired layers, in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pairing import Pair
 from .side import Side
 
 BUDGET = 256 * 2**20
-"""Bytes of each side's values that are in memory at once."""
+"""Most bytes of each side's values in memory at a time."""
 _UNKNOWN = 2**22  # elements of a tensor without a known shape
 
 
@@ -28,9 +28,9 @@ def compare_pairs(
     budget: int = BUDGET,
     emit: Emit = ignore,
 ) -> tuple[LayerDifference, ...]:
-    """One difference for each pair, in their order; see :mod:`.pairing` for what is left out.
+    """One difference for each pair, in order; :mod:`.pairing` chooses the pairs.
 
-    Each part of the pairs costs one run of both sides an input.
+    Each part of the pairs costs one run of both sides per input.
 
     Raises:
         MeasureError, ExportError: a side does not run on these inputs.
@@ -65,7 +65,7 @@ def _parts(pairs: Sequence[Pair], budget: int) -> Iterator[tuple[int, list[Pair]
 
 
 class _Comparison:
-    """Of one pair, over all inputs."""
+    """The comparison of one pair over all inputs."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
@@ -106,7 +106,7 @@ class _Comparison:
 
 
 def _rescaled(reference: Array, values: Array) -> Array:
-    """``values`` with each channel (axis 1) at the scale of the reference's, by least squares."""
+    """``values`` with each channel (axis 1) scaled to the reference by least squares."""
     if values.ndim < 2:
         return values
     axes = (0, *range(2, values.ndim))

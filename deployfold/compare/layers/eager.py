@@ -27,10 +27,12 @@ class EagerSide:
     """A module with its submodules; see :class:`~.side.Side`.
 
     Args:
+        name: the name of the file.
+        module: the module.
         feeds: the arguments of each forward.
 
     Raises:
-        FoldError: it does not run on these inputs.
+        FoldError: the module does not run on these inputs.
     """
 
     def __init__(self, name: str, module: nn.Module, feeds: Sequence[Inputs]) -> None:
@@ -47,8 +49,7 @@ class EagerSide:
         return find_folds(self._module, self._feeds[0], self._graph, self.points, other.tensors)
 
     def run(self, points: Sequence[LayerOutput]) -> Iterator[list[Array]]:
-        """See :class:`~.side.Side`. Every value is as the layer left it: what follows may write
-        into it."""
+        """See :class:`~.side.Side`. Values are copied, because later layers may overwrite them."""
         wanted = {point.handle for point in points}
         for feed in self._feeds:
             found = _capture(self._module, feed, wanted)
@@ -59,15 +60,15 @@ class EagerSide:
 
 
 def check_visible(name: str, module: nn.Module) -> None:
-    """Whether the outputs of a module's submodules can be seen.
+    """Refuse a module without visible submodules.
 
     Raises:
-        UsageError: it is a compiled graph.
+        UsageError: the module is a compiled graph.
     """
     if is_torchscript(module) or isinstance(module, torch.fx.GraphModule):
         raise UsageError(
-            f"The layers of {name} cannot be seen: it holds a compiled graph.",
-            hint="Give the checkpoint that it was made of, the folded .pt, or an .onnx.",
+            f"The layers of {name} are not visible, because it is a compiled graph.",
+            hint="Give the checkpoint that it was made from, the folded .pt, or an .onnx.",
         )
 
 
@@ -78,7 +79,7 @@ def _precision(module: nn.Module) -> str:
 
 
 def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Hashable, Array]:
-    copy = copy_modules(module)  # a forward may write to its module, if only to a cache
+    copy = copy_modules(module)  # a forward may write to its module
     paths = {id(one): path for path, one in copy.named_modules()}
     calls: Counter[str] = Counter()
     found: dict[Hashable, Array] = {}
@@ -107,10 +108,10 @@ def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Has
 
 
 def _points(graph: Graph) -> list[LayerOutput]:
-    """One for every call of a module with one tensor as output, and one for every model output.
+    """One point for every module call with a single output tensor, and one for every model output.
 
-    A module pairs with the nodes that an exporter made of it only if what it returns is what its
-    last operator computed: the last of those nodes is then its output.
+    A module pairs with its ONNX nodes only if its last operator computes the result: the module's
+    last node then has the same output.
     """
     order = {op: index for index, op in enumerate(graph.ops)}
     last: dict[Call, Op] = {}

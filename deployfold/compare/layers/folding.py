@@ -1,8 +1,7 @@
-"""Where two forms of a model differ by design: around BatchNorms that only one of them has.
+"""Finds the layers in which two forms of a model differ by design, around folded BatchNorms.
 
-Folding changes what layers compute on the way between a BatchNorm and the layer that took it up,
-and nothing else. Where that is, is read off the plan that folding makes of the form with the
-BatchNorms; that the numbers are right is not taken from there, but compared.
+Folding changes only the values between a BatchNorm and the layer that takes it up. The fold plan of
+the form with the BatchNorms shows which values these are. The other values are compared.
 """
 
 from __future__ import annotations
@@ -27,16 +26,19 @@ Tensors = Mapping[str, tuple[int, ...]]
 def find_folds(
     module: nn.Module, inputs: Inputs, graph: Graph, points: Sequence[LayerOutput], others: Tensors
 ) -> Folds:
-    """What differs in ``graph``, the trace of ``module`` on ``inputs``.
+    """The values that differ by design in ``graph``, the trace of ``module`` on ``inputs``.
 
     Args:
-        points: of the module, whose ``tensor`` is a value of the graph.
-        others: the tensors of the other form, by name.
+        module: the form with the BatchNorms.
+        inputs: the arguments of one forward.
+        graph: the trace.
+        points: the points of the module; their ``tensor`` is a value of the graph.
+        others: the shapes of the other form's tensors, by name.
     """
     own = dict(_shapes(module))
     if not count_batchnorms(module) and own.keys() <= others.keys():
         return Folds()
-    plan = match(trace(module, inputs), module)  # matching uses up its graph
+    plan = match(trace(module, inputs), module)  # match() changes the graph, so trace again
     gone = [item for item in plan.folded if _is_gone(item.name, own, others)]
     taking = [path for item in gone for path in item.into]
     interior: set[Value] = set()
@@ -66,7 +68,7 @@ def _shapes(module: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
 
 
 def _is_gone(name: str, own: Tensors, others: Tensors) -> bool:
-    """Whether something of a module or a parameter is not in the other form."""
+    """Whether the other form lacks a tensor of this module, or this parameter."""
     mine = [key for key in own if key == name or key.startswith(f"{name}.")]
     return any(others.get(key) != own[key] for key in mine if not key.endswith("_tracked"))
 
@@ -76,7 +78,7 @@ def _reads_weights(op: Op) -> bool:
 
 
 def _stands_before(graph: Graph, sites: Sequence[Call], into: Sequence[Op]) -> bool:
-    """Whether every layer that took something up runs behind the ``sites``."""
+    """Whether every layer in ``into`` runs after the ``sites``."""
     makers = [value.producer for site in sites for value in site.outputs]
     if not into or not makers:
         return False
@@ -104,7 +106,7 @@ def _between(graph: Graph, item: Folded, sites: Sequence[Call], into: Sequence[O
 
 
 def _until_they_meet(graph: Graph, first: Op, second: Op) -> set[Value]:
-    """Everything behind two parallel branches up to their sum, without it."""
+    """The values of two parallel branches up to their sum, without the sum."""
     order = {op: index for index, op in enumerate(graph.ops)}
     one, other = (_reach([op.output], _results, set()) for op in (first, second))
     meeting = min((order[v.producer] for v in one & other if v.producer), default=len(order))
@@ -116,7 +118,7 @@ def _reach(
     step: Callable[[Value, Container[Op | None]], Iterable[Value]],
     ends: Container[Op | None],
 ) -> set[Value]:
-    """All values that some are connected with, without passing through the operators ``ends``."""
+    """All values reachable from ``start`` without passing through the operators ``ends``."""
     found: set[Value] = set()
     waiting = list(start)
     while waiting:

@@ -1,4 +1,4 @@
-"""The layers of an ONNX graph: the outputs of its nodes, by node and by the module they are of."""
+"""The layers of an ONNX graph: the outputs of its nodes, by node and by module."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ _LAYERS = frozenset("Conv ConvTranspose Gemm MatMul".split())
 
 
 class OnnxSide:
-    """An ONNX file in ONNX Runtime, unoptimised; see :class:`~.side.Side`.
+    """An ONNX file in ONNX Runtime without optimisations; see :class:`~.side.Side`.
 
-    ONNX Runtime has no 16-bit kernels for a CPU, so 16-bit tensors are rounded by casts that are
-    written into a copy (:mod:`deployfold.lowering.emulate`).
+    ONNX Runtime has no 16-bit kernels for CPUs. So casts in a copy of the file round 16-bit tensors
+    (:mod:`deployfold.lowering.emulate`).
 
     Args:
-        model: what :func:`read` made of ``path``; it is used up.
+        path: the file.
+        model: the result of :func:`read` for ``path``, which is changed.
         feeds: arrays by input name.
-        scratch: an empty directory for that copy.
+        scratch: an empty directory for the copy.
     """
 
     def __init__(self, path: Path, model: ir.Model, feeds: Sequence[Feed], scratch: Path) -> None:
@@ -62,7 +63,7 @@ class OnnxSide:
             self._path = self._emulated(model, scratch)
 
     def folds(self, other: Side) -> Folds:
-        """BatchNormalization nodes behind the layers that took them up; see :class:`.Side`."""
+        """BatchNormalization nodes after the layers that take them up; see :class:`.Side`."""
         interior: set[Hashable] = set()
         taken_up: dict[LayerOutput, LayerOutput] = {}
         by_tensor = {point.tensor: point for point in self.points}
@@ -83,7 +84,7 @@ class OnnxSide:
             found = {one.name: one.array for one in group}
             missing = next((name for name in names if name not in found), None)
             if missing is not None:
-                raise MeasureError(f"{self.name} gives no {missing} on input {number}.")
+                raise MeasureError(f"{self.name} does not compute {missing} on input {number}.")
             yield [
                 found[name] + point.shift if point.shift else found[name]
                 for name, point in zip(names, points, strict=True)
@@ -103,10 +104,10 @@ class OnnxSide:
 
 
 def read(path: Path) -> ir.Model:
-    """Read an ONNX file with its weights, and infer types where 16-bit tensors are rounded.
+    """Read an ONNX file with its weights, and infer the types of 16-bit tensors.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the file is not an ONNX.
     """
     try:
         model = ir.load(path)
@@ -187,7 +188,7 @@ def _elements(value: ir.Value) -> int | None:
 
 
 def _module_keys(model: ir.Model) -> dict[ir.Node, list[tuple[Hashable, ...]]]:
-    """For the last node of every call of a module: what that module's output is paired by."""
+    """The pairing keys of every module call, by the call's last node."""
     by_scope: dict[str, list[ir.Node]] = defaultdict(list)
     by_weights: dict[str, list[ir.Node]] = defaultdict(list)
     before: set[str] = set()
@@ -229,9 +230,10 @@ def _owner(node: ir.Node) -> str | None:
 
 
 def _scope_in_name(name: str) -> str | None:
-    """``layer1.0.conv1`` of ``/layer1/layer1.0/conv1/Conv``, as torch's older exporter names it.
+    """The module in a node name of torch's older exporter.
 
-    The second call of a module is named ``conv1_1``, as a module of that name would be.
+    For example, ``/layer1/layer1.0/conv1/Conv`` gives ``layer1.0.conv1``. The exporter names the
+    second call of a module ``conv1_1``, which looks like another module.
     """
     parts = name.split("/")
     if len(parts) < 3 or parts[0]:
@@ -244,7 +246,7 @@ def _scope_in_name(name: str) -> str | None:
 
 
 def _normalised(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """The output of every BatchNormalization that alone reads a layer, and that layer's."""
+    """The outputs of every BatchNormalization and of the layer that it alone reads."""
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "BatchNormalization" else None
         layer = None if source is None else source.producer()

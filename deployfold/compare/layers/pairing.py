@@ -1,4 +1,4 @@
-"""Which layer of the one side is which of the other."""
+"""Pairs the layers of two forms of a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .side import Folds, LayerOutput, Side
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two points whose values should be equal, and what to call them.
+    """Two points whose values should be equal, with a name and a kind.
 
-    ``folded`` names the BatchNorm that one side has behind the layer and the other folded into it.
+    ``folded`` is the name of a BatchNorm that one side has after the layer, and the other has
+    folded into the layer.
     """
 
     name: str
@@ -27,8 +28,9 @@ class Pairing:
     """All pairs, in the first side's order.
 
     Attributes:
+        pairs: the pairs.
         skipped: layers of the first side that differ by design, around a folded BatchNorm.
-        alone: layers with weights of the first side that the second one does not have.
+        alone: layers with weights that only the first side has.
     """
 
     pairs: tuple[Pair, ...]
@@ -40,7 +42,7 @@ def pair(first: Side, second: Side) -> Pairing:
     """Pair the points of two sides; each tensor is compared once."""
     ours, theirs = first.folds(second), second.folds(first)
     by_key = {key: point for point in second.points for key in point.keys}
-    # Where the second side has the BatchNorm, that stands for the first side's layer.
+    # If the second side has the BatchNorm, its output pairs with the first side's layer.
     norms = {key: norm for norm, layer in theirs.taken_up.items() for key in layer.keys}
     pairs, skipped, alone = [], [], []
     seen: set[tuple[Hashable, Hashable]] = set()

@@ -1,4 +1,4 @@
-"""Layers that depart: on a terminal and as Markdown."""
+"""Renders a comparison of layers for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .result import LayerComparison, LayerDifference
 
 
 def layers_renderable(found: LayerComparison) -> RenderableType:
-    """Every layer, the first that departs marked, and what was not compared."""
+    """Every layer, with a mark at the first one beyond the limits, and the layers not compared."""
     style = "bold green" if found.passed else "bold red"
     return Group(
         Text(f"old  {text.clean(found.old)} ({found.old_precision})", style="dim"),
@@ -33,7 +33,7 @@ def layers_renderable(found: LayerComparison) -> RenderableType:
 
 
 def layers_markdown(found: LayerComparison) -> str:
-    """The same for a pull request."""
+    """The comparison as Markdown for a pull request."""
     lines = [f"### {escape(verdict(found))}", ""]
     lines += [*grid_markdown(_grid(found)), ""]
     names = (f"old: {found.old}", f"new: {found.new}")
@@ -42,7 +42,7 @@ def layers_markdown(found: LayerComparison) -> str:
 
 
 def verdict(found: LayerComparison) -> str:
-    """The first layer that departs and the limit that it misses, in a sentence."""
+    """A sentence on the first layer that misses a limit."""
     if found.passed:
         return f"No layer departs: all {len(found.layers)} keep {_limits(found)}."
     first, count = found.departing[0], len(found.departing)
@@ -93,10 +93,10 @@ def _below(found: LayerComparison) -> list[str]:
     if any(layer.folded for layer in found.layers) or found.skipped:
         count = len(found.skipped)
         lines.append(
-            "BatchNorms folded in one of them: compared behind the layer that took them up; "
+            "BatchNorms folded in one file: compared after the layer that took them up; "
             f"{count} tensor{'' if count == 1 else 's'} in between left out"
         )
     if found.alone:
         names = first_few([text.clean(name) for name in found.alone], 5)
-        lines.append(f"Not found in the new one: {names}")
+        lines.append(f"Not found in the new file: {names}")
     return lines

@@ -1,4 +1,4 @@
-"""The comparison of two forms of a model, layer by layer."""
+"""The records of a layer-by-layer comparison of two forms of a model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from deployfold.reporting.fields import Frozen, Number
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a layer may depart: SQNR in dB from below, max |Δ| from above."""
+    """The limits of every layer: the least SQNR in dB, and the greatest max |Δ|."""
 
     sqnr_db: float
     max_diff: float | None = None
 
     def missed(self, sqnr_db: float, max_diff: float) -> str | None:
-        """Which limit is missed and by how much, in words."""
+        """The missed limit in words; ``None`` if both are kept."""
         if sqnr_db < self.sqnr_db:
             return f"SQNR {text.decibels(sqnr_db)} is below {self.sqnr_db:g} dB"
         if self.max_diff is not None and max_diff > self.max_diff:
@@ -26,9 +26,9 @@ class Limits:
 
 
 def limit_for(*precisions: str) -> float:
-    """The SQNR in dB that the coarsest of some precisions can keep in every layer."""
+    """The least SQNR in dB of a layer for the coarsest of the given precisions."""
     known = {one.value: one.record.layer_sqnr_db for one in Precision}
-    coarsest = min(known.values())  # of a file that names a precision of another version
+    coarsest = min(known.values())  # for a precision of another deployfold version
     return min(known.get(one, coarsest) for one in precisions)
 
 
@@ -36,9 +36,12 @@ class LayerDifference(Frozen):
     """The output of one layer in both forms.
 
     Attributes:
+        name: the name of the layer.
         kind: the class of the module, or the operator.
-        folded: the BatchNorm that one form has behind the layer, and the other folded into it.
-        departs: which limit it misses; ``None`` where it keeps them.
+        shape: the shape of the output.
+        max_abs_diff, sqnr_db, cosine: the difference of the two outputs.
+        folded: the BatchNorm that one form has after the layer and the other has folded into it.
+        departs: the missed limit in words; ``None`` without one.
     """
 
     name: str
@@ -56,8 +59,11 @@ class LayerComparison(Frozen):
 
     Attributes:
         old, new: the files.
-        input_data: what was run.
-        skipped: layers that differ by design, since a BatchNorm was folded around them.
+        old_precision, new_precision: their precisions.
+        input_data: a description of the inputs.
+        min_sqnr_db, max_diff: the limits.
+        layers: the compared layers.
+        skipped: layers that differ by design, because a BatchNorm was folded around them.
         alone: layers with weights that only the old form has.
     """
 
@@ -79,7 +85,7 @@ class LayerComparison(Frozen):
 
     @property
     def passed(self) -> bool:
-        """Every layer keeps the limits."""
+        """Whether every layer keeps the limits."""
         return not self.departing
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Two files compared layer by layer: how they are opened, and what they are run on."""
+"""Compares two files layer by layer: opens them, chooses the inputs, and runs both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Inputs = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """One of the two: a loaded model, or an ONNX."""
+    """One of the two files: a loaded model, or an ONNX."""
 
     source: str
     model: LoadedModel | ir.Model
@@ -46,7 +46,7 @@ class _File:
         names = [str(value.name) for value in self.model.graph.inputs]
         if len(feeds[0]) != len(names):
             raise UsageError(
-                f"{name} takes {len(names)} inputs, and {len(feeds[0])} were given.",
+                f"{name} takes {len(names)} inputs, but {len(feeds[0])} were given.",
                 hint=f"Its inputs are: {', '.join(names)}.",
             )
         arrays = [
@@ -75,18 +75,20 @@ def compare_files(
     Args:
         old, new: a checkpoint, a model by name, or an ``.onnx`` of any precision.
         arch: the architecture of a state dict.
-        inputs: shapes; from the report beside a file, from an ONNX, or from the model if ``None``.
-        data: a file or folder of real inputs; seeded random ones if ``None``.
-        seed: of those.
-        min_sqnr: the SQNR in dB that every layer must keep; by the precisions if ``None``.
-        max_diff: the greatest max |Δ| of a layer; no limit if ``None``.
-        allow_globals, trust: for checkpoints, as for loading.
+        inputs: the shapes; ``None`` takes them from the report in the file's folder, from an ONNX,
+            or from the model.
+        data: a file or folder of real inputs; ``None`` for seeded random inputs.
+        seed: seed of the random inputs.
+        min_sqnr: the least SQNR in dB of every layer; ``None`` chooses by the precisions.
+        max_diff: the greatest max |Δ| of a layer; ``None`` for no limit.
+        allow_globals, trust: permissions for checkpoints, as for loading.
+        emit: receives the events of the comparison.
 
     Raises:
-        UsageError: a file has no layers to look at, no input shape is known, or the two have no
+        UsageError: a file has no visible layers, no input shape is known, or the two have no
             layer in common.
         LoadError: a checkpoint cannot be read, or could run code.
-        MeasureError: one of them does not run.
+        MeasureError: one of the files does not run.
     """
     start = time.perf_counter()
     emit(StageStarted("compare", "loading"))
@@ -135,12 +137,12 @@ def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: 
             one.name for one in path.iterdir() if runtime_of(one) in (ONNX_RUNTIME, EAGER)
         )
         raise UsageError(
-            f"{source} is a directory, and --layers compares two files.",
+            f"{source} is a directory, but --layers compares two files.",
             hint=f"Its files: {', '.join(there)}." if there else None,
         )
     if runtime_of(path) is TENSORRT:
         raise UsageError(
-            f"The layers of {source} cannot be seen: an engine has fused them.",
+            f"The layers of {source} are not visible, because an engine has fused them.",
             hint="Compare the ONNX that it was built from.",
         )
     if runtime_of(path) is ONNX_RUNTIME:
@@ -156,7 +158,7 @@ def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: 
 
 
 def _inputs(files: Sequence[_File]) -> InputSpec:
-    """The shapes of the build that a file belongs to, of an ONNX, or of a model."""
+    """The input shapes of a file's build, of an ONNX, or of a model."""
     for one in files:
         report = Path(one.source).parent / REPORT_JSON
         if Path(one.source).is_file() and report.is_file():

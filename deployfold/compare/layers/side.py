@@ -1,4 +1,4 @@
-"""The outputs of layers as both sides of a comparison have them."""
+"""The protocol of a side of a layer-by-layer comparison, and the records of its layers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class LayerOutput:
     """The output of one layer on one side.
 
     Attributes:
-        name: of the layer, as it is shown.
-        kind: its class or operator.
-        keys: for pairing with an output of the other side, the surest first.
-        handle: by which the side finds it.
-        tensor: equal for two points that are the same tensor.
-        elements: how many numbers it holds, if that is known.
-        exact: its partner must have the same shape. Otherwise another shape means that the exporter
-            has merged operators of one module into another.
-        weights: the layer has some.
-        by_channel: each channel (axis 1) may have been multiplied by a factor of its own.
-        shift: a constant that was subtracted from it, and that the side adds again.
+        name: the name of the layer for users.
+        kind: the layer's class or operator.
+        keys: keys for pairing with an output of the other side, the most reliable first.
+        handle: the side's own reference to the output.
+        tensor: an identity that is equal for two points of the same tensor.
+        elements: the number of elements, if known.
+        exact: whether the other output must have the same shape. If not, another shape means that
+            the exporter merged operators of several modules.
+        weights: whether the layer has weights.
+        by_channel: whether each channel (axis 1) may have its own factor.
+        shift: a constant that was subtracted from the output, and that the side adds again.
     """
 
     name: str
@@ -44,12 +44,12 @@ class LayerOutput:
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The differences by design of one side, since the other side has BatchNorms folded.
+    """The differences by design of one side, because the other side has BatchNorms folded.
 
     Attributes:
-        interior: tensors between a BatchNorm and what took it up, which differ.
-        taken_up: by the point of a BatchNorm that of the layer in front of it, which took up that
-            BatchNorm and nothing else: on the other side it computes what the BatchNorm does here.
+        interior: the tensors between a BatchNorm and the layer that takes it up.
+        taken_up: for the point of a BatchNorm, the point of the layer before it, if the layer takes
+            up this BatchNorm only. On the other side, that layer computes the BatchNorm's output.
     """
 
     interior: frozenset[Hashable] = frozenset()
@@ -57,13 +57,13 @@ class Folds:
 
 
 class Side(Protocol):
-    """One of the two forms.
+    """One of the two forms of a model.
 
     Attributes:
-        name: the file.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, …
-        points: in the order in which the layers run.
-        tensors: the shapes of weights and statistics by qualified name.
+        name: the name of the file.
+        precision: the precision, such as ``fp32`` or ``int8``.
+        points: the outputs of the layers, in the order of execution.
+        tensors: the shapes of weights and statistics, by qualified name.
     """
 
     name: str
@@ -78,5 +78,5 @@ class Side(Protocol):
         """The values of some points, for every feed in turn.
 
         Raises:
-            MeasureError, ExportError: it does not run on these inputs.
+            MeasureError, ExportError: the model does not run on these inputs.
         """
