@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import onnx_files
 import pytest
 import torch
+from cli_runs import run
 from PIL import Image
 from torch import nn
 
@@ -40,7 +40,9 @@ COMMANDS = sorted(
         command,
     ),
 )
-QUICK = ("--input 1x3x64x64", "--max-seconds 1")
+EARLIER = ("old", "build/v1", "build/v2")
+"""Directories that commands name as those of earlier builds."""
+QUICK = ("--input 1x3x64x64", "--max-seconds 0.2")
 
 
 def test_the_readme_is_short_and_shows_a_table():
@@ -99,13 +101,12 @@ def test_command(command: str, workplace: Path) -> None:
         words += shlex.split(QUICK[0])
     if words[1] in ("build", "bench"):
         words += shlex.split(QUICK[1])
-    if "old/report.json" in words:  # the report of the builds before
-        (workplace / "old").mkdir(exist_ok=True)
-        shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / "old")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=workplace, env=environment, capture_output=True, text=True)
+    for directory in EARLIER:
+        if any(word.startswith(directory) for word in words):
+            (workplace / directory).mkdir(exist_ok=True)
+            shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / directory)
+    done = run(*words[1:], cwd=workplace)
     assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_python(tmp_path: Path) -> None:
