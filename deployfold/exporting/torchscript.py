@@ -6,12 +6,14 @@ TorchScript is deprecated, but works in every supported torch. In a torch withou
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.export import ExportedProgram
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_few, first_line
@@ -53,6 +55,7 @@ def export_torchscript(
     *,
     script: bool = False,
     spec: InputSpec | None = None,
+    program: ExportedProgram | None = None,
 ) -> TorchScriptArtifact:
     """Write ``module`` as a TorchScript archive.
 
@@ -66,6 +69,8 @@ def export_torchscript(
         script: compile the Python source instead of tracing, which keeps control flow.
         spec: with a dynamic batch, a second batch size is compared too, and the notes have the
             result.
+        program: trace this exported program of ``module`` instead of its Python code, which may
+            have attributes that TorchScript cannot take.
 
     Raises:
         ExportError: the model cannot be traced or scripted, the loaded archive's outputs differ, or
@@ -77,7 +82,8 @@ def export_torchscript(
         )
     reference, _ = run_module(module, inputs)
     with TORCHSCRIPT_IS_FINE.made(), quiet(), noting_baked() as baked:
-        converted, method, flattened = _convert(module, inputs, script=script)
+        traced = module if program is None else _graph_of(program)
+        converted, method, flattened = _convert(traced, inputs, script=script)
         frozen, notes = _freeze(converted)
     notes += flattened
     # The archive contains the name of its file, so the name is fixed. Saving to a buffer, without a
@@ -122,6 +128,12 @@ def _convert(
             f"torch.jit.trace cannot trace this model: {_without_values(first_line(error))}",
             hint="Try --script, which compiles the Python source instead.",
         ) from error
+
+
+def _graph_of(program: ExportedProgram) -> torch.nn.Module:
+    """The module of a program, without its checks of the input shapes."""
+    unguarded = "check_guards" in inspect.signature(program.module).parameters  # torch 2.9
+    return program.module(check_guards=False) if unguarded else program.module()
 
 
 def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
@@ -192,7 +204,21 @@ def _batch_notes(
 
 
 def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:
-    return export_torchscript(job.module, job.inputs, path, script=job.script, spec=job.spec)
+    """Trace the module, or if TorchScript cannot take its code, its exported program."""
+    try:
+        return export_torchscript(job.module, job.inputs, path, script=job.script, spec=job.spec)
+    except ExportError as error:
+        if job.script or is_torchscript(job.module):
+            raise
+        try:
+            made = export_torchscript(
+                job.module, job.inputs, path, spec=job.spec, program=job.program
+            )
+        except ExportError:
+            raise error from None  # the message of the first attempt is about the user's code
+        reason = error.message.partition(". ")[0].rstrip(".")
+        note = f"TorchScript was traced from the exported program, because {reason}."
+        return replace(made, notes=(*made.notes, note))
 
 
 TORCHSCRIPT = Exporter(

@@ -7,6 +7,7 @@ import export_toys as toys
 import pytest
 import torch
 
+import deployfold
 from deployfold.errors import ExportError
 from deployfold.exporting import export_torchscript
 from deployfold.exporting.outputs import flatten_outputs
@@ -128,3 +129,59 @@ def test_a_torch_without_torchscript_costs_one_error(
     monkeypatch.delattr(torch.jit, "trace")
     with pytest.raises(ExportError, match="no TorchScript"):
         export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
+
+
+class Unattached(torch.nn.Module):
+    """A property raises, as LightningModule.trainer does outside of training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    @property
+    def trainer(self) -> object:
+        raise RuntimeError("Unattached is not attached to a Trainer. And more.")
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.conv(x)}
+
+
+class SwishFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+
+class WithFunction(torch.nn.Module):
+    """A function with a backward of its own, which TorchScript cannot save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return SwishFunction.apply(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [(Unattached, "is not attached to a Trainer"), (WithFunction, "function call 'SwishFunction'")],
+)
+def test_code_that_torchscript_cannot_take_is_traced_from_the_exported_program(
+    tmp_path: Path, net: type[torch.nn.Module], reason: str
+) -> None:
+    module, x = net().eval(), torch.randn(2, 3, 8, 8)
+    made = deployfold.export(
+        module, (x,), tmp_path, formats=("torchscript",), dynamic_batch=(1, 2, 4)
+    )
+    artifact = made["torchscript"]
+    assert any(reason in note and "exported program" in note for note in artifact.notes)
+    assert not any("And more" in note for note in artifact.notes)
+    loaded, other = torch.jit.load(str(artifact.path)), torch.randn(3, 3, 8, 8)
+    expected, found = module(other), loaded(other)
+    for one, two in zip(
+        expected.values() if isinstance(expected, dict) else [expected],
+        found.values() if isinstance(found, dict) else [found],
+        strict=True,
+    ):
+        torch.testing.assert_close(two, one)
