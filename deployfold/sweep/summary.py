@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
+from deployfold.reporting import units
 from deployfold.reporting.markdown import escape
+from deployfold.reporting.metrics import METRICS
 from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.row import Row
-from deployfold.reporting.text import clean, short, size
+from deployfold.reporting.text import clean, short
 from deployfold.runtimes import TENSORRT, runtime_of
 from deployfold.util.files import write_text
 
@@ -104,9 +106,10 @@ def to_json(results: Sequence[CellResult]) -> str:
 
 def to_markdown(results: Sequence[CellResult]) -> str:
     """A Markdown table of a sweep."""
-    lines = ["| " + " | ".join(_HEADERS) + " |", "|---" * len(_HEADERS) + "|"]
+    headers = [column.header for column in _COLUMNS]
+    lines = ["| " + " | ".join(headers) + " |", "|---" * len(headers) + "|"]
     for result in results:
-        words = [escape(word) for word in _words(result)]
+        words = [escape(column.write(result)) for column in _COLUMNS]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines) + "\n"
 
@@ -118,26 +121,25 @@ def to_table(results: Sequence[CellResult]) -> RenderableType:
     from rich.text import Text
 
     styles = {"built": "green", "to finish": "cyan", "refused": "yellow", "failed": "red"}
-    shown = [index for index, header in enumerate(_HEADERS) if header not in _LEFT_OUT]
+    shown = [column for column in _COLUMNS if column.on_terminal]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index in shown:
-        right = _HEADERS[index] in ("engine", "parameters", "ms", "SQNR")
+    for index, column in enumerate(shown):
         table.add_column(
-            _HEADERS[index],
-            justify="right" if right else "left",
+            column.header,
+            justify="right" if column.numeric else "left",
             no_wrap=index != 0,
             overflow="fold",
         )
     previous = ("", "")
     reasons: dict[str, list[str]] = {}
     for result in results:
-        words = [Text(clean(word)) for word in _words(result)]
+        words = [Text(clean(column.write(result))) for column in shown]
         if previous[0] == result.model:
             words[0] = Text("")
             words[1] = Text("") if previous[1] == result.precision else words[1]
         previous = (result.model, result.precision)
         words[3].stylize(styles.get(result.state, "dim"))
-        table.add_row(*(words[index] for index in shown))
+        table.add_row(*words)
         if result.message:
             where = f"{result.model} {result.precision} {result.target}"
             reasons.setdefault(result.message, []).append(where)
@@ -145,32 +147,48 @@ def to_table(results: Sequence[CellResult]) -> RenderableType:
     return Group(table, *lines)
 
 
-_LEFT_OUT = ("s", "peak", "why")
-"""Columns of sweep.md that a terminal has no room for."""
+@dataclass(frozen=True)
+class _Column:
+    """A column of a sweep's tables; ``on_terminal`` is false where 80 columns have no room."""
 
-_HEADERS = (
-    "model", "precision", "target", "state", "engine", "parameters", "ms", "SQNR", "s",
-    "peak", "why",
-)  # fmt: skip
+    header: str
+    write: Callable[[CellResult], str]
+    numeric: bool = False
+    on_terminal: bool = True
 
 
-def _words(result: CellResult) -> tuple[str, ...]:
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
+def _number(
+    header: str, read: Callable[[CellResult], float | None], cell: Callable[[float], str],
+    *, on_terminal: bool = True,
+) -> _Column:  # fmt: skip
+    """A column of numbers, empty where there is none."""
 
-    return (
-        result.model,
-        result.precision,
-        result.target,
-        result.state,
-        "" if result.bytes is None else size(result.bytes),
-        "" if result.parameters is None else short(result.parameters),
-        number(result.median_ms, ".3g"),
-        number(result.sqnr_db, ".1f"),
-        number(result.seconds, ".1f"),
-        "" if result.peak_bytes is None else size(result.peak_bytes),
-        result.message or "",
-    )
+    def write(result: CellResult) -> str:
+        value = read(result)
+        return "" if value is None else cell(value)
+
+    return _Column(header, write, numeric=True, on_terminal=on_terminal)
+
+
+def _metric(key: str, read: Callable[[CellResult], float | None]) -> _Column:
+    """The column of a report's metric."""
+    metric = METRICS[key]
+    return _number(metric.header, read, metric.unit.cell)
+
+
+_COLUMNS = (
+    _Column("model", lambda result: result.model),
+    _Column("precision", lambda result: result.precision),
+    _Column("target", lambda result: result.target),
+    _Column("state", lambda result: result.state),
+    _metric("size", lambda result: result.bytes),
+    _number("params", lambda result: result.parameters, lambda value: short(round(value))),
+    _metric("latency", lambda result: result.median_ms),
+    _metric("sqnr", lambda result: result.sqnr_db),
+    _number("build s", lambda result: result.seconds, "{:.1f}".format, on_terminal=False),
+    _number("build memory", lambda result: result.peak_bytes, units.BYTES.cell, on_terminal=False),
+    _Column("why", lambda result: result.message or "", on_terminal=False),
+)
 
 
 def _without(cell: Cell, outcome: Outcome | None) -> CellResult:

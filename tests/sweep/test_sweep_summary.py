@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rendered import plain
+
 from deployfold.config.precision import Precision
+from deployfold.reporting.metrics import METRICS
 from deployfold.reporting.report import Environment, Report, Row, Source, Status, write_report
 from deployfold.sweep.fleet import FleetModel
 from deployfold.sweep.jobs import RECORD, Cell
-from deployfold.sweep.summary import summarise
+from deployfold.sweep.summary import CellResult, summarise, to_markdown, to_table
 
 
 def test_an_engine_in_fp16_is_not_the_int8_that_was_asked_for(tmp_path: Path) -> None:
@@ -36,3 +39,21 @@ def test_an_engine_in_fp16_is_not_the_int8_that_was_asked_for(tmp_path: Path) ->
     int8, fp16 = summarise(cells, dict.fromkeys(cells, directory), (), tmp_path)
     assert (int8.state, int8.message, int8.bytes) == ("refused", "INT8 gives 0.0 dB.", None)
     assert (fp16.state, fp16.artifact) == ("built", name)
+
+
+def test_figures_are_written_as_reports_write_them() -> None:
+    result = CellResult(
+        "mobilenetv3", "int8", "jetson-orin-nano", "built", bytes=9_421_003, parameters=5_470_832,
+        median_ms=3.14159, sqnr_db=41.26, seconds=91.2, peak_bytes=1_204_000_000,
+    )  # fmt: skip
+    header, _, line = to_markdown([result]).splitlines()
+    cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
+    assert cells["size"] == "9.421 MB"
+    assert cells["params"] == "5.471 M"
+    assert cells[METRICS["latency"].header] == "3.14"
+    assert cells[METRICS["sqnr"].header] == "41.3 dB"
+    assert cells["build memory"] == "1.204 GB"
+    table = plain(to_table([result]), 80)
+    assert "3.14" in table
+    assert "1.204 GB" not in table
+    assert max(map(len, table.splitlines())) <= 80
