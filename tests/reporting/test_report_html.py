@@ -22,6 +22,7 @@ from deployfold.reporting.html.decide import LANE, decision_chart
 from deployfold.reporting.html.fold_map import fold_map
 from deployfold.reporting.html.layers import layer_charts
 from deployfold.reporting.html.outline import NODES
+from deployfold.reporting.layers import LayerTimes, TimedLayer
 from deployfold.reporting.report import FoldedNorm, FoldSummary, LeftNorm
 from deployfold.reporting.text import clean
 
@@ -280,3 +281,23 @@ def test_a_notebook_shows_the_page_in_a_frame() -> None:
     assert inner.open == []
     assert len(inner.tables) == 1
     assert "a" not in {tag for tag, _ in inner.tags}
+
+
+def test_the_time_of_each_module_is_on_the_page() -> None:
+    report = sample_report()
+    layers = tuple(
+        TimedLayer(name=f"/layer{i}/Conv", kind="Conv", ms=1.0 + i, module=f"layer{i}.conv")
+        for i in range(20)
+    )
+    timed = report.rows[4].model_copy(update={"layer_times": LayerTimes(layers=layers, calls=7)})
+    unknown = LayerTimes(not_measured="TorchScript has no times of layers")
+    untimed = report.rows[2].model_copy(update={"layer_times": unknown})
+    rows = (*report.rows[:2], untimed, report.rows[3], timed, *report.rows[5:])
+    source = render_html(report.model_copy(update={"rows": rows}))
+    page = Page(source)
+    assert page.open == []
+    times = page.tables[1]
+    assert len(times) == 1 + 20  # every module, the slowest first
+    assert [text for _, text in times[1]] == ["layer19.conv", "Conv", "20.0", "9.5 %"]
+    assert "TorchScript: TorchScript has no times of layers" in source
+    assert 'href="#times"' in source

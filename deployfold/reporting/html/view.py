@@ -11,6 +11,7 @@ from deployfold.reporting.choice import Choice, choose, not_measured, outputs
 from deployfold.reporting.comparison import Cell, columns
 from deployfold.reporting.details import Grid, cold_start_grid, layer_grids, sweep_grid
 from deployfold.reporting.footnotes import Footnotes, footnotes
+from deployfold.reporting.layer_times import layer_time_grids, untimed
 from deployfold.reporting.report import Report, Row
 from deployfold.reporting.reproduce import build_command, install_command
 from deployfold.reporting.summary import Line, summary_lines
@@ -40,6 +41,8 @@ class View:
         unmeasured: the rows without a latency, by the reason.
         chosen: the index of the row to take.
         layers: for each quantised row its chart and its table.
+        times: the time of each module, for each row whose layers were timed.
+        untimed: why the layers of the other rows have no times, where that was asked for.
         sections: the titles of the sections, by their ids.
     """
 
@@ -59,6 +62,8 @@ class View:
     fold_map: Group | None
     fold_open: bool
     layers: list[tuple[LayerChart, Grid]]
+    times: list[Grid]
+    untimed: list[str]
     outline: Outline | None
     stages: Strips | None
     environment: dict[str, str]
@@ -91,6 +96,8 @@ def view(report: Report, outline: Outline | None) -> View:
         fold_map=None if fold is None else fold_map(fold),
         fold_open=fold is not None and len(fold.folded) + len(fold.left) <= OPEN,
         layers=list(zip(layer_charts(report), layer_grids(report), strict=True)),
+        times=layer_time_grids(report, everything=True),
+        untimed=untimed(report),
         outline=outline,
         stages=stage_strips(report),
         environment=_environment(report),
@@ -146,6 +153,7 @@ def _sections(found: View) -> dict[str, str]:
         **{key: (title.capitalize(), True) for key, title in grids.items()},
         "folding": ("Fold map", found.fold_map),
         "quantisation": ("Quantisation error", found.layers),
+        "times": ("Time by module", found.times or found.untimed),
         "graph": ("Graph", found.outline),
         "stages": ("Stages", found.stages),
         "environment": ("Environment", True),
