@@ -131,9 +131,11 @@ def _convert(
 
 
 def _graph_of(program: ExportedProgram) -> torch.nn.Module:
-    """The module of a program, without its checks of the input shapes."""
+    """The module of a program, without its checks of the input shapes, which no tracer takes."""
     unguarded = "check_guards" in inspect.signature(program.module).parameters  # torch 2.9
-    return program.module(check_guards=False) if unguarded else program.module()
+    module = program.module(check_guards=False) if unguarded else program.module()
+    module._forward_pre_hooks.clear()  # of this copy alone
+    return module
 
 
 def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
