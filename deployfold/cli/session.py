@@ -124,7 +124,7 @@ def _check_working_directory() -> None:
 
 
 def _flush(stream: IO[str]) -> None:
-    """Bring the output out while an error can still be told."""
+    """Flush the output while an error can still be reported."""
     try:
         stream.flush()
     except OSError as error:

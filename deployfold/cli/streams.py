@@ -112,7 +112,7 @@ def real_stdout(*, json: bool = False) -> Iterator[IO[str]]:
     try:
         yield stream
     finally:
-        with suppress(OSError):  # closing flushes again; the session has told what went wrong
+        with suppress(OSError):  # closing flushes again; the session has reported the error
             stream.close()
         os.dup2(saved, 1)
         os.close(saved)

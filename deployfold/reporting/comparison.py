@@ -1,4 +1,4 @@
-"""The comparison of all rows as columns of marked cells, for every renderer."""
+"""The comparison table of a report as columns of marked cells, for every renderer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Mark(Enum):
 class Cell:
     """A value as text, with the superscripts of its footnotes.
 
-    ``detail`` is a line below it, and ``warning`` how that line ends if it has bad news.
+    ``detail`` is a line below the value, and ``warning`` the end of that line if it is bad news.
     """
 
     text: str
@@ -96,7 +96,7 @@ def _column(metric: Metric, report: Report, notes: Footnotes) -> Column:
 
 
 def _cell(metric: Metric, row: Row, index: int, mark: Mark, notes: Footnotes) -> Cell:
-    if metric.tells_why and row.latency is None:
+    if metric.refers_to_reason and row.latency is None:
         return Cell("not measured", Mark.ABSENT, notes.mark((notes.why[row.name],)))
     if mark is Mark.ABSENT:
         return Cell(text.NOTHING, mark)
@@ -123,7 +123,7 @@ def _value(metric: Metric, rows: Sequence[Row], index: int) -> float | None:
 
 
 def _best(metric: Metric, rows: Sequence[Row]) -> float | None:
-    """The best value if it stands out: held by one row, of two or more that have one."""
+    """The best value, if two or more rows have one and only one row has the best."""
     values = [
         _value(metric, rows, index) if metric.contends(row) else None
         for index, row in enumerate(rows)

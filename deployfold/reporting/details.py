@@ -1,4 +1,4 @@
-"""The smaller tables of a report, for every renderer: batch sweep, cold start, INT8 layers."""
+"""The smaller tables of a report, for every renderer: batches, cold start, stages, layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sweep_grid(report: Report) -> Grid | None:
 
 
 def cold_start_grid(report: Report) -> Grid | None:
-    """Load to first output, and peak memory, in fresh processes; ``None`` where not measured."""
+    """Cold start and peak memory of fresh processes; ``None`` where they were not measured."""
     started = [(row, row.cold_start) for row in report.rows if row.cold_start is not None]
     if not started:
         return None
@@ -117,7 +117,7 @@ def stages_grid(report: Report) -> Grid | None:
 
 
 def layer_grids(report: Report) -> list[Grid]:
-    """The layers of every INT8 row, the worst first: the least SQNR, then those not measured."""
+    """The layers of every quantised row: the least SQNR first, those not measured last."""
     return [
         _layers(row, row.quantization)
         for row in report.rows

@@ -1,4 +1,4 @@
-"""The notes below the table: missing numbers, how rows were run, how far to rely on them."""
+"""The notes below the table: reasons for missing numbers, conditions of the run, its stability."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from .report import Latency, Report, Row
 FEW_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median."""
 BUSY = 0.25
-"""CPUs that other programs may keep busy before a note tells so."""
+"""CPUs that other programs may keep busy before a note says so."""
 MOST = 6
-"""Footnotes of a row."""
+"""Footnotes that a row has at most."""
 _GOOD_GOVERNORS = {"performance"}
 
 
 @dataclass(frozen=True)
 class Footnotes:
-    """Numbered sentences, and the numbers that belong to each row by its name.
+    """Numbered sentences, and for each row, by its name, the numbers of its sentences.
 
-    ``numbered[i]`` is note ``i + 1``; ``why`` holds the note that explains a row's missing
-    latency; ``plain`` are the unnumbered lines.
+    Attributes:
+        numbered: ``numbered[i]`` is note ``i + 1``.
+        why: the number of the note that explains a missing latency.
+        others: the numbers of the other notes.
+        plain: lines without a number, about the whole table.
     """
 
     numbered: tuple[str, ...]
@@ -161,8 +164,8 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     latencies = [row.latency for row in rows if row.latency is not None]
     steps = []
     others = max((one.other_cpus or 0.0 for one in latencies), default=0.0)
-    told = len(latencies) == 1 and "close them" in (latencies[0].note or "")
-    if others > BUSY and environment.cpus and not told:
+    said = len(latencies) == 1 and "close them" in (latencies[0].note or "")
+    if others > BUSY and environment.cpus and not said:
         steps.append(_crowded(others, environment.cpus, environment.threads))
     governor = environment.governor
     if governor and not set(governor.split(", ")) <= _GOOD_GOVERNORS:
@@ -171,7 +174,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
         steps.append("Lock the GPU's clocks: sudo nvidia-smi -lgc MHZ.")
     if any(_short(one) for one in latencies):
         steps.append("Allow more time with --max-seconds.")
-    if not steps and not told:
+    if not steps and not said:
         steps.append("Close other programs, or allow more time with --max-seconds.")
     return " ".join(steps)
 

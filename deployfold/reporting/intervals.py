@@ -1,4 +1,7 @@
-"""The 95 % intervals of a row's times, and what they decide; ``None`` of too few rounds."""
+"""The 95 % intervals of a row's times, and what they decide.
+
+Times of too few rounds have no interval: the functions then return ``None``.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ def too_few_rounds(row: Row) -> bool:
 
 
 def slower(row: Row, baseline: Row) -> bool:
-    """The row is slower than the baseline beyond doubt."""
+    """The whole interval of the speed-up lies below 1."""
     speedup = settled_speedup(row)
     return speedup is not None and speedup.high < 1.0
 
 
 def faster(row: Row) -> bool:
-    """The row is faster than the baseline beyond doubt."""
+    """The whole interval of the speed-up lies above 1."""
     speedup = settled_speedup(row)
     return speedup is not None and speedup.low > 1.0
 

@@ -42,7 +42,7 @@ def layer_time_grids(report: Report, *, everything: bool = False) -> list[Grid]:
 
 
 def untimed(report: Report) -> list[str]:
-    """A sentence for each row whose runtime could not tell the time of its layers."""
+    """A sentence for each row whose runtime does not report the time of its layers."""
     return [
         text.clean(f"{row.title}: {row.layer_times.not_measured}")
         for row in report.rows

@@ -35,7 +35,7 @@ class QuantizationSummary(Frozen):
 
     Attributes:
         quantized_macs_share: the share (0 to 1) of its multiply-accumulates that are quantised.
-        calibrated: false where the ranges come from random inputs, which tell nothing about
+        calibrated: false where the ranges come from random inputs, which say nothing about
             accuracy on real ones.
         precision: ``int8``, ``fp8`` or ``int4``.
         layers: every layer that could be quantised.
@@ -67,7 +67,7 @@ class LayerTimes(Frozen):
 
     Attributes:
         calls: inferences that the medians come from. A profiled call is slower than a usual one.
-        details: what TensorRT's engine inspector tells of the layers.
+        details: what TensorRT's engine inspector says about the layers.
     """
 
     layers: tuple[TimedLayer, ...] = ()

@@ -78,7 +78,7 @@ def _grid(grid: Grid) -> str:
 
 
 def _layers(grid: Grid) -> str:
-    """The layers of an INT8 model, which can be hundreds: closed until asked for."""
+    """The layers of a quantised model in a closed block, since there can be hundreds."""
     table = _grid(grid).partition("\n")[2]
     summary = f"<summary>{html.escape(text.clean(grid.title))}</summary>"
     return "\n".join(["<details>", summary, table, "", "</details>"])

@@ -1,8 +1,8 @@
-"""Every figure of a report's row, once: the columns of all tables and the words of all flags.
+"""The metrics of a row: the columns of every table, and the names that flags take.
 
 The terminal table, Markdown, HTML, ``--sort``, ``--fail``, the limits of a build, ``compare`` and
-the summary of a sweep take their keys, headers and units from :data:`METRICS`. Another column is
-another record here.
+the summary of a sweep take their keys, headers and units from :data:`METRICS`. Add a column by
+adding a record here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .row import Row
 
 MIN_SAMPLES = 10
-"""Over fewer samples, a share of agreement moves in steps of over 10 points: not worth a column."""
+"""Samples that an agreement needs for a column: over fewer it moves in steps of over 10 points."""
 LOST_SHARE = 0.01
 """An agreement or an accuracy this much below the original's is marked as lost: one point."""
 LOSSY_SQNR_DB = 30.0
@@ -52,7 +52,7 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a row.
+    """One figure of a row, and how to read, compare and write it.
 
     Attributes:
         key: its name in flags, in JSON of ``compare`` and in messages.
@@ -64,9 +64,9 @@ class Metric:
         aliases: older keys, which flags still take.
         interval: the 95 % interval of the row's value; ``None`` for a figure without noise, or
             with :attr:`drift` alone. It returns ``None`` where there were too few rounds.
-        unsettled: whether the row was measured, in too few rounds to tell a value.
-        drift: the relative difference of two runs of one program on one machine.
-        alike: two rows whose values differ without meaning.
+        unsettled: whether the row was measured in too few rounds to have a value.
+        drift: the relative difference between two runs of one program on one machine.
+        alike: whether the values of two rows differ without meaning.
         default_limit: the change for the worse that ``compare`` allows without ``--fail``, written
             as for that flag; ``None`` allows any.
         follows: the metric that determines this one; ``compare`` then shows this one only if asked.
@@ -77,7 +77,7 @@ class Metric:
         from_original: the original has no value, since it is what the others are compared with.
         cell: a row's cell where the value alone does not make it; see :class:`Unit`.
         baseline_cell: what the original's cell holds in place of its value.
-        tells_why: the cell of a row that was not measured refers to the reason.
+        refers_to_reason: the cell of a row that was not measured refers to the reason.
         narrow: a narrower form of the column.
         drop_rank: columns of the least rank go first where the terminal is narrow; ``None`` stays.
         drop_rank_quantized: the same in a report that has quantised rows.
@@ -103,7 +103,7 @@ class Metric:
     from_original: bool = False
     cell: Callable[[Row], str] | None = None
     baseline_cell: str | None = None
-    tells_why: bool = False
+    refers_to_reason: bool = False
     narrow: Narrow | None = None
     drop_rank: int | None = 0
     drop_rank_quantized: int | None = None
@@ -212,7 +212,7 @@ _ALL = (
         lambda row: speedup.value if (speedup := settled_speedup(row)) else None, "machine",
         interval=speedup_interval, unsettled=too_few_rounds, lost=slower, contends=faster,
         cell=lambda row: _write_speedup(row, interval=True), baseline_cell="baseline",
-        tells_why=True, drop_rank=None,
+        refers_to_reason=True, drop_rank=None,
         narrow=Narrow(110, "speed-up", lambda row: _write_speedup(row, interval=False)),
     ),
     Metric(
@@ -251,8 +251,8 @@ _ALL = (
 """In the order of the columns.
 
 Drift was measured between two runs of ``bench`` on two shared cores: medians were 3 to 6 % apart,
-p95 3 to 12 %, although the intervals of each run did not overlap. An interval tells what one run
-could have found, not what the machine does an hour later. Speed-ups did not move, since their
+p95 3 to 12 %, although the intervals of each run did not overlap. An interval bounds what one
+run could have found, not what the machine does an hour later. Speed-ups did not move, since their
 baseline drifts along."""
 
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}

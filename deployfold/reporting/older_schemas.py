@@ -1,4 +1,4 @@
-"""Reports that an earlier deployfold wrote, brought to the schema of today."""
+"""Upgrades reports of earlier versions of deployfold to the current schema."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Environment(Frozen):
     """The machine; the same fields as ``deployfold.measuring.environment.Environment``.
 
     ``cpus`` are hardware threads, ``governor`` the CPU frequency governor, ``load_average`` the
-    machine's when the report was written; ``None`` where the system does not tell.
+    machine's when the report was written; ``None`` where the system does not report it.
     """
 
     cpu: str
@@ -125,7 +125,7 @@ class StageCost(Frozen):
     """The time and the peak memory of a stage of the build.
 
     ``peak_bytes`` is the greatest resident memory of deployfold's process meanwhile, with that of
-    the process that compiled the engine; ``None`` where the system does not tell.
+    the process that compiled the engine; ``None`` where the system does not report it.
     """
 
     stage: str

@@ -66,7 +66,7 @@ class GpuState(Frozen):
 class CudaGraph(Frozen):
     """Whether an engine's work was launched as one CUDA graph, or kernel by kernel.
 
-    ``reason`` tells why not, or who captured the graph.
+    ``reason`` says why not, or what captured the graph.
     """
 
     used: bool
@@ -208,13 +208,13 @@ class Row(Frozen):
         name: stable and machine-readable, such as ``onnxruntime-fp16``; thresholds use it.
         title: what people read.
         artifact: its file, relative to the report; ``None`` for a model in memory.
-        parameters, batchnorm_layers, bytes: ``None`` where they cannot be told.
+        parameters, batchnorm_layers, bytes: ``None`` where they are not known.
         latency: ``None`` where it was not measured; ``not_measured`` then holds the reason.
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
         quantization: of a row in INT8, FP8 or INT4.
-        layer_times: where they were asked for and the runtime tells them.
+        layer_times: where they were asked for and the runtime reports them.
     """
 
     name: str

@@ -16,7 +16,7 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def clean(text: str) -> str:
-    """``text`` on one line, without anything that a terminal would obey.
+    """``text`` on one line, without control characters that a terminal would obey.
 
     Names come from checkpoints. White space becomes a space; control, format (bidirectional
     overrides), surrogate and private characters go.
@@ -83,7 +83,7 @@ def speedup(value: Speedup, *, interval: bool = True) -> str:
 
 
 def difference(value: float) -> str:
-    """``0``, ``1.2e-06``, or ``NaN/inf`` where the outputs are not even numbers."""
+    """``0``, ``1.2e-06``, or ``NaN/inf`` where an output is not a finite number."""
     if not math.isfinite(value):
         return "NaN/inf"
     return "0" if value == 0 else f"{value:.1e}"
@@ -97,7 +97,7 @@ def decibels(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 0 to 1 with one decimal: ``98.4 %``; ``100 %`` is all of it and nothing less."""
+    """A share of 0 to 1 with one decimal: ``98.4 %``; only a share of 1 is written ``100 %``."""
     if not math.isfinite(share):
         return NOTHING
     written = f"{100 * share:.1f}"
@@ -147,7 +147,7 @@ def gpu_time(latency: Latency) -> str | None:
 
 
 def machine(report: Report) -> str:
-    """One line: CPU, GPU, threads and the libraries that ran the rows."""
+    """The machine on one line: CPU, GPU, threads and the libraries that ran the rows."""
     environment = report.environment
     threads = environment.threads
     parts = [
@@ -165,7 +165,7 @@ def machine(report: Report) -> str:
 
 
 def inputs(report: Report) -> str:
-    """One line: names, shapes, dtypes, where they came from and what they hold."""
+    """The inputs on one line: names, shapes, dtypes, the source of the shapes and the values."""
     shapes = ", ".join(
         f"{value.name} {'x'.join(map(str, value.shape))} {value.dtype}" for value in report.inputs
     )

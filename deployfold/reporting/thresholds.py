@@ -1,4 +1,4 @@
-"""Hold the limits that the user set against a report's rows."""
+"""Checks a report's rows against the limits that the user set."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .report import Row, ThresholdResult
 
 
 def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...]:
-    """One result for every limit; the first row is the baseline.
+    """One result for each limit; the first row is the baseline.
 
-    A limit on something that was not measured is missed, with ``value`` ``None``: a build must not
-    pass because a row failed to run. A limit for every row covers the rows that did not run, and
-    one that names its row covers that row alone. A speed-up of too few rounds counts as unmeasured.
+    A limit on a value that was not measured is missed, with ``value`` ``None``: a build must not
+    pass because a row failed to run. A limit without a row covers every row, also one that did not
+    run. A speed-up of too few rounds counts as not measured.
     """
     results = []
     if limits.min_speedup is not None:
@@ -33,7 +33,7 @@ def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...
 
 
 def _min_speedup(rows: Sequence[Row], limit: float) -> ThresholdResult:
-    """Some row is as fast as that."""
+    """At least one row reaches the speed-up."""
     read = METRICS["speedup"].read
     speedups = [(value, row.name) for row in rows[1:] if (value := read(row)) is not None]
     value, name = max(speedups, default=(None, None))
@@ -42,7 +42,7 @@ def _min_speedup(rows: Sequence[Row], limit: float) -> ThresholdResult:
 
 
 def _max_diff(rows: Sequence[Row], limit: float) -> ThresholdResult:
-    """No row differs by more. A row above the limit is told before one that was not measured."""
+    """No row differs by more; the result names a row above the limit before an unmeasured one."""
     read = METRICS["diff"].read
     found = [(_nan_is_infinite(read(row)), row.name) for row in rows[1:]]
     value, name = max(((v, row) for v, row in found if v is not None), default=(None, None))

@@ -53,7 +53,7 @@ TIMES = Unit(
     lambda value: f"{text.ratio(value)}×", lambda value: f"{text.ratio(value)}×", {"": 1.0}
 )
 OUTPUT_UNITS = Unit(text.difference, text.difference, {"": 1.0})
-"""The unit of the model's own outputs, whatever that is."""
+"""The unit of the model's outputs, which deployfold does not know."""
 DECIBELS = Unit(
     text.decibels, text.decibels, {"dB": 1.0}, change=lambda change: f"{change:+.1f} dB"
 )

@@ -65,7 +65,7 @@ def build(
     from deployfold.reporting.report import REPORT_HTML
     from deployfold.reporting.select import check_column
 
-    # Every mistake of the command line is told before torch is imported.
+    # Report every mistake of the command line before torch is imported.
     if sort is not None:
         check_column(sort)
     flags = given(context)
