@@ -13,6 +13,7 @@ from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
+from deployfold.errors import CompileError
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.finish.kit import copy_note
 from deployfold.reporting.report import REPORT_JSON
@@ -26,6 +27,7 @@ from .load import Loaded
 from .lower import Lowered
 from .results import Exported
 from .settings import run_settings
+from .tail import refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,17 @@ def _engine(
     source = onnx.file
     with journal.running("compile", f"{title} {precision} for {where}") as stage:
         path = source.with_name(f"{source.stem}.{request.label}{TENSORRT.suffix}")
-        engine = compile_engine(source, path, request, emit=journal.emit, timeout=spec.timeout)
+        try:
+            engine = compile_engine(source, path, request, emit=journal.emit, timeout=spec.timeout)
+        except CompileError as error:
+            why = refusal(source) if request.library == "tensorrt_rtx" else None
+            if why is None:
+                raise
+            raise CompileError(
+                why,
+                hint="Build with --tail cut: ONNX Runtime then runs it, and what follows, behind "
+                f"the engine. {title}'s own words are in {path.name}.log.",
+            ) from error
         stage.child_peak = engine.peak_bytes or 0
         counts = engine.layer_counts
         stage.result(f"{title} {engine.library_version} {precision} engine for {where}")

@@ -30,6 +30,7 @@ from .reference import write_device_files
 from .report import make_report, partial_report, remove_report, save_report
 from .results import Folded
 from .rows import unmeasured_rows
+from .tail import cut_tail
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
@@ -65,6 +66,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             if not spec.measure:  # nothing runs the two models any more
                 loaded, folded = loaded.without_module(), folded.without_module()
                 journal.forget_runners()
+            exported = cut_tail(exported, loaded, spec, journal)
             lowered = lower(exported, loaded, spec, journal)
             engines = compile(lowered, exported, loaded, spec, journal)
             write_kit(engines, lowered, loaded, directory, journal)

@@ -9,6 +9,7 @@ from deployfold.compiling.sidecar import read_sidecar
 from deployfold.events import Emit, Note
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
+from deployfold.runtimes.tail_name import tail_name
 
 from .batching import why_not_joined
 from .collect import Build
@@ -93,6 +94,8 @@ def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None
     Args:
         interface: the inputs and outputs of the model.
     """
+    if (tail := tail_name(artifact.file)) is not None:
+        return f"it ends before {tail}, and serving the two needs an ensemble, which is not written"
     if artifact.runtime is TORCHSCRIPT:
         scalar = next((one.name for one in interface.outputs if not one.shape), None)
         return scalar and (

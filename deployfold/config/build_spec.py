@@ -201,6 +201,13 @@ class BuildSpec:
         "Also quantise the skip inputs of residual sums: less memory traffic, more error.",
         Panel.QUANTIZATION,
     )
+    tail: str = option(
+        "auto",
+        "Operators that TensorRT-RTX lacks, such as NonMaxSuppression, and all behind them; cut: "
+        "ONNX Runtime runs them behind the engine, keep: the engine has to.",
+        Panel.ENGINE,
+        choices=("auto", "keep", "cut"),
+    )
     workspace_mib: int | None = option(
         None,
         "TensorRT's workspace limit in MiB.",

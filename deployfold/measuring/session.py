@@ -213,7 +213,7 @@ class Session:
                 overtime_s=self._overtime(),
             ),
             outputs=row.outputs,
-            notes=(*row.notes, *self._clock_note(row)),
+            notes=(*row.notes, *row.part_notes, *self._clock_note(row)),
         )
 
     def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:

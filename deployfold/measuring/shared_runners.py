@@ -34,6 +34,11 @@ class SharedRunner:
         """The runner's notes on its numbers, if it has any."""
         return tuple(getattr(self.runner, "notes", ()))
 
+    @property
+    def part_notes(self) -> tuple[str, ...]:
+        """The times of its parts, where the runner has parts."""
+        return tuple(getattr(self.runner, "part_notes", ()))
+
     def close(self) -> None:
         """Do nothing, because another measurement may follow."""
 

@@ -72,6 +72,11 @@ class TimedRunner:
         except Exception as error:
             self._fail(error)
 
+    @property
+    def part_notes(self) -> tuple[str, ...]:
+        """The times of the parts of a model in two files; known after it was timed."""
+        return tuple(getattr(self._runner, "part_notes", ()))
+
     def warm_up(self, budget_ns: int) -> None:
         """Call until the medians of two windows agree within 2 %, or the budget is spent.
 

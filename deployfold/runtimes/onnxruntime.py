@@ -22,6 +22,7 @@ from .onnxruntime_profile import read_profile
 from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
+from .tail_name import tail_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,16 +271,27 @@ def _parts(path: Path) -> tuple[str, ...]:
     return (data.name,) if data.is_file() else ()
 
 
+def _sidecars(path: Path) -> tuple[str, ...]:
+    name = tail_name(path.name)
+    return () if name is None else (name, *_parts(path.with_name(name)))
+
+
+def _open(path: Path, settings: RunSettings) -> Any:
+    from .tail import with_tail
+
+    return with_tail(OnnxRuntimeRunner(path, settings), path)
+
+
 ONNX_RUNTIME = Runtime(
     key="onnxruntime",
     title="ONNX Runtime",
     suffixes=(".onnx",),
     module="onnxruntime",
     install="pip install onnxruntime",
-    open=OnnxRuntimeRunner,
+    open=_open,
     devices=("cpu", "cuda"),
     states_inputs=True,
     takes_provider=True,
     triton=TritonModel("onnxruntime", "onnxruntime_onnx", "model.onnx"),
-    shipping=Shipping("onnx", parts=_parts),
+    shipping=Shipping("onnx", parts=_parts, sidecars=_sidecars),
 )

@@ -25,6 +25,7 @@ from .inputs import StatedInput, fill
 from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
+from .tail_name import tail_name
 from .tensorrt_engine import EngineRunner
 from .tensorrt_library import CudaGraph
 from .tensorrt_load import runnable_sidecar
@@ -208,7 +209,14 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
 
 
 def _sidecars(path: Path) -> tuple[str, ...]:
-    return (sidecar_path(path).name,)
+    tail = tail_name(path.name)
+    return (sidecar_path(path).name, *([] if tail is None else [tail]))
+
+
+def _open(path: Path, settings: RunSettings) -> Any:
+    from .tail import with_tail
+
+    return with_tail(TensorRTRunner(path, settings), path)
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -229,7 +237,7 @@ TENSORRT = Runtime(
     module="tensorrt",
     install=LIBRARIES["tensorrt"].install,
     install_needs="an NVIDIA GPU to build with",
-    open=TensorRTRunner,
+    open=_open,
     optional=True,
     devices=("cuda",),
     needs_torch=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.runtimes.cuda import Cuda
@@ -12,7 +13,10 @@ from deployfold.runtimes.onnxruntime import ONNX_RUNTIME, OnnxRuntimeRunner
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
 from deployfold.runtimes.runtime import Runtime
 from deployfold.runtimes.settings import RunSettings
+from deployfold.runtimes.tail import TailedRunner, with_tail
 from deployfold.runtimes.tensorrt import TENSORRT, TensorRTRunner
+
+Opened: TypeAlias = TensorRTRunner | OnnxRuntimeRunner | TailedRunner
 
 RUNTIMES = (TENSORRT, ONNX_RUNTIME)
 """The runtimes that need no torch, in the order in which a device should try them."""
@@ -23,7 +27,7 @@ def runtime_of(path: Path) -> Runtime | None:
     return next((one for one in RUNTIMES if one.opens(path.name)), None)
 
 
-def open_artifact(path: Path, *, trust: bool = False) -> TensorRTRunner | OnnxRuntimeRunner:
+def open_artifact(path: Path, *, trust: bool = False) -> Opened:
     """An artifact, loaded: an ONNX on a GPU where ONNX Runtime can use one, else on the CPU.
 
     Args:
@@ -34,14 +38,16 @@ def open_artifact(path: Path, *, trust: bool = False) -> TensorRTRunner | OnnxRu
     """
     settings = RunSettings(trust=trust)
     if runtime_of(path) is TENSORRT:
-        return _loaded(TensorRTRunner(path, settings))
+        return _loaded(with_tail(TensorRTRunner(path, settings), path))
     try:
         if onnx_gpu():
             try:
-                return _loaded(OnnxRuntimeRunner(path, replace(settings, provider="cuda")))
+                return _loaded(
+                    with_tail(OnnxRuntimeRunner(path, replace(settings, provider="cuda")), path)
+                )
             except MeasureError:
                 pass  # its libraries are missing, or it takes no node: the CPU runs the model
-        return _loaded(OnnxRuntimeRunner(path, settings))
+        return _loaded(with_tail(OnnxRuntimeRunner(path, settings), path))
     except ImportError as error:
         raise MeasureError(
             "ONNX Runtime is not installed here.", hint=f"Install it: {ONNX_RUNTIME.install}"
@@ -49,8 +55,8 @@ def open_artifact(path: Path, *, trust: bool = False) -> TensorRTRunner | OnnxRu
 
 
 def _loaded(
-    runner: TensorRTRunner | OnnxRuntimeRunner,
-) -> TensorRTRunner | OnnxRuntimeRunner:
+    runner: Opened,
+) -> Opened:
     try:
         runner.load()
     except NoDevice as error:
@@ -61,7 +67,7 @@ def _loaded(
     return runner
 
 
-def title(runner: TensorRTRunner | OnnxRuntimeRunner) -> str:
+def title(runner: Opened) -> str:
     """The runtime's title and its GPU: ``TensorRT on Orin``."""
     device = getattr(runner, "device_name", None)
     return runner.title if device is None else f"{runner.title} on {device}"

@@ -1,0 +1,187 @@
+"""Cuts a graph in two before the first operators that an engine cannot have.
+
+The head is everything that does not depend on such an operator; the tail is these operators, all
+that depends on them, and what computes integers and booleans for them alone. The tail gives all
+outputs of the model; those that the head has already pass through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from .onnx_graph import module_of
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A graph in two parts.
+
+    Attributes:
+        head, tail: the two graphs.
+        between: names of the tensors that the head gives and the tail takes.
+        first: the first operator of the tail, as ``NonMaxSuppression '/nms/NonMaxSuppression'``.
+        module: of the user's code that it was exported from; ``None`` if that is not known.
+        op_type: of that operator.
+        tail_nodes: how many nodes the tail has.
+    """
+
+    head: ir.Model
+    tail: ir.Model
+    between: tuple[str, ...]
+    first: str
+    module: str | None
+    op_type: str
+    tail_nodes: int
+
+
+def find_missing(model: ir.Model, missing: Mapping[str, str]) -> ir.Node | None:
+    """The first node of the main graph that is, or holds, an operator of ``missing``."""
+    for node in model.graph:
+        if any(one.op_type in missing and not one.domain for one in _with_inner(node)):
+            return node
+    return None
+
+
+def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
+    """Cut ``model`` before the operators of ``missing``; ``None`` if it has none.
+
+    Args:
+        model: prepared; it is not changed.
+        missing: the operators that an engine cannot have, each with the reason.
+
+    Returns:
+        The two parts; ``None`` as well where nothing would be left for the head.
+    """
+    first = find_missing(model, missing)
+    if first is None:
+        return None
+    tail = _dependent(model.graph, missing)
+    _pull(model.graph, tail)
+    between = _between(model.graph, tail)
+    if not between or len(tail) == len(model.graph):
+        return None
+    names = [str(value.name) for value in between]
+    kept = {str(node.name) for node in tail}
+    head_graph, tail_graph = model.clone(), model.clone()
+    _make_head(head_graph.graph, kept, names)
+    _make_tail(tail_graph.graph, kept, names)
+    for part in (head_graph, tail_graph):
+        common.RemoveUnusedNodesPass()(part)
+        _drop_unused(part.graph)
+    own = next(one for one in _with_inner(first) if one.op_type in missing)
+    return Split(
+        head=head_graph,
+        tail=tail_graph,
+        between=tuple(names),
+        first=f"{own.op_type} {str(first.name)!r}",
+        module=module_of(first),
+        op_type=own.op_type,
+        tail_nodes=len(tail_graph.graph),
+    )
+
+
+def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
+    """A node, and those inside it where it is control flow."""
+    yield node
+    for attribute in node.attributes.values():
+        graphs = []
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        for graph in graphs:
+            for inner in graph:
+                yield from _with_inner(inner)
+
+
+def _reads(node: ir.Node) -> set[ir.Value]:
+    """What a node reads, those inside it included."""
+    return {value for one in _with_inner(node) for value in one.inputs if value is not None}
+
+
+def _dependent(graph: ir.Graph, missing: Mapping[str, str]) -> set[ir.Node]:
+    """The nodes that are of ``missing`` or depend on one."""
+    found: set[ir.Node] = set()
+    values: set[ir.Value] = set()
+    for node in graph:  # sorted: a producer comes before its readers
+        lacking = any(one.op_type in missing and not one.domain for one in _with_inner(node))
+        if lacking or _reads(node) & values:
+            found.add(node)
+            values |= set(node.outputs)
+    return found
+
+
+def _pull(graph: ir.Graph, tail: set[ir.Node]) -> None:
+    """Add nodes that give integers or booleans to the tail alone: masks, shapes, indices."""
+    readers: dict[ir.Value, set[ir.Node]] = {}
+    for node in graph:
+        for value in _reads(node):
+            readers.setdefault(value, set()).add(node)
+    for node in reversed(list(graph)):
+        if node in tail:
+            continue
+        for_tail = all(
+            not value.is_graph_output()
+            and readers.get(value, set()) <= tail
+            and value.dtype is not None
+            and not value.dtype.is_floating_point()
+            for value in node.outputs
+        )
+        if for_tail and any(readers.get(value) for value in node.outputs):
+            tail.add(node)
+
+
+def _between(graph: ir.Graph, tail: set[ir.Node]) -> list[ir.Value]:
+    """What the head computes and the tail reads or the model returns, in graph order."""
+    read = {value for node in tail for value in _reads(node)} | set(graph.outputs)
+    return [value for node in graph if node not in tail for value in node.outputs if value in read]
+
+
+def _make_head(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    graph.outputs.clear()
+    _remove(graph, [node for node in graph if node.name in tail])
+    graph.outputs.extend(values[name] for name in between)
+
+
+def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    results = list(graph.outputs)
+    graph.outputs.clear()
+    entries = {name: _entry(values[name]) for name in between}
+    for name, entry in entries.items():
+        ir.convenience.replace_all_uses_with(values[name], entry)
+    passing = {values[name]: entry for name, entry in entries.items()}
+    _remove(graph, [node for node in graph if node.name not in tail])
+    for number, result in enumerate(results):
+        if result in passing:  # a graph output has another name than an input
+            entry, name = passing[result], str(result.name)
+            entry.name = f"{name}__head"
+            copy = ir.node("Identity", [entry], name=f"{name}__pass")
+            copy.outputs[0].name = name
+            copy.outputs[0].shape, copy.outputs[0].type = result.shape, result.type
+            graph.append(copy)
+            results[number] = copy.outputs[0]
+    graph.outputs.extend(results)
+    read = {value for node in graph for value in _reads(node)}
+    own = [value for value in graph.inputs if value in read]
+    graph.inputs.clear()
+    graph.inputs.extend([*own, *entries.values()])
+
+
+def _entry(value: ir.Value) -> ir.Value:
+    return ir.Input(value.name, shape=value.shape, type=value.type)
+
+
+def _remove(graph: ir.Graph, nodes: list[ir.Node]) -> None:
+    graph.remove(nodes, safe=True)
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]

@@ -1,0 +1,120 @@
+"""``--tail``: an engine for what it can do, and ONNX Runtime for the rest behind it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_runs import fails, run
+
+pytest.importorskip("torchvision")
+
+NETS = """
+import torch
+from torch import nn
+from torchvision.ops import nms
+
+
+class Suppress(nn.Module):
+    def forward(self, boxes, scores):
+        kept = nms(boxes, scores, 0.5)
+        return boxes[kept], scores[kept]
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3, 2, 1)
+        )
+        self.choose = Suppress()
+
+    def forward(self, x):
+        found = self.body(x).flatten(2)[0].T
+        middle, size = found[:, :2] * 8 + 16, found[:, 2:4].exp() * 4
+        boxes = torch.cat([middle - size, middle + size], 1)
+        return self.choose(boxes, found[:, 4].sigmoid())
+"""
+FLAGS = ("--arch", "nets:Detector", "--input", "1x3x32x32", "--fp16", "--target", "l4")
+QUICK = ("--threads", "1", "--max-seconds", "0.5")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tail")
+    (folder / "nets.py").write_text(NETS)
+    sys.path.insert(0, str(folder))
+    try:
+        import nets  # type: ignore[import-not-found]
+
+        torch.manual_seed(0)
+        torch.save(nets.Detector().state_dict(), folder / "det.pth")
+    finally:
+        sys.path.remove(str(folder))
+    done = run("build", "det.pth", *FLAGS, *QUICK, "-o", "out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_engine_ends_before_the_operator_that_it_lacks(built: Path) -> None:
+    report = json.loads((built / "out" / "report.json").read_text())
+    note = next(one for one in report["notes"] if one.startswith("The engine ends before"))
+    assert "NonMaxSuppression '/choose/NonMaxSuppression'" in note
+    assert "ONNX Runtime runs det.tail.onnx behind it." in note
+    rows = {row["name"]: row for row in report["rows"]}
+    assert rows["onnxruntime-cut"]["artifact"] == "det.head.onnx"
+    assert rows["onnxruntime-cut"]["latency"]["median_ms"] > 0
+    assert rows["onnxruntime-cut"]["accuracy"]["max_abs_diff"] < 1e-3
+    assert any(
+        one.startswith("head ") and "tail " in one for one in rows["onnxruntime-cut"]["notes"]
+    )
+    assert rows["tensorrt-fp16"]["artifact"] == "det.head.fp16.sm_89.engine"
+
+
+def test_run_and_bench_chain_the_two(built: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    np.save(built / "x.npy", x)
+    outputs = []
+    for file in ("det.onnx", "det.head.onnx"):
+        done = run("run", f"out/{file}", "--input", "x.npy", "-o", "y.npz", cwd=built)
+        assert done.returncode == 0, done.stderr
+        with np.load(built / "y.npz") as saved:
+            outputs.append({name: saved[name] for name in saved.files})
+    assert list(outputs[0]) == list(outputs[1])
+    for name, expected in outputs[0].items():
+        np.testing.assert_allclose(outputs[1][name], expected, atol=1e-4)
+    done = run("bench", "out/det.onnx", "out/det.head.fp16.onnx", "--json", *QUICK, cwd=built)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(built / "out" / "det.head.onnx", built / "alone.head.onnx")
+    fails(run("run", "alone.head.onnx", cwd=built), 8, "There is no alone.tail.onnx")
+
+
+def test_the_bundle_ships_the_tail_and_run_py_runs_it(built: Path) -> None:
+    assert run("bundle", "out", "-o", "det.dfb", cwd=built).returncode == 0
+    assert run("bundle", "unpack", "det.dfb", "det", cwd=built).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "det/run.py", "--artifact", "det.head.onnx", "--json", "--bench", "0.1"],
+        cwd=built, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["check"]["passed"]
+    assert "then ONNX Runtime" in found["runtime"]
+    done = run("bundle", "out", "--format", "triton", "-o", "models", cwd=built)
+    assert done.returncode == 0
+    assert "det.head.fp16.onnx is left out: it ends before det.tail.onnx" in done.stderr
+
+
+def test_keep_says_which_operator_and_why(built: Path) -> None:
+    done = run(
+        "build", "det.pth", *FLAGS, "--tail", "keep", "--no-measure", "-o", "kept", cwd=built
+    )
+    text = fails(done, 6, "TensorRT-RTX cannot build NonMaxSuppression")
+    assert "'/choose/NonMaxSuppression': how much it gives depends on the values it re" in text
+    assert "Build with --tail cut" in text
+    assert "layerImpls" not in text
