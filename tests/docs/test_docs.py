@@ -40,8 +40,6 @@ COMMANDS = sorted(
         command,
     ),
 )
-EARLIER = ("old", "build/v1", "build/v2")
-"""Directories that commands name as those of earlier builds."""
 QUICK = ("--input 1x3x64x64", "--max-seconds 0.2")
 
 
@@ -101,10 +99,9 @@ def test_command(command: str, workplace: Path) -> None:
         words += shlex.split(QUICK[0])
     if words[1] in ("build", "bench"):
         words += shlex.split(QUICK[1])
-    for directory in EARLIER:
-        if any(word.startswith(directory) for word in words):
-            (workplace / directory).mkdir(exist_ok=True)
-            shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / directory)
+    if "old/report.json" in words:  # the report of an earlier build
+        (workplace / "old").mkdir(exist_ok=True)
+        shutil.copy(workplace / "build" / "resnet50" / "report.json", workplace / "old")
     done = run(*words[1:], cwd=workplace)
     assert done.returncode == 0, done.stderr
 
