@@ -13,11 +13,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from deployfold.cli.commands.run import _as_json
 from deployfold.errors import DeployfoldError, LoadError, MeasureError, UsageError
 from deployfold.infer.artifact import run_artifact
 from deployfold.infer.inputs import parse_given
 from deployfold.infer.outputs import Result, describe, save_outputs
+from deployfold.infer.record import RunRecord
 from deployfold.runtimes import RunSettings
 
 
@@ -186,8 +186,9 @@ def test_json_has_no_infinity(two: Path) -> None:
     found = ran(two / "two.onnx", "ab.npz")
     output = describe("y", np.array([[np.inf, 1.0]], np.float32), alone=True)
     broken = Result(found.artifact, found.runtime, found.inputs, found.data, (output,), {})
-    text = json.dumps(_as_json(broken), allow_nan=False)
-    assert json.loads(text)["outputs"][0]["top"] == [[[0, "Infinity"], [1, 1.0]]]
+    text = RunRecord.of(broken).to_json()
+    found_again = json.loads(text, parse_constant=pytest.fail)
+    assert found_again["outputs"][0]["top"] == [[[0, "Infinity"], [1, 1.0]]]
 
 
 def test_outputs_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
