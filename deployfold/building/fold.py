@@ -10,7 +10,6 @@ import torch
 
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
-from deployfold.exporting.dynamic import checking_inputs
 from deployfold.folding import fold as fold_model
 from deployfold.folding.frames import Frames, absorb
 from deployfold.runtimes.eager import EagerRunner
@@ -21,7 +20,6 @@ from deployfold.util.torch_files import save_scripted, torch_file
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
-from .onnx_source import fold_onnx
 from .results import Folded
 from .rows import Inputs
 from .settings import run_settings
@@ -37,6 +35,8 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         ExportError: the folded module cannot be pickled.
     """
     if loaded.model.kind == "onnx":
+        from .onnx_source import fold_onnx  # imports onnx
+
         return fold_onnx(loaded, spec, journal)
     model, settings = loaded.model, run_settings(spec)
     with journal.running("fold", "tracing, folding and verifying") as stage:
@@ -106,6 +106,8 @@ def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:
     """
     if all(axis == 0 for axes in loaded.inputs.dynamic_axes for axis in axes):
         return ()
+    from deployfold.exporting.dynamic import checking_inputs  # imports every exporter
+
     return checking_inputs(loaded.example, loaded.inputs)[1:]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
@@ -13,7 +15,6 @@ from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.real_inputs import load_samples
 from deployfold.data.sources import inputs_in
-from deployfold.exporting.session import Array
 from deployfold.loading import (
     LoadedModel,
     in_single_precision,
@@ -27,8 +28,9 @@ from deployfold.loading.inputs import forward_of
 
 from .image_input import with_image_input
 from .journal import Journal
-from .onnx_inputs import onnx_inputs
 from .rows import Inputs
+
+Array = NDArray[Any]
 
 _FOLD_SAMPLES = 8
 
@@ -108,8 +110,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         model = with_arguments(model, requested)
         if single:
             model, requested = in_single_precision(model, requested)
-        resolve = onnx_inputs if model.kind == "onnx" else resolve_inputs
-        inputs = resolve(model, requested, spec.dynamic)
+        inputs = _resolve(model, requested, spec)
         preprocess = _preprocess(spec)
         if spec.image_input is not None:
             model = with_plain_outputs(model, make_inputs(inputs, seed=spec.seed))
@@ -142,6 +143,14 @@ def _preprocess(spec: BuildSpec) -> PreprocessSpec:
     """How an image becomes an input: as the data is given, or else by the flags."""
     data = spec.calibration or spec.input_data
     return spec.preprocess if data is None else data.preprocess
+
+
+def _resolve(model: LoadedModel, requested: InputSpec | None, spec: BuildSpec) -> InputSpec:
+    if model.kind == "onnx":
+        from .onnx_inputs import onnx_inputs  # imports onnx
+
+        return onnx_inputs(model, requested, spec.dynamic)
+    return resolve_inputs(model, requested, spec.dynamic)
 
 
 def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:

@@ -25,11 +25,9 @@ from .journal import Journal
 from .load import load
 from .lower import lower
 from .measure import measure
-from .onnx_source import write_folded
 from .reference import write_device_files
 from .report import make_report, partial_report, remove_report, save_report
 from .results import Folded
-from .rows import unmeasured_rows
 from .tail import cut_tail
 
 
@@ -95,21 +93,6 @@ def _stopped(error: Exception | KeyboardInterrupt, stage: str) -> Status:
     if isinstance(error, Exception):
         return Status(state="failed", stage=stage, message=f"internal error: {error}")
     return Status(state="interrupted", stage=stage)
-
-
-def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> Report:
-    """Load and fold alone; write the folded module, or ONNX, to ``output`` if that is given.
-
-    Raises:
-        LoadError, FoldError: the stage failed; nothing is written then.
-    """
-    journal = Journal(emit)
-    loaded = load(spec, journal, single=False)
-    folded = fold(loaded, spec, journal, output)
-    if output is not None and loaded.model.kind == "onnx":
-        write_folded(loaded, folded, output)
-    rows = unmeasured_rows(folded.artifacts, "deployfold fold measures nothing")
-    return make_report(spec, loaded, folded, rows, journal, Status())
 
 
 def check_outcome(report: Report) -> None:

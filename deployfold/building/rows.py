@@ -17,7 +17,6 @@ from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
-from deployfold.measuring.layer_times import layer_times
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
@@ -179,6 +178,8 @@ def _cold_start(
 
 def _layer_times(artifacts: Sequence[Artifact], inputs: Inputs, found: _Found, emit: Emit) -> None:
     for artifact in artifacts:
+        from deployfold.measuring.layer_times import layer_times  # imports onnx
+
         times = layer_times(artifact.runner, inputs, emit=emit)
         if times is not None:
             found.layers[artifact.name] = LayerTimes.model_validate(times)

@@ -28,7 +28,7 @@ from .plan import Plan
 from .proof.compare import random_like, shapes_of
 from .proof.isolate import keep_needed
 from .proof.looks import looked_at
-from .proof.variations import variations
+from .proof.variations import smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import RewriteFault, apply
@@ -100,7 +100,10 @@ class _Folder:
 
     def __init__(self, model: nn.Module, example: Inputs) -> None:
         self._model = model
-        self._others = variations(example)
+        small = smaller(example)
+        wider, *shorter = variations(example)
+        self._first = [*([[small]] if small else []), wider]
+        self._others = [*self._first, *shorter]
         self._random = random_like(example)
         self._plan: Plan | None = None
 
@@ -147,15 +150,16 @@ class _Folder:
         )
 
     def _generated(self, graph: Graph) -> list[list[Inputs]]:
-        """Random inputs to compare on: of each group the first that the model takes."""
+        """Random inputs to compare on: those of the first group that the model takes."""
         traced = {id(item) for item in graph.differing}
-        first = {id(item) for item in self._others[0]}
-        taken = [item for item in graph.taken if id(item) in first and id(item) not in traced]
-        if taken:
-            return [[item] for item in taken]
+        for group in self._first:
+            own = {id(item) for item in group}
+            taken = [item for item in graph.taken if id(item) in own and id(item) not in traced]
+            if taken:
+                return [[item] for item in taken]
         if graph.differing:
             return []
-        return [[*self._others[0], self._random]]
+        return [[*self._first[-1], self._random]]
 
     def without_faulty(self, attempt: Attempt, fault: RewriteFault) -> Attempt:
         """Keep what the rewriter failed on: a bug in deployfold, and not in the model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def recognise(
         weights, key: see :func:`match`.
         named: the name of an architecture that the file contains.
     """
-    for arch in dict.fromkeys((*candidates(named), *candidates(path.name))):
+    for arch in _likeliest_first(path.name, named):
         try:
             found = match(arch, weights, key=key)
         except (LoadError, UsageError):
@@ -210,6 +210,19 @@ def recognise(
         if not found.problems and not _contains_more(found.fit):
             return found
     return None
+
+
+def _likeliest_first(filename: str, named: str) -> Iterator[str]:
+    """The candidates, each once; timm is imported if the first does not do.
+
+    A file that is named after a torchvision model and nothing else has no longer name in it.
+    """
+    stem = filename.partition(".")[0].lower()
+    first = [f"torchvision:{stem}"] if not named and stem in zoo.names("torchvision") else []
+    yield from first
+    for arch in dict.fromkeys((*candidates(named), *candidates(filename))):
+        if arch not in first:
+            yield arch
 
 
 def _contains_more(fit: Fit) -> bool:

@@ -106,22 +106,22 @@ def library_version(package: str) -> str | None:
     imported = getattr(sys.modules.get(package), "__version__", None)
     if isinstance(imported, str):
         return imported.partition("+")[0]  # 2.14.1+cu130 is version 2.14.1 of the distribution
-    versions = _installed(tuple(sys.path)).get(package, set())
+    versions = {one.version for one in _installed(tuple(sys.path)).get(package, ())}
     return next(iter(versions)) if len(versions) == 1 else "unknown"
 
 
 @lru_cache(maxsize=4)
-def _installed(path: tuple[str, ...]) -> dict[str, set[str]]:
-    """The versions of the distributions that contain each package.
+def _installed(path: tuple[str, ...]) -> dict[str, list[importlib.metadata.Distribution]]:
+    """The distributions that contain each package.
 
     Several distributions may contain the same package: ``onnxruntime`` and ``onnxruntime-gpu``.
     """
-    found: dict[str, set[str]] = {}
+    found: dict[str, list[importlib.metadata.Distribution]] = {}
     for distribution in importlib.metadata.distributions(path=list(path)):
         # importlib.metadata.packages_distributions parses the same lists, but takes seconds.
         record = distribution.read_text("RECORD") or ""
         for package in re.findall(r"^(\w+)/__init__\.py,", record, flags=re.MULTILINE):
-            found.setdefault(package, set()).add(distribution.version)
+            found.setdefault(package, []).append(distribution)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_runs import FOLDED_PARAMETERS, PARAMETERS, QUICK, SHAPE, check_whole, make, run
 
-from deployfold.building.pipeline import fold_file
+from deployfold.building.fold_file import fold_file
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.reporting.report import load_report

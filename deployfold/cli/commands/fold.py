@@ -58,7 +58,7 @@ def fold(
     **written: Any,
 ) -> None:
     """The command ``deployfold fold``."""
-    from deployfold.building.pipeline import fold_file
+    from deployfold.building.fold_file import fold_file
     from deployfold.config.make_spec import spec_of_keywords
 
     spec = spec_of_keywords(model, {**written, "measure": False})

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-import onnx
+from typing import TYPE_CHECKING
 
 from deployfold.errors import LoadError, first_few, first_line
 from deployfold.loading.onnx_module import OnnxModule
 
 from .format import Content, Format, Header, Permissions
 
+if TYPE_CHECKING:
+    import onnx
+
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _CONTRIBUTED = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental"})
 """Domains whose operators ONNX Runtime itself has."""
+
+_STRING, _EXTERNAL = 8, 1
+"""``TensorProto.STRING`` and ``TensorProto.EXTERNAL`` of onnx.proto."""
 
 _VERSION = b"\x08"
 """The first byte of an ONNX: the tag of ``ir_version``, a number that follows in one byte."""
@@ -40,6 +45,8 @@ def read(path: Path, permissions: Permissions) -> Content:
         LoadError: the file is damaged, weights are missing or lie elsewhere, an operator belongs
             to a library that is not here, or an input or output is not a tensor.
     """
+    import onnx  # not for other formats
+
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
@@ -78,7 +85,7 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
                     hint="Export the model so that it takes and returns tensors; sklearn-onnx does "
                     "with the option zipmap=False.",
                 )
-            if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            if value.type.tensor_type.elem_type == _STRING:
                 raise LoadError(
                     f"The {word} {value.name!r} of {path.name} is made of strings, which no engine "
                     "takes.",
@@ -124,7 +131,7 @@ def _external_bytes(path: Path, model: onnx.ModelProto) -> int:
     """
     names = set()
     for tensor in _tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location != _EXTERNAL:
             continue
         entries = {one.key: one.value for one in tensor.external_data}
         names.add(entries.get("location", ""))
