@@ -10,7 +10,7 @@ Taps = tuple[tuple[int, ...], ...]
 
 def centre_taps(layer: Layer) -> Taps | None:
     """Where the kernel tap lies that reads the output's own position; None without such a tap."""
-    if layer.kind == "conv_transpose" or layer.in_channels != layer.out_channels:
+    if layer.kind in ("conv_transpose", "deform_conv") or layer.in_channels != layer.out_channels:
         return None
     taps = []
     for kernel, stride, padding, dilation in layer.geometry:

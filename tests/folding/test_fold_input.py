@@ -112,3 +112,10 @@ def test_integers_that_the_arithmetic_itself_converts_stay():
 def test_no_reparam_leaves_it():
     result = fold(Normalised(network(1), MEAN, STD), (pixels(),), reparam=False)
     assert not any(item.kind == "scale" for item in result.folded)
+
+
+def test_a_batchnorm_that_stays_does_not_hear_of_inputs():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Tanh())
+    result = fold(randomise(model), (torch.randn(2, 3, 6, 6),))
+    assert "input's" not in result.left[0].reason.replace("model's input", "")
+    assert "shift stays" not in result.left[0].reason

@@ -9,6 +9,7 @@ from torch import nn
 
 from deployfold.folding.operators.table import LayerKind, record_of
 
+from .constants import number_of
 from .graph import Op, Value
 
 _FORWARDS = frozenset(
@@ -28,8 +29,9 @@ _FORWARDS = frozenset(
 class Layer:
     """A convolution, transposed convolution or linear layer, by the names of its tensors.
 
-    A ``product`` is a linear layer whose weight is stored the other way round. An ``embedding`` is
-    one that reads indices, and every row of its weight holds the bias as well.
+    A ``deform_conv`` is a convolution that samples its input between the elements, and takes zeros
+    beyond its borders. A ``product`` is a linear layer whose weight is stored the other way round.
+    An ``embedding`` is one that reads indices, and every row of its weight holds the bias as well.
 
     Attributes:
         path: the module whose forward runs it; ``""`` is the model itself.
@@ -73,15 +75,19 @@ def layer_of(op: Op) -> Layer | str:
     bias: Value | None = op["bias"]
     if weight.name is None:
         return _computed_weight_reason(op)
+    if bias is not None and _is_zero(bias):  # torchvision makes one where a module has none
+        bias = None
     if bias is not None and bias.name is None:
         return f"the bias of {op.call.path or 'the layer'} is computed in forward"
     if not weight.dtype.is_floating_point:
         return f"{op.call.path} has {weight.dtype} weights"
     kind, rank = record_of(op).layer, record_of(op).spatial_axes
     assert kind is not None
+    if op.arguments.get("turned"):
+        kind = "product"
     groups = op["groups"] if rank else 1
     geometry = _geometry(op, weight, rank) if kind == "conv" else ()
-    if kind in ("conv", "linear"):
+    if kind in ("conv", "deform_conv", "linear"):
         out_channels, in_channels = weight.shape[0], weight.shape[1] * groups
     else:
         in_channels, out_channels = weight.shape[0], weight.shape[1] * groups
@@ -95,11 +101,18 @@ def layer_of(op: Op) -> Layer | str:
         rank=rank,
         groups=groups,
         geometry=geometry,
-        padded=any(padding for _, _, padding, _ in geometry) or _same_padding_adds(op, geometry),
+        padded=kind == "deform_conv"
+        or any(padding for _, _, padding, _ in geometry)
+        or _same_padding_adds(op, geometry),
         functional=bias is None and not _reads_bias(op),
         op_name=op.name,
         occurrence=op.occurrence,
     )
+
+
+def _is_zero(bias: Value) -> bool:
+    number = number_of(bias) if bias.name is None else None
+    return number is not None and not bool(number.any())
 
 
 def channel_axis(op: Op, value: Value) -> int:
@@ -135,11 +148,17 @@ def _reads_bias(op: Op) -> bool:
     attribute = getattr(module, "bias", ())
     if attribute is not None or op["weight"].name not in {f"{op.call.path}.weight", "weight"}:
         return False
-    if type(module).forward in _FORWARDS:
+    if type(module).forward in _FORWARDS or _is_torchvisions(module):
         return True
     if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         return False
     return _probe_bias(op)
+
+
+def _is_torchvisions(module: nn.Module) -> bool:
+    """Whether it is ``torchvision.ops.DeformConv2d``, which need not be installed."""
+    kind = type(module)
+    return (kind.__module__, kind.__name__) == ("torchvision.ops.deform_conv", "DeformConv2d")
 
 
 def _probe_bias(op: Op) -> bool:

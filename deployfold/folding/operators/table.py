@@ -32,7 +32,7 @@ from .links import (
 )
 from .partial import NotSeparable
 
-LayerKind = Literal["conv", "conv_transpose", "linear", "product", "embedding"]
+LayerKind = Literal["conv", "conv_transpose", "deform_conv", "linear", "product", "embedding"]
 
 
 class Kind(Enum):
@@ -89,6 +89,7 @@ _RECORDS = (
     # Linear layers.
     *(Operator(f"conv{n}d", layer="conv", spatial_axes=n) for n in (1, 2, 3)),
     *(Operator(f"conv_transpose{n}d", layer="conv_transpose", spatial_axes=n) for n in (1, 2, 3)),
+    Operator("deform_conv2d", layer="deform_conv", spatial_axes=2),
     Operator("linear", layer="linear"),
     Operator("addmm", layer="product"),
     Operator("mm", layer="product"),

@@ -230,6 +230,8 @@ class Context:
         layer = self.layer(op)
         if not layer.functional or layer.kind == "embedding":
             return
+        if layer.kind == "deform_conv":
+            raise CannotFold(f"{describe(op)} has no bias, and its forward passes it none")
         if op not in self._rewritable:
             module = op.call.module
             self._rewritable[op] = cannot_rewrite(module, layer.op_name, layer.occurrence)

@@ -93,11 +93,13 @@ def _absorb_at(
 
 def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
     if op["input"] is not value:
-        raise CannotFold(f"its output is a weight of {describe(op)}")
+        raise CannotFold(f"{describe(op)} reads its output as something else than its input")
     layer = context.layer(op)
     axis = channel_axis(op, value)
     if not change.only_along(axis):
         raise CannotFold(f"its channels lie on another axis than the inputs of {describe(op)}")
+    if change.shifts and layer.kind == "deform_conv":
+        raise CannotFold(f"{describe(op)} takes zeros beyond its borders")
     if change.shifts and layer.padded:
         raise CannotFold(
             f"{describe(op)} pads with zeros; folding would need padding with another value, "

@@ -9,6 +9,7 @@ from torch import nn
 from deployfold.folding.graph.affine_layer import AffineLayer, is_batchnorm_module
 from deployfold.folding.graph.find_affine_layers import find_affine_layers
 from deployfold.folding.graph.graph import Graph
+from deployfold.folding.graph.plain_layers import write_plainly
 from deployfold.folding.modules import named_tensors
 from deployfold.folding.plan import Left, NormEdit, Plan
 
@@ -43,6 +44,7 @@ def match(
     for name, value in graph.constants.items():
         if name not in graph.mutated:
             value.number = tensors[name].detach()
+    write_plainly(graph)
     affine_layers = find_affine_layers(graph, tensors)
     for item in affine_layers:
         if keep and item.name in keep:

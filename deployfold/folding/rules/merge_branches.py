@@ -145,7 +145,8 @@ def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None
     except CannotFold:
         return None
     calls = context.graph.calls_of(op.call.module)
-    if layer.functional or len(calls) != 1 or layer.weight != f"{layer.path}.weight":
+    own = layer.weight == f"{layer.path}.weight" and layer.kind != "deform_conv"
+    if layer.functional or len(calls) != 1 or not own:
         return None
     return _Branch(op["input"], value, sign, layer=layer)
 

@@ -38,11 +38,15 @@ class RuleForOne(ABC):
             CannotFold: the rule does not apply.
         """
 
+    def concerns(self, affine_layer: AffineLayer) -> bool:
+        """Whether the rule is made for such a layer; of others it says nothing."""
+        return True
+
     def apply(self, context: Context) -> bool:
         """Fold every affine layer that the rule allows."""
         folded = False
         for affine_layer in list(context.affine_layers):
-            if affine_layer.reason is not None:
+            if affine_layer.reason is not None or not self.concerns(affine_layer):
                 continue
             try:
                 requests = self.propose(affine_layer, context)

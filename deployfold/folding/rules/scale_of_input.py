@@ -27,11 +27,14 @@ class ScaleOfInput(RuleForOne):
 
     name = "its scale into the consumer; the shift stays"
 
+    def concerns(self, affine_layer: AffineLayer) -> bool:
+        """Of a BatchNorm, the addition would cost what it costs itself."""
+        return not affine_layer.is_batchnorm
+
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """The requests to the consumers; see :class:`.RuleForOne`."""
         affine = affine_layer.affine
-        if affine_layer.is_batchnorm or affine is None:
-            raise CannotFold("only an input's normalisation may leave its shift")
+        assert affine is not None
         for site in affine_layer.sites:
             value = site.inputs[0]
             while value.producer is not None and value.producer.name in _CASTS:
