@@ -15,12 +15,25 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from deployfold.events import Event, Note, StageFinished, StageProgress, StageStarted
 from deployfold.reporting.text import clean, size
 
 _WIDTH = 11  # of the longest stage name, so that the lines align
+_ROOMY = 100
+"""Columns of a terminal from which the bar is long."""
+
+
+def _shrinking() -> Column:
+    """The column that gives way, so that a stage takes one line on a terminal of any width."""
+    return Column(no_wrap=True, overflow="ellipsis", ratio=1)
+
+
+def _whole() -> Column:
+    """A column that keeps its width."""
+    return Column(no_wrap=True)
 
 
 class _Remaining(ProgressColumn):
@@ -30,8 +43,10 @@ class _Remaining(ProgressColumn):
         seconds = task.time_remaining
         if task.total is None or not seconds:
             return Text("")
-        minutes, rest = divmod(math.ceil(seconds), 60)
-        return Text(f"up to {minutes} min {rest} s left" if minutes else f"up to {rest} s left")
+        whole = math.ceil(seconds)
+        return Text(
+            f"about {math.ceil(whole / 60)} min left" if whole > 99 else f"about {whole} s left"
+        )
 
 
 class Progress:
@@ -44,12 +59,13 @@ class Progress:
         self._live = RichProgress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.fields[stage]:<11}", style="bold"),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            _Remaining(),
+            TextColumn("{task.description}", markup=False, table_column=_shrinking()),
+            BarColumn(bar_width=20 if console.width >= _ROOMY else 8),
+            TimeElapsedColumn(_whole()),
+            _Remaining(_whole()),
             console=console,
             transient=True,
+            expand=True,
             disable=quiet or not console.is_terminal,
         )
         self._task: int | None = None

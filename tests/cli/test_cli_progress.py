@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
+import pytest
 from rich.console import Console
 
 from deployfold.cli.progress import Progress
@@ -20,3 +23,20 @@ def test_a_stage_that_is_over_leaves_its_line_alone():
         after = stream.getvalue().rpartition("5 of 5 rows measured")[2]
     assert "warming up" in stream.getvalue()
     assert "warming up" not in after
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_stage_takes_one_line_with_its_times(width: int):
+    """A long description gives way; a line that wraps would leave its rest on the screen."""
+    stream = io.StringIO()
+    detail = "int8: what backbone.stage3.block27.attention.qkv_projection costs in 193 pictures"
+    with Progress(Console(file=stream, force_terminal=True, width=width, color_system=None)) as one:
+        one.show(StageStarted("lower", detail))
+        for done in (0.2, 0.4):
+            time.sleep(0.02)
+            one.show(StageProgress("lower", detail, done))
+        one._live.refresh()
+    frames = [part for part in re.split(r"\x1b\[2K|\r", stream.getvalue()) if "lower" in part]
+    line = frames[-1].split("\n")[0].rstrip()
+    assert len(line) <= width
+    assert re.search(r"int8: what .*… .*0:00:00 about 1 s left$", line), frames[-1]
