@@ -87,6 +87,11 @@ def _file(name: str, sha256: str, reference: str | None = None) -> Component:
     )
 
 
+def package_url(name: str, version: str) -> str:
+    """The package URL of a release on PyPI."""
+    return f"pkg:pypi/{name}@{version}"
+
+
 def _packages(versions: Mapping[str, str]) -> list[Component]:
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
@@ -97,7 +102,7 @@ def _packages(versions: Mapping[str, str]) -> list[Component]:
             version=version,
             type=ComponentType.LIBRARY,
             purl=PackageURL("pypi", None, name, version),
-            bom_ref=f"pkg:pypi/{name}@{version}",
+            bom_ref=package_url(name, version),
         )
         for name, version in sorted(versions.items())
     ]

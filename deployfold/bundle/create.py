@@ -19,7 +19,8 @@ from .bill import make_bill
 from .collect import Build, collect
 from .device_files import device_files
 from .labels import LABELS_TXT, read_labels
-from .manifest import BILL, MANIFEST, RUNNER, FileEntry, HowToRun, Manifest
+from .manifest import BILL, MANIFEST, PROVENANCE, RUNNER, FileEntry, HowToRun, Manifest
+from .provenance import make_provenance
 from .scan import Limits, archive_size, file_header, scan
 from .signing import check_key, sign, signature_path
 from .tar import END, padding
@@ -142,6 +143,8 @@ def _manifest(build: Build, labels: Path | None, emit: Emit) -> tuple[Manifest, 
     members += [_member(name, content) for name, content in extra.items()]
     bill = make_bill(build.name, build.report, [member.entry for member in members])
     members.append(_member(BILL, bill))
+    provenance = make_provenance(build.report, [member.entry for member in members])
+    members.append(_member(PROVENANCE, provenance))
     members.sort(key=lambda member: member.entry.path)
     report = build.report
     manifest = Manifest(
@@ -157,6 +160,7 @@ def _manifest(build: Build, labels: Path | None, emit: Emit) -> tuple[Manifest, 
         versions=dict(sorted(report.environment.packages.items())),
         run=_how_to_run(build),
         bill_of_materials=BILL,
+        provenance=PROVENANCE,
         notes=(SAME_BYTES_NOTE,),
         files=tuple(member.entry for member in members),
     )

@@ -18,6 +18,7 @@ from .names import clash, fault
 SCHEMA: Final = 1
 MANIFEST = "manifest.json"
 BILL = "bom.cdx.json"
+PROVENANCE = "provenance.json"
 RUNNER = "run.py"
 
 
@@ -72,7 +73,8 @@ class Manifest(Frozen):
         name: the name of the model, and of the directory that all files lie in.
         source: the checkpoint of the model, with its SHA-256.
         preprocess: how an image becomes the input.
-        labels, reference, bill_of_materials: names of files.
+        labels, reference, bill_of_materials, provenance: names of files; bundles of older versions
+            have no provenance.
         targets: the SMs of the engines, such as ``sm_89``.
         versions: the packages that built the model.
         run: how to run the bundle.
@@ -93,6 +95,7 @@ class Manifest(Frozen):
     versions: dict[str, str] = Field(default_factory=dict)
     run: HowToRun
     bill_of_materials: str
+    provenance: str | None = None
     notes: tuple[str, ...] = ()
     files: tuple[FileEntry, ...]
 

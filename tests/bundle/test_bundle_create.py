@@ -32,7 +32,8 @@ def test_a_bundle_holds_the_build_and_what_runs_it(build: Path, tmp_path: Path) 
     unpack(tmp_path / "m.tar.zst", out)
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {name for name in names if not name.startswith("lib/")} == {
-        "manifest.json", "bom.cdx.json", "run.py", "labels.txt", "net.onnx", "reference.npz",
+        "manifest.json", "bom.cdx.json", "provenance.json", "run.py", "labels.txt", "net.onnx",
+        "reference.npz",
         "net.fp16.sm_89.engine", "net.fp16.sm_89.engine.json", "preprocess.json", "report.json",
     }  # fmt: skip
     read = json.loads((out / "manifest.json").read_text())
@@ -95,12 +96,29 @@ def test_the_bill_of_materials_is_valid_and_complete(build: Path, tmp_path: Path
     }
     assert hashes.pop("net.pt") == "ab" * 32, "the checkpoint"
     assert hashes == {
-        entry.path: entry.sha256 for entry in manifest.files if entry.path != "bom.cdx.json"
+        entry.path: entry.sha256
+        for entry in manifest.files
+        if entry.path not in ("bom.cdx.json", "provenance.json")
     }
     packages = {part["purl"] for part in bill["components"] if part["type"] == "library"}
     assert packages == {"pkg:pypi/torch@2.14.1", "pkg:pypi/onnx@1.23.2"}
     assert bill["metadata"]["component"]["type"] == "machine-learning-model"
     assert bill["metadata"]["timestamp"].startswith("2026-11-24T00:00:00")
+
+
+def test_the_provenance_states_what_made_every_file(build: Path, tmp_path: Path) -> None:
+    manifest = create(build, tmp_path / "m.tar.zst")
+    unpack(tmp_path / "m.tar.zst", tmp_path / "out")
+    statement = json.loads((tmp_path / "out" / str(manifest.provenance)).read_text())
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+    files = {entry.path: entry.sha256 for entry in manifest.files}
+    assert subjects == {name: digest for name, digest in files.items() if name != "provenance.json"}
+    made = statement["predicate"]["buildDefinition"]
+    assert made["externalParameters"]["source"] == manifest.source.path
+    checkpoint, *packages = made["resolvedDependencies"]
+    assert checkpoint == {"name": "net.pt", "digest": {"sha256": "ab" * 32}}
+    assert {one["uri"] for one in packages} == {"pkg:pypi/torch@2.14.1", "pkg:pypi/onnx@1.23.2"}
 
 
 def test_a_build_that_failed_or_missed_a_limit_needs_force(tmp_path: Path) -> None:
