@@ -1,8 +1,8 @@
-"""Whether a server may join the requests of several clients into one batch.
+"""Checks whether a server may join the requests of several clients into one batch.
 
-Triton appends the rows of one request to those of the other, runs the model once, and cuts every
-output at the same rows. That is right only if the first axis of every output is the batch, and no
-row depends on another one.
+Triton appends the rows of one request to those of another, runs the model once, and splits every
+output at the same rows. The result is correct only if the first axis of every output is the batch,
+and no row depends on another one.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from deployfold.finish.reference import Array, read_reference
 from deployfold.util.numerics import sqnr_db
 
 _SAME_DB = 40.0
-"""Rows that agree to this SQNR are the same: fp16 rounds at about 60 dB, and a row that depends on
-its neighbours (as through the mean of a batch) changes by far more than a hundredth."""
+"""SQNR in dB from which two rows are equal. fp16 rounds at about 60 dB. A row that depends on its
+neighbours, such as through the mean of a batch, changes by far more than a hundredth."""
 
 
 def why_not_joined(onnx: Path, reference: Path, smallest: int = 1) -> str | None:
     """Why requests to a model may not be joined; ``None`` if they may.
 
-    1. The first axis of every input must be one symbol, and that of every output the same one.
-    2. Run at two batch sizes, every output must have as many rows as the inputs.
-    3. The rows of the larger batch must be those that the smaller batches give.
+    1. The first axes of all inputs and outputs must be the same symbol.
+    2. At two batch sizes, every output must have as many rows as the inputs.
+    3. The rows of the larger batch must equal those of the smaller batches.
 
     Args:
         onnx: the model; all other artifacts of a build compute the same function.
-        reference: the reference inference, whose inputs the batches are made of.
+        reference: the reference inference, from whose inputs the batches are made.
         smallest: the smallest batch that the model serves.
     """
     symbols = _first_axes(onnx)
@@ -40,12 +40,12 @@ def why_not_joined(onnx: Path, reference: Path, smallest: int = 1) -> str | None
     try:
         inputs, _ = read_reference(reference)
         return _not_by_rows(onnx, inputs, smallest)
-    except Exception as error:  # ONNX Runtime's are of many kinds, and so is its lack of a kernel
+    except Exception as error:  # ONNX Runtime raises many types, also for a missing kernel
         return f"ONNX Runtime cannot run two batch sizes to prove it ({one_line(error)})"
 
 
 Axes = list[tuple[str, str | int | None]]
-"""The first axis of each tensor: a symbol, a size, or ``None`` of a scalar."""
+"""The first axis of each tensor: a symbol, a size, or ``None`` for a scalar."""
 
 
 def _first_axes(onnx: Path) -> tuple[Axes, Axes]:
@@ -75,7 +75,7 @@ def _not_one_symbol(inputs: Axes, outputs: Axes) -> str | None:
             if axis != symbol:
                 shown = "none" if axis is None else axis or "unknown"
                 return (
-                    f"the first axis of the {side} {name!r} is {shown}, and that of the input "
+                    f"the first axis of the {side} {name!r} is {shown}, but that of the input "
                     f"{inputs[0][0]!r} is {symbol}"
                 )
     return None
@@ -85,7 +85,7 @@ def _not_by_rows(onnx: Path, inputs: Sequence[Array], smallest: int) -> str | No
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is in the exception
+    options.log_severity_level = 4  # the exception already has the error
     session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     outputs = [one.name for one in session.get_outputs()]
@@ -109,7 +109,7 @@ def _not_by_rows(onnx: Path, inputs: Sequence[Array], smallest: int) -> str | No
 
 
 def _different_rows(array: Array, size: int) -> Array:
-    """``size`` rows of values that the model takes: those of ``array``, each turned further."""
+    """``size`` different rows, made by rotating the rows of ``array``."""
     return np.stack([np.roll(array[row % len(array)], row) for row in range(size)])
 
 

@@ -1,4 +1,4 @@
-"""Which files of a build go into its bundle, and the facts about each."""
+"""Collects the files of a build for its bundle, and the facts about each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Build:
 
     Attributes:
         directory: the directory that ``deployfold build`` wrote.
-        name: the model's name, which the names of its artifacts begin with.
+        name: the model's name, which is the prefix of its artifacts' names.
         report: the content of ``report.json``.
         artifacts: the files that run the model.
         files: every file for the bundle, by its name there.
-        preprocess: the content of ``preprocess.json``, where the model takes images.
+        preprocess: the content of ``preprocess.json``; ``None`` if the model takes no images.
     """
 
     directory: Path
@@ -61,7 +61,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
     """
     if directory.is_file():
         raise UsageError(
-            f"{directory} is a file, and a bundle is made of the directory of a build.",
+            f"{directory} is a file, but a bundle is made from the directory of a build.",
             hint=f"To check a bundle: deployfold bundle verify {directory}",
         )
     if not directory.is_dir():
@@ -72,7 +72,9 @@ def collect(directory: Path, *, force: bool = False) -> Build:
     artifacts = tuple(found for row in report.rows if (found := _artifact(directory, row)))
     onnx = next((one for one in artifacts if one.runtime is ONNX_RUNTIME), None)
     if onnx is None:
-        raise BundleError(f"{directory} holds no ONNX, which every bundle needs.")
+        raise BundleError(
+            f"{directory} has no ONNX, which every bundle needs.", hint="Build it again."
+        )
     names = [name for artifact in artifacts for name in artifact.files]
     names += [REPORT_JSON, REFERENCE_NPZ]
     optional = (REPORT_MARKDOWN, FINISH_JSON, PREPROCESS_JSON)
@@ -100,7 +102,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
 
 
 def _check_outcome(report: Report) -> None:
-    hint = "Build it again, or bundle it all the same with --force."
+    hint = "Build it again, or add --force to bundle it nevertheless."
     status = report.status
     if status.state != "complete":
         why = f": {status.message}" if status.message else "."

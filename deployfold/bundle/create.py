@@ -42,7 +42,7 @@ class _Member:
     content: Path | bytes
 
     def blocks(self) -> Iterator[bytes]:
-        """The content, in blocks of at most 1 MiB where a file is read."""
+        """The content, in blocks of at most 1 MiB for files."""
         if isinstance(self.content, bytes):
             yield self.content
             return
@@ -80,7 +80,7 @@ def create(
             written.
         BundleError: the build is incomplete or missed a limit, or a package is missing.
     """
-    library()  # fails here where it is missing, before the files are read
+    library()  # report a missing library before reading the files
     if key is not None:
         check_key(key)
     start = time.perf_counter()

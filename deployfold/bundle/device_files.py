@@ -1,7 +1,7 @@
 """The code in a bundle: ``run.py``, and the modules of deployfold that ``run.py`` imports.
 
-``deployfold finish`` and the calibration use the same modules. They need numpy, and Pillow for
-pictures; a search through the import statements finds them.
+``deployfold finish`` and the calibration use the same modules. These modules need numpy, and Pillow
+for pictures. A search through the import statements finds the modules.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def device_files() -> dict[str, bytes]:
             continue
         path = root.joinpath("/".join(parts) + ".py")
         if not path.is_file():
-            continue  # a name in a module, and the module itself is in the list as well
+            continue  # the import names an attribute, and the list also has its module
         found[name] = path.read_bytes()
-        # Functions that import something are for builds, and no device calls them.
+        # Imports inside functions belong to builds; no device calls these functions.
         waiting += _imports(ast.parse(found[name]).body, module.rpartition(".")[0])
     for name in list(found):
         folders = name.split("/")[1:-1]

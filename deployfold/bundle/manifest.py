@@ -35,8 +35,9 @@ class Artifact(Frozen):
 
     Attributes:
         row: the name of its row in the report.
-        kind: the word of its runtime for such files: ``engine``, ``onnx``, ``torchscript``.
-        file: the ONNX, the engine or the TorchScript archive; ``files`` are all that belong to it.
+        kind: the runtime's word for such files: ``engine``, ``onnx``, ``torchscript``.
+        file: the ONNX, the engine or the TorchScript archive.
+        files: all files of the artifact: ``file``, external weights and sidecars.
         compute_capabilities, library, library_version: from the sidecar of an engine.
         sqnr_db: SQNR in dB of its outputs against those of the original, if the build compared.
     """
@@ -59,7 +60,7 @@ class Artifact(Frozen):
 
 
 class HowToRun(Frozen):
-    """The command, the packages that it needs, and the runtimes; one of these is enough."""
+    """The command, the packages that it needs, and the runtimes, of which one is enough."""
 
     command: str
     needs: tuple[str, ...]
@@ -70,7 +71,7 @@ class Manifest(Frozen):
     """The content of a bundle.
 
     Attributes:
-        name: the name of the model, and of the directory that all files lie in.
+        name: the name of the model, and of the directory of all files.
         source: the checkpoint of the model, with its SHA-256.
         preprocess: how an image becomes the input.
         labels, reference, bill_of_materials, provenance: names of files; bundles of older versions

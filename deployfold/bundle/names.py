@@ -14,8 +14,8 @@ _UNPORTABLE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 def fault(name: str) -> str | None:
     """The fault in a file's name, as the end of a sentence; ``None`` if the name is good.
 
-    A good name is relative, stays below the directory that the bundle is unpacked into, and means
-    the same file on every system.
+    A good name is relative, stays below the directory of the unpacked bundle, and means the same
+    file on every system.
     """
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return "has an absolute name"
@@ -34,7 +34,7 @@ def fault(name: str) -> str | None:
 
 
 def clash(names: list[str]) -> str | None:
-    """The first name that occurs twice, with small letters and capitals taken as the same."""
+    """The first name that occurs twice, ignoring case; ``None`` without one."""
     seen = set()
     for name in names:
         key = name.casefold()

@@ -1,7 +1,8 @@
-"""Writes protobuf's text format, as far as Triton's ``config.pbtxt`` needs it.
+"""Writes the part of protobuf's text format that Triton's ``config.pbtxt`` needs.
 
-https://protobuf.dev/reference/protobuf/textformat-spec/. The library protobuf would need Triton's
-generated classes, which come with the client and gRPC only. The tests read the text back with them.
+See https://protobuf.dev/reference/protobuf/textformat-spec/. The library protobuf would need
+Triton's generated classes, which only ship with the client and gRPC. The tests read the text with
+these classes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ class Name(str):
 def text(message: Mapping[str, Any]) -> str:
     """The text of a message of strings, numbers, enumeration members, messages, and lists of these.
 
-    Fields that are ``None`` are left out. An empty message is written, since in Triton
-    ``dynamic_batching {}`` means the defaults.
+    Fields that are ``None`` are left out. Empty messages are written, because
+    ``dynamic_batching {}`` enables Triton's defaults.
     """
     return "".join(_fields(message, ""))
 

@@ -21,8 +21,8 @@ GIB = 1 << 30
 MANIFEST_BYTES = 16 << 20
 """The largest manifest: an entry takes about 150 bytes."""
 RATIO = 200
-"""The most that a bundle may unpack to, in bytes for each of its own. Weights compress to nine
-tenths of their size, and to a hundredth only where nearly all of them are zero."""
+"""Greatest accepted ratio of unpacked to packed size. Weights compress to nine tenths of their
+size, and to a hundredth only if nearly all of them are zero."""
 
 Sink = Callable[[str], AbstractContextManager[IO[bytes]]]
 """Opens a new file for writing, by its name in the bundle."""
@@ -30,12 +30,12 @@ Sink = Callable[[str], AbstractContextManager[IO[bytes]]]
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a bundle may unpack to. A larger one is refused before anything is unpacked.
+    """The limits of the unpacked size. A larger bundle is refused before it is unpacked.
 
     Attributes:
         total: bytes of all files.
-        ratio: bytes for each byte of the bundle, for bundles that unpack to more than ``free``.
-        free: bytes that ``ratio`` does not count for.
+        ratio: unpacked bytes per byte of the bundle, for bundles that unpack to more than ``free``.
+        free: unpacked bytes up to which ``ratio`` does not apply.
     """
 
     total: int = 64 * GIB
@@ -46,13 +46,13 @@ class Limits:
 def scan(path: Path, limits: Limits | None = None, sink: Sink | None = None) -> Manifest:
     """Read a bundle to its end, and check names, kinds, sizes, hashes and completeness.
 
-    The manifest comes first. So every name and size is known, and compared with the limits, before
-    the files are decompressed. Memory does not grow with the bundle.
+    The manifest is the first file. So every name and size is known, and compared with the limits,
+    before the files are decompressed. Memory does not grow with the bundle.
 
     Args:
         path: the bundle.
-        limits: how much it may unpack to.
-        sink: where the files go, or ``None`` to check only. Trust the files only after this
+        limits: the limits of the unpacked size.
+        sink: opens the files for writing; ``None`` to check only. Trust the files only after this
             function has returned.
 
     Returns:
@@ -93,7 +93,7 @@ def _scan(file: IO[bytes], path: Path, limits: Limits, sink: Sink | None) -> Man
     if wanted:
         raise BundleError(f"{where} lacks {min(wanted)}, which its manifest names.")
     if any(reader.read(len(END) - BLOCK)):
-        raise BundleError(f"{where} goes on after its last file.")
+        raise BundleError(f"{where} has data after its last file.")
     reader.finish()
     return manifest
 
@@ -119,13 +119,13 @@ def _check_size(manifest: Manifest, own: int, path: Path, limits: Limits) -> Non
     total, packed = manifest.size + own, path.stat().st_size
     if total > limits.total:
         raise BundleError(
-            f"{path.name} unpacks to {_gib(total)}, and the limit is {_gib(limits.total)}.",
-            hint="If you trust where it comes from, raise the limit with --max-size.",
+            f"{path.name} unpacks to {_gib(total)}, but the limit is {_gib(limits.total)}.",
+            hint="If you trust its origin, raise the limit with --max-size.",
         )
     if total > max(limits.free, limits.ratio * packed):
         raise BundleError(
-            f"{path.name} unpacks to {total // max(1, packed)} times its size, and the limit is "
-            f"{limits.ratio} times: weights never compress so far."
+            f"{path.name} unpacks to {total // max(1, packed)} times its size, but the limit is "
+            f"{limits.ratio} times: weights never compress that much."
         )
 
 
@@ -148,7 +148,7 @@ def _file(reader: Reader, entry: FileEntry, where: str, sink: Sink | None) -> No
     if digest.hexdigest() != entry.sha256:
         raise BundleError(
             f"{where}: {entry.path} is not the file that its manifest describes.",
-            hint="It was changed or damaged; get the bundle again.",
+            hint="The file was changed or damaged; get the bundle again.",
         )
     _pad(reader, entry.size, where)
 

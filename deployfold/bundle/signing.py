@@ -1,7 +1,7 @@
 """Signs bundles with OpenSSH, and checks the signatures.
 
-The signature lies beside the bundle, as ``FILE.sig``. ``ssh-keygen -Y verify`` checks it without
-deployfold; the section ALLOWED SIGNERS of ssh-keygen(1) describes the file of public keys.
+The signature is ``FILE.sig``, in the folder of the bundle. ``ssh-keygen -Y verify`` checks it
+without deployfold; the section ALLOWED SIGNERS of ssh-keygen(1) describes the file of public keys.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from deployfold.errors import BundleError, UsageError, one_line
 
 NAMESPACE = "deployfold-bundle"
-"""Keeps signatures of other things by the same key, such as commits, from counting for a bundle."""
+"""The namespace of the signatures. Signatures of other data, such as commits, do not count."""
 _SECONDS = 600
 """Time limit of ssh-keygen, which hashes the whole bundle."""
 
@@ -34,7 +34,7 @@ def check_key(key: Path) -> None:
 
 
 def sign(bundle: Path, key: Path) -> bytes:
-    """The signature of a file by a private key, or by the agent that holds the key of a public one.
+    """The signature of a file by a private key, or by the agent with the key of a public one.
 
     Raises:
         UsageError: the file of the key is missing.
@@ -45,7 +45,7 @@ def sign(bundle: Path, key: Path) -> bytes:
     if done.returncode != 0 or not done.stdout:
         raise BundleError(
             f"{bundle.name} cannot be signed: {one_line(done.stderr.decode(errors='replace'))}.",
-            hint="A key with a passphrase has to be in the ssh-agent: ssh-add KEY.",
+            hint="A key with a passphrase must be in the ssh-agent: ssh-add KEY.",
         )
     return done.stdout
 
@@ -54,12 +54,12 @@ def check_signature(bundle: Path, signers: Path) -> str:
     """The name of the allowed signer who signed a bundle.
 
     Args:
-        bundle: the file; its signature lies beside it.
+        bundle: the file; its signature is in the same folder.
         signers: a file with lines such as ``release@example.org ssh-ed25519 AAAA…``.
 
     Raises:
         UsageError: the file of signers is missing.
-        BundleError: the signature is missing, belongs to another file, or is by somebody else.
+        BundleError: the signature is missing, belongs to another file, or is from another signer.
     """
     if not signers.is_file():
         raise UsageError(
@@ -67,7 +67,7 @@ def check_signature(bundle: Path, signers: Path) -> str:
         )
     signature = signature_path(bundle)
     if not signature.is_file():
-        raise BundleError(f"{bundle.name} has no signature {signature.name} beside it.")
+        raise BundleError(f"{bundle.name} has no signature {signature.name} in its folder.")
     by = ("-s", str(signature), "-f", str(signers))
     found = _ssh_keygen(None, "find-principals", *by)
     names = found.stdout.decode(errors="replace").splitlines()

@@ -1,7 +1,7 @@
 """Writes and reads the headers of a tar archive that holds plain files only.
 
-The reader accepts exactly the headers that the writer makes. So it needs no rules for links,
-devices, sparse files, extended headers and owners: all of them have other headers.
+The reader accepts exactly the headers that the writer makes. So the reader needs no rules for
+links, devices, sparse files, extended headers and owners, which all have other headers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def header(name: str, size: int) -> bytes:
     """
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, _MTIME, 0o644
-    # GNU's form writes sizes of 8 GiB and more in binary; the POSIX form ends there.
+    # GNU's format stores sizes of 8 GiB and more in binary; the POSIX format cannot.
     block = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
     if len(block) != BLOCK:
         raise BundleError(f"The name {name} is too long for a bundle.", hint="Rename the model.")
@@ -62,11 +62,11 @@ def read_header(block: bytes, where: str) -> tuple[str, int] | None:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
         raise BundleError(
-            f"{where} is not a deployfold bundle: it does not hold a tar archive."
+            f"{where} is not a deployfold bundle: it does not contain a tar archive."
         ) from error
     if info.type != tarfile.REGTYPE:
         kind = _KINDS.get(info.type, "not a plain file")
-        raise BundleError(f"{where}: {info.name!r} is {kind}, and a bundle holds only files.")
+        raise BundleError(f"{where}: {info.name!r} is {kind}, but a bundle contains only files.")
     if info.size < 0 or block != header(info.name, info.size):
         raise BundleError(
             f"{where}: {info.name!r} has a header that deployfold does not write.",

@@ -31,7 +31,7 @@ def write_repository(
 ) -> tuple[int, tuple[str, ...]]:
     """Add a build to a Triton model repository, as the next version of its models.
 
-    If the latest version is the same build, missing parts are added to it and nothing else happens.
+    If the latest version is the same build, only its missing parts are added.
 
     Args:
         directory: a directory that ``deployfold build`` wrote.
@@ -80,8 +80,8 @@ def _add_all(
     if not latest or not all(_is_version(repository, model, latest) for model in there):
         latest, missing = latest + 1, list(models)
     if not missing:
-        emit(Note(f"The build is there already, as version {latest}."))
-    for model in missing:  # all, or those that a killed run did not reach
+        emit(Note(f"The repository already has this build, as version {latest}."))
+    for model in missing:  # all models, or those that a killed run did not reach
         _add(repository, model, latest, labels)
     return latest
 

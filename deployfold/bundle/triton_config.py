@@ -6,14 +6,14 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/use
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.sidecar import read_sidecar, sidecar_path
-from deployfold.errors import BundleError
+from deployfold.compiling.sidecar import engine_tensors, read_sidecar
+from deployfold.config.optimization_profiles import OptimizationProfile
+from deployfold.errors import BundleError, UsageError
 from deployfold.runtimes import TritonModel
 
 from .manifest import Artifact
@@ -43,7 +43,7 @@ class Interface:
     Attributes:
         max_batch: the most rows that Triton may join; 0 if it must not join requests.
         preferred: the batch sizes that the model is fastest at.
-        profiles: how many optimization profiles an engine has; 0 for other artifacts.
+        profiles: the number of an engine's optimization profiles; 0 for other artifacts.
     """
 
     inputs: tuple[Tensor, ...]
@@ -59,7 +59,7 @@ class Interface:
 
 
 def served_by(artifact: Artifact) -> TritonModel | None:
-    """How Triton serves an artifact; ``None`` if it does not."""
+    """How Triton serves an artifact; ``None`` if Triton cannot."""
     return None if artifact.runtime is None else artifact.runtime.triton
 
 
@@ -83,39 +83,36 @@ def engine_interface(path: Path) -> Interface:
     """The inputs, outputs and batches of an engine, from its sidecar.
 
     Raises:
-        BundleError: the sidecar does not have them.
+        BundleError: the sidecar does not describe them.
     """
     try:
-        sidecar = read_sidecar(path)
-        sides: dict[str, list[Tensor]] = {"input": [], "output": []}
-        for one in sidecar["tensors"]:
-            sides[one["mode"]].append(Tensor(one["name"], one["dtype"], tuple(one["shape"])))
-        profiles = sidecar["profiles"]
-        found = Interface(tuple(sides["input"]), tuple(sides["output"]), profiles=len(profiles))
-        if not found.first_axis_is_dynamic:
-            return found
-        best = {int(one["opt"][0]) for shapes in profiles for one in shapes}
-        return replace(
-            found, max_batch=_greatest_batch(profiles), preferred=tuple(sorted(best - {1}))
-        )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise BundleError(
-            f"{sidecar_path(path)} does not describe the engine's inputs: {error!r}.",
-            hint="Build it again.",
-        ) from error
+        tensors = engine_tensors(read_sidecar(path), path)
+    except UsageError as error:
+        raise BundleError(error.message, hint=error.hint) from error
+    profiles = tensors.profiles
+    inputs, outputs = (
+        tuple(Tensor(one.name, one.dtype, one.shape) for one in side)
+        for side in (tensors.inputs, tensors.outputs)
+    )
+    found = Interface(inputs, outputs, profiles=len(profiles))
+    ranges = [one for shapes in profiles for one in shapes]
+    if not found.first_axis_is_dynamic or not all(one.opt for one in ranges):
+        return found
+    best = {one.opt[0] for one in ranges}
+    return replace(found, max_batch=_greatest_batch(profiles), preferred=tuple(sorted(best - {1})))
 
 
-def _greatest_batch(profiles: Sequence[Sequence[Mapping[str, Any]]]) -> int:
-    """The greatest batch up to which an engine takes every batch size; 0 if it does not take 1.
+def _greatest_batch(profiles: Sequence[OptimizationProfile]) -> int:
+    """The greatest batch up to which an engine accepts every batch size; 0 if it does not accept 1.
 
-    1. If the profiles differ in the batch alone, their ranges are joined where they meet.
+    1. If the profiles differ only in the batch, adjacent and overlapping ranges are joined.
     2. Else each profile may be the only one for a shape, so the range common to all counts.
     """
     spans, others = [], set()
     for shapes in profiles:
-        low = max(int(one["min"][0]) for one in shapes)
-        spans.append((low, min(int(one["max"][0]) for one in shapes)))
-        others.add(json.dumps([[one["min"][1:], one["max"][1:]] for one in shapes]))
+        low = max(one.min[0] for one in shapes)
+        spans.append((low, min(one.max[0] for one in shapes)))
+        others.add(tuple((one.min[1:], one.max[1:]) for one in shapes))
     if len(others) > 1:
         return min(high for _, high in spans) if max(low for low, _ in spans) <= 1 else 0
     reach = 0
@@ -132,7 +129,7 @@ def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] |
 
     Args:
         onnx: the inputs and outputs of the ONNX of the same model.
-        fixed: the shapes of the inputs and then of the outputs, if the archive takes no others.
+        fixed: the shapes of the inputs and then of the outputs, if the archive accepts no others.
     """
     inputs = tuple(replace(one, name=f"INPUT__{index}") for index, one in enumerate(onnx.inputs))
     outputs = tuple(replace(one, name=f"OUTPUT__{index}") for index, one in enumerate(onnx.outputs))
@@ -156,14 +153,14 @@ def config(
 ) -> str:
     """The text of ``config.pbtxt``.
 
-    1. Where requests may be joined, ``max_batch_size`` is the greatest batch, ``dims`` leave the
-       first axis out, and ``dynamic_batching`` is on.
-    2. Else ``max_batch_size`` is 0, and ``dims`` are whole.
+    1. If requests may be joined, ``max_batch_size`` is the greatest batch, ``dims`` omit the first
+       axis, and ``dynamic_batching`` is on.
+    2. Else ``max_batch_size`` is 0, and ``dims`` are complete.
 
     Args:
         name: the name of the model in the repository.
         artifact: the file to serve.
-        interface: its inputs, outputs and batches.
+        interface: the inputs, outputs and batches of the file.
         instances: instances of the model on every GPU, or on the CPU.
         labels: the file with the names of the classes, if the model is a classifier.
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
@@ -188,7 +185,7 @@ def config(
                 {
                     "count": instances,
                     "kind": Name("KIND_GPU" if served.gpu_only else "KIND_AUTO"),
-                    # Triton takes the first profile alone unless it is told the others.
+                    # By default, Triton uses only the first profile.
                     "profile": list(map(str, range(interface.profiles)))
                     if interface.profiles > 1
                     else None,
@@ -216,7 +213,7 @@ def _onnx_tensor(value: Any) -> Tensor:
     from onnx import helper
 
     if not value.type.HasField("tensor_type"):
-        raise BundleError(f"{value.name!r} is not a tensor, and Triton serves only tensors.")
+        raise BundleError(f"{value.name!r} is not a tensor, but Triton serves only tensors.")
     kind = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
     return Tensor(value.name, str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)

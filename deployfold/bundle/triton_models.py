@@ -10,6 +10,7 @@ from deployfold.events import Emit, Note
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
 from deployfold.runtimes.tail_name import tail_name
+from deployfold.targets.compute_capability import sm_of_dotted
 
 from .batching import why_not_joined
 from .collect import Build
@@ -25,7 +26,7 @@ from .triton_config import (
 )
 
 DEFAULT_BATCH = 8
-"""The greatest batch of ONNX and TorchScript where neither the build nor an engine has one."""
+"""The greatest batch of ONNX and TorchScript if neither the build nor an engine has one."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def models_of(
         group = groups.setdefault(name, [])
         taken = {sm for one in group for sm in one.compute_capabilities}
         if taken & set(artifact.compute_capabilities):
-            why = "Triton tells engines apart by compute capability, and another has the same"
+            why = "Triton chooses engines by compute capability, and another engine has the same"
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
         group.append(artifact)
@@ -99,17 +100,17 @@ def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None
     if artifact.runtime is TORCHSCRIPT:
         scalar = next((one.name for one in interface.outputs if not one.shape), None)
         return scalar and (
-            f"its output {scalar!r} has no axis, and Triton's PyTorch backend refuses such outputs"
+            f"its output {scalar!r} is a scalar, which Triton's PyTorch backend refuses"
         )
     if artifact.runtime is not TENSORRT:
         return None
     if artifact.library != "tensorrt":
         return (
-            "Triton loads engines of TensorRT, and not of TensorRT-RTX; deployfold finish builds "
+            "Triton loads engines of TensorRT, but not of TensorRT-RTX; deployfold finish builds "
             "one on the GPU"
         )
     options = read_sidecar(build.directory / artifact.file).get("options", {})
-    return "it is weight-stripped, and Triton does not refit" if options.get("strip_plan") else None
+    return "it is weight-stripped, but Triton cannot refit" if options.get("strip_plan") else None
 
 
 def _greatest_batch(
@@ -161,10 +162,10 @@ def _model(
         served = served_by(artifact)
         assert served is not None, "artifacts without a backend were left out before"
         file = served.file
-        if len(group) > 1:  # engines for several GPUs; Triton loads the one for its own GPU
+        if len(group) > 1:  # engines for several GPUs; Triton loads the engine for its GPU
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
-            file = f"{stem}.sm_{capability.replace('.', '')}.{suffix}"
+            file = f"{stem}.{sm_of_dotted(capability)}.{suffix}"
             by_capability |= dict.fromkeys(artifact.compute_capabilities, file)
         files[file] = build.directory / artifact.file
         # An ONNX refers to the file of its weights by name, so that file keeps its name.

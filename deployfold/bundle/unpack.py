@@ -17,26 +17,26 @@ from .scan import Limits, scan
 
 
 def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifest:
-    """Check a bundle from end to end, then unpack it into a directory that is new or empty.
+    """Check the whole bundle, then unpack it into a new or empty directory.
 
-    The files go to a temporary directory beside ``directory``, are checked again while they are
-    written, and appear under ``directory`` all at once.
+    The files go to a temporary directory, are checked again while they are written, and then move
+    to ``directory`` in one step.
 
     Returns:
         The manifest.
 
     Raises:
-        BundleError: the bundle fails a check. Nothing has been written.
+        BundleError: the bundle fails a check, and no file is written.
         UsageError: the directory is not empty, or cannot be written to.
     """
     if _is_taken(directory):
-        raise UsageError(f"{directory} is not empty.", hint="Name a directory that is new.")
+        raise UsageError(f"{directory} is not empty.", hint="Choose a new directory.")
     manifest = scan(path, limits)
     with temporary_directory(directory) as temporary:
         free = shutil.disk_usage(temporary).free
         if manifest.size > free:
             raise BundleError(
-                f"{path.name} needs {manifest.size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free."
+                f"{path.name} needs {manifest.size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free."
             )
         scan(path, limits, sink=lambda name: _writing(temporary / name))
         if directory.exists():
@@ -49,7 +49,7 @@ def _is_taken(directory: Path) -> bool:
     """Whether the path exists and is not an empty directory."""
     try:
         return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-    except OSError as error:  # the directory may not be read, or was removed meanwhile
+    except OSError as error:  # the directory is not readable, or was removed meanwhile
         raise unwritable(directory, error) from error
 
 

@@ -15,8 +15,8 @@ LEVEL = 3
 """The compression level. Higher ones cost minutes per gigabyte for about one percent of weights."""
 _BLOCK = 1 << 16
 _WINDOW_LOG = 27
-"""The largest window that a frame may ask of the reader: 2^27 bytes, 128 MiB, which is zstd's own
-limit. Bundles need 2 MiB."""
+"""The largest accepted window of a frame: 2^27 bytes (128 MiB), zstd's own limit. Bundles need
+2 MiB."""
 
 
 def library() -> Any:
@@ -36,7 +36,7 @@ def library() -> Any:
 
 
 class Writer:
-    """Compresses data into a file, as one frame whose header holds the size of the data."""
+    """Compresses data into a file, as one frame whose header has the size of the data."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         zstd = library()
@@ -57,7 +57,7 @@ class Writer:
 
 
 class Reader:
-    """Decompresses the one frame of a file, and never more at a time than the caller asks for."""
+    """Decompresses the single frame of a file, at most the requested bytes at a time."""
 
     def __init__(self, file: IO[bytes], where: str) -> None:
         self._zstd = library()
@@ -92,11 +92,11 @@ class Reader:
             BundleError: more data follows, or the end of the frame is missing.
         """
         if self._some(1):
-            raise BundleError(f"{self._where} goes on after its last file.")
+            raise BundleError(f"{self._where} has data after its last file.")
         if not self._decompressor.eof:
             raise BundleError(f"{self._where} is truncated.", hint="Copy it again.")
         if self._decompressor.unused_data or self._fresh():
-            raise BundleError(f"{self._where} has other data behind the bundle.")
+            raise BundleError(f"{self._where} has other data after the bundle.")
 
     def _fresh(self) -> bytes:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold import __version__
-from deployfold.config.inputs import TensorSpec
+from deployfold.config.optimization_profiles import OptimizationProfile, profiles_from_json
 from deployfold.errors import MeasureError, UsageError
 from deployfold.targets.compute_capability import (
     ComputeCapability,
@@ -41,6 +41,32 @@ class Here:
 
     compute_capability: ComputeCapability
     library_version: str
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """One input or output of an engine.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: the name of the dtype, which NumPy and ml_dtypes share.
+        shape: the shape, with -1 for a dynamic axis.
+        mode: ``input`` or ``output``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    mode: str
+
+
+@dataclass(frozen=True)
+class EngineTensors:
+    """The inputs and outputs of an engine, in its order, and its optimization profiles."""
+
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    profiles: tuple[OptimizationProfile, ...]
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -175,32 +201,34 @@ def refittable(sidecar: Mapping[str, Any]) -> bool:
     return bool(options.get("strip_plan") or options.get("refit"))
 
 
-def input_tensors(sidecar: Mapping[str, Any], path: Path) -> tuple[TensorSpec, ...]:
-    """The inputs of an engine, in the opt shapes of its first optimization profile.
+def engine_tensors(sidecar: Mapping[str, Any], path: Path) -> EngineTensors:
+    """The inputs, outputs and optimization profiles of an engine.
 
     Args:
-        sidecar: of the engine.
+        sidecar: the sidecar of the engine.
         path: the engine, for the message.
 
     Raises:
-        UsageError: the sidecar has no such information.
+        UsageError: the sidecar does not describe them.
     """
     try:
-        opt = {one["name"]: tuple(one["opt"]) for one in (sidecar["profiles"] or [[]])[0]}
-        return tuple(
-            TensorSpec(
-                opt.get(one["name"], tuple(max(1, size) for size in one["shape"])),
-                one["name"],
-                one["dtype"],
+        tensors = [
+            EngineTensor(
+                str(one["name"]), str(one["dtype"]), tuple(map(int, one["shape"])), one["mode"]
             )
             for one in sidecar["tensors"]
-            if one["mode"] == "input"
-        )
-    except (KeyError, TypeError, IndexError) as error:
+        ]
+        profiles = profiles_from_json(sidecar["profiles"])
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise UsageError(
-            f"The sidecar of {path.name} does not name the engine's inputs.",
-            hint="An older deployfold wrote it: build the engine again.",
+            f"The sidecar of {path.name} does not describe the engine's inputs: {error!r}.",
+            hint="An older deployfold wrote it, or it is damaged: build the engine again.",
         ) from error
+    return EngineTensors(
+        tuple(one for one in tensors if one.mode == "input"),
+        tuple(one for one in tensors if one.mode == "output"),
+        profiles,
+    )
 
 
 def _serves_gpu(sidecar: Mapping[str, Any], here: Here) -> bool:

@@ -1,4 +1,4 @@
-"""Finishing a build on its device: the kit that a build writes, and the command that uses it there.
+"""Finishes a build on its device: the kit that a build writes, and the command that uses it.
 
 A device may lack torch, onnx and ONNX Runtime. Only :func:`write_finish_kit`, which runs in a
 build, imports onnx.

@@ -1,4 +1,4 @@
-"""The build's report, completed with the rows that ``deployfold finish`` made on the device."""
+"""Completes a build's report with the rows that ``deployfold finish`` made on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _THERE = "measured where it was built:"
 STOPPED = Status(
     state="interrupted",
     stage="compile",
-    message="deployfold finish ended before its engines were whole; run it again",
+    message="deployfold finish ended before its engines were complete; run it again",
 )
 """The status of the report while engines are being replaced."""
 
@@ -25,13 +25,13 @@ def completed(
 ) -> Report:
     """The report with the new rows, checked against the limits of the build.
 
-    A row replaces the build's row of its name; other rows go to the end. The environment becomes
-    the device's, and rows that were measured where the build ran get a note.
+    A row replaces the build's row of the same name; other rows go to the end. The environment
+    becomes the device's. Rows that the build measured get a note with the build's machine.
 
     Args:
-        report: of the build.
-        rows: made on the device.
-        kit: of the build.
+        report: the report of the build.
+        rows: the rows made on the device.
+        kit: the kit of the build.
         machine: the device's GPU and libraries.
         here: the device's environment.
     """
@@ -63,7 +63,7 @@ def _has_no_engine(wanted: Wanted, rows: Sequence[Row]) -> bool:
 
 
 def _measured_elsewhere(row: Row, built_on: Environment, finished: Sequence[Row]) -> Row:
-    """The row with a note on the machine that ran the build, if its latency is from there."""
+    """The row, with a note on the machine of the build if the build measured its latency."""
     if row in finished or row.latency is None or any(note.startswith(_THERE) for note in row.notes):
         return row
     threads = "1 thread" if built_on.threads == 1 else f"{built_on.threads} threads"
@@ -72,7 +72,7 @@ def _measured_elsewhere(row: Row, built_on: Environment, finished: Sequence[Row]
 
 
 def _merge(old: Row, new: Row | None) -> Row:
-    """The new row with the facts only the build knows: parameters, BatchNorms, quantised layers.
+    """The new row with the build's parameters, BatchNorms and quantised layers.
 
     If no new engine was built, an earlier one stays.
     """

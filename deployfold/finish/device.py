@@ -1,6 +1,6 @@
 """``deployfold finish DIR``: build, measure and verify on the device, and complete the report.
 
-This module runs without torch, onnx and ONNX Runtime: a Jetson has none of them.
+This module runs without torch, onnx and ONNX Runtime, which a Jetson may lack.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def finish(
 
     1. Without ``targets``, the engines are for the GPU in this machine, even if the kit does not
        name it.
-    2. With ``targets``, they are for those. TensorRT-RTX builds without their GPU, and such an
-       engine is not run.
+    2. With ``targets``, the engines are for these GPUs. TensorRT-RTX builds without the GPU, and
+       such an engine is not run.
     3. If an engine fails, its row gets the reason, and the other engines are still built.
 
     Args:
-        directory: the output of ``deployfold build``, copied here as a whole.
-        targets: GPUs as ``--target`` takes them.
-        precisions: some of the kit's; if empty, those it wants engines for.
+        directory: a complete copy of the output of ``deployfold build``.
+        targets: GPUs, in the form of ``--target``.
+        precisions: some precisions of the kit; empty for those with missing engines.
         max_seconds: time limit for timing one engine.
         timeout: seconds until one build is stopped.
         cuda_graph: launch an engine's work as one CUDA graph where possible.
@@ -100,7 +100,7 @@ def finish(
         machine = detect()
         if not targets and machine.gpu is None:
             raise UsageError(
-                "There is no NVIDIA GPU with a driver here to finish the build for.",
+                "This machine has no NVIDIA GPU with a driver to finish the build for.",
                 hint="Run deployfold finish on the device, or name a GPU that TensorRT-RTX builds "
                 "for without it: --target sm_89.",
             )
@@ -111,7 +111,7 @@ def finish(
             for row in report.rows
             if row.artifact is not None and runtime_of(row.artifact) is TENSORRT
         ]
-        if sidecars:  # if this process is killed, one of these engines may be half replaced
+        if sidecars:  # a killed process may leave one of these engines half replaced
             write_report(report.model_copy(update={"status": STOPPED}), kit.report)
         try:
             rows = _finish_all(jobs, kit, machine, how)
@@ -175,7 +175,7 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
 def _run(row: Row, request: EngineRequest, kit: Kit, how: _How) -> Row:
     """The row of an engine after it ran on the reference inputs, with latency and accuracy."""
     started, emit = time.monotonic(), how.emit
-    # A version-compatible engine carries native code, which is trusted: this run built it.
+    # The native code in a version-compatible engine is trusted, because this run built it.
     options = RunOptions(how.cuda_graph, allow_host_code=request.options.version_compatible)
     assert row.artifact is not None
     path = kit.report.with_name(row.artifact)

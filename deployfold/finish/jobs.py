@@ -26,8 +26,8 @@ class Job:
     """One engine to build, or the reason why it cannot be.
 
     Attributes:
-        wanted: its profiles, its options and its row in the report, by the kit.
-        entry: the request without profiles and options, by the plan for this machine.
+        wanted: the profiles, the options and the row in the report, from the kit.
+        entry: the request without profiles and options, from the plan for this machine.
     """
 
     wanted: Wanted
@@ -40,9 +40,10 @@ def plan_jobs(
     """The engines that ``deployfold finish`` builds: one for each precision and target.
 
     Args:
-        kit: of the build.
-        targets: GPUs as ``--target`` takes them.
-        precisions: of the kit; if empty, those it wants engines for, or else all.
+        kit: the kit of the build.
+        targets: GPUs, in the form of ``--target``.
+        precisions: some precisions of the kit; empty for those with missing engines, or all if no
+            engine is missing.
         machine: the device.
 
     Raises:
@@ -50,8 +51,10 @@ def plan_jobs(
     """
     missing = [precision.value for precision in precisions if precision not in kit.onnx]
     if missing:
-        have = ", ".join(precision.value for precision in kit.onnx)
-        raise UsageError(f"The build has no {missing[0]} ONNX.", hint=f"Its precisions are {have}.")
+        found = ", ".join(precision.value for precision in kit.onnx)
+        raise UsageError(
+            f"The build has no {missing[0]} ONNX.", hint=f"Its precisions are {found}."
+        )
     wanted = {one.precision for one in kit.wanted}
     for precision in precisions or [one for one in kit.onnx if one in wanted] or list(kit.onnx):
         for entry in plan_engines(targets, precision, machine):

@@ -34,7 +34,7 @@ class Wanted:
         row: the name of its row in the report: ``tensorrt-fp16-jetson-orin-nano``.
         title: the row's title.
         target: a value of ``--target``.
-        precision: of the ONNX to build from.
+        precision: the precision of the ONNX to build from.
         profiles, workspace_mib, options: the fields of an ``EngineRequest``.
     """
 
@@ -52,7 +52,7 @@ class Kit:
     """The content of a kit.
 
     Attributes:
-        model_name: the name that the engines' file names begin with.
+        model_name: the prefix of the engines' file names.
         onnx: the lowered ONNX of each precision.
         wanted: the engines to build.
         inputs, outputs: the arrays of the reference inference, by name, in the model's order.
@@ -89,14 +89,14 @@ def write_finish_kit(
     inputs: Sequence[str],
     report_path: Path,
 ) -> Path:
-    """Write ``finish.json`` into a build directory, which has its ``reference.npz`` already.
+    """Write ``finish.json`` into a build directory that already has ``reference.npz``.
 
-    The ONNX files are checked here, where the package ``onnx`` is installed, against the standard
-    and for weights that are not finite. The device then compares only their SHA-256.
+    This function checks the ONNX files for validity and finite weights, because a device may lack
+    the package ``onnx``. The device then only compares their SHA-256.
 
     Args:
-        directory: of the build.
-        model_name: the name that the engines' file names begin with.
+        directory: the directory of the build.
+        model_name: the prefix of the engines' file names.
         onnx_by_precision: the lowered ONNX files, in ``directory``.
         requests: the engines to build, one for each row of the report.
         inputs: the names of the inputs, in the order of the reference inference.
@@ -179,7 +179,7 @@ def read_kit(directory: Path) -> Kit:
 
 
 def _parts(onnx: Path) -> list[Path]:
-    """An ONNX, and the files beside it with its external weights."""
+    """An ONNX, and the files with its external weights."""
     import onnx as onnx_library
     from onnx.external_data_helper import uses_external_data
 
@@ -197,14 +197,14 @@ def _parts(onnx: Path) -> list[Path]:
 def _file(path: Path, directory: Path) -> dict[str, str]:
     if path.resolve().parent != directory.resolve():
         raise UsageError(
-            f"{path} is not in {directory}, and would not reach the device with it.",
+            f"{path} is not in {directory}, so a copy of that directory would lack it.",
             hint="Build into one directory.",
         )
     return {"file": path.name, "sha256": sha256(path)}
 
 
 def _checked(directory: Path, entry: Mapping[str, str]) -> Path:
-    # Only the name counts: a path could lead out of the build's directory.
+    # Use only the name, because a path could lead out of the build's directory.
     path = directory / Path(entry["file"]).name
     if sha256(path) != entry["sha256"]:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""``deployfold finish DIR --on HOST``: finish a build on a device that is reached by SSH.
+"""``deployfold finish DIR --on HOST``: finishes a build on a device by SSH.
 
 The system's ``ssh`` connects, so keys, ports and jump hosts come from the user's SSH configuration.
-It asks nothing: a host that wants a password is refused.
+``ssh`` runs without questions, so a host with a password is refused.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .reference import REFERENCE_NPZ
 
 STAGE = "finish"
 _SSH_FAILED = 255
-"""The exit code of ``ssh`` itself; any other is that of the command on the device."""
+"""The exit code of failures of ``ssh``; other codes are those of the command on the device."""
 _FETCHED = (REPORT_MARKDOWN, "*.engine", "*.engine.json", REPORT_JSON)
-"""The files that a finished build adds or changes; the report comes last."""
+"""The files that a finished build adds or changes, with the report at the end."""
 _CHUNK = 1 << 20
 
 
@@ -48,10 +48,11 @@ def finish_on(
     Only the files that the device needs are copied, into a temporary folder that is removed again.
 
     Args:
-        host: as ``ssh`` takes it: ``user@host``, or a name of the user's SSH configuration.
+        host: ``user@host``, or a name of the user's SSH configuration.
         directory: the output of ``deployfold build``.
-        arguments: of ``deployfold finish``, without the directory.
-        command: what starts deployfold there, such as ``python3 -m deployfold``.
+        arguments: the arguments of ``deployfold finish``, without the directory.
+        command: the command that starts deployfold on the device, such as
+            ``python3 -m deployfold``.
         emit: called with the events of the stage ``finish``.
 
     Raises:
@@ -77,7 +78,7 @@ def finish_on(
         if failure is not None:
             raise failure
         if REPORT_JSON not in fetched:
-            raise CompileError(f"{host} gave no completed report back.")
+            raise CompileError(f"{host} did not return a completed report.")
         engines = sum(name.endswith(".engine") for name in fetched)
         emit(StageFinished(STAGE, f"{engines} engines from {host}", time.monotonic() - start))
         return load_report(directory)
@@ -101,7 +102,9 @@ def _remote_folder(host: str) -> Iterator[str]:
     done = _call(host, 'mktemp -d "${TMPDIR:-/tmp}/deployfold.XXXXXX"')
     folder = done.strip()
     if not folder.startswith("/"):
-        raise UsageError(f"{host} made no temporary folder: {folder or 'it printed nothing'}.")
+        raise UsageError(
+            f"{host} did not make a temporary folder: {folder or 'the command printed nothing'}."
+        )
     try:
         yield folder
     finally:
@@ -123,7 +126,7 @@ def _call(host: str, command: str) -> str:
 
 def _refused(host: str, stderr: str) -> UsageError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    reason = lines[-1].rstrip(".") if lines else "ssh names no reason"
+    reason = lines[-1].rstrip(".") if lines else "ssh gives no reason"
     return UsageError(
         f"{host} cannot be used: {reason}.",
         hint=f"Try it by hand: ssh -o BatchMode=yes {shlex.quote(host)} true",
@@ -151,7 +154,7 @@ def _send(host: str, folder: str, files: Sequence[Path]) -> None:
 def _run(
     host: str, folder: str, command: str, arguments: Sequence[str], emit: Emit
 ) -> DeployfoldError | None:
-    """Run ``deployfold finish`` on the device; returns its failure as an error of our own."""
+    """Run ``deployfold finish`` on the device, and return its failure as an error."""
     words = f"cd {shlex.quote(folder)} && {command} finish . {shlex.join(arguments)}"
     process = subprocess.Popen(
         _ssh(host, words),
@@ -167,7 +170,7 @@ def _run(
                 emit(StageProgress(STAGE, f"{host}: {line.strip()}"))
         code = process.wait()
     finally:
-        process.kill()  # after an interrupt; a process that has ended stays as it is
+        process.kill()  # has an effect only after an interrupt
     if code == 0:
         return None
     if code == _SSH_FAILED:
@@ -177,7 +180,7 @@ def _run(
         reason = lines[-1].rstrip(".") if lines else f"exit code {code}"
         return CompileError(
             f"{command} failed on {host}: {reason}.",
-            hint="Install deployfold there, or name what starts it with --remote-command.",
+            hint="Install deployfold there, or set its command with --remote-command.",
         )
     message = lines[at].removeprefix("Error: ")
     kinds = {int(kind.exit_code): kind for kind in DeployfoldError.__subclasses__()}
@@ -186,9 +189,9 @@ def _run(
 
 
 def _fetch(host: str, folder: str, directory: Path) -> list[str]:
-    """Write the files that the device made into the build's directory; returns their names.
+    """Write the device's files into the build's directory, and return their names.
 
-    Names are checked here: the device decides the contents of a file, and not where it goes.
+    The names are checked, because the device must not decide where files go.
     """
     process = subprocess.Popen(
         _ssh(host, f"cd {shlex.quote(folder)} && tar -c -- $(ls -d {' '.join(_FETCHED)})"),
@@ -207,7 +210,7 @@ def _fetch(host: str, folder: str, directory: Path) -> list[str]:
                     _copy(content, temporary, member.size)
                 fetched.append(member.name)
     except tarfile.TarError as error:
-        raise CompileError(f"What {host} sent back cannot be read: {error}.") from error
+        raise CompileError(f"The files from {host} cannot be read: {error}.") from error
     finally:
         process.stdout.close()
         process.wait()

@@ -45,13 +45,14 @@ def time_engine(
 ) -> Latency:
     """Warm up, then run rounds of calls until the median is known to 2 % or the time is over.
 
-    The latency is the engine's own time, as for every GPU row. All samples count.
+    The latency is the engine's time by the GPU's clock, as in every GPU row. All samples count.
 
     Args:
         step: one inference.
         batch: samples per call, for the throughput.
-        max_seconds: of the rounds. ``MIN_FOR_INTERVAL`` rounds are run whatever they take, because
-            fewer have no interval; a slow engine has fewer calls in a round for that.
+        max_seconds: the time limit of the rounds. The first ``MIN_FOR_INTERVAL`` rounds always
+            complete, because fewer rounds have no interval. A slow engine has fewer calls per
+            round.
         gpu: the UUID of the GPU, to read its clocks.
         emit: called with a ``StageProgress`` of the stage ``measure`` for each round.
         clock: returns the time in seconds.

@@ -19,12 +19,12 @@ TOP = 5
 def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
     """The accuracy of an engine, as :func:`deployfold.measuring.accuracy.compare` computes it.
 
-    That module needs torch, which a device may lack; a test compares the two. Outputs are matched
-    by their order, because an exporter may have renamed them.
+    The other module needs torch, which a device may lack; a test compares the two. Outputs are
+    matched by their order, because an exporter may have renamed them.
 
     Args:
         reference: the outputs of the original model.
-        outputs: those of the engine.
+        outputs: the outputs of the engine.
 
     Raises:
         MeasureError: the number of outputs or a shape differs.
@@ -39,7 +39,7 @@ def compare_outputs(reference: Mapping[str, Array], outputs: Mapping[str, Array]
     for index, (first, second) in enumerate(pairs):
         if first.shape != second.shape:
             raise MeasureError(
-                f"Output {index} has the shape {second.shape}, the original's {first.shape}.",
+                f"Output {index} has the shape {second.shape}, but the original's {first.shape}.",
                 hint="Copy the build's directory again.",
             )
         tally = RunningDifference()

@@ -10,12 +10,12 @@ import numpy as np
 
 from deployfold.compiling.sidecar import (
     built_for,
+    engine_tensors,
     hash_differs,
-    input_tensors,
     read_sidecar,
     sidecar_path,
 )
-from deployfold.errors import MeasureError, UsageError
+from deployfold.errors import MeasureError
 from deployfold.targets.libraries import LIBRARIES
 
 from .cuda import Cuda
@@ -181,31 +181,28 @@ class TensorRTRunner:
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an engine, by its sidecar.
+    """The inputs of an engine that its sidecar lists, with the first profile's opt shapes.
 
     Raises:
         MeasureError: there is no readable sidecar.
-        UsageError: it does not say.
+        UsageError: the sidecar does not list the inputs.
     """
-    sidecar = read_sidecar(path)
-    usual = input_tensors(sidecar, path)
-    try:
-        low = {one["name"]: tuple(one["min"]) for one in (sidecar["profiles"] or [[]])[0]}
-        shapes = {one["name"]: one["shape"] for one in sidecar["tensors"]}
-    except (KeyError, TypeError, IndexError) as error:
-        raise UsageError(
-            f"The sidecar of {path.name} does not say what inputs it takes."
-        ) from error
-    return tuple(
-        StatedInput(
-            name=str(one.name),
-            dtype=one.dtype,
-            shape=tuple(None if size < 0 else int(size) for size in shapes[one.name]),
-            smallest=low.get(str(one.name), one.shape),
-            usual=one.shape,
+    tensors = engine_tensors(read_sidecar(path), path)
+    ranges = {one.name: one for one in (tensors.profiles or ((),))[0]}
+    stated = []
+    for one in tensors.inputs:
+        profile = ranges.get(one.name)
+        usual = tuple(max(1, size) for size in one.shape) if profile is None else profile.opt
+        stated.append(
+            StatedInput(
+                name=one.name,
+                dtype=one.dtype,
+                shape=tuple(None if size < 0 else size for size in one.shape),
+                smallest=usual if profile is None else profile.min,
+                usual=usual,
+            )
         )
-        for one in usual
-    )
+    return tuple(stated)
 
 
 def _sidecars(path: Path) -> tuple[str, ...]:

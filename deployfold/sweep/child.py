@@ -1,7 +1,7 @@
 """Runs a ``deployfold`` command that ends when its parent process ends.
 
-Standard input is a pipe that nobody writes to. When the parent dies in any way, the pipe closes.
-The command is then interrupted as by Ctrl-C: it cleans up and exits.
+Standard input is a pipe without data. When the parent dies, the pipe closes. The command is then
+interrupted as by Ctrl-C: it cleans up and exits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deployfold.cli import main
 
 
 def _leave_with_parent() -> None:
-    # Not sys.stdin: its lock, held by a thread, aborts the interpreter when it shuts down.
+    # A read of sys.stdin in a thread would hold a lock that the interpreter needs at exit.
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

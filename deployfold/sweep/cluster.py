@@ -16,7 +16,7 @@ from .work import Outcome, run_job
 
 
 def gpu_of_workers(address: str) -> str:
-    """The GPU that the target ``auto`` stands for on the workers, which must all have the same.
+    """The GPU of the target ``auto`` on the workers, which must all have the same GPU.
 
     Args:
         address: ``dask://HOST:PORT``.
@@ -29,14 +29,14 @@ def gpu_of_workers(address: str) -> str:
         found: list[str] = sorted(set(client.run(gpu_here).values()))
     if len(found) > 1:
         raise UsageError(
-            f"The target auto means another GPU on each worker: {', '.join(found)}.",
+            f"The workers have different GPUs for the target auto: {', '.join(found)}.",
             hint='Name the GPUs in the fleet file, such as targets = ["l4"].',
         )
     return found[0]
 
 
 def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Run jobs on the workers of a Dask scheduler, and yield each outcome as it comes.
+    """Run jobs on the workers of a Dask scheduler, and yield each outcome when it is known.
 
     The workers need deployfold, and the directory of the sweep at the same path. A worker that has
     a resource named like a target (``dask worker --resources l4=1``) gets the jobs of this target.
@@ -92,7 +92,7 @@ def _check_shared(client: Any, jobs: Sequence[Job]) -> None:
         probe.unlink()
     if blind:
         raise UsageError(
-            f"The Dask worker {blind[0]} does not see {jobs[0].root}.",
+            f"The Dask worker {blind[0]} has no directory {jobs[0].root}.",
             hint="Put the sweep's directory, the fleet file and its models on a shared disk.",
         )
 

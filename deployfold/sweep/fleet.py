@@ -47,8 +47,10 @@ class FleetModel:
 
     Attributes:
         name: the name of its directory, which no other model of the fleet has.
-        source: a model as ``deployfold build`` takes it. The path of a file is absolute.
+        source: a model in the form of ``deployfold build``. The path of a file is absolute.
         settings: keys and values of a build profile. Paths are absolute.
+        precisions: the precisions to build.
+        targets: the targets to build for.
     """
 
     name: str
@@ -63,8 +65,9 @@ class Fleet:
     """The content of a fleet file.
 
     Attributes:
-        jobs: builds at the same time; ``None`` takes half of the CPUs.
-        memory_gib: memory of all builds together; ``None`` takes the free memory.
+        models: the models.
+        jobs: number of simultaneous builds; ``None`` for half of the CPUs.
+        memory_gib: memory limit of all builds together; ``None`` for the free memory.
     """
 
     models: tuple[FleetModel, ...]
@@ -83,7 +86,7 @@ class Fleet:
 
 
 def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
-    """Read a fleet file; relative paths in it are relative to it.
+    """Read a fleet file; its relative paths are relative to its folder.
 
     Args:
         path: the file.
@@ -105,7 +108,7 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
         raise UsageError(f"{path} does not name a model.", hint='Add [[model]] with source = "…".')
     base = path.parent.resolve()
     models = tuple(_model(path, check, base, entry, common, table) for entry in entries)
-    names = [model.name.lower() for model in models]  # some file systems ignore the case
+    names = [model.name.lower() for model in models]  # some file systems ignore case
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(
@@ -142,7 +145,7 @@ def _model(
         source = str(base / source)
     elif not source.startswith(("torchvision:", "timm:")) and not Path(source).exists():
         raise UsageError(
-            f"{path}: the source {source!r} names code, which a file must not run.",
+            f"{path}: the source {source!r} is code, which a fleet file must not run.",
             hint="Build that model with deployfold build, or save it and name the file.",
         )
     return FleetModel(
@@ -192,7 +195,7 @@ def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
 def _targets(path: Path, names: object) -> tuple[str, ...]:
     found = _words(path, "targets", names)
     for name in found:
-        check_target(name)  # before the first build, not after the last
+        check_target(name)  # report a bad target before the first build
     return tuple(AUTO if name.strip().lower() == AUTO else name for name in found)
 
 

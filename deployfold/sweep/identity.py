@@ -1,4 +1,4 @@
-"""Hashes everything that decides the result of a build, so that equal keys mean equal builds."""
+"""Hashes everything that affects the result of a build, so that equal keys mean equal builds."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from deployfold.util.files import sha256, unreadable
 from .fleet import FleetModel
 
 _WITHOUT_EFFECT = ("description", "timeout", "timing-cache")
-"""Settings that do not change the result. Builds themselves write the timing cache, so as a part of
-the key it would give a finished build another one."""
+"""Settings that do not affect the result. Builds write the timing cache, so its content must not be
+part of the key."""
 
 
 def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None) -> str:
     """Hex SHA-256 over the checkpoint, the data, the settings and the versions of the packages.
 
     Args:
-        auto_gpu: for the target ``auto``: the GPU that it stands for.
+        model, precision: the model and the precision to build.
+        auto_gpu: the GPU of the target ``auto``.
 
     Raises:
         UsageError: a checkpoint or data cannot be read.
@@ -47,7 +48,7 @@ def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None)
 
 
 def gpu_here() -> str:
-    """The GPU that the target ``auto`` means on this machine, or ``none``."""
+    """The GPU of the target ``auto`` on this machine, or ``none``."""
     gpu = detect().gpu
     return "none" if gpu is None else "{} {}.{}".format(gpu.name, *gpu.compute_capability)
 
@@ -61,7 +62,7 @@ def _setting(key: str, value: object) -> object:
 
 
 def _code(function: str) -> str:
-    """The hash of the user's own module or package; empty for a library, which has a version."""
+    """The hash of the user's module or package; empty for a library, whose version counts."""
     top = Path(function.partition(":")[0].partition(".")[0])
     for path in (top.with_suffix(".py"), top):
         if path.exists():
@@ -86,7 +87,7 @@ def _content(value: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _file_hash(path: Path, changed: int) -> str:
-    return sha256(path)  # one checkpoint stands in many cells
+    return sha256(path)  # cached, because many cells share a checkpoint
 
 
 def _directory_hash(path: Path) -> str:

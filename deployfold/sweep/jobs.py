@@ -1,9 +1,9 @@
 """Finds the jobs that a fleet still needs.
 
-A cell is one model in one precision for one target, with a key that hashes everything that decides
-its result; a cell whose inputs changed is another cell, and has to be built. A job is one
-``deployfold build`` for several cells of a model: loading, folding and exporting are the same for
-all of them. Its result lies in ``OUT/<model>/<precisions>-<hash of the cells>/``.
+A cell is one model in one precision for one target. The cell's key hashes everything that affects
+the result, so a cell with changed inputs is a new cell. A job is one ``deployfold build`` for
+several cells of a model, which share loading, folding and exporting. The result goes to
+``OUT/<model>/<precisions>-<hash of the cells>/``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Job:
     Attributes:
         cells: one for each pair of a precision and a target.
         root: the sweep's directory.
-        code: the directory of the functions that the settings name, if they name any.
+        code: the directory of functions in the settings; ``None`` without any.
     """
 
     cells: tuple[Cell, ...]
@@ -62,12 +62,12 @@ class Job:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions of the cells, each once."""
+        """The precisions of the cells, without repetitions."""
         return tuple(dict.fromkeys(cell.precision for cell in self.cells))
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The targets of the cells, each once."""
+        """The targets of the cells, without repetitions."""
         return tuple(dict.fromkeys(cell.target for cell in self.cells))
 
     @property
@@ -97,7 +97,7 @@ class Job:
         words = ["build", self.model.source, *(f"--{key}" for key in lowered)]
         for target in self.targets:
             words += ["--target", target]
-        # The settings are for the whole fleet, and build refuses those that it would ignore.
+        # A fleet's settings may have no effect on one build, and ``build`` refuses such settings.
         settings = used({**lowered, "target": list(self.targets), **self.model.settings})
         for key, value in settings.items():
             if key not in self.model.settings or value is False or key == "description":
@@ -122,10 +122,11 @@ class Job:
         )
 
     def after(self, code: int) -> tuple[Job, ...]:
-        """Jobs for parts of this one that may succeed after it ended with an exit code.
+        """Jobs for parts of this job that may succeed after it failed with an exit code.
 
-        1. Several precisions: each is built by itself, since one of them may have failed alone.
-        2. One precision that could not be compiled for several targets: each target by itself.
+        1. A job with several precisions gives one job per precision.
+        2. A job with one precision and several targets that could not be compiled gives one job per
+           target.
         """
         if code in (ExitCode.OK, ExitCode.THRESHOLD, *_SAME_FOR_ALL):
             return ()
@@ -140,7 +141,8 @@ def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
     """All cells of a fleet, in the order of its file.
 
     Args:
-        auto_gpu: the GPU that the target ``auto`` means; that of this machine by default.
+        fleet: the fleet.
+        auto_gpu: the GPU of the target ``auto``; by default that of this machine.
 
     Raises:
         UsageError: a checkpoint or data that the fleet names cannot be read.
@@ -160,7 +162,7 @@ def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
 
 
 def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
-    """The cells that are built, each with its directory."""
+    """The finished cells, each with its directory."""
     cells = tuple(cells)
     built: dict[tuple[str, str], Path] = {}
     for name in dict.fromkeys(cell.model.name for cell in cells):
@@ -173,7 +175,7 @@ def finished(cells: Iterable[Cell], root: Path) -> dict[Cell, Path]:
 
 
 def to_record(job: Job) -> dict[str, Any]:
-    """The part of a job's record that describes what it builds, as JSON values."""
+    """The part of a job's record with the model and the cells, as JSON values."""
     return {
         "model": job.model.name,
         "source": job.model.source,
@@ -201,17 +203,17 @@ def _built(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     try:
         if "cells" in record:
             return [(cell["key"], cell["target"]) for cell in record["cells"]]
-        # Records of earlier versions have one key, since a job had one precision.
+        # Records of earlier versions have one key, because a job had one precision.
         return [(record["key"], target) for target in record["targets"]]
     except (KeyError, TypeError):
         return []  # damaged
 
 
 def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Job, ...]:
-    """The jobs for all cells that are not built.
+    """The jobs for all missing cells.
 
-    1. Precisions of a model that lack the same targets share a job.
-    2. FP32 has a job of its own, since a build in another precision makes no FP32 engine.
+    1. Precisions of a model with the same missing targets share a job.
+    2. FP32 has a separate job, because a build in another precision makes no FP32 engine.
     """
     ready = set(done)
     missing: dict[tuple[str, Precision], list[Cell]] = {}
@@ -226,6 +228,6 @@ def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Jo
 
 
 def _code(model: FleetModel) -> Path | None:
-    """The directory of the functions that a model's settings name: the sweep's working one."""
+    """The directory of functions in a model's settings: the working directory of the sweep."""
     named = any(names_function(model.settings.get(key)) for key in CODE)
     return Path.cwd() if named else None

@@ -35,17 +35,17 @@ def sweep(
 
     Args:
         fleet: the content of the fleet file.
-        root: the directory of the results, which may hold those of earlier sweeps.
+        root: the directory of the results, which may have those of earlier sweeps.
         emit: receives the progress.
-        jobs: builds at the same time; overrides the fleet file.
+        jobs: number of simultaneous builds; overrides the fleet file.
         scheduler: ``dask://HOST:PORT``; ``None`` builds on this machine.
 
     Returns:
         One result for each model, precision and target, in the order of the fleet file.
 
     Raises:
-        UsageError: the directory cannot be written, another sweep uses it, or ``jobs`` would
-            measure latency beside other builds.
+        UsageError: the directory cannot be written, another sweep uses it, or builds would measure
+            latency while other builds run.
     """
     cells = _cells(fleet, scheduler)
     root = root.resolve()
@@ -105,10 +105,10 @@ def _run(
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other sweeps out of ``root``, and remove what a killed sweep left there."""
+    """Keep other sweeps out of ``root``, and remove the temporary files of a killed sweep."""
     make_directory(root)
     try:
-        # A file, since a cluster often shares its disk by NFS, which cannot lock directories.
+        # Lock a file, because NFS, which clusters often use, cannot lock directories.
         lock = (root / ".lock").open("w")
     except OSError as error:
         raise unwritable(root, error) from error

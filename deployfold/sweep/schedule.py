@@ -18,7 +18,7 @@ from .work import Outcome, Processes, run_job
 
 GIB = 1 << 30
 _UNKNOWN_MEMORY = 8 * GIB
-"""Memory of a machine that does not report any."""
+"""Assumed memory of a machine that does not report any."""
 BASE_BYTES = int(1.5 * GIB)
 PER_BYTE = 6
 """A build is expected to need ``BASE_BYTES`` and this many times its checkpoint.
@@ -31,7 +31,7 @@ the same small model, and images of usual size take more than these.
 
 
 class MemoryGate:
-    """Holds a job back until its memory is free; one job may always run."""
+    """Delays a job until its memory is free. One job may always run."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -56,11 +56,12 @@ class MemoryGate:
 
 
 def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterator[Outcome]:
-    """Run jobs in ``workers`` processes at a time, and yield each outcome as it comes.
+    """Run jobs in ``workers`` processes at a time, and yield each outcome when it is known.
 
     Args:
-        workers: jobs at the same time.
-        memory: bytes of all jobs together; ``None`` takes the memory that is free now.
+        jobs: the jobs.
+        workers: number of simultaneous jobs.
+        memory: bytes for all jobs together; ``None`` for the memory that is free now.
     """
     gate = MemoryGate(memory or available_bytes() or _UNKNOWN_MEMORY)
     processes = Processes()
@@ -82,7 +83,7 @@ def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterat
 
 
 def outcomes_of(future: Any, job: Job) -> tuple[Outcome, ...]:
-    """The outcomes of a job. If it could not even start, that is an outcome, and others go on."""
+    """The outcomes of a job. A job that could not start is an outcome too; other jobs continue."""
     try:
         outcomes: tuple[Outcome, ...] = future.result()
     except Exception as error:
@@ -94,8 +95,8 @@ def outcomes_of(future: Any, job: Job) -> tuple[Outcome, ...]:
 def expected_memory(job: Job) -> int:
     """Bytes that a job is expected to need.
 
-    The estimate is made from the size of the checkpoint, or is the peak of an earlier build of the
-    model, if that is more. An architecture by name has no checkpoint before its first build.
+    The estimate follows from the size of the checkpoint, or is the peak of an earlier build of the
+    model if that is greater. An architecture by name has no checkpoint before its first build.
     """
     records = job.directory.parent.glob(f"*/{RECORD}")
     seen = max((read_record(path).get("peak_bytes") or 0 for path in records), default=0)

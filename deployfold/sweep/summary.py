@@ -37,16 +37,17 @@ class CellResult:
     """The result for one model in one precision for one target.
 
     Attributes:
-        state: ``built``; ``to finish`` on the device, with ``deployfold finish``; ``refused``, for
-            example because INT8 would lose its accuracy; ``failed``; or ``pending``, not reached.
-        directory: of the build, relative to the sweep's; ``None`` if there is none.
-        artifact: the engine in it.
+        model, precision, target: the cell.
+        state: ``built``; ``to finish``, on the device with ``deployfold finish``; ``refused``, for
+            example because INT8 would lose accuracy; ``failed``; or ``pending``, not started.
+        directory: the directory of the build, relative to the sweep's; ``None`` without one.
+        artifact: the file name of the engine.
         bytes: size of the engine.
-        parameters: parameters of the folded model.
-        median_ms: latency of the engine, where it was measured.
+        parameters: number of parameters of the folded model.
+        median_ms: median latency of the engine; ``None`` if not measured.
         sqnr_db: SQNR of the lowered model against the original, in dB.
-        seconds, peak_bytes: of the build that made it, for all its precisions and targets.
-        message: the reason where it is not built.
+        seconds, peak_bytes: time and peak memory of the build, for all its precisions and targets.
+        message: the reason why the cell is not built.
     """
 
     model: str
@@ -70,8 +71,10 @@ def summarise(
     """The state of every cell, in the order of the fleet file.
 
     Args:
+        cells: all cells of the fleet.
         done: the directory of every finished cell.
-        outcomes: the outcomes of this run's jobs, with the reasons of those that failed.
+        outcomes: the outcomes of this run's jobs, with the reasons of failures.
+        root: the directory of the sweep.
     """
     failed = {
         (cell.key, cell.target): outcome
@@ -115,7 +118,7 @@ def to_markdown(results: Sequence[CellResult]) -> str:
 
 
 def to_table(results: Sequence[CellResult]) -> RenderableType:
-    """A table for a terminal of 80 columns, with the reasons of what was not built below it."""
+    """A table for a terminal of 80 columns, followed by the reasons of missing builds."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -149,7 +152,7 @@ def to_table(results: Sequence[CellResult]) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a sweep's tables; ``on_terminal`` is false where 80 columns have no room."""
+    """A column of a sweep's tables; ``on_terminal`` is false if it does not fit 80 columns."""
 
     header: str
     write: Callable[[CellResult], str]
@@ -161,7 +164,7 @@ def _number(
     header: str, read: Callable[[CellResult], float | None], cell: Callable[[float], str],
     *, on_terminal: bool = True,
 ) -> _Column:  # fmt: skip
-    """A column of numbers, empty where there is none."""
+    """A column of numbers; a missing number is an empty cell."""
 
     def write(result: CellResult) -> str:
         value = read(result)
@@ -239,7 +242,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
 
 
 def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
-    """The engine for the cell. Where INT8 was refused, the FP16 engine beside it is another."""
+    """The row with the cell's engine; an FP16 engine built instead of INT8 does not count."""
     for row in report.rows:
         if row.artifact is None or runtime_of(row.artifact) is not TENSORRT:
             continue

@@ -1,4 +1,4 @@
-"""Runs one job in a process of its own."""
+"""Runs one job in its own process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ WORK = ".work-"
 """Prefix of the directories in which jobs are built."""
 
 _POLL_SECONDS = 0.2
-"""Time between two attempts at the machine's lock, which is short beside any build."""
+"""Seconds between two attempts to lock the machine; short compared to any build."""
 
 _WHOLE = (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.ACCURACY)
-"""Exit codes of builds that made all they can; a second run would end the same."""
+"""Exit codes of complete builds, which a second run would repeat."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Outcome:
     """The end of a job.
 
     Attributes:
-        seconds: the time that the build took.
-        peak_bytes: the greatest resident memory of the build; ``None`` if the system does not say.
-        failure: one sentence; ``None`` if the directory of the job is complete.
+        job: the job.
+        seconds: the time of the build.
+        peak_bytes: the greatest resident memory of the build; ``None`` if unknown.
+        failure: the reason in one sentence; ``None`` if the directory of the job is complete.
         code: the exit code of ``deployfold build``.
-        cached: another run had built it meanwhile.
+        cached: whether another run built the job meanwhile.
     """
 
     job: Job
@@ -80,7 +81,7 @@ class Processes:
         return self._stopped
 
     def stop(self) -> None:
-        """Interrupt every build. Each one cleans up after itself."""
+        """Interrupt every build; each build cleans up its files."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -92,13 +93,13 @@ def run_job(
 ) -> tuple[Outcome, ...]:
     """Build a job in a temporary directory, and rename the directory when it is complete.
 
-    A job of several precisions or targets that fails is built again in parts, since an error of
-    one of them must not take the others along. A build that measures latency waits until no other
-    build of a sweep runs on this machine, and keeps others waiting.
+    A failed job with several precisions or targets is built again in parts, so that the error of
+    one part does not affect the others. A build that measures latency waits until no other build of
+    a sweep runs on this machine, and other builds wait for its end.
 
     Args:
         job: the job.
-        processes: where the process of the build is listed.
+        processes: the list to which the process of the build is added.
         environment: variables in addition to those of this process.
 
     Returns:
@@ -124,8 +125,8 @@ def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[Non
     """Wait until a build may run on this machine, among all sweeps of the same user.
 
     Args:
-        alone: keep all other builds out during the block.
-        stopped: whether to give up waiting; asked between two attempts.
+        alone: whether all other builds must wait during the block.
+        stopped: returns whether to stop waiting; called between two attempts.
     """
     name = f"deployfold-sweep-{os.getuid() if hasattr(os, 'getuid') else 'lock'}"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -169,7 +170,7 @@ def _build(job: Job, processes: Processes, environment: Mapping[str, str] | None
 
 
 def _publish(work: Path, directory: Path) -> bool:
-    """Rename ``work``, and return whether another process had done so before."""
+    """Rename ``work``, and return whether another process had already published the result."""
     try:
         work.rename(directory)
     except OSError:
@@ -191,7 +192,7 @@ def _run(
             stderr=log,
             cwd=job.code,
             env={**os.environ, **(environment or {})},
-            start_new_session=True,  # Ctrl-C is for the sweep, which then ends its builds
+            start_new_session=True,  # Ctrl-C reaches only the sweep, which then ends its builds
         )
         processes.add(process)
         try:
@@ -214,7 +215,7 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:
 
 
 def _peak_of_stages(work: Path) -> int | None:
-    """The greatest memory of a stage, including the process that compiled in it."""
+    """The greatest memory of a stage, with that of its compile worker."""
     report = load_report(work)
     return max((stage.peak_bytes or 0 for stage in report.stages), default=0) or None
 

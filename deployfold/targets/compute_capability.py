@@ -34,6 +34,11 @@ def parse_dotted(text: str) -> ComputeCapability | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
+def sm_of_dotted(text: str) -> str:
+    """The architecture for a capability in NVIDIA's form: ``sm_89`` for ``8.9``."""
+    return f"sm_{text.replace('.', '')}"
+
+
 def parse_target(text: str) -> ComputeCapability | None:
     """Read the forms that a user may write for ``(8, 9)``: ``sm_89``, ``sm89``, ``SM 89``, ``8.9``.
 

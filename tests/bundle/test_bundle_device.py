@@ -146,13 +146,13 @@ def test_arrays_go_in_and_come_out(bare: Path, device: Path, tmp_path: Path) -> 
             np.testing.assert_allclose(arrays["output_0"], y, rtol=1e-5, atol=1e-6)
     np.savez(tmp_path / "z.npz", z=x)
     done = run(bare, device, tmp_path / "z.npz")
-    assert (done.returncode, "no input 'x'" in done.stderr) == (2, True)
+    assert (done.returncode, "no array 'x'" in done.stderr) == (2, True)
     np.save(tmp_path / "bad.npy", x[:, :2])
     assert run(bare, device, tmp_path / "bad.npy").returncode == 8
 
 
 def test_what_is_no_picture_is_an_error(bare: Path, device: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_text("no picture")
+    (tmp_path / "x.jpg").write_text("not take picture")
     for word in (tmp_path / "x.jpg", tmp_path / "gone.jpg"):
         done = run(bare, device, word)
         assert done.returncode == 2

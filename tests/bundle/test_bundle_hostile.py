@@ -153,7 +153,7 @@ def test_data_beside_the_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for tail in (b"x", whole, zstd.compress(b"more")):
         path.write_bytes(whole + tail)
-        refused(path, "other data behind")
+        refused(path, "other data after")
 
 
 def test_a_link_that_comes_and_goes_where_it_is_unpacked_to(tmp_path: Path) -> None:

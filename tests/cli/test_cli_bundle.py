@@ -86,7 +86,7 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
     config = (tmp_path / "models" / "net_onnxruntime_fp16" / "config.pbtxt").read_text()
     assert "dims: [ 2, 3, 16, 16 ]" in config
     again = run(*words, "--verbose", cwd=tmp_path)
-    assert "there already, as version 1" in again.stderr
+    assert "already has this build, as version 1" in again.stderr
     assert str(Path("models/net_pytorch_fp32/1")) in again.stdout
     fails(run("bundle", "out", "--format", "zip", cwd=folder), 2, "'zip' is not a format")
 

@@ -30,7 +30,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from deployfold.bundle import Limits, create, scan
-from deployfold.compiling.sidecar import built_for, input_tensors, read_sidecar
+from deployfold.compiling.sidecar import built_for, engine_tensors, read_sidecar
 from deployfold.config.build_profiles import read_profile
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import InputShapes, parse_profile
@@ -165,7 +165,7 @@ def text(parse: Callable[[str], object]) -> Callable[[Path], object]:
 
 def sidecar(path: Path) -> object:
     found = read_sidecar(path.with_suffix(""))
-    return built_for(found), input_tensors(found, path)
+    return built_for(found), engine_tensors(found, path)
 
 
 def make(target: str, folder: Path) -> Target:

@@ -69,7 +69,10 @@ def test_workers_of_several_gpus_have_no_auto(monkeypatch: pytest.MonkeyPatch) -
         "deployfold.sweep.cluster.gpu_here",
         lambda dask_worker: ("NVIDIA L4 8.9", "NVIDIA H100 9.0")[dask_worker.name],
     )
-    with cluster() as address, pytest.raises(UsageError, match="another GPU on each worker") as got:
+    with (
+        cluster() as address,
+        pytest.raises(UsageError, match="workers have different GPUs") as got,
+    ):
         gpu_of_workers(address)
     assert "NVIDIA H100 9.0, NVIDIA L4 8.9" in got.value.message
 

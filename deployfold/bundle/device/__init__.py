@@ -1,1 +1,1 @@
-"""What runs on a device: ``run.py`` and its parts, with numpy and the device's own runtime."""
+"""The code that runs on a device: ``run.py`` and its parts, with numpy and the device's runtime."""

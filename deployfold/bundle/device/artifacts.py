@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.runtimes.tensorrt import TENSORRT
 
 from .runtimes import runtime_of
 
-_FASTEST = ("int4", "fp8", "int8", "bf16", "fp16", "fp32")
+_NARROWEST_FIRST = tuple(one.value for one in reversed(Precision))
+"""The precisions in the order in which engines are tried: narrower ones are faster."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file to run; ``sqnr_db`` is against the original, as the build measured it."""
+    """A file to run; ``sqnr_db`` is the build's comparison with the original."""
 
     file: Path
     precision: str
@@ -29,8 +31,13 @@ class Bundle:
     """The parts of ``manifest.json`` that running the model needs.
 
     Attributes:
-        inputs: name and shape of each, in the model's order.
-        labels: the names of the classes, empty where they are not known.
+        folder: the folder of the unpacked bundle.
+        name: the name of the model.
+        inputs: name and shape of each input, in the model's order.
+        preprocess: how an image becomes the input; ``None`` for other inputs.
+        labels: the names of the classes; empty if unknown.
+        reference: the file with the reference inference.
+        artifacts: the files that can run here.
     """
 
     folder: Path
@@ -46,7 +53,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read the manifest of an unpacked bundle.
 
     Raises:
-        UsageError: it is missing or damaged.
+        UsageError: the manifest is missing or damaged.
     """
     path = folder / "manifest.json"
     try:
@@ -65,7 +72,7 @@ def read_bundle(folder: Path) -> Bundle:
     except OSError as error:
         raise UsageError(
             f"Cannot read {error.filename or path}: {error.strerror}.",
-            hint="Unpack the bundle as a whole, and leave run.py in it.",
+            hint="Unpack the whole bundle again, and run the run.py inside it.",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -82,7 +89,7 @@ def _listed(folder: Path, data: dict[str, Any]) -> list[Artifact]:
 
 
 def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
-    """Engines that ``deployfold finish`` has built here since."""
+    """The engines that ``deployfold finish`` built here after unpacking."""
     shipped = {one["file"] for one in data["artifacts"]}
     found = []
     for path in sorted(folder.glob(f"*{TENSORRT.suffix}")):
@@ -94,15 +101,16 @@ def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
 
 
 def order(artifacts: tuple[Artifact, ...], *, gpu: bool) -> list[Artifact]:
-    """Engines first, the lowest precision before the others; then the ONNX.
+    """The artifacts in the order to try: engines first, the narrowest precision before the others.
 
     Args:
-        gpu: whether ONNX Runtime has one here. On a CPU it computes fp16 in fp32, with casts, and
-            int8 not as the build measured it, so there the fp32 ONNX goes before.
+        artifacts: the artifacts of the bundle.
+        gpu: whether ONNX Runtime can use a GPU here. On a CPU, the fp32 ONNX is first, because ONNX
+            Runtime computes fp16 in fp32 with casts, and int8 not as the build measured it.
     """
 
     def key(artifact: Artifact) -> tuple[bool, int]:
-        rank = _rank(_FASTEST, artifact.precision)
+        rank = _rank(_NARROWEST_FIRST, artifact.precision)
         onnx = runtime_of(artifact.file) is not TENSORRT
         if onnx:
             rank = _rank(("fp16", "bf16", "fp32"), artifact.precision) if gpu else -rank

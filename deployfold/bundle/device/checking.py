@@ -1,4 +1,4 @@
-"""An artifact against the outputs of the original model, and its latency."""
+"""Compares an artifact with the outputs of the original model, and measures its latency."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WARM_UP_SECONDS, CALLS = 1.0, 10
 
 @dataclass(frozen=True)
 class Check:
-    """How far outputs are from the original's; ``limit_db`` is the least SQNR that is right."""
+    """The difference of outputs from the original's; ``limit_db`` is the least SQNR that passes."""
 
     max_abs_diff: float
     sqnr_db: float
@@ -38,7 +38,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the artifact computes here what it computed where it was built."""
+        """Whether the artifact is as close to the original here as in the build."""
         return self.sqnr_db >= self.limit_db
 
 
@@ -58,7 +58,7 @@ def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
     """The inputs and the outputs of ``reference.npz``, in the model's order.
 
     Raises:
-        MeasureError: it cannot be read.
+        MeasureError: the file cannot be read.
     """
     try:
         return reference.read_reference(path)
@@ -74,12 +74,17 @@ def check(
 ) -> Check:
     """Compare outputs with the original's.
 
-    An artifact is right that is as near to the original as the build measured it, 6 dB aside for
-    other kernels, or within 40 dB: a hundredth of the signal. Where the build could not measure it:
-    in fp32 within 40 dB, else within 20 dB, which INT8 has to keep by default.
+    An artifact passes if its SQNR is at most 6 dB below the build's, an allowance for other
+    kernels, or at least 40 dB, an error of a hundredth of the signal. If the build did not measure
+    the SQNR, the limit is 40 dB in fp32 and otherwise 20 dB, the default limit of INT8.
+
+    Args:
+        outputs, expected: the artifact's outputs and the original's.
+        built_db: the SQNR in dB that the build measured; ``None`` without one.
+        precision: the precision of the artifact.
 
     Raises:
-        MeasureError: their number or a shape differs.
+        MeasureError: the number of outputs or a shape differs.
     """
     if [one.shape for one in outputs] != [one.shape for one in expected]:
         raise MeasureError("The outputs do not have the shapes of the original's.")
@@ -105,8 +110,9 @@ def bench(step: Step, seconds: float) -> Bench:
     """Warm up, then time calls for ``seconds``, in at least ``MIN_FOR_INTERVAL`` rounds.
 
     Args:
-        step: one inference. A GPU's own clock times the computing; the host's clock the rest.
-        seconds: a slow model has fewer calls in a round, and may take longer.
+        step: one inference. A GPU's clock times the computation, if the step reports it.
+        seconds: the time for the calls. A slow model makes fewer calls per round, and may take
+            longer.
     """
 
     def run() -> float:

@@ -3,10 +3,10 @@
     python run.py picture.jpg            the five classes with the greatest values
     python run.py inputs.npz -o out.npz  arrays by name (.npy for a single input)
     python run.py                        check this device against the stored outputs
-    python run.py picture.jpg --bench    measure the latency, too
+    python run.py picture.jpg --bench    also measure the latency
 
-It needs numpy, Pillow for pictures, and tensorrt, tensorrt_rtx or onnxruntime: the engine that is
-for this GPU is taken, else the ONNX.
+The script needs numpy, Pillow for pictures, and tensorrt, tensorrt_rtx or onnxruntime. The script
+runs the engine for this GPU if there is one, else the ONNX.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOP = 5
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
+    """Run the command line, and return the exit code."""
     args = _arguments(words)
     try:
         bundle = read_bundle(FOLDER)
@@ -60,12 +60,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", nargs="?", type=Path, help="a picture, an .npy or an .npz")
-    parser.add_argument("--artifact", metavar="FILE", help="run this one of --list")
+    parser.add_argument("--artifact", metavar="FILE", help="run this artifact; --list shows all")
     parser.add_argument(
         "--bench", nargs="?", type=float, const=10.0, metavar="SECONDS", help="measure the latency"
     )
     parser.add_argument("--list", action="store_true", help="list the artifacts, the best first")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument(
         "--trust", action="store_true", help="let a version-compatible engine run its own code"
     )
@@ -74,7 +74,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, Any]:
-    """The first artifact that runs here, or the one that was asked for."""
+    """The first artifact that runs here, or the requested one."""
     candidates = order(bundle.artifacts, gpu=onnx_gpu())
     if name is not None:
         candidates = [one for one in candidates if one.file.name == name]
@@ -120,7 +120,7 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
 
 
 def _inputs(bundle: Bundle, runner: Any, path: Path | None) -> tuple[list[Any], list[Any]]:
-    """The inputs in the model's order, and what the original made of them, where that is known."""
+    """The inputs in the model's order, and the original's outputs if they are known."""
     if path is None:
         return read_reference(bundle.reference)
     if not path.is_file():
@@ -143,14 +143,14 @@ def _arrays(bundle: Bundle, path: Path) -> list[Any]:
         raise UsageError(f"{path} is not a NumPy file of numbers: {error}.") from error
     missing = [name for name in names if name not in given]
     if missing:
-        raise UsageError(f"{path} holds no input {missing[0]!r}.", hint=f"It takes {names}.")
+        raise UsageError(f"{path} has no array {missing[0]!r}.", hint=f"The inputs are {names}.")
     return [given[name] for name in names]
 
 
 def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
-    """The picture as the model was trained to see it, as often as a fixed batch wants."""
+    """The preprocessed picture, repeated for a fixed batch."""
     if bundle.preprocess is None:
-        raise UsageError("This model takes no pictures.", hint="Give its inputs as an .npz.")
+        raise UsageError("This model does not take pictures.", hint="Give its inputs as an .npz.")
     try:
         from deployfold.data.images import read_image
         from deployfold.data.preprocess.steps import preprocess_from_json
@@ -169,7 +169,7 @@ def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
 
 
 def _top(values: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
-    # NaN sorts last; of equal values the lower class comes first, as in argmax.
+    # NaN sorts last. Among equal values, the lower class comes first, as in argmax.
     best = np.argsort(-values.astype(np.float64), kind="stable")[:TOP]
     return [
         {"class": int(index), "value": float(values[index])}
@@ -188,7 +188,7 @@ def _text(result: dict[str, Any]) -> str:
         words = "as it was built" if found["passed"] else "NOT as it was built"
         lines.append(
             f"reference: {words}; max |Δ| {found['max_abs_diff']:.2g}, {found['sqnr_db']:.1f} dB "
-            f"against the original (at least {found['limit_db']:.1f} dB wanted)"
+            f"against the original (limit {found['limit_db']:.1f} dB)"
         )
     if "bench" in result:
         found = result["bench"]
@@ -201,7 +201,7 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has neither infinity nor NaN: they become strings, as in report.json."""
+    """The value with infinity and NaN as strings, because JSON lacks them; as in report.json."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

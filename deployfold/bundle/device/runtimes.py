@@ -28,13 +28,14 @@ def runtime_of(path: Path) -> Runtime | None:
 
 
 def open_artifact(path: Path, *, trust: bool = False) -> Opened:
-    """An artifact, loaded: an ONNX on a GPU where ONNX Runtime can use one, else on the CPU.
+    """Load an artifact. An ONNX runs on a GPU if ONNX Runtime can use one, else on the CPU.
 
     Args:
-        trust: let a version-compatible engine run the lean runtime that it carries.
+        path: the file.
+        trust: let a version-compatible engine run the lean runtime that it contains.
 
     Raises:
-        MeasureError: it cannot run here.
+        MeasureError: the artifact cannot run here.
     """
     settings = RunSettings(trust=trust)
     if runtime_of(path) is TENSORRT:
@@ -46,7 +47,7 @@ def open_artifact(path: Path, *, trust: bool = False) -> Opened:
                     with_tail(OnnxRuntimeRunner(path, replace(settings, provider="cuda")), path)
                 )
             except MeasureError:
-                pass  # its libraries are missing, or it takes no node: the CPU runs the model
+                pass  # the provider lacks libraries or runs no node, so use the CPU
         return _loaded(with_tail(OnnxRuntimeRunner(path, settings), path))
     except ImportError as error:
         raise MeasureError(
@@ -74,7 +75,7 @@ def title(runner: Opened) -> str:
 
 
 def onnx_gpu() -> bool:
-    """Whether this ONNX Runtime was built for CUDA, and there is a GPU for it."""
+    """Whether this ONNX Runtime was built for CUDA and this machine has a GPU."""
     try:
         resolve_provider("cuda")
         Cuda().close()
