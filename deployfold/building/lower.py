@@ -13,7 +13,12 @@ from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
-from deployfold.reporting.report import Accuracy, QuantizationSummary, QuantizedLayer
+from deployfold.reporting.report import (
+    Accuracy,
+    OutputAccuracy,
+    QuantizationSummary,
+    QuantizedLayer,
+)
 
 from .artifact import Artifact
 from .journal import Journal
@@ -110,6 +115,10 @@ def _lower(
             bytes=made.bytes,
             accuracy=Accuracy(
                 max_abs_diff=made.max_abs_diff,
+                outputs=tuple(
+                    OutputAccuracy(index=index, **dataclasses.asdict(one))
+                    for index, one in enumerate(made.outputs if len(made.outputs) > 1 else ())
+                ),
                 sqnr_db=made.sqnr_db,
                 top1_agreement=made.top1_agreement,
                 accuracy=made.accuracy,

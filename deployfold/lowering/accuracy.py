@@ -13,6 +13,9 @@ import onnxruntime as ort
 from deployfold.exporting.session import Array, open_session, run_session
 from deployfold.util.numerics import max_abs_diff, sqnr_db
 
+from .output_parts import output_parts
+from .result import OutputMeasure
+
 _SHUFFLES = 32
 
 
@@ -21,7 +24,7 @@ class Measured:
     """A lowered model against fp32 on the same samples.
 
     Attributes:
-        sqnr_db: of the worst output, in dB, over all samples.
+        sqnr_db: of the worst output, or part of one, in dB, over all samples.
         noise: noise power over signal power of that output.
         agreement: share of samples whose top-1 class stayed; ``None`` without classes.
         divergence: mean Kullback-Leibler divergence of the classes' probabilities from those in
@@ -31,6 +34,7 @@ class Measured:
         reshaped: outputs that were left out, since their shape depends on values and differs, as
             the number of boxes after a NonMaxSuppression does.
         lost: an output is infinite or NaN where the fp32 model's is finite.
+        outputs: every output that was compared, those that join several quantities part by part.
         likely_agreement: what to expect on other samples: the agreement if each sample's errors had
             fallen on its classes in another order, less the standard error of that.
     """
@@ -45,6 +49,7 @@ class Measured:
     likely_agreement: float | None = None
     reshaped: tuple[str, ...] = ()
     lost: bool = False
+    outputs: tuple[OutputMeasure, ...] = ()
 
 
 class Measurer:
@@ -60,6 +65,7 @@ class Measurer:
         self, reference: Path, feeds: Sequence[Mapping[str, Array]], labels: Sequence[int] | None
     ) -> None:
         self._feeds = feeds
+        self._parts = output_parts(reference)
         session = open_session(reference, optimize=False)
         self._names = [output.name for output in session.get_outputs()]
         self._expected = self._run(session)
@@ -79,6 +85,7 @@ class Measurer:
     def compare(self, actual: Sequence[Sequence[Array]]) -> Measured:
         """The measures for outputs that were computed elsewhere, each output for every sample."""
         pairs, reshaped = [], []
+        outputs: list[OutputMeasure] = []
         for name, wanted, expected, found in zip(
             self._names, self._compared, self._expected, actual, strict=True
         ):
@@ -86,9 +93,10 @@ class Measurer:
                 continue
             if all(a.shape == b.shape for a, b in zip(expected, found, strict=True)):
                 pairs.append((expected, found))
+                outputs += self._measures(name, expected, found)
             else:
                 reshaped.append(name)
-        worst = min((sqnr_db(expected, found) for expected, found in pairs), default=math.inf)
+        worst = min((one.sqnr_db for one in outputs), default=math.inf)
         agreement = likely = divergence = accuracy = right = None
         if len(pairs) == 1 and _are_scores(pairs[0][0][0]):
             scores, given = (np.concatenate(part).astype(np.float64) for part in pairs[0])
@@ -110,7 +118,23 @@ class Measurer:
             likely_agreement=likely,
             reshaped=tuple(reshaped),
             lost=any(_is_lost(e, f) for pair in pairs for e, f in zip(*pair, strict=True)),
+            outputs=tuple(outputs),
         )
+
+    def _measures(
+        self, name: str, expected: Sequence[Array], found: Sequence[Array]
+    ) -> list[OutputMeasure]:
+        """The measures of an output, or of each of its parts, over all samples."""
+        whole = OutputMeasure(
+            name, expected[0].shape, sqnr_db(expected, found), max_abs_diff(expected, found)
+        )
+        parts = []
+        for part in self._parts.get(name, ()):
+            pair = [[part.of(one) for one in arrays] for arrays in (expected, found)]
+            parts.append(
+                OutputMeasure(part.label, pair[0][0].shape, sqnr_db(*pair), max_abs_diff(*pair))
+            )
+        return parts or [whole]
 
     def _run(self, session: ort.InferenceSession) -> list[list[Array]]:
         runs = [run_session(session, feed) for feed in self._feeds]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.config.precision import Precision
+from deployfold.errors import first_few
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ class HeadRoom:
 
 
 @dataclass(frozen=True)
+class OutputMeasure:
+    """One output, or one part of an output with a scale of its own, against fp32.
+
+    Attributes:
+        name: of the output; with the range of its indices for a part.
+        shape: on the first sample.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sqnr_db: float
+    max_abs_diff: float
+
+
+@dataclass(frozen=True)
 class LoweredModel:
     """An ONNX file in a lower precision, with the accuracy of the file as it is written.
 
@@ -94,6 +110,7 @@ class LoweredModel:
             labels.
         head_room: of a model with float16 tensors.
         cached: taken from the cache of an earlier run.
+        outputs: every output, those that join several quantities part by part.
     """
 
     path: Path
@@ -113,6 +130,7 @@ class LoweredModel:
     reference_accuracy: float | None = None
     head_room: HeadRoom | None = None
     cached: bool = False
+    outputs: tuple[OutputMeasure, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -138,9 +156,12 @@ class LoweredModel:
         room = ""
         if self.head_room is not None and self.head_room.factor < _ENOUGH:
             room = f"; inputs {self.head_room.factor:.3g} times as large still fit float16"
+        each = ""
+        if len(self.outputs) > 1:
+            each = "; " + first_few([f"{one.name} {one.sqnr_db:.1f} dB" for one in self.outputs])
         return (
             f"accuracy of the file as written against the fp32 ONNX, on {self.samples} "
-            f"{self.measured_on}, with {rounded} rounded{room}"
+            f"{self.measured_on}, with {rounded} rounded{room}{each}"
         )
 
     def to_facts(self) -> dict[str, Any]:
@@ -154,6 +175,10 @@ class LoweredModel:
         head_room = plain["head_room"]
         plain |= {
             "path": path,
+            "outputs": tuple(
+                OutputMeasure(**{**one, "shape": tuple(one["shape"])})
+                for one in plain.get("outputs", ())
+            ),
             "precision": Precision(plain["precision"]),
             "rest": Precision(plain["rest"]),
             "layers": tuple(LayerReport(**layer) for layer in plain["layers"]),

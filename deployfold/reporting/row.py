@@ -128,9 +128,15 @@ class Latency(Frozen):
 
 
 class OutputAccuracy(Frozen):
-    """One output against the original's; ``index`` is its place in the model's outputs."""
+    """One output, or one part of an output, against the original's.
+
+    Attributes:
+        index: its place in this list.
+        name: of the output; ``output0[0:4]`` for a part. ``None`` where only the place is known.
+    """
 
     index: Count
+    name: str | None = None
     shape: tuple[int, ...]
     max_abs_diff: Number
     sqnr_db: Number

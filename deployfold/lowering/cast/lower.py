@@ -86,6 +86,7 @@ def lower(
             precision=precision,
             sqnr_db=found.measured.sqnr_db,
             max_abs_diff=found.measured.max_abs_diff,
+            outputs=found.measured.outputs,
             samples=len(inputs) * data.batch,
             measured_on=_origin(data),
             kept=_kept(model, {str(node.name): reason for node, reason in stays}),

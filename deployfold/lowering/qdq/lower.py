@@ -124,6 +124,7 @@ def lower(
         precision=precision,
         sqnr_db=measured.sqnr_db,
         max_abs_diff=measured.max_abs_diff,
+        outputs=measured.outputs,
         samples=len(samples.held_back) * data.batch,
         measured_on=samples.measured_on,
         kept=(*put_back, *stays),

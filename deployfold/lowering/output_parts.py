@@ -1,0 +1,103 @@
+"""The parts of a model's outputs that have a scale of their own.
+
+A detector often joins boxes, in pixels, and scores, from 0 to 1, in one output. One SQNR over both
+is that of the boxes, however wrong the scores are. So an output that a Concat makes is judged part
+by part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from deployfold.exporting.session import Array
+from deployfold.util.quiet import quiet
+
+_MOST = 16
+"""Parts of one output at most: more of them are no quantities of their own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range along one axis of an output.
+
+    Attributes:
+        label: ``output0[0:4]`` for the indices 0 to 3 of the axis.
+    """
+
+    label: str
+    axis: int
+    start: int
+    stop: int
+
+    def of(self, array: Array) -> Array:
+        """This part of the output."""
+        index = [slice(None)] * array.ndim
+        index[self.axis] = slice(self.start, self.stop)
+        return array[tuple(index)]
+
+
+def output_parts(path: Path) -> Mapping[str, tuple[Part, ...]]:
+    """The parts of each output that a Concat of sizes that are known makes, by the output's name.
+
+    A Transpose or an Identity between the Concat and the output is seen through.
+    """
+    model = ir.load(path)
+    joins = {value: _join(value) for value in model.graph.outputs}
+    if not any(joins.values()):
+        return {}
+    if any(_sizes(*join) is None for join in joins.values() if join is not None):
+        with quiet():
+            ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    found = {}
+    for value, join in joins.items():
+        sizes = None if join is None else _sizes(*join)
+        if join is None or sizes is None or not 1 < len(sizes) <= _MOST:
+            continue
+        ends = [sum(sizes[: count + 1]) for count in range(len(sizes))]
+        found[str(value.name)] = tuple(
+            Part(f"{value.name}[{end - size}:{end}]", join[1], end - size, end)
+            for size, end in zip(sizes, ends, strict=True)
+        )
+    return found
+
+
+def _join(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """The Concat that makes a value, and the axis of the value that it joins along."""
+    moves: list[list[int]] = []
+    node = value.producer()
+    while node is not None and node.op_type in ("Identity", "Transpose") and not node.domain:
+        if node.op_type == "Transpose":
+            order = node.attributes.get("perm")
+            if order is None:
+                return None
+            moves.append(list(order.as_ints()))
+        source = node.inputs[0]
+        node = None if source is None else source.producer()
+    if node is None or node.op_type != "Concat" or node.domain:
+        return None
+    axis = node.attributes["axis"].as_int()
+    shape = node.outputs[0].shape
+    if axis < 0:
+        if shape is None:
+            return None
+        axis += len(shape)
+    for order_of in reversed(moves):
+        axis = order_of.index(axis)
+    return node, axis
+
+
+def _sizes(node: ir.Node, _: int) -> list[int] | None:
+    """The sizes of a Concat's inputs along its axis, if all are known."""
+    axis = node.attributes["axis"].as_int()
+    sizes = []
+    for value in node.inputs:
+        size = None if value is None or value.shape is None else value.shape[axis]
+        if not isinstance(size, int):
+            return None
+        sizes.append(size)
+    return sizes
