@@ -1,9 +1,9 @@
-"""The command line. Nothing heavy is imported before a command runs."""
+"""The command line. No heavy library is imported before a command runs."""
 
 from __future__ import annotations
 
 _RECURSION = 4_000
-"""Nested Python calls; Python's default of 1,000 ends the trace of 200 modules in each other."""
+"""Limit of nested Python calls. With the default of 1,000, tracing 200 nested modules fails."""
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
 
     open_closed_streams()
     claim_process()
-    # Models of many nested modules need it.
+    # Models with many nested modules need a higher limit.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION))
     try:
         _use_utf8()
@@ -25,25 +25,25 @@ def main() -> None:
         from .app import app
 
         app()
-    except KeyboardInterrupt:  # before or after a command ran: session.py hears it within one
+    except KeyboardInterrupt:  # outside a command; inside one, session.py handles it
         print("Error: Interrupted.", file=Lossy(sys.stderr))
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
-    except OSError as error:  # of --help and --version, which have no session
+    except OSError as error:  # from --help and --version, which have no session
         discard_stdout()
         print(f"Error: Cannot write the output: {error.strerror or error}.", file=Lossy(sys.stderr))
         raise SystemExit(int(ExitCode.USAGE)) from None
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # --help into a pipe that nobody reads
+        if isinstance(end.__context__, BrokenPipeError):  # --help into a closed pipe
             discard_stdout()
             raise SystemExit(int(ExitCode.OK)) from None
         raise
 
 
 def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale has another encoding.
+    """Restart in Python's UTF-8 mode if the locale has another encoding.
 
-    Every library that files are given to takes their paths as UTF-8. The terminal keeps its own
-    encoding, but for ASCII: the C locale says nothing about the terminal.
+    All libraries that open files take paths as UTF-8. The terminal keeps the locale's encoding,
+    except for ASCII, because the C locale does not describe the terminal.
     """
     import codecs
     import os

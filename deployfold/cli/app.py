@@ -1,4 +1,4 @@
-"""The ``deployfold`` command: its own options, and every command below it."""
+"""The ``deployfold`` command: its options and its subcommands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .group import Command, Group
 
 
 class _Loaded(Mapping[str, Any]):
-    """Every command by name, loaded when it is asked for."""
+    """The commands by name, loaded on demand."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in names():
@@ -29,7 +29,7 @@ class _Loaded(Mapping[str, Any]):
 
 
 class Commands(Group):
-    """The group of all commands; ``--help`` reads their summaries alone."""
+    """The group of all commands; ``--help`` reads only their summaries."""
 
     _summaries = False
 
@@ -42,7 +42,7 @@ class Commands(Group):
         return list(names())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, or ``None`` if there is none of that name."""
+        """The command with this name; ``None`` without one."""
         if self._summaries and cmd_name in names():
             return Command(cmd_name, help=summary(cmd_name))
         return self.commands.get(cmd_name)

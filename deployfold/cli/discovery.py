@@ -1,4 +1,4 @@
-"""Which commands there are, and how one is loaded: none is imported before it is needed."""
+"""Finds the commands, and imports a command only when it is needed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def summary(name: str) -> str:
 
 @cache
 def load(name: str) -> Any:
-    """Import a command and make it; a group has its own commands below it.
+    """Import and make a command, or a group of commands.
 
     Raises:
         ModuleNotFoundError: there is no such command.

@@ -1,7 +1,7 @@
-"""What an exit code or a message means, from ``docs/troubleshooting.md``, the one place of it.
+"""Explains exit codes and messages, with the text of ``docs/troubleshooting.md``.
 
-The page has a section ``## Exit code N: title`` for each code. Each entry below it begins with the
-words of a message: ``**`words`** — what to do``.
+The page has a section ``## Exit code N: title`` for each code. Each entry of a section begins with
+the words of a message: ``**`words`** — what to do``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from deployfold.errors import DeployfoldError
 
 LIKENESS = 0.5
-"""The share of an entry's words that a message must hold where it does not hold them in one."""
+"""Least share of an entry's words in a message, if the message lacks them in sequence."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A message by its words, and what to do."""
+    """The words of a message, and what to do."""
 
     message: str
     advice: str
@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """An exit code: what it means, and its messages."""
+    """An exit code with its meaning and its messages."""
 
     code: int
     title: str
@@ -54,10 +54,10 @@ def find_code(code: int) -> Section | None:
 
 
 def find_message(words: str) -> list[tuple[Section, Entry]]:
-    """The entries for a message, the most alike first.
+    """The entries for a message, the most similar first.
 
     Args:
-        words: an error as it was printed, or a part of it.
+        words: a printed error, or a part of it.
     """
     asked = _words(words)
     found = []

@@ -1,4 +1,4 @@
-"""typer's group and command with some of its habits put right."""
+"""Adapts typer's group and command: fast and short help, and errors in deployfold's style."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HELP_ALL = "help_all"
 
 
 def _plain(text: str | None) -> str | None:
-    """The text with its square brackets escaped, which rich would take for markup.
+    """The text with escaped square brackets, which rich would interpret as markup.
 
-    Each paragraph becomes one line, which the terminal wraps, unless it is indented.
+    Each paragraph becomes one line, which the terminal wraps, unless the paragraph is indented.
     """
     if text is None:
         return None
@@ -32,19 +32,19 @@ def _put_right(params: list[Any]) -> list[Any]:
         param.help = _plain(getattr(param, "help", None))
         if getattr(param, "is_flag", False):
             if param.default is None:
-                # typer imports pydantic, a tenth of a second, to read the None of a flag that was
-                # not given. It does not for False, and --help stays fast.
+                # With the default None, typer imports pydantic, which takes 0.1 s; with False, it
+                # does not, and --help stays fast.
                 param.default = False
-            param.metavar = ""  # a flag takes no value: --fp16, and not --fp16 <bool>
+            param.metavar = ""  # show a flag as --fp16, not as --fp16 <bool>
     if any(getattr(param, "rich_help_panel", None) == "Output" for param in params):
         for param in params:
-            if param.name == "help":  # beside --help-all, and two lines less for a panel of its own
+            if param.name == "help":  # next to --help-all, because a separate panel takes two lines
                 param.rich_help_panel = "Output"
     return params
 
 
 def _shorten(param: Any, *, hide: bool) -> None:
-    """Leave the first clause of a parameter's help, and one spelling of its flag."""
+    """Reduce a parameter's help to its first clause, and its flag to one spelling."""
     if hide:
         param.hidden = True
     if param.help:
@@ -55,7 +55,7 @@ def _shorten(param: Any, *, hide: bool) -> None:
 
 
 def _print_usage_error(error: Any) -> int:
-    """Print an error of the command line's parser; returns the exit code."""
+    """Print an error of the command line's parser, and return the exit code."""
     from rich.console import Console
 
     from .session import print_error
@@ -64,7 +64,7 @@ def _print_usage_error(error: Any) -> int:
     context = getattr(error, "ctx", None)
     if not error.format_message():  # a group without a command has printed its help
         return int(ExitCode.USAGE)
-    # pydantic, which typer has values checked by, begins some reasons so.
+    # typer checks values with pydantic, which begins some reasons with "Value error, ".
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     hint = f"See {context.command_path} --help." if context is not None else None
     lossy: Any = Lossy(sys.stderr)
@@ -73,14 +73,14 @@ def _print_usage_error(error: Any) -> int:
 
 
 class Group(TyperGroup):
-    """The ``deployfold`` command, and each command that has commands of its own."""
+    """The ``deployfold`` command, and each command with subcommands."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.help = _plain(self.help)
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command line; usage errors are one sentence and a hint, as all others are.
+        """Run the command line; usage errors have a sentence and a hint, like all other errors.
 
         Raises:
             SystemExit: at the end, with the exit code.
@@ -89,10 +89,10 @@ class Group(TyperGroup):
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except Exception as error:
-            if not hasattr(error, "format_message"):  # click's own errors have it
+            if not hasattr(error, "format_message"):  # only click's errors have this method
                 raise
             raise SystemExit(_print_usage_error(error)) from None
-        if code == ExitCode.INTERRUPTED:  # what typer makes of Ctrl-C; sessions end by SystemExit
+        if code == ExitCode.INTERRUPTED:  # typer's result for Ctrl-C; sessions raise SystemExit
             raise KeyboardInterrupt
         raise SystemExit(code)
 
@@ -105,7 +105,7 @@ class Command(TyperCommand):
     """A command such as ``deployfold build``.
 
     Attributes:
-        uncommon: names of the parameters that ``--help-all`` lists and ``--help`` does not.
+        uncommon: names of the parameters that only ``--help-all`` lists.
     """
 
     def __init__(self, name: str | None, **settings: Any) -> None:
@@ -118,9 +118,9 @@ class Command(TyperCommand):
         return _put_right(super().get_params(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help: the common options in short, unless ``--help-all`` asks for more.
+        """Print the help: the common options in short, or all options with ``--help-all``.
 
-        The process ends after it, so the parameters are changed for good.
+        The function changes the parameters for good, because the process ends afterwards.
         """
         if self.uncommon and not ctx.meta.get(HELP_ALL):
             for param in self.get_params(ctx):

@@ -1,4 +1,4 @@
-"""The options that every command has, and the session that its body runs in."""
+"""Adds the common options to a command, and runs the command's body in a session."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ FLAGS = {
 """The options of :func:`deployfold.cli.session.session`, by keyword."""
 
 ALWAYS = ("no_color", "debug")
-"""The options of every command, whatever it prints."""
+"""The options that every command has."""
 
 
 def in_session(*flags: str) -> Callable[[Command], Command]:
     """Run a command's body in a session, which becomes its first argument.
 
-    The command line gets an option for each of ``flags`` and ``ALWAYS``, after its own.
+    The command gets an option for each of ``flags`` and ``ALWAYS``, after its own options.
 
     Args:
-        flags: keys of ``FLAGS`` that the command understands.
+        flags: keys of ``FLAGS`` that the command supports.
     """
     names = (*flags, *ALWAYS)
 

@@ -1,4 +1,4 @@
-"""The flags of the commands, made from the options of ``build`` where they are the same option."""
+"""Makes the flags of the commands from the options of ``build``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def flag(key: str, **other: Any) -> Any:
-    """The typer option of the option of ``build`` with this key.
+    """The typer option for the option of ``build`` with this key.
 
     Args:
-        other: keywords of ``typer.Option`` that differ from it.
+        key: the key of the option.
+        other: keywords of ``typer.Option`` with other values than the option's.
     """
     return _typer_option(_OPTIONS[key], **other)
 
@@ -35,9 +36,9 @@ def with_build_options(*keys: str, uncommon: Sequence[str] = ()) -> Callable[[Fu
     parameters and before its keyword-only ones.
 
     Args:
-        keys: the options; all of them by default.
-        uncommon: parameters of the function itself that ``--help`` leaves to ``--help-all``. The
-            options of ``build`` carry that themselves.
+        keys: the options; all options by default.
+        uncommon: the function's own parameters that only ``--help-all`` lists. For the options of
+            ``build``, ``Option.common`` decides.
     """
     options = [_OPTIONS[key] for key in keys] if keys else list(_OPTIONS.values())
 
@@ -81,7 +82,7 @@ def _typer_option(one: Option, **other: Any) -> OptionInfo:
 
 
 def _bound(number: float | None) -> float | None:
-    """The bound of a range as ``--help`` prints it: 1 and not 1.0."""
+    """The bound of a range for ``--help``: 1 instead of 1.0."""
     return int(number) if number is not None and number == int(number) else number
 
 
@@ -111,7 +112,7 @@ RuntimeCache = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Keep the kernels here that TensorRT-RTX compiles when an engine first runs.",
+        help="A folder for the kernels that TensorRT-RTX compiles when an engine first runs.",
         rich_help_panel=Panel.MEASUREMENT,
     ),
 ]
@@ -120,7 +121,7 @@ Provider = Annotated[
     typer.Option(
         metavar="NAME",
         help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
-        "tensorrt-rtx, or another that is installed.",
+        "tensorrt-rtx, or another installed provider.",
         rich_help_panel=Panel.MEASUREMENT,
     ),
 ]
@@ -130,7 +131,7 @@ Providers = Annotated[
         "--provider",
         metavar="NAME",
         help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
-        "tensorrt-rtx; repeat it for a row each.",
+        "tensorrt-rtx; repeat it for several rows.",
         rich_help_panel=Panel.MEASUREMENT,
     ),
 ]
@@ -148,7 +149,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ROW",
-        help="Show only this row beside the original; repeat it for several.",
+        help="Show only this row and the original; repeat it for several.",
         rich_help_panel=Panel.OUTPUT,
     ),
 ]

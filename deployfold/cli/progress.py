@@ -1,4 +1,4 @@
-"""Progress of a pipeline: a live line on a terminal, one plain line a stage elsewhere."""
+"""Shows the progress of a pipeline: a live line on a terminal, else one plain line per stage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _whole() -> Column:
 
 
 class _Remaining(ProgressColumn):
-    """How long the task will take from here, where it is known how much of it is done."""
+    """The remaining time of the task, if its progress is known."""
 
     def render(self, task: Task) -> Text:
         seconds = task.time_remaining
@@ -121,5 +121,5 @@ class Progress:
     def _end_task(self) -> None:
         if self._task is not None:
             self._live.remove_task(self._task)  # type: ignore[arg-type]
-            self._live.refresh()  # or what is printed next would draw its line once more
+            self._live.refresh()  # otherwise the next output would draw the line again
             self._task = None

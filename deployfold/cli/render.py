@@ -1,4 +1,4 @@
-"""Reports on a terminal, or as JSON."""
+"""Prints reports and plans on a terminal or as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def write_page(reports: Sequence[tuple[Report, Path]], path: Path) -> None:
-    """Write one HTML page of reports, each with the directory that its artifacts lie in.
+    """Write one HTML page of reports, each with the directory of its artifacts.
 
     Raises:
-        UsageError: what writes it is not installed, or it cannot be written.
+        UsageError: a package for HTML is not installed, or the page cannot be written.
     """
     from deployfold.reporting.html import read_outline, render_pages
     from deployfold.util.files import write_text
@@ -39,16 +39,18 @@ def show_report(
     only: Sequence[str] = (),
     layers: bool = False,
 ) -> None:
-    """Print the table and the summary, or the JSON alone.
+    """Print the table and the summary, or only the JSON.
 
     Args:
-        directory: of the artifacts, to be printed; ``None`` if none were written.
-        sort: the column whose best rows come first; see :mod:`deployfold.reporting.select`.
-        only: names of the rows to show beside the original; all if empty.
+        session: the command's session.
+        report: the report.
+        directory: the directory of the artifacts; ``None`` if none were written.
+        sort: the metric whose best rows are first; see :mod:`deployfold.reporting.select`.
+        only: names of the rows to show in addition to the original; empty for all.
         layers: also list the layers of quantised rows.
 
     Raises:
-        UsageError: ``sort`` is not a metric, or a name of ``only`` is not a row.
+        UsageError: ``sort`` is not a metric, or a name in ``only`` is not a row.
     """
     from deployfold.reporting.select import only_rows, sorted_by
     from deployfold.reporting.terminal import (
@@ -83,7 +85,7 @@ def show_report(
     session.out.print(summary_panel(shown))
     if directory is not None:
         for line in closing_lines(report, directory):
-            # Paths and commands stay on one line, to be copied.
+            # Do not wrap paths and commands, so that users can copy them.
             session.out.print(line, soft_wrap=str(directory) in line, markup=False)
 
 
@@ -96,7 +98,7 @@ def show_overview(session: Session, reports: Sequence[Report]) -> None:
 
 
 def closing_lines(report: Report, directory: Path) -> list[str]:
-    """The last lines of a build: what to take, where it is, and the next commands."""
+    """The last lines of a build: the recommended artifact, its path, and the next commands."""
     import shlex
 
     from deployfold.finish import FINISH_JSON
@@ -109,12 +111,12 @@ def closing_lines(report: Report, directory: Path) -> list[str]:
         file = directory / choice.row.artifact
     lines = [choice.sentence if choice.row is None else f"Take {choice.sentence}"]
     if file is not None:
-        lines.append(f"It is {file}; every other artifact and report.json lie beside it.")
+        lines.append(f"Its file is {file}, in one folder with the other artifacts and report.json.")
     else:
         lines.append(f"Artifacts and report.json: {directory}")
     unknown = [clean(row.title) for row in report.rows if row.latency is None]
     if choice.row is not None and unknown:
-        lines.append(f"Not measured here: {'; '.join(unknown)}. The footnotes say why.")
+        lines.append(f"Not measured here: {'; '.join(unknown)}. The footnotes have the reasons.")
     folder = shlex.quote(str(directory))
     steps = []
     if file is not None:
@@ -129,10 +131,10 @@ def closing_lines(report: Report, directory: Path) -> list[str]:
 
 
 def show_plan(session: Session, plan: BuildPlan) -> None:
-    """Print what a build would make, or the JSON alone.
+    """Print the plan of a build, or only its JSON.
 
     Raises:
-        UsageError: the build would stop, because something is missing.
+        UsageError: the build would stop, because a file or package is missing.
     """
     from deployfold.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""What every command does around its work: errors become one sentence and an exit code."""
+"""The session around a command's work, which turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _PACKAGES = {
     name: "pillow" if name == "PIL" else name
     for name in ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "tomli")
 }
-"""What a device may lack where deployfold was installed without its dependencies, and what to
-install for it."""
+"""The packages that a device may lack if deployfold was installed without its dependencies, with
+the names to install."""
 
 _AGAIN = 0.05
-"""Seconds until an interrupt that Python dropped comes again."""
+"""Seconds until an interrupt that Python dropped is raised again."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """The two streams of one command, and what it may print on them.
+    """The two streams of one command.
 
     Attributes:
-        out: the result and nothing else; the report alone under ``--json``.
+        out: the result only; with ``--json``, the report only.
         err: progress, notes and errors.
         emit: shows the events of a running pipeline on ``err``.
     """
@@ -62,9 +62,10 @@ def session(
     debug: bool = False,
     no_color: bool = False,
 ) -> Iterator[Session]:
-    """Run a command's body; its errors are printed and turned into the exit code.
+    """Run a command's body; print its errors and turn them into the exit code.
 
-    Output that nobody reads is dropped and changes no exit code; see :mod:`deployfold.cli.streams`.
+    Output into a closed pipe is dropped and does not affect the exit code; see
+    :mod:`deployfold.cli.streams`.
     """
     from rich.console import Console
 
@@ -72,8 +73,7 @@ def session(
     from .streams import Lossy, real_stdout
 
     disable = True if no_color else None
-    # The stream, not whatever sys.stderr is later: an interrupt can come where the exporters'
-    # chatter is kept away, and leave it that way.
+    # Keep the current stream, because an interrupt may leave sys.stderr silenced.
     lossy: Any = Lossy(sys.stderr)
     err = Console(file=lossy, stderr=True, no_color=disable, highlight=False)
     with real_stdout(json=json) as stream:
@@ -93,16 +93,16 @@ def session(
             code = error.exit_code
         except KeyboardInterrupt:
             code = _print_interrupted(err)
-        except SystemExit as error:  # nothing of ours exits in there
+        except SystemExit as error:  # deployfold's code does not exit within a command
             print_error(
                 err,
                 f"The model's own code ended the program with {error.code!r}.",
-                "Take the sys.exit() out of its forward.",
+                "Remove the sys.exit() from its forward.",
             )
             _maybe_traceback(err, debug)
             code = ExitCode.FOLD
         except Exception as error:
-            # pybind11 makes an ImportError of one that comes while an extension is loaded.
+            # pybind11 turns an interrupt during the loading of an extension into an ImportError.
             if isinstance(error.__cause__, KeyboardInterrupt):
                 code = _print_interrupted(err)
             else:
@@ -113,13 +113,13 @@ def session(
 
 
 def _check_working_directory() -> None:
-    """Relative paths lead nowhere without it, and torch's libraries end the process."""
+    """Refuse a missing working directory: torch's libraries would end the process."""
     try:
         Path.cwd()
     except OSError as error:
         raise UsageError(
             f"The working directory cannot be used: {error.strerror}.",
-            hint="It was moved or removed, perhaps; cd to one that is there.",
+            hint="Someone may have moved or removed it; change to another directory with cd.",
         ) from error
 
 
@@ -132,7 +132,7 @@ def _flush(stream: IO[str]) -> None:
 
 
 def print_error(console: Console, message: str, hint: str | None) -> None:
-    """Print one sentence, and below it what to do."""
+    """Print the sentence of an error, and below it the hint."""
     from rich.text import Text
 
     from deployfold.reporting.text import clean
@@ -143,7 +143,7 @@ def print_error(console: Console, message: str, hint: str | None) -> None:
 
 
 def _print_interrupted(console: Console) -> ExitCode:
-    print_error(console, "Interrupted.", "Run the same command again to go on.")
+    print_error(console, "Interrupted.", "Run the same command again to continue.")
     return ExitCode.INTERRUPTED
 
 
@@ -152,17 +152,17 @@ def _print_unexpected(console: Console, error: Exception) -> ExitCode:
         print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
         return ExitCode.USAGE
     if isinstance(error, OSError) and error.filename is not None:
-        # Whatever looks at a path meets one that may not be searched, or that is too long.
+        # Any access to a path can fail: no search permission, or too long a name.
         message = f"Cannot access {os.fsdecode(error.filename)}: {error.strerror}."
-        print_error(console, message, "Check the path, and who may read it.")
+        print_error(console, message, "Check the path and its permissions.")
         return ExitCode.USAGE
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
         package = _PACKAGES[error.name]
         print_error(
             console,
-            f"This needs {package}, which is not installed here.",
+            f"This command needs {package}, which is not installed here.",
             f"Install it: pip install {package}. Only finish, run of an engine, report, targets, "
-            "profile and doctor do without torch and onnx.",
+            "profile and doctor work without torch and onnx.",
         )
         return ExitCode.USAGE
     print_error(
@@ -182,9 +182,9 @@ def _maybe_traceback(console: Console, debug: bool) -> None:
 def _interruptible(emit: Emit) -> Iterator[Emit]:
     """Treat SIGTERM and SIGHUP like Ctrl-C, so that temporary files and children are cleaned up.
 
-    None of them is lost: Python drops an exception that a signal raises inside a destructor or a
-    weak reference's callback. It comes again after a moment then, or with the pipeline's next event
-    where there are no timers (Windows).
+    Python drops an exception that a signal raises inside a destructor or in the callback of a weak
+    reference. So a dropped interrupt is raised again after a moment, or on Windows, which has no
+    timers, with the pipeline's next event.
     """
     received: list[int] = []
 
@@ -194,7 +194,7 @@ def _interruptible(emit: Emit) -> Iterator[Emit]:
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
-        again_in(0.0)  # not once more, while this one is dealt with
+        again_in(0.0)  # cancel the timer while this interrupt is handled
         raise KeyboardInterrupt
 
     def checked(event: Event) -> None:

@@ -1,7 +1,8 @@
-"""The standard streams of a command: closed, full, or into a pipe whose reader is gone.
+"""Handles standard streams that are closed, full, or a pipe without a reader.
 
-Nobody may be reading: ``deployfold build … | head -2``. The work and its exit code stay the same
-then, and the rest of the output goes nowhere. A full disk is an error of the result's stream alone.
+The reader of a pipe may end early: ``deployfold build … | head -2``. The command then continues
+with the same exit code, and the rest of the output is dropped. A full disk is an error only for the
+stream of the result.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 ALIKE = "deployfold.alike"
-"""The error handler for encodings that lack a character: it writes one that looks like it."""
+"""The error handler for encodings that lack a character: it writes a similar character."""
 _ALIKE = str.maketrans("≈✓Δ→–…×·±°«»●○⁰¹²³⁴⁵⁶⁷⁸⁹", '~+d>-.x.+o""*o0123456789')
 
 
@@ -30,10 +31,10 @@ codecs.register_error(ALIKE, _write_alike)
 
 
 class _Pipe(io.FileIO):
-    """A file that takes everything once its reader is gone."""
+    """A file that drops all data once its reader is gone."""
 
     def write(self, data: Any) -> int:
-        """Write to the file; drop the data if it is a pipe that nobody reads."""
+        """Write to the file; drop the data if it is a pipe without a reader."""
         try:
             return super().write(data) or 0
         except BrokenPipeError:
@@ -41,7 +42,7 @@ class _Pipe(io.FileIO):
 
 
 class Lossy:
-    """A text stream that drops what cannot be written: progress must not end a build."""
+    """A text stream that drops text on errors, so that progress never ends a build."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -53,7 +54,7 @@ class Lossy:
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be written."""
+        """Flush the stream, ignoring errors."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -62,10 +63,10 @@ class Lossy:
 
 
 def open_closed_streams() -> None:
-    """Lead standard streams that were closed at the start to the null device.
+    """Connect standard streams that are closed at the start to the null device.
 
-    Otherwise the next file that is opened takes their descriptor, and a library that prints to
-    stdout prints into it.
+    Otherwise the next opened file would get their descriptor, and a library that prints to stdout
+    would write into that file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -78,14 +79,14 @@ def open_closed_streams() -> None:
 
 
 def write_alike() -> None:
-    """Let both standard streams write a character like one that their encoding lacks."""
+    """Let both standard streams replace characters that their encoding lacks by similar ones."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors=ALIKE)
 
 
 def discard_stdout() -> None:
-    """Lead stdout to the null device, so that the interpreter's last flush cannot fail."""
+    """Connect stdout to the null device, so that the interpreter's last flush cannot fail."""
     with suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -94,12 +95,12 @@ def discard_stdout() -> None:
 
 @contextmanager
 def real_stdout(*, json: bool = False) -> Iterator[IO[str]]:
-    """Yield a stream on the real stdout, while file descriptor 1 leads to stderr.
+    """Yield a stream on the real stdout, and connect file descriptor 1 to stderr meanwhile.
 
-    What libraries print on stdout meanwhile goes to stderr, so that a JSON report stays one.
+    Output of libraries to stdout goes to stderr, so that a JSON report stays valid.
 
     Args:
-        json: the stream takes JSON, which is UTF-8 whatever the encoding of stdout.
+        json: the stream gets JSON, which is UTF-8 in any locale.
     """
     with suppress(OSError):
         sys.stdout.flush()

@@ -96,8 +96,8 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
     [
         (("--format", "triton", "--sign", "key"), "--sign signs an archive"),
         (("--sign", "key"), "There is no key key"),
-        (("--instances", "2"), "--instances is for --format triton"),
-        (("--max-batch", "2"), "--max-batch is for --format triton"),
+        (("--instances", "2"), "--instances needs --format triton"),
+        (("--max-batch", "2"), "--max-batch needs --format triton"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, built, words, said):

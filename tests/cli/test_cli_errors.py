@@ -35,7 +35,7 @@ LONG = "a" * 300
         (("fold", "net.pt", "-o", "net.pt/below.pt", *INPUT), 2, ("Cannot write",)),
         (("bench", "nothing"), 2, ("nothing does not exist",)),
         (("fold", LONG), 3, ("Cannot read aa", "File name too long")),
-        (("report", LONG), 2, ("Cannot access aa", "File name too long", "who may read it")),
+        (("report", LONG), 2, ("Cannot access aa", "File name too long", "Check the path")),
         (("run", LONG), 2, ("Cannot access aa", "File name too long")),
         (("bundle", LONG), 2, ("Cannot access aa", "File name too long")),
     ],

@@ -49,4 +49,4 @@ def test_a_part_of_a_message_is_enough(words, message):
 
 def test_what_it_does_not_know_is_told(tmp_path):
     fails(run("explain", "12", cwd=tmp_path), 2, "never ends with exit code 12", "0, 1, 2, 3")
-    fails(run("explain", "xyzzy", cwd=tmp_path), 2, "No explanation holds the words 'xyzzy'")
+    fails(run("explain", "xyzzy", cwd=tmp_path), 2, "No explanation contains the words 'xyzzy'")

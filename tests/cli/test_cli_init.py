@@ -62,7 +62,7 @@ def test_an_edited_profile_is_not_replaced(folder, tmp_path):
     target = tmp_path / "mine.toml"
     target.write_text("fp16 = true\n")
     words = ("init", "net.pt", "-o", str(target))
-    fails(run(*words, cwd=folder), 2, "is there already", "--force")
+    fails(run(*words, cwd=folder), 2, "already exists", "--force")
     assert target.read_text() == "fp16 = true\n"
     done = run(*words, "--force", "--input", SHAPE, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -97,7 +97,11 @@ def test_doctor_runs_an_engine_of_what_serves_this_gpu(machine: Machine, tmp_pat
     for library in LIBRARIES:
         if getattr(machine, library) is not None:
             runs = runs_here(library, machine)
-            works = "builds and runs a test engine" if runs else "builds a test engine; there is no"
+            works = (
+                "builds and runs a test engine"
+                if runs
+                else "builds a test engine; this machine has no"
+            )
             assert details[RECORDS[library].title].startswith(works)
 
 

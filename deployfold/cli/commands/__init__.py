@@ -1,5 +1,5 @@
-"""One file a command. :mod:`deployfold.cli.discovery` finds them; there is no list to extend.
+"""The commands, one module each. :mod:`deployfold.cli.discovery` finds them without a list.
 
-A file ``NAME.py`` holds a function, or a typer application, that is called ``NAME`` too. Its
-docstring is the command's help, and the first line of that its summary in ``deployfold --help``.
+A module ``NAME.py`` has a function or a typer application with the same name. The module's
+docstring is the command's help; its first line is the summary in ``deployfold --help``.
 """

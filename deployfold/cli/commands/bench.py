@@ -74,7 +74,7 @@ def bench(
             "--input-data",
             "--inputs",
             metavar="FILE",
-            help="Real inputs: .npy for a model with one input, .npz with one array an input. "
+            help="Real inputs: .npy for a model with one input, .npz with one array per input. "
             "Seeded random by default.",
             rich_help_panel=Panel.MEASUREMENT,
         ),
@@ -83,7 +83,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The classes of --input-data, for the accuracy: one index a line, or .npy.",
+            help="The classes of --input-data, for the accuracy: one index per line, or .npy.",
             rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="ROW",
-            help="Measure only this row beside the first; repeat it for several.",
+            help="Measure only this row and the first one; repeat it for several.",
             rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
@@ -102,7 +102,7 @@ def bench(
     from deployfold.errors import UsageError
     from deployfold.reporting.select import check_column
 
-    # Errors come before torch is imported and anything is measured.
+    # Report usage errors before torch is imported.
     if sort is not None:
         check_column(sort)
     batches = parse_batches(batch) if batch else ()

@@ -42,7 +42,7 @@ def build(
         bool,
         typer.Option(
             "--dry-run",
-            help="Print what would be made, and make nothing; also what is missing for it.",
+            help="Print the plan of the build and anything missing, and make nothing.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
@@ -96,7 +96,7 @@ def build(
 
 
 def given(context: typer.Context) -> dict[str, Any]:
-    """The options of ``build`` that stand on the command line, by key."""
+    """The options of ``build`` on the command line, by key."""
     from deployfold.config.build_options import build_options
 
     found = {}

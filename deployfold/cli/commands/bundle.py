@@ -1,4 +1,4 @@
-"""Make one file of a build for its devices (deployfold bundle DIR), verify it, unpack it."""
+"""Pack a build into one file for devices (deployfold bundle DIR), verify it, unpack it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BundleGroup(Group):
     """The group of commands, in which ``bundle DIR`` means ``bundle create DIR``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert ``create`` before words that are neither a command nor a request for help."""
+        """Insert ``create`` before words that are neither a command nor a help flag."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["create", *args]
         return super().parse_args(ctx, args)
@@ -84,7 +84,7 @@ def create(
     ] = "archive",
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The names of the classes, one on every line."),
+        typer.Option(metavar="FILE", help="The names of the classes, one per line."),
     ] = None,
     instances: Annotated[
         int | None,
@@ -98,7 +98,7 @@ def create(
         int | None,
         typer.Option(
             min=1,
-            help="The greatest batch of ONNX and TorchScript, where the build's batch is dynamic; "
+            help="The greatest batch of ONNX and TorchScript, if the build's batch is dynamic; "
             "by default that of the build.",
             rich_help_panel=TRITON,
         ),
@@ -133,12 +133,12 @@ def create(
         raise UsageError(f"{format!r} is not a format.", hint="Use archive or triton.")
     if format == "triton" and sign is not None:
         raise UsageError(
-            "--sign signs an archive, and --format triton writes a directory.",
-            hint="Leave out --sign, or sign an archive of the same build.",
+            "--sign signs an archive, but --format triton writes a directory.",
+            hint="Remove --sign, or sign an archive of the same build.",
         )
     if format == "archive" and (instances, max_batch) != (None, None):
         name = "--instances" if instances is not None else "--max-batch"
-        raise UsageError(f"{name} is for --format triton.", hint=f"Leave out {name}.")
+        raise UsageError(f"{name} needs --format triton.", hint=f"Remove {name}.")
     suffix = ".triton" if format == "triton" else ".tar.zst"
     path = output or directory.resolve().with_name(directory.resolve().name + suffix)
     if format == "triton":
@@ -175,7 +175,7 @@ def verify(
     signers: Signers = None,
     max_size: MaxSize = 64,
 ) -> None:
-    """Check a bundle from end to end without unpacking it: every name, size and hash.
+    """Check every name, size and hash in a bundle, without unpacking it.
 
     Examples:
 
@@ -198,7 +198,7 @@ def unpack(
     signers: Signers = None,
     max_size: MaxSize = 64,
 ) -> None:
-    """Verify a bundle, then unpack it; DIR appears whole or not at all.
+    """Verify a bundle, then unpack it into DIR, completely or not at all.
 
     Examples:
 
@@ -264,8 +264,8 @@ def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
         command = command.replace("run.py", shlex.quote(str(path / "run.py")))
     lines = [
         ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
-        ("model", f"{manifest.name}, of {source.path}{digest}"),
-        ("holds", ", ".join(artifact.file for artifact in manifest.artifacts)),
+        ("model", f"{manifest.name}, from {source.path}{digest}"),
+        ("contains", ", ".join(artifact.file for artifact in manifest.artifacts)),
         ("engines for", _targets(manifest)),
         ("needs", needs),
     ]  # fmt: skip

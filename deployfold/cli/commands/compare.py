@@ -1,6 +1,6 @@
-"""List what moved beyond noise from one report to the next; exit code 7 on a regression.
+"""List the figures that moved beyond noise between two reports; exit code 7 on a regression.
 
-With --layers: which layer is the first that computes something else.
+With --layers: find the first layer whose outputs differ.
 
 Examples:
   deployfold compare main/build/resnet50 build/resnet50
@@ -20,18 +20,24 @@ from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
+from deployfold.config.precision import Precision
 from deployfold.reporting.metrics import METRICS
 
 LIMITS = "Limits"
 LAYERS = "Layer by layer"
 _NAMED = 3
-"""Regressions that the error repeats from the table."""
+"""Most regressions of the table that the error message repeats."""
 
 
 def _default_limits() -> str:
     """The tolerances without ``--fail``: ``latency=10%, size=1%``."""
     limits = [f"{one.key}={one.default_limit}" for one in METRICS.values() if one.default_limit]
     return ", ".join([*limits, "rows=0"])
+
+
+def _layer_limits() -> str:
+    """The default limits of a layer by precision: ``60 in fp32, 20 in fp16``."""
+    return ", ".join(f"{one.record.layer_sqnr_db:g} in {one.value}" for one in Precision)
 
 
 @in_session("json", "verbose")
@@ -45,15 +51,15 @@ def compare(
     ],
     new: Annotated[
         Path,
-        typer.Argument(metavar="NEW", help="The one to hold against it.", show_default=False),
+        typer.Argument(metavar="NEW", help="The one to compare with OLD.", show_default=False),
     ],
     fail: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[ROW:]METRIC=LIMIT",
             help="How much worse a metric may get: latency=5%, sqnr=3dB, size=1MB, accuracy=0.5pt "
-            f"(percentage points), size=never. Metrics: {', '.join(METRICS)}; rows fail when one "
-            f"is measured no more. By default: {_default_limits()}. Repeat it for several.",
+            f"(percentage points), size=never. Metrics: {', '.join(METRICS)}; rows fails if a "
+            f"row is no longer measured. By default: {_default_limits()}. Repeat it for several.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -80,7 +86,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="ROW=MS",
-            help="Fail if the row's median in NEW is above; repeat it for several.",
+            help="Fail if the row's median in NEW is higher; repeat it for several.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -88,7 +94,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="ROW=D",
-            help="Fail if this row of NEW differs by more, whatever the others do; repeatable.",
+            help="Fail if this row of NEW differs by more; repeatable.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -104,7 +110,7 @@ def compare(
         bool,
         typer.Option(
             "--strict",
-            help="Fail also if a figure that has a limit cannot be judged: too few rounds, another "
+            help="Also fail if a figure with a limit cannot be judged: too few rounds, another "
             "machine, other inputs.",
             rich_help_panel=LIMITS,
         ),
@@ -113,9 +119,9 @@ def compare(
         bool,
         typer.Option(
             "--layers",
-            help="OLD and NEW are two forms of one model, of: checkpoint, model by name, folded "
-            ".pt, .onnx of any precision. Compare the outputs of their layers and name the first "
-            "that departs.",
+            help="Compare two forms of one model layer by layer, and name the first layer that "
+            "departs. OLD and NEW are checkpoints, models by name, folded .pt files, or .onnx "
+            "files of any precision.",
             rich_help_panel=LAYERS,
         ),
     ] = False,
@@ -123,8 +129,8 @@ def compare(
         float | None,
         typer.Option(
             metavar="DB",
-            help="A layer below this SQNR departs; by default 60 in fp32, 20 in fp16, 10 in bf16, "
-            "10 in int8, fp8 and int4. --max-diff is a limit on every layer too.",
+            help=f"A layer below this SQNR departs; by default {_layer_limits()}. --max-diff is a "
+            "limit on every layer too.",
             rich_help_panel=LAYERS,
         ),
     ] = None,
@@ -136,7 +142,7 @@ def compare(
             "--input-data",
             "--inputs",
             metavar="FILE",
-            help="Real inputs, .npy or .npz with one array an input; seeded random by default.",
+            help="Real inputs, .npy or .npz with one array per input; seeded random by default.",
             rich_help_panel=LAYERS,
         ),
     ] = None,
@@ -229,18 +235,18 @@ def compare(
 
 
 def _check_given(others: dict[str, object], layers: bool) -> None:
-    """No option may be given that would be ignored."""
+    """Refuse options that would be ignored."""
     from deployfold.errors import UsageError
 
     given = next((name for name, value in others.items() if value is not None), None)
     if given is not None and layers:
-        raise UsageError(f"{given} is for two reports, and --layers compares two models.")
+        raise UsageError(f"{given} is for two reports, but --layers compares two models.")
     if given is not None:
         raise UsageError(f"{given} is for the comparison of layers.", hint="Add --layers.")
 
 
 def _in_short(sentences: Sequence[str]) -> str:
-    """The first few of what the table has in full."""
+    """The first few sentences; the table has all of them."""
     more = len(sentences) - _NAMED
     return "; ".join(sentences[:_NAMED]) + (f"; and {more} more." if more > 0 else ".")
 

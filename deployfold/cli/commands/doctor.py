@@ -1,4 +1,4 @@
-"""Say what is installed, which GPU and driver there are, and which compilers work."""
+"""Show the installed packages, the GPU and driver, and the compilers that work."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from deployfold.cli.session import Session
 _OTHERS = (
     ("onnx", "pip install onnx", False),
     ("onnxscript", "pip install onnxscript", False),
-    ("tensorrt_rtx", "pip install tensorrt-rtx  (builds engines, also without a GPU)", True),
+    ("tensorrt_rtx", "pip install tensorrt-rtx (builds engines, also without a GPU)", True),
     ("torchvision", "pip install 'deployfold[zoo]'", True),
     ("timm", "pip install 'deployfold[zoo]'", True),
 )
-"""Modules that no runtime needs: how to install each, and whether deployfold does without it."""
+"""Modules that no runtime needs: the command that installs each, and whether it is optional."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def doctor(
 
 
 def _packages() -> list[_Check]:
-    """Python, the modules that the runtimes need, and the others, each with its version."""
+    """The versions of Python, of the runtimes' modules, and of the other modules."""
     from deployfold.runtimes import all_runtimes, broken_runtimes
     from deployfold.targets.machine import library_version
 
@@ -77,7 +77,7 @@ def _packages() -> list[_Check]:
 
 
 def _onnxruntime(version: str) -> _Check:
-    """With the execution providers it was built with; one may still lack its libraries here."""
+    """ONNX Runtime with its execution providers, whose own libraries may still be missing."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -100,9 +100,9 @@ def _gpu() -> list[_Check]:
 
 
 def _compilers(deep: bool) -> list[_Check]:
-    """Build a tiny engine with each compiler that is installed; only that shows that it works.
+    """Build a tiny engine with each installed compiler, to show that the compiler works.
 
-    With ``deep`` it is run as well, where there is a GPU.
+    With ``deep`` and a GPU, the engine also runs.
     """
     from deployfold.compiling.compiler_choice import runs_here
     from deployfold.compiling.trial_build import try_build
@@ -118,7 +118,7 @@ def _compilers(deep: bool) -> list[_Check]:
             failure = try_build(library, machine, then=try_run if run else None)
             works = "builds and runs a test engine" if run else "builds a test engine"
             if deep and not run:
-                works += "; there is no GPU that it serves to run it on"
+                works += "; this machine has no GPU to run it on"
             detail = works if failure is None else failure
             state = "ok" if failure is None else "missing"
             checks.append(_Check(record.title, state, detail))

@@ -48,7 +48,7 @@ def explain(
     found = find_message(asked)
     if not found:
         raise UsageError(
-            f"No explanation holds the words {asked!r}.",
+            f"No explanation contains the words {asked!r}.",
             hint="Give the exit code instead, such as deployfold explain 6.",
         )
     _show(run, [(section, (entry,)) for section, entry in found])

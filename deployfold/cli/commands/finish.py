@@ -29,7 +29,7 @@ def finish(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="A directory that deployfold build wrote, copied here as a whole.",
+            help="A complete copy of a directory that deployfold build wrote.",
             show_default=False,
         ),
     ],
@@ -37,7 +37,7 @@ def finish(
         list[str] | None,
         typer.Option(
             metavar="GPU",
-            help="Build for this GPU in place of the one in this machine, such as sm_89; "
+            help="Build for this GPU instead of the one in this machine, such as sm_89; "
             "TensorRT-RTX needs no GPU to build. Repeat it for several.",
         ),
     ] = None,
@@ -58,7 +58,7 @@ def finish(
     ] = None,
     remote_command: Annotated[
         str,
-        typer.Option(metavar="COMMAND", help="With --on: what starts deployfold on the device."),
+        typer.Option(metavar="COMMAND", help="With --on: the command of deployfold there."),
     ] = "deployfold",
     timeout: Annotated[float, opt.flag("timeout")] = BuildSpec.timeout,
     max_seconds: opt.MaxSeconds = 10.0,

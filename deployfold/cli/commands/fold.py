@@ -43,7 +43,7 @@ def fold(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where the folded module goes; nothing is written without it.",
+            help="The file for the folded module; without it, nothing is written.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
@@ -51,7 +51,7 @@ def fold(
         bool,
         typer.Option(
             "--explain",
-            help="List every BatchNorm: folded into what by which rule, or left and why.",
+            help="List every BatchNorm with the layer and rule of its folding, or why it is left.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,

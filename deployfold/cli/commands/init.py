@@ -1,4 +1,4 @@
-"""Look at a model, and write a commented build profile for it.
+"""Inspect a model, and write a commented build profile for it.
 
 Examples:
   deployfold init resnet50.pt
@@ -36,13 +36,13 @@ def init(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where the profile goes; the model's name with .toml by default.",
+            help="The file for the profile; the model's name with .toml by default.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace a file that is there.", rich_help_panel=Panel.OUTPUT),
+        typer.Option("--force", help="Replace an existing file.", rich_help_panel=Panel.OUTPUT),
     ] = False,
 ) -> None:
     """The command ``deployfold init``."""
@@ -73,9 +73,9 @@ def _check_free(path: Path, force: bool) -> None:
     """Refuse to replace a file that the user may have edited.
 
     Raises:
-        UsageError: it is there.
+        UsageError: the file exists.
     """
     if path.exists() and not force:
         raise UsageError(
-            f"{path} is there already.", hint="Name another file with -o, or replace it: --force."
+            f"{path} already exists.", hint="Choose another file with -o, or add --force."
         )

@@ -1,4 +1,4 @@
-"""List the build profiles, or show what one of them sets."""
+"""List the build profiles, or show the settings of one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show(
         typer.Argument(metavar="[BUILD FLAGS]", help="Flags of build, to see what they override."),
     ] = None,
 ) -> None:
-    """Show every setting under a profile, and where each value came from.
+    """Show every setting under a profile, and the origin of each value.
 
     Examples:
 
@@ -107,7 +107,7 @@ def schema(run: Session) -> None:
 
 
 def _parse(flags: list[str]) -> dict[str, Any]:
-    """What the parser of build makes of ``flags``."""
+    """The options of ``build`` that its parser reads from ``flags``."""
     from deployfold.cli.discovery import load
 
     from .build import given

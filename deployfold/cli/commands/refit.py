@@ -1,7 +1,6 @@
 """Give an engine the weights of another checkpoint, without building it again.
 
-The engine was built with --refit, or without weights by --strip-plan. It runs on the GPU that is in
-this machine.
+The engine must have been built with --refit or --strip-plan, for the GPU in this machine.
 
 Example:
   deployfold refit net.fp16.sm_89.engine --weights new.fp16.onnx -o new.engine
@@ -51,7 +50,7 @@ def refit(
     ] = "cuda",
     trust: Annotated[
         bool,
-        opt.flag("trust", help="Let a version-compatible engine run the code that it carries."),
+        opt.flag("trust", help="Let a version-compatible engine run the code that it contains."),
     ] = False,
 ) -> None:
     """The command ``deployfold refit``."""
@@ -66,7 +65,7 @@ def refit(
     if not is_gpu(device):
         raise UsageError(f"--device {device}: an engine is refitted on a GPU.", hint="Use cuda.")
     path = output or refitted_path(engine)
-    check_refittable(engine, weights)  # before a GPU is asked for
+    check_refittable(engine, weights)  # report errors before opening the GPU
     cuda = Cuda(index=gpu_index(device))
     try:
         refit_file(engine, weights, path, cuda, host_code=trust)

@@ -87,7 +87,7 @@ def report(
             "--schema",
             callback=_print_schema,
             is_eager=True,
-            help="Print the JSON schema that every report.json keeps, and end.",
+            help="Print the JSON schema of report.json.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
@@ -133,13 +133,13 @@ def _check_paths(paths: list[Path]) -> None:
     """Refuse a page among the reports.
 
     Raises:
-        UsageError: naming it.
+        UsageError: names the page.
     """
     for path in paths:
         if path.suffix.lower() in (".html", ".htm"):
             raise UsageError(
                 f"{path} is a page, not a report.",
-                hint="Name the page to be written with --output, and give reports as directories.",
+                hint="Set the page to write with --output, and give reports as directories.",
             )
 
 
@@ -150,7 +150,7 @@ def _open(run: Session, page: Path) -> None:
     address = page.resolve().as_uri()
     if not webbrowser.open(address):
         run.err.print(
-            f"There is no browser here. Open {address} yourself.",
+            f"This machine has no browser. Open {address} in another one.",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 

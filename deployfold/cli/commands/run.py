@@ -1,4 +1,4 @@
-"""Run an artifact once, and say what came out.
+"""Run an artifact once, and describe its outputs.
 
 Examples:
   deployfold run build/resnet50/resnet50.onnx
@@ -39,8 +39,8 @@ def run(
         typer.Option(
             "--input",
             metavar="[NAME=]FILE|SHAPE",
-            help="An input: x.npy, NAME=x.npy, an .npz with one array an input, or a shape such as "
-            "1x3x224x224 for random values. Random in the artifact's own shape by default.",
+            help="An input: x.npy, NAME=x.npy, an .npz with one array per input, or a shape such "
+            "as 1x3x224x224 for random values. Random in the artifact's own shape by default.",
         ),
     ] = None,
     output: Annotated[
@@ -61,7 +61,7 @@ def run(
     from deployfold.infer.inputs import parse_given
     from deployfold.infer.outputs import check_suffix, save_outputs
 
-    # Errors come before torch is imported and anything runs.
+    # Report usage errors before torch is imported.
     given = parse_given(input or ())
     if output is not None:
         check_suffix(output)

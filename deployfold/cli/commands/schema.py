@@ -1,6 +1,6 @@
 """Print the JSON schema of a file that deployfold reads or writes.
 
-Editors complete and check TOML with one; pipelines check what they get.
+Editors use a schema to complete and check TOML; pipelines use it to check JSON.
 
 Examples:
   deployfold schema
@@ -21,7 +21,7 @@ from deployfold.cli.session import Session
 
 @dataclass(frozen=True)
 class Format:
-    """A format with a schema; ``make`` imports what it needs."""
+    """A format with a schema; ``make`` imports its model on demand."""
 
     summary: str
     make: Callable[[], dict[str, Any]]
@@ -99,7 +99,7 @@ def print_schema(run: Session, name: str) -> None:
     """Print the schema of a format.
 
     Raises:
-        UsageError: there is no format of that name.
+        UsageError: the format is unknown.
     """
     from deployfold.errors import UsageError
 

@@ -46,7 +46,7 @@ def sweep(
             "--output",
             "-o",
             metavar="DIR",
-            help="Where the builds go; build/<name of the file> by default.",
+            help="The folder for the builds; build/<name of the file> by default.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
@@ -76,7 +76,7 @@ def sweep(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")
+        bool, typer.Option("--dry-run", help="Print the missing builds, and build nothing.")
     ] = False,
 ) -> None:
     """The command ``deployfold sweep``."""
@@ -101,5 +101,5 @@ def sweep(
     if failed:
         raise SweepError(
             f"{len(failed)} of {len(results)} could not be built.",
-            hint="The table says why; run the same command again to try them again.",
+            hint="The table has the reasons; run the same command again to retry.",
         )

@@ -1,4 +1,4 @@
-"""List the GPUs that --target knows, and which compiler serves each from here."""
+"""List the GPUs for --target, and the compiler on this machine that builds for each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def targets(
         table.add_row(*cells, library)
     run.out.print(table)
     run.out.print(
-        "\n–: no compiler on this machine builds for it. A build stops at the lowered ONNX and "
-        "names the reason.",
+        "\n–: no compiler on this machine builds for this GPU. A build then stops at the lowered "
+        "ONNX and names the reason.",
         style="dim",
     )
