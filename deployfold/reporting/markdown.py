@@ -6,6 +6,7 @@ import html
 import re
 
 from . import text
+from .choice import choose
 from .comparison import Cell, Mark, columns
 from .details import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
 from .footnotes import footnotes
@@ -14,12 +15,13 @@ from .summary import summary_lines
 
 
 def render_markdown(report: Report) -> str:
-    """``report.md``: the comparison, its footnotes and what was folded.
+    """``report.md``: what to take, the comparison, its footnotes and what was folded.
 
     The best cell of a column is bold. Names are escaped: they cannot end a table cell, nor make
     links, images or HTML.
     """
-    parts = [f"# {escape(report.source.path)}", _identity(report)]
+    verdict = f"**{escape(choose(report).sentence)}**"
+    parts = [f"# {escape(report.source.path)}", verdict, _identity(report)]
     parts.append(
         "\n".join(f"- {line.label}: {escape(line.value)}" for line in summary_lines(report))
     )

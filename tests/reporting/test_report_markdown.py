@@ -56,3 +56,8 @@ def test_escaped_text_is_read_back_as_it_was() -> None:
         (token,) = [t for t in parse(f"x {escape(name)}") if t.type == "inline"]
         assert "".join(child.content for child in token.children or []) == f"x {name}"
     assert "\n" not in escape("a\nb\r\nc")
+
+
+def test_it_begins_with_what_to_take() -> None:
+    second = parse(render_markdown(sample_report()))[4]
+    assert second.content.startswith("**ONNX Runtime: 2.06× as fast as PyTorch here ")
