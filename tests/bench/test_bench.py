@@ -65,9 +65,9 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(b"other", "has changed"), (None, "no longer exists")]
+    ("change", "expected"), [(b"other", "has changed"), (None, "no longer exists")]
 )
-def test_without_its_original_the_folded_model_is_the_baseline(here, change, said):
+def test_without_its_original_the_folded_model_is_the_baseline(here, change, expected):
     weights = here / "weights.pth"
     if change is None:
         weights.unlink()
@@ -76,7 +76,7 @@ def test_without_its_original_the_folded_model_is_the_baseline(here, change, sai
     report = bench([here / "o"], **QUICK)
     assert report.baseline.name == "folded"
     assert report.baseline.latency.speedup.value == 1
-    assert said in report.notes[0]
+    assert expected in report.notes[0]
 
 
 def test_a_pickled_module_also_runs_in_fp16_where_asked(here):
@@ -117,15 +117,15 @@ def test_a_directory_without_artifacts_is_refused(here):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "expected"),
     [
         (["nothing.onnx"], "does not exist"),
         (["bench_nets.py"], "not an artifact"),
         (["."], "report.json"),
     ],
 )
-def test_what_cannot_be_measured_is_a_usage_error(here, names, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_measured_is_a_usage_error(here, names, expected):
+    with pytest.raises(UsageError, match=expected):
         bench([here / name for name in names], inputs=SHAPE, **QUICK)
     with pytest.raises(UsageError, match="lists the shapes"):
         bench([here / "o" / "weights.ts.pt"], **QUICK)

@@ -157,9 +157,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.plot(ends, base + slope * ends, color="0.7", zorder=1)
         axis.scatter(x, values, s=18, zorder=2)
         unit = title.rpartition(" ")[2]
-        said = f"{base:.1f} {unit} + {100 * slope:.1f} {unit} for 100 M parameters"
+        formula = f"{base:.1f} {unit} + {100 * slope:.1f} {unit} for 100 M parameters"
         axis.set(
-            title=title, xlabel=f"parameters, M\n(line: {said})", xlim=(0, None), ylim=(0, None)
+            title=title, xlabel=f"parameters, M\n(line: {formula})", xlim=(0, None), ylim=(0, None)
         )
         axis.spines[["top", "right"]].set_visible(False)
         labelled = -max(values)

@@ -179,7 +179,7 @@ def _torn(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (_without_weights, "are in weights.bin, and there is no such file"),
         (_weights_elsewhere, "names '../secret' for its weights, a file outside of its folder"),
@@ -189,16 +189,16 @@ def _torn(tmp_path: Path) -> Path:
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(
-    make: Callable[[Path], Path], said: str, tmp_path: Path
+    make: Callable[[Path], Path], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LoadError) as raised:
         _built(make(tmp_path))
-    assert said in raised.value.message
+    assert expected in raised.value.message
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "expected"),
     [
         ({"dynamic-batch": "1:2:4"}, "fixes axis 0 of 'data' to 1, so it cannot serve sizes from"),
         ({"input": ("2x3x32x32",)}, "takes 'data' as 1x3x32x32 float32, not as 2x3x32x32"),
@@ -207,10 +207,10 @@ def test_what_cannot_be_built_is_refused_by_name(
     ],
 )
 def test_a_request_that_does_not_fit_the_graph(
-    written: dict[str, Any], said: str, tmp_path: Path
+    written: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     source = files.save(files.resnet(), tmp_path / "net.onnx")
-    with pytest.raises(DeployfoldError, match=said.replace(":", r"\:")):
+    with pytest.raises(DeployfoldError, match=expected.replace(":", r"\:")):
         _built(source, **written)
 
 

@@ -125,8 +125,8 @@ def test_a_build_that_failed_or_missed_a_limit_needs_force(tmp_path: Path) -> No
     failed = make_build(tmp_path / "failed", status=Status(state="failed", stage="compile"))
     limit = ThresholdResult(name="min-speedup", limit=2, value=1, row="folded", passed=False)
     missed = make_build(tmp_path / "missed", thresholds=[limit])
-    for build, said in ((failed, "failed at compile"), (missed, "min-speedup")):
-        with pytest.raises(BundleError, match=said) as caught:
+    for build, expected in ((failed, "failed at compile"), (missed, "min-speedup")):
+        with pytest.raises(BundleError, match=expected) as caught:
             create(build, tmp_path / "m.tar.zst")
         assert "--force" in str(caught.value.hint)
         assert not (tmp_path / "m.tar.zst").exists()
@@ -135,8 +135,8 @@ def test_a_build_that_failed_or_missed_a_limit_needs_force(tmp_path: Path) -> No
 
 
 def test_files_that_are_not_those_of_the_report(build: Path, tmp_path: Path) -> None:
-    def refused(said: str) -> None:
-        with pytest.raises(BundleError, match=said):
+    def refused(expected: str) -> None:
+        with pytest.raises(BundleError, match=expected):
             create(build, tmp_path / "m.tar.zst")
         assert not (tmp_path / "m.tar.zst").exists()
 
@@ -161,12 +161,15 @@ def test_weights_beside_the_onnx_go_with_it(build: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("n" * 60, "more than 100 bytes"), ("net:b", "not every system can store")]
+    ("name", "expected"),
+    [("n" * 60, "more than 100 bytes"), ("net:b", "not every system can store")],
 )
-def test_a_name_that_no_bundle_can_hold(build: Path, tmp_path: Path, name: str, said: str) -> None:
+def test_a_name_that_no_bundle_can_hold(
+    build: Path, tmp_path: Path, name: str, expected: str
+) -> None:
     (build / "net.onnx").rename(build / f"{name}.onnx")
     change_row(build, "net.onnx", artifact=f"{name}.onnx")
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=expected) as caught:
         create(build, tmp_path / "m.tar.zst")
     assert "Rename" in str(caught.value.hint)
 

@@ -151,8 +151,8 @@ def test_arrays_go_in_and_come_out(bare: Path, device: Path, tmp_path: Path) -> 
     assert run(bare, device, tmp_path / "bad.npy").returncode == 8
 
 
-def test_what_is_no_picture_is_an_error(bare: Path, device: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_text("not take picture")
+def test_a_file_other_than_a_picture_is_an_error(bare: Path, device: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("not a picture")
     for word in (tmp_path / "x.jpg", tmp_path / "gone.jpg"):
         done = run(bare, device, word)
         assert done.returncode == 2

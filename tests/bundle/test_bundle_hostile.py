@@ -27,12 +27,12 @@ A, B = b"first file", b"second one"
 GOOD = make_manifest(entry("a.txt", A), entry("lib/b.txt", B))
 
 
-def refused(path: Path, *said: str, limits: Limits | None = None) -> None:
+def refused(path: Path, *expected: str, limits: Limits | None = None) -> None:
     """Neither verified nor unpacked, with that reason, and nothing is left behind."""
     before = {one: one.read_bytes() for one in path.parent.rglob("*") if one.is_file()}
     with pytest.raises(BundleError) as caught:
         scan(path, limits)
-    for words in said:
+    for words in expected:
         assert words in caught.value.message
     with pytest.raises(BundleError):
         unpack(path, path.parent / "out", limits)
@@ -51,7 +51,7 @@ def test_what_is_right_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("../evil", "leads out"),
         ("net/../../evil", "leads out"),
@@ -70,12 +70,12 @@ def test_what_is_right_is_taken(tmp_path: Path) -> None:
         ("net/manifest.json", "twice"),
     ],
 )
-def test_a_name_that_should_not_be_there(tmp_path: Path, name: str, said: str) -> None:
-    refused(pack(tmp_path / "m", member(name, A), manifest=GOOD), said)
+def test_a_name_that_should_not_be_there(tmp_path: Path, name: str, expected: str) -> None:
+    refused(pack(tmp_path / "m", member(name, A), manifest=GOOD), expected)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "is a link"),
         ({"type": tarfile.LNKTYPE, "linkname": "net/manifest.json"}, "is a link"),
@@ -92,15 +92,15 @@ def test_a_name_that_should_not_be_there(tmp_path: Path, name: str, said: str) -
         ({"mtime": 0}, "header that deployfold does not write"),
     ],
 )
-def test_an_entry_that_is_no_plain_file_of_ours(
-    tmp_path: Path, changes: dict[str, object], said: str
+def test_an_entry_other_than_a_plain_file_is_refused(
+    tmp_path: Path, changes: dict[str, object], expected: str
 ) -> None:
     bad = member("net/a.txt", A, **changes)
-    refused(pack(tmp_path / "m", bad, member("net/lib/b.txt", B), manifest=GOOD), said)
+    refused(pack(tmp_path / "m", bad, member("net/lib/b.txt", B), manifest=GOOD), expected)
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "expected"),
     [
         ((("net/a.txt", A),), "lacks lib/b.txt"),
         ((("net/a.txt", A), ("net/a.txt", A), ("net/lib/b.txt", B)), "twice"),
@@ -109,17 +109,17 @@ def test_an_entry_that_is_no_plain_file_of_ours(
     ],
 )
 def test_files_that_are_not_those_of_the_manifest(
-    tmp_path: Path, members: tuple[tuple[str, bytes], ...], said: str
+    tmp_path: Path, members: tuple[tuple[str, bytes], ...], expected: str
 ) -> None:
     packed = [member(name, content) for name, content in members]
-    refused(pack(tmp_path / "m", *packed, manifest=GOOD), said)
+    refused(pack(tmp_path / "m", *packed, manifest=GOOD), expected)
 
 
 ONE = make_manifest(entry("a.txt", A))
 
 
 @pytest.mark.parametrize(
-    ("manifest", "said"),
+    ("manifest", "expected"),
     [
         (ONE.model_copy(update={"name": ".."}), "cannot be the name of a directory"),
         (ONE.model_copy(update={"name": "a/b"}), "cannot be the name of a directory"),
@@ -137,8 +137,8 @@ ONE = make_manifest(entry("a.txt", A))
         (b"{}", "not valid"),
     ],
 )
-def test_a_manifest_that_none_of_ours_is(tmp_path: Path, manifest, said: str) -> None:
-    refused(pack(tmp_path / "m", member("net/a.txt", A), manifest=manifest), said)
+def test_a_manifest_that_none_of_ours_is(tmp_path: Path, manifest, expected: str) -> None:
+    refused(pack(tmp_path / "m", member("net/a.txt", A), manifest=manifest), expected)
 
 
 def test_data_beside_the_files(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_link_that_comes_and_goes_where_it_is_unpacked_to(tmp_path: Path) -> N
     assert not [one for one in tmp_path.iterdir() if one.name.startswith(".tmp-")]
 
 
-def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
+def test_other_files_are_refused_as_bundles(tmp_path: Path) -> None:
     path = tmp_path / "m"
     for content in (b"", b"PK\3\4", bytes(2000), zstd.compress(b""), zstd.compress(b"x" * 5000)):
         path.write_bytes(content)

@@ -100,11 +100,11 @@ def test_torchscript_that_serves_one_batch_only_is_not_joined(
 def test_engines_of_several_gpus_are_one_model(proto: Any, tmp_path: Path) -> None:
     engines = [("8.9", "tensorrt"), ("9.0", "tensorrt"), ("12.0", "tensorrt_rtx")]
     build = make_build(tmp_path / "build", engines=engines)
-    said: list[str] = []
+    expected: list[str] = []
     write_repository(
         build,
         tmp_path / "repo",
-        emit=lambda event: said.append(event.text) if isinstance(event, Note) else None,
+        emit=lambda event: expected.append(event.text) if isinstance(event, Note) else None,
     )
     config = read_config(proto, tmp_path / "repo", "net_tensorrt_fp16")
     files = {"8.9": "model.sm_89.plan", "9.0": "model.sm_90.plan"}
@@ -112,7 +112,7 @@ def test_engines_of_several_gpus_are_one_model(proto: Any, tmp_path: Path) -> No
     folder = tmp_path / "repo" / "net_tensorrt_fp16" / "1"
     assert {path.name for path in folder.iterdir()} == set(files.values())
     assert b"9.0" in (folder / "model.sm_90.plan").read_bytes()
-    (left,) = said
+    (left,) = expected
     assert "net.fp16.sm_120.engine is left out" in left
 
 

@@ -92,7 +92,7 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("--format", "triton", "--sign", "key"), "--sign signs an archive"),
         (("--sign", "key"), "There is no key key"),
@@ -100,8 +100,8 @@ def test_a_build_becomes_a_triton_repository(folder, built, tmp_path):
         (("--max-batch", "2"), "--max-batch needs --format triton"),
     ],
 )
-def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, built, words, said):
-    fails(run("bundle", "out", "-o", "ignored", *words, cwd=folder), 2, said)
+def test_an_option_that_would_be_ignored_is_refused_before_any_work(folder, built, words, expected):
+    fails(run("bundle", "out", "-o", "ignored", *words, cwd=folder), 2, expected)
     assert not (folder / "ignored").exists()
 
 

@@ -135,8 +135,12 @@ def test_an_interrupt_within_a_session_is_told_once(cause, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["deployfold", "targets"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    said = capsys.readouterr().err
-    assert (ended.value.code, said.count("Error: "), said.count("Interrupted.")) == (130, 1, 1)
+    expected = capsys.readouterr().err
+    assert (ended.value.code, expected.count("Error: "), expected.count("Interrupted.")) == (
+        130,
+        1,
+        1,
+    )
 
 
 def test_bench_tells_the_time_of_each_module_and_writes_it_for_nvidias_tools(

@@ -28,7 +28,7 @@ def without(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("package", "words", "code", "said"),
+    ("package", "words", "code", "expected"),
     [
         ("jinja2", ("report", "out", "--html"), 2, "deployfold[report]"),
         ("backports", ("bundle", "out", "-o", "b.tar.zst"), 10, "deployfold[bundle]"),
@@ -42,12 +42,12 @@ def without(tmp_path_factory):
         ("torch", ("build", "net.pt"), 2, "needs torch"),
     ],
 )
-def test_a_missing_package_is_named(folder, built, without, package, words, code, said):
+def test_a_missing_package_is_named(folder, built, without, package, words, code, expected):
     (folder / "f.toml").write_text(FLEET)
     (folder / "pictures").mkdir(exist_ok=True)
     (folder / "net.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "pictures" / "a.png").touch()
-    fails(run(*words, cwd=folder, **without(package)), code, said, "pip install")
+    fails(run(*words, cwd=folder, **without(package)), code, expected, "pip install")
     assert not (folder / "r.html").exists()
     assert not (folder / "b.tar.zst").exists()
 
@@ -118,7 +118,7 @@ def test_paths_with_spaces_and_other_letters(abroad, locale, tmp_path):
 
 
 def test_a_narrow_terminal(folder, built):
-    """Columns that do not fit are left out, and what is said is broken into lines."""
+    """Columns that do not fit are left out, and sentences are broken into lines."""
     for words in (("report", "out"), ("targets",), ("build", "--help")):
         done = run(*words, cwd=folder, COLUMNS="40")
         assert done.returncode == 0, done.stderr

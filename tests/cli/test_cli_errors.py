@@ -18,7 +18,7 @@ LONG = "a" * 300
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (("build", "net.pt", "--input", "3xq"), 2, ("'3xq'", "--input 1x3x224x224")),
         (("build", "net.pt", "--input", "0x3x8x8"), 2, ("empty axis",)),
@@ -41,8 +41,8 @@ LONG = "a" * 300
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else str(value),
 )
-def test_errors_are_one_sentence_and_a_code(folder, words, code, said):
-    fails(run(*words, cwd=folder), code, *said)
+def test_errors_are_one_sentence_and_a_code(folder, words, code, expected):
+    fails(run(*words, cwd=folder), code, *expected)
 
 
 def test_debug_shows_the_traceback(folder):
@@ -70,7 +70,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path):
     assert victim.exists(), "the file does act when it is trusted"
 
 
-def test_a_model_that_exits_is_no_success(tmp_path):
+def test_a_model_that_exits_is_an_error(tmp_path):
     """A pipeline takes 0 for done, whoever says it."""
     (tmp_path / "exits.py").write_text(
         "import sys, torch\n"

@@ -37,18 +37,18 @@ def test_a_dry_run_names_the_compiler_and_the_gpus(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("nothing.pt",), ("would stop", "nothing.pt does not exist")),
         (("net.pt", "--int8", "--calib", "nowhere"), ("would stop", "nowhere does not exist")),
     ],
 )
-def test_a_dry_run_tells_what_is_missing(folder, words, said):
-    fails(run("build", *words, "--dry-run", cwd=folder), 2, *said)
+def test_a_dry_run_tells_what_is_missing(folder, words, expected):
+    fails(run("build", *words, "--dry-run", cwd=folder), 2, *expected)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("--only", "onnxruntim"), ("'onnxruntim'", "Did you mean onnxruntime?")),
         (("--fp16", "--calib", "random"), ("--calib has no effect", "Add --int8")),
@@ -57,9 +57,9 @@ def test_a_dry_run_tells_what_is_missing(folder, words, said):
         (("--quiet", "--verbose"), ("exclude each other",)),
     ],
 )
-def test_mistakes_are_told_before_any_work(folder, words, said):
+def test_mistakes_are_told_before_any_work(folder, words, expected):
     done = run("build", "net.pt", "--input", SHAPE, "-o", "mistaken", *words, cwd=folder)
-    fails(done, 2, *said)
+    fails(done, 2, *expected)
     assert "✓" not in done.stderr
     assert not (folder / "mistaken").exists()
 

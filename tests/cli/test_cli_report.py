@@ -38,7 +38,7 @@ def test_a_build_keeps_the_schema_that_is_printed(folder, built):
     validate(report, json.loads(done.stdout))
 
 
-def test_what_is_no_report_is_a_sentence(folder, tmp_path):
+def test_a_directory_without_a_report_is_an_error(folder, tmp_path):
     fails(run("report", str(tmp_path), cwd=folder), 2, "Cannot read")
 
 

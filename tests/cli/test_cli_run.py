@@ -49,11 +49,11 @@ def test_an_engine_says_where_it_would_run(folder, built):
     )  # fmt: skip
 
 
-def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path):
+def test_mistakes_are_told_before_torch_is_imported(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    for words, said in (
+    for words, part in (
         (("--input", "gone.npy"), "Cannot read gone.npy"),
         (("-o", "y.txt"), "neither an .npz nor an .npy"),
     ):
         done = run("run", "net.onnx", *words, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-        fails(done, 2, said)
+        fails(done, 2, part)

@@ -54,7 +54,7 @@ def closing(descriptor: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_reader_that_went_away_is_no_error(words, unread):
+def test_a_reader_that_went_away_causes_no_error(words, unread):
     done = start((DEPLOYFOLD, *words), stdout=unread)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_sentence(words):
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_closed_stdout_is_silence(words):
+def test_with_a_closed_stdout_nothing_is_printed(words):
     done = start((DEPLOYFOLD, *words), preexec_fn=closing(1))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -183,7 +183,7 @@ def test_figures_without_noise_move_at_all() -> None:
         assert changes.passed == (expected != "regression")
 
 
-def test_rounding_of_float32_is_no_change_and_its_loss_is() -> None:
+def test_rounding_of_float32_is_equal_and_its_loss_is_a_change() -> None:
     for sqnr, expected in ((95.0, "same"), (40.0, "regression"), (float("-inf"), "regression")):
         new = change_row(OLD, "torchscript", accuracy__sqnr_db=sqnr)
         assert verdict(compare_reports(OLD, new), "torchscript", "sqnr").verdict == expected

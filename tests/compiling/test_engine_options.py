@@ -59,7 +59,7 @@ def test_options_survive_json_and_a_newer_deployfolds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (EngineOptions(timing_cache=Path("x")), "timing cache does nothing"),
         (EngineOptions(hardware_compatibility="ampere_plus"), "no hardware compatibility level"),
@@ -74,10 +74,10 @@ def test_what_rtx_cannot_do_without_a_gpu_is_refused_before_anything_is_started(
     request_for: RequestFor,
     tmp_path: Path,
     options: EngineOptions,
-    said: str,
+    expected: str,
 ) -> None:
     request = dataclasses.replace(request_for(), options=options)
-    with pytest.raises(CompileError, match=said) as caught:
+    with pytest.raises(CompileError, match=expected) as caught:
         compile_engine(conv_net(), tmp_path / "out" / "net.engine", request)
     assert caught.value.hint
     assert not (tmp_path / "out").exists()

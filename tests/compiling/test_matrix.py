@@ -1,4 +1,4 @@
-"""Every kind of network, in every precision, for every target: it builds, or the reason is said."""
+"""Every kind of network, in every precision, for every target: it builds, or a reason is given."""
 
 from __future__ import annotations
 

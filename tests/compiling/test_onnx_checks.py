@@ -14,7 +14,7 @@ from deployfold.errors import CompileError
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 64, b"not an onnx", bytes(range(256))])
-def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_other_than_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(CompileError, match=r"bad\.onnx is not a valid ONNX"):

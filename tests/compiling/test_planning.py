@@ -62,7 +62,7 @@ def test_portable_is_the_same_engine_on_any_machine() -> None:
     assert "pip install tensorrt-rtx" in missing.reason
 
 
-def test_auto_without_a_gpu_or_a_library_is_no_engine() -> None:
+def test_auto_without_a_gpu_or_a_library_plans_no_engine() -> None:
     entry = plan("auto", Machine())
     assert isinstance(entry, NoEngine)
     assert "tensorrt-rtx" in entry.reason
@@ -104,7 +104,7 @@ def test_rtx_serves_its_targets_without_a_gpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["jetson-orin-nano", "sm_87", "h100", "b200", "b300", "thor"])
-def test_a_gpu_that_rtx_does_not_know_is_no_engine_with_the_reason(name: str) -> None:
+def test_a_gpu_that_rtx_does_not_know_gets_a_reason(name: str) -> None:
     entry = plan(name, NO_GPU)
     assert isinstance(entry, NoEngine)
     assert entry.target == name
@@ -210,7 +210,7 @@ def test_names_with_commas_between_share_one_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "precision", "installed", "said"),
+    ("names", "precision", "installed", "expected"),
     [
         ("l4,h100", Precision.FP16, "1.7.1", "does not know sm_90"),
         ("l4,a10", Precision.FP16, None, "pip install tensorrt-rtx"),
@@ -218,9 +218,9 @@ def test_names_with_commas_between_share_one_engine() -> None:
     ],
 )
 def test_one_engine_for_several_is_refused_with_the_reason(
-    names: str, precision: Precision, installed: str | None, said: str
+    names: str, precision: Precision, installed: str | None, expected: str
 ) -> None:
     (entry,) = plan_engines([names], precision, Machine(tensorrt_rtx=installed))
     assert isinstance(entry, NoEngine)
-    assert said in entry.reason
+    assert expected in entry.reason
     assert not entry.elsewhere, "no device builds one engine for several GPUs"

@@ -80,7 +80,7 @@ def test_a_near_miss_is_suggested(tmp_path):
     assert "Did you mean server-fp16?" in str(caught.value.hint)
 
 
-def test_what_is_no_toml_is_refused(tmp_path):
+def test_invalid_toml_is_refused(tmp_path):
     for text in ("fp16 =", "\x00", "fp16 = true\nfp16 = true\n"):
         with pytest.raises(UsageError, match="not a readable build profile"):
             merge(profile(tmp_path, text), {})

@@ -44,7 +44,7 @@ def test_a_range_reads_what_is_written(low, more):
         ("a=1:2:3,a=1:2:3", "twice"),
     ],
 )
-def test_what_is_no_range_is_said(text, says):
+def test_an_invalid_range_is_an_error(text, says):
     with pytest.raises(UsageError, match=says):
         parse_profile(text)
 
@@ -75,7 +75,7 @@ def test_a_profile_is_completed_with_the_inputs_that_it_leaves_out():
         ("1x4:1x4:1x4,1x4:1x4:1x4,1x4:1x4:1x4", "gives 3 inputs, but the model has 2"),
     ],
 )
-def test_a_profile_that_does_not_fit_the_model_is_said(text, says):
+def test_a_profile_that_does_not_fit_the_model_is_an_error(text, says):
     with pytest.raises(UsageError, match=says):
         complete(parse_profile(text), {"image": (1, 3, 8, 8), "mask": (1, 4)})
 

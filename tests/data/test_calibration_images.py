@@ -133,7 +133,7 @@ def truncated() -> bytes:
     ],
     ids=["text", "empty", "postscript", "bomb", "little-bomb", "truncated"],
 )
-def test_what_is_no_image_is_named_and_skipped(
+def test_a_file_other_than_an_image_is_named_and_skipped(
     tmp_path: Path, content: bytes, words: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     folder(tmp_path, 5)

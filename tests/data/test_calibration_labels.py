@@ -71,13 +71,13 @@ def test_any_text_is_labels_or_one_sentence(text: str, where: str) -> None:
         ("l.json", "3", "l.json holds neither a list nor an object."),
     ],
 )
-def test_what_is_no_label_is_named_with_its_line(where: str, text: str, message: str) -> None:
+def test_an_invalid_label_is_named_with_its_line(where: str, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_labels(text, where)
     assert caught.value.message.startswith(message)
 
 
-def test_a_byte_order_mark_is_no_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbfa.png,3\n")
     assert load_labels(tmp_path / "l.csv", folder=tmp_path, files=("a.png",), count=1)[0] == (3,)
 

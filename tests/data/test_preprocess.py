@@ -224,7 +224,7 @@ def test_a_key_that_is_not_found_again_has_no_line() -> None:
         parse_profile('"\\u0072esize" = 0', "pre.toml")
 
 
-def test_a_profile_that_is_no_toml(tmp_path: Path) -> None:
+def test_a_profile_of_invalid_toml(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"pre.toml is not TOML: .*line 2"):
         parse_profile("resize = 1\nmean = =\n", "pre.toml")
     (tmp_path / "pre.toml").write_bytes(b"\xff\xfe")

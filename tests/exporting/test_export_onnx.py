@@ -276,7 +276,7 @@ def test_bfloat16_is_refused_with_the_way_out(tmp_path: Path) -> None:
     assert ".float()" in str(caught.value.hint)
 
 
-def test_weights_that_are_not_finite_are_said(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_noted(tmp_path: Path) -> None:
     module = toys.conv_bn()
     with torch.no_grad():
         module[4].weight[0, 0] = float("inf")

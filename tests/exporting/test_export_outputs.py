@@ -74,7 +74,7 @@ def test_another_function_is_an_error(test: torch.Tensor) -> None:
         check_outputs([torch.tensor([100.0, 1.0])], [test], what="It")
 
 
-def test_nan_where_the_original_has_nan_is_no_difference() -> None:
+def test_nan_where_the_original_has_nan_is_equal() -> None:
     values = torch.tensor([float("nan"), float("inf"), 1.0])
     assert check_outputs([values], [values.clone()], what="It") == 0.0
 

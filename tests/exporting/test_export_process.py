@@ -92,5 +92,5 @@ def test_a_command_keeps_what_torch_dumps_to_itself(tmp_path: Path) -> None:
         "    def forward(self, x):\n        return torch.linalg.eigvalsh(x)\n"
     )
     done = run("export", "nets:Inverse", "--input", "3x3", "-o", "out", cwd=tmp_path)
-    said = fails(done, 5, "Neither ONNX exporter takes this model.")
-    assert "graph(" not in said, "torch dumps its graph from C++"
+    part = fails(done, 5, "Neither ONNX exporter takes this model.")
+    assert "graph(" not in part, "torch dumps its graph from C++"

@@ -79,7 +79,7 @@ def test_state_is_refused_and_its_buffer_named(form: str) -> None:
     assert not module.last.any()  # a copy ran
 
 
-def test_state_that_is_no_buffer_is_refused_as_well() -> None:
+def test_state_outside_of_buffers_is_refused_as_well() -> None:
     with pytest.raises(ExportError, match="keeps state from one call"):
         check_repeatable(Stateful(buffer=False).eval(), INPUTS)
 
@@ -89,7 +89,7 @@ def test_random_numbers_are_refused() -> None:
         check_repeatable(Noisy().eval(), INPUTS)
 
 
-def test_what_does_not_change_the_outputs_is_no_matter() -> None:
+def test_state_that_does_not_change_the_outputs_is_allowed() -> None:
     module = Harmless().eval()
     given = INPUTS[0].clone()
     check_repeatable(module, (given,))

@@ -83,7 +83,7 @@ def test_an_exported_program_can_be_traced(tmp_path: Path) -> None:
     assert export_torchscript(module, inputs, tmp_path / "m.ts.pt").max_abs_diff < 1e-5
 
 
-def test_a_baked_in_batch_is_said(tmp_path: Path) -> None:
+def test_a_baked_in_batch_is_noted(tmp_path: Path) -> None:
     inputs = (torch.ones(2, 3),)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
     baked = export_torchscript(Scaled(), inputs, tmp_path / "a.ts.pt", spec=spec)

@@ -42,7 +42,7 @@ def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory):
             out = tmp_path_factory.mktemp("undisturbed") / "out"
             command.prepare(given, out)
             done = run(command, given, out)
-            assert done.said() == "", done.err
+            assert done.error() == "", done.err
             size = sum(path.stat().st_size for path in out.rglob("*"))
             made[command.name] = Undisturbed(hashes(out), size, done.seconds)
             assert temporaries(out) == []

@@ -78,7 +78,7 @@ BY_NAME = {command.name: command for command in COMMANDS}
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code, what it said on stderr, and the seconds it took."""
+    """How a run ended: its exit code, its stderr, and the seconds it took."""
 
     code: int
     err: str
@@ -88,8 +88,8 @@ class Ended:
         """Whether signal ``number`` met Python while it started, and nothing of ours had run."""
         return self.code in (1, -number) and not re.search("Error: |deployfold/cli/", self.err)
 
-    def said(self) -> str:
-        """Its one sentence, and nothing like a traceback; empty if it said no error."""
+    def error(self) -> str:
+        """The one sentence of its error, which is never a traceback; empty without an error."""
         assert "Traceback" not in self.err, self.err
         assert "Internal error" not in self.err, self.err
         errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]

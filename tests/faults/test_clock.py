@@ -50,7 +50,7 @@ def test_wrong_clock(command, given, undisturbed, case, preload, count):
         out = case()
         command.prepare(given, out)
         ended = run(command, given, out, LD_PRELOAD=preload, **changes)
-        assert (ended.code, ended.said()) == (0, ""), (changes, ended)
+        assert (ended.code, ended.error()) == (0, ""), (changes, ended)
         assert set(files_of(out)) == set(wanted.files)
         check_whole(out, wanted, fixed=command.fixed)
         assert temporaries(out) == []

@@ -22,14 +22,14 @@ def room(place) -> int:
 
 
 def failed(command: Command, ended: Ended, reason: str) -> None:
-    """It said that it could not write, and why."""
+    """The error tells that it could not write, and why."""
     if command.name == "sweep" and ended.code == 11:
-        ended.said()  # the table and sweep.json have the reasons
+        ended.error()  # the table and sweep.json have the reasons
     elif command.name == "unpack" and ended.code == 10:
-        assert re.search("needs .* and .* are free", ended.said())
+        assert re.search("needs .* and .* are free", ended.error())
     else:
         assert ended.code == 2, ended
-        assert "Cannot write" in ended.said()
+        assert "Cannot write" in ended.error()
         assert reason in ended.err
 
 
@@ -50,7 +50,7 @@ def test_full(command, given, undisturbed, disk, count):
             if ended.code:
                 failed(command, ended, "No space left on device")
             else:
-                assert ended.said() == ""
+                assert ended.error() == ""
             check_whole(out, wanted, fixed=command.fixed)
             assert temporaries(out) == []
             disk(LARGE)
@@ -92,7 +92,7 @@ def test_other_file_system(command, given, undisturbed, disk, tmp_path, count):
     for out in (place / "out", link):
         command.prepare(given, out)
         ended = run(command, given, out)
-        assert (ended.code, ended.said()) == (0, ""), ended
+        assert (ended.code, ended.error()) == (0, ""), ended
         assert set(files_of(out)) == set(wanted.files)
         check_whole(out, wanted, fixed=command.fixed)
         assert temporaries(out) == []

@@ -25,9 +25,9 @@ def completes(command: Command, given, out, wanted) -> None:
     """
     there = command.name == "unpack" and files_of(out)
     done = run(command, given, out)
-    said = done.said()
+    error = done.error()
     assert done.code == (2 if there else 0), done.err
-    assert not there or "is not empty" in said
+    assert not there or "is not empty" in error
     assert set(files_of(out)) == set(wanted.files)
     check_whole(out, wanted, fixed=command.fixed)
     assert temporaries(out) == []
@@ -96,9 +96,9 @@ def test_interrupted(command, number, given, undisturbed, case, count):
         if ended.before_us(number):
             early += 1
             return
-        said = ended.said()
+        error = ended.error()
         assert ended.code in (0, 130)
-        assert ended.code == 0 or said == "Error: Interrupted."
+        assert ended.code == 0 or error == "Error: Interrupted."
         assert ended.seconds < SECONDS
 
     sent, slowest = disturb(command, number, FEW, given, undisturbed, case, judge)

@@ -28,8 +28,8 @@ def test_two_at_once(command, given, undisturbed, case, count):
         ends: list[Ended] = [first.end(), second.end()]
         assert any(ended.code == 0 for ended in ends), ends
         for ended in ends:
-            said = ended.said()
-            assert ended.code == 0 or (ended.code == 2 and any(t in said for t in TOLD)), ended
+            error = ended.error()
+            assert ended.code == 0 or (ended.code == 2 and any(t in error for t in TOLD)), ended
             refused += ended.code != 0
         check_whole(out, wanted, fixed=command.fixed)
         completes(command, given, out, wanted)

@@ -46,7 +46,7 @@ def disturb(command: Command, given, undisturbed, case, act: Callable[[int, int]
             assert ended.code == (11 if command.name == "sweep" else 6), ended
             judge(ended)
         else:
-            assert ended.said() == ""
+            assert ended.error() == ""
         check_whole(out, wanted, fixed=command.fixed)
         assert not running.left(), "processes are left"
         completes(command, given, out, wanted)
@@ -63,7 +63,7 @@ def test_killed(compiling, given, undisturbed, case, count):
 
     def judge(ended: Ended) -> None:
         if compiling.name != "sweep":
-            assert "The compile worker was killed by SIGKILL" in ended.said()
+            assert "The compile worker was killed by SIGKILL" in ended.error()
             assert "memory runs out" in ended.err
 
     failed = disturb(compiling, given, undisturbed, case, kill, judge)
@@ -78,6 +78,6 @@ def test_little_memory(compiling, given, undisturbed, case, count):
         most = int(GIB / 10 * 30 ** (number / FEW))
         resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
 
-    failed = disturb(compiling, given, undisturbed, case, limit, lambda ended: ended.said())
+    failed = disturb(compiling, given, undisturbed, case, limit, lambda ended: ended.error())
     assert failed
     count(compiling.name, "little memory", FEW, f"{failed} did not manage")

@@ -163,8 +163,8 @@ def test_a_report_calls_no_engine_complete_that_is_being_replaced(
         patch.setattr(device, "compile_engine", stopped)
         with pytest.raises(KeyboardInterrupt):
             finish(kit, targets=["l4"])
-    said = load_report(kit / "report.json").status
-    assert (said.state, said.stage) == ("interrupted", "compile")
+    expected = load_report(kit / "report.json").status
+    assert (expected.state, expected.stage) == ("interrupted", "compile")
     again = finish(kit, targets=["l4"])
     assert again.status == before.status
 
@@ -380,7 +380,7 @@ def test_a_slow_engine_still_gets_rounds_enough_for_an_interval() -> None:
 
 
 @needs_no_gpu
-def test_there_is_no_driver_here_and_that_is_said() -> None:
+def test_a_missing_driver_is_reported() -> None:
     from deployfold.errors import MeasureError
     from deployfold.runtimes.cuda import Cuda
 

@@ -54,7 +54,7 @@ def _absorbed(net: nn.Module, layout: str, mean: tuple[float, ...], flip: bool) 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize(
-    ("padding", "mean", "flip", "left", "said"),
+    ("padding", "mean", "flip", "left", "part"),
     [
         (0, MEAN, False, (False, False), "the scale and the mean went into '0'."),
         (0, MEAN, True, (False, False), "the scale, the channel order and the mean went into '0'."),
@@ -68,11 +68,11 @@ def test_the_normalisation_goes_into_the_first_convolution(
     mean: tuple[float, ...],
     flip: bool,
     left: tuple[bool, bool],
-    said: str,
+    part: str,
 ) -> None:
     net = _net(padding)
     found = _absorbed(net, layout, mean, flip)
-    assert found.note.endswith(said)
+    assert found.note.endswith(part)
     model = found.model
     assert (model.mean is not None, model.flip) == left
     assert model.scale is None or model.scale.numel() == 1

@@ -91,7 +91,7 @@ def nested(depth: int = 200) -> nn.Module:
     return module.eval()
 
 
-def test_a_model_nested_too_deep_is_not_said_to_fail_by_itself():
+def test_a_model_nested_too_deep_is_not_blamed():
     x = torch.randn(1, 3, 4, 4)
     model = nested()
     with torch.no_grad():

@@ -342,7 +342,7 @@ def test_subclass_that_does_more_is_left():
     assert "does more" in reason(folded(model, image(), gone=0, left=1))
 
 
-def test_instance_norm_is_no_batch_norm():
+def test_instance_norm_is_not_folded_as_batch_norm():
     norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
     result = folded(randomise(nn.Sequential(nn.Conv2d(3, 4, 3), norm)), image(), gone=0)
     assert isinstance(result.model[1], nn.InstanceNorm2d)
@@ -501,7 +501,7 @@ def test_inputs_in_lists_and_dictionaries():
     assert [item.name for item in result.folded] == ["norm"]
 
 
-def test_tensor_made_behind_torchs_back_is_no_constant():
+def test_a_tensor_made_behind_torchs_back_is_not_a_constant():
     model = Net(
         lambda self, x: self.norm(self.conv(torch.from_numpy(x.numpy() * 2))),
         conv=nn.Conv2d(3, 4, 3),

@@ -105,7 +105,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("artifact", "texts", "kind", "said"),
+    ("artifact", "texts", "kind", "expected"),
     [
         ("gone.onnx", (), UsageError, "There is no file"),
         ("two.onnx", ("gone.npy",), UsageError, "Cannot read gone.npy"),
@@ -121,11 +121,11 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_an_error_with_a_sentence(
-    two: Path, artifact: str, texts: tuple[str, ...], kind: type[DeployfoldError], said: str
+    two: Path, artifact: str, texts: tuple[str, ...], kind: type[DeployfoldError], expected: str
 ) -> None:
     with pytest.raises(kind) as caught:
         ran(two / artifact, *texts)
-    assert said in caught.value.message
+    assert expected in caught.value.message
     if kind is MeasureError:
         assert caught.value.hint == "The inputs were a=3, b=4."
 
@@ -142,8 +142,8 @@ def test_a_shape_that_an_onnx_does_not_take_is_told_with_the_one_it_takes(
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(UsageError) as caught:
         ran(tmp_path / "net.onnx", given)
-    said = f"net.onnx takes 'x' of shape ?x3, but {given} was given."
-    assert (caught.value.message, caught.value.hint) == (said, "? stands for any size.")
+    expected = f"net.onnx takes 'x' of shape ?x3, but {given} was given."
+    assert (caught.value.message, caught.value.hint) == (expected, "? stands for any size.")
     assert ran(tmp_path / "net.onnx", "5x3").outputs[0].shape == (5, 3)
 
 
@@ -155,16 +155,16 @@ def test_a_wrong_shape_in_torchscript_is_told_by_its_cause(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("artifact", "provider", "said"),
+    ("artifact", "provider", "expected"),
     [
         ("two.onnx", "abacus", "has no provider 'abacus'"),
         ("two.ts.pt", "cpu", "--provider has no effect"),
     ],
 )
 def test_a_provider_is_one_of_those_that_are_there(
-    two: Path, artifact: str, provider: str, said: str
+    two: Path, artifact: str, provider: str, expected: str
 ) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=expected) as caught:
         ran(two / artifact, provider=provider)
     assert artifact != "two.onnx" or "CPU" in str(caught.value.hint)
     assert ran(two / "two.onnx", provider="CPU").runtime == "ONNX Runtime (CPUExecutionProvider)"

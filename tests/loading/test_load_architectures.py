@@ -1,4 +1,4 @@
-"""State dicts find their architecture; what was guessed or adapted is said."""
+"""State dicts find their architecture; notes tell what was guessed or adapted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def saved(content, path):
     return str(path)
 
 
-def test_another_number_of_classes_is_adapted_and_said(tmp_path):
+def test_another_number_of_classes_is_adapted_and_noted(tmp_path):
     net = torchvision.models.mobilenet_v3_small(weights=None, num_classes=7)
     path = saved(net.state_dict(), tmp_path / "weights.pt")
     loaded = load_model(path, arch="torchvision:mobilenet_v3_small")
@@ -79,7 +79,7 @@ def test_a_prefix_that_belongs_to_the_model_stays(tmp_path):
     assert any("'module.'" in note for note in loaded.notes)
 
 
-def test_averaged_weights_that_are_not_used_are_said(tmp_path):
+def test_averaged_weights_that_are_not_used_are_noted(tmp_path):
     state = Wrapped().state_dict()
     path = saved({"state_dict": state, "state_dict_ema": state, "epoch": 1}, tmp_path / "w.pt")
     notes = " ".join(load_model(path, arch=f"{__name__}:Wrapped").notes)
@@ -100,7 +100,7 @@ def test_half_precision_weights_keep_their_dtype(tmp_path):
     assert resolve_inputs(loaded, None).tensors[0].dtype == "float16"
 
 
-def test_wrapper_is_taken_off_and_said(tmp_path):
+def test_a_wrapper_is_taken_off_and_noted(tmp_path):
     path = saved(nn.DataParallel(nn.Sequential(nn.Linear(3, 2))), tmp_path / "w.pt")
     loaded = load_model(path)
     assert isinstance(loaded.module, nn.Sequential)
@@ -170,7 +170,7 @@ def test_factory_module_that_cannot_be_imported_is_one_sentence(body, tmp_path, 
         load_model(path, arch="broken_factory:net")
 
 
-def test_arch_beside_a_zoo_name_is_refused_and_beside_a_module_said(tmp_path):
+def test_arch_is_refused_with_a_zoo_name_and_noted_with_a_module(tmp_path):
     with pytest.raises(UsageError, match="--arch"):
         load_model("torchvision:resnet18", arch="torchvision:resnet18")
     path = saved(nn.Sequential(nn.Linear(3, 2)), tmp_path / "w.pt")

@@ -229,7 +229,7 @@ def test_the_sqnr_is_that_of_rounded_tensors(tmp_path: Path) -> None:
     assert artifact.max_abs_diff == pytest.approx(np.abs(expected - rounded).max(), rel=1e-3)
 
 
-def test_what_is_near_the_limit_is_said(tmp_path: Path) -> None:
+def test_values_near_the_limit_are_noted(tmp_path: Path) -> None:
     nodes = [node("Mul", "x up", "a"), node("Mul", "a down", "y")]
     weights = {"up": np.float32(60), "down": np.float32(0.01)}
     source = toys.write_graph(tmp_path / "fp32.onnx", nodes, weights=weights)

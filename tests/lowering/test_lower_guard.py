@@ -25,7 +25,7 @@ LOOSE = GuardSpec(enabled=False)
 @pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
 def test_a_quantised_model_is_measured_as_it_is_written(precision, rest, tmp_path):
-    """It said 35.7 dB with the rest in fp32, and the file with its rest in fp16 gave -7.7 dB."""
+    """The report had 35.7 dB with an fp32 rest, and the file with its fp16 rest gave -7.7 dB."""
     source, feeds = normalisation(tmp_path / "net.onnx")
     path = tmp_path / "lowered.onnx"
     made = lower_qdq(
@@ -57,7 +57,7 @@ def test_what_the_rest_costs_is_in_the_accuracy(tmp_path):
 @pytest.mark.parametrize("make", [rotary, bucketised, normalisation])
 @pytest.mark.parametrize(("precision", "limit"), [(Precision.FP16, 30.0), (Precision.BF16, 20.0)])
 def test_what_16_bits_ruin_goes_back_to_fp32(make, precision, limit, tmp_path):
-    """These gave -1.2 dB in fp16 and 6.4 dB in bf16, and no word was said of it."""
+    """These gave -1.2 dB in fp16 and 6.4 dB in bf16, and no report told so."""
     source, feeds = make(tmp_path / "net.onnx")
     path = tmp_path / "lowered.onnx"
     loose = lower_cast(source, tmp_path / "loose.onnx", precision, inputs=feeds, guard=LOOSE)

@@ -72,7 +72,7 @@ def test_the_key_depends_on_every_part() -> None:
     assert len({cache_key(parts), *map(cache_key, others)}) == 4
 
 
-def test_a_key_is_no_path(cache: LoweringCache, artifact: Path) -> None:
+def test_a_key_cannot_be_a_path(cache: LoweringCache, artifact: Path) -> None:
     with pytest.raises(ValueError, match="not a SHA-256"):
         cache.put("../../etc", artifact, {})
 
@@ -141,7 +141,7 @@ def test_leftovers_of_dead_runs_go(cache: LoweringCache, artifact: Path, tmp_pat
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {".tmp-new", key()}
 
 
-def test_without_a_place_there_is_no_cache(artifact: Path, tmp_path: Path) -> None:
+def test_without_a_directory_nothing_is_cached(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for directory in (None, tmp_path / "file" / "cache", Path("/proc/nothing")):
         cache = LoweringCache(directory)

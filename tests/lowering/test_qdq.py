@@ -178,7 +178,7 @@ def test_layers_are_named_as_their_modules(tmp_path):
     assert {layer.name for layer in artifact.layers} == modules
 
 
-def test_a_limit_on_agreement_is_said_to_hold_nothing_where_there_are_no_classes(tmp_path):
+def test_a_limit_on_agreement_without_classes_is_noted_as_unused(tmp_path):
     source, feeds, _ = made("1-D", tmp_path / "net.onnx")
     artifact = lower_int8(
         source, tmp_path / "int8.onnx", calibration=feeds[:4], held_back=feeds[4:6],

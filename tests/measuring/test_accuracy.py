@@ -111,8 +111,12 @@ def test_accuracy_with_labels() -> None:
     result = compare([REFERENCE], [REFERENCE], labels=[2, 0])  # its classes are 2 and 1
     assert result.accuracy == 0.5
     assert compare([REFERENCE], [REFERENCE]).accuracy is None
-    for labels, said in (([2], "1 labels for 2"), ([3, 0], "label is 3"), ([-1, 0], "label is -1")):
-        with pytest.raises(MeasureError, match=said):
+    for labels, wording in (
+        ([2], "1 labels for 2"),
+        ([3, 0], "label is 3"),
+        ([-1, 0], "label is -1"),
+    ):
+        with pytest.raises(MeasureError, match=wording):
             compare([REFERENCE], [REFERENCE], labels=labels)
     with pytest.raises(MeasureError, match="need a classifier"):
         compare([REFERENCE, REFERENCE], [REFERENCE, REFERENCE], labels=[0, 0])

@@ -53,15 +53,15 @@ def test_a_file_is_loaded_and_run_in_fresh_processes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape", "said"),
+    ("kind", "shape", "expected"),
     [("onnxruntime", (1, 1024), "cannot be loaded"), ("torchscript", (1, 7), "failed")],
 )
 def test_a_failure_is_the_reason(
-    script: Path, kind: str, shape: tuple[int, ...], said: str
+    script: Path, kind: str, shape: tuple[int, ...], expected: str
 ) -> None:
     result = cold_start(kind, script, (torch.zeros(shape),), runs=1)
     assert result.total_ms is None
-    assert said in (result.not_measured or "")
+    assert expected in (result.not_measured or "")
     assert script.name in (result.not_measured or "")
 
 

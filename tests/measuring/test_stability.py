@@ -22,7 +22,7 @@ STABLE = Evidence(
 GPU = dataclasses.replace(STABLE, variation=0.005, compute_ms=2.0, h2d_ms=0.1, d2h_ms=0.1)
 
 
-def said(row: Evidence, **changes: object) -> str:
+def reason(row: Evidence, **changes: object) -> str:
     return "; ".join(doubts(dataclasses.replace(row, **changes)))  # type: ignore[arg-type]
 
 
@@ -32,15 +32,17 @@ def test_nothing_speaks_against_a_calm_row() -> None:
 
 
 def test_variation_and_width() -> None:
-    assert said(STABLE, variation=0.041) == "coefficient of variation 4.1 %, above 2.5 %"
+    assert reason(STABLE, variation=0.041) == "coefficient of variation 4.1 %, above 2.5 %"
     wide = Interval(10.0, 9.0, 10.5)
-    assert said(STABLE, interval=wide, converged=False) == "time ran out at ±10 %, short of ±2 %"
-    assert said(STABLE, interval=wide) == ""
+    assert reason(STABLE, interval=wide, converged=False) == "time ran out at ±10 %, short of ±2 %"
+    assert reason(STABLE, interval=wide) == ""
 
 
 @pytest.mark.parametrize(("rounds", "word"), [(1, "1 round:"), (5, "5 rounds:")])
 def test_too_few_rounds(rounds: int, word: str) -> None:
-    text = said(STABLE, rounds=rounds, interval=Interval(10.0, 0.0, float("inf")), converged=False)
+    text = reason(
+        STABLE, rounds=rounds, interval=Interval(10.0, 0.0, float("inf")), converged=False
+    )
     assert text.startswith(word)
     assert "too few rounds for an interval" in text
     assert "time ran out" not in text, "infinity is no width to print"
@@ -48,22 +50,22 @@ def test_too_few_rounds(rounds: int, word: str) -> None:
 
 def test_two_threads_beside_a_busy_program() -> None:
     busy = {"contention": Contention(others=1.0, cpus=2), "preemptions": 264.0}
-    assert said(STABLE, **busy) == (
+    assert reason(STABLE, **busy) == (
         "other programs took 1.0 of 2 CPUs, so its 2 threads waited for each other"
         " (264 interruptions per second); close them, or use --threads 1"
     )
-    assert said(STABLE, **{**busy, "threads": 1}) == "", "one thread has a CPU for itself"
-    assert said(STABLE, **{**busy, "preemptions": 3.0}) == ""
-    assert said(STABLE, **{**busy, "contention": None}) == ""
+    assert reason(STABLE, **{**busy, "threads": 1}) == "", "one thread has a CPU for itself"
+    assert reason(STABLE, **{**busy, "preemptions": 3.0}) == ""
+    assert reason(STABLE, **{**busy, "contention": None}) == ""
     crowded = {**busy, "contention": Contention(1.5, 2), "threads": 1}
-    assert said(STABLE, **crowded).endswith("interrupted it 264 times per second; close them")
+    assert reason(STABLE, **crowded).endswith("interrupted it 264 times per second; close them")
 
 
 def test_a_gpu_row_is_judged_by_the_gpus_clock() -> None:
-    assert said(GPU, variation=0.012) == "coefficient of variation 1.2 %, above 1 %"
-    assert "launch-bound" in said(GPU, enqueue_ms=1.61)
-    assert "inputs" in said(GPU, h2d_ms=2.0)
-    assert "outputs" in said(GPU, d2h_ms=2.0)
+    assert reason(GPU, variation=0.012) == "coefficient of variation 1.2 %, above 1 %"
+    assert "launch-bound" in reason(GPU, enqueue_ms=1.61)
+    assert "inputs" in reason(GPU, h2d_ms=2.0)
+    assert "outputs" in reason(GPU, d2h_ms=2.0)
     held = GpuState(throttled_by=("the power limit",))
-    assert said(GPU, gpu=held) == "the GPU is throttled by the power limit"
-    assert said(GPU, contention=Contention(2.0, 2), preemptions=500.0) == ""
+    assert reason(GPU, gpu=held) == "the GPU is throttled by the power limit"
+    assert reason(GPU, contention=Contention(2.0, 2), preemptions=500.0) == ""

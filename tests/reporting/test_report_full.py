@@ -158,8 +158,10 @@ def test_the_footnote_says_what_to_do() -> None:
     assert "The CPU governor is powersave: sudo cpupower frequency-set -g performance." in slow
     assert "governor" not in lines([measured()], governor="performance")
     assert "--max-seconds" in lines([measured(note="time ran out at ±5 %, short of ±2 %")])
-    said = lines([measured(note="other programs took 0.9 of 2 CPUs; close them", other_cpus=0.9)])
-    assert said.count("close them") == 1
+    wording = lines(
+        [measured(note="other programs took 0.9 of 2 CPUs; close them", other_cpus=0.9)]
+    )
+    assert wording.count("close them") == 1
 
 
 def test_the_gpu_is_described_and_its_throttling_advised_on() -> None:

@@ -130,7 +130,7 @@ def release(cuda: Cuda, library: str, stream: int, device: int, *pinned: int) ->
     assert ctypes.CDLL(library).live_objects() == 0
 
 
-def test_a_library_that_is_no_driver_is_too_old() -> None:
+def test_a_library_without_the_drivers_functions_is_too_old() -> None:
     with pytest.raises(MeasureError, match="has no cuInit"):
         Cuda("libc.so.6")
     with pytest.raises(MeasureError, match="no NVIDIA driver"):

@@ -109,7 +109,7 @@ def test_where_nodes_run_is_counted(net: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("placement", "said"),
+    ("placement", "expected"),
     [
         (Placement(7, {}), "all 7 nodes"),
         (Placement(7, {"Shape": 1, "Add": 2}), "all but 3 of 7 nodes (on the CPU: Add, Shape)"),
@@ -119,8 +119,8 @@ def test_where_nodes_run_is_counted(net: Path) -> None:
         ),
     ],
 )
-def test_what_is_left_to_the_cpu_is_named(placement: Placement, said: str) -> None:
-    assert str(placement) == said
+def test_what_is_left_to_the_cpu_is_named(placement: Placement, expected: str) -> None:
+    assert str(placement) == expected
 
 
 @needs_azure

@@ -110,7 +110,7 @@ def _keys(directory: Path, text: str, gpu: str = "none", code: Sequence[str] = (
     return [cell.key for cell in cells]
 
 
-def test_what_a_build_writes_is_no_part_of_its_key(tmp_path: Path) -> None:
+def test_the_output_of_a_build_does_not_change_its_key(tmp_path: Path) -> None:
     text = f'[build]\ntiming-cache = "cache"\n{MODEL}'
     before = _keys(tmp_path, text)
     (tmp_path / "cache").mkdir()

@@ -64,7 +64,7 @@ def test_a_jetson_is_known_by_its_device_tree(
     assert (gpu.name, gpu.compute_capability) == (title, capability)
 
 
-def test_another_board_is_no_jetson() -> None:
+def test_other_boards_are_not_taken_for_a_jetson() -> None:
     assert parse_device_tree("Raspberry Pi 5 Model B Rev 1.0", TARGETS) is None
 
 

@@ -134,7 +134,7 @@ def test_an_unknown_sm_suggests_real_ones() -> None:
     assert "sm_89" in caught.value.hint
 
 
-def test_the_empty_name_is_no_gpu() -> None:
+def test_the_empty_name_is_refused() -> None:
     for name in ("", " ", "nvidia", "-"):
         with pytest.raises(UsageError):
             resolve(name, TARGETS)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gauge import ABSORBED, residuals
+from derivative_check import ABSORBED, residuals
 from nets import create, example
 
 from deployfold.folding import count_batchnorms, fold

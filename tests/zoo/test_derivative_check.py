@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gauge import ABSORBED, residuals
+from derivative_check import ABSORBED, residuals
 
 
 class Net(nn.Module):
