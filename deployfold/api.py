@@ -30,6 +30,8 @@ def load(
     source: str | Path,
     *,
     arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    weights: str | None = None,
     allow_globals: Sequence[str] = (),
     trust: bool = False,
 ) -> torch.nn.Module:
@@ -41,6 +43,9 @@ def load(
             ``timm:NAME``, or ``package.module:factory``.
         arch: the architecture of a state dict: ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:factory``; guessed from the file name and its keys if ``None``.
+        arch_args: keyword arguments of the architecture's builder, such as ``num_classes``.
+        weights: the key or prefix of the weights to take from a file with several sets, such as
+            ``ema``.
         allow_globals: further classes that a pickled module may use, besides those of known
             packages; ``package.*`` allows all modules of a package.
         trust: unpickle in full, which lets the file run any code.
@@ -50,10 +55,13 @@ def load(
 
     Raises:
         LoadError: the file cannot be read, or reading it would run code that was not allowed.
+        UsageError: ``source``, ``arch`` or ``weights`` names something unknown.
     """
     loaded = load_model(
         str(source),
         arch=arch,
+        arch_options=arch_args,
+        weights=weights,
         allow_globals=tuple(allow_globals),
         trust=trust,
         factories=True,

@@ -10,6 +10,7 @@ from importlib import resources
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 import deployfold
 from deployfold.config.accuracy import GuardSpec
@@ -111,6 +112,8 @@ def test_signatures_are_those_of_the_documentation():
     assert parameters(deployfold.load) == {
         "source": (positional, empty),
         "arch": (keyword, None),
+        "arch_args": (keyword, None),
+        "weights": (keyword, None),
         "allow_globals": (keyword, ()),
         "trust": (keyword, False),
     }
@@ -118,6 +121,7 @@ def test_signatures_are_those_of_the_documentation():
         "model": (positional, empty),
         "example_inputs": (positional, empty),
         "reparam": (keyword, True),
+        "keep_parametrizations": (keyword, False),
         "more_inputs": (keyword, ()),
         "check_inputs": (keyword, ()),
     }
@@ -164,3 +168,17 @@ def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, deployfold; print('torch' in sys.modules, deployfold.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", deployfold.__version__]
+
+
+def test_load_takes_the_set_of_weights_and_the_arguments_that_it_is_given(tmp_path):
+    raw, ema = (models.resnet18(num_classes=5) for _ in range(2))
+    torch.save({"model": raw.state_dict(), "ema": ema.state_dict()}, tmp_path / "two.pth")
+    loaded = deployfold.load(
+        tmp_path / "two.pth",
+        arch="torchvision:resnet18",
+        arch_args={"num_classes": 5},
+        weights="ema",
+    )
+    torch.testing.assert_close(loaded.fc.weight, ema.fc.weight)
+    with pytest.raises(UsageError, match="nothing"):
+        deployfold.load(tmp_path / "two.pth", arch="torchvision:resnet18", weights="nothing")
