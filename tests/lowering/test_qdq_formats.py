@@ -20,9 +20,9 @@ from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering.qdq.fit import plain
 from deployfold.lowering.qdq.formats import FP8, INT4, INT8, Format
 from deployfold.lowering.qdq.layers import Layer
+from deployfold.lowering.qdq.rounding import plain
 
 
 def quantise(name: str, precision: Precision, tmp_path: Path, **options):

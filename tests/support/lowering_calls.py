@@ -52,6 +52,8 @@ def lower_qdq(
     precision: Precision,
     calibration: Feeds,
     held_back: Feeds,
+    judged: Feeds = (),
+    pictures: Sequence[int] = (),
     labels: Sequence[int] | None = None,
     fitted: bool = True,
     residual: bool = False,
@@ -64,7 +66,9 @@ def lower_qdq(
     data = LoweringData(
         inputs=calibration[:1],
         calibration=calibration,
+        pictures=tuple(pictures),
         held_back=held_back,
+        judged=judged,
         held_back_labels=None if labels is None else tuple(labels),
         calibration_origin="samples",
         calibration_real=fitted,

@@ -5,6 +5,7 @@ Columns are the patches that a convolution reads, or the rows of a matrix produc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,24 +20,40 @@ from .formats import Format
 from .layers import Layer
 
 COLUMNS = 16_384
-"""Columns sampled of all inputs together."""
+"""Most columns sampled of all inputs together."""
+
+LEAST_COLUMNS = 4096
+"""As many as these are sampled for narrow layers, and 16 for every row of wider ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """``(groups, width, n)`` sampled columns of a layer's input."""
+    """Sampled columns of a layer's input.
+
+    Attributes:
+        values: ``(groups, width, n)``.
+        folds: those of each fold of the samples.
+    """
 
     values: Tensor
+    folds: tuple[slice, ...]
 
-    def quantised(self, scale: float, form: Format) -> Tensor:
+    def quantised(self, scale: float, form: Format) -> Columns:
         """The columns as the format represents them."""
-        return form.fake_quantise(self.values, scale)
+        return Columns(form.fake_quantise(self.values, scale), self.folds)
 
 
 def columns_of(
-    layer: Layer, values: Sequence[Array], weight: Array, attributes: Mapping[str, object]
+    layer: Layer,
+    values: Sequence[Array],
+    weight: Array,
+    attributes: Mapping[str, object],
+    folds: Sequence[int] = (),
 ) -> Columns | None:
     """The columns that a layer multiplies its weight with; ``None`` for a layer without that form.
+
+    Args:
+        folds: which of the values begin another fold, the first one's 0 left out.
 
     The same positions are drawn whenever the shapes are the same.
     """
@@ -45,7 +62,8 @@ def columns_of(
         window = _Window.of(weight, attributes)
     if window is None and layer.op_type not in ("Gemm", "MatMul"):
         return None
-    share = max(1, COLUMNS // len(values))
+    width = math.prod(weight.shape[1:]) if window else len(weight)
+    share = max(1, min(COLUMNS, max(LEAST_COLUMNS, 16 * width)) // len(values))
     generator = torch.Generator().manual_seed(0)
     parts = []
     for value in values:
@@ -59,7 +77,9 @@ def columns_of(
         else:
             part = window.patches(tensor, chosen, layer.groups)
         parts.append(part.float())
-    return Columns(torch.cat(parts, 2))
+    ends = [0, *itertools.accumulate(part.shape[2] for part in parts)]
+    marks = [*(ends[start] for start in (0, *folds)), ends[-1]]
+    return Columns(torch.cat(parts, 2), tuple(itertools.starmap(slice, itertools.pairwise(marks))))
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,9 @@ class _Window:
         Only these are gathered: all of a 3x3 convolution's are nine times its input.
         """
         sizes = value.shape[2:]
+        if set(self.kernel) | set(self.strides) == {1} and not any(self.before + self.after):
+            flat = value.flatten(2).transpose(0, 1).flatten(1)
+            return flat[:, chosen].reshape(groups, -1, len(chosen))
         sample, *outputs = torch.unravel_index(chosen, (len(value), *self._outputs(sizes)))
         at = sample[:, None]
         inside = torch.ones_like(at, dtype=torch.bool)

@@ -28,7 +28,7 @@ from deployfold.lowering.activations import observe
 from .coupled import Coupled, find_coupled
 from .layers import Layer, numbers, replace_numbers
 
-HEADROOM = 1.1
+HEADROOM = 2.0
 """How far a channel may exceed its calibrated range before a Clip cuts it."""
 
 LARGEST = 256.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
@@ -25,14 +27,15 @@ from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import KeptNode, LoweredModel
 from deployfold.util.memory import release
 
-from .equalise import equalise
+from .channels import best_channels
+from .fit import STRENGTHS
 from .formats import FORMATS, Format
 from .guard import Step, keep_accuracy
 from .layers import Layer, find_layers
-from .quantise import quantise_layers
-from .recentre import recentre
+from .quantise import LayerResult, quantise_layers
 from .reports import report_layers, titles
 from .rest import Rest, build, plan_rest, round_rest
+from .rounding import plain
 from .samples import Samples, check_finite, choose_samples
 from .skips import with_skips
 
@@ -75,11 +78,13 @@ def lower(
     residual = options.residual and not form.weight_only
     if residual:
         layers = with_skips(model, layers)
-    if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
-        progress("equalising channels")
-        equalise(model, layers, samples.feeds)
-        recentre(model, layers, samples.feeds)
     with staged(path) as temporary:
+        if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
+            able = [layer for layer in layers if layer.name not in unfit]
+            model = best_channels(
+                model, able, samples.feeds, samples.held_back, source, form, temporary.parent,
+                progress,
+            )  # fmt: skip
         rest = plan_rest(
             model, source, samples.feeds[:SENSITIVITY_SAMPLES], asked,
             guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
@@ -99,6 +104,7 @@ def lower(
         )
         del model
         step, reasons = keep_accuracy(job.attempt, job.costs, guard, precision)
+        measured = job.judged(step)
         final, stays = build(job.proto, step.results, form, rest)
         set_metadata(final, {"deployfold.precision": precision.value})
         write_model(final, temporary, threshold=options.external_threshold)
@@ -106,7 +112,7 @@ def lower(
         size = onnx_bytes(temporary)
     notes = (*samples.note, *rest.notes, *_notes(step, guard, precision, layers, unfit, residual))
     if not samples.guarded and options.guard.enabled:
-        notes += _low(step.measured, guard, precision)
+        notes += _low(measured, guard, precision)
     names = titles(layers)
     put_back = tuple(
         KeptNode(names[layer.name], layer.op_type, reasons[layer.name], rest.precision)
@@ -117,7 +123,6 @@ def lower(
         name: (Precision.FP32 if name in asked else rest.precision, reason)
         for name, reason in (reasons | unfit).items()
     }
-    measured = step.measured
     return LoweredModel(
         path=path,
         bytes=size,
@@ -125,7 +130,7 @@ def lower(
         sqnr_db=measured.sqnr_db,
         max_abs_diff=measured.max_abs_diff,
         outputs=measured.outputs,
-        samples=len(samples.held_back) * data.batch,
+        samples=len(samples.judged) * data.batch,
         measured_on=samples.measured_on,
         kept=(*put_back, *stays),
         notes=notes,
@@ -154,41 +159,67 @@ class _Job:
     scratch: Path
     progress: Progress
 
-    def attempt(self, excluded: frozenset[str]) -> Step:
-        """Quantise all layers but ``excluded``; measure the file that this would be."""
-        results = quantise_layers(
+    def quantised(self, excluded: Collection[str]) -> list[LayerResult]:
+        """Every layer quantised that can be, but the ``excluded``."""
+        return quantise_layers(
             self.proto, self.layers, self.samples.feeds, self.form,
-            excluded=excluded | set(self.unfit), fitted=self.samples.fitted,
-            progress=self.progress,
+            excluded={*excluded, *self.unfit}, strengths=STRENGTHS if self.samples.fitted else (),
+            folds=self.samples.folds, progress=self.progress,
         )  # fmt: skip
+
+    @functools.cached_property
+    def every(self) -> list[LayerResult]:
+        """The layers with none excluded."""
+        return self.quantised(())
+
+    def attempt(self, excluded: frozenset[str]) -> Step:
+        """All layers but ``excluded``, quantised anew; measures the file that this would be.
+
+        A layer makes up for the errors of those before it: it cannot stay as it was without them.
+        """
+        results = self.quantised(excluded) if excluded else self.every
+        self.progress("measuring on held-back samples")
+        return Step(results, self.measurer.measure(self._rounded(results)))
+
+    def judged(self, step: Step) -> Measured:
+        """The accuracy on samples that neither the fit nor the guard saw, where there are such."""
+        if self.samples.judged is self.samples.held_back:
+            return step.measured
         self.progress(f"measuring on {self.samples.measured_on}")
+        measurer = Measurer(self.source, self.samples.judged, self.samples.judged_labels)
+        return measurer.measure(self._rounded(step.results))
+
+    def costs(self) -> dict[str, Measured]:
+        """What the outputs lose with each layer alone rounded to nearest and the rest in fp32."""
+        few = self.samples.feeds[:: max(1, len(self.samples.feeds) // SENSITIVITY_SAMPLES)]
+        path = self.scratch / "one.onnx"
+        measurer = Measurer(self.source, few, None)
+        names = titles(self.layers)
+        weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        found = {}
+        for number, result in enumerate(self.every):
+            layer, quantised = result.layer, result.quantised
+            if quantised is None:
+                continue
+            self.progress(f"what {names[layer.name]} costs", number / len(self.every))
+            codes, steps = plain(layer, numpy_helper.to_array(weights[layer.weight]), self.form)
+            alone = dataclasses.replace(quantised, weight=codes, weight_scale=steps, bias=None)
+            model, _ = build(
+                self.proto, [dataclasses.replace(result, quantised=alone)], self.form, None
+            )
+            write_model(model, path, threshold=SCRATCH_THRESHOLD)
+            found[layer.name] = measurer.measure(path)
+        return found
+
+    def _rounded(self, results: Sequence[LayerResult]) -> Path:
+        """A file whose outputs on a CPU are those of the model as it would be written."""
         path = self.scratch / "rounded.onnx"
         model, _ = build(self.proto, results, self.form, self.rest)
         round_rest(model, self.rest)
         write_model(model, path, threshold=SCRATCH_THRESHOLD)
         del model
         release()  # before ONNX Runtime holds the same weights
-        return Step(results, self.measurer.measure(path))
-
-    def costs(self) -> dict[str, Measured]:
-        """What the outputs lose with each layer alone quantised and the rest in fp32."""
-        few = self.samples.feeds[:SENSITIVITY_SAMPLES]
-        path = self.scratch / "one.onnx"
-        measurer = Measurer(self.source, few, None)
-        names = titles(self.layers)
-        results = quantise_layers(
-            self.proto, self.layers, few, self.form, excluded=set(self.unfit),
-            fitted=self.samples.fitted, independent=True, progress=self.progress,
-        )  # fmt: skip
-        found = {}
-        for number, result in enumerate(results):
-            if result.quantised is None:
-                continue
-            self.progress(f"what {names[result.layer.name]} costs", number / len(results))
-            model, _ = build(self.proto, [result], self.form, None)
-            write_model(model, path, threshold=SCRATCH_THRESHOLD)
-            found[result.layer.name] = measurer.measure(path)
-        return found
+        return path
 
 
 def _layers(

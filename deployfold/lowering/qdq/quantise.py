@@ -17,11 +17,12 @@ from deployfold.lowering.progress import Progress, silent
 from deployfold.util.numerics import sqnr_db
 
 from .columns import Columns, columns_of, rows_of
-from .fit import Bounds, errors_of, fit, half, plain
+from .fit import STRENGTHS, UNBOUNDED, Bounds, Problem, Strength, errors_of, fit
 from .formats import Format
 from .layers import Layer, QuantisedLayer, Skip
 from .partial_runs import Batch, PartialRuns
 from .ranges import candidates
+from .rounding import half, plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,8 @@ def quantise_layers(
     form: Format,
     *,
     excluded: Collection[str] = (),
-    fitted: bool = True,
-    independent: bool = False,
+    strengths: Sequence[Strength] = STRENGTHS,
+    folds: Sequence[int] = (),
     progress: Progress = silent,
 ) -> list[LayerResult]:
     """Quantise every layer but the ``excluded``, each on what the ones before it really give.
@@ -58,8 +59,9 @@ def quantise_layers(
         layers: of the model, in an order in which they can be computed.
         feeds: calibration samples by input name.
         form: what their inputs and weights are rounded to.
-        fitted: fit weights to the samples; ``False`` rounds them to nearest.
-        independent: quantise each as if it were the only one.
+        strengths: how weights may be fitted to the samples; none rounds them to nearest, and leaves
+            biases as they are.
+        folds: where each fold of the samples but the first begins.
         progress: called for every layer.
 
     Raises:
@@ -81,7 +83,7 @@ def quantise_layers(
             quantised, estimator, top = None, "", float("nan")
         else:
             quantised, estimator, top = _quantise(
-                layer, before, after, runner, ranges, form, fitted
+                layer, before, after, runner, ranges, form, strengths, folds
             )
             read = _fake_quantise(after, quantised.scale, form)
             given = runner.run(layer, read, _restored(quantised), quantised.bias)
@@ -89,16 +91,15 @@ def quantise_layers(
                 skip = actual.get(layer.skip.source)
                 scale = _skip_scale(layer.skip, skip, given, ranges, form)
                 quantised = dataclasses.replace(quantised, skip_scale=scale)
-                if not independent:
-                    rounded = _fake_quantise(skip, scale, form)
-                    total = [a + b for a, b in zip(given, rounded, strict=True)]
-                    actual.put(layer.skip.total, total)
+                rounded = _fake_quantise(skip, scale, form)
+                total = [a + b for a, b in zip(given, rounded, strict=True)]
+                actual.put(layer.skip.total, total)
         per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
         macs = wanted[0].size * per_output
         if layer.op_type == "ConvTranspose":
             macs = before[0].size * int(np.prod(weight.shape[1:]))
         results.append(LayerResult(layer, quantised, estimator, top, sqnr_db(wanted, given), macs))
-        for segments, values in ((exact, wanted), (actual, wanted if independent else given)):
+        for segments, values in ((exact, wanted), (actual, given)):
             segments.put(layer.output, values)
             segments.done(layer.source)
         if layer.skip is not None:
@@ -113,12 +114,13 @@ def _quantise(
     runner: _LayerRunner,
     ranges: dict[str, tuple[str, float]],
     form: Format,
-    fitted: bool,
+    strengths: Sequence[Strength],
+    folds: Sequence[int],
 ) -> tuple[QuantisedLayer, str, float]:
     weight, bias = runner.weights(layer)
     attributes = runner.attributes(layer)
-    exact = columns_of(layer, before, weight, attributes) if fitted else None
-    actual = columns_of(layer, after, weight, attributes) if fitted else None
+    exact = columns_of(layer, before, weight, attributes, folds) if strengths else None
+    actual = columns_of(layer, after, weight, attributes, folds) if strengths else None
     if form.weight_only:
         estimator, top, scale = f"blocks of {layer.block}", float("nan"), None
     else:
@@ -129,9 +131,17 @@ def _quantise(
     if exact is None or actual is None:
         codes, steps = plain(layer, weight, form)
         return QuantisedLayer(layer, codes, steps, bias, scale), estimator, top
-    found = fit(layer, weight, bias, exact, actual, scale, form)
-    new_bias = None if bias is None else found.bias
-    quantised = QuantisedLayer(layer, found.weight, found.weight_scale, new_bias, scale)
+    rows = rows_of(layer, weight)
+    added = None if bias is None else torch.from_numpy(np.array(bias, np.float32))
+    problem = Problem(
+        rows,
+        None if added is None else added.reshape(*rows.shape[:2], 1),
+        runner.bounds(layer),
+        exact,
+        actual if scale is None else actual.quantised(scale, form),
+    )
+    found = fit(layer, weight, problem, strengths, form)
+    quantised = QuantisedLayer(layer, found.weight, found.weight_scale, found.bias, scale)
     return quantised, estimator, top
 
 
@@ -215,16 +225,15 @@ class _LayerRunner:
 
     def bounds(self, layer: Layer) -> Bounds:
         """Of the Relu or Clip that alone reads the layer's output; infinite without one."""
-        everything = -float("inf"), float("inf")
         readers = self._readers.get(layer.output, ())
         if len(readers) != 1:
-            return everything
+            return UNBOUNDED
         (node,) = readers
         if node.op_type == "Relu":
             return 0.0, float("inf")
         limits = [self._tensors.get(name) for name in node.input[1:3]]
         if node.op_type != "Clip" or len(limits) != 2 or None in limits:
-            return everything
+            return UNBOUNDED
         low, high = (numpy_helper.to_array(limit).item() for limit in limits if limit is not None)
         return low, high
 

@@ -2,12 +2,10 @@
 
 * ``max``: the largest seen; nothing is clipped.
 * ``percentile``: 99.99 % of the values lie within.
-* ``entropy``: least Kullback-Leibler divergence of the histogram in 128 equal steps, ONNX Runtime's
-  search. Int8 only, since the others' steps differ.
 * ``mse``: least mean squared error of the quantised values.
 
 Which one serves a layer is decided by the error of the layer's output, see
-:mod:`deployfold.lowering.qdq.layer`.
+:mod:`deployfold.lowering.qdq.fit`.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from onnxruntime.quantization.calibrate import HistogramCollector
 
 from deployfold.exporting.session import Array
 
@@ -24,7 +21,6 @@ from .formats import INT8, Format
 
 PERCENTILE = 99.99
 _BINS = 2048
-_ENTROPY_BINS = 256  # its search is written in Python, and quadratic in them
 _STEPS = 40
 _TINY = float(np.finfo(np.float16).tiny)
 """The least scale: positive in float16, also where a tensor is all zeros."""
@@ -47,24 +43,11 @@ def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]
     edges = np.linspace(0.0, top, _BINS + 1)
     cumulative = np.cumsum(counts) / counts.sum()
     within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)
-    found = {
+    return {
         "max": top,
         "percentile": float(edges[within + 1]),
         "mse": _mse(counts, edges, top, form),
     }
-    return found | ({"entropy": _entropy(counts, edges, top)} if form is INT8 else {})
-
-
-def _entropy(counts: Array, edges: Array, top: float) -> float:
-    collector = HistogramCollector("entropy", True, _ENTROPY_BINS, 128, PERCENTILE, None)
-    merged = counts.reshape(_ENTROPY_BINS, -1).sum(1)
-    some = edges[:: _BINS // _ENTROPY_BINS]
-    # It wants the histogram of signed values, with an odd number of bins around zero.
-    mirrored = np.concatenate([merged[::-1], [0], merged])
-    both = np.concatenate([-some[::-1], some])
-    low, high = collector.get_entropy_threshold((mirrored, both, -top, top, top), 128)[:2]
-    found = max(abs(np.asarray(low).item()), abs(np.asarray(high).item()))
-    return float(found) if 0.0 < found <= top else top
 
 
 def _mse(counts: Array, edges: Array, top: float, form: Format) -> float:

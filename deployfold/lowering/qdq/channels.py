@@ -1,0 +1,83 @@
+"""Chooses whether to equalise channels and recentre activations, by the error on new samples.
+
+Both leave the function of a model as it is and change what int8 makes of it. Their factors come
+from the calibration samples: where channels take other values on other samples, they cost more than
+they gain: equalised by 28 crops of seven photographs, EfficientNet-Lite0 had 18 dB on others, and
+23 dB without. So each variant is rounded to nearest, with biases corrected, and compared with the
+fp32 model on samples of other pictures than the calibration's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
+from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.progress import Progress
+from deployfold.lowering.request import Feed
+
+from .equalise import equalise
+from .fit import NEAREST
+from .formats import Format
+from .layers import Layer
+from .quantise import quantise_layers
+from .recentre import recentre
+from .rest import build
+
+COMPARED = 16
+"""Calibration samples that ranges are taken from here, and held-back ones that are compared."""
+
+_Step = Callable[[ir.Model, Sequence[Layer], Sequence[Feed]], int]
+
+VARIANTS: tuple[tuple[_Step, ...], ...] = ((), (recentre,), (equalise, recentre))
+"""The one that changes least comes first, and stays where no other is better."""
+
+
+def best_channels(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    feeds: Sequence[Feed],
+    held_back: Sequence[Feed],
+    source: Path,
+    form: Format,
+    scratch: Path,
+    progress: Progress,
+) -> ir.Model:
+    """The prepared ``model`` in the variant with the least error on held-back samples.
+
+    Args:
+        layers: those that may be changed and quantised.
+        feeds: calibration samples.
+        source: the fp32 ONNX.
+        scratch: a folder for temporary files.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the model.
+    """
+    fp32 = ir.to_proto(model)
+    measurer = Measurer(source, _some(held_back), None)
+    path = scratch / "variant.onnx"
+    best, highest = fp32, float("-inf")
+    for number, steps in enumerate(VARIANTS):
+        progress("scaling channels", number / len(VARIANTS))
+        changed = ir.from_proto(fp32)
+        assert isinstance(changed, ir.Model)
+        if not all(step(changed, layers, feeds) for step in steps):
+            continue  # a step found nothing to do: another variant is the same
+        variant = ir.to_proto(changed) if steps else fp32
+        results = quantise_layers(variant, layers, _some(feeds), form, strengths=(NEAREST,))
+        rounded, _ = build(variant, results, form, None)
+        write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
+        found = measurer.measure(path).sqnr_db
+        if found > highest:
+            best, highest = variant, found
+    chosen = ir.from_proto(best)
+    assert isinstance(chosen, ir.Model)
+    return chosen
+
+
+def _some(samples: Sequence[Feed]) -> list[Feed]:
+    return list(samples[:: max(1, len(samples) // COMPARED)])[:COMPARED]

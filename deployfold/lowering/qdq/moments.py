@@ -1,0 +1,54 @@
+"""Second moments of the columns that a layer reads: all that fitting its weight needs.
+
+With ``q`` a column as the quantised layer reads it and ``e = q - c`` what it differs by from the
+fp32 column ``c``, a weight ``W + D`` gives the output error
+
+    (W + D) q - W c  =  D q + W e
+
+so ``q qᵀ`` and ``e qᵀ`` tell the squared error of every candidate. They are not taken about the
+mean: a weight that leaves the mean error to the bias is only as good as the bias is on new samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .columns import Columns
+
+_CHUNK = 4096
+"""Columns multiplied in float32 before the products are added up in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over columns, ``(groups, width, width)`` in float64: of ``q qᵀ`` and of ``e qᵀ``."""
+
+    gram: Tensor
+    cross: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.gram + other.gram, self.cross + other.cross)
+
+
+def moments_of(exact: Columns, read: Columns) -> list[Moments]:
+    """The moments of every fold of the columns.
+
+    Args:
+        exact: the columns in fp32.
+        read: the same as the quantised layer reads them.
+    """
+    return [_moments(exact.values[:, :, part], read.values[:, :, part]) for part in read.folds]
+
+
+def _moments(exact: Tensor, read: Tensor) -> Moments:
+    groups, width, count = exact.shape
+    gram, cross = (torch.zeros(groups, width, width, dtype=torch.float64) for _ in range(2))
+    for start in range(0, count, _CHUNK):
+        given = read[:, :, start : start + _CHUNK]
+        turned = given.transpose(1, 2)
+        gram += given @ turned
+        cross += (given - exact[:, :, start : start + _CHUNK]) @ turned
+    return Moments(gram, cross)

