@@ -74,6 +74,7 @@ def fold(
     example_inputs: tuple[Any, ...],
     *,
     reparam: bool = True,
+    norm_affine: bool = True,
     keep_parametrizations: bool = False,
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
@@ -88,6 +89,8 @@ def fold(
         model: in evaluation mode; it is never changed.
         example_inputs: the arguments of one forward call.
         reparam: also merge parallel linear branches and fold constant scales.
+        norm_affine: also fold the affine parameters of LayerNorm, RMSNorm, GroupNorm and
+            InstanceNorm into the layers behind them; the normalisation stays.
         keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
             call; otherwise what they compute is stored first.
         more_inputs: further argument tuples, which take a data-dependent forward through its other
@@ -104,6 +107,7 @@ def fold(
         model,
         example_inputs,
         reparam=reparam,
+        norm_affine=norm_affine,
         keep_parametrizations=keep_parametrizations,
         more_inputs=more_inputs,
         check_inputs=check_inputs,

@@ -44,6 +44,7 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             model.module,
             loaded.example,
             reparam=spec.reparam,
+            norm_affine=spec.fold_norm_affine,
             keep_parametrizations=spec.keep_parametrizations,
             more_inputs=loaded.fold_samples[1:],
             check_inputs=_other_sizes(loaded),

@@ -172,6 +172,11 @@ class BuildSpec:
         "Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
         Panel.MODEL,
     )
+    fold_norm_affine: bool = option(
+        True,
+        "Leave the affine parameters of LayerNorm, RMSNorm, GroupNorm and InstanceNorm.",
+        Panel.MODEL,
+    )
     keep_parametrizations: bool = option(
         False,
         "Leave weights that pruning, weight_norm and the like compute at each call.",

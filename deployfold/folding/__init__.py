@@ -43,6 +43,7 @@ def fold(
     example_inputs: tuple[Any, ...],
     *,
     reparam: bool = True,
+    norm_affine: bool = True,
     keep_parametrizations: bool = False,
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
@@ -61,6 +62,8 @@ def fold(
         model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
         example_inputs: the arguments of one forward call, tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
+        norm_affine: also fold the affine parameters of LayerNorm, RMSNorm, GroupNorm and
+            InstanceNorm into the layers behind them; the normalisation stays.
         keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
             call; otherwise what they compute is stored first.
         more_inputs: further argument tuples, for a model that takes other paths on other data.
@@ -79,11 +82,12 @@ def fold(
     with uncompiled(model):
         stored, notes = (model, ()) if keep_parametrizations else baked(model, example_inputs)
         half = is_half_on_cpu(stored)
-        single = fold_in_float32(stored, *inputs, reparam=reparam) if half else None
+        rules: Any = {"reparam": reparam, "norm_affine": norm_affine}
+        single = fold_in_float32(stored, *inputs, **rules) if half else None
         result = single or fold_and_prove(
             stored,
             example_inputs,
-            reparam=reparam,
+            **rules,
             more_inputs=more_inputs,
             check_inputs=check_inputs,
         )

@@ -53,6 +53,7 @@ class Attempt:
         traced: the inputs that the model is traced and compared on.
         compared: further inputs that it is compared on.
         reparam: merge parallel branches.
+        norm_affine: fold the affine parameters of LayerNorm and its relatives.
         keep: what must stay, each with its reason.
         notes: sentences for the user.
     """
@@ -60,6 +61,7 @@ class Attempt:
     traced: tuple[Inputs, ...]
     compared: tuple[Inputs, ...] = ()
     reparam: bool = True
+    norm_affine: bool = True
     keep: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -73,11 +75,17 @@ def fold_and_prove(
     example_inputs: Inputs,
     *,
     reparam: bool,
+    norm_affine: bool,
     more_inputs: Sequence[Inputs],
     check_inputs: Sequence[Inputs],
 ) -> FoldResult:
     """Fold ``model`` and prove the result; see :func:`deployfold.folding.fold`."""
-    attempt = Attempt((example_inputs, *more_inputs), tuple(check_inputs), reparam=reparam)
+    attempt = Attempt(
+        (example_inputs, *more_inputs),
+        tuple(check_inputs),
+        reparam=reparam,
+        norm_affine=norm_affine,
+    )
     folder = _Folder(model, example_inputs)
     faults = 0
     while True:
@@ -117,7 +125,13 @@ class _Folder:
         """
         model = self._model
         graph = trace(model, *attempt.traced, others=self._others)
-        self._plan = plan = match(graph, model, reparam=attempt.reparam, keep=attempt.keep)
+        self._plan = plan = match(
+            graph,
+            model,
+            reparam=attempt.reparam,
+            norm_affine=attempt.norm_affine,
+            keep=attempt.keep,
+        )
         result = apply(plan, copy_modules(model, share_parameters=False))
         inputs = [*attempt.traced, *attempt.compared, *graph.differing]
         # A forward that caches goes by what it met first: every run gets a copy that met nothing.

@@ -32,6 +32,7 @@ def fold_in_float32(
     check_inputs: Sequence[tuple[Any, ...]],
     *,
     reparam: bool,
+    norm_affine: bool,
 ) -> FoldResult | None:
     """Fold a float32 copy of a float16 model, and round the folded weights to float16.
 
@@ -48,6 +49,7 @@ def fold_in_float32(
             copy_modules(model, share_parameters=False).float(),
             _widened(example_inputs),
             reparam=reparam,
+            norm_affine=norm_affine,
             more_inputs=[_widened(one) for one in more_inputs],
             check_inputs=[_widened(one) for one in check_inputs],
         )

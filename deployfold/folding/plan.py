@@ -112,6 +112,13 @@ class DropScale:
 
 
 @dataclass(frozen=True)
+class DropAffine:
+    """Take the weight and the bias of the LayerNorm, or a norm like it, at ``path``."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class NotInPlace:
     """Let the activation module at ``path`` make a tensor of its own.
 
@@ -132,7 +139,9 @@ class KeepShift:
     shift: Tensor
 
 
-Removal = NotInPlace | Replacement | ZeroBranch | MoveLayer | Bypass | DropScale | KeepShift
+Removal = (
+    NotInPlace | Replacement | ZeroBranch | MoveLayer | Bypass | DropScale | DropAffine | KeepShift
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,8 @@ class Folded:
         rule: the rule that folded it, such as ``"into the producer"``.
         into: the layers that took it up.
         kind: ``"batchnorm"``, or ``"scale"`` for a LayerScale and the like, or ``"branch"`` for a
-            parallel convolution merged into another.
+            parallel convolution merged into another; or the class of a norm whose affine
+            parameters are gone, such as ``"LayerNorm"``.
     """
 
     name: str

@@ -11,13 +11,16 @@ from .fields import Count, Frozen, Number
 class FoldedNorm(Frozen):
     """What folding took away: a BatchNorm, folded ``into`` that module by that rule.
 
-    ``kind`` is ``batchnorm``, or ``scale`` or ``branch`` for a constant scale or a parallel branch.
+    ``kind`` is ``batchnorm``, or ``scale`` or ``branch`` for a constant scale or a parallel branch,
+    or the class of a norm whose affine parameters went while it stayed.
     """
 
     name: str
     rule: str
     into: str
-    kind: Literal["batchnorm", "scale", "branch"] = "batchnorm"
+    kind: Literal[
+        "batchnorm", "scale", "branch", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"
+    ] = "batchnorm"
 
 
 class LeftNorm(Frozen):
@@ -45,6 +48,12 @@ class FoldSummary(Frozen):
     folded: tuple[FoldedNorm, ...] = ()
     left: tuple[LeftNorm, ...] = ()
     verification: Verification | None = None
+
+    @property
+    def norm_affines(self) -> dict[str, int]:
+        """How many norms of each class lost their affine parameters."""
+        other = ("batchnorm", "scale", "branch")
+        return dict(Counter(one.kind for one in self.folded if one.kind not in other))
 
     @property
     def outcome(self) -> str:

@@ -48,6 +48,8 @@ def _fold(fold: FoldSummary) -> list[Line]:
     saved = fold.parameters_before - fold.parameters_after
     value = f"{fold.outcome}, {saved:,} parameters fewer"
     lines = [Line("folded", value, "good" if fold.folded and not fold.left else "plain")]
+    for kind, count in fold.norm_affines.items():
+        lines.append(Line("folded", f"affine parameters of {count} {kind}", "good"))
     if fold.left:
         lines.append(Line("left", f"{len(fold.left)} BatchNorm", "warn"))
     check = fold.verification

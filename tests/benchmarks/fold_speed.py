@@ -9,7 +9,9 @@ the rounds with the first and third quartile:
 * folding it without the proof, since ``fuse`` has none, against ``fuse``;
 * one forward of the folded net against the same net with each BatchNorm replaced by an Identity,
   the physical limit;
-* peak memory of folding, over the size of the parameters;
+* peak memory of folding, without and with the proof, over the size of the parameters;
+* CPU time of the whole command ``deployfold fold resnet50.pt -o out.pt`` over that of a script that
+  does the same by ``fuse``, without a proof: imports, loading, one comparison, saving;
 * the CPU time of planning for nets of 250 to 4,000 layers, with the exponent that fits it, and for
   DenseNet-201.
 """
@@ -17,8 +19,10 @@ the rounds with the first and third quartile:
 from __future__ import annotations
 
 import copy
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +82,9 @@ def without_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def peak_memory(name: str) -> float:
+def peak_memory(name: str, proved: bool) -> float:
     """Peak resident memory that folding adds, over the bytes of the parameters; own process."""
+    how = "fold" if proved else "fold_alone"
     code = (
         "import torch, sys; sys.path.insert(0, 'tests/benchmarks');"
         "torch.set_num_threads(1); import fold_speed as f;"
@@ -88,11 +93,52 @@ def peak_memory(name: str) -> float:
         "small = f.net('resnet18'); f.fold_alone(small, x);"  # what libraries allocate once
         "torch.inference_mode()(m)(*x);"
         "before = f.resident('VmRSS'); open('/proc/self/clear_refs', 'w').write('5');"
-        "folded = f.fold_alone(m, x);"
+        f"folded = f.{how}(m, x);"
         "print((f.resident('VmHWM') - before) * 1024 / size + 1)"  # the original is there already
     )
     return float(
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+    )
+
+
+_BY_HAND = """
+import sys, torch, torchvision
+from torch.fx.experimental.optimization import fuse
+model = torchvision.models.resnet50()
+model.load_state_dict(torch.load("resnet50.pt", weights_only=True))
+fused, x = fuse(model.eval()), torch.randn(1, 3, 224, 224)
+with torch.no_grad():
+    print((model(x) - fused(x)).abs().max())
+torch.save(fused, "fused.pt")
+"""
+
+
+def command_seconds(words: list[str], directory: str) -> float:
+    """CPU seconds of a process and its children."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, cwd=directory, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def print_whole_command(rounds: int) -> None:
+    """The CPU time of the command and of a script by hand, in turns, and their ratio."""
+    command = [str(Path(sys.executable).with_name("deployfold")), "fold", "resnet50.pt"]
+    with tempfile.TemporaryDirectory() as directory:
+        torch.save(net("resnet50").state_dict(), f"{directory}/resnet50.pt")
+        pairs = [
+            (
+                command_seconds([*command, "-o", "out.pt"], directory),
+                command_seconds([sys.executable, "-c", _BY_HAND], directory),
+            )
+            for _ in range(rounds)
+        ]
+    low, middle, high = np.percentile([own / hand for own, hand in pairs], [25, 50, 75])
+    own, hand = np.median(pairs, axis=0)
+    print(
+        f"whole command / script by hand, ResNet-50: {middle:.2f} [{low:.2f}, {high:.2f}] "
+        f"({own:.1f} s and {hand:.1f} s of CPU time)",
+        flush=True,
     )
 
 
@@ -166,6 +212,7 @@ def main() -> None:
     """Run and print all comparisons."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     torch.set_num_threads(1)
+    print_whole_command(min(rounds, 5))
     print_growth()
     model, inputs = net("resnet50"), (torch.randn(1, 3, 224, 224),)
     small = (torch.randn(1, 3, 64, 64),)
@@ -188,7 +235,8 @@ def main() -> None:
             )
             print(f"folded / Identity, {name}: {middle:.3f} [{low:.3f}, {high:.3f}]")
     for name in ("resnet50", "vgg16_bn"):
-        print(f"peak memory of folding / parameters, {name}: {peak_memory(name):.2f}")
+        apart, proved = peak_memory(name, False), peak_memory(name, True)
+        print(f"peak memory / parameters, {name}: {apart:.2f}, with the proof {proved:.2f}")
 
 
 if __name__ == "__main__":

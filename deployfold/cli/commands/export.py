@@ -25,6 +25,7 @@ from deployfold.cli.session import Session
     "allow-global",
     "trust",
     "no-reparam",
+    "no-fold-norm-affine",
     "keep-parametrizations",
     "output",
 )

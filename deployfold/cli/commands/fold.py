@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     "allow-global",
     "trust",
     "no-reparam",
+    "no-fold-norm-affine",
     "keep-parametrizations",
 )
 def fold(

@@ -23,6 +23,8 @@ class AffineLayer:
         sites: every operator that runs it.
         affine: what it computes, in float64; other affine layers may have been folded into it.
         removals: how to take it out; empty when ``reason`` says why it cannot be.
+        kind: what the report counts it as: ``"batchnorm"``, ``"scale"``, or the class of norm whose
+            affine parameters it is, such as ``"LayerNorm"``.
         editable: it has, or can be given, a weight and a bias of its own.
     """
 
@@ -37,6 +39,15 @@ class AffineLayer:
     reason: str | None = None
     editable: bool = False
     edited: bool = False
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or ("batchnorm" if self.is_batchnorm else "scale")
+
+    @property
+    def of_norm(self) -> bool:
+        """Whether it is the affine part of a layer that normalises by the data itself."""
+        return self.kind not in ("batchnorm", "scale")
 
     def channel_axis(self, value: Value) -> int:
         """The axis of ``value`` that the map's channels lie on."""

@@ -14,6 +14,7 @@ from deployfold.folding.operators.table import OPERATORS
 from deployfold.folding.plan import (
     Activation,
     Bypass,
+    DropAffine,
     DropScale,
     KeepShift,
     MoveLayer,
@@ -113,6 +114,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
                 model = _substitute(model, {model.get_submodule(removal.target): module})
         elif isinstance(removal, NotInPlace):
             model.get_submodule(removal.path).inplace = False  # type: ignore[assignment]
+        elif isinstance(removal, DropAffine):
+            _drop_affine(model.get_submodule(removal.path))
         elif isinstance(removal, DropScale):
             _drop_scale(model.get_submodule(removal.path), removal)
     paths = {item.path for item in bypasses} | {layer.path for layer, _ in new_biases}
@@ -142,6 +145,15 @@ def _like(model: nn.Module) -> Tensor:
     """A tensor of the dtype and on the device that the model computes in."""
     floats = (item for item in model.parameters() if item.is_floating_point())
     return next(floats, torch.zeros(()))
+
+
+def _drop_affine(module: nn.Module) -> None:
+    for name in ("weight", "bias"):
+        if name in module._parameters:
+            module.register_parameter(name, None)
+    for name in ("affine", "elementwise_affine"):  # what they print, and show to exporters
+        if hasattr(module, name):
+            setattr(module, name, False)
 
 
 def _drop_scale(module: nn.Module, removal: DropScale) -> None:

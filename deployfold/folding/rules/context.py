@@ -165,8 +165,7 @@ class Context:
             self.graph.bypass(op)
         del self.affine_layers[affine_layer]
         self.removals.extend(affine_layer.removals)
-        kind = "batchnorm" if affine_layer.is_batchnorm else "scale"
-        self.folded.append(Folded(affine_layer.name, rule, names, kind))
+        self.folded.append(Folded(affine_layer.name, rule, names, affine_layer.kind))
 
     def writers(self, affine_layer: AffineLayer) -> list[str]:
         """The modules that would work in place on what others read, without ``affine_layer``.

@@ -41,7 +41,19 @@ class IntoConsumers(RuleForOne):
             axis = affine_layer.channel_axis(result)
             change = Change.of_axis(result, axis, affine_layer.affine)
             requests += absorb(context, result, change, reached)
-        return context.agree(requests)
+        agreed = context.agree(requests)
+        if affine_layer.of_norm:
+            _check_needs_no_bias(context, agreed)
+        return agreed
+
+
+def _check_needs_no_bias(context: Context, requests: list[Request]) -> None:
+    """Refuse to trade the shift of a norm for the first bias of a layer, which is no gain."""
+    for request in requests:
+        if context.affine_layer_at(request.op) is not None or not request.affine.constant:
+            continue
+        if context.layer(request.op).bias is None:
+            raise CannotFold(f"{describe(request.op)} would need its first bias")
 
 
 def absorb(context: Context, value: Value, change: Change, reached: set[Value]) -> list[Request]:

@@ -49,7 +49,10 @@ class IntoNeighbours:
 
     def apply(self, context: Context) -> bool:
         """Fold all that can go together; see :class:`.Rule`."""
-        waiting = [item for item in context.affine_layers if item.reason is None]
+        # Of a norm's affine part, only the layers right behind it may take it up.
+        waiting = [
+            item for item in context.affine_layers if item.reason is None and not item.of_norm
+        ]
         if not waiting or context.exhausted == len(context.folded):
             return False
         system = _System(Cells(context))

@@ -9,6 +9,7 @@ from torch import nn
 from deployfold.folding.graph.affine_layer import AffineLayer, is_batchnorm_module
 from deployfold.folding.graph.find_affine_layers import find_affine_layers
 from deployfold.folding.graph.graph import Graph
+from deployfold.folding.graph.norm_affine import norm_affines
 from deployfold.folding.graph.plain_layers import write_plainly
 from deployfold.folding.modules import named_tensors
 from deployfold.folding.plan import Left, NormEdit, Plan
@@ -28,6 +29,7 @@ def match(
     model: nn.Module,
     *,
     reparam: bool = True,
+    norm_affine: bool = True,
     keep: Mapping[str, str] | None = None,
     rules: Sequence[Rule] | None = None,
 ) -> Plan:
@@ -37,6 +39,7 @@ def match(
         graph: the trace; it is used up.
         model: the traced model, for the values of its statistics.
         reparam: also merge parallel branches and fold constant scales (LayerScale).
+        norm_affine: also fold the affine parameters of LayerNorm and its relatives.
         keep: what to leave by name, affine layers and branches, each with the reason.
         rules: those to try; by default deployfold's and those of installed packages.
     """
@@ -46,13 +49,15 @@ def match(
             value.number = tensors[name].detach()
     write_plainly(graph)
     affine_layers = find_affine_layers(graph, tensors)
+    if norm_affine:
+        affine_layers += norm_affines(graph, tensors)
     for item in affine_layers:
         if keep and item.name in keep:
             item.reason = keep[item.name]
     _skip_neutral(graph)
     context = Context(
         graph,
-        {item: None for item in affine_layers if item.is_batchnorm or reparam},
+        {item: None for item in affine_layers if item.kind != "scale" or reparam},
         reparam=reparam,
         keep=frozenset(keep or ()),
     )

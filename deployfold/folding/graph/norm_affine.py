@@ -1,0 +1,101 @@
+"""The affine parameters of layers that normalise by the data itself: LayerNorm and its relatives.
+
+``y = weight * normalised(x) + bias`` ends in a channel-wise affine map, which may fold into the
+layers behind it. The normalisation stays.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from deployfold.folding.algebra import Affine
+from deployfold.folding.plan import DropAffine
+
+from .affine_layer import AffineLayer
+from .graph import Graph, Op, Value
+
+_OPERATORS = {
+    "layer_norm": ("LayerNorm", -1),
+    "rms_norm": ("RMSNorm", -1),
+    "group_norm": ("GroupNorm", 1),
+    "instance_norm": ("InstanceNorm", 1),
+}
+"""What each operator is called, and the axis of its weight."""
+
+_RMS_NORM = getattr(nn, "RMSNorm", nn.LayerNorm)  # since torch 2.4
+_FORWARDS = {
+    kind.forward
+    for kind in (
+        nn.LayerNorm,
+        nn.GroupNorm,
+        nn.InstanceNorm2d,
+        getattr(nn, "RMSNorm", nn.LayerNorm),
+    )
+}
+"""Forwards that take ``None`` for the weight and the bias that are modules' own."""
+
+
+def norm_affines(graph: Graph, tensors: dict[str, Tensor]) -> list[AffineLayer]:
+    """The affine part of every such layer, which becomes an operator of its own in ``graph``."""
+    found: dict[str, AffineLayer] = {}
+    for op in graph.ops:
+        if op.name not in _OPERATORS or not _is_plain(graph, op):
+            continue
+        kind, axis = _OPERATORS[op.name]
+        path = op.call.path
+        if path not in found:
+            scale = tensors[f"{path}.weight"].detach().double()
+            bias = op.arguments.get("bias")
+            shift = 0 * scale if bias is None else tensors[f"{path}.bias"].detach().double()
+            found[path] = AffineLayer(
+                name=path,
+                module_path=path,
+                is_batchnorm=False,
+                axis=axis,
+                affine=Affine(scale.cpu(), shift.cpu(), bias is not None),
+                removals=(DropAffine(path),),
+                kind=kind,
+            )
+        found[path].sites.append(_split(graph, op, axis))
+    return [item for item in found.values() if item.affine is not None and item.affine.finite]
+
+
+def _is_plain(graph: Graph, op: Op) -> bool:
+    """Whether a module of torch's own class runs it, with a weight vector that nobody else uses."""
+    module, path, weight = op.call.module, op.call.path, op.arguments.get("weight")
+    bias = op.arguments.get("bias")
+    names = {value.name for value in (weight, bias) if value is not None}
+    return (
+        type(module).forward in _FORWARDS
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and weight is not None
+        and len(weight.shape) == 1
+        and weight.name == f"{path}.weight"
+        and names <= {f"{path}.weight", f"{path}.bias"}
+        and not names & graph.mutated
+        and not op.inputs[0].constant
+        and op.arguments.get("running_mean") is None
+        and all(user.call.path == path for name in names for user in _users(graph, name))
+    )
+
+
+def _users(graph: Graph, name: str) -> list[Op]:
+    return graph.constants[name].consumers
+
+
+def _split(graph: Graph, op: Op, axis: int) -> Op:
+    """Let ``op`` normalise alone; returns the new operator behind it."""
+    for name in ("weight", "bias"):
+        value: Value | None = op.arguments.get(name)
+        if value is not None:
+            value.consumers = [user for user in value.consumers if user is not op]
+            op.inputs = [item for item in op.inputs if item is not value]
+    result = op.output
+    middle = Value(result.shape, result.dtype, producer=op)
+    op.outputs = [middle]
+    affine = Op("channel_affine", None, {"self": middle, "axis": axis}, op.call)
+    affine.inputs, affine.outputs = [middle], [result]
+    middle.consumers.append(affine)
+    result.producer = affine
+    graph.operators[affine] = graph.operators[op]  # behind it: equal positions keep their order
+    return affine
