@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from torchvision_nets import torchvision_model
 
 from deployfold.errors import ExportError
 from deployfold.exporting import export_onnx, export_program
@@ -309,13 +310,7 @@ def test_integer_inputs_and_a_scalar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_real_models_with_both_exporters(tmp_path: Path, name: str) -> None:
-    torchvision = pytest.importorskip("torchvision")
-    torch.manual_seed(0)
-    module = getattr(torchvision.models, name)().eval()
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
+    module = torchvision_model(name)
     inputs = (torch.randn(1, 3, 64, 64),)
     for exporter in ("torchscript",) if OLD else ("dynamo", "torchscript"):
         path = tmp_path / f"{exporter}.onnx"

@@ -12,6 +12,7 @@ import torch
 from lower_toys import FLOAT, HALF, node
 from lowering_calls import lower_fp16
 from onnx import helper
+from torchvision_nets import torchvision_model
 
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
@@ -423,13 +424,7 @@ def test_two_lowerings_give_the_same_file(exported: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_real_models(tmp_path: Path, name: str) -> None:
-    torchvision = pytest.importorskip("torchvision")
-    torch.manual_seed(0)
-    module = getattr(torchvision.models, name)().eval()
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
+    module = torchvision_model(name)
     source = toys.export_module(module, (torch.randn(1, 3, 64, 64),), tmp_path / "fp32.onnx")
     x = toys.normal((1, 3, 64, 64))
     path = tmp_path / "fp16.onnx"

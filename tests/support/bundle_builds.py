@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from backports import zstd
-from onnx import TensorProto, helper, numpy_helper
+from small_onnx import make_onnx
 
 from deployfold.bundle.manifest import MANIFEST, FileEntry, HowToRun, Manifest
 from deployfold.bundle.tar import END, header, padding
@@ -37,32 +37,6 @@ PREPROCESS = {
     "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "layout": "nchw",
     "channels": "rgb", "notes": ["Resized to 18 and cropped to 16."],
 }  # fmt: skip
-
-
-def make_onnx(path: Path, dtype: int = TensorProto.FLOAT) -> Path:
-    """Write conv → relu → global pool → gemm, Nx3x16x16 to Nx7, with a dynamic batch."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "conv.weight": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
-        "fc.weight": rng.standard_normal((7, 8)).astype(np.float32),
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "conv.weight"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "fc.weight"], ["y"], transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x", dtype, ["n", 3, 16, 16])],
-        [helper.make_tensor_value_info("y", dtype, ["n", 7])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, path)
-    return path
 
 
 def make_engine(
