@@ -11,6 +11,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.folding import FoldResult
 from deployfold.measuring.environment import default_threads, describe
+from deployfold.reporting.chosen import choose_by
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import (
     REPORT_JSON,
@@ -48,6 +49,11 @@ def make_report(
 ) -> Report:
     """Make the report; ``rows`` are in the order of the table, with the original first."""
     model, inputs = loaded.model, loaded.inputs
+    done = status.state == "complete"
+    limits = check(rows, spec.thresholds) if done else ()
+    chosen = choose_by(spec.choose, rows, limits) if spec.choose and done else None
+    if chosen is not None:
+        journal.note([chosen.sentence])
     return Report(
         deployfold_version=__version__,
         created=now(),
@@ -65,10 +71,11 @@ def make_report(
         rows=tuple(rows),
         notes=tuple(journal.notes),
         environment=Environment.model_validate(describe(spec.threads or default_threads())),
-        thresholds=check(rows, spec.thresholds) if status.state == "complete" else (),
+        thresholds=limits,
         stages=tuple(journal.stages),
         status=status,
         options={key: _plain(value) for key, value in spec.written},
+        chosen=chosen,
     )
 
 

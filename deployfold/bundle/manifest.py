@@ -78,6 +78,8 @@ class Manifest(Frozen):
             have no provenance.
         targets: the SMs of the engines, such as ``sm_89``.
         versions: the packages that built the model.
+        chosen: the file that the build's ``--choose`` named, which ``run.py`` takes before others
+            of its runtime.
         run: how to run the bundle.
         files: all files but the manifest itself.
     """
@@ -93,6 +95,7 @@ class Manifest(Frozen):
     reference: str
     artifacts: tuple[Artifact, ...]
     targets: tuple[str, ...] = ()
+    chosen: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     run: HowToRun
     bill_of_materials: str

@@ -287,6 +287,12 @@ class BuildSpec:
     )
     seed: int = option(0, "Seed of all random choices.", Panel.MEASUREMENT, metavar="N", least=0)
     thresholds: Thresholds = group(Thresholds)
+    choose: str | None = option(
+        None,
+        "Name the artifact that is best by this and keeps the accuracy and every limit.",
+        Panel.LIMITS,
+        choices=("latency", "throughput", "size"),
+    )
     output: Path | None = option(
         None,
         "Folder for the artifacts; build/<model> by default.",

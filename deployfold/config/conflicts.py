@@ -121,6 +121,12 @@ NEEDS = (
         "Add --dla-core N.",
     ),
     Need(
+        ("choose",),
+        lambda spec: spec.measure or spec.choose == "size",
+        "--no-measure measures nothing",
+        "Choose by size, or leave one of the two out.",
+    ),
+    Need(
         ("batch", "cold-start", "no-cuda-graph", "min-speedup", "max-latency-ms"),
         lambda spec: spec.measure,
         "--no-measure measures nothing",

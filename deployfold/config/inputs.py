@@ -49,7 +49,7 @@ class TensorSpec:
         return cls(shape=shape, name=name, dtype=dtype or "float32")
 
     def __str__(self) -> str:
-        text = "x".join(map(str, self.shape))
+        text = "x".join(map(str, self.shape)) or "scalar"
         text = text if self.dtype == "float32" else f"{text}:{self.dtype}"
         return text if self.name is None else f"{self.name}={text}"
 

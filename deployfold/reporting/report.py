@@ -151,6 +151,23 @@ class Status(Frozen):
     message: str | None = None
 
 
+class Chosen(Frozen):
+    """The artifact that ``--choose`` names.
+
+    Attributes:
+        by: ``latency``, ``throughput`` or ``size``.
+        row, file: of the best one; ``None`` where no file can be chosen.
+        runner_up: the row of the next best.
+        sentence: the same for people.
+    """
+
+    by: str
+    row: str | None = None
+    file: str | None = None
+    runner_up: str | None = None
+    sentence: str
+
+
 class Report(Frozen):
     """The report of a build. The first row is the baseline.
 
@@ -174,6 +191,7 @@ class Report(Frozen):
     stages: tuple[StageCost, ...] = ()
     status: Status = Status()
     options: dict[str, Any] | None = None
+    chosen: Chosen | None = None
 
     @property
     def baseline(self) -> Row | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(folder: Path) -> subprocess.CompletedProcess[str]:
     return run(
         "build", "yolo.onnx", "--fp16", "--int8", "--calib", "pictures/", "--target", "l4",
-        "--target", "h100", "--json", "-o", "out", *QUICK, cwd=folder,
+        "--target", "h100", "--choose", "size", "--json", "-o", "out", *QUICK, cwd=folder,
     )  # fmt: skip
 
 
@@ -47,6 +48,8 @@ def test_an_onnx_becomes_engines(folder: Path, built: subprocess.CompletedProces
     assert rows["onnxruntime"]["accuracy"]["max_abs_diff"] < 1e-3
     assert rows["onnxruntime-int8"]["accuracy"]["sqnr_db"] > 20
     assert report["source"]["kind"] == "onnx"
+    assert (report["chosen"]["by"], report["chosen"]["file"]) == ("size", "yolo.int8.onnx")
+    assert report["chosen"]["runner_up"] == "onnxruntime-fp16"
     assert report["fold"]["batchnorm_before"] == len(report["fold"]["folded"]) == 5
     names = check_whole(folder / "out")
     assert {"yolo.onnx", "yolo.fp16.onnx", "yolo.int8.onnx", "finish.json"} <= names
@@ -68,6 +71,12 @@ def test_its_build_is_run_measured_compared_and_bundled(
     done = run("bundle", "out", "-o", "yolo.dfb", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert run("bundle", "verify", "yolo.dfb", cwd=folder).returncode == 0
+    assert run("bundle", "unpack", "yolo.dfb", "unpacked", cwd=folder).returncode == 0
+    listed = subprocess.run(
+        [sys.executable, "unpacked/run.py", "--list"],
+        cwd=folder, check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    assert next(name for name in listed if name.endswith(".onnx")) == "yolo.int8.onnx"
     done = run("bundle", "out", "--format", "triton", "-o", "models", cwd=folder)
     assert done.returncode == 0, done.stderr
     config = (folder / "models" / "yolo_onnxruntime_int8" / "config.pbtxt").read_text()

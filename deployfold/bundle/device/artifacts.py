@@ -38,6 +38,7 @@ class Bundle:
         labels: the names of the classes; empty if unknown.
         reference: the file with the reference inference.
         artifacts: the files that can run here.
+        chosen: the name of the file that ``--choose`` named; ``None`` without one.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Bundle:
     labels: tuple[str, ...]
     reference: Path
     artifacts: tuple[Artifact, ...]
+    chosen: str | None = None
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -68,6 +70,7 @@ def read_bundle(folder: Path) -> Bundle:
             labels=tuple(text.splitlines()),
             reference=folder / data["reference"],
             artifacts=(*_listed(folder, data), *_finished(folder, data)),
+            chosen=data.get("chosen"),
         )
     except OSError as error:
         raise UsageError(
@@ -100,21 +103,25 @@ def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
     return found
 
 
-def order(artifacts: tuple[Artifact, ...], *, gpu: bool) -> list[Artifact]:
+def order(
+    artifacts: tuple[Artifact, ...], *, gpu: bool, chosen: str | None = None
+) -> list[Artifact]:
     """The artifacts in the order to try: engines first, the narrowest precision before the others.
 
     Args:
         artifacts: the artifacts of the bundle.
         gpu: whether ONNX Runtime can use a GPU here. On a CPU, the fp32 ONNX is first, because ONNX
             Runtime computes fp16 in fp32 with casts, and int8 not as the build measured it.
+        chosen: a file that comes before the others of its runtime. A chosen ONNX does not come
+            before the engines: a build without a GPU cannot have measured them.
     """
 
-    def key(artifact: Artifact) -> tuple[bool, int]:
+    def key(artifact: Artifact) -> tuple[bool, bool, int]:
         rank = _rank(_NARROWEST_FIRST, artifact.precision)
         onnx = runtime_of(artifact.file) is not TENSORRT
         if onnx:
             rank = _rank(("fp16", "bf16", "fp32"), artifact.precision) if gpu else -rank
-        return onnx, rank
+        return onnx, artifact.file.name != chosen, rank
 
     return sorted(artifacts, key=key)
 

@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         bundle = read_bundle(FOLDER)
         if args.list:
-            for artifact in order(bundle.artifacts, gpu=onnx_gpu()):
+            for artifact in order(bundle.artifacts, gpu=onnx_gpu(), chosen=bundle.chosen):
                 print(artifact.file.name)
             return 0
         artifact, runner = _open(bundle, args.artifact, trust=args.trust)
@@ -75,7 +75,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, Any]:
     """The first artifact that runs here, or the requested one."""
-    candidates = order(bundle.artifacts, gpu=onnx_gpu())
+    candidates = order(bundle.artifacts, gpu=onnx_gpu(), chosen=bundle.chosen)
     if name is not None:
         candidates = [one for one in candidates if one.file.name == name]
         if not candidates:
