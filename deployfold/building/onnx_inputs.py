@@ -88,8 +88,16 @@ def _check_shape(stated: StatedInput, shape: Shape, file: str) -> None:
     if not fits:
         raise UsageError(
             f"{file} takes {stated.name!r} as {stated}, not as {'x'.join(map(str, shape))}.",
-            hint="? is any size." if None in stated.shape else "Export it again for another shape.",
+            hint=_advice(stated),
         )
+
+
+def _advice(stated: StatedInput) -> str:
+    if None in stated.shape:
+        return "? is any size."
+    if not stated.shape:
+        return "A scalar has no shape: leave this --input out, and give its value by --input-data."
+    return "Leave this --input out, or export the model again for another shape."
 
 
 def _shape(

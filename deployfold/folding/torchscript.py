@@ -63,7 +63,8 @@ def fold_torchscript(
     except RuntimeError as error:
         raise FoldError(
             f"The TorchScript model cannot be frozen or run: {first_line(error)}",
-            hint="Check --input, or give the eager model instead.",
+            hint="Check --input, give the values that the model needs by --input-data, or give the "
+            "eager model instead.",
         ) from error
     if not exact <= tolerance:
         raise FoldError(

@@ -170,6 +170,13 @@ def _from_weights(
         found = recognise(path, sets, key=key, named=_named_architecture(content.tree))
     else:
         found = match(loaded.arch, sets, key=key, options=content.options)
+        own = content.own_loader if loaded.arch == content.arch else None
+        if found is not None and found.problems and own is not None:
+            module = own()
+            if module is not None:
+                note = f"The library of {loaded.arch} renamed the keys of {path} while loading."
+                notes = (*loaded.notes, note)
+                return replace(loaded, module=module.eval(), kind="state_dict", notes=notes)
     if found is None:
         likely = " or ".join(f"--arch {arch}" for arch in near(path.name))
         raise LoadError(

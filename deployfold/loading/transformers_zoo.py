@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from deployfold.errors import UsageError
+from deployfold.util.quiet import quiet
 
 PACKAGE = "transformers"
 
@@ -22,16 +24,7 @@ def builder(name: str) -> Callable[..., nn.Module]:
     Raises:
         UsageError: transformers is not installed, or has no class of that name.
     """
-    try:
-        package: Any = importlib.import_module(PACKAGE)
-    except ImportError as error:
-        raise UsageError(f"{PACKAGE} is not installed.", hint=f"pip install {PACKAGE}") from error
-    kind = getattr(package, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        raise UsageError(
-            f"{PACKAGE} has no model {name!r}.",
-            hint="config.json names the class under architectures; newer versions have more.",
-        )
+    package, kind = _class(name)
 
     def build(config: str | None = None, **options: Any) -> nn.Module:
         if config is None:
@@ -46,3 +39,43 @@ def builder(name: str) -> Callable[..., nn.Module]:
         return model
 
     return build
+
+
+def pretrained(name: str, folder: Path) -> nn.Module | None:
+    """The model in ``folder``, loaded by transformers, which knows the names of older versions.
+
+    Only ``.safetensors`` are read, and code in the folder never runs.
+
+    Returns:
+        The model, or ``None`` if transformers does not find a weight for every tensor.
+    """
+    _, kind = _class(name)
+    try:
+        with quiet():
+            model, info = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception:  # the caller has the error of the first attempt
+        return None
+    lacking = [*info["missing_keys"], *info["mismatched_keys"], *info.get("error_msgs", ())]
+    found: nn.Module = model
+    return None if lacking else found
+
+
+def _class(name: str) -> tuple[Any, Any]:
+    """The package, and the class of that name in it."""
+    try:
+        package: Any = importlib.import_module(PACKAGE)
+    except ImportError as error:
+        raise UsageError(f"{PACKAGE} is not installed.", hint=f"pip install {PACKAGE}") from error
+    kind = getattr(package, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise UsageError(
+            f"{PACKAGE} has no model {name!r}.",
+            hint="config.json names the class under architectures; newer versions have more.",
+        )
+    return package, kind

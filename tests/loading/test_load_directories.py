@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deployfold.errors import LoadError, UsageError
@@ -54,6 +54,25 @@ def test_a_directory_of_transformers(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(loaded.module(x).logits, model(x).logits, atol=1e-5)
+
+
+def test_keys_that_transformers_renames_are_loaded_by_it(tmp_path: Path) -> None:
+    """save_pretrained writes the names of the first version of the class, not today's."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=16,
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "vit")
+    loaded = load_model(str(tmp_path / "vit"))
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(loaded.module(x).logits, model(x).logits, atol=1e-5)
+    weights = load_file(tmp_path / "vit" / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), tmp_path / "vit" / "model.safetensors")
+    with pytest.raises(LoadError, match="does not fit"):
+        load_model(str(tmp_path / "vit"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deployfold.errors import LoadError, one_line
+from deployfold.loading import transformers_zoo
 
 from . import pickled, safetensors_file
 from .format import Content, Format, Header, Permissions, read_header
@@ -41,6 +43,11 @@ def read(path: Path, permissions: Permissions) -> Content:
     content = found.read(weights, permissions)
     arch, options = _architecture(path)
     note = f"The weights are those of {weights.name} in {path}."
+    package, _, name = (arch or "").partition(":")
+    safe = found is not pickled.FORMAT
+    if package == transformers_zoo.PACKAGE and safe:
+        loader = partial(transformers_zoo.pretrained, name, path)
+        content = replace(content, own_loader=loader)
     return replace(content, file=weights, arch=arch, options=options, notes=(note,))
 
 

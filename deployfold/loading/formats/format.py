@@ -63,6 +63,8 @@ class Content:
         notes: sentences for the user.
         file: the file of weights in a directory; ``None`` for the source itself.
         beside: bytes of other files that belong to the source.
+        own_loader: loads the whole model as the library that wrote it does, which may rename keys;
+            returns ``None`` where weights are missing. Only for files that cannot run code.
     """
 
     module: nn.Module | None = None
@@ -74,6 +76,7 @@ class Content:
     notes: tuple[str, ...] = ()
     file: Path | None = None
     beside: int = 0
+    own_loader: Callable[[], nn.Module | None] | None = None
 
 
 @dataclass(frozen=True)
