@@ -26,7 +26,7 @@ from .graph.trace import trace
 from .modules import copy_modules
 from .plan import Plan
 from .proof.compare import random_like, shapes_of
-from .proof.isolate import keep_needed
+from .proof.isolate import keep_needed, most_folds
 from .proof.looks import looked_at
 from .proof.variations import smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
@@ -244,7 +244,15 @@ class _Folder:
         found = keep_needed(names, fold_all_but)
         if found is None:
             raise error
-        return found[1]
+        reason = (
+            "the model's code seems to look at it or at another one; the search for which ended "
+            f"after {most_folds(len(names))} folds"
+        )
+        left = (
+            replace(item, reason=reason) if item.name in found.untried else item
+            for item in found.result.left
+        )
+        return replace(found.result, left=tuple(left))
 
 
 def _lower(sentence: str) -> str:

@@ -12,6 +12,7 @@ from hypothesis_examples import examples
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from deployfold.folding import fold
 from deployfold.folding.rules.offsets import Offsets
 from deployfold.folding.rules.scales import Scales, components
 
@@ -231,3 +232,30 @@ def test_offsets_satisfy_every_equation(data):
         )
         assert total == pytest.approx(0.0, abs=1e-8)
     assert all(offsets.value(c) == 0 for c in range(count) if fixed[c])
+
+
+def test_negative_scales_behind_a_rectifier_are_the_reason():
+    """relu → norm → sum → conv folds if every scale is positive, and says so where one is not."""
+
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.last = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            y = self.first(torch.relu(self.one(x))) + self.second(torch.relu(self.other(x)))
+            return self.last(y)
+
+    model = randomise(Summed())
+    with torch.no_grad():
+        model.first.weight.abs_()
+        model.second.weight.abs_()
+    x = torch.randn(2, 3, 5, 5)
+    assert fold(model, (x,)).batchnorms_after == 0
+    with torch.no_grad():
+        model.first.weight[1] *= -1
+    result = fold(model, (x,))
+    assert [item.name for item in result.folded] == ["second"]
+    assert "1 of its 4 scales are negative" in result.left[0].reason

@@ -8,17 +8,40 @@ search then folds as many as go without that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
-_ATTEMPTS = 40
-"""Folds at most, each with its verification; what is not tried by then stays."""
+_SPARE = 4
+"""Folds beyond those that find one BatchNorm, for a second one that is looked at."""
+
+
+@dataclass(frozen=True)
+class Found(Generic[Result]):
+    """What a search found.
+
+    Attributes:
+        kept: has to stay, or ``untried``: was in no smaller set that was tried.
+        result: what folding all others gives.
+    """
+
+    kept: frozenset[str]
+    untried: frozenset[str]
+    result: Result
+
+
+def most_folds(names: int) -> int:
+    """The folds that a search among so many takes at most, each with its verification.
+
+    To find one takes two for each halving.
+    """
+    return 2 * max(1, names - 1).bit_length() + _SPARE
 
 
 def keep_needed(
     names: Sequence[str], attempt: Callable[[frozenset[str]], Result | None]
-) -> tuple[frozenset[str], Result] | None:
+) -> Found[Result] | None:
     """The smallest set of ``names`` found to be kept, and what folding all others gives.
 
     Sets are freed as a whole if that works, and else by halves (Zeller, 1999: delta debugging).
@@ -34,16 +57,16 @@ def keep_needed(
     best = attempt(kept)
     if best is None:
         return None
-    attempts = 0
+    left = most_folds(len(names))
     groups = [list(names)]
-    while groups and attempts < _ATTEMPTS:
+    while groups and left > 0:
         group = groups.pop()
-        halves = [group[: len(group) // 2], group[len(group) // 2 :]]
-        for half in filter(None, halves):
-            attempts += 1
+        for half in filter(None, (group[: len(group) // 2], group[len(group) // 2 :])):
+            left -= 1
             result = attempt(kept - set(half))
             if result is not None:
                 kept, best = kept - set(half), result
             elif len(half) > 1:
                 groups.append(half)
-    return kept, best
+    untried = frozenset(name for group in groups for name in group)
+    return Found(kept, untried & kept, best)

@@ -20,7 +20,7 @@ from .offsets import Offsets
 from .request import CannotFold, Request
 from .scales import Indices, Scales, components
 
-_TIED = "it is tied to what stays, or a negative scale cannot pass on the way"
+_TIED = "it is tied to what stays"
 _MAGNIFIED = 1e3
 """The largest shift that is taken off a tensor, in multiples of its usual size."""
 
@@ -158,12 +158,20 @@ class _System:
         before = self._scale_class[self._cells.read[item]].tolist()
         behind = self._scale_class[self._cells.written[item]].tolist()
         for one, other, ratio in zip(before, behind, affine.scale.tolist(), strict=True):
-            if not self._scales.tie(one, other, ratio, owned if own else _none):
-                before_it = self._why(one, "scale", item) or _TIED
-                behind_it = self._why(other, "scale", item) or _TIED
+            counted = owned if own else _none
+            if self._scales.tie(one, other, ratio, counted):
+                continue
+            if ratio < 0 and self._scales.tie(one, other, -ratio, counted):
+                negative = int((affine.scale < 0).sum())
                 raise CannotFold(
-                    f"its scale can go neither before it ({before_it}) nor behind it ({behind_it})"
+                    f"{negative} of its {len(affine.scale)} scales are negative, where what it is "
+                    "tied to, such as a ReLU, allows positive ones alone"
                 )
+            before_it = self._why(one, "scale", item) or _TIED
+            behind_it = self._why(other, "scale", item) or _TIED
+            raise CannotFold(
+                f"its scale can go neither before it ({before_it}) nor behind it ({behind_it})"
+            )
 
     def _tie_offsets(self, item: AffineLayer, affine: Affine) -> None:
         own = self._own_offset.get(item, Counter())
