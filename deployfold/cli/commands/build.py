@@ -42,7 +42,7 @@ def build(
         bool,
         typer.Option(
             "--dry-run",
-            help="Print the plan of the build and anything missing, and make nothing.",
+            help="Print the plan and make nothing. The plan lists missing packages and files.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
@@ -50,7 +50,7 @@ def build(
         bool,
         typer.Option(
             "--html",
-            help="Also write report.html: what to take, charts, the table, the fold map.",
+            help="Also write report.html: a recommendation, charts, the table and the fold map.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
