@@ -17,9 +17,12 @@ from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.split import Split, split
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
+from deployfold.finish.reference import write_reference
 from deployfold.lowering.graph import load as load_graph
 from deployfold.lowering.graph import prepare
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.runtimes.tail_name import head_reference
+from deployfold.runtimes.tensors import to_array
 
 from .journal import Journal
 from .load import Loaded
@@ -56,6 +59,9 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
                 write_model(graph, temporary)
                 check_file(temporary)
         _compare(whole, head, tail, loaded)
+        given = [to_array(value) for value in loaded.example]
+        made = run_session(open_session(head), loaded.feeds[0])
+        write_reference(head.with_name(str(head_reference(head.name))), given, made)
         stage.result(f"cut before {found.first}, {found.tail_nodes} nodes in the tail")
     journal.note([_sentence(found, tail)])
     row = journal.keep(

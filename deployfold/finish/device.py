@@ -6,7 +6,7 @@ This module runs without torch, onnx and ONNX Runtime, which a Jetson may lack.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from deployfold.reporting.report import (
 )
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.tail_name import head_reference, tail_name
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import AUTO
@@ -45,6 +46,7 @@ from deployfold.util.locks import claimed
 from .completed_report import STOPPED, completed
 from .jobs import Job, plan_jobs
 from .kit import Kit, read_kit
+from .reference import Array, read_reference
 from .timing import time_engine
 from .verify import compare_outputs
 
@@ -185,7 +187,7 @@ def _run(row: Row, request: EngineRequest, kit: Kit, how: _How) -> Row:
             runner.load()
             runner.bind(kit.inputs)
             runner.step()
-            accuracy = compare_outputs(kit.outputs, runner.outputs())
+            accuracy = compare_outputs(_expected(kit, path), runner.outputs())
             batch = _batch(kit)
             uuid = cuda.uuid
             latency = time_engine(
@@ -196,7 +198,28 @@ def _run(row: Row, request: EngineRequest, kit: Kit, how: _How) -> Row:
         return row.model_copy(update={"not_measured": error.message})
     summary = f"{latency.median_ms:.3g} ms, {accuracy.sqnr_db:.1f} dB against the original"
     emit(StageFinished("measure", summary, time.monotonic() - started))
-    return row.model_copy(update={"latency": latency, "accuracy": accuracy, "not_measured": None})
+    tail = tail_name(path.name)
+    notes = (*row.notes, f"the head alone; {tail} runs behind it") if tail else row.notes
+    done = {"latency": latency, "accuracy": accuracy, "not_measured": None, "notes": notes}
+    return row.model_copy(update=done)
+
+
+def _expected(kit: Kit, engine: Path) -> Mapping[str, Array]:
+    """The reference outputs of an engine: the model's, or of the fp32 head for the head of one.
+
+    Raises:
+        MeasureError: the head has no readable reference.
+    """
+    name = head_reference(engine.name)
+    if name is None:
+        return kit.outputs
+    path = engine.with_name(name)
+    try:
+        return {str(index): one for index, one in enumerate(read_reference(path)[1])}
+    except (OSError, ValueError) as error:
+        raise MeasureError(
+            f"{name} cannot be read: {error}.", hint="Copy the build's directory again."
+        ) from error
 
 
 def _batch(kit: Kit) -> int:

@@ -88,8 +88,10 @@ def _needed(directory: Path, kit: Kit) -> list[Path]:
     """The files of a build that ``deployfold finish`` reads."""
     files = [directory / FINISH_JSON, directory / REFERENCE_NPZ, kit.report]
     for onnx in kit.onnx.values():
-        parts = ONNX_RUNTIME.shipping.parts(onnx) if ONNX_RUNTIME.shipping is not None else ()
-        files += [onnx, *(onnx.with_name(part) for part in parts)]
+        shipping = ONNX_RUNTIME.shipping
+        assert shipping is not None
+        beside = (*shipping.parts(onnx), *shipping.sidecars(onnx))
+        files += [onnx, *(onnx.with_name(name) for name in beside)]
     return files
 
 

@@ -22,7 +22,7 @@ from .onnxruntime_profile import read_profile
 from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
-from .tail_name import tail_name
+from .tail_name import head_reference, tail_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -272,8 +272,10 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 
 def _sidecars(path: Path) -> tuple[str, ...]:
-    name = tail_name(path.name)
-    return () if name is None else (name, *_parts(path.with_name(name)))
+    name, reference = tail_name(path.name), head_reference(path.name)
+    if name is None or reference is None:
+        return ()
+    return (name, *_parts(path.with_name(name)), reference)
 
 
 def _open(path: Path, settings: RunSettings) -> Any:

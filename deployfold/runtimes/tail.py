@@ -106,6 +106,11 @@ class TailedRunner:
         """One inference; the outputs of the model in their order."""
         return self._run_tail(inputs, self._head.run(inputs))
 
+    def run_head(self, inputs: Inputs) -> tuple[Array, ...]:
+        """One inference of the head alone; what it gives to the tail, in its order."""
+        made: tuple[Array, ...] = self._head.run(inputs)
+        return made
+
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
         """The inputs of the head, which are those of the model."""
         found: InputSpec = self._head.inputs(asked)

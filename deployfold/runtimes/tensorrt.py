@@ -25,7 +25,7 @@ from .inputs import StatedInput, fill
 from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
-from .tail_name import tail_name
+from .tail_name import head_reference, tail_name
 from .tensorrt_engine import EngineRunner
 from .tensorrt_library import CudaGraph
 from .tensorrt_load import runnable_sidecar
@@ -206,8 +206,8 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
 
 
 def _sidecars(path: Path) -> tuple[str, ...]:
-    tail = tail_name(path.name)
-    return (sidecar_path(path).name, *([] if tail is None else [tail]))
+    names = (sidecar_path(path).name, tail_name(path.name), head_reference(path.name))
+    return tuple(name for name in names if name is not None)
 
 
 def _open(path: Path, settings: RunSettings) -> Any:
