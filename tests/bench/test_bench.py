@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
@@ -24,21 +25,31 @@ QUICK = {"threads": 1, "max_seconds": 0.3, "trust": True}
 SHAPE = InputSpec.parse(["1x3x8x8"])
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
     """A state dict whose architecture only ``--arch`` tells, and a build of it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "bench_nets.py").write_text(
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "bench_nets.py").write_text(
         "from torch import nn\n\n\ndef make():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))\n"
     )
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    torch.save(net.state_dict(), tmp_path / "weights.pth")
-    deployfold.build(
-        "weights.pth", arch="bench_nets:make", inputs=["1x3x8x8"], output="o", fp16=True,
-        engine=False, measure=False,
-    )  # fmt: skip
+    torch.save(net.state_dict(), folder / "weights.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        deployfold.build(
+            "weights.pth", arch="bench_nets:make", inputs=["1x3x8x8"], output="o", fp16=True,
+            engine=False, measure=False,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def here(built, tmp_path, monkeypatch):
+    """The working directory of a test: a copy of :func:`built`."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
