@@ -8,12 +8,11 @@ DEMO_STAMP := $(VENV)/.installed-demo
 
 .PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
 
-# $(call install,EXTRAS,WHAT): pip's steps as they come, with the seconds since the start. Python
-# compiles a file when it is first imported, which saves compiling the many that never are.
+# $(call install,EXTRAS,WHAT): the steps of pip as they come, with the seconds since the start.
 define install
-@echo "Setting up $(VENV) for $(2): one to two minutes from a warm pip cache, else as long as 2 to 6 GB take."
+@echo "Setting up $(VENV) for $(2): about 100 s of CPU time, and the download of 2 to 6 GB where pip has no cache."
 @test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-@$(BIN)/python -m pip install --no-compile --disable-pip-version-check --editable '.[$(1)]' >$(VENV)/pip.log 2>&1 & pip=$$!; \
+@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(1)]' >$(VENV)/pip.log 2>&1 & pip=$$!; \
 trap 'kill $$pip; exit 130' INT TERM; start=$$(date +%s); shown=; \
 while kill -0 $$pip 2>/dev/null; do sleep 1; \
   step=$$(sed -n 's/^Collecting \([^ ]*\).*/fetching \1/p; s/^Installing collected.*/installing/p' $(VENV)/pip.log | tail -n 1); \
@@ -31,7 +30,7 @@ $(DEMO_STAMP): pyproject.toml
 	@touch $@
 
 demo: $(DEMO_STAMP) ## fold, export, compile, measure and compare a real ResNet-50
-	@echo "The demo takes about two minutes: it builds and measures a ResNet-50."
+	@echo "The demo builds and measures a ResNet-50: about three minutes of CPU time."
 	@test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
 
