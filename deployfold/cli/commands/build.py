@@ -50,7 +50,8 @@ def build(
         bool,
         typer.Option(
             "--html",
-            help="Also write report.html; the page has a recommendation, charts, the table and the fold map.",
+            help="Also write report.html; the page has a recommendation, charts, the table and the "
+            "fold map.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
