@@ -255,7 +255,7 @@ def test_negative_scales_behind_a_rectifier_are_the_reason():
     x = torch.randn(2, 3, 5, 5)
     assert fold(model, (x,)).batchnorms_after == 0
     with torch.no_grad():
-        model.first.weight[1] *= -1
+        model.second.weight[1] *= -1
     result = fold(model, (x,))
-    assert [item.name for item in result.folded] == ["second"]
+    assert [item.name for item in result.folded] == ["first"]
     assert "1 of its 4 scales are negative" in result.left[0].reason

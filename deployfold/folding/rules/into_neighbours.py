@@ -161,11 +161,11 @@ class _System:
             counted = owned if own else _none
             if self._scales.tie(one, other, ratio, counted):
                 continue
-            if ratio < 0 and self._scales.tie(one, other, -ratio, counted):
+            if self._scales.tie(one, other, -ratio, counted):
                 negative = int((affine.scale < 0).sum())
                 raise CannotFold(
-                    f"{negative} of its {len(affine.scale)} scales are negative, where what it is "
-                    "tied to, such as a ReLU, allows positive ones alone"
+                    f"{negative} of its {len(affine.scale)} scales are negative, which does not "
+                    "fit the signs of what it is tied to by sums and rectifiers"
                 )
             before_it = self._why(one, "scale", item) or _TIED
             behind_it = self._why(other, "scale", item) or _TIED
