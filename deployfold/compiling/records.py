@@ -130,7 +130,8 @@ class LayerCounts:
     The fields named after a precision count compute layers: convolutions, deconvolutions, matrix
     products and einsums. The type of a compute layer's first operand decides its precision. For an
     operand that a DequantizeLinear node made, the type before that node counts. If the second
-    operand, the weight, was dequantised from a precision of weights only, that precision counts.
+    operand, the weight, was dequantised from a precision of weights only, that precision counts;
+    from int8 beside a first operand that was not, ``int8_weights``.
     """
 
     total: int
@@ -142,6 +143,7 @@ class LayerCounts:
     dequantize: int
     fp8: int = 0
     int4: int = 0
+    int8_weights: int = 0
 
     @property
     def compute(self) -> int:
@@ -150,8 +152,12 @@ class LayerCounts:
 
     def of(self, precision: Precision) -> int:
         """The number of compute layers of one precision."""
-        count: int = getattr(self, precision.value)
+        count: int = getattr(self, _field(precision))
         return count
+
+
+def _field(precision: Precision) -> str:
+    return precision.value.replace("-", "_")
 
 
 @dataclass(frozen=True)

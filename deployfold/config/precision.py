@@ -119,9 +119,27 @@ _INT8 = PrecisionRecord(
     layer_sqnr_db=10.0,  # an error of a third of the layer's output
     calibration="required",
     caveats={
-        "tensorrt_rtx": "NVIDIA documents INT8 in TensorRT-RTX for weight-only matrix products; "
-        "this engine is compiled, and has not been run on a GPU here."
+        "tensorrt_rtx": "INT8 activations are not documented by NVIDIA for TensorRT-RTX: "
+        "--int8-weights is; this engine is compiled, and has not been run on a GPU here."
     },
+)
+
+_INT8_WEIGHTS = PrecisionRecord(
+    name="int8-weights",
+    title="INT8 weights",
+    family="qdq",
+    quantises="the weights of convolutions and matrix products",
+    summary="Keep the weights in INT8 and compute in FP16; fitted to --calib where that is given; "
+    "Ampere and newer.",
+    onnx_type="INT8",
+    tensorrt_type="INT8",
+    no_cpu_latency="ONNX Runtime on a CPU turns int8 weights back into fp32 and computes in that",
+    min_sqnr_db=20.0,
+    layer_sqnr_db=20.0,
+    # NVIDIA lists nothing in INT8 for Turing in TensorRT-RTX's support matrix.
+    oldest={"tensorrt_rtx": (8, 0)},
+    calibration="optional",
+    weights_only=True,
 )
 
 _FP8 = PrecisionRecord(
@@ -160,7 +178,7 @@ _INT4 = PrecisionRecord(
 )
 
 
-_RECORDS = {one.name: one for one in (_FP32, _FP16, _BF16, _INT8, _FP8, _INT4)}
+_RECORDS = {one.name: one for one in (_FP32, _FP16, _BF16, _INT8_WEIGHTS, _INT8, _FP8, _INT4)}
 
 
 class Precision(str, Enum):
@@ -172,6 +190,7 @@ class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8_WEIGHTS = "int8-weights"
     INT8 = "int8"
     FP8 = "fp8"
     INT4 = "int4"

@@ -39,9 +39,9 @@ def test_a_member_is_its_name_wherever_it_is_written():
 
 
 def test_the_families():
-    assert [one.value for one in QUANTISED] == ["int8", "fp8", "int4"]
-    assert titles(QUANTISED) == "INT8, FP8 and INT4"
-    assert titles(QUANTISED[:1]) == "INT8"
+    assert [one.value for one in QUANTISED] == ["int8-weights", "int8", "fp8", "int4"]
+    assert titles(QUANTISED) == "INT8 weights, INT8, FP8 and INT4"
+    assert titles(QUANTISED[:1]) == "INT8 weights"
 
 
 def test_int4_needs_an_ampere_gpu_of_tensorrt_rtx_alone():

@@ -12,17 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis_examples import examples
+from lower_toys import export_module
 from lowering_calls import lower_qdq
 from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
+from torch import nn
 
+from deployfold.compiling import EngineRequest, compile_engine
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
+from deployfold.lowering import LoweringData, lower
 from deployfold.lowering.qdq.formats import FP8, INT4, INT8, Format
 from deployfold.lowering.qdq.layers import Layer
 from deployfold.lowering.qdq.rounding import plain
+from deployfold.targets.libraries import precision_refusal
 
 
 def quantise(name: str, precision: Precision, tmp_path: Path, **options):
@@ -114,6 +119,45 @@ def test_the_guard_holds_every_format(precision, tmp_path):
 def test_a_model_without_products_has_nothing_for_int4(tmp_path):
     with pytest.raises(ExportError, match="no matrix product with a constant weight of 32, 64"):
         quantise("residual", Precision.INT4, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["residual", "attention"])
+def test_int8_weights_take_convolutions_and_products_without_data(name, tmp_path):
+    source, feeds, _ = made(name, tmp_path / "net.onnx")
+    data = LoweringData(feeds)
+    artifact = lower(source, tmp_path / "q.onnx", Precision.INT8_WEIGHTS, data)
+    assert artifact.macs_share == 1.0
+    assert {layer.precision for layer in artifact.layers} == {"int8-weights"}
+    assert artifact.sqnr_db > 35, "a weight alone has 8 bits for each channel"
+    model = onnx.load(artifact.path)
+    assert not any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    stored = [t for t in model.graph.initializer if t.data_type == TensorProto.INT8 and t.dims]
+    assert len([t for t in stored if len(t.dims) > 1]) == len(artifact.layers)
+    pytest.importorskip("tensorrt_rtx")
+    request = EngineRequest("tensorrt_rtx", Precision.INT8_WEIGHTS, ("sm_89",), ((8, 9),))
+    counts = compile_engine(artifact.path, tmp_path / "q.engine", request).layer_counts
+    assert counts.of(Precision.INT8_WEIGHTS) == len(artifact.layers)
+    assert counts.quantize == 0
+
+
+def test_int8_weights_are_refused_on_turing_by_tensorrt_rtx():
+    refusal = precision_refusal(Precision.INT8_WEIGHTS, [(7, 5)], "tensorrt_rtx")
+    assert refusal is not None
+    assert "sm_80" in refusal
+
+
+def test_layers_that_share_a_bias_are_quantised(tmp_path):
+    """The exporter stores equal biases once, and gives them to the others through an Identity."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    with torch.no_grad():
+        net[0].bias.fill_(0.5)
+        net[2].bias.fill_(0.5)
+    source = export_module(net, (torch.randn(1, 3, 12, 12),), tmp_path / "net.onnx")
+    model = onnx.load(source)
+    assert any(node.op_type == "Identity" for node in model.graph.node)
+    feed = {model.graph.input[0].name: np.ones((1, 3, 12, 12), np.float32)}
+    artifact = lower(source, tmp_path / "q.onnx", Precision.INT8_WEIGHTS, LoweringData([feed]))
+    assert len(artifact.layers) == 2
 
 
 @given(

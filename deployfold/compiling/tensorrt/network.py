@@ -43,7 +43,9 @@ DTYPES = {
 }
 """The names of types in numpy and ml_dtypes, by member of ``trt.DataType``."""
 
-_PRECISIONS = {one.record.tensorrt_type: one for one in Precision}
+_PRECISIONS = {
+    one.record.tensorrt_type: one for one in Precision if one is not Precision.INT8_WEIGHTS
+}
 """The precisions of compute layers, by member of ``trt.DataType``."""
 
 
@@ -134,13 +136,15 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
         weight = stored(layer.get_input(1))
         by_weight = weight is not None and weight.record.weights_only
         precision = weight if by_weight else stored(layer.get_input(0))
+        if weight is Precision.INT8 and precision is not Precision.INT8:
+            precision = Precision.INT8_WEIGHTS
         if precision is not None:
             found[precision] += 1
     return LayerCounts(
         total=len(layers),
         quantize=sum(layer.type == kinds.QUANTIZE for layer in layers),
         dequantize=sum(layer.type == kinds.DEQUANTIZE for layer in layers),
-        **{precision.value: count for precision, count in found.items()},
+        **{one.value.replace("-", "_"): count for one, count in found.items()},
     )
 
 

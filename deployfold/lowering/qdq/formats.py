@@ -22,27 +22,24 @@ class Format:
         largest: the largest magnitude with a scale of 1.
         dtype: the type of quantised tensors in the ONNX.
         opset: the first that has Q/DQ of it, and scales in float16.
-        blocks: of a format for weights alone, the numbers of inputs that may share a scale, the
-            most wanted first; the others have one scale for each output channel.
+        weight_only: what layers read stays as it is.
+        blocks: the numbers of inputs that may share a scale, the most wanted first; formats without
+            have one scale for each output channel.
     """
 
     precision: Precision
     largest: float
     dtype: ir.DataType
     opset: int
+    weight_only: bool = False
     blocks: tuple[int, ...] = ()
-
-    @property
-    def weight_only(self) -> bool:
-        """Whether what layers read stays as it is."""
-        return bool(self.blocks)
 
     def block_of(self, width: int) -> int | None:
         """The block for a weight of ``width`` inputs, 0 for no blocks; ``None`` if none divides it.
 
         TensorRT-RTX takes a last block that is smaller, which its documents do not promise.
         """
-        if not self.weight_only:
+        if not self.blocks:
             return 0
         return next((block for block in self.blocks if width % block == 0), None)
 
@@ -73,6 +70,8 @@ INT8 = Format(Precision.INT8, 127.0, ir.DataType.INT8, 19)
 FP8 = Format(Precision.FP8, 448.0, ir.DataType.FLOAT8E4M3FN, 19)
 """1 sign bit, 4 of exponent, 3 of mantissa, no infinity: https://arxiv.org/abs/2209.05433."""
 
-INT4 = Format(Precision.INT4, 7.0, ir.DataType.INT4, 21, blocks=(128, 64, 32))
+INT4 = Format(Precision.INT4, 7.0, ir.DataType.INT4, 21, weight_only=True, blocks=(128, 64, 32))
 
-FORMATS = {form.precision: form for form in (INT8, FP8, INT4)}
+INT8_WEIGHTS = Format(Precision.INT8_WEIGHTS, 127.0, ir.DataType.INT8, 19, weight_only=True)
+
+FORMATS = {form.precision: form for form in (INT8, INT8_WEIGHTS, FP8, INT4)}

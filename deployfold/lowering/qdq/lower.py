@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
+from onnx_ir.passes import common
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
@@ -73,6 +74,7 @@ def lower(
     check_finite((*samples.feeds, *samples.held_back), precision)
     model = raise_opset(load(source), form.opset)
     prepare(model)
+    common.IdentityEliminationPass()(model)  # exports share equal biases through an Identity
     asked = asked_for(model, options.keep)
     layers, unfit = _layers(model, form, asked)
     residual = options.residual and not form.weight_only
@@ -237,9 +239,9 @@ def _layers(
         block: int | None = 0
         if layer.name in asked:
             unfit[layer.name] = asked[layer.name]
-        elif form.weight_only and layer.op_type not in ("Gemm", "MatMul"):
+        elif form.blocks and layer.op_type not in ("Gemm", "MatMul"):
             unfit[layer.name] = f"{form.precision.value} is for matrix products"
-        elif form.weight_only:
+        elif form.blocks:
             width = int(weight[1 - layer.axis])
             block = form.block_of(width)
             if block is None:
@@ -247,7 +249,7 @@ def _layers(
         layers.append(dataclasses.replace(layer, block=block or 0))
     if len(unfit) == len(layers):
         wanted = "convolution or matrix product in float32 with a constant weight"
-        if form.weight_only:
+        if form.blocks:
             wanted = f"matrix product with a constant weight of {form.blocks[-1]}, 64, 96 … inputs"
         raise ExportError(
             f"The model has no {wanted}, so there is nothing to quantise.",

@@ -122,7 +122,8 @@ def _quantise(
     exact = columns_of(layer, before, weight, attributes, folds) if strengths else None
     actual = columns_of(layer, after, weight, attributes, folds) if strengths else None
     if form.weight_only:
-        estimator, top, scale = f"blocks of {layer.block}", float("nan"), None
+        estimator = f"blocks of {layer.block}" if layer.block else "one scale a channel"
+        top, scale = float("nan"), None
     else:
         if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
             ranges[layer.source] = _range(layer, after, runner, exact, actual, form)
