@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cli_runs import fails, run
+from PIL import Image
 
 pytest.importorskip("torchvision")
 
@@ -127,3 +128,47 @@ def test_keep_says_which_operator_and_why(built: Path) -> None:
     assert "'/choose/NonMaxSuppression': how much it gives depends on the values it re" in text
     assert "Build with --tail cut" in text
     assert "layerImpls" not in text
+
+
+@pytest.mark.slow
+def test_from_a_picture_to_boxes(built: Path) -> None:
+    """Raw frames in, INT8 in the middle, NonMaxSuppression behind: the boxes are PyTorch's."""
+    (built / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 12, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).resize((48, 36)).save(built / "pictures" / f"{index}.png")
+    done = run(
+        "build", "det.pth", *FLAGS, *QUICK, "--image-input", "nhwc", "--int8", "--calib",
+        "pictures/", "-o", "frames", cwd=built,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (built / "frames" / "det.head.int8.sm_89.engine").is_file()
+    assert run("bundle", "frames", "-o", "frames.dfb", cwd=built).returncode == 0
+    assert run("bundle", "unpack", "frames.dfb", "device", cwd=built).returncode == 0
+    picture = built / "pictures" / "3.png"
+    from deployfold.data.preprocess.steps import preprocess_from_json
+
+    steps = preprocess_from_json(json.loads((built / "frames" / "preprocess.json").read_text()))
+    frame = torch.from_numpy(steps.apply(Image.open(picture))).double() / 255
+    mean, std = (torch.tensor(one) for one in (steps.mean, steps.std))
+    floats = ((frame - mean) / std).permute(2, 0, 1)[None].float()
+    sys.path.insert(0, str(built))
+    try:
+        import nets
+
+        model = nets.Detector()
+    finally:
+        sys.path.remove(str(built))
+    model.load_state_dict(torch.load(built / "det.pth"))
+    with torch.no_grad():
+        boxes, scores = (one.numpy() for one in model.eval()(floats))
+    assert len(boxes) > 1
+    for file in ("det.onnx", "det.head.onnx"):
+        subprocess.run(
+            [sys.executable, "device/run.py", str(picture), "--artifact", file, "-o", "y.npz"],
+            cwd=built, check=True, capture_output=True,
+        )  # fmt: skip
+        with np.load(built / "y.npz") as saved:
+            assert saved["output_0"].shape == boxes.shape
+            assert np.abs(saved["output_0"] - boxes).max() < 0.01  # pixels
+            assert np.abs(saved["output_1"] - scores).max() < 1e-4
