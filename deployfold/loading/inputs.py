@@ -12,7 +12,7 @@ from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import Dynamic, DynamicBatch
 from deployfold.errors import UsageError
 
-from . import zoo
+from . import transformers_zoo, zoo
 from .formats.torchscript import first_weight
 from .model import LoadedModel
 
@@ -217,6 +217,9 @@ def _default(loaded: LoadedModel) -> InputSpec:
     config = getattr(module, "pretrained_cfg", None)  # an attribute of timm's models
     if isinstance(config, dict) and config.get("input_size"):
         return InputSpec((TensorSpec((1, *config["input_size"])),), origin="timm's pretrained_cfg")
+    picture = transformers_zoo.picture_shape(module)
+    if picture is not None:
+        return InputSpec((TensorSpec(picture),), origin="the model's configuration")
     if isinstance(module, torch.jit.ScriptModule):
         found = first_weight(module)
         if found is not None:

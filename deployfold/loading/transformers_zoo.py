@@ -66,6 +66,23 @@ def pretrained(name: str, folder: Path) -> nn.Module | None:
     return None if lacking else found
 
 
+def picture_shape(module: nn.Module) -> tuple[int, int, int, int] | None:
+    """The shape (1, channels, height, width) of the picture that a model's configuration names.
+
+    Configurations of vision models have ``image_size``, one number or height and width, and
+    ``num_channels``.
+    """
+    config = getattr(module, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
+    sizes = (size, size) if isinstance(size, int) else size
+    if not hasattr(config, "model_type") or not isinstance(sizes, (list, tuple)):
+        return None
+    numbers = (channels, *sizes)
+    if len(numbers) != 3 or not all(isinstance(one, int) and one > 0 for one in numbers):
+        return None
+    return 1, numbers[0], numbers[1], numbers[2]
+
+
 def _class(name: str) -> tuple[Any, Any]:
     """The package, and the class of that name in it."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +117,24 @@ def test_made_inputs_are_seeded_and_in_range():
     assert int(first[2].max()) > 1
     assert make_inputs(spec, batch=2)[0].shape == (2, 3, 8)
     assert make_inputs(spec, float_dtype=torch.float16)[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        (64, (1, 3, 64, 64)),
+        ([32, 48], (1, 3, 32, 48)),
+        (None, (1, 3, 224, 224)),
+        ("large", (1, 3, 224, 224)),
+    ],
+)
+def test_a_configuration_of_transformers_names_the_picture(size, shape):
+    class Vision(nn.Sequential):
+        config = SimpleNamespace(model_type="vit", image_size=size, num_channels=3)
+
+        def forward(self, pixel_values):
+            return super().forward(pixel_values)
+
+    spec = resolve_inputs(loaded(Vision(nn.Conv2d(3, 4, 16, 16))), None)
+    assert spec.tensors[0].shape == shape
+    assert ("configuration" in spec.origin) == (shape[2] != 224)

@@ -120,8 +120,8 @@ def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
     return FoldError(
         f"The model's forward pass fails on the example input {shapes_of(inputs)}: "
         f"{type(error).__name__}: {first_line(error)}",
-        hint="Give the input the model expects with --input, for example --input 1x3x224x224, or "
-        "with its dtype --input 1x3x224x224:float16.",
+        hint="Give the shape that the model expects with --input, and its dtype if that is not "
+        "float32 (--input 1x16:int64), or real inputs with --input-data.",
     )
 
 
