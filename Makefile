@@ -34,7 +34,7 @@ demo: $(DEMO_STAMP) ## fold, export, compile, measure and compare a real ResNet-
 	@test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
 
-readme-pictures: $(STAMP) ## the recording and the table of the README anew, on a quiet machine; needs tmux
+readme-pictures: $(STAMP) ## make the README's recording and table again, on a quiet machine; needs tmux
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmarks/pictures.py resnet50.pt --fp16
 
@@ -46,13 +46,13 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint ## everything but the tests marked slow
+test: lint ## all tests except those marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
 test-random: $(STAMP) ## the property tests with new random examples, ten times as many
 	DEPLOYFOLD_EXAMPLES_FACTOR=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not slow' $$(grep -rl 'hypothesis import' tests --include='test_*.py')
 
-test-slow: $(STAMP) ## the tests marked slow, but for the zoo
+test-slow: $(STAMP) ## the tests marked slow, except the zoo
 	$(BIN)/python -m pytest -m 'slow and not zoo'
 
 test-fuzz: $(STAMP) ## damaged input for every reader, 10,000 cases each
