@@ -15,6 +15,7 @@ from deployfold.folding.frames import Frames, absorb
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import atomic_path
+from deployfold.util.hooks import without_local_hooks
 from deployfold.util.torch_files import save_scripted, torch_file
 
 from .artifact import Artifact
@@ -60,8 +61,15 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             f"{folded} of {result.batchnorms_before} BatchNorm layers folded, "
             f"{fewer:,} parameters fewer{proof}"
         )
-        size = None if path is None else _save_module(result.model, path)
+        size, left_out = (None, 0) if path is None else _save_module(result.model, path)
     journal.note(result.notes)
+    if left_out and path is not None:
+        journal.note(
+            (
+                f"{path.name} is without {left_out} hooks that a library registers while the model "
+                "runs: a file cannot hold them.",
+            )
+        )
     original = journal.keep(
         Artifact(
             name="pytorch",
@@ -112,9 +120,13 @@ def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:
     return checking_inputs(loaded.example, loaded.inputs)[1:]
 
 
-def _save_module(module: torch.nn.Module, path: Path) -> int:
-    """Pickle the module, or write its TorchScript; the size in bytes."""
-    with atomic_path(path) as temporary:
+def _save_module(module: torch.nn.Module, path: Path) -> tuple[int, int]:
+    """Pickle the module, or write its TorchScript.
+
+    Returns:
+        The size in bytes, and the number of hooks that were left out.
+    """
+    with atomic_path(path) as temporary, without_local_hooks(module) as left_out:
         try:
             if isinstance(module, torch.jit.ScriptModule):
                 save_scripted(module, temporary)
@@ -126,4 +138,4 @@ def _save_module(module: torch.nn.Module, path: Path) -> int:
                 f"The folded model cannot be pickled: {error}",
                 hint="Define its classes at the top level of an importable module.",
             ) from error
-        return temporary.stat().st_size
+        return temporary.stat().st_size, left_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from pathlib import Path
 
@@ -99,3 +100,26 @@ def test_an_artifact_that_was_not_made_has_no_file() -> None:
     artifact = Artifact("tensorrt-fp16", "TensorRT fp16", not_measured="no GPU")
     with pytest.raises(ValueError, match="tensorrt-fp16 was not made: no GPU"):
         _ = artifact.file
+
+
+class Recording(nn.Sequential):
+    """Registers a function of its own on the first forward, as transformers does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self[0]._forward_hooks:
+
+            def record(module: nn.Module, args: object, output: object) -> None:
+                pass
+
+            self[0].register_forward_hook(record)
+        return super().forward(x)
+
+
+def test_hooks_that_a_file_cannot_hold_are_left_out_and_noted(tmp_path: Path) -> None:
+    torch.save(Recording(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), tmp_path / "net.pt")
+    spec = dataclasses.replace(spec_of(tmp_path / "net.pt"), trust=True)
+    report, directory = build(spec)
+    assert any("net.folded.pt is without 1 hooks" in note for note in report.notes)
+    folded = torch.load(directory / "net.folded.pt", weights_only=False)
+    assert not folded[0]._forward_hooks
+    assert folded(torch.randn(1, 3, 8, 8)).shape == (1, 4, 6, 6)
