@@ -36,7 +36,10 @@ class OnnxModule(nn.Module):
             options.log_severity_level = 4  # what goes wrong is in the exception
             try:
                 self._session = ort.InferenceSession(
-                    str(self.path), options, providers=["CPUExecutionProvider"]
+                    str(self.path),
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    enable_fallback=0,  # it would print to stdout, and try the same again
                 )
             except Exception as error:
                 raise LoadError(

@@ -253,3 +253,25 @@ def test_a_graph_that_the_converter_changes_stays_as_it_is(tmp_path: Path) -> No
     assert onnx.load(path).opset_import[0].version == 10
     assert report.fold is not None
     assert len(report.fold.folded) == 1
+
+
+def test_damaged_files_are_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = files.embedding().SerializeToString()
+    random = np.random.default_rng(0)
+    path, messages = tmp_path / "net.onnx", []
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(3):
+            at = int(random.integers(2, len(content) - 9))
+            content[at : at + int(random.integers(0, 9))] = random.bytes(int(random.integers(0, 9)))
+        path.write_bytes(content)
+        try:
+            deployfold.load(path)
+        except LoadError as error:
+            messages.append(error.message)
+    assert len(messages) > 30
+    assert not [one for one in messages if "\n" in one]
+    assert capfd.readouterr().out == ""
+    producer = whole.replace(b"another", b"an\xfft\xfeer", 1)
+    path.write_bytes(producer)
+    deployfold.load(path)

@@ -61,7 +61,8 @@ def read(path: Path, permissions: Permissions) -> Content:
     _check_operators(path, model)
     module = OnnxModule(path)
     module.open()
-    producer = " ".join(part for part in (model.producer_name, model.producer_version) if part)
+    names = (model.producer_name, model.producer_version)
+    producer = " ".join(_text(name) for name in names if name)
     opset = max((one.version for one in model.opset_import if one.domain in _STANDARD), default=0)
     by = f" by {producer}" if producer else ""
     note = f"{path.name} was written{by} in opset {opset}."
@@ -69,6 +70,11 @@ def read(path: Path, permissions: Permissions) -> Content:
 
 
 FORMAT = Format("ONNX", (".onnx",), recognise, read)
+
+
+def _text(value: str | bytes) -> str:
+    """A string of the file; protobuf gives bytes where it is not UTF-8."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
@@ -133,7 +139,7 @@ def _external_bytes(path: Path, model: onnx.ModelProto) -> int:
     for tensor in _tensors(model):
         if tensor.data_location != _EXTERNAL:
             continue
-        entries = {one.key: one.value for one in tensor.external_data}
+        entries = {_text(one.key): _text(one.value) for one in tensor.external_data}
         names.add(entries.get("location", ""))
     home, size = path.resolve().parent, 0
     for name in sorted(names):
