@@ -8,7 +8,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 
 .PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
 
-# $(call install,EXTRAS,WHAT): the steps of pip as they come, with the seconds since the start.
+# $(call install,EXTRAS,WHAT): the steps of pip while they run, with the seconds since the start.
 define install
 @echo "Setting up $(VENV) for $(2): about 100 s of CPU time, and the download of 2 to 6 GB where pip has no cache."
 @test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

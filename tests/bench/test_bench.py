@@ -90,7 +90,7 @@ def test_without_its_original_the_folded_model_is_the_baseline(here, change, exp
     assert expected in report.notes[0]
 
 
-def test_a_pickled_module_also_runs_in_fp16_where_asked(here):
+def test_a_pickled_module_also_runs_in_fp16_with_the_option(here):
     rows = {row.name: row for row in bench([here / "o"], torch_fp16=True, **QUICK).rows}
     half = rows["folded-fp16"]
     assert half.title == "PyTorch, folded, fp16"
@@ -103,7 +103,7 @@ def test_a_pickled_module_also_runs_in_fp16_where_asked(here):
     assert names == ["weights.folded.pt", "weights.folded.pt-fp16", "weights.onnx"]
 
 
-def test_files_of_the_same_name_are_told_apart(tmp_path):
+def test_files_of_the_same_name_have_rows_of_their_own(tmp_path):
     paths = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -217,7 +217,7 @@ def test_outputs_of_another_shape_cost_the_accuracy_alone():
     assert "shape (3,)" in rows[1].notes[0]
 
 
-def test_ctrl_c_in_the_extras_keeps_the_latencies_and_what_was_found():
+def test_ctrl_c_in_the_extras_keeps_the_latencies_and_finished_extras():
     def stop(event):
         if isinstance(event, StageProgress) and event.detail == "batch 2":
             raise KeyboardInterrupt

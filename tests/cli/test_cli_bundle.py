@@ -42,7 +42,7 @@ def test_a_bundle_of_a_build_is_verified_and_unpacked(bundled, tmp_path):
     fails(run("finish", "net", "--target", "h100", cwd=tmp_path), 6, "sm_90")
 
 
-def test_create_is_what_bundle_does_without_another_word(bundled, folder, tmp_path):
+def test_bundle_create_equals_bundle_without_a_subcommand(bundled, folder, tmp_path):
     done = run("bundle", "create", "-o", str(tmp_path / "m"), "out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m").read_bytes() == bundled.read_bytes()
@@ -51,7 +51,7 @@ def test_create_is_what_bundle_does_without_another_word(bundled, folder, tmp_pa
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
-def test_a_bundle_is_signed_and_the_signature_asked_for(folder, built, tmp_path):
+def test_a_bundle_is_signed_and_verify_requires_the_signature(folder, built, tmp_path):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"])
     done = run("bundle", str(folder / "out"), "-o", "m", "--sign", "key", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

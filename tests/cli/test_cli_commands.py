@@ -126,7 +126,7 @@ def test_ctrl_c_before_a_command_runs_is_a_sentence(moment, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("cause", [None, KeyboardInterrupt()])
-def test_an_interrupt_within_a_session_is_told_once(cause, monkeypatch, capsys):
+def test_an_interrupt_within_a_session_is_reported_once(cause, monkeypatch, capsys):
     def interrupted(*_: object, **__: object) -> None:
         with session():
             raise KeyboardInterrupt if cause is None else ImportError("no start") from cause

@@ -47,6 +47,6 @@ def test_a_part_of_a_message_is_enough(words, message):
     assert [entry.message for _, entry in find_message(words)] == [message]
 
 
-def test_what_it_does_not_know_is_told(tmp_path):
+def test_an_unknown_code_is_an_error(tmp_path):
     fails(run("explain", "12", cwd=tmp_path), 2, "never ends with exit code 12", "0, 1, 2, 3")
     fails(run("explain", "xyzzy", cwd=tmp_path), 2, "No explanation contains the words 'xyzzy'")

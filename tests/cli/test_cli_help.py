@@ -184,6 +184,6 @@ def test_an_interrupt_in_a_destructor_is_not_lost(name):
     ],
     ids=["while stderr leads elsewhere", "as an import error"],
 )
-def test_an_interrupt_is_told(body):
+def test_an_interrupt_is_reported(body):
     code = f"import io, sys\nfrom deployfold.cli.session import session\nwith session(): {body}\n"
     fails(python(code), 130, "Interrupted.")

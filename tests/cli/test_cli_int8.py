@@ -64,7 +64,7 @@ def test_a_second_run_takes_what_the_first_made(data):
     assert any("residual sums" in note for note in json.loads(other.stdout)["notes"])
 
 
-def test_missing_data_is_told_in_every_report(data):
+def test_missing_data_is_named_in_every_report(data):
     done = build(data, "--calib", "random", "--calib-samples", "8", "--no-engine")
     assert done.returncode == 0, done.stderr
     assert "uncalibrated" in (data / "build" / "net" / "report.md").read_text()

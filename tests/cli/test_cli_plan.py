@@ -14,7 +14,7 @@ from deployfold.reporting.report import load_report
 TARGETS = ("--fp16", "--target", "l4", "--target", "h100", "--target", "jetson-orin-nano")
 
 
-def test_a_dry_run_names_what_the_build_then_makes(folder, built):
+def test_a_dry_run_names_the_files_of_the_build(folder, built):
     done = run("build", "net.pt", *TARGETS, "-o", "planned", "--dry-run", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
@@ -43,7 +43,7 @@ def test_a_dry_run_names_the_compiler_and_the_gpus(folder):
         (("net.pt", "--int8", "--calib", "nowhere"), ("would stop", "nowhere does not exist")),
     ],
 )
-def test_a_dry_run_tells_what_is_missing(folder, words, expected):
+def test_a_dry_run_lists_missing_packages_and_files(folder, words, expected):
     fails(run("build", *words, "--dry-run", cwd=folder), 2, *expected)
 
 
@@ -57,7 +57,7 @@ def test_a_dry_run_tells_what_is_missing(folder, words, expected):
         (("--quiet", "--verbose"), ("exclude each other",)),
     ],
 )
-def test_mistakes_are_told_before_any_work(folder, words, expected):
+def test_mistakes_are_errors_before_any_work(folder, words, expected):
     done = run("build", "net.pt", "--input", SHAPE, "-o", "mistaken", *words, cwd=folder)
     fails(done, 2, *expected)
     assert "✓" not in done.stderr

@@ -74,7 +74,7 @@ def test_several_reports_make_one_page(folder, built, tmp_path):
     assert shown.stdout.count("net.pt") == 2
 
 
-def test_a_page_among_the_reports_is_told(folder, built):
+def test_a_page_among_the_reports_is_an_error(folder, built):
     done = run("report", "out", "--html", "page.html", cwd=folder)
     fails(done, 2, "page.html is a page, not a report.")
     assert "--output" in done.stderr

@@ -49,7 +49,7 @@ def test_an_engine_says_where_it_would_run(folder, built):
     )  # fmt: skip
 
 
-def test_mistakes_are_told_before_torch_is_imported(tmp_path):
+def test_mistakes_are_errors_before_torch_is_imported(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     for words, part in (
         (("--input", "gone.npy"), "Cannot read gone.npy"),

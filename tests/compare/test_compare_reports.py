@@ -146,14 +146,14 @@ def test_a_speedup_of_too_few_rounds_is_unjudged() -> None:
     assert (found.verdict, found.new) == ("unjudged", None)
 
 
-def test_throughput_is_compared_when_asked_for() -> None:
+def test_throughput_is_compared_if_fail_names_it() -> None:
     new = change_row(OLD, "torchscript", latency__throughput=1.0, latency__median_ms=1000.0)
     assert not any(one.metric == "throughput" for one in compare_reports(OLD, new).changes)
     asked = compare_reports(OLD, new, parse_tolerances(["torchscript:throughput=5%"]))
     assert verdict(asked, "torchscript", "throughput").verdict == "regression"
 
 
-def test_a_tolerance_that_nothing_is_held_against_fails() -> None:
+def test_a_tolerance_without_a_measurement_fails() -> None:
     bare = sample_report()
     changes = compare_reports(bare, bare, parse_tolerances(["accuracy=1pt"]))
     assert regression_sentences(changes) == ["every row accuracy: not measured in either report"]
@@ -336,7 +336,7 @@ def worse() -> Changes:
     return compare_reports(OLD, new, limits=limits)
 
 
-def test_the_terminal_shows_what_moved() -> None:
+def test_the_terminal_shows_the_changed_metrics() -> None:
     output = plain(changes_renderable(worse()), 80)
     assert all(len(line) <= 80 for line in output.splitlines())
     words = [line.split() for line in output.splitlines()]

@@ -75,7 +75,7 @@ def test_weights_that_are_not_finite(
     assert "'conv.weight'" in error.message
 
 
-def test_weights_that_are_not_finite_build_when_asked_to(
+def test_weights_that_are_not_finite_build_if_the_option_allows_them(
     conv_net: MakeNet, engine: Path, request_for: RequestFor
 ) -> None:
     request = dataclasses.replace(request_for(), allow_nonfinite=True)

@@ -244,6 +244,6 @@ def test_the_first_profile_that_holds_all_inputs_is_used(
     assert first_containing(profiles, shapes) == index
 
 
-def test_fp16_is_still_what_a_request_of_fp16_is(request_for: RequestFor) -> None:
+def test_a_request_of_fp16_still_means_fp16(request_for: RequestFor) -> None:
     request = request_for(Precision.FP16)
     assert EngineRequest.from_json(json.loads(json.dumps(request.to_json()))) == request

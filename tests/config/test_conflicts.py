@@ -37,7 +37,7 @@ def check(**written):
         ({"no_measure": True, "cold_start": True}, "--cold-start .* --no-measure"),
     ],
 )
-def test_an_option_without_effect_is_told(written, words):
+def test_an_option_without_effect_is_an_error(written, words):
     with pytest.raises(UsageError, match=words) as caught:
         check(**written)
     assert caught.value.hint

@@ -19,7 +19,7 @@ from deployfold.errors import UsageError
     name=st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True),
     dtype=st.sampled_from(DTYPES),
 )
-def test_a_tensor_spec_reads_what_it_writes(shape, name, dtype):
+def test_a_tensor_spec_reads_its_own_text(shape, name, dtype):
     spec = TensorSpec(tuple(shape), name, dtype)
     assert TensorSpec.parse(str(spec)) == spec
 

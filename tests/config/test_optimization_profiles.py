@@ -21,7 +21,7 @@ SIZES = st.lists(st.integers(1, 99), min_size=1, max_size=4)
 
 
 @given(low=SIZES, more=st.data())
-def test_a_range_reads_what_is_written(low, more):
+def test_a_range_reads_its_own_text(low, more):
     opt = [size + more.draw(st.integers(0, 9)) for size in low]
     high = [size + more.draw(st.integers(0, 9)) for size in opt]
     texts = ["x".join(map(str, shape)) for shape in (low, opt, high)]
@@ -90,7 +90,7 @@ def test_dynamic_axes_span_all_profiles():
     assert batch.dynamic_axes == ({0: (1, 2)}, {0: (1, 2)})
 
 
-def test_a_span_holds_every_range_and_no_more():
+def test_a_span_contains_every_range_and_no_more():
     ranges = [InputShapes("a", (1, 8), (2, 8), (4, 9)), InputShapes("a", (3, 2), (5, 8), (8, 8))]
     assert span(ranges) == InputShapes("a", (1, 2), (2, 8), (8, 9))
     assert span(ranges[:1]) == ranges[0]

@@ -136,7 +136,7 @@ def test_keywords_are_options_or_fields():
         ({"max_seconds": float("nan")}, "--max-seconds"),
     ],
 )
-def test_wrong_keywords_are_told(keywords, words):
+def test_wrong_keywords_are_errors_that_name_them(keywords, words):
     with pytest.raises(UsageError, match=words):
         spec_of_keywords("net.pt", keywords)
 

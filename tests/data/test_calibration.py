@@ -74,7 +74,7 @@ def test_the_digest_tells_apart_what_matters(tmp_path: Path) -> None:
     assert len({plain.digest, *(data.digest for data in others)}) == 7
 
 
-def test_fewer_than_asked_is_noted(tmp_path: Path) -> None:
+def test_fewer_samples_than_requested_are_noted(tmp_path: Path) -> None:
     data = load(folder(tmp_path, 3), samples=5)
     assert data.notes[-1] == "5 calibration samples were requested, but there are 3."
     assert not any("requested, but" in note for note in load(tmp_path, samples=3).notes)

@@ -91,7 +91,7 @@ def test_names_are_paths_or_unique(tmp_path: Path) -> None:
         load_labels(table, folder=tmp_path, files=("x/b.png", "z/b.png"), count=2)
 
 
-def test_class_folders_count_only_where_asked(tmp_path: Path) -> None:
+def test_class_folders_give_labels_only_with_the_option(tmp_path: Path) -> None:
     source = tmp_path / "pictures"
     for number, name in enumerate(["zebra", "10", "9", "ape"]):
         folder(source / name, 3, start=3 * number)

@@ -94,7 +94,7 @@ def test_nhwc_and_bgr() -> None:
         np.testing.assert_allclose(bgr[channel], (plain[2 - channel] - mean) / std, atol=1e-6)
 
 
-def test_layout_asked_for_where_both_are_possible() -> None:
+def test_an_ambiguous_layout_follows_the_option() -> None:
     image = picture(3, (3, 3))
     nchw = apply(image, shape("1x3x3x3"), resize=3, layout="nchw")
     nhwc = apply(image, shape("1x3x3x3"), resize=3, layout="nhwc")

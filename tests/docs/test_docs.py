@@ -50,7 +50,7 @@ def test_the_readme_is_short_and_shows_a_table():
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_link_leads_somewhere(name: str) -> None:
+def test_every_link_has_a_target(name: str) -> None:
     home = ROOT if name == "README.md" else ROOT / "docs"
     links = re.findall(r"\]\(([^)#:]+)\)", PAGES[name])
     missing = [link for link in links if not (home / link).exists()]

@@ -61,7 +61,7 @@ def test_the_engines_and_the_completed_report_come_back(kit: Path, device: Path)
     assert list(device.iterdir()) == [], "the copy is removed"
 
 
-def test_what_fails_on_the_device_is_told_in_its_words(kit: Path, device: Path) -> None:
+def test_a_failure_on_the_device_is_reported_with_its_own_message(kit: Path, device: Path) -> None:
     before = (kit / "report.json").read_bytes()
     with pytest.raises(UsageError, match=r"On user@device: .*nonsense"):
         finish_on("user@device", kit, ["--target=nonsense"], command=COMMAND)

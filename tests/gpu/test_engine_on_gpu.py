@@ -79,7 +79,7 @@ def test_an_engine_agrees_with_onnx_runtime_at_every_batch(
 
 
 @each_library
-def test_a_batch_that_no_profile_holds_is_an_error(build: Build, library: Library) -> None:
+def test_a_batch_outside_every_profile_is_an_error(build: Build, library: Library) -> None:
     made = build(library)
     with closing(TensorRTRunner(made.path)) as runner:
         runner.load()

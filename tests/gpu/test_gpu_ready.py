@@ -30,7 +30,7 @@ def test_the_network_builds_with_its_request(
     assert made.profiles[0][0].max[0] == SPEC.profiles[0][0].max[0]
 
 
-def test_both_libraries_can_be_asked_for() -> None:
+def test_both_libraries_can_be_requested() -> None:
     for library in ("tensorrt", "tensorrt_rtx"):
         request = request_on(only(L4, library), Precision.FP32)
         assert isinstance(request, EngineRequest)

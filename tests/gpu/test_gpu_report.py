@@ -25,7 +25,7 @@ def test_a_part_that_fails_costs_itself(tmp_path: Path) -> None:
     assert "| broken | 0.0 | ValueError: the driver is away |" in (tmp_path / "gpu.md").read_text()
 
 
-def test_a_process_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:
+def test_a_failed_process_is_reported_by_its_last_line(tmp_path: Path) -> None:
     run = gpu_report.Run(tmp_path)
     with pytest.raises(ValueError, match=r"exit code 3: .*out of memory"):
         run.process(

@@ -131,7 +131,7 @@ def test_what_cannot_be_is_an_error_with_a_sentence(
 
 
 @pytest.mark.parametrize("given", ["1x4", "3", "2x3x1"])
-def test_a_shape_that_an_onnx_does_not_take_is_told_with_the_one_it_takes(
+def test_a_shape_that_an_onnx_does_not_take_is_an_error_that_names_the_right_one(
     tmp_path: Path, given: str
 ) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy"]
@@ -147,7 +147,7 @@ def test_a_shape_that_an_onnx_does_not_take_is_told_with_the_one_it_takes(
     assert ran(tmp_path / "net.onnx", "5x3").outputs[0].shape == (5, 3)
 
 
-def test_a_wrong_shape_in_torchscript_is_told_by_its_cause(tmp_path: Path) -> None:
+def test_a_wrong_shape_in_torchscript_is_an_error_that_names_the_cause(tmp_path: Path) -> None:
     net = torch.jit.trace(torch.nn.Linear(3, 4).eval(), torch.ones(1, 3))
     torch.jit.save(net, tmp_path / "net.ts.pt")
     with pytest.raises(MeasureError, match=r"net\.ts\.pt failed: RuntimeError: mat1 and mat2"):

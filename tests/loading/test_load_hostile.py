@@ -105,7 +105,7 @@ def test_own_class_needs_a_flag(tmp_path):
     assert isinstance(load_model(str(path), trust=True).module, Own)
 
 
-def test_trust_runs_what_it_was_asked_to(tmp_path):
+def test_trust_runs_the_code_of_the_checkpoint(tmp_path):
     target = tmp_path / "ran"
     torch.save(Reduces(os.system, f"touch {target}"), tmp_path / "net.pt")
     with pytest.raises(LoadError, match="neither a module nor a state dict"):
@@ -155,7 +155,7 @@ def test_truncated_file_is_one_sentence(share, legacy, tmp_path):
 @pytest.mark.parametrize(
     "content", [{}, {"epoch": 3}, torch.zeros(3), [1, 2], {"optimizer": {"a": 1}}]
 )
-def test_checkpoint_without_a_model_says_what_it_holds(content, tmp_path):
+def test_the_error_for_a_checkpoint_without_a_model_lists_its_contents(content, tmp_path):
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(LoadError, match="neither a module nor a state dict"):
         load_model(str(tmp_path / "net.pt"))

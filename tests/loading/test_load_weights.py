@@ -154,7 +154,7 @@ def test_weights_are_found_wherever_they_stand(shape: str, tmp_path: pathlib.Pat
         lambda s: s | {f"ema_{k.replace('.', '_')}": v for k, v in other(s).items()},
     ],
 )
-def test_an_average_beside_the_weights_is_told_and_chosen_by_key(
+def test_an_average_beside_the_weights_is_reported_and_chosen_by_key(
     content: Callable[[State], Any], tmp_path: pathlib.Path
 ) -> None:
     state = net().state_dict()
@@ -167,7 +167,7 @@ def test_an_average_beside_the_weights_is_told_and_chosen_by_key(
         load(tmp_path, content(state), weights="nothing")
 
 
-def test_an_average_beside_a_module_is_told_and_chosen_by_key(tmp_path: pathlib.Path) -> None:
+def test_an_average_beside_a_module_is_reported_and_chosen_by_key(tmp_path: pathlib.Path) -> None:
     model, average = net(), net()
     average.load_state_dict(other(model.state_dict()))
     torch.save({"model": model, "ema": average, "epoch": 3}, tmp_path / "w.pt")

@@ -86,7 +86,7 @@ def test_integers_booleans_and_complex_numbers() -> None:
     assert compare([np.array([1 + 2j])], [np.array([1 - 2j])]).max_abs_diff == 4.0
 
 
-def test_every_output_is_told_apart_where_there_are_several() -> None:
+def test_each_of_several_outputs_is_judged_apart() -> None:
     boxes, scores = np.array([[100.0, 800.0]]), np.array([0.5, 0.25])
     result = compare([boxes, scores], [boxes + 1.0, scores])
     assert [(one.index, one.shape, one.max_abs_diff) for one in result.outputs] == [
@@ -97,7 +97,7 @@ def test_every_output_is_told_apart_where_there_are_several() -> None:
     assert compare([REFERENCE], [REFERENCE]).outputs == ()
 
 
-def test_top_five_holds_the_originals_first_class() -> None:
+def test_top_five_contains_the_originals_first_class() -> None:
     reference = np.eye(8)[[0, 1, 2, 3]]  # one sample for each of the classes 0 to 3
     test = np.tile(np.arange(8.0), (4, 1))  # its five first classes are 7, 6, 5, 4 and 3
     result = compare([reference], [test])

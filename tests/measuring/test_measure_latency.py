@@ -299,7 +299,7 @@ def test_ctrl_c_closes_the_runners_and_carries_what_was_measured(after: int) -> 
         assert all(row.latency is not None for row in partial.rows)
 
 
-def test_progress_is_told_and_reaches_no_further_than_one() -> None:
+def test_progress_is_reported_and_never_exceeds_one() -> None:
     clock = Clock()
     events: list[Event] = []
     go(clock, {"base": Scripted(clock, 100 * MS)}, emit=events.append, max_seconds=3.0)

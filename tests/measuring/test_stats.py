@@ -30,7 +30,7 @@ def test_percentiles_are_numpys_of_the_pooled_samples(values: list[float]) -> No
 
 
 @given(enough, st.floats(0.01, 100), st.integers(0, 5))
-def test_an_interval_scales_with_its_values_and_holds_the_median(
+def test_an_interval_scales_with_its_values_and_contains_the_median(
     values: list[float], scale: float, seed: int
 ) -> None:
     interval = median_interval(values, seed)
@@ -134,7 +134,7 @@ def test_a_percentile_of_95_is_bounded_from_72_independent_samples_on() -> None:
     assert bounded.low < bounded.value < bounded.high == draws.max()
 
 
-def test_a_percentiles_interval_holds_the_true_one() -> None:
+def test_a_percentiles_interval_contains_the_true_one() -> None:
     rng = np.random.default_rng(1)
     true = np.exp(0.2 * 1.6448536)
     for rounds, calls in ((100, 1), (40, 5)):

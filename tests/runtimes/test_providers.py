@@ -74,7 +74,7 @@ def _has(title: str) -> bool:
     return any(name.lower().startswith(title.lower()) for name in ort.get_available_providers())
 
 
-def test_a_provider_that_does_not_exist_is_told_with_those_that_do() -> None:
+def test_an_unknown_provider_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="has no provider 'abacus'") as caught:
         resolve_provider("abacus")
     assert "CPU" in str(caught.value.hint)

@@ -93,7 +93,7 @@ def test_a_package_of_a_third_party_brings_a_runtime(tmp_path: Path) -> None:
     assert [one["shape"] for one in json.loads(done.stdout)["inputs"]] == [[1, 3]]
 
 
-def test_a_third_partys_faults_are_told_and_cost_its_runtime_alone() -> None:
+def test_a_third_partys_faults_are_reported_and_disable_its_runtime_alone() -> None:
     code = (
         "from deployfold.runtimes import all_runtimes, broken_runtimes\n"
         "print([one.key for one in all_runtimes()][-1])\n"

@@ -13,7 +13,7 @@ from deployfold.sweep.jobs import RECORD, Cell
 from deployfold.sweep.summary import CellResult, summarise, to_markdown, to_table
 
 
-def test_an_engine_in_fp16_is_not_the_int8_that_was_asked_for(tmp_path: Path) -> None:
+def test_an_fp16_engine_does_not_count_as_the_requested_int8(tmp_path: Path) -> None:
     """A build whose INT8 is refused makes the FP16 engine all the same."""
     directory = tmp_path / "net" / "int8-0123456789ab"
     directory.mkdir(parents=True)

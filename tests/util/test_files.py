@@ -22,7 +22,7 @@ def _write_half(path, error):
         raise error
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a" / "file.txt"
     write_text(path, "before")
     for error in (RuntimeError, KeyboardInterrupt, ExportError("no")):
@@ -67,7 +67,7 @@ def test_writing_never_sets_the_umask_of_the_process(tmp_path, monkeypatch):
     assert (tmp_path / "y").read_text() == "y"
 
 
-def test_what_a_killed_run_left_is_removed_and_what_is_being_written_stays(tmp_path):
+def test_remains_of_a_killed_run_are_removed_and_files_in_progress_stay(tmp_path):
     path = tmp_path / "net.onnx"
     (tmp_path / ".tmp-abcdefgh-net.onnx").write_text("half")
     (tmp_path / ".tmp-12345678-net.onnx").mkdir()
