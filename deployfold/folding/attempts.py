@@ -113,7 +113,7 @@ class _Folder:
         self._first = [*([[small]] if small else []), wider]
         self._others = [*self._first, *shorter]
         self._random = random_like(example)
-        self._plan: Plan | None = None
+        self._plan = Plan((), (), (), (), ())  # of the last attempt
 
     def fold(self, attempt: Attempt) -> FoldResult:
         """Fold as ``attempt`` says, and prove it.
@@ -177,7 +177,6 @@ class _Folder:
 
     def without_faulty(self, attempt: Attempt, fault: RewriteFault) -> Attempt:
         """Keep what the rewriter failed on: a bug in deployfold, and not in the model."""
-        assert self._plan is not None
         folded = [item for item in self._plan.folded if item.name not in attempt.keep]
         names = [item.name for item in folded if fault.path in (item.name, *item.into)]
         reason = f"{fault}; this is a bug in deployfold, please report it"
@@ -188,7 +187,6 @@ class _Folder:
 
     def next_attempt(self, attempt: Attempt, error: NotTheSame | FoldedFails) -> Attempt | None:
         """What to try after a failed comparison; None if only a search is left."""
-        assert self._plan is not None
         looks = self._looked_at(attempt, error.inputs)
         if looks:
             return attempt.keeping(*looks)
@@ -210,7 +208,6 @@ class _Folder:
         self, attempt: Attempt, inputs: Sequence[Inputs]
     ) -> tuple[dict[str, str], str] | tuple[dict[str, str]] | None:
         """What the model's code looks at, and has to stay; with a note if branches are of it."""
-        assert self._plan is not None
         branches = {item.name for item in self._plan.folded if item.kind == "branch"}
         folded = apply(self._plan, copy_modules(self._model, share_parameters=False))
         names = [item.name for item in self._plan.folded if item.name not in attempt.keep]
@@ -232,7 +229,6 @@ class _Folder:
         Raises:
             FoldError: ``error``, if not even keeping all of them helps.
         """
-        assert self._plan is not None
 
         def fold_all_but(keep: frozenset[str]) -> FoldResult | None:
             try:
