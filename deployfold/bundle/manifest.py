@@ -60,7 +60,7 @@ class Artifact(Frozen):
 
 
 class HowToRun(Frozen):
-    """The command, the packages that it needs, and the runtimes, of which one is enough."""
+    """The command, its packages, and the runtimes; one of the runtimes is enough."""
 
     command: str
     needs: tuple[str, ...]

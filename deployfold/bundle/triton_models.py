@@ -123,7 +123,7 @@ def _greatest_batch(
 ) -> int:
     """The greatest batch of ONNX and TorchScript; 0 if Triton must not join requests.
 
-    1. The batch that the user asked for.
+    1. The batch that the user gave.
     2. Else the greatest batch that ``--dynamic-batch`` or ``--shapes`` of the build named.
     3. Else the greatest batch of the engines.
     """

@@ -1,1 +1,1 @@
-"""What the user asked for: inputs, shapes, precisions, options and profiles, without torch."""
+"""The settings of the user: inputs, shapes, precisions, options and profiles, without torch."""

@@ -26,7 +26,7 @@ class KnownIssue:
         summary: the predicate of a sentence that begins with the version.
         source: the address of the report.
         precisions: the precisions with the issue; empty for all.
-        layers: the layers of which the network must have one, by name of ``trt.LayerType``; empty
+        layers: the network must have one of these, by name of ``trt.LayerType``; empty
             for any network.
         dla: whether the issue applies only to builds for a DLA.
         fails: whether the build fails; otherwise the engine computes wrong values.
