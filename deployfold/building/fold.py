@@ -44,9 +44,9 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         result = fold_model(
             model.module,
             loaded.example,
-            reparam=spec.reparam,
-            norm_affine=spec.fold_norm_affine,
-            keep_parametrizations=spec.keep_parametrizations,
+            reparam=spec.folding.reparam,
+            norm_affine=spec.folding.norm_affine,
+            keep_parametrizations=spec.folding.keep_parametrizations,
             more_inputs=loaded.fold_samples[1:],
             check_inputs=_other_sizes(loaded),
         )

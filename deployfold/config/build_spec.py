@@ -7,7 +7,6 @@ the key of build profiles, the keyword of :func:`deployfold.build` and the JSON 
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from typing import Any
 from deployfold.errors import UsageError
 
 from .accuracy import GuardSpec, KeepSpec
+from .arch_arguments import read_arguments
 from .batch_sizes import read_batches
 from .device import read_device
 from .engine import EngineOptions
+from .folding import FoldOptions
 from .inputs import InputSpec, read_inputs
 from .optimization_profiles import (
     Dynamic,
@@ -30,22 +31,6 @@ from .option_field import Panel, check_ranges, group, option
 from .precision import Precision
 from .real_data import CalibrationSpec, PreprocessSpec, read_input_data
 from .thresholds import Thresholds
-
-
-def _read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Read each ``NAME=VALUE``; a value that is not a Python literal is a string."""
-    found = []
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name.isidentifier():
-            raise UsageError(
-                f"--arch-arg {text!r} is not NAME=VALUE.", hint="Write it as --arch-arg width=64."
-            )
-        try:
-            found.append((name, ast.literal_eval(value)))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            found.append((name, value))
-    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class BuildSpec:
         Panel.MODEL,
         key="arch-arg",
         metavar="NAME=VALUE",
-        read=_read_arguments,
+        read=read_arguments,
     )
     weights: str | None = option(
         None,
@@ -167,21 +152,7 @@ class BuildSpec:
         Panel.MODEL,
         in_profiles=False,
     )
-    reparam: bool = option(
-        True,
-        "Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
-        Panel.MODEL,
-    )
-    fold_norm_affine: bool = option(
-        True,
-        "Leave the affine parameters of LayerNorm, RMSNorm, GroupNorm and InstanceNorm.",
-        Panel.MODEL,
-    )
-    keep_parametrizations: bool = option(
-        False,
-        "Leave weights that pruning, weight_norm and the like compute at each call.",
-        Panel.MODEL,
-    )
+    folding: FoldOptions = group(FoldOptions)
     script: bool = option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
     preprocess: PreprocessSpec = group(PreprocessSpec)
     image_input: str | None = option(
@@ -248,9 +219,7 @@ class BuildSpec:
         "Also run the folded model in fp16 with PyTorch; on a GPU that row is always there.",
         Panel.MEASUREMENT,
     )
-    torch_compile: bool = option(
-        False, "Also run the folded model with torch.compile.", Panel.MEASUREMENT
-    )
+    torch_compile: bool = option(False, "Add a row for torch.compile.", Panel.MEASUREMENT)
     threads: int | None = option(
         None,
         "CPU threads for every row; the physical cores by default.",

@@ -158,10 +158,9 @@ class EngineRunner:
         )
 
     def profile(self, calls: int) -> Profile:
-        """The time of each layer on what was bound; made for a runner without a CUDA graph.
+        """The time of each layer on what was bound; see :func:`.profile_engine`.
 
-        Raises:
-            MeasureError: the engine failed, or TensorRT reports no layer.
+        The runner must launch without a CUDA graph.
         """
         if self._loaded is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
