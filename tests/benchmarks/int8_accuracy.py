@@ -1,7 +1,7 @@
 """INT8 on photographs that calibration has not seen, beside other quantisers.
 
-    python tests/benchmarks/int8_accuracy.py [--net NAME] [--samples N] [--only TITLE] \\
-        [--folder FOLDER] [PEER=PYTHON …]
+    PYTHONPATH=tests/support python tests/benchmarks/int8_accuracy.py \\
+        [--net NAME] [--samples N] [--only TITLE] [--folder FOLDER] [PEER=PYTHON …]
 
 The networks and photographs come from packages: see ``trained_nets.py`` and ``trained_inputs.py``.
 A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
