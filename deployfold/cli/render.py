@@ -86,7 +86,7 @@ def show_report(
     if directory is not None:
         for line in closing_lines(report, directory):
             # Do not wrap paths and commands, so that users can copy them.
-            session.out.print(line, soft_wrap=str(directory) in line, markup=False)
+            session.out.print(line, soft_wrap=line.startswith(_COPIED), markup=False)
 
 
 def show_overview(session: Session, reports: Sequence[Report]) -> None:
@@ -95,6 +95,9 @@ def show_overview(session: Session, reports: Sequence[Report]) -> None:
     from deployfold.reporting.terminal import grid_table
 
     session.out.print(grid_table(overview_grid(reports)))
+
+
+_COPIED = ("Its file is ", "Artifacts and report.json: ", "next: ")
 
 
 def closing_lines(report: Report, directory: Path) -> list[str]:

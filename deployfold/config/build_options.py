@@ -22,7 +22,13 @@ def build_options() -> tuple[Option, ...]:
         if one.name == "precisions":
             found += [
                 Option(
-                    one.name, key.value, bool, False, key.record.summary, Panel.TARGET, common=True
+                    one.name,
+                    key.value,
+                    bool,
+                    False,
+                    key.record.summary,
+                    Panel.TARGET,
+                    common=key.record.common,
                 )
                 for key in Precision
                 if key is not Precision.FP32  # an fp32 ONNX is always exported

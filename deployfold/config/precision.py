@@ -37,6 +37,7 @@ class PrecisionRecord:
             another computation. Empty for fp32.
         min_sqnr_db: default limit of the accuracy guard: the least SQNR in dB of every output.
         layer_sqnr_db: limit for one layer in ``deployfold compare --layers``, in dB.
+        common: the short ``--help`` of ``build`` lists it.
         weights_only: activations are not rounded.
         caveats: the report's remark on an engine of this precision, by library.
     """
@@ -53,6 +54,7 @@ class PrecisionRecord:
     layer_sqnr_db: float
     oldest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     calibration: Literal["none", "optional", "required"] = "none"
+    common: bool = False
     weights_only: bool = False
     caveats: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ _FP32 = PrecisionRecord(
 
 _FP16 = PrecisionRecord(
     name="fp16",
+    common=True,
     title="FP16",
     family="cast",
     quantises="weights and activations",
@@ -92,6 +95,7 @@ _FP16 = PrecisionRecord(
 
 _BF16 = PrecisionRecord(
     name="bf16",
+    common=True,
     title="BF16",
     family="cast",
     quantises="weights and activations",
@@ -108,6 +112,7 @@ _BF16 = PrecisionRecord(
 
 _INT8 = PrecisionRecord(
     name="int8",
+    common=True,
     title="INT8",
     family="qdq",
     quantises="weights and activations of convolutions and matrix products",
@@ -144,6 +149,7 @@ _INT8_WEIGHTS = PrecisionRecord(
 
 _FP8 = PrecisionRecord(
     name="fp8",
+    common=True,
     title="FP8",
     family="qdq",
     quantises="weights and activations of convolutions and matrix products",

@@ -56,6 +56,22 @@ def prepare(model: ir.Model) -> None:
     restore_containers(model)
 
 
+def read_weights_directly(model: ir.Model) -> None:
+    """Let nodes of the main graph read a weight itself where they read a copy of it, in place.
+
+    The exporter shares equal weights, such as biases, through an Identity. A copy that is an output
+    of the model stays.
+    """
+    graph = model.graph
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
+        copied = node.outputs[0]
+        if source is None or not source.is_initializer() or copied.is_graph_output():
+            continue
+        ir.convenience.replace_all_uses_with(copied, source)
+        graph.remove(node, safe=True)
+
+
 def holds(model: ir.Model, dtype: ir.DataType) -> bool:
     """Whether an input, an output or a weight has the type."""
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]

@@ -77,9 +77,14 @@ def test_a_network_builds_for_every_target(
     nets: dict[str, Net], tmp_path: Path, name: str, column: str
 ) -> None:
     """In this process: starting a worker for each of the 228 would take minutes."""
-    from deployfold.compiling.tensorrt.builder import build, import_library
+    from deployfold.compiling.tensorrt.builder import build
+    from deployfold.targets.libraries import import_library
 
-    trt, net, precision = import_library("tensorrt_rtx"), nets[name], precision_of(column)
+    trt, net, precision = (
+        import_library("tensorrt_rtx", CompileError),
+        nets[name],
+        precision_of(column),
+    )
     source = net.onnx(column)
     for target in TARGETS:
         output = tmp_path / f"{target}.engine"

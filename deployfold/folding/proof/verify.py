@@ -31,6 +31,13 @@ TOLERANCE = 1e-9
 
 
 _EVERY_LAYER = "every output of the model is empty, so every layer was compared"
+_INSENSITIVE = (
+    "the outputs of the model hardly depend on its input (is it trained?), so their comparison "
+    "shows little"
+)
+_SPREAD = 1e-6
+"""Least relative difference between the outputs of two samples with which a comparison of outputs
+would show a wrong fold."""
 
 
 class NotTheSame(FoldError):
@@ -140,6 +147,8 @@ def _compare(
     exact, before, note = _in_float64(copied, plan, inputs, outputs, random)
     del copied
     empty = not any(tensor.numel() for item in outputs for tensor in item)
+    if not empty and not note and _insensitive(outputs):
+        note = _INSENSITIVE
     if empty or (exact is not None and not exact <= tolerance):
         for item in inputs:
             departure = first_departure(original, plan, item, tolerance)
@@ -176,6 +185,26 @@ def _compare(
         original_relative=before,
         note=note,
     )
+
+
+def _insensitive(outputs: Sequence[list[Tensor]]) -> bool:
+    """Whether every output is 0, or the same for all samples of a batch.
+
+    Untrained networks give such outputs: the weights of a last layer are 0, or activations vanish
+    beside a bias. A difference in the layers before does not show in them.
+    """
+    compared = False
+    for tensor in (tensor for item in outputs for tensor in item):
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        scale = float(tensor.abs().max())
+        if scale == 0.0:
+            compared = True
+        elif tensor.ndim and tensor.shape[0] > 1:
+            compared = True
+            if not float((tensor - tensor[:1]).abs().max()) <= _SPREAD * scale:
+                return False
+    return compared
 
 
 def _run_folded(folded: nn.Module, inputs: tuple[Any, ...], random: bool) -> list[Tensor]:

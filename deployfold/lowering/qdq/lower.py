@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
-from onnx_ir.passes import common
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
@@ -20,7 +19,7 @@ from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
 from deployfold.lowering.cast.lower import reshaped_note
-from deployfold.lowering.graph import load, prepare
+from deployfold.lowering.graph import load, prepare, read_weights_directly
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_opset
 from deployfold.lowering.progress import Progress, silent
@@ -74,7 +73,7 @@ def lower(
     check_finite((*samples.feeds, *samples.held_back), precision)
     model = raise_opset(load(source), form.opset)
     prepare(model)
-    common.IdentityEliminationPass()(model)  # exports share equal biases through an Identity
+    read_weights_directly(model)
     asked = asked_for(model, options.keep)
     layers, unfit = _layers(model, form, asked)
     residual = options.residual and not form.weight_only
