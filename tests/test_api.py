@@ -121,6 +121,7 @@ def test_signatures_are_those_of_the_documentation():
         "model": (positional, empty),
         "example_inputs": (positional, empty),
         "reparam": (keyword, True),
+        "norm_affine": (keyword, True),
         "keep_parametrizations": (keyword, False),
         "more_inputs": (keyword, ()),
         "check_inputs": (keyword, ()),

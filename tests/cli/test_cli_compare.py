@@ -104,6 +104,6 @@ def test_bench_refuses_wrong_choices_before_it_measures(folder, built):
     fails(
         run("bench", "out", "--batch", "0", *BENCH, cwd=folder),
         2,
-        "expected batch sizes",
+        "expected different positive integers",
     )
     fails(run("bench", "out", "--labels", "y.txt", *BENCH, cwd=folder), 2, "--inputs")

@@ -52,7 +52,7 @@ def test_fold_is_verified_on_the_data(data):
         (("--input-data", "random"), "Random"),
         (("--int8",), "needs data to calibrate on"),
         (("--profile", "nothing"), "no build profile"),
-        (("--batch", "1,0"), "batch sizes"),
+        (("--batch", "1,0"), "different positive integers"),
         (("--sort", "colour"), "colour"),
     ],
 )

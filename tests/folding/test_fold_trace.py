@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 
 import pytest
 import torch
@@ -91,7 +92,16 @@ def nested(depth: int = 200) -> nn.Module:
     return module.eval()
 
 
-def test_a_model_nested_too_deep_is_not_blamed():
+@pytest.fixture
+def usual_limit():
+    """Python's default; a command that another test ran in this process has raised it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+def test_a_model_nested_too_deep_is_not_blamed(usual_limit):
     x = torch.randn(1, 3, 4, 4)
     model = nested()
     with torch.no_grad():

@@ -107,12 +107,13 @@ def test_operators_without_bfloat16_stay_and_say_why(tmp_path):
 def test_tensorrt_rtx_builds_such_an_operator_in_fp32_and_not_in_bf16(op_type, tmp_path):
     """Where this fails, a newer TensorRT-RTX has it in bf16, and it can leave the list."""
     pytest.importorskip("tensorrt_rtx")
-    from deployfold.compiling.tensorrt.builder import build, import_library
+    from deployfold.compiling.tensorrt.builder import build
+    from deployfold.targets.libraries import import_library
 
     weights = {"ConvTranspose": {"w": (8, 4, 2, 2)}, "GRU": {"w": (1, 24, 8), "r": (1, 24, 8)}}
     options = {"LpPool": {"kernel_shape": [2, 2]}, "GRU": {"hidden_size": 8}}.get(op_type, {})
     shapes = weights.get(op_type, {})
-    trt = import_library("tensorrt_rtx")
+    trt = import_library("tensorrt_rtx", CompileError)
 
     def attempt(precision, kind, dtype):
         nodes = [
