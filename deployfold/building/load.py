@@ -85,6 +85,23 @@ class Loaded:
         return replace(self, model=replace(self.model, module=torch.nn.Identity()))
 
 
+def model_of(spec: BuildSpec) -> LoadedModel:
+    """The model of a specification, as its file or its library has it.
+
+    Raises:
+        LoadError, UsageError: the model cannot be loaded.
+    """
+    return load_model(
+        spec.source,
+        arch=spec.arch,
+        arch_options=dict(spec.arch_options),
+        weights=spec.weights,
+        allow_globals=spec.allow_globals,
+        trust=spec.trust,
+        factories=True,
+    )
+
+
 def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
     """Load the model and its data.
 
@@ -96,15 +113,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         LoadError, UsageError: the model, its inputs or the data cannot be used.
     """
     with journal.running("load", spec.source) as stage:
-        model = load_model(
-            spec.source,
-            arch=spec.arch,
-            arch_options=dict(spec.arch_options),
-            weights=spec.weights,
-            allow_globals=spec.allow_globals,
-            trust=spec.trust,
-            factories=True,
-        )
+        model = model_of(spec)
         shown = None if spec.image_input else _shown_by_data(model, spec)
         requested = spec.inputs or shown
         model = with_arguments(model, requested)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from deployfold.building.load import model_of
 from deployfold.config.build_profiles import names_function
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
@@ -21,7 +22,6 @@ from deployfold.folding import count_parameters
 from deployfold.loading import (
     LoadedModel,
     in_single_precision,
-    load_model,
     resolve_inputs,
     with_arguments,
 )
@@ -58,15 +58,7 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
     Raises:
         LoadError, UsageError: the model cannot be loaded.
     """
-    model = load_model(
-        spec.source,
-        arch=spec.arch,
-        arch_options=dict(spec.arch_options),
-        weights=spec.weights,
-        allow_globals=spec.allow_globals,
-        trust=spec.trust,
-        factories=True,
-    )
+    model = model_of(spec)
     model = with_arguments(model, spec.inputs)
     model, requested = in_single_precision(model, spec.inputs)
     try:

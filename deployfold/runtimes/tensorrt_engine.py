@@ -158,10 +158,7 @@ class EngineRunner:
         )
 
     def profile(self, calls: int) -> Profile:
-        """The time of each layer on what was bound; see :func:`.profile_engine`.
-
-        The runner must launch without a CUDA graph.
-        """
+        """The time of each layer, launched without a CUDA graph; see :func:`.profile_engine`."""
         if self._loaded is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
         self._copy_in()
