@@ -11,6 +11,7 @@ import torch
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.folding import fold as fold_model
+from deployfold.folding.drift import LEAST_SAMPLES, drift_note, drifted
 from deployfold.folding.frames import Frames, absorb
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
@@ -24,6 +25,9 @@ from .load import Loaded
 from .results import Folded
 from .rows import Inputs
 from .settings import run_settings
+
+_DRIFT_INPUTS = 16
+"""Inferences whose statistics are compared with those of training."""
 
 
 def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -> Folded:
@@ -40,6 +44,8 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
 
         return fold_onnx(loaded, spec, journal)
     model, settings = loaded.model, run_settings(spec)
+    if spec.input_data is not None:
+        _check_drift(loaded, journal)
     with journal.running("fold", "tracing, folding and verifying") as stage:
         result = fold_model(
             model.module,
@@ -106,6 +112,16 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         for one in (asked if spec.measure else ())
     ]
     return Folded(result, (original, eager, *variants))
+
+
+def _check_drift(loaded: Loaded, journal: Journal) -> None:
+    """Warn where real inputs are far from the statistics of the BatchNorms."""
+    inputs = loaded.samples[:_DRIFT_INPUTS]
+    if len(inputs) * loaded.inputs.batch < LEAST_SAMPLES:
+        return
+    found = drifted(loaded.model.module, inputs)
+    if found:
+        journal.note([drift_note(found)], level="warning")
 
 
 def _other_sizes(loaded: Loaded) -> tuple[Inputs, ...]:
