@@ -63,7 +63,7 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
         raise CompileError(
             f"{title} cannot parse {onnx.name}: {reasons}{more}.",
-            hint="Export with another --opset, or replace the operator in the model.",
+            hint="Replace the operator in the model, or run the ONNX in ONNX Runtime.",
         )
     # TensorRT parses a garbage file without an error, into an empty network.
     for count, what in (
