@@ -1,1 +1,1 @@
-"""The traced graph that folding works on."""
+"""The operators, tensors and module calls of a forward pass, and the affine layers among them."""

@@ -1,4 +1,4 @@
-"""An affine layer: a BatchNorm or a constant scale, with every place where it runs."""
+"""The record of an affine layer: a BatchNorm or a constant scale, and the operators that run it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .graph import Op, Value
 
 @dataclass(eq=False)
 class AffineLayer:
-    """One constant channel-wise affine map of a model: a BatchNorm, or a scale like LayerScale.
+    """A channel-wise affine map with constant numbers: a BatchNorm, or a scale such as LayerScale.
 
     Attributes:
-        name: the module path, or where its function is called.
-        functional: it is a function called in the forward of some other module.
-        sites: every operator that runs it.
-        affine: what it computes, in float64; other affine layers may have been folded into it.
-        removals: how to take it out; empty when ``reason`` says why it cannot be.
-        kind: what the report counts it as: ``"batchnorm"``, ``"scale"``, or the class of norm whose
-            affine parameters it is, such as ``"LayerNorm"``.
-        editable: it has, or can be given, a weight and a bias of its own.
+        name: the module path. For a function call, the place of the call.
+        functional: the forward of another module calls the layer as a function.
+        sites: the operators that run the layer.
+        affine: the scale and shift of each channel, in float64. Folding adds the maps of other
+            affine layers.
+        removals: the edits that remove the layer; empty if ``reason`` explains why it stays.
+        kind: the name of its group in the report: ``"batchnorm"``, ``"scale"``, or the class of
+            the norm that owns the affine parameters, such as ``"LayerNorm"``.
+        editable: the layer has a weight and a bias of its own, or can get them.
     """
 
     name: str
@@ -46,16 +47,16 @@ class AffineLayer:
 
     @property
     def of_norm(self) -> bool:
-        """Whether it is the affine part of a layer that normalises by the data itself."""
+        """Whether the layer is the affine part of a norm with statistics of its input."""
         return self.kind not in ("batchnorm", "scale")
 
     def channel_axis(self, value: Value) -> int:
-        """The axis of ``value`` that the map's channels lie on."""
+        """The channel axis of ``value``."""
         return 1 if self.axis is None else self.axis % len(value.shape)
 
 
 def is_batchnorm_module(module: nn.Module) -> bool:
-    """Whether a module counts as a BatchNorm layer: one of torch's, or one with its statistics."""
+    """Whether a module is a BatchNorm: torch's own class, or a class with running statistics."""
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         return False
     if isinstance(module, _BatchNorm):

@@ -1,7 +1,7 @@
-"""Which tensors share memory, and who would notice a write to it.
+"""Checks for shared memory: the readers of a tensor, and the operators that overwrite the tensor.
 
-A BatchNorm makes a tensor of its own; once it is gone, what worked on that in place works on the
-BatchNorm's input.
+A BatchNorm returns a new tensor. Once the BatchNorm is folded, in-place operators behind it
+overwrite its input instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .graph import Call, Op, Value
 
 
 def read_by_others(value: Value) -> bool:
-    """Whether more than one operator reads ``value``, or a tensor that it may be a view of."""
+    """Whether several operators read ``value`` or a tensor that may share its memory upstream."""
     while len(value.consumers) < 2:
         op = value.producer
         if op is None or not may_be_view(op):
@@ -22,7 +22,7 @@ def read_by_others(value: Value) -> bool:
 
 
 def overwriting(value: Value, call: Call) -> list[Op]:
-    """The operators outside ``call`` that work in place on ``value``, or on a view of it."""
+    """The operators outside ``call`` that overwrite ``value`` or a view of ``value`` in place."""
     found: list[Op] = []
     for op in value.consumers:
         if op.name.endswith("_") and op.arguments.get("self") is value:

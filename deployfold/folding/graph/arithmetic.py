@@ -1,4 +1,4 @@
-"""Affine layers written as arithmetic: FrozenBatchNorm2d, LayerScale, ``x * gamma``."""
+"""Finds affine layers written as arithmetic: FrozenBatchNorm2d, LayerScale, ``x * gamma``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .graph import Call, Graph, Op, Value
 
 
 def arithmetic_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[AffineLayer]:
-    """Every module whose whole forward is an affine map, and every product with a scale parameter.
+    """Find the modules whose forward is an affine map, and the products with a scale parameter.
 
-    The operators of each are collapsed into one in ``graph``.
+    The function merges the operators of each affine layer into one operator of ``graph``.
     """
     affine_layers: dict[object, AffineLayer] = {}
     parents = {id(call.parent) for call in graph.calls}
@@ -36,7 +36,7 @@ def arithmetic_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Af
 
 
 def _collapse(graph: Graph, call: Call) -> Op | None:
-    """Make one operator of a leaf call whose output is ``constant * input + constant``."""
+    """Merge the operators of a leaf call that computes ``constant * input + constant`` into one."""
     if len(call.inputs) != 1 or len(call.outputs) != 1 or call.inputs[0].constant:
         return None
     source, result = call.inputs[0], call.outputs[0]
@@ -72,7 +72,7 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
 
 @torch.enable_grad()
 def _axis_tried(call: Call, source: Value) -> int:
-    """The axis that a forward of affine operators acts along, channel by channel; -1 if none."""
+    """The channel axis of an affine forward, found by a trial run in float64; -1 if none fits."""
     module = copy.deepcopy(call.module).double()
     device = next((tensor.device for tensor in module.state_dict().values()), None)
     generator = torch.Generator().manual_seed(0)
@@ -82,10 +82,10 @@ def _axis_tried(call: Call, source: Value) -> int:
         result = module(probe)
         if result.shape != probe.shape:
             return -1
-        # Of an affine map of single elements this is its scale; of any other, a sum of several.
+        # The gradient of the sum is the scale only if the map treats each element separately.
         (slope,) = torch.autograd.grad(result.sum(), probe)
         shift = module(torch.zeros_like(probe)).detach()
-    except Exception:  # the code may need what only the real forward has
+    except Exception:  # the code may need state that only the real forward has
         return -1
     result = result.detach()
     scale = float(result.abs().max())
@@ -101,7 +101,7 @@ def _axis_tried(call: Call, source: Value) -> int:
 
 
 def merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
-    """Replace a chain of operators, first to last, by one."""
+    """Replace a chain of operators, in the order they ran, by one ``channel_affine`` operator."""
     source = next(item for item in chain[0].inputs if not item.constant)
     result = chain[-1].output
     merged = Op("channel_affine", None, {"self": source, "axis": axis}, chain[0].call)
@@ -116,7 +116,10 @@ def merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
 
 
 def constant_axis(op: Op, source: Value) -> int | None:
-    """The axis an operator's constant varies along; None for a scalar, -1 for several."""
+    """The axis along which an operator's constant varies; None for a scalar, -1 for several axes.
+
+    A constant with more axes than ``source``, or one that varies along the batch, also gives -1.
+    """
     shapes = [value.shape for value in op.inputs if value.constant]
     rank = len(source.shape)
     for shape in shapes:
@@ -146,7 +149,7 @@ def _module_layer(call: Call, op: Op) -> AffineLayer:
     module = copy.deepcopy(call.module).double()
     probe = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
     result = module(probe)
-    # The derivative is the scale to the last bit, where f(1) - f(0) would cancel.
+    # The derivative gives the exact scale. The difference f(1) - f(0) would lose digits.
     (slope,) = torch.autograd.grad(result.sum(), probe)
     shift = result.detach().flatten()
     affine_layer.affine = Affine(
@@ -159,7 +162,7 @@ def _module_layer(call: Call, op: Op) -> AffineLayer:
 
 
 def _scaled_by(graph: Graph, value: Value) -> list[Op]:
-    """The products that ``value``, perhaps reshaped, is a factor of, if it is nothing else."""
+    """The products with ``value`` or a reshaped ``value``; empty if ``value`` has other uses."""
     products: list[Op] = []
     for op in value.consumers:
         factor = value
@@ -194,8 +197,8 @@ def _parameter_layer(
 
 
 def _may_be_absent(call: Call, name: str) -> bool:
-    """Whether the forward also runs with the parameter set to None, as optional ones allow."""
-    module = copy.copy(call.module)  # its own dictionaries, the same tensors
+    """Whether the forward also runs with the parameter set to None, as for optional parameters."""
+    module = copy.copy(call.module)  # a new module object that shares the tensors
     module._parameters = {**call.module._parameters, name: None}
     try:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The numbers of constants: stored in the model, or computed from such as the forward does."""
+"""The numbers of constant tensors: stored in the model, or recomputed from stored tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from .graph import Value
 
 
 def number_of(value: Value) -> Tensor | None:
-    """What a constant holds, on the CPU and, if stored, in float64; None if that is not known.
+    """The numbers of a constant tensor, on the CPU; None if they are unknown before a run.
 
-    A tensor that the forward writes to, or makes of random numbers, is not known.
+    Stored floating-point numbers are converted to float64. The numbers are unknown if the forward
+    writes to the tensor or draws it at random.
     """
     if value.number is not None:
         stored = value.number.cpu()
@@ -26,6 +27,6 @@ def number_of(value: Value) -> Tensor | None:
         known[source] = number
     try:
         found: Tensor = op.rerun(known)
-    except (RuntimeError, KeyError):  # it wants another dtype or device
+    except (RuntimeError, KeyError):  # the operator requires another dtype or device
         return None
     return found

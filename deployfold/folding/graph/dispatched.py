@@ -1,4 +1,4 @@
-"""What the dispatcher hands over: an operator and its arguments, brought into one form."""
+"""Normalises the operators that torch dispatches: one name and one set of arguments for each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
 def in_one_form(
     name: str, function: Any, arguments: dict[str, Any]
 ) -> tuple[str, Any, dict[str, Any]]:
-    """Rewrite an operator that takes a tensor for its shape alone, since it does not read it, and
-    one that is another by a shorter name."""
+    """Replace shape-only tensor arguments by their shape, and ``hstack`` by ``cat``.
+
+    An operator such as ``view_as`` reads only the shape of a tensor, so the tensor is no input.
+    """
     if name in _SHAPE_OF_OTHER:
         plain, keyword = _SHAPE_OF_OTHER[name]
         shape = list(arguments["other"].shape)
@@ -37,8 +39,10 @@ _PRODUCTS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat
 
 
 def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Name the operands of what is a layer by another name as ``linear`` does: of a matrix product
-    whose second factor is a stored matrix, and of an embedding."""
+    """Add the argument names of ``linear`` (input, weight, bias) to an equivalent layer.
+
+    Equivalent layers are embeddings, and matrix products whose second factor is a stored matrix.
+    """
     if name == "embedding":
         return {**arguments, "input": arguments["indices"], "bias": None}
     if name not in _PRODUCTS:
@@ -55,7 +59,7 @@ def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by the names of the operator's schema, defaults filled in."""
+    """The arguments by their names in the operator's schema, with defaults filled in."""
     arguments = {}
     for index, argument in enumerate(func._schema.arguments):
         if index < len(args):
@@ -70,17 +74,17 @@ def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
 def run_operator(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
-    """What ``function`` returns; ``arguments`` are the same by schema name."""
+    """Run ``function``; ``arguments`` holds ``args`` and ``kwargs`` by schema name."""
     if function is torch.ops.aten.batch_norm.default and not arguments["training"]:
         source, mean = arguments["input"], arguments["running_mean"]
         if source.is_meta and mean.shape == source.shape[1:2]:
-            # Torch's own way takes longer than all the convolutions, and imports its compiler.
+            # Torch's meta batch_norm imports the compiler and is slower than all convolutions.
             return torch.empty_like(source)
     return function(*args, **kwargs)
 
 
 def is_random(function: Any, arguments: dict[str, Any]) -> bool:
-    """Whether an operator with these arguments draws from torch's random numbers."""
+    """Whether an operator with these arguments draws random numbers from torch's generator."""
     if torch.Tag.nondeterministic_seeded not in function.tags:
         return False
     training = arguments.get("train", arguments.get("training", True))

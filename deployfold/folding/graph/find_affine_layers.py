@@ -1,7 +1,7 @@
-"""Finding the affine layers of a model: BatchNorm in every form, and constant scales.
+"""Finds the affine layers of a model: BatchNorm in every form, and constant scales.
 
-For each, this module works out what it computes and how it would be taken out of the model. Whether
-it can be folded is for the rules to decide.
+For each layer, this module computes the scale and shift, and plans the removal from the model. The
+rules decide later whether the layer can be folded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
 
 
 def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[AffineLayer]:
-    """Every affine layer of the traced model, in the order they first ran.
+    """Find every affine layer of the traced model, in the order of their first runs.
 
-    Operators that make up the arithmetic of one (FrozenBatchNorm2d) become one in ``graph``.
+    The function merges layers of several operators (FrozenBatchNorm2d) into one operator of
+    ``graph``.
 
     Args:
         tensors: the model's parameters and buffers by qualified name.
@@ -41,7 +42,7 @@ def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[A
                 None if op[name] is None else op[name].name or id(op[name])
                 for name in ("weight", "bias", "running_mean", "running_var")
             )
-            if all(name is None for name in key):  # no state: F.instance_norm-like normalisation
+            if all(name is None for name in key):  # stateless, such as F.instance_norm
                 if not isinstance(op.call.module, _BatchNorm):
                     continue
                 key = (op.call.module, *key)
@@ -56,7 +57,7 @@ def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[A
 
 
 def count_batchnorms(model: nn.Module) -> int:
-    """How many distinct BatchNorm modules ``model`` holds."""
+    """The number of distinct BatchNorm modules in ``model``."""
     return sum(is_batchnorm_module(module) for module in model.modules())
 
 
@@ -100,8 +101,10 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
 
 
 def _computes_its_own(op: Op, module: nn.Module, eps: float) -> bool:
-    """Whether a class with a forward of its own computes what its stored tensors, which it has
-    like torch's, say: a change of weight and bias then changes it as it would one of torch's."""
+    """Whether a BatchNorm with its own forward computes torch's formula from torch's tensor names.
+
+    New numbers for ``weight`` and ``bias`` then have the same effect as in torch's BatchNorm.
+    """
     names = ("weight", "bias", "running_mean", "running_var")
     own = all(op[name] is not None and op[name].name == f"{op.call.path}.{name}" for name in names)
     return (
@@ -149,18 +152,18 @@ def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
 
 
 def _plan_bypass(affine_layer: AffineLayer) -> str | None:
-    """Plan to take the operators out of the forwards that run them; or why that cannot be."""
+    """Plan to remove the operators from the forwards that run them; return a reason if not."""
     for op in affine_layer.sites:
         reason = cannot_rewrite(op.call.module, op.name, op.occurrence)
         if reason is not None:
             return reason
     places = {(op.call.path, op.name, op.occurrence): None for op in affine_layer.sites}
-    affine_layer.removals = tuple(Bypass(*place) for place in places)  # passes share their code
+    affine_layer.removals = tuple(Bypass(*place) for place in places)  # passes share code
     return None
 
 
 def _what_follows(graph: Graph, site: Op) -> tuple[str | Activation, ...] | str:
-    """What a fused class does after its BatchNorm, or the reason why that is not a simple chain."""
+    """The steps of a fused class after its BatchNorm, or the reason why they form no chain."""
     call = site.call
     if list(call.inputs) != [site.inputs[0]] or len(call.outputs) != 1:
         return "does more than normalise its input"

@@ -1,7 +1,7 @@
-"""What one forward pass did: operators, the tensors between them, and the module calls around them.
+"""The record of a forward pass: its operators, the tensors between them, and its module calls.
 
-The graph is a record of a run, not a program: nothing is ever executed from it. ``trace`` makes it,
-``match`` reads it and bypasses the operators it has folded away.
+The graph is a record of a run, not a program: only single operators can run again. ``trace`` builds
+the graph, and planning bypasses each operator that has been folded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Value:
     """One version of one tensor. An in-place operator ends a version and begins the next.
 
     Attributes:
-        name: the qualified name, if this is a parameter or buffer of the model.
-        constant: does not depend on the model's inputs.
-        output: the model returns it.
-        number: what it holds, if that is stored in the model and not written to.
+        name: the qualified name of a parameter or buffer; None for other tensors.
+        constant: the tensor does not depend on the model's inputs.
+        output: the model returns the tensor.
+        number: the stored numbers; None if the model stores none or the forward writes to them.
     """
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Value:
 
 @dataclass(eq=False)
 class Call:
-    """One call of one module: where it is in the model, what went in and what came out."""
+    """One call of one module: the module's path, and the tensors that it took and returned."""
 
     path: str
     module: torch.nn.Module
@@ -49,7 +49,7 @@ class Call:
     outputs: tuple[Value, ...] = ()
 
     def within(self, other: Call) -> bool:
-        """Whether this call is ``other`` or was made, directly or not, by it."""
+        """Whether this call is ``other``, or ``other`` made it directly or indirectly."""
         call: Call | None = self
         while call is not None:
             if call is other:
@@ -64,9 +64,9 @@ class Op:
 
     Attributes:
         name: the operator without overload, such as ``conv2d`` or ``add_``.
-        arguments: by schema name, defaults filled in; every tensor stands as its :class:`Value`.
-        call: the innermost module call it ran in.
-        occurrence: how many operators of the same name ran in the same call before it.
+        arguments: by schema name, with defaults filled in and a :class:`Value` for each tensor.
+        call: the innermost module call around the operator.
+        occurrence: the number of earlier operators of the same name in the same call.
     """
 
     name: str
@@ -85,19 +85,22 @@ class Op:
 
     @property
     def output(self) -> Value:
-        """Its first output."""
+        """The first output."""
         return self.outputs[0]
 
     @property
     def repeatable(self) -> bool:
-        """Whether it gives the same for the same inputs, and changes none of them."""
+        """Whether equal inputs give equal results, and the operator changes none of its inputs."""
         if self.function is None:  # an alias found by its storage
             return False
         random = torch.Tag.nondeterministic_seeded in self.function.tags
         return not random and not self.function._schema.is_mutable
 
     def repeats(self, other: Op) -> bool:
-        """Whether it does with its own input what ``other``, a layer or norm, does with its."""
+        """Whether this operator and ``other``, a layer or norm, differ at most in their inputs.
+
+        An operator that reads the weight of ``other`` as its input does not count.
+        """
         if self is other:
             return True
         same = self.name == other.name and all(
@@ -107,10 +110,10 @@ class Op:
         return same and self["input"] is not other["weight"]
 
     def rerun(self, tensors: dict[Value, torch.Tensor]) -> Any:
-        """Run the operator again with its settings and other ``tensors``.
+        """Run the operator again with its recorded settings and new ``tensors``, on the CPU.
 
         Raises:
-            KeyError: it reads a value that ``tensors`` does not hold.
+            KeyError: the operator reads a value that ``tensors`` lacks.
         """
 
         def resolve(item: Any) -> Any:
@@ -118,7 +121,7 @@ class Op:
                 return tensors[item]
             if isinstance(item, (list, tuple)):
                 return [resolve(element) for element in item]
-            if isinstance(item, torch.device):  # where the forward was traced there are no numbers
+            if isinstance(item, torch.device):  # the trace may have used the meta device
                 return torch.device("cpu")
             return item
 
@@ -143,10 +146,10 @@ class Op:
 
 @dataclass(eq=False)
 class Graph:
-    """Every operator of one forward pass, in the order they ran.
+    """The operators and module calls of one or several forward passes, in the order they ran.
 
     Attributes:
-        operators: each with its position, so that each is removed in constant time.
+        operators: the position of each operator; the mapping removes an operator in constant time.
     """
 
     operators: dict[Op, int]
@@ -155,13 +158,13 @@ class Graph:
     outputs: tuple[Value, ...]
     constants: dict[str, Value]
     mutated: frozenset[str]
-    """Names of the parameters and buffers that the forward pass wrote to."""
+    """The names of the parameters and buffers that the forward pass wrote to."""
     random: bool = False
     """Whether the forward draws random numbers."""
     taken: tuple[tuple[Any, ...], ...] = ()
-    """The other inputs that the model takes."""
+    """The additional inputs that the model accepts."""
     differing: tuple[tuple[Any, ...], ...] = ()
-    """Those of ``taken`` on which it runs other operators; their passes are in the graph."""
+    """The inputs of ``taken`` that lead to other operators. The graph contains their passes."""
 
     def __post_init__(self) -> None:
         self._calls_by_value: dict[Value, dict[Call, None]] | None = None
@@ -172,22 +175,22 @@ class Graph:
 
     @property
     def ops(self) -> list[Op]:
-        """The operators that are left, in order."""
+        """The remaining operators, in the order they ran."""
         return sorted(self.operators, key=self.operators.__getitem__)
 
     def remove(self, op: Op) -> None:
-        """Take an operator out that nothing reads."""
+        """Remove an operator whose outputs have no readers."""
         del self.operators[op]
 
     def replace(self, chain: list[Op], merged: Op) -> None:
-        """Put ``merged`` in the place of a chain of operators, first to last."""
+        """Replace a chain of operators, in the order they ran, by ``merged``."""
         position = self.operators[chain[-1]]
         for op in chain:
             self.remove(op)
         self.operators[merged] = position
 
     def bypass(self, op: Op) -> None:
-        """Let the consumers of ``op`` read its data input instead, as if it were an identity."""
+        """Remove ``op`` as if it were an identity: its consumers read its first input instead."""
         source, result = op.inputs[0], op.output
         source.consumers = [consumer for consumer in source.consumers if consumer is not op]
         for consumer in result.consumers:
@@ -206,7 +209,7 @@ class Graph:
         self.remove(op)
 
     def _calls_around(self) -> dict[Value, dict[Call, None]]:
-        """For each value, the calls that take or return it."""
+        """The calls that take or return each value."""
         if self._calls_by_value is None:
             self._calls_by_value = {}
             for call in self.calls:
@@ -233,7 +236,7 @@ def values_in(argument: Any) -> Iterator[Value]:
 
 
 def substitute(argument: Any, old: Value, new: Value) -> Any:
-    """A nested argument with ``new`` in the place of ``old``."""
+    """Replace ``old`` by ``new`` in a nested argument."""
     if argument is old:
         return new
     if isinstance(argument, (list, tuple)):
