@@ -1,7 +1,7 @@
-"""Arithmetic on a model's input, such as ``(x / 255 - mean) / std`` in its forward.
+"""Finds arithmetic on a model's input, such as ``(x / 255 - mean) / std`` in its forward.
 
-A chain of sums, differences, products and quotients with constants is one affine layer. What is a
-module of its own is found by :mod:`.arithmetic`; here are chains in the code of larger forwards.
+A chain of sums, differences, products and quotients with constants is one affine layer. This module
+finds chains inside larger forwards; :mod:`.arithmetic` finds modules that are one such chain.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _CASTS = frozenset({"_to_copy", "to", "type_as", "contiguous", "clone", "detach"
 
 
 def input_scalings(graph: Graph) -> list[AffineLayer]:
-    """Every chain of arithmetic that begins at an input of the model and can be taken out.
+    """Find every removable chain of arithmetic that begins at an input of the model.
 
-    Its operators become one in ``graph``. The dtype may change before it, and not within it.
+    The function merges each chain into one operator of ``graph``. The dtype may change before the
+    chain but not within the chain.
     """
     found: dict[object, AffineLayer] = {}
     for value in graph.inputs:
@@ -43,7 +44,7 @@ def input_scalings(graph: Graph) -> list[AffineLayer]:
 
 
 def _chain(value: Value) -> list[Op]:
-    """The operators of the chain that begins at ``value``, in order."""
+    """The operators of the chain that begins at ``value``, in the order they ran."""
     chain: list[Op] = []
     while len(value.consumers) == 1 and not value.output:
         op = value.consumers[0]
@@ -96,7 +97,7 @@ def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLaye
 
 
 def _step(op: Op, size: int) -> Affine | None:
-    """One operator as an affine map of its variable input."""
+    """One operator as an affine map of its variable input; None if the map is not affine."""
     first, second = op["self"], op["other"]
     turned = isinstance(first, Value) and first.constant  # the constant comes first
     number = _number(first if turned else second, size)

@@ -1,4 +1,4 @@
-"""Linear layers as the trace shows them: an operator with a stored weight and perhaps a bias."""
+"""Linear layers in the traced graph: operators with a stored weight and an optional bias."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _FORWARDS = frozenset(
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, transposed convolution or linear layer, by the names of its tensors.
+    """A convolution, transposed convolution or linear layer, with the names of its tensors.
 
-    A ``deform_conv`` is a convolution that samples its input between the elements, and takes zeros
-    beyond its borders. A ``product`` is a linear layer whose weight is stored the other way round.
-    An ``embedding`` is one that reads indices, and every row of its weight holds the bias as well.
+    A ``deform_conv`` is a convolution that interpolates between input elements and reads zeros
+    outside its input. A ``product`` is a linear layer with a transposed weight. An ``embedding`` is
+    a linear layer that reads indices; every row of its weight includes the bias.
 
     Attributes:
-        path: the module whose forward runs it; ``""`` is the model itself.
-        weight: qualified name of the weight.
-        bias: qualified name of the bias, ``None`` if it has none yet.
-        rank: the number of spatial axes, 0 for a linear layer.
+        path: the module whose forward runs the layer; ``""`` is the model itself.
+        weight: the qualified name of the weight.
+        bias: the qualified name of the bias; ``None`` if the layer has no bias yet.
+        rank: the number of spatial axes; 0 for a linear layer.
         geometry: for every spatial axis: kernel size, stride, leading padding, dilation.
-        functional: the forward does not read a ``bias`` attribute that could be set on the module,
-            so that a new bias has to be written into its code.
-        occurrence: for a functional layer, which operator of its name in ``path`` it is.
+        functional: the forward ignores a ``bias`` attribute set on the module, so folding writes a
+            new bias into the code of the forward.
+        occurrence: the position of a functional layer among the operators of its name in ``path``.
     """
 
     kind: LayerKind
@@ -60,7 +60,7 @@ class Layer:
 
     @property
     def transposed(self) -> bool:
-        """Whether the weight's first axis is the input's."""
+        """Whether the first axis of the weight holds the input channels."""
         return self.kind in ("conv_transpose", "product", "embedding")
 
 
@@ -70,12 +70,12 @@ def is_layer(op: Op) -> bool:
 
 
 def layer_of(op: Op) -> Layer | str:
-    """The layer that ``op`` ran, or the reason why its weight cannot be rewritten."""
+    """The layer of the operator ``op``, or the reason why its weight cannot be rewritten."""
     weight: Value = op["weight"]
     bias: Value | None = op["bias"]
     if weight.name is None:
         return _computed_weight_reason(op)
-    if bias is not None and _is_zero(bias):  # torchvision makes one where a module has none
+    if bias is not None and _is_zero(bias):  # torchvision passes zeros if there is none
         bias = None
     if bias is not None and bias.name is None:
         return f"the bias of {op.call.path or 'the layer'} is computed in forward"
@@ -116,7 +116,7 @@ def _is_zero(bias: Value) -> bool:
 
 
 def channel_axis(op: Op, value: Value) -> int:
-    """The channel axis of a layer's input or output: before the spatial axes, if it has any."""
+    """The channel axis of a layer's input or output: the last axis before any spatial axes."""
     return len(value.shape) - record_of(op).spatial_axes - 1
 
 
@@ -126,7 +126,7 @@ def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, in
     padding = op["padding"]
     if padding == "valid":
         padding = 0
-    if padding == "same":  # the odd element of an even total goes behind
+    if padding == "same":  # torch pads the odd element at the end
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         padding = [t // 2 for t in total]
     return tuple(zip(kernel, stride, _spread(padding, rank), dilation, strict=True))
@@ -156,13 +156,13 @@ def _reads_bias(op: Op) -> bool:
 
 
 def _is_torchvisions(module: nn.Module) -> bool:
-    """Whether it is ``torchvision.ops.DeformConv2d``, which need not be installed."""
+    """Whether ``module`` is a ``torchvision.ops.DeformConv2d``; torchvision is optional."""
     kind = type(module)
     return (kind.__module__, kind.__name__) == ("torchvision.ops.deform_conv", "DeformConv2d")
 
 
 def _probe_bias(op: Op) -> bool:
-    # A subclass with a forward of its own may ignore self.bias; trying is the only way to know.
+    # A subclass with its own forward may ignore self.bias. Only a trial run shows the answer.
     module = op.call.module
     if len(op.call.inputs) != 1:
         return False

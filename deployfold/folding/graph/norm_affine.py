@@ -1,7 +1,7 @@
-"""The affine parameters of layers that normalise by the data itself: LayerNorm and its relatives.
+"""Finds the affine parameters of LayerNorm, RMSNorm, GroupNorm and InstanceNorm.
 
 ``y = weight * normalised(x) + bias`` ends in a channel-wise affine map, which may fold into the
-layers behind it. The normalisation stays.
+layers behind the norm. The normalisation itself uses statistics of the input and stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPERATORS = {
     "group_norm": ("GroupNorm", 1),
     "instance_norm": ("InstanceNorm", 1),
 }
-"""What each operator is called, and the axis of its weight."""
+"""The class name of each operator in reports, and the channel axis of its weight."""
 
 _RMS_NORM = getattr(nn, "RMSNorm", nn.LayerNorm)  # since torch 2.4
 _FORWARDS = {
@@ -32,11 +32,11 @@ _FORWARDS = {
         getattr(nn, "RMSNorm", nn.LayerNorm),
     )
 }
-"""Forwards that take ``None`` for the weight and the bias that are modules' own."""
+"""The forwards of torch's norms that also run with ``None`` for the weight and the bias."""
 
 
 def norm_affines(graph: Graph, tensors: dict[str, Tensor]) -> list[AffineLayer]:
-    """The affine part of every such layer, which becomes an operator of its own in ``graph``."""
+    """Find the affine part of every norm, and make it a separate operator of ``graph``."""
     found: dict[str, AffineLayer] = {}
     for op in graph.ops:
         if op.name not in _OPERATORS or not _is_plain(graph, op):
@@ -61,7 +61,7 @@ def norm_affines(graph: Graph, tensors: dict[str, Tensor]) -> list[AffineLayer]:
 
 
 def _is_plain(graph: Graph, op: Op) -> bool:
-    """Whether a module of torch's own class runs it, with a weight vector that nobody else uses."""
+    """Whether ``op`` belongs to one of torch's norm classes and its weight vector is not shared."""
     module, path, weight = op.call.module, op.call.path, op.arguments.get("weight")
     bias = op.arguments.get("bias")
     names = {value.name for value in (weight, bias) if value is not None}
@@ -84,7 +84,7 @@ def _users(graph: Graph, name: str) -> list[Op]:
 
 
 def _split(graph: Graph, op: Op, axis: int) -> Op:
-    """Let ``op`` normalise alone; returns the new operator behind it."""
+    """Remove the affine part from ``op`` and return the new operator that computes it."""
     for name in ("weight", "bias"):
         value: Value | None = op.arguments.get(name)
         if value is not None:
@@ -97,5 +97,5 @@ def _split(graph: Graph, op: Op, axis: int) -> Op:
     affine.inputs, affine.outputs = [middle], [result]
     middle.consumers.append(affine)
     result.producer = affine
-    graph.operators[affine] = graph.operators[op]  # behind it: equal positions keep their order
+    graph.operators[affine] = graph.operators[op]  # equal positions keep the order of entry
     return affine

@@ -1,4 +1,4 @@
-"""What one forward pass did, without sizes: equal for passes that fold alike."""
+"""A summary of one forward pass without sizes: passes with equal summaries fold alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deployfold.folding.operators.table import Kind, record_of
 from .graph import Op, Value
 
 READS_OUTSIDE_TORCH = frozenset({"tolist", "numpy", "__array__", "__dlpack__", "data_ptr"})
-"""Functions that hand a tensor's numbers to code outside torch, which the dispatcher never sees."""
+"""Functions that pass a tensor's numbers to code outside torch, unseen by the dispatcher."""
 
 _READS = READS_OUTSIDE_TORCH | {"_local_scalar_dense", "item", "is_nonzero", "equal"}
 _AXES = frozenset({"dim", "dims", "dim0", "dim1", "start_dim", "end_dim", "axis0", "axis1"})
@@ -17,17 +17,17 @@ _REDUCTION = frozenset({"dim", "keepdim", "padding", "ceil_mode", "count_include
 
 
 def reads_data(op: Op) -> bool:
-    """Whether ``op`` reads a number, or all of them, from a tensor that depends on the input."""
+    """Whether ``op`` reads numbers in Python from a tensor that depends on the input."""
     return op.name in _READS and any(not value.constant for value in op.inputs)
 
 
 def outline_of(inputs: list[Value], ops: list[Op]) -> object:
-    """A hashable description of a pass: its operators, where their inputs come from, and the
-    arguments that folding goes by. Sizes are not part of it.
+    """Summarise a pass as a hashable value: its operators, the sources of their inputs, and the
+    arguments that folding depends on. The summary contains no sizes.
 
     Args:
         inputs: the model's inputs in that pass.
-        ops: its operators, in order.
+        ops: the operators of the pass, in the order they ran.
     """
     numbers: dict[Value, object] = {value: index for index, value in enumerate(inputs)}
     for position, op in enumerate(ops):

@@ -1,10 +1,10 @@
-"""Writing layers that come in other forms as plain ones, before anything is planned.
+"""Rewrites layers of other forms as plain linear layers in the graph, before planning.
 
-1. A recurrent operator multiplies its input by ``weight_ih`` first. That product becomes a linear
-   layer of its own in the graph, which takes up what lies before it.
-2. ``linear(x, w.t())`` reads a stored matrix the other way round.
+1. A recurrent operator multiplies its input by ``weight_ih`` first. That product becomes a separate
+   linear layer, so an affine layer before the recurrent operator can fold into the product.
+2. ``linear(x, w.t())`` reads a stored matrix transposed. The layer then reads the matrix itself.
 
-The model stays as it is: only weights and biases are changed by name.
+The model keeps its form: folding changes its weights and biases by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TURNS = frozenset({"t", "transpose", "permute", "numpy_T", "swapaxes", "matrix_
 
 
 def write_plainly(graph: Graph) -> None:
-    """Rewrite every such layer of ``graph``, in place."""
+    """Rewrite recurrent operators and transposed weights in ``graph``, in place."""
     for op in graph.ops:
         if op.name in _RECURRENT and "params" in op.arguments and "batch_sizes" not in op.arguments:
             _split(graph, op, _first_weights(op))
@@ -28,7 +28,7 @@ def write_plainly(graph: Graph) -> None:
 
 
 def _first_weights(op: Op) -> list[tuple[Value, Value | None]]:
-    """The weight and bias that multiply the input: one pair for each direction."""
+    """The weight and bias of the product with the input: one pair for each direction."""
     params, biased, directions = op["params"], op["has_biases"], 2 if op["bidirectional"] else 1
     each = len(params) // (op["num_layers"] * directions)
     return [
@@ -37,7 +37,7 @@ def _first_weights(op: Op) -> list[tuple[Value, Value | None]]:
 
 
 def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> None:
-    """Put a linear layer before ``op`` for each of ``weights``."""
+    """Insert a linear layer before ``op`` for each pair of ``weights``."""
     source: Value = op["input"]
     if source.constant or any(weight.name is None for weight, _ in weights):
         return
@@ -56,11 +56,11 @@ def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> N
             value.consumers.append(layer)
         op.inputs.append(layer.output)
         graph.operators[layer] = position
-    graph.operators[op] = position  # behind the layers: equal positions keep the order of entry
+    graph.operators[op] = position  # equal positions keep the order of entry
 
 
 def _turn(graph: Graph, op: Op) -> None:
-    """Let ``op`` read the stored matrix whose transpose is its weight."""
+    """Make ``op`` read the stored matrix itself if its weight is a transpose of that matrix."""
     weight: Value = op["weight"]
     turn = weight.producer
     if weight.name is not None or turn is None or turn.name not in _TURNS:

@@ -1,4 +1,4 @@
-"""Recording what a forward pass dispatches: operators, tensors and the module calls around them."""
+"""Records a forward pass: its dispatched operators, its tensors and its module calls."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Inputs = tuple[Any, ...]
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Turns dispatched operators into a :class:`Graph`."""
+    """A dispatch mode that builds a :class:`Graph` from the operators of forward passes."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Torch would import its compiler, for over a second, to keep it out of __torch_dispatch__.
+        # True makes torch import its compiler, to exclude it from the mode: over a second.
         return False
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -52,7 +52,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for module in model.modules()
             for place in (*filter(_is_plain_container, vars(module).values()), vars(module))
         ]
-        self._model = model  # keeps the tensors below alive as long as their ids are used
+        self._model = model  # keeps the tensors alive while their ids are used
         for name, tensor in named_tensors(model):
             value = self._known(tensor)
             if value is None:
@@ -68,9 +68,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # The passes.
 
     def begin(self) -> tuple[int, int, int, int]:
-        """Begin another pass; returns what :meth:`undo` needs to take it back."""
+        """Begin another pass; return the start that :meth:`since` and :meth:`undo` take."""
         start = (len(self._ops), len(self._calls), len(self._inputs), len(self._outputs))
-        for place, content in self._state:  # without what an earlier pass has cached
+        for place, content in self._state:  # drop caches of earlier passes
             place.clear()
             place.extend(content) if isinstance(place, list) else place.update(content)
         self._root = Call("", self._model, None)
@@ -83,7 +83,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._inputs[start[2] :], self._ops[start[0] :]
 
     def undo(self, start: tuple[int, int, int, int]) -> None:
-        """Forget every pass after ``start``."""
+        """Remove every pass after ``start`` from the record."""
         ops, calls, inputs, outputs = start
         gone = set(self._ops[ops:])
         for value in {value for op in gone for value in op.inputs}:
@@ -91,14 +91,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
 
     def reads_data(self) -> bool:
-        """Whether a pass read numbers that depend on the model's input."""
+        """Whether a pass read numbers in Python that depend on the model's input."""
         return any(reads_data(op) for op in self._ops)
 
     def note_read(self, name: str, tensor: torch.Tensor) -> None:
         """Record that code outside torch reads ``tensor``."""
         self._record(name, None, {"self": self._value(tensor)}, [])
 
-    # The module side: which call is the innermost one.
+    # Modules: the stack of open calls, the innermost last.
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
@@ -113,7 +113,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call = self._stack.pop()
             call.outputs = tuple(self._value(t) for t in tensors_in(result))
 
-        # On the modules of this copy alone: torch's hooks for all modules would see other threads.
+        # Hook only the modules of this copy: torch's global hooks would also see other threads.
         handles = []
         for module in self._model.modules():
             handles.append(module.register_forward_pre_hook(enter, prepend=True))
@@ -125,10 +125,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for handle in handles:
                 handle.remove()
 
-    # The tensor side: which value a tensor holds at this moment.
+    # Tensors: the value that each tensor holds at this moment.
 
     def adopt_input(self, argument: Any) -> Any:
-        """Register an input, however nested; the model gets its own copy, which it may write to."""
+        """Register a possibly nested input; return a copy that the model may write to."""
 
         def adopt(tensor: torch.Tensor) -> torch.Tensor:
             own = tensor.detach().clone()
@@ -140,14 +140,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return map_tensors(argument, adopt)
 
     def adopt_outputs(self, outputs: Any) -> None:
-        """Mark what the model returned, which nothing may change."""
+        """Mark the tensors that the model returned, because folding must not change them."""
         for tensor in tensors_in(outputs):
             value = self._value(tensor)
             value.output = True
             self._outputs.append(value)
 
     def graph(self, taken: Sequence[Inputs], differing: Sequence[Inputs]) -> Graph:
-        """Everything recorded so far."""
+        """The graph of every pass recorded so far."""
         return Graph(
             operators={op: position for position, op in enumerate(self._ops)},
             calls=self._calls,
@@ -167,7 +167,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _known(self, tensor: torch.Tensor) -> Value | None:
         reference, value = self._values.get(id(tensor), (None, None))
-        # A dead tensor's id may have gone to another one.
+        # Python may reuse the id of a dead tensor.
         return value if reference is not None and reference() is tensor else None
 
     def _bind(self, tensor: torch.Tensor, value: Value) -> None:
@@ -177,7 +177,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._values[id(tensor)] = (reference, value)
 
     def _living_aliases(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, Value]]:
-        """Every tensor on the same storage that still exists, with the value it holds."""
+        """Every living tensor on the same storage, with the value that the tensor holds."""
         key = _storage(tensor)
         living = []
         for reference in self._aliases.get(key, []):
@@ -192,12 +192,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         value = self._known(tensor)
         if value is not None:
             return value
-        # Not seen being made: ``tensor.data`` and the like share a storage with a known tensor.
+        # The dispatcher did not see the tensor: ``tensor.data`` shares a known tensor's storage.
         known = [value for _, value in self._living_aliases(tensor)]
         if known:
             value = self._record("alias", None, {"self": known[-1]}, [tensor])[0]
         else:
-            # It may be made of an input behind torch's back, by numpy for one.
+            # Code outside torch, such as numpy, may have made the tensor from an input.
             value = Value(tuple(tensor.shape), tensor.dtype)
             self._bind(tensor, value)
         return value
@@ -211,7 +211,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._occurrences[key] = op.occurrence + 1
         op.inputs = [value for item in arguments.values() for value in values_in(item)]
         op.arguments = with_layer_names(name, arguments)
-        # lift_fresh is what torch.tensor(2.0) in a forward dispatches.
+        # torch.tensor(2.0) in a forward dispatches lift_fresh.
         constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
         for value in op.inputs:
             value.consumers.append(op)
@@ -244,7 +244,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):
-            # Otherwise it handed an input through, as eval-mode dropout and .contiguous() may.
+            # Otherwise the operator returned its input, as eval-mode dropout and .contiguous() may.
             operator = in_one_form(str(func.overloadpacket.__name__), func, values)
             self._record(*operator, [*written, *fresh])
         for tensor in written:
@@ -265,7 +265,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._originals[value.name] = (alias, alias.clone())
 
     def _spread_write(self, tensor: torch.Tensor) -> None:
-        """A write through one tensor changes every other tensor on the same storage."""
+        """Record that a write through ``tensor`` changed every other tensor on its storage."""
         changed = self._value(tensor)
         for alias, value in self._living_aliases(tensor):
             if alias is not tensor:
@@ -279,12 +279,12 @@ def _is_plain_container(item: Any) -> bool:
 def _storage(tensor: torch.Tensor) -> int:
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
+    except (NotImplementedError, RuntimeError):  # sparse tensors and others have no storage
         return id(tensor)
 
 
 class Reads(TorchFunctionMode):
-    """Records where code outside torch reads the numbers of a tensor, which dispatches nothing."""
+    """A function mode that records when code outside torch reads a tensor: no operator shows it."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()

@@ -1,12 +1,12 @@
-"""Who feeds whom: run the model and record every operator, tensor and module call.
+"""Traces a model: runs its forward and records every operator, tensor and module call.
 
 The forward pass runs under ``torch.inference_mode`` with a ``TorchDispatchMode``. In inference mode
 the composite operators (``conv2d``, ``linear``, ``batch_norm``, ``reshape``, …) reach the mode
-whole, so the record is close to what the model's author wrote, whatever Python control flow led
-there. Nothing is traced symbolically, and nothing that the example inputs did not reach is seen.
+whole, so the record is close to the source code, whatever Python control flow led there. The trace
+is not symbolic and contains only the operators that the example inputs reach.
 
-It runs on the meta device, which knows shapes and computes no numbers. Code that asks for a number
-fails there, and the pass is then made with the real ones.
+The forward pass runs on the meta device, which knows shapes and computes no numbers. Code that
+reads a number fails there, and the trace then repeats the pass on the real numbers.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from .recorder import Inputs, Reads, Recorder
 def trace(
     model: torch.nn.Module, *samples: Inputs, others: Sequence[Sequence[Inputs]] = ()
 ) -> Graph:
-    """Record one forward pass of ``model`` for each of ``samples`` that takes another path.
+    """Record a forward pass of ``model`` for each of ``samples`` that leads to other operators.
 
-    In the graph of several passes a module is called as often as in all of them together, so what
-    is folded must agree with every one, as with a module that one pass calls several times.
+    The graph of several passes holds the module calls of all passes. A fold must be correct for
+    every call, as for a module that one pass calls several times.
 
-    The model is left as it was: the passes run on a second set of module objects that share the
-    parameters and own copies of the buffers, and a parameter that a pass writes to is put back.
-    Nothing of the process changes, so that other threads may run and fold models meanwhile.
+    The model does not change: the passes run on a second set of module objects, which share the
+    parameters and own copies of the buffers. The trace restores a parameter that a pass writes to.
+    Process state does not change either, so other threads may run and fold models meanwhile.
 
     Args:
-        others: groups of further inputs, which the model may refuse. Of each group the first is
-            tried, and where the model refuses it all others. ``Graph.taken`` and
-            ``Graph.differing`` hold what the model takes, and where it then runs other operators.
-            A model that reads numbers from its data is not run on them.
+        others: groups of additional inputs, which the model may refuse. The trace tries the first
+            input of each group, and the rest of the group if the model refuses the first.
+            ``Graph.taken`` holds the accepted inputs, and ``Graph.differing`` those that lead to
+            other operators. If the model reads numbers from its data, the trace skips ``others``.
 
     Raises:
         FoldError: the forward pass fails on ``samples``, or the model cannot be copied.
@@ -55,7 +55,7 @@ def trace(
         shapes = [map_tensors(inputs, _on_meta) for inputs in samples]
         with without_numbers(shadow), torch.device("meta"):
             return _record_all(shadow, shapes, others)
-    except Exception:  # any model code may need a number, or a tensor that is not the module's
+    except Exception:  # model code may need numbers, or tensors outside the module
         return _record_all(copy_modules(model), samples, others)
 
 
@@ -72,7 +72,7 @@ def _record_all(
     differing: list[Inputs] = []
 
     def record(inputs: Inputs) -> bool:
-        """Record one pass; whether it differs from all before."""
+        """Record one pass; return whether the pass differs from all earlier passes."""
         start = recorder.begin()
         try:
             _record_pass(recorder, shadow, inputs)
@@ -87,7 +87,7 @@ def _record_all(
         return True
 
     def record_other(inputs: Inputs) -> bool:
-        """Record one pass that the model may refuse; whether it takes it."""
+        """Record one pass that the model may refuse; return whether the model accepts the input."""
         try:
             new = record(map_tensors(inputs, _on_meta) if recorder.on_meta else inputs)
         except FoldError:
