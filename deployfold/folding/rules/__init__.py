@@ -20,18 +20,21 @@ RULES: tuple[Rule, ...] = (
     IntoNeighbours(),
     ScaleOfInput(),
 )
-"""Each is tried when those before it find nothing more: a branch that is merged takes its sum
-with it, so the neighbours come later. The last leaves a part, so it comes after all others."""
+"""The fold rules in order: a rule is tried once the rules before it find nothing more.
+
+``IntoNeighbours`` follows ``MergeBranches`` because merging a branch removes the sum as well.
+``ScaleOfInput`` is last because it leaves one addition behind.
+"""
 
 GROUP = "deployfold.fold_rules"
-"""The group of entry points by which other packages add rules, each the class of one."""
+"""The entry point group through which other packages add rules; each entry names a rule class."""
 
 
 def all_rules() -> tuple[Rule, ...]:
-    """The rules of deployfold and, after them, those of other installed packages.
+    """The rules of deployfold, followed by the rules of other installed packages.
 
     Raises:
-        FoldError: such a package fails to load.
+        FoldError: the rule of another package fails to load.
     """
     found: list[Rule] = []
     for point in entry_points(group=GROUP):

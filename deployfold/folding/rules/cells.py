@@ -1,10 +1,9 @@
-"""Which channels of which tensors have to change alike: the cells of a traced model.
+"""The cells of a traced model: sets of elements that must change by one scale and one offset.
 
-A *cell* is a set of elements of a tensor that get one scale and one offset, in most cases one
-channel. Cells are followed through the graph once, from the first operator to the last. Operators
-that move, join or average elements hand the cells of their inputs on; layers and sums begin new
-ones. What an operator demands of cells is collected in arrays, which
-:mod:`.scales` and :mod:`.offsets` solve.
+A *cell* is a set of elements of one tensor, in most cases one channel. :class:`Cells` follows the
+cells through the graph once, from the first operator to the last. Operators that move, join or
+average elements pass the cells of their inputs on; layers and sums begin new cells. The constraints
+of all operators are collected in arrays, which :mod:`.scales` and :mod:`.offsets` solve.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from .scales import Indices
 
 
 class Cells(Labels):
-    """The cells of a model and what its operators demand of them.
+    """The cells of a model and the constraints that its operators put on them.
 
     Attributes:
         count: the number of cells.
-        same: pairs of cells with one scale and one offset.
-        same_scale: pairs of cells with one scale.
-        fixed_scale, fixed_offset: cells that have to keep scale 1, or offset 0, with the reason.
-        positive: cells whose scale has to stay positive.
-        equations: for sums, output cells, input cells and coefficients, row by row.
-        absorbers: the layers, at each place where they run.
+        same: pairs of cells that share one scale and one offset.
+        same_scale: pairs of cells that share one scale.
+        fixed_scale, fixed_offset: cells that must keep scale 1, or offset 0, with the reason.
+        positive: cells whose scale must stay positive.
+        equations: for sums, the output cells, the input cells and the coefficients, row by row.
+        absorbers: the layers that can absorb a change, one entry for each place where one runs.
         read, written: for each affine layer, the cells of its input's and its output's channels.
     """
 
@@ -62,7 +61,7 @@ class Cells(Labels):
     # Following the cells.
 
     def _follow(self, op: Op) -> None:
-        """Take the cells of the inputs of ``op`` to its outputs, with what it demands of them."""
+        """Carry the cells of the inputs of ``op`` to its outputs; record its constraints."""
         if not any(not value.constant for value in op.inputs):
             return
         affine_layer = self._context.affine_layer_at(op)
@@ -142,7 +141,7 @@ class Cells(Labels):
                 self._fix(cells, f"{affine_layer.name} cannot be changed", owner)
 
     def _through(self, link: Link) -> Tensor:
-        """The cells of the output of a link, with what it demands."""
+        """Return the cells of the output of ``link`` and record the constraints of ``link``."""
         if link.joins:
             return self._joined(link)
         parts = []
@@ -159,7 +158,7 @@ class Cells(Labels):
         return self._summed(link, parts)
 
     def _joined(self, link: Link) -> Tensor:
-        """The cells of a concatenation."""
+        """Return the cells of the output of a concatenation."""
         parts, axis = [], 0
         for source, route, _ in link.inputs:
             assert isinstance(route, Part)
@@ -188,7 +187,7 @@ class Cells(Labels):
             self.fixed_scale.append(Demand(self.ids(labels), reason))
 
     def _summed(self, link: Link, parts: list[Tensor]) -> Tensor:
-        """New cells for a weighted sum, one for each combination of cells that it adds."""
+        """Begin new cells for a weighted sum: one for each combination of input cells."""
         coefficients = [c for _, _, c in link.inputs]
         varying = [c for c in coefficients if isinstance(c, Tensor)]
         whole = torch.broadcast_tensors(*parts, *varying)  # type: ignore[no-untyped-call]
@@ -205,7 +204,7 @@ class Cells(Labels):
         self.count += unique.shape[1]
         inputs = [row.long().numpy() for row in unique[: len(parts)]]
         for cells in inputs:
-            known = cells != PADDING  # zeros have any scale
+            known = cells != PADDING  # padding zeros fit any scale
             self.same_scale.append((new[known], cells[known]))
             cells[~known] = FIXED
         factors = unique[len(parts) :].numpy()
@@ -213,7 +212,7 @@ class Cells(Labels):
         result = torch.from_numpy(new).double()[inverse].reshape(labels[0].shape)
         return compact(result)
 
-    # What stays.
+    # Cells that must stay as they are.
 
     def _check_fixed(self, value: Value) -> None:
         if value not in self.labels:
@@ -230,7 +229,7 @@ class Cells(Labels):
         self.fixed_offset.append(Demand(cells, reason, owner))
 
     def rows(self) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
-        """The equations of all sums: cells with coefficients whose offsets add up to zero."""
+        """Yield each sum's equation: the cells' offsets, times the coefficients, add up to 0."""
         for new, inputs, factors in self.equations:
             cells = np.stack([new, *inputs], axis=1).tolist()
             numbers = np.concatenate([np.full((1, len(new)), -1.0), factors]).T.tolist()

@@ -1,4 +1,4 @@
-"""The state of planning: what is left of the graph, and what was asked of each layer."""
+"""The planning state that all fold rules share: the remaining graph and the pending layer edits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .request import CannotFold, Request
 
 @dataclass(eq=False)
 class PendingEdit:
-    """What was asked of one layer so far: the fields of a :class:`LayerEdit`."""
+    """The changes requested of one layer so far, with the fields of a :class:`LayerEdit`."""
 
     layer: Layer
     terms: list[Term]
@@ -34,15 +34,17 @@ class PendingEdit:
 
 @dataclass(eq=False)
 class Context:
-    """What the rules read and change.
+    """The planning state that the rules read and change.
 
     Attributes:
-        affine_layers: those that are left, in the order in which they ran.
-        reparam: also merge parallel branches.
-        keep: the names of what has to stay.
+
+        affine_layers: the affine layers not folded yet, in the order in which they ran.
+        reparam, keep: merge parallel branches too; names that must stay.
+        pending: the edit of each layer so far, by the name of the layer's weight.
+        folded, removals: the folds so far, and the module changes that they need.
         refusals: for each affine layer, the reason of each rule that refused it.
-        faults: sentences about deployfold's own failures.
-        exhausted: how much was folded when the last rule had folded all that it can.
+        faults: failures of deployfold itself, one sentence each.
+        exhausted: the length of ``folded`` when :class:`.IntoNeighbours` last finished; -1 before.
     """
 
     graph: Graph
@@ -65,21 +67,21 @@ class Context:
             call
             for call in self.graph.calls
             if call.module._forward_hooks or call.module._forward_pre_hooks
-        ]  # few models have any
+        ]  # few models have hooks
 
-    # What the graph holds.
+    # Queries on the graph.
 
     def affine_layer_at(self, op: Op) -> AffineLayer | None:
-        """The affine layer that runs at ``op``, if it is one."""
+        """The affine layer that runs at ``op``, or ``None``."""
         return self._affine_layer_at.get(op)
 
     def links(self, op: Op) -> list[Link]:
         """Every output of ``op`` as a sum over its inputs.
 
         Raises:
-            NotSeparable: no channel-wise affine map can be carried through it.
+            NotSeparable: ``op`` cannot carry a channel-wise affine map through.
         """
-        inputs = tuple(op.inputs)  # an operator that is bypassed changes what others read
+        inputs = tuple(op.inputs)  # bypassing an operator changes the inputs of its readers
         if op not in self._links or self._links[op][0] != inputs:
             try:
                 self._links[op] = (inputs, links_of(op))
@@ -94,8 +96,8 @@ class Context:
         """Refuse a tensor that a forward hook or code outside torch sees.
 
         Raises:
-            CannotFold: a module that has hooks takes or returns ``value``, or it is detached and
-                read by no operator, as before ``numpy()``.
+            CannotFold: a module with hooks takes or returns it, or it is detached and torch reads
+                it nowhere, as before ``numpy()``.
         """
         if value.producer is not None and value.producer.name == "detach" and not value.consumers:
             raise CannotFold("it is detached and read by code outside torch")
@@ -105,15 +107,15 @@ class Context:
                 raise CannotFold(f"{call.path or 'the model'} has forward hooks that would see it")
 
     def layer(self, op: Op) -> Layer:
-        """The linear layer at ``op``, if its weight and bias may be rewritten.
+        """The linear layer at ``op``, whose weight and bias may be rewritten.
 
         Raises:
-            CannotFold: they are computed, shared with something else, or written to in forward.
+            CannotFold: one of them is computed, shared, or written to in forward.
         """
         written = f"{op.call.path}.weight" if op["weight"].name is None else op["weight"].name
         if written in self.graph.mutated:
             raise CannotFold(f"{written} is written to in forward")
-        if op not in self._layers:  # rules ask again and again, and the answer may take a trial
+        if op not in self._layers:  # cached: an answer may need a trial
             self._layers[op] = layer_of(op)
         layer = self._layers[op]
         if isinstance(layer, str):
@@ -126,14 +128,14 @@ class Context:
                 raise CannotFold(f"{name} is also used by {describe(strangers[0])}")
         return layer
 
-    # What rules do.
+    # Actions of the rules.
 
     def refuse(self, affine_layer: AffineLayer, rule: str, reason: str) -> None:
-        """Note why ``rule`` does not fold ``affine_layer``; the last reason of each rule counts."""
+        """Record why ``rule`` leaves ``affine_layer``; the last reason of each rule counts."""
         self.refusals.setdefault(affine_layer, {})[rule] = reason
 
     def report_fault(self, affine_layer: AffineLayer | None, rule: str, error: Exception) -> None:
-        """Note that a rule failed, which is a bug in the rule and not in the model."""
+        """Record that a rule failed, which is a bug in the rule and not in the model."""
         sentence = (
             f"the rule «{rule}» failed ({type(error).__name__}: {error}); this is a bug in "
             "deployfold, please report it"
@@ -152,11 +154,11 @@ class Context:
         *,
         into: Sequence[str] = (),
     ) -> None:
-        """Fold ``affine_layer``: let its operators be identities, and layers take up the rest.
+        """Fold ``affine_layer``: carry out ``requests`` and bypass its operators.
 
         Args:
-            requests: as :meth:`agree` returns them.
-            into: the layers that have taken it up already.
+            requests: the changes to other layers, as :meth:`agree` returns them.
+            into: the layers that have absorbed ``affine_layer`` already.
         """
         writers = self.writers(affine_layer)
         self.removals.extend(NotInPlace(path) for path in dict.fromkeys(writers))
@@ -168,12 +170,10 @@ class Context:
         self.folded.append(Folded(affine_layer.name, rule, names, affine_layer.kind))
 
     def writers(self, affine_layer: AffineLayer) -> list[str]:
-        """The modules that would work in place on what others read, without ``affine_layer``.
-
-        Each can be told not to.
+        """The in-place modules that would overwrite a shared tensor if ``affine_layer`` went.
 
         Raises:
-            CannotFold: an operator that cannot be told works in place there.
+            CannotFold: an in-place operator there has no ``inplace`` attribute to switch off.
         """
         found = []
         for site in affine_layer.sites:
@@ -188,10 +188,10 @@ class Context:
         return found
 
     def agree(self, requests: Iterable[Request]) -> list[Request]:
-        """One request for each layer, if every place where it runs asks the same.
+        """Reduce ``requests`` to one a layer; each place where the layer runs must ask the same.
 
         Raises:
-            CannotFold: a shared layer is asked for different things, or not at every place.
+            CannotFold: a layer's places ask for different changes, or a place asks not or twice.
         """
         by_target: dict[tuple[AffineLayer | str, bool], list[Request]] = defaultdict(list)
         for request in requests:
@@ -221,10 +221,10 @@ class Context:
         return [user for user in op["weight"].consumers if is_layer(user)]
 
     def check_takes_bias(self, op: Op) -> None:
-        """Check that a layer which a forward calls as a function can be given its first bias.
+        """Check that a layer that a forward calls as a function can be given its first bias.
 
         Raises:
-            CannotFold: ``torch.fx`` cannot rewrite the forward.
+            CannotFold: ``torch.fx`` cannot rewrite the forward, or the layer is a ``deform_conv``.
         """
         layer = self.layer(op)
         if not layer.functional or layer.kind == "embedding":
@@ -239,7 +239,7 @@ class Context:
             raise CannotFold(f"{describe(op)} has no bias: {reason}")
 
     def commit(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        """Take up agreed requests; returns the names of the layers that changed."""
+        """Add agreed requests to the pending edits; return the names of the layers that change."""
         names = []
         for request in requests:
             affine_layer = self.affine_layer_at(request.op)
@@ -256,7 +256,7 @@ class Context:
         return tuple(dict.fromkeys(names))
 
     def pending_of(self, layer: Layer) -> PendingEdit:
-        """The edit of ``layer`` so far; at first its own weight and nothing else."""
+        """The edit of ``layer`` so far; a new edit holds only the layer's own weight."""
         if layer.weight not in self.pending:
             rows = torch.ones(layer.out_channels, dtype=torch.float64)
             biased = layer.bias is not None
@@ -264,7 +264,7 @@ class Context:
         return self.pending[layer.weight]
 
     def layer_edits(self) -> tuple[LayerEdit, ...]:
-        """All pending edits, as the plan holds them."""
+        """All pending edits in the form that the plan stores."""
         return tuple(
             LayerEdit(item.layer, tuple(item.terms), item.shift, item.biased)
             for item in self.pending.values()
@@ -293,7 +293,7 @@ def _take_up(pending: PendingEdit, request: Request) -> None:
 
 
 def describe(op: Op) -> str:
-    """An operator as a person would name it: its module, or the function and where it ran."""
+    """Name an operator for a report: by its module, or by its function and where that ran."""
     place = op.call.path or "the model's forward"
     own = {type(op.call.module).__name__.lower(), type(op.call.module).__name__}
     return place if op.name.rstrip("_").lower() in own else f"{op.name} in {place}"

@@ -16,24 +16,24 @@ from .rule import RuleForOne
 class IntoConsumers(RuleForOne):
     """``layer(affine(x))`` becomes ``layer'(x)``.
 
-    Applies where, for every place the affine layer runs:
+    The rule applies where, at every place where the affine layer runs:
 
-    1. its output is not an output of the model, and no forward hook sees it;
-    2. every reader is a linear layer, another affine layer, or an operator of one changing input
+    1. the layer's output is not an output of the model, and no forward hook sees it;
+    2. every reader is a linear layer, another affine layer, or an operator with one changing input
        that carries the map to such readers, as the table of operators says;
-    3. a convolution adds no zero padding (the map would have to send the padding to its shift),
-       unless the map has no shift; a transposed convolution is allowed without a shift alone,
-       since its outputs are sums over different numbers of taps;
+    3. with a shift, no reader is a convolution with zero padding, because the map would have to
+       turn the padding into the shift; nor a transposed convolution, because its outputs are sums
+       over different numbers of taps;
     4. each layer's weight and bias are stored tensors that nothing else uses, and a layer that
-       runs at several places is asked for the same thing at each of them.
+       runs at several places gets the same request at each of them.
     """
 
     name = "into the consumer"
 
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
-        """The requests to the consumers; see :class:`.RuleForOne`."""
+        """Return the requests to the consumers; see :class:`.RuleForOne`."""
         assert affine_layer.affine is not None
-        context.writers(affine_layer)  # raises if one cannot be told to work elsewhere
+        context.writers(affine_layer)  # raises where an in-place operator cannot be switched
         requests: list[Request] = []
         reached: set[Value] = set()
         for site in affine_layer.sites:
@@ -48,7 +48,7 @@ class IntoConsumers(RuleForOne):
 
 
 def _check_needs_no_bias(context: Context, requests: list[Request]) -> None:
-    """Refuse to trade the shift of a norm for the first bias of a layer, which is no gain."""
+    """Refuse where the shift of a norm would become a layer's first bias, which gains nothing."""
     for request in requests:
         if context.affine_layer_at(request.op) is not None or not request.affine.constant:
             continue
@@ -57,13 +57,13 @@ def _check_needs_no_bias(context: Context, requests: list[Request]) -> None:
 
 
 def absorb(context: Context, value: Value, change: Change, reached: set[Value]) -> list[Request]:
-    """What the readers of ``value`` are to take up of ``change``.
+    """Return the requests that let the readers of ``value`` absorb ``change``.
 
     Args:
-        reached: the tensors that the map has reached; it grows.
+        reached: the tensors that the map has reached; the function adds to the set.
 
     Raises:
-        CannotFold: one of them cannot.
+        CannotFold: a reader cannot absorb the change.
     """
     if value.output:
         raise CannotFold("its output is an output of the model")
@@ -123,5 +123,5 @@ def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Reques
 
 
 def describe_value(value: Value) -> str:
-    """A tensor by the operator that makes it."""
+    """Name a tensor for a report, by the operator that makes it."""
     return "an input" if value.producer is None else f"the output of {describe(value.producer)}"

@@ -1,4 +1,4 @@
-"""Folding affine layers by changing the tensors around all of them together."""
+"""Folding affine layers by rescaling and shifting the tensors around all of them together."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ from .scales import Indices, Scales, components
 
 _TIED = "it is tied to what stays"
 _MAGNIFIED = 1e3
-"""The largest shift that is taken off a tensor, in multiples of its usual size."""
+"""The largest offset that a tensor may get, in multiples of the tensor's usual size.
+
+A larger offset would lose precision when a reader subtracts it.
+"""
 
 
 class IntoNeighbours:
-    """``y = a * x + b`` goes, and every layer around takes up its part of the difference.
+    """``y = a * x + b`` becomes ``y = x``, and every layer around absorbs part of the difference.
 
-    Every tensor may change, channel by channel, to ``S * (v + u)``. Applies where scales and
-    offsets exist such that
+    Every tensor ``v`` may change, channel by channel, to ``S * (v + u)``. The rule applies where
+    scales ``S`` and offsets ``u`` exist such that
 
     1. model inputs and outputs, and what forward hooks or unknown operators read, stay as they are;
     2. operators that carry a channel-wise affine map, as the table of operators says, tie the
-       scales and offsets of their tensors; linear layers and other affine layers take them up;
-    3. a reader that is to take off an offset adds no zero padding and is no transposed convolution;
+       scales and offsets of their tensors; linear layers and other affine layers absorb them;
+    3. a reader that must subtract an offset adds no zero padding and does not convolve transposed;
     4. ``S_x = a * S_y`` and ``a * u_x - u_y = b``, so that ``x`` and ``y`` become one tensor;
-    5. where others read ``x``, nothing works on ``y`` in place, but for modules that can be told
-       not to;
-    6. no scale is zero, and no offset so large that taking it off again would cost precision;
+    5. where ``x`` has other readers, only modules whose ``inplace`` can be switched off work on
+       ``y`` in place;
+    6. no scale is zero, and no offset is so large that subtracting it again would cost precision;
     7. each layer's weight and bias are stored tensors that nothing else uses. A layer that runs at
        several places reads and writes the same scales and offsets at each.
 
-    The affine layers are tried in the order in which they run, and each that goes binds the others.
+    The rule tries the affine layers in the order in which they run. Each folded layer constrains
+    the layers after it.
     """
 
     name = "into the layers around it"
 
     def apply(self, context: Context) -> bool:
-        """Fold all that can go together; see :class:`.Rule`."""
-        # Of a norm's affine part, only the layers right behind it may take it up.
+        """Fold every affine layer that can go together with the others; see :class:`.Rule`."""
+        # Only the layers right behind a norm may absorb its affine parameters.
         waiting = [
             item for item in context.affine_layers if item.reason is None and not item.of_norm
         ]
@@ -67,11 +71,11 @@ class IntoNeighbours:
                 going.append(item)
         if going:
             self._take_up(going, system, context)
-        context.exhausted = len(context.folded)  # what is bound now stays bound
+        context.exhausted = len(context.folded)  # a second try would meet the same constraints
         return bool(going)
 
     def _take_up(self, going: list[AffineLayer], system: _System, context: Context) -> None:
-        """Let the layers take up what ``system`` found, and fold ``going``."""
+        """Commit the layer changes that ``system`` found, and fold ``going``."""
         changed = list(system.changed(context, {*going}))
         context.commit(context.agree(item.request for item in changed))
         names: dict[int, dict[str, None]] = {}
@@ -86,7 +90,7 @@ class IntoNeighbours:
 
 @dataclass(frozen=True, eq=False)
 class _Changed:
-    """A layer that takes something up, by name, with the scale classes of its channels."""
+    """A layer that absorbs a change: its name, the scale classes of its channels, the request."""
 
     name: str
     classes: list[int]
@@ -130,10 +134,10 @@ class _System:
         return owned
 
     def fold(self, item: AffineLayer) -> None:
-        """Find scales and offsets with which ``item`` is an identity, and keep to them.
+        """Find scales and offsets that make ``item`` an identity, and add them to the system.
 
         Raises:
-            CannotFold: there are none; nothing has changed then.
+            CannotFold: such scales and offsets do not exist; the system is then unchanged.
         """
         affine = item.affine
         assert affine is not None
@@ -141,7 +145,7 @@ class _System:
             raise CannotFold("a scale of zero cannot be taken off again")
         mark = self._scales.mark(), self._offsets.mark()
         try:
-            self._tie_offsets(item, affine)  # this fails at the first channel, if at all
+            self._tie_offsets(item, affine)  # first, because a failure shows at the first channel
             self._tie_scales(item, affine)
         except CannotFold:
             self._scales.undo(mark[0])
@@ -202,10 +206,11 @@ class _System:
             self._offsets.add((one, other), (scale, -1.0))
 
     def _why(self, item: int, kind: str, leaving: AffineLayer) -> str:
-        """Why a class has to stay; empty if only what it is tied to has to.
+        """Why a class must stay as it is; empty if only classes tied to it must stay.
 
         Args:
             kind: ``"scale"`` or ``"offset"``.
+            leaving: the affine layer to fold, whose own demands do not count.
         """
         cells = self._cells
         demands, classes = (
@@ -224,7 +229,7 @@ class _System:
         return ""
 
     def _release(self, item: AffineLayer) -> None:
-        """What only ``item`` demanded counts no more."""
+        """Drop the demands that only ``item`` made."""
         for one, number in self._own_scale.get(item, Counter()).items():
             self._scales.fixed[self._scales.find(one)[0]] -= number
         for one, number in self._own_offset.get(item, Counter()).items():
@@ -239,7 +244,7 @@ class _System:
         return found
 
     def changed(self, context: Context, going: set[AffineLayer]) -> Iterator[_Changed]:
-        """Every layer but those that go that has to take something up."""
+        """Yield every layer that must absorb a change, except the layers in ``going``."""
         scales = np.ones(self._cells.count)
         for one in self._scales.tied():
             scales[one] = self._scales.scale(one)
@@ -263,7 +268,7 @@ class _System:
 
 
 def _request(absorber: Absorber, scale: Tensor, offset: Tensor) -> Request:
-    """What takes the change ``scale * (v + offset)`` up where it is made, or off again."""
+    """The request that applies ``scale * (v + offset)`` in a writer, or undoes it in a reader."""
     constant = bool(offset.any())
     if absorber.after:
         return Request(absorber.op, Affine(scale, scale * offset, constant), after=True)

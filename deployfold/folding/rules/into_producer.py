@@ -21,21 +21,21 @@ from .rule import RuleForOne
 class IntoProducers(RuleForOne):
     """``affine(layer(x))`` becomes ``layer'(x)``.
 
-    Applies where, for every place the affine layer runs:
+    The rule applies where, at every place where the affine layer runs:
 
-    1. its input has no other reader, is not a model output, and no forward hook sees it;
-    2. following the input upwards there are only operators that the map can be carried through, as
-       the table of operators says; of a sum, every summand takes the scale and one the shift;
+    1. the layer's input has no other reader, is not a model output, and no forward hook sees it;
+    2. every operator upwards from the input can carry the map through, as the table of operators
+       says; in a sum, every summand takes the scale and one summand takes the shift;
     3. every path ends at a linear layer (by any name: see :mod:`deployfold.folding.graph.layers`)
-       or at another affine layer whose channels are those of the map;
+       or at another affine layer, and that layer's channels are the channels of the map;
     4. that layer's weight and bias are stored tensors that nothing else uses, and a layer that
-       runs at several places is asked for the same thing at each of them.
+       runs at several places gets the same request at each of them.
     """
 
     name = "into the producer"
 
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
-        """The requests to the producers; see :class:`.RuleForOne`."""
+        """Return the requests to the producers; see :class:`.RuleForOne`."""
         assert affine_layer.affine is not None
         requests: list[Request] = []
         for site in affine_layer.sites:
@@ -47,7 +47,11 @@ class IntoProducers(RuleForOne):
 
 
 def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[Request]:
-    """What the producers of ``value``, which ``reader`` reads, are to take up of ``change``."""
+    """Return the requests that let the producers of ``value`` absorb ``change``.
+
+    Args:
+        reader: the operator that reads ``value``.
+    """
     op = _only_producer(context, value, reader)
     affine_layer = context.affine_layer_at(op)
     if affine_layer is not None:
@@ -67,10 +71,10 @@ def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[
 
 
 def _only_producer(context: Context, value: Value, reader: Op) -> Op:
-    """What computes ``value``, if nobody but ``reader`` sees that.
+    """The operator that computes ``value``, where ``reader`` is the only reader.
 
     Raises:
-        CannotFold: somebody else does, or it is an input of the model.
+        CannotFold: something else reads ``value``, or ``value`` is a constant or a model input.
     """
     op = value.producer
     if op is None:
@@ -89,7 +93,7 @@ def _only_producer(context: Context, value: Value, reader: Op) -> Op:
 
 
 def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
-    context.layer(op)  # raises if it cannot be rewritten
+    context.layer(op)  # raises where the layer cannot be rewritten
     axis = channel_axis(op, value)
     if not change.only_along(axis):
         raise CannotFold(f"its channels lie on another axis than the outputs of {describe(op)}")
@@ -109,7 +113,7 @@ def _through(
     context: Context, op: Op, value: Value, links: Sequence[Link], change: Change
 ) -> list[Request]:
     """Carry ``change`` of the output ``value`` to all inputs; other outputs stay as they are."""
-    for source in op.inputs:  # before anything is computed: a concatenation may join hundreds
+    for source in op.inputs:  # checked first: a concatenation may join hundreds
         if not source.constant and any(source in link.ends[1:] for link in links):
             _only_producer(context, source, op)
     wanted: dict[Value, Change] = {}
@@ -129,7 +133,7 @@ def _through(
 
 
 def _through_sum(context: Context, op: Op, link: Link, change: Change) -> list[Request]:
-    """The scale goes to every summand, the shift to the first that can take it."""
+    """Give every summand the scale, and the shift to the first that feeds no other summand."""
     sources = [source for source, _, _ in link.inputs]
     order = [index for index in range(len(sources)) if not _feeds_another(sources, index)]
     order += [index for index in range(len(sources)) if index not in order]
@@ -141,7 +145,7 @@ def _through_sum(context: Context, op: Op, link: Link, change: Change) -> list[R
         try:
             requests += _absorb(context, source, op, part)
         except CannotFold:
-            # A bare copy of some layer's input can be made up for in that layer's weight.
+            # A summand that is some layer's input can be corrected in that layer's weight.
             if position == 0 or not _feeds_another(sources, index):
                 raise
             raw.append(source)
@@ -160,7 +164,7 @@ def _feeds_another(summands: Sequence[Value], index: int) -> bool:
 
 
 def _layers_reading(source: Value, summand: Value) -> Iterator[Op]:
-    """The layers over ``source`` whose outputs a chain of additions adds up to ``summand``."""
+    """Yield the layers that read ``source`` and whose outputs additions carry into ``summand``."""
     waiting, seen = [summand], {summand}
     while waiting:
         op = waiting.pop().producer

@@ -1,4 +1,4 @@
-"""The cell that every element of every tensor belongs to; see :mod:`.cells`."""
+"""Assigning every element of every tensor to a cell, which :mod:`.cells` defines."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from deployfold.folding.operators.routes import Moved, Route
 from .scales import Indices
 
 FIXED = 0
-"""The cell of everything that has to stay as it is."""
+"""The cell of every element that must stay as it is."""
 PADDING = -1
-"""In the place of a cell: zeros that an operator has added."""
+"""The marker, in place of a cell, of zeros that an operator has added."""
 
 
 @dataclass(frozen=True, eq=False)
 class Demand:
-    """Cells that have to keep their scale, or offset, and why.
+    """A constraint: cells that must keep their scale, or their offset, and the reason.
 
-    ``owner`` is an affine layer that demands it only as long as it is there.
+    ``owner`` is the affine layer that makes the demand; folding the layer ends the demand.
     """
 
     cells: Indices
@@ -34,9 +34,9 @@ class Demand:
 
 @dataclass(frozen=True, eq=False)
 class Absorber:
-    """A layer that takes up changes of the tensor that it reads, or (``after``) writes.
+    """A layer that can absorb changes of the tensor that it reads, or (``after``) writes.
 
-    ``cells`` are those of its channels, int64 of shape ``(channels,)``.
+    ``cells`` holds the cell of each of its channels, int64 of shape ``(channels,)``.
     """
 
     op: Op
@@ -45,12 +45,16 @@ class Absorber:
 
 
 class Labels:
-    """Cells as tensors of numbers, of size one along every axis that they do not vary along.
+    """The cells of each tensor, as numbers in a float64 tensor of the same rank.
+
+    An axis along which the cells do not vary has size one.
 
     Attributes:
+        labels: the cells of each tensor.
+        blocks: the cells that a layer writes, or reads, by the key that names the layer.
         count: the number of cells.
-        same: pairs of cells with one scale and one offset.
-        fixed_offset: cells that have to keep offset 0.
+        same: pairs of cells that share one scale and one offset.
+        fixed_offset: cells that must keep offset 0.
     """
 
     def __init__(self) -> None:
@@ -68,26 +72,26 @@ class Labels:
         return self.labels[value]
 
     def label(self, value: Value, axis: int, cells: Indices) -> None:
-        """Let each position on ``axis`` of ``value`` be one of ``cells``."""
+        """Assign each position on ``axis`` of ``value`` one of ``cells``."""
         shape = [1] * len(value.shape)
         shape[axis] = -1
         self.labels[value] = torch.from_numpy(cells).double().reshape(shape)
 
     def block(self, owner: object, size: int) -> Indices:
-        """The cells that a layer writes: the same at every place where it runs."""
+        """The cells that a layer writes, which are the same at every place where the layer runs."""
         if owner not in self.blocks:
             self.blocks[owner] = np.arange(self.count, self.count + size)
             self.count += size
         return self.blocks[owner]
 
     def share(self, owner: object, cells: Indices) -> None:
-        """Let a layer read the same cells at every place where it runs."""
+        """Require that a layer reads the same cells at every place where the layer runs."""
         first = self.blocks.setdefault(owner, cells)
         if first is not cells:
             self.same.append((first, cells))
 
     def along(self, value: Value, axis: int, reader: str) -> Indices:
-        """One cell for each position on ``axis``, since all elements there change alike."""
+        """Merge the cells along all other axes; return one cell a position on ``axis``."""
         labels = self.of(value)
         for other in range(labels.dim()):
             if other != axis:
@@ -96,18 +100,20 @@ class Labels:
         return np.ascontiguousarray(np.broadcast_to(cells, (value.shape[axis],)))
 
     def united(self, labels: Tensor, route: Route) -> Tensor:
-        """Make the elements that a route averages one cell."""
+        """Merge the cells of elements that a route averages."""
         for axis in route.averaged:
             if -axis <= labels.dim():
                 labels = self.collapsed(labels, labels.dim() + axis)
         return labels
 
     def carried(self, labels: Tensor, route: Route) -> Tensor:
-        """The cells of the output of a route, NaN for padding that lies between channels."""
+        """The cells of the output of a route; NaN marks padding between channels."""
         if labels.numel() == 1 and isinstance(route, Moved) and float(labels) == FIXED:
-            return labels.reshape([1] * len(route.result.shape))  # padding stays as well
+            return labels.reshape(
+                [1] * len(route.result.shape)
+            )  # the padding keeps its value as well
         moved = route.down(labels)
-        if route.pads:  # padding lies between elements of one channel, except along channels
+        if route.pads:  # merge the padding into its channel, except along channels
             for axis in range(moved.dim()):
                 known = moved.nan_to_num(nan=-1).amax(axis, keepdim=True)
                 if bool(((moved == known) | moved.isnan()).all()):
@@ -115,7 +121,7 @@ class Labels:
         return moved
 
     def collapsed(self, labels: Tensor, axis: int) -> Tensor:
-        """Make the elements along ``axis`` one cell."""
+        """Merge the cells along ``axis`` into one."""
         if labels.shape[axis] == 1:
             return labels
         missing = labels.isnan()
@@ -132,6 +138,6 @@ class Labels:
 
     @staticmethod
     def ids(labels: Tensor) -> Indices:
-        """The cells of a tensor, each once."""
+        """The cells of a tensor, sorted and without repetition or padding."""
         found: Indices = torch.unique(labels[~labels.isnan()]).long().numpy()
         return found

@@ -1,4 +1,4 @@
-"""Planning a fold: which BatchNorm can go, by which rule; and for each that stays, why."""
+"""Planning a fold: decide which rule folds each BatchNorm, or why the BatchNorm stays."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def match(
     keep: Mapping[str, str] | None = None,
     rules: Sequence[Rule] | None = None,
 ) -> Plan:
-    """Decide on every BatchNorm of a traced model.
+    """Plan the fold of every BatchNorm of a traced model.
 
     Args:
-        graph: the trace; it is used up.
+        graph: the trace, which planning changes; do not use it again.
         model: the traced model, for the values of its statistics.
         reparam: also merge parallel branches and fold constant scales (LayerScale).
         norm_affine: also fold the affine parameters of LayerNorm and its relatives.
-        keep: what to leave by name, affine layers and branches, each with the reason.
-        rules: those to try; by default deployfold's and those of installed packages.
+        keep: affine layers and branches to leave, by name, each with its reason.
+        rules: the rules to try; the default is the rules of deployfold and of installed packages.
     """
     tensors = dict(named_tensors(model))
     for name, value in graph.constants.items():
@@ -84,13 +84,13 @@ def match(
 
 
 def _apply_all(rules: Sequence[Rule], context: Context) -> None:
-    """Try the rules in order, and from the first again whenever one of them folded something."""
+    """Try the rules in order; start again at the first one whenever a rule folded something."""
     pending = list(rules)
     while pending:
         rule = pending.pop(0)
         try:
             folded = rule.apply(context)
-        except Exception as error:  # its own fault, so the other rules go on
+        except Exception as error:  # a bug in the rule, so only the other rules go on
             context.report_fault(None, rule.name, error)
             rules = [other for other in rules if other is not rule]
             folded = True
@@ -106,7 +106,7 @@ def _reason(affine_layer: AffineLayer, context: Context) -> str:
 
 
 def _skip_neutral(graph: Graph) -> None:
-    """Let operators that change nothing be identities: ``sum()`` begins with ``0 + x``."""
+    """Bypass additions of zero, which Python's ``sum()`` makes: it begins with ``0 + x``."""
     for op in graph.ops:
         other = op.arguments.get("other")
         if op.name == "add" and isinstance(other, (int, float)) and other == 0:

@@ -1,8 +1,8 @@
 """Merging parallel linear branches over one input into one layer.
 
 ``k×k(x) + 1×1(x) + BN(x)``, as RepVGG, MobileOne, RepViT and FastViT train it, is one convolution.
-Such sums are found by structure: the summands of a chain of additions that are layers, or
-BatchNorms, over the very same tensor.
+The rule finds such sums by structure: a chain of additions whose summands are layers, or
+BatchNorms, over the same tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .request import CannotFold
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
-    """A summand: a layer that reads ``source`` and whose result only a sum reads."""
+    """A summand: a layer or BatchNorm over ``source`` whose ``result`` only a sum reads."""
 
     source: Value
     result: Value
@@ -32,33 +32,34 @@ class _Branch:
 
     @property
     def parent(self) -> Op:
-        """The sum that reads it now; merging other branches changes which one that is."""
+        """The sum that reads the branch now; merging other branches may change the sum."""
         return self.result.consumers[0]
 
     @property
     def removable(self) -> bool:
-        """Whether a scalar zero may take its place in the sum."""
+        """Whether a scalar zero may replace the branch in the sum."""
         first = self.parent["self"] is self.result
         return not (first and self.parent.name in {"add_", "sub", "sub_"})
 
     @property
     def op(self) -> Op:
-        """The operator that computes it."""
+        """The operator that computes the branch."""
         assert self.result.producer is not None
         return self.result.producer
 
 
 class MergeBranches:
-    """Merge every set of parallel branches that one of them can take up.
+    """Merge every set of parallel branches that one branch of the set can absorb.
 
-    A branch is merged into the one with the fewest groups and the most taps where:
+    The *kept* branch has the fewest groups and then the most taps. Another branch is merged into
+    the kept one where:
 
-    1. both read the same tensor and their results are read by the same chain of additions only;
-    2. strides are equal, and every tap of the merged kernel falls on a tap of the kept one, with
-       zero padding on both;
-    3. its groups are a multiple of the kept one's; a BatchNorm or a bare scale is a depthwise
-       kernel of one tap, on the channel axis of the kept one;
-    4. both run once, and their tensors are used by nothing else.
+    1. both read the same tensor, and only the same chain of additions reads their results;
+    2. the strides are equal, and every tap of the merged kernel falls on a tap of the kept kernel,
+       with zero padding on both;
+    3. the merged branch's groups are a multiple of the kept branch's groups; a BatchNorm or a bare
+       scale counts as a depthwise kernel of one tap, on the channel axis of the kept branch;
+    4. both run once, and nothing else uses their tensors.
     """
 
     name = "into the parallel branch"
@@ -94,7 +95,7 @@ class MergeBranches:
             else:
                 context.removals.append(MoveLayer(kept.layer.path, name))
                 _move(context, kept, branch)
-                return  # the branch that was kept is elsewhere now; the rest goes next time
+                return  # the kept branch has moved; the next try merges the others
 
 
 def _adds(op: Op) -> bool:
@@ -152,11 +153,11 @@ def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None
 
 
 def _pairs(branches: list[_Branch]) -> Iterator[tuple[_Branch, _Branch]]:
-    """The branch to keep with each of the others that can go, while that holds."""
+    """Yield the branch to keep, paired with each other branch that can go."""
     kept = _choose(branches)
     for branch in branches if kept is not None else ():
         assert kept is not None
-        # The kept one can leave its place for that of a branch that has to be of full size.
+        # If the other branch needs full size in its place, the kept branch moves there.
         if branch is not kept and (branch.removable or kept.removable):
             yield kept, branch
 
@@ -208,7 +209,7 @@ def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
 
 
 def _disconnect(context: Context, branch: _Branch) -> None:
-    """Take the branch and its addition out of the graph."""
+    """Remove the branch and its addition from the graph."""
     parent = branch.parent
     _remove(context, branch.op)
     parent.inputs = [value for value in parent.inputs if value is not branch.result]
@@ -216,7 +217,7 @@ def _disconnect(context: Context, branch: _Branch) -> None:
 
 
 def _move(context: Context, kept: _Branch, branch: _Branch) -> None:
-    """Let the kept layer run in the place of ``branch``, and take its own addition out."""
+    """Move the kept layer to the place of ``branch`` and remove the layer's own addition."""
     parent, layer = kept.parent, kept.op
     _remove(context, branch.op)
     parent.inputs = [value for value in parent.inputs if value is not kept.result]

@@ -1,8 +1,9 @@
 """The offsets of classes of channels: sparse linear equations, one for each channel of a sum.
 
-A sum leaves a choice of where an offset goes. A change of one class is balanced at each of its
-equations by another class, the one with the fewest equations first. Where equations form cycles, a
-small system is solved instead. See :mod:`.scales` for what an offset is.
+A sum leaves open which of its tensors takes an offset. Where one class changes, another class
+balances the change in each of the equations; the class with the fewest equations is tried first.
+Where equations form cycles, a small linear system is solved instead. :mod:`.scales` defines
+offsets.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _STEPS = 4_000
-"""Classes that one search for a balance looks at."""
+"""The most classes that one search for a balance visits."""
 
 _EQUATIONS = 48
 """The largest system around one channel that is solved as a whole where equations form cycles."""
@@ -24,9 +25,10 @@ class Offsets:
     """The offset ``u`` of every class, and the equations that they satisfy.
 
     Attributes:
-        fixed: how many reasons there are for each class to keep the offset 0.
-        classes, coefficients: of each equation; the weighted offsets add up to its constant.
-        equations_of: the equations of each class.
+        fixed: for each class, the number of reasons to keep the offset 0.
+        classes, coefficients: of each equation; the weighted offsets add up to a constant.
+        equations_of: the equations of each class, by index.
+        values: the offsets that are not zero.
     """
 
     fixed: list[int]
@@ -37,11 +39,11 @@ class Offsets:
     _log: list[tuple[int, float]] = field(default_factory=list)
 
     def mark(self) -> tuple[int, int]:
-        """The present state, for :meth:`undo`."""
+        """Return the present state, for :meth:`undo`."""
         return len(self.classes), len(self._log)
 
     def undo(self, mark: tuple[int, int]) -> None:
-        """Take every equation and change after ``mark`` back."""
+        """Revert every equation and every change made after ``mark``."""
         while len(self.classes) > mark[0]:
             self.coefficients.pop()
             for item in self.classes.pop():
@@ -68,11 +70,11 @@ class Offsets:
     def change(
         self, item: int, by: float, limit: float, own: Callable[[int], int]
     ) -> dict[int, float] | str:
-        """Changes of classes that let ``item`` change ``by`` so much, or why there are none.
+        """Find changes that let class ``item`` change by ``by``, or the reason why there are none.
 
         Args:
             limit: the largest change that does not cost precision.
-            own: of a class, how many of its reasons to be fixed do not count.
+            own: returns how many of a class's reasons to be fixed do not count.
         """
         search = _Search(self, own)
         if search.balance(item, by, None):
@@ -91,13 +93,13 @@ class Offsets:
         return changes
 
     def apply(self, changes: dict[int, float]) -> None:
-        """Change the offsets."""
+        """Add ``changes`` to the offsets."""
         for item, change in changes.items():
             self._log.append((item, self.value(item)))
             self.values[item] = self.value(item) + change
 
     def _solved(self, item: int, by: float, own: Callable[[int], int]) -> dict[int, float] | str:
-        """The least changes that let ``item`` change, by the equations around it together."""
+        """Solve the equations around ``item`` together for the least changes that let it change."""
         unknown: dict[int, int] = {}
         equations: dict[int, None] = {}
         waiting = [item]
@@ -129,7 +131,7 @@ class Offsets:
 
 @dataclass(eq=False)
 class _Search:
-    """One search for changes that balance each other in every equation."""
+    """A depth-first search for changes that balance each other in every equation."""
 
     offsets: Offsets
     own: Callable[[int], int]
@@ -138,15 +140,15 @@ class _Search:
     cycle: bool = False
 
     def balance(self, item: int, by: float, origin: int | None) -> bool:
-        """Change ``item`` and, in each of its equations but ``origin``, another class.
+        """Change ``item`` and, in each of its equations except ``origin``, one other class.
 
-        It works on a stack of its own: a chain of sums may be longer than Python recurses. Of each
-        equation the class with the fewest equations is tried first; a class that fails is not
-        tried again.
+        An explicit stack replaces recursion, because a chain of sums may exceed Python's recursion
+        limit. In each equation the class with the fewest equations is tried first. A class that
+        fails is not tried again.
         """
         failed: set[int] = set()
-        # Each frame: the class, its change, the equations still to balance, and for the one in
-        # work its candidates.
+        # Each frame holds a class and the equations still to balance, each with the candidates
+        # left to try.
         frames: list[tuple[int, list[tuple[int, list[tuple[int, float]]]]]] = []
 
         def enter(item: int, by: float, origin: int | None) -> bool:
@@ -184,15 +186,15 @@ class _Search:
         frames: list[tuple[int, list[tuple[int, list[tuple[int, float]]]]]],
         failed: set[int],
     ) -> None:
-        """The class in work cannot be changed; its parent tries another."""
+        """Undo the changes of the top class, which cannot change; its parent then tries another."""
         item, _ = frames.pop()
         failed.add(item)
         last: int | None = None
-        while last != item:  # with what was changed to balance its other equations
+        while last != item:  # and the changes that balanced its other equations
             last, _ = self.changes.popitem()
 
     def _candidates(self, equation: int, item: int, by: float) -> list[tuple[int, float]]:
-        """The other classes of an equation, each with its change; the best to try is last."""
+        """The other classes of an equation, each with its change; the best candidate is last."""
         coefficients = dict(
             zip(self.offsets.classes[equation], self.offsets.coefficients[equation], strict=True)
         )

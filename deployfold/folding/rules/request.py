@@ -1,4 +1,4 @@
-"""What a rule answers: the changes that it asks of layers, or the reason why it cannot fold."""
+"""The answers of a fold rule: requests to change layers, or the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployfold.folding.graph.graph import Op
 
 
 class CannotFold(Exception):
-    """A rule does not apply; the text says why, and goes into the report."""
+    """A rule does not apply; the text is the reason that the report prints."""
 
     def __init__(self, reason: str) -> None:
         if not reason:
@@ -22,12 +22,15 @@ class CannotFold(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Let the linear layer or affine layer that runs at ``op`` take up ``affine``.
+    """A request that the linear layer or affine layer at ``op`` absorb the map ``affine``.
 
     Attributes:
-        after: the map follows the layer (it scales rows); else it precedes it (columns).
-        skip: ``(out,)`` multiple of the identity to add to the layer's weight, which makes up for
-            an unscaled copy of the layer's input that is added to its output.
+        op: one place where the layer runs.
+        affine: the map to absorb.
+        after: the map follows the layer and scales its rows; otherwise the map precedes the layer
+            and scales its columns.
+        skip: ``(out,)`` multiple of the identity to add to the layer's weight, to correct for an
+            unscaled copy of the layer's input that is added to the layer's output.
     """
 
     op: Op
@@ -36,7 +39,7 @@ class Request:
     skip: Tensor | None = None
 
     def same_as(self, other: Request) -> bool:
-        """Whether both ask the same of a layer that runs at several places."""
+        """Whether both requests ask the same change of a layer that runs at several places."""
         if self.after != other.after or (self.skip is None) != (other.skip is None):
             return False
         return self.affine.equals(other.affine) and (

@@ -1,4 +1,4 @@
-"""What a fold rule is: one way to make BatchNorms go, tried on a whole traced model."""
+"""The interface of a fold rule: one way to fold BatchNorms, tried on a whole traced model."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from .request import CannotFold, Request
 
 
 class Rule(Protocol):
-    """One way to fold. A rule is one file of this folder and one entry of the registry."""
+    """One way to fold. Each rule has one file in this folder and one entry in ``RULES``."""
 
     name: str
-    """How the report names it, such as ``"into the producer"``."""
+    """The name of the rule in the report, such as ``"into the producer"``."""
 
     def apply(self, context: Context) -> bool:
-        """Fold everything that the rule allows; whether that was anything.
+        """Fold everything that the rule allows; return whether anything was folded.
 
-        A rule folds with :meth:`.Context.fold` and says why not with :meth:`.Context.refuse`.
+        A rule folds with :meth:`.Context.fold` and refuses, with a reason, with
+        :meth:`.Context.refuse`.
         """
 
 
 class RuleForOne(ABC):
-    """A rule that looks at one affine layer after the other."""
+    """A rule that decides on one affine layer at a time."""
 
     name: str
 
     @abstractmethod
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
-        """The changes to other layers that let ``affine_layer`` go.
+        """Return the changes to other layers that let ``affine_layer`` go.
 
         Raises:
             CannotFold: the rule does not apply.
         """
 
     def concerns(self, affine_layer: AffineLayer) -> bool:
-        """Whether the rule is made for such a layer; of others it says nothing."""
+        """Whether the rule handles such a layer; the rule gives no reason for other layers."""
         return True
 
     def apply(self, context: Context) -> bool:
-        """Fold every affine layer that the rule allows."""
+        """Fold every affine layer that the rule allows; return whether any was folded."""
         folded = False
         for affine_layer in list(context.affine_layers):
             if affine_layer.reason is not None or not self.concerns(affine_layer):

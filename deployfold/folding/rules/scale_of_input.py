@@ -17,22 +17,22 @@ _CASTS = frozenset({"_to_copy", "to"})
 class ScaleOfInput(RuleForOne):
     """``layer(scale * x + shift)`` becomes ``layer'(x + shift / scale)``.
 
-    One addition stays of ``(x / 255 - mean) / std`` where the first convolution pads with zeros.
-    Applies where
+    Where the first convolution pads with zeros, one addition of ``(x / 255 - mean) / std`` stays.
+    The rule applies where
 
-    1. the affine layer reads an input of the model, perhaps behind a change of its dtype;
-    2. its scale folds into the layers that read it, as :class:`.IntoConsumers` says;
+    1. the affine layer reads an input of the model, possibly behind a change of dtype;
+    2. the layer's scale folds into its readers, as :class:`.IntoConsumers` says;
     3. no scale is zero, and one operator or one module computes the addition.
     """
 
     name = "its scale into the consumer; the shift stays"
 
     def concerns(self, affine_layer: AffineLayer) -> bool:
-        """Of a BatchNorm, the addition would cost what it costs itself."""
+        """Exclude BatchNorms, because the remaining addition would cost as much as one."""
         return not affine_layer.is_batchnorm
 
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
-        """The requests to the consumers; see :class:`.RuleForOne`."""
+        """Return the requests to the consumers; see :class:`.RuleForOne`."""
         affine = affine_layer.affine
         assert affine is not None
         for site in affine_layer.sites:

@@ -1,12 +1,13 @@
-"""The scales of classes of channels: a union of classes whose ratios are known.
+"""The scales of classes of channels: a union-find over classes whose ratios are known.
 
-Every channel ``v`` of a tensor may become ``S * (v + u)``. Channels that have to get the same ``S``
-form a scale class, and those that have to get the same ``u`` an offset class (:mod:`.offsets`).
-Written this way the two are independent of each other:
+Every channel ``v`` of a tensor may become ``S * (v + u)``. Channels that must get the same scale
+``S`` form a scale class. Channels that must get the same offset ``u`` form an offset class
+(:mod:`.offsets`). In this form scales and offsets are independent of each other:
 
-* operators that carry a map along put the channels of their input and output into one class;
-* of a sum, all ends have one scale, and ``u_output = sum of coefficient * u_input``;
-* an affine layer ``y = a * x + b`` goes if ``S_x = a * S_y`` and ``a * u_x - u_y = b``.
+* an operator that carries a map along puts the channels of its input and output into one class;
+* all inputs and the output of a sum have one scale, and
+  ``u_output = sum of coefficient * u_input``;
+* an affine layer ``y = a * x + b`` can go if ``S_x = a * S_y`` and ``a * u_x - u_y = b``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 _TOLERANCE = 1e-12
-"""Relative; ratios that should be equal differ by rounding where they are multiplied up."""
+"""Relative tolerance between equal ratios, which differ by the rounding of their products."""
 
 
 def components(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> Indices:
-    """For each of ``count`` items, the least item that ``pairs`` connect it with."""
+    """For each of ``count`` items, the least item that ``pairs`` connect the item with."""
     parent = np.arange(count)
     if not pairs:
         return parent
@@ -41,27 +42,27 @@ def components(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> Indices:
 
 
 class Scales:
-    """The scale ``S`` of every class: unions of classes whose ratio is known, which can be undone.
+    """The scale ``S`` of every class: a union-find of classes with known ratios, with undo.
 
     Args:
-        count: the number of classes; at first each stands for itself.
-        fixed: how many reasons there are for each to keep the scale 1.
-        positive: which have to keep their sign.
+        count: the number of classes, all separate at first.
+        fixed: for each class, the number of reasons to keep the scale 1; shape ``(count,)``.
+        positive: the classes that must keep their sign, shape ``(count,)``.
     """
 
     def __init__(self, count: int, fixed: Indices, positive: npt.NDArray[np.bool_]) -> None:
         self._parent = list(range(count))
-        self._ratio = [1.0] * count  # to the parent
+        self._ratio = [1.0] * count  # the scale over the parent's scale
         self._size = [1] * count
         self._sign: list[int] = positive.astype(
             int
-        ).tolist()  # that the root's factor has to have; 0: any
+        ).tolist()  # the sign that the root's factor must have; 0 for any
         self._reference = list(range(count))  # the class that keeps the scale 1
         self._log: list[tuple[int, int, int, int, int]] = []
         self.fixed: list[int] = fixed.tolist()
 
     def find(self, item: int) -> tuple[int, float]:
-        """The root of a class, and the class's scale over the root's."""
+        """The root of a class, and the class's scale divided by the root's scale."""
         ratio = 1.0
         while self._parent[item] != item:
             ratio *= self._ratio[item]
@@ -69,18 +70,18 @@ class Scales:
         return item, ratio
 
     def scale(self, item: int) -> float:
-        """The scale of a class, with all that nothing determines left at 1."""
+        """The scale of a class; a scale that nothing determines is 1."""
         root, ratio = self.find(item)
         reference = self.find(self._reference[root])[1]
-        # The reference has scale 1, or -1 where its sign has to turn.
+        # The reference has scale 1, or -1 where its sign must change.
         turned = self._sign[root] and self._sign[root] * reference < 0
         return -ratio / reference if turned else ratio / reference
 
     def tie(self, first: int, second: int, ratio: float, own: Callable[[int], int]) -> bool:
-        """Let ``S_first = ratio * S_second``; whether that is possible.
+        """Require ``S_first = ratio * S_second``; return whether that is possible.
 
         Args:
-            own: of a root, how many of its reasons to be fixed do not count.
+            own: returns how many of a root's reasons to be fixed do not count.
         """
         one, to_one = self.find(first)
         other, to_other = self.find(second)
@@ -110,7 +111,7 @@ class Scales:
         return True
 
     def _needed_sign(self, root: int, fixed: bool) -> int:
-        """The sign that the root's factor has to have; 0 for any."""
+        """The sign that the root's factor must have; 0 for any."""
         if not fixed:
             return self._sign[root]
         return 1 if self.find(self._reference[root])[1] > 0 else -1
@@ -120,11 +121,11 @@ class Scales:
         return {item for child, root, *_ in self._log for item in (child, root)}
 
     def mark(self) -> int:
-        """The present state, for :meth:`undo`."""
+        """Return the present state, for :meth:`undo`."""
         return len(self._log)
 
     def undo(self, mark: int) -> None:
-        """Take every union after ``mark`` back."""
+        """Revert every union made after ``mark``."""
         while len(self._log) > mark:
             child, root, size, sign, reference = self._log.pop()
             self._parent[child], self._ratio[child] = child, 1.0
