@@ -1,1 +1,1 @@
-"""What each operator does to channels: one record for each, in :mod:`.table`."""
+"""The effect of each ATen operator on channels: :mod:`.table` holds one record per operator."""

@@ -1,4 +1,4 @@
-"""How a tensor is to change: ``x`` becomes ``scale * x + shift``, and what that asks of others."""
+"""A required change of a tensor, ``x`` to ``scale * x + shift``, and its effect on neighbours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from .partial import NotSeparable, along, compact, like, merge, on_axis, varying
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """``x`` becomes ``scale * x + shift``, both partly known tensors of the value ``x``.
+    """The change of a tensor ``x`` to ``scale * x + shift``.
 
-    Elements whose scale is NaN are read by nobody. ``constant`` says whether there is a shift at
-    all, even one that happens to be zero.
+    Attributes:
+        scale: a partly known tensor of the value ``x``; NaN marks an element without readers.
+        shift: likewise.
+        constant: the change has a shift, even if every number of the shift is zero.
     """
 
     scale: Tensor
@@ -28,29 +30,29 @@ class Change:
 
     @classmethod
     def of_axis(cls, value: Value, axis: int, affine: Affine) -> Change:
-        """A map of the channels on ``axis`` of ``value``."""
+        """The change that applies ``affine`` to the channels on ``axis`` of ``value``."""
         scale, shift = on_axis(value, axis, affine.scale), on_axis(value, axis, affine.shift)
         return cls(compact(scale), compact(shift), affine.constant)
 
     @classmethod
     def none(cls, value: Value) -> Change:
-        """``value`` stays as it is."""
+        """The identity: ``value`` does not change."""
         return cls(like(value, 1.0), like(value, 0.0), constant=False)
 
     @property
     def shifts(self) -> bool:
-        """Whether some shift differs from zero."""
+        """Whether any shift differs from zero."""
         return bool(self.shift.nan_to_num().any())
 
     def without_shift(self) -> Change:
-        """The same scale alone."""
+        """The same scale without a shift."""
         return Change(self.scale, torch.zeros_like(self.shift), constant=False)
 
     def affine(self, value: Value, axis: int) -> Affine:
-        """The change of each channel on ``axis`` of ``value``; none where nobody reads it.
+        """The change of each channel on ``axis`` of ``value``; the identity for unread channels.
 
         Raises:
-            NotSeparable: it varies along another axis.
+            NotSeparable: the change varies along another axis.
         """
         rows = []
         for numbers, unread in ((self.scale, 1.0), (self.shift, 0.0)):
@@ -59,14 +61,14 @@ class Change:
         return Affine(rows[0], rows[1], self.constant)
 
     def only_along(self, axis: int) -> bool:
-        """Whether it varies along ``axis`` alone, or not at all."""
+        """Whether the change varies along no axis other than ``axis``."""
         return all(varying_axes(item) in ([], [axis]) for item in (self.scale, self.shift))
 
     def check_passes(self, link: Link) -> None:
-        """Refuse what cannot be carried through ``link``.
+        """Raise an error if the change cannot be carried through ``link``.
 
         Raises:
-            NotSeparable: with the reason.
+            NotSeparable: the operator needs a positive scale or a shift of zero; with the reason.
         """
         if link.positive and bool((self.scale < 0).any()):
             raise NotSeparable(link.positive)
@@ -74,16 +76,16 @@ class Change:
             raise NotSeparable(link.no_shift)
 
     def up(self, link: Link, index: int, *, shift: bool = True) -> Change:
-        """What an input has to become for the output of ``link`` to become this.
+        """The change of an input that gives the output of ``link`` this change.
 
-        The constant that the operator adds stays, so ``scale * (x + k) + shift`` needs ``x`` to
-        become ``scale * x + (scale - 1) * k + shift``.
+        The constant ``k`` of the operator stays. To turn the output into ``scale * (x + k) +
+        shift``, ``x`` must become ``scale * x + (scale - 1) * k + shift``.
 
         Args:
-            shift: whether this input takes the shift; of a sum exactly one has to.
+            shift: whether this input takes the shift; exactly one input of a sum must take it.
 
         Raises:
-            NotSeparable: no change of the input does that.
+            NotSeparable: no change of the input gives the output this change.
         """
         source, route, coefficient = link.inputs[index]
         self.check_passes(link)
@@ -97,10 +99,10 @@ class Change:
         return Change(scale, compact(route.up(added / coefficient, 0.0)), constant)
 
     def down(self, link: Link, source: Value) -> Change:
-        """What the output of ``link`` becomes if ``source`` changes and its other inputs do not.
+        """The change of the output of ``link`` if ``source`` changes and the other inputs do not.
 
         Raises:
-            NotSeparable: it is not a change of that kind.
+            NotSeparable: the output does not become ``scale * output + shift``.
         """
         self.check_passes(link)
         if link.sums:
@@ -115,10 +117,10 @@ class Change:
         return Change(scale, compact(shift + (1 - scale) * link.constant_numbers()), True)
 
     def joined(self, other: Change) -> Change:
-        """Both, of different elements of one tensor.
+        """Combine two changes of one tensor that know different elements.
 
         Raises:
-            NotSeparable: they contradict each other.
+            NotSeparable: the changes contradict each other.
         """
         return Change(
             merge(self.scale, other.scale),

@@ -1,11 +1,11 @@
-"""How an operator ties the channel-wise affine maps of the tensors that it reads and writes.
+"""Links: how channel-wise affine maps pass from the inputs of an operator to its outputs.
 
 A :class:`Link` writes one output of an operator as
 
     sum over its inputs of  coefficient * route(input),  plus a constant,
 
-where a route (:mod:`.routes`) moves elements, or averages elements that change alike. Every
-function here builds the links of one kind of operator; :mod:`.table` gives each operator its own.
+where a route (:mod:`.routes`) moves elements, or averages elements that change alike. Each function
+here builds the links of one kind of operator; :mod:`.table` assigns a function to each operator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .partial import NotSeparable
 from .routes import Aligned, Moved, Part, Reduced, Route
 
 Coefficient = float | Tensor
-"""A number, or a partly known tensor of the output: one for each channel, say."""
+"""A number, or a partly known tensor of the output, such as one number for each channel."""
 
 _AVERAGED_PADDING = "it averages padding in, and the shift would change that"
 _RECTIFIER = "it carries a positive scale alone, and no shift"
@@ -32,14 +32,14 @@ _NEGATIVE = "a negative scale turns its maximum into a minimum"
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """One output as a sum over inputs.
+    """One output of an operator, written as a weighted sum over its inputs plus a constant.
 
     Attributes:
-        inputs: each with its route and coefficient.
-        constant: what is added to the sum: a number, or the tensor that it is.
-        joins: every input fills a part of the output of its own, as in a concatenation.
-        positive: why a scale has to be positive to be carried through; empty if any scale is.
-        no_shift: why a shift cannot be carried through; empty if it can.
+        inputs: each input with its route and coefficient.
+        constant: the constant that the operator adds to the sum: a number, or a constant tensor.
+        joins: every input fills its own part of the output, as in a concatenation.
+        positive: the reason why the operator needs a positive scale; empty if any scale passes.
+        no_shift: the reason why a shift cannot pass the operator; empty if a shift can.
     """
 
     output: Value
@@ -56,14 +56,14 @@ class Link:
 
     @property
     def sums(self) -> bool:
-        """Whether several inputs are added up, which leaves a choice of where a shift goes."""
+        """Whether the operator adds several inputs, so that any one of them may take a shift."""
         return len(self.inputs) > 1 and not self.joins
 
     def constant_numbers(self) -> Tensor:
         """The constant as a partly known tensor of the output.
 
         Raises:
-            NotSeparable: it is not known before the model runs.
+            NotSeparable: the constant is unknown before the model runs.
         """
         if not isinstance(self.constant, Value):
             return torch.full([1] * len(self.output.shape), self.constant, dtype=torch.float64)
@@ -77,7 +77,7 @@ Builder = Callable[[Op], list[Link]]
 
 
 def passes(op: Op) -> list[Link]:
-    """The output is the input: dropout in evaluation mode, and the like."""
+    """Operators whose output equals the input, such as dropout in evaluation mode."""
     if op.arguments.get("train", False):
         raise NotSeparable("it drops elements at random")
     source = _single(op)
@@ -85,24 +85,24 @@ def passes(op: Op) -> list[Link]:
 
 
 def moves(op: Op) -> list[Link]:
-    """Every output element is a copy of one input element, or zero padding."""
+    """Operators whose output elements are copies of input elements, or zero padding."""
     source = _single(op)
     return [Link(result, ((source, Moved(op, source, result), 1.0),)) for result in op.outputs]
 
 
 def moves_by_index(op: Op) -> list[Link]:
-    """The same, where a stored tensor of integers says which element."""
+    """Operators that copy the input elements chosen by a stored tensor of integers."""
     return moves(op)
 
 
 def negates(op: Op) -> list[Link]:
-    """``-x``."""
+    """The negation ``-x``."""
     source = _single(op)
     return [Link(op.output, ((source, Aligned(source, op.output), -1.0),))]
 
 
 def multiplies(op: Op) -> list[Link]:
-    """``x * factor`` and ``x / factor``, where the factor is known and nowhere zero."""
+    """``x * factor`` and ``x / factor`` with a known, finite factor that contains no zero."""
     source = _single(op)
     name = op.name.rstrip("_")
     if op.arguments.get("rounding_mode"):
@@ -125,7 +125,7 @@ def multiplies(op: Op) -> list[Link]:
 
 
 def rectifies(op: Op) -> list[Link]:
-    """``f(s * x) = s * f(x)`` for every positive ``s``."""
+    """Activations with ``f(s * x) = s * f(x)`` for every positive ``s``, such as ReLU."""
     source = _single(op)
     return [
         Link(
@@ -139,16 +139,16 @@ def rectifies(op: Op) -> list[Link]:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A builder for weighted averages or maxima over the last ``spatial`` axes.
+    """A builder of links for weighted averages or maxima over the last ``spatial`` axes.
 
-    With 0 they are taken over the axes of the operator's own argument.
+    If ``spatial`` is 0, the operator's ``dim`` argument gives the axes.
     """
 
     spatial: int
     maximum: bool = False
 
     def __call__(self, op: Op) -> list[Link]:
-        """The link of one such operator."""
+        """The link of one averaging or maximum operator."""
         source = _single(op)
         rank = len(source.shape)
         axes = frozenset(range(rank - self.spatial, rank)) if self.spatial else _given_axes(op)
@@ -167,7 +167,7 @@ class Reduction:
 
 
 def joins(op: Op) -> list[Link]:
-    """A concatenation; ``stack`` joins along an axis that is new."""
+    """Concatenations; ``stack`` joins tensors along a new axis."""
     new = op.name == "stack"
     sources: list[Value] = op["tensors"]
     variable = [source for source in sources if not source.constant]
@@ -210,7 +210,7 @@ def adds(op: Op) -> list[Link]:
 
 
 def attends(op: Op) -> list[Link]:
-    """``weights @ values`` where the weights of each average are a softmax, which adds up to 1."""
+    """Attention, ``weights @ values``: averages whose weights are a softmax and so add up to 1."""
     if op.name == "scaled_dot_product_attention":
         value, plain = op["value"], op["attn_mask"] is None and not op["dropout_p"]
         if not plain or value.constant or value.shape[:-2] != op["query"].shape[:-2]:
@@ -219,7 +219,7 @@ def attends(op: Op) -> list[Link]:
     if len(op.inputs) == 2 and min(len(value.shape) for value in op.inputs) >= 2:
         first, second = op.inputs
         for weights, values, axis in ((first, second, -2), (second, first, -1)):
-            # The values are averaged over one of their last two axes, the weights over the other.
+            # The product sums over ``axis`` of the values and over the other axis of the weights.
             if not values.constant and _adds_to_one(weights, -3 - axis):
                 route = Aligned(values, op.output, frozenset({axis}))
                 return [Link(op.output, ((values, route, 1.0),))]
@@ -227,7 +227,11 @@ def attends(op: Op) -> list[Link]:
 
 
 def _single(op: Op) -> Value:
-    """The only tensor that an operator reads and that depends on the model's input."""
+    """The one input of an operator that depends on the model's input.
+
+    Raises:
+        NotSeparable: several inputs or none depend on it, or the operator has no output.
+    """
     variable = [value for value in op.inputs if not value.constant]
     if len(variable) != 1 or not op.outputs:
         raise NotSeparable("it reads several tensors that depend on the input")
@@ -243,7 +247,7 @@ def _given_axes(op: Op) -> frozenset[int]:
 
 
 def _weights_add_to_one(op: Op) -> bool:
-    """Whether the weights of an averaging operator add up to one for every output element."""
+    """Whether the weights of an averaging operator sum to one for every output element."""
     if not op.name.startswith("avg_pool"):
         return True
     padding = op["padding"]
@@ -260,7 +264,7 @@ _SAME = frozenset({"contiguous", "clone", "dropout", "feature_dropout", "alpha_d
 
 
 def _adds_to_one(value: Value, axis: int) -> bool:
-    """Whether the elements along ``axis``, counted from the end, are a softmax's."""
+    """Whether ``value`` is a softmax along ``axis``, which counts from the end."""
     op = value.producer
     while op is not None:
         rank = len(value.shape)

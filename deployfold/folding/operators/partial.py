@@ -1,8 +1,8 @@
-"""Partly known tensors: one number for each element of a value, where NaN is not known.
+"""Partly known tensors: one number for each element of a value, where NaN means unknown.
 
-Each is a float64 tensor with as many axes as the value that it describes, of size one along every
-axis that its numbers do not vary along. Rules use two for each value that they change: a scale and
-a shift.
+A partly known tensor is in float64 and has as many axes as the value that it describes. Its size is
+one along every axis along which its numbers do not vary. Rules use two for each value that they
+change: a scale and a shift.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 from deployfold.folding.graph.graph import Value
 
 _TOLERANCE = 1e-12
-"""Relative; numbers that should be equal differ by rounding where shifts are added up."""
+"""Relative tolerance: rounding in sums of shifts makes equal numbers differ slightly."""
 
 
 class NotSeparable(Exception):
-    """A channel-wise affine map cannot be carried through an operator; the text says why."""
+    """An error: a channel-wise affine map cannot pass an operator. The text gives the reason."""
 
     def __init__(self, reason: str) -> None:
         if not reason:
@@ -26,10 +26,10 @@ class NotSeparable(Exception):
 
 
 def constant_along(numbers: Tensor, axes: frozenset[int]) -> Tensor:
-    """The same numbers, of size one along each of ``axes``.
+    """Reduce ``numbers`` to size one along each of ``axes``.
 
     Raises:
-        NotSeparable: they vary there.
+        NotSeparable: the numbers vary along one of the axes.
     """
     for axis in axes:
         if numbers.shape[axis] == 1:
@@ -44,7 +44,7 @@ def constant_along(numbers: Tensor, axes: frozenset[int]) -> Tensor:
 
 
 def compact(numbers: Tensor) -> Tensor:
-    """The same numbers, of size one along every axis that they do not vary along."""
+    """Reduce ``numbers`` to size one along every axis along which they do not vary."""
     for axis, size in enumerate(numbers.shape):
         if size == 1:
             continue
@@ -59,10 +59,10 @@ def compact(numbers: Tensor) -> Tensor:
 
 
 def merge(known: Tensor, more: Tensor) -> Tensor:
-    """What either of the two knows.
+    """Combine the numbers that either tensor knows.
 
     Raises:
-        NotSeparable: they contradict each other.
+        NotSeparable: the two tensors contradict each other.
     """
     if differ(known, more):
         raise NotSeparable("two operators would have to change one tensor in different ways")
@@ -70,12 +70,12 @@ def merge(known: Tensor, more: Tensor) -> Tensor:
 
 
 def differ(first: Tensor, second: Tensor) -> bool:
-    """Whether two contradict each other where both are known."""
+    """Whether two partly known tensors differ at an element that both know."""
     return bool(((first - second).abs() > _TOLERANCE * first.abs().clamp(min=1)).any())
 
 
 def on_axis(value: Value, axis: int, numbers: Tensor) -> Tensor:
-    """``numbers``, of shape ``(channels,)``, along ``axis`` of ``value``."""
+    """Reshape ``numbers``, of shape ``(channels,)``, to lie along ``axis`` of ``value``."""
     shape = [1] * len(value.shape)
     shape[axis] = -1
     return numbers.reshape(shape)
@@ -85,16 +85,16 @@ def along(numbers: Tensor, axis: int) -> Tensor:
     """The numbers along ``axis``, of shape ``(size,)`` or ``(1,)``.
 
     Raises:
-        NotSeparable: they vary along another axis.
+        NotSeparable: the numbers vary along another axis.
     """
     return constant_along(numbers, frozenset(range(numbers.dim())) - {axis}).flatten()
 
 
 def varying_axes(numbers: Tensor) -> list[int]:
-    """The axes that the numbers vary along."""
+    """The axes along which the numbers vary."""
     return [axis for axis, size in enumerate(compact(numbers).shape) if size > 1]
 
 
 def like(value: Value, number: float) -> Tensor:
-    """One number for every element of ``value``; NaN for nothing known."""
+    """The same ``number`` for every element of ``value``; NaN means that all are unknown."""
     return torch.full([1] * len(value.shape), number, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""How the elements of one input of an operator come to be those of its output.
+"""Routes: how an operator moves or averages the elements of one input into its output.
 
-A route carries partly known tensors (:mod:`.partial`) from the one to the other, and back.
+A route carries partly known tensors (:mod:`.partial`) from the input to the output, and back.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ _PADDED = "zero padding lies between, and the shift would change the padding"
 
 
 class Route(Protocol):
-    """How the elements of one input come to be those of the output."""
+    """The interface of a route from one input of an operator to one output."""
 
     @property
     def averaged(self) -> frozenset[int]:
-        """The axes, counted from the end of the input's, along which elements are averaged."""
+        """The averaged axes of the input, counted from the end."""
 
     @property
     def pads(self) -> bool:
-        """Whether some of the output is padding."""
+        """Whether the output contains padding."""
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
-        """What is known of the output from what is known of the input.
+        """Carry the numbers of the input to the output.
 
-        NaN where the output holds nothing of this input, and ``padding`` where it holds the
-        operator's own padding.
+        The result is NaN where the output holds no element of this input, and ``padding`` where the
+        output holds padding of the operator.
         """
 
     def up(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
-        """What is known of the input from what is known of the output.
+        """Carry the numbers of the output back to the input.
 
-        NaN where the output holds nothing of the input.
+        The result is NaN at each input element that the output does not hold.
 
         Raises:
-            NotSeparable: the output's padding would have to be another number than ``padding``, or
-                two copies of one element would have to differ.
+            NotSeparable: the padding of the output would need another number than ``padding``, or
+                two copies of one element would need different numbers.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Elements stay where they are, are broadcast, or averaged along the axes ``over``.
+    """A route whose elements keep their positions, are broadcast, or are averaged along ``over``.
 
-    ``over`` counts axes from the end; they may have other sizes in the output.
+    ``over`` counts axes from the end. These axes may have other sizes in the output.
     """
 
     source: Value
@@ -80,7 +80,7 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """Elements are averaged along ``axes``, which the output does not have."""
+    """A route that averages elements along ``axes`` and drops these axes from the output."""
 
     axes: frozenset[int]
     rank: int
@@ -104,8 +104,10 @@ class Reduced:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The input is the slice from ``start`` to ``stop`` of ``axis``, or (``new``) lies on an axis
-    that only the output has."""
+    """A route into one part of a concatenation: the slice from ``start`` to ``stop`` of ``axis``.
+
+    If ``new`` is true, only the output has the axis, as in ``stack``.
+    """
 
     axis: int
     start: int
@@ -131,10 +133,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Every element of the output is a copy of one of the input, or padding, which is zero.
+    """A route whose output elements are copies of input elements, or zero padding.
 
-    How an operator moves data is not written down operator by operator. The operator runs once on
-    a tensor that holds its own element numbers, and the result shows where each element went.
+    The code does not list the movements of each operator. The operator runs once on a tensor that
+    holds its own element numbers, and the result shows the origin of each output element.
     """
 
     op: Op
@@ -144,12 +146,12 @@ class Moved:
 
     @cached_property
     def origin(self) -> Tensor:
-        """For each element of the output, the number (from 1) of its element of the input."""
+        """The number, from 1, of the input element in each output element; 0 for padding."""
         return dict(_origins(self.op, self.source))[self.result]
 
     @cached_property
     def pads(self) -> bool:
-        """Whether some of the output is padding."""
+        """Whether the output contains padding."""
         return bool((self.origin <= 0).any())
 
     def down(self, numbers: Tensor, padding: float = torch.nan) -> Tensor:
@@ -179,7 +181,7 @@ def _origins(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
         raise NotSeparable("it is read through another view of its storage")
     if op.arguments.get("value"):
         raise NotSeparable("it is padded with a constant other than zero")
-    # float64 counts exactly to 2**53, and every data-moving operator supports it.
+    # float64 holds integers up to 2**53 exactly, and every data-moving operator supports float64.
     size = torch.Size(source.shape).numel()
     numbered = torch.arange(1, size + 1, dtype=torch.float64).view(source.shape)
     known = {source: numbered}

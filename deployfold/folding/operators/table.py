@@ -1,9 +1,8 @@
 """The table of operators: one record for each ATen operator that folding knows.
 
-A record says how channel-wise affine maps pass the operator (``links``), whether it is a linear
-layer or a batch norm, and which module computes it as an activation. An operator that stands in no
-record is one that no such map can be carried through. To teach folding another operator, add its
-record here.
+A record holds how channel-wise affine maps pass the operator (``links``), whether the operator is a
+linear layer or a batch norm, and which activation module computes it. No map can pass an operator
+without a record. To support another operator in folding, add its record here.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ LayerKind = Literal["conv", "conv_transpose", "deform_conv", "linear", "product"
 
 
 class Kind(Enum):
-    """What the arguments of an operator mean."""
+    """The meaning of an operator's arguments."""
 
     MOVE = "sizes and axes"
     REDUCTION = "windows and axes"
@@ -45,18 +44,19 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Operator:
-    """What folding knows of one operator.
+    """The record of one ATen operator: how folding treats it.
 
     Attributes:
         name: the ATen name, without overload and without the underscore of an in-place form.
-        links: how channel-wise affine maps pass it; None if none does.
-        arithmetic: affine in any one of its tensors (``div`` in the first alone), so that a module
-            may write a frozen BatchNorm with it.
-        elementwise: arithmetic on two tensors of the same axes.
-        layer: the kind of linear layer that it is.
-        spatial_axes: of a convolution; the channels lie on the axis before them.
-        batch_norm: a batch norm with running statistics.
-        activation: the module that computes it, with the arguments that both call by one name.
+        links: the builder of the links by which channel-wise affine maps pass the operator; None if
+            no map passes.
+        arithmetic: the operator is affine in any one of its tensors (``div`` only in the first), so
+            the code of a frozen BatchNorm may use it.
+        elementwise: the operator is arithmetic on two tensors with the same axes.
+        layer: the kind of linear layer; None for other operators.
+        spatial_axes: the number of spatial axes of a convolution, behind the channel axis.
+        batch_norm: the operator is a batch norm with running statistics.
+        activation: the module that computes the operator, and the argument names that they share.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Operator:
 
     @property
     def moves(self) -> bool:
-        """Whether it does nothing but move data; its result may share its input's memory."""
+        """Whether the operator only moves data; its result may share the memory of its input."""
         return self.kind is Kind.MOVE
 
     @property
     def kind(self) -> Kind:
-        """Whether its arguments are sizes and axes."""
+        """The meaning of the operator's arguments, which follows from its links."""
         if self.links is moves:
             return Kind.MOVE
         return Kind.REDUCTION if isinstance(self.links, Reduction) else Kind.OTHER
@@ -128,7 +128,7 @@ _RECORDS = (
     Operator("tanh", activation=(nn.Tanh, ())),
     # Operators that return their input in evaluation mode.
     *_several("alpha_dropout dropout feature_alpha_dropout feature_dropout lift_fresh", passes),
-    # Operators that move data. Every output element is a copy of one input element, or padding.
+    # Operators that move data: every output element is a copy of one input element, or padding.
     *_several(
         """alias channel_shuffle chunk clone constant_pad_nd contiguous detach diagonal expand
         flatten flip im2col movedim narrow native_channel_shuffle pad permute pixel_shuffle
@@ -142,7 +142,7 @@ _RECORDS = (
     ),
     *_several("gather index index_select", moves_by_index),
     *_several("cat concat concatenate stack", joins),
-    # Weighted averages and maxima, over so many trailing axes; 0: over those of the argument.
+    # Weighted averages and maxima, with the number of trailing axes; 0: the axes in the argument.
     *(
         Operator(f"{kind}avg_pool{n}d", Reduction(n))
         for n in (1, 2, 3)
@@ -167,33 +167,33 @@ _RECORDS = (
 )
 
 OPERATORS = {record.name: record for record in _RECORDS}
-"""Every record by the operator's name."""
+"""The records by operator name."""
 
 _UNKNOWN = Operator("")
 
 
 def record_of(op: Op) -> Operator:
-    """The record of an operator; an empty one if it has none."""
+    """The record of an operator; an empty record if the table lacks the operator."""
     return OPERATORS.get(op.name.rstrip("_"), _UNKNOWN)
 
 
 def links_of(op: Op) -> list[Link]:
-    """Every output of ``op`` as a sum over its inputs.
+    """The links of ``op``: every output as a weighted sum over the inputs.
 
     Raises:
-        NotSeparable: no channel-wise affine map can be carried through it.
+        NotSeparable: no channel-wise affine map can pass the operator.
     """
     build = record_of(op).links
     if build is None:
         raise NotSeparable("no per-channel map can be carried through it")
     try:
         return build(op)
-    except (KeyError, RuntimeError) as error:  # it cannot be run on other numbers
+    except (KeyError, RuntimeError) as error:  # the operator cannot run on other numbers
         raise NotSeparable(f"it cannot be run on its own ({type(error).__name__})") from error
 
 
 def is_sum(op: Op) -> bool:
-    """Whether ``op`` adds or subtracts."""
+    """Whether ``op`` is a sum or a difference."""
     return record_of(op).links is adds
 
 
