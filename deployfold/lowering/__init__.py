@@ -1,7 +1,7 @@
-"""Writes a precision into an ONNX: the graph that TensorRT then builds strongly typed.
+"""Rewrites an fp32 ONNX file in a lower precision, ready for a strongly typed TensorRT build.
 
-One folder a family of precisions, each with a ``lower.py``; :func:`lower` chooses by the record of
-the precision.
+Each family of precisions has one folder with a ``lower.py``. :func:`lower` reads the family from
+the record of the precision.
 """
 
 from __future__ import annotations
@@ -51,15 +51,17 @@ def lower(
 
     Args:
         source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
-        path: written atomically, with external data beside it where the weights need it.
-        precision: any but FP32.
-        cache: results of earlier runs, for quantised precisions.
-        progress: called with what is being done.
+        path: the file to write, atomically; large weights go to external data beside the file.
+        precision: any precision except FP32.
+        data: the samples for calibration and measurement.
+        options: the user's choices; ``None`` takes the defaults.
+        cache: results of earlier runs; only quantised precisions use the cache.
+        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: the model cannot be lowered.
-        UsageError: there is no calibration data, and the precision needs it; or a node to keep in
+        UsageError: the precision needs calibration data and there is none, or a node to keep in
             fp32 does not exist.
     """
     options = options or LoweringOptions()

@@ -1,4 +1,4 @@
-"""The outputs of a lowered model against those of the fp32 model, on the same samples."""
+"""Compares the outputs of a lowered model with those of the fp32 model, on the same samples."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ _SHUFFLES = 32
 
 @dataclass(frozen=True)
 class Measured:
-    """A lowered model against fp32 on the same samples.
+    """The accuracy of a lowered model against fp32 on the same samples.
 
     Attributes:
-        sqnr_db: of the worst output, or part of one, in dB, over all samples.
+        sqnr_db: signal-to-quantisation-noise ratio (dB) over all samples, of the worst output or
+            part of an output.
         noise: noise power over signal power of that output.
-        agreement: share of samples whose top-1 class stayed; ``None`` without classes.
-        divergence: mean Kullback-Leibler divergence of the classes' probabilities from those in
+        agreement: share of samples whose top-1 class is the same as in fp32; ``None`` without
+            classes.
+        divergence: mean Kullback-Leibler divergence of the class probabilities from those in
             fp32, in nats; ``None`` for a model that is not a classifier.
-        accuracy, reference_accuracy: share of right classes; ``None`` without labels.
-        max_abs_diff: of all outputs.
-        reshaped: outputs that were left out, since their shape depends on values and differs, as
-            the number of boxes after a NonMaxSuppression does.
-        lost: an output is infinite or NaN where the fp32 model's is finite.
-        outputs: every output that was compared, those that join several quantities part by part.
-        likely_agreement: what to expect on other samples: the agreement if each sample's errors had
-            fallen on its classes in another order, less the standard error of that.
+        accuracy, reference_accuracy: share of right classes, lowered and in fp32; ``None`` without
+            labels.
+        max_abs_diff: largest absolute difference over all outputs.
+        reshaped: outputs left out of the comparison, because their shape depends on values and
+            differs; an example is the number of boxes after a NonMaxSuppression.
+        lost: whether an output is infinite or NaN where the fp32 model's output is finite.
+        outputs: every compared output; an output that joins several quantities is listed part by
+            part.
+        likely_agreement: the agreement to expect on other samples. The estimate shuffles each
+            sample's errors among its classes and subtracts the standard error.
     """
 
     sqnr_db: float
@@ -53,12 +57,12 @@ class Measured:
 
 
 class Measurer:
-    """Compares models with an fp32 one, which runs once.
+    """Compares lowered models with one fp32 model; the fp32 model runs once.
 
     Args:
-        reference: the fp32 ONNX.
-        feeds: samples by input name.
-        labels: the class of every sample, those of a batch one after another.
+        reference: the fp32 ONNX file.
+        feeds: input arrays by name, one mapping a run.
+        labels: the class of every sample; the samples of a batch follow one another.
     """
 
     def __init__(
@@ -71,19 +75,19 @@ class Measurer:
         self._expected = self._run(session)
         self._labels = None if labels is None else np.asarray(labels)
         floats = [expected[0].dtype.kind == "f" for expected in self._expected]
-        # Integers, such as class numbers, are compared only where the model gives nothing else.
+        # Integer outputs, such as class numbers, count only if the model has no float output.
         self._compared = floats if any(floats) else [True] * len(floats)
 
     def measure(self, model: Path) -> Measured:
-        """Run ``model`` on the samples, without ONNX Runtime's optimisations.
+        """Run ``model`` on the samples without ONNX Runtime's optimisations, and compare.
 
         Raises:
-            ExportError: it does not run.
+            ExportError: ONNX Runtime cannot run the model.
         """
         return self.compare(self._run(open_session(model, optimize=False)))
 
     def compare(self, actual: Sequence[Sequence[Array]]) -> Measured:
-        """The measures for outputs that were computed elsewhere, each output for every sample."""
+        """Compare outputs that the caller computed: for each output, one array a feed."""
         pairs, reshaped = [], []
         outputs: list[OutputMeasure] = []
         for name, wanted, expected, found in zip(
@@ -124,7 +128,7 @@ class Measurer:
     def _measures(
         self, name: str, expected: Sequence[Array], found: Sequence[Array]
     ) -> list[OutputMeasure]:
-        """The measures of an output, or of each of its parts, over all samples."""
+        """Measure one output, or each of its parts, over all samples."""
         whole = OutputMeasure(
             name, expected[0].shape, sqnr_db(expected, found), max_abs_diff(expected, found)
         )
@@ -142,12 +146,12 @@ class Measurer:
 
 
 def noise_of(decibels: float) -> float:
-    """Noise power over signal power for an SQNR in dB; infinite beyond what a float holds."""
+    """Noise power over signal power for an SQNR in dB; infinite where a float would overflow."""
     return 10.0 ** (-decibels / 10.0) if decibels > -3000.0 else math.inf
 
 
 def _as_array(value: Array | Sequence[Array]) -> Array:
-    """A sequence of tensors as one array of all their elements; a tensor as it is."""
+    """Flatten a sequence of tensors into one array; return a tensor unchanged."""
     if isinstance(value, list | tuple):
         parts = [np.ravel(part) for part in value]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -165,7 +169,11 @@ def _is_lost(expected: Array, found: Array) -> bool:
 
 
 def _divergence(expected: Array, found: Array) -> float:
-    """Of the softmax of rows of scores; infinite where they are not finite."""
+    """Mean Kullback-Leibler divergence (nats) between the softmax of two arrays of scores.
+
+    Args:
+        expected, found: scores, one row a sample. The result is infinite if a score is not finite.
+    """
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return math.inf
     before, after = _log_softmax(expected), _log_softmax(found)
@@ -173,8 +181,11 @@ def _divergence(expected: Array, found: Array) -> float:
 
 
 def _likely_agreement(expected: Array, found: Array) -> float:
-    """The share of rows whose highest score stays the highest with the row's errors shuffled, less
-    its standard error. It varies far less from samples to samples than the agreement itself."""
+    """The share of rows whose top class survives the row's errors in shuffled order.
+
+    The result is less one standard error. The estimate varies far less from one set of samples to
+    another than the agreement itself does.
+    """
     errors, highest = found - expected, expected.argmax(1)
     random = np.random.default_rng(0)
     stays = np.mean(

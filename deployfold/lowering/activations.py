@@ -1,4 +1,4 @@
-"""The intermediate tensors of an ONNX model on given inputs, in bounded memory."""
+"""Reads the intermediate tensors of an ONNX model on given inputs, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ from deployfold.exporting.storage import (
 DEFAULT_BUDGET = 512 * 2**20
 """Bytes of intermediate tensors that one run may return."""
 
-_UNKNOWN_BYTES = 16 * 2**20  # what a tensor without a known shape counts as
+_UNKNOWN_BYTES = 16 * 2**20  # the assumed size of a tensor without a known shape
 
 
 @dataclass(frozen=True)
 class Activation:
-    """One intermediate tensor of one run."""
+    """One intermediate tensor of one run.
+
+    Attributes:
+        name: the name of the tensor in the graph.
+        feed: the index of the feed.
+        array: the values.
+    """
 
     name: str
     feed: int
@@ -38,7 +44,7 @@ class Activation:
 
 
 def node_outputs(model: ir.Model) -> list[ir.Value]:
-    """Every named tensor that a node of the main graph computes, in the order of the nodes."""
+    """Every named tensor that a node of the main graph computes, in node order."""
     return [value for node in model.graph for value in node.outputs if value.name]
 
 
@@ -51,11 +57,11 @@ def iterate_activations(
 ) -> Iterator[Activation]:
     """Run ``source`` in ONNX Runtime, unoptimised, and yield intermediate tensors.
 
-    Tensors come in chunks of about ``budget`` bytes, each chunk for every feed in turn; a chunk
-    costs one run of the model a feed. Sequences and optionals are left out.
+    Tensors come in chunks of about ``budget`` bytes. Each chunk is computed for every feed in turn,
+    with one run of the model a feed. Sequences and optionals are left out.
 
     Args:
-        source: an ONNX file, with external data or without.
+        source: an ONNX file, with or without external data.
         feeds: input arrays by name, one mapping a run.
         names: tensors of the main graph to yield; ``None`` yields every node output.
         budget: bytes of tensors that may be in memory at once.
@@ -78,10 +84,10 @@ def iterate_activations(
 def observe(
     model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> Iterator[tuple[str, Array]]:
-    """The named tensors of a model in memory, on every feed.
+    """Yield the named tensors of an in-memory model on every feed, as pairs of name and array.
 
-    The model goes through a temporary file with its weights beside it, since ONNX Runtime takes no
-    more than 2 GB otherwise.
+    A temporary file with external weights carries the model to ONNX Runtime, because a serialised
+    model in memory is limited to 2 GB.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
@@ -97,10 +103,11 @@ def observe(
 
 @contextmanager
 def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.InferenceSession]:
-    """ONNX Runtime with a small graph of the caller's, which may have large weights.
+    """Open an ONNX Runtime session on a temporary graph, which may have large weights.
 
     Args:
-        weights: their bytes; protobuf serialises no more than 2 GiB.
+        model: the graph.
+        weights: bytes of the weights; protobuf cannot serialise more than 2 GiB.
 
     Raises:
         ExportError: ONNX Runtime cannot load the graph.
@@ -164,7 +171,7 @@ def _exposing(source: Path, names: Sequence[str]) -> Iterator[ort.InferenceSessi
     if not data_path(source).exists():
         yield open_session(proto.SerializeToString(), optimize=False)
         return
-    # External data is found relative to the file, so the copy must lie beside it.
+    # ONNX Runtime resolves external data relative to the file, so the copy lies beside the source.
     try:
         with tempfile.NamedTemporaryFile(
             dir=source.parent, prefix=".tmp-", suffix=".onnx", delete=False

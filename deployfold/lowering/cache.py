@@ -1,4 +1,4 @@
-"""A cache of lowered models on disk, so that no calibration is done twice."""
+"""A cache of lowered models on disk, which saves repeated calibration."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _FACTS = "facts.json"
 _TEMPORARY = ".tmp-"
 _BLOCK = 1 << 20
 _STALE_SECONDS = 24 * 3600.0
-"""Age at which an unfinished entry is left over from a run that was killed."""
+"""Age at which an unfinished entry counts as left over from a killed run."""
 
 ENTRIES = 20
 BYTES = 4 << 30
-"""Limits of the cache. The least recently used entries go first."""
+"""Default limits of the cache in entries and bytes. The least recently used entries go first."""
 
 
 class _Damaged(Exception):
-    """An entry differs from what was stored."""
+    """A cache entry differs from the stored content."""
 
 
 def default_cache_directory() -> Path | None:
     """``$XDG_CACHE_HOME/deployfold``, or ``~/.cache/deployfold``; ``None`` without a home.
 
-    The XDG base directory specification has relative paths ignored.
+    The XDG base directory specification requires programs to ignore a relative path.
     """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
@@ -50,23 +50,24 @@ def default_cache_directory() -> Path | None:
 
 
 def cache_key(parts: Mapping[str, str]) -> str:
-    """Hex SHA-256 over everything that decides a result.
+    """The key of a cache entry: a hex SHA-256 over everything that decides the result.
 
     Args:
-        parts: such as the model's SHA-256, the digest of the calibration data, the settings, and
-            the versions of deployfold and onnxruntime.
+        parts: the model's SHA-256, the digest of the calibration data, the settings, the versions
+            of deployfold and onnxruntime, and the like, by name.
     """
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
 
 
 class LoweringCache:
-    """ONNX files and facts about them, by key; an unusable directory acts as an empty cache.
+    """Stores ONNX files and facts about them by key; an unusable directory acts as an empty cache.
 
-    Two runs may use one directory at once: entries appear whole by a rename and are never changed.
+    Two runs may use one directory at once: a rename publishes each entry whole, and no run changes
+    an entry afterwards.
 
     Args:
-        directory: ``None`` for no cache.
-        entries, limit: how many entries and how many bytes are kept at the most.
+        directory: where the entries lie; ``None`` disables the cache.
+        entries, limit: the largest number of entries and of bytes.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class LoweringCache:
         self._limit = limit
 
     def get(self, key: str, destination: Path) -> dict[str, Any] | None:
-        """Copy the ONNX file of ``key``, and its external data, to ``destination``; its facts.
+        """Copy the ONNX file of ``key`` with its external data to ``destination``.
 
-        ``None`` where there is none, or it is damaged and therefore removed.
+        Returns:
+            The facts of the entry. ``None`` if there is no entry, or if the entry is damaged; a
+            damaged entry is removed.
 
         Raises:
             UsageError: ``destination`` cannot be written.
@@ -93,13 +96,19 @@ class LoweringCache:
             shutil.rmtree(entry, ignore_errors=True)
             return None
         with contextlib.suppress(OSError):
-            os.utime(entry)  # used now, so it goes last
+            os.utime(entry)  # marks the entry as recently used
         return facts
 
     def put(self, key: str, artifact: Path, facts: Mapping[str, Any]) -> None:
-        """Keep a copy of the ONNX file ``artifact``, and of its external data.
+        """Store a copy of the ONNX file ``artifact`` and of its external data.
 
-        What cannot be kept, as on a full disk, is not. ``facts`` must be what JSON can hold.
+        A failure to write, as on a full disk, leaves the cache without the entry and raises
+        nothing.
+
+        Args:
+            key: a result of :func:`cache_key`.
+            artifact: the ONNX file.
+            facts: values that JSON can store.
         """
         entry = self._entry(key)
         if entry is None:
@@ -112,7 +121,7 @@ class LoweringCache:
             return
         try:
             self._fill(temporary, artifact, text)
-            temporary.rename(entry)  # fails where another run was faster
+            temporary.rename(entry)  # fails if another run was faster
         except (OSError, _Damaged):
             pass
         finally:
@@ -121,7 +130,7 @@ class LoweringCache:
 
     def _entry(self, key: str) -> Path | None:
         if not re.fullmatch(r"[0-9a-f]{64}", key):
-            raise ValueError(f"{key!r} is not a SHA-256")  # it becomes a path
+            raise ValueError(f"{key!r} is not a SHA-256")  # the key becomes a path
         return None if self._directory is None else self._directory / key
 
     @staticmethod
@@ -150,7 +159,7 @@ class LoweringCache:
                 _fetch(entry / file, folder / file, digest)
             copy = folder / name
             if data_path(copy).exists() and name != destination.name:
-                # The graph names the file of its data, which has another name here.
+                # The graph refers to its data file by name, and the name changes here.
                 ir.save(ir.load(copy), temporary, external_data=data_path(temporary).name)
             else:
                 for file in digests:
@@ -176,7 +185,7 @@ class LoweringCache:
 
 
 def _record(entry: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
-    """Name, digests by file, and facts of an entry, all of them checked."""
+    """Read and check an entry: the ONNX file's name, the digests by file, and the facts."""
     try:
         record = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
         name, digests, text = record["name"], record["files"], record["facts"]
@@ -192,7 +201,7 @@ def _record(entry: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 
 def _renamed(path: Path, file: str, name: str) -> Path:
-    """Where the file of an entry belongs if its ONNX file ``name`` goes to ``path``."""
+    """The destination of an entry's ``file`` if the entry's ONNX file ``name`` goes to ``path``."""
     return path if file == name else data_path(path)
 
 
@@ -207,7 +216,7 @@ def _fetch(source: Path, copy: Path, digest: str) -> None:
 
 
 def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy to the end; the hex SHA-256 of what went through."""
+    """Copy ``source`` to its end; returns the hex SHA-256 of the copied bytes."""
     digest = hashlib.sha256()
     for block in _blocks(source):
         digest.update(block)
@@ -218,7 +227,7 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
 def _blocks(source: IO[bytes]) -> Iterator[bytes]:
     try:
         yield from iter(lambda: source.read(_BLOCK), b"")
-    except OSError as error:  # of reading alone; the reader's own come up elsewhere
+    except OSError as error:  # a read error only; write errors surface at the caller
         raise _Damaged from error
 
 

@@ -1,7 +1,7 @@
-"""Which values of a graph are sequences or optionals of tensors.
+"""Restores the types of values that are sequences or optionals of tensors.
 
 onnx-ir's shape inference gives such a value the type of its elements (seen in onnx-ir 1.1.0), and
-ONNX Runtime refuses the file. The schema of the operator knows better.
+ONNX Runtime refuses the file. The functions here take the right type from the operator's schema.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_container(value: ir.Value | None) -> bool:
 
 
 def restore_containers(model: ir.Model) -> None:
-    """Give every sequence and optional its own type again, in place."""
+    """Give every sequence and optional of a model its container type again, in place."""
     _restore(model.graph, model.opset_imports.get("", onnx.defs.onnx_opset_version()))
 
 
@@ -45,7 +45,7 @@ def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
 
 
 def _kind(node: ir.Node, index: int, bodies: list[ir.Graph], opset: int) -> Any:
-    """The class of the container that an output of a node is; ``None`` for a tensor."""
+    """The container class of one output of a node; ``None`` for a tensor."""
     if bodies:
         # The first output of a Loop's body is its condition.
         at = index + 1 if node.op_type == "Loop" else index

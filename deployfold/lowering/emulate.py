@@ -1,10 +1,11 @@
 """Rewrites a 16-bit graph so that a CPU rounds every tensor as 16-bit hardware does.
 
-ONNX Runtime's CPU provider has hardly any float16 kernels, and fewer for bfloat16. Such nodes run
-in float32 without the roundings in between, or not at all: a value of 120,000 passes unharmed, and
-accuracy looks better than it is. ONNX Runtime obeys only a Cast that stands in the graph. So every
-16-bit tensor becomes a float32 one that is cast down and up again. This is the arithmetic of a
-kernel that accumulates in float32 and stores 16 bits, as TensorRT's do.
+ONNX Runtime's CPU provider has few float16 kernels, and fewer for bfloat16. Nodes without a kernel
+run in float32 without the roundings in between, or do not run. A value of 120,000 then passes
+unharmed, and the accuracy looks better than on hardware. ONNX Runtime does round at a Cast in the
+graph. Therefore every 16-bit tensor becomes a float32 tensor that is cast down and up again. The
+arithmetic is that of a kernel that accumulates in float32 and stores 16 bits, as TensorRT's
+kernels do.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ _SINGLE = ir.DataType.FLOAT
 
 
 def emulate(model: ir.Model, half: ir.DataType) -> None:
-    """Rewrite a lowered model in place; inputs and outputs keep names and dtypes.
+    """Rewrite a lowered model in place; inputs and outputs keep their names and dtypes.
 
     Args:
-        half: its 16-bit type, FLOAT16 or BFLOAT16.
+        model: a model with 16-bit tensors.
+        half: the 16-bit type of the model, FLOAT16 or BFLOAT16.
     """
     graph = model.graph
     for value in graph.initializers.values():
-        # An initialiser among the outputs keeps its type.
+        # An initialiser that is a graph output keeps its type.
         if is_tensor(value, half) and value.const_value is not None and not value.is_graph_output():
             value.const_value = _widened(value.const_value)
             value.type = ir.TensorType(_SINGLE)
@@ -51,7 +53,7 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
 
 
 def _widened(weight: ir.TensorProtocol) -> ir.LazyTensor:
-    """The weight in float32, computed whenever it is written: all of them at once are large."""
+    """The weight in float32, computed at each write to keep memory low."""
 
     def evaluate() -> ir.Tensor:
         return ir.tensor(weight.numpy().astype(np.float32), name=weight.name)

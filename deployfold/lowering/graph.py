@@ -1,4 +1,4 @@
-"""What every family does to an ONNX graph: reading, preparing, casting, and running it."""
+"""Graph operations that every family shares: reading, preparing, casting and running an ONNX."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from .containers import restore_containers
 
 
 def load(source: Path, *, weights: bool = True) -> ir.Model:
-    """Read an exported ONNX.
+    """Read an exported ONNX file.
 
     Args:
-        weights: into memory as well; otherwise external data of the main graph stays in its file,
-            which must not go.
+        source: the file.
+        weights: read the weights into memory as well. Otherwise external data of the main graph
+            stays in its file, and the file must outlive the model.
 
     Raises:
-        ExportError: it cannot be read.
+        ExportError: the file cannot be read.
     """
     try:
         model = ir.load(source)
@@ -43,9 +44,10 @@ def load(source: Path, *, weights: bool = True) -> ir.Model:
 
 
 def prepare(model: ir.Model) -> None:
-    """Bring a graph into the form that the other functions here expect, in place.
+    """Bring a graph into the form that the other lowering functions expect, in place.
 
-    Functions inlined, constants as initialisers, unique node names, types and shapes inferred.
+    Afterwards functions are inlined, constants are initialisers, node names are unique, and types
+    and shapes are inferred.
     """
     with quiet():
         common.InlinePass()(model)
@@ -57,10 +59,10 @@ def prepare(model: ir.Model) -> None:
 
 
 def read_weights_directly(model: ir.Model) -> None:
-    """Let nodes of the main graph read a weight itself where they read a copy of it, in place.
+    """Remove Identity copies of weights from the main graph, in place.
 
-    The exporter shares equal weights, such as biases, through an Identity. A copy that is an output
-    of the model stays.
+    The exporter shares equal weights, such as biases, through an Identity. Readers of the copy then
+    read the weight directly. A copy that is an output of the model stays.
     """
     graph = model.graph
     for node in list(graph):
@@ -73,18 +75,18 @@ def read_weights_directly(model: ir.Model) -> None:
 
 
 def holds(model: ir.Model, dtype: ir.DataType) -> bool:
-    """Whether an input, an output or a weight has the type."""
+    """Whether an input, an output or a weight of the main graph has the type ``dtype``."""
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
     return any(value.dtype == dtype for value in values)
 
 
 def is_tensor(value: ir.Value | None, dtype: ir.DataType) -> bool:
-    """Whether a value is a tensor of that type, and not a sequence or an optional of such."""
+    """Whether a value is a tensor of type ``dtype``; false for a sequence or an optional."""
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == dtype
 
 
 def has_subgraph(node: ir.Node) -> bool:
-    """Whether it is control flow: a node with a graph among its attributes."""
+    """Whether a node is control flow: a graph is among its attributes."""
     return any(
         attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
         for attribute in node.attributes.values()
@@ -92,7 +94,12 @@ def has_subgraph(node: ir.Node) -> bool:
 
 
 def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) -> None:
-    """Give every tensor the type that it was seen to have, where shape inference found none."""
+    """Give each untyped tensor of the main graph the dtype observed at run time, in place.
+
+    Args:
+        model: a model in which shape inference left some tensors without a type.
+        dtypes: the observed dtypes by tensor name.
+    """
     for node in model.graph:
         for value in node.outputs:
             if value.type is None and value.name in dtypes:
@@ -100,7 +107,7 @@ def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) 
 
 
 def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
-    """Append a Cast of ``value``; its result is called ``<value>__<suffix>``."""
+    """Append a Cast of ``value`` to ``dtype``; the new tensor's name is ``<value>__<suffix>``."""
     node = ir.node(
         "Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}__{suffix}_node"
     )
@@ -113,10 +120,10 @@ def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, suffix: str) -> i
 
 
 def outputs_of(model: Path, inputs: Sequence[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
-    """All outputs for each input, without ONNX Runtime's optimisations.
+    """Run a model without ONNX Runtime's optimisations, and yield all outputs for each input.
 
     Raises:
-        ExportError: it does not run.
+        ExportError: ONNX Runtime cannot run the model.
     """
     session = open_session(model, optimize=False)
     return (run_session(session, feeds) for feeds in inputs)

@@ -1,4 +1,4 @@
-"""The nodes that a user wants in fp32: ``--keep-fp32`` and ``--keep-fp32-op``."""
+"""Finds the nodes that the user keeps in fp32 with ``--keep-fp32`` and ``--keep-fp32-op``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deployfold.exporting.onnx_graph import MODULE_KEY
 
 
 def asked_for(model: ir.Model, keep: KeepSpec) -> dict[str, str]:
-    """The nodes of the main graph to keep in fp32, by name, each with the reason.
+    """The nodes of the main graph that the user keeps in fp32, as reasons by node name.
 
-    A pattern matches a node by its name, by the module that it was exported from, or by any module
-    around that: ``head`` and ``head*`` take all of ``head.conv1``.
+    A pattern matches a node by the node's name, by the module of the node, or by any module
+    that contains the module: ``head`` and ``head*`` match all of ``head.conv1``.
 
     Raises:
         UsageError: a pattern matches nothing, or an operator does not exist.
@@ -43,7 +43,7 @@ def asked_for(model: ir.Model, keep: KeepSpec) -> dict[str, str]:
 
 
 def _names(node: ir.Node) -> set[str]:
-    """The node's own name, its module, the modules around it, and the modules of its weights."""
+    """The node's name, its module and the modules of its weights, and all modules around these."""
     names = {str(node.name)} if node.name else set()
     modules = {str(node.metadata_props.get(MODULE_KEY, ""))}
     modules |= {
@@ -58,7 +58,10 @@ def _names(node: ir.Node) -> set[str]:
 
 
 def _check_operator(op_type: str, model: ir.Model) -> None:
-    """A standard operator that the model lacks is allowed: a profile may serve several models."""
+    """Raise unless the model or the ONNX standard has the operator.
+
+    A standard operator that the model lacks is allowed, because a profile may serve several models.
+    """
     if any(node.op_type == op_type for node in model.graph) or onnx.defs.has(op_type):
         return
     standard = {schema.name for schema in onnx.defs.get_all_schemas()}

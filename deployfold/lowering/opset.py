@@ -9,14 +9,22 @@ from deployfold.errors import ExportError, first_line
 from deployfold.util.quiet import quiet
 
 _EXPORTED = 20
-"""From here to 22 only GroupNormalization changed its meaning, which is not valid before 21."""
+"""The oldest opset that needs no conversion.
+
+From 20 to 22 only GroupNormalization changed its meaning, and GroupNormalization is not valid
+before 21. So raising the number is enough.
+"""
 
 
 def raise_opset(model: ir.Model, opset: int) -> ir.Model:
-    """The model in ``opset``, at most 22, or as it is where it has that or a newer one.
+    """Raise a model to ``opset``; a model with that opset or a newer one keeps its own.
+
+    Args:
+        model: possibly changed in place.
+        opset: at most 22.
 
     Raises:
-        ExportError: an older model that onnx cannot convert.
+        ExportError: onnx cannot convert the older model.
     """
     present = model.opset_imports.get("", opset)
     if present < min(opset, _EXPORTED):

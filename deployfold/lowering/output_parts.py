@@ -1,8 +1,8 @@
-"""The parts of a model's outputs that have a scale of their own.
+"""Splits model outputs that join several quantities into their parts.
 
-A detector often joins boxes, in pixels, and scores, from 0 to 1, in one output. One SQNR over both
-is that of the boxes, however wrong the scores are. So an output that a Concat makes is judged part
-by part.
+A detector often joins boxes (in pixels) and scores (0 to 1) in one output. One SQNR over both
+reflects the boxes only, however wrong the scores are. Therefore an output of a Concat is compared
+part by part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deployfold.exporting.session import Array
 from deployfold.util.quiet import quiet
 
 _MOST = 16
-"""Parts of one output at most: more of them are no quantities of their own."""
+"""Most parts of one output. A Concat of more inputs rarely joins separate quantities."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Part:
     """A range along one axis of an output.
 
     Attributes:
-        label: ``output0[0:4]`` for the indices 0 to 3 of the axis.
+        label: the output and the range, such as ``output0[0:4]`` for the indices 0 to 3.
+        axis: the axis that the Concat joins along.
+        start, stop: the range of indices, ``stop`` excluded.
     """
 
     label: str
@@ -35,16 +37,16 @@ class Part:
     stop: int
 
     def of(self, array: Array) -> Array:
-        """This part of the output."""
+        """The slice of ``array`` that belongs to the part; ``array`` is the whole output."""
         index = [slice(None)] * array.ndim
         index[self.axis] = slice(self.start, self.stop)
         return array[tuple(index)]
 
 
 def output_parts(path: Path) -> Mapping[str, tuple[Part, ...]]:
-    """The parts of each output that a Concat of sizes that are known makes, by the output's name.
+    """The parts of each output that is a Concat of known sizes, by the output's name.
 
-    A Transpose or an Identity between the Concat and the output is seen through.
+    Between the Concat and the output, any number of Transpose and Identity nodes is allowed.
     """
     model = ir.load(path)
     joins = {value: _join(value) for value in model.graph.outputs}
@@ -67,7 +69,7 @@ def output_parts(path: Path) -> Mapping[str, tuple[Part, ...]]:
 
 
 def _join(value: ir.Value) -> tuple[ir.Node, int] | None:
-    """The Concat that makes a value, and the axis of the value that it joins along."""
+    """The Concat behind a value, and the axis of the value that the Concat joins along."""
     moves: list[list[int]] = []
     node = value.producer()
     while node is not None and node.op_type in ("Identity", "Transpose") and not node.domain:
@@ -92,7 +94,7 @@ def _join(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def _sizes(node: ir.Node, _: int) -> list[int] | None:
-    """The sizes of a Concat's inputs along its axis, if all are known."""
+    """The sizes of a Concat's inputs along its axis; ``None`` unless all are known."""
     axis = node.attributes["axis"].as_int()
     sizes = []
     for value in node.inputs:

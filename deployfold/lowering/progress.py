@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A callback: the step in a few words, and the finished share of it from 0 to 1 if known."""
+    """A callback: receives the step in a few words, and its finished share (0 to 1) if known."""
 
     def __call__(self, detail: str, done: float | None = None) -> None: ...
 
 
 def silent(detail: str, done: float | None = None) -> None:
-    """A :class:`Progress` that drops everything."""
+    """A :class:`Progress` that ignores every report."""

@@ -1,4 +1,4 @@
-"""What lowering is given: the samples it may look at, and the options of the user."""
+"""The inputs of lowering: the samples of a build, and the user's options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Feed: TypeAlias = Mapping[str, Array]
 """The arrays of one inference by input name."""
 
 RANGE_SAMPLES = 8
-"""Inputs of each kind that the family ``cast`` takes ranges from and is measured on."""
+"""How many inputs, and how many calibration samples, the family ``cast`` runs at most.
+
+The runs give the ranges of tensors and the accuracy.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,23 @@ class LoweringData:
     """The samples of a build.
 
     Attributes:
-        inputs: what the build runs on; at least one.
-        inputs_origin: these in one phrase, such as ``random inputs``.
-        inputs_real: they are the user's data, not random numbers.
+        inputs: the inputs that the build runs on; at least one.
+        inputs_origin: the source of ``inputs`` in one phrase, such as ``random inputs``.
+        inputs_real: whether ``inputs`` are the user's data rather than random numbers.
         labels: classes of the samples of ``inputs``.
-        calibration: what quantisation is fitted to; empty without ``--calib``.
-        pictures: of each calibration sample, the number of the picture, or of another source of
-            samples that are alike; empty where every sample is from another.
-        held_back: other samples of the same source, which the guard measures on.
+        calibration: the samples that quantisation is fitted to; empty without ``--calib``.
+        pictures: for each calibration sample, the number of its picture, or of another source of
+            similar samples; empty if every sample has a different source.
+        held_back: other samples of the same source, for the guard's measurements.
         held_back_labels: classes of the held-back samples.
-        judged: samples that neither calibration nor the guard looks at, for the accuracy that is
-            reported; empty to report that of the held-back ones.
-        judged_labels: classes of these.
+        judged: samples that neither calibration nor the guard uses, for the reported accuracy. If
+            empty, the report gives the accuracy on the held-back samples.
+        judged_labels: classes of the judged samples.
         calibration_origin: the calibration source in one phrase.
-        calibration_real: it is the user's data, not random numbers.
+        calibration_real: whether the calibration samples are the user's data rather than random
+            numbers.
         digest: SHA-256 of the calibration data; ``None`` keeps the result out of the cache.
-        batch: samples in one feed.
+        batch: number of samples in one feed.
     """
 
     inputs: Sequence[Feed]
@@ -58,28 +62,29 @@ class LoweringData:
 
     @property
     def range_inputs(self) -> list[Feed]:
-        """The feeds that the family ``cast`` looks at: some inputs, and some calibration data."""
+        """The feeds that the family ``cast`` runs: some inputs, and some real calibration data."""
         more = self.calibration[:RANGE_SAMPLES] if self.calibration_real else ()
         return [*self.inputs[:RANGE_SAMPLES], *more]
 
     @property
     def real(self) -> bool:
-        """Some of :attr:`range_inputs` are the user's data."""
+        """Whether some of :attr:`range_inputs` are the user's data."""
         return self.inputs_real or (self.calibration_real and bool(self.calibration))
 
 
 @dataclass(frozen=True)
 class LoweringOptions:
-    """What the user chose.
+    """The user's choices for one lowering.
 
     Attributes:
         guard: the accuracy to keep.
         keep: nodes that must stay in fp32.
-        rest: of the family ``qdq``, the precision of what is not quantised: FP16 or FP32.
-        residual: of the family ``qdq``, quantise the skips of residual sums as well.
-        float_io: keep float32 inputs and outputs; ``False`` makes them float16 where the model has
-            float16 tensors.
-        external_threshold: bytes of weights above which they go to a file beside the ONNX.
+        rest: the precision of everything that is not quantised, FP16 or FP32; family ``qdq`` only.
+        residual: quantise the skips of residual sums as well; family ``qdq`` only.
+        float_io: keep float32 inputs and outputs. ``False`` makes inputs and outputs float16 if the
+            model has float16 tensors.
+        external_threshold: size of the weights in bytes above which the weights go to a file beside
+            the ONNX.
     """
 
     guard: GuardSpec = field(default_factory=GuardSpec)

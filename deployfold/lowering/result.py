@@ -1,4 +1,4 @@
-"""What lowering gives back: one record for every precision."""
+"""The result of lowering a model: one record for every precision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class KeptNode:
     """A node that stays in a wider precision.
 
     Attributes:
-        name: of the node, or of the layer's module.
+        name: the node's name, or the layer's module.
+        op_type: the ONNX operator.
         reason: a clause such as ``its output reaches 1e+05, beyond float16's 65504``.
-        precision: the one that it stays in.
+        precision: the wider precision.
     """
 
     name: str
@@ -30,17 +31,19 @@ class KeptNode:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer with a weight, of a model with Q/DQ nodes.
+    """The report on one layer with a weight, in a model with Q/DQ nodes.
 
     Attributes:
-        name: of its module, or of the ONNX node where the weight does not tell.
-        precision: the quantised one, or that of the rest.
+        name: the module, or the ONNX node if the weight's name does not identify a module.
+        op_type: the ONNX operator.
+        precision: the precision that the layer computes in.
         macs: multiply-accumulates of one inference.
-        sqnr_db: of its output on the calibration samples against fp32, with everything before it
-            quantised as well.
-        input_range: the largest magnitude that its input is quantised to; ``None`` where it is not.
-        estimator: how that range was found, or how many weights share a scale.
-        reason: why it is not quantised.
+        sqnr_db: SQNR (dB) of the layer's output against fp32 on the calibration samples, with all
+            earlier layers quantised as well.
+        input_range: the largest magnitude that the quantised input can represent; ``None`` if the
+            input is not quantised.
+        estimator: the method that found the range, or the number of weights that share a scale.
+        reason: why the layer is not quantised; empty for a quantised layer.
     """
 
     name: str
@@ -54,7 +57,7 @@ class LayerReport:
 
 
 _ENOUGH = 1e4
-"""Head-room beyond this factor is not worth mentioning."""
+"""The report omits head-room from this factor upwards."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ class HeadRoom:
     """How far the model's inputs can grow before a tensor leaves the range of float16.
 
     Attributes:
-        tensor: the float16 tensor that leaves it first.
-        largest: its largest magnitude on the inputs that were seen.
-        factor: the inputs may be this many times as large.
+        tensor: the float16 tensor that overflows first.
+        largest: the tensor's largest magnitude on the given inputs.
+        factor: how many times as large the inputs may become.
     """
 
     tensor: str
@@ -74,11 +77,13 @@ class HeadRoom:
 
 @dataclass(frozen=True)
 class OutputMeasure:
-    """One output, or one part of an output with a scale of its own, against fp32.
+    """The error of one output, or of one part of an output, against fp32.
 
     Attributes:
-        name: of the output; with the range of its indices for a part.
-        shape: on the first sample.
+        name: the output's name, followed by a range of indices for a part.
+        shape: the shape on the first sample.
+        sqnr_db: signal-to-quantisation-noise ratio in dB over all samples.
+        max_abs_diff: largest absolute difference over all samples.
     """
 
     name: str
@@ -89,28 +94,30 @@ class OutputMeasure:
 
 @dataclass(frozen=True)
 class LoweredModel:
-    """An ONNX file in a lower precision, with the accuracy of the file as it is written.
+    """An ONNX file in a lower precision, with the accuracy of the written file.
 
     Attributes:
+        path: the ONNX file.
         bytes: size of the file and of its external data.
+        precision: the lower precision.
         sqnr_db: signal-to-quantisation-noise ratio in dB of the worst floating-point output
             against the fp32 model's, with every low-precision tensor rounded (see
-            :mod:`deployfold.lowering.emulate`); ``inf`` where nothing differs.
-        max_abs_diff: largest absolute difference of all outputs.
-        samples: how many samples these were measured on.
-        measured_on: what these samples are, as the end of a sentence.
+            :mod:`deployfold.lowering.emulate`); ``inf`` if nothing differs.
+        max_abs_diff: largest absolute difference over all outputs.
+        samples: number of samples behind the accuracy figures.
+        measured_on: a description of these samples, as the end of a sentence.
         kept: nodes and layers that stay in a wider precision, in graph order.
         notes: sentences for the user.
-        rest: the precision of what is not quantised; of the family ``qdq``.
-        layers: every layer with a weight, the least exact first; of the family ``qdq``.
+        rest: the precision of everything that is not quantised; family ``qdq`` only.
+        layers: every layer with a weight, in graph order; family ``qdq`` only.
         macs_share: share of the layers' multiply-accumulates that are quantised, 0 to 1.
-        top1_agreement: share of samples whose top-1 class stayed; ``None`` for a model that is not
-            a classifier, and where it was not measured.
-        accuracy, reference_accuracy: share of right classes, here and in fp32; ``None`` without
+        top1_agreement: share of samples whose top-1 class is the same as in fp32; ``None`` for a
+            model that is not a classifier, and if not measured.
+        accuracy, reference_accuracy: share of right classes, lowered and in fp32; ``None`` without
             labels.
-        head_room: of a model with float16 tensors.
-        cached: taken from the cache of an earlier run.
-        outputs: every output, those that join several quantities part by part.
+        head_room: the head-room of a model with float16 tensors; otherwise ``None``.
+        cached: whether the file comes from the cache of an earlier run.
+        outputs: every output; an output that joins several quantities is listed part by part.
     """
 
     path: Path
@@ -143,13 +150,13 @@ class LoweredModel:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Everything to say beside the numbers, one sentence or clause each."""
+        """The notes and the kept nodes, one sentence or clause each, for the report."""
         kept = (f"{n.name} stays in {n.precision.value}: {n.reason}" for n in self.kept)
         return (*self.notes, *kept)
 
     @property
     def about(self) -> str:
-        """How the accuracy was measured, as the footnote of the row."""
+        """The footnote of the table row: how the accuracy was measured."""
         rounded = "every low-precision tensor"
         if self.precision.record.family == "cast":
             rounded = f"every {self.precision.value} tensor"
@@ -165,12 +172,12 @@ class LoweredModel:
         )
 
     def to_facts(self) -> dict[str, Any]:
-        """Everything but the path, as JSON can hold it."""
+        """The record without the path, as values that JSON can store."""
         return dataclasses.asdict(self) | {"path": ""}
 
     @classmethod
     def from_facts(cls, path: Path, facts: Mapping[str, Any]) -> LoweredModel:
-        """The record that :meth:`to_facts` was made of, for a copy of its file at ``path``."""
+        """Rebuild a record from the result of :meth:`to_facts`; ``path`` is a copy of its file."""
         plain = dict(facts)
         head_room = plain["head_room"]
         plain |= {

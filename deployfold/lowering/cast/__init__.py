@@ -1,1 +1,1 @@
-"""The family ``cast``: tensors in 16 bits, and nodes that stay in fp32 where 16 bits do not do."""
+"""The family ``cast``: tensors in 16 bits; nodes that need more range or accuracy stay in fp32."""

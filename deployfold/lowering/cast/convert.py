@@ -1,15 +1,15 @@
-"""From an fp32 graph to one with 16-bit tensors; the ONNX schema decides what can be 16-bit.
+"""Converts an fp32 graph to one with 16-bit tensors; the ONNX schema decides what can be 16-bit.
 
-1. A float32 input or output of a node becomes 16-bit where the schema of the operator allows it;
-   the scales of a Resize, which must be float32, stay.
-2. These nodes are kept whole in fp32: those that the caller names, control flow, custom operators,
+1. A float32 input or output of a node becomes 16-bit if the operator's schema allows it. The scales
+   of a Resize, for example, must be float32 and stay.
+2. These nodes stay in fp32 whole: nodes that the caller names, control flow, custom operators,
    nodes with sequences or optionals, and the operators of :attr:`.CastFormat.wide`.
-3. A node that computes no floats, such as a comparison or a TopK's indices alone, reads float32:
-   nothing is lost by that. QuantizeLinear and Shape read 16 bits.
-4. A weight that is read in both types exists twice, and a Cast stands wherever else types meet.
-5. Graph inputs and outputs keep float32, unless the caller asks for 16-bit ones. An output that is
-   an initialiser, an input, or named twice, is one like any other.
-6. Outputs without a name, such as those of a GRU whose last state alone is used, are left alone.
+3. A node that computes no floats, such as a comparison or a TopK with only its indices in use,
+   reads float32 and loses nothing. QuantizeLinear and Shape read 16 bits.
+4. A weight that is read in both types exists twice. Everywhere else a Cast joins different types.
+5. Graph inputs and outputs keep float32, unless the caller asks for 16-bit ones. The same rule
+   holds for an output that is an initialiser, an input, or named twice.
+6. Outputs without a name, such as the unused sequence of a GRU, are left alone.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _OWN_TYPE = frozenset(
     "Bernoulli CastLike Constant ConstantOfShape EyeLike Multinomial RandomNormal RandomNormalLike "
     "RandomUniform RandomUniformLike Range".split()
 )
-"""Operators whose output has the type that the node says, or that counts positions."""
+"""Operators whose output type comes from an attribute or another input, or that count positions."""
 
 _READ_ANY = frozenset({"QuantizeLinear", "Shape", "Size"})
-"""Operators that compute no floats and read 16 bits without loss."""
+"""Operators that compute no floats and may read 16 bits without loss."""
 
 _OWN_OUTPUTS = {"LayerNormalization": frozenset({1, 2})}
-"""Outputs with a type of their own: the mean and deviation have that of ``stash_type``."""
+"""Outputs with a separate type: the mean and deviation have the type of ``stash_type``."""
 
 _FP32 = ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What becomes of one node.
+    """The conversion plan of one node.
 
     Attributes:
         inputs, outputs: positions that become 16-bit.
@@ -60,7 +60,13 @@ Plans = dict[ir.Node, NodePlan]
 
 @dataclass
 class _Casts:
-    """The other version of a tensor, made once."""
+    """Casts tensors to the other type; each tensor gets at most one Cast.
+
+    Attributes:
+        graph: the graph to append to.
+        form: the 16-bit type.
+        made: the cast version of each tensor.
+    """
 
     graph: ir.Graph
     form: CastFormat
@@ -74,10 +80,11 @@ class _Casts:
 
 
 def plan_nodes(model: ir.Model, form: CastFormat, kept: Mapping[str, str]) -> Plans:
-    """What becomes of every node of the main graph.
+    """Plan the conversion of every node of the main graph.
 
     Args:
-        model: prepared, see :func:`~deployfold.lowering.graph.prepare`.
+        model: a model after :func:`~deployfold.lowering.graph.prepare`.
+        form: the 16-bit type.
         kept: nodes that stay in fp32, by name, with the reason.
     """
     opset = model.opset_imports[""]
@@ -89,10 +96,12 @@ def convert(
 ) -> list[tuple[ir.Node, str]]:
     """Turn a prepared model's float32 tensors into 16-bit ones, in place.
 
-    Weights are converted when they are written, one at a time, so that a model's external data can
-    stay in its file.
+    Each weight is converted only when the file is written, so a model's external data can stay in
+    its file.
 
     Args:
+        model: a model after :func:`~deployfold.lowering.graph.prepare`.
+        form: the 16-bit type.
         kept: nodes of the main graph that stay in fp32, by name, with the reason.
         float_io: keep float32 graph inputs and outputs.
 
@@ -162,7 +171,7 @@ def _plan(node: ir.Node, opset: int, form: CastFormat, kept: Mapping[str, str]) 
 
 
 def wants_narrow(plans: Plans, node: ir.Node, index: int) -> bool:
-    """Whether a node reads its input ``index`` in 16 bits; one in a subgraph never does."""
+    """Whether a node reads its input ``index`` in 16 bits; a node in a subgraph never does."""
     return node in plans and index in plans[node].inputs
 
 
@@ -190,7 +199,7 @@ def _split_weight(
 
 
 def _rounded(weight: ir.TensorProtocol, name: str, form: CastFormat) -> ir.LazyTensor:
-    """The weight in 16 bits, computed when it is first written."""
+    """The weight in 16 bits, computed at the first write."""
 
     def evaluate() -> ir.Tensor:
         return ir.tensor(form.round_weight(weight.numpy()), name=name)
@@ -203,12 +212,12 @@ def _connect(value: ir.Value, plans: Plans, casts: _Casts) -> None:
     narrow = casts.form.dtype
     for node, index in list(value.uses()):
         wanted = narrow if wants_narrow(plans, node, index) else _FP32
-        if wanted != value.dtype and node.op_type != "Cast":  # which reads any type
+        if wanted != value.dtype and node.op_type != "Cast":  # a Cast reads any type
             node.replace_input_with(index, casts.of(value, wanted))
 
 
 def _set_outputs(graph: ir.Graph, form: CastFormat, casts: _Casts, float_io: bool) -> None:
-    """Give every floating-point output the type that the caller asked for, under its own name."""
+    """Give every floating-point graph output the wanted type, and keep the output's name."""
     wanted, other = (_FP32, form.dtype) if float_io else (form.dtype, _FP32)
     replaced: dict[ir.Value, ir.Value] = {}
     for position, value in enumerate(graph.outputs):

@@ -1,4 +1,4 @@
-"""The 16-bit types that a graph can be cast to: one record each."""
+"""The 16-bit floating-point types that a graph can be cast to, one record each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from deployfold.exporting.session import Array
 
 @dataclass(frozen=True)
 class CastFormat:
-    """A 16-bit floating-point type, and what is known about graphs in it.
+    """A 16-bit floating-point type, and the rules for graphs in the type.
 
     Attributes:
-        precision: its name; also the suffix of tensors that exist in both types.
+        precision: the precision; its name is also the suffix of tensors that exist in both types.
         largest: the largest finite magnitude.
-        limited_range: values of ordinary models can lie beyond it, or vanish in it, so that ranges
-            must be looked at.
-        opset: the opset that has all operators in it; an older model is raised to that one. 0
-            leaves the opset as it is.
+        limited_range: whether ordinary models have values that overflow or vanish in the type.
+            Lowering then checks the ranges of all tensors.
+        opset: the first opset with all operators in the type; lowering raises an older model to
+            this opset. 0 leaves the opset unchanged.
         wide: operators that stay in fp32, with the reason.
-        round_weight: a float32 array in this type; finite values stay finite.
+        round_weight: a function that rounds a float32 array to the type; finite values stay finite.
     """
 
     precision: Precision
@@ -37,17 +37,17 @@ class CastFormat:
 
     @property
     def dtype(self) -> ir.DataType:
-        """The tensor type."""
+        """The ONNX tensor type."""
         return ir.DataType[self.precision.record.onnx_type]
 
     @property
     def name(self) -> str:
-        """As in file names: ``fp16``."""
+        """The name in files and tensors, such as ``fp16``."""
         return self.precision.value
 
 
 def _clipped(array: Array, largest: float) -> Array:
-    """Finite values clipped: float32's largest, as in attention masks, would become infinite."""
+    """Clip finite values: float32's largest value, common in attention masks, would overflow."""
     return np.asarray(np.where(np.isfinite(array), np.clip(array, -largest, largest), array))
 
 
@@ -56,7 +56,7 @@ def _to_bfloat16(array: Array) -> Array:
 
 
 def _to_float16(array: Array) -> Array:
-    # A small epsilon must not become 0, where a division by it follows.
+    # A small epsilon must not become 0, because a division by the epsilon may follow.
     least = np.copysign(np.float32(_FP16_LEAST), array)
     lifted = np.where((array != 0) & (np.abs(array) < _FP16_LEAST), least, array)
     return _clipped(lifted, _FP16_LARGEST).astype(np.float16)
@@ -74,19 +74,20 @@ FP16 = CastFormat(
     wide={op: f"the converter keeps {op} in fp32" for op in DEFAULT_OP_BLOCK_LIST},
     round_weight=_to_float16,
 )
-"""float16; the operators that stay are those of ONNX Runtime's own converter."""
+"""float16. The operators in fp32 are the default block list of ONNX Runtime's converter."""
 
 BF16 = CastFormat(
     Precision.BF16,
     largest=_BF16_LARGEST,
     limited_range=False,
-    opset=22,  # the first in which convolutions and pools take bfloat16
+    opset=22,  # the first opset with bfloat16 convolutions and pools
     wide={
         op: f"TensorRT-RTX does not build {op} in bf16"
         for op in "ConvTranspose GRU HardSwish LpPool MeanVarianceNormalization Mish".split()
     },
     round_weight=_to_bfloat16,
 )
-"""bfloat16; ONNX has the operators that stay in it, and TensorRT-RTX 1.7.1 does not build them."""
+"""bfloat16. ONNX allows the operators of ``wide`` in bfloat16, but TensorRT-RTX 1.7.1 does not
+build them."""
 
 FORMATS = {form.precision: form for form in (FP16, BF16)}

@@ -1,10 +1,11 @@
 """The accuracy guard of 16-bit models: nodes go back to fp32 until the accuracy holds.
 
-1. Nodes that the user names stay, and for float16 those whose values it cannot hold.
-2. Where the rounded model gives infinities or NaN that fp32 does not have, the nodes around the
-   first of them stay.
-3. Where an output has less SQNR than the limit, the tensors that cost it most (see
-   :mod:`.sensitivity`) are not rounded: the nodes that compute and read them stay.
+1. Nodes that the user names stay in fp32. For float16, nodes with values outside its range stay
+   too.
+2. If the rounded model gives infinities or NaN that fp32 does not have, the nodes around the first
+   of these values stay.
+3. If an output has less SQNR than the limit, the costliest tensors (see :mod:`.sensitivity`) are
+   not rounded: the nodes that compute and read these tensors stay.
 4. After each step the whole model is converted and measured again, with every tensor rounded.
 """
 
@@ -34,23 +35,23 @@ from .selection import around_loss, check_io, out_of_range
 from .sensitivity import RoundingModel, costliest, nodes_around
 
 _ROUNDS = 8
-"""Times that nodes are added to the kept ones before the guard gives up."""
+"""How often the guard adds nodes to the kept ones before it gives up."""
 
 _MARGIN_DB = 1.0
-"""Aimed at beyond the limit, since errors do not add up exactly."""
+"""Margin over the limit that the search aims at, because errors do not add up exactly."""
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """The nodes that stay in fp32, and the model that comes of it.
+    """The guard's result: the nodes that stay in fp32, and the accuracy of the resulting model.
 
     Attributes:
-        kept: by node name, with the reason.
-        measured: on the inputs, with every 16-bit tensor rounded.
-        ranges: of all tensors of the fp32 model; empty where they do not matter.
-        head_room: of the float16 tensors.
+        kept: reasons by node name.
+        measured: the accuracy on the inputs, with every 16-bit tensor rounded.
+        ranges: the ranges of all tensors of the fp32 model; empty if the guard did not need them.
+        head_room: the least head-room of the float16 tensors; ``None`` without such tensors.
     """
 
     kept: dict[str, str]
@@ -63,12 +64,13 @@ class CastGuard:
     """Chooses the nodes of one model that stay in fp32.
 
     Args:
-        model: prepared, in float32; types that inference did not find are completed.
+        model: a prepared float32 model; the guard completes types that inference did not find.
         form: the 16-bit type.
-        inputs: what ranges and accuracy are taken from.
-        measurer: holds the fp32 model's outputs on ``inputs``.
+        inputs: the feeds for ranges and accuracy.
+        measurer: a measurer with the fp32 model's outputs on ``inputs``.
         scratch: a directory for temporary files.
         float_io: graph inputs and outputs keep float32.
+        progress: a callback that receives the current step.
     """
 
     def __init__(
@@ -91,14 +93,15 @@ class CastGuard:
             self._look_at_ranges()
 
     def keep_accuracy(self, asked: Mapping[str, str], limit_db: float | None) -> Guarded:
-        """Add nodes to those that were asked for until the accuracy holds; see the module.
+        """Add nodes to the user's kept nodes until the accuracy holds, as the module describes.
 
         Args:
-            limit_db: the least SQNR of every output; ``None`` sets no limit.
+            asked: the nodes that the user keeps in fp32, with the reason.
+            limit_db: the least SQNR (dB) of every output; ``None`` sets no limit.
 
         Raises:
-            AccuracyError: the accuracy cannot be kept, or not with any layer in 16 bits.
-            ExportError: float16 inputs or outputs cannot hold what was seen.
+            AccuracyError: the accuracy cannot be kept, or only with every layer in fp32.
+            ExportError: float16 inputs or outputs cannot hold the observed values.
         """
         form, kept = self._form, dict(asked)
         if form.limited_range:
@@ -120,7 +123,8 @@ class CastGuard:
                 self._check_rest(before, kept, limit_db)
                 return Guarded(kept, measured, self._ranges, self._head_room(kept))
             else:
-                # Each round aims lower: interacting errors made the last prediction too good.
+                # Each round aims at 3 dB more, because interacting errors made the last prediction
+                # too good.
                 more = self._costliest(kept, limit_db + _MARGIN_DB + 3.0 * number)
             if not more:
                 break
@@ -182,7 +186,7 @@ class CastGuard:
     def _check_rest(
         self, before: Mapping[str, str], kept: Mapping[str, str], limit_db: float | None
     ) -> None:
-        """Refuse a model that the guard left without any layer in 16 bits."""
+        """Raise if the guard itself put the last 16-bit layer back to fp32."""
         first = plan_nodes(self._model, self._form, before)
         last = plan_nodes(self._model, self._form, kept)
         narrow = [node for node, plan in first.items() if plan.outputs]

@@ -1,22 +1,24 @@
-"""How far each tensor of a model can grow on inputs that were not seen.
+"""Estimates how far each tensor of a model can grow on inputs outside the given ones.
 
-A build sees few inputs, often random ones. A tensor that fits float16 on these may leave it on the
-next. So each tensor gets a degree, the power of the input's scale that it follows:
+A build sees few inputs, often random ones. A tensor that fits float16 on these inputs may overflow
+on the next. Therefore each tensor gets a degree: the power of the input's scale that the tensor
+follows.
 
-1. An input has degree 1. Convolutions, sums, pools and whatever else is linear keep the degree.
-2. A product of activations adds the degrees up; a square doubles the degree, a root halves it, and
+1. An input has degree 1. Convolutions, sums, pools and all other linear operators keep the degree.
+2. A product of activations adds the degrees up. A square doubles the degree, a root halves it, and
    a quotient takes the difference.
-3. Normalised tensors have degree 1/2. They do not follow the input's scale, but from input to input
-   their largest values still move.
+3. Normalised tensors have degree 1/2. Their values do not follow the input's scale, but their
+   largest values still vary from input to input.
 4. Tensors with bounds (Sigmoid, Tanh, Softmax, Clip between two constants) have degree 0, and so
    do constants.
-5. Exp follows no power: its argument is what grows. An Exp that was never above 1 is one of
-   negative arguments, and bounded. The layer after an Exp has the highest degree of powers.
+5. Exp follows no power, because its argument grows with the input. An Exp that never exceeded 1 has
+   negative arguments and counts as bounded. The layer after an Exp has the highest degree of
+   powers.
 
-The model's inputs may then be :data:`GROWTH` times as large as those that were seen, and a tensor
-must stay below 65,504: with degree 1 up to 8,188 is safe, with degree 2 up to 1,023. (NVIDIA's
-Model-Optimizer keeps nodes in fp32 whose data passes 512 by default, whatever they compute:
-https://github.com/NVIDIA/Model-Optimizer, ``onnx/autocast``.)
+The model's inputs may then become :data:`GROWTH` times as large as the given ones, and a tensor
+must still stay below 65,504. With degree 1, values up to 8,188 are safe; with degree 2, values up
+to 1,023. (NVIDIA's Model-Optimizer keeps a node in fp32 if its data exceeds 512 by default,
+whatever the operator: https://github.com/NVIDIA/Model-Optimizer, ``onnx/autocast``.)
 """
 
 from __future__ import annotations
@@ -33,8 +35,11 @@ from .formats import FP16
 from .ranges import TensorRange
 
 GROWTH = 8.0
-"""How many times as large the model's inputs may be. Standardised images and spectrograms differ by
-less than that from each other, and random numbers from them."""
+"""How many times as large as the given inputs the model's inputs may be.
+
+Standardised images and spectrograms differ from each other by less than this factor, and so do
+random numbers from them.
+"""
 
 EXPONENTIAL = math.inf
 """The degree of Exp."""
@@ -42,8 +47,8 @@ EXPONENTIAL = math.inf
 _NORMALISED = 0.5
 
 _HIGHEST = 3.0
-"""The highest degree: with gates in every block it would double from block to block, and no input
-varies so much."""
+"""The highest degree. With gates in every block, an unlimited degree would double from block to
+block, and no input varies so much."""
 
 _BOUNDED = frozenset(
     "ArgMax ArgMin Cos Equal Erf GRU Greater GreaterOrEqual Hardmax HardSigmoid LSTM Less "
@@ -59,7 +64,7 @@ _LOGARITHMS = frozenset({"Log", "ReduceLogSumExp", "ReduceLogSum"})
 
 
 def degrees(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, float]:
-    """The degree of every tensor of the main graph that a node computes, by name."""
+    """The degree of every node output of the main graph, by name; see the module."""
     found: dict[ir.Value, float] = {}
     for node in model.graph:
         degree = _degree(node, found)
@@ -74,7 +79,12 @@ def degrees(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, flo
 
 
 def growth(largest: float, degree: float) -> float:
-    """How many times as large the inputs may be until a tensor reaches float16's limit."""
+    """How many times as large the inputs may become until a tensor reaches float16's limit.
+
+    Args:
+        largest: the tensor's largest magnitude on the given inputs.
+        degree: the tensor's degree.
+    """
     if largest <= 0.0 or degree == 0.0:
         return math.inf
     if degree == EXPONENTIAL:
@@ -84,7 +94,7 @@ def growth(largest: float, degree: float) -> float:
 
 
 def risk(name: str, found: TensorRange, degree: float) -> str | None:
-    """Why a tensor that fits float16 now may not on other inputs; ``None`` where it will."""
+    """Why a tensor that fits float16 may overflow on other inputs; ``None`` if it is safe."""
     if growth(found.largest, degree) >= GROWTH:
         return None
     if degree == EXPONENTIAL:
@@ -99,7 +109,13 @@ def risk(name: str, found: TensorRange, degree: float) -> str | None:
 def head_room(
     ranges: Mapping[str, TensorRange], degree: Mapping[str, float], narrow: frozenset[str]
 ) -> HeadRoom | None:
-    """That of the tensor with the least, among those that are float16."""
+    """The least head-room of the float16 tensors; ``None`` without such a tensor.
+
+    Args:
+        ranges: the observed ranges by tensor name.
+        degree: the degrees by tensor name; a missing degree counts as 1.
+        narrow: the names of the float16 tensors.
+    """
     rooms = (
         HeadRoom(name, ranges[name].largest, growth(ranges[name].largest, degree.get(name, 1.0)))
         for name in sorted(narrow)
@@ -140,7 +156,7 @@ def _degree(node: ir.Node, found: Mapping[ir.Value, float]) -> float:
 def _of(value: ir.Value | None, found: Mapping[ir.Value, float]) -> float:
     if value is None or value.const_value is not None:
         return 0.0
-    return found.get(value, 1.0)  # an input, or a value from outside
+    return found.get(value, 1.0)  # 1 for a graph input or a value from an outer graph
 
 
 def _quotient(above: float, below: float) -> float:

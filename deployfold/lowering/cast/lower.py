@@ -1,4 +1,4 @@
-"""Writes an fp32 ONNX with 16-bit tensors."""
+"""Rewrites an fp32 ONNX file with float16 or bfloat16 tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .formats import FORMATS, CastFormat
 from .guard import CastGuard
 
 _NEAR = 16.0
-"""Head-room under this factor is worth a note: the guard itself allows no less than 8."""
+"""Head-room below this factor gets a note. The guard itself allows no factor below 8."""
 
 
 def lower(
@@ -39,13 +39,17 @@ def lower(
 ) -> LoweredModel:
     """Write the fp32 ONNX ``source`` with float16 or bfloat16 tensors.
 
-    The fp32 model is run on the inputs with all its tensors returned, so that float16 takes no
-    tensor that it cannot hold; see :mod:`.guard` for the nodes that stay in fp32. Inputs and
-    outputs stay float32, but for float16 with ``options.float_io`` off.
+    The fp32 model runs on the inputs and returns all its tensors, because a tensor must not become
+    float16 if float16 cannot hold its values. See :mod:`.guard` for the nodes that stay in fp32.
+    Inputs and outputs stay float32; only float16 with ``options.float_io`` off changes them.
 
     Args:
         source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
-        path: written atomically, with external data beside it where the weights need it.
+        path: the file to write, atomically; large weights go to external data beside the file.
+        precision: FP16 or BF16.
+        data: the samples for ranges and measurement.
+        options: the user's choices.
+        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
@@ -96,7 +100,12 @@ def lower(
 
 
 def reshaped_note(names: tuple[str, ...], title: str) -> str:
-    """What a report says of outputs that could not be compared."""
+    """The note about outputs whose shapes differ from fp32 and cannot be compared.
+
+    Args:
+        names: the outputs.
+        title: the lowered precision.
+    """
     return (
         f"{', '.join(names)}: another shape in {title} than in fp32, since it depends on values; "
         "left out of the accuracy"
@@ -111,10 +120,10 @@ def _as_it_is(
     data: LoweringData,
     options: LoweringOptions,
 ) -> LoweredModel:
-    """Write a model that holds no float32 tensors without a change.
+    """Write a model without float32 tensors unchanged.
 
     Raises:
-        ExportError: it computes in another float type.
+        ExportError: the model computes in a float type other than ``form``.
     """
     for dtype in (ir.DataType.DOUBLE, ir.DataType.BFLOAT16, ir.DataType.FLOAT16):
         if dtype != form.dtype and holds(model, dtype):

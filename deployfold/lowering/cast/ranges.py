@@ -1,4 +1,4 @@
-"""The values that tensors of the fp32 model take, and whether float16 can hold them."""
+"""Measures the ranges of the fp32 model's tensors, and checks whether float16 can hold them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .formats import FP16
 MIN_ROUNDING_DB = 30.0
 """Least SQNR (dB) that rounding one tensor to float16 may leave.
 
-Rounding a tensor of ordinary values leaves about 73 dB (11 bits). 30 dB is an error of 3 %: such a
-tensor lies among the subnormals, under 2**-14, where the spacing is 2**-24 whatever the value.
+Rounding a tensor of ordinary values leaves about 73 dB (11 bits). 30 dB is an error of 3 %: the
+tensor then lies among the subnormals, under 2**-14, and their spacing is always 2**-24.
 """
 
-# No tensor whose largest value is above this can fall under MIN_ROUNDING_DB: its energy is at least
-# 1.6e-5, and the subnormals' rounding error at most (2**-25)**2 an element, for 1e7 elements.
+# A tensor with a larger value cannot fall under MIN_ROUNDING_DB, for up to 1e7 elements: its energy
+# is at least 1.6e-5, and the subnormals' rounding error is at most (2**-25)**2 an element.
 _SAFELY_LARGE = 4e-3
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """What one tensor of the fp32 model was seen to hold, over all inputs.
+    """The observed range of one tensor of the fp32 model, over all inputs.
 
     Attributes:
         largest: the largest finite magnitude.
-        finite: no infinity and no NaN was seen.
-        rounding_db: least SQNR (dB) of its rounding to float16 over the inputs.
+        finite: whether all values are finite.
+        rounding_db: the least SQNR (dB) over the inputs after rounding the tensor to float16.
     """
 
     largest: float
@@ -43,7 +43,7 @@ class TensorRange:
 
     @property
     def problem(self) -> str | None:
-        """Why float16 cannot hold it, as the end of a sentence; ``None`` where it can."""
+        """Why float16 cannot hold the tensor, as the end of a sentence; ``None`` if it can."""
         if self.largest > FP16.largest:
             return f"reaches {self.largest:.3g}, beyond float16's 65504"
         if self.rounding_db < MIN_ROUNDING_DB:
@@ -55,7 +55,7 @@ class TensorRange:
 
 
 def tensor_range(array: Array) -> TensorRange:
-    """The range of one float array; see :class:`TensorRange`."""
+    """The range of one float array; see :class:`TensorRange` for the fields."""
     mask = np.isfinite(array)
     finite = bool(mask.all())
     values = array if finite else array[mask]
@@ -70,7 +70,11 @@ def tensor_range(array: Array) -> TensorRange:
 def activation_ranges(
     source: Path, feeds: Sequence[Mapping[str, Array]]
 ) -> tuple[dict[str, TensorRange], dict[str, np.dtype[np.generic]]]:
-    """Run the fp32 model on ``feeds``.
+    """Run the fp32 model on ``feeds``, and measure the range of every float32 tensor.
+
+    Args:
+        source: the fp32 ONNX file.
+        feeds: input arrays by name, one mapping a run.
 
     Returns:
         The ranges of all float32 inputs and node outputs of the main graph by name, and the dtypes
@@ -91,7 +95,7 @@ def activation_ranges(
 
 
 def weight_ranges(model: ir.Model) -> dict[str, TensorRange]:
-    """The ranges of the main graph's float32 initialisers by name."""
+    """The ranges of the main graph's float32 initialisers, by name."""
     return {
         name: tensor_range(value.const_value.numpy())
         for name, value in model.graph.initializers.items()

@@ -1,4 +1,4 @@
-"""Which nodes of a prepared fp32 graph stay in fp32 because of their values, and why."""
+"""Selects the nodes of a prepared fp32 graph that stay in fp32 because of their values."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from .ranges import TensorRange, weight_ranges
 
 
 def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, str]:
-    """The nodes that float16 would change beyond rounding, each with the reason.
+    """The nodes that float16 would change beyond rounding, as reasons by node name.
 
     1. A node with a weight that float16 cannot hold.
-    2. A node whose output, or one of whose inputs, float16 cannot hold, or may not hold on other
-       inputs (see :mod:`.headroom`): the tensor between two such nodes is then never float16, so
-       that a written-out normalisation becomes one island in fp32.
-    3. A node that reads the output of one with a weight too small for float16, such as the sqrt
-       after an epsilon of 1e-12: the sum is as small when the input is zero, seen or not.
+    2. A node with an output or an input that float16 cannot hold, or may not hold on other inputs
+       (see :mod:`.headroom`). The tensor between two such nodes is then never float16, so a
+       normalisation written out in single operators becomes one island in fp32.
+    3. A node that reads the output of a node with a weight too small for float16, such as the sqrt
+       after an epsilon of 1e-12. The sum is as small as the epsilon for an input of zero, and such
+       an input may come even if no given input has it.
     """
     weights = weight_ranges(model)
     degree = degrees(model, ranges)
     problems = {name: found.problem for name, found in ranges.items() if found.problem}
     for name, found in ranges.items():
         danger = risk(name, found, degree.get(name, 1.0))
-        # The caller chose the values of inputs; inputs out of range are problems already.
+        # Graph inputs have no degree: their values are the caller's, and inputs out of range are
+        # in ``problems`` already.
         if name in degree and danger is not None:
             problems.setdefault(name, danger)
     kept: dict[str, str] = {}
     for node in model.graph:
         reason = _weight_reason(node, weights)
         if has_subgraph(node):
-            continue  # kept whole by the converter
+            continue  # the converter keeps control flow whole
         if reason is not None:
             kept[str(node.name)] = reason
             if any(weights[name].largest <= FP16.largest for name in _bad_weights(node, weights)):
@@ -65,12 +67,16 @@ def around_loss(
 ) -> dict[str, str]:
     """The nodes to keep around the first tensor in which a rounded model has infinities or NaN.
 
-    They are the node and those that read it; where these are kept already, the nearest nodes
-    before it, since what was rounded away there is missing here.
+    These nodes are the tensor's producer and its readers. If all of them are kept already, the
+    function takes the nearest earlier nodes instead, because their rounding may cause the loss.
 
     Args:
+        model: the prepared fp32 model.
+        rounded: the file of the rounded model.
+        inputs: the feeds to run.
         finite: whether the fp32 tensor is finite on all inputs, by name.
-        title: of the 16-bit type, for the reason.
+        kept: the nodes that are kept already, with the reason.
+        title: the name of the 16-bit type, for the reason.
 
     Raises:
         ExportError: ONNX Runtime cannot run the rounded model.
@@ -91,7 +97,7 @@ def around_loss(
 
 
 def _around(value: ir.Value, kept: Mapping[str, str]) -> list[ir.Node]:
-    """The nodes next to ``value`` that are not kept; with none, the nearest ones before it."""
+    """The nodes next to ``value`` that are not kept; without any, the nearest earlier nodes."""
     level = [node for node, _ in value.uses() if node.graph is value.graph]
     level += [value.producer()] if value.producer() is not None else []
     seen = set(level)
@@ -110,7 +116,7 @@ def _producers(nodes: Sequence[ir.Node]) -> list[ir.Node]:
 
 
 def check_io(model: ir.Model, ranges: Mapping[str, TensorRange]) -> None:
-    """Make sure that float16 graph inputs and outputs can hold what was seen.
+    """Check that float16 graph inputs and outputs can hold the observed values.
 
     Raises:
         ExportError: an input or output is beyond 65,504.

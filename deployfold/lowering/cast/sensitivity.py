@@ -1,10 +1,11 @@
-"""Which 16-bit tensors cost a model its accuracy.
+"""Finds the 16-bit tensors that cost a model most of its accuracy.
 
-One copy of the fp32 model can round any subset of its tensors: each passes a Where between itself
-and its rounded value, steered by an extra input. Rounding errors of different tensors add up nearly
-independently, so the tensors that cost most are found by halving groups: each group of tensors in
-graph order is measured with this group rounded alone, and the worst group is halved until the rest
-together costs less than is allowed.
+One copy of the fp32 model can round any subset of its tensors: a Where behind each tensor chooses
+between the tensor and its rounded value, and an extra input steers the choice. Rounding errors of
+different tensors add up nearly independently, so halving groups finds the costliest tensors. Each
+group holds tensors that follow one another in the graph, and is measured with only this group
+rounded. The search halves the worst group until the remaining groups together cost less than
+allowed.
 """
 
 from __future__ import annotations
@@ -28,27 +29,34 @@ from .convert import Plans, plan_nodes, wants_narrow
 from .formats import CastFormat
 
 RUNS = 300
-"""Groups that are measured at the most; each costs one inference per sample."""
+"""Most groups to measure; each group costs one inference per sample."""
 
 _FLAGS = "deployfold_rounds"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A tensor, and the noise power over signal power of the worst output with it rounded alone."""
+    """The cost of rounding one tensor alone.
+
+    Attributes:
+        tensor: the tensor's name.
+        noise: noise power over signal power of the worst output.
+    """
 
     tensor: str
     noise: float
 
 
 class RoundingModel:
-    """The fp32 model with tensors that are rounded on demand.
+    """A copy of the fp32 model that rounds any subset of its tensors on demand.
 
     Args:
-        model: prepared; not changed.
-        kept: nodes that stay in fp32 in any case.
-        path: a scratch file, which must stay.
-        measurer: holds the outputs of the fp32 model on ``inputs``.
+        model: the prepared model, which stays unchanged.
+        form: the 16-bit type.
+        kept: nodes that always stay in fp32, with the reason.
+        inputs: the feeds to run.
+        path: a scratch file, which must exist as long as the object.
+        measurer: a measurer with the outputs of the fp32 model on ``inputs``.
     """
 
     def __init__(
@@ -68,7 +76,7 @@ class RoundingModel:
             self._session = open_session(path, optimize=False)
 
     def measure(self, rounded: Sequence[int]) -> Measured:
-        """The outputs with the tensors at these positions of :attr:`tensors` rounded."""
+        """The accuracy with only the tensors at these positions of :attr:`tensors` rounded."""
         flags = np.zeros(len(self.tensors), np.bool_)
         flags[list(rounded)] = True
         runs = [run_session(self._session, {**feed, _FLAGS: flags}) for feed in self._inputs]
@@ -76,11 +84,13 @@ class RoundingModel:
 
 
 def costliest(noise: Callable[[Sequence[int]], float], count: int, allowed: float) -> list[int]:
-    """The positions, of ``count`` tensors, that must not be rounded.
+    """The positions of the tensors that must not be rounded, in ascending order.
 
     Args:
-        noise: noise over signal with the tensors at some positions rounded, the others exact.
-        allowed: what the sum over all groups that may stay rounded must not pass.
+        noise: a function from positions to noise power over signal power, with only the tensors at
+            these positions rounded.
+        count: the number of tensors.
+        allowed: the largest noise over signal, summed over the groups that stay rounded.
     """
     if not count:
         return []
@@ -112,7 +122,7 @@ def _insert_switches(model: ir.Model, form: CastFormat, kept: Mapping[str, str])
     plans = plan_nodes(model, form, kept)
     rounded = {
         node.outputs[index] for node, plan in plans.items() for index in plan.outputs
-    }  # stored in 16 bits, for every reader
+    }  # these tensors are stored in 16 bits for every reader
     values = [*graph.inputs, *graph.initializers.values()]
     values += [value for node in graph for value in node.outputs]
     flags = ir.Value(name=_FLAGS, shape=ir.Shape([None]), type=ir.TensorType(ir.DataType.BOOL))
@@ -190,7 +200,7 @@ def _initializer(graph: ir.Graph, name: str, number: np.int64) -> ir.Value:
 
 
 def nodes_around(model: ir.Model, tensor: str, plans: Plans) -> list[ir.Node]:
-    """The nodes to keep in fp32 so that a tensor is not rounded: its producer and its readers."""
+    """The producer and the readers of a tensor: without rounding, these nodes stay in fp32."""
     found: list[ir.Node] = []
     for node in plans:
         reads = any(
