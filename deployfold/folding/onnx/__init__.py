@@ -1,4 +1,4 @@
-"""Folding the BatchNormalization nodes that are left in an ONNX graph."""
+"""Folds the BatchNormalization nodes of an ONNX graph, for models that are given as ONNX files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One BatchNormalization node, the layers that take it up, and their new constants.
+"""The fold of one BatchNormalization node: the node, its target layers and their new constants.
 
-A change is data until it is applied. The proof applies it to a small graph of its own, in float64;
-:func:`apply` applies it to the model.
+A change is data until :func:`apply` applies it to the model. Before that, the proof applies the
+change to a small graph in float64.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Array = NDArray[Any]
 
 PRODUCER = "into the producer"
 CONSUMERS = "into the consumers"
-"""The rules by name, as reports show them."""
+"""The names of the two rules in reports."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """New constants for one node.
+    """The new constants of one node that a BatchNormalization is folded into.
 
     Attributes:
-        node: a Conv, ConvTranspose, Gemm or MatMul, or the Add of a constant behind one.
+        node: a Conv, ConvTranspose, Gemm or MatMul, or an Add of a constant behind such a node.
         constants: float64 arrays by the position of the input that they replace.
-        attributes: attributes with a new value.
-        shift: a float64 array to add to the output, for a node that has no place for a bias.
+        attributes: the attributes with a new value.
+        shift: a float64 array to add to the output of a node without a bias input.
     """
 
     node: ir.Node
@@ -40,14 +40,14 @@ class LayerChange:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A BatchNormalization node that goes.
+    """The fold of one BatchNormalization node.
 
     Attributes:
-        norm: the node.
-        rule: the rule that found the change.
-        layers: the nodes that take it up, in graph order.
-        probe: a shape on which the change can be proved, of the tensor that enters the first node
-            of ``layers`` and ``norm``.
+        norm: the node to remove.
+        rule: the name of the rule that found the change.
+        layers: the nodes that the BatchNormalization is folded into, in graph order.
+        probe: the shape of a random input for the proof; the input enters the first of the nodes
+            ``layers`` and ``norm``.
     """
 
     norm: ir.Node
@@ -57,26 +57,26 @@ class Change:
 
     @property
     def into(self) -> tuple[str, ...]:
-        """Names of the layers that take the BatchNorm up."""
+        """The names of the layers that the BatchNorm is folded into."""
         return tuple(label(one.node) for one in self.layers if one.node.op_type != "Add")
 
 
 def label(node: ir.Node) -> str:
-    """The name of a node for people: its own, or that of its first output."""
+    """The name of a node for reports: its own name, or the name of its first output."""
     return str(node.name or node.outputs[0].name)
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The number or array of an initialiser; ``None`` for a computed value or an input."""
+    """The number or array of an initialiser; ``None`` for a computed value or a graph input."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return np.asarray(value.const_value.numpy())
 
 
 def apply(change: Change, graph: ir.Graph) -> None:
-    """Remove the node from ``graph`` and give the layers their new constants, in place.
+    """Remove the BatchNormalization from ``graph`` and set the new constants, in place.
 
-    The new constants have the dtype of those that they replace.
+    The new constants take the dtype of the layer's first constant input.
     """
     norm = change.norm
     for one in change.layers:
@@ -86,7 +86,7 @@ def apply(change: Change, graph: ir.Graph) -> None:
     name = result.name
     ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
     graph.remove(norm, safe=True)
-    if change.rule == PRODUCER:  # nothing else reads the source, and an output keeps its name
+    if change.rule == PRODUCER:  # the source has no other reader; keep the output's name
         result.name = None
         source.name = name
 
@@ -111,7 +111,7 @@ def _apply_layer(one: LayerChange, graph: ir.Graph) -> None:
 def _initializer(
     graph: ir.Graph, name: str, array: Array, dtype: ir.DataType, before: ir.Value | None
 ) -> ir.Value:
-    """A new initialiser, under the name of the one that it replaces if no other node reads that."""
+    """Give ``before`` the new numbers, or make a new initialiser if ``before`` has other uses."""
     if before is not None and len(before.uses()) == 1 and not before.is_graph_output():
         before.const_value = ir.tensor(array.astype(dtype.numpy()), name=name)
         before.shape = ir.Shape(array.shape)
@@ -132,7 +132,7 @@ def _initializer(
 
 
 def _add_behind(node: ir.Node, shift: Array, graph: ir.Graph, dtype: ir.DataType) -> None:
-    """Add a constant to the output of ``node``, which keeps its name for what reads it."""
+    """Add a constant to the output of ``node``; the sum takes over the readers and the name."""
     result = node.outputs[0]
     value = _initializer(graph, f"{label(node)}.bias", shift, dtype, None)
     added = ir.node("Add", [result, value], name=f"{label(node)}.shift")

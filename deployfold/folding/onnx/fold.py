@@ -20,12 +20,12 @@ _TOO_OLD = "operators of opsets before 9 have other meanings; export it again wi
 
 @dataclass(frozen=True)
 class GraphFold:
-    """What became of the BatchNormalization nodes of a graph.
+    """The result of folding an ONNX graph: the folded nodes, the remaining nodes, and the proof.
 
     Attributes:
         folded, left: as in :class:`~deployfold.folding.FoldResult`.
-        float64_relative: the largest relative difference of a fold from the nodes that it replaced,
-            in float64; 0 where nothing was folded.
+        float64_relative: the largest relative difference, in float64, between a fold and the nodes
+            that it replaced; 0 if no node was folded.
     """
 
     folded: tuple[Folded, ...]
@@ -34,13 +34,13 @@ class GraphFold:
 
 
 def fold_graph(model: ir.Model) -> GraphFold:
-    """Fold the BatchNormalization nodes, those inside control flow as well, in place.
+    """Fold the BatchNormalization nodes of ``model`` in place, including those in control flow.
 
-    Each fold is proved by :func:`.proof.relative_difference` before it is made; one that is not
-    proved to ``TOLERANCE`` stays, with that as its reason.
+    :func:`.proof.relative_difference` checks each fold before the graph changes. A node stays if
+    its fold differs by more than ``TOLERANCE``, and its reason states the difference.
 
     Args:
-        model: functions inlined, constants as initialisers, shapes inferred.
+        model: a model with inlined functions, constants as initialisers and inferred shapes.
     """
     folded: list[Folded] = []
     left: list[Left] = []
@@ -69,7 +69,7 @@ def _is_batch_norm(node: ir.Node) -> bool:
 
 
 def _drop_unused(graph: ir.Graph) -> None:
-    """Remove the statistics that nothing reads any more."""
+    """Remove the initialisers without readers, such as the statistics of folded nodes."""
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]

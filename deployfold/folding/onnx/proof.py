@@ -1,9 +1,9 @@
-"""Proves a change in float64: the nodes around a BatchNorm before and after, on random numbers.
+"""Checks a fold in float64: runs the nodes around a BatchNorm on random numbers, before and after.
 
-A change touches a few neighbouring nodes and leaves the rest of the graph as it is, so proving the
-change proves the model. Both small graphs are run by ``onnx``'s reference implementation, which
-computes in float64 and shares no code with the rules. The map is affine: if it is right on random
-numbers, it is right.
+A change affects a few neighbouring nodes and keeps the rest of the graph, so a proof of the change
+is a proof for the model. The reference implementation of ``onnx`` runs both small graphs. The
+reference computes in float64 and shares no code with the rules. The map is affine, so equal results
+on random numbers show that both graphs compute the same map.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from onnx.reference import ReferenceEvaluator
 from .change import PRODUCER, Array, Change, LayerChange, constant
 
 _OPSET = 15
-"""The operators of a change mean the same in opsets 9 to 22. In the reference of onnx 1.23,
-BatchNormalization of opset 9 to 13 updates its statistics as in training."""
+"""The opset of the small graphs. The operators of a change mean the same in opsets 9 to 22. The
+reference of onnx 1.23 updates the statistics of a BatchNormalization of opsets 9 to 13, as in
+training, so the opset is newer than 13."""
 
 
 def relative_difference(change: Change) -> float:
-    """The largest difference over the largest output, in float64; ``inf`` where a side fails."""
+    """The largest difference between the outputs before and after, relative to the largest output.
+
+    Both graphs compute in float64. The result is ``inf`` if either graph fails to run, or if the
+    outputs after the change have another shape or are not finite.
+    """
     random = np.random.default_rng(0).standard_normal(change.probe)
     layers = [one.node for one in change.layers]
     producer = change.rule == PRODUCER
@@ -50,7 +55,7 @@ def relative_difference(change: Change) -> float:
 def _changed(
     one: LayerChange, constants: dict[str, Array], renamed: Mapping[str, str]
 ) -> list[onnx.NodeProto]:
-    """The node with its new constants, which are added to ``constants``."""
+    """The changed node, with an Add for a shift. The function extends ``constants`` in place."""
     proto = ir.to_proto(one.node)
     for position, name in enumerate(proto.input):
         proto.input[position] = renamed.get(name, name)
@@ -91,12 +96,15 @@ def _run(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
     try:
         return list(ReferenceEvaluator(model).run(None, dict(feeds)))
-    except Exception:  # the reference lacks some attributes; an unproved change is not made
+    except Exception:  # the reference lacks some attributes; unproved changes stay out
         return None
 
 
 def _ungrouped(node: onnx.NodeProto, constants: dict[str, Array]) -> onnx.NodeProto:
-    """A ConvTranspose in groups, which the reference lacks, as one with zeros between them."""
+    """Rewrite a grouped ConvTranspose as one group with zero weights between the groups.
+
+    The reference implementation lacks grouped ConvTranspose.
+    """
     groups = next((one.i for one in node.attribute if one.name == "group"), 1)
     if node.op_type != "ConvTranspose" or groups == 1:
         return node

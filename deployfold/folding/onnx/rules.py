@@ -1,9 +1,9 @@
-"""The rules that fold a BatchNormalization node of an ONNX graph, or say why it stays.
+"""The two rules that fold a BatchNormalization node of an ONNX graph or give a reason to leave it.
 
 1. :func:`into_producer`: the node before is a Conv, ConvTranspose, Gemm or MatMul with a constant
-   weight, or an Add of a constant behind one; nothing else reads what lies between.
-2. :func:`into_consumers`: every node behind is a Conv, Gemm or MatMul with a constant weight. A
-   convolution must not pad with zeros, which would mix with the shift.
+   weight, or an Add of a constant behind such a node. The tensors between have no other readers.
+2. :func:`into_consumers`: every node behind is a Conv, Gemm or MatMul with a constant weight. If
+   the shift is not zero, a convolution must not pad: zero padding would mix with the shift.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def find_change(norm: ir.Node) -> Change | str:
-    """The change that folds ``norm``, or why it stays."""
+    """The change that folds ``norm``, or the reason why the node stays."""
     affine = affine_of(norm)
     if isinstance(affine, str):
         return affine
@@ -32,10 +32,11 @@ def find_change(norm: ir.Node) -> Change | str:
 
 
 def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
-    """Scale and shift of every channel in float64, or why the node is not such a map.
+    """The scale and shift of every channel, of shape ``(channels,)`` in float64, or a reason.
 
     ``scale = weight / sqrt(variance + epsilon)``, ``shift = bias - mean * scale`` (ONNX's
-    BatchNormalization with ``training_mode`` 0).
+    BatchNormalization with ``training_mode`` 0). The reason explains why the node is not a constant
+    channel-wise affine map.
     """
     if _integer(norm, "training_mode", 0) or any(out.uses() for out in norm.outputs[1:]):
         return "it is in training mode, so it depends on the batch"
@@ -45,7 +46,7 @@ def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
     if any(array is None for array in arrays):
         return "its statistics are computed by the graph, not constant"
     weight, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
-    epsilon = float(np.float32(_number(norm, "epsilon", 1e-5)))  # ONNX keeps it in float32
+    epsilon = float(np.float32(_number(norm, "epsilon", 1e-5)))  # ONNX stores float32
     scale = weight / np.sqrt(variance + epsilon)
     shift = bias - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
@@ -54,7 +55,7 @@ def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
 
 
 def into_producer(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
-    """Fold into the layer before, or say why not."""
+    """Fold ``norm`` into the layer before, or return the reason why the rule does not apply."""
     source = norm.inputs[0]
     assert source is not None
     node = source.producer()
@@ -89,7 +90,7 @@ def into_producer(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
 
 
 def into_consumers(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
-    """Fold into all the layers behind, or say why not."""
+    """Fold ``norm`` into every layer behind, or return the reason why the rule does not apply."""
     result = norm.outputs[0]
     if result.is_graph_output():
         return "its output is an output of the model"
@@ -114,7 +115,10 @@ def into_consumers(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
 def _scaled_rows(
     node: ir.Node, norm: ir.Node, scale: Array, shift: Array, *, alone: bool
 ) -> LayerChange | str:
-    """The layer with its output channels scaled and, if it stands ``alone``, shifted."""
+    """Scale the output channels of ``node``; if ``alone``, also add the shift.
+
+    ``alone`` is false if a constant Add lies between ``node`` and ``norm`` and takes the shift.
+    """
     if node.op_type not in _LAYERS or node.domain:
         return f"its input comes from {_title(node)}, which has no weight to fold into"
     weight = constant(node.inputs[1])
@@ -153,7 +157,7 @@ def _scaled_rows(
 
 
 def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) -> LayerChange | str:
-    """The layer with its input channels scaled, and with the shift in its bias."""
+    """Scale the input channels of ``node`` and add the effect of the shift to its bias."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.domain or position != 0:
         return f"its output goes to {_title(node)}, which has no weight to fold into"
     weight = constant(node.inputs[1])
@@ -190,7 +194,10 @@ def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) ->
 
 
 def _constant_addition(node: ir.Node, channels: int) -> tuple[int, Array] | None:
-    """Position and value of the constant that an Add adds to each channel; else ``None``."""
+    """The input position and value of an Add's constant, one number for all or each channel.
+
+    The value is float64. The result is ``None`` for any other Add.
+    """
     for position in (1, 0):
         array = constant(node.inputs[position])
         if array is None:
@@ -212,7 +219,7 @@ def _channels_shape(norm: ir.Node, channels: int) -> tuple[int, ...] | None:
 
 
 def _probe(node: ir.Node) -> tuple[int, ...]:
-    """A small input on which every tap of the layer is used, with a batch of 2."""
+    """The shape of a small input, with a batch of 2, that uses every tap of the layer's kernel."""
     weight = constant(node.inputs[1])
     assert weight is not None
     if node.op_type == "MatMul":
@@ -237,7 +244,7 @@ def _pads(node: ir.Node) -> bool:
 
 
 def _other_reader(value: ir.Value, reader: ir.Node) -> str | None:
-    """What else reads a value, after «is also»; ``None`` if nothing does."""
+    """The other reader of a value, as a phrase to follow «is also»; ``None`` without a reader."""
     if value.is_graph_output():
         return "an output of the model"
     others = [node for node, _ in value.uses() if node is not reader]
