@@ -1,4 +1,4 @@
-"""Running two models on the same inputs and saying how far apart their outputs are."""
+"""Running two models on the same inputs and measuring how far apart their outputs are."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from deployfold.folding.modules import map_tensors, seeded, tensors_in
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest absolute difference, and the same over the largest finite expected output."""
+    """The difference between the outputs of two models.
+
+    Attributes:
+        absolute: the largest absolute difference.
+        relative: the largest absolute difference divided by the largest finite expected output.
+    """
 
     absolute: float
     relative: float
 
 
 def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
-    """Standard-normal floats of the same shapes and dtypes; other arguments as they are."""
+    """Replace every float tensor by standard-normal numbers of its shape and dtype.
+
+    Other arguments stay as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor) -> Tensor:
@@ -39,9 +47,9 @@ def random_like(inputs: tuple[Any, ...], seed: int = 1) -> tuple[Any, ...]:
 
 
 def another_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same inputs with one sample, or if they hold one, with that one twice.
+    """The same inputs with one sample; inputs that hold one sample get that sample twice.
 
-    The batch is the first axis of the first tensor, and of every other one of the same length.
+    The batch is the first axis of the first tensor, and of every other tensor of the same length.
     """
     size = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
     other = 1 if size > 1 else 2
@@ -56,7 +64,7 @@ def another_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same inputs with every float tensor in float64."""
+    """The same inputs with every float tensor converted to float64."""
     values: tuple[Any, ...] = map_tensors(
         inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
     )
@@ -64,10 +72,10 @@ def double_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class InFloat64(TorchFunctionMode):
-    """Within the block, code of this thread that asks for float32 gets float64.
+    """A block in which code of this thread that asks for float32 gets float64.
 
-    A forward may cast to float32, such as ``pictures.float() / 255``. That would round the float64
-    runs of a proof to 1e-7, or end them where the weights are float64.
+    A forward may cast to float32, such as ``pictures.float() / 255``. Such a cast would round the
+    float64 runs of a proof to 1e-7, or make the runs fail where the weights are float64.
     """
 
     def __torch_function__(
@@ -83,14 +91,16 @@ class InFloat64(TorchFunctionMode):
 
 
 def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True) -> list[Tensor]:
-    """All tensors that ``model`` returns; inputs, buffers and random state stay as they are.
+    """Run ``model`` and return all tensors in its result.
+
+    Inputs, buffers and random state stay as they are.
 
     Args:
-        random: the forward may draw random numbers, so that the process's generator is seeded
-            for the run and restored; without it nothing of the process is touched.
+        random: the forward may draw random numbers, so the run seeds the process's generator and
+            restores it afterwards. If false, the process state is not touched.
 
     Raises:
-        FoldError: it returns none.
+        FoldError: the model returns no tensor.
     """
     arguments = map_tensors(inputs, torch.clone)
     seeds = seeded() if random else nullcontext()
@@ -110,7 +120,7 @@ def shapes_of(inputs: Sequence[Any]) -> str:
 
 
 def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
-    """That the user's own model does not run on these inputs."""
+    """The error for a user's model whose own forward fails on these inputs."""
     if isinstance(error, RecursionError):
         return FoldError(
             "The model's modules are nested too deep to be traced: its forward, with what tracing "
@@ -126,7 +136,7 @@ def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
 
 
 class _FrozenBuffers:
-    """Puts the buffers back that a forward pass wrote to."""
+    """A block that restores every buffer afterwards: a forward pass may write to buffers."""
 
     def __init__(self, model: nn.Module) -> None:
         self._saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -141,14 +151,17 @@ class _FrozenBuffers:
 
 
 def rounding_limit(tensors: Iterable[Tensor]) -> float:
-    """The square root of the largest epsilon of their floating-point dtypes, float32's for none:
-    a relative difference that rounding does not exceed, while one of substance does."""
+    """The largest relative difference that rounding explains.
+
+    The limit is the square root of the largest epsilon among the floating-point dtypes of
+    ``tensors``, or of float32 without any. A wrong result differs by more.
+    """
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} or {torch.float32}
     return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:
-    """How far ``actual`` is from ``expected``; infinitely far if the shapes differ."""
+    """Measure how far ``actual`` is from ``expected``: infinitely far if the shapes differ."""
     if [item.shape for item in expected] != [item.shape for item in actual]:
         return Difference(float("inf"), float("inf"))
     absolute = relative = 0.0

@@ -1,14 +1,15 @@
 """Telling a wrong fold from a model that magnifies rounding.
 
 Some models have outputs that change by far more than rounding when a weight changes in its last
-bit: detectors sort boxes by scores that are nearly equal, and deep untrained networks amplify.
-Folding rounds once more, so their outputs move without any fold being wrong.
+bit: detectors sort boxes by scores that are nearly equal, and deep untrained networks amplify small
+differences. Folding rounds once more, so the outputs of such models move without a wrong fold.
 
-The original is therefore run again with every weight changed by a few units in the last place. A
-module whose output the folded model changes by much more than these changes do is wrong; one that
-they move as far is ill-conditioned. Between a layer and the BatchNorm that was folded into it the
-output has to change: to a per-channel affine image of what it was. A wrong fold is seen behind the
-next layer, which mixes the channels, or in the output of the model, which must not change at all.
+The original therefore runs again with every weight changed by a few units in the last place. A
+module is wrong if folding changes its output by much more than these changes do. A module is
+ill-conditioned if these changes move its output as far as folding does. Between a layer and the
+BatchNorm that was folded into the layer, the output must change: to a per-channel affine image of
+the original output. A wrong fold shows behind the next layer, which mixes the channels, or in the
+output of the model, which must not change at all.
 """
 
 from __future__ import annotations
@@ -25,34 +26,37 @@ from deployfold.folding.rewrite.rewrite import apply
 from .compare import InFloat64, difference, double_inputs, run_model
 
 _ULPS = 8.0
-"""Folding rounds each weight two or three times, by half a unit in the last place each."""
+"""The size of a perturbation, in units in the last place.
+
+Folding rounds each weight two or three times, by half a unit each.
+"""
 
 _TRIALS = 3
-"""Perturbed runs; a nearly equal pair need not change places in each."""
+"""The number of perturbed runs; a nearly equal pair need not change places in every run."""
 
 _FIT = 1e-6
-"""Relative residual of an affine fit, which the model's conditioning may have disturbed."""
+"""The largest relative residual of an affine fit; ill-conditioning may disturb the fit."""
 
 _MARGIN = 100.0
-"""How much farther than a perturbed run folding may move an output; a wrong fold is 1e10 away."""
+"""How many times farther than a perturbation folding may move an output; a wrong fold: 1e10."""
 
 
 def first_departure(
     original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
 ) -> str | None:
-    """The first module whose output the fold changes by more than the model's conditioning allows.
+    """Find the first module that folding changes by more than the model's conditioning allows.
 
-    The modules are looked at in the order in which they finish, in float64.
+    The modules are compared in float64, in the order in which they finish.
 
     Args:
-        original: the model as it was given; it is not changed.
-        plan: what folding did.
+        original: the model as it was given, which stays unchanged.
+        plan: the plan of the fold.
         inputs: one argument tuple for the forward.
-        tolerance: relative difference that is always allowed.
+        tolerance: the relative difference that is always allowed.
 
     Returns:
-        A module's path, ``the output`` for the model itself, or ``None``. Of a model that does not
-        compute the same twice, the first module that does not.
+        A module's path, ``the output`` for the model itself, or ``None``. If the model does not
+        compute the same twice, the path of the first module that does not.
     """
     wide = double_inputs(inputs)
     reference = copy_modules(original, share_parameters=False).double()
@@ -60,7 +64,7 @@ def first_departure(
     again = _module_outputs(reference, wide)
     for path, outputs in expected.items():
         if path not in again or difference(outputs, again[path]).relative > tolerance:
-            return path or "the output"  # it differs from itself: nothing can be proved of it
+            return path or "the output"  # the module differs from itself, so no proof is possible
     moved = dict.fromkeys(expected, 0.0)
     for seed in range(_TRIALS):
         shaken = _module_outputs(perturb(reference, seed), wide)
@@ -108,7 +112,7 @@ def perturb(model: nn.Module, seed: int) -> nn.Module:
 
 
 def _restore(model: nn.Module, original: nn.Module) -> None:
-    """Give ``model`` the parameters of ``original`` back, whose dtype float64 holds exactly."""
+    """Restore the parameters of ``model`` from ``original``; float64 holds them exactly."""
     with torch.no_grad():
         for parameter, before in zip(model.parameters(), original.parameters(), strict=True):
             parameter.copy_(before)

@@ -1,8 +1,8 @@
-"""Which BatchNorms have to stay because the model's own code looks at them.
+"""A search for the BatchNorms that must stay because the model's own code looks at them.
 
 Code may read a BatchNorm's statistics, ask for its class, or read a tensor behind torch's back, and
-no trace shows that. It shows once they are folded: the forward fails, or the outputs differ. The
-search then folds as many as go without that.
+no trace shows such an access. The effect shows after folding: the forward fails, or the outputs
+differ. The search then folds as many BatchNorms as possible without that effect.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 _SPARE = 4
-"""Folds beyond those that find one BatchNorm, for a second one that is looked at."""
+"""Extra folds beyond the number that finds one BatchNorm, in case the code looks at a second."""
 
 
 @dataclass(frozen=True)
 class Found(Generic[Result]):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        kept: has to stay, or ``untried``: was in no smaller set that was tried.
-        result: what folding all others gives.
+        kept: the names that stay.
+        untried: the names among ``kept`` for which the search ended before a smaller set was tried.
+        result: the result of folding all other names.
     """
 
     kept: frozenset[str]
@@ -32,9 +33,9 @@ class Found(Generic[Result]):
 
 
 def most_folds(names: int) -> int:
-    """The folds that a search among so many takes at most, each with its verification.
+    """The most folds that a search among so many names takes, each with its verification.
 
-    To find one takes two for each halving.
+    Finding one name takes two folds for each halving.
     """
     return 2 * max(1, names - 1).bit_length() + _SPARE
 
@@ -42,16 +43,18 @@ def most_folds(names: int) -> int:
 def keep_needed(
     names: Sequence[str], attempt: Callable[[frozenset[str]], Result | None]
 ) -> Found[Result] | None:
-    """The smallest set of ``names`` found to be kept, and what folding all others gives.
+    """Search for a small set of ``names`` to keep, such that folding all others works.
 
-    Sets are freed as a whole if that works, and else by halves (Zeller, 1999: delta debugging).
+    A set is freed as a whole if that works, and otherwise by halves (Zeller, 1999: delta
+    debugging).
 
     Args:
-        names: what may have to be kept.
-        attempt: folds all but the given names; None if the result is not the same function.
+        names: the candidates to keep.
+        attempt: folds all but the given names, and returns ``None`` if the result is not the same
+            function.
 
     Returns:
-        None if not even keeping all of them helps: then something else is the matter.
+        The result, or ``None`` if not even keeping all names helps: the cause is then elsewhere.
     """
     kept = frozenset(names)
     best = attempt(kept)

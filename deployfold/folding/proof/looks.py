@@ -1,8 +1,8 @@
-"""Which folded modules the model's own code looks at.
+"""Finding the folded modules that the model's own code looks at.
 
-Code may read a BatchNorm's statistics or ask for its class. No trace shows that, and once the
-BatchNorm is folded the forward fails or computes something else. The folded model is therefore run
-once with modules in the places of the folded ones that note what is asked of them.
+Code may read a BatchNorm's statistics or ask for its class. No trace shows such an access, and
+after folding the forward fails or computes something else. The folded model therefore runs once
+with watching modules in the places of the folded ones, which record every attribute that is read.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import nn
 from .compare import run_model
 
 _LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-"""Code below these folders looks at every module."""
+"""Folders whose code reads every module; accesses from there do not count."""
 
 
 def looked_at(
     original: nn.Module, folded: nn.Module, names: Iterable[str], inputs: Sequence[tuple[Any, ...]]
 ) -> dict[str, str]:
-    """The folded modules that the forward's code looks at, each with the attribute it asks for.
+    """Find the folded modules that the forward's code reads, each with the attribute read.
 
     Args:
-        original: the model as it was given, whose modules answer for the folded ones.
-        folded: a folded copy, which is used up.
-        names: of the modules that were folded.
+        original: the model as it was given, whose modules answer in place of the folded ones.
+        folded: a folded copy, which the function changes; do not use it again.
+        names: the names of the modules that were folded.
         inputs: argument tuples for the forward.
     """
     found: dict[str, str] = {}
@@ -40,13 +40,13 @@ def looked_at(
     for item in inputs:
         try:
             run_model(folded, item)
-        except Exception:  # it is known to fail; what it looked at before that is noted
+        except Exception:  # the failure is expected; earlier reads are recorded
             continue
     return found
 
 
 def _watch(module: nn.Module, original: nn.Module, name: str, found: dict[str, str]) -> None:
-    """Let ``module`` note in ``found`` what code other than its own and torch's asks of it."""
+    """Record in ``found`` the attribute of ``module`` that foreign code reads first."""
     kind = type(module)
 
     def note(attribute: str, module: nn.Module) -> None:

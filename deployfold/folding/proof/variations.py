@@ -1,4 +1,4 @@
-"""Inputs of other shapes, on which the proof is made as well."""
+"""Inputs of other batch sizes, heights, widths and lengths, which the proof compares as well."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Inputs = tuple[Any, ...]
 def variations(inputs: Inputs) -> list[list[Inputs]]:
     """Groups of random inputs of other shapes that the model may take.
 
-    The first of the first group has another batch size and every height, width and length one
-    larger; behind it stand the same changes one by one, for a model that refuses them together.
-    Each further group has one axis that is one smaller. So each axis is met even and odd.
+    The first input of the first group has another batch size and every height, width and length one
+    larger. The rest of the group makes these changes one by one, for a model that refuses them
+    together. Each further group has one axis that is one smaller. Each axis is thus tried at an
+    even and an odd length.
     """
     batch = another_batch(inputs)
     groups: list[list[Inputs]] = [[]]
@@ -35,14 +36,14 @@ def variations(inputs: Inputs) -> list[list[Inputs]]:
 
 
 _LARGE = 64
-"""Heights, widths and lengths from here on are halved, which makes a proof cheaper."""
+"""Heights, widths and lengths of at least this size are halved, which makes a proof cheaper."""
 
 
 def smaller(inputs: Inputs) -> Inputs | None:
-    """Random inputs of another batch size with about half of every large height, width and length.
+    """Random inputs with another batch size and every height, width and length about halved.
 
-    Each of these axes is even where it was odd, and the other way round. ``None`` if no axis is
-    large.
+    An even length becomes odd and an odd length even. The result is ``None`` unless all these axes
+    are large (``_LARGE``).
     """
     (axes, *_), found = [*_axes(inputs), ()], another_batch(inputs)
     first = next((tensor for tensor in tensors_in(inputs) if tensor.dim()), None)
@@ -57,13 +58,13 @@ def smaller(inputs: Inputs) -> Inputs | None:
 
 
 def _axes(inputs: Inputs) -> list[tuple[int, ...]]:
-    """The axes of the first tensor that may be heights, widths and lengths, by likelihood."""
+    """Sets of axes of the first tensor that may be heights, widths and lengths, likeliest first."""
     first = next((tensor for tensor in tensors_in(inputs) if tensor.dim()), None)
     if first is None:
         return []
     if first.dim() > 3:
         return [tuple(range(2, first.dim()))]
-    if first.dim() == 3:  # channels before the length, or behind it
+    if first.dim() == 3:  # the channels may stand before or behind the length
         return [(2,), (1,)]
     return [(1,)] if first.dim() == 2 and not first.is_floating_point() else []
 
@@ -71,8 +72,8 @@ def _axes(inputs: Inputs) -> list[tuple[int, ...]]:
 def resized(inputs: Inputs, axes: Sequence[int], by: int) -> Inputs:
     """The same inputs with ``axes`` of the first tensor longer by ``by`` elements.
 
-    Every axis behind the batch of the other tensors that is as long follows; new elements repeat
-    the last one.
+    In tensors of another rank, every axis behind the batch that has the old length changes as well.
+    New elements repeat the last element.
     """
     first = next(tensor for tensor in tensors_in(inputs) if tensor.dim())
     lengths = {first.shape[axis] for axis in axes}

@@ -1,13 +1,13 @@
 """Proof that the folded model is the same function as the original.
 
-The plan is applied to a float64 copy of the model, where folding rounds to about 1e-16, and both
-are run on the same inputs. A relative difference above 1e-9 means that the plan is wrong, or that
-the model magnifies rounding even in float64; :mod:`~.conditioning` tells which. All
-this is independent of the model's own dtype, in which an ill-conditioned model may differ from
-itself. The delivered copy is then run in its own dtype against the float64 original.
+The proof applies the plan to a float64 copy of the model, where folding rounds to about 1e-16, and
+runs both on the same inputs. A relative difference above 1e-9 means that the plan is wrong, or that
+the model magnifies rounding even in float64; :mod:`~.conditioning` decides which. The float64
+proof does not depend on the model's own dtype, in which an ill-conditioned model may differ from
+itself. The delivered copy is also compared with the original in the model's own dtype.
 
-One copy of the original is in memory beside it and the folded model: first in the model's own
-dtype, then in float64, where it takes as much as two of float32.
+Memory holds one copy of the original beside the original and the folded model. The copy has the
+model's own dtype first and float64 later, where it takes twice the memory of float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .compare import InFloat64, difference, double_inputs, forward_failed, round
 from .conditioning import first_departure
 
 TOLERANCE = 1e-9
-"""Greatest relative difference in float64; folding a deep model leaves about 1e-14."""
+"""The largest relative difference allowed in float64; folding a deep model leaves about 1e-14."""
 
 
 _EVERY_LAYER = "every output of the model is empty, so every layer was compared"
@@ -36,8 +36,10 @@ _INSENSITIVE = (
     "shows little"
 )
 _SPREAD = 1e-6
-"""Least relative difference between the outputs of two samples with which a comparison of outputs
-would show a wrong fold."""
+"""The least relative difference between the outputs of two samples of a batch.
+
+Below it, comparing outputs would not show a wrong fold.
+"""
 
 
 class NotTheSame(FoldError):
@@ -47,24 +49,25 @@ class NotTheSame(FoldError):
 
 
 class FoldedFails(FoldError):
-    """The original runs on ``inputs``, and the folded model's forward fails there."""
+    """The folded model's forward fails on ``inputs``, on which the original runs."""
 
     inputs: tuple[tuple[Any, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and how far apart original and folded model were.
+    """The result of the proof: the differences between original and folded model.
 
     Attributes:
-        inputs: how many inputs were compared.
-        float64_relative: the largest difference over the largest output, in float64; ``None`` if
-            the model cannot run in float64, which ``note`` explains.
-        native_relative: the same for the delivered model in its own dtype against the original
-            in its own dtype.
+        inputs: the number of inputs compared.
+        float64_relative: the largest difference divided by the largest output, in float64; ``None``
+            if the model cannot run in float64, which ``note`` explains.
+        native_relative: the same ratio for the delivered model against the original, both in the
+            model's own dtype.
         native_max_abs: the largest absolute difference in the model's own dtype.
-        original_relative: the original in its own dtype against itself in float64: what its dtype
-            costs it without any folding.
+        original_relative: the same ratio for the original in its own dtype against the original in
+            float64: the error of the dtype without any folding.
+        note: a remark on the proof for the report; empty without one.
     """
 
     inputs: int
@@ -88,21 +91,21 @@ def verify(
     """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
 
     Args:
-        original: the model as it was given; it is not changed.
-        folded: a copy of it after :func:`deployfold.folding.rewrite.rewrite.apply`.
-        plan: what was applied.
+        original: the model as it was given, which stays unchanged.
+        folded: a copy of ``original`` after :func:`deployfold.folding.rewrite.rewrite.apply`.
+        plan: the plan that was applied.
         inputs: argument tuples for the forward.
-        generated: groups of further ones, which the original may refuse; of each group the first
-            that it takes is compared.
+        generated: groups of further argument tuples, which the original may refuse; in each group
+            the first tuple that the original accepts is compared.
         random: the forward may draw random numbers.
-        tolerance: greatest relative difference in float64.
+        tolerance: the largest relative difference allowed in float64.
 
     Raises:
         FoldedFails: the folded model's forward fails.
-        NotTheSame: they are not the same function; the message names the first layer that departs.
+        NotTheSame: the functions differ; the message names the first layer that departs.
         FoldError: the original's forward fails or gives no finite number.
     """
-    # A forward may write to its parameters, and caches what it met: this copy has met nothing.
+    # A forward may write to its parameters or cache its inputs, so the copy must be unused.
     copied = copy_modules(original, share_parameters=False)
     outputs = []
     for item in inputs:
@@ -110,14 +113,14 @@ def verify(
             outputs.append(run_model(copied, item, random=random))
         except FoldError:
             raise
-        except Exception as error:  # tracing computes no numbers, and may not meet it
+        except Exception as error:  # tracing computes no numbers and may not hit this error
             raise forward_failed(item, error) from error
     inputs = list(inputs)
     for group in generated:
         for item in group:
             try:
                 outputs.append(run_model(copied, item, random=random))
-            except Exception:  # not every model takes random numbers
+            except Exception:  # not every model accepts random numbers
                 continue
             inputs.append(item)
             break
@@ -138,7 +141,10 @@ def _compare(
     random: bool,
     tolerance: float,
 ) -> Verification:
-    """Compare with the original's ``outputs``; its copy ``copied`` is used up."""
+    """Compare the folded model with the original's ``outputs``.
+
+    ``copied``, the copy of the original, is changed; do not use it again.
+    """
     _check_comparable(outputs, plan)
     native = [
         difference(expected, _run_folded(folded, item, random))
@@ -191,7 +197,7 @@ def _insensitive(outputs: Sequence[list[Tensor]]) -> bool:
     """Whether every output is 0, or the same for all samples of a batch.
 
     Untrained networks give such outputs: the weights of a last layer are 0, or activations vanish
-    beside a bias. A difference in the layers before does not show in them.
+    beside a bias. Such outputs do not show a difference in the layers before.
     """
     compared = False
     for tensor in (tensor for item in outputs for tensor in item):
@@ -218,7 +224,11 @@ def _run_folded(folded: nn.Module, inputs: tuple[Any, ...], random: bool) -> lis
 
 
 def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
-    """NaN equals NaN whatever was folded, so there must be something else to compare."""
+    """Check that some output is finite, because NaN equals NaN whatever was folded.
+
+    Raises:
+        FoldError: every number in the outputs is NaN or infinite.
+    """
     filled = [tensor for item in outputs for tensor in item if tensor.numel()]
     if not filled or any(bool(tensor.isfinite().any()) for tensor in filled):
         return
@@ -237,16 +247,18 @@ def _in_float64(
     outputs: Sequence[list[Tensor]],
     random: bool,
 ) -> tuple[float | None, float | None, str]:
-    """The largest relative difference in float64, and that of the original's own ``outputs``.
+    """Compare in float64.
 
-    ``original`` is used up: it is float64 afterwards, and folded.
+    The results are the largest relative difference of the folded model, the largest of the
+    original's own ``outputs``, and a note. ``original`` is float64 and folded afterwards; do not
+    use it again.
     """
     wide = [double_inputs(item) for item in inputs]
     try:
         reference = original.double()
         with InFloat64():
             expected = [run_model(reference, item, random=random) for item in wide]
-    except Exception as error:  # any model code may fail on a dtype it was not written for
+    except Exception as error:  # model code may fail on a dtype that it was not written for
         return None, None, f"the model does not run in float64 ({first_line(error)})"
     folded = apply(plan, reference)
     with InFloat64():
@@ -261,10 +273,11 @@ def _in_float64(
 
 
 def _native_limit(original: nn.Module, rounding: float) -> float:
-    """How far the folded model may be from the original in its own dtype.
+    """The largest relative difference allowed in the model's own dtype.
 
-    Both round; the original's own distance from float64, or that of the fold in float64, says how
-    much ``rounding`` matters for this model. 100 times that, and never less than the square root of
-    the dtype's epsilon, leaves room for bad luck, while a wrong fold is off by about 1.
+    Both models round. ``rounding`` measures how much that matters for this model: the larger of the
+    original's distance from float64 and the fold's distance in float64. The limit is 100 times
+    ``rounding``, and at least the square root of the dtype's epsilon. The factor leaves room for
+    bad luck; a wrong fold is off by about 1.
     """
     return max(rounding_limit(original.parameters()), 100 * rounding)

@@ -1,1 +1,1 @@
-"""Applying a plan: new weights, and forwards without the folded layers."""
+"""Applying a plan to a model: write new weights and remove the folded layers from forwards."""

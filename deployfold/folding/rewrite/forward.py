@@ -1,7 +1,7 @@
 """Rewriting the forward of one module with ``torch.fx``, where an operator has no module to remove.
 
-This is the way for ``F.batch_norm`` called in a forward and for the graph modules that
-``torch.export`` makes. Only the module itself is traced; its children stay as they are.
+Examples are ``F.batch_norm`` called in a forward and the graph modules that ``torch.export`` makes.
+Only the module itself is traced; its children stay as they are.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _OPERATORS = {
     "imul": "mul_",
     "itruediv": "div_",
 }
-"""Python's operators, by the name that torch gives what they dispatch."""
+"""The torch name of each Python operator whose name differs from it."""
 
 
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
-    """Why ``torch.fx`` cannot take an operator out of the forward of ``module``; None if it can."""
+    """Why ``torch.fx`` cannot remove an operator from the forward of ``module``; None if it can."""
     try:
         graph = _graph_of(module)
     except Exception as error:
@@ -44,15 +44,16 @@ def rewrite_forward(
     biases: Iterable[tuple[str, int, Tensor]],
     shifts: Iterable[tuple[str, int, Tensor]] = (),
 ) -> fx.GraphModule:
-    """A module with the same children and state whose forward lacks some operators.
+    """Return a module with the same children and state whose forward lacks some operators.
 
     Args:
-        bypass: operators to replace by their first argument, as name and occurrence.
+        module: the module, which gets the new parameters and buffers as well.
+        bypass: operators to replace by their input, as name and occurrence.
         biases: layers to give a bias, as name, occurrence and value of shape ``(out,)``.
-        shifts: operators to replace by the addition of a constant.
+        shifts: operators to replace by the addition of a constant: name, occurrence, constant.
 
     Raises:
-        FoldError: ``torch.fx`` does not show one of them.
+        FoldError: the ``torch.fx`` trace lacks one of these operators.
     """
     graph = _graph_of(module)
     doomed = [_need(graph, name, occurrence, module) for name, occurrence in bypass]
@@ -105,14 +106,14 @@ def _graph_of(module: nn.Module) -> fx.Graph:
 
 
 class _ShallowTracer(fx.Tracer):
-    """Traces one module's forward and none of its children's."""
+    """A tracer that enters one module's forward and none of its children's."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 def _data_of(node: fx.Node) -> fx.Node:
-    """The input of an operator that depends on the module's input."""
+    """The first input of ``node`` that depends on the module's input; without one, ``node``."""
     return next((item for item in node.all_input_nodes if not _is_constant(item)), node)
 
 

@@ -1,4 +1,4 @@
-"""Carrying out a plan on a model: new weights, and modules taken out."""
+"""Applying a plan to a model: write the new weights and remove or replace modules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .weights import edit_layer, edit_norm
 
 
 class Zero(nn.Module):
-    """What is left of a branch that was merged into a parallel one: a scalar zero to add."""
+    """The replacement for a branch that was merged into a parallel one: adds a scalar zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a zero of shape ``()`` with the dtype and device of ``x``."""
@@ -37,7 +37,7 @@ class Zero(nn.Module):
 
 
 class Shift(nn.Module):
-    """What is left of a normalisation whose scale was folded: a constant to add."""
+    """The replacement for a normalisation whose scale was folded: adds a constant."""
 
     def __init__(self, shift: Tensor) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class Shift(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x + shift``, where the shift broadcasts."""
+        """Return ``x + shift``; the shift broadcasts."""
         return x + self.shift
 
 
 class RewriteFault(Exception):
-    """Deployfold failed to carry its plan out on the module at ``path``, which is a bug in it."""
+    """A bug in deployfold: applying the plan failed at the module ``path``."""
 
     def __init__(self, path: str, error: Exception) -> None:
         super().__init__(f"deployfold failed to rewrite {path} ({type(error).__name__}: {error})")
@@ -68,10 +68,11 @@ def _our_fault_at(path: str) -> Iterator[None]:
 
 
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
-    """Carry out ``plan`` on ``model``, in place; returns the model, which is a new object only if
-    the forward of the model itself had to be rewritten.
+    """Apply ``plan`` to ``model`` in place, and return the model.
 
-    New weights are computed in float64 and rounded once to the dtype they are stored in.
+    The returned model is a new object only if the forward of the model itself had to be rewritten.
+
+    New weights are computed in float64 and rounded once to the dtype in which they are stored.
 
     Raises:
         FoldError: a new weight does not fit its dtype.
@@ -142,7 +143,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
 
 
 def _like(model: nn.Module) -> Tensor:
-    """A tensor of the dtype and on the device that the model computes in."""
+    """A tensor with the dtype and device in which the model computes: its first float parameter."""
     floats = (item for item in model.parameters() if item.is_floating_point())
     return next(floats, torch.zeros(()))
 
@@ -151,7 +152,7 @@ def _drop_affine(module: nn.Module) -> None:
     for name in ("weight", "bias"):
         if name in module._parameters:
             module.register_parameter(name, None)
-    for name in ("affine", "elementwise_affine"):  # what they print, and show to exporters
+    for name in ("affine", "elementwise_affine"):  # these are printed, and exporters read them
         if hasattr(module, name):
             setattr(module, name, False)
 
@@ -183,7 +184,7 @@ def _activation_module(activation: Activation) -> nn.Module:
 
 
 def _substitute(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Put each new module wherever its old one is registered; a shared one has several places."""
+    """Put each new module wherever its old module is registered, which may be several places."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in new:

@@ -1,4 +1,4 @@
-"""New weights and biases: carrying out the edits of a plan on the tensors of a model."""
+"""Writing new weights and biases: apply the edits of a plan to the tensors of a model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deployfold.folding.plan import LayerEdit, NormEdit, Term
 
 
 def edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
-    """Write the new weight and bias of a layer; returns the bias if the layer had none.
+    """Write the new weight and bias of a layer; return the bias if the layer had none.
 
-    New numbers are computed in float64 and rounded once to the dtype they are stored in.
+    New numbers are computed in float64 and rounded once to the dtype in which they are stored.
 
     Raises:
         FoldError: a new number does not fit its dtype.
@@ -30,7 +30,7 @@ def edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
     for part in parts[1:]:
         weight.add_(part.weight)
         shift = shift + part.shift
-    if edit.layer.kind == "embedding":  # every row of its weight holds the bias as well
+    if edit.layer.kind == "embedding":  # every row of its weight includes the bias
         _store(stored, weight + shift, edit.layer.weight)
         return None
     _store(stored, weight, edit.layer.weight)
@@ -38,7 +38,7 @@ def edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
 
 
 def edit_norm(module: nn.Module, edit: NormEdit) -> None:
-    """Give a BatchNorm the weight and bias with which it computes ``edit.affine``."""
+    """Set the weight and bias of a BatchNorm so that the BatchNorm computes ``edit.affine``."""
     mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
     device = mean.device
     scale, shift = edit.affine.scale.to(device), edit.affine.shift.to(device)
@@ -54,21 +54,21 @@ def edit_norm(module: nn.Module, edit: NormEdit) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Summand:
-    """What one term adds to a layer's weight and to its bias; both float64."""
+    """The contribution of one term to a layer's new weight and bias; both float64."""
 
     weight: Tensor
     shift: Tensor
 
 
 def _scales_rows_only(edit: LayerEdit) -> bool:
-    """Whether the edit multiplies output channels and does nothing else to the weight."""
+    """Whether the edit only multiplies output channels of the weight."""
     first = edit.terms[0]
     alone = len(edit.terms) == 1 and first.source == edit.layer and first.columns is None
     return alone and edit.layer.kind != "embedding"
 
 
 def _scale_rows(model: nn.Module, edit: LayerEdit) -> Tensor | None:
-    """The frequent case, in place and without a float64 copy of the weight."""
+    """Apply a rows-only edit, the frequent case, in place and without a float64 copy."""
     layer = edit.layer
     stored = _tensor(model, layer.weight)
     rows, shift = edit.terms[0].rows.to(stored.device), edit.shift.to(stored.device)
@@ -80,7 +80,7 @@ def _scale_rows(model: nn.Module, edit: LayerEdit) -> Tensor | None:
 
 
 def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
-    """One term of an edit, as a kernel of the size of ``layer``'s."""
+    """Compute one term of an edit, as a kernel of the size of ``layer``'s kernel."""
     device = _tensor(model, layer.weight).device
     rows = term.rows.to(device)
     source = term.source or layer
@@ -108,7 +108,7 @@ def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
 
 
 def _embedded(weight: Tensor, source: Layer, layer: Layer) -> Tensor:
-    """The weight of ``source``, a parallel branch, as a kernel of ``layer``."""
+    """Write the weight of the parallel branch ``source`` as a kernel of ``layer``."""
     if source == layer:
         return weight
     taps = taps_within(source, layer)
@@ -123,7 +123,7 @@ def _identity(layer: Layer) -> Tensor:
 
 
 def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor) -> Tensor | None:
-    """Write the bias of a layer; returns it if the layer has none yet and needs one."""
+    """Write the bias of a layer; return the bias if the layer has none yet and needs one."""
     layer = edit.layer
     if layer.bias is not None:
         _store(_tensor(model, layer.bias), value, layer.bias)
@@ -138,12 +138,12 @@ def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor) -> Tensor | Non
 def _store(target: Tensor, value: Tensor, name: str) -> None:
     target.copy_(value)
     if not _is_finite(value):
-        return  # it was not finite before, and the comparison will say so
+        return  # not finite before folding either; the comparison will report it
     _check_range(target, name)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # One pass that allocates nothing; NaN comes through as well.
+    # aminmax takes one pass, allocates nothing, and propagates NaN.
     return (
         all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)) if tensor.numel() else True
     )
@@ -151,7 +151,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _check_range(tensor: Tensor, name: str) -> None:
     if tensor.dtype is not torch.float64 and not _is_finite(tensor):
-        if bool(tensor.isnan().any()):  # which no scale of a fold makes of a number
+        if bool(tensor.isnan().any()):  # folding a finite number never yields NaN
             raise FoldError(
                 f"{name} holds NaN.", hint="The training diverged: choose an earlier checkpoint."
             )

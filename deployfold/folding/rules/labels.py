@@ -109,9 +109,7 @@ class Labels:
     def carried(self, labels: Tensor, route: Route) -> Tensor:
         """The cells of the output of a route; NaN marks padding between channels."""
         if labels.numel() == 1 and isinstance(route, Moved) and float(labels) == FIXED:
-            return labels.reshape(
-                [1] * len(route.result.shape)
-            )  # the padding keeps its value as well
+            return labels.reshape([1] * len(route.result.shape))  # padding stays fixed as well
         moved = route.down(labels)
         if route.pads:  # merge the padding into its channel, except along channels
             for axis in range(moved.dim()):
