@@ -21,8 +21,8 @@ class AffineLayer:
         name: the module path. For a function call, the place of the call.
         functional: the forward of another module calls the layer as a function.
         sites: the operators that run the layer.
-        affine: the scale and shift of each channel, in float64. Folding adds the maps of other
-            affine layers.
+        affine: the scale and shift of each channel, in float64; other affine layers may already
+            be folded into these numbers.
         removals: the edits that remove the layer; empty if ``reason`` explains why it stays.
         kind: the name of its group in the report: ``"batchnorm"``, ``"scale"``, or the class of
             the norm that owns the affine parameters, such as ``"LayerNorm"``.

@@ -1,7 +1,7 @@
 """Checks for shared memory: the readers of a tensor, and the operators that overwrite the tensor.
 
-A BatchNorm returns a new tensor. Once the BatchNorm is folded, in-place operators behind it
-overwrite its input instead.
+A BatchNorm returns a new tensor. Once the BatchNorm is folded, the in-place operators that followed
+the BatchNorm overwrite its input instead.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Op:
 
     Attributes:
         name: the operator without overload, such as ``conv2d`` or ``add_``.
-        arguments: by schema name, with defaults filled in and a :class:`Value` for each tensor.
+        arguments: the arguments by schema name, defaults filled in, a :class:`Value` per tensor.
         call: the innermost module call around the operator.
         occurrence: the number of earlier operators of the same name in the same call.
     """

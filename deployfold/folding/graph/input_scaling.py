@@ -97,7 +97,7 @@ def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLaye
 
 
 def _step(op: Op, size: int) -> Affine | None:
-    """One operator as an affine map of its variable input; None if the map is not affine."""
+    """One operator as an affine map of its variable input; None if not affine or not known."""
     first, second = op["self"], op["other"]
     turned = isinstance(first, Value) and first.constant  # the constant comes first
     number = _number(first if turned else second, size)

@@ -17,13 +17,15 @@ _REDUCTION = frozenset({"dim", "keepdim", "padding", "ceil_mode", "count_include
 
 
 def reads_data(op: Op) -> bool:
-    """Whether ``op`` reads numbers in Python from a tensor that depends on the input."""
+    """Whether ``op`` passes numbers that depend on the input to Python or other outside code."""
     return op.name in _READS and any(not value.constant for value in op.inputs)
 
 
 def outline_of(inputs: list[Value], ops: list[Op]) -> object:
-    """Summarise a pass as a hashable value: its operators, the sources of their inputs, and the
-    arguments that folding depends on. The summary contains no sizes.
+    """Summarise a pass as a hashable value without sizes.
+
+    The summary holds the operators, the sources of their inputs, and the arguments that folding
+    depends on.
 
     Args:
         inputs: the model's inputs in that pass.

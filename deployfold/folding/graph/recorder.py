@@ -65,8 +65,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     shape = tuple(attribute.shape)
                     self._bind(attribute, Value(shape, attribute.dtype, constant=True))
 
-    # The passes.
-
     def begin(self) -> tuple[int, int, int, int]:
         """Begin another pass; return the start that :meth:`since` and :meth:`undo` take."""
         start = (len(self._ops), len(self._calls), len(self._inputs), len(self._outputs))
@@ -91,7 +89,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
 
     def reads_data(self) -> bool:
-        """Whether a pass read numbers in Python that depend on the model's input."""
+        """Whether a pass gave numbers that depend on the model's input to code outside torch."""
         return any(reads_data(op) for op in self._ops)
 
     def note_read(self, name: str, tensor: torch.Tensor) -> None:
@@ -102,6 +100,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
+        """Record every module call inside the ``with`` block, by hooks on the modules."""
+
         def enter(module: torch.nn.Module, arguments: Any) -> None:
             path = self._paths.get(id(module), type(module).__name__)
             call = Call(path, module, self._stack[-1])
@@ -161,6 +161,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def restore_parameters(self) -> None:
+        """Restore the numbers of every parameter and buffer that a pass wrote to."""
         with torch.no_grad():
             for parameter, original in self._originals.values():
                 parameter.copy_(original)

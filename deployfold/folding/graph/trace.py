@@ -32,7 +32,7 @@ from .recorder import Inputs, Reads, Recorder
 def trace(
     model: torch.nn.Module, *samples: Inputs, others: Sequence[Sequence[Inputs]] = ()
 ) -> Graph:
-    """Record a forward pass of ``model`` for each of ``samples`` that leads to other operators.
+    """Record one forward pass of ``model`` for each sample that runs a new list of operators.
 
     The graph of several passes holds the module calls of all passes. A fold must be correct for
     every call, as for a module that one pass calls several times.

@@ -20,7 +20,7 @@ class Change:
 
     Attributes:
         scale: a partly known tensor of the value ``x``; NaN marks an element without readers.
-        shift: likewise.
+        shift: a partly known tensor of the value ``x``.
         constant: the change has a shift, even if every number of the shift is zero.
     """
 

@@ -77,7 +77,7 @@ Builder = Callable[[Op], list[Link]]
 
 
 def passes(op: Op) -> list[Link]:
-    """Operators whose output equals the input, such as dropout in evaluation mode."""
+    """Links for operators whose output equals the input, such as dropout in evaluation mode."""
     if op.arguments.get("train", False):
         raise NotSeparable("it drops elements at random")
     source = _single(op)
@@ -85,24 +85,24 @@ def passes(op: Op) -> list[Link]:
 
 
 def moves(op: Op) -> list[Link]:
-    """Operators whose output elements are copies of input elements, or zero padding."""
+    """Links for operators whose output elements are copies of input elements, or zero padding."""
     source = _single(op)
     return [Link(result, ((source, Moved(op, source, result), 1.0),)) for result in op.outputs]
 
 
 def moves_by_index(op: Op) -> list[Link]:
-    """Operators that copy the input elements chosen by a stored tensor of integers."""
+    """Links for operators that copy the input elements chosen by a stored tensor of integers."""
     return moves(op)
 
 
 def negates(op: Op) -> list[Link]:
-    """The negation ``-x``."""
+    """Links for the negation ``-x``."""
     source = _single(op)
     return [Link(op.output, ((source, Aligned(source, op.output), -1.0),))]
 
 
 def multiplies(op: Op) -> list[Link]:
-    """``x * factor`` and ``x / factor`` with a known, finite factor that contains no zero."""
+    """Links for ``x * factor`` and ``x / factor``; the factor is known, finite and nowhere zero."""
     source = _single(op)
     name = op.name.rstrip("_")
     if op.arguments.get("rounding_mode"):
@@ -125,7 +125,7 @@ def multiplies(op: Op) -> list[Link]:
 
 
 def rectifies(op: Op) -> list[Link]:
-    """Activations with ``f(s * x) = s * f(x)`` for every positive ``s``, such as ReLU."""
+    """Links for activations with ``f(s * x) = s * f(x)`` for every positive ``s``, such as ReLU."""
     source = _single(op)
     return [
         Link(
@@ -167,7 +167,7 @@ class Reduction:
 
 
 def joins(op: Op) -> list[Link]:
-    """Concatenations; ``stack`` joins tensors along a new axis."""
+    """Links for concatenations; ``stack`` joins tensors along a new axis."""
     new = op.name == "stack"
     sources: list[Value] = op["tensors"]
     variable = [source for source in sources if not source.constant]
@@ -184,7 +184,7 @@ def joins(op: Op) -> list[Link]:
 
 
 def adds(op: Op) -> list[Link]:
-    """Sums and differences of two tensors, or of a tensor and a constant."""
+    """Links for sums and differences of two tensors, or of a tensor and a constant."""
     name = op.name.rstrip("_")
     alpha = float(op.arguments.get("alpha", 1))
     signs = {"self": 1.0, "other": -alpha if name == "sub" else alpha}
@@ -210,7 +210,7 @@ def adds(op: Op) -> list[Link]:
 
 
 def attends(op: Op) -> list[Link]:
-    """Attention, ``weights @ values``: averages whose weights are a softmax and so add up to 1."""
+    """Links for attention, ``weights @ values``: the weights are a softmax, so their sum is 1."""
     if op.name == "scaled_dot_product_attention":
         value, plain = op["value"], op["attn_mask"] is None and not op["dropout_p"]
         if not plain or value.constant or value.shape[:-2] != op["query"].shape[:-2]:
