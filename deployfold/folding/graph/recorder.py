@@ -96,8 +96,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Record that code outside torch reads ``tensor``."""
         self._record(name, None, {"self": self._value(tensor)}, [])
 
-    # Modules: the stack of open calls, the innermost last.
-
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
         """Record every module call inside the ``with`` block, by hooks on the modules."""
@@ -124,8 +122,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             for handle in handles:
                 handle.remove()
-
-    # Tensors: the value that each tensor holds at this moment.
 
     def adopt_input(self, argument: Any) -> Any:
         """Register a possibly nested input; return a copy that the model may write to."""
@@ -167,6 +163,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parameter.copy_(original)
 
     def _known(self, tensor: torch.Tensor) -> Value | None:
+        """The value that ``tensor`` holds at this moment; None if the recorder has none."""
         reference, value = self._values.get(id(tensor), (None, None))
         # Python may reuse the id of a dead tensor.
         return value if reference is not None and reference() is tensor else None
