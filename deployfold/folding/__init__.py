@@ -1,4 +1,4 @@
-"""Folding: every BatchNorm that mathematics allows, in eager PyTorch, and a reason for the rest."""
+"""Folding: fold every BatchNorm that can be folded exactly, and give a reason for each one left."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ def fold(
 ) -> FoldResult:
     """Fold every BatchNorm of ``model`` that can be folded exactly.
 
-    The model runs on ``example_inputs``, and on each of ``more_inputs``, to find out which layer
-    feeds which; what these runs do not reach is not touched. It is also tried with another batch
-    size and with heights, widths and lengths one larger and one smaller; where it takes them and
-    runs other operators there, they count as well. The result is compared with the original on all
-    of these and on ``check_inputs``, in float64 and in its own dtype. Where it differs, the inputs
-    that it was only compared on are traced as well. If that does not help, the BatchNorms that make
-    the difference stay.
+    The model is traced on ``example_inputs`` and on each of ``more_inputs`` to find out which layer
+    feeds which. Layers that these runs do not reach stay as they are. The model is also tried with
+    another batch size and with heights, widths and lengths one larger and one smaller. If the model
+    accepts such a shape and runs other operators there, the shape is traced as well. The result is
+    compared with the original on all of these inputs and on ``check_inputs``, in float64 and in the
+    model's own dtype. If the result differs, the inputs used only for comparison are traced as
+    well. If the result still differs, the BatchNorms that make the difference stay.
 
     Args:
-        model: in evaluation mode; it is never changed. TorchScript is folded in its graph.
-        example_inputs: the arguments of one forward call, tensors on the model's device.
+        model: a model in evaluation mode, which stays unchanged. TorchScript folds in its graph.
+        example_inputs: the arguments of one forward call, with tensors on the model's device.
         reparam: also merge parallel linear branches (RepVGG) and fold constant scales (LayerScale).
         norm_affine: also fold the affine parameters of LayerNorm, RMSNorm, GroupNorm and
             InstanceNorm into the layers behind them; the normalisation stays.
         keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
-            call; otherwise what they compute is stored first.
+            call; otherwise the computed weights are stored first.
         more_inputs: further argument tuples, for a model that takes other paths on other data.
-        check_inputs: further argument tuples of shapes that the model will meet.
+        check_inputs: further argument tuples, of other shapes that the model will be used with.
 
     Raises:
-        FoldError: the forward fails, or the folded model is not the same function.
+        FoldError: the forward fails, or the folded model computes another function.
     """
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)

@@ -1,4 +1,4 @@
-"""The closed forms of folding. Everything here is float64 and rounds nothing.
+"""The closed forms of folding, computed in float64.
 
 A per-channel affine map ``y[c] = scale[c] * x[c] + shift[c]`` composed with a linear layer is a
 linear layer again. Writing ``W`` for the weight, ``b`` for the bias and ``*`` for a product along
@@ -7,7 +7,7 @@ the channel that the map acts on:
 * after the layer (rows):     ``scale * (W x + b) + shift  =  (scale * W) x + (scale * b + shift)``
 * before the layer (columns): ``W (scale * x + shift) + b  =  (W * scale) x + (b + W shift)``
 
-The second holds for a convolution only where no zero padding mixes with the shift.
+The second form holds for a convolution only where no zero padding mixes with the shift.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import torch
 from torch import Tensor
 
 _SLICE = 1 << 17
-"""Elements scaled at a time: 1 MiB in float64, which stays in the cache."""
+"""The number of elements scaled at a time: 1 MiB in float64, which stays in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``y[c] = scale[c] * x[c] + shift[c]``; both float64 vectors of shape ``(channels,)``.
+    """A per-channel affine map ``y[c] = scale[c] * x[c] + shift[c]``.
 
-    ``constant`` says whether there is a shift at all. A BatchNorm has one even where it happens to
-    be zero, so that what folding does to a network depends on its structure and not on its values.
+    Attributes:
+        scale, shift: float64 vectors of shape ``(channels,)``.
+        constant: whether the map has a shift at all. A BatchNorm has a shift even where the shift
+            happens to be zero, so that folding depends on a network's structure and not on its
+            values.
     """
 
     scale: Tensor
@@ -42,7 +45,7 @@ class Affine:
         )
 
     def take(self, index: Tensor) -> Affine:
-        """The map of every channel named by ``index``; the identity where the index is negative."""
+        """Select the map of each channel in ``index``; a negative index gives the identity."""
         chosen = index.clamp(min=0)
         used = index >= 0
         one = torch.ones((), dtype=torch.float64)
@@ -57,17 +60,17 @@ class Affine:
         return Affine(self.scale, torch.zeros_like(self.shift), constant=False)
 
     def equals(self, other: Affine) -> bool:
-        """Whether both maps are the same, bit by bit."""
+        """Whether scale and shift of both maps are equal, bit by bit up to the sign of zero."""
         return torch.equal(self.scale, other.scale) and torch.equal(self.shift, other.shift)
 
     @property
     def finite(self) -> bool:
-        """Whether no number in it is inf or NaN."""
+        """Whether every scale and every shift is finite."""
         return bool(self.scale.isfinite().all()) and bool(self.shift.isfinite().all())
 
     @property
     def has_shift(self) -> bool:
-        """Whether its constant part differs from zero anywhere."""
+        """Whether the shift differs from zero in any channel."""
         return bool((self.shift != 0).any())
 
 
@@ -107,10 +110,11 @@ def scale_rows(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) 
 
 
 def scale_rows_(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> None:
-    """The same in place, rounding each product once to the dtype of ``weight``.
+    """Multiply the output channels of ``weight`` in place, as :func:`scale_rows` does.
 
-    It goes through a slice at a time: float64 copies of whole weights cost more in page faults
-    than the multiplication costs (15 times, measured on a 512x512x3x3 weight).
+    Each product is rounded once to the dtype of ``weight``. The function scales one slice at a
+    time, because float64 copies of whole weights cost more in page faults than the multiplication
+    itself (15 times, measured on a 512x512x3x3 weight).
     """
     if transposed:
         weight.copy_(scale_rows(weight.double(), scale, transposed=True, groups=groups))
@@ -132,7 +136,7 @@ def scale_columns(weight: Tensor, scale: Tensor, *, transposed: bool, groups: in
 
 
 def response_to(weight: Tensor, shift: Tensor, *, groups: int) -> Tensor:
-    """What a convolution or linear layer makes of the constant input ``shift``; shape ``(out,)``.
+    """The response of a convolution or linear layer to the constant input ``shift``: ``(out,)``.
 
     Args:
         weight: ``(out, in / groups, *kernel)``; not transposed.
@@ -146,13 +150,14 @@ def response_to(weight: Tensor, shift: Tensor, *, groups: int) -> Tensor:
 def embed_kernel(
     weight: Tensor, *, groups: int, into_groups: int, taps: tuple[tuple[int, ...], ...]
 ) -> Tensor:
-    """Write a convolution kernel as a larger one of fewer groups that computes the same.
+    """Write a convolution kernel as a larger kernel with fewer groups that computes the same.
 
     Args:
         weight: ``(out, in / groups, *kernel)``.
-        groups: its groups, a multiple of ``into_groups``.
-        taps: for every spatial axis, the size of the large kernel followed by the position in it
-            of each tap of the small one.
+        groups: the groups of ``weight``, a multiple of ``into_groups``.
+        into_groups: the groups of the large kernel.
+        taps: for every spatial axis, the size of the large kernel, followed by the position in the
+            large kernel of each tap of the small kernel.
 
     Returns:
         ``(out, in / into_groups, *large kernel)``.
@@ -161,7 +166,7 @@ def embed_kernel(
     ratio = groups // into_groups
     wide = weight.new_zeros(out_channels, width * ratio, *weight.shape[2:])
     rows = torch.arange(out_channels)
-    # Within its new group, a row reads the block of columns of the small group it came from.
+    # Within its new group, a row reads the columns of its old, small group.
     block = rows // (out_channels // groups) % ratio
     columns = block[:, None] * width + torch.arange(width)
     wide[rows[:, None], columns] = weight
@@ -174,7 +179,9 @@ def embed_kernel(
 
 
 def identity_kernel(channels: int, *, groups: int, taps: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The kernel that copies its input: ``(channels, channels / groups, *kernel)``; see ``taps``
-    of :func:`embed_kernel`, here with the single position of the centre for every axis."""
+    """The kernel that copies its input, of shape ``(channels, channels / groups, *kernel)``.
+
+    ``taps`` is as in :func:`embed_kernel`, with the one position of the centre for every axis.
+    """
     ones = torch.ones(channels, 1, *[1] * len(taps), dtype=torch.float64)
     return embed_kernel(ones, groups=channels, into_groups=groups, taps=taps)

@@ -1,12 +1,12 @@
-"""Folding a model: plan, rewrite, prove; and what is tried where the proof fails.
+"""Folding a model: plan, rewrite and prove, with further attempts where the proof fails.
 
-1. The model is traced on the given inputs, and on other shapes where it does something else.
-2. The plan is carried out on a copy, and the copy is compared with the original.
-3. Where the comparison fails, or the copy's forward does, one of these is tried, in this order:
-   keep the BatchNorms that the model's own code looks at; trace the inputs that were only compared;
-   leave parallel branches unmerged; search for the BatchNorms that make the difference.
-4. A failure of the rewriter is a bug in deployfold. The BatchNorms behind it stay, the note says
-   so, and nothing else is given up for it.
+1. The model is traced on the given inputs, and on other shapes where it runs other operators.
+2. The plan is applied to a copy, and the copy is compared with the original.
+3. If the comparison or the copy's forward fails, one of these is tried, in this order: keep the
+   BatchNorms that the model's own code looks at; trace the inputs that were only compared; leave
+   parallel branches unmerged; search for the BatchNorms that make the difference.
+4. A failure of the rewriter is a bug in deployfold. The BatchNorms concerned stay, a note reports
+   the failure, and every other fold is still made.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _TRACED_ALL = (
 )
 _GIVEN_ONLY = "Random inputs make the model fail, so it was compared on the given ones only."
 _FAULTS = 8
-"""Failures of the rewriter after which nothing more is tried."""
+"""The most failures of the rewriter before folding ends with an error."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt to fold goes by.
+    """The settings of one attempt to fold a model.
 
     Attributes:
-        traced: the inputs that the model is traced and compared on.
-        compared: further inputs that it is compared on.
+        traced: the inputs on which the model is traced and compared.
+        compared: further inputs on which the model is only compared.
         reparam: merge parallel branches.
         norm_affine: fold the affine parameters of LayerNorm and its relatives.
-        keep: what must stay, each with its reason.
+        keep: the names of affine layers and branches that must stay, each with its reason.
         notes: sentences for the user.
     """
 
@@ -66,7 +66,7 @@ class Attempt:
     notes: tuple[str, ...] = ()
 
     def keeping(self, names: dict[str, str], *notes: str) -> Attempt:
-        """The same, with more that must stay."""
+        """Return the same settings with more names and notes, where ``names`` must stay."""
         return replace(self, keep={**self.keep, **names}, notes=(*self.notes, *notes))
 
 
@@ -113,14 +113,14 @@ class _Folder:
         self._first = [*([[small]] if small else []), wider]
         self._others = [*self._first, *shorter]
         self._random = random_like(example)
-        self._plan = Plan((), (), (), (), ())  # of the last attempt
+        self._plan = Plan((), (), (), (), ())  # the plan of the last attempt
 
     def fold(self, attempt: Attempt) -> FoldResult:
-        """Fold as ``attempt`` says, and prove it.
+        """Fold with the settings ``attempt`` and prove the result.
 
         Raises:
-            NotTheSame, FoldedFails: the result is not the same function.
-            RewriteFault: deployfold failed to carry its plan out.
+            NotTheSame, FoldedFails: the folded model computes another function, or fails.
+            RewriteFault: deployfold failed to apply its plan.
             FoldError: the model's own forward fails.
         """
         model = self._model
@@ -134,7 +134,7 @@ class _Folder:
         )
         result = apply(plan, copy_modules(model, share_parameters=False))
         inputs = [*attempt.traced, *attempt.compared, *graph.differing]
-        # A forward that caches goes by what it met first: every run gets a copy that met nothing.
+        # A forward may cache values of its first input, so the proof runs an unused copy.
         verification = verify(
             model,
             copy_modules(result),
@@ -164,7 +164,7 @@ class _Folder:
         )
 
     def _generated(self, graph: Graph) -> list[list[Inputs]]:
-        """Random inputs to compare on: those of the first group that the model takes."""
+        """Random inputs for the comparison, from the first group that the model accepts."""
         traced = {id(item) for item in graph.differing}
         for group in self._first:
             own = {id(item) for item in group}
@@ -176,7 +176,7 @@ class _Folder:
         return [[*self._first[-1], self._random]]
 
     def without_faulty(self, attempt: Attempt, fault: RewriteFault) -> Attempt:
-        """Keep what the rewriter failed on: a bug in deployfold, and not in the model."""
+        """Keep the BatchNorms on which the rewriter failed, which is a bug in deployfold."""
         folded = [item for item in self._plan.folded if item.name not in attempt.keep]
         names = [item.name for item in folded if fault.path in (item.name, *item.into)]
         reason = f"{fault}; this is a bug in deployfold, please report it"
@@ -186,7 +186,7 @@ class _Folder:
         )
 
     def next_attempt(self, attempt: Attempt, error: NotTheSame | FoldedFails) -> Attempt | None:
-        """What to try after a failed comparison; None if only a search is left."""
+        """The next attempt after a failed comparison; ``None`` if only the search is left."""
         looks = self._looked_at(attempt, error.inputs)
         if looks:
             return attempt.keeping(*looks)
@@ -207,7 +207,10 @@ class _Folder:
     def _looked_at(
         self, attempt: Attempt, inputs: Sequence[Inputs]
     ) -> tuple[dict[str, str], str] | tuple[dict[str, str]] | None:
-        """What the model's code looks at, and has to stay; with a note if branches are of it."""
+        """The names that the model's code looks at and that must stay, each with its reason.
+
+        A note follows if parallel branches are among them. ``None`` if there are no such names.
+        """
         branches = {item.name for item in self._plan.folded if item.kind == "branch"}
         folded = apply(self._plan, copy_modules(self._model, share_parameters=False))
         names = [item.name for item in self._plan.folded if item.name not in attempt.keep]
@@ -224,10 +227,10 @@ class _Folder:
         return kept, f"Parallel branches were not merged where the model's code reads {read}."
 
     def search(self, attempt: Attempt, error: FoldError) -> FoldResult:
-        """Fold all but the BatchNorms that make the difference.
+        """Fold all BatchNorms except those that make the difference, which a search finds.
 
         Raises:
-            FoldError: ``error``, if not even keeping all of them helps.
+            FoldError: ``error``, if not even keeping all BatchNorms helps.
         """
 
         def fold_all_but(keep: frozenset[str]) -> FoldResult | None:
@@ -266,7 +269,7 @@ def _shape_notes(differing: Sequence[Inputs]) -> tuple[str, ...]:
 
 
 def _data_notes(graph: Graph) -> tuple[str, ...]:
-    """What a forward leaves unproved that reads numbers from its data."""
+    """A note for a forward that reads numbers from its data: other numbers are not proved."""
     reads = [op for op in graph.ops if reads_data(op)]
     if not reads:
         return ()

@@ -1,4 +1,4 @@
-"""Running what ``torch.compile`` wraps as it was written: folding needs every operator of it."""
+"""Running compiled models eagerly: folding must see every operator that ``torch.compile`` hides."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from deployfold.util.shared import SharedChange
 
 _TORCH = str(Path(torch.__file__).parent)
 _MARK = "_torchdynamo_orig_callable"
-"""What ``torch.compile`` sets on a function that it returns."""
+"""The attribute that ``torch.compile`` sets on every function that it returns."""
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[None]:
-    """Run without the compiler within the block, if ``model`` uses anything compiled.
+    """Return a block that runs without the compiler if ``model`` uses anything compiled.
 
-    Torch has one such switch for the whole process. What other threads have compiled computes the
-    same meanwhile, and slower. A model that uses nothing compiled changes nothing.
+    Torch has one such switch for the whole process. Compiled code of other threads computes the
+    same results meanwhile, but slower. A model without compiled code leaves the switch alone.
     """
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and its import takes a second
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled yet, and the import takes a second
         return nullcontext()
     return _EAGER.made() if any(_compiled_in(model)) else nullcontext()
 
@@ -40,7 +40,7 @@ _EAGER = SharedChange(_force_eager)
 
 
 def _compiled_in(model: nn.Module) -> Iterator[bool]:
-    """Whether each module, and each function that its code may call, is compiled."""
+    """Yield, for each module and each function that its code may call, whether it is compiled."""
     wrapper = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
     seen: set[int] = set()
     kinds: set[type] = set()
@@ -55,11 +55,11 @@ def _compiled_in(model: nn.Module) -> Iterator[bool]:
 
 
 def _compiled_from(item: Any, seen: set[int]) -> Iterator[bool]:
-    """Whether ``item``, and each function of the user that it names, is compiled."""
+    """Yield, for ``item`` and each user function that its code names, whether it is compiled."""
     waiting = [item]
     while waiting:
         item = waiting.pop()
-        item = getattr(item, "__func__", item)  # of a method
+        item = getattr(item, "__func__", item)  # the function of a method
         if not isinstance(item, FunctionType) or id(item) in seen:
             continue
         seen.add(id(item))
@@ -71,5 +71,5 @@ def _compiled_from(item: Any, seen: set[int]) -> Iterator[bool]:
         for cell in item.__closure__ or ():
             try:
                 waiting.append(cell.cell_contents)
-            except ValueError:  # it holds nothing yet
+            except ValueError:  # the cell is still empty
                 continue

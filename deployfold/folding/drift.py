@@ -1,4 +1,4 @@
-"""Compares the statistics of real inputs with those that BatchNorm layers were trained with.
+"""Comparing the statistics of real inputs with the running statistics of BatchNorm layers.
 
 A large difference usually means that the inputs are not preprocessed as in training. Folding is
 exact all the same: the folded model makes the same mistakes.
@@ -19,10 +19,13 @@ from deployfold.errors import first_few
 from .modules import copy_modules
 
 LEAST_SAMPLES = 8
-"""Fewer samples have statistics of their own."""
+"""The least number of samples; the statistics of fewer samples vary too much."""
 FAR = 1.0
-"""Standard deviations between two means. Measured with a trained EfficientNet-Lite0: at most 0.31
-in any layer on 16 crops of unrelated pictures, and 53 in the first layer on their raw pixels."""
+"""The distance between two means that counts as far, in standard deviations.
+
+Measured with a trained EfficientNet-Lite0: at most 0.31 in any layer on 16 crops of unrelated
+pictures, and 53 in the first layer on the raw pixels of the same crops.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Drift:
     """A BatchNorm whose input is far from its running statistics.
 
     Attributes:
+        name: module path of the BatchNorm.
         shift: median over the channels of the distance of the means, in standard deviations.
         spread: median over the channels of the factor between the variances, at least 1.
     """
@@ -55,11 +59,11 @@ class _Moments:
 
 
 def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
-    """The BatchNorms whose inputs are ``FAR`` from their running statistics, in the model's order.
+    """Find the BatchNorms whose inputs are ``FAR`` from their running statistics, in model order.
 
     Args:
-        model: in evaluation mode; it is not changed.
-        inputs: argument tuples of the forward, real samples.
+        model: a model in evaluation mode, which stays unchanged.
+        inputs: argument tuples of the forward, made of real samples.
     """
     copied = copy_modules(model)
     layers = {
@@ -96,7 +100,7 @@ def _drift(name: str, layer: _BatchNorm, moments: _Moments) -> Drift | None:
 
 
 def drift_note(found: Sequence[Drift]) -> str:
-    """One sentence on the layers of :func:`drifted`, the first of them with its numbers."""
+    """A note on the layers that :func:`drifted` found, with the numbers of the first layer."""
     first = found[0]
     others = f" (and {first_few([one.name for one in found[1:]])})" if len(found) > 1 else ""
     return (

@@ -1,12 +1,13 @@
-"""A model that takes raw pictures: uint8 frames in, the normalisation inside.
+"""A model that takes raw uint8 frames and contains their normalisation.
 
 :class:`Frames` normalises in its forward: channel order, mean, scale. Folding puts the scale into
-the layers behind, as it does with any constant scale. :func:`absorb` then puts the channel order
-and the mean into the first convolutions, where that is exact:
+the layers behind, as with any constant scale. :func:`absorb` then puts the channel order and the
+mean into the first convolutions, where that is exact:
 
-1. The channel order is a permutation of the input channels of their weights.
-2. The mean goes into their biases if none of them pads with zeros: ``b' = b - sum(W) mean``. A
-   zero beside the picture is a pixel of the mean's colour, so with padding one subtraction stays.
+1. The channel order becomes a permutation of the input channels of the convolutions' weights.
+2. The mean goes into the biases if no first convolution pads with zeros:
+   ``b' = b - sum(W) mean``. A padding zero stands for a pixel of the mean's colour, so with padding
+   one subtraction stays.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from .proof.compare import difference, double_inputs, run_model
 from .proof.verify import TOLERANCE
 
 LEVELS = 255.0
-"""The greatest level of a pixel; mean and std are given for values from 0 to 1."""
+"""The highest level of a pixel; mean and std are given for values from 0 to 1."""
 
 
 class Frames(nn.Module):
-    """A model behind the normalisation of raw pictures.
+    """A model with the normalisation of raw pictures in front.
 
     Args:
-        model: takes float pictures ``(value / 255 - mean) / std``.
+        model: a model that takes float pictures ``(value / 255 - mean) / std``.
         mean, std: one number a channel, in the order of the model's channels.
-        layout: of the frames, ``nchw`` or ``nhwc``.
-        own_layout: of the model's input.
+        layout: the layout of the frames, ``nchw`` or ``nhwc``.
+        own_layout: the layout of the model's input, ``nchw`` or ``nhwc``.
         flip: the frames are RGB and the model takes BGR.
     """
 
@@ -64,9 +65,9 @@ class Frames(nn.Module):
         """Normalise the frames and call the model.
 
         Args:
-            frames: uint8, ``(N, C, H, W)`` or ``(N, H, W, C)`` by the layout.
+            frames: uint8, ``(N, C, H, W)`` or ``(N, H, W, C)``, as the layout says.
         """
-        x = frames.to(self._dtype)  # first of all: TensorRT moves no uint8
+        x = frames.to(self._dtype)  # first, because TensorRT cannot move uint8 data
         if self.layout != self.own_layout:
             x = x.permute((0, 3, 1, 2) if self.own_layout == "nchw" else (0, 2, 3, 1))
         if self.flip:
@@ -79,7 +80,7 @@ class Frames(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        """float32, or float64 in the proof: that of the weights."""
+        """The dtype of the weights: float64 during the proof, float32 without float weights."""
         return next(
             (one.dtype for one in self.parameters() if one.is_floating_point()), torch.float32
         )
@@ -92,10 +93,10 @@ class Frames(nn.Module):
 
 @dataclass(frozen=True)
 class Absorbed:
-    """What became of the normalisation.
+    """The result of :func:`absorb`.
 
     Attributes:
-        model: with less of it left to compute.
+        model: the model, with fewer operations of the normalisation left to compute.
         note: a sentence for the report.
     """
 
@@ -104,15 +105,15 @@ class Absorbed:
 
 
 def absorb(frames: Frames, inputs: tuple[Tensor, ...]) -> Absorbed:
-    """Put channel order and mean into the first convolutions, after folding the scale.
+    """Put channel order and mean into the first convolutions, after the scale has been folded.
 
-    The model with them is compared with the one without in float64, on ``inputs`` and on random
-    frames; where it differs by more than ``TOLERANCE``, or has other layers in front, the
-    operations stay.
+    The changed model is compared with the unchanged one in float64, on ``inputs`` and on random
+    frames. An operation stays where the two differ by more than ``TOLERANCE`` (relative), or where
+    other layers than convolutions come first.
 
     Args:
-        frames: after folding; it is not changed.
-        inputs: uint8 frames.
+        frames: the model after folding, which stays unchanged.
+        inputs: uint8 frames, the arguments of one forward call.
     """
     layers, names = _first_convolutions(frames, inputs)
     scaled = frames.scale is None or frames.scale.numel() == 1
@@ -140,7 +141,7 @@ def absorb(frames: Frames, inputs: tuple[Tensor, ...]) -> Absorbed:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join words into a list such as ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -149,7 +150,8 @@ def _first_convolutions(
 ) -> tuple[list[nn.Conv2d], list[str]]:
     """The convolutions that read the normalised picture, and their names.
 
-    Both are empty where anything else may read it: the proof would find that as well.
+    Both are empty for an ``nhwc`` model and where a first convolution is grouped. Other readers of
+    the picture are not found here; the proof in :func:`_changed` finds them.
     """
     if frames.own_layout != "nchw":
         return [], []
@@ -179,7 +181,7 @@ def _first_convolutions(
 def _changed(
     frames: Frames, what: str, layers: Sequence[nn.Conv2d], inputs: tuple[Tensor, ...]
 ) -> Frames | None:
-    """A copy with the channel order or the mean in ``layers``; ``None`` if that is not exact."""
+    """Put the channel order or the mean into ``layers`` of a copy; ``None`` if not exact."""
     if what == "mean" and any(_pads(one) for one in layers):
         return None
     places = [name for name, module in frames.named_modules() if module in layers]
@@ -202,7 +204,7 @@ def _changed(
 
 
 def _apply(frames: Frames, what: str, places: Sequence[str], *, double: bool) -> Frames:
-    """Change the weights in a copy; computed in float64, in ``double`` kept so."""
+    """Change the weights in a copy; the result is float64 if ``double``, else of the old dtype."""
     copied = copy_modules(frames, share_parameters=False)
     assert isinstance(copied, Frames)
     if double:

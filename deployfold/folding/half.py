@@ -1,4 +1,4 @@
-"""Folds float16 models in float32, in which a CPU computes many times faster."""
+"""Folding float16 models in float32, because a CPU computes float32 many times faster."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def fold_in_float32(
 ) -> FoldResult | None:
     """Fold a float32 copy of a float16 model, and round the folded weights to float16.
 
-    The float32 copy holds every weight exactly, so all proofs hold for it. The delivered model is
-    then compared with the original in float16 on ``example_inputs``. The arguments are those of
-    :func:`deployfold.folding.fold`.
+    The float32 copy holds every weight exactly, so a proof on the copy is a proof of the fold. The
+    delivered model is then compared with the original in float16 on ``example_inputs``. The
+    arguments are the same as for :func:`deployfold.folding.fold`.
 
     Returns:
-        ``None`` where the model must be folded in float16: its code computes in that dtype, or a
-        folded weight is beyond float16.
+        ``None`` where the model must be folded in float16: its code computes in float16, or a
+        folded weight exceeds the range of float16.
     """
     try:
         result = fold_and_prove(
@@ -56,7 +56,7 @@ def fold_in_float32(
         folded = result.model.half()
         expected = run_model(model, example_inputs)
         native = difference(expected, run_model(folded, example_inputs))
-    except Exception:  # folding in float16 meets the same, and tells it
+    except Exception:  # folding in float16 hits and reports the same error
         return None
     if not native.relative <= rounding_limit(expected):
         return None

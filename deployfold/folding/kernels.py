@@ -1,15 +1,15 @@
-"""Where the taps of one convolution kernel lie in another."""
+"""Mapping the taps of one convolution kernel to positions in another kernel."""
 
 from __future__ import annotations
 
 from .graph.layers import Layer
 
 Taps = tuple[tuple[int, ...], ...]
-"""For every spatial axis, the size of a large kernel, then the position of each tap in it."""
+"""For every spatial axis, the size of the large kernel, then each tap's position in the kernel."""
 
 
 def centre_taps(layer: Layer) -> Taps | None:
-    """Where the kernel tap lies that reads the output's own position; None without such a tap."""
+    """Find the kernel tap that reads the output's own position; ``None`` without such a tap."""
     if layer.kind in ("conv_transpose", "deform_conv") or layer.in_channels != layer.out_channels:
         return None
     taps = []
@@ -21,7 +21,7 @@ def centre_taps(layer: Layer) -> Taps | None:
 
 
 def taps_within(small: Layer, large: Layer) -> Taps | None:
-    """Where each tap of ``small`` lies in the kernel of ``large``; None if they do not fit."""
+    """Find each tap of ``small`` in the kernel of ``large``; ``None`` if the kernels do not fit."""
     if small.kind != large.kind or small.rank != large.rank or small.groups % large.groups:
         return None
     taps = []

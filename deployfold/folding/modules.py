@@ -1,4 +1,4 @@
-"""Copying modules, and finding the tensors in them and in what they return."""
+"""Copying modules, and finding the tensors in modules and in their results."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> to
         memo = {id(parameter): parameter for parameter in model.parameters()}
     for module in model.modules():
         for attribute in vars(module).values():
-            # torch refuses to deep-copy a tensor that is the result of a computation, such as the
-            # cached weight of the old-style weight_norm.
+            # torch refuses to deep-copy the result of a computation, such as the cached weight of
+            # the old-style weight_norm.
             if torch.is_tensor(attribute) and not attribute.is_leaf:
                 memo[id(attribute)] = attribute.detach().clone()
     try:
@@ -47,10 +47,10 @@ def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> to
 
 
 def _copy_plain(model: torch.nn.Module, memo: dict[int, Any]) -> None:
-    """Copy the modules that do not say how they are copied, three times as fast as deepcopy does.
+    """Copy the modules that define no copying of their own, three times as fast as deepcopy does.
 
-    All new objects are in the memo before the first is filled: modules may refer to each other.
-    Children are filled first: a parent with its own ``__setstate__`` may look at them.
+    All new objects enter the memo before the first is filled, because modules may refer to each
+    other. Children are filled first, because a parent's own ``__setstate__`` may read them.
     """
     plain = [module for module in _children_first(model, set()) if _is_plain(type(module))]
     for module in plain:
@@ -73,10 +73,10 @@ def _children_first(
 
 
 def _is_plain(kind: type[torch.nn.Module]) -> bool:
-    """Whether deepcopy would make a new object of this class and give it a copied state."""
+    """Whether deepcopy would make a new object of this class and set a copied state."""
     for base in kind.__mro__[:-1]:
         own = _COPY_PROTOCOL & vars(base).keys()
-        # torch's own state methods look at nothing but the module itself.
+        # torch's own state methods read only the module itself.
         if own and not (own <= _STATE and base.__module__.startswith("torch.nn.modules.")):
             return False
     return True
@@ -87,18 +87,21 @@ def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
         type(value) is tuple and all(type(item) in _IMMUTABLE for item in value)
     ):
         return value
-    if type(value) in (dict, OrderedDict, set) and not value:  # a dozen for hooks in each module
+    # Each module has a dozen empty ones for its hooks.
+    if type(value) in (dict, OrderedDict, set) and not value:
         return memo.setdefault(id(value), type(value)())
     return copy.deepcopy(value, memo)
 
 
 @contextmanager
 def without_numbers(model: torch.nn.Module) -> Iterator[None]:
-    """Have every parameter, buffer and tensor attribute of ``model`` on the meta device.
+    """A block in which all tensors of ``model`` are on the meta device.
+
+    The tensors are the parameters, the buffers and the tensor attributes of every module.
 
     Raises:
-        Exception: two tensors share their numbers, a tensor has no meta form, or the module does
-            not let its tensors be replaced.
+        Exception: two tensors share their storage, a tensor has no meta form, or a module does not
+            let its tensors be replaced.
     """
     made: dict[int, torch.Tensor] = {}
     storages: set[int] = set()
@@ -126,16 +129,16 @@ def without_numbers(model: torch.nn.Module) -> Iterator[None]:
             )
         yield
     finally:
-        for place, before in saved:  # without what the forward has cached
+        for place, before in saved:  # this drops anything that the forward has cached
             place.clear()
             place.update(before)
 
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Run with a fixed random state on every device, and put the caller's back afterwards.
+    """A block with a fixed random state on every device; the caller's state returns afterwards.
 
-    Torch has one random state for the whole process, so only one thread at a time is in here.
+    Torch has one random state for the whole process, so only one thread at a time may enter.
     """
     with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -143,13 +146,13 @@ def seeded(seed: int = 0) -> Iterator[None]:
 
 
 def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter and buffer with its qualified name, shared ones once for each name."""
+    """Yield every parameter and buffer with its qualified name; a shared one once for each name."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 
 
 def map_tensors(item: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """``item`` with every tensor in its sequences and mappings replaced by ``function`` of it."""
+    """Apply ``function`` to every tensor in nested sequences and mappings; return a copy."""
     if torch.is_tensor(item):
         return function(item)
     if isinstance(item, dict):
@@ -162,7 +165,7 @@ def map_tensors(item: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 
 def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Every tensor in a nested structure of sequences, mappings and objects with attributes."""
+    """Yield every tensor in nested sequences, mappings and objects with attributes."""
     if torch.is_tensor(item):
         yield item
     elif isinstance(item, (str, bytes, int, float, torch.nn.Module)) or item is None or depth > 8:

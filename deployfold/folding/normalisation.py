@@ -1,4 +1,4 @@
-"""A model with its input normalisation in front, for folding both together."""
+"""Modules that put the input normalisation in front of a model, so that both fold together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Cast(nn.Module):
-    """Converts a tensor, such as a uint8 picture, to the dtype of the model."""
+    """A module that converts a tensor, such as a uint8 picture, to the dtype of the model."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -18,12 +18,12 @@ class Cast(nn.Module):
         self.register_buffer("like", torch.zeros((), dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` in the dtype of this module, which ``.double()`` and ``.half()`` change."""
+        """Return ``x`` in the dtype of this module, which ``.double()`` and ``.half()`` change."""
         return x.to(self.like.dtype)
 
 
 class Normalise(nn.Module):
-    """``(x * scale - mean) / std``, channel by channel on axis 1."""
+    """A module that computes ``(x * scale - mean) / std``, channel by channel on axis 1."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], scale: float) -> None:
         super().__init__()
@@ -39,15 +39,15 @@ class Normalise(nn.Module):
 
 
 class Normalised(nn.Module):
-    """A model that takes pictures as they are decoded.
+    """A model that takes decoded pictures and normalises them before the wrapped model.
 
-    :func:`deployfold.folding.fold` folds the scale into the first layers, and the shift as well
-    where these add no zero padding; otherwise one addition stays.
+    :func:`deployfold.folding.fold` folds the scale into the first layers. The shift folds as well
+    where the first layers add no zero padding; otherwise one addition stays.
 
     Args:
-        model: takes normalised pictures as its first argument.
-        mean, std: of each channel, for pixels that ``scale`` was applied to.
-        scale: 1/255 for uint8 pixels and statistics of values between 0 and 1.
+        model: a model that takes normalised pictures as its first argument.
+        mean, std: one number for each channel, for pixels multiplied by ``scale``.
+        scale: the factor of a pixel; 1/255 suits uint8 pixels with statistics between 0 and 1.
     """
 
     def __init__(
@@ -62,5 +62,5 @@ class Normalised(nn.Module):
         self.train(model.training)
 
     def forward(self, pictures: Tensor, *others: Any) -> Any:
-        """What the model returns for the pictures, of any dtype, normalised."""
+        """Normalise the pictures, which may have any dtype, and return the model's result."""
         return self.model(self.normalise(self.cast(pictures)), *others)

@@ -1,9 +1,9 @@
-"""Storing weights that a forward computes anew at each call: pruned and parametrized ones.
+"""Storing weights that a forward computes anew at each call: pruned and parametrized weights.
 
 ``torch.nn.utils.prune`` multiplies a weight by a mask, ``weight_norm`` and ``spectral_norm`` divide
 it by a norm, and ``torch.nn.utils.parametrize`` runs any module on it. In evaluation mode all of
-them give the same weight every time. Torch's own functions that take them off change the original's
-tensors, and classes that copies share, so they are not used here.
+these compute the same weight at every call. Torch's own functions for removing a parametrization
+change the original's tensors and classes that copies share, so this file does not use them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from .modules import copy_modules
 from .proof.compare import difference, run_model
 
 _LEFT_OUT = ("orig", "mask", "g", "v", "u")
-"""Endings of the tensors from which a hook computes a weight."""
+"""The name endings of the tensors from which a hook computes a weight."""
 
 
 def baked(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[str, ...]]:
-    """A copy of ``model`` whose computed weights are stored, and notes; ``model`` without any.
+    """Copy ``model`` with its computed weights stored, and return the copy and notes for the user.
+
+    Without computed weights, or where the copy computes another result, ``model`` itself returns.
 
     Args:
-        model: it is never changed. Modules in training mode stay as they are.
-        inputs: on which both must give the same, bit for bit.
+        model: the model, which stays unchanged. Modules in training mode keep computing.
+        inputs: the arguments on which model and copy must give the same result, bit for bit.
     """
     if not any(True for _ in _computed(model)):
         return model, ()
@@ -40,7 +42,8 @@ def baked(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[s
         with torch.no_grad():
             kinds = Counter(_store(*item) for item in list(_computed(copied)))
         same = difference(run_model(model, inputs), run_model(copied, inputs)).absolute == 0
-    except Exception:  # the forward looks at what is gone; folding meets the model's own failure
+    except Exception:
+        # The forward reads a removed tensor, or fails by itself, which folding reports later.
         same = False
     if not same:
         return model, (
@@ -55,7 +58,7 @@ def baked(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[s
 
 
 def _computed(model: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
-    """Each module with a computed weight; with the key of the hook, if one computes it."""
+    """Yield each module with a computed weight, and the key of the hook if a hook computes it."""
     for module in model.modules():
         if module.training:
             continue
@@ -67,7 +70,7 @@ def _computed(model: nn.Module) -> Iterator[tuple[nn.Module, int | None]]:
 
 
 def _store(module: nn.Module, key: int | None) -> str:
-    """Store what a module, or its hook, computes; returns what that was."""
+    """Store the weight that a module, or its hook, computes; return the kind of computation."""
     if key is None:
         return _store_parametrized(module)
     hook: Any = module._forward_pre_hooks.pop(key)
@@ -102,7 +105,7 @@ def _store_parametrized(module: nn.Module) -> str:
         kinds.update(dict.fromkeys(type(one).__name__.strip("_") for one in chain))
     del module.parametrizations
     _drop_state_hooks(module)
-    module.__class__ = type(module).__bases__[0]  # torch has put a class of its own before it
+    module.__class__ = type(module).__bases__[0]  # torch has put a subclass of its own in front
     for name, (value, trained, learned) in values.items():
         if learned:
             _set(module, name, value, trained)
@@ -112,7 +115,7 @@ def _store_parametrized(module: nn.Module) -> str:
 
 
 def _drop_state_hooks(module: nn.Module) -> None:
-    """Take away what torch put there to save and load a computed weight."""
+    """Remove the hooks that torch added to save and load a computed weight."""
     for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
         for key, hook in list(hooks.items()):
             inner = getattr(hook, "hook", hook)
@@ -123,5 +126,5 @@ def _drop_state_hooks(module: nn.Module) -> None:
 
 def _set(module: nn.Module, name: str, value: Tensor, trained: bool) -> None:
     vars(module).pop(name, None)
-    # Not register_parameter: recurrent modules keep a list of their weights as well.
+    # setattr, because recurrent modules then update their own list of weights as well.
     setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=trained))

@@ -1,6 +1,6 @@
-"""The plan of a fold, as data: names and float64 vectors, and no tensor of the model.
+"""The plan of a fold, as data: names and float64 vectors, without any tensor of the model.
 
-The same plan is applied to the copy the user gets and to the float64 copy that proves it right.
+The same plan is applied to the copy that the user gets and to the float64 copy that the proof runs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Term:
     """One summand of a layer's new weight: ``rows * (source's weight) * columns``.
 
     Attributes:
-        source: the layer whose weight it is, or ``None`` for the identity.
-        rows: ``(out,)`` factor of every output channel.
+        source: the layer whose weight is scaled, or ``None`` for the identity.
+        rows: the factor of every output channel, ``(out,)`` in float64.
         columns: the affine map in front of the weight, over its input channels.
     """
 
@@ -30,9 +30,13 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class LayerEdit:
-    """The new weight and bias of ``layer``: the sum of ``terms``, and ``shift`` on the bias.
+    """The new weight and bias of one layer.
 
-    ``biased`` says that it needs a bias from now on.
+    Attributes:
+        layer: the layer to change.
+        terms: the summands of the new weight.
+        shift: the constant to add to the bias, ``(out,)`` in float64.
+        biased: the layer needs a bias after the edit.
     """
 
     layer: Layer
@@ -43,7 +47,7 @@ class LayerEdit:
 
 @dataclass(frozen=True, eq=False)
 class NormEdit:
-    """A BatchNorm that stays, but computes ``affine`` from now on."""
+    """A BatchNorm that stays, with a new weight and bias that make it compute ``affine``."""
 
     path: str
     affine: Affine
@@ -51,7 +55,7 @@ class NormEdit:
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation that a fused class ran after its BatchNorm, by operator name and arguments."""
+    """An activation that a fused class runs after its BatchNorm: operator name and arguments."""
 
     name: str
     arguments: tuple[tuple[str, float | bool | str], ...] = ()
@@ -59,11 +63,11 @@ class Activation:
 
 @dataclass(frozen=True)
 class Replacement:
-    """Replace the module at ``path`` by the rest of it.
+    """Replace the module at ``path`` by those of its parts that are kept.
 
-    ``keep`` lists its children (by attribute name) and activations to keep, in order; with
-    nothing to keep it becomes an ``nn.Identity``. Where others read its input as well (``shared``),
-    its kept children must not work in place: that would overwrite what the others read.
+    ``keep`` lists the children (by attribute name) and activations to keep, in order. With nothing
+    to keep, the module becomes an ``nn.Identity``. Where the module's input has other readers
+    (``shared``), the kept children must not work in place, because that would overwrite the input.
     """
 
     path: str
@@ -73,7 +77,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class ZeroBranch:
-    """Put a module that yields a scalar zero in the place of the branch at ``path``."""
+    """Replace the branch at ``path`` by a module that returns a scalar zero."""
 
     path: str
 
@@ -82,7 +86,7 @@ class ZeroBranch:
 class MoveLayer:
     """Move the layer at ``path`` to the place of the branch at ``target``, and leave a scalar zero.
 
-    An in-place addition needs a branch of full size on its left.
+    The move is needed because an in-place addition must have a branch of full size on its left.
     """
 
     path: str
@@ -91,8 +95,10 @@ class MoveLayer:
 
 @dataclass(frozen=True)
 class Bypass:
-    """Take the ``occurrence``-th operator ``op_name`` out of the forward of the module ``path``,
-    which ``torch.fx`` rewrites."""
+    """Remove one operator from the forward of the module at ``path``, which ``torch.fx`` rewrites.
+
+    The operator is the ``occurrence``-th one named ``op_name``, counted from 0.
+    """
 
     path: str
     op_name: str
@@ -103,7 +109,7 @@ class Bypass:
 class DropScale:
     """Replace the scale parameter ``name`` of the module at ``path`` by a single 1.
 
-    With ``absent`` it becomes ``None``, for forwards that take that.
+    With ``absent`` the parameter becomes ``None``, for forwards that accept ``None``.
     """
 
     path: str
@@ -113,16 +119,17 @@ class DropScale:
 
 @dataclass(frozen=True)
 class DropAffine:
-    """Take the weight and the bias of the LayerNorm, or a norm like it, at ``path``."""
+    """Remove the weight and the bias of the LayerNorm, or similar norm, at ``path``."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class NotInPlace:
-    """Let the activation module at ``path`` make a tensor of its own.
+    """Make the activation module at ``path`` return a new tensor instead of working in place.
 
-    It worked in place on what a BatchNorm had made, and would do so on a tensor that others read.
+    The module overwrote the output of a BatchNorm. Without the BatchNorm, it would overwrite
+    a tensor that has other readers.
     """
 
     path: str
@@ -130,9 +137,9 @@ class NotInPlace:
 
 @dataclass(frozen=True, eq=False)
 class KeepShift:
-    """Let a constant be added in the place of what ``removal`` takes out.
+    """Add a constant in the place of the operator or module that ``removal`` removes.
 
-    ``shift`` is float64, of a shape that broadcasts against the input.
+    ``shift`` is float64 and has a shape that broadcasts against the input.
     """
 
     removal: Bypass | Replacement
@@ -146,15 +153,15 @@ Removal = (
 
 @dataclass(frozen=True)
 class Folded:
-    """A BatchNorm (or another constant per-channel map) that is gone.
+    """A BatchNorm, or another constant per-channel map, that has been folded.
 
     Attributes:
-        name: its module path.
+        name: the module path of the BatchNorm or map.
         rule: the rule that folded it, such as ``"into the producer"``.
-        into: the layers that took it up.
+        into: the layers that absorbed the map.
         kind: ``"batchnorm"``, or ``"scale"`` for a LayerScale and the like, or ``"branch"`` for a
             parallel convolution merged into another; or the class of a norm whose affine
-            parameters are gone, such as ``"LayerNorm"``.
+            parameters were folded, such as ``"LayerNorm"``.
     """
 
     name: str
@@ -165,7 +172,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Left:
-    """A BatchNorm that stays, and why."""
+    """A BatchNorm that stays, and the reason."""
 
     name: str
     reason: str
@@ -173,9 +180,13 @@ class Left:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything to be done to a model, and what becomes of each BatchNorm.
+    """All changes to make to a model, and the outcome for each BatchNorm.
 
-    ``faults`` are sentences about rules that failed, which are bugs in deployfold.
+    Attributes:
+        folded, left: the BatchNorms that go, and the BatchNorms that stay.
+        layers, norms: new weights and biases of layers and of the BatchNorms that stay.
+        removals: the changes to modules and forwards.
+        faults: sentences about rules that failed, which are bugs in deployfold.
     """
 
     folded: tuple[Folded, ...]

@@ -1,4 +1,4 @@
-"""What folding returns."""
+"""The result of folding a model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .proof.verify import Verification
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """A folded model, and what became of each BatchNorm.
+    """A folded model, and the outcome for each BatchNorm.
 
     Attributes:
-        model: the folded copy; same classes, no foldable BatchNorm.
-        folded: the BatchNorms that are gone, by name, rule and the layers they went into; also
-            constant scales and parallel branches that went with them (see ``kind``).
+        model: the folded copy, made of the same classes without any foldable BatchNorm.
+        folded: the folded BatchNorms, each with name, rule and the layers that absorbed it; also
+            constant scales and parallel branches that were folded (see ``kind``).
         left: the BatchNorms that stay, each with its reason.
         parameters_before, parameters_after: numbers of learnable scalars.
         batchnorms_before, batchnorms_after: numbers of BatchNorm modules.
-        verification: how the result was proved to be the same function.
+        verification: the proof that the result computes the same function.
         notes: sentences for the user.
     """
 
@@ -37,5 +37,5 @@ class FoldResult:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of scalars in all parameters of ``model``, shared ones counted once."""
+    """Count the scalars in all parameters of ``model``; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())

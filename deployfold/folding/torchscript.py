@@ -1,7 +1,8 @@
-"""Folding a TorchScript model in its graph, where there is no eager code to rewrite.
+"""Folding a TorchScript model in its graph, because there is no eager code to rewrite.
 
-``torch.jit.freeze`` folds a convolution or linear layer with the BatchNorm right behind it. What
-it leaves is counted and named; what it did is proved as for eager models.
+``torch.jit.freeze`` folds each BatchNorm into the convolution or linear layer right in front of it.
+This file counts and names the BatchNorms that freezing leaves, and compares the frozen model with
+the original in float64, as for eager models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .result import FoldResult
 _RULE = "into the producer, by torch.jit.freeze"
 _REASON = "torch.jit.freeze does not fold it; give the eager model or its state dict to fold more"
 _FIRST_MARK = float(1 << 20)
-"""What the first buffer is filled with to know it again in a frozen graph."""
+"""The number that fills the first buffer, so that a frozen graph shows which buffer it was."""
 
 
 @TORCHSCRIPT_IS_FINE.made()
@@ -37,11 +38,17 @@ def fold_torchscript(
 ) -> FoldResult:
     """Fold the BatchNorms of a TorchScript model that ``torch.jit.freeze`` can fold.
 
+    Args:
+        module: a TorchScript model in evaluation mode, which stays unchanged.
+        example_inputs: the arguments of one forward call.
+        more_inputs: further argument tuples for the comparison.
+        tolerance: the largest relative difference allowed in float64.
+
     Raises:
-        FoldError: the model is in training mode or cannot be frozen, or the frozen one is another
-            function.
+        FoldError: the model is in training mode or cannot be frozen or run, or the frozen model
+            computes another function.
     """
-    if getattr(module, "training", False):  # a frozen module has no such attribute
+    if getattr(module, "training", False):  # a frozen module lacks this attribute
         raise FoldError(
             "The TorchScript model is in training mode.", hint="Call its eval() before folding."
         )
@@ -56,7 +63,7 @@ def fold_torchscript(
             after, learned = _what_stays(wide, names)
             del wide
             frozen = torch.jit.freeze(module)
-        else:  # it is frozen already, and nothing of it changes
+        else:  # the model is frozen already and stays as it is
             frozen, exact, after = module, 0.0, names
             parameters = learned = _learned(module.graph)
         native = [_apart(module, frozen, item) for item in inputs]
@@ -98,19 +105,20 @@ def _apart(before: Any, after: Any, inputs: tuple[Any, ...]) -> Difference:
 
 def _in_float64(module: Any) -> Any:
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer)  # a deep copy would share the graph that runs have specialised
+    torch.jit.save(module, buffer)  # a deep copy would share the graph, which runs specialise
     buffer.seek(0)
     return torch.jit.load(buffer).double()  # type: ignore[no-untyped-call]
 
 
 def _what_stays(module: Any, names: Sequence[str]) -> tuple[list[str], int]:
-    """What ``torch.jit.freeze`` leaves: the names of the BatchNorms, and the learned scalars.
+    """Find what ``torch.jit.freeze`` leaves: names of BatchNorms and number of learned scalars.
 
-    A frozen graph holds constants without names, and equal ones once. So every tensor of
-    ``module``, which is used up, is first given numbers of its own; freezing goes by shapes alone.
+    A frozen graph holds constants without names, and equal constants once. The function therefore
+    first gives every tensor of ``module`` distinct numbers; freezing depends only on shapes.
 
     Args:
-        names: of each batch norm of its graph, in order.
+        module: the model, which the function overwrites; do not use it again.
+        names: the name of each batch norm of the model's graph, in order.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -144,13 +152,13 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _batch_norms(graph: Any) -> list[Any]:
-    """Every node of a graph that is a batch norm with running statistics."""
+    """All nodes of a graph that are batch norms with running statistics."""
     found = [node for node in _nodes(graph) if node.kind() == "aten::batch_norm"]
     return [node for node in found if _mean(node).output().type().kind() != "NoneType"]
 
 
 def _mean(node: Any) -> Any:
-    """The node that the running mean of a batch norm comes from."""
+    """The node that supplies the running mean of a batch norm."""
     return list(node.inputs())[3].node()
 
 
@@ -168,8 +176,10 @@ def _path(node: Any) -> str:
 
 
 def _learned(graph: Any) -> int:
-    """The scalars of all floating-point constants of a frozen graph but those of buffers: means and
-    variances, and what :func:`_what_stays` has marked."""
+    """Count the learned scalars of a frozen graph: its floating-point constants except buffers.
+
+    Buffers are the running means and variances and the constants that :func:`_what_stays` marked.
+    """
     statistics = {
         value.debugName()
         for node in _nodes(graph)
