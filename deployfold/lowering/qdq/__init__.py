@@ -1,1 +1,1 @@
-"""The family ``qdq``: layers quantised by Q/DQ nodes and held to an accuracy."""
+"""The family ``qdq``: quantises layers with Q/DQ nodes, and holds the model to an accuracy."""

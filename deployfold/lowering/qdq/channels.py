@@ -1,10 +1,11 @@
-"""Chooses whether to equalise channels and recentre activations, by the error on new samples.
+"""Chooses whether to equalise channels and recentre activations, by the error on held-back samples.
 
-Both leave the function of a model as it is and change what int8 makes of it. Their factors come
-from the calibration samples: where channels take other values on other samples, they cost more than
-they gain: equalised by 28 crops of seven photographs, EfficientNet-Lite0 had 18 dB on others, and
-23 dB without. So each variant is rounded to nearest, with biases corrected, and compared with the
-fp32 model on samples of other pictures than the calibration's.
+Both rewrites keep the function of a model, and change its rounding errors in int8. Their factors
+come from the calibration samples. If channels take different values on other samples, the rewrites
+cost more than they gain: EfficientNet-Lite0, equalised with 28 crops of seven photographs, had
+18 dB on other photographs, and 23 dB without equalisation. Therefore each variant is rounded to
+nearest, with biases corrected, and compared with the fp32 model on samples of pictures outside the
+calibration data.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from .recentre import recentre
 from .rest import build
 
 COMPARED = 16
-"""Calibration samples that ranges are taken from here, and held-back ones that are compared."""
+"""Most calibration samples for ranges, and most held-back samples for the comparison."""
 
 _Step = Callable[[ir.Model, Sequence[Layer], Sequence[Feed]], int]
 
 VARIANTS: tuple[tuple[_Step, ...], ...] = ((), (recentre,), (equalise, recentre))
-"""The one that changes least comes first, and stays where no other is better."""
+"""The variants to compare. The first changes nothing, and stays if no other is better."""
 
 
 def best_channels(
@@ -46,13 +47,17 @@ def best_channels(
     scratch: Path,
     progress: Progress,
 ) -> ir.Model:
-    """The prepared ``model`` in the variant with the least error on held-back samples.
+    """Return the prepared ``model`` in the variant with the least error on held-back samples.
 
     Args:
-        layers: those that may be changed and quantised.
+        model: the prepared fp32 model, which stays unchanged.
+        layers: the layers that may be changed and quantised.
         feeds: calibration samples.
-        source: the fp32 ONNX.
+        held_back: the samples to compare on.
+        source: the fp32 ONNX file.
+        form: the format to quantise to.
         scratch: a folder for temporary files.
+        progress: a callback that receives the current step.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
@@ -66,7 +71,7 @@ def best_channels(
         changed = ir.from_proto(fp32)
         assert isinstance(changed, ir.Model)
         if not all(step(changed, layers, feeds) for step in steps):
-            continue  # a step found nothing to do: another variant is the same
+            continue  # a step found nothing to do, so skip the variant
         variant = ir.to_proto(changed) if steps else fp32
         results = quantise_layers(variant, layers, _some(feeds), form, strengths=(NEAREST,))
         rounded, _ = build(variant, results, form, None)

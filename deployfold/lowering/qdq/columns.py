@@ -1,4 +1,4 @@
-"""A layer as a matrix product: the columns that its weight is multiplied with.
+"""Samples the columns of a layer's input, which turn the layer into a matrix product.
 
 Columns are the patches that a convolution reads, or the rows of a matrix product's input.
 """
@@ -20,10 +20,10 @@ from .formats import Format
 from .layers import Layer
 
 COLUMNS = 16_384
-"""Most columns sampled of all inputs together."""
+"""Most columns sampled from all inputs together."""
 
 LEAST_COLUMNS = 4096
-"""As many as these are sampled for narrow layers, and 16 for every row of wider ones."""
+"""Columns sampled for a narrow layer; a wider layer gets 16 for every unit of its width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +31,15 @@ class Columns:
     """Sampled columns of a layer's input.
 
     Attributes:
-        values: ``(groups, width, n)``.
-        folds: those of each fold of the samples.
+        values: the columns, float32, ``(groups, width, n)``.
+        folds: the range of columns of each fold of the samples.
     """
 
     values: Tensor
     folds: tuple[slice, ...]
 
     def quantised(self, scale: float, form: Format) -> Columns:
-        """The columns as the format represents them."""
+        """The columns after rounding to the format with one scale."""
         return Columns(form.fake_quantise(self.values, scale), self.folds)
 
 
@@ -50,12 +50,20 @@ def columns_of(
     attributes: Mapping[str, object],
     folds: Sequence[int] = (),
 ) -> Columns | None:
-    """The columns that a layer multiplies its weight with; ``None`` for a layer without that form.
+    """Sample the columns of a layer's input.
+
+    The drawn positions depend only on the shapes, so fp32 and quantised inputs give the same ones.
 
     Args:
-        folds: which of the values begin another fold, the first one's 0 left out.
+        layer: the layer.
+        values: the input, one array a sample.
+        weight: the weight in the layout of the ONNX initialiser.
+        attributes: the attributes of the ONNX node.
+        folds: the indices in ``values`` where a fold begins, without the 0 of the first fold.
 
-    The same positions are drawn whenever the shapes are the same.
+    Returns:
+        The columns; ``None`` for a layer that cannot be written as a matrix product here, such as a
+        ConvTranspose.
     """
     window = None
     if layer.op_type == "Conv":
@@ -94,7 +102,7 @@ class _Window:
 
     @classmethod
     def of(cls, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
-        """The window of a Conv node; ``None`` where its padding is not given in numbers."""
+        """The window of a Conv node; ``None`` for automatic padding (``auto_pad``)."""
         if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
             return None
         axes = weight.ndim - 2
@@ -108,13 +116,14 @@ class _Window:
         )
 
     def count(self, shape: Sequence[int]) -> int:
-        """How many columns an input of that shape, the batch included, has."""
+        """The number of columns of an input; ``shape`` includes the batch."""
         return shape[0] * math.prod(self._outputs(shape[2:]))
 
     def patches(self, value: Tensor, chosen: Tensor, groups: int) -> Tensor:
-        """``(groups, width, n)``: the ``chosen`` of its columns, which count along batch and axes.
+        """Gather the ``chosen`` columns of an input, as ``(groups, width, n)``.
 
-        Only these are gathered: all of a 3x3 convolution's are nine times its input.
+        Columns count along the batch and then the spatial axes. Gathering only the chosen ones
+        saves memory: all columns of a 3x3 convolution are nine times its input.
         """
         sizes = value.shape[2:]
         if set(self.kernel) | set(self.strides) == {1} and not any(self.before + self.after):
@@ -150,7 +159,7 @@ def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) 
 
 
 def rows_of(layer: Layer, weight: Array) -> Tensor:
-    """The weight as ``(groups, out / groups, width)``, the form that :class:`Columns` fits."""
+    """The weight as ``(groups, out / groups, width)`` in float64, ready to multiply columns."""
     matrix = torch.from_numpy(np.array(weight, np.float64))
     if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
         matrix = matrix.T

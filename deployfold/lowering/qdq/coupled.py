@@ -1,7 +1,8 @@
-"""Groups of tensors whose channels can be scaled together without changing the model's outputs.
+"""Finds groups of tensors with channels that can be scaled without changing the model's outputs.
 
-The layers that compute such tensors multiply each channel by a factor, and the layers that read
-them divide by it again. Between the two stand only sums and operators that scale with their input.
+The layers that compute the tensors of a group multiply each channel by a factor, and the layers
+that read the tensors divide by the factor again. Between the two stand only sums and operators that
+scale with their input.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ class Coupled:
     """One group of tensors that must be scaled together.
 
     Attributes:
-        writers: convolutions that compute one of them.
-        readers: convolutions that read one, in the order of the graph.
-        clips: the upper bound of each Clip from 0 among them, by the name of its output.
+        writers: convolutions that compute a tensor of the group.
+        readers: convolutions that read a tensor of the group, in graph order.
+        clips: the upper bound of each Clip from 0 inside the group, by the name of its output.
     """
 
     writers: list[ir.Node] = field(default_factory=list)
@@ -30,17 +31,18 @@ class Coupled:
 
     @property
     def tensors(self) -> list[str]:
-        """The names of the tensors that are read, each once."""
+        """The names of the tensors that the readers read, each once."""
         return list(dict.fromkeys(str(_first(reader).name) for reader in self.readers))
 
 
 def find_coupled(model: ir.Model, layers: Collection[str]) -> list[Coupled]:
-    """Every group between convolutions.
+    """Find every group of coupled tensors between convolutions.
 
-    Nothing else reads the tensors of a group, none of them is an output of the graph, and no weight
-    of its convolutions is used twice.
+    Only the operators of the group read its tensors. No tensor of a group is a graph output, and no
+    weight of the group's convolutions has a second reader.
 
     Args:
+        model: a prepared fp32 model.
         layers: names of the convolutions that may be changed.
     """
     found: list[Coupled] = []
@@ -57,7 +59,7 @@ def find_coupled(model: ir.Model, layers: Collection[str]) -> list[Coupled]:
 
 
 class _Search:
-    """A walk from one tensor to all that must be scaled with it."""
+    """A walk from one tensor to all tensors that must be scaled with it."""
 
     def __init__(self, layers: Collection[str]) -> None:
         self._layers = layers
@@ -97,7 +99,7 @@ class _Search:
         return list(node.outputs[:1])
 
     def _through(self, node: ir.Node) -> list[ir.Value]:
-        """The tensors that are scaled with the output of ``node``."""
+        """The inputs of ``node`` that must be scaled with its output."""
         inputs = [value for value in node.inputs if value is not None]
         if node.op_type == "Add" and all(
             value.const_value is None and value.shape == node.outputs[0].shape for value in inputs
@@ -129,7 +131,7 @@ def _first(node: ir.Node) -> ir.Value:
 
 
 def clip_bound(node: ir.Node) -> float | None:
-    """The upper bound of a Clip from 0; ``None`` for another one, and for other operators."""
+    """The upper bound of a Clip from 0; ``None`` for other Clips and other operators."""
     if node.op_type != "Clip":
         return None
     bounds = [value.const_value if value is not None else None for value in node.inputs[1:3]]

@@ -1,16 +1,17 @@
-"""Scales the channels of activations so that one int8 scale serves all of them better.
+"""Scales the channels of activations so that one int8 scale serves all channels better.
 
 Int8 has one range for all channels of an activation, so a small channel loses most of its
-information. In a group of coupled tensors (:mod:`.coupled`) each channel can be multiplied by a
-factor and divided by it again (cross-layer equalisation: Nagel et al., 2019). The usual noise model
-predicts the effect: a twelfth of the squared step on each activation and each weight. Small
-channels gain. The weights that compute them keep their precision, since each output channel has its
-own scale. The weights that read them share one scale over all inputs, and may lose. The factors
-tried are ``(top of the channel)^-a (largest weight that reads it)^b``, the family of SmoothQuant
-(Xiao et al., 2022), over a grid of a and b. The least noise wins.
+information. In a group of coupled tensors (:mod:`.coupled`) one layer can multiply each channel by
+a factor, and the next layers divide by the factor again (cross-layer equalisation: Nagel et al.,
+2019). The usual noise model predicts the effect: a twelfth of the squared step on each activation
+and each weight. Small channels gain. The weights that compute a channel keep their precision,
+because each output channel has its own scale. The weights that read the channel share one scale
+over all inputs, and may lose. The candidate factors are ``(top of the channel)^-a (largest weight
+that reads it)^b``, the family of SmoothQuant (Xiao et al., 2022), over a grid of a and b. The least
+noise wins.
 
-Under a Clip no factor is below 1, and none is greater than what keeps the calibrated range, with
-:data:`HEADROOM`, below the bound.
+No factor is below 1. Under a Clip, no factor may push the calibrated range times :data:`HEADROOM`
+beyond the bound.
 """
 
 from __future__ import annotations
@@ -44,29 +45,34 @@ _STEPS = 127.0
 
 @dataclass(frozen=True)
 class _Channels:
-    """Statistics of each channel of a tensor over all samples: largest magnitude, mean square."""
+    """Statistics of each channel of a tensor over all samples, in float64.
+
+    Attributes:
+        top: the largest magnitude.
+        power: the mean square.
+    """
 
     top: Array
     power: Array
 
 
 def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]) -> int:
-    """Scale the weights around every group in place; the model stays the same function.
+    """Scale the weights around every group in place, without changing the model's function.
 
     Args:
-        model: in float32, with static shapes.
-        layers: of the model; see :func:`~.layers.find_layers`.
+        model: a float32 model with static shapes.
+        layers: the layers that may be changed; see :func:`~.layers.find_layers`.
         feeds: calibration samples by input name.
 
     Returns:
-        How many groups were scaled.
+        The number of scaled groups.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
     groups = find_coupled(model, {layer.name for layer in layers})
     channels = _measure(model, groups, feeds)
-    # All factors are of the weights as they were: a layer may stand between two groups.
+    # Choose all factors before changing any weight, because a layer may stand between two groups.
     chosen = [(group, _best_factors(group, channels)) for group in groups]
     scaled = [(group, factors) for group, factors in chosen if (factors != 1.0).any()]
     for group, factors in scaled:
@@ -112,14 +118,14 @@ def _measure(
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """A convolution and what it reads.
+    """A convolution that reads the tensor, with statistics of its weight.
 
     Attributes:
-        channels: of the tensor.
-        largest: the largest magnitude over the taps of each weight, by group, output channel within
-            it, and input channel within it.
-        squares: of the weights that read each channel, the sum.
-        taps: of a filter.
+        channels: the statistics of the tensor.
+        largest: the largest magnitude over the taps of each filter, as ``(groups, output channels
+            in the group, input channels in the group)``.
+        squares: the sum of squares of the weights that read each channel.
+        taps: the number of taps of a filter.
     """
 
     channels: _Channels
@@ -149,7 +155,7 @@ class _Reader:
         return largest
 
     def noise(self, factors: Array) -> float:
-        """What rounding adds to the outputs, over their signal."""
+        """The predicted noise power of the outputs over their signal power, with these factors."""
         top, power = self.channels.top * factors, self.channels.power * np.square(factors)
         signal = (self.squares * self.channels.power).sum()
         if not signal > 0.0:
@@ -163,7 +169,7 @@ class _Reader:
 
 
 def _best_factors(group: Coupled, channels: Mapping[str, _Channels]) -> Array:
-    """One factor a channel; 1 for those that are always 0 or that nothing reads."""
+    """The best factor for each channel; 1 for a channel that is always 0 or that nothing reads."""
     readers = [_Reader.of(node, channels) for node in group.readers]
     top: Array = np.max([reader.channels.top for reader in readers], axis=0)
     reading: Array = np.max([reader.reading for reader in readers], axis=0)
@@ -188,7 +194,7 @@ def _best_factors(group: Coupled, channels: Mapping[str, _Channels]) -> Array:
 
 
 def _by_input(node: ir.Node, channels: Array) -> Array:
-    """Numbers of the input channels, in the shape of the weight but of size 1 along the taps."""
+    """Numbers of the input channels, in the shape of the weight with size 1 along the taps."""
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None

@@ -1,23 +1,23 @@
-"""Quantising one layer so that its output stays closest to what it was, on new samples too.
+"""Quantises one layer with the least error of its output, judged on samples outside the fit.
 
-A layer is ``y = a(W c + b)`` over columns ``c``: the patches of a convolution, the rows of a matrix
-product; ``a`` is the activation behind it where that clips, such as ReLU6. With ``C`` the columns
-in fp32 and ``Q`` those that it reads once everything before it is quantised,
+A layer is ``y = a(W c + b)`` over columns ``c``: the patches of a convolution, or the rows of a
+matrix product. ``a`` is a clipping activation behind the layer, such as ReLU6. ``C`` are the
+columns in fp32. ``Q`` are the columns that the layer reads once all earlier layers are quantised.
 
-1. the range of the activation is the candidate with the least error of ``y``, where every output
-   channel counts the same;
-2. the weight is fitted to the quantised columns, ``min |W C - V Q|² + λ |V - W|²``, by ridge
-   regression, which makes up for errors of the layers before;
-3. it is rounded column by column, the error of each handed on to the columns not yet rounded
-   (optimal brain quantisation: Frantar and Alistarh, 2022; GPTQ's order);
-4. the bias makes the mean of every output channel what it was (bias correction: Nagel et al.,
-   2019), behind ``a``: the mean before it is that of values which ``a`` cuts off.
+1. The range of the input activation is the candidate with the least error of ``y``. Every output
+   channel counts the same.
+2. Ridge regression fits the weight to the quantised columns, ``min |W C - V Q|² + λ |V - W|²``, and
+   so compensates for errors of earlier layers.
+3. The fitted weight is rounded column by column. The error of each column is handed on to the
+   columns not yet rounded (optimal brain quantisation: Frantar and Alistarh, 2022; GPTQ's order).
+4. The bias restores the mean of every output channel (bias correction: Nagel et al., 2019). The
+   mean is taken behind ``a``, because the mean before ``a`` includes values that ``a`` cuts off.
 
-How far 2 and 3 follow the samples, and whether 4 is applied, is decided by cross-validation over
-two folds that share no picture: what is fitted to one is judged by ``|a(W C + b) - a(V Q + b')|²``
-on the other. Rounding to nearest without a correction is always among the candidates, and stays
-where nothing beats it. Of layers near the input, whose columns are many and alike in all pictures,
-the strongest fit wins; of the last ones, rounding to nearest.
+Cross-validation over two folds that share no picture decides how far 2 and 3 follow the samples,
+and whether 4 is applied: a fit to one fold is judged by ``|a(W C + b) - a(V Q + b')|²`` on the
+other. Rounding to nearest without a correction is always a candidate, and stays if no other is
+better. Layers near the input have many columns that are alike in all pictures, and the strongest
+fit wins there. For the last layers, rounding to nearest wins.
 """
 
 from __future__ import annotations
@@ -39,38 +39,41 @@ from .moments import Moments, moments_of
 from .rounding import compensated, spread, stored_scale, stored_weight, weight_scales
 
 WIDEST = 1536
-"""Wider weights (3x3 over more than 170 channels) are rounded to nearest: the two steps above cost
-the cube of the width, and rounding errors average out over so many inputs."""
+"""Largest width with a fit. Wider weights (3x3 over more than 170 channels) are rounded to nearest:
+steps 2 and 3 cost the cube of the width, and rounding errors average out over so many inputs."""
 
 COMPARED = 2048
-"""Columns on which ranges are compared and biases found."""
+"""About how many columns the comparison of ranges and the bias correction use."""
 
 POWER_FLOOR = 0.01
-"""Of the mean variance of the channels, added to that of each: a constant one does not decide."""
+"""Share of the channels' mean variance that is added to each channel's variance, because a nearly
+constant channel would otherwise dominate the error."""
 
 _LEAST_POWER = 1e-3
-"""Of the mean power of the inputs, added to that of each: one that is always 0 has none."""
+"""Share of the inputs' mean power that is added to each input's power, because an input that is
+always 0 has no power."""
 
 _NEWTON_STEPS = 3
-"""The error of the mean is then below a hundredth of what it was."""
+"""Steps of Newton's method, enough to bring the error of the mean below a hundredth."""
 
 RARE = 0.01
-"""A channel whose outputs are within the bounds for this share of columns moves half as far."""
+"""A channel with outputs within the bounds for this share of the columns moves half as far."""
 
 Bounds = tuple[float, float]
-"""Where the activation behind a layer clips its output: ``(0, 6)`` of a ReLU6."""
+"""The bounds to which the activation behind a layer clips, such as ``(0, 6)`` for ReLU6."""
 
 UNBOUNDED: Bounds = (-float("inf"), float("inf"))
 
 
 @dataclass(frozen=True)
 class Strength:
-    """How far a weight follows the samples.
+    """How closely a weight is fitted to the samples; smaller numbers trust the samples more.
 
     Attributes:
-        name: for the report.
-        ridge: of the fit, over the power of each input; ``None`` for no fit.
-        damping: of the rounding, likewise; ``None`` rounds to nearest.
+        name: the name for the report.
+        ridge: of the fit (step 2), relative to each input's power; ``None`` for no fit.
+        damping: of the rounding (step 3), relative to each input's power; ``None`` rounds to
+            nearest.
     """
 
     name: str
@@ -86,15 +89,23 @@ STRENGTHS = (
     Strength("fitted, weakly", 20.0, 0.1),
     Strength("fitted", 2.0, 0.1),
 )
-"""From the one that trusts the samples least."""
+"""The candidates, starting with the one that trusts the samples least."""
 
 HOPELESS = 1.1
-"""Where the error on other pictures grows beyond this factor, no stronger one is tried."""
+"""The search stops once a strength's error on other pictures exceeds the least by this factor."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """``weight`` is in the type and layout of the ONNX initialiser; ``bias`` has the new bias."""
+    """A quantised weight and its corrected bias.
+
+    Attributes:
+        weight: the codes, in the type and layout of the ONNX initialiser.
+        weight_scale: float32 scales, see :class:`~.layers.QuantisedLayer`.
+        bias: the new bias, float32; ``None`` for a layer without a bias.
+        strength: the chosen strength.
+        corrected: whether the bias correction was applied.
+    """
 
     weight: Array
     weight_scale: Array
@@ -108,9 +119,9 @@ class Problem:
     """One layer to fit.
 
     Attributes:
-        rows: the fp32 weight, see :func:`rows_of`.
-        bias: ``(groups, out / groups, 1)``; ``None`` without one.
-        bounds: of the activation behind the layer.
+        rows: the fp32 weight as ``(groups, out / groups, width)``, see :func:`~.columns.rows_of`.
+        bias: the fp32 bias, ``(groups, out / groups, 1)``; ``None`` for a layer without a bias.
+        bounds: the bounds of the activation behind the layer.
         exact: the columns in fp32.
         read: the columns as the quantised layer reads them.
     """
@@ -127,17 +138,22 @@ class Problem:
         return self._product(self.rows, self.exact.values).clamp_(*self.bounds)
 
     def error(self, weight: Tensor, offset: Tensor | None, part: slice) -> float:
-        """The squared error of the outputs of some columns, behind the activation."""
+        """The squared error of the outputs on the columns ``part``, behind the activation.
+
+        ``weight`` is in the shape of ``rows``; ``offset`` is an addition to the bias.
+        """
         given = self._product(weight, self.read.values[:, :, part])
         if offset is not None:
             given += offset
         return float((given.clamp_(*self.bounds) - self.wanted[:, :, part]).square_().sum())
 
     def offset(self, weight: Tensor, parts: Sequence[slice]) -> Tensor | None:
-        """What added to the bias leaves no mean error behind the activation on these columns.
+        """The addition to the bias that removes the mean error behind the activation.
 
-        Newton's method: only outputs within the bounds move. Before the activation, the mean would
-        be that of values which it cuts off. A channel that is seldom within them moves less.
+        Newton's method finds the addition for the columns in ``parts``. Only outputs within the
+        bounds move. The mean before the activation would include values that the activation cuts
+        off. A channel that is seldom within the bounds moves less. A layer without a bias has no
+        offset.
         """
         if self.bias is None:
             return None
@@ -175,10 +191,15 @@ def errors_of(
     scales: Mapping[str, float],
     form: Format,
 ) -> dict[str, float]:
-    """What each range of the activation costs the output of a layer, by name; smaller is better.
+    """The output error of a layer for each candidate range of its input, by name.
 
-    It is the sum over the output channels of the squared error over their variance: a channel with
-    outliers counts no more than another, and values beyond ``bounds`` do not count as errors.
+    The error is the sum over the output channels of the mean squared error divided by the channel's
+    variance. So a channel with outliers counts no more than another. Values beyond ``bounds`` do
+    not count as errors. ``rows``, ``bias``, ``bounds`` and ``exact`` are as in :class:`Problem`.
+
+    Args:
+        actual: the columns after earlier layers are quantised.
+        scales: the scale of each candidate range, by name.
     """
     step = max(1, exact.values.shape[2] // COMPARED)
     weight, read = rows.float(), actual.values[:, :, ::step]
@@ -198,10 +219,12 @@ def errors_of(
 def fit(
     layer: Layer, weight: Array, problem: Problem, strengths: Sequence[Strength], form: Format
 ) -> Fitted:
-    """Quantise the weight and correct the bias; see the module.
+    """Quantise the weight and correct the bias of one layer, as the module describes.
 
     Args:
-        strengths: those to try, :data:`NEAREST` first.
+        weight: the fp32 weight in the layout of the ONNX initialiser.
+        problem: the same layer as rows and columns.
+        strengths: the strengths to try, :data:`NEAREST` first.
     """
     rows = problem.rows
     folds: list[Moments] = []
@@ -231,11 +254,10 @@ def _best(
     form: Format,
     block: int,
 ) -> tuple[Strength, bool]:
-    """The strength with the least error on pictures that it was not fitted to, and whether to
-    correct the bias."""
+    """The strength with the least error outside the fit, and whether the bias is corrected."""
     parts = problem.read.folds
     if len(parts) < 2:
-        return strengths[min(1, len(strengths) - 1)], True  # the weakest: nothing judges it
+        return strengths[min(1, len(strengths) - 1)], True  # nothing can judge a stronger fit
     best, least = (NEAREST, False), float("inf")
     for strength in strengths:
         plain, corrected = 0.0, 0.0
@@ -257,7 +279,7 @@ def _best(
 def _quantised(
     problem: Problem, folds: Sequence[Moments], strength: Strength, form: Format, block: int
 ) -> tuple[Tensor, Tensor]:
-    """Steps 2 and 3: scales, see :func:`weight_scales`, and the codes of the fitted weight."""
+    """Do steps 2 and 3: the scales of :func:`weight_scales`, and the codes of the fitted weight."""
     rows = problem.rows
     if not folds:
         steps = weight_scales(rows, torch.ones(len(rows), rows.shape[2]), form, block)

@@ -1,4 +1,4 @@
-"""The number formats of Q/DQ nodes: one record each."""
+"""The number formats of Q/DQ nodes, one record each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from deployfold.exporting.session import Array
 
 @dataclass(frozen=True)
 class Format:
-    """A symmetric format; its zero point is 0.
+    """A symmetric number format for quantised tensors; the zero point is 0.
 
     Attributes:
-        precision: its name.
+        precision: the precision.
         largest: the largest magnitude with a scale of 1.
         dtype: the type of quantised tensors in the ONNX.
-        opset: the first that has Q/DQ of it, and scales in float16.
-        weight_only: what layers read stays as it is.
-        blocks: the numbers of inputs that may share a scale, the most wanted first; formats without
-            have one scale for each output channel.
+        opset: the first opset with Q/DQ nodes for the format and with float16 scales.
+        weight_only: whether only weights are quantised, and the inputs of layers are not.
+        blocks: the numbers of inputs that may share a scale, in order of preference. A format
+            without blocks has one scale for each output channel.
     """
 
     precision: Precision
@@ -35,30 +35,34 @@ class Format:
     blocks: tuple[int, ...] = ()
 
     def block_of(self, width: int) -> int | None:
-        """The block for a weight of ``width`` inputs, 0 for no blocks; ``None`` if none divides it.
+        """The block size for a weight of ``width`` inputs.
 
-        TensorRT-RTX takes a last block that is smaller, which its documents do not promise.
+        The result is 0 for a format without blocks, and ``None`` if no block size divides the
+        width. TensorRT-RTX accepts a smaller last block, but its documents do not promise that.
         """
         if not self.blocks:
             return 0
         return next((block for block in self.blocks if width % block == 0), None)
 
     def round(self, values: Tensor) -> Tensor:
-        """``values`` rounded to the nearest representable ones, ties to even, symmetric."""
+        """Round ``values`` to the nearest codes, ties to even, in a symmetric range."""
         return self._nearest(values.clone(), -self.largest)
 
     def fake_quantise(self, values: Tensor, scale: float) -> Tensor:
-        """``values`` rounded in steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
-        # QuantizeLinear has all of int8, -128 included; a weight does without it.
+        """Round ``values`` in steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
+        # QuantizeLinear uses all int8 codes, including -128; a weight does not use -128.
         lowest = -self.largest - (self.precision is Precision.INT8)
         return self._nearest(values / scale, lowest).mul_(scale)
 
     def stored(self, codes: Array) -> Array:
-        """Codes, which are representable, in the type that the ONNX holds them in."""
+        """Convert representable codes to the type of quantised tensors in the ONNX."""
         return np.asarray(codes).astype(self.dtype.numpy())
 
     def _nearest(self, values: Tensor, lowest: float) -> Tensor:
-        """Of ``values``, which it may overwrite: fresh memory costs more than the rounding."""
+        """Round to the nearest codes; may overwrite ``values``.
+
+        Fresh memory would cost more time than the rounding.
+        """
         clamped = values.clamp_(lowest, self.largest)
         if self.precision is Precision.FP8:
             return clamped.to(torch.float8_e4m3fn).to(values.dtype)

@@ -1,17 +1,19 @@
 """The accuracy guard of quantised models: puts layers back until the accuracy holds.
 
-1. What each layer alone costs the outputs is measured on calibration samples: noise, and for a
-   classifier the divergence of the classes' probabilities. Where SQNR is missing, noise counts;
-   where agreement is, divergence, which rises with errors that can change the first class.
-2. Layers go back in the order of cost for every multiply-accumulate, as many as the sum of the
-   costs predicts, and everything else is quantised anew, until the limits hold.
-3. Between the last step that did not hold and the one that does, the least number of layers is
-   found by bisection.
-4. The largest of them, whose share is worth another pass, are tried without.
+1. The guard measures the cost of each layer alone on calibration samples: noise, and for a
+   classifier the divergence of the class probabilities. If the model misses the SQNR limit, noise
+   decides. If the model misses the agreement limit, divergence decides, because divergence rises
+   with errors that can change the top class.
+2. Layers go back in the order of cost per multiply-accumulate, as many as the sum of the costs
+   predicts. All others are quantised anew. Both steps repeat until the limits hold.
+3. A bisection between the last step that missed the limits and the one that holds them finds the
+   least number of layers.
+4. The guard then tries to quantise the largest of these layers again, one at a time, if their share
+   is worth another pass.
 
-Choosing the best of many models by their agreement on few samples favours lucky ones. So the likely
-agreement of the chosen model must hold the limit as well. If no model's does, the first one whose
-measured agreement holds the limit is taken.
+The best of many models by agreement on few samples is often a lucky one. Therefore the likely
+agreement of the chosen model must hold the limit as well. If no model passes, the guard takes the
+first model with a measured agreement that holds the limit.
 """
 
 from __future__ import annotations
@@ -28,28 +30,28 @@ from deployfold.lowering.accuracy import Measured
 from .quantise import LayerResult
 
 _ROUNDS = 6
-"""Times that more layers are put back and everything else is quantised anew."""
+"""How often the guard puts more layers back and quantises the others anew."""
 
 _REFINEMENTS = 5
-"""Times that fewer are tried once the limits hold."""
+"""How often the guard tries fewer layers once the limits hold."""
 
 _MARGIN_DB = 0.3
-"""Aimed at beyond the limit, since the prediction is not exact."""
+"""Margin over the SQNR limit that the search aims at, because the prediction is not exact."""
 
 _WORTH = 0.01
-"""The share of the multiply-accumulates for which another pass is worth its time."""
+"""Least share of the multiply-accumulates that is worth the time of another pass."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One quantised model."""
+    """One quantised model, layer by layer, and its accuracy."""
 
     results: Sequence[LayerResult]
     measured: Measured
 
     @property
     def share(self) -> float:
-        """The share of the layers' multiply-accumulates that are quantised."""
+        """The quantised share of the layers' multiply-accumulates, 0 to 1."""
         total = sum(result.macs for result in self.results)
         kept = sum(result.macs for result in self.results if result.quantised is not None)
         return kept / total if total else 0.0
@@ -61,18 +63,21 @@ def keep_accuracy(
     guard: GuardSpec,
     precision: Precision,
 ) -> tuple[Step, dict[str, str]]:
-    """Quantise all layers, then fewer, until the limits hold; see the module.
+    """Quantise all layers, then fewer, until the limits hold, as the module describes.
 
     Args:
-        attempt: quantises all layers but those named, and measures on held-back samples.
-        measure_costs: for every layer, by name, the outputs with it alone quantised, on
-            calibration samples.
+        attempt: a function that quantises all layers except the named ones, and measures on
+            held-back samples.
+        measure_costs: a function that returns, for every layer by name, the accuracy on
+            calibration samples with this layer alone quantised.
+        guard: the limits.
+        precision: the quantised precision, for messages.
 
     Returns:
-        The model that holds, and why each layer that was put back was.
+        The model that holds the limits, and by name the reason for each layer that went back.
 
     Raises:
-        AccuracyError: the limits do not hold with the least share of the layers that is allowed.
+        AccuracyError: the limits do not hold even with the least allowed share of quantised layers.
     """
     step = attempt(frozenset())
     if not guard.enabled or _holds(step.measured, guard):
@@ -90,7 +95,7 @@ def keep_accuracy(
 
 
 class _Search:
-    """For the layers to put back; they are named in the order in which they go."""
+    """The search for the layers to put back; lists of layers are in the order of going back."""
 
     def __init__(
         self,
@@ -107,10 +112,10 @@ class _Search:
         total = sum(macs.values()) or 1
         self._shares = {name: max(count, 1) / total for name, count in macs.items()}
         self._failed = 0
-        """So many of the layers put back were not enough."""
+        """The largest number of layers put back that did not reach the limits."""
 
     def until_it_holds(self) -> tuple[list[str], Step] | None:
-        """The layers put back and the model that holds; ``None`` if none is allowed to."""
+        """The layers to put back, and the model that holds the limits; ``None`` without one."""
         removed: list[str] = []
         first: tuple[list[str], Step] | None = None
         for _ in range(_ROUNDS):
@@ -127,11 +132,17 @@ class _Search:
         return first
 
     def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
-        """The same with as few layers as some more attempts find."""
+        """Reduce the layers to put back with up to :data:`_REFINEMENTS` more attempts.
+
+        Args:
+            removed: the layers put back.
+            held: the model that holds the limits with these layers put back.
+        """
         if not _holds(held.measured, self._guard, surely=True):
             return removed, held
         left = _REFINEMENTS
-        low, high = self._failed, len(removed)  # low of them do not hold, high do
+        # The limits fail with ``low`` layers put back, and hold with ``high``.
+        low, high = self._failed, len(removed)
         while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
             middle = (low + high) // 2
             step = self._attempt(frozenset(removed[:middle]))
@@ -152,7 +163,7 @@ class _Search:
         return removed, held
 
     def refusal(self, precision: Precision) -> str:
-        """Why the limits cannot be kept."""
+        """The error message: why the limits cannot be kept."""
         guard, measured = self._guard, self._step.measured
         agreement = "" if measured.agreement is None else f" and {measured.agreement:.1%} agreement"
         limit = f"{guard.min_sqnr_db:g} dB"
@@ -165,7 +176,7 @@ class _Search:
         )
 
     def _next(self, removed: Sequence[str]) -> list[str]:
-        """The layers to put back beside ``removed``; none where no more may."""
+        """The next layers to put back beside ``removed``; empty if no more are allowed."""
         measured, guard = self._step.measured, self._guard
         if measured.sqnr_db >= guard.min_sqnr_db:
             costs = {name: cost.divergence or 0.0 for name, cost in self.costs.items()}
@@ -205,13 +216,13 @@ def _sure_agreement(measured: Measured) -> float:
 
 
 def _wanted(measured: Measured, guard: GuardSpec) -> float:
-    """The share of the present noise, or divergence, that may stay."""
+    """The share of the present noise or divergence that may stay, 0 to 1."""
     if not math.isfinite(measured.sqnr_db):
         return 0.1
     if measured.sqnr_db < guard.min_sqnr_db:
         return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
     assert guard.min_agreement is not None
-    # The classes that change are as many as the error is large, and the divergence is its square.
+    # The number of changed classes is proportional to the error; divergence, to its square.
     share = (1.0 - guard.min_agreement) / (1.0 - _sure_agreement(measured))
     return min(max(share * share, 0.1), 0.8)
 

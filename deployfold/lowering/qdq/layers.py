@@ -1,18 +1,19 @@
-"""Where the layers of an ONNX graph are, and the graph with Q/DQ nodes around them.
+"""Finds the layers of an ONNX graph, and inserts Q/DQ nodes around them.
 
-Q/DQ pairs stand where TensorRT fuses them, and nowhere else:
+Q/DQ nodes stand only where TensorRT fuses them:
 
-1. in front of a layer, on its activation: per tensor, one pair for all layers that read the tensor;
-2. on its weight, per output channel, with a DequantizeLinear alone;
-3. none on a bias, which is added in the accumulator's precision;
-4. none behind a layer: what follows it (an activation, a sum) is fused, and the next layer's pair
-   comes after that;
-5. on the skip of a residual sum if that is asked for (see :mod:`.residual`), else none on the
-   operands of a sum: rounding the skip costs accuracy, and what a GPU gains could not be measured
-   here;
-6. none on products of two activations (attention), whose error no weight could make up for;
-7. of a format for weights alone, those of 2 only, with a scale for every block of inputs of every
-   output channel.
+1. The activation in front of a layer has one pair per tensor, and all layers that read the tensor
+   share the pair.
+2. A layer's weight has a DequantizeLinear alone, with one scale per output channel.
+3. A bias has none, because the accumulator adds the bias in its own precision.
+4. The output of a layer has none. TensorRT fuses the activation or sum behind the layer, and the
+   next layer's pair follows.
+5. The skip of a residual sum has a pair only at the user's request (see :mod:`.skips`); other
+   operands of a sum have none. Rounding the skip costs accuracy. The gain on a GPU: not measured.
+6. Products of two activations (attention) have none, because no weight could compensate for their
+   error.
+7. A format for weights alone has only the nodes of 2, with one scale for every block of inputs of
+   every output channel if the format has blocks.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Skip:
-    """A tensor that is added to a layer's output, and the sum, by name."""
+    """A residual sum behind a layer.
+
+    Attributes:
+        source: name of the tensor that is added to the layer's output.
+        total: name of the sum.
+    """
 
     source: str
     total: str
@@ -41,17 +47,18 @@ class Skip:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A node with a constant weight.
+    """A convolution or matrix product with a constant weight.
 
     Attributes:
-        name: of the node.
-        source: name of the activation it reads.
-        output: name of what it computes.
-        weight, bias: names of its initialisers; ``bias`` is ``None`` without one.
-        axis: the axis of the weight that the output channels are on.
-        groups: of a convolution.
-        block: inputs that share a scale; 0 for one scale an output channel.
-        skip: the tensor added to ``output`` that is rounded as well; ``None`` without one.
+        name: name of the ONNX node.
+        op_type: Conv, ConvTranspose, Gemm or MatMul.
+        source: name of the input activation.
+        output: name of the output tensor.
+        weight, bias: names of the initialisers; ``bias`` is ``None`` for a layer without a bias.
+        axis: the axis of output channels in the weight.
+        groups: number of groups of a convolution.
+        block: number of inputs that share a scale; 0 for one scale an output channel.
+        skip: the residual sum with a skip to quantise; ``None`` without such a sum.
     """
 
     name: str
@@ -68,15 +75,18 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class QuantisedLayer:
-    """What a layer becomes.
+    """The quantised weight, bias and scales of a layer.
 
     Attributes:
-        weight: in the type of the format, of the weight's shape.
-        weight_scale: float32, one for each output channel; with blocks, of the weight's shape with
-            the axis of inputs shortened to their number.
-        bias: float32, corrected; ``None`` where the layer has none.
-        scale: of the activation, a positive float32; ``None`` where it is not rounded.
-        skip_scale: of the layer's skip, likewise.
+        layer: the layer in the fp32 graph.
+        weight: the codes, in the type of the format and the shape of the weight.
+        weight_scale: float32, one scale for each output channel. With blocks, the shape is that of
+            the weight with the number of blocks on the axis of inputs.
+        bias: the corrected bias, float32; ``None`` for a layer without a bias.
+        scale: the scale of the input activation, a positive float32; ``None`` if the activation is
+            not rounded.
+        skip_scale: the scale of the layer's skip, a positive float32; ``None`` if the skip is not
+            rounded.
     """
 
     layer: Layer
@@ -88,7 +98,7 @@ class QuantisedLayer:
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
-    """Every layer of the main graph that can be quantised, in the order of the nodes."""
+    """Every layer of the main graph that can be quantised, in node order."""
     layers = (
         _layer(node)
         for node in model.graph
@@ -127,7 +137,11 @@ def _is_float_weight(value: ir.Value) -> bool:
 
 
 def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int | None:
-    """The weight's axis of output channels; None where there is no single one."""
+    """The axis of output channels in the weight; ``None`` if there is no single axis.
+
+    A Gemm with a transposed input, a factor other than 1 or a bias that is not a vector gives
+    ``None`` as well.
+    """
     attributes = node.attributes
     assert weight.const_value is not None
     if node.op_type == "Conv":
@@ -144,7 +158,13 @@ def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int
 
 
 def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Format) -> None:
-    """Put Q/DQ of one format around the layers named in ``quantised``, in place."""
+    """Insert Q/DQ nodes around the layers in ``quantised``, in place.
+
+    Args:
+        model: a prepared fp32 model.
+        quantised: quantised layers by node name.
+        form: the format of the codes.
+    """
     graph = model.graph
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}
@@ -182,7 +202,7 @@ def _round_input(
     step: float,
     form: Format,
 ) -> None:
-    """Let ``node`` read that input through the tensor's one Q/DQ pair."""
+    """Let ``node`` read its input ``index`` through the tensor's shared Q/DQ pair."""
     source = node.inputs[index]
     assert source is not None
     name = str(source.name)
@@ -235,7 +255,7 @@ def _node(
 
 
 def numbers(value: ir.Value | None) -> Array:
-    """What an initialiser holds, in float64."""
+    """The values of an initialiser, in float64."""
     assert value is not None
     assert value.const_value is not None
     held: Array = value.const_value.numpy().astype(np.float64)
@@ -243,12 +263,12 @@ def numbers(value: ir.Value | None) -> Array:
 
 
 def replace_numbers(value: ir.Value, new: Array) -> None:
-    """Let an initialiser hold ``new``, in float32."""
+    """Replace the values of an initialiser by ``new``, in float32."""
     value.const_value = ir.tensor(new.astype(np.float32), name=value.name)
 
 
 def initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    """A new initialiser of ``graph``, by ``name`` or, where that is taken, with a number behind."""
+    """Add an initialiser to ``graph``; a name in use already gets a number appended."""
     unique, number = name, 1
     while unique in graph.initializers:
         unique, number = f"{name}_{number}", number + 1

@@ -1,4 +1,4 @@
-"""From an fp32 ONNX to one with quantised layers that keeps the accuracy that was asked for."""
+"""Quantises the layers of an fp32 ONNX file, within the accuracy limits of the user."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .samples import Samples, check_finite, choose_samples
 from .skips import with_skips
 
 SENSITIVITY_SAMPLES = 16
-"""Calibration samples on which the guard compares layers, and the rest takes its ranges from."""
+"""Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
 
 
 def lower(
@@ -55,12 +55,17 @@ def lower(
 
     Args:
         source: an ONNX file from :func:`deployfold.exporting.export_onnx`, BatchNorm folded.
-        path: written atomically, with external data beside it where the weights need it.
+        path: the file to write, atomically; large weights go to external data beside the file.
+        precision: a precision of the family ``qdq``.
+        data: the samples for calibration and measurement.
+        options: the user's choices.
+        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
-        ExportError: there is no layer to quantise, a sample is not finite, or ONNX Runtime fails.
-        UsageError: there is no calibration data, and the precision needs it.
+        ExportError: the model has no layer to quantise, a sample is not finite, or ONNX Runtime
+            fails.
+        UsageError: the precision needs calibration data and there is none.
     """
     form = FORMATS[precision]
     samples = choose_samples(data, precision)
@@ -80,7 +85,7 @@ def lower(
     if residual:
         layers = with_skips(model, layers)
     with staged(path) as temporary:
-        if precision is Precision.INT8:  # the steps of FP8 grow with the numbers
+        if precision is Precision.INT8:  # FP8 needs no equal ranges: its steps grow with the values
             able = [layer for layer in layers if layer.name not in unfit]
             model = best_channels(
                 model, able, samples.feeds, samples.held_back, source, form, temporary.parent,
@@ -147,7 +152,7 @@ def lower(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Job:
-    """One model to quantise: what the guard tries and compares."""
+    """One model to quantise, with the operations that the guard calls."""
 
     source: Path
     proto: onnx.ModelProto
@@ -161,7 +166,7 @@ class _Job:
     progress: Progress
 
     def quantised(self, excluded: Collection[str]) -> list[LayerResult]:
-        """Every layer quantised that can be, but the ``excluded``."""
+        """Quantise every suitable layer except ``excluded``."""
         return quantise_layers(
             self.proto, self.layers, self.samples.feeds, self.form,
             excluded={*excluded, *self.unfit}, strengths=STRENGTHS if self.samples.fitted else (),
@@ -170,20 +175,24 @@ class _Job:
 
     @functools.cached_property
     def every(self) -> list[LayerResult]:
-        """The layers with none excluded."""
+        """The layers after quantising all suitable ones, computed once."""
         return self.quantised(())
 
     def attempt(self, excluded: frozenset[str]) -> Step:
-        """All layers but ``excluded``, quantised anew; measures the file that this would be.
+        """Quantise all layers except ``excluded`` anew, and measure the resulting file.
 
-        A layer makes up for the errors of those before it: it cannot stay as it was without them.
+        Each layer compensates for the errors of earlier layers, so a change to one layer requires
+        a new fit of the others.
         """
         results = self.quantised(excluded) if excluded else self.every
         self.progress("measuring on held-back samples")
         return Step(results, self.measurer.measure(self._rounded(results)))
 
     def judged(self, step: Step) -> Measured:
-        """The accuracy on samples that neither the fit nor the guard saw, where there are such."""
+        """The accuracy on samples that neither the fit nor the guard saw.
+
+        Without such samples, the accuracy on the held-back samples.
+        """
         if self.samples.judged is self.samples.held_back:
             return step.measured
         self.progress(f"measuring on {self.samples.measured_on}")
@@ -191,7 +200,7 @@ class _Job:
         return measurer.measure(self._rounded(step.results))
 
     def costs(self) -> dict[str, Measured]:
-        """What the outputs lose with each layer alone rounded to nearest and the rest in fp32."""
+        """The accuracy with one layer alone rounded to nearest and all others in fp32, by layer."""
         few = self.samples.feeds[:: max(1, len(self.samples.feeds) // SENSITIVITY_SAMPLES)]
         path = self.scratch / "one.onnx"
         measurer = Measurer(self.source, few, None)
@@ -213,7 +222,7 @@ class _Job:
         return found
 
     def _rounded(self, results: Sequence[LayerResult]) -> Path:
-        """A file whose outputs on a CPU are those of the model as it would be written."""
+        """Write a scratch file that gives the final model's outputs on a CPU."""
         path = self.scratch / "rounded.onnx"
         model, _ = build(self.proto, results, self.form, self.rest)
         round_rest(model, self.rest)
@@ -226,10 +235,10 @@ class _Job:
 def _layers(
     model: ir.Model, form: Format, asked: Mapping[str, str]
 ) -> tuple[list[Layer], dict[str, str]]:
-    """All layers, and by name why some of them are not to be quantised.
+    """All layers of a model, and by name the reasons why some of them must not be quantised.
 
     Raises:
-        ExportError: none is.
+        ExportError: no layer can be quantised.
     """
     layers, unfit = [], {}
     for layer in find_layers(model):
@@ -281,7 +290,7 @@ def _notes(
 
 
 def _low(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:
-    """The note where an accuracy that nothing was held to is below the limit."""
+    """The note for a model below the SQNR limit that no guard held to the limit."""
     if measured.sqnr_db >= guard.min_sqnr_db:
         return ()
     low = f"{measured.sqnr_db:.1f} dB is less than --min-sqnr {guard.min_sqnr_db:g}"

@@ -1,12 +1,13 @@
-"""Second moments of the columns that a layer reads: all that fitting its weight needs.
+"""Second moments of the columns that a layer reads; a fit of the weight needs nothing else.
 
-With ``q`` a column as the quantised layer reads it and ``e = q - c`` what it differs by from the
-fp32 column ``c``, a weight ``W + D`` gives the output error
+``q`` is a column as the quantised layer reads it, and ``e = q - c`` is its difference from the fp32
+column ``c``. A weight ``W + D`` then gives the output error
 
     (W + D) q - W c  =  D q + W e
 
-so ``q qᵀ`` and ``e qᵀ`` tell the squared error of every candidate. They are not taken about the
-mean: a weight that leaves the mean error to the bias is only as good as the bias is on new samples.
+Therefore ``q qᵀ`` and ``e qᵀ`` determine the squared error of every candidate, up to a constant.
+The moments are not taken about the mean: a weight that leaves the mean error to the bias is only as
+good as the bias on new samples.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from torch import Tensor
 from .columns import Columns
 
 _CHUNK = 4096
-"""Columns multiplied in float32 before the products are added up in float64."""
+"""Number of columns multiplied in float32 at a time; float64 adds the products up."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over columns, ``(groups, width, width)`` in float64: of ``q qᵀ`` and of ``e qᵀ``."""
+    """Sums over columns, each ``(groups, width, width)`` in float64.
+
+    Attributes:
+        gram: the sum of ``q qᵀ``.
+        cross: the sum of ``e qᵀ``.
+    """
 
     gram: Tensor
     cross: Tensor
@@ -38,7 +44,7 @@ def moments_of(exact: Columns, read: Columns) -> list[Moments]:
 
     Args:
         exact: the columns in fp32.
-        read: the same as the quantised layer reads them.
+        read: the same columns as the quantised layer reads them.
     """
     return [_moments(exact.values[:, :, part], read.values[:, :, part]) for part in read.folds]
 

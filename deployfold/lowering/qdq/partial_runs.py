@@ -1,7 +1,7 @@
-"""Runs an ONNX graph layer by layer, where the caller supplies the outputs of the layers.
+"""Runs an ONNX graph layer by layer; the caller supplies the outputs of the layers.
 
-Layers are quantised from the inputs to the outputs, because the input of a layer depends on how the
-layers before it were quantised. Only the nodes between layers run here, once for each layer, so the
+Layers are quantised from the inputs to the outputs, because a layer's input depends on the
+quantisation of earlier layers. Only the nodes between layers run here, once for each layer, so the
 whole pass costs about one inference.
 """
 
@@ -21,12 +21,13 @@ Batch = list[Array]
 
 
 class PartialRuns:
-    """The tensors of one graph on several samples, computed from what is already there.
+    """Computes the tensors of one graph on several samples, starting from the known tensors.
 
     Args:
-        model: with its weights.
+        model: the model with its weights.
         feeds: arrays by input name, one mapping a sample.
-        needed: names that will be asked for; a tensor no longer needed for them is dropped.
+        needed: names of the tensors that the caller will request, once for each request. A tensor
+            that no further request needs is dropped.
     """
 
     def __init__(
@@ -46,14 +47,14 @@ class PartialRuns:
         self._pending = list(needed)
 
     def put(self, name: str, values: Batch) -> None:
-        """Let ``name`` be ``values`` from now on."""
+        """Set the tensor ``name`` to ``values``, one array a sample."""
         self._tensors[name] = values
 
     def get(self, name: str) -> Batch:
-        """The tensor ``name`` on every sample.
+        """The tensor ``name`` on every sample; computed if it is not known yet.
 
         Raises:
-            ExportError: ONNX Runtime cannot run what computes it.
+            ExportError: ONNX Runtime cannot run the nodes that compute the tensor.
         """
         if name not in self._tensors:
             nodes, borders, weights = self._before(name)
@@ -68,7 +69,7 @@ class PartialRuns:
         return self._tensors[name]
 
     def done(self, name: str) -> None:
-        """``name`` is not asked for again; drops every tensor that nothing else needs."""
+        """Finish one request for ``name``, and drop every tensor that no other request needs."""
         self._pending.remove(name)
         needed: set[str] = set()
         for target in dict.fromkeys(self._pending):
@@ -77,7 +78,7 @@ class PartialRuns:
             del self._tensors[key]
 
     def _before(self, name: str) -> tuple[list[onnx.NodeProto], list[str], list[str]]:
-        """The nodes that compute ``name``, the known tensors and the weights they start from."""
+        """The nodes that compute ``name``, and the known tensors and weights that they read."""
         nodes: set[int] = set()
         borders: dict[str, None] = {}
         weights: dict[str, None] = {}
@@ -112,7 +113,7 @@ class PartialRuns:
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """Every name that a node reads, those in the bodies of control flow included."""
+    """Every name that a node reads, including names in the bodies of control flow."""
     names = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):

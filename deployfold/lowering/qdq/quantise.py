@@ -27,10 +27,18 @@ from .rounding import half, plain
 
 @dataclass(frozen=True, eq=False)
 class LayerResult:
-    """A layer after the pass; ``quantised`` is ``None`` where it was left out.
+    """A layer after the pass.
 
-    ``sqnr_db`` is of its output on the calibration samples, all before it quantised as well, and
-    ``macs`` the multiply-accumulates of one sample.
+    Attributes:
+        layer: the layer.
+        quantised: its quantised version; ``None`` if the layer was excluded.
+        estimator: the method that found the range, or the number of weights that share a scale;
+            empty for an excluded layer.
+        input_range: the largest magnitude that the quantised input can represent; NaN if the input
+            is not quantised.
+        sqnr_db: SQNR (dB) of the layer's output on the calibration samples, with all earlier layers
+            quantised as well.
+        macs: multiply-accumulates of one sample.
     """
 
     layer: Layer
@@ -52,17 +60,18 @@ def quantise_layers(
     folds: Sequence[int] = (),
     progress: Progress = silent,
 ) -> list[LayerResult]:
-    """Quantise every layer but the ``excluded``, each on what the ones before it really give.
+    """Quantise every layer except ``excluded``, each on the real outputs of the quantised ones.
 
     Args:
-        model: prepared, with its weights.
-        layers: of the model, in an order in which they can be computed.
+        model: the prepared model with its weights.
+        layers: layers of the model, in an order in which they can be computed.
         feeds: calibration samples by input name.
-        form: what their inputs and weights are rounded to.
-        strengths: how weights may be fitted to the samples; none rounds them to nearest, and leaves
-            biases as they are.
-        folds: where each fold of the samples but the first begins.
-        progress: called for every layer.
+        form: the format for weights and, unless it is for weights alone, inputs.
+        excluded: names of the layers to leave in fp32.
+        strengths: the strengths that a fit may choose from. An empty sequence rounds weights to
+            nearest and leaves biases unchanged.
+        folds: the index where each fold of the samples begins, without the first.
+        progress: a callback that receives each layer.
 
     Raises:
         ExportError: ONNX Runtime cannot run a part of the model.
@@ -154,7 +163,7 @@ def _range(
     actual: Columns | None,
     form: Format,
 ) -> tuple[str, float]:
-    """The estimator whose range costs the output of the layer least, and the range."""
+    """The estimator with the least output error of the layer, and its range."""
     proposed = candidates(values, form)
     if exact is None or actual is None:
         return _least_error(proposed)
@@ -173,8 +182,8 @@ def _skip_scale(
     ranges: dict[str, tuple[str, float]],
     form: Format,
 ) -> float | None:
-    """The scale that layers have for the tensor, or one for it and for those that follow; ``None``
-    where it is broadcast."""
+    """The scale of a skip, shared with all layers that read the tensor; ``None`` if the sum
+    broadcasts the skip."""
     if values[0].shape != added_to[0].shape:
         return None
     if skip.source not in ranges:
@@ -208,7 +217,7 @@ def _restored(item: QuantisedLayer) -> Array:
 
 
 class _LayerRunner:
-    """Runs single layers of a model with other weights."""
+    """Runs single layers of a model with replaced weights."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -220,12 +229,15 @@ class _LayerRunner:
                 self._readers.setdefault(name, []).append(node)
 
     def weights(self, layer: Layer) -> tuple[Array, Array | None]:
-        """The fp32 weight and bias."""
+        """The layer's fp32 weight and bias; the bias is ``None`` for a layer without one."""
         bias = None if layer.bias is None else numpy_helper.to_array(self._tensors[layer.bias])
         return numpy_helper.to_array(self._tensors[layer.weight]), bias
 
     def bounds(self, layer: Layer) -> Bounds:
-        """Of the Relu or Clip that alone reads the layer's output; infinite without one."""
+        """The bounds of a Relu or Clip behind the layer.
+
+        The bounds are infinite unless the Relu or Clip is the only reader of the layer's output.
+        """
         readers = self._readers.get(layer.output, ())
         if len(readers) != 1:
             return UNBOUNDED

@@ -1,10 +1,10 @@
 """Proposes ranges for an activation: the largest magnitude that its scale can represent.
 
-* ``max``: the largest seen; nothing is clipped.
-* ``percentile``: 99.99 % of the values lie within.
-* ``mse``: least mean squared error of the quantised values.
+* ``max``: the largest observed magnitude; no value is clipped.
+* ``percentile``: the range of 99.99 % of the values.
+* ``mse``: the range with the least mean squared error of the quantised values.
 
-Which one serves a layer is decided by the error of the layer's output, see
+The error of the layer's output decides between these estimators, see
 :mod:`deployfold.lowering.qdq.fit`.
 """
 
@@ -23,11 +23,11 @@ PERCENTILE = 99.99
 _BINS = 2048
 _STEPS = 40
 _TINY = float(np.finfo(np.float16).tiny)
-"""The least scale: positive in float16, also where a tensor is all zeros."""
+"""The least scale. The scale stays positive in float16 even for a tensor of zeros."""
 
 
 def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]:
-    """The range that each estimator proposes for a tensor; all are positive and finite.
+    """The range that each estimator proposes for a tensor; every range is positive and finite.
 
     Args:
         values: the tensor, once for each sample.

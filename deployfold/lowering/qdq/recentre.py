@@ -1,12 +1,13 @@
 """Shifts non-negative activations to lie around 0, so that symmetric int8 uses all of its codes.
 
-TensorRT takes int8 only with a zero point of 0, so a ReLU6 uses 128 of the 256 codes. If the layers
-behind it add no padding, half of its range can be subtracted before the Clip and restored behind:
+TensorRT takes int8 only with a zero point of 0, so a ReLU6 uses 128 of the 256 codes. If the next
+layers add no padding, half of the range can be subtracted before the Clip and restored afterwards:
 
     Clip(z, 0, h) - c  =  Clip(z - c, -c, h - c)      and      W x + b  =  W (x - c) + (b + W c)
 
-The operators stay what they are: the bias of the layer before, the bounds of the Clip and the
-biases of the layers behind change. A Relu would have to become a Clip, and is left alone.
+No operator is added or removed. Only three kinds of numbers change: the bias of the layer before
+the Clip, the bounds of the Clip, and the biases of the next layers. A Relu would have to become a
+Clip, and is left alone.
 """
 
 from __future__ import annotations
@@ -24,23 +25,31 @@ from .coupled import clip_bound
 from .layers import Layer, initializer, numbers, replace_numbers
 
 SHIFT_KEY = "deployfold.shift"
-"""The metadata property with the number that was subtracted from a node's output; layer comparisons
-read it."""
+"""The metadata property of a node with a shifted output: the subtracted number. Layer comparisons
+read the property."""
 
 _CONSTANT = frozenset({"Flatten", "GlobalAveragePool", "Identity", "Reshape", "Squeeze"})
 """Operators that pass a constant tensor through unchanged."""
 
 _TOPS = np.linspace(0.4, 1.0, 25)
-"""Shares of the calibrated range that are tried as the upper end of what int8 represents."""
+"""Candidates for the upper end of the int8 range, as shares of the calibrated range."""
 
 _CODES = 255.0
 _SAMPLED = 4096
-"""Elements of a tensor that are drawn from each sample."""
+"""Number of elements drawn from a tensor for each sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """A Clip from 0 with the layer before it, and the layers and other operators behind it."""
+    """A Clip from 0 with an activation that can be shifted.
+
+    Attributes:
+        writer: the layer before the Clip.
+        clip: the Clip.
+        high: the upper bound of the Clip.
+        passing: operators behind the Clip that pass a constant unchanged.
+        readers: the layers that read the activation.
+    """
 
     writer: ir.Node
     clip: ir.Node
@@ -54,15 +63,15 @@ class _Place:
 
 
 def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Array]]) -> int:
-    """Move every such activation in place; the model stays the same function.
+    """Shift every suitable activation in place, without changing the model's function.
 
     Args:
-        model: in float32.
-        layers: of the model; see :func:`~.layers.find_layers`.
+        model: a float32 model.
+        layers: the layers that may be changed; see :func:`~.layers.find_layers`.
         feeds: calibration samples by input name.
 
     Returns:
-        How many were moved.
+        The number of shifted activations.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
@@ -89,7 +98,10 @@ def _places(model: ir.Model, layers: Collection[str]) -> Iterator[_Place]:
 def _behind(
     value: ir.Value, layers: Collection[str]
 ) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]] | None:
-    """The operators that a constant passes, and the layers it reaches; ``None`` for others."""
+    """The operators that pass a constant on from ``value``, and the layers that read it.
+
+    ``None`` if another operator or a graph output reads the value as well.
+    """
     passing: tuple[ir.Node, ...] = ()
     readers: tuple[ir.Node, ...] = ()
     if value.is_graph_output() or not value.uses():
@@ -106,7 +118,7 @@ def _behind(
 
 
 def _has_own_bias(node: ir.Node, layers: Collection[str]) -> bool:
-    """Whether it is one of the layers, with a bias and weights that it alone reads."""
+    """Whether a node is one of the layers, and the only reader of its weight and bias."""
     own = [value for value in node.inputs[1:] if value is not None]
     return (
         node.op_type in ("Conv", "Gemm")
@@ -125,7 +137,7 @@ def _pads(node: ir.Node) -> bool:
 def _tops(
     model: ir.Model, names: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
-    """The upper end with the least squared error of each tensor, in 255 steps from 0."""
+    """The upper end of each tensor's range with the least squared error, for 255 steps from 0."""
     random = np.random.default_rng(0)
     samples: dict[str, list[Array]] = {name: [] for name in names}
     tops = dict.fromkeys(names, 0.0)

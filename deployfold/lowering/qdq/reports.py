@@ -1,4 +1,4 @@
-"""What the report says of each layer of a quantised model."""
+"""Makes the report on each layer of a quantised model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from .quantise import LayerResult
 
 
 def titles(layers: Sequence[Layer]) -> dict[str, str]:
-    """By the name of the node, what a user knows a layer by: the module that the weight is of."""
+    """The title of each layer for the user, by node name: the module of the weight.
+
+    A layer keeps its node name as the title if its weight is not called ``<module>.weight``, or if
+    several layers share the module.
+    """
     modules = {layer.name: layer.weight.removesuffix(".weight") for layer in layers}
     shared = Counter(modules.values())
     return {
@@ -30,10 +34,12 @@ def report_layers(
     reasons: Mapping[str, tuple[Precision, str]],
     precision: Precision,
 ) -> tuple[LayerReport, ...]:
-    """The layers, in the order of the graph.
+    """Make one report for each layer, in graph order.
 
     Args:
-        reasons: by name, the precision that a layer has instead, and why.
+        results: the layers after quantisation.
+        reasons: for each layer that is not quantised, by node name, its precision and the reason.
+        precision: the precision of the quantised layers.
     """
     names = titles([result.layer for result in results])
     reports = []

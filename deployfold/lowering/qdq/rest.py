@@ -1,9 +1,9 @@
-"""What is not quantised: its precision, and writing a model that has both.
+"""Converts the rest of a quantised model, that is everything outside the quantised layers.
 
 With a 16-bit rest, the guard of the family ``cast`` first finds the nodes of the fp32 model that
-must stay in fp32 there. A quantised model then keeps these, and the nodes whose scales or
-dequantised values the 16-bit type cannot hold. Every quantised model is measured as it would be
-written: with the rest converted, and each 16-bit tensor rounded.
+must stay in fp32. A quantised model then keeps these nodes in fp32, and the nodes with scales or
+dequantised values that the 16-bit type cannot hold. Every quantised model is measured as the final
+file: with the rest converted, and each 16-bit tensor rounded.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .layers import QuantisedLayer, dequantised_input, dequantised_weight, inser
 from .quantise import LayerResult
 
 STRICTER_DB = 10.0
-"""The rest must keep this much more than the limit of the quantised model: its noise then takes a
-tenth of what is allowed."""
+"""Margin of the rest over the SQNR limit of the quantised model. The noise of the rest then takes a
+tenth of the allowed noise."""
 
 
 @dataclass(frozen=True)
 class Rest:
-    """How the rest of a model is written.
+    """The plan for the rest of a model.
 
     Attributes:
-        precision: FP16, or FP32, which leaves it as it is.
+        precision: FP16, or FP32 for an unchanged rest.
         kept: nodes that stay in fp32, with the reason.
-        ranges: of the fp32 model's tensors.
-        head_room: of its float16 tensors.
+        ranges: the ranges of the fp32 model's tensors.
+        head_room: the least head-room of the float16 tensors.
         float_io: graph inputs and outputs keep float32.
         notes: sentences for the user.
     """
@@ -63,7 +63,7 @@ class Rest:
         return FORMATS.get(self.precision)
 
     def lower(self, model: ir.Model) -> list[KeptNode]:
-        """Convert what is not quantised, in place; returns the nodes that stay in fp32."""
+        """Convert the rest of a quantised model in place; returns the nodes that stay in fp32."""
         if self.form is None:
             return []
         kept = dict(self.kept)
@@ -84,13 +84,22 @@ def plan_rest(
     scratch: Path,
     progress: Progress,
 ) -> Rest:
-    """Decide how the rest of the prepared fp32 ``model`` is written.
+    """Plan the rest of the prepared fp32 ``model``.
+
+    A rest that cannot keep its accuracy in 16 bits stays in fp32, with a note.
 
     Args:
-        source: the fp32 ONNX.
-        inputs: what ranges and accuracy are taken from.
-        asked: nodes that the user wants in fp32.
-        limit_db: of the quantised model; ``None`` for no limit.
+        model: the prepared fp32 model.
+        source: the fp32 ONNX file.
+        inputs: the feeds for ranges and accuracy.
+        asked: nodes that the user keeps in fp32, with the reason.
+        limit_db: the SQNR limit (dB) of the quantised model; ``None`` for no limit.
+        options: the user's choices.
+        scratch: a folder for temporary files.
+        progress: a callback that receives the current step.
+
+    Raises:
+        AccuracyError: the rest needs fp32, and the user asked for float16 inputs and outputs.
     """
     form = FORMATS.get(options.rest)
     if form is None:
@@ -106,7 +115,7 @@ def plan_rest(
         found = guard.keep_accuracy(asked, limit_db)
     except AccuracyError as error:
         if not options.float_io:
-            raise  # an fp32 rest has no float16 inputs
+            raise  # an fp32 rest cannot have float16 inputs
         note = f"the rest is in fp32, not {form.name}: {error.message}"
         return Rest(Precision.FP32, notes=(note,))
     ranges = found.ranges | {
@@ -121,11 +130,13 @@ def plan_rest(
 def build(
     proto: onnx.ModelProto, results: Sequence[LayerResult], form: Format, rest: Rest | None
 ) -> tuple[ir.Model, list[KeptNode]]:
-    """The quantised model, with its rest converted, and the nodes that stay in fp32.
+    """Build the quantised model; returns the model and the nodes that stay in fp32.
 
     Args:
         proto: the prepared fp32 model.
-        rest: ``None`` leaves it in fp32.
+        results: the layers; a layer without a quantised version stays.
+        form: the format of the quantised layers.
+        rest: the plan for the rest; ``None`` leaves the rest in fp32.
     """
     model = ir.from_proto(proto)
     assert isinstance(model, ir.Model)
@@ -143,9 +154,10 @@ def round_rest(model: ir.Model, rest: Rest) -> None:
 
 
 def _keep_pairs(model: ir.Model, kept: dict[str, str]) -> None:
-    """Keep the DequantizeLinear nodes before a kept layer, and every other reader of these.
+    """Keep in fp32 the DequantizeLinear nodes before a kept layer, and all their other readers.
 
-    TensorRT fuses a layer only with a DequantizeLinear directly before it, not with a Cast between.
+    TensorRT fuses a layer only with a DequantizeLinear directly before the layer; a Cast between
+    them prevents the fusion.
     """
     waiting = [node for node in model.graph if node.name in kept]
     while waiting:

@@ -13,16 +13,16 @@ from .formats import Format
 from .layers import Layer
 
 _BLOCK = 64
-"""Columns rounded before the others are updated."""
+"""Number of columns to round before the later columns are updated."""
 
 _CLIPS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82)
-"""Shares of a channel's largest weight that its scale may represent."""
+"""Candidates for the largest weight that a scale represents, as shares of the actual largest."""
 
 
 def plain(layer: Layer, weight: Array, form: Format) -> tuple[Array, Array]:
-    """Round to nearest: weight and float32 scales, as :class:`QuantisedLayer` has them.
+    """Round a weight to nearest; returns codes and float32 scales as in :class:`QuantisedLayer`.
 
-    A block's scale is the one with the least squared error; without blocks, nothing is clipped.
+    With blocks, each scale has the least squared error. Without blocks, no weight is clipped.
     """
     if layer.block:
         rows = rows_of(layer, weight)
@@ -37,7 +37,10 @@ def plain(layer: Layer, weight: Array, form: Format) -> tuple[Array, Array]:
 
 
 def half(scales: Array) -> Array:
-    """Scales rounded to float16 where that moves them by 1 % at most: fp16 then changes nothing."""
+    """Round scales to float16 if the change is at most 1 %.
+
+    A later conversion of the model to fp16 then leaves these scales unchanged.
+    """
     rounded = scales.astype(np.float16).astype(np.float64)
     near = np.abs(rounded - scales) <= 0.01 * scales
     return np.where(near, rounded, scales)
@@ -48,9 +51,13 @@ def _least(flat: Array) -> float:
 
 
 def weight_scales(rows: Tensor, power: Tensor, form: Format, block: int) -> Tensor:
-    """``(groups, out / groups, blocks, 1)``: of each block the scale that costs its output least.
+    """The scale of each block with the least output error, ``(groups, out / groups, blocks, 1)``.
 
-    ``power`` is that of every input, ``(groups, width)``; a ``block`` of 0 is the whole width.
+    Args:
+        rows: the weight, ``(groups, out / groups, width)``.
+        power: the power of every input, ``(groups, width)``, which weights the squared errors.
+        form: the format of the codes.
+        block: inputs that share a scale; 0 is the whole width.
     """
     block = block or rows.shape[2]
     rows = rows.reshape(*rows.shape[:2], -1, block)
@@ -68,16 +75,18 @@ def weight_scales(rows: Tensor, power: Tensor, form: Format, block: int) -> Tens
 
 
 def spread(steps: Tensor, rows: Tensor) -> Tensor:
-    """The scale of every weight, in the shape of ``rows``."""
+    """Repeat the scale of each block for every weight, in the shape of ``rows``."""
     return steps.expand(*steps.shape[:3], rows.shape[2] // steps.shape[2]).flatten(2)
 
 
 def compensated(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tensor:
-    """Codes of ``rows``, each column's rounding error compensated in the ones after it.
+    """Round ``rows`` to codes; later columns compensate for the rounding error of each column.
 
     Args:
+        rows: the weight, ``(groups, out / groups, width)``.
         steps: the scale of every weight, in the shape of ``rows``.
-        gram: ``(groups, width, width)``, positive definite.
+        gram: second moments of the inputs, ``(groups, width, width)``, positive definite.
+        form: the format of the codes.
     """
     inverse = torch.linalg.inv(gram)
     upper = torch.linalg.cholesky((inverse + inverse.transpose(1, 2)) / 2, upper=True)
@@ -93,14 +102,14 @@ def compensated(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tens
             errors[:, :, one] = (rest[:, :, one] - code * steps[:, :, one]) / upper[:, one, one]
             later = slice(column + 1, stop)
             rest[:, :, later] -= errors[:, :, one] * upper[:, one, later]
-        # What lies beyond the block is updated once for all of it: the tensor is read less often.
+        # Columns beyond the block are updated once per block, so the tensor is read less often.
         block = slice(start, stop)
         rest[:, :, stop:] -= errors[:, :, block] @ upper[:, block, stop:]
     return codes
 
 
 def stored_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...], form: Format) -> Array:
-    """Codes in the layout of the ONNX initialiser."""
+    """Convert codes to the layout and type of the ONNX initialiser."""
     matrix = codes.reshape(-1, codes.shape[2])
     if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
         matrix = matrix.T
@@ -108,7 +117,7 @@ def stored_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...], form: For
 
 
 def stored_scale(layer: Layer, steps: Tensor) -> Array:
-    """Scales as DequantizeLinear takes them, see :class:`~.layers.QuantisedLayer`."""
+    """Convert scales to the layout of DequantizeLinear, see :class:`~.layers.QuantisedLayer`."""
     matrix = steps.flatten(2).flatten(0, 1).numpy().astype(np.float32)
     if not layer.block:
         return matrix.ravel()

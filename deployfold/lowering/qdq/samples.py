@@ -1,4 +1,4 @@
-"""The samples that a quantised model is fitted to, and those that it is measured on."""
+"""Chooses the samples to fit a quantised model to, and the samples to measure the model on."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from deployfold.lowering.request import Feed, LoweringData
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples, and what may be done with them.
+    """The samples of one lowering, by purpose.
 
     Attributes:
-        feeds: what it is fitted to, those of one fold after those of the other.
-        folds: where the second fold begins, so that a fit is judged on pictures it did not see;
-            empty where there are too few.
-        held_back: what the guard measures on.
+        feeds: the samples for the fit; the second fold follows the first.
+        folds: the index where the second fold begins. A fit to one fold is judged on the pictures
+            of the other. Empty without a second fold.
+        held_back: the samples for the guard's measurements.
         labels: classes of the held-back samples.
-        judged: what the reported accuracy is measured on: pictures that neither the fit nor the
-            guard saw; the held-back ones where there are no others.
-        judged_labels: classes of these.
-        fitted: weights are fitted to the feeds; ``False`` rounds them to nearest.
-        guarded: the held-back samples are not among the feeds, so the accuracy is held to a limit
-            on them.
-        measured_on: the judged samples, as the end of a sentence.
-        note: where they are from.
+        judged: the samples for the reported accuracy: pictures that neither the fit nor the guard
+            saw, or the held-back samples if there are no others.
+        judged_labels: classes of the judged samples.
+        fitted: whether weights are fitted to the feeds; ``False`` rounds weights to nearest.
+        guarded: whether the held-back samples are separate from the feeds. Only then does the
+            guard hold the accuracy to a limit.
+        measured_on: a description of the judged samples, as the end of a sentence.
+        note: the source of the samples, as notes for the user.
     """
 
     feeds: list[Feed]
@@ -46,14 +46,15 @@ class Samples:
 
 
 def choose_samples(data: LoweringData, precision: Precision) -> Samples:
-    """The calibration data, or for weights alone, which can do without, the build's inputs.
+    """Choose the calibration data, or the build's inputs for a precision that needs none.
 
     Raises:
-        UsageError: there is none, and activations are to be rounded.
+        UsageError: the precision requires calibration data and there is none.
     """
     record = precision.record
     if data.calibration:
-        # Random ranges are all that activations have then; a weight is better off without.
+        # Without real data, activations can only take random ranges, but weights are more exact
+        # without a fit to random samples.
         fitted = data.calibration_real or not record.weights_only
         order, folds = halves(data.pictures or tuple(range(len(data.calibration))))
         judged, labels = data.held_back, data.held_back_labels
@@ -80,10 +81,17 @@ def choose_samples(data: LoweringData, precision: Precision) -> Samples:
 
 
 def halves(pictures: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """An order of samples with two folds of about equal size, and where the second begins.
+    """Divide samples into two folds of about equal size that share no picture.
 
-    Samples of one picture are in one fold. The largest picture comes first, each goes to the
-    smaller fold; of a single picture there is one fold.
+    The pictures with the most samples are placed first, and each picture goes to the smaller fold.
+    A single picture makes a single fold.
+
+    Args:
+        pictures: the number of the picture of each sample.
+
+    Returns:
+        The indices of the samples, fold after fold, and the position where the second fold begins;
+        the latter is empty for a single fold.
     """
     sizes = Counter(pictures)
     folds: tuple[set[int], set[int]] = (set(), set())
@@ -97,10 +105,11 @@ def halves(pictures: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
 
 
 def check_finite(feeds: Sequence[Feed], precision: Precision) -> None:
-    """Refuse samples that are not finite, and an empty list of them.
+    """Check that there are samples and that all of them are finite.
 
     Raises:
-        ExportError: naming the sample and the input.
+        ExportError: there are no samples, or a sample holds NaN or infinity; the message names the
+            sample and the input.
     """
     if not feeds:
         name = precision.record.title

@@ -1,7 +1,7 @@
-"""Residual sums: finds the skip connections that can be quantised too.
+"""Finds the skip connections of residual sums that can be quantised too.
 
 TensorRT computes a convolution and the sum behind it in one kernel. With both operands quantised,
-that kernel reads and writes 8 bits only. A skip in fp16 costs twice the memory traffic.
+the kernel reads and writes 8 bits only. A skip in fp16 costs twice the memory traffic.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from .layers import Layer, Skip
 
 
 def with_skips(model: ir.Model, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, each with its skip where it has one:
+    """Return the layers, each with its skip if the layer has one.
 
-    1. it is a convolution whose output goes into an Add and nowhere else;
-    2. what is added to it is computed too, and before it, so that its values are known once the
-       layer is reached. Where both operands are such convolutions, the earlier one is the skip of
-       the later.
+    1. The layer is a convolution, and only an Add reads its output.
+    2. The other operand of the Add is not a constant, and is computed before the layer. So its
+       values are known when quantisation reaches the layer. If both operands are such
+       convolutions, the earlier one is the skip of the later one.
 
-    Whether they have one shape, so that nothing is broadcast, is seen once there are values.
+    The shapes are compared later, with actual values; a skip that needs broadcasting is not
+    quantised.
     """
     order = {node: index for index, node in enumerate(model.graph)}
     nodes = {node.name: node for node in order}
