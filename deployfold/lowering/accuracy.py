@@ -146,7 +146,7 @@ class Measurer:
 
 
 def noise_of(decibels: float) -> float:
-    """Noise power over signal power for an SQNR in dB; infinite where a float would overflow."""
+    """Noise power over signal power for an SQNR in dB; infinite if a float would overflow."""
     return 10.0 ** (-decibels / 10.0) if decibels > -3000.0 else math.inf
 
 

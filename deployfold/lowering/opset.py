@@ -1,4 +1,4 @@
-"""Raises the opset of an ONNX model, since older operators lack the newer types."""
+"""Raises the opset of an ONNX model, because older operators lack the newer types."""
 
 from __future__ import annotations
 

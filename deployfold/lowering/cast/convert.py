@@ -1,4 +1,4 @@
-"""Converts an fp32 graph to one with 16-bit tensors; the ONNX schema decides what can be 16-bit.
+"""Converts an fp32 graph to one with 16-bit tensors; the ONNX schema decides which ones can be.
 
 1. A float32 input or output of a node becomes 16-bit if the operator's schema allows it. The scales
    of a Resize, for example, must be float32 and stay.

@@ -1,4 +1,4 @@
-"""Shifts non-negative activations to lie around 0, so that symmetric int8 uses all of its codes.
+"""Shifts non-negative activations to lie around 0, and so lets symmetric int8 use all codes.
 
 TensorRT takes int8 only with a zero point of 0, so a ReLU6 uses 128 of the 256 codes. If the next
 layers add no padding, half of the range can be subtracted before the Clip and restored afterwards:
