@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import torch
 from cli_runs import fails, run
 from torch import Tensor, nn
@@ -35,6 +37,13 @@ class Watching(nn.Module):
         return self.layer(x).relu()
 
 
+@pytest.fixture
+def library_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that no command has claimed, which another test's command may have done here."""
+    monkeypatch.setattr("deployfold.util.quiet._OWN", threading.Event())
+
+
+@pytest.mark.usefixtures("library_process")
 def test_the_process_stays_as_it_was_while_a_model_is_exported(tmp_path: Path) -> None:
     module, before = Watching().eval(), state()
     export_torchscript(module, INPUTS, tmp_path / "model.ts.pt")

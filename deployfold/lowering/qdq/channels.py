@@ -66,13 +66,17 @@ def best_channels(
     measurer = Measurer(source, _some(held_back), None)
     path = scratch / "variant.onnx"
     best, highest = fp32, float("-inf")
+    compared: set[tuple[_Step, ...]] = set()
     for number, steps in enumerate(VARIANTS):
         progress("scaling channels", number / len(VARIANTS))
         changed = ir.from_proto(fp32)
         assert isinstance(changed, ir.Model)
-        if not all(step(changed, layers, feeds) for step in steps):
-            continue  # a step found nothing to do, so skip the variant
-        variant = ir.to_proto(changed) if steps else fp32
+        # A step that finds nothing to do leaves the model as it was.
+        effective = tuple(step for step in steps if step(changed, layers, feeds))
+        if effective in compared:
+            continue
+        compared.add(effective)
+        variant = ir.to_proto(changed) if effective else fp32
         results = quantise_layers(variant, layers, _some(feeds), form, strengths=(NEAREST,))
         rounded, _ = build(variant, results, form, None)
         write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
