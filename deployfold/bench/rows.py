@@ -45,17 +45,11 @@ class Opening:
             name, title = artifact.name, artifact.title
             if label := runner.variant:
                 name, title = f"{name}-{label.lower()}", f"{title}, {label}"
-            found.setdefault(name, replace(artifact, name=name, title=title, runner=runner))
+            row = replace(artifact, name=name, title=title, runner=runner)
+            found.setdefault(name, row)
             if isinstance(runner, CheckpointRunner) and (module := runner.eager_module) is not None:
-                for one in self.variants:
-                    found[f"{name}-{one.key}"] = replace(
-                        artifact,
-                        name=f"{name}-{one.key}",
-                        title=f"{title}, {one.label}",
-                        path=None,
-                        bytes=None,
-                        runner=one.open(module, device=self.settings.device),
-                    )
+                for one in row.variants(self.variants, module, self.settings.device):
+                    found[one.name] = one
         return list(found.values())
 
     def original(self, source: str, arch: str | None = None) -> Runner:

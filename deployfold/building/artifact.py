@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployfold.reporting.report import Accuracy, QuantizationSummary
 from deployfold.runtimes.protocol import Runner
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from deployfold.runtimes.torch_variants import Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +59,25 @@ class Artifact:
         if self.path is None:
             raise ValueError(f"{self.name} was not made: {self.not_measured}")
         return self.path
+
+    def variants(
+        self, asked: Sequence[Variant], module: Module, device: str | None
+    ) -> list[Artifact]:
+        """Further rows of an eager module that has no file of its own in these forms.
+
+        Args:
+            asked: the variants; see :func:`deployfold.runtimes.torch_variants.variants_on`.
+            module: the module that the artifact runs.
+            device: where the rows run.
+        """
+        return [
+            replace(
+                self,
+                name=f"{self.name}-{one.key}",
+                title=f"{self.title}, {one.label}",
+                path=None,
+                bytes=None,
+                runner=one.open(module, device=device),
+            )
+            for one in asked
+        ]

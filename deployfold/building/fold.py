@@ -44,8 +44,6 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
 
         return fold_onnx(loaded, spec, journal)
     model, settings = loaded.model, run_settings(spec)
-    if spec.input_data is not None:
-        _check_drift(loaded, journal)
     with journal.running("fold", "tracing, folding and verifying") as stage:
         result = fold_model(
             model.module,
@@ -69,6 +67,8 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         )
         size, left_out = (None, 0) if path is None else _save_module(result.model, path)
     journal.note(result.notes)
+    if spec.input_data is not None:
+        _check_drift(loaded, journal)
     if left_out and path is not None:
         journal.note(
             (
@@ -98,20 +98,8 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         )
     )
     asked = variants_on(settings.device, fp16=spec.torch_fp16, compiled=spec.torch_compile)
-    variants = [
-        journal.keep(
-            replace(
-                eager,
-                name=f"{eager.name}-{one.key}",
-                title=f"{eager.title}, {one.label}",
-                path=None,
-                bytes=None,
-                runner=one.open(result.model, device=settings.device),
-            )
-        )
-        for one in (asked if spec.measure else ())
-    ]
-    return Folded(result, (original, eager, *variants))
+    variants = eager.variants(asked if spec.measure else (), result.model, settings.device)
+    return Folded(result, (original, eager, *map(journal.keep, variants)))
 
 
 def _check_drift(loaded: Loaded, journal: Journal) -> None:
