@@ -71,11 +71,16 @@ def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
         for name, layer in copied.named_modules()
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None
     }
+    if not layers:
+        return []
     for layer, moments in layers.values():
         layer.register_forward_pre_hook(_recording(moments))
     with torch.no_grad():
         for item in inputs:
-            copied(*item)
+            try:
+                copied(*item)
+            except Exception:  # the stages that need this sample report the model's error
+                return []
     found = (_drift(name, layer, moments) for name, (layer, moments) in layers.items())
     return [one for one in found if one is not None and one.shift >= FAR]
 

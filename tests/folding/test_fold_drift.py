@@ -70,3 +70,24 @@ def test_a_build_on_such_data_warns(trained: tuple[nn.Module, torch.Tensor], tmp
         report, _ = build(make_spec(str(tmp_path / "net.pt"), written, engine=False, measure=False))
         warned = any("far from what the model was trained on" in note for note in report.notes)
         assert warned == (name == "far")
+
+
+def test_a_sample_that_the_model_refuses_ends_the_comparison(
+    trained: tuple[nn.Module, torch.Tensor],
+) -> None:
+    """A warning must not stop a build, whose later stages name the sample."""
+
+    class Picky(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.min() < 0:
+                raise ValueError("a negative pixel")
+            return super().forward(x)
+
+    net, data = trained
+    pixels = 255 * data.abs()
+    assert drifted(Picky(*net), [(pixels,)])
+    assert drifted(Picky(*net), [(pixels,), (-pixels,)]) == []
+
+
+def test_a_model_without_batchnorms_is_not_run() -> None:
+    assert drifted(nn.Linear(3, 2), [("no tensor",)]) == []
