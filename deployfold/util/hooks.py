@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,9 +40,19 @@ def without_local_hooks(module: Module) -> Iterator[int]:
             hooks.update(before)
 
 
+class _WithoutModules(pickle.Pickler):
+    """Leaves out modules and tensors, which a hook may hold and the file has anyway."""
+
+    def persistent_id(self, obj: Any) -> str | None:
+        from torch import Tensor
+        from torch.nn import Module
+
+        return "" if isinstance(obj, (Module, Tensor)) else None
+
+
 def _has_name(hook: Any) -> bool:
     try:
-        pickle.dumps(hook)
+        _WithoutModules(io.BytesIO()).dump(hook)
     except Exception:  # pickling calls any code of the hook
         return False
     return True

@@ -18,6 +18,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision
 from deployfold.events import Event, Note, StageFinished, StageStarted
 from deployfold.reporting.report import load_report
+from deployfold.util.hooks import without_local_hooks
 
 
 @pytest.fixture
@@ -123,3 +124,30 @@ def test_hooks_that_a_file_cannot_hold_are_left_out_and_noted(tmp_path: Path) ->
     folded = torch.load(directory / "net.folded.pt", weights_only=False)
     assert not folded[0]._forward_hooks
     assert folded(torch.randn(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+class Holding:
+    """A hook that holds the model's weights, as a bound method does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+        pass
+
+
+def test_a_hook_is_judged_without_pickling_the_model_that_it_holds() -> None:
+    class Unpicklable(nn.Linear):
+        def __reduce__(self) -> str:
+            raise AssertionError("the weights were pickled for a hook")
+
+    module = Unpicklable(2, 2)
+    module.register_forward_hook(Holding(module))
+    with without_local_hooks(module) as left_out:
+        assert left_out == 0
+        assert len(module._forward_hooks) == 1
+    module.register_forward_hook(lambda *given: None)
+    with without_local_hooks(module) as left_out:
+        assert left_out == 1
+        assert len(module._forward_hooks) == 1
+    assert len(module._forward_hooks) == 2
