@@ -48,7 +48,7 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, host_code: b
     sidecar = check_refittable(path, onnx)
     opened = open_engine(path, cuda.compute_capability, host_code=host_code)
     refit(opened, onnx)
-    keep(opened, sidecar, onnx, output)
+    keep(opened, sidecar, onnx, sha256(onnx), output)
 
 
 def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
         ):
             return open_engine(kept, capability, host_code=host_code)
     onnx = onnx_with_weights(sidecar, path)
-    if isinstance(sidecar.get("onnx_sha256"), str) and sha256(onnx) != sidecar["onnx_sha256"]:
+    digest = sha256(onnx)
+    if isinstance(sidecar.get("onnx_sha256"), str) and digest != sidecar["onnx_sha256"]:
         raise MeasureError(
             f"{path.name} has no weights, and {onnx.name} is not the file it was built from.",
             hint=f"To take other weights: deployfold refit {path.name} --weights {onnx.name}",
@@ -98,7 +99,7 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
     opened = open_engine(path, capability, host_code=host_code)
     refit(opened, onnx)
     with suppress(UsageError):  # a folder that cannot be written costs the time of the next refit
-        keep(opened, sidecar, onnx, kept)
+        keep(opened, sidecar, onnx, digest, kept)
     return opened
 
 
@@ -155,12 +156,14 @@ def _foreign(onnx: Path, reason: str) -> MeasureError:
     )
 
 
-def keep(opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, output: Path) -> None:
+def keep(
+    opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, digest: str, output: Path
+) -> None:
     """Write an engine in memory with its weights, and its sidecar.
 
     Args:
         sidecar: of the engine that was opened.
-        onnx: the file that the weights came from.
+        onnx, digest: the file that the weights came from, and its SHA-256.
 
     Raises:
         UsageError: the files cannot be written.
@@ -184,7 +187,7 @@ def keep(opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, output: Pat
                 "refit": True,
             },
             "onnx": onnx.name,
-            "onnx_sha256": sha256(onnx),
+            "onnx_sha256": digest,
             "refitted_from": sidecar.get("sha256"),
         },
         sidecar_path(output),
