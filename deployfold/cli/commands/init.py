@@ -8,7 +8,7 @@ Examples:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,16 +20,11 @@ from deployfold.errors import UsageError
 
 
 @in_session()
+@opt.with_build_options("arch", "arch-arg", "weights", "input", "allow-global", "trust")
 def init(
     run: Session,
     model: opt.Source,
     *,
-    arch: opt.Arch = None,
-    arch_arg: Annotated[list[str] | None, opt.flag("arch-arg")] = None,
-    weights: Annotated[str | None, opt.flag("weights")] = None,
-    input: opt.Inputs = None,
-    allow_global: opt.AllowGlobals = None,
-    trust: opt.Trust = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -44,15 +39,12 @@ def init(
         bool,
         typer.Option("--force", help="Replace an existing file.", rich_help_panel=Panel.OUTPUT),
     ] = False,
+    **written: Any,
 ) -> None:
     """The command ``deployfold init``."""
-    from deployfold.config.make_spec import make_spec
+    from deployfold.config.make_spec import spec_of_keywords
 
-    written = {
-        "arch": arch, "arch-arg": arch_arg, "weights": weights, "input": input,
-        "allow-global": allow_global, "trust": trust,
-    }  # fmt: skip
-    spec = make_spec(model, {key: value for key, value in written.items() if value})
+    spec = spec_of_keywords(model, written)
     if output is not None:
         _check_free(output, force)
 
