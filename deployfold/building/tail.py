@@ -91,9 +91,8 @@ def _wanted(spec: BuildSpec) -> bool:
 
 
 def _sentence(found: Split, tail: Path) -> str:
-    module = f" of the module {found.module!r}" if found.module else ""
     return (
-        f"The engine ends before {found.first}{module}: {MISSING_OPERATORS[found.op_type]}. "
+        f"The engine ends before {found.place}: {MISSING_OPERATORS[found.op_type]}. "
         f"ONNX Runtime runs {tail.name} behind it."
     )
 
@@ -122,5 +121,4 @@ def refusal(path: Path) -> str | None:
     found = split(model, MISSING_OPERATORS)
     if found is None:
         return None
-    module = f" of the module {found.module!r}" if found.module else ""
-    return f"TensorRT-RTX cannot build {found.first}{module}: {MISSING_OPERATORS[found.op_type]}."
+    return f"TensorRT-RTX cannot build {found.place}: {MISSING_OPERATORS[found.op_type]}."

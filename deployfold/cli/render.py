@@ -84,9 +84,8 @@ def show_report(
         session.out.print(fold_table(report, explain=session.verbose))
     session.out.print(summary_panel(shown))
     if directory is not None:
-        for line in closing_lines(report, directory):
-            # Do not wrap paths and commands, so that users can copy them.
-            session.out.print(line, soft_wrap=line.startswith(_COPIED), markup=False)
+        for line, copied in closing_lines(report, directory):
+            session.out.print(line, soft_wrap=copied, markup=False)
 
 
 def show_overview(session: Session, reports: Sequence[Report]) -> None:
@@ -97,11 +96,13 @@ def show_overview(session: Session, reports: Sequence[Report]) -> None:
     session.out.print(grid_table(overview_grid(reports)))
 
 
-_COPIED = ("Its file is ", "Artifacts and report.json: ", "next: ")
+def closing_lines(report: Report, directory: Path) -> list[tuple[str, bool]]:
+    """The last lines of a build: the recommended artifact, its path, and the next commands.
 
-
-def closing_lines(report: Report, directory: Path) -> list[str]:
-    """The last lines of a build: the recommended artifact, its path, and the next commands."""
+    Returns:
+        Each line, and whether it holds a path or a command that users copy: such a line must not
+        be wrapped.
+    """
     import shlex
 
     from deployfold.finish import FINISH_JSON
@@ -112,14 +113,16 @@ def closing_lines(report: Report, directory: Path) -> list[str]:
     file = None
     if choice.row is not None and choice.row.artifact is not None:
         file = directory / choice.row.artifact
-    lines = [choice.sentence if choice.row is None else f"Take {choice.sentence}"]
+    lines = [(choice.sentence if choice.row is None else f"Take {choice.sentence}", False)]
     if file is not None:
-        lines.append(f"Its file is {file}, in one folder with the other artifacts and report.json.")
+        where = f"Its file is {file}, in one folder with the other artifacts and report.json."
     else:
-        lines.append(f"Artifacts and report.json: {directory}")
+        where = f"Artifacts and report.json: {directory}"
+    lines.append((where, True))
     unknown = [clean(row.title) for row in report.rows if row.latency is None]
     if choice.row is not None and unknown:
-        lines.append(f"Not measured here: {'; '.join(unknown)}. The footnotes have the reasons.")
+        sentence = f"Not measured here: {'; '.join(unknown)}. The footnotes have the reasons."
+        lines.append((sentence, False))
     folder = shlex.quote(str(directory))
     steps = []
     if file is not None:
@@ -130,7 +133,7 @@ def closing_lines(report: Report, directory: Path) -> list[str]:
         steps.append((f"deployfold finish {folder}", "on the device, with a copy of the folder"))
     steps.append((f"deployfold report {folder} --open", "charts, fold map and all details"))
     width = max(len(command) for command, _ in steps)
-    return lines + [f"next: {command:<{width}}  {about}" for command, about in steps]
+    return lines + [(f"next: {command:<{width}}  {about}", True) for command, about in steps]
 
 
 def show_plan(session: Session, plan: BuildPlan) -> None:

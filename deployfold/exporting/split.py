@@ -37,6 +37,11 @@ class Split:
     op_type: str
     tail_nodes: int
 
+    @property
+    def place(self) -> str:
+        """The first operator of the tail, with its module where that is known."""
+        return self.first + (f" of the module {self.module!r}" if self.module else "")
+
 
 def find_missing(model: ir.Model, missing: Mapping[str, str]) -> ir.Node | None:
     """The first node of the main graph that is, or holds, an operator of ``missing``."""
