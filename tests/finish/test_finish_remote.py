@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,33 @@ def test_a_device_writes_no_other_file(kit: Path, device: Path, tmp_path: Path) 
     assert not (kit / "link.engine").exists()
     assert not (kit / "a.engine").exists()
     assert {path.name: path.read_bytes() for path in kit.glob("*.onnx")} == onnx
+
+
+def test_names_that_a_device_sends_are_checked_here(kit: Path, device: Path) -> None:
+    """A device that answers with an archive of its own decides contents, and not places."""
+    model = next(kit.glob("*.onnx"))
+    content = model.read_bytes()
+    archive = device.parent / "hostile.tar"
+    with tarfile.open(archive, "w") as file:
+        for name in ("../out.engine", "sub/a.engine", model.name, "good.engine"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            file.addfile(member, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("link.engine")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    ssh = device.parent / "tools" / "ssh"
+    lines = ssh.read_text().splitlines()
+    answer = f'case "$5" in *"tar -c"*) exec cat {shlex.quote(str(archive))};; esac'
+    ssh.write_text("\n".join([*lines[:-1], answer, lines[-1]]) + "\n")
+    with pytest.raises(CompileError, match="did not return a completed report"):
+        finish_on("user@device", kit, [], command="true")
+    assert (kit / "good.engine").read_bytes() == b"evil"
+    assert model.read_bytes() == content
+    assert not (kit.parent / "out.engine").exists()
+    assert not (kit / "sub").exists()
+    assert not (kit / "a.engine").exists()
+    assert not (kit / "link.engine").exists()
 
 
 @pytest.fixture
