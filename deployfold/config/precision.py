@@ -122,6 +122,9 @@ _INT8 = PrecisionRecord(
     no_cpu_latency="ONNX Runtime's int8 on a CPU is not what a GPU runs",
     min_sqnr_db=20.0,  # noise of a tenth of the signal
     layer_sqnr_db=10.0,  # an error of a third of the layer's output
+    # NVIDIA lists nothing in INT8 for Turing in TensorRT-RTX's support matrix:
+    # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
+    oldest={"tensorrt_rtx": (8, 0)},
     calibration="required",
     caveats={
         "tensorrt_rtx": "INT8 activations are not documented by NVIDIA for TensorRT-RTX: "
@@ -141,8 +144,7 @@ _INT8_WEIGHTS = PrecisionRecord(
     no_cpu_latency="ONNX Runtime on a CPU turns int8 weights back into fp32 and computes in that",
     min_sqnr_db=20.0,
     layer_sqnr_db=20.0,
-    # NVIDIA lists nothing in INT8 for Turing in TensorRT-RTX's support matrix.
-    oldest={"tensorrt_rtx": (8, 0)},
+    oldest=_INT8.oldest,
     calibration="optional",
     weights_only=True,
 )

@@ -113,7 +113,7 @@ def precision_refusal(
     """Why ``library`` cannot build an engine in ``precision`` for all of these GPUs.
 
     Returns:
-        One sentence; ``None`` if the library can.
+        The reason and the precision to take instead; ``None`` if the library can.
     """
     wanted = set(capabilities)
     lacking = sorted(wanted - set(capabilities_with(precision, wanted, library)))
@@ -123,7 +123,7 @@ def precision_refusal(
     name = precision.value
     return (
         f"No {name} engine for {sm_names(lacking)}: {LIBRARIES[library].title} builds {name} for "
-        f"{oldest} and newer."
+        f"{oldest} and newer. Take --{Precision.FP16.value} there."
     )
 
 

@@ -139,7 +139,8 @@ def test_caches_of_different_gpus_libraries_and_versions_have_different_names() 
     [
         ("fp32", (7, 5), True),
         ("fp16", (7, 5), True),
-        ("int8", (7, 5), True),
+        ("int8", (7, 5), False),
+        ("int8", (8, 0), True),
         ("bf16", (7, 5), False),
         ("bf16", (8, 0), True),
         ("int4", (7, 5), False),
@@ -155,7 +156,7 @@ def test_a_precision_that_the_gpu_lacks_is_refused_in_a_sentence(
     assert (refusal is None) == builds
     if refusal is not None:
         assert f"No {precision} engine for sm_{capability[0]}{capability[1]}" in refusal
-        assert "and newer" in refusal
+        assert refusal.endswith("and newer. Take --fp16 there.")
 
 
 def test_a_build_for_a_gpu_without_the_precision_is_refused_before_it_starts(
