@@ -10,7 +10,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from deployfold.building.plan import BuildPlan
-    from deployfold.reporting.report import Report
+    from deployfold.reporting.report import Report, Row
 
 
 def write_page(reports: Sequence[tuple[Report, Path]], path: Path) -> None:
@@ -38,16 +38,18 @@ def show_report(
     sort: str | None = None,
     only: Sequence[str] = (),
     layers: bool = False,
+    benched: Sequence[Path] = (),
 ) -> None:
-    """Print the table and the summary, or only the JSON.
+    """Print the table, the summary and what to do next, or only the JSON.
 
     Args:
         session: the command's session.
         report: the report.
-        directory: the directory of the artifacts; ``None`` if none were written.
+        directory: the directory of a build; ``None`` if the artifacts are single files.
         sort: the metric whose best rows are first; see :mod:`deployfold.reporting.select`.
         only: names of the rows to show in addition to the original; empty for all.
         layers: also list the layers of quantised rows.
+        benched: the directory or files that were just measured; empty for a build.
 
     Raises:
         UsageError: ``sort`` is not a metric, or a name in ``only`` is not a row.
@@ -83,9 +85,8 @@ def show_report(
     if session.verbose or (report.fold is not None and report.fold.left):
         session.out.print(fold_table(report, explain=session.verbose))
     session.out.print(summary_panel(shown))
-    if directory is not None:
-        for line, copied in closing_lines(report, directory):
-            session.out.print(line, soft_wrap=copied, markup=False)
+    for line, copied in closing_lines(report, directory, benched):
+        session.out.print(line, soft_wrap=copied, markup=False)
 
 
 def show_overview(session: Session, reports: Sequence[Report]) -> None:
@@ -96,8 +97,13 @@ def show_overview(session: Session, reports: Sequence[Report]) -> None:
     session.out.print(grid_table(overview_grid(reports)))
 
 
-def closing_lines(report: Report, directory: Path) -> list[tuple[str, bool]]:
-    """The last lines of a build: the recommended artifact, its path, and the next commands.
+def closing_lines(
+    report: Report, directory: Path | None, benched: Sequence[Path] = ()
+) -> list[tuple[str, bool]]:
+    """The last lines of a command: the recommended artifact, its path, and the next commands.
+
+    Args:
+        report, directory, benched: as for :func:`show_report`.
 
     Returns:
         Each line, and whether it holds a path or a command that users copy: such a line must not
@@ -112,28 +118,43 @@ def closing_lines(report: Report, directory: Path) -> list[tuple[str, bool]]:
     choice = choose(report)
     file = None
     if choice.row is not None and choice.row.artifact is not None:
-        file = directory / choice.row.artifact
+        if directory is not None:
+            file = directory / choice.row.artifact
+        else:
+            file = _measured_file(choice.row, benched)
     lines = [(choice.sentence if choice.row is None else f"Take {choice.sentence}", False)]
+    beside = "" if directory is None else ", in one folder with the other artifacts and report.json"
     if file is not None:
-        where = f"Its file is {file}, in one folder with the other artifacts and report.json."
-    else:
-        where = f"Artifacts and report.json: {directory}"
-    lines.append((where, True))
+        lines.append((f"Its file is {file}{beside}.", True))
+    elif directory is not None:
+        lines.append((f"Artifacts and report.json: {directory}", True))
     unknown = [clean(row.title) for row in report.rows if row.latency is None]
     if choice.row is not None and unknown:
         sentence = f"Not measured here: {'; '.join(unknown)}. The footnotes have the reasons."
         lines.append((sentence, False))
-    folder = shlex.quote(str(directory))
     steps = []
     if file is not None:
         steps.append((f"deployfold run {shlex.quote(str(file))}", "run it once"))
-    elif any(row.latency is None and row.artifact for row in report.rows):
-        steps.append((f"deployfold bench {folder}", "measure every artifact"))
-    if (directory / FINISH_JSON).is_file():
-        steps.append((f"deployfold finish {folder}", "on the device, with a copy of the folder"))
-    steps.append((f"deployfold report {folder} --open", "charts, fold map and all details"))
-    width = max(len(command) for command, _ in steps)
+    if directory is not None:
+        folder = shlex.quote(str(directory))
+        unmeasured = any(row.latency is None and row.artifact for row in report.rows)
+        if file is None and unmeasured and not benched:
+            steps.append((f"deployfold bench {folder}", "measure every artifact"))
+        if (directory / FINISH_JSON).is_file():
+            about = "on the device, with a copy of the folder"
+            steps.append((f"deployfold finish {folder}", about))
+        steps.append((f"deployfold report {folder} --open", "charts, fold map and all details"))
+    width = max((len(command) for command, _ in steps), default=0)
     return lines + [(f"next: {command:<{width}}  {about}", True) for command, about in steps]
+
+
+def _measured_file(row: Row, files: Sequence[Path]) -> Path | None:
+    """The file of a row among those that were measured.
+
+    A row has its file's name, or the whole path where several files have the same name.
+    """
+    named = [path for path in files if path.name == row.artifact]
+    return max(named, key=lambda path: row.name.startswith(str(path)), default=None)
 
 
 def show_plan(session: Session, plan: BuildPlan) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from cli_runs import QUICK, SHAPE, fails, run
+from report_sample import sample_report
 
+from deployfold.cli.render import closing_lines
 from deployfold.reporting.choice import choose
 from deployfold.reporting.report import load_report
 
@@ -78,6 +81,32 @@ def test_the_end_of_a_build_says_what_to_take_and_the_next_commands(folder, buil
         assert commands[0] == ["deployfold", "run", f"out/{choice.row.artifact}"]
         ran = run(*commands[0][1:], cwd=folder)
         assert ran.returncode == 0, ran.stderr
+
+
+def test_a_report_ends_as_its_build_did(folder, built):
+    shown = run("report", "out", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.rpartition("╯")[2] == built.stdout.rpartition("╯")[2]
+
+
+def test_a_bench_ends_with_the_file_to_take(tmp_path):
+    """Two files have the same name, and the row of one tells its directory."""
+    report = sample_report()
+    index = next(i for i, row in enumerate(report.rows) if row is choose(report).row)
+    rows = list(report.rows)
+    rows[index] = rows[index].model_copy(update={"name": "b/net.onnx", "artifact": "net.onnx"})
+    report = report.model_copy(update={"rows": tuple(rows)})
+    lines = closing_lines(report, None, [Path("a/net.onnx"), Path("b/net.onnx")])
+    assert lines[0][0] == f"Take {choose(report).sentence}"
+    assert lines[1] == ("Its file is b/net.onnx.", True)
+    assert lines[-1] == ("next: deployfold run b/net.onnx  run it once", True)
+    # A bench does not recommend another bench.
+    engine = report.rows[-1].model_copy(update={"artifact": "net.engine"})
+    unmeasured = report.model_copy(update={"rows": (engine,)})
+    commands = [line for line, _ in closing_lines(unmeasured, tmp_path) if "next: " in line]
+    assert "deployfold bench" in commands[0]
+    again = [line for line, _ in closing_lines(unmeasured, tmp_path, [tmp_path])]
+    assert not [line for line in again if "deployfold bench" in line.partition("next: ")[2]]
 
 
 def test_quiet_prints_errors_alone(folder, tmp_path):

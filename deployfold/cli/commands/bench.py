@@ -138,7 +138,8 @@ def bench(
         engines=RunOptions(not no_cuda_graph, runtime_cache),
         emit=run.emit,
     )
-    show_report(run, report, None, sort=sort)
+    directory = artifacts[0] if artifacts[0].is_dir() else None
+    show_report(run, report, directory, sort=sort, benched=artifacts)
     if export_layers is not None:
         from deployfold.reporting.layer_times import write_layer_times
         from deployfold.reporting.text import clean
