@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from fold_nets import outputs_of, randomise
+from fold_nets import Net, outputs_of, randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.transforms import Normalize
 
 from deployfold.folding import Normalised, fold
 from deployfold.folding.rewrite.rewrite import Shift
@@ -119,3 +121,33 @@ def test_a_batchnorm_that_stays_does_not_hear_of_inputs():
     result = fold(randomise(model), (torch.randn(2, 3, 6, 6),))
     assert "input's" not in result.left[0].reason.replace("model's input", "")
     assert "shift stays" not in result.left[0].reason
+
+
+def test_torchvisions_normalize_in_a_forward_reads_no_data_and_folds():
+    model = nn.Sequential(Normalize(MEAN, STD), network(0))
+    result, scale = check(model, torch.rand(2, 3, 9, 9))
+    assert (scale.name, scale.rule) == ("0", "into the consumer")
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize("make", [torch.as_tensor, torch.tensor, torch.from_numpy])
+def test_numbers_of_the_code_are_constants_and_numbers_from_data_are_not(make):
+    def constant(self, x):
+        numbers = np.array(STD) if make is torch.from_numpy else STD
+        spread = make(numbers).to(x.dtype)
+        if (spread == 0).any():
+            raise ValueError("std is 0")
+        return self.body(x / spread.view(-1, 1, 1))
+
+    def computed(self, x):
+        numbers = x.detach().flatten()[:3].numpy()
+        spread = make(numbers if make is torch.from_numpy else numbers.tolist()).to(x.dtype)
+        if (spread == 0).any():
+            raise ValueError("std is 0")
+        return self.body(x / spread.view(-1, 1, 1))
+
+    x = torch.rand(2, 3, 9, 9) + 0.5
+    assert fold(Net(constant, body=network(0)).eval(), (x,)).notes == ()
+    (note,) = fold(Net(computed, body=network(0)).eval(), (x,)).notes
+    assert "numpy in the forward" in note
+    assert "is_nonzero in the forward" in note

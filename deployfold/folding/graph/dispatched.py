@@ -11,7 +11,10 @@ _SHAPE_OF_OTHER = {
     "reshape_as": ("reshape", "shape"),
     "expand_as": ("expand", "size"),
 }
-_SHAPE_OF_SELF = ("_like", "new_zeros", "new_ones", "new_full", "new_empty")
+_SHAPE_OF_SELF = ("_like", "_shape_as_tensor", "new_zeros", "new_ones", "new_full", "new_empty")
+
+LIFTS = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.detach_.default})
+"""What ``torch.tensor``, ``torch.as_tensor`` and the like run on the tensor that they have made."""
 
 
 def in_one_form(

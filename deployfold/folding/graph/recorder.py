@@ -8,14 +8,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.folding.modules import map_tensors, named_tensors, seeded, tensors_in
 
-from .dispatched import bind_schema, in_one_form, is_random, run_operator, with_layer_names
+from .dispatched import LIFTS, bind_schema, in_one_form, is_random, run_operator, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
-from .outline import READS_OUTSIDE_TORCH, reads_data
+from .outline import reads_data
 
 Inputs = tuple[Any, ...]
 """The arguments of one forward call."""
@@ -39,6 +38,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack = [self._root]
         self.seeding: ExitStack | None = None
         self._random = False
+        self._has_read = False  # whether this pass gave data to code outside torch
         self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._constants: dict[str, Value] = {}
@@ -50,7 +50,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._state = [
             (place, type(place)(place))
             for module in model.modules()
-            for place in (*filter(_is_plain_container, vars(module).values()), vars(module))
+            for place in (*vars(module).values(), vars(module))
+            if type(place) in (dict, list)
         ]
         self._model = model  # keeps the tensors alive while their ids are used
         for name, tensor in named_tensors(model):
@@ -60,10 +61,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._bind(tensor, value)
             self._constants[name] = value
         for module in model.modules():
-            for attribute in vars(module).values():
-                if torch.is_tensor(attribute) and self._known(attribute) is None:
-                    shape = tuple(attribute.shape)
-                    self._bind(attribute, Value(shape, attribute.dtype, constant=True))
+            for attribute in filter(torch.is_tensor, vars(module).values()):
+                self._bind_made(attribute, constant=True)
 
     def begin(self) -> tuple[int, int, int, int]:
         """Begin another pass; return the start that :meth:`since` and :meth:`undo` take."""
@@ -74,7 +73,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._root = Call("", self._model, None)
         self._calls.append(self._root)
         self._stack = [self._root]
+        self._has_read = False
         return start
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether a pass gave numbers that depend on the model's input to code outside torch."""
+        return any(map(reads_data, self._ops))
 
     def since(self, start: tuple[int, int, int, int]) -> tuple[list[Value], list[Op]]:
         """The inputs and operators of the passes after ``start``."""
@@ -87,10 +92,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in {value for op in gone for value in op.inputs}:
             value.consumers = [op for op in value.consumers if op not in gone]
         del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
-
-    def reads_data(self) -> bool:
-        """Whether a pass gave numbers that depend on the model's input to code outside torch."""
-        return any(reads_data(op) for op in self._ops)
 
     def note_read(self, name: str, tensor: torch.Tensor) -> None:
         """Record that code outside torch reads ``tensor``."""
@@ -209,8 +210,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._occurrences[key] = op.occurrence + 1
         op.inputs = [value for item in arguments.values() for value in values_in(item)]
         op.arguments = with_layer_names(name, arguments)
-        # torch.tensor(2.0) in a forward dispatches lift_fresh.
-        constant = name == "lift_fresh" or all(value.constant for value in op.inputs)
+        constant = all(value.constant for value in op.inputs)
+        self._has_read = self._has_read or reads_data(op)
         for value in op.inputs:
             value.consumers.append(op)
         for tensor in results:
@@ -225,6 +226,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         arguments = bind_schema(func, args, kwargs)
+        if func in LIFTS:
+            return self._lifted(func(*args, **kwargs))
         written = [
             tensor
             for argument in func._schema.arguments
@@ -249,6 +252,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._spread_write(tensor)
         return result
 
+    def _lifted(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Register a tensor that the forward makes of Python numbers or of an array.
+
+        The tensor is constant unless the pass has read data before: the numbers may come from it.
+        """
+        self._bind_made(tensor, constant=not self._has_read)
+        return tensor
+
+    def _bind_made(self, tensor: torch.Tensor, *, constant: bool) -> None:
+        """Give a tensor that no recorded operator made a value of its own."""
+        if self._known(tensor) is None:
+            self._bind(tensor, Value(tuple(tensor.shape), tensor.dtype, constant=constant))
+
     def _to_values(self, item: Any) -> Any:
         if torch.is_tensor(item):
             return self._value(item)
@@ -270,29 +286,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._record("write", None, {"self": value, "by": changed}, [alias])
 
 
-def _is_plain_container(item: Any) -> bool:
-    return type(item) in (dict, list)
-
-
 def _storage(tensor: torch.Tensor) -> int:
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse tensors and others have no storage
         return id(tensor)
-
-
-class Reads(TorchFunctionMode):
-    """A function mode that records when code outside torch reads a tensor: no operator shows it."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        result = func(*args, **(kwargs or {}))
-        if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
-            self._recorder.note_read(name, args[0])
-        return result

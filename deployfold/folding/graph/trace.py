@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from deployfold.errors import FoldError
 from deployfold.folding.modules import (
@@ -25,8 +27,8 @@ from deployfold.folding.modules import (
 from deployfold.folding.proof.compare import forward_failed
 
 from .graph import Graph
-from .outline import outline_of
-from .recorder import Inputs, Reads, Recorder
+from .outline import READS_OUTSIDE_TORCH, outline_of
+from .recorder import Inputs, Recorder
 
 
 def trace(
@@ -101,7 +103,7 @@ def _record_all(
         with torch.inference_mode():
             for inputs in samples:
                 record(inputs)
-            for group in others if not recorder.reads_data() else ():
+            for group in others if not recorder.reads_data else ():
                 if not record_other(group[0]):
                     for inputs in group[1:]:
                         record_other(inputs)
@@ -122,3 +124,20 @@ def _record_pass(recorder: Recorder, shadow: torch.nn.Module, inputs: Inputs) ->
         raise
     except Exception as error:
         raise forward_failed(inputs, error) from error
+
+
+class Reads(TorchFunctionMode):
+    """A function mode that records when code outside torch reads a tensor: no operator shows it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        result = func(*args, **(kwargs or {}))
+        if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
+            self._recorder.note_read(name, args[0])
+        return result

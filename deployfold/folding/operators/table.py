@@ -127,7 +127,7 @@ _RECORDS = (
     Operator("softplus", activation=(nn.Softplus, ("beta", "threshold"))),
     Operator("tanh", activation=(nn.Tanh, ())),
     # Operators that return their input in evaluation mode.
-    *_several("alpha_dropout dropout feature_alpha_dropout feature_dropout lift_fresh", passes),
+    *_several("alpha_dropout dropout feature_alpha_dropout feature_dropout", passes),
     # Operators that move data: every output element is a copy of one input element, or padding.
     *_several(
         """alias channel_shuffle chunk clone constant_pad_nd contiguous detach diagonal expand
