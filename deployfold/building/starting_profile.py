@@ -26,7 +26,8 @@ from deployfold.loading import (
     with_arguments,
 )
 from deployfold.reporting import text
-from deployfold.targets.machine import Machine
+from deployfold.targets.catalogue import GpuTarget
+from deployfold.targets.machine import Gpu, Machine
 
 from .onnx_inputs import onnx_inputs
 
@@ -138,7 +139,7 @@ def _precisions(machine: Machine) -> list[str]:
         lines = [f"# For the GPU in this machine: {_comment(gpu.name)}."]
     lines.append("fp16 = true")
     for one in (Precision.BF16, Precision.INT8, Precision.FP8, Precision.INT4):
-        if gpu is None or _has(machine, one):
+        if gpu is None or _has(gpu, machine.profile, one):
             lines.append(f"# {one.value} = true  # {one.record.summary}")
     return [
         *lines,
@@ -151,11 +152,10 @@ def _precisions(machine: Machine) -> list[str]:
     ]
 
 
-def _has(machine: Machine, precision: Precision) -> bool:
-    if machine.profile is not None and not precision.record.weights_only:
-        return precision.value in machine.profile.precisions
-    assert machine.gpu is not None
-    return machine.gpu.compute_capability >= precision.record.oldest_for("tensorrt")
+def _has(gpu: Gpu, profile: GpuTarget | None, precision: Precision) -> bool:
+    if profile is not None and not precision.record.weights_only:
+        return precision.value in profile.precisions
+    return gpu.compute_capability >= precision.record.oldest_for("tensorrt")
 
 
 def _rest(inputs: InputSpec | None) -> list[str]:

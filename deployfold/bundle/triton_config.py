@@ -16,7 +16,6 @@ from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.errors import BundleError, UsageError
 from deployfold.runtimes import TritonModel
 
-from .manifest import Artifact
 from .pbtxt import Name, text
 
 TYPES = {
@@ -56,11 +55,6 @@ class Interface:
     def first_axis_is_dynamic(self) -> bool:
         """Whether the first axis of every tensor is dynamic, as it must be to join requests."""
         return all(one.shape and one.shape[0] < 0 for one in (*self.inputs, *self.outputs))
-
-
-def served_by(artifact: Artifact) -> TritonModel | None:
-    """How Triton serves an artifact; ``None`` if Triton cannot."""
-    return None if artifact.runtime is None else artifact.runtime.triton
 
 
 def onnx_interface(path: Path) -> Interface:
@@ -144,7 +138,7 @@ def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] |
 
 def config(
     name: str,
-    artifact: Artifact,
+    served: TritonModel,
     interface: Interface,
     *,
     instances: int = 1,
@@ -159,15 +153,13 @@ def config(
 
     Args:
         name: the name of the model in the repository.
-        artifact: the file to serve.
+        served: the backend, and the name of the file to serve.
         interface: the inputs, outputs and batches of the file.
         instances: instances of the model on every GPU, or on the CPU.
         labels: the file with the names of the classes, if the model is a classifier.
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
     """
     batched = interface.max_batch > 0
-    served = served_by(artifact)
-    assert served is not None, "callers leave out what Triton does not serve"
     preferred = [size for size in interface.preferred if size <= interface.max_batch]
     outputs = [_tensor(one, batched) for one in interface.outputs]
     if labels is not None and len(outputs) == 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deployfold.compiling.sidecar import read_sidecar
 from deployfold.events import Emit, Note
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
-from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT, TritonModel
 from deployfold.runtimes.tail_name import tail_name
 from deployfold.targets.compute_capability import sm_of_dotted
 
@@ -21,12 +21,20 @@ from .triton_config import (
     config,
     engine_interface,
     onnx_interface,
-    served_by,
     torchscript_interface,
 )
 
 DEFAULT_BATCH = 8
 """The greatest batch of ONNX and TorchScript if neither the build nor an engine has one."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One model: a file, or engines of one precision for several GPUs."""
+
+    name: str
+    backend: TritonModel
+    artifacts: tuple[Artifact, ...]
 
 
 @dataclass(frozen=True)
@@ -59,34 +67,36 @@ def models_of(
     """
     onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
     interface = onnx_interface(build.directory / onnx.file)
-    groups: dict[str, list[Artifact]] = {}
+    groups = _groups(build, interface, emit)
+    engines = {
+        one.file: engine_interface(build.directory / one.file)
+        for group in groups
+        for one in group.artifacts
+        if one.runtime is TENSORRT
+    }
+    batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
+    return [_model(group, build, interface, engines, batch, instances, labels) for group in groups]
+
+
+def _groups(build: Build, interface: Interface, emit: Emit) -> list[_Group]:
+    groups: dict[str, _Group] = {}
     for artifact in build.artifacts:
-        served = served_by(artifact)
-        if served is None:
+        backend = artifact.runtime.triton if artifact.runtime else None
+        if backend is None:
             emit(Note(f"{artifact.file} is left out: Triton has no backend for it.", "warning"))
             continue
         if (why := _unfit(build, artifact, interface)) is not None:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
-        name = f"{build.name}_{served.backend}_{artifact.precision}"
-        group = groups.setdefault(name, [])
-        taken = {sm for one in group for sm in one.compute_capabilities}
+        name = f"{build.name}_{backend.backend}_{artifact.precision}"
+        before = groups[name].artifacts if name in groups else ()
+        taken = {sm for one in before for sm in one.compute_capabilities}
         if taken & set(artifact.compute_capabilities):
             why = "Triton chooses engines by compute capability, and another engine has the same"
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
-        group.append(artifact)
-    engines = {
-        one.file: engine_interface(build.directory / one.file)
-        for group in groups.values()
-        for one in group
-        if one.runtime is TENSORRT
-    }
-    batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
-    return [
-        _model(name, group, build, interface, engines, batch, instances, labels)
-        for name, group in groups.items()
-    ]
+        groups[name] = _Group(name, backend, (*before, artifact))
+    return list(groups.values())
 
 
 def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
@@ -146,8 +156,7 @@ def _greatest_batch(
 
 
 def _model(
-    name: str,
-    group: list[Artifact],
+    group: _Group,
     build: Build,
     onnx: Interface,
     engines: dict[str, Interface],
@@ -155,14 +164,13 @@ def _model(
     instances: int,
     labels: bool,
 ) -> Served:
-    first = group[0]
     files: dict[str, Path] = {}
     by_capability: dict[str, str] = {}
-    for artifact in group:
-        served = served_by(artifact)
-        assert served is not None, "artifacts without a backend were left out before"
-        file = served.file
-        if len(group) > 1:  # engines for several GPUs; Triton loads the engine for its GPU
+    for artifact in group.artifacts:
+        file = group.backend.file
+        if (
+            len(group.artifacts) > 1
+        ):  # engines for several GPUs; Triton loads the engine for its GPU
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
             file = f"{stem}.{sm_of_dotted(capability)}.{suffix}"
@@ -171,16 +179,16 @@ def _model(
         # An ONNX refers to the file of its weights by name, so that file keeps its name.
         if artifact.runtime is not TENSORRT:
             files |= {part: build.directory / part for part in artifact.files[1:]}
-    interface = _interface(first, build, onnx, engines, max_batch)
+    interface = _interface(group.artifacts[0], build, onnx, engines, max_batch)
     text = config(
-        name,
-        first,
+        group.name,
+        group.backend,
         interface,
         instances=instances,
         labels=LABELS_TXT if labels else None,
         by_capability=by_capability,
     )
-    return Served(name, text, files)
+    return Served(group.name, text, files)
 
 
 def _interface(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from deployfold.errors import UsageError
 from deployfold.reporting import text
+from deployfold.reporting.intervals import Bounds
 from deployfold.reporting.metrics import METRICS, Metric
 from deployfold.reporting.report import Report, Row, ThresholdResult
 
@@ -139,11 +141,13 @@ def _judge(
         lost = before is not None and limit is not None
         verdict = "regression" if lost else "new" if before is None else "worse"
         reason = "no longer measured" if before is not None else "not measured before"
-    elif reason := _why_unjudged(metric, old, new, different):
+    elif isinstance(pair := _pair(metric, old, new, different), str):
+        reason = pair
         asked = tolerance is not None and tolerance.asked and limit is not None
         verdict = "regression" if asked else "unjudged"
     else:
-        verdict = _verdict(metric, old, new, tolerance)
+        same = metric.alike(old, new) or pair.within_noise(metric.drift)
+        verdict = "same" if same else _verdict(metric, pair, tolerance)
     return Change(
         row=new.name, title=_title(new), metric=metric.key, old=before, new=after,
         verdict=verdict, limit=limit, reason=reason,
@@ -156,46 +160,54 @@ def _unsettled(metric: Metric, old: Row, new: Row) -> bool:
     return all(known) and (metric.unsettled(old) or metric.unsettled(new))
 
 
-def _why_unjudged(metric: Metric, old: Row, new: Row, different: list[str]) -> str | None:
+@dataclass(frozen=True)
+class _Pair:
+    """A figure of both reports. ``intervals`` is ``None`` for a figure without noise."""
+
+    before: float
+    after: float
+    intervals: tuple[Bounds, Bounds] | None = None
+
+    def within_noise(self, drift: float) -> bool:
+        """Whether noise alone may explain the difference."""
+        before, after = self.before, self.after
+        if before == after or (math.isnan(before) and math.isnan(after)):
+            return True
+        if abs(after - before) <= drift * before:
+            return True
+        if self.intervals is None:
+            return math.isclose(before, after, rel_tol=INDISTINCT)
+        first, second = self.intervals
+        return first[0] <= second[1] and second[0] <= first[1]
+
+
+def _pair(metric: Metric, old: Row, new: Row, different: list[str]) -> _Pair | str:
+    """The two values of a figure with their intervals, or why they cannot be judged."""
     if different:
         return f"not comparable: {different[0]}"
     before, after = metric.read(old), metric.read(new)
-    if metric.interval is None or (before is not None and before == after):
-        return None
+    if before is not None and after is not None:
+        if metric.interval is None or before == after:
+            return _Pair(before, after)
+        first, second = metric.interval(old), metric.interval(new)
+        if first is not None and second is not None:
+            return _Pair(before, after, (first, second))
     lacking = [
         f"the {which} one ({row.latency.rounds} rounds)"
         for which, row in (("old", old), ("new", new))
-        if row.latency is not None and metric.interval(row) is None
+        if row.latency is not None and metric.interval is not None and metric.interval(row) is None
     ]
-    return f"no 95 % interval in {' and '.join(lacking)}" if lacking else None
+    return f"no 95 % interval in {' and '.join(lacking)}"
 
 
-def _verdict(metric: Metric, old: Row, new: Row, tolerance: Tolerance | None) -> Verdict:
-    before, after = metric.read(old), metric.read(new)
-    assert before is not None
-    assert after is not None
-    if before == after or (math.isnan(before) and math.isnan(after)) or _noise(metric, old, new):
-        return "same"
-    worse_by = before - after if metric.better == "more" else after - before
+def _verdict(metric: Metric, pair: _Pair, tolerance: Tolerance | None) -> Verdict:
+    worse_by = pair.before - pair.after if metric.better == "more" else pair.after - pair.before
     if math.isnan(worse_by):  # a value is NaN: the change is for the worse if the new one is
-        worse_by = math.inf if math.isnan(after) else -math.inf
+        worse_by = math.inf if math.isnan(pair.after) else -math.inf
     if worse_by < 0:
         return "better"
-    exceeded = tolerance is not None and tolerance.exceeded(before, worse_by)
+    exceeded = tolerance is not None and tolerance.exceeded(pair.before, worse_by)
     return "regression" if exceeded else "worse"
-
-
-def _noise(metric: Metric, old: Row, new: Row) -> bool:
-    """Whether noise alone may explain the difference."""
-    before, after = metric.read(old) or 0.0, metric.read(new) or 0.0
-    if metric.alike(old, new) or abs(after - before) <= metric.drift * before:
-        return True
-    if metric.interval is None:
-        return math.isclose(before, after, rel_tol=INDISTINCT)
-    first, second = metric.interval(old), metric.interval(new)
-    assert first is not None, "a figure without its interval is unjudged"
-    assert second is not None, "a figure without its interval is unjudged"
-    return first[0] <= second[1] and second[0] <= first[1]
 
 
 def _lost(row: Row, why: str, tolerances: tuple[Tolerance, ...]) -> Change:

@@ -183,11 +183,9 @@ def _word(change: Change) -> str:
 
 
 def _sentence(change: Change) -> str:
-    if change.reason is not None:
-        return text.clean(f"{change.metric}: {change.reason}")
+    if change.reason is not None or change.old is None or change.new is None:
+        return text.clean(f"{change.metric}: {change.reason or change.verdict}")
     write = METRICS[change.metric].unit.write
-    assert change.old is not None
-    assert change.new is not None
     moved = f"{write(change.old)} to {write(change.new)} ({_change(change)})"
     return f"{change.metric} went from {moved.replace(' ()', '')}, limit {change.limit}"
 

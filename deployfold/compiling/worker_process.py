@@ -119,9 +119,8 @@ def _start(request: Path, directory: str, errors: IO[bytes]) -> subprocess.Popen
 def _follow(
     process: subprocess.Popen[bytes], timeout: float, report: Report, what: str
 ) -> dict[str, Any]:
-    assert process.stdout is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    threading.Thread(target=_read, args=(child.pipe(process.stdout), lines), daemon=True).start()
     deadline = time.monotonic() + timeout
     phase = "starting"
     while True:

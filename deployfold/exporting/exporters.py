@@ -38,10 +38,9 @@ def dynamo(
             output_names=list(output_names),
             verbose=False,
         )
-    assert result is not None
-    model = result.model
-    assert isinstance(model, ir.Model)
-    return model
+    if not isinstance(result, torch.onnx.ONNXProgram) or not isinstance(result.model, ir.Model):
+        raise TypeError("torch.onnx.export did not return a program with an onnx_ir model")
+    return result.model
 
 
 def torchscript(

@@ -171,16 +171,14 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
     )
     if not request.verify:
         return row
-    return _run(row, request, kit, how)
+    return _run(row, path, request, kit, how)
 
 
-def _run(row: Row, request: EngineRequest, kit: Kit, how: _How) -> Row:
+def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> Row:
     """The row of an engine after it ran on the reference inputs, with latency and accuracy."""
     started, emit = time.monotonic(), how.emit
     # The native code in a version-compatible engine is trusted, because this run built it.
     options = RunOptions(how.cuda_graph, allow_host_code=request.options.version_compatible)
-    assert row.artifact is not None
-    path = kit.report.with_name(row.artifact)
     emit(StageStarted("measure", path.name))
     try:
         with closing(Cuda()) as cuda, closing(EngineRunner(path, cuda, options)) as runner:

@@ -21,6 +21,7 @@ from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
 from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, load_report
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.util.child import pipe
 from deployfold.util.files import atomic_path
 from deployfold.util.locks import claimed
 
@@ -88,10 +89,7 @@ def _needed(directory: Path, kit: Kit) -> list[Path]:
     """The files of a build that ``deployfold finish`` reads."""
     files = [directory / FINISH_JSON, directory / REFERENCE_NPZ, kit.report]
     for onnx in kit.onnx.values():
-        shipping = ONNX_RUNTIME.shipping
-        assert shipping is not None
-        beside = (*shipping.parts(onnx), *shipping.sidecars(onnx))
-        files += [onnx, *(onnx.with_name(name) for name in beside)]
+        files += [onnx, *(onnx.with_name(name) for name in ONNX_RUNTIME.beside(onnx))]
     return files
 
 
@@ -140,10 +138,9 @@ def _send(host: str, folder: str, files: Sequence[Path]) -> None:
         _ssh(host, f"tar -x -C {shlex.quote(folder)}"),
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdin is not None
     broken = False
     try:
-        with tarfile.open(fileobj=process.stdin, mode="w|") as archive:
+        with tarfile.open(fileobj=pipe(process.stdin), mode="w|") as archive:
             for path in files:
                 archive.add(path, arcname=path.name, recursive=False)
     except BrokenPipeError:
@@ -163,10 +160,9 @@ def _run(
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, errors="replace",
     )  # fmt: skip
-    assert process.stderr is not None
     lines = []
     try:
-        for line in process.stderr:
+        for line in pipe(process.stderr):
             if line.strip():
                 lines.append(line.strip())
                 emit(StageProgress(STAGE, f"{host}: {line.strip()}"))
@@ -199,10 +195,9 @@ def _fetch(host: str, folder: str, directory: Path) -> list[str]:
         _ssh(host, f"cd {shlex.quote(folder)} && tar -c -- $(ls -d {' '.join(_FETCHED)})"),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert process.stdout is not None
     fetched = []
     try:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+        with pipe(process.stdout) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 known = any(fnmatch.fnmatchcase(member.name, one) for one in _FETCHED)
                 content = archive.extractfile(member) if member.isfile() else None
@@ -214,7 +209,6 @@ def _fetch(host: str, folder: str, directory: Path) -> list[str]:
     except tarfile.TarError as error:
         raise CompileError(f"The files from {host} cannot be read: {error}.") from error
     finally:
-        process.stdout.close()
         process.wait()
     return fetched
 

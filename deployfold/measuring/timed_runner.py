@@ -53,7 +53,7 @@ class TimedRunner:
         self.blocks_ms: list[NDArray[np.float64]] = []
         self._runner = runner
         self._clock = clock
-        self._step: Step | None = None
+        self._step: Step = _not_loaded
         self._calls = 1
         self._pending: NDArray[np.float64] | None = None
         self._transfers: list[DeviceTimes] = []
@@ -143,16 +143,14 @@ class TimedRunner:
 
     def close(self) -> None:
         """Close the runner in any state."""
-        self._step = None
+        self._step = _not_loaded
         with suppress(Exception):  # a failure here does not affect the times
             self._runner.close()
 
     def _call(self, *, record: bool = True) -> float:
         """Milliseconds of one inference."""
-        step = self._step
-        assert step is not None, "load() comes first"
         start = self._clock()
-        device: DeviceTimes | None = step()
+        device = self._step()
         end = self._clock()
         if device is None:
             return max(end - start, 1) / 1e6  # a coarse clock may give 0, which breaks ratios
@@ -165,6 +163,10 @@ class TimedRunner:
     def _fail(self, error: Exception) -> None:
         rounds = len(self.round_ms)
         self.failure = summary(error) + (f" (after {rounds} rounds)" if rounds else "")
+
+
+def _not_loaded() -> DeviceTimes | None:
+    raise RuntimeError("load() comes first")
 
 
 def _settled(times: list[float]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from . import text
@@ -44,25 +44,43 @@ class Cell:
 class Column:
     """A column of the comparison; ``cells`` are in the order of the report's rows.
 
-    ``metric`` is ``None`` for the column of titles. ``narrow`` is the same column in fewer cells.
+    A ``numeric`` column is aligned to the right.
     """
 
     header: str
     cells: tuple[Cell, ...]
-    metric: Metric | None = None
-    narrow: Column | None = None
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class MetricColumn(Column):
+    """The column of a metric. ``narrow`` is the same column in fewer cells."""
+
+    numeric: bool = True
+    metric: Metric = field(kw_only=True)
+    narrow: MetricColumn | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The column of titles, and the columns of the metrics."""
+
+    titles: Column
+    metrics: tuple[MetricColumn, ...]
 
     @property
-    def numeric(self) -> bool:
-        """The column holds numbers, and is aligned to the right."""
-        return self.metric is not None
+    def columns(self) -> tuple[Column, ...]:
+        """All columns, in the order shown."""
+        return (self.titles, *self.metrics)
 
 
-def columns(report: Report, notes: Footnotes) -> list[Column]:
+def comparison(report: Report, notes: Footnotes) -> Comparison:
     """The titles and every metric that the report's rows have enough of, in the order shown."""
     metrics = [metric for metric in METRICS.values() if metric.in_table]
     shown = [metric for metric in metrics if metric.shown(report.rows)]
-    return [_titles(report, notes), *(_column(metric, report, notes) for metric in shown)]
+    return Comparison(
+        _titles(report, notes), tuple(_column(metric, report, notes) for metric in shown)
+    )
 
 
 def _titles(report: Report, notes: Footnotes) -> Column:
@@ -77,7 +95,7 @@ def _titles(report: Report, notes: Footnotes) -> Column:
     return Column("artifact", tuple(cells))
 
 
-def _column(metric: Metric, report: Report, notes: Footnotes) -> Column:
+def _column(metric: Metric, report: Report, notes: Footnotes) -> MetricColumn:
     rows = report.rows
     best = _best(metric, rows)
     cells, narrow = [], []
@@ -91,8 +109,8 @@ def _column(metric: Metric, report: Report, notes: Footnotes) -> Column:
             narrow.append(Cell(wide.text if plain else written, mark, wide.notes))
     short = None
     if metric.narrow is not None:
-        short = Column(metric.narrow.header, tuple(narrow), metric)
-    return Column(metric.header, tuple(cells), metric, short)
+        short = MetricColumn(metric.narrow.header, tuple(narrow), metric=metric)
+    return MetricColumn(metric.header, tuple(cells), metric=metric, narrow=short)
 
 
 def _cell(metric: Metric, row: Row, index: int, mark: Mark, notes: Footnotes) -> Cell:

@@ -7,7 +7,7 @@ import re
 
 from . import text
 from .choice import choose
-from .comparison import Cell, Mark, columns
+from .comparison import Cell, Mark, comparison
 from .details import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
 from .footnotes import footnotes
 from .report import FoldSummary, Report
@@ -54,7 +54,7 @@ def _identity(report: Report) -> str:
 
 
 def _comparison(report: Report) -> str:
-    shown = columns(report, footnotes(report))
+    shown = comparison(report, footnotes(report)).columns
     lines = [
         _line([escape(column.header) for column in shown]),
         _line(["---:" if column.numeric else "---" for column in shown]),

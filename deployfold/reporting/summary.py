@@ -66,15 +66,13 @@ def _fold(fold: FoldSummary) -> list[Line]:
 def _best(rows: tuple[Row, ...]) -> list[Line]:
     lines = []
     faster = [
-        (row.latency.speedup.value, row)
+        (row.latency.speedup, row)
         for row in rows[1:]
         if row.latency and row.latency.speedup and row.latency.speedup.low > 1.0
     ]
     if faster:
-        _, row = max(faster, key=lambda pair: pair[0])
-        assert row.latency is not None
-        assert row.latency.speedup is not None
-        value = f"{text.clean(row.title)}, {text.speedup(row.latency.speedup)}"
+        speedup, row = max(faster, key=lambda pair: pair[0].value)
+        value = f"{text.clean(row.title)}, {text.speedup(speedup)}"
         lines.append(Line("fastest", value, "good"))
     elif others := [row for row in rows[1:] if row.latency]:
         # Only a build begins with the original; bench takes any file for its baseline.

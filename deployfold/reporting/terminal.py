@@ -23,7 +23,7 @@ from rich.text import Text
 from deployfold.errors import first_few
 
 from . import text
-from .comparison import Cell, Column, Mark, columns
+from .comparison import Cell, Column, Comparison, Mark, MetricColumn, comparison
 from .details import Grid, cold_start_grid, layer_grids, sweep_grid
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
@@ -55,7 +55,7 @@ class ComparisonTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         notes = footnotes(self.report)
         quantized = any(row.quantization for row in self.report.rows)
-        layout = _fit(columns(self.report, notes), options.max_width, quantized=quantized)
+        layout = _fit(comparison(self.report, notes), options.max_width, quantized=quantized)
         # The box draws one of the spaces between columns; the padding is the rest.
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -240,24 +240,29 @@ def table_svg(report: Report, *, width: int = 100) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns that a table shows, the titles first, and the widths that are not theirs."""
+    """The columns that a table shows, the width of the titles, and the gap between columns."""
 
-    columns: tuple[Column, ...]
+    titles: Column
+    metrics: tuple[MetricColumn, ...]
     title_width: int
     gap: int
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        return (self.titles, *self.metrics)
+
+    @property
     def total(self) -> int:
         """Cells that the table takes."""
-        widths = [self.title_width, *map(_width, self.columns[1:])]
+        widths = [self.title_width, *map(_width, self.metrics)]
         return sum(widths) + self.gap * (len(widths) - 1)
 
 
-def _fit(available: list[Column], width: int, *, quantized: bool) -> _Layout:
+def _fit(available: Comparison, width: int, *, quantized: bool) -> _Layout:
     """The columns for ``width`` cells: what gives way first has the least rank."""
-    titles, *shown = available
-    layout = _Layout((titles, *shown), _width(titles), WIDE_GAP)
-    for _, change in sorted(_changes(shown, quantized=quantized), key=lambda step: step[0]):
+    layout = _Layout(available.titles, available.metrics, _width(available.titles), WIDE_GAP)
+    changes = _changes(available.metrics, quantized=quantized)
+    for _, change in sorted(changes, key=lambda step: step[0]):
         over = layout.total - width
         if over <= 0:
             break
@@ -266,7 +271,7 @@ def _fit(available: list[Column], width: int, *, quantized: bool) -> _Layout:
 
 
 def _changes(
-    shown: list[Column], *, quantized: bool
+    shown: tuple[MetricColumn, ...], *, quantized: bool
 ) -> Iterator[tuple[int, Callable[[_Layout, int], _Layout]]]:
     """Every change that makes the table narrower, with its rank; titles never go."""
     yield _GAP_RANK, lambda layout, over: replace(layout, gap=1)
@@ -274,7 +279,6 @@ def _changes(
         yield title_rank, partial(_wrap_titles, least)
     for column in shown:
         metric, narrow = column.metric, column.narrow
-        assert metric is not None, "only the titles have no metric"
         if narrow is not None and metric.narrow is not None:
             yield metric.narrow.rank, partial(_exchange, metric, (narrow,))
         rank = metric.drop_rank
@@ -289,10 +293,10 @@ def _wrap_titles(least: int, layout: _Layout, over: int) -> _Layout:
     return replace(layout, title_width=max(min(width, least), width - over))
 
 
-def _exchange(metric: Metric, new: tuple[Column, ...], layout: _Layout, over: int) -> _Layout:
+def _exchange(metric: Metric, new: tuple[MetricColumn, ...], layout: _Layout, over: int) -> _Layout:
     """The layout with ``new`` in place of the metric's column."""
-    columns = [new if one.metric is metric else (one,) for one in layout.columns]
-    return replace(layout, columns=tuple(chain.from_iterable(columns)))
+    metrics = [new if one.metric is metric else (one,) for one in layout.metrics]
+    return replace(layout, metrics=tuple(chain.from_iterable(metrics)))
 
 
 def _width(column: Column) -> int:

@@ -115,6 +115,12 @@ class Runtime:
         """The suffix of the files that deployfold writes for the runtime."""
         return self.suffixes[0]
 
+    def beside(self, path: Path) -> tuple[str, ...]:
+        """Names of the files in the folder of ``path`` that must be copied with it."""
+        if self.shipping is None:
+            return ()
+        return (*self.shipping.parts(path), *self.shipping.sidecars(path))
+
     def opens(self, name: str) -> int:
         """The length of the longest suffix of this runtime that ``name`` ends with; 0 if none."""
         return max((len(one) for one in self.suffixes if name.endswith(one)), default=0)

@@ -18,6 +18,7 @@ from threading import Lock
 
 from deployfold.errors import ExitCode
 from deployfold.reporting.report import load_report
+from deployfold.util.child import pipe
 from deployfold.util.files import write_text
 from deployfold.util.locks import try_lock
 
@@ -200,8 +201,7 @@ def _run(
         finally:
             processes.discard(process)
             with suppress(OSError):
-                assert process.stdin is not None
-                process.stdin.close()
+                pipe(process.stdin).close()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:

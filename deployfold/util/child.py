@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import IO, AnyStr
 
 import deployfold
 
@@ -34,6 +35,17 @@ def command(module: str, function: str, *words: str) -> list[str]:
     root = str(Path(deployfold.__file__).resolve().parent.parent)
     code = _CODE.format(module=module, function=function)
     return [sys.executable, "-c", code, root, *words]
+
+
+def pipe(stream: IO[AnyStr] | None) -> IO[AnyStr]:
+    """A stream of a ``Popen`` object, whose type cannot say that it was started with ``PIPE``.
+
+    Raises:
+        ValueError: the child was started without this pipe.
+    """
+    if stream is None:
+        raise ValueError("The child was started without this pipe.")
+    return stream
 
 
 def environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from deployfold.reporting import text
 from deployfold.reporting.choice import Choice, choose, not_measured, outputs
-from deployfold.reporting.comparison import Cell, columns
+from deployfold.reporting.comparison import Cell, comparison
 from deployfold.reporting.details import Grid, cold_start_grid, layer_grids, sweep_grid
 from deployfold.reporting.footnotes import Footnotes, footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
@@ -76,7 +76,7 @@ class View:
 def view(report: Report, outline: Outline | None) -> View:
     """Everything that the page shows of a report."""
     choice, notes = choose(report), footnotes(report)
-    shown = columns(report, notes)
+    shown = comparison(report, notes).columns
     decision = decision_chart(report, choice.row)
     fold = report.fold if report.fold and (report.fold.folded or report.fold.left) else None
     found = View(
