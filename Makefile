@@ -34,7 +34,7 @@ demo: $(DEMO_STAMP) ## fold, export, compile, measure and compare a real ResNet-
 	@test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
 
-readme-pictures: $(STAMP) ## make the README's recording and table again, on a quiet machine; needs tmux
+readme-pictures: $(STAMP) ## make the README's recording, table and page again, on a quiet machine; needs tmux and Chromium
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/benchmarks/pictures.py resnet50.pt --fp16
 

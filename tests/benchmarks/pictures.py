@@ -1,10 +1,13 @@
 """Make the pictures of the README from a real build: ``make readme-pictures``.
 
     python tests/benchmarks/pictures.py [checkpoint [build options]]
+    python tests/benchmarks/pictures.py --page DIR
 
 ``examples/pictures/build.svg`` is an animated recording of ``deployfold build`` in a terminal, made
-with tmux (Debian: ``apt-get install tmux``), and ``table.svg`` the table of that build. Run it on a
-quiet machine: the numbers in the pictures are those of this run.
+with tmux (Debian: ``apt-get install tmux``), ``table.svg`` the table of that build, and
+``report.png`` the first screen of its page, made with Chromium. ``--page`` draws the page of a
+build that is already there, and nothing else. Run it on a quiet machine: the numbers in the
+pictures are those of this run.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from PIL import Image
 from rich.ansi import AnsiDecoder
 from rich.console import Console
 
@@ -34,6 +38,8 @@ SPEED = 4.0
 """How many times faster than the run the recording plays."""
 LAST = 6.0
 """Seconds that the end of the run stays on."""
+SCREEN = 1000, 878
+"""Width and height of the page's picture in CSS pixels: down to the end of the table."""
 FRAMES = 24
 """How many pictures the recording is made of, at most."""
 
@@ -135,8 +141,33 @@ def animated(frames: Sequence[Frame], title: str) -> str:
     return base.replace("</style>", "\n".join(styles) + "\n</style>", 1)
 
 
+def draw_page(build: Path) -> None:
+    """Draw the first screen of a build's page, in a palette, which is a third of the size."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise SystemExit("Chromium is missing: apt-get install chromium.")
+    with tempfile.TemporaryDirectory() as folder:
+        page, shot = Path(folder) / "report.html", Path(folder) / "report.png"
+        subprocess.run(["deployfold", "report", str(build), "-o", str(page)], check=True)
+        width, height = SCREEN
+        subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                f"--user-data-dir={folder}/profile", "--hide-scrollbars",
+                "--blink-settings=preferredColorScheme=1", "--force-device-scale-factor=2",
+                f"--window-size={width},{height}", f"--screenshot={shot}", page.as_uri(),
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        with Image.open(shot) as picture:
+            picture.convert("RGB").quantize(64).save(PICTURES / "report.png", optimize=True)
+
+
 def main(words: Sequence[str]) -> None:
-    """Record a build, and draw its table."""
+    """Record a build, and draw its table and its page."""
+    if words[:1] == ["--page"]:
+        draw_page(Path(words[1]))
+        return
     checkpoint, *options = words or ["resnet50.pt", "--fp16"]
     if shutil.which("tmux") is None:
         raise SystemExit("tmux is missing: apt-get install tmux.")
@@ -149,6 +180,7 @@ def main(words: Sequence[str]) -> None:
         (report,) = Path(folder).glob("build/*/report.json")
         table = ["deployfold", "report", str(report), "--svg", str(PICTURES / "table.svg")]
         subprocess.run([*table, "--width", "112"], check=True)
+        draw_page(report.parent)
 
 
 if __name__ == "__main__":
