@@ -29,6 +29,9 @@ def array_source(
 ) -> SampleSource:
     """Samples along the first axis of arrays, one array per input.
 
+    Inputs without a common batch axis, such as a picture and a scalar, may also be given as they
+    are: arrays in the shapes of the inputs are one sample.
+
     Args:
         arrays: the arrays by input name; for one input, a single array may have any name.
         form: the form of one sample.
@@ -39,6 +42,9 @@ def array_source(
         UsageError: names, shapes, dtypes or numbers of samples do not match the inputs.
     """
     arrays = by_input(arrays, form, where)
+    shapes = dict(zip(form.names, form.shapes, strict=True))
+    if not form.stacked and all(arrays[name].shape == shape for name, shape in shapes.items()):
+        arrays = {name: array[np.newaxis] for name, array in arrays.items()}
     for index, name in enumerate(form.names):
         array, place = arrays[name], _place(where, name, form)
         if array.shape[1:] != form.shapes[index] or not array.ndim:

@@ -51,7 +51,10 @@ def open_source(
 
 
 def inputs_in(source: str) -> InputSpec | None:
-    """The model inputs for a file of arrays: one per array, with batch 1 and the array's dtype.
+    """The model inputs for a file of arrays: one per array, with the array's dtype.
+
+    The first axis of the arrays counts the samples, and the inputs have batch 1. Arrays that
+    cannot have such an axis, because one is a scalar or their first axes differ, are one inference.
 
     Args:
         source: the source of real inputs, as the user named it.
@@ -68,12 +71,15 @@ def inputs_in(source: str) -> InputSpec | None:
         return None
     tensors = []
     arrays = open_arrays(path)
+    first_axes = {array.shape[:1] for array in arrays.values()}
+    stacked = len(first_axes) == 1 and () not in first_axes
     for name, array in arrays.items():
         dtype = str(array.dtype.newbyteorder("="))
         dtype = "float32" if dtype == "float64" else dtype
-        if not array.ndim or 0 in array.shape or dtype not in DTYPES:
+        if 0 in array.shape or dtype not in DTYPES:
             return None
-        tensors.append(TensorSpec((1, *array.shape[1:]), name, dtype))
+        shape = (1, *array.shape[1:]) if stacked else array.shape
+        tensors.append(TensorSpec(shape, name, dtype))
     if len(tensors) == 1:
         only = tensors[0]
         tensors = [TensorSpec(only.shape, None, only.dtype)] if only.dtype != "uint8" else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
@@ -42,9 +41,26 @@ def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
 def drop_identities(model: ir.Model) -> None:
     """Replace the outputs of Identity nodes by their inputs, so that weights are initialisers.
 
-    Exporters write Identity nodes for shared weights and for constants.
+    Exporters write Identity nodes for shared weights and for constants. An Identity stays whose
+    output is an output of its graph, if the input comes from outside of that graph or is an output
+    too: onnx-ir's own pass fails on these, which the branches of an ``If`` have.
     """
-    IdentityEliminationPass()(model)
+    for graph in (*model.graphs(), *model.functions.values()):
+        for node in list(graph):
+            source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
+            if source is None:
+                continue
+            output = node.outputs[0]
+            name = output.name if output.is_graph_output() else None
+            producer = source.producer()
+            inside = producer is not None and producer.graph is node.graph
+            if name is not None and (not inside or source.is_graph_output()):
+                continue
+            source.shape = output.shape if source.shape is None else source.shape
+            source.type = output.type if source.type is None else source.type
+            output.replace_all_uses_with(source, replace_graph_outputs=True)
+            source.name = source.name if name is None else name
+            graph.remove(node, safe=True)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

@@ -56,7 +56,9 @@ def fold_torchscript(
     names = [_name(node) for node in _batch_norms(module.inlined_graph)]
     parameters = sum(parameter.numel() for parameter in module.parameters())
     try:
-        if parameters:
+        if parameters and not names:  # nothing to fold
+            frozen, exact, after, learned = module, 0.0, names, parameters
+        elif parameters:
             wide = _in_float64(module)
             frozen = torch.jit.freeze(wide)
             exact = max(_apart(wide, frozen, double_inputs(item)).relative for item in inputs)

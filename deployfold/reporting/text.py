@@ -167,7 +167,8 @@ def machine(report: Report) -> str:
 def inputs(report: Report) -> str:
     """The inputs on one line: names, shapes, dtypes, the source of the shapes and the values."""
     shapes = ", ".join(
-        f"{value.name} {'x'.join(map(str, value.shape))} {value.dtype}" for value in report.inputs
+        f"{value.name} {'x'.join(map(str, value.shape)) or 'scalar'} {value.dtype}"
+        for value in report.inputs
     )
     origin = f" (shape from {report.input_origin})" if report.input_origin else ""
     return clean(f"{shapes}{origin}, {report.input_data}")

@@ -275,3 +275,39 @@ def test_damaged_files_are_one_sentence(tmp_path: Path, capfd: pytest.CaptureFix
     producer = whole.replace(b"another", b"an\xfft\xfeer", 1)
     path.write_bytes(producer)
     deployfold.load(path)
+
+
+def _branching(path: Path) -> Path:
+    """All arithmetic lies in the branches of an ``If``, as in voice detectors of two rates."""
+    text = """<ir_version: 9, opset_import: ["": 20]> net (float[1,4] x, int64 rate)
+        => (float[1,4] y, float[1,4] h) <int64 limit = {8000}> {
+        fast = Greater (rate, limit)
+        y, h = If (fast) <
+            then_branch = a () => (float[1,4] p, float[1,4] q) {
+                p = Mul (x, x)
+                q = If (fast) <then_branch = c () => (float[1,4] r) {r = Identity (p)},
+                               else_branch = d () => (float[1,4] s) {s = Neg (p)}>
+            },
+            else_branch = b () => (float[1,4] u, float[1,4] v) {u = Add (x, x) v = Identity (x)}>
+        }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_scalars_come_from_the_data_and_what_stays_in_branches_is_not_lowered(
+    tmp_path: Path,
+) -> None:
+    source = _branching(tmp_path / "vad.onnx")
+    x = np.random.default_rng(3).standard_normal((1, 4)).astype(np.float32)
+    feeds = {"x": x, "rate": np.array(16000)}
+    np.savez(tmp_path / "call.npz", **feeds)
+    report, path = _built(source, **{"fp16": True, "input-data": str(tmp_path / "call.npz")})
+    assert [(one.name, tuple(one.shape)) for one in report.inputs] == [("x", (1, 4)), ("rate", ())]
+    for value in (16000, 8000):
+        feeds["rate"] = np.array(value)
+        for before, after in zip(_run(source, feeds), _run(path, feeds), strict=True):
+            np.testing.assert_array_equal(before, after)
+    (row,) = [one for one in report.rows if one.name == "onnxruntime-fp16"]
+    assert row.artifact is None
+    assert "fp16 would change nothing" in str(row.not_measured)
+    assert "Export the model without the branch or loop" in str(report.status.message)

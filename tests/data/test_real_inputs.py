@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.labels import read_labels
 from deployfold.data.real_inputs import Samples, load_samples
+from deployfold.data.sources import inputs_in
 from deployfold.errors import UsageError
 
 
@@ -31,6 +33,21 @@ def test_files_are_cut_into_whole_feeds(tmp_path: Path) -> None:
     texts = ("scale=5x1:int64", "image=5x2")
     two = every(tmp_path / "x.npz", *texts).tensors(InputSpec.parse(texts))
     assert [tensor.shape[1] for tensor in two[0]] == [1, 2]
+
+
+def test_arrays_that_no_axis_of_samples_joins_are_one_inference(tmp_path: Path) -> None:
+    path, texts = tmp_path / "call.npz", ("x=1x4", "state=2x1x3")
+    arrays = {"x": np.ones((1, 4), np.float32), "state": np.ones((2, 1, 3), np.float32)}
+    np.savez(path, **arrays)
+    ((x, state),) = every(path, *texts).tensors(InputSpec.parse(texts))
+    assert (x.shape, state.shape) == ((1, 4), (2, 1, 3))
+    assert inputs_in(str(path)) == replace(InputSpec.parse(texts), origin="call.npz")
+    np.savez(path, **{name: np.stack([one, 2 * one]) for name, one in arrays.items()})
+    assert len(every(path, *texts).feeds) == 2
+    np.savez(path, x=np.ones((1, 4), np.float32), rate=np.array(16000))
+    shown = inputs_in(str(path))
+    assert shown is not None
+    assert [(one.name, one.shape) for one in shown.tensors] == [("x", (1, 4)), ("rate", ())]
 
 
 def test_equal_samples_stay_and_labels_keep_their_order(tmp_path: Path) -> None:

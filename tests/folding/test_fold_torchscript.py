@@ -97,3 +97,22 @@ def test_a_batch_norm_without_statistics_is_not_counted():
     result = fold(torch.jit.script(model), (image(),))
     assert [item.name for item in result.folded] == ["3"]
     assert result.batchnorms_before == 1
+
+
+class OneType(nn.Module):
+    """Makes float32 numbers in its code, so it does not run in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, rate: int) -> torch.Tensor:
+        start = torch.zeros(1, 4, dtype=torch.float32)
+        return self.cell(start) + x[:, : rate // 4000]
+
+
+def test_a_model_without_batch_norms_stays_as_it_is():
+    module = torch.jit.script(OneType().eval())
+    result = fold(module, (torch.randn(1, 4), torch.tensor(16000)))
+    assert result.model is module
+    assert (result.parameters_after, result.verification.float64_relative) == (20, 0.0)

@@ -167,5 +167,6 @@ def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> No
     raise CompileError(
         f"None of the {counts.compute} compute layers that TensorRT parsed from {onnx.name} is "
         f"{name}, the requested precision ({found}).",
-        hint="A strongly typed network takes its precision from the ONNX: lower the ONNX first.",
+        hint="A strongly typed network takes its precision from the ONNX, which keeps every such "
+        "layer in another precision; the notes of the lowered ONNX name the layers and reasons.",
     )

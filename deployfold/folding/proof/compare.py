@@ -105,9 +105,17 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True)
     arguments = map_tensors(inputs, torch.clone)
     seeds = seeded() if random else nullcontext()
     with torch.inference_mode(), seeds, _FrozenBuffers(model):
-        outputs = list(tensors_in(model(*arguments)))
+        result = model(*arguments)
+    outputs = list(tensors_in(result))
     if not outputs:
-        raise FoldError("The model returns no tensor, so there is nothing to compare.")
+        names = ", ".join(map(repr, result)) if isinstance(result, dict) else ""
+        what = f"a dictionary with {names}" if names else f"a {type(result).__name__}"
+        raise FoldError(
+            f"The model returns {what} without a tensor, so there is nothing to compare.",
+            hint="A forward that decodes its result to numpy or Python objects cannot be exported. "
+            "Let the forward return the tensors before that step; some libraries have an argument "
+            "for it, such as exportable=True.",
+        )
     return outputs
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from deployfold.config.precision import Precision
-from deployfold.errors import ExportError
+from deployfold.errors import AccuracyError, ExportError, first_few
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import holds, load, outputs_of, prepare
+from deployfold.lowering.graph import has_subgraph, holds, load, outputs_of, prepare
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_opset
 from deployfold.lowering.progress import Progress, silent
@@ -76,6 +76,7 @@ def lower(
         limit = spec.min_sqnr(precision) if spec.enabled else None
         found = guard.keep_accuracy(asked, limit)
         stays = convert(model, form, found.kept, float_io=float_io)
+        _check_lowered(model, form, stays)
         set_metadata(model, {"deployfold.precision": precision.value})
         write_model(model, temporary, threshold=options.external_threshold)
         check_file(temporary)
@@ -97,6 +98,23 @@ def lower(
             notes=notes,
             head_room=found.head_room,
         )
+
+
+def _check_lowered(model: ir.Model, form: CastFormat, stays: Sequence[tuple[ir.Node, str]]) -> None:
+    """Refuse a model whose arithmetic all lies in the branches of an ``If`` or in a ``Loop``.
+
+    Raises:
+        AccuracyError: no tensor has the type of ``form``.
+    """
+    values = (value for node in model.graph for value in node.outputs)
+    inside = [str(node.name) for node, _ in stays if has_subgraph(node)]
+    if not inside or any(value.dtype == form.dtype for value in values):
+        return
+    raise AccuracyError(
+        f"{form.name} would change nothing, because every layer lies in control flow, which stays "
+        f"in fp32: {first_few(inside)}. Export the model without the branch or loop, or build "
+        f"without --{form.name}."
+    )
 
 
 def reshaped_note(names: tuple[str, ...], title: str) -> str:
