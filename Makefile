@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo clean
+.PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo test-real clean
 
 # $(call install,EXTRAS,WHAT): the steps of pip while they run, with the seconds since the start.
 define install
@@ -52,8 +52,8 @@ test: lint ## all tests except those marked slow
 test-random: $(STAMP) ## the property tests with new random examples, ten times as many
 	DEPLOYFOLD_EXAMPLES_FACTOR=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not slow' $$(grep -rl 'hypothesis import' tests --include='test_*.py')
 
-test-slow: $(STAMP) ## the tests marked slow, except the zoo
-	$(BIN)/python -m pytest -m 'slow and not zoo'
+test-slow: $(STAMP) ## the tests marked slow, except the zoo and the real models
+	$(BIN)/python -m pytest -m 'slow and not zoo and not real'
 
 test-fuzz: $(STAMP) ## damaged input for every reader, 10,000 cases each
 	DEPLOYFOLD_FUZZ_CASES=10000 $(BIN)/python -m pytest -n $(JOBS) -m slow -rP tests/fuzz
@@ -71,6 +71,10 @@ test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders
 	$(BIN)/python -m pip install --quiet --no-deps 'fasterai==0.4.1'
 	$(BIN)/python tests/zoo/gather.py build/zoo --jobs 2
 	$(BIN)/python -m pytest -q -m 'slow and zoo' tests/zoo -s
+
+test-real: $(STAMP) ## build some thirty models of other libraries as their users have them; resumable
+	$(BIN)/python tests/real_models/run.py build/real
+	$(BIN)/python -m pytest -q -m 'slow and real' tests/real_models
 
 clean:
 	rm -rf $(VENV) build dist resnet50.pt

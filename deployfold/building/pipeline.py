@@ -105,9 +105,9 @@ def check_outcome(report: Report) -> None:
     if report.status.state == "failed":
         raise AccuracyError(
             report.status.message or "A lowered model was refused.",
-            hint="Everything else was built. If accuracy is the reason, calibrate on data like that "
-            "of the deployment, lower --min-sqnr or --min-agreement, or allow fewer quantised "
-            "layers with --min-quantized-share.",
+            hint="Everything else was built. If accuracy is the reason, calibrate on data like "
+            "that of the deployment, lower --min-sqnr or --min-agreement, or allow fewer "
+            "quantised layers with --min-quantized-share.",
         )
     missed = [result for result in report.thresholds if not result.passed]
     if missed:
