@@ -45,7 +45,7 @@ class Loaded:
         samples: inputs to run on, one inference each; the first one is timed.
         labels: the class of every sample; ``None`` without labels.
         input_data: the origin of the samples, in one phrase.
-        calibration: the data for INT8, FP8 and INT4.
+        calibration: the data for quantised precisions.
         preprocess: how an image becomes an input.
     """
 

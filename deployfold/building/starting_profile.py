@@ -16,7 +16,7 @@ from deployfold.building.load import model_of
 from deployfold.config.build_profiles import names_function
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
-from deployfold.config.precision import Precision
+from deployfold.config.precision import Precision, titles
 from deployfold.errors import UsageError
 from deployfold.folding import count_parameters
 from deployfold.loading import (
@@ -138,14 +138,17 @@ def _precisions(machine: Machine) -> list[str]:
     else:
         lines = [f"# For the GPU in this machine: {_comment(gpu.name)}."]
     lines.append("fp16 = true")
-    for one in (Precision.BF16, Precision.INT8, Precision.FP8, Precision.INT4):
+    for one in Precision:
+        if one in (Precision.FP32, Precision.FP16):
+            continue
         if gpu is None or _has(gpu, machine.profile, one):
             lines.append(f"# {one.value} = true  # {one.record.summary}")
+    calibrated = [one for one in Precision if one.record.calibration == "required"]
     return [
         *lines,
         "",
-        "# INT8 and FP8 need data like that of the deployment: a folder of images, or an .npz.",
-        "# The path is relative to this file.",
+        f"# {titles(calibrated)} need data like that of the deployment:",
+        "# a folder of images, or an .npz. The path is relative to this file.",
         '# calib = "pictures"',
         '# labels = "labels.csv"  # measures the accuracy as well',
         "",
@@ -153,7 +156,7 @@ def _precisions(machine: Machine) -> list[str]:
 
 
 def _has(gpu: Gpu, profile: GpuTarget | None, precision: Precision) -> bool:
-    if profile is not None and not precision.record.weights_only:
+    if profile is not None and precision.record.tensor_cores:
         return precision.value in profile.precisions
     return gpu.compute_capability >= precision.record.oldest_for("tensorrt")
 

@@ -157,7 +157,7 @@ Layers = Annotated[
     bool,
     typer.Option(
         "--layers",
-        help="List the layers of INT8, FP8 and INT4, the least exact first.",
+        help="List the layers of quantised rows, the least exact first.",
         rich_help_panel=Panel.QUANTIZATION,
     ),
 ]

@@ -127,36 +127,40 @@ class NoEngine:
 class LayerCounts:
     """How many layers of each kind the parsed network has, before TensorRT fuses any.
 
-    The fields named after a precision count compute layers: convolutions, deconvolutions, matrix
-    products and einsums. The type of a compute layer's first operand decides its precision. For an
-    operand that a DequantizeLinear node made, the type before that node counts. If the second
-    operand, the weight, was dequantised from a precision of weights only, that precision counts;
-    from int8 beside a first operand that was not, ``int8_weights``.
+    Attributes:
+        total, quantize, dequantize: the layers of all kinds, and those of the two kinds.
+        by_precision: the compute layers of each precision: convolutions, deconvolutions, matrix
+            products and einsums.
     """
 
     total: int
-    fp32: int
-    fp16: int
-    bf16: int
-    int8: int
     quantize: int
     dequantize: int
-    fp8: int = 0
-    int4: int = 0
-    int8_weights: int = 0
+    by_precision: Mapping[Precision, int]
 
     @property
     def compute(self) -> int:
         """The number of compute layers of all precisions."""
-        return sum(map(self.of, Precision))
+        return sum(self.by_precision.values())
 
     def of(self, precision: Precision) -> int:
         """The number of compute layers of one precision."""
-        count: int = getattr(self, _field(precision))
-        return count
+        return self.by_precision.get(precision, 0)
+
+    def to_json(self) -> dict[str, int]:
+        """The counts in one flat object: those of ``fp16`` under ``fp16``."""
+        counts = {_key(one): self.of(one) for one in Precision}
+        rest = {"quantize": self.quantize, "dequantize": self.dequantize}
+        return {"total": self.total, **counts, **rest}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, int]) -> LayerCounts:
+        """The counts that :meth:`to_json` wrote."""
+        counts = {one: data[_key(one)] for one in Precision}
+        return cls(data["total"], data["quantize"], data["dequantize"], counts)
 
 
-def _field(precision: Precision) -> str:
+def _key(precision: Precision) -> str:
     return precision.value.replace("-", "_")
 
 

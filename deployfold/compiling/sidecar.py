@@ -106,7 +106,7 @@ def make_sidecar(
         "loaded_on_gpu": request.verify and not request.options.strip_plan,
         "targets": asked["targets"],
         "precision": asked["precision"],
-        "layer_counts": vars(artifact.layer_counts),
+        "layer_counts": artifact.layer_counts.to_json(),
         "tensors": [dict(tensor) for tensor in tensors],
         "profiles": asked["profiles"],
         "workspace_mib": request.workspace_mib,

@@ -97,7 +97,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
     return {
         "event": "done",
         "library_version": built.library_version,
-        "layer_counts": dataclasses.asdict(built.layer_counts),
+        "layer_counts": built.layer_counts.to_json(),
         "tensors": [dataclasses.asdict(tensor) for tensor in built.tensors],
         "notes": [*notes, *built.notes],
     }

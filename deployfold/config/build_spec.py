@@ -47,7 +47,7 @@ class BuildSpec:
         workspace_mib: ``None`` keeps TensorRT's default.
         input_data: the source of real inputs to run on; ``None`` takes seeded random inputs.
         preprocess: how images become inputs, for ``calibration`` and ``input_data`` alike.
-        calibration: the data that INT8 and FP8 need, and INT4 may use.
+        calibration: the data for precisions that need calibration, or that may use it.
 
     Raises:
         UsageError: a number is out of range, or two options exclude each other.

@@ -29,7 +29,7 @@ class Panel:
     TARGET = "Target"
     MODEL = "Model"
     IMAGES = "Images"
-    QUANTIZATION = "INT8, FP8, INT4"
+    QUANTIZATION = "Quantisation"
     ENGINE = "Engine"
     MEASUREMENT = "Measurement"
     LIMITS = "Limits"

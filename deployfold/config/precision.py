@@ -29,6 +29,7 @@ class PrecisionRecord:
         summary: one sentence for ``--help``.
         onnx_type: the tensor type in the ONNX file, a member of ``onnx.TensorProto.DataType``.
         tensorrt_type: the member of ``tensorrt.DataType`` that layers then compute in.
+        dtype: the name of that type in numpy and ml_dtypes.
         oldest: the oldest compute capability that has the precision, by library. Libraries
             without an entry use that of ``default``.
         calibration: whether a build needs calibration data: ``required`` for the ranges of
@@ -49,6 +50,7 @@ class PrecisionRecord:
     summary: str
     onnx_type: str
     tensorrt_type: str
+    dtype: str
     no_cpu_latency: str
     min_sqnr_db: float
     layer_sqnr_db: float
@@ -57,6 +59,11 @@ class PrecisionRecord:
     common: bool = False
     weights_only: bool = False
     caveats: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether tensor cores compute in it, so that NVIDIA lists it for each GPU."""
+        return self.family != "none" and not self.weights_only
 
     def oldest_for(self, library: str) -> tuple[int, int]:
         """The oldest compute capability that ``library`` builds this precision for."""
@@ -71,6 +78,7 @@ _FP32 = PrecisionRecord(
     summary="The exported model.",
     onnx_type="FLOAT",
     tensorrt_type="FLOAT",
+    dtype="float32",
     no_cpu_latency="",
     min_sqnr_db=0.0,
     layer_sqnr_db=60.0,  # other summation orders leave 100 dB; deep networks still 80
@@ -85,6 +93,7 @@ _FP16 = PrecisionRecord(
     summary="Build in FP16.",
     onnx_type="FLOAT16",
     tensorrt_type="HALF",
+    dtype="float16",
     no_cpu_latency="ONNX Runtime has no fp16 kernels for CPUs: it casts to fp32",
     # Rounding one tensor leaves 73 dB, a deep network 40 to 60: below 30 something is broken.
     min_sqnr_db=30.0,
@@ -102,6 +111,7 @@ _BF16 = PrecisionRecord(
     summary="Build in BF16; the range of FP32, 8 bits of precision; Ampere and newer.",
     onnx_type="BFLOAT16",
     tensorrt_type="BF16",
+    dtype="bfloat16",
     no_cpu_latency="ONNX Runtime has no bf16 kernels for CPUs",
     # 3 bits fewer than fp16 cost 18 dB; deep networks keep 25 to 45.
     min_sqnr_db=20.0,
@@ -119,6 +129,7 @@ _INT8 = PrecisionRecord(
     summary="Build in INT8, calibrated on --calib.",
     onnx_type="INT8",
     tensorrt_type="INT8",
+    dtype="int8",
     no_cpu_latency="ONNX Runtime's int8 on a CPU is not what a GPU runs",
     min_sqnr_db=20.0,  # noise of a tenth of the signal
     layer_sqnr_db=10.0,  # an error of a third of the layer's output
@@ -141,6 +152,7 @@ _INT8_WEIGHTS = PrecisionRecord(
     "Ampere and newer.",
     onnx_type="INT8",
     tensorrt_type="INT8",
+    dtype="int8",
     no_cpu_latency="ONNX Runtime on a CPU turns int8 weights back into fp32 and computes in that",
     min_sqnr_db=20.0,
     layer_sqnr_db=20.0,
@@ -158,6 +170,7 @@ _FP8 = PrecisionRecord(
     summary="Build in FP8 (E4M3), calibrated on --calib; Ada and newer.",
     onnx_type="FLOAT8E4M3FN",
     tensorrt_type="FP8",
+    dtype="float8_e4m3fn",
     no_cpu_latency="ONNX Runtime on a CPU turns fp8 back into fp32 and computes in that",
     min_sqnr_db=20.0,
     layer_sqnr_db=10.0,
@@ -175,6 +188,7 @@ _INT4 = PrecisionRecord(
     "Ampere and newer.",
     onnx_type="INT4",
     tensorrt_type="INT4",
+    dtype="int4",
     no_cpu_latency="ONNX Runtime on a CPU turns int4 weights back into fp32 and computes in that",
     min_sqnr_db=20.0,
     layer_sqnr_db=10.0,

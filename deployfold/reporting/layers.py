@@ -8,15 +8,15 @@ from .fields import Count, Frozen, Number
 
 
 class QuantizedLayer(Frozen):
-    """One layer of a model that is quantised to INT8, FP8 or INT4.
+    """One layer of a model that is quantised.
 
     Attributes:
         precision: the row's, or ``fp16`` or ``fp32``.
         macs: multiply-accumulates of one inference.
         sqnr_db: of its output against the fp32 layer's; ``None`` if it was not measured.
         input_range: the greatest magnitude its input is quantised to.
-        estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``; of INT4,
-            how many weights share a scale.
+        estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``; where
+            blocks of weights share a scale, how many weights.
         reason: why it is not quantised.
     """
 
@@ -31,13 +31,13 @@ class QuantizedLayer(Frozen):
 
 
 class QuantizationSummary(Frozen):
-    """How much of a model is quantised, and to which of INT8, FP8 and INT4.
+    """How much of a model is quantised, and to which precision.
 
     Attributes:
         quantized_macs_share: the share (0 to 1) of its multiply-accumulates that are quantised.
         calibrated: false where the ranges come from random inputs, which say nothing about
             accuracy on real ones.
-        precision: ``int8``, ``fp8`` or ``int4``.
+        precision: such as ``int8``.
         layers: every layer that could be quantised.
     """
 

@@ -219,7 +219,7 @@ class Row(Frozen):
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
-        quantization: of a row in INT8, FP8 or INT4.
+        quantization: of a quantised row.
         layer_times: where they were asked for and the runtime reports them.
     """
 

@@ -107,7 +107,7 @@ def percent(share: float) -> str:
 
 
 def quantization(summary: QuantizationSummary) -> str:
-    """``int8 in 94.0 % of MACs``, or fp8 or int4, and ``uncalibrated`` where that is so."""
+    """``int8 in 94.0 % of MACs``, and ``uncalibrated`` where that is so."""
     share = f"{summary.precision} in {percent(summary.quantized_macs_share)} of MACs"
     return share if summary.calibrated else f"{share}, uncalibrated"
 

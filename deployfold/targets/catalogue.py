@@ -14,13 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployfold.config.precision import Precision
 from deployfold.config.profiles_root import profiles_root
 from deployfold.errors import UsageError
 from deployfold.util.toml import read_toml
 
 from .compute_capability import ComputeCapability, dotted, parse_dotted, parse_target, sm_name
 
-PRECISIONS = ("tf32", "fp16", "bf16", "int8", "fp8", "fp4")
+PRECISIONS = tuple(
+    dict.fromkeys(
+        ["tf32"]
+        + [one.value for one in Precision if one.record.tensor_cores]
+        + ["fp4"]  # in NVIDIA's table like TF32; deployfold builds in neither
+    )
+)
 """The values allowed under ``precisions`` in a profile, oldest first."""
 
 AUTO = "auto"

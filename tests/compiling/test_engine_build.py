@@ -39,7 +39,7 @@ def test_an_engine_its_sidecar_and_its_log_are_written(
     if sys.platform == "linux":
         assert made.peak_bytes > 50e6, "of the worker, which imports TensorRT"
     counts = made.layer_counts
-    assert (counts.fp32, counts.fp16, counts.compute) == (2, 0, 2)
+    assert (counts.of(Precision.FP32), counts.of(Precision.FP16), counts.compute) == (2, 0, 2)
     assert {file.name for file in path.parent.iterdir()} == {
         "net.engine",
         "net.engine.json",
@@ -70,7 +70,7 @@ def test_a_half_precision_onnx_is_a_half_precision_engine(
 ) -> None:
     onnx = conv_net(half=True)
     made = compile_engine(onnx, tmp_path / "net.engine", request_for(Precision.FP16))
-    assert (made.layer_counts.fp32, made.layer_counts.fp16) == (0, 2)
+    assert (made.layer_counts.of(Precision.FP32), made.layer_counts.of(Precision.FP16)) == (0, 2)
 
 
 @pytest.mark.parametrize(("half", "asked"), [(False, "fp16"), (True, "fp32"), (False, "int8")])
@@ -91,7 +91,12 @@ def test_q_dq_nodes_are_an_int8_engine(
 ) -> None:
     made = compile_engine(int8_net, tmp_path / "net.engine", request_for(Precision.INT8))
     counts = made.layer_counts
-    assert (counts.int8, counts.fp32, counts.quantize, counts.dequantize) == (1, 0, 1, 2)
+    assert (
+        counts.of(Precision.INT8),
+        counts.of(Precision.FP32),
+        counts.quantize,
+        counts.dequantize,
+    ) == (1, 0, 1, 2)
 
 
 @pytest.mark.parametrize("sms", [((7, 5),), ((12, 1),), ((8, 0), (8, 6), (8, 9), (12, 0))])
@@ -151,7 +156,10 @@ def test_weights_in_a_file_of_their_own_are_found(
 ) -> None:
     onnx = conv_net(external=True)
     assert (tmp_path / "net.onnx.data").exists()
-    assert compile_engine(onnx, tmp_path / "net.engine", request_for()).layer_counts.fp32 == 2
+    assert (
+        compile_engine(onnx, tmp_path / "net.engine", request_for()).layer_counts.of(Precision.FP32)
+        == 2
+    )
 
 
 def test_builder_options_are_taken(
@@ -185,4 +193,7 @@ def test_a_torch_export_builds(request_for: RequestFor, tmp_path: Path) -> None:
     ).eval()
     onnx = tmp_path / "net.onnx"
     torch.onnx.export(net, (torch.randn(1, 3, 16, 16),), str(onnx), dynamo=False)
-    assert compile_engine(onnx, tmp_path / "net.engine", request_for()).layer_counts.fp32 == 2
+    assert (
+        compile_engine(onnx, tmp_path / "net.engine", request_for()).layer_counts.of(Precision.FP32)
+        == 2
+    )

@@ -103,7 +103,7 @@ def test_a_network_builds_for_every_target(
         assert output.stat().st_size > 1000, target
         counts = built.layer_counts
         expected = layers_in(source, precision) or counts.compute
-        assert getattr(counts, precision.value) == expected > 0, target
+        assert counts.of(precision) == expected > 0, target
         assert [one.mode for one in built.tensors].count("input") == len(net.profiles[0])
 
 
@@ -197,4 +197,4 @@ def test_a_real_network_builds_for_every_target(source: str, tmp_path: Path) -> 
                 continue
             made = compile_engine(net.onnx(column), tmp_path / f"{target}.engine", request)
             counts, expected = made.layer_counts, layers_in(net.onnx(column), precision)
-            assert getattr(counts, precision.value) == (expected or counts.compute), target
+            assert counts.of(precision) == (expected or counts.compute), target

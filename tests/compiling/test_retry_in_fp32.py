@@ -81,13 +81,13 @@ def test_a_build_that_fails_for_them_is_tried_again_without(half: Path, tmp_path
     built = build_or_retry(
         first_fails(1), trt, REQUEST, half, tmp_path / "e", lambda phase, _: phases.append(phase)
     )
-    assert (built.layer_counts.fp16, built.layer_counts.fp32) == (1, 2)
+    assert (built.layer_counts.of(Precision.FP16), built.layer_counts.of(Precision.FP32)) == (1, 2)
     assert "Trying again with grouped convolutions in fp32" in phases
     assert built.notes[-1].startswith("2 grouped convolutions are built in fp32, because TensorRT")
     assert "/issues/4838" in built.notes[-1]
     assert not list(half.parent.glob(".*")), "the second ONNX is gone"
     plain = build_or_retry(first_fails(0), trt, REQUEST, half, tmp_path / "e", lambda *_: None)
-    assert (plain.layer_counts.fp16, plain.notes) == (3, ())
+    assert (plain.layer_counts.of(Precision.FP16), plain.notes) == (3, ())
 
 
 def test_what_fails_twice_says_why_it_failed_first(half: Path, tmp_path: Path) -> None:

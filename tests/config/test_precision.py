@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from pathlib import Path
 
 import onnx
 import pytest
 
+import deployfold
+from deployfold.compiling.records import LayerCounts
+from deployfold.compiling.tensorrt.network import DTYPES
 from deployfold.config.accuracy import parse_min_sqnr
 from deployfold.config.make_spec import spec_of_keywords
 from deployfold.config.precision import QUANTISED, Precision, titles
 from deployfold.errors import UsageError
+from deployfold.targets.catalogue import PRECISIONS
 from deployfold.targets.libraries import precision_refusal
 
 
@@ -71,3 +77,23 @@ def test_nodes_to_keep_are_options():
     spec = spec_of_keywords("net.pt", {"keep_fp32": ["head", "*.norm"], "keep_fp32_op": ["Exp"]})
     assert spec.keep.names == ("head", "*.norm")
     assert spec.keep.operators == ("Exp",)
+
+
+def test_only_its_record_and_its_format_name_a_precision():
+    root = Path(deployfold.__file__).parent
+    code = {
+        path.relative_to(root).as_posix(): re.sub("#.*", "", path.read_text(encoding="utf-8"))
+        for path in root.rglob("*.py")
+    }
+    for name in ("fp8", "int4"):  # precisions without an option of their own
+        named = {where for where, text in code.items() if re.search(rf"(?i)\b{name}\b", text)}
+        assert named == {"config/precision.py", "lowering/qdq/formats.py"}
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_every_record_reaches_what_is_derived_from_the_records(precision):
+    counts = LayerCounts(9, 1, 2, {one: 4 * (one is precision) for one in Precision})
+    assert LayerCounts.from_json(counts.to_json()) == counts
+    assert (counts.compute, counts.of(precision)) == (4, 4)
+    assert DTYPES[precision.record.tensorrt_type] == precision.record.dtype
+    assert (precision.value in PRECISIONS) == precision.record.tensor_cores

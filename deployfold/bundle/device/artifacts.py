@@ -15,6 +15,10 @@ from .runtimes import runtime_of
 
 _NARROWEST_FIRST = tuple(one.value for one in reversed(Precision))
 """The precisions in the order in which engines are tried: narrower ones are faster."""
+_COMPUTED_AS_WRITTEN = tuple(
+    one.value for kind in ("cast", "none") for one in Precision if one.record.family == kind
+)
+"""The precisions in the order in which ONNX files are tried on a GPU, before the quantised ones."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def order(
         rank = _rank(_NARROWEST_FIRST, artifact.precision)
         onnx = runtime_of(artifact.file) is not TENSORRT
         if onnx:
-            rank = _rank(("fp16", "bf16", "fp32"), artifact.precision) if gpu else -rank
+            rank = _rank(_COMPUTED_AS_WRITTEN, artifact.precision) if gpu else -rank
         return onnx, artifact.file.name != chosen, rank
 
     return sorted(artifacts, key=key)

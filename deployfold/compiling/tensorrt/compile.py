@@ -93,7 +93,7 @@ def compile_engine(
         compute_capabilities=request.compute_capabilities,
         profiles=request.profiles,
         precision=request.precision,
-        layer_counts=LayerCounts(**done["layer_counts"]),
+        layer_counts=LayerCounts.from_json(done["layer_counts"]),
         seconds=time.monotonic() - started,
         log=log,
         sidecar=sidecar,

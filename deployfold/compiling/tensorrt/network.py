@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,18 @@ class Tensor:
 
 
 DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "FP8": "float8_e4m3fn",
-    "INT8": "int8",
+    **{one.record.tensorrt_type: one.record.dtype for one in Precision},
     "INT32": "int32",
     "INT64": "int64",
     "UINT8": "uint8",
     "BOOL": "bool",
-    "INT4": "int4",
-    "FP4": "float4_e2m1fn",
 }
 """The names of types in numpy and ml_dtypes, by member of ``trt.DataType``."""
 
-_PRECISIONS = {
-    one.record.tensorrt_type: one for one in Precision if one is not Precision.INT8_WEIGHTS
-}
+_BY_OPERAND, _BY_WEIGHT = (
+    {one.record.tensorrt_type: one for one in Precision if one.record.weights_only is weights_only}
+    for weights_only in (False, True)
+)
 """The precisions of compute layers, by member of ``trt.DataType``."""
 
 
@@ -105,7 +101,13 @@ def layer_types(network: Any) -> frozenset[str]:
 
 
 def count_layers(trt: Any, network: Any) -> LayerCounts:
-    """Count a network's layers by kind and precision; see :class:`LayerCounts`."""
+    """Count a network's layers by kind and precision.
+
+    The type of a compute layer's first operand decides its precision. The type of an operand behind
+    a DequantizeLinear node is the type before that node. If a precision of weights alone has the
+    type of the second operand, the weight, and the first operand has another type, that precision
+    counts.
+    """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = trt.LayerType
     compute = {kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.EINSUM}
@@ -118,33 +120,31 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
         for index in range(layer.num_outputs)
     }
 
-    def stored(tensor: Any) -> Precision | None:
-        """The precision before a tensor's dequantisation, or its own precision."""
+    def stored(tensor: Any) -> str:
+        """The type before a tensor's dequantisation, or its own type; empty without a tensor."""
         if tensor is None:
-            return None
+            return ""
         source = maker.get(tensor.name)
         while source is not None and source.type in moves:
             source = maker.get(source.get_input(0).name)
         if source is not None and source.type == kinds.DEQUANTIZE:
             tensor = source.get_input(0)
-        return _PRECISIONS.get(tensor.dtype.name)
+        return str(tensor.dtype.name)
 
-    found = dict.fromkeys(Precision, 0)
+    found: Counter[Precision] = Counter()
     for layer in layers:
         if layer.type not in compute:
             continue
-        weight = stored(layer.get_input(1))
-        by_weight = weight is not None and weight.record.weights_only
-        precision = weight if by_weight else stored(layer.get_input(0))
-        if weight is Precision.INT8 and precision is not Precision.INT8:
-            precision = Precision.INT8_WEIGHTS
+        operand, weight = stored(layer.get_input(0)), stored(layer.get_input(1))
+        by_weight = None if weight == operand else _BY_WEIGHT.get(weight)
+        precision = by_weight or _BY_OPERAND.get(operand)
         if precision is not None:
             found[precision] += 1
     return LayerCounts(
         total=len(layers),
         quantize=sum(layer.type == kinds.QUANTIZE for layer in layers),
         dequantize=sum(layer.type == kinds.DEQUANTIZE for layer in layers),
-        **{one.value.replace("-", "_"): count for one, count in found.items()},
+        by_precision=found,
     )
 
 
