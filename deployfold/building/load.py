@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
 from deployfold.config.build_spec import BuildSpec
-from deployfold.config.inputs import InputSpec
+from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
+from deployfold.data.preprocess.resolve import takes_pictures
+from deployfold.data.preprocess.shipped import input_shape, shipped_file
 from deployfold.data.real_inputs import load_samples
 from deployfold.data.sources import inputs_in
 from deployfold.loading import (
@@ -25,6 +28,7 @@ from deployfold.loading import (
     with_plain_outputs,
 )
 from deployfold.loading.inputs import forward_of
+from deployfold.loading.transformers_zoo import picture_shape
 
 from .image_input import with_image_input
 from .journal import Journal
@@ -119,8 +123,9 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         model = with_arguments(model, requested)
         if single:
             model, requested = in_single_precision(model, requested)
-        inputs = _resolve(model, requested, spec)
-        preprocess = _preprocess(spec)
+        shipped = shipped_file(spec.source)
+        inputs = _resolve(model, requested or _pictured(model, shipped), spec)
+        preprocess = _preprocess(spec, shipped if takes_pictures(inputs) else None)
         if spec.image_input is not None:
             model = with_plain_outputs(model, make_inputs(inputs, seed=spec.seed))
             model, inputs, preprocess = with_image_input(
@@ -148,10 +153,23 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
     return Loaded(model, inputs, samples, labels, input_data, calibration, preprocess)
 
 
-def _preprocess(spec: BuildSpec) -> PreprocessSpec:
-    """How an image becomes an input: as the data is given, or else by the flags."""
+def _preprocess(spec: BuildSpec, shipped: Path | None) -> PreprocessSpec:
+    """How an image becomes an input: as the data is given, by the flags, or as it is shipped."""
     data = spec.calibration or spec.input_data
-    return spec.preprocess if data is None else data.preprocess
+    found = spec.preprocess if data is None else data.preprocess
+    if shipped is None or found.source != "auto":
+        return found
+    return replace(found, source=str(shipped))
+
+
+def _pictured(model: LoadedModel, shipped: Path | None) -> InputSpec | None:
+    """The picture that the shipped preprocessing makes, if nothing in the model has its size."""
+    size = None if shipped is None else input_shape(shipped)
+    config = getattr(model.module, "config", None)
+    channels = getattr(config, "num_channels", None)
+    if size is None or channels is None or picture_shape(model.module) is not None:
+        return None
+    return InputSpec((TensorSpec((1, channels, *size)),), origin=str(shipped))
 
 
 def _resolve(model: LoadedModel, requested: InputSpec | None, spec: BuildSpec) -> InputSpec:

@@ -64,8 +64,8 @@ class PreprocessSpec:
     A field that is ``None`` takes the value of the architecture's own configuration.
 
     Attributes:
-        source: ``auto`` (the architecture's own configuration), or the path of a TOML file with
-            these fields.
+        source: ``auto`` (the model's own configuration), the path of a TOML file with these
+            fields, or of a ``preprocessor_config.json``.
         resize: length of the shorter side in pixels. For an input that is not square, it is the
             length along the input's shorter axis, and the resized image covers the longer axis.
         crop: height and width in pixels; by default those of the input.
@@ -75,7 +75,8 @@ class PreprocessSpec:
 
     source: str = option(
         "auto",
-        "How images become inputs: the architecture's own way, or a TOML file.",
+        "How images become inputs: the model's own way, a TOML file, or the "
+        "preprocessor_config.json of Hugging Face.",
         Panel.IMAGES,
         key="preprocess",
         metavar="auto|FILE",

@@ -13,6 +13,7 @@ from torch import nn
 from deployfold.folding.graph.affine_layer import is_batchnorm_module
 
 DATA = "data.npz"
+PICTURE = ("1x3x64x64",)
 Save = Callable[[nn.Module, Path], None]
 
 
@@ -35,6 +36,14 @@ def training(net: nn.Module, path: Path) -> None:
 def directory(net: Any, path: Path) -> None:
     """save_pretrained's directory"""
     net.save_pretrained(path)
+
+
+def with_processor(net: Any, path: Path) -> None:
+    """save_pretrained's directory and its image processor"""
+    from transformers import ConvNextImageProcessor
+
+    net.save_pretrained(path)
+    ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875).save_pretrained(path)
 
 
 def ultralytics(net: nn.Module, path: Path) -> None:
@@ -68,7 +77,8 @@ class Case:
             ships the file itself.
         file: the file's name; a name without a suffix is a directory.
         save: writes the file; its docstring is the table's «how given».
-        inputs: the words of ``--input``; they also give the inputs of torch's exporter.
+        inputs: the words of ``--input``; they also give the inputs of torch's exporter. Empty if
+            the file names its picture, which is a ``PICTURE`` then.
         words: further words of the command line.
         data: makes the arrays of ``--input-data``, by input name, where random inputs do not do.
         shipped: the file inside the installed library, if the library ships it.
@@ -82,7 +92,7 @@ class Case:
     net: Callable[[], Any] | None
     file: str
     save: Save = pickled
-    inputs: tuple[str, ...] = ("1x3x64x64",)
+    inputs: tuple[str, ...] = PICTURE
     words: tuple[str, ...] = ()
     data: Callable[[], dict[str, Any]] | None = None
     shipped: str = ""

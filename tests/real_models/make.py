@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from case import DATA, Case, trained
+from case import DATA, PICTURE, Case, trained
 from listed import CASES
 
 from deployfold.config.inputs import read_inputs
@@ -57,7 +57,7 @@ def _inputs(case: Case, net: Any) -> tuple[torch.Tensor, ...]:
     if case.data is not None:
         return tuple(torch.from_numpy(one) for one in case.data().values())
     loaded = LoadedModel(net, "module", case.name, None, case.file)
-    return make_inputs(resolve_inputs(loaded, read_inputs(case.inputs)))
+    return make_inputs(resolve_inputs(loaded, read_inputs(case.inputs or PICTURE)))
 
 
 def _shipped(path: str) -> Path:

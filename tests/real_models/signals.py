@@ -63,6 +63,10 @@ def _chunk(name: str, **state: Any) -> dict[str, Any]:
     return {name: noise, "sr": np.array(16000), **state}
 
 
+def _step() -> dict[str, Any]:
+    return _chunk("input", state=np.zeros((2, 1, 128), np.float32))
+
+
 _LIGHTNING = ("--arch", "lightning_net:Classifier")
 
 CASES = (
@@ -78,10 +82,14 @@ CASES = (
          "--arch-arg", "attention_channels=32", "--arch-arg", "se_channels=32",
          "--arch-arg", "lin_neurons=48")),
     Case("silero_jit", "silero_vad", "silero_vad.jit", None, "silero_vad.jit", pickled, (),
-         data=lambda: _chunk("x"), shipped="silero_vad/data/silero_vad.jit"),
+         data=lambda: _chunk("x"), shipped="silero_vad/data/silero_vad.jit", exit_code=5,
+         message="keeps state from one call to the next"),
     Case("silero_onnx", "silero_vad", "silero_vad.onnx", None, "silero_vad.onnx", pickled, (),
-         data=lambda: _chunk("input", state=np.zeros((2, 1, 128), np.float32)),
-         shipped="silero_vad/data/silero_vad.onnx"),
+         data=_step, shipped="silero_vad/data/silero_vad.onnx", exit_code=6,
+         message="The model has branches (If)"),
+    Case("silero_ifless", "silero_vad", "silero_vad_op18_ifless.onnx", None, "vad.onnx", pickled,
+         (), data=_step, shipped="silero_vad/data/silero_vad_op18_ifless.onnx", exit_code=9,
+         message="fp16 would change nothing"),
     Case("lightning", "pytorch_lightning", "LightningModule over resnet18", _lightning,
          "epoch=1.ckpt", lightning, words=_LIGHTNING),
     Case("lightning_whole", "pytorch_lightning", "LightningModule over resnet18", _lightning,

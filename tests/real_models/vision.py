@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from case import Case, directory, state_dict, training, ultralytics
+from case import Case, directory, state_dict, training, ultralytics, with_processor
 
 
 def _timm(name: str, **options: Any) -> Any:
@@ -114,7 +114,7 @@ CASES = (
     Case("hf_resnet", "transformers", "ResNetForImageClassification",
          lambda: _transformers("ResNetForImageClassification", "ResNetConfig", embedding_size=16,
                                hidden_sizes=[32, 64, 64, 64], depths=[1, 1, 1, 1]),
-         "hf_resnet", directory),
+         "hf_resnet", with_processor, inputs=()),
     Case("hf_mobilenet", "transformers", "MobileNetV2ForImageClassification",
          lambda: _transformers("MobileNetV2ForImageClassification", "MobileNetV2Config"),
          "hf_mobilenet", directory),

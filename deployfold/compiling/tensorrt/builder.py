@@ -126,7 +126,8 @@ def build(
     issues = _issues(trt, network, request)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise _not_built(title, log, issues, version)
+        branches = "CONDITION" in layer_types(network)
+        raise _not_built(title, log, issues, version, branches)
     report("Writing the engine", None)
     try:
         with output.open("wb") as file:
@@ -184,7 +185,9 @@ def _issues(trt: Any, network: Any, request: EngineRequest) -> tuple[KnownIssue,
     )
 
 
-def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: str) -> CompileError:
+def _not_built(
+    title: str, log: _Log, issues: tuple[KnownIssue, ...], version: str, branches: bool
+) -> CompileError:
     """The error of a build that returned no engine, made of the library's log."""
     lacking = next(filter(None, map(_NOT_FOR_THIS_GPU.search, log.errors)), None)
     if lacking is not None:
@@ -193,10 +196,16 @@ def _not_built(title: str, log: _Log, issues: tuple[KnownIssue, ...], version: s
             f"{lacking['reason']}.",
             hint="Build in fp16 for that GPU, or on the device with TensorRT: deployfold finish.",
         )
-    hints = [sentence(issue, version) for issue in issues if issue.fails]
+    known = [sentence(issue, version) for issue in issues if issue.fails]
+    hints = ["Known issues:", *known] if known else []
+    if branches:
+        hints.append(
+            "The model has branches (If). Export it for one case without them, or use a file of "
+            "its author that has none."
+        )
     return NotBuilt(
         f"{title} could not build the engine{log.because()}.",
-        hint=" ".join(("Known issues:", *hints)) if hints else None,
+        hint=" ".join(hints) or None,
         issues=issues,
     )
 

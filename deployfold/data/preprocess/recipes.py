@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ Fit = Literal["cover", "squash", "pad"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Statistics of ImageNet's training images as RGB from 0 to 1; torchvision and timm use them."""
+
+_TIMM_CROP = 0.875
+"""timm's ``DEFAULT_CROP_PCT``, for configurations that name none."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Recipe:
         mean, std: one number per RGB channel, for values from 0 to 1.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         origin: the package and name of the recipe, for the user.
+        channels: the order of the colours in the input, ``rgb`` or ``bgr``.
     """
 
     resize: tuple[int, int]
@@ -32,6 +37,7 @@ class Recipe:
     std: tuple[float, ...]
     interpolation: str
     origin: str
+    channels: str = "rgb"
 
 
 def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | None:
@@ -84,7 +90,6 @@ def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
 def _timm(name: str, size: tuple[int, int]) -> Recipe | None:
     try:
         import timm
-        from timm.data import resolve_data_config
     except ImportError:
         return None
     try:
@@ -93,16 +98,21 @@ def _timm(name: str, size: tuple[int, int]) -> Recipe | None:
         return None
     if pretrained is None:
         return None
-    config = resolve_data_config(pretrained_cfg=pretrained.to_dict())
+    return timm_recipe(pretrained.to_dict(), size, f"timm's configuration of {name}")
+
+
+def timm_recipe(pretrained: Mapping[str, Any], size: tuple[int, int], origin: str) -> Recipe:
+    """The recipe of a ``pretrained_cfg`` of timm; see :func:`architecture_recipe` for ``size``."""
+    crop = float(pretrained.get("crop_pct") or _TIMM_CROP)
     fits: dict[str, Fit] = {"squash": "squash", "border": "pad"}
     return Recipe(
         # timm rounds the enlarged size down.
-        resize=pair(math.floor(side / config["crop_pct"]) for side in size),
-        fit=fits.get(config["crop_mode"], "cover"),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=_interpolation(config["interpolation"], "bicubic"),
-        origin=f"timm's configuration of {name}",
+        resize=pair(math.floor(side / crop) for side in size),
+        fit=fits.get(str(pretrained.get("crop_mode")), "cover"),
+        mean=tuple(pretrained.get("mean") or IMAGENET_MEAN),
+        std=tuple(pretrained.get("std") or IMAGENET_STD),
+        interpolation=_interpolation(pretrained.get("interpolation"), "bicubic"),
+        origin=origin,
     )
 
 

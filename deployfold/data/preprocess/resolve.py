@@ -12,6 +12,8 @@ from deployfold.errors import UsageError
 
 from .recipes import Recipe, architecture_recipe, imagenet_recipe, pair
 from .settings import check_flags, read_profile
+from .shipped import NAMES as SHIPPED
+from .shipped import shipped_recipe
 from .steps import Preprocess
 
 _ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
@@ -24,7 +26,8 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     resizing is scaled by the same factor.
 
     Args:
-        spec: the steps given by flags, and the name of the TOML file.
+        spec: the steps given by flags, and the name of a TOML file or of a file that a model's
+            directory ships, see :mod:`.shipped`.
         inputs: the model's inputs.
         arch: the architecture. The configuration of a ``torchvision:NAME`` or ``timm:NAME`` sets
             the steps that neither flags nor file set; other architectures take ImageNet's.
@@ -33,12 +36,14 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
         UsageError: the inputs are not one image, a value is bad, or a value contradicts the input.
     """
     check_flags(spec)
-    profile = PreprocessSpec() if spec.source == "auto" else read_profile(Path(spec.source))
+    path = Path(spec.source)
+    shipped = path.name in SHIPPED
+    profile = PreprocessSpec() if spec.source == "auto" or shipped else read_profile(path)
     layout, depth, size = _image(inputs, spec.layout or profile.layout)
-    own = architecture_recipe(arch, size)
+    own = shipped_recipe(path, size) if shipped else architecture_recipe(arch, size)
     recipe = own or imagenet_recipe(size)
     box = _box(spec, profile, size)
-    channels = "grey" if depth == 1 else spec.channels or profile.channels or "rgb"
+    channels = "grey" if depth == 1 else spec.channels or profile.channels or recipe.channels
     mean = _numbers("mean", spec.mean or profile.mean, recipe.mean, channels)
     std = _numbers("std", spec.std or profile.std, recipe.std, channels)
     result = Preprocess(
@@ -56,6 +61,15 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     raw = result.dtype == "uint8"
     notes = (sentence, *(() if raw else _guesses(spec, profile, own, channels)))
     return replace(result, notes=notes)
+
+
+def takes_pictures(inputs: InputSpec) -> bool:
+    """Whether a folder of images can feed a model with these inputs."""
+    try:
+        _image(inputs, None)
+    except UsageError:
+        return False
+    return True
 
 
 def _image(inputs: InputSpec, wanted: str | None) -> tuple[str, int, tuple[int, int]]:
@@ -136,7 +150,7 @@ def _numbers(
 def _origin(spec: PreprocessSpec, own: Recipe | None) -> str:
     flags = [key for key, value in vars(spec).items() if key != "source" and value is not None]
     parts = [own.origin if own is not None else "ImageNet's defaults"]
-    if spec.source != "auto":
+    if spec.source not in ("auto", parts[0]):
         parts.insert(0, spec.source)
     if flags:
         parts.insert(0, f"the requested {', '.join(flags)}")
