@@ -144,8 +144,9 @@ def _sides(size: Any) -> tuple[float, float] | None:
         height, width = size.get("height", edge), size.get("width", edge)
     else:
         height = width = size
-    numbers = isinstance(height, (int, float)) and isinstance(width, (int, float))
-    return (float(height), float(width)) if numbers and min(height, width) > 0 else None
+    if not isinstance(height, (int, float)) or not isinstance(width, (int, float)):
+        return None
+    return (float(height), float(width)) if min(height, width) > 0 else None
 
 
 def _scaled(
