@@ -1,4 +1,4 @@
-"""The code in a bundle: ``run.py``, and the modules of deployfold that ``run.py`` imports.
+"""The code in a bundle: ``run.py``, what ``run.py`` imports of deployfold, and C++ programs.
 
 ``deployfold finish`` and the calibration use the same modules. These modules need numpy, and Pillow
 for pictures. A search through the import statements finds the modules.
@@ -15,6 +15,7 @@ from deployfold import __version__
 from .manifest import RUNNER
 
 LIBRARY = "lib"
+CPP = "cpp"
 _PACKAGE = "deployfold"
 
 
@@ -46,6 +47,12 @@ def device_files() -> dict[str, bytes]:
     found[f"{LIBRARY}/{_PACKAGE}/__init__.py"] = version.encode()
     found[RUNNER] = runner
     return found
+
+
+def cpp_files() -> dict[str, bytes]:
+    """The C++ programs that run artifacts without Python, by their names in the bundle."""
+    folder = files(_PACKAGE) / "bundle" / CPP
+    return {f"{CPP}/{one.name}": one.read_bytes() for one in folder.iterdir() if one.is_file()}
 
 
 def _imports(nodes: Sequence[ast.AST], package: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
         BundleError: the bundle fails a check, and no file is written.
         UsageError: the directory is not empty, or cannot be written to.
     """
-    if _is_taken(directory):
+    if is_taken(directory):
         raise UsageError(f"{directory} is not empty.", hint="Choose a new directory.")
     manifest = scan(path, limits)
     with temporary_directory(directory) as temporary:
@@ -45,7 +45,7 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
     return manifest
 
 
-def _is_taken(directory: Path) -> bool:
+def is_taken(directory: Path) -> bool:
     """Whether the path exists and is not an empty directory."""
     try:
         return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))

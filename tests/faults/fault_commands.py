@@ -69,6 +69,7 @@ COMMANDS = (
     Command("bundle", "bundle {given}/kit -o {out}/net.tar.zst", fixed=True),
     Command("unpack", "bundle unpack {given}/net.tar.zst {out}/net", onto=False, fixed=True),
     Command("triton", "bundle {given}/kit --format triton -o {out}/models", onto=False, fixed=True),
+    Command("oci", "bundle {given}/kit --format oci -o {out}/net.oci", onto=False, fixed=True),
     Command("report", "report {given}/kit -o {out}/r.html --svg {out}/r.svg", fixed=True),
     Command("compare", "compare {given}/kit {given}/kit --markdown {out}/c.md --junit {out}/c.xml"),
     Command("run", "run {given}/kit/net.onnx -o {out}/y.npz"),

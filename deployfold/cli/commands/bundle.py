@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.cli.bundles import show, show_layout, show_models
 from deployfold.cli.group import Command, Group
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
 from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
-    from deployfold.bundle import Limits, Manifest
+    from deployfold.bundle import Limits
 
 
 class BundleGroup(Group):
@@ -34,6 +34,7 @@ bundle = typer.Typer(
 )
 
 TRITON = "Triton"
+_SUFFIXES = {"archive": ".tar.zst", "oci": ".oci", "triton": ".triton"}
 File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A bundle, such as model.tar.zst.", show_default=False),
@@ -69,7 +70,7 @@ def create(
             "--output",
             "-o",
             metavar="FILE",
-            help="The bundle or the repository; DIR.tar.zst or DIR.triton by default.",
+            help="The bundle, layout or repository; DIR.tar.zst, DIR.oci or DIR.triton by default.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
@@ -77,15 +78,23 @@ def create(
         str,
         typer.Option(
             "--format",
-            metavar="archive|triton",
-            help="One file for a device, or a model repository for NVIDIA Triton, to which the "
-            "build is added as the next version.",
+            metavar="archive|oci|triton",
+            help="One file for a device; an OCI image layout for oras or skopeo; or a model "
+            "repository for NVIDIA Triton, to which the build is added as the next version.",
         ),
     ] = "archive",
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The names of the classes, one per line."),
     ] = None,
+    cpp: Annotated[
+        bool,
+        typer.Option(
+            "--cpp",
+            help="Also put in C++ programs with a CMakeLists.txt, for ONNX Runtime, AOTInductor "
+            "and TensorRT.",
+        ),
+    ] = False,
     instances: Annotated[
         int | None,
         typer.Option(
@@ -124,22 +133,26 @@ def create(
 
       deployfold bundle build/resnet50 --labels classes.txt
 
+      deployfold bundle build/resnet50 --format oci -o resnet50.oci
+
       deployfold bundle build/resnet50 --format triton -o models
     """
     from deployfold.bundle import create as make
     from deployfold.errors import UsageError
 
-    if format not in ("archive", "triton"):
-        raise UsageError(f"{format!r} is not a format.", hint="Use archive or triton.")
-    if format == "triton" and sign is not None:
+    if format not in _SUFFIXES:
+        raise UsageError(f"{format!r} is not a format.", hint="Use archive, oci or triton.")
+    if format != "archive" and sign is not None:
         raise UsageError(
-            "--sign signs an archive, but --format triton writes a directory.",
+            f"--sign signs an archive, but --format {format} writes a directory.",
             hint="Remove --sign, or sign an archive of the same build.",
         )
-    if format == "archive" and (instances, max_batch) != (None, None):
+    if format == "triton" and cpp:
+        raise UsageError("Triton needs no program of its own.", hint="Remove --cpp.")
+    if format != "triton" and (instances, max_batch) != (None, None):
         name = "--instances" if instances is not None else "--max-batch"
         raise UsageError(f"{name} needs --format triton.", hint=f"Remove {name}.")
-    suffix = ".triton" if format == "triton" else ".tar.zst"
+    suffix = _SUFFIXES[format]
     path = output or directory.resolve().with_name(directory.resolve().name + suffix)
     if format == "triton":
         from deployfold.bundle.triton import write_repository
@@ -153,18 +166,25 @@ def create(
             force=force,
             emit=run.emit,
         )
-        _show_models(run, path, version, models)
+        show_models(run, path, version, models)
+        return
+    if format == "oci":
+        from deployfold.bundle.oci import write_layout
+
+        manifest = write_layout(directory, path, labels=labels, cpp=cpp, force=force, emit=run.emit)
+        show_layout(run, manifest, path)
         return
     manifest = make(
         directory,
         path,
         labels=labels,
+        cpp=cpp,
         key=sign,
         force=force,
         limits=_limits(max_size),
         emit=run.emit,
     )
-    _show(run, manifest, path, "bundled")
+    show(run, manifest, path, "bundled")
 
 
 @bundle.command("verify", cls=Command)
@@ -184,7 +204,7 @@ def verify(
     from deployfold.bundle import scan
 
     signer = _signer(file, signers)
-    _show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
+    show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
 
 
 @bundle.command("unpack", cls=Command)
@@ -208,28 +228,7 @@ def unpack(
 
     signer = _signer(file, signers)
     manifest = extract(file, directory, _limits(max_size))
-    _show(run, manifest, directory, f"unpacked{signer}")
-
-
-def _show_models(run: Any, path: Path, version: int, models: tuple[str, ...]) -> None:
-    if run.json:
-        found = {"repository": str(path), "version": version, "models": models}
-        run.write_json(found)
-        return
-    from rich.text import Text
-
-    from deployfold.reporting.text import clean
-
-    for name in models:
-        run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
-
-
-def _targets(manifest: Manifest) -> str:
-    from deployfold.finish import FINISH_JSON
-
-    kit = any(entry.path == FINISH_JSON for entry in manifest.files)
-    more = " (deployfold finish builds more on the device)" if kit else ""
-    return f"{', '.join(manifest.targets) or 'none'}{more}"
+    show(run, manifest, directory, f"unpacked{signer}")
 
 
 def _signer(file: Path, signers: Path | None) -> str:
@@ -245,33 +244,3 @@ def _limits(gib: float) -> Limits:
     from deployfold.bundle import GIB, Limits
 
     return Limits(total=int(gib * GIB))
-
-
-def _show(run: Any, manifest: Manifest, path: Path, verb: str) -> None:
-    """Print the manifest as JSON, or a summary in a few lines."""
-    if run.json:
-        run.out.file.write(manifest.to_json().decode("utf-8"))
-        return
-    from rich.text import Text
-
-    from deployfold.reporting.text import clean
-
-    source = manifest.source
-    digest = f", sha256 {source.sha256[:16]}…" if source.sha256 else ""
-    needs = f"{', '.join(manifest.run.needs)} and {' or '.join(manifest.run.runtimes)}"
-    command = manifest.run.command
-    if path.is_dir():
-        command = command.replace("run.py", shlex.quote(str(path / "run.py")))
-    lines = [
-        ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
-        ("model", f"{manifest.name}, from {source.path}{digest}"),
-        ("contains", ", ".join(artifact.file for artifact in manifest.artifacts)),
-        ("engines for", _targets(manifest)),
-        ("needs", needs),
-    ]  # fmt: skip
-    if not path.is_dir():
-        unpack = shlex.join(["deployfold", "bundle", "unpack", str(path), manifest.name])
-        lines.append(("next", f"{unpack}, or tar --zstd -xf"))
-    lines.append(("run it", command))
-    for name, value in lines:
-        run.out.print(Text(f"{name:<12}{clean(value)}" if name else clean(value)), soft_wrap=True)
