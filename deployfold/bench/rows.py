@@ -85,7 +85,7 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
     for row in report.rows:
         artifact = Artifact(
             row.name, row.title, None, None, row.parameters, row.batchnorm_layers, row.bytes,
-            notes=row.notes, quantization=row.quantization,
+            notes=row.notes, quantization=row.quantization, engine_layers=row.engine_layers,
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployfold.reporting.report import Accuracy, QuantizationSummary
+from deployfold.reporting.report import Accuracy, EngineLayers, QuantizationSummary
 from deployfold.runtimes.protocol import Runner
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Artifact:
         not_measured: the reason why the artifact was not made, or why it has no latency.
         notes: sentences for the row's footnotes.
         quantization: the layers of a quantised model.
+        engine_layers: the kernels of an engine, where its library lists them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Artifact:
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
     quantization: QuantizationSummary | None = None
+    engine_layers: EngineLayers | None = None
 
     @property
     def file(self) -> Path:

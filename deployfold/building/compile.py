@@ -16,7 +16,7 @@ from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.finish.kit import copy_note
-from deployfold.reporting.report import REPORT_JSON
+from deployfold.reporting.report import REPORT_JSON, EngineLayers
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
@@ -122,6 +122,7 @@ def _engine(
     layers = f"{counts.compute} compute layers"
     if request.precision is not Precision.FP32:
         layers = f"{counts.of(request.precision)} of {layers} in {precision}"
+    built = EngineLayers.of(engine.listing)
     # The engine is trusted: this build has just put the lean runtime into it.
     settings = run_settings(spec)
     return journal.keep(
@@ -133,7 +134,8 @@ def _engine(
             parameters=onnx.parameters,
             batchnorms=None if onnx.batchnorms else 0,
             bytes=engine.bytes,
-            notes=(layers,),
+            notes=(layers, *([built.sentence(precision)] if built and built.quantised else [])),
+            engine_layers=built,
         )
     )
 

@@ -236,5 +236,6 @@ def _row(
         sweep=found.sweep.get(artifact.name, ()),
         cold_start=found.cold_start.get(artifact.name),
         quantization=artifact.quantization,
+        engine_layers=artifact.engine_layers,
         layer_times=found.layers.get(artifact.name),
     )

@@ -157,7 +157,7 @@ Layers = Annotated[
     bool,
     typer.Option(
         "--layers",
-        help="List the layers of quantised rows, the least exact first.",
+        help="List the layers of quantised rows, the least exact first, and of engines.",
         rich_help_panel=Panel.QUANTIZATION,
     ),
 ]

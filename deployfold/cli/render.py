@@ -79,7 +79,7 @@ def show_report(
         if table is not None:
             session.out.print()
             session.out.print(table)
-    if layers and any(row.quantization for row in shown.rows):
+    if layers and any(row.quantization or row.engine_layers for row in shown.rows):
         session.out.print()
         session.out.print(layers_table(shown))
     if session.verbose or (report.fold is not None and report.fold.left):

@@ -165,6 +165,47 @@ def _key(precision: Precision) -> str:
 
 
 @dataclass(frozen=True)
+class BuiltLayer:
+    """A compute layer of the network, and the kernel that the engine runs for it.
+
+    Attributes:
+        name: the ONNX node.
+        kind: the name of its ``trt.LayerType``.
+        asked: its precision in the network.
+        got: the precision that the kernel reads. For a precision of weights alone: the precision
+            that the engine stores the weight in, if it is the one asked for. ``None`` if the
+            listing does not show it.
+        writes: the precision that the kernel writes; ``None`` if the listing does not show it.
+    """
+
+    name: str
+    kind: str
+    asked: str | None
+    got: str | None = None
+    writes: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineListing:
+    """The kernels of a built engine, read back from the library's listing of its layers.
+
+    Attributes:
+        kernels: number of kernels that one inference launches.
+        conversions: number of kernels that only change the type or the layout of tensors.
+        layers: the compute layers of the network.
+    """
+
+    kernels: int
+    conversions: int
+    layers: tuple[BuiltLayer, ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EngineListing:
+        """Read the JSON that the worker made with ``dataclasses.asdict``."""
+        return cls(**{**data, "layers": tuple(BuiltLayer(**one) for one in data["layers"])})
+
+
+@dataclass(frozen=True)
 class EngineArtifact:
     """An engine on disk, with its sidecar ``<engine>.json``.
 
@@ -176,6 +217,7 @@ class EngineArtifact:
         log: the log of the worker and of the library.
         peak_bytes: the greatest resident memory of the worker; ``None`` where it is unknown.
         notes: sentences for the user.
+        listing: the kernels of the engine; ``None`` if the library listed none.
     """
 
     path: Path
@@ -192,3 +234,4 @@ class EngineArtifact:
     sha256: str
     peak_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    listing: EngineListing | None = None

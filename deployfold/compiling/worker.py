@@ -100,6 +100,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         "layer_counts": built.layer_counts.to_json(),
         "tensors": [dataclasses.asdict(tensor) for tensor in built.tensors],
         "notes": [*notes, *built.notes],
+        "listing": None if built.listing is None else dataclasses.asdict(built.listing),
     }
 
 

@@ -26,6 +26,7 @@ from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import (
+    EngineLayers,
     Environment,
     Report,
     Row,
@@ -167,6 +168,7 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
         artifact=path.name,
         bytes=engine.bytes,
         notes=_notes(engine, machine, ran=request.verify),
+        engine_layers=EngineLayers.of(engine.listing),
         not_measured=f"built for {where}, which is not here; run it there: deployfold finish DIR",
     )
     if not request.verify:

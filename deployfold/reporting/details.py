@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from . import text
 from .comparison import Cell, Mark
 from .metrics import LOSSY_SQNR_DB
-from .report import BatchPoint, QuantizationSummary, QuantizedLayer, Report, Row, saturation
+from .report import (
+    BatchPoint,
+    EngineLayers,
+    QuantizationSummary,
+    QuantizedLayer,
+    Report,
+    Row,
+    saturation,
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,34 @@ def layer_grids(report: Report) -> list[Grid]:
         for row in report.rows
         if row.quantization and row.quantization.layers
     ]
+
+
+def engine_grids(report: Report) -> list[Grid]:
+    """The layers of every engine with a quantised network: what each asked for and what it got."""
+    return [
+        _engine(row, row.engine_layers, precision)
+        for row in report.rows
+        if row.engine_layers is not None and (precision := row.engine_layers.quantised)
+    ]
+
+
+def _engine(row: Row, engine: EngineLayers, precision: str) -> Grid:
+    rows = tuple(
+        (
+            Cell(text.clean(layer.name)),
+            Cell(text.clean(layer.kind.lower())),
+            Cell(layer.asked or text.NOTHING),
+            Cell(layer.got or text.NOTHING, Mark.PLAIN if layer.got == layer.asked else Mark.LOST),
+            Cell(layer.writes or text.NOTHING),
+        )
+        for layer in engine.layers
+    )
+    return Grid(
+        text.clean(f"{row.title}: {engine.sentence(precision)}"),
+        ("layer", "kind", "asked", "got", "writes"),
+        (False,) * 5,
+        rows,
+    )
 
 
 def _layers(row: Row, summary: QuantizationSummary) -> Grid:

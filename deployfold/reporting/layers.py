@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
+
+from deployfold.config.precision import QUANTISED
 
 from .fields import Count, Frozen, Number
 
@@ -45,6 +48,60 @@ class QuantizationSummary(Frozen):
     calibrated: bool
     precision: str = "int8"
     layers: tuple[QuantizedLayer, ...] = ()
+
+
+class BuiltLayer(Frozen):
+    """A compute layer of an engine's network, and the kernel that the engine runs for it.
+
+    Attributes:
+        name, kind: the ONNX node, and TensorRT's type of layer.
+        asked, got: the precision in the ONNX, and the one that the kernel reads; ``None`` where the
+            library does not list it.
+        writes: the precision that the kernel writes.
+    """
+
+    name: str
+    kind: str
+    asked: str | None = None
+    got: str | None = None
+    writes: str | None = None
+
+
+class EngineLayers(Frozen):
+    """The kernels of a built engine, as its library lists them.
+
+    Attributes:
+        kernels: kernels that one inference launches.
+        conversions: those that only change the type or the layout of tensors.
+        layers: the compute layers of the network.
+    """
+
+    kernels: Count
+    conversions: Count
+    layers: tuple[BuiltLayer, ...] = ()
+
+    @classmethod
+    def of(cls, listing: object | None) -> EngineLayers | None:
+        """The report's form of ``deployfold.compiling.records.EngineListing``."""
+        return None if listing is None else cls.model_validate(listing, from_attributes=True)
+
+    @property
+    def quantised(self) -> str | None:
+        """The quantised precision that most layers ask for; ``None`` if none does."""
+        names = {one.value for one in QUANTISED}
+        asked = Counter(layer.asked for layer in self.layers if layer.asked in names)
+        return next((name for name, _ in asked.most_common(1)), None)
+
+    def sentence(self, precision: str) -> str:
+        """What became of the layers that ask for ``precision``."""
+        asked = [layer for layer in self.layers if layer.asked == precision]
+        got = sum(layer.got == precision for layer in asked)
+        wide = sum(layer.got == precision and layer.writes == "fp32" for layer in asked)
+        return (
+            f"the engine computes {got} of {len(asked)} {precision} layers in {precision}; "
+            f"of these with fp32 outputs: {wide}; kernels: {self.kernels}, "
+            f"for conversions alone: {self.conversions}"
+        )
 
 
 class TimedLayer(Frozen):

@@ -8,7 +8,7 @@ import re
 from . import text
 from .choice import choose
 from .comparison import Cell, Mark, comparison
-from .details import Grid, cold_start_grid, layer_grids, stages_grid, sweep_grid
+from .details import Grid, cold_start_grid, engine_grids, layer_grids, stages_grid, sweep_grid
 from .footnotes import footnotes
 from .report import FoldSummary, Report
 from .summary import summary_lines
@@ -32,7 +32,7 @@ def render_markdown(report: Report) -> str:
     lines += [escape(line) for line in notes.plain]
     parts.append("  \n".join(lines))
     parts += [_grid(grid) for grid in (sweep_grid(report), cold_start_grid(report)) if grid]
-    parts += [_layers(grid) for grid in layer_grids(report)]
+    parts += [_layers(grid) for grid in (*layer_grids(report), *engine_grids(report))]
     if report.fold is not None and (report.fold.folded or report.fold.left):
         parts.append(_fold(report.fold))
     stages = stages_grid(report)

@@ -21,7 +21,14 @@ from deployfold.util.files import write_text
 
 from .fields import Count, Frozen, Number, first_problem
 from .fold import FoldedNorm, FoldSummary, LeftNorm, Verification
-from .layers import LayerTimes, QuantizationSummary, QuantizedLayer, TimedLayer
+from .layers import (
+    BuiltLayer,
+    EngineLayers,
+    LayerTimes,
+    QuantizationSummary,
+    QuantizedLayer,
+    TimedLayer,
+)
 from .older_schemas import OLDER_VERSIONS, upgrade
 from .row import (
     Accuracy,
@@ -45,9 +52,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "Accuracy",
     "BatchPoint",
+    "BuiltLayer",
     "ColdStart",
     "Count",
     "DynamicAxis",
+    "EngineLayers",
     "Environment",
     "FoldSummary",
     "FoldedNorm",

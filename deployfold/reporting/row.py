@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .fields import Count, Frozen, Number
-from .layers import LayerTimes, QuantizationSummary
+from .layers import EngineLayers, LayerTimes, QuantizationSummary
 
 SATURATION = 0.95
 """The share of the best throughput from which a batch counts as saturated."""
@@ -220,6 +220,7 @@ class Row(Frozen):
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
         quantization: of a quantised row.
+        engine_layers: of an engine, where its library lists them.
         layer_times: where they were asked for and the runtime reports them.
     """
 
@@ -236,4 +237,5 @@ class Row(Frozen):
     sweep: tuple[BatchPoint, ...] = ()
     cold_start: ColdStart | None = None
     quantization: QuantizationSummary | None = None
+    engine_layers: EngineLayers | None = None
     layer_times: LayerTimes | None = None

@@ -24,7 +24,7 @@ from deployfold.errors import first_few
 
 from . import text
 from .comparison import Cell, Column, Comparison, Mark, MetricColumn, comparison
-from .details import Grid, cold_start_grid, layer_grids, sweep_grid
+from .details import Grid, cold_start_grid, engine_grids, layer_grids, sweep_grid
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
 from .metrics import Metric
@@ -126,8 +126,8 @@ def layer_times_table(report: Report, *, everything: bool = False) -> Group | No
 
 
 def layers_table(report: Report) -> Group:
-    """Every layer of every INT8 row, the worst first, for ``--layers``; empty without such rows."""
-    return Group(*(grid_table(grid) for grid in layer_grids(report)))
+    """Every layer of every quantised model and engine; empty without such rows."""
+    return Group(*map(grid_table, (*layer_grids(report), *engine_grids(report))))
 
 
 def fold_table(report: Report, *, explain: bool = False) -> Table:

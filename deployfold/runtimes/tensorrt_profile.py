@@ -8,19 +8,16 @@ and TensorRT-RTX 1.7.1.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from deployfold.compiling.tensorrt.network import onnx_nodes
 from deployfold.errors import MeasureError
 
 from .layer_times import WARM_UP, LayerTime, Profile
 from .tensorrt_load import LoadedEngine
-
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-"""How an engine's metadata names the ONNX nodes that a layer was made from."""
 
 
 def profile_engine(loaded: LoadedEngine, run: Callable[[], None], calls: int) -> Profile:
@@ -64,9 +61,9 @@ def profile_engine(loaded: LoadedEngine, run: Callable[[], None], calls: int) ->
 
 
 def _layer(name: str, times: list[float], described: Mapping[str, Any]) -> LayerTime:
-    nodes = _ONNX_LAYER.findall(str(described.get("Metadata", "")))
+    nodes = onnx_nodes(str(described.get("Metadata", "")))
     kind = str(described.get("LayerType", ""))
-    return LayerTime(name, kind, statistics.median(times), tuple(dict.fromkeys(nodes)))
+    return LayerTime(name, kind, statistics.median(times), nodes)
 
 
 def _details(text: str) -> dict[str, Any] | None:

@@ -48,6 +48,7 @@ def test_what_is_used_was_found() -> None:
         "OnnxParser.parse_from_file",
         "ParserError.node_operator",
         "LayerType.CONVOLUTION",
+        "LayerInformationFormat.ONELINE",
         "BuilderFlag.STRIP_PLAN",
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
         "IExecutionContext.execute_async_v3",

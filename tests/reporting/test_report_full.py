@@ -10,11 +10,15 @@ from rich.cells import cell_len
 from rich.console import Group
 from test_report_table import GOLDEN
 
-from deployfold.reporting.details import cold_start_grid, layer_grids, sweep_grid
+from deployfold.reporting.comparison import Mark
+from deployfold.reporting.details import cold_start_grid, engine_grids, layer_grids, sweep_grid
 from deployfold.reporting.footnotes import stability_lines
+from deployfold.reporting.html import render_html
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import (
     BatchPoint,
+    BuiltLayer,
+    EngineLayers,
     Environment,
     GpuState,
     Latency,
@@ -75,6 +79,36 @@ def test_without_the_extras_their_tables_are_not_there() -> None:
 def test_layers_come_the_worst_first_and_the_unmeasured_last() -> None:
     (grid,) = layer_grids(full_report())
     assert [str(row[0]) for row in grid.rows] == ["fc", "layer1.0.conv1", "conv1"]
+
+
+def with_engine() -> Report:
+    """A report with an engine that computes one of two int8 layers in int8."""
+    report = sample_report()
+    layers = (
+        BuiltLayer(name="conv", kind="CONVOLUTION", asked="int8", got="int8", writes="fp32"),
+        BuiltLayer(name="up", kind="DECONVOLUTION", asked="int8", got="fp16", writes="fp16"),
+    )
+    engine = EngineLayers(kernels=5, conversions=1, layers=layers)
+    rows = (*report.rows[:-1], report.rows[-1].model_copy(update={"engine_layers": engine}))
+    return report.model_copy(update={"rows": rows})
+
+
+def test_the_layers_of_an_engine_are_listed_with_what_they_asked_for() -> None:
+    report = with_engine()
+    (grid,) = engine_grids(report)
+    assert grid.title.endswith(
+        "the engine computes 1 of 2 int8 layers in int8; of these with fp32 outputs: 1; "
+        "kernels: 5, for conversions alone: 1"
+    )
+    assert [list(map(str, row)) for row in grid.rows] == [
+        ["conv", "convolution", "int8", "int8", "fp32"],
+        ["up", "deconvolution", "int8", "fp16", "fp16"],
+    ]
+    assert grid.rows[1][3].mark is Mark.LOST
+    for text in (render_markdown(report), render_html(report), plain(layers_table(report), 120)):
+        assert "deconvolution" in text
+    again = Report.model_validate_json(report.to_json())
+    assert again.rows[-1].engine_layers == report.rows[-1].engine_layers
 
 
 def test_markdown_has_them_too() -> None:

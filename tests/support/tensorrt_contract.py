@@ -78,6 +78,7 @@ PARSER_ERRORS = "_parser_error"
 TABLES = {
     "deployfold.compiling.tensorrt.builder_config:BUILDER_FLAGS": "BuilderFlag",
     "deployfold.compiling.tensorrt.network:DTYPES": "DataType",
+    "deployfold.compiling.tensorrt.network:ROLES": "LayerType",
 }
 """Constants that name members of an enum, as their values if those are in capitals, else keys."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.records import EngineRequest, LayerCounts
+from deployfold.compiling.records import EngineListing, EngineRequest, LayerCounts
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
 from deployfold.targets.libraries import LIBRARIES
@@ -22,7 +22,8 @@ from deployfold.targets.machine import detect
 
 from .builder_config import add_profiles, apply_options, set_compute_capabilities
 from .known_issues import KnownIssue, known_issues, sentence
-from .network import Tensor, check_precision, count_layers, layer_types, parse_onnx, tensors_of
+from .listing import HEADING, read_listing
+from .network import Tensor, check_precision, parse_onnx, read_network, tensors_of
 from .progress import make_monitor
 from .timing_cache import cache_file, load_cache, save_cache
 
@@ -62,21 +63,33 @@ class BuiltEngine:
     Attributes:
         tensors: the engine's inputs and outputs.
         notes: sentences for the user.
+        listing: the kernels of the engine; ``None`` if the library listed none.
     """
 
     library_version: str
     layer_counts: LayerCounts
     tensors: tuple[Tensor, ...]
     notes: tuple[str, ...] = ()
+    listing: EngineListing | None = None
 
 
 class _Log:
-    """The library's log: writes every line to stderr, which is the log file, and keeps errors."""
+    """The library's log: writes every line to stderr, which is the log file.
+
+    Attributes:
+        errors: the errors, each on one line.
+        listing: the listing of the engine's layers, which is left out of the log file.
+    """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
+        self.listing = ""
 
     def write(self, severity: str, message: str) -> None:
+        if severity == "VERBOSE":
+            if message.startswith(HEADING):
+                self.listing = message
+            return
         print(f"[{severity}] {message}", file=sys.stderr, flush=True)
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(" ".join(message.split()))
@@ -112,8 +125,8 @@ def build(
     network = builder.create_network(flags)
     report("Parsing the ONNX", None)
     parse_onnx(trt, network, logger, onnx, title)
-    counts = count_layers(trt, network)
-    check_precision(counts, request.precision, onnx)
+    layers = read_network(network)
+    check_precision(layers.counts, request.precision, onnx)
 
     config = builder.create_builder_config()
     apply_options(trt, builder, config, request)
@@ -123,7 +136,7 @@ def build(
     # This variable keeps the monitor alive during the build: the config holds no reference.
     monitor = make_monitor(trt, report)
     config.progress_monitor = monitor
-    issues = _issues(trt, network, request)
+    issues = _issues(trt, request, frozenset(layers.types))
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         branches = "CONDITION" in layer_types(network)
@@ -136,13 +149,15 @@ def build(
         raise EngineNotWritten(error) from error
     if cache is not None:
         save_cache(config, cache)
+    listed = log.listing
     if request.verify and not request.options.strip_plan:
-        _check_that_it_loads(trt, logger, serialized, request, log)
+        listed = _check_that_it_loads(trt, logger, serialized, request, log)
     return BuiltEngine(
         version,
-        counts,
+        layers.counts,
         tensors_of(network),
         notes=tuple(sentence(one, version) for one in issues if not one.fails),
+        listing=read_listing(listed, layers),
     )
 
 
@@ -152,8 +167,7 @@ def _make_logger(trt: Any, log: _Log) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity != trt.ILogger.Severity.VERBOSE:
-                log.write(severity.name, msg)
+            log.write(severity.name, msg)
 
     return Logger()
 
@@ -175,12 +189,12 @@ def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
     return path
 
 
-def _issues(trt: Any, network: Any, request: EngineRequest) -> tuple[KnownIssue, ...]:
+def _issues(trt: Any, request: EngineRequest, layers: frozenset[str]) -> tuple[KnownIssue, ...]:
     return known_issues(
         request.library,
         str(trt.__version__),
         precision=request.precision,
-        layers=layer_types(network),
+        layers=layers,
         dla=request.options.dla_core is not None,
     )
 
@@ -212,13 +226,17 @@ def _not_built(
 
 def _check_that_it_loads(
     trt: Any, logger: Any, serialized: Any, request: EngineRequest, log: _Log
-) -> None:
+) -> str:
+    """Load the engine on the GPU in the machine; returns the inspector's listing of its layers."""
     # Without a driver, the library returns None for a good engine too. This check therefore runs
     # only if the GPU in the machine can run the engine.
     log.errors.clear()
     runtime = trt.Runtime(logger)
     if request.options.version_compatible:
         runtime.engine_host_code_allowed = True  # the lean runtime from this build is trusted
-    if runtime.deserialize_cuda_engine(serialized) is None:
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
         title = LIBRARIES[request.library].title
         raise CompileError(f"{title} built an engine that it cannot load again{log.because()}.")
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))

@@ -13,7 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.records import EngineArtifact, EngineRequest, LayerCounts
+from deployfold.compiling.records import (
+    EngineArtifact,
+    EngineListing,
+    EngineRequest,
+    LayerCounts,
+)
 from deployfold.compiling.sidecar import make_sidecar, sidecar_path, write_sidecar
 from deployfold.compiling.worker_process import run_worker
 from deployfold.errors import CompileError, DeployfoldError
@@ -100,6 +105,7 @@ def compile_engine(
         sha256=sha256(path),
         peak_bytes=done["peak_bytes"],
         notes=(*request.notes, *done["notes"]),
+        listing=None if done["listing"] is None else EngineListing.from_json(done["listing"]),
     )
     # The sidecar names the GPU and driver only if the engine was built or loaded on the GPU.
     gpu = detect().gpu if request.current_gpu or request.verify else None

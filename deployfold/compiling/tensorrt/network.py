@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ DTYPES = {
 }
 """The names of types in numpy and ml_dtypes, by member of ``trt.DataType``."""
 
-_BY_OPERAND, _BY_WEIGHT = (
+BY_OPERAND, BY_WEIGHT = (
     {one.record.tensorrt_type: one for one in Precision if one.record.weights_only is weights_only}
     for weights_only in (False, True)
 )
@@ -94,14 +96,67 @@ def tensors_of(network: Any) -> tuple[Tensor, ...]:
     )
 
 
-def layer_types(network: Any) -> frozenset[str]:
-    """The types of a network's layers, by name of ``trt.LayerType``."""
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return frozenset(layer.type.name for layer in layers)
+@dataclass(frozen=True)
+class ComputeLayer:
+    """A convolution, deconvolution, matrix product or einsum of a parsed network.
+
+    Attributes:
+        node: the ONNX node it was parsed from, or its own name.
+        kind: the name of its ``trt.LayerType``.
+        precision: its precision; ``None`` for a type without one.
+        weight: the type of its second operand, a member of ``trt.DataType``; empty without one.
+        dequantised_by: the ONNX node that dequantises the second operand; ``None`` without one.
+    """
+
+    node: str
+    kind: str
+    precision: Precision | None
+    weight: str = ""
+    dequantised_by: str | None = None
 
 
-def count_layers(trt: Any, network: Any) -> LayerCounts:
-    """Count a network's layers by kind and precision.
+@dataclass(frozen=True)
+class Network:
+    """The layers of a parsed network, before TensorRT fuses any.
+
+    Attributes:
+        types: the number of layers of each type, by name of ``trt.LayerType``.
+        kinds: for each ONNX node, the types of its layers.
+        compute: the compute layers, in the order of the network.
+    """
+
+    types: Mapping[str, int]
+    kinds: Mapping[str, frozenset[str]]
+    compute: tuple[ComputeLayer, ...]
+
+    @property
+    def counts(self) -> LayerCounts:
+        """The number of layers by kind and precision."""
+        found = Counter(one.precision for one in self.compute)
+        return LayerCounts(
+            total=sum(self.types.values()),
+            quantize=self.types.get("QUANTIZE", 0),
+            dequantize=self.types.get("DEQUANTIZE", 0),
+            by_precision={one: found[one] for one in Precision},
+        )
+
+
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.+?)\](?=\W*\[ONNX Layer: |\W*$)")
+ROLES = {
+    **dict.fromkeys(("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM"), "computes"),
+    **dict.fromkeys(("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE"), "moves"),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST", "CONSTANT"), "converts"),
+}
+"""What layers of a type do, by member of ``trt.LayerType``; all others compute something else."""
+
+
+def onnx_nodes(metadata: str) -> tuple[str, ...]:
+    """The names of the ONNX nodes in the metadata of a layer of a network or an engine."""
+    return tuple(dict.fromkeys(_ONNX_NODE.findall(metadata)))
+
+
+def read_network(network: Any) -> Network:
+    """Read the layers of a parsed network.
 
     The type of a compute layer's first operand decides its precision. The type of an operand behind
     a DequantizeLinear node is the type before that node. If a precision of weights alone has the
@@ -109,43 +164,49 @@ def count_layers(trt: Any, network: Any) -> LayerCounts:
     counts.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    kinds = trt.LayerType
-    compute = {kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY, kinds.EINSUM}
-    moves = {kinds.SHUFFLE, kinds.IDENTITY}
-    if hasattr(kinds, "SQUEEZE"):  # TensorRT 10.3 has neither SQUEEZE nor UNSQUEEZE
-        moves |= {kinds.SQUEEZE, kinds.UNSQUEEZE}
     maker = {
         layer.get_output(index).name: layer
         for layer in layers
         for index in range(layer.num_outputs)
     }
 
-    def stored(tensor: Any) -> str:
-        """The type before a tensor's dequantisation, or its own type; empty without a tensor."""
-        if tensor is None:
-            return ""
-        source = maker.get(tensor.name)
-        while source is not None and source.type in moves:
-            source = maker.get(source.get_input(0).name)
-        if source is not None and source.type == kinds.DEQUANTIZE:
-            tensor = source.get_input(0)
-        return str(tensor.dtype.name)
+    def stored(tensor: Any) -> tuple[str, str | None]:
+        """The type before a tensor's dequantisation and the node that dequantises it.
 
-    found: Counter[Precision] = Counter()
+        Without a dequantisation, the tensor's own type and ``None``; without a tensor, no type.
+        """
+        if tensor is None:
+            return "", None
+        source = maker.get(tensor.name)
+        while source is not None and ROLES.get(source.type.name) == "moves":
+            source = maker.get(source.get_input(0).name)
+        node = None
+        if source is not None and source.type.name == "DEQUANTIZE":
+            tensor, node = source.get_input(0), _node(source)
+        return str(tensor.dtype.name), node
+
+    def compute(layer: Any) -> ComputeLayer:
+        operand, _ = stored(layer.get_input(0))
+        weight, by = stored(layer.get_input(1))
+        by_weight = None if weight == operand else BY_WEIGHT.get(weight)
+        precision = by_weight or BY_OPERAND.get(operand)
+        return ComputeLayer(_node(layer), layer.type.name, precision, weight, by)
+
+    kinds: dict[str, set[str]] = defaultdict(set)
     for layer in layers:
-        if layer.type not in compute:
-            continue
-        operand, weight = stored(layer.get_input(0)), stored(layer.get_input(1))
-        by_weight = None if weight == operand else _BY_WEIGHT.get(weight)
-        precision = by_weight or _BY_OPERAND.get(operand)
-        if precision is not None:
-            found[precision] += 1
-    return LayerCounts(
-        total=len(layers),
-        quantize=sum(layer.type == kinds.QUANTIZE for layer in layers),
-        dequantize=sum(layer.type == kinds.DEQUANTIZE for layer in layers),
-        by_precision=found,
+        for node in onnx_nodes(layer.metadata):
+            kinds[node].add(layer.type.name)
+    return Network(
+        types=Counter(layer.type.name for layer in layers),
+        kinds={node: frozenset(types) for node, types in kinds.items()},
+        compute=tuple(
+            compute(layer) for layer in layers if ROLES.get(layer.type.name) == "computes"
+        ),
     )
+
+
+def _node(layer: Any) -> str:
+    return next(iter(onnx_nodes(layer.metadata)), str(layer.name))
 
 
 def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> None:

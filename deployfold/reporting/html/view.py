@@ -9,7 +9,13 @@ from markupsafe import Markup
 from deployfold.reporting import text
 from deployfold.reporting.choice import Choice, choose, not_measured, outputs
 from deployfold.reporting.comparison import Cell, comparison
-from deployfold.reporting.details import Grid, cold_start_grid, layer_grids, sweep_grid
+from deployfold.reporting.details import (
+    Grid,
+    cold_start_grid,
+    engine_grids,
+    layer_grids,
+    sweep_grid,
+)
 from deployfold.reporting.footnotes import Footnotes, footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
 from deployfold.reporting.report import Report, Row
@@ -41,6 +47,7 @@ class View:
         unmeasured: the rows without a latency, by the reason.
         chosen: the index of the row to take.
         layers: for each quantised row its chart and its table.
+        engines: the precision that each layer of a quantised engine got.
         times: the time of each module, for each row whose layers were timed.
         untimed: why the layers of the other rows have no times, where that was asked for.
         sections: the titles of the sections, by their ids.
@@ -62,6 +69,7 @@ class View:
     fold_map: Group | None
     fold_open: bool
     layers: list[tuple[LayerChart, Grid]]
+    engines: list[Grid]
     times: list[Grid]
     untimed: list[str]
     outline: Outline | None
@@ -96,6 +104,7 @@ def view(report: Report, outline: Outline | None) -> View:
         fold_map=None if fold is None else fold_map(fold),
         fold_open=fold is not None and len(fold.folded) + len(fold.left) <= OPEN,
         layers=list(zip(layer_charts(report), layer_grids(report), strict=True)),
+        engines=engine_grids(report),
         times=layer_time_grids(report, everything=True),
         untimed=untimed(report),
         outline=outline,
@@ -153,6 +162,7 @@ def _sections(found: View) -> dict[str, str]:
         **{key: (title.capitalize(), True) for key, title in grids.items()},
         "folding": ("Fold map", found.fold_map),
         "quantisation": ("Quantisation error", found.layers),
+        "engines": ("Layers of the engines", found.engines),
         "times": ("Time by module", found.times or found.untimed),
         "graph": ("Graph", found.outline),
         "stages": ("Stages", found.stages),
