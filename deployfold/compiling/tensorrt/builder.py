@@ -139,7 +139,7 @@ def build(
     issues = _issues(trt, request, frozenset(layers.types))
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        branches = "CONDITION" in layer_types(network)
+        branches = "CONDITION" in layers.types
         raise _not_built(title, log, issues, version, branches)
     report("Writing the engine", None)
     try:
