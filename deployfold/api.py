@@ -76,6 +76,7 @@ def fold(
     reparam: bool = True,
     norm_affine: bool = True,
     keep_parametrizations: bool = False,
+    reestimate_bn: Sequence[tuple[Any, ...]] = (),
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
@@ -93,6 +94,9 @@ def fold(
             InstanceNorm into the layers behind them; the normalisation stays.
         keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
             call; otherwise what they compute is stored first.
+        reestimate_bn: argument tuples of real samples, at least 8. The running statistics of every
+            BatchNorm become those of these samples before folding; the result then computes
+            another function than ``model``, and a note says how far it is.
         more_inputs: further argument tuples, which take a data-dependent forward through its other
             branches.
         check_inputs: argument tuples of further shapes to verify.
@@ -109,6 +113,7 @@ def fold(
         reparam=reparam,
         norm_affine=norm_affine,
         keep_parametrizations=keep_parametrizations,
+        reestimate_bn=reestimate_bn,
         more_inputs=more_inputs,
         check_inputs=check_inputs,
     )

@@ -123,6 +123,7 @@ def test_signatures_are_those_of_the_documentation():
         "reparam": (keyword, True),
         "norm_affine": (keyword, True),
         "keep_parametrizations": (keyword, False),
+        "reestimate_bn": (keyword, ()),
         "more_inputs": (keyword, ()),
         "check_inputs": (keyword, ()),
     }

@@ -11,8 +11,9 @@ import torch
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.folding import fold as fold_model
-from deployfold.folding.drift import LEAST_SAMPLES, drift_note, drifted
+from deployfold.folding.drift import drift_note, drifted
 from deployfold.folding.frames import Frames, absorb
+from deployfold.folding.moments import LEAST_SAMPLES
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import atomic_path

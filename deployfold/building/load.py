@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
-from deployfold.config.real_data import PreprocessSpec
+from deployfold.config.real_data import CalibrationSpec, PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.preprocess.resolve import takes_pictures
 from deployfold.data.preprocess.shipped import input_shape, shipped_file
 from deployfold.data.real_inputs import load_samples
 from deployfold.data.sources import inputs_in
+from deployfold.errors import UsageError
+from deployfold.folding.reestimate import reestimated
 from deployfold.loading import (
     LoadedModel,
     in_single_precision,
@@ -51,6 +53,7 @@ class Loaded:
         input_data: the origin of the samples, in one phrase.
         calibration: the data for quantised precisions.
         preprocess: how an image becomes an input.
+        reestimation: what ``--reestimate-bn`` did to the model; ``None`` without it.
     """
 
     model: LoadedModel
@@ -60,6 +63,7 @@ class Loaded:
     input_data: str
     calibration: CalibrationData | None
     preprocess: PreprocessSpec
+    reestimation: str | None = None
 
     @property
     def name(self) -> str:
@@ -147,10 +151,40 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             source = replace(spec.calibration, preprocess=preprocess)
             calibration = load_calibration(source, inputs, arch=model.arch, seed=spec.seed)
             notes += (*calibration.notes, *calibration.skipped)
+        reestimation: str | None = None
+        if spec.folding.reestimate_bn is not None:
+            source = replace(spec.folding.reestimate_bn, preprocess=preprocess, seed=spec.seed)
+            model, reestimation, about = _with_statistics_of(source, model, inputs)
+            notes += about
         title = "ONNX" if model.kind == "onnx" else type(model.module).__name__
         stage.result(f"{model.arch or title}, {inputs}")
     journal.note((*model.notes, *notes))
-    return Loaded(model, inputs, samples, labels, input_data, calibration, preprocess)
+    if reestimation is not None:
+        journal.note([reestimation], level="warning")
+    return Loaded(model, inputs, samples, labels, input_data, calibration, preprocess, reestimation)
+
+
+def _with_statistics_of(
+    source: CalibrationSpec, model: LoadedModel, inputs: InputSpec
+) -> tuple[LoadedModel, str, tuple[str, ...]]:
+    """Replace the statistics of the BatchNorms; return the model, the warning and the notes.
+
+    Raises:
+        UsageError: the model is an ONNX, or the data cannot be read.
+        FoldError: there is nothing to estimate, or it does not work.
+    """
+    if model.kind == "onnx":
+        raise UsageError(
+            "--reestimate-bn has no effect: an ONNX holds no PyTorch model.",
+            hint="Give the PyTorch model instead, or leave the option out.",
+        )
+    data = load_samples(source, inputs, arch=model.arch, role="data of --reestimate-bn")
+    result = reestimated(model.module, data.tensors(inputs))
+    return (
+        replace(model, module=result.model),
+        f"{result.note} The samples are {data.origin}.",
+        data.notes,
+    )
 
 
 def _preprocess(spec: BuildSpec, shipped: Path | None) -> PreprocessSpec:
@@ -182,7 +216,7 @@ def _resolve(model: LoadedModel, requested: InputSpec | None, spec: BuildSpec) -
 
 def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:
     """The inputs according to the user's arrays, if the forward has inputs of these names."""
-    data = spec.input_data or spec.calibration
+    data = spec.input_data or spec.calibration or spec.folding.reestimate_bn
     by_profile = spec.dynamic and not isinstance(spec.dynamic[0], DynamicBatch)
     shown = None if data is None or by_profile else inputs_in(data.source)
     if model.kind == "onnx":

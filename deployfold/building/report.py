@@ -67,7 +67,7 @@ def make_report(
         inputs=model_inputs(inputs),
         input_origin=inputs.origin,
         input_data=loaded.input_data,
-        fold=None if folded is None else fold_summary(folded.result),
+        fold=None if folded is None else fold_summary(folded.result, loaded.reestimation),
         rows=tuple(rows),
         notes=tuple(journal.notes),
         environment=Environment.model_validate(describe(spec.threads or default_threads())),
@@ -113,7 +113,7 @@ def model_inputs(inputs: InputSpec) -> tuple[ModelInput, ...]:
     )
 
 
-def fold_summary(folded: FoldResult) -> FoldSummary:
+def fold_summary(folded: FoldResult, reestimation: str | None = None) -> FoldSummary:
     """The report's form of a :class:`~deployfold.folding.FoldResult`."""
     verification = folded.verification
     return FoldSummary(
@@ -134,6 +134,7 @@ def fold_summary(folded: FoldResult) -> FoldSummary:
             inputs=verification.inputs,
             note=verification.note or None,
         ),
+        reestimation=reestimation,
     )
 
 

@@ -53,7 +53,8 @@ LAYERS = "layers"
 """The key of ``--layers``: the flag belongs to the output, so no field of ``BuildSpec`` has it."""
 
 _OF_PYTORCH = (
-    "arch", "arch-arg", "weights", "allow-global", "trust", "no-reparam", "script", "aot-inductor",
+    "arch", "arch-arg", "weights", "allow-global", "trust", "no-reparam", "reestimate-bn",
+    "no-fold-norm-affine", "keep-parametrizations", "script", "aot-inductor",
     "torch-tensorrt", "torch-compile", "torch-fp16",
 )  # fmt: skip
 

@@ -74,7 +74,12 @@ class Samples:
 
 
 def load_samples(
-    spec: CalibrationSpec, inputs: InputSpec, *, arch: str | None, every: bool = False
+    spec: CalibrationSpec,
+    inputs: InputSpec,
+    *,
+    arch: str | None,
+    every: bool = False,
+    role: str = INPUT_DATA,
 ) -> Samples:
     """Draw and read inputs to run a model on.
 
@@ -84,6 +89,7 @@ def load_samples(
         arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
         every: read all samples of a file or folder in their order, with equal ones, instead of
             drawing ``spec.samples`` different ones.
+        role: the name of the data in messages.
 
     Raises:
         UsageError: the source does not exist, does not match the inputs, or has NaN; too many
@@ -92,7 +98,7 @@ def load_samples(
     if spec.source == RANDOM:
         raise UsageError("Random inputs need no --input-data: models run on them by default.")
     form = SampleForm.of(_without_bfloat16(inputs))
-    data = read_data(spec, inputs, form, arch, role=INPUT_DATA, least=1, every=every)
+    data = read_data(spec, inputs, form, arch, role=role, least=1, every=every)
     feeds = batches_of(data.drawn.samples, form)
     if not feeds:
         count = len(data.drawn.samples)

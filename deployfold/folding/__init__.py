@@ -20,6 +20,7 @@ from .normalisation import Normalised
 from .parametrizations import baked
 from .plan import Folded, Left
 from .proof.verify import Verification
+from .reestimate import reestimated
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import Zero
 from .torchscript import fold_torchscript
@@ -45,6 +46,7 @@ def fold(
     reparam: bool = True,
     norm_affine: bool = True,
     keep_parametrizations: bool = False,
+    reestimate_bn: Sequence[tuple[Any, ...]] = (),
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
@@ -66,15 +68,24 @@ def fold(
             InstanceNorm into the layers behind them; the normalisation stays.
         keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
             call; otherwise the computed weights are stored first.
+        reestimate_bn: argument tuples of real samples, at least 8. The running statistics of every
+            BatchNorm become those of these samples before folding; see :mod:`.reestimate`. The
+            result then computes another function than ``model``, and a note says how far it is.
         more_inputs: further argument tuples, for a model that takes other paths on other data.
         check_inputs: further argument tuples, of other shapes that the model will be used with.
 
     Raises:
-        FoldError: the forward fails, or the folded model computes another function.
+        FoldError: the forward fails, the folded model computes another function, or there are no
+            statistics to estimate.
     """
     if not isinstance(example_inputs, tuple):
         example_inputs = (example_inputs,)
     _check_inputs([example_inputs, *more_inputs, *check_inputs])
+    changed: tuple[str, ...] = ()
+    if reestimate_bn:
+        _check_foldable(model)
+        new = reestimated(model, reestimate_bn)
+        model, changed = new.model, (new.note,)
     if isinstance(model, torch.jit.ScriptModule):
         return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
@@ -92,7 +103,7 @@ def fold(
             check_inputs=check_inputs,
         )
     before = count_parameters(model)
-    return replace(result, parameters_before=before, notes=(*notes, *result.notes))
+    return replace(result, parameters_before=before, notes=(*changed, *notes, *result.notes))
 
 
 def _check_inputs(inputs: Sequence[tuple[Any, ...]]) -> None:

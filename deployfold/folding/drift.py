@@ -6,20 +6,18 @@ exact all the same: the folded model makes the same mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from deployfold.errors import first_few
 
 from .modules import copy_modules
+from .moments import Norm, measure, norms_of
 
-LEAST_SAMPLES = 8
-"""The least number of samples; the statistics of fewer samples vary too much."""
 FAR = 1.0
 """The distance between two means that counts as far, in standard deviations.
 
@@ -43,21 +41,6 @@ class Drift:
     spread: float
 
 
-class _Moments:
-    """Count, sum and sum of squares per channel, in float64."""
-
-    def __init__(self, channels: int) -> None:
-        self.count = 0
-        self.sums = torch.zeros(channels, dtype=torch.float64)
-        self.squares = torch.zeros(channels, dtype=torch.float64)
-
-    def add(self, x: Tensor) -> None:
-        values = x.detach().double().movedim(1, 0).flatten(1).cpu()
-        self.count += values.shape[1]
-        self.sums += values.sum(1)
-        self.squares += values.square().sum(1)
-
-
 def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
     """Find the BatchNorms whose inputs are ``FAR`` from their running statistics, in model order.
 
@@ -66,42 +49,20 @@ def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
         inputs: argument tuples of the forward, made of real samples.
     """
     copied = copy_modules(model)
-    layers = {
-        name: (layer, _Moments(layer.num_features))
-        for name, layer in copied.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
-    }
-    if not layers:
+    norms = norms_of(copied)
+    if not norms:
         return []
-    for layer, moments in layers.values():
-        layer.register_forward_pre_hook(_recording(moments))
-    with torch.no_grad():
-        for item in inputs:
-            try:
-                copied(*item)
-            except Exception:  # the stages that need this sample report the model's error
-                return []
-    found = (_drift(name, layer, moments) for name, (layer, moments) in layers.items())
-    return [one for one in found if one is not None and one.shift >= FAR]
+    try:
+        measure(copied, norms, inputs)
+    except Exception:  # the stages that need this sample report the model's error
+        return []
+    found = (_drift(name, norm) for name, norm in norms.items() if norm.moments.count)
+    return [one for one in found if one.shift >= FAR]
 
 
-def _recording(moments: _Moments) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def record(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        moments.add(arguments[0])
-
-    return record
-
-
-def _drift(name: str, layer: _BatchNorm, moments: _Moments) -> Drift | None:
-    mean, variance = layer.running_mean, layer.running_var
-    if not moments.count or mean is None or variance is None:
-        return None
-    own = moments.sums / moments.count
-    own_variance = (moments.squares / moments.count - own.square()).clamp_min(0) + layer.eps
-    trained = variance.double().cpu() + layer.eps
-    shift = ((own - mean.double().cpu()).abs() / trained.sqrt()).median()
-    ratio = own_variance / trained
-    return Drift(name, float(shift), float(torch.maximum(ratio, 1 / ratio).median()))
+def _drift(name: str, norm: Norm) -> Drift:
+    shift, ratio = norm.distance()
+    return Drift(name, float(shift.median()), float(torch.maximum(ratio, 1 / ratio).median()))
 
 
 def drift_note(found: Sequence[Drift]) -> str:

@@ -40,7 +40,10 @@ class Verification(Frozen):
 
 
 class FoldSummary(Frozen):
-    """The outcome of folding. ``verification`` is ``None`` if nothing was folded."""
+    """The outcome of folding. ``verification`` is ``None`` if nothing was folded.
+
+    ``reestimation`` says how ``--reestimate-bn`` changed the model before folding.
+    """
 
     batchnorm_before: Count
     parameters_before: Count
@@ -48,6 +51,7 @@ class FoldSummary(Frozen):
     folded: tuple[FoldedNorm, ...] = ()
     left: tuple[LeftNorm, ...] = ()
     verification: Verification | None = None
+    reestimation: str | None = None
 
     @property
     def norm_affines(self) -> dict[str, int]:

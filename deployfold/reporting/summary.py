@@ -36,7 +36,8 @@ def summary_lines(report: Report) -> list[Line]:
         lines.extend(_fold(report.fold))
     lines.extend(_best(report.rows))
     lines.extend(_saturation(report.rows))
-    notes = grouped(report.notes)
+    told = report.fold.reestimation if report.fold else None
+    notes = grouped([note for note in report.notes if note != told])
     lines.extend(Line("note", text.clean(note)) for note in notes[:MOST_NOTES])
     if len(notes) > MOST_NOTES:
         lines.append(Line("note", f"{len(notes) - MOST_NOTES} more notes stand in report.json"))
@@ -47,7 +48,8 @@ def summary_lines(report: Report) -> list[Line]:
 def _fold(fold: FoldSummary) -> list[Line]:
     saved = fold.parameters_before - fold.parameters_after
     value = f"{fold.outcome}, {saved:,} parameters fewer"
-    lines = [Line("folded", value, "good" if fold.folded and not fold.left else "plain")]
+    lines = [Line("changed", text.clean(fold.reestimation), "warn")] if fold.reestimation else []
+    lines.append(Line("folded", value, "good" if fold.folded and not fold.left else "plain"))
     for kind, count in fold.norm_affines.items():
         lines.append(Line("folded", f"affine parameters of {count} {kind}", "good"))
     if fold.left:

@@ -27,7 +27,7 @@ FLAGS = """
 --calib-samples --held-back --min-sqnr --min-agreement --min-int8-share --no-guard --int8-rest
 --residual-qdq --arch --input --input-data --labels --preprocess --resize --crop --mean --std
 --layout --channels --dynamic-batch --shapes --allow-global --trust --no-reparam
---no-fold-norm-affine --keep-parametrizations --script --threads
+--no-fold-norm-affine --keep-parametrizations --reestimate-bn --script --threads
 --max-seconds --batch --cold-start --no-measure --no-cuda-graph --seed --min-speedup --max-diff
 --max-latency-ms --output
 """.split()

@@ -27,6 +27,7 @@ from deployfold.cli.session import Session
     "no-reparam",
     "no-fold-norm-affine",
     "keep-parametrizations",
+    "reestimate-bn",
     "output",
 )
 def export(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "no-reparam",
     "no-fold-norm-affine",
     "keep-parametrizations",
+    "reestimate-bn",
 )
 def fold(
     run: Session,
