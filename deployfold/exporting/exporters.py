@@ -64,7 +64,8 @@ def torchscript(
         The model, and notes on values that tracing made constant. The exporter can raise any
         exception.
     """
-    if is_torchscript(module):
+    scripted = is_torchscript(module)
+    if scripted:
         module = _copy(module)
     if not is_flat(outputs):
         # Flatten dicts here, because the exporter uses another order.
@@ -78,6 +79,8 @@ def torchscript(
     ):
         # Use a file and not a buffer: over 2 GB, the exporter writes a second file.
         path = Path(directory) / "model.onnx"
+        if scripted and not is_torchscript(module):  # torch.jit.trace keeps what it calls whole
+            module = torch.jit.trace(module, inputs, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
         torch.onnx.export(
             module,
             inputs,

@@ -318,3 +318,31 @@ def test_real_models_with_both_exporters(tmp_path: Path, name: str) -> None:
         assert artifact.exporter == exporter
         assert artifact.max_abs_diff < 1e-4
         assert artifact.batchnorm_nodes == 0
+
+
+class Named(torch.nn.Module):
+    """Returns a dictionary, by a branch on the values of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = self.linear(x)
+        if bool(x.sum() > 0):
+            scores = -scores
+        return {"scores": scores, "best": scores.argmax(1)}
+
+
+def test_torchscript_that_returns_a_dictionary_keeps_its_branches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scripted = torch.jit.freeze(torch.jit.script(Named().eval()))
+    x = torch.ones(2, 4)
+    artifact = export(scripted, (x,), tmp_path / "net.onnx", exporter="torchscript")
+    assert artifact.output_names == ("scores", "best")
+    session = ort.InferenceSession(artifact.path)
+    for value in (x, -x):
+        expected = scripted(value)
+        found = session.run(None, {artifact.input_names[0]: value.numpy()})
+        np.testing.assert_allclose(found[0], expected["scores"].detach(), atol=1e-5)
+        np.testing.assert_array_equal(found[1], expected["best"])
