@@ -18,7 +18,7 @@ from deployfold.compiling.sidecar import (
 )
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import collecting_logger
-from deployfold.targets.libraries import import_library
+from deployfold.targets.libraries import import_library, lean_runtime_hint
 
 from .failures import as_measure_error
 
@@ -63,7 +63,10 @@ def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> 
             if hash_differs(sidecar, path):
                 raise MeasureError(f"{name} is damaged: its SHA-256 is not its sidecar's.")
             found = invalidity(trt, runtime, content)
-            raise MeasureError(f"{name} cannot be loaded{found}{because(messages)}.")
+            raise MeasureError(
+                f"{name} cannot be loaded{found}{because(messages)}.",
+                hint=lean_runtime_hint(messages),
+            )
     return OpenEngine(trt, messages, log, runtime, engine)
 
 

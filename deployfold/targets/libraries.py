@@ -127,6 +127,16 @@ def precision_refusal(
     )
 
 
+def lean_runtime_hint(errors: Iterable[str]) -> str | None:
+    """How to install the lean runtime, where errors of TensorRT name its missing library.
+
+    A version-compatible engine takes ``libnvinfer_lean``, which TensorRT's own wheels lack.
+    """
+    if not any("nvinfer_lean" in error for error in errors):
+        return None
+    return "Install the lean runtime of the same version: pip install tensorrt-lean."
+
+
 def version_parts(version: str) -> Version:
     """The numbers of a version: ``(11, 2, 1, 2)`` for ``11.2.1.2``, and ``()`` for ``unknown``."""
     match = re.match(r"\d+(?:\.\d+)*", version)

@@ -103,8 +103,10 @@ def test_rtx_really_fails_where_it_is_refused(
         )
     ):
         request = dataclasses.replace(request_for(), options=options)
-        with pytest.raises(CompileError, match="could not build the engine"):
+        with pytest.raises(CompileError, match="could not build the engine") as caught:
             compile_engine(conv_net(), tmp_path / f"{number}.engine", request)
+        lacks_lean = "pip install tensorrt-lean" in str(caught.value.hint)
+        assert lacks_lean == options.version_compatible
 
 
 def compile_on_gpu() -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from deployfold.compiling.records import EngineListing, EngineRequest, LayerCounts
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
-from deployfold.targets.libraries import LIBRARIES
+from deployfold.targets.libraries import LIBRARIES, lean_runtime_hint
 from deployfold.targets.machine import detect
 
 from .builder_config import add_profiles, apply_options, set_compute_capabilities
@@ -211,7 +211,9 @@ def _not_built(
             hint="Build in fp16 for that GPU, or on the device with TensorRT: deployfold finish.",
         )
     known = [sentence(issue, version) for issue in issues if issue.fails]
-    hints = ["Known issues:", *known] if known else []
+    lean = lean_runtime_hint(log.errors)
+    hints = [lean] if lean else []
+    hints += ["Known issues:", *known] if known else []
     if branches:
         hints.append(
             "The model has branches (If). Export it for one case without them, or use a file of "
