@@ -32,6 +32,7 @@ from .proof.variations import smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import RewriteFault, apply
+from .rewrite.weights import Exact
 from .rules.match import LOOKED_AT, match
 
 Inputs = tuple[Any, ...]
@@ -132,15 +133,18 @@ class _Folder:
             norm_affine=attempt.norm_affine,
             keep=attempt.keep,
         )
-        result = apply(plan, copy_modules(model, share_parameters=False))
+        exact = Exact(model)
+        result = apply(plan, copy_modules(model, share_parameters=False), exact)
         inputs = [*attempt.traced, *attempt.compared, *graph.differing]
-        # A forward may cache values of its first input, so the proof runs an unused copy.
+        generated = self._generated(graph)
         verification = verify(
             model,
-            copy_modules(result),
+            result,
             plan,
             inputs,
-            generated=self._generated(graph),
+            exact=exact,
+            reads_only=_reads_only(graph, model, [attempt.compared, *generated]),
+            generated=generated,
             random=graph.random,
         )
         notes = (
@@ -252,6 +256,13 @@ class _Folder:
             for item in found.result.left
         )
         return replace(found.result, left=tuple(left))
+
+
+def _reads_only(graph: Graph, model: nn.Module, compared: Sequence[Sequence[Inputs]]) -> bool:
+    """Whether the trace saw all groups of compared inputs, and no write to a parameter."""
+    written = any(name in graph.mutated for name, _ in model.named_parameters())
+    taken = {id(item) for item in graph.taken}
+    return not written and all(id(item) in taken for group in compared for item in group)
 
 
 def _lower(sentence: str) -> str:

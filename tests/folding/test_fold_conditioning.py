@@ -15,6 +15,7 @@ from deployfold.folding.graph.trace import trace
 from deployfold.folding.modules import copy_modules
 from deployfold.folding.proof.verify import verify
 from deployfold.folding.rewrite.rewrite import apply
+from deployfold.folding.rewrite.weights import Exact
 from deployfold.folding.rules.match import match
 
 AMPLIFICATION = 1e9
@@ -58,9 +59,10 @@ def test_a_wrong_fold_of_such_a_model_is_refused(part):
         term = edit.terms[0]
         wrong = replace(edit, terms=[replace(term, rows=term.rows * 1.001)])
     plan = replace(plan, layers=[wrong])
-    folded = apply(plan, copy_modules(model, share_parameters=False))
+    exact = Exact(model)
+    folded = apply(plan, copy_modules(model, share_parameters=False), exact)
     with pytest.raises(FoldError, match="first at head"):
-        verify(model, folded, plan, [inputs])
+        verify(model, folded, plan, [inputs], exact=exact)
 
 
 def test_boxes_of_nearly_equal_score_may_change_places():

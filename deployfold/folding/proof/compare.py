@@ -16,6 +16,12 @@ from torch.overrides import TorchFunctionMode
 from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import map_tensors, seeded, tensors_in
 
+_SPREAD = 1e-6
+"""The least relative difference between the outputs of two samples of a batch.
+
+Below it, comparing outputs would not show a wrong fold.
+"""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -186,3 +192,34 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> Difference:
         absolute = max(absolute, difference)
         relative = max(relative, difference / size if size else difference)
     return Difference(absolute, relative)
+
+
+def insensitive(outputs: Sequence[list[Tensor]]) -> bool:
+    """Whether every output is 0, or the same for all samples of a batch.
+
+    Untrained networks give such outputs: the weights of a last layer are 0, or activations vanish
+    beside a bias. Such outputs do not show a difference in the layers before.
+    """
+    compared = False
+    for tensor in (tensor for item in outputs for tensor in item):
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        scale = float(tensor.abs().max())
+        if scale == 0.0:
+            compared = True
+        elif tensor.ndim and tensor.shape[0] > 1:
+            compared = True
+            if not float((tensor - tensor[:1]).abs().max()) <= _SPREAD * scale:
+                return False
+    return compared
+
+
+def native_limit(original: nn.Module, rounding: float) -> float:
+    """The largest relative difference allowed in the model's own dtype.
+
+    Both models round. ``rounding`` measures how much that matters for this model: the larger of the
+    original's distance from float64 and the fold's distance in float64. The limit is 100 times
+    ``rounding``, and at least the square root of the dtype's epsilon. The factor leaves room for
+    bad luck; a wrong fold is off by about 1.
+    """
+    return max(rounding_limit(original.parameters()), 100 * rounding)

@@ -1,13 +1,15 @@
 """Proof that the folded model is the same function as the original.
 
-The proof applies the plan to a float64 copy of the model, where folding rounds to about 1e-16, and
-runs both on the same inputs. A relative difference above 1e-9 means that the plan is wrong, or that
-the model magnifies rounding even in float64; :mod:`~.conditioning` decides which. The float64
-proof does not depend on the model's own dtype, in which an ill-conditioned model may differ from
-itself. The delivered copy is also compared with the original in the model's own dtype.
+The proof runs the original and the folded model in float64 on the same inputs. The folded model has
+its new weights as they were before rounding, so folding rounds to about 1e-16. A relative
+difference above 1e-9 means that the plan is wrong, or that the model magnifies rounding even in
+float64; :mod:`~.conditioning` decides which. The float64 proof does not depend on the model's own
+dtype, in which an ill-conditioned model may differ from itself. The delivered weights are compared
+with the original in the model's own dtype.
 
-Memory holds one copy of the original beside the original and the folded model. The copy has the
-model's own dtype first and float64 later, where it takes twice the memory of float32.
+Beside the original and the folded model, memory holds one weight in float64 at a time
+(:mod:`~.at_use`). Where a model does not run so, it holds a copy of the original, whose float64
+takes twice the memory of float32.
 """
 
 from __future__ import annotations
@@ -22,8 +24,18 @@ from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import copy_modules
 from deployfold.folding.plan import Plan
 from deployfold.folding.rewrite.rewrite import apply
+from deployfold.folding.rewrite.weights import Exact
 
-from .compare import InFloat64, difference, double_inputs, forward_failed, rounding_limit, run_model
+from .at_use import ParametersInFloat64, widen_buffers
+from .compare import (
+    InFloat64,
+    difference,
+    double_inputs,
+    forward_failed,
+    insensitive,
+    native_limit,
+    run_model,
+)
 from .conditioning import first_departure
 
 TOLERANCE = 1e-9
@@ -35,11 +47,6 @@ _INSENSITIVE = (
     "the outputs of the model hardly depend on its input (is it trained?), so their comparison "
     "shows little"
 )
-_SPREAD = 1e-6
-"""The least relative difference between the outputs of two samples of a batch.
-
-Below it, comparing outputs would not show a wrong fold.
-"""
 
 
 class NotTheSame(FoldError):
@@ -84,6 +91,8 @@ def verify(
     plan: Plan,
     inputs: Sequence[tuple[Any, ...]],
     *,
+    exact: Exact,
+    reads_only: bool = False,
     generated: Sequence[Sequence[tuple[Any, ...]]] = (),
     random: bool = True,
     tolerance: float = TOLERANCE,
@@ -92,9 +101,12 @@ def verify(
 
     Args:
         original: the model as it was given, which stays unchanged.
-        folded: a copy of ``original`` after :func:`deployfold.folding.rewrite.rewrite.apply`.
+        folded: a copy of ``original`` after :func:`deployfold.folding.rewrite.rewrite.apply`, which
+            stays unchanged.
         plan: the plan that was applied.
         inputs: argument tuples for the forward.
+        exact: the new numbers of ``folded``, as :func:`apply` left them.
+        reads_only: the forward is known not to write to its parameters on any of the inputs.
         generated: groups of further argument tuples, which the original may refuse; in each group
             the first tuple that the original accepts is compared.
         random: the forward may draw random numbers.
@@ -105,8 +117,8 @@ def verify(
         NotTheSame: the functions differ; the message names the first layer that departs.
         FoldError: the original's forward fails or gives no finite number.
     """
-    # A forward may write to its parameters or cache its inputs, so the copy must be unused.
-    copied = copy_modules(original, share_parameters=False)
+    # A forward may write to its parameters or cache its inputs, so the copies must be unused.
+    copied = copy_modules(original, share_parameters=reads_only)
     outputs = []
     for item in inputs:
         try:
@@ -125,35 +137,43 @@ def verify(
             inputs.append(item)
             break
     try:
-        return _compare(original, folded, plan, copied, inputs, outputs, random, tolerance)
+        pair = _Pair(original, copied, folded, copy_modules(folded), plan, exact, reads_only)
+        return _compare(pair, inputs, outputs, random, tolerance)
     except (NotTheSame, FoldedFails) as error:
         error.inputs = tuple(inputs)
         raise
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The two models of a comparison, each with a copy that runs; see :func:`verify`."""
+
+    original: nn.Module
+    copied: nn.Module
+    folded: nn.Module
+    folded_copy: nn.Module
+    plan: Plan
+    exact: Exact
+    reads_only: bool
+
+
 def _compare(
-    original: nn.Module,
-    folded: nn.Module,
-    plan: Plan,
-    copied: nn.Module,
+    pair: _Pair,
     inputs: Sequence[tuple[Any, ...]],
     outputs: Sequence[list[Tensor]],
     random: bool,
     tolerance: float,
 ) -> Verification:
-    """Compare the folded model with the original's ``outputs``.
-
-    ``copied``, the copy of the original, is changed; do not use it again.
-    """
+    """Compare the folded model with the original's ``outputs``; the copies of ``pair`` change."""
+    original, plan = pair.original, pair.plan
     _check_comparable(outputs, plan)
     native = [
-        difference(expected, _run_folded(folded, item, random))
+        difference(expected, _run_folded(pair.folded_copy, item, random))
         for item, expected in zip(inputs, outputs, strict=True)
     ]
-    exact, before, note = _in_float64(copied, plan, inputs, outputs, random)
-    del copied
+    exact, before, note = _in_float64(pair, inputs, outputs, random, tolerance)
     empty = not any(tensor.numel() for item in outputs for tensor in item)
-    if not empty and not note and _insensitive(outputs):
+    if not empty and not note and insensitive(outputs):
         note = _INSENSITIVE
     if empty or (exact is not None and not exact <= tolerance):
         for item in inputs:
@@ -175,7 +195,7 @@ def _compare(
             )
         )
     relative = max(item.relative for item in native)
-    limit = _native_limit(original, max(before or 0.0, exact or 0.0))
+    limit = native_limit(original, max(before or 0.0, exact or 0.0))
     if not relative <= limit:
         raise NotTheSame(
             f"In its own dtype the folded model differs from the original by {relative:.1e} "
@@ -191,26 +211,6 @@ def _compare(
         original_relative=before,
         note=note,
     )
-
-
-def _insensitive(outputs: Sequence[list[Tensor]]) -> bool:
-    """Whether every output is 0, or the same for all samples of a batch.
-
-    Untrained networks give such outputs: the weights of a last layer are 0, or activations vanish
-    beside a bias. Such outputs do not show a difference in the layers before.
-    """
-    compared = False
-    for tensor in (tensor for item in outputs for tensor in item):
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        scale = float(tensor.abs().max())
-        if scale == 0.0:
-            compared = True
-        elif tensor.ndim and tensor.shape[0] > 1:
-            compared = True
-            if not float((tensor - tensor[:1]).abs().max()) <= _SPREAD * scale:
-                return False
-    return compared
 
 
 def _run_folded(folded: nn.Module, inputs: tuple[Any, ...], random: bool) -> list[Tensor]:
@@ -241,43 +241,53 @@ def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
 
 
 def _in_float64(
-    original: nn.Module,
-    plan: Plan,
+    pair: _Pair,
     inputs: Sequence[tuple[Any, ...]],
     outputs: Sequence[list[Tensor]],
     random: bool,
+    tolerance: float,
 ) -> tuple[float | None, float | None, str]:
-    """Compare in float64.
+    """Compare in float64; the copies of ``pair`` change.
 
     The results are the largest relative difference of the folded model, the largest of the
-    original's own ``outputs``, and a note. ``original`` is float64 and folded afterwards; do not
-    use it again.
+    original's own ``outputs``, and a note.
     """
     wide = [double_inputs(item) for item in inputs]
+    if pair.reads_only:
+        try:
+            widen_buffers(pair.copied, pair.original, pair.exact)
+            widen_buffers(pair.folded_copy, pair.folded, pair.exact)
+            with ParametersInFloat64(pair.exact):
+                expected = [run_model(pair.copied, item, random=random) for item in wide]
+                found = _distances(pair.folded_copy, wide, expected, outputs, random)
+            if found[0] <= tolerance:
+                return *found, ""
+        except Exception:  # the weights of TorchScript, for example, are seen by no Python code
+            pass
     try:
-        reference = original.double()
+        reference = copy_modules(pair.original, share_parameters=False).double()
         with InFloat64():
             expected = [run_model(reference, item, random=random) for item in wide]
     except Exception as error:  # model code may fail on a dtype that it was not written for
         return None, None, f"the model does not run in float64 ({first_line(error)})"
-    folded = apply(plan, reference)
+    folded = apply(pair.plan, reference)
     with InFloat64():
-        exact = max(
-            difference(right, _run_folded(folded, item, random)).relative
-            for item, right in zip(wide, expected, strict=True)
-        )
+        return *_distances(folded, wide, expected, outputs, random), ""
+
+
+def _distances(
+    folded: nn.Module,
+    wide: Sequence[tuple[Any, ...]],
+    expected: Sequence[list[Tensor]],
+    outputs: Sequence[list[Tensor]],
+    random: bool,
+) -> tuple[float, float]:
+    """How far the folded model and the original's own ``outputs`` are from those ``expected``."""
+    exact = max(
+        difference(right, _run_folded(folded, item, random)).relative
+        for item, right in zip(wide, expected, strict=True)
+    )
     before = max(
         difference(right, own).relative for right, own in zip(expected, outputs, strict=True)
     )
-    return exact, before, ""
-
-
-def _native_limit(original: nn.Module, rounding: float) -> float:
-    """The largest relative difference allowed in the model's own dtype.
-
-    Both models round. ``rounding`` measures how much that matters for this model: the larger of the
-    original's distance from float64 and the fold's distance in float64. The limit is 100 times
-    ``rounding``, and at least the square root of the dtype's epsilon. The factor leaves room for
-    bad luck; a wrong fold is off by about 1.
-    """
-    return max(rounding_limit(original.parameters()), 100 * rounding)
+    return exact, before

@@ -25,7 +25,7 @@ from deployfold.folding.plan import (
 )
 
 from .forward import rewrite_forward
-from .weights import edit_layer, edit_norm
+from .weights import Exact, edit_layer, edit_norm
 
 
 class Zero(nn.Module):
@@ -67,10 +67,11 @@ def _our_fault_at(path: str) -> Iterator[None]:
         raise RewriteFault(path, error) from error
 
 
-def apply(plan: Plan, model: nn.Module) -> nn.Module:
+def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module:
     """Apply ``plan`` to ``model`` in place, and return the model.
 
     The returned model is a new object only if the forward of the model itself had to be rewritten.
+    ``exact`` gets the new numbers.
 
     New weights are computed in float64 and rounded once to the dtype in which they are stored.
 
@@ -78,11 +79,12 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         FoldError: a new weight does not fit its dtype.
         RewriteFault: deployfold fails at one of the plan's modules.
     """
+    exact = exact or Exact(model)
     with torch.no_grad():
         new_biases: list[tuple[Layer, Tensor]] = []
         for edit in plan.layers:
             with _our_fault_at(edit.layer.weight.rpartition(".")[0] or edit.layer.weight):
-                bias = edit_layer(model, edit)
+                bias = edit_layer(model, edit, exact)
             if bias is not None and edit.layer.functional:
                 new_biases.append((edit.layer, bias))
             elif bias is not None:
@@ -91,7 +93,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
                 module.bias = nn.Parameter(bias, requires_grad=not frozen)
         for norm in plan.norms:
             with _our_fault_at(norm.path):
-                edit_norm(model.get_submodule(norm.path), norm)
+                edit_norm(model.get_submodule(norm.path), norm, exact)
     bypasses = [removal for removal in plan.removals if isinstance(removal, Bypass)]
     shifts: list[tuple[Bypass, Tensor]] = []
     replaced: dict[nn.Module, nn.Module] = {}
@@ -101,6 +103,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             replaced[module] = _remainder(module, removal)
         elif isinstance(removal, KeepShift):
             shift = removal.shift.to(_like(model))
+            exact.keep(shift, removal.shift.to(shift.device))
             if isinstance(removal.removal, Bypass):
                 shifts.append((removal.removal, shift))
             else:

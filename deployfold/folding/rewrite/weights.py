@@ -14,30 +14,61 @@ from deployfold.folding.kernels import centre_taps, taps_within
 from deployfold.folding.plan import LayerEdit, NormEdit, Term
 
 
-def edit_layer(model: nn.Module, edit: LayerEdit) -> Tensor | None:
+class Exact:
+    """The float64 numbers of a folded model before they were rounded to its dtype.
+
+    Vectors are kept. A new weight is computed from the original model at each use, because float64
+    copies of all weights take twice the memory of a float32 model.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        self._original = original
+        self._vectors: dict[tuple[int, int], Tensor] = {}
+        self._edits: dict[tuple[int, int], LayerEdit] = {}
+
+    def keep(self, stored: Tensor, value: Tensor | LayerEdit) -> None:
+        """Note the numbers that were rounded into ``stored``, or the edit that gives them."""
+        place = (stored.data_ptr(), stored.numel())
+        if isinstance(value, LayerEdit):
+            self._edits[place] = value
+        else:
+            self._vectors[place] = value
+
+    def knows(self, stored: Tensor) -> bool:
+        """Whether the fold has changed ``stored``."""
+        place = (stored.data_ptr(), stored.numel())
+        return place in self._vectors or place in self._edits
+
+    def of(self, stored: Tensor) -> Tensor:
+        """The numbers of ``stored`` in float64, in its shape."""
+        place = (stored.data_ptr(), stored.numel())
+        if place in self._edits:
+            return _new_weight(self._original, self._edits[place])
+        return self._vectors.get(place, stored.detach()).double().reshape(stored.shape)
+
+
+def edit_layer(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None:
     """Write the new weight and bias of a layer; return the bias if the layer had none.
 
     New numbers are computed in float64 and rounded once to the dtype in which they are stored.
+    ``exact`` gets them as they were before.
 
     Raises:
         FoldError: a new number does not fit its dtype.
     """
-    if _scales_rows_only(edit):
-        return _scale_rows(model, edit)
     stored = _tensor(model, edit.layer.weight)
-    parts = [_term(model, edit.layer, term) for term in edit.terms]
-    weight, shift = parts[0].weight, edit.shift.to(stored.device) + parts[0].shift
-    for part in parts[1:]:
-        weight.add_(part.weight)
-        shift = shift + part.shift
+    exact.keep(stored, edit)
+    if _scales_rows_only(edit):
+        return _scale_rows(model, edit, exact)
+    new = _summed(model, edit)
     if edit.layer.kind == "embedding":  # every row of its weight includes the bias
-        _store(stored, weight + shift, edit.layer.weight)
+        _store(stored, new.weight + new.shift, edit.layer.weight)
         return None
-    _store(stored, weight, edit.layer.weight)
-    return _edit_bias(model, edit, shift)
+    _store(stored, new.weight, edit.layer.weight)
+    return _edit_bias(model, edit, new.shift, exact)
 
 
-def edit_norm(module: nn.Module, edit: NormEdit) -> None:
+def edit_norm(module: nn.Module, edit: NormEdit, exact: Exact) -> None:
     """Set the weight and bias of a BatchNorm so that the BatchNorm computes ``edit.affine``."""
     mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
     device = mean.device
@@ -50,6 +81,7 @@ def edit_norm(module: nn.Module, edit: NormEdit) -> None:
             module.register_parameter(name, nn.Parameter(value.to(mean.dtype)))
         else:
             _store(module.get_parameter(name), value, f"{edit.path}.{name}")
+        exact.keep(module.get_parameter(name), value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +99,33 @@ def _scales_rows_only(edit: LayerEdit) -> bool:
     return alone and edit.layer.kind != "embedding"
 
 
-def _scale_rows(model: nn.Module, edit: LayerEdit) -> Tensor | None:
+def _new_weight(model: nn.Module, edit: LayerEdit) -> Tensor:
+    """The new weight of a layer in float64; ``model`` stays unchanged."""
+    layer = edit.layer
+    if _scales_rows_only(edit):
+        weight = _tensor(model, layer.weight).detach()
+        rows = edit.terms[0].rows.to(weight.device)
+        new = torch.empty_like(weight, dtype=torch.float64)
+        algebra.scale_rows_(
+            new, rows, transposed=layer.transposed, groups=layer.groups, source=weight
+        )
+        return new
+    with torch.no_grad():
+        total = _summed(model, edit)
+    return total.weight + total.shift if layer.kind == "embedding" else total.weight
+
+
+def _summed(model: nn.Module, edit: LayerEdit) -> _Summand:
+    """The sum of all terms of an edit, and of its shift."""
+    parts = [_term(model, edit.layer, term) for term in edit.terms]
+    weight, shift = parts[0].weight, parts[0].shift + edit.shift.to(parts[0].shift.device)
+    for part in parts[1:]:
+        weight.add_(part.weight)
+        shift = shift + part.shift
+    return _Summand(weight, shift)
+
+
+def _scale_rows(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None:
     """Apply a rows-only edit, the frequent case, in place and without a float64 copy."""
     layer = edit.layer
     stored = _tensor(model, layer.weight)
@@ -76,7 +134,7 @@ def _scale_rows(model: nn.Module, edit: LayerEdit) -> Tensor | None:
     _check_range(stored, layer.weight)
     if layer.bias is not None:
         shift = shift + rows * _tensor(model, layer.bias).double()
-    return _edit_bias(model, edit, shift)
+    return _edit_bias(model, edit, shift, exact)
 
 
 def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
@@ -122,16 +180,19 @@ def _identity(layer: Layer) -> Tensor:
     return algebra.identity_kernel(layer.out_channels, groups=layer.groups, taps=taps)
 
 
-def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor) -> Tensor | None:
+def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor, exact: Exact) -> Tensor | None:
     """Write the bias of a layer; return the bias if the layer has none yet and needs one."""
     layer = edit.layer
     if layer.bias is not None:
-        _store(_tensor(model, layer.bias), value, layer.bias)
+        stored = _tensor(model, layer.bias)
+        _store(stored, value, layer.bias)
+        exact.keep(stored, value)
         return None
     if not edit.biased:
         return None
     new = torch.empty_like(value, dtype=_tensor(model, layer.weight).dtype)
     _store(new, value, f"{layer.path}.bias")
+    exact.keep(new, value)
     return new
 
 
