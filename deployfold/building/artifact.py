@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ class Artifact:
         batchnorms: number of BatchNorm layers left in its model.
         bytes: size of the file and of its external data.
         accuracy: the comparison with the original, if the stage measured the file that it wrote.
+        scores: the numbers of the task metrics, if the stage measured them.
         not_measured: the reason why the artifact was not made, or why it has no latency.
         notes: sentences for the row's footnotes.
         quantization: the layers of a quantised model.
@@ -46,6 +47,7 @@ class Artifact:
     batchnorms: int | None = None
     bytes: int | None = None
     accuracy: Accuracy | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
     quantization: QuantizationSummary | None = None

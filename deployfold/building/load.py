@@ -14,6 +14,7 @@ from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.real_data import CalibrationSpec, PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
+from deployfold.data.labels import Label
 from deployfold.data.preprocess.resolve import takes_pictures
 from deployfold.data.preprocess.shipped import input_shape, shipped_file
 from deployfold.data.real_inputs import load_samples
@@ -31,10 +32,13 @@ from deployfold.loading import (
 )
 from deployfold.loading.inputs import forward_of
 from deployfold.loading.transformers_zoo import picture_shape
+from deployfold.lowering.request import ScoredData
+from deployfold.scoring import Scoring, find_metrics
 
 from .image_input import with_image_input
 from .journal import Journal
 from .rows import Inputs
+from .scoring import check_scored
 
 Array = NDArray[Any]
 
@@ -49,21 +53,23 @@ class Loaded:
         model: the model, in evaluation mode on the CPU.
         inputs: names, shapes and dtypes of the inputs.
         samples: inputs to run on, one inference each; the first one is timed.
-        labels: the class of every sample; ``None`` without labels.
+        labels: the label of every sample; ``None`` without labels.
         input_data: the origin of the samples, in one phrase.
         calibration: the data for quantised precisions.
         preprocess: how an image becomes an input.
         reestimation: what ``--reestimate-bn`` did to the model; ``None`` without it.
+        scoring: the task metrics; ``None`` without any.
     """
 
     model: LoadedModel
     inputs: InputSpec
     samples: tuple[Inputs, ...]
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
     input_data: str
     calibration: CalibrationData | None
     preprocess: PreprocessSpec
     reestimation: str | None = None
+    scoring: Scoring | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +93,16 @@ class Loaded:
             {name: tensor.numpy() for name, tensor in zip(self.inputs.names, sample, strict=True)}
             for sample in self.samples
         ]
+
+    @property
+    def scored(self) -> ScoredData | None:
+        """The samples of the task metrics: the judged ones of ``--calib``, else the inputs."""
+        if self.scoring is None:
+            return None
+        found = self.calibration
+        if found is None or not found.calibrated or (self.labels and not found.labels):
+            return ScoredData(self.scoring, self.feeds, self.labels, self.input_data)
+        return ScoredData(self.scoring, *found.judged)
 
     def without_module(self) -> Loaded:
         """A copy without the model, for the stages that no longer run it."""
@@ -121,6 +137,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         LoadError, UsageError: the model, its inputs or the data cannot be used.
     """
     with journal.running("load", spec.source) as stage:
+        metrics = find_metrics(spec.metric.names)  # a wrong name costs no time
         model = model_of(spec)
         shown = None if spec.image_input else _shown_by_data(model, spec)
         requested = spec.inputs or shown
@@ -156,12 +173,18 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             source = replace(spec.folding.reestimate_bn, preprocess=preprocess, seed=spec.seed)
             model, reestimation, about = _with_statistics_of(source, model, inputs)
             notes += about
+        loaded = Loaded(
+            model, inputs, samples, labels, input_data, calibration, preprocess, reestimation,
+            Scoring(metrics, spec.metric.limits) if metrics else None,
+        )  # fmt: skip
+        if loaded.scored is not None:
+            notes += (check_scored(loaded.model.module, inputs, loaded.scored),)
         title = "ONNX" if model.kind == "onnx" else type(model.module).__name__
         stage.result(f"{model.arch or title}, {inputs}")
     journal.note((*model.notes, *notes))
     if reestimation is not None:
         journal.note([reestimation], level="warning")
-    return Loaded(model, inputs, samples, labels, input_data, calibration, preprocess, reestimation)
+    return loaded
 
 
 def _with_statistics_of(

@@ -124,6 +124,7 @@ def _lower(
                 accuracy=made.accuracy,
                 samples=made.samples,
             ),
+            scores=made.scores,
             notes=(made.about, *made.sentences),
             quantization=_layers(made, data) if quantised else None,
         )
@@ -173,6 +174,7 @@ def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
         inputs_real=spec.input_data is not None,
         labels=loaded.labels,
         batch=SampleForm.of(loaded.inputs).batch,
+        scored=loaded.scored,
     )
     found = loaded.calibration
     if found is None:

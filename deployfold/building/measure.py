@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deployfold.config.build_spec import BuildSpec
+from deployfold.data.real_inputs import tensors_of
 from deployfold.loading import make_inputs
 from deployfold.measuring.measurements import MeasurementInterrupted
 from deployfold.reporting.report import Row
@@ -28,11 +29,18 @@ def measure(
     """
     if not spec.measure:
         return unmeasured_rows(artifacts, "no measurement was requested")
+    scored = loaded.scored
+    if scored is not None:
+        feeds = tuple(tensors_of(feed, loaded.inputs) for feed in scored.feeds)
+        labels = scored.labels
+    else:
+        feeds, labels = loaded.samples if spec.input_data else (), loaded.labels
     extras = Extras(
         batches=spec.batches,
         make_inputs=lambda batch: make_inputs(loaded.inputs.with_batch(batch), seed=spec.seed),
-        feeds=loaded.samples if spec.input_data else (),
-        labels=loaded.labels,
+        feeds=feeds,
+        labels=labels,
+        scoring=loaded.scoring,
         cold_start=spec.cold_start,
     )
     device = run_settings(spec).device

@@ -50,7 +50,7 @@ def make_report(
     """Make the report; ``rows`` are in the order of the table, with the original first."""
     model, inputs = loaded.model, loaded.inputs
     done = status.state == "complete"
-    limits = check(rows, spec.thresholds) if done else ()
+    limits = check(rows, spec.thresholds, spec.metric.limits) if done else ()
     chosen = choose_by(spec.choose, rows, limits) if spec.choose and done else None
     if chosen is not None:
         journal.note([chosen.sentence])

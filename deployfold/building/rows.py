@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 
 from deployfold.config.build_spec import BuildSpec
+from deployfold.data.labels import Label
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
 from deployfold.measuring.accuracy import compare
@@ -23,6 +24,7 @@ from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, LayerTimes, Row
 from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.device_choice import resolve_device, torch_tf32
+from deployfold.scoring import Scoring
 
 from .artifact import Artifact
 
@@ -38,7 +40,8 @@ class Extras:
         batches: batch sizes of a sweep; none by default.
         make_inputs: the inputs for a batch size; a sweep needs it.
         feeds: real inputs, one inference each, for the accuracy; the one input if empty.
-        labels: the class of every sample of ``feeds``.
+        labels: the label of every sample of ``feeds``.
+        scoring: the task metrics of every row, on ``feeds``.
         cold_start: load and run every file once in fresh processes.
         layers: the time of each layer, in the runtimes that tell it.
     """
@@ -46,7 +49,8 @@ class Extras:
     batches: tuple[int, ...] = ()
     make_inputs: Callable[[int], Inputs] | None = None
     feeds: tuple[Inputs, ...] = ()
-    labels: tuple[int, ...] | None = None
+    labels: tuple[Label, ...] | None = None
+    scoring: Scoring | None = None
     cold_start: bool = False
     layers: bool = False
 
@@ -56,6 +60,7 @@ class _Found:
     """The results of the extras so far, by row name, which an interruption keeps."""
 
     accuracy: dict[str, Accuracy | str] = field(default_factory=dict)
+    scores: dict[str, dict[str, float] | str] = field(default_factory=dict)
     sweep: dict[str, tuple[BatchPoint, ...]] = field(default_factory=dict)
     cold_start: dict[str, ColdStart] = field(default_factory=dict)
     layers: dict[str, LayerTimes] = field(default_factory=dict)
@@ -133,7 +138,14 @@ def _accuracy(
     runners: Mapping[str, SharedRunner], inputs: Inputs, extras: Extras, found: _Found, emit: Emit
 ) -> None:
     if extras.feeds or extras.labels is not None:
-        results = compare_over(runners, extras.feeds or (inputs,), labels=extras.labels, emit=emit)
+        results = compare_over(
+            runners,
+            extras.feeds or (inputs,),
+            labels=extras.labels,
+            scoring=extras.scoring,
+            scores=found.scores,
+            emit=emit,
+        )
         found.accuracy = {
             name: one if isinstance(one, str) else Accuracy.model_validate(one)
             for name, one in results.items()
@@ -222,6 +234,9 @@ def _row(
     notes = artifact.notes if measured is None else (*artifact.notes, *measured.notes)
     if isinstance(result, str) and latency is not None:
         notes = (*notes, f"accuracy not measured: {result}")
+    scores = found.scores.get(artifact.name, artifact.scores)
+    if isinstance(scores, str):
+        notes, scores = (*notes, f"task metric not measured: {scores}"), {}
     return Row(
         name=artifact.name,
         title=artifact.title,
@@ -231,6 +246,7 @@ def _row(
         bytes=artifact.bytes,
         latency=None if latency is None else Latency.of(latency),
         accuracy=accuracy,
+        scores=dict(scores),
         not_measured=reason if latency is None else None,
         notes=notes,
         sweep=found.sweep.get(artifact.name, ()),

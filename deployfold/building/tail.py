@@ -15,7 +15,7 @@ from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.split import Split, split
+from deployfold.exporting.split import Split, run_tail, split
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.finish.reference import write_reference
 from deployfold.lowering.graph import load as load_graph
@@ -103,8 +103,7 @@ def _compare(whole: Path, head: Path, tail: Path, loaded: Loaded) -> None:
     for feed in loaded.feeds[:4]:
         expected = run_session(sessions[0], feed)
         between = dict(zip(names, run_session(sessions[1], feed), strict=True))
-        passed = {f"{name}__head": value for name, value in between.items()}
-        results = run_session(sessions[2], {**feed, **between, **passed})
+        results = run_tail(sessions[2], feed, between)
         reference = [torch.from_numpy(value.copy()) for value in expected]
         try:
             check_outputs(reference, results, what="The cut model")

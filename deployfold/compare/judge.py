@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deployfold.errors import UsageError
 from deployfold.reporting import text
 from deployfold.reporting.intervals import Bounds
-from deployfold.reporting.metrics import METRICS, Metric
+from deployfold.reporting.metrics import Metric, metrics_of
 from deployfold.reporting.report import Report, Row, ThresholdResult
 
 from .changes import Change, Changes, Verdict
@@ -117,7 +117,7 @@ def _compare_row(
     if old.latency is not None and new.latency is None:
         why = f"no longer measured: {new.not_measured or 'no reason was recorded'}"
         found.append(_lost(new, why, tolerances))
-    for metric in METRICS.values():
+    for metric in metrics_of((old, new)):
         tolerance = tolerance_for(tolerances, new.name, metric.key)
         if metric.follows is not None and not (tolerance and tolerance.asked):
             continue

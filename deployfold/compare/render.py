@@ -14,8 +14,9 @@ from deployfold.reporting import text
 from deployfold.reporting.comparison import Cell, Mark
 from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
-from deployfold.reporting.metrics import METRICS
+from deployfold.reporting.metrics import find_metric
 from deployfold.reporting.terminal import grid_table
+from deployfold.reporting.units import Unit
 
 from .changes import Change, Changes, Verdict
 
@@ -150,9 +151,10 @@ def _grid(changes: tuple[Change, ...]) -> Grid:
 
 
 def _value(change: Change, value: float | None) -> Cell:
-    if value is None or change.metric not in METRICS:
+    metric = find_metric(change.metric)
+    if value is None or metric is None:
         return Cell(text.NOTHING, Mark.ABSENT)
-    return Cell(METRICS[change.metric].unit.write(value))
+    return Cell(metric.unit.write(value))
 
 
 def _change(change: Change) -> str:
@@ -161,11 +163,17 @@ def _change(change: Change) -> str:
         return ""
     if not math.isfinite(change.old) or not math.isfinite(change.new):
         return ""
-    unit = METRICS[change.metric].unit
+    unit = _unit(change)
     if unit.change is not None:
         return unit.change(change.new - change.old)
     relative = change.relative
     return "" if relative is None else f"{100 * relative:+.1f} %"
+
+
+def _unit(change: Change) -> Unit:
+    metric = find_metric(change.metric)
+    assert metric is not None, "a change without a metric has no values"
+    return metric.unit
 
 
 def _word(change: Change) -> str:
@@ -185,7 +193,7 @@ def _word(change: Change) -> str:
 def _sentence(change: Change) -> str:
     if change.reason is not None or change.old is None or change.new is None:
         return text.clean(f"{change.metric}: {change.reason or change.verdict}")
-    write = METRICS[change.metric].unit.write
+    write = _unit(change).write
     moved = f"{write(change.old)} to {write(change.new)} ({_change(change)})"
     return f"{change.metric} went from {moved.replace(' ()', '')}, limit {change.limit}"
 

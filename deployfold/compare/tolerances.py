@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deployfold.errors import UsageError
-from deployfold.reporting.metrics import METRICS, Metric, find_metric
+from deployfold.reporting.metrics import METRICS, SCORE, Metric, find_metric
 
 ROWS = "rows"
 """The key for the rows themselves, with the only limit ``never``: a measured row stays measured."""
@@ -53,7 +53,8 @@ class Tolerance:
             return f"{100 * self.share:g} %"
         if self.amount is None:
             return "never"
-        return METRICS[self.metric].unit.write_limit(self.amount) if self.amount else "any"
+        metric = find_metric(self.metric)
+        return metric.unit.write_limit(self.amount) if metric and self.amount else "any"
 
 
 _HINT = "Write it as --fail latency=5%, sqnr=3dB, size=1%, ROW:latency=2ms or size=never."
@@ -79,9 +80,16 @@ def parse_tolerances(texts: Iterable[str]) -> tuple[Tolerance, ...]:
 
 
 def tolerance_for(tolerances: Iterable[Tolerance], row: str, metric: str) -> Tolerance | None:
-    """The tolerance for a metric of a row: the row's own, or that of every row."""
+    """The tolerance for a metric of a row: the row's own, that of every row, or the default."""
     found = [one for one in tolerances if one.metric == metric and one.row in (row, None)]
-    return min(found, key=lambda one: one.row is None, default=None)
+    known = find_metric(metric)
+    default = _default(known) if known and metric.startswith(SCORE) else None
+    return min(found, key=lambda one: one.row is None, default=default)
+
+
+def _default(metric: Metric) -> Tolerance:
+    assert metric.default_limit is not None
+    return Tolerance(metric.key, *_parse_limit(metric, metric.default_limit))
 
 
 def _parse(text: str) -> Tolerance:
@@ -89,7 +97,7 @@ def _parse(text: str) -> Tolerance:
     row, _, key = left.rpartition(":")
     metric = find_metric(key)
     if not separator or (metric is None and key != ROWS):
-        known = ", ".join((*METRICS, ROWS))
+        known = ", ".join((*METRICS, f"{SCORE}NAME", ROWS))
         raise UsageError(f"{text!r} is not a tolerance.", hint=f"{_HINT} The metrics are {known}.")
     if limit == "never":
         return Tolerance(metric.key if metric else ROWS, row=row or None, asked=True)
@@ -115,11 +123,7 @@ def _parse_limit(metric: Metric, limit: str) -> tuple[float | None, float | None
 
 
 DEFAULTS: tuple[Tolerance, ...] = (
-    *(
-        Tolerance(metric.key, *_parse_limit(metric, metric.default_limit))
-        for metric in METRICS.values()
-        if metric.default_limit is not None
-    ),
+    *(_default(metric) for metric in METRICS.values() if metric.default_limit is not None),
     Tolerance(ROWS, amount=0.0),
 )
 """The tolerances without ``--fail``: the defaults of the metrics, and measured rows must stay."""

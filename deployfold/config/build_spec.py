@@ -30,6 +30,7 @@ from .optimization_profiles import (
 from .option_field import Panel, check_ranges, group, option
 from .precision import Precision
 from .real_data import CalibrationSpec, PreprocessSpec, read_input_data
+from .task_metrics import MetricSpec
 from .thresholds import Thresholds
 
 
@@ -42,9 +43,7 @@ class BuildSpec:
             ``package.module:factory``.
         written: the options as users write them, by key.
         precisions: the lowered precisions; an fp32 ONNX is always exported.
-        float_io: keep float32 inputs and outputs in lowered models.
         threads: CPU threads; ``None`` takes the number of physical cores.
-        workspace_mib: ``None`` keeps TensorRT's default.
         input_data: the source of real inputs to run on; ``None`` takes seeded random inputs.
         preprocess: how images become inputs, for ``calibration`` and ``input_data`` alike.
         calibration: the data for precisions that need calibration, or that may use it.
@@ -117,7 +116,7 @@ class BuildSpec:
     )
     labels: Path | None = option(
         None,
-        "Labels to measure accuracy with, for --calib, or else for --input-data.",
+        "Labels for --calib, or else for --input-data; classes, COCO's JSON, a folder of masks.",
         Panel.MODEL,
         metavar="FILE|DIR",
     )
@@ -255,6 +254,7 @@ class BuildSpec:
         Panel.MEASUREMENT,
     )
     seed: int = option(0, "Seed of all random choices.", Panel.MEASUREMENT, metavar="N", least=0)
+    metric: MetricSpec = group(MetricSpec)
     thresholds: Thresholds = group(Thresholds)
     choose: str | None = option(
         None,

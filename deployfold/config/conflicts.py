@@ -110,6 +110,18 @@ NEEDS = (
         "Add --calib or --input-data.",
     ),
     Need(
+        ("min-metric",),
+        lambda spec: bool(spec.metric.names),
+        "no task metric is measured",
+        "Add --metric NAME.",
+    ),
+    Need(
+        ("metric",),
+        lambda spec: spec.calibration is not None or spec.input_data is not None,
+        "there is no data to measure it on",
+        "Add --calib or --input-data, and --labels.",
+    ),
+    Need(
         _engine_keys(),
         lambda spec: spec.engine,
         "--no-engine builds none",

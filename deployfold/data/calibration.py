@@ -17,6 +17,7 @@ from deployfold.errors import UsageError
 from deployfold.loading.inputs import make_inputs
 
 from .draw import batches_of, held_back_feeds
+from .labels import Label, label_digest
 from .pictures import by_picture, judged_from
 from .real_inputs import read_data
 from .samples import SampleForm, sample_digest
@@ -53,12 +54,27 @@ class CalibrationData:
     pictures: tuple[int, ...]
     held_back: tuple[Mapping[str, NDArray[Any]], ...]
     judged_from: int
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
     origin: str
     calibrated: bool
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     digest: str
+
+    @property
+    def judged(
+        self,
+    ) -> tuple[tuple[Mapping[str, NDArray[Any]], ...], tuple[Label, ...] | None, str]:
+        """The feeds that only judge, else all held-back ones; their labels, and their name."""
+        alone = self.judged_from < len(self.held_back)
+        start = self.judged_from if alone else 0
+        labels = self.labels
+        if labels is not None:
+            labels = labels[start * len(labels) // len(self.held_back) :]
+        origin = "held back from --calib"
+        if alone:
+            origin = "those of --calib that neither calibration nor the guard saw"
+        return self.held_back[start:], labels, origin
 
 
 def load_calibration(
@@ -142,7 +158,8 @@ def _digest(
     first: int,
     form: SampleForm,
     settings: str,
-    labels: Sequence[int] | None,
+    labels: Sequence[Label] | None,
 ) -> str:
-    whole = [list(samples[:first]), list(samples[first:]), form.batch, settings, labels]
+    known = None if labels is None else [label_digest(one) for one in labels]
+    whole = [list(samples[:first]), list(samples[first:]), form.batch, settings, known]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

@@ -48,6 +48,7 @@ def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> Samp
         files=files,
         notes=preprocess.notes,
         settings=repr(preprocess),
+        preprocess=preprocess,
     )
 
 

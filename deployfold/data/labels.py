@@ -1,4 +1,4 @@
-"""Reads the labels of samples: text, JSON, ``.npy``, or class folders."""
+"""Reads the labels of samples: classes, masks of classes, or boxes."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from deployfold.errors import UsageError, first_few
 
 from .arrays import open_arrays
+from .boxes import Boxes, coco_labels, is_coco
+from .masks import mask_labels
+from .samples import Array, SampleSource, sample_digest
+
+Label: TypeAlias = int | Array | Boxes
+"""The truth of one sample: a class, a mask of classes (height, width), or boxes."""
 
 _FORMATS = (
     "Give a CSV or TSV file of «filename,label», a file with one integer per line in the order of "
-    "the samples, JSON of either, an .npy of integers, or the image folder for class folders."
+    "the samples, JSON of either, an .npy of integers, or the image folder for class folders; for "
+    "masks a folder of PNGs or an .npy of (samples, height, width), for boxes COCO's JSON."
 )
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
 _SHOWN = 3
 
 
 def load_labels(
-    path: Path, *, folder: Path | None, files: Sequence[str] | None, count: int
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    path: Path, source: SampleSource, *, folder: Path | None
+) -> tuple[tuple[Label, ...], tuple[str, ...]]:
     """Read the label of every sample.
 
     Args:
-        path: a file, see :func:`read_labels`; or ``folder`` itself, whose subfolders are then the
-            classes, numbered in the order of their names as in torchvision's ImageFolder.
+        path: one of these: a file of classes, see :func:`read_labels`; an ``.npy`` or ``.npz`` of
+            integers with one mask a sample; a JSON file in COCO's format; ``folder`` itself, whose
+            subfolders are then the classes, numbered in the order of their names as in
+            torchvision's ImageFolder; or another folder, of masks.
+        source: the samples.
         folder: the folder of the images; ``None`` for other samples.
-        files: the images' paths below ``folder``, in sorted order.
-        count: the number of samples.
 
     Returns:
         The labels in the order of the samples, and notes for the report.
@@ -41,13 +51,23 @@ def load_labels(
     Raises:
         UsageError: the labels cannot be read, or do not match the samples.
     """
+    files = source.files
     if path.is_dir():
-        if folder is None or files is None or path.resolve() != folder.resolve():
+        if folder is None or files is None or source.preprocess is None:
             raise UsageError(
-                f"The labels {path} are a folder, but not the folder of the images.", hint=_FORMATS
+                f"The labels {path} are a folder, but the samples are no images.", hint=_FORMATS
             )
-        return _class_folders(folder, files)
+        if path.resolve() == folder.resolve():
+            return _class_folders(folder, files)
+        return mask_labels(path, files=files, preprocess=source.preprocess), ()
     labels = read_labels(path)
+    if is_coco(labels):
+        if folder is None or files is None or source.preprocess is None:
+            raise UsageError(
+                f"The labels {path} are boxes by file name, but the samples are no images.",
+                hint="Give the folder of the images.",
+            )
+        return coco_labels(labels, path, folder=folder, files=files, preprocess=source.preprocess)
     if isinstance(labels, Mapping):
         if files is None:
             raise UsageError(
@@ -55,25 +75,38 @@ def load_labels(
                 hint="Give one integer per line, in the order of the samples.",
             )
         return _by_name(labels, files, path), ()
-    if len(labels) != count:
+    if len(labels) != source.count:
         kind = "samples" if files is None else "images"
         raise UsageError(
-            f"{path} has {len(labels)} labels, but there are {count} {kind}.", hint=_FORMATS
+            f"{path} has {len(labels)} labels, but there are {source.count} {kind}.", hint=_FORMATS
         )
     return tuple(labels), ()
 
 
-def read_labels(path: Path) -> list[int] | dict[str, int]:
-    """The labels in a file: an ``.npy`` of integers, or text for :func:`parse_labels`.
+def label_digest(label: Label) -> int | str:
+    """A value for JSON that differs where two labels differ: the class, or a SHA-256."""
+    if isinstance(label, int):
+        return label
+    parts = (
+        (label.boxes, label.classes, label.ids, label.ignored)
+        if isinstance(label, Boxes)
+        else (label,)
+    )
+    return sample_digest({str(index): part for index, part in enumerate(parts)})
+
+
+def read_labels(path: Path) -> list[Label] | dict[str, Any]:
+    """The labels in a file: arrays for :func:`labels_in`, or text for :func:`parse_labels`.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.
     """
-    if path.suffix == ".npy":
-        array = open_arrays(path).get("")
-        if array is None or array.dtype.kind not in "iu":
-            raise UsageError(f"The labels {path} are not integers.", hint=_FORMATS)
-        return [_integer(str(value), str(path)) for value in array.reshape(-1).tolist()]
+    if path.suffix in (".npy", ".npz"):
+        arrays = open_arrays(path)
+        found = arrays.get("labels", next(iter(arrays.values())) if len(arrays) == 1 else None)
+        if found is None:
+            raise UsageError(f"{path} has no array «labels».", hint=_FORMATS)
+        return labels_in(found, str(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,10 +117,24 @@ def read_labels(path: Path) -> list[int] | dict[str, int]:
     return parse_labels(text, str(path))
 
 
-def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
+def labels_in(array: Array, where: str) -> list[Label]:
+    """The labels in an array of integers: classes, or masks if each sample has two axes.
+
+    Raises:
+        UsageError: the array holds something else.
+    """
+    if array.dtype.kind not in "iu":
+        raise UsageError(f"The labels {where} are not integers.", hint=_FORMATS)
+    if array.ndim == 3:
+        return [np.asarray(mask) for mask in array]
+    return [_integer(str(value), where) for value in array.reshape(-1).tolist()]
+
+
+def parse_labels(text: str, where: str) -> list[Label] | dict[str, Any]:
     """The labels in a text: in the order of the samples, or by file name.
 
-    1. A ``.json`` file is a list of integers, or an object with integers by file name.
+    1. A ``.json`` file is a list of integers, an object with integers by file name, or in COCO's
+       format, whose content is returned as it is.
     2. In another file, every line is an integer; or every line is a file name, a separator and an
        integer, with an optional heading. The separator is a tab if the first line has one, else a
        comma. Blank lines do not count.
@@ -112,13 +159,15 @@ def parse_labels(text: str, where: str) -> list[int] | dict[str, int]:
     return _from_table(text, where, "\t" if "\t" in lines[0][1] else ",")
 
 
-def _from_json(text: str, where: str) -> list[int] | dict[str, int]:
+def _from_json(text: str, where: str) -> list[Label] | dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where} is not JSON: {error}.", hint=_FORMATS) from error
     if not isinstance(value, (list, dict)):
         raise UsageError(f"{where} holds neither a list nor an object.", hint=_FORMATS)
+    if isinstance(value, dict) and is_coco(value):
+        return value
     if isinstance(value, list):
         return [_number(item, f"{where}, entry {index}") for index, item in enumerate(value)]
     return {name: _number(item, f"{where}, {name!r}") for name, item in value.items()}

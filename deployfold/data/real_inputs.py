@@ -15,7 +15,7 @@ from deployfold.config.real_data import RANDOM, CalibrationSpec
 from deployfold.errors import UsageError
 
 from .draw import Drawn, batches_of, draw
-from .labels import load_labels
+from .labels import Label, load_labels
 from .samples import SampleForm, SampleSource
 from .sources import open_source
 
@@ -29,16 +29,16 @@ class ReadData:
     Attributes:
         source: the source.
         drawn: the samples drawn from it.
-        labels: the class of every sample of the source, in its order; ``None`` without labels.
+        labels: the label of every sample of the source, in its order; ``None`` without labels.
         notes: sentences for the report.
     """
 
     source: SampleSource
     drawn: Drawn
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
     notes: tuple[str, ...]
 
-    def labels_of(self, start: int, stop: int) -> tuple[int, ...] | None:
+    def labels_of(self, start: int, stop: int) -> tuple[Label, ...] | None:
         """The labels of the drawn samples from ``start`` up to ``stop``."""
         if self.labels is None:
             return None
@@ -52,25 +52,27 @@ class Samples:
     Attributes:
         feeds: arrays by input name, in the shapes (with the batch axis) and dtypes of the inputs;
             float32 for bfloat16, which numpy lacks.
-        labels: the class of each sample, in order; ``None`` without labels.
+        labels: the label of each sample, in order; ``None`` without labels.
         origin: the source in one phrase, such as «32 of 412 images in pictures/».
         notes: sentences on the decisions made and the samples skipped.
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
     origin: str
     notes: tuple[str, ...]
 
     def tensors(self, inputs: InputSpec) -> tuple[tuple[torch.Tensor, ...], ...]:
         """The feeds as tensors, in the order and dtypes of ``inputs``."""
-        return tuple(
-            tuple(
-                torch.from_numpy(feed[name]).to(getattr(torch, tensor.dtype))
-                for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
-            )
-            for feed in self.feeds
-        )
+        return tuple(tensors_of(feed, inputs) for feed in self.feeds)
+
+
+def tensors_of(feed: Mapping[str, NDArray[Any]], inputs: InputSpec) -> tuple[torch.Tensor, ...]:
+    """One feed as tensors, in the order and dtypes of ``inputs``."""
+    return tuple(
+        torch.from_numpy(feed[name]).to(getattr(torch, tensor.dtype))
+        for name, tensor in zip(inputs.names, inputs.tensors, strict=True)
+    )
 
 
 def load_samples(
@@ -137,13 +139,13 @@ def read_data(
         UsageError: as for :func:`load_samples`.
     """
     source = open_source(spec, inputs, form, arch, role)
-    labels, notes = None, source.notes
+    labels, notes = source.labels, source.notes
+    if labels is not None and len(labels) != source.count:
+        raise UsageError(f"{spec.source} has {len(labels)} labels for {source.count} samples.")
     if spec.labels is not None:
         path = Path(spec.source)
         folder = path if path.is_dir() else None
-        labels, about = load_labels(
-            spec.labels, folder=folder, files=source.files, count=source.count
-        )
+        labels, about = load_labels(spec.labels, source, folder=folder)
         notes += about
     if every:
         drawn = draw(source, source.count, least=least)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from .labels import Label
+    from .preprocess.steps import Preprocess
 
 Array = NDArray[Any]
 Sample = Mapping[str, Array]
@@ -123,6 +127,8 @@ class SampleSource:
         files: the path of each sample below the folder; ``None`` if the samples are not files.
         notes: sentences for the report.
         settings: all other settings that affect the values of the samples, for the digest.
+        preprocess: the steps from an image to a sample; ``None`` if the samples are not images.
+        labels: the labels that the source itself holds, in the order of the samples.
     """
 
     count: int
@@ -131,6 +137,8 @@ class SampleSource:
     files: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
     settings: str = ""
+    preprocess: Preprocess | None = None
+    labels: tuple[Label, ...] | None = None
 
 
 def sample_digest(sample: Sample) -> str:

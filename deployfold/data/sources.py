@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
@@ -11,9 +12,13 @@ from deployfold.errors import UsageError
 
 from .arrays import array_source, open_arrays
 from .images import image_source
+from .labels import labels_in
 from .objects import function_source, tensor_source
 from .preprocess.resolve import resolve_preprocess
 from .samples import SOURCES, SampleForm, SampleSource
+
+_LABELS = "labels"
+"""The array of an ``.npz`` that holds labels, unless the model has an input of that name."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -44,7 +49,12 @@ def open_source(
         raise UsageError(f"The {role} {path} is neither a file nor a folder.", hint=SOURCES)
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return array_source(open_arrays(path), form, f"samples of {path.name}", str(path))
+        arrays = open_arrays(path)
+        labels = None
+        if len(arrays) > 1 and _LABELS in arrays and _LABELS not in form.names:
+            labels = tuple(labels_in(arrays.pop(_LABELS), f"in {path}"))
+        found = array_source(arrays, form, f"samples of {path.name}", str(path))
+        return replace(found, labels=labels)
     if suffix in (".pt", ".pth"):
         return tensor_source(path, form)
     raise UsageError(f"{path} is not a supported kind of {role}.", hint=SOURCES)
@@ -71,6 +81,8 @@ def inputs_in(source: str) -> InputSpec | None:
         return None
     tensors = []
     arrays = open_arrays(path)
+    if len(arrays) > 1:
+        arrays.pop(_LABELS, None)
     first_axes = {array.shape[:1] for array in arrays.values()}
     stacked = len(first_axes) == 1 and () not in first_axes
     for name, array in arrays.items():

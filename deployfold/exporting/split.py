@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
+import onnxruntime as ort
 from onnx_ir.passes import common
 
 from .onnx_graph import module_of
+from .session import Array, run_session
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,22 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         op_type=own.op_type,
         tail_nodes=len(tail_graph.graph),
     )
+
+
+PASSED = "__head"
+"""Ends the name of a tensor that the tail passes through."""
+
+
+def run_tail(
+    session: ort.InferenceSession, feed: Mapping[str, Array], between: Mapping[str, Array]
+) -> tuple[Array, ...]:
+    """The model's outputs, of its inputs and of what its head gave, by name.
+
+    Raises:
+        ExportError: ONNX Runtime fails.
+    """
+    passed = {f"{name}{PASSED}": value for name, value in between.items()}
+    return run_session(session, {**feed, **between, **passed})
 
 
 def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
@@ -165,7 +183,7 @@ def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
     for number, result in enumerate(results):
         if result in passing:  # a graph output has another name than an input
             entry, name = passing[result], str(result.name)
-            entry.name = f"{name}__head"
+            entry.name = f"{name}{PASSED}"
             copy = ir.node("Identity", [entry], name=f"{name}__pass")
             copy.outputs[0].name = name
             copy.outputs[0].shape, copy.outputs[0].type = result.shape, result.type

@@ -66,12 +66,14 @@ def lower(
     """
     options = options or LoweringOptions()
     write = _FAMILIES[precision.record.family]
-    if cache is None or data.digest is None or precision.record.family != "qdq":
+    # A task metric can be any code, and its numbers belong to the result.
+    keyed = data.digest is not None and data.scored is None
+    if cache is None or not keyed or precision.record.family != "qdq":
         return write(source, path, precision, data, options, progress)
     key = cache_key(
         {
             "onnx": sha256(source),
-            "data": data.digest,
+            "data": str(data.digest),
             "precision": precision.value,
             "options": repr(options),
             "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",

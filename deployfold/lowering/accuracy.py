@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from deployfold.config.task_metrics import MetricLimit
+from deployfold.data.labels import Label
 from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.split import run_tail
+from deployfold.runtimes.tail_name import tail_name
+from deployfold.scoring import Scoring, labelled
 from deployfold.util.numerics import max_abs_diff, sqnr_db
 
 from .output_parts import output_parts
@@ -39,6 +44,8 @@ class Measured:
         lost: whether an output is infinite or NaN where the fp32 model's output is finite.
         outputs: every compared output; an output that joins several quantities is listed part by
             part.
+        scores: the numbers of the task metrics by name; empty without any.
+        missed: the limits of the task metrics that these numbers miss, with the fp32 model's.
         likely_agreement: the agreement to expect on other samples. The estimate shuffles each
             sample's errors among its classes and subtracts the standard error.
     """
@@ -54,6 +61,8 @@ class Measured:
     reshaped: tuple[str, ...] = ()
     lost: bool = False
     outputs: tuple[OutputMeasure, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    missed: tuple[MetricLimit, ...] = ()
 
 
 class Measurer:
@@ -62,18 +71,32 @@ class Measurer:
     Args:
         reference: the fp32 ONNX file.
         feeds: input arrays by name, one mapping a run.
-        labels: the class of every sample; the samples of a batch follow one another.
+        labels: the label of every sample; the samples of a batch follow one another.
+        scoring: task metrics of the model's outputs, through the tail if ``reference`` is a head.
     """
 
     def __init__(
-        self, reference: Path, feeds: Sequence[Mapping[str, Array]], labels: Sequence[int] | None
+        self,
+        reference: Path,
+        feeds: Sequence[Mapping[str, Array]],
+        labels: Sequence[Label] | None,
+        scoring: Scoring | None = None,
     ) -> None:
         self._feeds = feeds
         self._parts = output_parts(reference)
         session = open_session(reference, optimize=False)
         self._names = [output.name for output in session.get_outputs()]
         self._expected = self._run(session)
-        self._labels = None if labels is None else np.asarray(labels)
+        classes = labels if labels and all(isinstance(one, int) for one in labels) else None
+        self._labels = None if classes is None else np.asarray(classes)
+        self._all_labels = labels
+        self._scoring = scoring
+        self._tail: ort.InferenceSession | None = None
+        tail = tail_name(reference.name)
+        if scoring is not None:
+            self._tail = open_session(reference.with_name(tail)) if tail else None
+            self._whole = [self._finish(*one) for one in self._by_feed(self._expected)]
+            self._own = self._score(self._whole)
         floats = [expected[0].dtype.kind == "f" for expected in self._expected]
         # Integer outputs, such as class numbers, count only if the model has no float output.
         self._compared = floats if any(floats) else [True] * len(floats)
@@ -111,7 +134,14 @@ class Measurer:
             if self._labels is not None and len(self._labels) == len(before):
                 accuracy = float((after == self._labels).mean())
                 right = float((before == self._labels).mean())
+        task: Mapping[str, float] = {}
+        missed: tuple[MetricLimit, ...] = ()
+        if self._scoring is not None:
+            task = self._score([self._finish(*one) for one in self._by_feed(actual)])
+            missed = self._scoring.missed(task, self._own)
         return Measured(
+            scores=task,
+            missed=missed,
             sqnr_db=worst,
             noise=noise_of(worst),
             agreement=agreement,
@@ -139,6 +169,26 @@ class Measurer:
                 OutputMeasure(part.label, pair[0][0].shape, sqnr_db(*pair), max_abs_diff(*pair))
             )
         return parts or [whole]
+
+    def _score(self, outputs: Sequence[Sequence[Array]]) -> dict[str, float]:
+        """The task metrics of the outputs of every feed, next to the fp32 model's."""
+        assert self._scoring is not None
+        scores = self._scoring.begin()
+        pairs = labelled(list(zip(outputs, self._whole, strict=True)), self._all_labels)
+        for (own, reference), labels in pairs:
+            scores.add(own, labels, reference)
+        return scores.result()
+
+    def _by_feed(
+        self, outputs: Sequence[Sequence[Array]]
+    ) -> Iterator[tuple[Mapping[str, Array], tuple[Array, ...]]]:
+        return zip(self._feeds, zip(*outputs, strict=True), strict=True)
+
+    def _finish(self, feed: Mapping[str, Array], outputs: Sequence[Array]) -> Sequence[Array]:
+        """The outputs of the whole model, of those of a head."""
+        if self._tail is None:
+            return outputs
+        return run_tail(self._tail, feed, dict(zip(self._names, outputs, strict=True)))
 
     def _run(self, session: ort.InferenceSession) -> list[list[Array]]:
         runs = [run_session(session, feed) for feed in self._feeds]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
+from deployfold.data.labels import Label
 from deployfold.exporting.session import Array
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
+from deployfold.scoring import Scoring, labelled
 
 Feed: TypeAlias = Mapping[str, Array]
 """The arrays of one inference by input name."""
@@ -22,6 +24,27 @@ The runs give the ranges of tensors and the accuracy.
 
 
 @dataclass(frozen=True)
+class ScoredData:
+    """The samples that the task metrics of every row are measured on.
+
+    Attributes:
+        scoring: the metrics and their limits.
+        feeds: the inputs of one inference each.
+        labels: the label of every sample; ``None`` without labels.
+        origin: the source in one phrase.
+    """
+
+    scoring: Scoring
+    feeds: Sequence[Feed]
+    labels: tuple[Label, ...] | None
+    origin: str = ""
+
+    def pairs(self) -> Iterator[tuple[Feed, Sequence[Label]]]:
+        """Each feed with the labels of its samples."""
+        return labelled(self.feeds, self.labels)
+
+
+@dataclass(frozen=True)
 class LoweringData:
     """The samples of a build.
 
@@ -29,36 +52,38 @@ class LoweringData:
         inputs: the inputs that the build runs on; at least one.
         inputs_origin: the source of ``inputs`` in one phrase, such as ``random inputs``.
         inputs_real: whether ``inputs`` are the user's data rather than random numbers.
-        labels: classes of the samples of ``inputs``.
+        labels: labels of the samples of ``inputs``.
         calibration: the samples that quantisation is fitted to; empty without ``--calib``.
         pictures: for each calibration sample, the number of its picture, or of another source of
             similar samples; empty if every sample has a different source.
         held_back: other samples of the same source, for the guard's measurements.
-        held_back_labels: classes of the held-back samples.
+        held_back_labels: labels of the held-back samples.
         judged: samples that neither calibration nor the guard uses, for the reported accuracy. If
             empty, the report gives the accuracy on the held-back samples.
-        judged_labels: classes of the judged samples.
+        judged_labels: labels of the judged samples.
         calibration_origin: the calibration source in one phrase.
         calibration_real: whether the calibration samples are the user's data rather than random
             numbers.
         digest: SHA-256 of the calibration data; ``None`` keeps the result out of the cache.
         batch: number of samples in one feed.
+        scored: the samples of the task metrics; ``None`` without task metrics.
     """
 
     inputs: Sequence[Feed]
     inputs_origin: str = "inputs"
     inputs_real: bool = False
-    labels: tuple[int, ...] | None = None
+    labels: tuple[Label, ...] | None = None
     calibration: Sequence[Feed] = ()
     pictures: tuple[int, ...] = ()
     held_back: Sequence[Feed] = ()
-    held_back_labels: tuple[int, ...] | None = None
+    held_back_labels: tuple[Label, ...] | None = None
     judged: Sequence[Feed] = ()
-    judged_labels: tuple[int, ...] | None = None
+    judged_labels: tuple[Label, ...] | None = None
     calibration_origin: str = ""
     calibration_real: bool = False
     digest: str | None = None
     batch: int = 1
+    scored: ScoredData | None = None
 
     @property
     def range_inputs(self) -> list[Feed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ class LoweredModel:
         head_room: the head-room of a model with float16 tensors; otherwise ``None``.
         cached: whether the file comes from the cache of an earlier run.
         outputs: every output; an output that joins several quantities is listed part by part.
+        scores: the numbers of the task metrics by name.
     """
 
     path: Path
@@ -138,6 +139,7 @@ class LoweredModel:
     head_room: HeadRoom | None = None
     cached: bool = False
     outputs: tuple[OutputMeasure, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:

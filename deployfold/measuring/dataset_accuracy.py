@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from deployfold.errors import MeasureError
+from deployfold.data.labels import Label
+from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.runtimes.failures import summary
-from deployfold.runtimes.protocol import Inputs, Runner
+from deployfold.runtimes.protocol import Array, Inputs, Runner
+from deployfold.scoring import Scores, Scoring
 
 from .accuracy import Accuracy, Comparison
 from .shared_runners import shared
+
+
+@dataclass
+class _Row:
+    """The results of one row so far."""
+
+    comparison: Comparison = field(default_factory=Comparison)
+    scores: Scores | None = None
+    failed: str = ""
+    not_compared: str = ""
+    not_scored: str = ""
 
 
 def compare_over(
     runners: Mapping[str, Runner],
     feeds: Sequence[Inputs],
     *,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[Label] | None = None,
     baseline: str | None = None,
+    scoring: Scoring | None = None,
+    scores: dict[str, dict[str, float] | str] | None = None,
     emit: Emit = ignore,
 ) -> dict[str, Accuracy | str]:
     """Run every row on every feed and compare it with the baseline's outputs on the same feed.
@@ -26,13 +42,17 @@ def compare_over(
     Args:
         runners: the runners by row name; each is loaded once, and closed at the end.
         feeds: the inputs of one inference each; the first axis of the first input is the batch.
-        labels: the class of every sample of every feed, in order.
+        labels: the label of every sample of every feed, in order.
         baseline: the row to compare the others with; ``None`` for the first row.
+        scoring: the task metrics of every row. With them, outputs of other shapes than the
+            baseline's cost a row its comparison alone.
+        scores: receives the numbers of the task metrics, or the reason why there are none, by row
+            name, the baseline included.
         emit: receives a :class:`StageProgress` of stage ``"measure"`` for each feed.
 
     Returns:
         The accuracy, or the reason why there is none, by row name. The baseline is included only
-        with labels, for its own accuracy.
+        with labels of classes, for its own accuracy.
 
     Raises:
         MeasureError: there is nothing to run, or the number of labels is not that of the samples.
@@ -41,34 +61,71 @@ def compare_over(
         raise MeasureError("There is nothing to compare.")
     base = next(iter(runners)) if baseline is None else baseline
     split = _split(labels, feeds)
-    comparisons = {name: Comparison() for name in runners if name != base or labels is not None}
-    failed: dict[str, str] = {}
+    classes = labels is not None and all(isinstance(one, int) for one in labels)
+    rows = {name: _Row() for name in (base, *runners)}
     with shared(runners) as kept:
-        for name in (base, *comparisons):
+        for name, row in rows.items():
             try:
+                row.scores = scoring.begin() if scoring is not None else None
                 kept[name].load()
             except Exception as error:
-                failed[name] = summary(error)
+                row.failed = summary(error)
         for number, (feed, known) in enumerate(zip(feeds, split, strict=True), 1):
             emit(StageProgress("measure", f"accuracy, input {number}", number / len(feeds)))
-            if base in failed:
-                break
-            try:
-                reference = kept[base].run(feed)
-            except Exception as error:
-                failed[base] = summary(error)
-                break
-            for name, comparison in comparisons.items():
-                if name not in failed:
-                    try:
-                        outputs = reference if name == base else kept[name].run(feed)
-                        comparison.add(reference, outputs, known)
-                    except Exception as error:
-                        failed[name] = summary(error)
-    if base in failed:
-        reason = f"the baseline failed: {failed[base]}"
-        return dict.fromkeys(comparisons, reason)
-    return {name: failed.get(name) or one.result() for name, one in comparisons.items()}
+            reference: Sequence[Array] = ()
+            for name, row in rows.items():
+                if row.failed or (rows[base].failed and name != base):
+                    continue
+                try:
+                    outputs = kept[name].run(feed)
+                except Exception as error:
+                    row.failed = summary(error)
+                    continue
+                reference = outputs if name == base else reference
+                _add(row, reference, outputs, known, classes=classes)
+    found: dict[str, Accuracy | str] = {}
+    for name, row in rows.items():
+        reason = row.failed
+        if name != base and rows[base].failed:
+            reason = f"the baseline failed: {rows[base].failed}"
+        if name != base or (classes and not (scoring and row.not_compared)):
+            found[name] = reason or row.not_compared or row.comparison.result()
+        if scores is not None and row.scores is not None:
+            scores[name] = reason or row.not_scored or _result(row.scores)
+    if rows[base].failed and base in found:
+        found[base] = f"the baseline failed: {rows[base].failed}"
+    return found
+
+
+def _add(
+    row: _Row,
+    reference: Sequence[Array],
+    outputs: Sequence[Array],
+    known: Sequence[Label] | None,
+    *,
+    classes: bool,
+) -> None:
+    """Add one inference to the comparison and to the task metrics; each may fail alone."""
+    if not row.not_compared:
+        own = [one for one in known if isinstance(one, int)] if known and classes else None
+        try:
+            row.comparison.add(reference, outputs, own)
+        except Exception as error:
+            row.not_compared = summary(error)
+            if row.scores is None:
+                row.failed = row.not_compared
+    if row.scores is not None and not row.not_scored:
+        try:
+            row.scores.add(outputs, known or (), reference)
+        except DeployfoldError as error:
+            row.not_scored = error.message
+
+
+def _result(scores: Scores) -> dict[str, float] | str:
+    try:
+        return scores.result()
+    except DeployfoldError as error:
+        return error.message
 
 
 def batch_of(inputs: Inputs) -> int:
@@ -77,13 +134,13 @@ def batch_of(inputs: Inputs) -> int:
     return int(shape[0]) if shape else 1
 
 
-def _split(labels: Sequence[int] | None, feeds: Sequence[Inputs]) -> list[Sequence[int] | None]:
+def _split(labels: Sequence[Label] | None, feeds: Sequence[Inputs]) -> list[Sequence[Label] | None]:
     if labels is None:
         return [None] * len(feeds)
     counts = [batch_of(feed) for feed in feeds]
     if len(labels) != sum(counts):
         raise MeasureError(f"There are {len(labels)} labels for {sum(counts)} samples.")
-    parts: list[Sequence[int] | None] = []
+    parts: list[Sequence[Label] | None] = []
     start = 0
     for count in counts:
         parts.append(labels[start : start + count])

@@ -3,8 +3,8 @@
 An artifact is a candidate if all of these hold:
 
 1. its latency was measured here, and the 95 % interval of its speed-up lies above 1;
-2. its accuracy was measured, and is no more than a point (with labels), or no less than 30 dB of
-   SQNR (without), away from the original's;
+2. its accuracy was measured: by the first task metric, else by labels, else by SQNR; a metric or
+   labels lose no more than a point, and the SQNR is no less than 30 dB;
 3. its low precision, if it has one, was calibrated on real inputs.
 
 The fastest candidate is chosen.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from . import text
 from .intervals import faster, settled_speedup
-from .metrics import METRICS, ROUNDING_DB
+from .metrics import METRICS, ROUNDING_DB, score_metric
 from .report import Report, Row
 
 
@@ -53,11 +53,18 @@ def choose(report: Report) -> Choice:
 def is_candidate(row: Row, baseline: Row) -> bool:
     """The row meets the three conditions in this module's description."""
     calibrated = row.quantization is None or row.quantization.calibrated
-    return faster(row) and row.accuracy is not None and calibrated and not loses(row, baseline)
+    return faster(row) and judged(row) and calibrated and not loses(row, baseline)
+
+
+def judged(row: Row) -> bool:
+    """The row's outputs were compared with the original's, or scored by a task metric."""
+    return row.accuracy is not None or bool(row.scores)
 
 
 def loses(row: Row, baseline: Row) -> bool:
     """The row's outputs are further from the original's than condition 2 allows."""
+    for name in list(row.scores)[:1]:
+        return score_metric(name).lost(row, baseline)
     with_labels = METRICS["accuracy"]
     judge = METRICS["sqnr"] if with_labels.read(row) is None else with_labels
     return judge.lost(row, baseline)
@@ -77,6 +84,10 @@ def describe(row: Row, baseline: Row) -> str:
 
 def outputs(row: Row, baseline: Row) -> str:
     """How the outputs differ from the original's, in words; empty where that was not measured."""
+    for name, value in list(row.scores.items())[:1]:
+        original = baseline.scores.get(name)
+        of = "" if original is None else f" ({original:.4g} in the original)"
+        return f"{text.clean(name)} {value:.4g}{of}"
     accuracy = row.accuracy
     if accuracy is None:
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import text
-from .choice import loses
+from .choice import judged, loses
 from .report import Chosen, Row, ThresholdResult
 
 
@@ -94,9 +94,4 @@ def choose_by(
 
 def _fit(row: Row, baseline: Row) -> bool:
     calibrated = row.quantization is None or row.quantization.calibrated
-    return (
-        row.artifact is not None
-        and row.accuracy is not None
-        and calibrated
-        and not loses(row, baseline)
-    )
+    return row.artifact is not None and judged(row) and calibrated and not loses(row, baseline)

@@ -9,7 +9,7 @@ from enum import Enum
 
 from . import text
 from .footnotes import Footnotes
-from .metrics import METRICS, Metric
+from .metrics import Metric, metrics_of
 from .report import Report, Row
 
 
@@ -76,7 +76,7 @@ class Comparison:
 
 def comparison(report: Report, notes: Footnotes) -> Comparison:
     """The titles and every metric that the report's rows have enough of, in the order shown."""
-    metrics = [metric for metric in METRICS.values() if metric.in_table]
+    metrics = [metric for metric in metrics_of(report.rows) if metric.in_table]
     shown = [metric for metric in metrics if metric.shown(report.rows)]
     return Comparison(
         _titles(report, notes), tuple(_column(metric, report, notes) for metric in shown)

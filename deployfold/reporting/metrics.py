@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from . import text, units
@@ -258,7 +259,41 @@ baseline drifts along."""
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ALL}
 _BY_ALIAS = {alias: metric for metric in _ALL for alias in metric.aliases}
 
+SCORE = "metric."
+"""Begins the key of a task metric: ``metric.box_ap``."""
+
+
+@lru_cache(maxsize=64)
+def score_metric(name: str) -> Metric:
+    """The metric of one number of a task metric, such as ``box_ap``."""
+
+    def read(row: Row) -> float | None:
+        return row.scores.get(name)
+
+    def lost(row: Row, baseline: Row) -> bool:
+        own, first = read(row), read(baseline)
+        # A point of a share; a hundredth of a greater number.
+        return own is not None and first is not None and own < first - LOST_SHARE * max(1.0, first)
+
+    return Metric(
+        f"{SCORE}{name}", name, units.NUMBER, "more", read, "inputs", default_limit="1%",
+        lost=lost, drop_rank=145,
+    )  # fmt: skip
+
+
+def metrics_of(rows: Sequence[Row]) -> list[Metric]:
+    """All metrics, and those of the rows' own task metrics, in the order of the columns."""
+    names = dict.fromkeys(name for row in rows for name in row.scores)
+    found = []
+    for metric in METRICS.values():
+        found.append(metric)
+        if metric.key == "accuracy":
+            found += [score_metric(name) for name in names]
+    return found
+
 
 def find_metric(key: str) -> Metric | None:
     """The metric of a key or of an older key; ``None`` if there is none."""
+    if key.startswith(SCORE) and key != SCORE:
+        return score_metric(key.removeprefix(SCORE))
     return METRICS.get(key) or _BY_ALIAS.get(key)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from pydantic import Field
+
 from .fields import Count, Frozen, Number
 from .layers import EngineLayers, LayerTimes, QuantizationSummary
 
@@ -217,6 +219,7 @@ class Row(Frozen):
         parameters, batchnorm_layers, bytes: ``None`` where they are not known.
         latency: ``None`` where it was not measured; ``not_measured`` then holds the reason.
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
+        scores: the numbers of task metrics by name, more is better; of the baseline as well.
         sweep: throughput by batch size, where it was asked for.
         cold_start: where it was asked for and the row is a file that a runtime loads.
         quantization: of a quantised row.
@@ -232,6 +235,7 @@ class Row(Frozen):
     bytes: Count | None = None
     latency: Latency | None = None
     accuracy: Accuracy | None = None
+    scores: dict[str, Number] = Field(default_factory=dict)
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
     sweep: tuple[BatchPoint, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from deployfold.errors import UsageError
 
 from . import text
-from .metrics import METRICS, Metric, find_metric
+from .metrics import METRICS, SCORE, Metric, find_metric
 from .report import Report, Row
 
 
@@ -41,7 +41,7 @@ def check_column(column: str) -> Metric:
     if metric is None:
         raise UsageError(
             f"There is no column {text.clean(column)!r} to sort by.",
-            hint=f"Use one of: {', '.join(METRICS)}.",
+            hint=f"Use one of: {', '.join(METRICS)}; or {SCORE}NAME of a task metric.",
         )
     return metric
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from deployfold.config.task_metrics import MetricLimit
 from deployfold.config.thresholds import Thresholds
 
 from .metrics import METRICS
 from .report import Row, ThresholdResult
 
 
-def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...]:
+def check(
+    rows: Sequence[Row], limits: Thresholds, metrics: Sequence[MetricLimit] = ()
+) -> tuple[ThresholdResult, ...]:
     """One result for each limit; the first row is the baseline.
 
     A limit on a value that was not measured is missed, with ``value`` ``None``: a build must not
@@ -29,7 +32,33 @@ def check(rows: Sequence[Row], limits: Thresholds) -> tuple[ThresholdResult, ...
         ("min-speedup-of", "speedup", limits.min_speedup_of),
     ):
         results.extend(_of_row(rows, name, key, row, limit) for row, limit in named)
+    results += [_min_metric(rows, one) for one in metrics]
     return tuple(results)
+
+
+def _min_metric(rows: Sequence[Row], limit: MetricLimit) -> ThresholdResult:
+    """No row that was measured has less; the result names the worst.
+
+    A row that this machine cannot run, such as an engine without its GPU, has no number here; the
+    ONNX that it was made from has one.
+    """
+    original = rows[0].scores.get(limit.name) if rows else None
+    least = limit.value if original is None else limit.least(original)
+    name = f"min-metric {limit.name}"
+    if limit.unit and original is None:
+        return ThresholdResult(name=name, limit=least, value=None, row=None, passed=False)
+    measured = [row for row in rows if row.scores or row.latency is not None]
+    if not measured:
+        return ThresholdResult(name=name, limit=least, value=None, row=None, passed=False)
+
+    def value_of(row: Row) -> float:
+        value = row.scores.get(limit.name)
+        return -math.inf if value is None or math.isnan(value) else value
+
+    worst = min(measured, key=value_of)
+    value, row = worst.scores.get(limit.name), worst.name
+    passed = value is not None and value >= least
+    return ThresholdResult(name=name, limit=least, value=value, row=row, passed=passed)
 
 
 def _min_speedup(rows: Sequence[Row], limit: float) -> ThresholdResult:

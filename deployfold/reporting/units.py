@@ -57,6 +57,13 @@ OUTPUT_UNITS = Unit(text.difference, text.difference, {"": 1.0})
 DECIBELS = Unit(
     text.decibels, text.decibels, {"dB": 1.0}, change=lambda change: f"{change:+.1f} dB"
 )
+NUMBER = Unit(
+    lambda value: f"{value:.4g}",
+    lambda value: f"{value:.4g}",
+    {"": 1.0, "pt": 0.01},
+    change=lambda change: f"{change:+.4f}",
+)
+"""A number of a task metric; a point (pt) is 0.01."""
 SHARE = Unit(
     text.percent,
     text.percent,

@@ -10,8 +10,22 @@ from calibration_toys import folder, load, picture, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployfold.data.labels import load_labels, parse_labels
+from deployfold.data.labels import Label, parse_labels
+from deployfold.data.labels import load_labels as load_labels_of
+from deployfold.data.preprocess.steps import Preprocess
+from deployfold.data.samples import SampleSource
 from deployfold.errors import UsageError
+
+STEPS = Preprocess((8, 8), "cover", (8, 8), "bilinear", (0.0,), (1.0,), "nchw", "rgb")
+
+
+def load_labels(
+    path: Path, *, folder: Path | None, files: tuple[str, ...] | None, count: int
+) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    steps = None if files is None else STEPS
+    source = SampleSource(count, lambda index: {}, "samples", files, preprocess=steps)
+    return load_labels_of(path, source, folder=folder)
+
 
 LABELS = st.integers(0, 10**9 - 1)
 NAMES = st.text(
@@ -113,7 +127,7 @@ def test_labels_that_do_not_match_the_images(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("1\n2\n")
     assert "2 labels, but there are 3 images." in refusal(source, labels=tmp_path / "l.txt")
     assert "Cannot read the labels" in refusal(source, labels=tmp_path / "none.csv")
-    assert "not the folder of the images" in refusal(source, labels=tmp_path)
+    assert "has no mask for" in refusal(source, labels=tmp_path)
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe1\x00")
     assert "are not UTF-8 text" in refusal(source, labels=tmp_path / "l.txt")
 

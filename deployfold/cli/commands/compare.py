@@ -58,8 +58,9 @@ def compare(
         typer.Option(
             metavar="[ROW:]METRIC=LIMIT",
             help="How much worse a metric may get: latency=5%, sqnr=3dB, size=1MB, accuracy=0.5pt "
-            f"(percentage points), size=never. Metrics: {', '.join(METRICS)}; rows fails if a "
-            f"row is no longer measured. By default: {_default_limits()}. Repeat it for several.",
+            f"(percentage points), size=never. Metrics: {', '.join(METRICS)}, metric.NAME "
+            "of a task metric; rows fails if a row is no longer measured. By default: "
+            f"{_default_limits()}. Repeat it for several.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -103,6 +104,15 @@ def compare(
         typer.Option(
             metavar="ROW=X",
             help="Fail unless this row of NEW is X times as fast; repeatable.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    min_metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE|-N%",
+            help="Fail if a row of NEW has less of a task metric; -1% is of its original's; "
+            "repeatable.",
             rich_help_panel=LIMITS,
         ),
     ] = None,
@@ -171,7 +181,7 @@ def compare(
     for_reports: dict[str, object] = {
         "--fail": fail, "--min-speedup": min_speedup, "--max-latency-ms": max_latency_ms,
         "--max-diff-of": max_diff_of, "--min-speedup-of": min_speedup_of, "--junit": junit,
-        "--strict": strict or None,
+        "--min-metric": min_metric, "--strict": strict or None,
     }  # fmt: skip
     for_layers: dict[str, object] = {
         "--min-sqnr": min_sqnr, "--arch": arch, "--input": input, "--input-data": inputs,
@@ -204,6 +214,7 @@ def compare(
         regression_sentences,
     )
     from deployfold.compare.tolerances import parse_tolerances
+    from deployfold.config.task_metrics import parse_metric_limits
     from deployfold.config.thresholds import Thresholds, parse_row_limits
     from deployfold.errors import ThresholdError
     from deployfold.reporting.report import load_report
@@ -219,9 +230,8 @@ def compare(
         min_speedup_of=parse_row_limits(min_speedup_of or ()),
     )
     before, after = load_report(old), load_report(new)
-    changes = compare_reports(
-        before, after, tolerances, limits=check(after.rows, limits), strict=strict
-    )
+    checked = check(after.rows, limits, parse_metric_limits(min_metric or ()))
+    changes = compare_reports(before, after, tolerances, limits=checked, strict=strict)
     if markdown is not None:
         write_text(markdown, changes_markdown(changes))
     if junit is not None:

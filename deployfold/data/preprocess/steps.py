@@ -81,6 +81,22 @@ class Preprocess:
             values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1) if self.layout == "nchw" else values)
 
+    def frame(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Where :meth:`apply` puts a pixel of an image: at ``(x * a + c, y * b + d)``.
+
+        Args:
+            width, height: of the image.
+
+        Returns:
+            a, b, c, d.
+        """
+        rows, columns = self._resized(height, width)
+        left, top = (
+            (own - side) // 2 if side < own else -round((side - own) / 2)
+            for side, own in ((columns, self.crop[1]), (rows, self.crop[0]))
+        )
+        return columns / width, rows / height, left, top
+
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         box_height, box_width = self.resize
         if self.fit == "squash":

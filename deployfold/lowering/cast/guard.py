@@ -6,7 +6,8 @@
    of these values stay.
 3. If an output has less SQNR than the limit, the costliest tensors (see :mod:`.sensitivity`) are
    not rounded: the nodes that compute and read these tensors stay.
-4. After each step the whole model is converted and measured again, with every tensor rounded.
+4. If a task metric misses its limit, step 3 follows with a limit 6 dB above the SQNR.
+5. After each step the whole model is converted and measured again, with every tensor rounded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer, noise_of
@@ -40,6 +42,9 @@ _ROUNDS = 8
 _MARGIN_DB = 1.0
 """Margin over the limit that the search aims at, because errors do not add up exactly."""
 
+_METRIC_DB = 6.0
+"""How much more SQNR each round aims at while a task metric misses its limit."""
+
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -52,12 +57,14 @@ class Guarded:
         measured: the accuracy on the inputs, with every 16-bit tensor rounded.
         ranges: the ranges of all tensors of the fp32 model; empty if the guard did not need them.
         head_room: the least head-room of the float16 tensors; ``None`` without such tensors.
+        scores: the numbers of the task metrics by name.
     """
 
     kept: dict[str, str]
     measured: Measured
     ranges: dict[str, TensorRange]
     head_room: HeadRoom | None
+    scores: Mapping[str, float]
 
 
 class CastGuard:
@@ -69,6 +76,7 @@ class CastGuard:
         inputs: the feeds for ranges and accuracy.
         measurer: a measurer with the fp32 model's outputs on ``inputs``.
         scratch: a directory for temporary files.
+        scorer: a measurer with the fp32 model's outputs on the samples of the task metrics.
         float_io: graph inputs and outputs keep float32.
         progress: a callback that receives the current step.
     """
@@ -83,9 +91,11 @@ class CastGuard:
         *,
         float_io: bool,
         progress: Progress,
+        scorer: Measurer | None = None,
     ) -> None:
         self._model, self._form, self._inputs = model, form, inputs
         self._measurer, self._scratch = measurer, scratch
+        self._scorer = scorer
         self._float_io, self._progress = float_io, progress
         self._ranges: dict[str, TensorRange] = {}
         untyped = any(v.type is None for node in model.graph for v in node.outputs)
@@ -113,6 +123,7 @@ class CastGuard:
                 if name not in kept
             }
         measured: Measured | None = None
+        missed: tuple[MetricLimit, ...] = ()
         before = dict(kept)
         for number in range(_ROUNDS):
             measured = self._measure(kept)
@@ -120,8 +131,13 @@ class CastGuard:
                 more = self._around_loss(kept)
                 before |= more
             elif limit_db is None or measured.sqnr_db >= limit_db:
-                self._check_rest(before, kept, limit_db)
-                return Guarded(kept, measured, self._ranges, self._head_room(kept))
+                scored = self._score(kept)
+                if limit_db is None or scored is None or not scored.missed:
+                    self._check_rest(before, kept, limit_db)
+                    scores = scored.scores if scored else {}
+                    return Guarded(kept, measured, self._ranges, self._head_room(kept), scores)
+                missed = scored.missed
+                more = self._costliest(kept, measured.sqnr_db + _METRIC_DB)
             else:
                 # Each round aims at 3 dB more, because interacting errors made the last prediction
                 # too good.
@@ -130,7 +146,7 @@ class CastGuard:
                 break
             kept |= more
         assert measured is not None
-        raise AccuracyError(self._refusal(measured, limit_db))
+        raise AccuracyError(self._refusal(measured, limit_db, missed))
 
     def _look_at_ranges(self) -> None:
         path = self._scratch / "fp32.onnx"
@@ -141,6 +157,12 @@ class CastGuard:
     def _measure(self, kept: Mapping[str, str]) -> Measured:
         self._progress(f"measuring {self._form.name} with every tensor rounded")
         return self._measurer.measure(self._rounded(kept))
+
+    def _score(self, kept: Mapping[str, str]) -> Measured | None:
+        if self._scorer is None:
+            return None
+        self._progress(f"scoring {self._form.name} with every tensor rounded")
+        return self._scorer.measure(self._rounded(kept))
 
     def _rounded(self, kept: Mapping[str, str]) -> Path:
         path = self._scratch / "rounded.onnx"
@@ -196,10 +218,14 @@ class CastGuard:
             title = self._form.precision.record.title
             raise AccuracyError(f"{title} keeps {limit_db:g} dB only with every {what} in fp32.")
 
-    def _refusal(self, measured: Measured, limit_db: float | None) -> str:
+    def _refusal(
+        self, measured: Measured, limit_db: float | None, missed: tuple[MetricLimit, ...]
+    ) -> str:
         title = self._form.precision.record.title
         if measured.lost:
             return f"The {self._form.name} model gives infinities or NaN where fp32 does not."
+        if missed and limit_db is not None and measured.sqnr_db >= limit_db:
+            return f"{title} misses --min-metric {missed[0]}."
         return f"{title} gives {measured.sqnr_db:.1f} dB, and not {limit_db:g} dB."
 
     def _head_room(self, kept: Mapping[str, str]) -> HeadRoom | None:

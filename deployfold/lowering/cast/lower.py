@@ -67,9 +67,13 @@ def lower(
         if form.opset:
             model = raise_opset(model, form.opset)
         prepare(model)
+        scored = data.scored
+        scorer = None
+        if scored is not None:
+            scorer = Measurer(source, scored.feeds, scored.labels, scored.scoring)
         guard = CastGuard(
             model, form, inputs, Measurer(source, inputs, None), temporary.parent,
-            float_io=float_io, progress=progress,
+            float_io=float_io, progress=progress, scorer=scorer,
         )  # fmt: skip
         asked = asked_for(model, options.keep)
         spec = options.guard
@@ -92,6 +96,7 @@ def lower(
             sqnr_db=found.measured.sqnr_db,
             max_abs_diff=found.measured.max_abs_diff,
             outputs=found.measured.outputs,
+            scores=found.scores,
             samples=len(inputs) * data.batch,
             measured_on=_origin(data),
             kept=_kept(model, {str(node.name): reason for node, reason in stays}),

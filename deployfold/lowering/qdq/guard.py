@@ -3,7 +3,7 @@
 1. The guard measures the cost of each layer alone on calibration samples: noise, and for a
    classifier the divergence of the class probabilities. If the model misses the SQNR limit, noise
    decides. If the model misses the agreement limit, divergence decides, because divergence rises
-   with errors that can change the top class.
+   with errors that can change the top class. If a task metric misses its limit, noise decides.
 2. Layers go back in the order of cost per multiply-accumulate, as many as the sum of the costs
    predicts. All others are quantised anew. Both steps repeat until the limits hold.
 3. A bisection between the last step that missed the limits and the one that holds them finds the
@@ -37,6 +37,9 @@ _REFINEMENTS = 5
 
 _MARGIN_DB = 0.3
 """Margin over the SQNR limit that the search aims at, because the prediction is not exact."""
+
+_METRIC_SHARE = 0.5
+"""The share of the noise that may stay while a task metric misses its limit: 3 dB a round."""
 
 _WORTH = 0.01
 """Least share of the multiply-accumulates that is worth the time of another pass."""
@@ -169,6 +172,8 @@ class _Search:
         limit = f"{guard.min_sqnr_db:g} dB"
         if guard.min_agreement is not None:
             limit += f" and {guard.min_agreement:.1%}"
+        if measured.missed:
+            limit += f" and {' and '.join(map(str, measured.missed))}"
         return (
             f"{_title(precision)} gives {measured.sqnr_db:.1f} dB{agreement} with "
             f"{self._step.share:.0%} of the multiply-accumulates in it, and not {limit} with "
@@ -178,7 +183,7 @@ class _Search:
     def _next(self, removed: Sequence[str]) -> list[str]:
         """The next layers to put back beside ``removed``; empty if no more are allowed."""
         measured, guard = self._step.measured, self._guard
-        if measured.sqnr_db >= guard.min_sqnr_db:
+        if measured.sqnr_db >= guard.min_sqnr_db and not measured.missed:
             costs = {name: cost.divergence or 0.0 for name, cost in self.costs.items()}
         else:
             costs = {name: cost.noise for name, cost in self.costs.items()}
@@ -201,7 +206,7 @@ class _Search:
 
 
 def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
-    if not measured.sqnr_db >= guard.min_sqnr_db:
+    if not measured.sqnr_db >= guard.min_sqnr_db or measured.missed:
         return False
     limit = guard.min_agreement
     if limit is None or measured.agreement is None:
@@ -221,6 +226,8 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
         return 0.1
     if measured.sqnr_db < guard.min_sqnr_db:
         return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
+    if measured.missed:
+        return _METRIC_SHARE
     assert guard.min_agreement is not None
     # The number of changed classes is proportional to the error; divergence, to its square.
     share = (1.0 - guard.min_agreement) / (1.0 - _sure_agreement(measured))

@@ -11,20 +11,20 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
+from deployfold.data.labels import Label
 from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.cast.lower import reshaped_note
 from deployfold.lowering.graph import load, prepare, read_weights_directly
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_opset
 from deployfold.lowering.progress import Progress, silent
-from deployfold.lowering.request import LoweringData, LoweringOptions
+from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
 from deployfold.lowering.result import KeptNode, LoweredModel
+from deployfold.scoring import Scoring
 from deployfold.util.memory import release
 
 from .channels import best_channels
@@ -33,7 +33,7 @@ from .formats import FORMATS, Format
 from .guard import Step, keep_accuracy
 from .layers import Layer, find_layers
 from .quantise import LayerResult, quantise_layers
-from .reports import report_layers, titles
+from .reports import low_note, notes_of, report_layers, titles
 from .rest import Rest, build, plan_rest, round_rest
 from .rounding import plain
 from .samples import Samples, check_finite, choose_samples
@@ -104,7 +104,10 @@ def lower(
             form=form,
             rest=rest,
             samples=samples,
-            measurer=Measurer(source, samples.held_back, samples.labels),
+            measurer=Measurer(
+                source, samples.held_back, samples.labels, _scoring(data.scored, samples.labels)
+            ),
+            scored=data.scored,
             scratch=temporary.parent,
             progress=progress,
         )
@@ -116,9 +119,9 @@ def lower(
         write_model(final, temporary, threshold=options.external_threshold)
         check_file(temporary)
         size = onnx_bytes(temporary)
-    notes = (*samples.note, *rest.notes, *_notes(step, guard, precision, layers, unfit, residual))
+    notes = (*samples.note, *rest.notes, *notes_of(step, guard, precision, layers, unfit, residual))
     if not samples.guarded and options.guard.enabled:
-        notes += _low(measured, guard, precision)
+        notes += low_note(measured, guard, precision)
     names = titles(layers)
     put_back = tuple(
         KeptNode(names[layer.name], layer.op_type, reasons[layer.name], rest.precision)
@@ -136,6 +139,7 @@ def lower(
         sqnr_db=measured.sqnr_db,
         max_abs_diff=measured.max_abs_diff,
         outputs=measured.outputs,
+        scores=measured.scores,
         samples=len(samples.judged) * data.batch,
         measured_on=samples.measured_on,
         kept=(*put_back, *stays),
@@ -162,6 +166,7 @@ class _Job:
     rest: Rest
     samples: Samples
     measurer: Measurer
+    scored: ScoredData | None
     scratch: Path
     progress: Progress
 
@@ -193,11 +198,19 @@ class _Job:
 
         Without such samples, the accuracy on the held-back samples.
         """
-        if self.samples.judged is self.samples.held_back:
+        feeds, labels = self.samples.judged, self.samples.judged_labels
+        same = self.scored is None or self.scored.feeds[0] is feeds[0]
+        if feeds is self.samples.held_back and same:
             return step.measured
         self.progress(f"measuring on {self.samples.measured_on}")
-        measurer = Measurer(self.source, self.samples.judged, self.samples.judged_labels)
-        return measurer.measure(self._rounded(step.results))
+        rounded = self._rounded(step.results)
+        scoring = _scoring(self.scored, labels) if same else None
+        measured = Measurer(self.source, feeds, labels, scoring).measure(rounded)
+        if same or self.scored is None:
+            return measured
+        # The labels are those of the build's inputs, not of the calibration data.
+        scorer = Measurer(self.source, self.scored.feeds, self.scored.labels, self.scored.scoring)
+        return dataclasses.replace(measured, scores=scorer.measure(rounded).scores)
 
     def costs(self) -> dict[str, Measured]:
         """The accuracy with one layer alone rounded to nearest and all others in fp32, by layer."""
@@ -232,6 +245,13 @@ class _Job:
         return path
 
 
+def _scoring(scored: ScoredData | None, labels: Sequence[Label] | None) -> Scoring | None:
+    """The task metrics, for samples that have the labels that the metrics need."""
+    if scored is None or (scored.labels is not None and labels is None):
+        return None
+    return scored.scoring
+
+
 def _layers(
     model: ir.Model, form: Format, asked: Mapping[str, str]
 ) -> tuple[list[Layer], dict[str, str]]:
@@ -264,35 +284,3 @@ def _layers(
             hint="Build it with --fp16.",
         )
     return layers, unfit
-
-
-def _notes(
-    step: Step,
-    guard: GuardSpec,
-    precision: Precision,
-    layers: Sequence[Layer],
-    unfit: Mapping[str, str],
-    residual: bool,
-) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ()
-    if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
-        notes = ("--min-agreement holds nothing here: the model is not a classifier.",)
-    if unfit:
-        fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
-        notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
-    if residual:
-        scales = [r.quantised.skip_scale for r in step.results if r.quantised is not None]
-        rounded = len(scales) - scales.count(None)
-        notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
-    if step.measured.reshaped:
-        notes += (reshaped_note(step.measured.reshaped, precision.value),)
-    return notes
-
-
-def _low(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:
-    """The note for a model below the SQNR limit that no guard held to the limit."""
-    if measured.sqnr_db >= guard.min_sqnr_db:
-        return ()
-    low = f"{measured.sqnr_db:.1f} dB is less than --min-sqnr {guard.min_sqnr_db:g}"
-    name = precision.value
-    return (f"{low}: with --calib, {name} is fitted to data and held to that limit.",)

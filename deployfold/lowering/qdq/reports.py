@@ -1,4 +1,4 @@
-"""Makes the report on each layer of a quantised model."""
+"""Makes the report on each layer of a quantised model, and the notes on the whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
+from deployfold.lowering.accuracy import Measured
+from deployfold.lowering.cast.lower import reshaped_note
 from deployfold.lowering.result import LayerReport
 
+from .guard import Step
 from .layers import Layer
 from .quantise import LayerResult
 
@@ -58,3 +62,36 @@ def report_layers(
             )
         )
     return tuple(reports)
+
+
+def notes_of(
+    step: Step,
+    guard: GuardSpec,
+    precision: Precision,
+    layers: Sequence[Layer],
+    unfit: Mapping[str, str],
+    residual: bool,
+) -> tuple[str, ...]:
+    """The notes on the guard, the unfit layers, the skips and the outputs left out."""
+    notes: tuple[str, ...] = ()
+    if guard.enabled and guard.min_agreement is not None and step.measured.agreement is None:
+        notes = ("--min-agreement holds nothing here: the model is not a classifier.",)
+    if unfit:
+        fit = f"{len(layers) - len(unfit)} of {len(layers)} layers"
+        notes += (f"{precision.value} is for {fit}; --layers says why not for the others.",)
+    if residual:
+        scales = [r.quantised.skip_scale for r in step.results if r.quantised is not None]
+        rounded = len(scales) - scales.count(None)
+        notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
+    if step.measured.reshaped:
+        notes += (reshaped_note(step.measured.reshaped, precision.value),)
+    return notes
+
+
+def low_note(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:
+    """The note for a model below the SQNR limit that no guard held to the limit."""
+    if measured.sqnr_db >= guard.min_sqnr_db:
+        return ()
+    low = f"{measured.sqnr_db:.1f} dB is less than --min-sqnr {guard.min_sqnr_db:g}"
+    name = precision.value
+    return (f"{low}: with --calib, {name} is fitted to data and held to that limit.",)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployfold.config.precision import Precision
+from deployfold.data.labels import Label
 from deployfold.errors import ExportError, UsageError
 from deployfold.lowering.request import Feed, LoweringData
 
@@ -22,10 +23,10 @@ class Samples:
         folds: the index where the second fold begins. A fit to one fold is judged on the pictures
             of the other. Empty without a second fold.
         held_back: the samples for the guard's measurements.
-        labels: classes of the held-back samples.
+        labels: labels of the held-back samples.
         judged: the samples for the reported accuracy: pictures that neither the fit nor the guard
             saw, or the held-back samples if there are no others.
-        judged_labels: classes of the judged samples.
+        judged_labels: labels of the judged samples.
         fitted: whether weights are fitted to the feeds; ``False`` rounds weights to nearest.
         guarded: whether the held-back samples are separate from the feeds. Only then does the
             guard hold the accuracy to a limit.
@@ -36,9 +37,9 @@ class Samples:
     feeds: list[Feed]
     folds: tuple[int, ...]
     held_back: Sequence[Feed]
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
     judged: Sequence[Feed]
-    judged_labels: tuple[int, ...] | None
+    judged_labels: tuple[Label, ...] | None
     fitted: bool
     guarded: bool
     measured_on: str

@@ -39,7 +39,7 @@ _NAME = 24
 class _Lane:
     row: Row
     accuracy: float
-    """What orders the lanes: decibels, or tenths of a point with labels."""
+    """What orders the lanes: decibels, or tenths of a point of a task metric or with labels."""
     written: str
     equal: bool
 
@@ -86,6 +86,8 @@ def _lanes(report: Report) -> list[_Lane]:
 
 
 def _with_labels(row: Row) -> _Lane | None:
+    for score in list(row.scores.values())[:1]:
+        return _Lane(row, 1000 * score, f"{score:.4g}", equal=False)
     value = row.accuracy.accuracy if row.accuracy else None
     return None if value is None else _Lane(row, 1000 * value, text.percent(value), equal=False)
 
