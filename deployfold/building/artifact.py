@@ -35,6 +35,8 @@ class Artifact:
         scores: the numbers of the task metrics, if the stage measured them.
         not_measured: the reason why the artifact was not made, or why it has no latency.
         notes: sentences for the row's footnotes.
+        fixed_batch: whether the file takes only the batch size of the build, although the batch was
+            to be dynamic.
         quantization: the layers of a quantised model.
         engine_layers: the kernels of an engine, where its library lists them.
     """
@@ -50,6 +52,7 @@ class Artifact:
     scores: Mapping[str, float] = field(default_factory=dict)
     not_measured: str | None = None
     notes: tuple[str, ...] = ()
+    fixed_batch: bool = False
     quantization: QuantizationSummary | None = None
     engine_layers: EngineLayers | None = None
 

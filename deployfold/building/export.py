@@ -71,6 +71,7 @@ def export(
                 runner=exporter.runtime.open(path, settings),
                 bytes=written.bytes,
                 notes=written.row_notes,
+                fixed_batch=written.fixed_batch,
             )
             if written.batchnorms is not None:
                 artifact = replace(artifact, batchnorms=written.batchnorms)

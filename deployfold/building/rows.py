@@ -254,4 +254,5 @@ def _row(
         quantization=artifact.quantization,
         engine_layers=artifact.engine_layers,
         layer_times=found.layers.get(artifact.name),
+        fixed_batch=artifact.fixed_batch,
     )

@@ -205,8 +205,8 @@ def _interface(
         found = onnx_interface(build.directory / artifact.file)
     else:
         row = next(row for row in build.report.rows if row.name == artifact.row)
-        alone = any("serves only the batch size" in note for note in row.notes)
-        found = torchscript_interface(onnx, fixed=_reference_shapes(build) if alone else None)
+        fixed = _reference_shapes(build) if row.fixed_batch else None
+        found = torchscript_interface(onnx, fixed=fixed)
     return replace(found, max_batch=max_batch if found.first_axis_is_dynamic else 0)
 
 

@@ -30,6 +30,8 @@ class ExportedFile:
         notes: sentences for the user, such as one on a branch that tracing made constant.
         peak_bytes: the greatest memory of a process that the exporter started; ``None`` without
             one.
+        fixed_batch: whether the file takes only the batch size of ``inputs``, although the batch is
+            dynamic.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class ExportedFile:
     max_abs_diff: float
     notes: tuple[str, ...] = ()
     peak_bytes: int | None = None
+    fixed_batch: bool = False
 
     @property
     def row_notes(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import inspect
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.export import ExportedProgram
@@ -96,10 +96,14 @@ def export_torchscript(
         size = temporary.stat().st_size
     if method == "traced":
         notes += baked_note(baked)
-    if spec is not None:
-        notes += _batch_notes(module, loaded, inputs, spec)
+    batch = _compare_batch(module, loaded, inputs, spec)
     return TorchScriptArtifact(
-        path=path, bytes=size, method=method, max_abs_diff=difference, notes=notes
+        path=path,
+        bytes=size,
+        method=method,
+        max_abs_diff=difference,
+        notes=(*notes, *batch.notes),
+        fixed_batch=batch.fixed,
     )
 
 
@@ -185,24 +189,29 @@ def _save(module: Any, path: Path) -> None:
         raise ExportError(f"TorchScript cannot save this model: {first_line(error)}") from error
 
 
-def _batch_notes(
+class _Batch(NamedTuple):
+    """Whether the archive takes only the traced batch size, and a note on that."""
+
+    fixed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def _compare_batch(
     module: torch.nn.Module,
     loaded: torch.nn.Module,
     inputs: tuple[torch.Tensor, ...],
-    spec: InputSpec,
-) -> tuple[str, ...]:
-    for other in checking_inputs(inputs, spec)[1:]:
+    spec: InputSpec | None,
+) -> _Batch:
+    for other in checking_inputs(inputs, spec)[1:] if spec is not None else ():
         batch = next((value.shape[0] for value in other if value.ndim), 1)
         reference, _ = run_module(module, other)
         try:
             compare_loaded(loaded, other, reference, what=_WHAT)
         except ExportError as error:
-            return (
-                f"The TorchScript model serves only the batch size it was traced with; "
-                f"at batch {batch}: {error.message}",
-            )
-        return (f"The TorchScript model was also compared at batch {batch}.",)
-    return ()
+            only = "The TorchScript model serves only the batch size it was traced with"
+            return _Batch(True, (f"{only}; at batch {batch}: {error.message}",))
+        return _Batch(notes=(f"The TorchScript model was also compared at batch {batch}.",))
+    return _Batch()
 
 
 def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:

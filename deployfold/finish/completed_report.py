@@ -9,9 +9,8 @@ from deployfold.reporting.report import Environment, Report, Row, Status, now
 from deployfold.reporting.thresholds import check
 from deployfold.targets.machine import Machine
 
-from .kit import Kit, Wanted, copy_note, is_copy_note
+from .kit import Kit, Wanted, copy_note
 
-_THERE = "measured where it was built:"
 STOPPED = Status(
     state="interrupted",
     stage="compile",
@@ -41,9 +40,9 @@ def completed(
     if (here.cpu, here.gpu, here.os) != (there.cpu, there.gpu, there.os):
         kept = [_measured_elsewhere(row, there, rows) for row in kept]
     every = (*kept, *by_name.values())
-    left = [one.target for one in kit.wanted if _has_no_engine(one, every)]
-    notes = [note for note in report.notes if not is_copy_note(note)]
-    if left:
+    before = copy_note(_without_engine(kit.wanted, report.rows))
+    notes = [note for note in report.notes if note != before]
+    if left := _without_engine(kit.wanted, every):
         notes.append(copy_note(left))
     where = "without a GPU" if machine.gpu is None else f"on {machine.gpu.name}"
     note = f"Finished {where}, {now()}: {', '.join(row.name for row in rows)}."
@@ -58,17 +57,20 @@ def completed(
     )
 
 
-def _has_no_engine(wanted: Wanted, rows: Sequence[Row]) -> bool:
-    return not any(row.name == wanted.row and row.artifact is not None for row in rows)
+def _without_engine(wanted: Sequence[Wanted], rows: Sequence[Row]) -> list[str]:
+    """The targets whose rows have no engine."""
+    built = {row.name for row in rows if row.artifact is not None}
+    return [one.target for one in wanted if one.row not in built]
 
 
 def _measured_elsewhere(row: Row, built_on: Environment, finished: Sequence[Row]) -> Row:
     """The row, with a note on the machine of the build if the build measured its latency."""
-    if row in finished or row.latency is None or any(note.startswith(_THERE) for note in row.notes):
+    if row in finished or row.latency is None or row.measured_on is not None:
         return row
     threads = "1 thread" if built_on.threads == 1 else f"{built_on.threads} threads"
     where = " · ".join([built_on.cpu, *([built_on.gpu] if built_on.gpu else []), threads])
-    return row.model_copy(update={"notes": (*row.notes, f"{_THERE} {where}")})
+    note = f"measured where it was built: {where}"
+    return row.model_copy(update={"notes": (*row.notes, note), "measured_on": where})
 
 
 def _merge(old: Row, new: Row | None) -> Row:

@@ -67,17 +67,10 @@ class Kit:
     report: Path
 
 
-_COPY = "copy this directory there and run deployfold finish on it."
-
-
 def copy_note(targets: Sequence[str]) -> str:
     """The report's note on how to get the engines for ``targets``."""
-    return f"To build for {', '.join(dict.fromkeys(targets))}: {_COPY}"
-
-
-def is_copy_note(note: str) -> bool:
-    """Whether a note of the report is of :func:`copy_note`."""
-    return note.endswith(_COPY)
+    names = ", ".join(dict.fromkeys(targets))
+    return f"To build for {names}: copy this directory there and run deployfold finish on it."
 
 
 def write_finish_kit(

@@ -14,17 +14,15 @@ from deployfold.measuring.gpu import GpuState, gpu_state
 from deployfold.measuring.stability import Evidence, doubts
 from deployfold.measuring.stats import (
     MIN_FOR_INTERVAL,
-    calls_per_round,
     coefficient_of_variation,
     median_interval,
     percentiles,
 )
+from deployfold.measuring.warm_up import warm_up
 from deployfold.reporting.row import CudaGraph, Latency
 from deployfold.reporting.row import GpuState as GpuRow
 from deployfold.runtimes.times import DeviceTimes
 
-WARM_UP_SECONDS = 1.0
-"""An idle GPU raises its clocks within a second of work."""
 MIN_ROUNDS = 15
 """Rounds before the interval of the median is trusted to end the measurement early."""
 CALLS = 20
@@ -58,11 +56,7 @@ def time_engine(
         clock: returns the time in seconds.
     """
     emit(StageProgress("measure", "warming up"))
-    start, warm_ups = clock(), 0
-    while not warm_ups or clock() - start < min(WARM_UP_SECONDS, max_seconds):
-        step()
-        warm_ups += 1
-    calls = calls_per_round((clock() - start) / warm_ups, max_seconds, CALLS)
+    calls = warm_up(step, max_seconds, CALLS, clock)
     times: list[DeviceTimes] = []
     medians: list[float] = []
     converged, start = False, clock()
@@ -105,7 +99,7 @@ def _latency(
         enqueue_ms=statistics.median(one.enqueue_ms or 0.0 for one in times),
         gpu=state,
     )
-    note = "; ".join(doubts(evidence)) or None
+    found = doubts(evidence)
     graph = times[-1].graph
     return Latency(
         median_ms=median,
@@ -116,8 +110,9 @@ def _latency(
         speedup=None,  # the original was not run on this machine
         rounds=len(medians),
         samples=len(times),
-        stable=note is None,
-        note=note,
+        stable=not found,
+        note="; ".join(one.text for one in found) or None,
+        doubts=tuple(one.kind for one in found),
         h2d_ms=h2d,
         d2h_ms=d2h,
         median_low_ms=min(interval.low, median),

@@ -59,7 +59,7 @@ def checked(loaded: LoadedModel) -> LoadedModel:
     for name, child in module.named_modules():
         _check_layer(name, child)
     _check_numbers(tensors)
-    return replace(loaded, module=module, notes=(*loaded.notes, *_notes(module)))
+    return replace(loaded, module=module, notes=(*loaded.notes, *dtype_notes(module)))
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
@@ -104,7 +104,8 @@ def _not_numbers(tensor: torch.Tensor, *, infinite: bool) -> int:
     return int((~tensor.isfinite() if infinite else tensor.isnan()).sum())
 
 
-def _notes(module: nn.Module) -> list[str]:
+def dtype_notes(module: nn.Module) -> list[str]:
+    """A note on float types other than float32, for a loaded model."""
     dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
     if not dtypes:
         return []

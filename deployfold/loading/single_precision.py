@@ -9,6 +9,7 @@ from torch import nn
 
 from deployfold.config.inputs import InputSpec
 
+from .checks import dtype_notes
 from .model import LoadedModel
 
 _NOTES = {
@@ -19,7 +20,6 @@ _NOTES = {
     torch.float64: "The float64 weights were rounded to float32: TensorRT does not compute in "
     "float64.",
 }
-_KEPT = "parameters; they are kept."
 
 
 def in_single_precision(
@@ -37,10 +37,11 @@ def in_single_precision(
     replaced = _replaced(loaded.module)
     if loaded.kind in ("torchscript", "program") or not replaced:
         return loaded, requested
+    kept = dtype_notes(loaded.module)
     for tensor in (*loaded.module.parameters(), *loaded.module.buffers()):
         if tensor.dtype in replaced:
             tensor.data = tensor.data.float()
-    notes = [note for note in loaded.notes if not note.endswith(_KEPT)]
+    notes = [note for note in loaded.notes if note not in kept]
     notes += [sentence for dtype, sentence in _NOTES.items() if dtype in replaced]
     names = [str(dtype).removeprefix("torch.") for dtype in replaced]
     converted = [one for one in requested.tensors if one.dtype in names] if requested else []

@@ -33,6 +33,7 @@ class Latency:
         rounds: number of completed rounds.
         stable: whether the numbers are reliable, that is, ``note`` is ``None``.
         note: the reasons why the numbers are not reliable.
+        doubts: the kinds of these reasons, see :class:`.stability.Doubt`.
         h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
         end_to_end_ms: median of a call with these copies, by the host's clock; ``None`` on the CPU,
             where it equals the latency.
@@ -57,6 +58,7 @@ class Latency:
     rounds: int
     stable: bool
     note: str | None = None
+    doubts: tuple[str, ...] = ()
     h2d_ms: float | None = None
     d2h_ms: float | None = None
     end_to_end_ms: float | None = None

@@ -179,7 +179,7 @@ class Session:
         own = median_interval(row.round_median_ms[: self.completed], self.seed)
         variation = coefficient_of_variation(samples)
         evidence = self._evidence(row, variation, interval)
-        note = "; ".join(doubts(evidence)) or None
+        found = doubts(evidence)
         device = row.device_times()
         graph = None if device is None else device.graph
         return Measured(
@@ -195,8 +195,9 @@ class Session:
                 speedup_low=speedup.low if speedup else None,
                 speedup_high=speedup.high if speedup else None,
                 rounds=self.completed,
-                stable=note is None,
-                note=note,
+                stable=not found,
+                note="; ".join(one.text for one in found) or None,
+                doubts=tuple(one.kind for one in found),
                 h2d_ms=evidence.h2d_ms,
                 d2h_ms=evidence.d2h_ms,
                 end_to_end_ms=row.end_to_end_ms(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .conditions import SLACK, Contention
 from .gpu import GpuState
@@ -52,26 +53,37 @@ class Evidence:
     gpu: GpuState | None = None
 
 
-def doubts(row: Evidence) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to doubt a row's numbers: its kind, and a sentence for the user."""
+
+    kind: Literal["rounds", "contended", "launch", "transfer", "throttled", "variation", "time"]
+    text: str
+
+
+def doubts(row: Evidence) -> tuple[Doubt, ...]:
     """Reasons to doubt the row's numbers, the gravest first; empty if they are stable."""
     found = []
     if not row.interval.bounded:
         plural = "" if row.rounds == 1 else "s"
-        found.append(
+        text = (
             f"{row.rounds} round{plural}: too few rounds for an interval"
             f" (at least {MIN_FOR_INTERVAL}); allow more time with --max-seconds"
         )
+        found.append(Doubt("rounds", text))
     found.extend(_contended(row) if row.compute_ms is None else _gpu(row))
     limit = MAX_VARIATION if row.compute_ms is None else MAX_GPU_VARIATION
     if row.variation > limit:
-        found.append(f"coefficient of variation {_percent(row.variation)}, above {_percent(limit)}")
+        text = f"coefficient of variation {_percent(row.variation)}, above {_percent(limit)}"
+        found.append(Doubt("variation", text))
     width = row.interval.relative_half_width
     if row.interval.bounded and not row.converged and width > row.tolerance:
-        found.append(f"time ran out at ±{_percent(width)}, short of ±{_percent(row.tolerance)}")
+        text = f"time ran out at ±{_percent(width)}, short of ±{_percent(row.tolerance)}"
+        found.append(Doubt("time", text))
     return tuple(found)
 
 
-def _contended(row: Evidence) -> list[str]:
+def _contended(row: Evidence) -> list[Doubt]:
     """A reason if the row's threads had to share their CPUs with other programs.
 
     The threads of an operator wait for each other at its end. If one thread loses its CPU for a
@@ -85,25 +97,31 @@ def _contended(row: Evidence) -> list[str]:
         return []
     others = f"other programs took {taken.others:.1f} of {taken.cpus} CPUs"
     if row.threads == 1:
-        return [f"{others} and interrupted it {row.preemptions:.0f} times per second; close them"]
+        text = f"{others} and interrupted it {row.preemptions:.0f} times per second; close them"
+        return [Doubt("contended", text)]
     fit = taken.threads_that_fit()
-    return [
+    text = (
         f"{others}, so its {row.threads} threads waited for each other"
         f" ({row.preemptions:.0f} interruptions per second); close them, or use --threads {fit}"
-    ]
+    )
+    return [Doubt("contended", text)]
 
 
-def _gpu(row: Evidence) -> list[str]:
+def _gpu(row: Evidence) -> list[Doubt]:
     compute = row.compute_ms or 0.0
     found = []
     if row.enqueue_ms is not None and row.enqueue_ms > ENQUEUE_SHARE * compute:
-        found.append("launch-bound: the CPU launches no faster than the GPU computes")
+        text = "launch-bound: the CPU launches no faster than the GPU computes"
+        found.append(Doubt("launch", text))
     if row.h2d_ms is not None and row.h2d_ms >= compute:
-        found.append("transfer-bound: copying the inputs takes as long as computing")
+        text = "transfer-bound: copying the inputs takes as long as computing"
+        found.append(Doubt("transfer", text))
     if row.d2h_ms is not None and row.d2h_ms >= compute:
-        found.append("transfer-bound: copying the outputs takes as long as computing")
+        text = "transfer-bound: copying the outputs takes as long as computing"
+        found.append(Doubt("transfer", text))
     if row.gpu is not None and row.gpu.throttled_by:
-        found.append(f"the GPU is throttled by {' and '.join(row.gpu.throttled_by)}")
+        text = f"the GPU is throttled by {' and '.join(row.gpu.throttled_by)}"
+        found.append(Doubt("throttled", text))
     return found
 
 

@@ -43,18 +43,6 @@ class Interval:
         return max(self.high - self.value, self.value - self.low) / abs(self.value)
 
 
-def calls_per_round(call_seconds: float, max_seconds: float, at_most: int) -> int:
-    """The calls in a round with which ``MIN_FOR_INTERVAL`` rounds take ``max_seconds``; 1 at least.
-
-    Args:
-        call_seconds: how long one call takes.
-        max_seconds: the time for all rounds.
-        at_most: the calls in a round of a fast model.
-    """
-    affordable = max_seconds / (MIN_FOR_INTERVAL * call_seconds) if call_seconds > 0 else at_most
-    return max(1, min(at_most, int(affordable)))
-
-
 def percentiles(samples: ArrayLike) -> tuple[float, float, float, float]:
     """Median, 90th, 95th and 99th percentile of raw samples, linearly interpolated.
 

@@ -164,7 +164,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     latencies = [row.latency for row in rows if row.latency is not None]
     steps = []
     others = max((one.other_cpus or 0.0 for one in latencies), default=0.0)
-    said = len(latencies) == 1 and "close them" in (latencies[0].note or "")
+    said = len(latencies) == 1 and "contended" in latencies[0].doubts
     if others > BUSY and environment.cpus and not said:
         steps.append(_crowded(others, environment.cpus, environment.threads))
     governor = environment.governor
@@ -186,4 +186,4 @@ def _crowded(others: float, cpus: int, threads: int) -> str:
 
 
 def _short(latency: Latency) -> bool:
-    return latency.rounds < FEW_ROUNDS or "time ran out" in (latency.note or "")
+    return latency.rounds < FEW_ROUNDS or "time" in latency.doubts

@@ -79,7 +79,8 @@ class Latency(Frozen):
     """Latency of one call in milliseconds, and throughput in samples per second at the median.
 
     ``samples`` is how many timed calls the percentiles come from, ``note`` why they are not
-    stable, ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
+    stable, ``doubts`` the kinds of these reasons (:class:`deployfold.measuring.stability.Doubt`),
+    ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
     ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``p95_low_ms`` and
     ``p95_high_ms`` that of the 95th percentile (``None`` of too few calls), ``overtime_s`` the
     seconds past the time limit that the least number of rounds took, ``variation`` the
@@ -99,6 +100,7 @@ class Latency(Frozen):
     samples: Count
     stable: bool
     note: str | None = None
+    doubts: tuple[str, ...] = ()
     h2d_ms: Number | None = None
     d2h_ms: Number | None = None
     median_low_ms: Number | None = None
@@ -225,6 +227,9 @@ class Row(Frozen):
         quantization: of a quantised row.
         engine_layers: of an engine, where its library lists them.
         layer_times: where they were asked for and the runtime reports them.
+        fixed_batch: whether the file takes only the batch size of the build, although the batch was
+            to be dynamic.
+        measured_on: the machine that measured the latency; ``None`` for that of the report.
     """
 
     name: str
@@ -243,3 +248,5 @@ class Row(Frozen):
     quantization: QuantizationSummary | None = None
     engine_layers: EngineLayers | None = None
     layer_times: LayerTimes | None = None
+    fixed_batch: bool = False
+    measured_on: str | None = None

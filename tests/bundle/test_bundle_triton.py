@@ -85,7 +85,7 @@ def test_a_fixed_batch_is_not_joined_and_stands_in_the_shape(
 def test_torchscript_that_serves_one_batch_only_is_not_joined(
     proto: Any, build: Path, tmp_path: Path
 ) -> None:
-    add_torchscript(build, "The TorchScript model serves only the batch size it was traced with")
+    add_torchscript(build, fixed_batch=True)
     write_reference(
         build / "reference.npz", [np.zeros((5, 3, 16, 16), np.float32)], [np.zeros((5, 7))]
     )

@@ -87,10 +87,12 @@ def test_a_baked_in_batch_is_noted(tmp_path: Path) -> None:
     inputs = (torch.ones(2, 3),)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
     baked = export_torchscript(Scaled(), inputs, tmp_path / "a.ts.pt", spec=spec)
+    assert baked.fixed_batch
     assert any("serves only the batch size" in note for note in baked.notes)
     inputs = toys.image_inputs(2)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
     good = export_torchscript(toys.conv_bn(), inputs, tmp_path / "b.ts.pt", spec=spec)
+    assert not good.fixed_batch
     assert good.notes == ("The TorchScript model was also compared at batch 1.",)
 
 

@@ -23,7 +23,7 @@ GPU = dataclasses.replace(STABLE, variation=0.005, compute_ms=2.0, h2d_ms=0.1, d
 
 
 def reason(row: Evidence, **changes: object) -> str:
-    return "; ".join(doubts(dataclasses.replace(row, **changes)))  # type: ignore[arg-type]
+    return "; ".join(one.text for one in doubts(dataclasses.replace(row, **changes)))  # type: ignore[arg-type]
 
 
 def test_nothing_speaks_against_a_calm_row() -> None:

@@ -191,9 +191,17 @@ def test_the_footnote_says_what_to_do() -> None:
     slow = lines([measured()], governor="powersave")
     assert "The CPU governor is powersave: sudo cpupower frequency-set -g performance." in slow
     assert "governor" not in lines([measured()], governor="performance")
-    assert "--max-seconds" in lines([measured(note="time ran out at ±5 %, short of ±2 %")])
+    assert "--max-seconds" in lines(
+        [measured(note="time ran out at ±5 %, short of ±2 %", doubts=("time",))]
+    )
     wording = lines(
-        [measured(note="other programs took 0.9 of 2 CPUs; close them", other_cpus=0.9)]
+        [
+            measured(
+                note="other programs took 0.9 of 2 CPUs; close them",
+                doubts=("contended",),
+                other_cpus=0.9,
+            )
+        ]
     )
     assert wording.count("close them") == 1
 

@@ -16,8 +16,10 @@ def read_config(proto: Any, repository: Path, model: str) -> Any:
     return text_format.Parse(content, config)
 
 
-def add_torchscript(build: Path, *notes: str) -> None:
+def add_torchscript(build: Path, *, fixed_batch: bool = False) -> None:
     (build / "net.ts.pt").write_bytes(b"an archive")
     report = load_report(build / "report.json")
-    row = Row(name="torchscript", title="TorchScript", artifact="net.ts.pt", notes=notes)
+    row = Row(
+        name="torchscript", title="TorchScript", artifact="net.ts.pt", fixed_batch=fixed_batch
+    )
     write_report(report.model_copy(update={"rows": (*report.rows, row)}), build / "report.json")

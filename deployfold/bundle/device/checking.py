@@ -16,16 +16,16 @@ from deployfold.errors import MeasureError
 from deployfold.finish import reference
 from deployfold.measuring.stats import (
     MIN_FOR_INTERVAL,
-    calls_per_round,
     median_interval,
     percentiles,
 )
+from deployfold.measuring.warm_up import warm_up
 from deployfold.runtimes.protocol import Step
 from deployfold.util.numerics import RunningDifference
 
 Array = NDArray[Any]
 MARGIN_DB, ENOUGH_DB, LOWERED_DB = 6.0, 40.0, 20.0
-WARM_UP_SECONDS, CALLS = 1.0, 10
+CALLS = 10
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,7 @@ def bench(step: Step, seconds: float) -> Bench:
         device = step()
         return 1e3 * (time.perf_counter() - begin) if device is None else device.compute_ms
 
-    start, warm_ups = time.perf_counter(), 0
-    while not warm_ups or time.perf_counter() - start < min(WARM_UP_SECONDS, seconds):
-        run()
-        warm_ups += 1
-    calls = calls_per_round((time.perf_counter() - start) / warm_ups, seconds, CALLS)
+    calls = warm_up(run, seconds, CALLS)
     times: list[float] = []
     medians: list[float] = []
     start = time.perf_counter()
