@@ -21,7 +21,7 @@ from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
 from deployfold.measuring.environment import default_threads, describe
-from deployfold.reporting.report import Environment, Report, Source, load_report, now
+from deployfold.reporting.report import Report, Source, load_report, now
 from deployfold.reporting.select import chosen
 from deployfold.runtimes.device_choice import resolve_device
 from deployfold.runtimes.settings import RunSettings
@@ -171,7 +171,7 @@ def bench(
         input_data=described,
         rows=rows,
         notes=tuple(notes),
-        environment=Environment.model_validate(describe(threads or default_threads())),
+        environment=describe(threads or default_threads()),
     )
 
 

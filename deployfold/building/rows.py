@@ -21,7 +21,7 @@ from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import SharedRunner, shared
 from deployfold.measuring.sweep import sweep
-from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, Latency, LayerTimes, Row
+from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, LayerTimes, Row
 from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 from deployfold.scoring import Scoring
@@ -138,7 +138,7 @@ def _accuracy(
     runners: Mapping[str, SharedRunner], inputs: Inputs, extras: Extras, found: _Found, emit: Emit
 ) -> None:
     if extras.feeds or extras.labels is not None:
-        results = compare_over(
+        found.accuracy = compare_over(
             runners,
             extras.feeds or (inputs,),
             labels=extras.labels,
@@ -146,10 +146,6 @@ def _accuracy(
             scores=found.scores,
             emit=emit,
         )
-        found.accuracy = {
-            name: one if isinstance(one, str) else Accuracy.model_validate(one)
-            for name, one in results.items()
-        }
 
 
 def _sweep(
@@ -161,7 +157,7 @@ def _sweep(
     emit: Emit,
 ) -> None:
     if extras.batches and extras.make_inputs:
-        points = sweep(
+        found.sweep = sweep(
             runners,
             extras.make_inputs,
             extras.batches,
@@ -170,10 +166,6 @@ def _sweep(
             seed=spec.seed,
             emit=emit,
         )
-        found.sweep = {
-            name: tuple(BatchPoint.model_validate(point) for point in row)
-            for name, row in points.items()
-        }
 
 
 def _cold_start(
@@ -184,8 +176,9 @@ def _cold_start(
         if opened is not None and artifact.path is not None:
             part = part_of(emit, index / len(artifacts), 1 / len(artifacts))
             settings = replace(opened[1], threads=threads)
-            result = cold_start(opened[0], artifact.path, inputs, settings=settings, emit=part)
-            found.cold_start[artifact.name] = ColdStart.model_validate(result)
+            found.cold_start[artifact.name] = cold_start(
+                opened[0], artifact.path, inputs, settings=settings, emit=part
+            )
 
 
 def _layer_times(artifacts: Sequence[Artifact], inputs: Inputs, found: _Found, emit: Emit) -> None:
@@ -194,7 +187,7 @@ def _layer_times(artifacts: Sequence[Artifact], inputs: Inputs, found: _Found, e
 
         times = layer_times(artifact.runner, inputs, emit=emit)
         if times is not None:
-            found.layers[artifact.name] = LayerTimes.model_validate(times)
+            found.layers[artifact.name] = times
 
 
 def _rows(
@@ -214,7 +207,7 @@ def _rows(
             measured is not None and artifact is not artifacts[0] and reference and measured.outputs
         ):
             try:
-                accuracy = Accuracy.model_validate(compare(reference, measured.outputs))
+                accuracy = compare(reference, measured.outputs)
             except MeasureError as error:  # different shapes: only the accuracy is missing
                 found.accuracy[artifact.name] = error.message
         rows.append(_row(artifact, measured, accuracy, None, found))
@@ -228,7 +221,7 @@ def _row(
     failure: str | None,
     found: _Found,
 ) -> Row:
-    latency = None if measured is None or measured.latency is None else measured.latency
+    latency = None if measured is None else measured.latency
     reason = artifact.not_measured or failure or (measured.not_measured if measured else None)
     result = found.accuracy.get(artifact.name)
     notes = artifact.notes if measured is None else (*artifact.notes, *measured.notes)
@@ -244,7 +237,7 @@ def _row(
         parameters=artifact.parameters,
         batchnorm_layers=artifact.batchnorms,
         bytes=artifact.bytes,
-        latency=None if latency is None else Latency.of(latency),
+        latency=latency,
         accuracy=accuracy,
         scores=dict(scores),
         not_measured=reason if latency is None else None,

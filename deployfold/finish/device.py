@@ -23,11 +23,12 @@ from deployfold.compiling.sidecar import sidecar_path
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
+from deployfold.measuring.accuracy import compare
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import (
+    Accuracy,
     EngineLayers,
-    Environment,
     Report,
     Row,
     load_report,
@@ -49,7 +50,6 @@ from .jobs import Job, plan_jobs
 from .kit import Kit, read_kit
 from .reference import Array, read_reference
 from .timing import time_engine
-from .verify import compare_outputs
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def finish(
             if sidecars and all(sidecar.exists() for sidecar in sidecars):
                 write_report(report, kit.report)
             raise
-        here = Environment.model_validate(describe(default_threads()))
+        here = describe(default_threads())
         complete = completed(report, rows, kit, machine, here)
         write_report(complete, kit.report)
         write_text(kit.report.with_suffix(".md"), render_markdown(complete))
@@ -187,7 +187,7 @@ def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> R
             runner.load()
             runner.bind(kit.inputs)
             runner.step()
-            accuracy = compare_outputs(_expected(kit, path), runner.outputs())
+            accuracy = _compare(_expected(kit, path), runner.outputs())
             batch = _batch(kit)
             uuid = cuda.uuid
             latency = time_engine(
@@ -202,6 +202,14 @@ def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> R
     notes = (*row.notes, f"the head alone; {tail} runs behind it") if tail else row.notes
     done = {"latency": latency, "accuracy": accuracy, "not_measured": None, "notes": notes}
     return row.model_copy(update=done)
+
+
+def _compare(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
+    """Compare outputs by their order, because an exporter may have renamed them."""
+    try:
+        return compare(tuple(expected.values()), tuple(outputs.values()))
+    except MeasureError as error:
+        raise MeasureError(error.message, hint="Copy the build's directory again.") from error
 
 
 def _expected(kit: Kit, engine: Path) -> Mapping[str, Array]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deployfold.events import Emit, StageProgress, ignore
-from deployfold.measuring.gpu import GpuState, gpu_state
+from deployfold.measuring.gpu import gpu_state
 from deployfold.measuring.stability import Evidence, doubts
 from deployfold.measuring.stats import (
     MIN_FOR_INTERVAL,
@@ -19,8 +19,7 @@ from deployfold.measuring.stats import (
     percentiles,
 )
 from deployfold.measuring.warm_up import warm_up
-from deployfold.reporting.row import CudaGraph, Latency
-from deployfold.reporting.row import GpuState as GpuRow
+from deployfold.reporting.row import CudaGraph, GpuState, Latency
 from deployfold.runtimes.times import DeviceTimes
 
 MIN_ROUNDS = 15
@@ -118,7 +117,7 @@ def _latency(
         median_low_ms=min(interval.low, median),
         median_high_ms=max(interval.high, median),
         variation=variation,
-        gpu=None if state is None else GpuRow.model_validate(state),
+        gpu=state,
         graph=None if graph is None else CudaGraph.model_validate(graph),
     )
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
+from deployfold.reporting.fields import Count, Frozen, Number
 from deployfold.runtimes.tensorrt_library import CudaGraph
 from deployfold.util.files import atomic_path
 
@@ -19,8 +20,7 @@ TOP = 5
 FILES = (".npz", ".npy")
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(Frozen):
     """One output tensor.
 
     Attributes:
@@ -33,27 +33,27 @@ class Output:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
     dtype: str
-    minimum: float | None = None
-    maximum: float | None = None
-    mean: float | None = None
-    nonfinite: int = 0
-    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    minimum: Number | None = None
+    maximum: Number | None = None
+    mean: Number | None = None
+    nonfinite: Count = 0
+    top: tuple[tuple[tuple[Count, Number], ...], ...] = ()
 
 
 def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
     """Describe an output; ``alone`` is true for the only output of the model."""
     shape, dtype = tuple(array.shape), str(array.dtype)
     if array.dtype.kind not in "biuf":
-        return Output(name, shape, dtype)
+        return Output(name=name, shape=shape, dtype=dtype)
     numbers = array.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     classifier = alone and array.ndim == 2 and array.dtype.kind == "f" and shape[1] > 1
     return Output(
-        name,
-        shape,
-        dtype,
+        name=name,
+        shape=shape,
+        dtype=dtype,
         minimum=float(finite.min()) if finite.size else None,
         maximum=float(finite.max()) if finite.size else None,
         mean=float(finite.mean()) if finite.size else None,

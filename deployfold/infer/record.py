@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deployfold.reporting.fields import Count, Frozen, Number
+from deployfold.reporting.fields import Count, Frozen
 from deployfold.reporting.row import CudaGraph
 
-from .outputs import Result
+from .outputs import Output, Result
 
 
 class RunInput(Frozen):
@@ -15,19 +15,6 @@ class RunInput(Frozen):
     shape: tuple[Count, ...]
     dtype: str
     data: str
-
-
-class RunOutput(Frozen):
-    """An output; the fields of :class:`.outputs.Output`."""
-
-    name: str
-    shape: tuple[Count, ...]
-    dtype: str
-    minimum: Number | None = None
-    maximum: Number | None = None
-    mean: Number | None = None
-    nonfinite: Count = 0
-    top: tuple[tuple[tuple[Count, Number], ...], ...] = ()
 
 
 class RunRecord(Frozen):
@@ -43,7 +30,7 @@ class RunRecord(Frozen):
     placement: str | None = None
     cuda_graph: CudaGraph | None = None
     inputs: tuple[RunInput, ...]
-    outputs: tuple[RunOutput, ...]
+    outputs: tuple[Output, ...]
 
     @classmethod
     def of(cls, result: Result) -> RunRecord:
@@ -59,7 +46,7 @@ class RunRecord(Frozen):
                 RunInput(name=name, shape=tensor.shape, dtype=tensor.dtype, data=data)
                 for name, tensor, data in inputs
             ),
-            outputs=tuple(RunOutput.model_validate(one) for one in result.outputs),
+            outputs=result.outputs,
         )
 
     def to_json(self) -> str:

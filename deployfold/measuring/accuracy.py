@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
+from deployfold.reporting.row import Accuracy, OutputAccuracy
 from deployfold.runtimes.protocol import Array
 from deployfold.util.numerics import RunningDifference, least
 
 TOP = 5
-
-
-@dataclass(frozen=True)
-class OutputAccuracy:
-    """The comparison of one output; see :class:`Accuracy` for the numbers.
-
-    ``shape`` is the output's shape on the first inputs, with the batch axis.
-    """
-
-    index: int
-    shape: tuple[int, ...]
-    max_abs_diff: float
-    sqnr_db: float
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The comparison of all outputs with the original's. Every number is that of the worst output.
-
-    Pooling the values of all outputs would hide the error of outputs with small values (scores)
-    behind outputs with large values (boxes in pixels).
-
-    Attributes:
-        max_abs_diff: the greatest absolute difference; ``inf`` if a value is NaN or infinite and
-            the original's is not the same.
-        sqnr_db: 10 log10 of signal power over error power, pooled over all inputs; ``inf`` for
-            identical outputs.
-        cosine: the cosine of the angle between the flattened outputs; 1 for identical outputs, NaN
-            if one output is all zero or ``max_abs_diff`` is infinite.
-        top1_agreement: the share of samples with the same argmax, for a classifier: a model with
-            one floating-point output of shape (N, classes) and two classes or more; else ``None``.
-        nonfinite: the number of values that are NaN or infinite on one side and differ.
-        top5_agreement: the share of samples whose five greatest outputs include the original's
-            argmax; ``None`` also for five classes or fewer, where all samples agree.
-        accuracy: the share of samples whose argmax is their label; ``None`` without labels.
-        samples: the number of samples compared. The first axis counts; an output without axes is
-            one sample.
-        outputs: every output separately; empty for a single output.
-    """
-
-    max_abs_diff: float
-    sqnr_db: float
-    cosine: float
-    top1_agreement: float | None
-    nonfinite: int = 0
-    top5_agreement: float | None = None
-    accuracy: float | None = None
-    samples: int = 0
-    outputs: tuple[OutputAccuracy, ...] = ()
 
 
 def compare(
@@ -136,7 +86,13 @@ class Comparison:
         if not self._tallies:
             raise MeasureError("There are no outputs to compare.")
         parts = [
-            OutputAccuracy(index, shape, tally.max_abs_diff, tally.sqnr_db, tally.cosine)
+            OutputAccuracy(
+                index=index,
+                shape=shape,
+                max_abs_diff=tally.max_abs_diff,
+                sqnr_db=tally.sqnr_db,
+                cosine=tally.cosine,
+            )
             for index, (shape, tally) in enumerate(zip(self._shapes, self._tallies, strict=True))
         ]
         classifier = self._classes is not None and self._samples > 0
@@ -144,7 +100,7 @@ class Comparison:
         return Accuracy(
             max_abs_diff=max(part.max_abs_diff for part in parts),
             sqnr_db=min(part.sqnr_db for part in parts),
-            cosine=least([part.cosine for part in parts]),
+            cosine=least([tally.cosine for tally in self._tallies]),
             top1_agreement=self._top1 / self._samples if classifier else None,
             nonfinite=sum(tally.nonfinite for tally in self._tallies),
             top5_agreement=self._top5 / self._samples if classifier and many else None,

@@ -20,12 +20,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployfold.events import Emit, StageProgress, ignore
+from deployfold.reporting.row import ColdStart
 from deployfold.runtimes import RunSettings, runtime_by_key
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Inputs, Runner
@@ -34,21 +34,6 @@ from deployfold.util.memory import forget_peak, peak_bytes
 
 RUNS = 3
 TIMEOUT = 600.0
-
-
-@dataclass(frozen=True)
-class ColdStart:
-    """The medians of ``runs`` fresh processes, or the reason in ``not_measured``.
-
-    ``peak_bytes`` is the increase of the resident memory from the end of the imports to its peak.
-    """
-
-    load_ms: float | None = None
-    first_ms: float | None = None
-    total_ms: float | None = None
-    peak_bytes: int | None = None
-    runs: int = 0
-    not_measured: str | None = None
 
 
 def opened_file(runner: Runner | None) -> tuple[str, RunSettings] | None:

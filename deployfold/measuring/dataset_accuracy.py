@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from deployfold.data.labels import Label
 from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore
+from deployfold.reporting.row import Accuracy
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Array, Inputs, Runner
 from deployfold.scoring import Scores, Scoring
 
-from .accuracy import Accuracy, Comparison
+from .accuracy import Comparison
 from .shared_runners import shared
 
 

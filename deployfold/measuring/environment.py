@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from deployfold.errors import MeasureError
+from deployfold.reporting.report import Environment
 from deployfold.runtimes.cuda import Cuda
 from deployfold.targets.machine import library_version
 
@@ -27,35 +27,6 @@ PACKAGES = (
     "timm",
     "numpy",
 )
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The machine and the libraries of a measurement.
-
-    Attributes:
-        cpu: the model name of the CPU.
-        physical_cores: cores, not hardware threads, that this process may run on.
-        threads: CPU threads that every measured row used.
-        os: operating system and machine architecture.
-        python: the Python version.
-        gpu: the name of the first CUDA device, if there is one.
-        packages: versions of the importable packages, by the usual name of their distribution.
-        cpus: hardware threads that this process may run on.
-        governor: the CPU frequency governor; ``None`` without one, as in most VMs.
-        load_average: the average number of processes that ran or waited in the last minute.
-    """
-
-    cpu: str
-    physical_cores: int
-    threads: int
-    os: str
-    python: str
-    gpu: str | None
-    packages: dict[str, str]
-    cpus: int
-    governor: str | None
-    load_average: float | None
 
 
 def describe(threads: int | None = None) -> Environment:

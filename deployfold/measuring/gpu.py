@@ -7,9 +7,9 @@ Without either, the state is unknown.
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from typing import Any
 
+from deployfold.reporting.row import GpuState
 from deployfold.runtimes.cuda import Cuda
 
 THROTTLE_REASONS = {
@@ -21,25 +21,6 @@ THROTTLE_REASONS = {
 }
 """Bits of ``nvmlClocksEventReasons`` (nvml.h) that slow down a busy GPU. The dictionary omits idle
 (0x01), clocks set by the user (0x02), sync boost (0x10) and the display's setting (0x100)."""
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """The state of one GPU; a field is ``None`` if NVML does not support it on this GPU.
-
-    Attributes:
-        sm_clock_mhz, max_sm_clock_mhz: the current SM clock, and the maximum.
-        temperature_c: the temperature of the die, in degrees Celsius.
-        power_w, power_limit_w: the current power draw, and the limit in force, in watts.
-        throttled_by: the reasons for lowered clocks; empty without one.
-    """
-
-    sm_clock_mhz: int | None = None
-    max_sm_clock_mhz: int | None = None
-    temperature_c: int | None = None
-    power_w: float | None = None
-    power_limit_w: float | None = None
-    throttled_by: tuple[str, ...] = ()
 
 
 def gpu_state(uuid: str | None = None) -> GpuState | None:

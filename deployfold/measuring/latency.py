@@ -27,7 +27,7 @@ from deployfold.events import Emit, ignore
 from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.runtimes.threads import torch_threads
 
-from .measurements import Latency, Measured, MeasurementInterrupted, Measurements
+from .measurements import Measured, MeasurementInterrupted, Measurements
 from .session import TOLERANCE, Session
 from .stats import MIN_FOR_INTERVAL
 from .timed_runner import TimedRunner
@@ -109,4 +109,4 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-__all__ = ["Latency", "Measured", "MeasurementInterrupted", "Measurements", "measure"]
+__all__ = ["Measured", "MeasurementInterrupted", "Measurements", "measure"]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployfold.events import Emit, StageProgress
+from deployfold.reporting.row import CudaGraph, GpuState, Latency, Speedup
 from deployfold.runtimes.protocol import Inputs
 
 from .conditions import Contention, CpuWatch
-from .gpu import GpuState, gpu_state
-from .measurements import Latency, Measured, Measurements
+from .gpu import gpu_state
+from .measurements import Measured, Measurements
 from .stability import Evidence, doubts
 from .stats import (
     Interval,
@@ -185,16 +186,15 @@ class Session:
         return Measured(
             row.name,
             Latency(
-                samples_ms=samples,
                 median_ms=median,
                 p90_ms=p90,
                 p95_ms=p95,
                 p99_ms=p99,
                 throughput=self.batch / median * 1e3 if median else math.inf,
-                speedup=speedup.value if speedup else None,
-                speedup_low=speedup.low if speedup else None,
-                speedup_high=speedup.high if speedup else None,
+                speedup=None if speedup is None else Speedup.model_validate(speedup),
                 rounds=self.completed,
+                samples=len(samples),
+                quantiles_ms=np.quantile(samples, np.linspace(0, 1, 21)).tolist(),
                 stable=not found,
                 note="; ".join(one.text for one in found) or None,
                 doubts=tuple(one.kind for one in found),
@@ -208,13 +208,14 @@ class Session:
                 preemptions_per_s=evidence.preemptions,
                 other_cpus=self.contention.others if self.contention else None,
                 gpu=evidence.gpu,
-                graph=graph,
+                graph=None if graph is None else CudaGraph.model_validate(graph),
                 p95_low_ms=tail.low if tail.bounded else None,
                 p95_high_ms=tail.high if tail.bounded else None,
                 overtime_s=self._overtime(),
             ),
             outputs=row.outputs,
             notes=(*row.notes, *row.part_notes, *self._clock_note(row)),
+            samples_ms=samples,
         )
 
     def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deployfold.reporting.row import GpuState
+
 from .conditions import SLACK, Contention
-from .gpu import GpuState
 from .stats import MIN_FOR_INTERVAL, Interval
 
 MAX_VARIATION = 0.025

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore, part_of
+from deployfold.reporting.row import BatchPoint
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Inputs, Runner
 
 from .latency import measure
 from .measurements import Measured
 from .shared_runners import shared
-
-
-@dataclass(frozen=True)
-class BatchPoint:
-    """The result of one row at one batch size, or the reason in ``not_measured``.
-
-    ``throughput`` is in samples per second: batch / median.
-    """
-
-    batch: int
-    median_ms: float | None = None
-    throughput: float | None = None
-    stable: bool = False
-    not_measured: str | None = None
 
 
 def sweep(
@@ -71,7 +57,7 @@ def sweep(
                 inputs = make_inputs(batch)
             except DeployfoldError as error:
                 for name in runners:
-                    points[name].append(BatchPoint(batch, not_measured=summary(error)))
+                    points[name].append(BatchPoint(batch=batch, not_measured=summary(error)))
                 continue
             measured = measure(
                 kept,
@@ -96,11 +82,16 @@ def _shapes(row: Measured) -> list[tuple[int, ...]] | None:
 def _point(row: Measured, batch: int, expected: list[tuple[int, ...]] | None) -> BatchPoint:
     shapes = _shapes(row)
     if row.latency is None:
-        return BatchPoint(batch, not_measured=row.not_measured)
+        return BatchPoint(batch=batch, not_measured=row.not_measured)
     if expected is not None and shapes != expected:
         return BatchPoint(
-            batch,
+            batch=batch,
             not_measured=f"its outputs have the shapes {shapes}, the original's {expected}",
         )
     latency = row.latency
-    return BatchPoint(batch, latency.median_ms, latency.throughput, latency.stable)
+    return BatchPoint(
+        batch=batch,
+        median_ms=latency.median_ms,
+        throughput=latency.throughput,
+        stable=latency.stable,
+    )

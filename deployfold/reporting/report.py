@@ -112,10 +112,19 @@ class ModelInput(Frozen):
 
 
 class Environment(Frozen):
-    """The machine; the same fields as ``deployfold.measuring.environment.Environment``.
+    """The machine and the libraries of a measurement.
 
-    ``cpus`` are hardware threads, ``governor`` the CPU frequency governor, ``load_average`` the
-    machine's when the report was written; ``None`` where the system does not report it.
+    Attributes:
+        cpu: the model name of the CPU.
+        physical_cores: cores, not hardware threads, that the process could run on.
+        threads: CPU threads that every measured row used.
+        os: operating system and machine architecture.
+        python: the Python version.
+        gpu: the name of the first CUDA device, if there is one.
+        packages: versions of the importable packages, by the usual name of their distribution.
+        cpus: hardware threads that the process could run on.
+        governor: the CPU frequency governor; ``None`` without one, as in most VMs.
+        load_average: the average number of processes that ran or waited in the last minute.
     """
 
     cpu: str

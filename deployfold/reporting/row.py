@@ -7,7 +7,6 @@ it is as valid as before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -39,23 +38,15 @@ class Speedup(Frozen):
         return self.low <= 1.0 <= self.high
 
 
-class MeasuredLatency(Protocol):
-    """The attributes that :meth:`Latency.of` reads, of ``measuring.measurements.Latency``."""
-
-    @property
-    def samples_ms(self) -> Any: ...
-    @property
-    def median_ms(self) -> float: ...
-    @property
-    def speedup(self) -> float | None: ...
-    @property
-    def speedup_low(self) -> float | None: ...
-    @property
-    def speedup_high(self) -> float | None: ...
-
-
 class GpuState(Frozen):
-    """The GPU after the last round; the fields of ``deployfold.measuring.gpu.GpuState``."""
+    """The state of one GPU; a field is ``None`` if NVML does not support it on this GPU.
+
+    Attributes:
+        sm_clock_mhz, max_sm_clock_mhz: the current SM clock, and the maximum.
+        temperature_c: the temperature of the die, in degrees Celsius.
+        power_w, power_limit_w: the current power draw, and the limit in force, in watts.
+        throttled_by: the reasons for lowered clocks; empty without one.
+    """
 
     sm_clock_mhz: Count | None = None
     max_sm_clock_mhz: Count | None = None
@@ -76,18 +67,31 @@ class CudaGraph(Frozen):
 
 
 class Latency(Frozen):
-    """Latency of one call in milliseconds, and throughput in samples per second at the median.
+    """The latency of one row. Times are in milliseconds; on a GPU, of the computation alone.
 
-    ``samples`` is how many timed calls the percentiles come from, ``note`` why they are not
-    stable, ``doubts`` the kinds of these reasons (:class:`deployfold.measuring.stability.Doubt`),
-    ``h2d_ms`` and ``d2h_ms`` the copies to and from a GPU, which the latency leaves out,
-    ``median_low_ms`` and ``median_high_ms`` the median's 95 % interval, ``p95_low_ms`` and
-    ``p95_high_ms`` that of the 95th percentile (``None`` of too few calls), ``overtime_s`` the
-    seconds past the time limit that the least number of rounds took, ``variation`` the
-    coefficient of variation of the calls, ``preemptions_per_s`` how often the scheduler took a CPU
-    away, and ``other_cpus`` how many CPUs other programs kept busy meanwhile. ``quantiles_ms`` are
-    the least of the calls, every twentieth of them, and the greatest: 21 numbers. ``graph`` is
-    of an engine on a GPU. ``end_to_end_ms`` is a call with these copies, by the host's clock.
+    Attributes:
+        median_ms, p90_ms, p95_ms, p99_ms: percentiles of all timed calls.
+        throughput: samples per second at the median: batch size / median.
+        speedup: baseline time / own time; ``None`` if the baseline was not measured by the same
+            clock.
+        rounds, samples: the numbers of completed rounds and of timed calls.
+        stable: whether the numbers are reliable, that is, ``note`` is ``None``.
+        note: the reasons why the numbers are not reliable.
+        doubts: the kinds of these reasons, see :class:`deployfold.measuring.stability.Doubt`.
+        h2d_ms, d2h_ms: medians of the copies to and from the GPU; ``None`` on the CPU.
+        median_low_ms, median_high_ms: the 95 % interval of the median over rounds; from 0 to
+            infinity for too few rounds.
+        variation: coefficient of variation of the calls.
+        preemptions_per_s: involuntary context switches per second while the row ran.
+        other_cpus: number of CPUs that other programs kept busy during the rounds.
+        gpu: the state of the GPU after the last round; ``None`` on the CPU.
+        quantiles_ms: the calls at 0, 5, …, 100 %.
+        graph: whether the work was launched as one CUDA graph; ``None`` on the CPU.
+        p95_low_ms, p95_high_ms: the 95 % interval of ``p95_ms``; ``None`` for too few calls.
+        end_to_end_ms: median of a call with its copies, by the host's clock; ``None`` on the CPU,
+            where it equals the latency.
+        overtime_s: seconds past the time limit that the least number of rounds took; ``None``
+            without any.
     """
 
     median_ms: Number
@@ -116,20 +120,6 @@ class Latency(Frozen):
     end_to_end_ms: Number | None = None
     overtime_s: Number | None = None
 
-    @classmethod
-    def of(cls, measured: MeasuredLatency) -> Latency:
-        """The report's form of ``deployfold.measuring.measurements.Latency``."""
-        value, low, high = measured.speedup, measured.speedup_low, measured.speedup_high
-        speedup = None
-        if value is not None and low is not None and high is not None:
-            speedup = Speedup(value=value, low=low, high=high)
-        plain = {
-            name: getattr(measured, name)
-            for name in cls.model_fields
-            if name not in ("speedup", "samples")
-        }
-        return cls(speedup=speedup, samples=len(measured.samples_ms), **plain)
-
 
 class OutputAccuracy(Frozen):
     """One output, or one part of an output, against the original's.
@@ -137,6 +127,8 @@ class OutputAccuracy(Frozen):
     Attributes:
         index: its place in this list.
         name: of the output; ``output0[0:4]`` for a part. ``None`` where only the place is known.
+        shape: its shape on the first inputs, with the batch axis.
+        max_abs_diff, sqnr_db, cosine: see :class:`Accuracy`.
     """
 
     index: Count
@@ -148,15 +140,27 @@ class OutputAccuracy(Frozen):
 
 
 class Accuracy(Frozen):
-    """Outputs against the original's on the same inputs; of several outputs, the worst.
+    """The comparison of all outputs with the original's. Every number is that of the worst output.
+
+    Pooling the values of all outputs would hide the error of outputs with small values (scores)
+    behind outputs with large values (boxes in pixels).
 
     Attributes:
-        top1_agreement: the share (0 to 1) of samples with the original's first class; for
-            classifiers only.
-        top5_agreement: the share whose five first classes hold the original's first.
-        accuracy: the share whose first class is the label's; only where there were labels.
-        samples: how many samples were compared; ``None`` in older reports.
-        outputs: every output apart, where there are several.
+        max_abs_diff: the greatest absolute difference; ``inf`` if a value is NaN or infinite and
+            the original's is not the same.
+        sqnr_db: 10 log10 of signal power over error power, pooled over all inputs; ``inf`` for
+            identical outputs.
+        cosine: the cosine of the angle between the flattened outputs; 1 for identical outputs, NaN
+            if one output is all zero or ``max_abs_diff`` is infinite.
+        top1_agreement: the share (0 to 1) of samples with the same argmax, for a classifier: a
+            model with one floating-point output of shape (N, classes) and two classes or more.
+        nonfinite: the number of values that are NaN or infinite on one side and differ.
+        top5_agreement: the share of samples whose five greatest outputs include the original's
+            argmax; ``None`` also for five classes or fewer, where all samples agree.
+        accuracy: the share of samples whose argmax is their label; ``None`` without labels.
+        samples: the number of samples compared; ``None`` in older reports. The first axis counts;
+            an output without axes is one sample.
+        outputs: every output separately; empty for a single output.
     """
 
     max_abs_diff: Number

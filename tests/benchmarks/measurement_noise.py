@@ -11,7 +11,6 @@ rounds for an interval says nothing, and is counted apart.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import random
 import statistics
@@ -23,7 +22,8 @@ import numpy as np
 import torch
 import torchvision
 
-from deployfold.measuring.latency import Latency, measure
+from deployfold.measuring.latency import measure
+from deployfold.reporting.row import Latency
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Inputs, Step
 
@@ -89,15 +89,16 @@ def main(words: Sequence[str]) -> None:
             slowed.append(compared(Slowed, seed, seconds, pixels))
     finally:
         load.terminate()
-    equal = [item for item in same if item.speedup_low <= 1 <= item.speedup_high]
-    found = [item for item in slowed if item.speedup_high < 1]
+    equal = [item for item in same if item.speedup and item.speedup.undecided]
+    found = [item for item in slowed if item.speedup and item.speedup.high < 1]
     print(f"identical rows: ≈ in {len(equal)} of {runs}; {_described(same)}")
     print(f"rows {SLOWER:.0%} slower: found in {len(found)} of {runs}; {_described(slowed)}")
 
 
 def _described(rows: Sequence[Latency]) -> str:
-    silent = sum(math.isinf(row.speedup_high) for row in rows)
-    low, median, high = np.percentile([1 / row.speedup for row in rows], [5, 50, 95])
+    speedups = [row.speedup for row in rows if row.speedup]
+    silent = sum(not one.bounded for one in speedups)
+    low, median, high = np.percentile([1 / one.value for one in speedups], [5, 50, 95])
     rounds = statistics.median(row.rounds for row in rows)
     others = statistics.median(row.other_cpus or 0.0 for row in rows)
     return (

@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from finish_kits import make_kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from hypothesis_examples import examples
 
 from deployfold.compiling import EngineOptions, NoEngine, detect
@@ -26,7 +24,6 @@ from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_k
 from deployfold.finish.jobs import plan_jobs
 from deployfold.finish.kit import copy_note
 from deployfold.finish.timing import time_engine
-from deployfold.finish.verify import compare_outputs
 from deployfold.measuring.environment import cpu_name
 from deployfold.reporting.report import Latency, load_report, write_report
 from deployfold.targets.catalogue import identify, load_targets
@@ -286,45 +283,6 @@ def test_it_runs_without_torch_and_onnx(kit: Path, tmp_path: Path) -> None:
     # An engine of TensorRT-RTX for sm_89 is the one that was wanted for the L4.
     assert rows["tensorrt-fp32-l4"]["artifact"] == "net.sm_89.engine"
     assert (kit / "net.sm_89.engine.json").exists()
-
-
-ARRAYS = hnp.arrays(
-    np.float32,
-    hnp.array_shapes(min_dims=1, max_dims=3, max_side=8),
-    elements=st.floats(-100, 100, width=32) | st.just(float("nan")),
-)
-
-
-@settings(max_examples=examples(60))
-@given(ARRAYS, st.data())
-def test_the_comparison_says_what_the_measurements_own_does(
-    first: np.ndarray, data: st.DataObject
-) -> None:
-    from deployfold.measuring.accuracy import compare
-    from deployfold.reporting.row import Accuracy
-
-    elements = st.floats(-100, 100, width=32) | st.just(float("nan"))
-    second = data.draw(hnp.arrays(np.float32, first.shape, elements=elements))
-    ours = compare_outputs({"y": first}, {"z": second})
-    theirs = Accuracy.model_validate(compare([first], [second]))
-    assert ours.model_dump_json() == theirs.model_dump_json()
-    ours = compare_outputs({"a": first, "b": second}, {"a": second, "b": second})
-    theirs = Accuracy.model_validate(compare([first, second], [second, second]))
-    assert ours.model_dump_json() == theirs.model_dump_json()
-
-
-def test_the_comparison_of_a_classifier_is_the_measurements_own() -> None:
-    from deployfold.measuring.accuracy import compare
-    from deployfold.reporting.row import Accuracy
-
-    rng = np.random.default_rng(0)
-    first = rng.standard_normal((40, 30)).astype(np.float32)
-    second = (first + rng.standard_normal(first.shape)).astype(np.float32)
-    ours = compare_outputs({"y": first}, {"y": second})
-    assert ours == Accuracy.model_validate(compare([first], [second]))
-    assert ours.top1_agreement is not None
-    assert ours.top5_agreement is not None
-    assert 0 < ours.top1_agreement < ours.top5_agreement < 1
 
 
 class Step:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from deployfold.measuring.gpu import GpuState, _read, gpu_state, throttle_reasons
+from deployfold.measuring.gpu import _read, gpu_state, throttle_reasons
+from deployfold.reporting.row import GpuState
 
 
 def nvml(**answers: Any) -> SimpleNamespace:
@@ -41,7 +42,14 @@ def test_units_and_reasons() -> None:
         ),
         None,
     )
-    assert state == GpuState(1410, 1980, 54, 210.5, 300.0, ("the power limit",))
+    assert state == GpuState(
+        sm_clock_mhz=1410,
+        max_sm_clock_mhz=1980,
+        temperature_c=54,
+        power_w=210.5,
+        power_limit_w=300.0,
+        throttled_by=("the power limit",),
+    )
 
 
 def test_an_older_driver_and_questions_without_an_answer() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deployfold.measuring.latency import measure
-from deployfold.reporting.report import Latency, Speedup
+from deployfold.reporting.report import Speedup
 from deployfold.runtimes.protocol import Array, Inputs, Step
 
 UNITS = 400
@@ -64,7 +64,7 @@ def speedup(first: int, second: int, seed: int) -> Speedup:
     )
     measured = result.rows[1].latency
     assert measured is not None
-    found = Latency.of(measured).speedup
+    found = measured.speedup
     assert found is not None
     return found
 

@@ -19,6 +19,7 @@ from deployfold.errors import MeasureError
 from deployfold.events import Event, StageProgress
 from deployfold.measuring.latency import Measured, MeasurementInterrupted, Measurements, measure
 from deployfold.measuring.stats import MIN_FOR_INTERVAL
+from deployfold.reporting.row import Speedup
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import DeviceTimes
 
@@ -39,14 +40,14 @@ def test_constant_rows_converge_to_the_exact_ratio() -> None:
     base, fast = (row.latency for row in result.rows)
     assert base is not None
     assert fast is not None
-    assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (3.0, 3.0, 3.0)
-    assert (base.speedup, base.speedup_low, base.speedup_high) == (1.0, 1.0, 1.0)
+    assert fast.speedup == Speedup(value=3.0, low=3.0, high=3.0)
+    assert base.speedup == Speedup(value=1.0, low=1.0, high=1.0)
     assert fast.median_ms == fast.p99_ms == 10.0
     assert fast.throughput == pytest.approx(4 / 0.010)  # a batch of 4
     assert result.converged
     assert fast.stable
     assert 15 <= result.rounds <= 20
-    assert len(fast.samples_ms) == result.rounds
+    assert len(result.rows[1].samples_ms) == fast.samples == result.rounds
 
 
 def test_drift_that_hits_all_rows_leaves_the_ratio_alone() -> None:
@@ -63,9 +64,8 @@ def test_drift_that_hits_all_rows_leaves_the_ratio_alone() -> None:
     )
     same = latencies(result)["same"].latency
     assert same is not None
-    assert same.speedup_low is not None
-    assert same.speedup_high is not None
-    assert same.speedup_low <= 1 <= same.speedup_high
+    assert same.speedup is not None
+    assert same.speedup.undecided
     assert not same.stable  # the absolute times did drift, and it says so
     assert "coefficient of variation" in (same.note or "")
 
@@ -88,7 +88,8 @@ def test_the_speedup_is_the_median_of_ratios_within_a_round() -> None:
     row = latencies(result)["row"].latency
     assert row is not None
     # Warm-up shifts the pairing of the common load, so not every round is exact; the median is.
-    assert row.speedup == pytest.approx(3.0, rel=0.02)
+    assert row.speedup is not None
+    assert row.speedup.value == pytest.approx(3.0, rel=0.02)
 
 
 def test_every_round_runs_every_row_and_the_order_changes() -> None:
@@ -118,9 +119,10 @@ def test_a_fast_row_runs_in_blocks_and_every_call_is_a_sample() -> None:
     result = go(clock, {"base": Scripted(clock, 10 * MS), "fast": Scripted(clock, 100_000)})
     fast = latencies(result)["fast"].latency
     assert fast is not None
-    assert len(fast.samples_ms) == 10 * result.rounds
+    assert len(result.rows[1].samples_ms) == fast.samples == 10 * result.rounds
     assert fast.median_ms == pytest.approx(0.1)
-    assert fast.speedup == pytest.approx(100.0)
+    assert fast.speedup is not None
+    assert fast.speedup.value == pytest.approx(100.0)
 
 
 def test_a_slow_outlier_stays_in_the_tail() -> None:
@@ -129,7 +131,7 @@ def test_a_slow_outlier_stays_in_the_tail() -> None:
     result = go(clock, {"base": Scripted(clock, spiky)}, max_seconds=5)
     base = result.rows[0].latency
     assert base is not None
-    assert base.samples_ms.max() == 100.0
+    assert result.rows[0].samples_ms.max() == 100.0
     assert base.p99_ms > base.median_ms == 10.0
 
 
@@ -169,7 +171,7 @@ def test_it_always_ends_with_rounds_enough_for_an_interval(
     assert result.seconds <= max(max_seconds, least) + longest + 0.01
     for row in result.rows:
         assert row.latency is not None
-        assert len(row.latency.samples_ms) % result.rounds == 0
+        assert row.latency.samples % result.rounds == 0
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
@@ -186,7 +188,7 @@ def test_too_few_rounds_have_no_interval_and_are_not_stable(rounds: int) -> None
         assert "too few rounds for an interval" in (row.latency.note or "")
     fast = latencies(result)["fast"].latency
     assert fast is not None
-    assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2.0, 0.0, math.inf)
+    assert fast.speedup == Speedup(value=2.0, low=0.0, high=math.inf)
     assert (fast.median_low_ms, fast.median_high_ms) == (0.0, math.inf)
 
 
@@ -212,7 +214,7 @@ def test_a_round_cut_off_by_the_time_is_dropped_for_all_rows() -> None:
         {"a": Scripted(clock, 100 * MS), "b": Scripted(clock, 130 * MS)},
         max_seconds=2.0,
     )
-    counts = {len(row.latency.samples_ms) for row in result.rows if row.latency is not None}
+    counts = {row.latency.samples for row in result.rows if row.latency is not None}
     assert counts == {result.rounds}
 
 
@@ -235,7 +237,7 @@ def test_rounds_enough_for_an_interval_are_run_past_the_time_and_every_row_tells
         assert row.latency.overtime_s == 6.0
     fast = latencies(result)["fast"].latency
     assert fast is not None
-    assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2.0, 2.0, 2.0)
+    assert fast.speedup == Speedup(value=2.0, low=2.0, high=2.0)
     in_time = go(clock, rows, max_seconds=20.0)
     assert all(row.latency and row.latency.overtime_s is None for row in in_time.rows)
 
@@ -267,7 +269,8 @@ def test_a_failing_row_does_not_stop_the_others(fails_at: int) -> None:
     assert "second" not in (result["bad"].not_measured or "")
     good = result["good"].latency
     assert good is not None
-    assert good.speedup == 1.0
+    assert good.speedup is not None
+    assert good.speedup.value == 1.0
     assert all(runner.closed for runner in rows.values())
 
 
@@ -278,7 +281,7 @@ def test_without_the_baseline_rows_keep_their_times_and_have_no_speedup() -> Non
     row = latencies(go(clock, rows))["row"].latency
     assert row is not None
     assert row.median_ms == 10.0
-    assert row.speedup is row.speedup_low is row.speedup_high is None
+    assert row.speedup is None
 
 
 @pytest.mark.parametrize("after", [1, 40])
@@ -366,5 +369,5 @@ def test_a_model_with_eight_times_the_work_measures_as_slower() -> None:
     )
     large = latencies(result)["large"].latency
     assert large is not None
-    assert large.speedup_high is not None
-    assert large.speedup_high < 0.7
+    assert large.speedup is not None
+    assert large.speedup.high < 0.7

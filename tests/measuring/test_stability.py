@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from deployfold.measuring.conditions import Contention
-from deployfold.measuring.gpu import GpuState
 from deployfold.measuring.stability import Evidence, doubts
 from deployfold.measuring.stats import Interval
+from deployfold.reporting.row import GpuState
 
 STABLE = Evidence(
     variation=0.02,

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +16,8 @@ from pydantic import ValidationError
 from report_sample import full_report, sample_report
 
 from deployfold.errors import UsageError
-from deployfold.measuring.environment import describe
-from deployfold.measuring.measurements import Latency as MeasuredLatency
 from deployfold.reporting.report import (
     Accuracy,
-    Environment,
-    Latency,
     Report,
     Row,
     load_report,
@@ -122,36 +117,6 @@ def test_the_time_is_utc_and_source_date_epoch_wins(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     assert now().endswith("Z")
     assert now()[:2] == "20"
-
-
-def test_a_measured_latency_is_taken_over_whole() -> None:
-    measured = MeasuredLatency(
-        samples_ms=np.arange(1.0, 8.0),
-        median_ms=4.0,
-        p90_ms=6.4,
-        p95_ms=6.7,
-        p99_ms=6.94,
-        throughput=250.0,
-        speedup=1.5,
-        speedup_low=1.4,
-        speedup_high=1.6,
-        rounds=7,
-        stable=False,
-        note="why",
-        h2d_ms=0.1,
-        d2h_ms=0.2,
-    )
-    latency = Latency.of(measured)
-    assert latency.speedup is not None
-    assert (latency.speedup.value, latency.speedup.low, latency.speedup.high) == (1.5, 1.4, 1.6)
-    assert (latency.samples, latency.rounds, latency.note) == (7, 7, "why")
-    assert (latency.median_ms, latency.p99_ms, latency.d2h_ms) == (4.0, 6.94, 0.2)
-
-
-def test_the_measured_environment_is_taken_over_by_its_attributes() -> None:
-    measured = describe(2)
-    environment = Environment.model_validate(measured)
-    assert environment.model_dump() == vars(measured)
 
 
 OLD = Path(__file__).parent / "golden" / "old" / "report-0.1.0.json"
