@@ -205,7 +205,7 @@ def _with_statistics_of(
     result = reestimated(model.module, data.tensors(inputs))
     return (
         replace(model, module=result.model),
-        f"{result.note} The samples are {data.origin}.",
+        f"{result.note} The data: {data.origin}.",
         data.notes,
     )
 

@@ -65,14 +65,14 @@ class Reestimated:
     @property
     def note(self) -> str:
         """The change to the model, in sentences for the report."""
-        rest = ""
+        rest, many = "", len(self.names)
         if self.unreached:
             rest += f" The data does not reach {first_few(self.unreached)}."
         if self.constant:
             rest += f" {self.constant} channels do not vary on this data."
         return (
-            f"This is NOT the function of the checkpoint: the running statistics of "
-            f"{len(self.names)} BatchNorms were replaced by those of {self.samples} samples, which "
+            f"This is NOT the function of the checkpoint: the running statistics of {many} "
+            f"BatchNorm{'s' * (many > 1)} were replaced by those of {self.samples} samples, which "
             f"moves the outputs on these samples by up to {self.moved:.2g} (relative). Every "
             f"comparison is with the model after this change.{rest}"
         )

@@ -142,7 +142,7 @@ def test_the_command_writes_the_new_model_and_reports_it(tmp_path):
     )
     told = json.loads(report.to_json())["fold"]["reestimation"]
     assert told in report.notes
-    assert "12 of 12 samples of data.npy" in told
+    assert "The data: 12 of 12 samples of data.npy." in told
 
 
 def test_an_onnx_and_random_data_are_refused(tmp_path):

@@ -33,6 +33,10 @@ class Product(nn.Module):
             x = x.matmul(self.weight)
         elif self.way == "mm":
             x = torch.mm(x, self.weight)
+        elif self.way == "einsum":
+            x = torch.einsum("ni,io->no", x, self.weight)
+        elif self.way == "weight first":
+            x = torch.einsum("io, ...i", self.weight, x)
         elif self.way == "added":
             x = x @ self.weight + self.bias
         else:
@@ -42,7 +46,7 @@ class Product(nn.Module):
 
 @settings(max_examples=examples(30))
 @given(
-    way=st.sampled_from(["operator", "method", "mm", "added", "addmm"]),
+    way=st.sampled_from(["operator", "method", "mm", "added", "addmm", "einsum", "weight first"]),
     width=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     before=st.booleans(),
     after=st.booleans(),
@@ -50,6 +54,70 @@ class Product(nn.Module):
 def test_product_with_a_stored_matrix(way, width, before, after):
     model = randomise(Product(way, width, before=before, after=after))
     folded(model, torch.randn(3, width[0]), gone=before + after)
+
+
+class Einsum(nn.Module):
+    """A convolution, an einsum with a stored factor, a norm and a convolution."""
+
+    def __init__(self, equation: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.equation = equation
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.weight = nn.Parameter(torch.rand(shape) + 0.5)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(torch.einsum(self.equation, self.conv(x), self.weight)).relu())
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "gone"),
+    [
+        ("nchw,dc->ndhw", (4, 4), 1),  # a 1x1 convolution
+        ("nchw,cd->ndhw", (4, 4), 1),
+        ("nc...,dc->nd...", (4, 4), 1),
+        ("nchw,c->nchw", (4,), 1),  # a factor for each channel
+        ("nchw,wc->nchw", (6, 4), 0),  # a factor for each channel and column: one shift is none
+        ("nchw,wv->nchv", (6, 6), 0),  # a layer over columns, not channels
+    ],
+)
+def test_einsum_with_a_stored_factor(equation, shape, gone):
+    model = randomise(Einsum(equation, shape))
+    folded(model, torch.randn(2, 3, 8, 8), gone=gone, left=1 - gone)
+
+
+def test_attention_written_as_einsums_carries_a_norm():
+    class Attention(nn.Module):
+        def __init__(self, equation: str) -> None:
+            super().__init__()
+            self.equation = equation
+            self.values, self.last = nn.Linear(6, 6), nn.Linear(6, 2)
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = x.unflatten(-1, (2, 3))
+            weights = torch.einsum("nqhd,nkhd->nhqk", heads, heads).softmax(-1)
+            values = self.values(x).unflatten(-1, (2, 3))
+            x = torch.einsum(self.equation, weights, values).flatten(2)
+            return self.last(self.norm(x.transpose(1, 2)).transpose(1, 2).relu())
+
+    model = randomise(Attention("nhqk,nkhd->nqhd"))
+    assert folded(model, torch.randn(2, 5, 6), gone=1).folded[0].into == ("values",)
+    wrong_axis = randomise(Attention("nhkq,nkhd->nqhd"))  # these weights do not add up to one
+    folded(wrong_axis, torch.randn(2, 5, 6), gone=0, left=1)
+
+
+@pytest.mark.parametrize("way", ["mm", "einsum", "operator"])
+def test_a_product_that_runs_twice_in_a_forward_gets_its_bias_twice(way):
+    class Twice(Product):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + super().forward(2 * x)
+
+    model = randomise(Twice(way, (3, 4), before=False, after=True))
+    result = folded(model, torch.randn(5, 3), gone=1)
+    (bias,) = [one for name, one in result.model.named_parameters() if "folded_bias" in name]
+    assert bias.shape == (4,)
 
 
 def test_layers_side_by_side_by_hstack():

@@ -41,7 +41,9 @@ class Layer:
         geometry: for every spatial axis: kernel size, stride, leading padding, dilation.
         functional: the forward ignores a ``bias`` attribute set on the module, so folding writes a
             new bias into the code of the forward.
-        occurrence: the position of a functional layer among the operators of its name in ``path``.
+        calls: every operator that runs the layer: module path, name, and position among the
+            operators of that name in that module's forward.
+        trailing: the number of output axes behind the channels.
     """
 
     kind: LayerKind
@@ -55,8 +57,8 @@ class Layer:
     geometry: tuple[tuple[int, int, int, int], ...] = ()
     padded: bool = False
     functional: bool = False
-    op_name: str = ""
-    occurrence: int = 0
+    calls: tuple[tuple[str, str, int], ...] = ()
+    trailing: int = 0
 
     @property
     def transposed(self) -> bool:
@@ -105,8 +107,14 @@ def layer_of(op: Op) -> Layer | str:
         or any(padding for _, _, padding, _ in geometry)
         or _same_padding_adds(op, geometry),
         functional=bias is None and not _reads_bias(op),
-        op_name=op.name,
-        occurrence=op.occurrence,
+        calls=tuple(
+            dict.fromkeys(
+                (user.call.path, user.name, user.occurrence)
+                for user in weight.consumers
+                if is_layer(user) and user["weight"] is weight
+            )
+        ),
+        trailing=_trailing(op),
     )
 
 
@@ -117,7 +125,12 @@ def _is_zero(bias: Value) -> bool:
 
 def channel_axis(op: Op, value: Value) -> int:
     """The channel axis of a layer's input or output: the last axis before any spatial axes."""
-    return len(value.shape) - record_of(op).spatial_axes - 1
+    return len(value.shape) - _trailing(op) - 1
+
+
+def _trailing(op: Op) -> int:
+    """The number of axes behind the channels."""
+    return int(op.arguments.get("trailing", record_of(op).spatial_axes))
 
 
 def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, int], ...]:

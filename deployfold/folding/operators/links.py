@@ -80,13 +80,13 @@ def passes(op: Op) -> list[Link]:
     """Links for operators whose output equals the input, such as dropout in evaluation mode."""
     if op.arguments.get("train", False):
         raise NotSeparable("it drops elements at random")
-    source = _single(op)
+    source = single(op)
     return [Link(op.output, ((source, Aligned(source, op.output), 1.0),))]
 
 
 def moves(op: Op) -> list[Link]:
     """Links for operators whose output elements are copies of input elements, or zero padding."""
-    source = _single(op)
+    source = single(op)
     return [Link(result, ((source, Moved(op, source, result), 1.0),)) for result in op.outputs]
 
 
@@ -97,13 +97,13 @@ def moves_by_index(op: Op) -> list[Link]:
 
 def negates(op: Op) -> list[Link]:
     """Links for the negation ``-x``."""
-    source = _single(op)
+    source = single(op)
     return [Link(op.output, ((source, Aligned(source, op.output), -1.0),))]
 
 
 def multiplies(op: Op) -> list[Link]:
     """Links for ``x * factor`` and ``x / factor``; the factor is known, finite and nowhere zero."""
-    source = _single(op)
+    source = single(op)
     name = op.name.rstrip("_")
     if op.arguments.get("rounding_mode"):
         raise NotSeparable("it rounds")
@@ -117,16 +117,25 @@ def multiplies(op: Op) -> list[Link]:
         factor = Aligned(other, op.output).down(stored.double())
     else:
         factor = torch.full([1] * len(source.shape), float(other), dtype=torch.float64)
+    return scaled(op, source, factor, inverse=name == "div")
+
+
+def scaled(op: Op, source: Value, factor: Tensor, *, inverse: bool = False) -> list[Link]:
+    """The link of a product with ``factor``, a partly known tensor of the output.
+
+    Raises:
+        NotSeparable: a factor is zero or not finite.
+    """
     if not bool((factor.isfinite() & (factor != 0)).all()):
         raise NotSeparable("it does not scale every channel")
-    factor = 1 / factor if name == "div" else factor
+    factor = 1 / factor if inverse else factor
     coefficient: Coefficient = float(factor) if factor.numel() == 1 else factor
     return [Link(op.output, ((source, Aligned(source, op.output), coefficient),))]
 
 
 def rectifies(op: Op) -> list[Link]:
     """Links for activations with ``f(s * x) = s * f(x)`` for every positive ``s``, such as ReLU."""
-    source = _single(op)
+    source = single(op)
     return [
         Link(
             op.output,
@@ -149,7 +158,7 @@ class Reduction:
 
     def __call__(self, op: Op) -> list[Link]:
         """The link of one averaging or maximum operator."""
-        source = _single(op)
+        source = single(op)
         rank = len(source.shape)
         axes = frozenset(range(rank - self.spatial, rank)) if self.spatial else _given_axes(op)
         kept = len(op.output.shape) == rank
@@ -209,24 +218,7 @@ def adds(op: Op) -> list[Link]:
     return [Link(op.output, tuple(inputs), constant)]
 
 
-def attends(op: Op) -> list[Link]:
-    """Links for attention, ``weights @ values``: the weights are a softmax, so their sum is 1."""
-    if op.name == "scaled_dot_product_attention":
-        value, plain = op["value"], op["attn_mask"] is None and not op["dropout_p"]
-        if not plain or value.constant or value.shape[:-2] != op["query"].shape[:-2]:
-            raise NotSeparable("it masks, drops or groups what it attends to")
-        return [Link(op.output, ((value, Aligned(value, op.output, frozenset({-2})), 1.0),))]
-    if len(op.inputs) == 2 and min(len(value.shape) for value in op.inputs) >= 2:
-        first, second = op.inputs
-        for weights, values, axis in ((first, second, -2), (second, first, -1)):
-            # The product sums over ``axis`` of the values and over the other axis of the weights.
-            if not values.constant and _adds_to_one(weights, -3 - axis):
-                route = Aligned(values, op.output, frozenset({axis}))
-                return [Link(op.output, ((values, route, 1.0),))]
-    raise NotSeparable("it multiplies two tensors, neither of them a softmax over the other's axis")
-
-
-def _single(op: Op) -> Value:
+def single(op: Op) -> Value:
     """The one input of an operator that depends on the model's input.
 
     Raises:
@@ -239,7 +231,7 @@ def _single(op: Op) -> Value:
 
 
 def _given_axes(op: Op) -> frozenset[int]:
-    rank = len(_single(op).shape)
+    rank = len(single(op).shape)
     given = op.arguments.get("dim")
     if given is None or given == []:
         raise NotSeparable(f"{op.name} is taken over every axis")
@@ -257,29 +249,3 @@ def _weights_add_to_one(op: Op) -> bool:
     if op["ceil_mode"] and padded:
         return False
     return not (padded and op["count_include_pad"])
-
-
-_SHAPES_ALONE = frozenset({"reshape", "view", "flatten", "expand", "unsqueeze", "squeeze"})
-_SAME = frozenset({"contiguous", "clone", "dropout", "feature_dropout", "alpha_dropout"})
-
-
-def _adds_to_one(value: Value, axis: int) -> bool:
-    """Whether ``value`` is a softmax along ``axis``, which counts from the end."""
-    op = value.producer
-    while op is not None:
-        rank = len(value.shape)
-        if op.name in {"softmax", "_softmax"}:
-            return int(op["dim"]) % rank - rank == axis
-        source = op.inputs[0]
-        if op.name == "transpose" and {op["dim0"] % rank, op["dim1"] % rank} == {
-            rank - 1,
-            rank - 2,
-        }:
-            axis = -3 - axis
-        elif op.name in _SHAPES_ALONE:
-            if axis != -1 or source.shape[-2:] != value.shape[-2:]:
-                return False
-        elif op.name not in _SAME or op.arguments.get("train", False):
-            return False
-        value, op = source, source.producer
-    return False

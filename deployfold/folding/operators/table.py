@@ -20,7 +20,6 @@ from .links import (
     Link,
     Reduction,
     adds,
-    attends,
     joins,
     moves,
     moves_by_index,
@@ -30,6 +29,7 @@ from .links import (
     rectifies,
 )
 from .partial import NotSeparable
+from .products import attends, contracts
 
 LayerKind = Literal["conv", "conv_transpose", "deform_conv", "linear", "product", "embedding"]
 
@@ -109,7 +109,7 @@ _RECORDS = (
     Operator("div", multiplies, arithmetic=True, elementwise=True),
     Operator("neg", negates, arithmetic=True),
     Operator("addcmul", arithmetic=True),
-    Operator("einsum", arithmetic=True),
+    Operator("einsum", contracts, arithmetic=True, layer="linear"),
     # Activations.
     Operator("relu", rectifies, activation=(nn.ReLU, ())),
     Operator("leaky_relu", rectifies, activation=(nn.LeakyReLU, ("negative_slope",))),

@@ -41,7 +41,7 @@ def rewrite_forward(
     module: nn.Module,
     *,
     bypass: Iterable[tuple[str, int]],
-    biases: Iterable[tuple[str, int, Tensor]],
+    biases: Iterable[tuple[str, int, nn.Parameter]],
     shifts: Iterable[tuple[str, int, Tensor]] = (),
 ) -> fx.GraphModule:
     """Return a module with the same children and state whose forward lacks some operators.
@@ -49,7 +49,8 @@ def rewrite_forward(
     Args:
         module: the module, which gets the new parameters and buffers as well.
         bypass: operators to replace by their input, as name and occurrence.
-        biases: layers to give a bias, as name, occurrence and value of shape ``(out,)``.
+        biases: layers to give a bias, as name, occurrence and value; the value of a product has a
+            shape that broadcasts against the result.
         shifts: operators to replace by the addition of a constant: name, occurrence, constant.
 
     Raises:
@@ -60,10 +61,10 @@ def rewrite_forward(
     for name, occurrence, bias in biases:
         node = _need(graph, name, occurrence, module)
         attribute = f"folded_bias_{name}_{occurrence}"
-        module.register_parameter(attribute, nn.Parameter(bias))
+        module.register_parameter(attribute, bias)
         with graph.inserting_before(node):
             source = graph.get_attr(attribute)
-        if name in ("matmul", "mm"):
+        if name in ("matmul", "mm", "einsum"):
             with graph.inserting_after(node):
                 total = graph.call_function(torch.add, (node, source))
             node.replace_all_uses_with(total)

@@ -81,12 +81,12 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
     """
     exact = exact or Exact(model)
     with torch.no_grad():
-        new_biases: list[tuple[Layer, Tensor]] = []
+        new_biases: list[tuple[Layer, nn.Parameter]] = []
         for edit in plan.layers:
             with _our_fault_at(edit.layer.weight.rpartition(".")[0] or edit.layer.weight):
                 bias = edit_layer(model, edit, exact)
             if bias is not None and edit.layer.functional:
-                new_biases.append((edit.layer, bias))
+                new_biases.append((edit.layer, nn.Parameter(_as_added(edit.layer, bias))))
             elif bias is not None:
                 module = model.get_submodule(edit.layer.path)
                 frozen = not module.get_parameter("weight").requires_grad
@@ -122,7 +122,8 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
             _drop_affine(model.get_submodule(removal.path))
         elif isinstance(removal, DropScale):
             _drop_scale(model.get_submodule(removal.path), removal)
-    paths = {item.path for item in bypasses} | {layer.path for layer, _ in new_biases}
+    paths = {item.path for item in bypasses}
+    paths |= {place for layer, _ in new_biases for place, *_ in layer.calls}
     paths |= {item.path for item, _ in shifts}
     for path in sorted(paths):
         module = model.get_submodule(path)
@@ -131,9 +132,10 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
                 module,
                 bypass=[(item.op_name, item.occurrence) for item in bypasses if item.path == path],
                 biases=[
-                    (layer.op_name, layer.occurrence, bias)
+                    (name, occurrence, bias)
                     for layer, bias in new_biases
-                    if layer.path == path
+                    for place, name, occurrence in layer.calls
+                    if place == path
                 ],
                 shifts=[
                     (item.op_name, item.occurrence, shift)
@@ -143,6 +145,11 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
             )
         model = _substitute(model, {module: rewritten})
     return model
+
+
+def _as_added(layer: Layer, bias: Tensor) -> Tensor:
+    """The bias of a functional layer in the shape in which its forward takes or adds it."""
+    return bias if layer.rank else bias.reshape(-1, *[1] * layer.trailing)
 
 
 def _like(model: nn.Module) -> Tensor:

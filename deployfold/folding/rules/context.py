@@ -231,12 +231,13 @@ class Context:
             return
         if layer.kind == "deform_conv":
             raise CannotFold(f"{describe(op)} has no bias, and its forward passes it none")
-        if op not in self._rewritable:
-            module = op.call.module
-            self._rewritable[op] = cannot_rewrite(module, layer.op_name, layer.occurrence)
-        reason = self._rewritable[op]
-        if reason is not None:
-            raise CannotFold(f"{describe(op)} has no bias: {reason}")
+        for place in self._places(op):
+            if place not in self._rewritable:
+                module = place.call.module
+                self._rewritable[place] = cannot_rewrite(module, place.name, place.occurrence)
+            reason = self._rewritable[place]
+            if reason is not None:
+                raise CannotFold(f"{describe(place)} has no bias: {reason}")
 
     def commit(self, requests: Sequence[Request]) -> tuple[str, ...]:
         """Add agreed requests to the pending edits; return the names of the layers that change."""
