@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from lowering_calls import lower_fp16, lower_qdq
+from lowering_calls import lower_cast, lower_qdq
 
 from deployfold.compiling import (
     EngineOptions,
@@ -32,16 +32,28 @@ from deployfold.targets.libraries import Library
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))
-SQNR = {Precision.FP32: 40.0, Precision.FP16: 30.0, Precision.INT8: 20.0}
+SQNR = {
+    Precision.FP32: 40.0,
+    Precision.FP16: 30.0,
+    Precision.BF16: 20.0,
+    Precision.INT8_WEIGHTS: 20.0,
+    Precision.INT8: 20.0,
+    Precision.FP8: 17.0,
+    Precision.INT4: 15.0,
+}
 """dB that an engine must keep: TF32 has 10 bits of mantissa and fp16 too; a wrong result has 0."""
 
 
 @dataclass(frozen=True)
 class GpuNet:
-    """The network's ONNX by precision, its ``.pt2``, and the module itself."""
+    """The network's ONNX by precision, its ``.pt2``, and the module itself.
+
+    ``lowered_db`` is the SQNR of each lowered file, with every low-precision tensor rounded.
+    """
 
     module: torch.nn.Module
     onnx: dict[Precision, Path]
+    lowered_db: dict[Precision, float]
     program: Path
 
     def expected(self, data: np.ndarray) -> np.ndarray:
@@ -65,7 +77,7 @@ def make_gpu_net(directory: Path) -> GpuNet:
         torch.nn.Linear(512, 10),
     ).eval()
     x = torch.randn(2, 3, 32, 32)
-    onnx, half = directory / "net.onnx", directory / "net.fp16.onnx"
+    onnx = directory / "net.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -77,18 +89,53 @@ def make_gpu_net(directory: Path) -> GpuNet:
             output_names=["y"],
             dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
         )
-    lower_fp16(onnx, half, inputs=[{"x": x.numpy()}])
-    int8, samples = directory / "net.int8.onnx", [{"x": make_data(8)}, {"x": make_data(7)}]
-    lower_qdq(
-        onnx, int8, precision=Precision.INT8, calibration=samples, held_back=samples[:1],
-        fallback=Precision.FP16, guard=GuardSpec(enabled=False),
-    )  # fmt: skip
+    files, lowered_db = {Precision.FP32: onnx}, {Precision.FP32: np.inf}
+    samples = [{"x": make_data(8)}, {"x": make_data(7)}]
+    for precision in SQNR:
+        path = directory / f"net.{precision.value}.onnx"
+        if precision.record.family == "cast":
+            lowered = lower_cast(onnx, path, precision, inputs=[{"x": x.numpy()}])
+        elif precision.record.family == "qdq":
+            lowered = lower_qdq(
+                onnx, path, precision=precision, calibration=samples, held_back=samples[:1],
+                guard=GuardSpec(enabled=False),
+            )  # fmt: skip
+        else:
+            continue
+        files[precision], lowered_db[precision] = path, lowered.sqnr_db
     program = directory / "net.pt2"
     batch = torch.export.Dim("batch", min=1, max=8)
     torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: batch},)), program)
-    return GpuNet(
-        module, {Precision.FP32: onnx, Precision.FP16: half, Precision.INT8: int8}, program
-    )
+    return GpuNet(module, files, lowered_db, program)
+
+
+class _TwoInputs(torch.nn.Module):
+    """Adds rows of a table, by int64 indices, to a projection of floats; gives sum and mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.table = torch.nn.Linear(16, 8), torch.nn.Embedding(20, 8)
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.project(x) + self.table(index)
+        return found, found > 0
+
+
+def make_two_inputs(directory: Path) -> tuple[Path, dict[str, np.ndarray], list[np.ndarray]]:
+    """An ONNX that takes floats and int64 and gives floats and bools; inputs, expected outputs."""
+    torch.manual_seed(0)
+    module = _TwoInputs().eval()
+    x, index = torch.randn(4, 16), torch.arange(4)
+    path = directory / "two.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (x, index), str(path), dynamo=False, input_names=["x", "index"],
+            output_names=["sum", "mask"],
+        )  # fmt: skip
+    with torch.inference_mode():
+        expected = [one.numpy() for one in module(x, index)]
+    return path, {"x": x.numpy(), "index": index.numpy()}, expected
 
 
 def make_data(batch: int) -> np.ndarray:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from gpu_nets import GpuNet
 
-from deployfold.bundle import create, unpack
+from deployfold.bundle import create, unpack, zstd
 from deployfold.compiling import Machine
+from deployfold.errors import BundleError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
 
@@ -22,6 +23,11 @@ def test_run_py_takes_the_engine_for_this_gpu(
 ) -> None:
     if machine.tensorrt is None and machine.tensorrt_rtx is None:
         pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
+    pytest.importorskip("cyclonedx", reason="cyclonedx-python-lib is not installed")
+    try:
+        zstd.library()
+    except BundleError as error:
+        pytest.skip(error.message)
     torch.save(gpu_net.module, tmp_path / "net.pt")
     build = ["build", "net.pt", "--fp16", "--input", "2x3x32x32", "--no-measure", "-o", "out"]
     subprocess.run([sys.executable, "-m", "deployfold", *build], cwd=tmp_path, check=True)

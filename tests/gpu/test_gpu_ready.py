@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from gpu_nets import SPEC, SQNR, GpuNet, make_data, only, request_on
+from gpu_nets import SPEC, SQNR, GpuNet, make_data, make_two_inputs, only, request_on
 
 from deployfold.compiling import EngineRequest, Machine, compile_engine
 from deployfold.config.precision import Precision
 from deployfold.targets.machine import Gpu
-from deployfold.util.numerics import sqnr_db
 
 L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
 
@@ -40,14 +40,23 @@ def test_both_libraries_can_be_requested() -> None:
 @pytest.mark.parametrize("precision", list(SQNR))
 def test_a_lowered_network_is_near_enough_itself(gpu_net: GpuNet, precision: Precision) -> None:
     """Else a right engine of it would be called wrong."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        str(gpu_net.onnx[precision]), options, providers=["CPUExecutionProvider"]
-    )
-    for batch in (1, 2, 5, 8):
-        (found,) = session.run(None, {"x": make_data(batch)})
-        assert sqnr_db(gpu_net.expected(make_data(batch)), found) > SQNR[precision] + 3
+    assert gpu_net.lowered_db[precision] > SQNR[precision] + 3
+
+
+def test_the_network_with_two_inputs_builds_and_is_its_module(
+    gpu_net: GpuNet, tmp_path: Path
+) -> None:
+    onnx, inputs, expected = make_two_inputs(tmp_path)
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    for value, found in zip(expected, session.run(None, inputs), strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)
+    request = request_on(only(L4, "tensorrt_rtx"), Precision.FP32)
+    assert isinstance(request, EngineRequest)
+    elsewhere = dataclasses.replace(request, profiles=(), current_gpu=False, verify=False)
+    made = compile_engine(onnx, tmp_path / "two.engine", elsewhere)
+    tensors = json.loads(made.sidecar.read_text())["tensors"]
+    dtypes = {tensor["name"]: tensor["dtype"] for tensor in tensors}
+    assert dtypes == {"x": "float32", "index": "int64", "sum": "float32", "mask": "bool"}
 
 
 def test_the_expected_outputs_are_the_modules(gpu_net: GpuNet) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,30 @@ def test_the_table_has_the_rows_of_the_reports() -> None:
     assert "| resnet50 | TensorRT fp16 | 0.5 | 5.00× [4.90, 5.10] | 61.23 |  |" in text
     assert "| resnet50 | ONNX Runtime | – | – | – | no / kernels |" in text
     assert "| resnet50 | trtexec fp16 | 0.49 |" in text
+
+
+OPTIONAL = (
+    "torchvision", "timm", "backports", "cyclonedx", "jinja2", "distributed", "pynvml", "yaml",
+    "hypothesis", "jsonschema", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "tritonclient",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_skip_has_its_reason_without_the_optional_packages(tmp_path: Path) -> None:
+    """As on a GPU machine with PyTorch and little else."""
+    lines = ["import sys", f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))"]
+    (tmp_path / "bare.py").write_text("\n".join(lines))
+    tests = [str(path) for path in Path(__file__).parent.glob("test_*_on_gpu.py")]
+    words = ["-m", "pytest", "-q", "-rs", "-p", "bare", "-p", "no:cacheprovider"]
+    words += ["-p", "no:hypothesispytest", *tests]  # its plugin is not there without it
+    done = subprocess.run(
+        [sys.executable, *words], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    reasons = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert len(reasons) > 30
+    assert all(line.rpartition(": ")[2] for line in reasons)
 
 
 @pytest.mark.slow
