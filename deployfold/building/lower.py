@@ -13,6 +13,7 @@ from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
+from deployfold.lowering.qdq.lower_given import check_given
 from deployfold.reporting.report import (
     Accuracy,
     OutputAccuracy,
@@ -52,6 +53,8 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
     """
     fp32 = exported.onnx
     data = _data(loaded, spec)
+    if exported.quantised is not None:
+        return _lower_given(fp32, exported.quantised, data, spec, journal)
     onnx, tried = {Precision.FP32: fp32}, {Precision.FP32}
     artifacts: list[Artifact] = []
     refusals: list[str] = []
@@ -73,6 +76,34 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
                 waiting.insert(0, spec.rest_precision)
         artifacts.append(made)
     return Lowered(onnx, tuple(artifacts), " ".join(refusals) or None)
+
+
+def _lower_given(
+    fp32: Artifact,
+    given: Precision,
+    data: lowering.LoweringData,
+    spec: BuildSpec,
+    journal: Journal,
+) -> Lowered:
+    """Keep the Q/DQ nodes of a given ONNX; only its rest is lowered, if the user asks for that.
+
+    Raises:
+        UsageError: a requested precision would quantise the model a second time.
+    """
+    for precision in spec.precisions:
+        check_given(given, precision)
+    if spec.calibration is not None:
+        journal.warn("--calib is not used: the scales come from the file.")
+    half = given in spec.precisions and spec.rest_precision is Precision.FP16
+    if not (half or Precision.FP16 in spec.precisions):
+        return Lowered({Precision.FP32: fp32, given: fp32}, (), None)
+    try:
+        made = _lower(fp32, given, data, replace(spec, rest_precision=Precision.FP16), journal)
+    except AccuracyError as error:
+        journal.warn(error.message)
+        row = journal.keep(_refused(fp32, given, error.message))
+        return Lowered({Precision.FP32: fp32, given: fp32}, (row,), error.message)
+    return Lowered({Precision.FP32: fp32, given: made}, (made,), None)
 
 
 def _lower(
@@ -126,7 +157,7 @@ def _lower(
             ),
             scores=made.scores,
             notes=(made.about, *made.sentences),
-            quantization=_layers(made, data) if quantised else None,
+            quantization=_layers(made, data) if made.layers else None,
         )
     )
     journal.note(made.sentences, level="info" if quantised else "warning")

@@ -6,40 +6,38 @@ the export are the same as for a model from PyTorch.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor
 
 from deployfold.config.build_spec import BuildSpec
-from deployfold.errors import DeployfoldError, FoldError, UsageError, first_line
+from deployfold.errors import DeployfoldError, ExportError, FoldError, UsageError, first_line
 from deployfold.exporting import onnx_graph
-from deployfold.exporting.dynamic import checking_inputs
 from deployfold.exporting.exporters import OPSET
 from deployfold.exporting.given import drop_identities, in_single_precision
 from deployfold.exporting.onnx import ONNX, check_file
-from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
-from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
+from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.folding import FoldResult, Verification
 from deployfold.folding.onnx import GraphFold, fold_graph
-from deployfold.folding.proof.compare import Difference, difference, forward_failed, run_model
+from deployfold.folding.proof.compare import Difference
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.graph import load as load_graph
 from deployfold.lowering.graph import prepare
 from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.qdq.given import quantised_as, take_over
+from deployfold.lowering.qdq.given_weights import VisibleWeights
+from deployfold.lowering.qdq.qdq_nodes import DEQUANTISE, QUANTISE
 from deployfold.runtimes import ONNX_RUNTIME
 
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
+from .onnx_comparison import Checks, checks_of
 from .results import Exported, Folded
 from .settings import run_settings
 
@@ -56,43 +54,6 @@ class GraphModule(torch.nn.Module):
         self.graph = graph
 
 
-@dataclass(frozen=True, eq=False)
-class _Checks:
-    """What the given file computes, on which every step is compared with it.
-
-    Attributes:
-        names: of its inputs.
-        inputs, outputs: of each inference.
-    """
-
-    names: tuple[str, ...]
-    inputs: Sequence[tuple[Tensor, ...]]
-    outputs: Sequence[list[Tensor]]
-
-    def compare(self, graph: ir.Model) -> Difference:
-        """Run ``graph`` in ONNX Runtime.
-
-        Raises:
-            ExportError: it does not run, or is another function.
-        """
-        with tempfile.TemporaryDirectory() as directory:
-            file = Path(directory) / "graph.onnx"
-            write_model(graph, file, threshold=SCRATCH_THRESHOLD)
-            return self.compare_file(file)
-
-    def compare_file(self, file: Path) -> Difference:
-        """The same of a file."""
-        session = open_session(file)
-        found = []
-        for item, expected in zip(self.inputs, self.outputs, strict=True):
-            arrays = [value.numpy() for value in item]
-            results = run_session(session, dict(zip(self.names, arrays, strict=True)))
-            check_outputs(expected, results, what="The graph")
-            tensors = [torch.from_numpy(np.array(one)) for one in results]
-            found.append(difference(expected, tensors))
-        return Difference(max(one.absolute for one in found), max(one.relative for one in found))
-
-
 def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
     """Fold the BatchNormalization nodes of the given ONNX.
 
@@ -102,10 +63,12 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
     module = loaded.model.module
     assert isinstance(module, OnnxModule)
     with journal.running("fold", "reading, folding and verifying") as stage:
-        checks = _checks(module, loaded)
-        graph, notes = _standard_form(module.path, checks)
+        checks = checks_of(module, loaded)
+        graph, notes, checks = _standard_form(module.path, checks)
         before, parameters = onnx_graph.count_nodes(graph, _BATCH_NORM), _parameters(graph)
+        weights = VisibleWeights(graph)
         found = fold_graph(graph)
+        weights.hide()
         try:
             native = checks.compare(graph)
         except DeployfoldError as error:
@@ -156,6 +119,7 @@ def export_onnx(
     with journal.running("export", ONNX.label) as stage:
         size = write_folded(loaded, folded, path, metadata)
         graph = _graph_of(folded)
+        given = quantised_as(graph)
         stage.result(f"{ONNX.label} (opset {graph.opset_imports['']})")
     artifact = journal.keep(
         Artifact(
@@ -166,10 +130,11 @@ def export_onnx(
             parameters=folded.result.parameters_after,
             batchnorms=folded.result.batchnorms_after,
             bytes=size,
+            notes=() if given is None else (f"{given.value} from the file: its scales are kept",),
         )
     )
     program = Artifact(PROGRAM.row, PROGRAM.title, not_measured=_NO_PROGRAM)
-    return Exported(artifact, program, (artifact,))
+    return Exported(artifact, program, (artifact,), given)
 
 
 def write_folded(
@@ -204,24 +169,13 @@ def _graph_of(folded: Folded) -> ir.Model:
     return module.graph
 
 
-def _checks(module: OnnxModule, loaded: Loaded) -> _Checks:
-    inputs = [*loaded.fold_samples, *checking_inputs(loaded.example, loaded.inputs)[1:]]
-    outputs = []
-    for item in inputs:
-        try:
-            outputs.append(run_model(module, item, random=False))
-        except FoldError:
-            raise
-        except Exception as error:  # ONNX Runtime's are of many kinds
-            raise forward_failed(item, error) from error
-    return _Checks(loaded.inputs.names, inputs, outputs)
+def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...], Checks]:
+    """The graph in float32 and in the opset of our exports, if it can be raised; notes; checks.
 
-
-def _standard_form(path: Path, checks: _Checks) -> tuple[ir.Model, tuple[str, ...]]:
-    """The graph in float32 and in the opset of our exports, if it can be raised; and notes.
+    Q/DQ nodes are brought into TensorRT's form, and the checks for them round no activation.
 
     Raises:
-        FoldError: the graph cannot be brought into float32.
+        FoldError: the graph cannot be brought into float32, or its Q/DQ nodes not into that form.
     """
     raised = True
     notes: tuple[str, ...] = ()
@@ -252,7 +206,17 @@ def _standard_form(path: Path, checks: _Checks) -> tuple[ir.Model, tuple[str, ..
         if replaced:
             names = " and ".join(dtype.name.lower() for dtype in replaced)
             notes += (f"The {names} tensors are computed in float32; --fp16 builds in float16.",)
-        return graph, notes
+        try:
+            if (given := quantised_as(graph)) is not None:
+                checks = checks.without_rounding(graph)
+                take_over(graph)
+                checks.compare(graph)
+                notes += (f"{path.name} holds {given.value} Q/DQ nodes; their scales are kept.",)
+        except ExportError as error:
+            raise FoldError(
+                f"{path.name} cannot be taken: {error.message}", hint=error.hint
+            ) from error
+        return graph, notes, checks
 
 
 def _verification(found: GraphFold, native: Difference, inputs: int) -> Verification:
@@ -274,19 +238,23 @@ def _summary(result: FoldResult) -> str:
 
 
 def _parameters(graph: ir.Model) -> int:
-    """The scalars in the floating-point weights; running statistics are not among them."""
+    """The scalars in the weights: floats and quantised ones.
+
+    Running statistics, scales and zero points are not among them.
+    """
     floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-    statistics = {
-        value
-        for node in ir.traversal.RecursiveGraphIterator(graph.graph)
-        if node.op_type == _BATCH_NORM
-        for value in node.inputs[3:5]
-    }
+    others, codes = set(), set()
+    for node in ir.traversal.RecursiveGraphIterator(graph.graph):
+        if node.op_type == _BATCH_NORM:
+            others.update(node.inputs[3:5])
+        elif node.op_type in (QUANTISE, DEQUANTISE):
+            codes.add(node.inputs[0])
+            others.update(node.inputs[1:])
     return sum(
         int(np.prod(value.const_value.shape.numpy()))
         for one in graph.graphs()
         for value in one.initializers.values()
         if value.const_value is not None
-        and value.const_value.dtype in floats
-        and value not in statistics
+        and (value.const_value.dtype in floats or value in codes)
+        and value not in others
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from deployfold.config.precision import Precision
 from deployfold.folding import FoldResult
 
 from .artifact import Artifact
@@ -35,8 +36,10 @@ class Exported:
         onnx: the fp32 ONNX, which everything behind is made from.
         program: the ``.pt2``; its ``path`` is ``None`` where there is none.
         artifacts: all formats, in the order of the table.
+        quantised: the precision of the Q/DQ nodes that a given ONNX holds; ``None`` without any.
     """
 
     onnx: Artifact
     program: Artifact
     artifacts: tuple[Artifact, ...]
+    quantised: Precision | None = None

@@ -17,8 +17,11 @@ from deployfold.util.files import sha256
 from . import cast, qdq
 from .cache import LoweringCache, cache_key
 from .cast import lower as _cast
+from .graph import load
 from .progress import Progress, silent
 from .qdq import lower as _qdq
+from .qdq.given import quantised_as
+from .qdq.lower_given import check_given, lower_given
 from .request import LoweringData, LoweringOptions
 from .result import HeadRoom, KeptNode, LayerReport, LoweredModel
 
@@ -49,6 +52,8 @@ def lower(
 ) -> LoweredModel:
     """Write the fp32 ONNX ``source`` in another precision, and measure the file as written.
 
+    An ONNX that holds Q/DQ nodes keeps them; only the rest changes its precision.
+
     Args:
         source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
         path: the file to write, atomically; large weights go to external data beside the file.
@@ -61,10 +66,14 @@ def lower(
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: the model cannot be lowered.
-        UsageError: the precision needs calibration data and there is none, or a node to keep in
-            fp32 does not exist.
+        UsageError: the precision needs calibration data and there is none, a node to keep in fp32
+            does not exist, or the model is quantised already and the precision is another.
     """
     options = options or LoweringOptions()
+    given = quantised_as(load(source, weights=False))
+    if given is not None:
+        check_given(given, precision)
+        return lower_given(source, path, given, data, options, progress)
     write = _FAMILIES[precision.record.family]
     # A task metric can be any code, and its numbers belong to the result.
     keyed = data.digest is not None and data.scored is None

@@ -12,6 +12,7 @@ import onnx_files as files
 import onnxruntime
 import pytest
 from onnx import helper
+from qdq_trained import trained
 
 import deployfold
 from deployfold.building.pipeline import build
@@ -311,3 +312,35 @@ def test_scalars_come_from_the_data_and_what_stays_in_branches_is_not_lowered(
     assert row.artifact is None
     assert "fp16 would change nothing" in str(row.not_measured)
     assert "Export the model without the branch or loop" in str(report.status.message)
+
+
+def test_a_quantised_file_keeps_its_scales_and_builds_in_their_precision(tmp_path: Path) -> None:
+    source = files.save(trained(), tmp_path / "net.onnx")
+    report, path = _built(source, **{"no-engine": False, "target": ["sm_89"], "fp16": True})
+    assert report.fold is not None
+    assert (report.fold.batchnorm_before, len(report.fold.folded)) == (1, 1)
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == ["original", "onnxruntime", "onnxruntime-int8", "tensorrt-int8"]
+    assert rows["onnxruntime"].parameters == 5 * 4 * 9 + 5
+    for name in ("onnxruntime", "onnxruntime-int8"):
+        assert "int8 from the file: its scales are kept" in rows[name].notes
+    engine = rows["tensorrt-int8"].engine_layers
+    assert engine is not None
+    assert [(one.asked, one.got) for one in engine.layers] == [("int8", "int8")]
+    sizes = [one.type.tensor_type.elem_type for one in onnx.load(path).graph.output]
+    assert sizes == [onnx.TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ({}, {"fp8": True, "calib": "random"}, "holds int8 Q/DQ nodes already, and --fp8 would"),
+        ({"zero": 3}, {}, "net.onnx cannot be taken: The tensor 'x' is quantised with the zero"),
+    ],
+)
+def test_a_quantised_file_is_not_quantised_again(
+    model: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = files.save(trained(**model), tmp_path / "net.onnx")
+    with pytest.raises(DeployfoldError, match=message):
+        _built(source, **options)

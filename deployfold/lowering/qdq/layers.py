@@ -28,6 +28,7 @@ import onnx_ir as ir
 from deployfold.exporting.session import Array
 
 from .formats import Format
+from .qdq_nodes import drop_unused
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -179,9 +180,7 @@ def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Forma
         if item.bias is not None:
             node.replace_input_with(2, initializer(graph, f"{name}.bias_corrected", item.bias))
     graph.sort()
-    for key, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[key]
+    drop_unused(graph)
 
 
 def dequantised_input(tensor: str) -> str:

@@ -1,0 +1,98 @@
+"""Compares every step of folding an ONNX with the given file in ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from deployfold.errors import FoldError
+from deployfold.exporting.dynamic import checking_inputs
+from deployfold.exporting.outputs import check_outputs
+from deployfold.exporting.session import open_session, run_session
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
+from deployfold.folding.proof.compare import Difference, difference, forward_failed, run_model
+from deployfold.loading.onnx_module import OnnxModule
+from deployfold.lowering.qdq.given import without_pairs
+
+from .load import Loaded
+
+
+@dataclass(frozen=True, eq=False)
+class Checks:
+    """What the given file computes, on which every step is compared with it.
+
+    Attributes:
+        names: of its inputs.
+        inputs, outputs: of each inference.
+        unrounded: whether the outputs are those without the rounding of activations, so that two
+            equal graphs do not differ by a step of a quantiser.
+    """
+
+    names: tuple[str, ...]
+    inputs: Sequence[tuple[Tensor, ...]]
+    outputs: Sequence[list[Tensor]]
+    unrounded: bool = False
+
+    def without_rounding(self, graph: ir.Model) -> Checks:
+        """The same inputs, with the outputs of ``graph`` without the rounding of activations."""
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "graph.onnx"
+            write_model(without_pairs(graph), file, threshold=SCRATCH_THRESHOLD)
+            session = open_session(file)
+            outputs = [
+                [torch.from_numpy(np.array(one)) for one in run_session(session, self._feed(item))]
+                for item in self.inputs
+            ]
+        return replace(self, outputs=outputs, unrounded=True)
+
+    def _feed(self, item: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
+        return dict(zip(self.names, [value.numpy() for value in item], strict=True))
+
+    def compare(self, graph: ir.Model) -> Difference:
+        """Run ``graph`` in ONNX Runtime.
+
+        Raises:
+            ExportError: it does not run, or is another function.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "graph.onnx"
+            compared = without_pairs(graph) if self.unrounded else graph
+            write_model(compared, file, threshold=SCRATCH_THRESHOLD)
+            return self.compare_file(file)
+
+    def compare_file(self, file: Path) -> Difference:
+        """The same of a file."""
+        session = open_session(file)
+        found = []
+        for item, expected in zip(self.inputs, self.outputs, strict=True):
+            results = run_session(session, self._feed(item))
+            check_outputs(expected, results, what="The graph")
+            tensors = [torch.from_numpy(np.array(one)) for one in results]
+            found.append(difference(expected, tensors))
+        return Difference(max(one.absolute for one in found), max(one.relative for one in found))
+
+
+def checks_of(module: OnnxModule, loaded: Loaded) -> Checks:
+    """The outputs of the given file on the samples of the fold, and at other sizes.
+
+    Raises:
+        FoldError: the file does not run on them.
+    """
+    inputs = [*loaded.fold_samples, *checking_inputs(loaded.example, loaded.inputs)[1:]]
+    outputs = []
+    for item in inputs:
+        try:
+            outputs.append(run_model(module, item, random=False))
+        except FoldError:
+            raise
+        except Exception as error:  # ONNX Runtime's are of many kinds
+            raise forward_failed(item, error) from error
+    return Checks(loaded.inputs.names, inputs, outputs)

@@ -1,0 +1,101 @@
+"""Writes a model that arrived with Q/DQ nodes, its scales kept and the rest in float16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from deployfold.config.precision import Precision
+from deployfold.errors import UsageError
+from deployfold.exporting.onnx import check_file
+from deployfold.exporting.onnx_graph import set_metadata
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
+from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.graph import load, prepare
+from deployfold.lowering.keep import asked_for
+from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.request import LoweringData, LoweringOptions
+from deployfold.lowering.result import LoweredModel
+
+from .formats import FORMATS
+from .rest import plan_rest, round_rest
+
+
+def check_given(given: Precision, precision: Precision) -> None:
+    """Check that a model with Q/DQ nodes is not to be quantised a second time.
+
+    Args:
+        given: the precision of its Q/DQ nodes.
+        precision: the requested precision.
+
+    Raises:
+        UsageError: the precision is neither that of the nodes nor FP16, which is for the rest.
+    """
+    if precision not in (given, Precision.FP16):
+        raise UsageError(
+            f"The model holds {given.value} Q/DQ nodes already, and --{precision.value} would "
+            "quantise it a second time.",
+            hint=f"Leave --{precision.value} out, or give the float model. --fp16 builds what is "
+            "not quantised in fp16.",
+        )
+
+
+def lower_given(
+    source: Path,
+    path: Path,
+    given: Precision,
+    data: LoweringData,
+    options: LoweringOptions,
+    progress: Progress = silent,
+) -> LoweredModel:
+    """Write a model with Q/DQ nodes with its rest in ``options.rest``.
+
+    A float16 rest needs float16 scales, which changes a scale by 0.05 % at most.
+
+    Args:
+        source: an ONNX after :func:`.given.take_over`.
+        path: the file to write, atomically; large weights go to external data beside the file.
+        given: the precision of the Q/DQ nodes.
+        data: the samples for ranges and measurement; no scale is calibrated.
+        options: the user's choices.
+        progress: a callback that receives the current step.
+
+    Raises:
+        AccuracyError: the accuracy cannot be kept; nothing is written.
+        ExportError: ONNX Runtime fails.
+    """
+    inputs = data.range_inputs
+    model = raise_opset(load(source), FORMATS[given].opset)
+    prepare(model)
+    asked = asked_for(model, options.keep)
+    limit = options.guard.min_sqnr(given) if options.guard.enabled else None
+    with staged(path) as temporary:
+        rest = plan_rest(
+            model, source, inputs, asked, limit, options, temporary.parent, progress
+        )  # fmt: skip
+        stays = rest.lower(model)
+        rounded = ir.from_proto(ir.to_proto(model))
+        round_rest(rounded, rest)
+        scratch = temporary.parent / "rounded.onnx"
+        write_model(rounded, scratch, threshold=SCRATCH_THRESHOLD)
+        measured = Measurer(source, inputs, None).measure(scratch)
+        set_metadata(model, {"deployfold.precision": given.value})
+        write_model(model, temporary, threshold=options.external_threshold)
+        check_file(temporary)
+        size = onnx_bytes(temporary)
+    return LoweredModel(
+        path=path,
+        bytes=size,
+        precision=given,
+        sqnr_db=measured.sqnr_db,
+        max_abs_diff=measured.max_abs_diff,
+        outputs=measured.outputs,
+        samples=len(inputs) * data.batch,
+        measured_on="inputs" if data.real else "random inputs, since no others were given",
+        kept=tuple(stays),
+        notes=(f"{given.value} from the file: its scales are kept", *rest.notes),
+        rest=rest.precision,
+        head_room=rest.head_room,
+    )
