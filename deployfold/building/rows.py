@@ -229,7 +229,9 @@ def _row(
         notes = (*notes, f"accuracy not measured: {result}")
     scores = found.scores.get(artifact.name, artifact.scores)
     if isinstance(scores, str):
-        notes, scores = (*notes, f"task metric not measured: {scores}"), {}
+        if latency is not None:
+            notes = (*notes, f"task metric not measured: {scores}")
+        scores = {}
     return Row(
         name=artifact.name,
         title=artifact.title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from deployfold.errors import ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.split import Split, run_tail, split
+from deployfold.exporting.split import CHOOSING, Split, run_tail, split
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.finish.reference import write_reference
 from deployfold.lowering.graph import load as load_graph
@@ -48,7 +49,11 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
     whole = exported.onnx.file
     model = load_graph(whole)
     prepare(model)
-    found = split(model, MISSING_OPERATORS)
+    reasons: Mapping[str, str] = MISSING_OPERATORS
+    found = split(model, reasons)
+    if found is None and spec.tail == "cut":
+        reasons = CHOOSING
+        found = split(model, reasons)
     del model
     if found is None:
         return exported
@@ -63,7 +68,7 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
         made = run_session(open_session(head), loaded.feeds[0])
         write_reference(head.with_name(str(head_reference(head.name))), given, made)
         stage.result(f"cut before {found.first}, {found.tail_nodes} nodes in the tail")
-    journal.note([_sentence(found, tail)])
+    journal.note([_sentence(found, tail, reasons[found.op_type])])
     row = journal.keep(
         replace(
             exported.onnx,
@@ -90,10 +95,9 @@ def _wanted(spec: BuildSpec) -> bool:
     )
 
 
-def _sentence(found: Split, tail: Path) -> str:
+def _sentence(found: Split, tail: Path, reason: str) -> str:
     return (
-        f"The engine ends before {found.place}: {MISSING_OPERATORS[found.op_type]}. "
-        f"ONNX Runtime runs {tail.name} behind it."
+        f"The engine ends before {found.place}: {reason}. ONNX Runtime runs {tail.name} behind it."
     )
 
 

@@ -3,6 +3,9 @@
 The head is everything that does not depend on such an operator; the tail is these operators, all
 that depends on them, and what computes integers and booleans for them alone. The tail gives all
 outputs of the model; those that the head has already pass through it.
+
+A TopK at the end of the model goes to the tail as well. The least error of its scores can exchange
+two boxes, so that the outputs of a lowered head would show nothing of its accuracy.
 """
 
 from __future__ import annotations
@@ -67,9 +70,14 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
     if first is None:
         return None
     tail = _dependent(model.graph, missing)
+    choice = _dependent(model.graph, CHOOSING)
+    if not any(one.op_type in _LAYERS for node in choice for one in _with_inner(node)):
+        tail |= choice
     _pull(model.graph, tail)
     between = _between(model.graph, tail)
     if not between or len(tail) == len(model.graph):
+        return None
+    if any(node.op_type in _LAYERS for node in tail) and first.op_type in CHOOSING:
         return None
     names = [str(value.name) for value in between]
     kept = {str(node.name) for node in tail}
@@ -90,6 +98,11 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         tail_nodes=len(tail_graph.graph),
     )
 
+
+CHOOSING = {"TopK": "it orders by values, which lowering changes"}
+"""Operators that cut a model at the user's wish alone, each with the reason."""
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 PASSED = "__head"
 """Ends the name of a tensor that the tail passes through."""

@@ -50,8 +50,14 @@ class Comparison:
         reference: Sequence[Array],
         outputs: Sequence[Array],
         labels: Sequence[int] | None = None,
+        samples: int | None = None,
     ) -> None:
-        """Add the outputs of one inference; see :func:`compare`."""
+        """Add the outputs of one inference; see :func:`compare`.
+
+        Args:
+            samples: the number of samples; ``None`` takes the first axis of the first output, which
+                counts boxes instead in some detectors.
+        """
         if not reference or len(reference) != len(outputs):
             raise MeasureError(
                 f"The outputs cannot be compared: the original has {len(reference)} outputs and "
@@ -71,7 +77,7 @@ class Comparison:
         for tally, first, second in zip(self._tallies, reference, outputs, strict=True):
             tally.add(_flat(first), _flat(second))
         count = reference[0].shape[0] if reference[0].ndim else 1
-        self._samples += count
+        self._samples += count if samples is None else samples
         if self._classes is not None:
             self._agree(reference[0], outputs[0])
         if labels is not None:

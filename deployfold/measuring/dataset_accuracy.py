@@ -83,7 +83,7 @@ def compare_over(
                     row.failed = summary(error)
                     continue
                 reference = outputs if name == base else reference
-                _add(row, reference, outputs, known, classes=classes)
+                _add(row, reference, outputs, known, classes=classes, samples=batch_of(feed))
     found: dict[str, Accuracy | str] = {}
     for name, row in rows.items():
         reason = row.failed
@@ -105,12 +105,13 @@ def _add(
     known: Sequence[Label] | None,
     *,
     classes: bool,
+    samples: int,
 ) -> None:
     """Add one inference to the comparison and to the task metrics; each may fail alone."""
     if not row.not_compared:
         own = [one for one in known if isinstance(one, int)] if known and classes else None
         try:
-            row.comparison.add(reference, outputs, own)
+            row.comparison.add(reference, outputs, own, samples)
         except Exception as error:
             row.not_compared = summary(error)
             if row.scores is None:

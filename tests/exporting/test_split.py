@@ -71,6 +71,40 @@ def _detector(*, threshold_input: bool = False, scores_out: bool = False) -> onn
     return g.model(inputs | ({"limit": (FLOAT, [1])} if threshold_input else {}), outputs)
 
 
+def _with_topk(*, layer_behind: bool) -> onnx.ModelProto:
+    """The best four boxes by score, through one more layer or not, then NonMaxSuppression."""
+    g = GraphWriter(17)
+    x = g.block("x", 3, 8)
+    boxes = g.node("Reshape", g.conv(x, 8, 4, 1), g.constant([-1, 4]))
+    scores = g.node("Reshape", g.node("Sigmoid", g.conv(x, 8, 1, 1)), g.constant([-1]))
+    best, order = g.node("TopK", scores, g.constant([4]), outputs=2)
+    chosen = g.node("Gather", boxes, order, axis=0)
+    if layer_behind:
+        weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+        chosen = g.node("MatMul", chosen, g.weight(weight))
+    kept = g.node(
+        "NonMaxSuppression", g.node("Unsqueeze", chosen, g.constant([0])),
+        g.node("Unsqueeze", best, g.constant([0, 1])), g.constant([4]), g.weight(np.float32([0.5])),
+    )  # fmt: skip
+    g.rename(kept, "kept")
+    return g.model({"x": (FLOAT, [1, 3, 8, 8])}, {"kept": (INT64, None)})
+
+
+def test_a_choice_at_the_end_goes_to_the_tail() -> None:
+    proto = _with_topk(layer_behind=False)
+    found = _split(proto)
+    assert found is not None
+    _check(proto, found)
+    assert "TopK" not in {node.op_type for node in found.head.graph}
+    assert found.op_type == "NonMaxSuppression", "the reason of the cut stays"
+    proto = _with_topk(layer_behind=True)
+    found = _split(proto)
+    assert found is not None
+    _check(proto, found)
+    kinds = {node.op_type for node in found.head.graph}
+    assert {"TopK", "MatMul"} <= kinds, "a layer behind the choice stays in the engine"
+
+
 @pytest.mark.parametrize("threshold_input", [False, True])
 @pytest.mark.parametrize("scores_out", [False, True])
 def test_boxes_and_their_choice(threshold_input: bool, scores_out: bool) -> None:

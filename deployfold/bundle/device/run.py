@@ -1,9 +1,10 @@
 """Run the model of this bundle on a picture, or on arrays.
 
-    python run.py picture.jpg            the five classes with the greatest values
+    python run.py picture.jpg            the five classes with the greatest values, or the boxes
     python run.py inputs.npz -o out.npz  arrays by name (.npy for a single input)
     python run.py                        check this device against the stored outputs
     python run.py picture.jpg --bench    also measure the latency
+    python run.py picture.jpg --draw boxes.png  the picture with the boxes of a detector
 
 The script needs numpy, Pillow for pictures, and tensorrt, tensorrt_rtx or onnxruntime. The script
 runs the engine for this GPU if there is one, else the ONNX.
@@ -32,6 +33,7 @@ from deployfold.bundle.device.runtimes import onnx_gpu, open_artifact, title  # 
 from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa: E402
 from deployfold.runtimes.tail import TailedRunner  # noqa: E402
 from deployfold.runtimes.tail_name import head_reference  # noqa: E402
+from deployfold.scoring.detections import FORMS  # noqa: E402
 
 TOP = 5
 
@@ -71,6 +73,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="store_true", help="let a version-compatible engine run its own code"
     )
+    parser.add_argument("--draw", type=Path, metavar="FILE.png", help="draw a detector's boxes")
+    parser.add_argument(
+        "--min-score", type=float, default=0.3, metavar="S", help="boxes from this score on (0.3)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.npz", help="save the outputs")
     return parser.parse_args(words)
 
@@ -100,6 +106,9 @@ def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, A
 
 def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespace) -> int:
     result: dict[str, Any] = {"artifact": artifact.file.name, "runtime": title(runner)}
+    is_picture = args.input is not None and args.input.suffix not in (".npy", ".npz")
+    if args.draw is not None and not is_picture:
+        raise UsageError("--draw draws on a picture.", hint="Give one: run.py picture.jpg --draw …")
     arrays, expected = _inputs(bundle, runner, args.input)
     outputs = runner.run(arrays)
     passed = True
@@ -114,10 +123,14 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
         result["check"] = asdict(found) | {"passed": passed}
     elif len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
         result["top"] = _top(outputs[0][0], bundle.labels)
+    elif is_picture and (boxes := _boxes(bundle, args, outputs)) is not None:
+        result["boxes"] = boxes
     else:
         result["outputs"] = [f"{'x'.join(map(str, one.shape))} {one.dtype}" for one in outputs]
     if args.bench is not None:
         result["bench"] = asdict(bench(runner.prepare(arrays), args.bench))
+    if args.draw is not None:
+        _draw(bundle, args, result)
     if args.output is not None:
         with args.output.open("wb") as file:
             named = {f"output_{index}": one for index, one in enumerate(outputs)}
@@ -156,6 +169,37 @@ def _arrays(bundle: Bundle, path: Path) -> list[Any]:
 
 def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
     """The preprocessed picture, repeated for a fixed batch."""
+    image, steps = _read(bundle, path)
+    from deployfold.data.samples import Unreadable
+
+    for note in steps.notes[1:]:
+        print(f"Note: {note}", file=sys.stderr)
+    try:
+        values = steps.apply(image)
+    except Unreadable as error:
+        raise UsageError(str(error)) from error
+    (stated,) = runner.stated
+    return np.repeat(values[None], stated.smallest[0] if stated.smallest else 1, axis=0)
+
+
+def _boxes(bundle: Bundle, args: argparse.Namespace, outputs: Sequence[Any]) -> list[Any] | None:
+    from deployfold.bundle.device.drawing import boxes_on
+
+    image, steps = _read(bundle, args.input)
+    return boxes_on(image, outputs, steps, bundle.labels, least=args.min_score)
+
+
+def _draw(bundle: Bundle, args: argparse.Namespace, result: dict[str, Any]) -> None:
+    from deployfold.bundle.device.drawing import draw_boxes
+
+    if "boxes" not in result:
+        raise UsageError("--draw: the outputs of this model hold no boxes.", hint=FORMS)
+    draw_boxes(_read(bundle, args.input)[0], result["boxes"], args.draw)
+    result["drawn"] = str(args.draw)
+
+
+def _read(bundle: Bundle, path: Path) -> tuple[Any, Any]:
+    """The picture, upright, and the steps from the picture to the input."""
     if bundle.preprocess is None:
         raise UsageError("This model does not take pictures.", hint="Give its inputs as an .npz.")
     try:
@@ -165,14 +209,10 @@ def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
     except ImportError as error:
         raise UsageError("Pictures need Pillow.", hint="Install it: pip install pillow") from error
     steps = preprocess_from_json(bundle.preprocess)
-    for note in steps.notes[1:]:
-        print(f"Note: {note}", file=sys.stderr)
     try:
-        values = steps.apply(read_image(path, path.name, steps.mode))
+        return read_image(path, path.name, steps.mode), steps
     except Unreadable as error:
         raise UsageError(str(error)) from error
-    (stated,) = runner.stated
-    return np.repeat(values[None], stated.smallest[0] if stated.smallest else 1, axis=0)
 
 
 def _top(values: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -197,6 +237,13 @@ def _text(result: dict[str, Any]) -> str:
             f"reference: {words}; max |Δ| {found['max_abs_diff']:.2g}, {found['sqnr_db']:.1f} dB "
             f"against the original (limit {found['limit_db']:.1f} dB)"
         )
+    for one in result.get("boxes", ()):
+        place = " ".join(f"{side:7.1f}" for side in one["box"])
+        lines.append(
+            f"{one['class']:6d}  {one['score']:6.3f}  {place}  {one.get('label', '')}".rstrip()
+        )
+    if "drawn" in result:
+        lines.append(f"{len(result['boxes'])} boxes drawn on {result['drawn']}")
     if "bench" in result:
         found = result["bench"]
         lines.append(
