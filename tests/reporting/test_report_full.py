@@ -164,6 +164,19 @@ def test_one_round_claims_nothing() -> None:
     assert "too few rounds to say" in plain(summary_panel(report), 80)
 
 
+@pytest.mark.parametrize(("rounds", "said"), [(6, True), (29, True), (30, False)])
+def test_few_rounds_say_what_their_interval_cannot_see(rounds: int, said: bool) -> None:
+    report = sample_report()
+    rows = [
+        row.model_copy(update={"latency": row.latency.model_copy(update={"rounds": rounds})})
+        for row in report.rows
+        if row.latency is not None
+    ]
+    output = plain(comparison_table(report.model_copy(update={"rows": tuple(rows)})), 200)
+    assert f"median of {rounds} interleaved rounds" in output
+    assert ("can be too narrow where the machine was slow for a while" in output) == said
+
+
 def measured(**changes: object) -> Latency:
     latency = sample_report().rows[1].latency
     assert latency is not None
