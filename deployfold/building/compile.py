@@ -110,11 +110,8 @@ def _engine(
             why = refusal(source) if request.library == "tensorrt_rtx" else None
             if why is None:
                 raise
-            raise CompileError(
-                why,
-                hint="Build with --tail cut: ONNX Runtime then runs it, and what follows, behind "
-                f"the engine. {title}'s own words are in {path.name}.log.",
-            ) from error
+            words = f"{title}'s own words are in {path.name}.log."
+            raise CompileError(why.message, hint=f"{why.hint} {words}") from error
         stage.child_peak = engine.peak_bytes or 0
         counts = engine.layer_counts
         stage.result(f"{title} {engine.library_version} {precision} engine for {where}")

@@ -12,11 +12,11 @@ from deployfold.compiling import EngineRequest, detect, plan_engines
 from deployfold.compiling.tensorrt.missing_operators import MISSING_OPERATORS
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
-from deployfold.errors import ExportError
+from deployfold.errors import CompileError, ExportError
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.split import CHOOSING, Split, run_tail, split
+from deployfold.exporting.split import CHOOSING, Split, find_missing, place_of, run_tail, split
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.finish.reference import write_reference
 from deployfold.lowering.graph import load as load_graph
@@ -67,7 +67,7 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
         given = [to_array(value) for value in loaded.example]
         made = run_session(open_session(head), loaded.feeds[0])
         write_reference(head.with_name(str(head_reference(head.name))), given, made)
-        stage.result(f"cut before {found.first}, {found.tail_nodes} nodes in the tail")
+        stage.result(f"cut before {found.place}, {found.tail_nodes} nodes in the tail")
     journal.note([_sentence(found, tail, reasons[found.op_type])])
     row = journal.keep(
         replace(
@@ -117,11 +117,19 @@ def _compare(whole: Path, head: Path, tail: Path, loaded: Loaded) -> None:
             ) from error
 
 
-def refusal(path: Path) -> str | None:
-    """Why an engine of this ONNX cannot be built, in one sentence; ``None`` if nothing is known."""
+def refusal(path: Path) -> CompileError | None:
+    """Why no engine of this ONNX can be built, and what to do; ``None`` if nothing is known."""
     model = load_graph(path, weights=False)
     prepare(model)
-    found = split(model, MISSING_OPERATORS)
-    if found is None:
+    first = find_missing(model, MISSING_OPERATORS)
+    if first is None:
         return None
-    return f"TensorRT-RTX cannot build {found.place}: {MISSING_OPERATORS[found.op_type]}."
+    operator, place = place_of(first, MISSING_OPERATORS)
+    message = f"TensorRT-RTX cannot build {place}: {MISSING_OPERATORS[operator]}."
+    if split(model, MISSING_OPERATORS) is None:  # the layers with weights come after it
+        hint = "Take the operator out of the model, and run it before the engine."
+    else:
+        hint = (
+            "Build with --tail cut: ONNX Runtime then runs it, and what follows, behind the engine."
+        )
+    return CompileError(message, hint=hint)

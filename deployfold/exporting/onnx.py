@@ -31,6 +31,7 @@ from .outputs import (
 from .pixels import cast_first
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
+from .unsupported import unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +131,7 @@ def export_onnx(
     try:
         model, notes = _torchscript(module, reference)
     except Exception as error:
-        raise ExportError(
-            f"Neither ONNX exporter takes this model. TorchScript-based: {first_line(error)} "
-            f"Dynamo: {reason}.",
-            hint="Remove the operation in the message, or give the model as TorchScript.",
-        ) from error
+        raise unsupported(program, first_line(error), reason) from error
     return _finish(
         model, path, reference, metadata, external_threshold, "torchscript", reason, notes
     )

@@ -28,8 +28,7 @@ class Split:
     Attributes:
         head, tail: the two graphs.
         between: names of the tensors that the head gives and the tail takes.
-        first: the first operator of the tail, as ``NonMaxSuppression '/nms/NonMaxSuppression'``.
-        module: of the user's code that it was exported from; ``None`` if that is not known.
+        place: the first operator of the tail, see :func:`place_of`.
         op_type: of that operator.
         tail_nodes: how many nodes the tail has.
     """
@@ -37,15 +36,21 @@ class Split:
     head: ir.Model
     tail: ir.Model
     between: tuple[str, ...]
-    first: str
-    module: str | None
+    place: str
     op_type: str
     tail_nodes: int
 
-    @property
-    def place(self) -> str:
-        """The first operator of the tail, with its module where that is known."""
-        return self.first + (f" of the module {self.module!r}" if self.module else "")
+
+def place_of(node: ir.Node, missing: Mapping[str, str]) -> tuple[str, str]:
+    """The operator of ``missing`` that a node is or holds, and the same with node and module.
+
+    The module is that of the user's code, as ``Det 'node_Det_9' of the module 'head'``, where the
+    graph tells it.
+    """
+    own = next(one.op_type for one in _with_inner(node) if one.op_type in missing)
+    module = module_of(node)
+    inside = f" of the module {module!r}" if module else ""
+    return own, f"{own} {str(node.name)!r}{inside}"
 
 
 def find_missing(model: ir.Model, missing: Mapping[str, str]) -> ir.Node | None:
@@ -64,7 +69,7 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         missing: the operators that an engine cannot have, each with the reason.
 
     Returns:
-        The two parts; ``None`` as well where nothing would be left for the head.
+        The two parts; ``None`` as well where no layer with weights would be left for the head.
     """
     first = find_missing(model, missing)
     if first is None:
@@ -79,6 +84,8 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         return None
     if any(node.op_type in _LAYERS for node in tail) and first.op_type in CHOOSING:
         return None
+    if not any(node.op_type in _LAYERS for node in model.graph if node not in tail):
+        return None
     names = [str(value.name) for value in between]
     kept = {str(node.name) for node in tail}
     head_graph, tail_graph = model.clone(), model.clone()
@@ -87,14 +94,13 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
     for part in (head_graph, tail_graph):
         common.RemoveUnusedNodesPass()(part)
         _drop_unused(part.graph)
-    own = next(one for one in _with_inner(first) if one.op_type in missing)
+    operator, place = place_of(first, missing)
     return Split(
         head=head_graph,
         tail=tail_graph,
         between=tuple(names),
-        first=f"{own.op_type} {str(first.name)!r}",
-        module=module_of(first),
-        op_type=own.op_type,
+        place=place,
+        op_type=operator,
         tail_nodes=len(tail_graph.graph),
     )
 

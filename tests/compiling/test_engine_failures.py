@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from compile_nets import MakeNet, make_model
@@ -92,9 +93,27 @@ def test_an_operator_that_tensorrt_lacks_is_named(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
         {},
     )
+    model.graph.node[0].metadata_props.add(key="deployfold.module", value="head")
     onnx.save(model, tmp_path / "det.onnx")
     error = failed(tmp_path / "det.onnx", engine, request_for())
-    assert "TensorRT-RTX cannot parse det.onnx: Det node 'the_det'" in error.message
+    assert (
+        "TensorRT-RTX cannot parse det.onnx: Det node 'the_det' of the module 'head': the parser "
+        "does not know this operator."
+    ) in error.message
+
+
+def test_an_attribute_that_tensorrt_lacks_is_named_with_its_operator(
+    tmp_path: Path, engine: Path, request_for: RequestFor
+) -> None:
+    model = make_model(
+        [helper.make_node("ScatterElements", ["x", "i", "x"], ["y"], name="s", reduction="add")],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+        {"i": np.arange(4)},
+    )
+    onnx.save(model, tmp_path / "scatter.onnx")
+    error = failed(tmp_path / "scatter.onnx", engine, request_for())
+    assert "ScatterElements node 's': Unsupported reduction type" in error.message
 
 
 def test_a_library_that_is_not_installed(

@@ -113,7 +113,7 @@ def test_boxes_and_their_choice(threshold_input: bool, scores_out: bool) -> None
     assert found is not None
     _check(proto, found)
     assert len(found.between) == 2
-    assert found.first == "NonMaxSuppression '/NonMaxSuppression_8'"
+    assert found.place == "NonMaxSuppression '/NonMaxSuppression_8'"
     tail = [node.op_type for node in found.tail.graph]
     assert tail[:4] == ["NonMaxSuppression", "Slice", "Squeeze", "Gather"]
     assert tail[4:] == ["Identity"] * scores_out  # the scores pass through
@@ -146,7 +146,7 @@ def test_control_flow_goes_whole():
     found = _split(proto)
     assert found is not None
     _check(proto, found)
-    assert found.first == "NonZero '/If_6'"
+    assert found.place == "NonZero '/If_6'"
 
 
 def test_nothing_is_cut_without_reason():

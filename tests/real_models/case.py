@@ -12,6 +12,7 @@ from torch import nn
 
 from deployfold.folding.graph.affine_layer import is_batchnorm_module
 
+_BATCH = 8
 DATA = "data.npz"
 PICTURE = ("1x3x64x64",)
 Save = Callable[[nn.Module, Path], None]
@@ -115,7 +116,9 @@ class Case:
 def trained(net: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     """Give every BatchNorm affine parameters of both signs, and the statistics of its own inputs.
 
-    Seeded noise takes the place of training data. Without this, BatchNorms would be the identity.
+    Seeded noise takes the place of training data: without it, BatchNorms would be the identity.
+    The statistics are of ``_BATCH`` times the inputs, because those of few numbers can be tiny and
+    would make a net that no precision can compute.
     """
     norms = [one for one in net.modules() if is_batchnorm_module(one)]
     with torch.no_grad():
@@ -128,8 +131,13 @@ def trained(net: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
                 norm.train()
                 norm.momentum = None  # the average over all passes
         if norms:
-            net(*(torch.cat([one, torch.randn_like(one)]) if one.is_floating_point()
-                  else torch.cat([one, one]) for one in inputs))  # fmt: skip
+            net(*map(_repeated, inputs))
     for norm in norms:
         norm.momentum = 0.1
     return net.eval()
+
+
+def _repeated(value: torch.Tensor) -> torch.Tensor:
+    if not value.is_floating_point():
+        return torch.cat([value] * _BATCH)
+    return torch.cat([value, *(torch.randn_like(value) for _ in range(1, _BATCH))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _BY_VALUES = "how much it gives depends on the values it reads"
+_UNKNOWN = "its ONNX parser does not know the operator"
 _SEQUENCE = "an engine has no sequences of tensors"
 
 MISSING_OPERATORS = {
@@ -20,7 +21,13 @@ MISSING_OPERATORS = {
     "SequenceInsert": _SEQUENCE,
     "SequenceLength": _SEQUENCE,
     "SplitToSequence": _SEQUENCE,
+    **dict.fromkeys(
+        "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad "
+        "Col2Im CumProd DFT DeformConv MaxRoiPool MaxUnpool MelWeightMatrix Multinomial".split(),
+        _UNKNOWN,
+    ),
 }
 """ONNX operators, each with the reason as a clause. TensorRT-RTX 1.7.1 refused NonMaxSuppression
 ("has no runners that implement it"), NonZero, Unique, Compress, RoiAlign, Det, SplitToSequence and
-ConcatFromSequence, each in a model of its own. TensorRT has layers for the first two."""
+ConcatFromSequence, each in a model of its own. TensorRT has layers for the first two. The others
+are those for which ``OnnxParser.supports_operator`` of 1.7.1 is false."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,14 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
     # Parse by path, because the parser looks for external data in the file's folder.
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reasons = "; ".join(_parser_error(error) for error in errors[:3]) or "no reason given"
-        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+        nodes = _nodes(onnx)
+        found = list(dict.fromkeys(_parser_error(error, nodes) for error in errors))
+        reasons = "; ".join(found[:3]) or "no reason given"
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise CompileError(
             f"{title} cannot parse {onnx.name}: {reasons}{more}.",
-            hint="Replace the operator in the model, or run the ONNX in ONNX Runtime.",
+            hint="Replace the operator in the module, or take it out of the model and run it "
+            "beside the engine. ONNX Runtime runs the ONNX as it is.",
         )
     # TensorRT parses a garbage file without an error, into an empty network.
     for count, what in (
@@ -75,9 +78,40 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
             )
 
 
-def _parser_error(error: Any) -> str:
-    node = f"{error.node_operator()} node {error.node_name()!r}: " if error.node_operator() else ""
-    return node + " ".join(error.desc().split()).rstrip(".")
+def _parser_error(error: Any, nodes: Sequence[_Node]) -> str:
+    """The operator, its node, the module of the user's code, and the parser's words.
+
+    Errors in attributes name only the parser's function, such as ``importScatterElements``.
+    """
+    operator, name = error.node_operator(), error.node_name()
+    if not operator:
+        operator = next(iter(re.findall(r"^import(\w+)$", error.func())), "")
+        alike = [node.name for node in nodes if node.operator == operator]
+        name = alike[0] if len(alike) == 1 else ""
+    module = next((node.module for node in nodes if name and node.name == name), None)
+    place = f"{operator} node {name!r}" if name else operator
+    inside = f" of the module {module!r}" if module else ""
+    words = " ".join(error.desc().split()).rstrip(".")
+    if words == "false" or "Plugin not found" in words:  # the assertion that failed
+        words = "the parser does not know this operator"
+    return f"{place}{inside}: {words}" if place else words
+
+
+@dataclass(frozen=True)
+class _Node:
+    name: str
+    operator: str
+    module: str | None
+
+
+def _nodes(path: Path) -> Sequence[_Node]:
+    """The nodes of an ONNX, for messages about them."""
+    import onnx_ir as ir  # these two, and torch with them, only for a message
+
+    from deployfold.exporting.onnx_graph import module_of
+
+    graph = ir.load(path).graph
+    return [_Node(str(node.name), node.op_type, module_of(node)) for node in graph]
 
 
 def inputs_of(network: Any) -> dict[str, Any]:
