@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from deployfold.errors import ExportError, FoldError, first_few
-from deployfold.folding.modules import copy_modules, seeded
+from deployfold.folding.modules import copy_modules
 from deployfold.folding.proof.compare import difference, rounding_limit
+from deployfold.folding.seeded import Seeded
 
 from .outputs import run_module
 
@@ -83,7 +84,7 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
 
 
 def _outputs(module: torch.nn.Module, inputs: tuple[Tensor, ...], *, seed: int) -> list[Tensor]:
-    with seeded(seed):
+    with Seeded(seed):
         outputs, _ = run_module(module, tuple(value.clone() for value in inputs))
     return [value.clone() for value in outputs]  # the outputs may be buffers of the module
 

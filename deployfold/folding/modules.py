@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from deployfold.errors import FoldError
 _MAKING = ("new", "deepcopy", "reduce", "reduce_ex", "getnewargs", "getnewargs_ex", "slots")
 _STATE = {"__getstate__", "__setstate__"}
 _COPY_PROTOCOL = {f"__{name}__" for name in _MAKING} | _STATE
-_SEEDING = threading.RLock()
 _IMMUTABLE = frozenset((bool, float, int, str, type(None)))
 
 
@@ -132,17 +130,6 @@ def without_numbers(model: torch.nn.Module) -> Iterator[None]:
         for place, before in saved:  # this drops anything that the forward has cached
             place.clear()
             place.update(before)
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """A block with a fixed random state on every device; the caller's state returns afterwards.
-
-    Torch has one random state for the whole process, so only one thread at a time may enter.
-    """
-    with _SEEDING, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ from fold_nets import Net, randomise
 from torch import nn
 
 from deployfold.folding import FoldResult, fold
+from deployfold.folding.seeded import Seeded
 
 
 def network() -> nn.Module:
@@ -115,3 +116,66 @@ def test_folding_leaves_the_process_as_it_was():
     fold(eager, (x,))
     fold(script, (x,))
     assert state() == before
+
+
+class Noisy(nn.Module):
+    """A forward that draws in each of the ways in which torch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.lstm = nn.LSTM(6, 6, num_layers=2, dropout=0.5).train()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        x = x + torch.randn(4, 1, 1) + torch.rand_like(x) + torch.randint(0, 9, (4, 1, 1))
+        x = nn.functional.dropout(x, 0.5, training=True)
+        x = nn.functional.dropout2d(nn.functional.rrelu(x, training=True), 0.3, training=True)
+        x = x + torch.empty_like(x).exponential_() + torch.bernoulli(x.sigmoid())
+        x = x.flatten(2)[:, :, torch.randperm(36)][..., torch.multinomial(torch.ones(36), 6)]
+        x = nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+        return self.lstm(nn.functional.gumbel_softmax(x, dim=-1))[0]
+
+
+def test_a_forward_that_draws_folds_beside_another_and_leaves_the_random_state():
+    def fold_noisy(_: int) -> tuple[float, float]:
+        result = fold(net, x)
+        verification = result.verification
+        assert result.batchnorms_after == 0
+        return verification.float64_relative, verification.native_max_abs
+
+    net, x = randomise(Noisy()), (torch.randn(2, 3, 8, 8),)
+    net.lstm.train()
+    expected = fold_noisy(0)
+    assert expected[0] < 1e-13
+    torch.manual_seed(5)
+    before, stop, failures = torch.get_rng_state(), threading.Event(), []
+
+    def watch() -> None:
+        while not stop.is_set():
+            if not torch.equal(torch.get_rng_state(), before):
+                failures.append("another random state")
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(fold_noisy, range(2)))
+    finally:
+        stop.set()
+        watcher.join()
+    assert not failures
+    assert results == [expected] * 2
+
+
+def test_one_seed_gives_the_same_numbers_twice_and_another_seed_others():
+    def draw(seed: int) -> list[torch.Tensor]:
+        with torch.inference_mode(), Seeded(seed):
+            return [net(x), net(x)]
+
+    net, x = randomise(Noisy()), torch.randn(2, 3, 8, 8)
+    first, again, other = draw(0), draw(0), draw(1)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])

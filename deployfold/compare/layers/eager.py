@@ -15,7 +15,8 @@ from deployfold.exporting.outputs import flatten_outputs, is_torchscript, to_num
 from deployfold.exporting.session import Array
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
-from deployfold.folding.modules import copy_modules, named_tensors, seeded
+from deployfold.folding.modules import copy_modules, named_tensors
+from deployfold.folding.seeded import Seeded
 
 from .folding import find_folds
 from .side import OUTPUT, Folds, LayerOutput, Side
@@ -94,7 +95,7 @@ def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Has
 
     handles = [one.register_forward_hook(leave) for one in copy.modules()]
     try:
-        with torch.inference_mode(), seeded():
+        with torch.inference_mode(), Seeded():
             outputs = copy(*(tensor.clone() for tensor in feed))
     except Exception as error:
         raise MeasureError(f"The model fails on these inputs: {first_line(error)}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deployfold.folding.modules import map_tensors, named_tensors, seeded, tensors_in
+from deployfold.folding.modules import map_tensors, named_tensors, tensors_in
+from deployfold.folding.seeded import Seeded
 
 from .dispatched import LIFTS, bind_schema, in_one_form, is_random, run_operator, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
@@ -36,7 +37,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._root = Call("", model, None)
         self._calls = [self._root]
         self._stack = [self._root]
-        self.seeding: ExitStack | None = None
+        self._draws = Seeded()
         self._random = False
         self._has_read = False  # whether this pass gave data to code outside torch
         self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
@@ -74,6 +75,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._calls.append(self._root)
         self._stack = [self._root]
         self._has_read = False
+        self._draws = Seeded()
         return start
 
     @property
@@ -237,11 +239,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = {key: self._to_values(item) for key, item in arguments.items()}
         for tensor in written:
             self._remember_constant(tensor)
-        if is_random(func, arguments) and not self._random:
-            self._random = True
-            if self.seeding is not None and not self.on_meta:
-                self.seeding.enter_context(seeded())
-        result = run_operator(func, args, kwargs, arguments)
+        draws = is_random(func, arguments)
+        self._random = self._random or draws
+        if draws and not self.on_meta:
+            result = self._draws.draw(func, args, kwargs)
+        else:
+            result = run_operator(func, args, kwargs, arguments)
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):

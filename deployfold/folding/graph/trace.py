@@ -12,7 +12,6 @@ reads a number fails there, and the trace then repeats the pass on the real numb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -114,12 +113,10 @@ def _record_all(
 
 def _record_pass(recorder: Recorder, shadow: torch.nn.Module, inputs: Inputs) -> None:
     try:
-        with ExitStack() as stack:
-            recorder.seeding = stack
-            arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
-            with recorder.watching_modules(), Reads(recorder), recorder:
-                outputs = shadow(*arguments)
-            recorder.adopt_outputs(outputs)
+        arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
+        with recorder.watching_modules(), Reads(recorder), recorder:
+            outputs = shadow(*arguments)
+        recorder.adopt_outputs(outputs)
     except FoldError:
         raise
     except Exception as error:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deployfold.errors import FoldError, first_line
-from deployfold.folding.modules import map_tensors, seeded, tensors_in
+from deployfold.folding.modules import map_tensors, tensors_in
+from deployfold.folding.seeded import Seeded
 
 _SPREAD = 1e-6
 """The least relative difference between the outputs of two samples of a batch.
@@ -102,14 +103,13 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True)
     Inputs, buffers and random state stay as they are.
 
     Args:
-        random: the forward may draw random numbers, so the run seeds the process's generator and
-            restores it afterwards. If false, the process state is not touched.
+        random: the forward may draw random numbers, so the run gives it the same ones each time.
 
     Raises:
         FoldError: the model returns no tensor.
     """
     arguments = map_tensors(inputs, torch.clone)
-    seeds = seeded() if random else nullcontext()
+    seeds = Seeded() if random else nullcontext()
     with torch.inference_mode(), seeds, _FrozenBuffers(model):
         result = model(*arguments)
     outputs = list(tensors_in(result))
