@@ -82,7 +82,7 @@ class Measurer:
         labels: Sequence[Label] | None,
         scoring: Scoring | None = None,
     ) -> None:
-        self._feeds = feeds
+        self.feeds = feeds
         self._parts = output_parts(reference)
         session = open_session(reference, optimize=False)
         self._names = [output.name for output in session.get_outputs()]
@@ -182,7 +182,7 @@ class Measurer:
     def _by_feed(
         self, outputs: Sequence[Sequence[Array]]
     ) -> Iterator[tuple[Mapping[str, Array], tuple[Array, ...]]]:
-        return zip(self._feeds, zip(*outputs, strict=True), strict=True)
+        return zip(self.feeds, zip(*outputs, strict=True), strict=True)
 
     def _finish(self, feed: Mapping[str, Array], outputs: Sequence[Array]) -> Sequence[Array]:
         """The outputs of the whole model, of those of a head."""
@@ -191,7 +191,7 @@ class Measurer:
         return run_tail(self._tail, feed, dict(zip(self._names, outputs, strict=True)))
 
     def _run(self, session: ort.InferenceSession) -> list[list[Array]]:
-        runs = [run_session(session, feed) for feed in self._feeds]
+        runs = [run_session(session, feed) for feed in self.feeds]
         return [[_as_array(part) for part in output] for output in zip(*runs, strict=True)]
 
 

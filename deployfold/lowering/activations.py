@@ -103,7 +103,7 @@ def observe(
 
 @contextmanager
 def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.InferenceSession]:
-    """Open an ONNX Runtime session on a temporary graph, which may have large weights.
+    """Open an optimised ONNX Runtime session on a temporary graph, which may have large weights.
 
     Args:
         model: the graph.
@@ -113,14 +113,14 @@ def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.Infere
         ExportError: ONNX Runtime cannot load the graph.
     """
     if weights <= EXTERNAL_DATA_BYTES:
-        yield open_session(model.SerializeToString(), optimize=False)
+        yield open_session(model.SerializeToString())
         return
     with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
         path = Path(folder) / "model.onnx"
         converted = ir.from_proto(model)
         assert isinstance(converted, ir.Model)
         write_model(converted, path, threshold=SCRATCH_THRESHOLD)
-        yield open_session(path, optimize=False)
+        yield open_session(path)
 
 
 def _symbols(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> dict[str, int]:

@@ -21,7 +21,7 @@ def problem(width: int, each: int, noise, bounds=UNBOUNDED) -> tuple[Layer, np.n
     read = torch.cat([exact[:, :, part] + noise(i, exact[:, :, part])
                       for i, part in enumerate(folds)], 2)  # fmt: skip
     layer = Layer("node", "Conv", "x", "y", "w", "b", 0)
-    rows = torch.from_numpy(weight.reshape(1, 16, width).astype("f8"))
+    rows = torch.from_numpy(weight.reshape(1, 16, width))
     bias = torch.zeros(1, 16, 1)
     return layer, weight, Problem(rows, bias, bounds, Columns(exact, folds), Columns(read, folds))
 
@@ -75,7 +75,7 @@ def test_the_mean_is_kept_behind_the_activation():
         return torch.where(columns < -0.5, -5.0, 0.0)
 
     layer, weight, one = problem(1, 4000, below, bounds=(0.0, float("inf")))
-    positive = torch.from_numpy(np.abs(weight.reshape(1, 16, 1)).astype("f8"))
+    positive = torch.from_numpy(np.abs(weight.reshape(1, 16, 1)))
     one = Problem(positive, one.bias, one.bounds, one.exact, one.read)
     found = fit(layer, np.abs(weight), one, (NEAREST,), INT8)
     assert float(np.abs(found.bias).max()) < 0.02

@@ -29,7 +29,10 @@ from .recentre import recentre
 from .rest import build
 
 COMPARED = 16
-"""Most calibration samples for ranges, and most held-back samples for the comparison."""
+"""Most held-back samples for the comparison."""
+
+CALIBRATED = 8
+"""Most calibration samples for the ranges and biases of the compared variants."""
 
 _Step = Callable[[ir.Model, Sequence[Layer], Sequence[Feed]], int]
 
@@ -63,7 +66,7 @@ def best_channels(
         ExportError: ONNX Runtime cannot run the model.
     """
     fp32 = ir.to_proto(model)
-    measurer = Measurer(source, _some(held_back), None)
+    measurer = Measurer(source, _some(held_back, COMPARED), None)
     path = scratch / "variant.onnx"
     best, highest = fp32, float("-inf")
     compared: set[tuple[_Step, ...]] = set()
@@ -77,7 +80,8 @@ def best_channels(
             continue
         compared.add(effective)
         variant = ir.to_proto(changed) if effective else fp32
-        results = quantise_layers(variant, layers, _some(feeds), form, strengths=(NEAREST,))
+        few = _some(feeds, CALIBRATED)
+        results = quantise_layers(variant, layers, few, form, strengths=(NEAREST,))
         rounded, _ = build(variant, results, form, None)
         write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
         found = measurer.measure(path).sqnr_db
@@ -88,5 +92,5 @@ def best_channels(
     return chosen
 
 
-def _some(samples: Sequence[Feed]) -> list[Feed]:
-    return list(samples[:: max(1, len(samples) // COMPARED)])[:COMPARED]
+def _some(samples: Sequence[Feed], most: int) -> list[Feed]:
+    return list(samples[:: max(1, len(samples) // most)])[:most]

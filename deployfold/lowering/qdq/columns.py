@@ -25,6 +25,14 @@ COLUMNS = 16_384
 LEAST_COLUMNS = 4096
 """Columns sampled for a narrow layer; a wider layer gets 16 for every unit of its width."""
 
+COMPARED = 2048
+"""Most columns for comparing candidates, which needs fewer than a fit."""
+
+_VALUES, _COMPARED_VALUES = 2**24, 2**22
+"""Most values in the columns of all groups: a depthwise layer has its own columns a channel."""
+
+_FEWEST = 512
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -42,6 +50,17 @@ class Columns:
         """The columns after rounding to the format with one scale."""
         return Columns(form.fake_quantise(self.values, scale), self.folds)
 
+    def thinned(self) -> Columns:
+        """Every n-th column, as many as a comparison of candidates needs."""
+        groups, width, count = self.values.shape
+        step = -(-count // _compared(groups * width))
+        folds = (slice(-(-part.start // step), -(-part.stop // step)) for part in self.folds)
+        return Columns(self.values[:, :, ::step].contiguous(), tuple(folds))
+
+
+def _compared(rows: int) -> int:
+    return min(COMPARED, max(_FEWEST, _COMPARED_VALUES // rows))
+
 
 def columns_of(
     layer: Layer,
@@ -49,6 +68,8 @@ def columns_of(
     weight: Array,
     attributes: Mapping[str, object],
     folds: Sequence[int] = (),
+    *,
+    fitted: bool = True,
 ) -> Columns | None:
     """Sample the columns of a layer's input.
 
@@ -60,6 +81,7 @@ def columns_of(
         weight: the weight in the layout of the ONNX initialiser.
         attributes: the attributes of the ONNX node.
         folds: the indices in ``values`` where a fold begins, without the 0 of the first fold.
+        fitted: sample enough columns for a fit, rather than for comparisons alone.
 
     Returns:
         The columns; ``None`` for a layer that cannot be written as a matrix product here, such as a
@@ -70,8 +92,12 @@ def columns_of(
         window = _Window.of(weight, attributes)
     if window is None and layer.op_type not in ("Gemm", "MatMul"):
         return None
-    width = math.prod(weight.shape[1:]) if window else len(weight)
-    share = max(1, min(COLUMNS, max(LEAST_COLUMNS, 16 * width)) // len(values))
+    width = math.prod(weight.shape[1:]) if window else weight.shape[1 - layer.axis]
+    rows = width * layer.groups
+    most = _compared(rows)
+    if fitted:
+        most = max(most, min(COLUMNS, max(LEAST_COLUMNS, 16 * width), _VALUES // rows))
+    share = max(1, most // len(values))
     generator = torch.Generator().manual_seed(0)
     parts = []
     for value in values:
@@ -159,8 +185,8 @@ def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) 
 
 
 def rows_of(layer: Layer, weight: Array) -> Tensor:
-    """The weight as ``(groups, out / groups, width)`` in float64, ready to multiply columns."""
-    matrix = torch.from_numpy(np.array(weight, np.float64))
+    """The weight as ``(groups, out / groups, width)`` in float32, ready to multiply columns."""
+    matrix = torch.from_numpy(np.array(weight, np.float32))
     if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
         matrix = matrix.T
     return matrix.reshape(layer.groups, -1, matrix[0].numel())

@@ -22,6 +22,7 @@ from itertools import product
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
@@ -107,11 +108,13 @@ def _measure(
     tops: dict[str, list[Array]] = {name: [] for name in names}
     powers: dict[str, list[Array]] = {name: [] for name in names}
     for name, value in observe(model, list(names), feeds):
-        axes = (0, *range(2, value.ndim))
-        tops[name].append(np.abs(value).max(axis=axes))
-        powers[name].append(np.square(value, dtype=np.float64).mean(axis=axes))
+        rows = torch.from_numpy(value).transpose(0, 1).flatten(1)
+        tops[name].append(rows.abs().amax(1).numpy())
+        powers[name].append(rows.square().mean(1).numpy())
     return {
-        name: _Channels(np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0))
+        name: _Channels(
+            np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0).astype(np.float64)
+        )
         for name in names
     }
 

@@ -22,6 +22,7 @@ fit wins there. For the last layers, rounding to nearest wins.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,6 @@ from .rounding import compensated, spread, stored_scale, stored_weight, weight_s
 WIDEST = 1536
 """Largest width with a fit. Wider weights (3x3 over more than 170 channels) are rounded to nearest:
 steps 2 and 3 cost the cube of the width, and rounding errors average out over so many inputs."""
-
-COMPARED = 2048
-"""About how many columns the comparison of ranges and the bias correction use."""
 
 POWER_FLOOR = 0.01
 """Share of the channels' mean variance that is added to each channel's variance, because a nearly
@@ -91,8 +89,9 @@ STRENGTHS = (
 )
 """The candidates, starting with the one that trusts the samples least."""
 
-HOPELESS = 1.1
-"""The search stops once a strength's error on other pictures exceeds the least by this factor."""
+HOPELESS = 1.05
+"""The search stops once a strength's error on other pictures exceeds the least by this factor. The
+first fold alone stops the search as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,38 +131,69 @@ class Problem:
     exact: Columns
     read: Columns
 
+    def quantised(self, scale: float, form: Format) -> Problem:
+        """The problem with the read columns rounded to the format with one scale."""
+        return dataclasses.replace(self, read=self.read.quantised(scale, form))
+
+    @functools.cached_property
+    def compared(self) -> tuple[Columns, Columns]:
+        """Some of ``exact`` and of ``read``, on which candidates are compared."""
+        return self.exact.thinned(), self.read.thinned()
+
+    def errors(self, scales: Mapping[str, float], form: Format) -> dict[str, float]:
+        """The output error for each candidate scale of the input, by name.
+
+        The error is the sum over the output channels of the mean squared error divided by the
+        channel's variance. So a channel with outliers counts no more than another. Values beyond
+        the bounds do not count as errors.
+        """
+        power = self.wanted.var(2, correction=0)
+        least = POWER_FLOOR * power.mean() + 1e-30
+        errors = {}
+        for name, scale in scales.items():
+            read = form.fake_quantise(self.compared[1].values, scale)
+            given = self._product(self.rows, read).clamp_(*self.bounds)
+            error = given.sub_(self.wanted).square_().mean(2)
+            errors[name] = float((error / (power + least)).sum())
+        return errors
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """The folds of the outputs."""
+        return self.compared[0].folds
+
     @functools.cached_property
     def wanted(self) -> Tensor:
-        """The fp32 outputs behind the activation."""
-        return self._product(self.rows, self.exact.values).clamp_(*self.bounds)
+        """The fp32 outputs behind the activation, of the compared columns."""
+        return self._product(self.rows, self.compared[0].values).clamp_(*self.bounds)
 
-    def error(self, weight: Tensor, offset: Tensor | None, part: slice) -> float:
-        """The squared error of the outputs on the columns ``part``, behind the activation.
+    def outputs(self, weight: Tensor) -> Tensor:
+        """The outputs in front of the activation, of the compared columns.
 
-        ``weight`` is in the shape of ``rows``; ``offset`` is an addition to the bias.
+        ``weight`` is in the shape of ``rows``.
         """
-        given = self._product(weight, self.read.values[:, :, part])
-        if offset is not None:
-            given += offset
+        return self._product(weight, self.compared[1].values)
+
+    def error(self, outputs: Tensor, offset: Tensor | None, part: slice) -> float:
+        """The squared error of ``outputs`` in ``part``, behind the activation.
+
+        ``offset`` is an addition to the bias.
+        """
+        given = outputs[:, :, part] + (0.0 if offset is None else offset)
         return float((given.clamp_(*self.bounds) - self.wanted[:, :, part]).square_().sum())
 
-    def offset(self, weight: Tensor, parts: Sequence[slice]) -> Tensor | None:
+    def offset(self, outputs: Tensor, parts: Sequence[slice]) -> Tensor | None:
         """The addition to the bias that removes the mean error behind the activation.
 
-        Newton's method finds the addition for the columns in ``parts``. Only outputs within the
+        Newton's method finds the addition for ``parts`` of the outputs. Only outputs within the
         bounds move. The mean before the activation would include values that the activation cuts
         off. A channel that is seldom within the bounds moves less. A layer without a bias has no
         offset.
         """
         if self.bias is None:
             return None
-        products, wanted = [], []
-        for part in parts:
-            step = max(1, self.read.values.shape[2] // COMPARED)
-            some = slice(part.start, part.stop, step)
-            products.append(self._product(weight, self.read.values[:, :, some]))
-            wanted.append(self.wanted[:, :, some])
-        given, goal = torch.cat(products, 2), torch.cat(wanted, 2)
+        given = torch.cat([outputs[:, :, part] for part in parts], 2)
+        goal = torch.cat([self.wanted[:, :, part] for part in parts], 2)
         low, high = self.bounds
         moves = (goal > low) & (goal < high)
         total = torch.zeros_like(self.bias)
@@ -178,42 +208,8 @@ class Problem:
         return total
 
     def _product(self, weight: Tensor, columns: Tensor) -> Tensor:
-        product = weight.float() @ columns
+        product = weight @ columns
         return product if self.bias is None else product.add_(self.bias)
-
-
-def errors_of(
-    rows: Tensor,
-    bias: Array | None,
-    bounds: Bounds,
-    exact: Columns,
-    actual: Columns,
-    scales: Mapping[str, float],
-    form: Format,
-) -> dict[str, float]:
-    """The output error of a layer for each candidate range of its input, by name.
-
-    The error is the sum over the output channels of the mean squared error divided by the channel's
-    variance. So a channel with outliers counts no more than another. Values beyond ``bounds`` do
-    not count as errors. ``rows``, ``bias``, ``bounds`` and ``exact`` are as in :class:`Problem`.
-
-    Args:
-        actual: the columns after earlier layers are quantised.
-        scales: the scale of each candidate range, by name.
-    """
-    step = max(1, exact.values.shape[2] // COMPARED)
-    weight, read = rows.float(), actual.values[:, :, ::step]
-    offset = 0.0 if bias is None else torch.tensor(bias).float().reshape(*rows.shape[:2], 1)
-    wanted = (weight @ exact.values[:, :, ::step] + offset).clamp_(*bounds)
-    power = wanted.var(2, correction=0)
-    least = POWER_FLOOR * power.mean() + 1e-30
-    errors = {}
-    for name, scale in scales.items():
-        given = weight @ form.fake_quantise(read, scale)
-        given += offset
-        error = (wanted - given.clamp_(*bounds)).square_().mean(2)
-        errors[name] = float((error / (power + least)).sum())
-    return errors
 
 
 def fit(
@@ -236,7 +232,7 @@ def fit(
     steps, codes = _quantised(problem, folds, strength, form, layer.block)
     offset = None
     if corrected:
-        offset = problem.offset(codes * spread(steps, rows), problem.read.folds)
+        offset = problem.offset(problem.outputs(codes * spread(steps, rows)), problem.parts)
     bias = problem.bias if offset is None or problem.bias is None else problem.bias + offset
     return Fitted(
         weight=stored_weight(layer, codes, weight.shape, form),
@@ -255,24 +251,24 @@ def _best(
     block: int,
 ) -> tuple[Strength, bool]:
     """The strength with the least error outside the fit, and whether the bias is corrected."""
-    parts = problem.read.folds
+    parts = problem.parts
     if len(parts) < 2:
         return strengths[min(1, len(strengths) - 1)], True  # nothing can judge a stronger fit
-    best, least = (NEAREST, False), float("inf")
+    best, least = (NEAREST, False), [float("inf")] * len(parts)
     for strength in strengths:
-        plain, corrected = 0.0, 0.0
+        plain, corrected, errors = 0.0, 0.0, list[float]()
         for index, judge in enumerate(parts):
             others = [fold for other, fold in enumerate(folds) if other != index]
             steps, codes = _quantised(problem, others, strength, form, block)
-            weight = codes * spread(steps, problem.rows)
-            offset = problem.offset(weight, [part for part in parts if part is not judge])
-            plain += problem.error(weight, None, judge)
-            corrected += problem.error(weight, offset, judge)
-        error = min(plain, corrected)
-        if error > HOPELESS * least:
-            break
-        if error < least:
-            best, least = (strength, corrected < plain), error
+            outputs = problem.outputs(codes * spread(steps, problem.rows))
+            offset = problem.offset(outputs, [part for part in parts if part is not judge])
+            plain += problem.error(outputs, None, judge)
+            corrected += problem.error(outputs, offset, judge)
+            errors.append(min(plain, corrected))
+            if errors[-1] > HOPELESS * least[index]:
+                return best
+        if errors[-1] < least[-1]:
+            best, least = (strength, corrected < plain), errors
     return best
 
 
@@ -290,8 +286,9 @@ def _quantised(
     power = power + _LEAST_POWER * (power.mean(1, keepdim=True) + power.mean()) + 1e-30
     fitted = rows
     if strength.ridge is not None:
-        damped = gram + torch.diag_embed(strength.ridge * power)
-        fitted = rows - torch.linalg.solve(damped, (rows @ cross).transpose(1, 2)).transpose(1, 2)
+        damped = torch.linalg.cholesky(gram + torch.diag_embed(strength.ridge * power))
+        change = torch.cholesky_solve((rows @ cross).transpose(1, 2), damped)
+        fitted = rows - change.transpose(1, 2)
     steps = weight_scales(fitted, power, form, block)
     each = spread(steps, rows)
     if strength.damping is None:

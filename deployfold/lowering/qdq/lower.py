@@ -96,6 +96,7 @@ def lower(
             guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
             progress,
         )  # fmt: skip
+        guarding, labels = samples.guarding(guard.enabled)
         job = _Job(
             source=source,
             proto=ir.to_proto(model),
@@ -104,9 +105,7 @@ def lower(
             form=form,
             rest=rest,
             samples=samples,
-            measurer=Measurer(
-                source, samples.held_back, samples.labels, _scoring(data.scored, samples.labels)
-            ),
+            measurer=Measurer(source, guarding, labels, _scoring(data.scored, labels)),
             scored=data.scored,
             scratch=temporary.parent,
             progress=progress,
@@ -200,7 +199,7 @@ class _Job:
         """
         feeds, labels = self.samples.judged, self.samples.judged_labels
         same = self.scored is None or self.scored.feeds[0] is feeds[0]
-        if feeds is self.samples.held_back and same:
+        if feeds is self.measurer.feeds and same:
             return step.measured
         self.progress(f"measuring on {self.samples.measured_on}")
         rounded = self._rounded(step.results)

@@ -25,7 +25,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over columns, each ``(groups, width, width)`` in float64.
+    """Sums over columns, each ``(groups, width, width)`` in float32.
 
     Attributes:
         gram: the sum of ``q qᵀ``.
@@ -57,4 +57,4 @@ def _moments(exact: Tensor, read: Tensor) -> Moments:
         turned = given.transpose(1, 2)
         gram += given @ turned
         cross += (given - exact[:, :, start : start + _CHUNK]) @ turned
-    return Moments(gram, cross)
+    return Moments(gram.float(), cross.float())

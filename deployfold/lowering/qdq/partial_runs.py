@@ -1,13 +1,12 @@
 """Runs an ONNX graph layer by layer; the caller supplies the outputs of the layers.
 
 Layers are quantised from the inputs to the outputs, because a layer's input depends on the
-quantisation of earlier layers. Only the nodes between layers run here, once for each layer, so the
-whole pass costs about one inference.
+quantisation of earlier layers. Each node runs once, so the whole pass costs about one inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -38,6 +37,7 @@ class PartialRuns:
         self._ir_version = model.ir_version
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._nodes = list(graph.node)
+        self._reads = [tuple(dict.fromkeys(_reads(node))) for node in self._nodes]
         self._producer = {
             name: index for index, node in enumerate(self._nodes) for name in node.output if name
         }
@@ -57,35 +57,43 @@ class PartialRuns:
             ExportError: ONNX Runtime cannot run the nodes that compute the tensor.
         """
         if name not in self._tensors:
-            nodes, borders, weights = self._before(name)
-            model = self._model(name, nodes, borders, weights)
+            nodes, borders, weights = self._before([name], self._tensors)
+            # Later requests start from these tensors, too: no node runs twice.
+            made = {output for node in nodes for output in node.output if output}
+            later = self._before(self._pending, self._tensors.keys() | made)[1]
+            names = [name, *(one for one in later if one in made and one != name)]
+            model = self._model(names, nodes, borders, weights)
             size = sum(len(self._weights[key].raw_data) for key in weights)
             count = len(next(iter(self._tensors.values())))
             with scratch_session(model, size) as session:
-                self._tensors[name] = [
-                    run_session(session, {one: self._tensors[one][i] for one in borders})[0]
+                runs = [
+                    run_session(session, {one: self._tensors[one][i] for one in borders})
                     for i in range(count)
                 ]
+            for index, key in enumerate(names):
+                values = [run[index] for run in runs]
+                if key == name or isinstance(values[0], np.ndarray):  # not a sequence
+                    self._tensors[key] = values
         return self._tensors[name]
 
     def done(self, name: str) -> None:
         """Finish one request for ``name``, and drop every tensor that no other request needs."""
         self._pending.remove(name)
-        needed: set[str] = set()
-        for target in dict.fromkeys(self._pending):
-            needed |= {target} if target in self._tensors else set(self._before(target)[1])
+        needed = set(self._before(self._pending, self._tensors)[1])
         for key in [key for key in self._tensors if key not in needed]:
             del self._tensors[key]
 
-    def _before(self, name: str) -> tuple[list[onnx.NodeProto], list[str], list[str]]:
-        """The nodes that compute ``name``, and the known tensors and weights that they read."""
+    def _before(
+        self, names: Sequence[str], known: Collection[str]
+    ) -> tuple[list[onnx.NodeProto], list[str], list[str]]:
+        """The nodes that compute ``names``, and the ``known`` tensors and weights they read."""
         nodes: set[int] = set()
         borders: dict[str, None] = {}
         weights: dict[str, None] = {}
-        stack = [name]
+        stack = list(names)
         while stack:
             current = stack.pop()
-            if current in self._tensors:
+            if current in known:
                 borders[current] = None
             elif current in self._weights:
                 weights[current] = None
@@ -93,11 +101,11 @@ class PartialRuns:
                 index = self._producer[current]
                 if index not in nodes:
                     nodes.add(index)
-                    stack += _reads(self._nodes[index])
+                    stack += self._reads[index]
         return [self._nodes[index] for index in sorted(nodes)], list(borders), list(weights)
 
     def _model(
-        self, name: str, nodes: list[onnx.NodeProto], borders: list[str], weights: list[str]
+        self, names: list[str], nodes: list[onnx.NodeProto], borders: list[str], weights: list[str]
     ) -> onnx.ModelProto:
         inputs = [
             helper.make_tensor_value_info(
@@ -106,7 +114,7 @@ class PartialRuns:
             for border in borders
         ]
         graph = helper.make_graph(
-            nodes, "segment", inputs, [onnx.ValueInfoProto(name=name)],
+            nodes, "segment", inputs, [onnx.ValueInfoProto(name=name) for name in names],
             initializer=[self._weights[key] for key in weights],
         )  # fmt: skip
         return helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,16 @@ from deployfold.lowering.activations import scratch_session
 from deployfold.lowering.progress import Progress, silent
 from deployfold.util.numerics import sqnr_db
 
-from .columns import Columns, columns_of, rows_of
-from .fit import STRENGTHS, UNBOUNDED, Bounds, Problem, Strength, errors_of, fit
+from .columns import columns_of, rows_of
+from .fit import STRENGTHS, UNBOUNDED, Bounds, Problem, Strength, fit
 from .formats import Format
 from .layers import Layer, QuantisedLayer, Skip
 from .partial_runs import Batch, PartialRuns
 from .ranges import candidates
 from .rounding import half, plain
+
+REPORTED = 8
+"""Most calibration samples for the SQNR of a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,8 @@ class LayerResult:
             empty for an excluded layer.
         input_range: the largest magnitude that the quantised input can represent; NaN if the input
             is not quantised.
-        sqnr_db: SQNR (dB) of the layer's output on the calibration samples, with all earlier layers
-            quantised as well.
+        sqnr_db: SQNR (dB) of the layer's output on some calibration samples, with all earlier
+            layers quantised as well.
         macs: multiply-accumulates of one sample.
     """
 
@@ -86,7 +89,6 @@ def quantise_layers(
         progress(f"layer {number} of {len(layers)}", (number - 1) / len(layers))
         before, after = exact.get(layer.source), actual.get(layer.source)
         weight, bias = runner.weights(layer)
-        wanted = runner.run(layer, before, weight, bias)
         if layer.name in excluded:
             given = runner.run(layer, after, weight, bias)
             quantised, estimator, top = None, "", float("nan")
@@ -94,23 +96,26 @@ def quantise_layers(
             quantised, estimator, top = _quantise(
                 layer, before, after, runner, ranges, form, strengths, folds
             )
-            read = _fake_quantise(after, quantised.scale, form)
+            read = (_fake_quantise(value, quantised.scale, form) for value in after)
             given = runner.run(layer, read, _restored(quantised), quantised.bias)
             if layer.skip is not None:
                 skip = actual.get(layer.skip.source)
                 scale = _skip_scale(layer.skip, skip, given, ranges, form)
                 quantised = dataclasses.replace(quantised, skip_scale=scale)
-                rounded = _fake_quantise(skip, scale, form)
+                rounded = (_fake_quantise(value, scale, form) for value in skip)
                 total = [a + b for a, b in zip(given, rounded, strict=True)]
                 actual.put(layer.skip.total, total)
+        some = slice(None, None, -(-len(before) // REPORTED))
+        wanted = runner.run(layer, before[some], weight, bias)
+        sqnr = sqnr_db(wanted, given[some])
         per_output = int(np.prod(weight.shape)) // weight.shape[layer.axis]
         macs = wanted[0].size * per_output
         if layer.op_type == "ConvTranspose":
             macs = before[0].size * int(np.prod(weight.shape[1:]))
-        results.append(LayerResult(layer, quantised, estimator, top, sqnr_db(wanted, given), macs))
-        for segments, values in ((exact, wanted), (actual, given)):
-            segments.put(layer.output, values)
-            segments.done(layer.source)
+        results.append(LayerResult(layer, quantised, estimator, top, sqnr, macs))
+        actual.put(layer.output, given)
+        exact.done(layer.source)
+        actual.done(layer.source)
         if layer.skip is not None:
             actual.done(layer.skip.source)
     return results
@@ -127,52 +132,54 @@ def _quantise(
     folds: Sequence[int],
 ) -> tuple[QuantisedLayer, str, float]:
     weight, bias = runner.weights(layer)
-    attributes = runner.attributes(layer)
-    exact = columns_of(layer, before, weight, attributes, folds) if strengths else None
-    actual = columns_of(layer, after, weight, attributes, folds) if strengths else None
+    problem = _problem(layer, before, after, runner, strengths, folds) if strengths else None
     if form.weight_only:
         estimator = f"blocks of {layer.block}" if layer.block else "one scale a channel"
         top, scale = float("nan"), None
     else:
         if layer.source not in ranges:  # layers that read one tensor share its Q/DQ pair
-            ranges[layer.source] = _range(layer, after, runner, exact, actual, form)
+            proposed = candidates(after, form)
+            ranges[layer.source] = _least_error(proposed)
+            if problem is not None:
+                scales = {name: _scale(top, form) for name, top in proposed.items()}
+                errors = problem.errors(scales, form)
+                best = min(errors, key=lambda name: errors[name])
+                ranges[layer.source] = best, proposed[best]
         estimator, top = ranges[layer.source]
         scale = _scale(top, form)
-    if exact is None or actual is None:
+    if problem is None:
         codes, steps = plain(layer, weight, form)
         return QuantisedLayer(layer, codes, steps, bias, scale), estimator, top
-    rows = rows_of(layer, weight)
-    added = None if bias is None else torch.from_numpy(np.array(bias, np.float32))
-    problem = Problem(
-        rows,
-        None if added is None else added.reshape(*rows.shape[:2], 1),
-        runner.bounds(layer),
-        exact,
-        actual if scale is None else actual.quantised(scale, form),
-    )
+    if scale is not None:
+        problem = problem.quantised(scale, form)
     found = fit(layer, weight, problem, strengths, form)
     quantised = QuantisedLayer(layer, found.weight, found.weight_scale, found.bias, scale)
     return quantised, estimator, top
 
 
-def _range(
+def _problem(
     layer: Layer,
-    values: Batch,
+    before: Batch,
+    after: Batch,
     runner: _LayerRunner,
-    exact: Columns | None,
-    actual: Columns | None,
-    form: Format,
-) -> tuple[str, float]:
-    """The estimator with the least output error of the layer, and its range."""
-    proposed = candidates(values, form)
-    if exact is None or actual is None:
-        return _least_error(proposed)
+    strengths: Sequence[Strength],
+    folds: Sequence[int],
+) -> Problem | None:
+    """The layer as a matrix product on sampled columns; ``None`` for a ConvTranspose."""
     weight, bias = runner.weights(layer)
-    rows, bounds = rows_of(layer, weight), runner.bounds(layer)
-    scales = {name: _scale(top, form) for name, top in proposed.items()}
-    errors = errors_of(rows, bias, bounds, exact, actual, scales, form)
-    best = min(errors, key=lambda name: errors[name])
-    return best, proposed[best]
+    exact, read = (
+        columns_of(
+            layer, values, weight, runner.attributes(layer), folds, fitted=len(strengths) > 1
+        )
+        for values in (before, after)
+    )
+    if exact is None or read is None:
+        return None
+    rows = rows_of(layer, weight)
+    added = None
+    if bias is not None:
+        added = torch.from_numpy(np.array(bias, np.float32)).reshape(*rows.shape[:2], 1)
+    return Problem(rows, added, runner.bounds(layer), exact, read)
 
 
 def _skip_scale(
@@ -200,11 +207,11 @@ def _scale(top: float, form: Format) -> float:
     return float(np.float32(half(np.array([top / form.largest]))[0]))
 
 
-def _fake_quantise(batch: Batch, scale: float | None, form: Format) -> Batch:
+def _fake_quantise(value: Array, scale: float | None, form: Format) -> Array:
     if scale is None:
-        return batch
-    values = (torch.from_numpy(np.ascontiguousarray(value, np.float32)) for value in batch)
-    return [np.asarray(form.fake_quantise(value, scale).numpy()) for value in values]
+        return value
+    given = torch.from_numpy(np.ascontiguousarray(value, np.float32))
+    return np.asarray(form.fake_quantise(given, scale).numpy())
 
 
 def _restored(item: QuantisedLayer) -> Array:
@@ -255,7 +262,9 @@ class _LayerRunner:
         node = self._nodes[layer.name]
         return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
-    def run(self, layer: Layer, values: Batch, weight: Array, bias: Array | None) -> Batch:
+    def run(
+        self, layer: Layer, values: Iterable[Array], weight: Array, bias: Array | None
+    ) -> Batch:
         """The layer's output on every sample."""
         node = self._nodes[layer.name]
         arrays = {layer.weight: weight} | ({} if layer.bias is None else {layer.bias: bias})

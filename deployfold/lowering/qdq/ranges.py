@@ -33,13 +33,15 @@ def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]
         values: the tensor, once for each sample.
         form: the format to round to.
     """
-    arrays = [np.abs(np.asarray(value, np.float32)).ravel() for value in values]
-    top = max((float(array.max()) for array in arrays if array.size), default=0.0)
+    arrays = [np.asarray(value, np.float32).ravel() for value in values]
+    tops = (float(max(array.max(), -array.min())) for array in arrays if array.size)
+    top = max(tops, default=0.0)
     if top <= _TINY * form.largest:
         return {"max": _TINY * form.largest}
     counts = np.zeros(_BINS, np.int64)
-    for array in arrays:
-        counts += np.histogram(array, bins=_BINS, range=(0.0, top))[0]
+    for array in arrays:  # three times as fast as numpy.histogram
+        bins = np.abs(array * np.float32(_BINS / top)).astype(np.int32)
+        counts += np.bincount(np.minimum(bins, _BINS - 1, out=bins), minlength=_BINS)
     edges = np.linspace(0.0, top, _BINS + 1)
     cumulative = np.cumsum(counts) / counts.sum()
     within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)

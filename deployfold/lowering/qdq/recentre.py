@@ -35,8 +35,11 @@ _TOPS = np.linspace(0.4, 1.0, 25)
 """Candidates for the upper end of the int8 range, as shares of the calibrated range."""
 
 _CODES = 255.0
-_SAMPLED = 4096
-"""Number of elements drawn from a tensor for each sample."""
+_FEEDS = 16
+"""Most samples for the middles: an outlier does not move one far."""
+
+_SAMPLED = 65_536
+"""About how many elements are drawn from a tensor, from all samples together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
         ExportError: ONNX Runtime cannot run the model.
     """
     places = list(_places(model, {layer.name for layer in layers}))
-    tops = _tops(model, [place.tensor for place in places], feeds)
+    tops = _tops(model, [place.tensor for place in places], feeds[:: -(-len(feeds) // _FEEDS)])
     for place in places:
         _move(model.graph, place, tops[place.tensor] / 2)
     return len(places)
@@ -143,7 +146,7 @@ def _tops(
     tops = dict.fromkeys(names, 0.0)
     for name, value in observe(model, names, feeds):
         tops[name] = max(tops[name], float(value.max()))
-        samples[name].append(random.choice(value.reshape(-1), _SAMPLED))
+        samples[name].append(random.choice(value.reshape(-1), -(-_SAMPLED // len(feeds))))
     return {name: _best_top(np.concatenate(samples[name]), tops[name]) for name in names}
 
 

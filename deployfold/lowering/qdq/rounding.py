@@ -12,7 +12,7 @@ from .columns import rows_of
 from .formats import Format
 from .layers import Layer
 
-_BLOCK = 64
+_BLOCK = 32
 """Number of columns to round before the later columns are updated."""
 
 _CLIPS = (1.0, 0.97, 0.94, 0.9, 0.86, 0.82)
@@ -66,7 +66,7 @@ def weight_scales(rows: Tensor, power: Tensor, form: Format, block: int) -> Tens
     top = top.clamp_min(_least(rows.numpy()))
     best, least = top / form.largest, torch.full_like(top, float("inf"))
     for clip in _CLIPS:
-        step = torch.from_numpy(half((top * clip / form.largest).numpy()))
+        step = torch.from_numpy(half((top * clip / form.largest).numpy())).to(rows.dtype)
         restored = form.round(rows / step) * step
         error = ((restored - rows).square() * weights).sum(3, keepdim=True)
         best = torch.where(error < least, step, best)
@@ -88,24 +88,31 @@ def compensated(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tens
         gram: second moments of the inputs, ``(groups, width, width)``, positive definite.
         form: the format of the codes.
     """
-    inverse = torch.linalg.inv(gram)
-    upper = torch.linalg.cholesky((inverse + inverse.transpose(1, 2)) / 2, upper=True)
-    rest, codes = rows.clone(), torch.empty_like(rows)
-    errors = torch.empty_like(rows)
-    width = rows.shape[2]
+    # The upper Cholesky factor of the inverse, without the inverse: in the reverse order of inputs,
+    # the factor is the inverse of the lower Cholesky factor of the moments.
+    lower = torch.linalg.cholesky(gram.flip(1, 2))
+    one = torch.eye(rows.shape[2], dtype=rows.dtype).expand_as(lower)
+    handed_on = torch.linalg.solve_triangular(lower, one, upper=False).flip(1, 2).transpose(1, 2)
+    handed_on = handed_on / handed_on.diagonal(dim1=1, dim2=2).unsqueeze(1)
+    # Inputs come before outputs in memory, so that a step reads and writes adjacent numbers.
+    rest = rows.transpose(1, 2).contiguous()
+    steps = steps.transpose(1, 2).contiguous()
+    codes, errors = torch.empty_like(rest), torch.empty_like(rest)
+    width = rest.shape[1]
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
         for column in range(start, stop):
-            one = slice(column, column + 1)
-            code = form.round(rest[:, :, one] / steps[:, :, one])
-            codes[:, :, one] = code
-            errors[:, :, one] = (rest[:, :, one] - code * steps[:, :, one]) / upper[:, one, one]
-            later = slice(column + 1, stop)
-            rest[:, :, later] -= errors[:, :, one] * upper[:, one, later]
+            now, step = rest[:, column], steps[:, column]
+            code = form.round(now / step)
+            error = now - code * step
+            codes[:, column], errors[:, column] = code, error
+            # A batched product would cost more than the numbers that it multiplies.
+            rest[:, column + 1 : stop] -= (
+                handed_on[:, column + 1 : stop, column, None] * error[:, None]
+            )
         # Columns beyond the block are updated once per block, so the tensor is read less often.
-        block = slice(start, stop)
-        rest[:, :, stop:] -= errors[:, :, block] @ upper[:, block, stop:]
-    return codes
+        rest[:, stop:] -= handed_on[:, stop:, start:stop] @ errors[:, start:stop]
+    return codes.transpose(1, 2)
 
 
 def stored_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...], form: Format) -> Array:

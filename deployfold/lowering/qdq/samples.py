@@ -45,6 +45,13 @@ class Samples:
     measured_on: str
     note: tuple[str, ...]
 
+    def guarding(self, guard: bool) -> tuple[Sequence[Feed], tuple[Label, ...] | None]:
+        """The samples of the guard's measurements and their classes; without a guard, the judged
+        samples."""
+        if guard:
+            return self.held_back, self.labels
+        return self.judged, self.judged_labels
+
 
 def choose_samples(data: LoweringData, precision: Precision) -> Samples:
     """Choose the calibration data, or the build's inputs for a precision that needs none.
