@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import fails, run
+from jsonschema import validate
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def test_a_bundle_of_a_build_is_verified_and_unpacked(bundled, tmp_path):
     assert done.returncode == 0, done.stderr
     manifest = json.loads(done.stdout)
     assert [one["precision"] for one in manifest["artifacts"]] == ["fp32", "fp32", "fp16", "fp16"]
+    validate(manifest, json.loads(run("schema", "manifest", cwd=tmp_path).stdout))
     done = run("bundle", "unpack", str(bundled), "net", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "run it      python net/run.py" in done.stdout
@@ -40,6 +42,17 @@ def test_a_bundle_of_a_build_is_verified_and_unpacked(bundled, tmp_path):
     assert found["check"]["max_abs_diff"] < 1e-4, "the original's own outputs are the reference"
     # What is unpacked is a build again: its kit can be finished on the device.
     fails(run("finish", "net", "--target", "h100", cwd=tmp_path), 6, "sm_90")
+
+
+def test_a_layout_of_a_build_says_how_to_push_it(folder, built, tmp_path):
+    words = ("bundle", "out", "--format", "oci", "--cpp", "-o", str(tmp_path / "net.oci"))
+    done = run(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"oras cp --from-oci-layout {tmp_path}/net.oci:latest" in done.stdout
+    assert (tmp_path / "net.oci" / "index.json").is_file()
+    fails(run(*words, "--sign", "key", cwd=folder), 2, "--sign signs an archive")
+    triton = ("bundle", "out", "--format", "triton", "--cpp", "-o", str(tmp_path / "t"))
+    fails(run(*triton, cwd=folder), 2, "Remove --cpp")
 
 
 def test_bundle_create_equals_bundle_without_a_subcommand(bundled, folder, tmp_path):

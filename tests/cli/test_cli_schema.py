@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from deployfold.cli.commands.schema import FORMATS
 from deployfold.cli.discovery import load
+from deployfold.config.profiles_root import profiles_root
 from deployfold.util.toml import parse_toml
 
 
@@ -53,6 +54,16 @@ def test_the_fleet_of_the_help_fits_its_schema(tmp_path):
         {"model": [{"source": "m", "fp16": True}]},
         {"model": [{"source": "m", "max-seconds": "long"}]},
     ):
+        assert not validator.is_valid(wrong), wrong
+
+
+def test_the_build_profiles_fit_their_schema(tmp_path):
+    validator = schema("profile", tmp_path)
+    paths = sorted((profiles_root() / "builds").glob("*.toml"))
+    assert paths
+    for path in paths:
+        validator.validate(parse_toml(path.read_text("utf-8")))
+    for wrong in ({"fp17": True}, {"fp16": "yes"}):
         assert not validator.is_valid(wrong), wrong
 
 
