@@ -63,7 +63,13 @@ def checked(loaded: LoadedModel) -> LoadedModel:
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
-    """Refuse quantised layers, whose packed weights are not visible as parameters."""
+    """Refuse quantised layers, whose weights are packed, and fake-quantise modules."""
+    if any(".fake_quantize" in kind.__module__ for kind in type(layer).__mro__):
+        raise LoadError(
+            f"{name or 'The model'} is a fake-quantise module of quantisation-aware training.",
+            hint="Export the model to ONNX with torch.onnx.export(model.eval(), ..., "
+            "dynamo=False), and build that file: its scales are kept.",
+        )
     if ".quantized." in f"{type(layer).__module__}.":
         raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
 

@@ -6,7 +6,9 @@ a weight changes its value:
 1. A float weight behind its own Q/DQ pair becomes codes behind a DequantizeLinear.
 2. An int32 bias behind a DequantizeLinear becomes a float32 bias, and so do the parameters of a
    BatchNorm.
-3. uint8 with the zero point 128 becomes int8 with the zero point 0. Other zero points are refused,
+3. Constant factors and addends between a layer and its BatchNorm move into the BatchNorm.
+   torch.ao's training of both together divides by the scale of the BatchNorm there.
+4. uint8 with the zero point 128 becomes int8 with the zero point 0. Other zero points are refused,
    because TensorRT has none.
 
 A BatchNorm behind a layer folds into the scales of its weight; see :mod:`.given_weights`.
@@ -25,6 +27,7 @@ from deployfold.errors import ExportError, first_few
 from deployfold.exporting.session import Array
 
 from .formats import FORMATS
+from .given_weights import join_scalings
 from .layers import initializer
 from .qdq_nodes import (
     DEQUANTISE,
@@ -84,6 +87,7 @@ def take_over(model: ir.Model) -> None:
             _replace(node, initializer(graph, str(node.outputs[0].name), made))
         else:
             _shift(node, graph)
+    join_scalings(graph)
     drop_unused(graph)
 
 
@@ -105,6 +109,8 @@ def without_pairs(model: ir.Model) -> ir.Model:
         maker = None if source is None else source.producer()
         if maker is None or maker.op_type != QUANTISE or maker.inputs[0] is None:
             continue
+        if constant(maker.inputs[0]) is not None:
+            continue
         output = node.outputs[0]
         if output.is_graph_output():
             node.replace_input_with(0, maker.inputs[0])
@@ -119,7 +125,7 @@ def without_pairs(model: ir.Model) -> ir.Model:
 
 
 def _shift(node: ir.Node, graph: ir.Graph) -> None:
-    """Do case 3 for a QuantizeLinear or a DequantizeLinear.
+    """Do case 4 for a QuantizeLinear or a DequantizeLinear.
 
     Raises:
         ExportError: the zero point is neither 0 nor the middle of uint8.

@@ -85,6 +85,62 @@ class VisibleWeights:
         self._graph.insert_before(one.layer, node)
 
 
+def join_scalings(graph: ir.Graph) -> None:
+    """Move constant factors and addends in front of a BatchNorm into its parameters, in place.
+
+    With ``BN(z) = (z - mean) * gamma / sigma + beta``:
+
+    1. ``z = x + b``: the mean becomes ``mean - b``;
+    2. ``z = x * k``: the mean becomes ``mean / k``, and gamma ``gamma * k``;
+    3. ``z = x / k``: as 2 with ``1 / k``.
+    """
+    for norm in [node for node in graph if node.op_type == "BatchNormalization"]:
+        while (found := _scaling(norm)) is not None:
+            node, position, numbers = found
+            gamma, mean = (constant(norm.inputs[index]) for index in (1, 3))
+            if gamma is None or mean is None:
+                break
+            if node.op_type == "Add":
+                changed = {3: mean - numbers}
+            else:
+                factor = numbers if node.op_type == "Mul" else 1.0 / numbers
+                changed = {1: gamma * factor, 3: mean / factor}
+            for index, array in changed.items():
+                name = f"{norm.inputs[index].name}.joined"
+                new = initializer(graph, name, np.asarray(array, np.float32))
+                norm.replace_input_with(index, new)
+            norm.replace_input_with(0, node.inputs[1 - position])
+            graph.remove(node, safe=True)
+
+
+def _scaling(norm: ir.Node) -> tuple[ir.Node, int, Array] | None:
+    """The node in front of a BatchNorm that adds or multiplies a constant for each channel.
+
+    Returns:
+        The node, the position of the constant, and its numbers in float64; ``None`` without one.
+    """
+    source = norm.inputs[0]
+    node = None if source is None else source.producer()
+    if node is None or source is None or node.op_type not in ("Add", "Mul", "Div") or node.domain:
+        return None
+    if len(source.uses()) != 1 or source.is_graph_output() or source.shape is None:
+        return None
+    rank, channels = len(source.shape), constant(norm.inputs[3])
+    for position in (1,) if node.op_type == "Div" else (1, 0):
+        numbers = constant(node.inputs[position])
+        if numbers is None or channels is None:
+            continue
+        shape = (1,) * (rank - numbers.ndim) + numbers.shape
+        alone = numbers.size == 1 or (len(shape) == rank and shape[1] == numbers.size)
+        if (
+            alone
+            and numbers.size in (1, channels.size)
+            and (node.op_type == "Add" or numbers.all())
+        ):
+            return node, position, numbers.reshape(-1).astype(np.float64)
+    return None
+
+
 def _foldable(graph: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
     """The layers with a dequantised weight and a BatchNorm behind, with their channel axis."""
     for node in list(graph):
@@ -94,19 +150,23 @@ def _foldable(graph: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
         if axis is None or weight is None or maker is None or maker.op_type != DEQUANTISE:
             continue
         codes = constant(maker.inputs[0])
-        whole = codes is None or "block_size" in maker.attributes or len(weight.uses()) != 1
-        if whole or not _norm_behind(node):
+        norm = _norm_behind(node)
+        gamma = None if norm is None else constant(norm.inputs[1])
+        if codes is None or gamma is None or len(weight.uses()) != 1:
             continue
-        lowest = -127 if codes is not None and codes.dtype == np.int8 else -np.inf
-        if codes is not None and codes.astype(np.float32).min() >= lowest:  # the sign may change
+        if "block_size" in maker.attributes:
+            continue
+        # A negative factor turns the signs of the codes, and int8 has -128 but not 128.
+        if (gamma > 0).all() or codes.dtype != np.int8 or codes.min() > np.iinfo(np.int8).min:
             yield node, axis
 
 
-def _norm_behind(node: ir.Node) -> bool:
+def _norm_behind(node: ir.Node) -> ir.Node | None:
     users = [user for user, _ in node.outputs[0].uses()]
     if len(users) == 1 and users[0].op_type == "Add":
         users = [user for user, _ in users[0].outputs[0].uses()]
-    return [user.op_type for user in users] == ["BatchNormalization"]
+    only = users[0] if len(users) == 1 else None
+    return only if only is not None and only.op_type == "BatchNormalization" else None
 
 
 def _channel_axis(node: ir.Node) -> int | None:
