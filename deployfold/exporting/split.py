@@ -220,6 +220,10 @@ def _entry(value: ir.Value) -> ir.Value:
 
 
 def _remove(graph: ir.Graph, nodes: list[ir.Node]) -> None:
+    for node in nodes:
+        for inner in list(_with_inner(node))[1:]:  # nodes of a branch or body go with their owner
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
     graph.remove(nodes, safe=True)
 
 

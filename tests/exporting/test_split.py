@@ -105,6 +105,29 @@ def test_a_choice_at_the_end_goes_to_the_tail() -> None:
     assert {"TopK", "MatMul"} <= kinds, "a layer behind the choice stays in the engine"
 
 
+def test_a_branch_of_the_tail_may_read_other_nodes_of_the_tail() -> None:
+    """As torchvision's batched NMS does after an export by the tracer."""
+    g = GraphWriter(17)
+    x = g.block("x", 3, 8)
+    boxes = g.node("Reshape", g.conv(x, 8, 4, 1), g.constant([-1, 4]))
+    scores = g.node("Reshape", g.node("Sigmoid", g.conv(x, 8, 1, 1)), g.constant([-1]))
+    high = g.node(
+        "Squeeze", g.node("NonZero", g.node("Greater", scores, g.weight(np.float32(0.5))))
+    )
+    chosen = g.node("Gather", boxes, high, axis=0)
+    value = helper.make_tensor_value_info("inside", FLOAT, ["n", 4])
+    branches = [
+        helper.make_graph([helper.make_node(kind, [chosen], ["inside"])], kind, [], [value])
+        for kind in ("Identity", "Neg")
+    ]
+    some = g.node("Greater", g.node("Size", chosen), g.constant(np.int64(0)))
+    g.rename(g.node("If", some, then_branch=branches[0], else_branch=branches[1]), "out")
+    proto = g.model({"x": (FLOAT, [1, 3, 8, 8])}, {"out": (FLOAT, None)})
+    found = _split(proto)
+    assert found is not None
+    _check(proto, found)
+
+
 @pytest.mark.parametrize("threshold_input", [False, True])
 @pytest.mark.parametrize("scores_out", [False, True])
 def test_boxes_and_their_choice(threshold_input: bool, scores_out: bool) -> None:
