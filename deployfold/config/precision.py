@@ -25,7 +25,6 @@ class PrecisionRecord:
         title: for headings and messages.
         family: ``none`` is the exported fp32 model itself; ``cast`` changes the type of tensors;
             ``qdq`` puts QuantizeLinear and DequantizeLinear around layers.
-        quantises: the tensors that become low-precision, as the object of a sentence.
         summary: one sentence for ``--help``.
         onnx_type: the tensor type in the ONNX file, a member of ``onnx.TensorProto.DataType``.
         tensorrt_type: the member of ``tensorrt.DataType`` that layers then compute in.
@@ -46,7 +45,6 @@ class PrecisionRecord:
     name: str
     title: str
     family: Literal["none", "cast", "qdq"]
-    quantises: str
     summary: str
     onnx_type: str
     tensorrt_type: str
@@ -74,7 +72,6 @@ _FP32 = PrecisionRecord(
     name="fp32",
     title="FP32",
     family="none",
-    quantises="nothing",
     summary="The exported model.",
     onnx_type="FLOAT",
     tensorrt_type="FLOAT",
@@ -89,7 +86,6 @@ _FP16 = PrecisionRecord(
     common=True,
     title="FP16",
     family="cast",
-    quantises="weights and activations",
     summary="Build in FP16.",
     onnx_type="FLOAT16",
     tensorrt_type="HALF",
@@ -107,7 +103,6 @@ _BF16 = PrecisionRecord(
     common=True,
     title="BF16",
     family="cast",
-    quantises="weights and activations",
     summary="Build in BF16; the range of FP32, 8 bits of precision; Ampere and newer.",
     onnx_type="BFLOAT16",
     tensorrt_type="BF16",
@@ -125,7 +120,6 @@ _INT8 = PrecisionRecord(
     common=True,
     title="INT8",
     family="qdq",
-    quantises="weights and activations of convolutions and matrix products",
     summary="Build in INT8, calibrated on --calib.",
     onnx_type="INT8",
     tensorrt_type="INT8",
@@ -147,7 +141,6 @@ _INT8_WEIGHTS = PrecisionRecord(
     name="int8-weights",
     title="INT8 weights",
     family="qdq",
-    quantises="the weights of convolutions and matrix products",
     summary="Keep the weights in INT8 and compute in FP16; fitted to --calib where that is given; "
     "Ampere and newer.",
     onnx_type="INT8",
@@ -166,7 +159,6 @@ _FP8 = PrecisionRecord(
     common=True,
     title="FP8",
     family="qdq",
-    quantises="weights and activations of convolutions and matrix products",
     summary="Build in FP8 (E4M3), calibrated on --calib; Ada and newer.",
     onnx_type="FLOAT8E4M3FN",
     tensorrt_type="FP8",
@@ -183,7 +175,6 @@ _INT4 = PrecisionRecord(
     name="int4",
     title="INT4",
     family="qdq",
-    quantises="the weights of matrix products",
     summary="Keep the weights of matrix products in INT4; fitted to --calib where that is given; "
     "Ampere and newer.",
     onnx_type="INT4",

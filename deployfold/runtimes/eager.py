@@ -125,5 +125,4 @@ EAGER = Runtime(
     module="torch",
     install="pip install torch",
     open=_open,
-    devices=("cpu", "cuda"),
 )

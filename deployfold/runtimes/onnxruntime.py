@@ -291,7 +291,6 @@ ONNX_RUNTIME = Runtime(
     module="onnxruntime",
     install="pip install onnxruntime",
     open=_open,
-    devices=("cpu", "cuda"),
     states_inputs=True,
     takes_provider=True,
     triton=TritonModel("onnxruntime", "onnxruntime_onnx", "model.onnx"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cuda import Cuda
-from .times import DeviceTimes
+from .times import DeviceTimes, Timeline
 
 Array = NDArray[Any]
 
@@ -38,7 +37,7 @@ class BoundSession:
 
     def __init__(self, session: Any, cuda: Cuda, stream: int, feed: Mapping[str, Array]) -> None:
         self._session, self._cuda, self._stream = session, cuda, stream
-        self._events = tuple(cuda.event() for _ in range(4))
+        self._timeline = Timeline(cuda, stream)
         self._inputs: list[_Buffer] = []
         self._outputs: list[_Buffer] = []
         self._binding = session.io_binding()
@@ -55,27 +54,7 @@ class BoundSession:
 
     def step(self) -> DeviceTimes:
         """Run one inference: copy the inputs in, compute, copy the outputs out, on one stream."""
-        cuda, stream = self._cuda, self._stream
-        begin, copied, computed, end = self._events
-        cuda.call("cuEventRecord", begin, stream)
-        for one in self._inputs:
-            cuda.call("cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, stream)
-        cuda.call("cuEventRecord", copied, stream)
-        start = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        launched = time.perf_counter()
-        cuda.call("cuEventRecord", computed, stream)
-        values = [one for one in self._binding.get_outputs() if one.device_name() == "cuda"]
-        for value, buffer in zip(values, self._room_for(values), strict=True):
-            cuda.call("cuMemcpyDtoHAsync_v2", buffer.host, value.data_ptr(), buffer.size, stream)
-        cuda.call("cuEventRecord", end, stream)
-        cuda.call("cuStreamSynchronize", stream)
-        return DeviceTimes(
-            compute_ms=cuda.elapsed_ms(copied, computed),
-            h2d_ms=cuda.elapsed_ms(begin, copied),
-            d2h_ms=cuda.elapsed_ms(computed, end),
-            enqueue_ms=1e3 * (launched - start),
-        )
+        return self._timeline.run(self._copy_in, self._compute, self._copy_out)
 
     def close(self) -> None:
         """Free the memory and the events on the GPU."""
@@ -83,9 +62,21 @@ class BoundSession:
             self._cuda.free_device(one.device)
         for one in (*self._inputs, *self._outputs):
             self._cuda.free_pinned(one.host)
-        for event in self._events:
-            self._cuda.call("cuEventDestroy_v2", event)
-        self._inputs, self._outputs, self._events = [], [], ()
+        self._timeline.close()
+        self._inputs, self._outputs = [], []
+
+    def _copy_in(self) -> None:
+        for one in self._inputs:
+            self._cuda.call("cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, self._stream)
+
+    def _compute(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def _copy_out(self) -> None:
+        values = [one for one in self._binding.get_outputs() if one.device_name() == "cuda"]
+        for value, buffer in zip(values, self._room_for(values), strict=True):
+            address = value.data_ptr()
+            self._cuda.call("cuMemcpyDtoHAsync_v2", buffer.host, address, buffer.size, self._stream)
 
     def _room_for(self, values: list[Any]) -> list[_Buffer]:
         """Host memory for the outputs, allocated in the first step."""

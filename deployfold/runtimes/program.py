@@ -44,5 +44,4 @@ PROGRAM = Runtime(
     module="torch",
     install="pip install torch",
     open=ProgramRunner,
-    devices=("cpu", "cuda"),
 )

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .protocol import FileRunner
 
 from .settings import RunSettings
-
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,6 @@ class Runtime:
         missing: what else is missing here to make its files, in one sentence; ``None`` if nothing.
         open: makes a runner for a file. Only the runner of pickled modules reads the file at once.
         optional: whether deployfold is useful without the runtime.
-        devices: the devices that its files run on.
         needs_torch: whether the files' inputs are torch tensors.
         states_inputs: whether its files declare the shapes of their inputs.
         takes_provider: whether ``--provider`` chooses among its execution providers.
@@ -97,7 +94,6 @@ class Runtime:
     install_needs: str = ""
     missing: Callable[[], str | None] = _nothing
     optional: bool = False
-    devices: tuple[Device, ...] = ("cpu",)
     needs_torch: bool = True
     states_inputs: bool = False
     takes_provider: bool = False

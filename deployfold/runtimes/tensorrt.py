@@ -236,7 +236,6 @@ TENSORRT = Runtime(
     install_needs="an NVIDIA GPU to build with",
     open=_open,
     optional=True,
-    devices=("cuda",),
     needs_torch=False,
     states_inputs=True,
     triton=TritonModel("tensorrt", "tensorrt_plan", "model.plan", gpu_only=True),

@@ -6,9 +6,8 @@ here, with the same signature.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from .layer_times import Profile
 from .tensorrt_file import numpy_dtype, plain
 from .tensorrt_load import LoadedEngine, load_engine
 from .tensorrt_profile import profile_engine
-from .times import DeviceTimes
+from .times import DeviceTimes, Timeline
 
 Array = NDArray[Any]
 
@@ -68,7 +67,7 @@ class EngineRunner:
         self._engine: Any = None
         self._context: Any = None
         self._stream = 0
-        self._events: tuple[int, ...] = ()
+        self._timeline: Timeline | None = None
         self._inputs: dict[str, _Buffer] = {}
         self._outputs: dict[str, _Buffer] = {}
         self._recorded, self._graph = False, 0
@@ -88,7 +87,7 @@ class EngineRunner:
         """Use ``loaded``, which :meth:`close` then closes."""
         self._loaded, self._engine, self._context = loaded, loaded.engine, loaded.context.context
         self._stream = self._cuda.stream()
-        self._events = tuple(self._cuda.event() for _ in range(4))
+        self._timeline = Timeline(self._cuda, self._stream)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -132,30 +131,10 @@ class EngineRunner:
         Raises:
             MeasureError: the inference failed.
         """
-        cuda, stream = self._cuda, self._stream
-        begin, copied, computed, end = self._events
-        cuda.call("cuEventRecord", begin, stream)
-        self._copy_in()
-        cuda.call("cuEventRecord", copied, stream)
-        launch = time.perf_counter()
-        if self._graph:
-            cuda.call("cuGraphLaunch", self._graph, stream)
-        else:
-            self._enqueue()
-        launched = time.perf_counter()
-        cuda.call("cuEventRecord", computed, stream)
-        for one in self._outputs.values():
-            if one.copied:
-                cuda.call("cuMemcpyDtoHAsync_v2", one.host, one.device, one.size, stream)
-        cuda.call("cuEventRecord", end, stream)
-        cuda.call("cuStreamSynchronize", stream)
-        return DeviceTimes(
-            compute_ms=cuda.elapsed_ms(copied, computed),
-            h2d_ms=cuda.elapsed_ms(begin, copied),
-            d2h_ms=cuda.elapsed_ms(computed, end),
-            enqueue_ms=1e3 * (launched - launch),
-            graph=self.cuda_graph,
-        )
+        if self._timeline is None:
+            raise MeasureError(f"{self._path.name} is not loaded.")
+        times = self._timeline.run(self._copy_in, self._launch, self._copy_out)
+        return replace(times, graph=self.cuda_graph)
 
     def profile(self, calls: int) -> Profile:
         """The time of each layer, launched without a CUDA graph; see :func:`.profile_engine`."""
@@ -176,11 +155,11 @@ class EngineRunner:
             UsageError: the runtime cache cannot be written; everything is freed nevertheless.
         """
         self._free()
-        for event in self._events:
-            self._cuda.call("cuEventDestroy_v2", event)
+        if self._timeline is not None:
+            self._timeline.close()
         if self._stream:
             self._cuda.call("cuStreamDestroy_v2", self._stream)
-        self._events, self._stream = (), 0
+        self._timeline, self._stream = None, 0
         loaded, self._loaded, self._engine, self._context = self._loaded, None, None, None
         if loaded is not None:
             loaded.close()
@@ -245,6 +224,12 @@ class EngineRunner:
                 self.cuda_graph = CudaGraph(False, f"the engine cannot be captured ({reason})")
         self._recorded = True
 
+    def _launch(self) -> None:
+        if self._graph:
+            self._cuda.call("cuGraphLaunch", self._graph, self._stream)
+        else:
+            self._enqueue()
+
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream):
             raise MeasureError(f"{self._path.name} failed{self._because()}.")
@@ -258,6 +243,13 @@ class EngineRunner:
             if one.copied:
                 self._cuda.call(
                     "cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, self._stream
+                )
+
+    def _copy_out(self) -> None:
+        for one in self._outputs.values():
+            if one.copied:
+                self._cuda.call(
+                    "cuMemcpyDtoHAsync_v2", one.host, one.device, one.size, self._stream
                 )
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> _Buffer:

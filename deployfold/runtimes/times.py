@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from deployfold.runtimes.tensorrt_library import CudaGraph
+from .tensorrt_library import CudaGraph
+
+if TYPE_CHECKING:
+    from .cuda import Cuda
 
 
 @dataclass(frozen=True)
@@ -23,3 +29,45 @@ class DeviceTimes:
     d2h_ms: float
     enqueue_ms: float | None = None
     graph: CudaGraph | None = None
+
+
+class Timeline:
+    """Times the parts of an inference on one stream, by events between them.
+
+    Args:
+        cuda: the device; it must outlive this object.
+        stream: the stream on which all parts are enqueued.
+    """
+
+    def __init__(self, cuda: Cuda, stream: int) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._events = tuple(cuda.event() for _ in range(4))
+
+    def run(
+        self, copy_in: Callable[[], None], work: Callable[[], None], copy_out: Callable[[], None]
+    ) -> DeviceTimes:
+        """Enqueue the three parts, and wait for the end of the last."""
+        cuda, stream = self._cuda, self._stream
+        begin, copied, computed, end = self._events
+        cuda.call("cuEventRecord", begin, stream)
+        copy_in()
+        cuda.call("cuEventRecord", copied, stream)
+        start = time.perf_counter()
+        work()
+        launched = time.perf_counter()
+        cuda.call("cuEventRecord", computed, stream)
+        copy_out()
+        cuda.call("cuEventRecord", end, stream)
+        cuda.call("cuStreamSynchronize", stream)
+        return DeviceTimes(
+            compute_ms=cuda.elapsed_ms(copied, computed),
+            h2d_ms=cuda.elapsed_ms(begin, copied),
+            d2h_ms=cuda.elapsed_ms(computed, end),
+            enqueue_ms=1e3 * (launched - start),
+        )
+
+    def close(self) -> None:
+        """Free the events."""
+        for event in self._events:
+            self._cuda.call("cuEventDestroy_v2", event)
+        self._events = ()

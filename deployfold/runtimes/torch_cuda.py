@@ -22,7 +22,7 @@ def cuda_step(
     inputs: Sequence[torch.Tensor],
     device: str,
     *,
-    cuda_graph: bool = True,
+    cuda_graph: bool | None = True,
 ) -> Step:
     """A step that copies the inputs in, calls, and copies the outputs out, timed separately.
 
@@ -33,7 +33,8 @@ def cuda_step(
         call: the callable, with its weights on ``device``.
         inputs: tensors on the CPU, which are copied to pinned memory.
         device: the GPU, such as ``cuda:0``.
-        cuda_graph: whether to capture a CUDA graph.
+        cuda_graph: whether to capture a CUDA graph; ``None`` for a call that launches its own
+            graphs, which the times then do not describe.
     """
     hosts = [value.pin_memory() for value in inputs]
     values = [torch.empty_like(host, device=device) for host in hosts]
@@ -73,8 +74,11 @@ def cuda_step(
 
 
 def _captured(
-    call: Callable[..., Any], values: Sequence[torch.Tensor], stream: torch.cuda.Stream, asked: bool
-) -> tuple[Callable[[], Any], CudaGraph]:
+    call: Callable[..., Any],
+    values: Sequence[torch.Tensor],
+    stream: torch.cuda.Stream,
+    asked: bool | None,
+) -> tuple[Callable[[], Any], CudaGraph | None]:
     """The call as a CUDA graph or as single kernels, and which of the two it is."""
 
     def eager() -> Any:
@@ -86,7 +90,7 @@ def _captured(
             eager()
     torch.cuda.current_stream().wait_stream(stream)
     if not asked:
-        return eager, CudaGraph(False, "--no-cuda-graph")
+        return eager, None if asked is None else CudaGraph(False, "--no-cuda-graph")
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=stream):

@@ -26,10 +26,12 @@ class TorchRunner:
     Args:
         name: the subject of error messages: ``The PyTorch model`` or ``net.pt2``.
         device: see :class:`.settings.RunSettings`.
-        cuda_graph: on a GPU, launch a call as one CUDA graph, if it can be captured.
+        cuda_graph: see :func:`.torch_cuda.cuda_step`.
     """
 
-    def __init__(self, name: str, device: str | None = None, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self, name: str, device: str | None = None, *, cuda_graph: bool | None = True
+    ) -> None:
         self._name = name
         self._device = device or CPU
         self._cuda_graph = cuda_graph

@@ -38,7 +38,6 @@ TORCHSCRIPT = Runtime(
     module="torch",
     install="pip install torch",
     open=TorchScriptRunner,
-    devices=("cpu", "cuda"),
     triton=TritonModel("pytorch", "pytorch_libtorch", "model.pt"),
     shipping=Shipping("torchscript"),
 )
