@@ -19,6 +19,17 @@ from .group import print_whole_help
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def option(help: str, *names: str, panel: str = Panel.OUTPUT, **other: Any) -> Any:
+    """The typer option of a command itself, under the heading ``panel`` of ``--help``.
+
+    Args:
+        help: the sentence in ``--help``.
+        names: the flags; made from the parameter's name by default.
+        other: keywords of ``typer.Option``.
+    """
+    return typer.Option(*names, help=help, rich_help_panel=panel, **other)
+
+
 def flag(key: str, **other: Any) -> Any:
     """The typer option for the option of ``build`` with this key.
 
@@ -110,65 +121,56 @@ Batch = Annotated[str | None, flag("batch")]
 NoCudaGraph = Annotated[bool, flag("no-cuda-graph")]
 RuntimeCache = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "A folder for the kernels that TensorRT-RTX compiles when an engine first runs.",
+        panel=Panel.MEASUREMENT,
         metavar="DIR",
-        help="A folder for the kernels that TensorRT-RTX compiles when an engine first runs.",
-        rich_help_panel=Panel.MEASUREMENT,
     ),
 ]
 Provider = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
+    option(
+        "The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
         "tensorrt-rtx, or another installed provider.",
-        rich_help_panel=Panel.MEASUREMENT,
+        panel=Panel.MEASUREMENT,
+        metavar="NAME",
     ),
 ]
 Providers = Annotated[
     list[str] | None,
-    typer.Option(
-        "--provider",
-        metavar="NAME",
-        help="The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
+    option(
+        "The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
         "tensorrt-rtx; repeat it for several rows.",
-        rich_help_panel=Panel.MEASUREMENT,
+        "--provider",
+        panel=Panel.MEASUREMENT,
+        metavar="NAME",
     ),
 ]
 ColdStart = Annotated[bool, flag("cold-start")]
 Sort = Annotated[
     str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help=f"Show the best of this metric first: {', '.join(METRICS)}.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
+    option(f"Show the best of this metric first: {', '.join(METRICS)}.", metavar="COLUMN"),
 ]
 Seed = Annotated[int, flag("seed", help="Seed of the random inputs.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="ROW",
-        help="Show only this row and the original; repeat it for several.",
-        rich_help_panel=Panel.OUTPUT,
-    ),
+    option("Show only this row and the original; repeat it for several.", metavar="ROW"),
 ]
 Layers = Annotated[
     bool,
-    typer.Option(
+    option(
+        "List the layers of quantised rows, the least exact first, and of engines.",
         "--layers",
-        help="List the layers of quantised rows, the least exact first, and of engines.",
-        rich_help_panel=Panel.QUANTIZATION,
+        panel=Panel.QUANTIZATION,
     ),
 ]
 HelpAll = Annotated[
     bool,
-    typer.Option(
+    option(
+        "Show all options.",
         "--help-all",
-        help="Show all options.",
         callback=print_whole_help,
         is_eager=True,
         expose_value=False,
-        rich_help_panel=Panel.OUTPUT,
     ),
 ]

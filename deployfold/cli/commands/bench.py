@@ -44,18 +44,18 @@ def bench(
     cold_start: opt.ColdStart = False,
     layers: Annotated[
         bool,
-        typer.Option(
+        opt.option(
+            "Also print the time of each PyTorch module, in ONNX Runtime and of engines.",
             "--layers",
-            help="Also print the time of each PyTorch module, in ONNX Runtime and of engines.",
-            rich_help_panel=Panel.MEASUREMENT,
+            panel=Panel.MEASUREMENT,
         ),
     ] = False,
     export_layers: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "With --layers: write ROW.layers.json and ROW.profile.json, as trtexec does.",
+            panel=Panel.MEASUREMENT,
             metavar="DIR",
-            help="With --layers: write ROW.layers.json and ROW.profile.json, as trtexec does.",
-            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     provider: opt.Providers = None,
@@ -70,30 +70,30 @@ def bench(
     runtime_cache: opt.RuntimeCache = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "Real inputs: .npy for a model with one input, .npz with one array per input. "
+            "Seeded random by default.",
             "--input-data",
             "--inputs",
+            panel=Panel.MEASUREMENT,
             metavar="FILE",
-            help="Real inputs: .npy for a model with one input, .npz with one array per input. "
-            "Seeded random by default.",
-            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "The classes of --input-data, for the accuracy: one index per line, or .npy.",
+            panel=Panel.MEASUREMENT,
             metavar="FILE",
-            help="The classes of --input-data, for the accuracy: one index per line, or .npy.",
-            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
     sort: opt.Sort = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
+        opt.option(
+            "Measure only this row and the first one; repeat it for several.",
+            panel=Panel.MEASUREMENT,
             metavar="ROW",
-            help="Measure only this row and the first one; repeat it for several.",
-            rich_help_panel=Panel.MEASUREMENT,
         ),
     ] = None,
 ) -> None:

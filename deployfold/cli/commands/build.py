@@ -29,10 +29,10 @@ def build(
     *,
     profile: Annotated[
         str | None,
-        typer.Option(
+        opt.option(
+            "A build profile, which flags override; deployfold profile list names them.",
+            panel=Panel.TARGET,
             metavar="NAME|FILE",
-            help="A build profile, which flags override; deployfold profile list names them.",
-            rich_help_panel=Panel.TARGET,
         ),
     ] = None,
     layers: opt.Layers = False,
@@ -40,19 +40,17 @@ def build(
     only: opt.Only = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
+        opt.option(
+            "Print the plan and make nothing. The plan lists missing packages and files.",
             "--dry-run",
-            help="Print the plan and make nothing. The plan lists missing packages and files.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
     html: Annotated[
         bool,
-        typer.Option(
-            "--html",
-            help="Also write report.html; the page has a recommendation, charts, the table and the "
+        opt.option(
+            "Also write report.html; the page has a recommendation, charts, the table and the "
             "fold map.",
-            rich_help_panel=Panel.OUTPUT,
+            "--html",
         ),
     ] = False,
     help_all: opt.HelpAll = False,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deployfold.cli import options as opt
 from deployfold.cli.bundles import show, show_layout, show_models
 from deployfold.cli.group import Command, Group
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
-from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
     from deployfold.bundle import Limits
@@ -66,12 +66,11 @@ def create(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "The bundle, layout or repository; DIR.tar.zst, DIR.oci or DIR.triton by default.",
             "--output",
             "-o",
             metavar="FILE",
-            help="The bundle, layout or repository; DIR.tar.zst, DIR.oci or DIR.triton by default.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     format: Annotated[
@@ -97,19 +96,19 @@ def create(
     ] = False,
     instances: Annotated[
         int | None,
-        typer.Option(
+        opt.option(
+            "Instances of each model on every GPU, or on the CPU; 1 by default.",
+            panel=TRITON,
             min=1,
-            help="Instances of each model on every GPU, or on the CPU; 1 by default.",
-            rich_help_panel=TRITON,
         ),
     ] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="The greatest batch of ONNX and TorchScript, if the build's batch is dynamic; "
+        opt.option(
+            "The greatest batch of ONNX and TorchScript, if the build's batch is dynamic; "
             "by default that of the build.",
-            rich_help_panel=TRITON,
+            panel=TRITON,
+            min=1,
         ),
     ] = None,
     sign: Annotated[

@@ -19,7 +19,6 @@ import typer
 from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
-from deployfold.config.option_field import Panel
 from deployfold.config.precision import Precision
 from deployfold.reporting.metrics import METRICS
 
@@ -55,126 +54,114 @@ def compare(
     ],
     fail: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="[ROW:]METRIC=LIMIT",
-            help="How much worse a metric may get: latency=5%, sqnr=3dB, size=1MB, accuracy=0.5pt "
+        opt.option(
+            "How much worse a metric may get: latency=5%, sqnr=3dB, size=1MB, accuracy=0.5pt "
             f"(percentage points), size=never. Metrics: {', '.join(METRICS)}, metric.NAME "
             "of a task metric; rows fails if a row is no longer measured. By default: "
             f"{_default_limits()}. Repeat it for several.",
-            rich_help_panel=LIMITS,
+            panel=LIMITS,
+            metavar="[ROW:]METRIC=LIMIT",
         ),
     ] = None,
     min_speedup: Annotated[
         float | None,
-        typer.Option(
+        opt.option(
+            "Fail unless some row of NEW is X times as fast as its original.",
+            panel=LIMITS,
             metavar="X",
             min=0,
-            help="Fail unless some row of NEW is X times as fast as its original.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     max_diff: Annotated[
         float | None,
-        typer.Option(
+        opt.option(
+            "Fail if a row of NEW differs from its original by more, or was not measured; "
+            "with --layers, a layer.",
+            panel=LIMITS,
             metavar="D",
             min=0,
-            help="Fail if a row of NEW differs from its original by more, or was not measured; "
-            "with --layers, a layer.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     max_latency_ms: Annotated[
         list[str] | None,
-        typer.Option(
+        opt.option(
+            "Fail if the row's median in NEW is higher; repeat it for several.",
+            panel=LIMITS,
             metavar="ROW=MS",
-            help="Fail if the row's median in NEW is higher; repeat it for several.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     max_diff_of: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ROW=D",
-            help="Fail if this row of NEW differs by more; repeatable.",
-            rich_help_panel=LIMITS,
+        opt.option(
+            "Fail if this row of NEW differs by more; repeatable.", panel=LIMITS, metavar="ROW=D"
         ),
     ] = None,
     min_speedup_of: Annotated[
         list[str] | None,
-        typer.Option(
+        opt.option(
+            "Fail unless this row of NEW is X times as fast; repeatable.",
+            panel=LIMITS,
             metavar="ROW=X",
-            help="Fail unless this row of NEW is X times as fast; repeatable.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     min_metric: Annotated[
         list[str] | None,
-        typer.Option(
+        opt.option(
+            "Fail if a row of NEW has less of a task metric; -1% is of its original's; repeatable.",
+            panel=LIMITS,
             metavar="NAME=VALUE|-N%",
-            help="Fail if a row of NEW has less of a task metric; -1% is of its original's; "
-            "repeatable.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     strict: Annotated[
         bool,
-        typer.Option(
-            "--strict",
-            help="Also fail if a figure with a limit cannot be judged: too few rounds, another "
+        opt.option(
+            "Also fail if a figure with a limit cannot be judged: too few rounds, another "
             "machine, other inputs.",
-            rich_help_panel=LIMITS,
+            "--strict",
+            panel=LIMITS,
         ),
     ] = False,
     layers: Annotated[
         bool,
-        typer.Option(
-            "--layers",
-            help="Compare two forms of one model layer by layer, and name the first layer that "
+        opt.option(
+            "Compare two forms of one model layer by layer, and name the first layer that "
             "departs. OLD and NEW are checkpoints, models by name, folded .pt files, or .onnx "
             "files of any precision.",
-            rich_help_panel=LAYERS,
+            "--layers",
+            panel=LAYERS,
         ),
     ] = False,
     min_sqnr: Annotated[
         float | None,
-        typer.Option(
-            metavar="DB",
-            help=f"A layer below this SQNR departs; by default {_layer_limits()}. --max-diff is a "
+        opt.option(
+            f"A layer below this SQNR departs; by default {_layer_limits()}. --max-diff is a "
             "limit on every layer too.",
-            rich_help_panel=LAYERS,
+            panel=LAYERS,
+            metavar="DB",
         ),
     ] = None,
     arch: opt.Arch = None,
     input: opt.Inputs = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "Real inputs, .npy or .npz with one array per input; seeded random by default.",
             "--input-data",
             "--inputs",
+            panel=LAYERS,
             metavar="FILE",
-            help="Real inputs, .npy or .npz with one array per input; seeded random by default.",
-            rich_help_panel=LAYERS,
         ),
     ] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Seed of the random inputs; 0.", rich_help_panel=LAYERS),
+        int | None, opt.option("Seed of the random inputs; 0.", panel=LAYERS, min=0)
     ] = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,
     markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Also write Markdown, for a pull request.",
-            rich_help_panel=Panel.OUTPUT,
-        ),
+        Path | None, opt.option("Also write Markdown, for a pull request.", metavar="FILE")
     ] = None,
     junit: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Also write JUnit XML, for CI.", rich_help_panel=Panel.OUTPUT
-        ),
+        Path | None, opt.option("Also write JUnit XML, for CI.", metavar="FILE")
     ] = None,
 ) -> None:
     """The command ``deployfold compare``."""

@@ -11,12 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
-from deployfold.config.option_field import Panel
 
 if TYPE_CHECKING:
     from deployfold.reporting.report import Report
@@ -41,20 +38,18 @@ def fold(
     model: opt.Source,
     output: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "The file for the folded module; without it, nothing is written.",
             "--output",
             "-o",
             metavar="FILE",
-            help="The file for the folded module; without it, nothing is written.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option(
+        opt.option(
+            "List every BatchNorm with the layer and rule of its folding, or why it is left.",
             "--explain",
-            help="List every BatchNorm with the layer and rule of its folding, or why it is left.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
     **written: Any,

@@ -10,12 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
-from deployfold.config.option_field import Panel
 from deployfold.errors import UsageError
 
 
@@ -27,18 +24,14 @@ def init(
     *,
     output: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "The file for the profile; the model's name with .toml by default.",
             "--output",
             "-o",
             metavar="FILE",
-            help="The file for the profile; the model's name with .toml by default.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace an existing file.", rich_help_panel=Panel.OUTPUT),
-    ] = False,
+    force: Annotated[bool, opt.option("Replace an existing file.", "--force")] = False,
     **written: Any,
 ) -> None:
     """The command ``deployfold init``."""

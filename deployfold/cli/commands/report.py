@@ -17,7 +17,6 @@ from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.render import show_overview, show_report, write_page
 from deployfold.cli.session import Session, session
-from deployfold.config.option_field import Panel
 from deployfold.errors import UsageError
 
 
@@ -43,52 +42,29 @@ def report(
     ],
     html: Annotated[
         bool,
-        typer.Option(
+        opt.option(
+            "Write report.html beside report.json; of several reports, into this directory.",
             "--html",
-            help="Write report.html beside report.json; of several reports, into this directory.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the HTML page there instead.",
-            rich_help_panel=Panel.OUTPUT,
-        ),
+        opt.option("Write the HTML page there instead.", "--output", "-o", metavar="FILE"),
     ] = None,
     open_page: Annotated[
-        bool,
-        typer.Option(
-            "--open",
-            help="Write the HTML page, and open it in the browser.",
-            rich_help_panel=Panel.OUTPUT,
-        ),
+        bool, opt.option("Write the HTML page, and open it in the browser.", "--open")
     ] = False,
     svg: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the table as an SVG picture of a terminal.",
-            rich_help_panel=Panel.OUTPUT,
-        ),
+        Path | None, opt.option("Write the table as an SVG picture of a terminal.", metavar="FILE")
     ] = None,
-    width: Annotated[
-        int,
-        typer.Option(
-            metavar="COLUMNS", min=40, help="Width of the SVG.", rich_help_panel=Panel.OUTPUT
-        ),
-    ] = 100,
+    width: Annotated[int, opt.option("Width of the SVG.", metavar="COLUMNS", min=40)] = 100,
     schema: Annotated[
         bool,
-        typer.Option(
+        opt.option(
+            "Print the JSON schema of report.json.",
             "--schema",
             callback=_print_schema,
             is_eager=True,
-            help="Print the JSON schema of report.json.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = False,
     layers: opt.Layers = False,

@@ -28,9 +28,9 @@ from typing import Annotated
 
 import typer
 
+from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
-from deployfold.config.option_field import Panel
 
 
 @in_session("json", "verbose")
@@ -42,12 +42,11 @@ def sweep(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
+        opt.option(
+            "The folder for the builds; build/<name of the file> by default.",
             "--output",
             "-o",
             metavar="DIR",
-            help="The folder for the builds; build/<name of the file> by default.",
-            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     jobs: Annotated[
