@@ -71,7 +71,7 @@ def test_a_model_in_a_dtype_that_cannot_be_checked_is_built_in_float32(dtype, ne
     assert folded.model[0].weight.dtype == dtype, "folding alone keeps it"
 
 
-def test_what_a_refused_precision_leaves_to_fp16_is_built_once(net, tmp_path):
+def test_fp16_after_a_refused_precision_is_built_once(net, tmp_path):
     torch.save(net, tmp_path / "net.pt")
     report = deployfold.build(
         tmp_path / "net.pt",

@@ -1,4 +1,4 @@
-"""Which artifacts ``deployfold bench`` measures, and under which names."""
+"""The artifacts that ``deployfold bench`` measures, and their names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHAPE = InputSpec.parse(["1x3x8x8"])
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A state dict whose architecture only ``--arch`` tells, and a build of it."""
+    """A state dict that needs ``--arch``, and a build of it."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "bench_nets.py").write_text(
         "from torch import nn\n\n\ndef make():\n"
@@ -135,7 +135,7 @@ def test_a_directory_without_artifacts_is_refused(here):
         (["."], "report.json"),
     ],
 )
-def test_what_cannot_be_measured_is_a_usage_error(here, names, expected):
+def test_artifacts_that_cannot_be_measured_are_a_usage_error(here, names, expected):
     with pytest.raises(UsageError, match=expected):
         bench([here / name for name in names], inputs=SHAPE, **QUICK)
     with pytest.raises(UsageError, match="lists the shapes"):

@@ -1,4 +1,4 @@
-"""How long folding takes, against ``torch.fx``'s ``fuse``; and what the folded net is worth.
+"""Compares the time of folding, and the speed of the folded net, with ``torch.fx``'s ``fuse``.
 
     python tests/benchmarks/fold_speed.py [rounds]
 
@@ -73,7 +73,7 @@ def ratios(
 
 
 def without_norms(model: nn.Module) -> nn.Module:
-    """The same net with each BatchNorm replaced by an Identity, biases kept as they are."""
+    """The same net with an Identity in place of each BatchNorm; the biases stay."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -122,7 +122,7 @@ def command_seconds(words: list[str], directory: str) -> float:
 
 
 def print_whole_command(rounds: int) -> None:
-    """The CPU time of the command and of a script by hand, in turns, and their ratio."""
+    """Print the CPU time of the command and of a script, run in turns, and their ratio."""
     command = [str(Path(sys.executable).with_name("deployfold")), "fold", "resnet50.pt"]
     with tempfile.TemporaryDirectory() as directory:
         torch.save(net("resnet50").state_dict(), f"{directory}/resnet50.pt")

@@ -1,4 +1,4 @@
-"""How many BatchNorms and parameters folding removes from two nets of torchvision.
+"""Counts the BatchNorms and parameters that folding removes from two nets of torchvision.
 
 python tests/benchmarks/folded_parameters.py
 """

@@ -1,6 +1,6 @@
-"""INT8 on photographs that calibration has not seen, beside other quantisers.
+"""The accuracy of INT8 on photographs outside the calibration set, and that of other quantisers.
 
-    PYTHONPATH=tests/support python tests/benchmarks/int8_accuracy.py \\
+    PYTHONPATH=tests/support python tests/benchmarks/int8_accuracy.py \
         [--net NAME] [--samples N] [--only TITLE] [--folder FOLDER] [PEER=PYTHON …]
 
 The networks and photographs come from packages: see ``trained_nets.py`` and ``trained_inputs.py``.
@@ -78,7 +78,7 @@ class Reader(CalibrationDataReader):
 
 
 def onnxruntime(method: CalibrationMethod, **options: Any) -> Quantiser:
-    """ONNX Runtime's static quantiser, as TensorRT takes it: symmetric, weights per channel."""
+    """ONNX Runtime's static quantiser in TensorRT's form: symmetric, weights per channel."""
 
     def quantise(source: Path, path: Path, samples: list[Feed], _: list[int]) -> None:
         quantize_static(
@@ -97,7 +97,7 @@ def onnxruntime(method: CalibrationMethod, **options: Any) -> Quantiser:
 
 
 def peer(name: str, python: str) -> Quantiser:
-    """The quantiser of another project, which wants other versions than ours of much."""
+    """The quantiser of another project, which needs other versions of many packages."""
 
     def quantise(source: Path, path: Path, samples: list[Feed], _: list[int]) -> None:
         given = path.with_suffix(".npy")

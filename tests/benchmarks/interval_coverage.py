@@ -1,4 +1,4 @@
-"""How often do the 95 % intervals of a latency hold the true value?
+"""Measures how often the 95 % intervals of a latency contain the true value.
 
     python tests/benchmarks/interval_coverage.py [runs]
 

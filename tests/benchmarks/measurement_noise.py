@@ -1,4 +1,5 @@
-"""Does the measurement tell noise from a difference? Two rows, with a neighbour that burns the CPU.
+"""Checks that the measurement tells noise from a difference: two rows, and a program that keeps the
+CPU busy.
 
     python tests/benchmarks/measurement_noise.py [runs [seconds a run [pixels]]]
 

@@ -46,7 +46,7 @@ FRAMES = 24
 
 @dataclass(frozen=True)
 class Frame:
-    """What the terminal showed from ``start`` on, in seconds."""
+    """The terminal's content from ``start`` on, in seconds."""
 
     start: float
     screen: str

@@ -1,4 +1,4 @@
-"""What a build costs by the size of the model: time and peak memory of every stage, and a plot.
+"""Measures the time and the peak memory of every stage by the size of the model, with a plot.
 
     python tests/benchmarks/scale.py FOLDER [NET …] [--svg FILE] [--limit-gb 16]
 
@@ -111,7 +111,7 @@ def peak_gb(found: dict[str, Any]) -> float:
 
 
 def cpu_seconds(found: dict[str, Any]) -> float:
-    """Of the build and the bundle."""
+    """The CPU seconds of the build and the bundle."""
     return float(found["build"]["cpu_seconds"] + found["bundle"]["cpu_seconds"])
 
 

@@ -64,7 +64,7 @@ def crops(
 
 
 def frames(files: Files, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Random frames of 1024 samples at 16 kHz, ``(1, 1024)`` float32, normalised as CREPE wants."""
+    """Random frames of 1024 samples at 16 kHz, ``(1, 1024)`` float32, normalised for CREPE."""
     random = np.random.default_rng(seed)
     sounds = [_mono(path) for path in _paths(files)]
     for index in range(count):

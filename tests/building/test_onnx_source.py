@@ -189,7 +189,7 @@ def _torn(tmp_path: Path) -> Path:
         (_torn, "cannot be read as ONNX"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_name(
+def test_an_operator_that_cannot_be_built_is_refused_by_name(
     make: Callable[[Path], Path], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LoadError) as raised:
@@ -223,7 +223,7 @@ def test_the_model_itself_is_not_overwritten(tmp_path: Path) -> None:
     assert source.read_bytes() == before
 
 
-def test_load_gives_a_module_that_runs_it(tmp_path: Path) -> None:
+def test_load_returns_a_module_that_runs_the_onnx(tmp_path: Path) -> None:
     import torch
 
     source = files.save(files.resnet(), tmp_path / "net.onnx")

@@ -1,4 +1,4 @@
-"""The pipeline holds no more than it needs, and its journal tells what was finished."""
+"""The pipeline frees what it no longer needs, and its journal keeps what was finished."""
 
 from __future__ import annotations
 

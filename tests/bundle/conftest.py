@@ -16,7 +16,9 @@ NEEDED = ("numpy", "PIL", "onnxruntime", "flatbuffers", "google", "packaging")
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with these packages only, as links to those of the tests."""
+    """The Python of an environment that has only these packages, linked from the tests'
+    environment.
+    """
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"

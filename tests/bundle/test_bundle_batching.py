@@ -1,4 +1,4 @@
-"""Triton joins requests only where the rows of every output are those of the inputs."""
+"""Triton joins requests only if the rows of every output belong to the rows of the inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C++ programs of a bundle: compiled, and held against the reference like ``run.py``."""
+"""The C++ programs of a bundle compile, and agree with the reference as ``run.py`` does."""
 
 from __future__ import annotations
 

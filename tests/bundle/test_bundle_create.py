@@ -175,7 +175,7 @@ def test_a_name_that_no_bundle_can_hold(
 
 
 def test_a_header_holds_sizes_beyond_8_gib() -> None:
-    """Where the POSIX form ends: RegNet-Y-128GF in fp32 is 2.6 GB, and others are larger."""
+    """The POSIX form ends at 8 GiB. RegNet-Y-128GF in fp32 has 2.6 GB; others are larger."""
     for size in (0, 1, 8 << 30, 1 << 40):
         block = header("net/weights", size)
         assert len(block) == 512

@@ -42,7 +42,7 @@ def refused(path: Path, *expected: str, limits: Limits | None = None) -> None:
     assert not [one for one in path.parent.iterdir() if one.is_dir()]
 
 
-def test_what_is_right_is_taken(tmp_path: Path) -> None:
+def test_a_valid_bundle_is_accepted(tmp_path: Path) -> None:
     """The archives below differ from this one in one thing each."""
     path = pack(tmp_path / "m", member("net/a.txt", A), member("net/lib/b.txt", B), manifest=GOOD)
     assert scan(path) == GOOD
@@ -156,8 +156,8 @@ def test_data_beside_the_files(tmp_path: Path) -> None:
         refused(path, "other data after")
 
 
-def test_a_link_that_comes_and_goes_where_it_is_unpacked_to(tmp_path: Path) -> None:
-    """Nothing is written through it, whenever it is there."""
+def test_unpacking_never_writes_through_a_link_that_appears_meanwhile(tmp_path: Path) -> None:
+    """Unpacking never writes through the link, whenever the link appears."""
     path = pack(tmp_path / "m", member("net/a.txt", A), member("net/lib/b.txt", B), manifest=GOOD)
     out, victim = tmp_path / "out", tmp_path / "victim"
     victim.mkdir()

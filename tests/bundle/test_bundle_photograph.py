@@ -1,4 +1,4 @@
-"""A trained network on a photograph that scikit-image ships: the device says what PyTorch says."""
+"""A trained network gives PyTorch's answer on the device, for a photograph of scikit-image."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_errors_are_one_sentence_and_a_code(folder, tmp_path):
     fails(run("bundle", "verify", "x", cwd=tmp_path), 10, "not a zstd file")
 
 
-def test_a_missing_extra_is_named_with_the_way_to_get_it(folder, built, tmp_path):
+def test_a_missing_extra_is_named_with_its_install_command(folder, built, tmp_path):
     code = (
         "import sys\nsys.modules['cyclonedx'] = None\n"
         "from deployfold.cli import main\n"

@@ -72,7 +72,7 @@ def test_json_is_alone_on_stdout(pair):
     assert worse == {("onnxruntime", "size"), ("folded", "rows")}
 
 
-def test_what_cannot_be_compared_is_a_usage_error(pair, tmp_path):
+def test_reports_that_cannot_be_compared_are_a_usage_error(pair, tmp_path):
     fails(
         run("compare", "old", "old", "--fail", "speed=5%", cwd=pair),
         2,

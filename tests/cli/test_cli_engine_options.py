@@ -1,4 +1,4 @@
-"""What the engine builder is told by flags: kept in the sidecar, or left for the device."""
+"""The flags for the engine builder: stored in the sidecar, or left for the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_options_reach_the_engine(folder, tmp_path):
     assert sidecar["workspace_mib"] == 64
 
 
-def test_options_that_need_the_gpu_are_left_for_it(folder, tmp_path):
+def test_options_that_need_the_gpu_are_left_for_the_device(folder, tmp_path):
     out = tmp_path / "out"
     done = run(
         "build", "net.pt", *FAST, "-o", str(out), "--strip-plan", "--torch-tensorrt", cwd=folder

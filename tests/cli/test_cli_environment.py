@@ -138,7 +138,7 @@ def test_with_all_streams_closed(folder, tmp_path):
 
 @pytest.mark.parametrize("words", ["targets", "doctor", f"build net.pt --input {SHAPE}"])
 def test_in_a_directory_that_was_removed(words, tmp_path):
-    """Where torch alone would end the process with a sentence about Intel's libraries."""
+    """torch alone would end the process here, with a message about Intel's libraries."""
     (tmp_path / "gone").mkdir()
     command = f"cd gone && rmdir ../gone && exec '{DEPLOYFOLD}' {words}"
     done = subprocess.run(

@@ -71,7 +71,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path):
 
 
 def test_a_model_that_exits_is_an_error(tmp_path):
-    """A pipeline takes 0 for done, whoever says it."""
+    """A pipeline would take exit code 0 for success."""
     (tmp_path / "exits.py").write_text(
         "import sys, torch\n"
         "class Net(torch.nn.Linear):\n"

@@ -23,7 +23,7 @@ def test_a_code_is_explained(tmp_path):
     assert "«cannot parse»" in done.stdout
 
 
-def test_what_a_failed_command_printed_is_explained(folder):
+def test_explain_explains_the_message_of_a_failed_command(folder):
     failed = run("build", "net.pt", "--int8", cwd=folder)
     printed = failed.stderr.splitlines()[0]
     done = run("explain", "--json", printed, cwd=folder)

@@ -1,4 +1,4 @@
-"""What the command says about itself, how fast, and on which streams."""
+"""The help: its content, its imports, and its streams."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_version(tmp_path):
 
 @pytest.mark.parametrize("words", [["--help"], ["build", "--help"], ["--version"]])
 def test_nothing_heavy_is_imported_for_help(words):
-    """That is what keeps --help under 0.3 s; a time itself would depend on the neighbours."""
+    """Light imports keep --help under 0.3 s. A measured time would depend on other programs."""
     code = (
         "import sys\n"
         "from deployfold.cli import main\n"

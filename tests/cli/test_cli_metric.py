@@ -63,7 +63,7 @@ def test_every_row_has_the_numbers(built: Path) -> None:
     assert "margin" in (built / "out" / "report.html").read_text()
 
 
-def test_reports_sort_and_compare_by_it(built: Path) -> None:
+def test_reports_sort_and_compare_by_a_task_metric(built: Path) -> None:
     done = run("report", "out", "--sort", "metric.margin", cwd=built)
     assert done.returncode == 0, done.stderr
     assert "margin" in done.stdout

@@ -1,4 +1,4 @@
-"""What a build tells before it works, and after: ``--dry-run``, ``--quiet``, ``next:``."""
+"""The output of a build before and after its work: ``--dry-run``, ``--quiet``, ``next:``."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_report_ends_as_its_build_did(folder, built):
 
 
 def test_a_bench_ends_with_the_file_to_take(tmp_path):
-    """Two files have the same name, and the row of one tells its directory."""
+    """Two files have the same name, so the row's title has the directory."""
     report = sample_report()
     index = next(i for i, row in enumerate(report.rows) if row is choose(report).row)
     rows = list(report.rows)

@@ -14,7 +14,7 @@ from deployfold.events import StageFinished, StageProgress, StageStarted
 
 
 def test_a_stage_that_is_over_leaves_its_line_alone():
-    """What is printed at once after it, as the table is, would stand below a line of the past."""
+    """Text printed directly afterwards, such as the table, must not follow an outdated line."""
     stream = io.StringIO()
     with Progress(Console(file=stream, force_terminal=True, width=80)) as progress:
         progress.show(StageStarted("measure", "warming up"))

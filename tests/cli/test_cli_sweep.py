@@ -1,4 +1,4 @@
-"""``deployfold sweep``: only what is missing is built, and a killed sweep goes on."""
+"""``deployfold sweep`` builds only missing results, and continues after it was killed."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def test_several_may_read_a_build(folder, out, words):
 
 
 def test_a_killed_build_leaves_no_report_of_the_one_before(folder, out):
-    """Its files and the other's would be bundled together: their names and sizes are the same."""
+    """Both builds have files of the same names and sizes; a stale report would bundle them
+    together.
+    """
     process = subprocess.Popen(
         [DEPLOYFOLD, "build", "net.pt", "--no-engine", *QUICK, "-o", str(out)],
         cwd=folder, env=environment(PYTHONUNBUFFERED="1"), stderr=subprocess.PIPE,

@@ -232,7 +232,7 @@ def test_another_shape_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("make", [Branches, Joined])
-def test_what_folding_changes_by_design_does_not_depart(make):
+def test_changes_made_by_folding_do_not_depart(make):
     torch.manual_seed(0)
     net, feeds = randomised(make()), [(torch.randn(SHAPE),), (torch.randn(SHAPE),)]
     result = fold(net, feeds[0])
@@ -272,7 +272,7 @@ def test_limits_are_the_users(folder):
     assert compare(old, folder / "net.fp16.onnx").min_sqnr_db == 20.0
 
 
-def test_what_was_centred_for_int8_is_compared_where_it_was(tmp_path):
+def test_layers_centred_for_int8_are_compared_at_the_original_point(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
     net[0].bias.data += 3.0
@@ -313,7 +313,7 @@ def test_real_inputs_are_run(folder, tmp_path):
         ("other.pt", "no layer in common"),
     ],
 )
-def test_what_has_no_layers_is_refused(folder, tmp_path, name, words):
+def test_a_file_without_layers_is_refused(folder, tmp_path, name, words):
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x07\x12\xff\xff not ONNX")
     (tmp_path / "x.engine").write_bytes(b"")
     torch.save(nn.Sequential(nn.Sequential(nn.Conv2d(3, 5, 3))), tmp_path / "other.pt")

@@ -1,4 +1,4 @@
-"""What moved between two reports, and what is a regression."""
+"""The differences of two reports, and which of them are regressions."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_strict_tolerates_what_has_no_limit() -> None:
 def test_p95_is_judged_by_its_own_interval(
     low: float | None, high: float | None, expected: str
 ) -> None:
-    """The median's interval stays what it was, and tells nothing about the tail."""
+    """The median's interval stays the same, and does not describe the tail."""
     old = change_row(OLD, "folded", **timed(100.0), latency__p95_low_ms=98.0,
                      latency__p95_high_ms=102.0)  # fmt: skip
     new = change_row(old, "folded", latency__p95_ms=909.0, latency__p95_low_ms=low,
@@ -301,7 +301,7 @@ def test_tolerances_as_the_option_takes_them(
     ["", "latency", "latency=", "=5%", "speed=5%", "latency=5", "latency=5dB", "latency=-5%",
      "latency=nan%", "latency=1e5%", "rows=5%", "bytes=5 %%", "sqnr=٣dB"],
 )  # fmt: skip
-def test_what_is_not_a_tolerance_is_a_usage_error(text: str) -> None:
+def test_a_malformed_tolerance_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         parse_tolerances([text])
 

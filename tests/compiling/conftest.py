@@ -1,4 +1,4 @@
-"""Tiny ONNX networks, written by hand so that a test knows every tensor in them."""
+"""Tiny ONNX networks, built node by node, so that a test knows every tensor in them."""
 
 from __future__ import annotations
 

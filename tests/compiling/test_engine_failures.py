@@ -186,7 +186,7 @@ def test_an_orphaned_worker_leaves(
     assert process.returncode == ORPHANED
 
 
-def test_what_libraries_print_does_not_reach_the_pipe() -> None:
+def test_output_of_libraries_does_not_reach_the_pipe() -> None:
     code = """
 import os
 from deployfold.compiling.worker import _claim_stdout

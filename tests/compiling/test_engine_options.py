@@ -69,7 +69,7 @@ def test_options_survive_json_and_a_newer_deployfolds() -> None:
         (EngineOptions(refit=True), "only on a machine with the GPU"),
     ],
 )
-def test_what_rtx_cannot_do_without_a_gpu_is_refused_before_anything_is_started(
+def test_options_that_rtx_cannot_build_without_a_gpu_are_refused_before_the_start(
     conv_net: MakeNet,
     request_for: RequestFor,
     tmp_path: Path,
@@ -115,7 +115,7 @@ def compile_on_gpu() -> bool:
     return detect().gpu is not None
 
 
-def test_weight_streaming_builds_and_the_sidecar_tells_it(
+def test_weight_streaming_builds_and_is_in_the_sidecar(
     conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
 ) -> None:
     options = EngineOptions(weight_streaming=True, optimization_level=2)

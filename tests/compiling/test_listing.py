@@ -1,4 +1,4 @@
-"""What a built engine says of its layers: the precision asked for, and the one they got."""
+"""The layers of a built engine: the requested precision, and the actual one."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def planned(target: str, column: str, net: Net) -> EngineRequest | NoEngine:
 
 
 def layers_in(onnx_file: Path, precision: Precision) -> int | None:
-    """How many layers of a quantised ONNX have a quantised weight; ``None`` for all."""
+    """The number of layers of a quantised ONNX with a quantised weight; ``None`` for all."""
     if precision not in (Precision.INT8, Precision.FP8, Precision.INT4):
         return None
     graph = onnx.load(onnx_file).graph

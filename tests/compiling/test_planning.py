@@ -76,7 +76,7 @@ def test_auto_with_a_gpu_takes_tensorrt_first() -> None:
     assert entry.compute_capabilities == ((8, 9),)
 
 
-def test_auto_with_a_gpu_and_only_rtx_builds_for_it() -> None:
+def test_auto_with_a_gpu_and_only_rtx_builds_for_that_gpu() -> None:
     entry = plan("auto", machine("NVIDIA L4", (8, 9), tensorrt_rtx="1.7.1"))
     assert isinstance(entry, EngineRequest)
     assert (entry.library, entry.current_gpu, entry.verify) == ("tensorrt_rtx", True, True)
@@ -139,7 +139,7 @@ def test_volta_ends_with_tensorrt_10_5(version: str, serves: bool) -> None:
     assert isinstance(entry, EngineRequest) == serves
 
 
-def test_targets_that_need_the_same_engine_share_it() -> None:
+def test_targets_of_the_same_engine_share_the_engine() -> None:
     entries = plan_engines(["l4", "t4", "rtx4090", "L4 "], Precision.FP16, NO_GPU)
     assert [entry.targets for entry in entries] == [("l4", "rtx4090", "L4"), ("t4",)]
     assert [entry.label for entry in entries] == ["sm_89", "sm_75"]

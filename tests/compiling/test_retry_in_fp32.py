@@ -90,7 +90,7 @@ def test_a_build_that_fails_for_them_is_tried_again_without(half: Path, tmp_path
     assert (plain.layer_counts.of(Precision.FP16), plain.notes) == (3, ())
 
 
-def test_what_fails_twice_says_why_it_failed_first(half: Path, tmp_path: Path) -> None:
+def test_a_second_failure_reports_the_first_reason(half: Path, tmp_path: Path) -> None:
     with pytest.raises(CompileError) as caught:
         build_or_retry(first_fails(2), None, REQUEST, half, tmp_path / "e", lambda *_: None)
     assert caught.value.hint == "Known."

@@ -1,4 +1,4 @@
-"""What an engine's sidecar says, and how one that does not belong here is explained."""
+"""The content of an engine's sidecar, and the explanation of a sidecar that does not fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sidecar(**changes: object) -> dict[str, Any]:
     return {**base, **changes}
 
 
-def test_it_says_what_the_engine_is(
+def test_the_sidecar_describes_the_engine(
     conv_net: MakeNet, request_for: RequestFor, tmp_path: Path
 ) -> None:
     onnx = conv_net(half=True)
@@ -101,7 +101,9 @@ def test_another_gpu_and_another_version_are_named_in_one_sentence() -> None:
         ({"library_version": None, "compute_capabilities": None}, Here((8, 6), "10.3"), True),
     ],
 )
-def test_where_an_engine_runs(changes: dict[str, Any], here: Here, runs: bool) -> None:
+def test_the_sidecar_decides_where_an_engine_runs(
+    changes: dict[str, Any], here: Here, runs: bool
+) -> None:
     assert (incompatibility(sidecar(**changes), here) is None) == runs
 
 
@@ -131,7 +133,7 @@ def test_no_sidecar_makes_the_check_itself_fail(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"library": "os"}', "[" * 100_000])
-def test_a_sidecar_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_malformed_sidecar_is_refused(tmp_path: Path, text: str) -> None:
     engine = tmp_path / "net.engine"
     (tmp_path / "net.engine.json").write_text(text)
     with pytest.raises(MeasureError, match=r"net\.engine\.json"):

@@ -38,7 +38,7 @@ def test_every_name_that_is_used_is_there_and_takes_what_it_is_given(title: str)
     assert problems(USES, APIS[title], title) == []
 
 
-def test_what_is_used_was_found() -> None:
+def test_every_used_name_was_found() -> None:
     names = {use.name for use in USES}
     assert {
         "Builder",

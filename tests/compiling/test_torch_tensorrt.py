@@ -1,4 +1,4 @@
-"""torch-tensorrt, as far as it goes without a GPU: its API, and what is said where it is not there.
+"""torch-tensorrt without a GPU: its API, and the messages where it is missing.
 
 ``torch_tensorrt_api.json`` holds the parameters of ``torch_tensorrt.dynamo.compile`` and ``save``,
 and the keywords that ``Input`` reads, from the sources of the wheels 2.6.0 and 2.14.0.
@@ -72,7 +72,7 @@ def test_the_parts_are_counted_by_their_names() -> None:
 
 
 @pytest.mark.skipif(library_version("torch_tensorrt") is not None, reason="it is installed here")
-def test_without_the_package_its_row_says_how_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_package_gives_its_row_the_install_command(tmp_path: Path) -> None:
     answer = compile_torch_tensorrt(
         tmp_path / "net.pt2", tmp_path / "out.pt2", precision=Precision.FP16, inputs=INPUTS
     )

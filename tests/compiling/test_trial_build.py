@@ -30,7 +30,7 @@ def test_tensorrt_rtx_builds_it() -> None:
 
 
 @pytest.mark.skipif(detect().gpu is not None, reason="there is a GPU here")
-def test_what_needs_a_gpu_says_so() -> None:
+def test_a_trial_build_that_needs_a_gpu_gives_the_reason() -> None:
     assert try_build("tensorrt", NO_GPU) == "no NVIDIA GPU here, and TensorRT builds only on one"
     failure = try_build("tensorrt_rtx", NO_GPU, then=try_run)
     assert "CUDA" in str(failure) or "driver" in str(failure)

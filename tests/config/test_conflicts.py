@@ -63,7 +63,7 @@ def test_an_option_without_effect_is_an_error(written, words):
         {"no_engine": True, "no_measure": True, "threads": 1, "max_seconds": 1.0},
     ],
 )
-def test_what_has_an_effect_passes(written):
+def test_options_with_an_effect_pass(written):
     check(**written)
 
 

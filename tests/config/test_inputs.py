@@ -1,4 +1,4 @@
-"""What users write for shapes, batches and limits."""
+"""Parsing of the user's shapes, batches and limits."""
 
 from __future__ import annotations
 

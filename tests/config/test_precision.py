@@ -67,7 +67,7 @@ def test_the_limit_of_a_precision():
 
 
 @pytest.mark.parametrize("text", ["40", "fp3=40", "fp16=", "fp32=10", "fp16=nan"])
-def test_a_limit_that_is_none_is_refused(text):
+def test_a_malformed_limit_is_refused(text):
     with pytest.raises(UsageError, match="PRECISION=DB") as caught:
         parse_min_sqnr((text,))
     assert "fp16, bf16, int8" in str(caught.value.hint)

@@ -33,7 +33,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert len(set(feeds(data))) == 8
 
 
-def test_images_arrive_as_the_architecture_wants_them(tmp_path: Path) -> None:
+def test_images_get_the_architectures_preprocessing(tmp_path: Path) -> None:
     source = folder(tmp_path, 4)
     data = load(source, InputSpec.parse(["1x3x224x224:float16"]), arch="torchvision:resnet18")
     transforms = models.ResNet18_Weights.DEFAULT.transforms()

@@ -179,7 +179,9 @@ def test_the_profiles_crop_scales_with_the_input(tmp_path: Path) -> None:
         ("1x3x32x32", {"source": "/nowhere/pre.toml"}, "Cannot read the preprocessing profile"),
     ],
 )
-def test_what_cannot_be_is_refused(inputs: str, options: dict[str, object], message: str) -> None:
+def test_invalid_preprocessing_is_refused(
+    inputs: str, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_preprocess(PreprocessSpec(**options), shape(inputs), None)  # type: ignore[arg-type]
     assert message in caught.value.message

@@ -1,4 +1,4 @@
-"""The preprocessing in a model's directory: that of transformers, and that of timm."""
+"""The preprocessing in a model's directory, as transformers and timm write it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_numbers_are_those_of_the_formula(flip: bool, tmp_path: Path) -> Non
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_what_is_not_done_is_not_done(tmp_path: Path) -> None:
+def test_disabled_steps_are_skipped(tmp_path: Path) -> None:
     path = written(tmp_path, {"do_rescale": False, "image_mean": HALF, "size": SQUARE})
     image = picture(1, (48, 48))
     np.testing.assert_allclose(steps(path).apply(image).transpose(1, 2, 0), np.asarray(image))

@@ -27,7 +27,7 @@ def run_cells(notebook: dict[str, Any]) -> list[object]:
     return shown
 
 
-def test_it_is_stored_without_outputs() -> None:
+def test_the_notebook_is_stored_without_outputs() -> None:
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert all(not cell.get("outputs") for cell in notebook["cells"])

@@ -77,7 +77,7 @@ def test_inputs_that_must_agree_share_an_axis(tmp_path: Path) -> None:
 
 
 def test_an_axis_that_the_code_compares_is_an_error(tmp_path: Path) -> None:
-    """It runs at every size; torch.export makes the one that it saw a constant without a word."""
+    """The code runs at every size, but torch.export silently fixes the size that it traced."""
 
     class Doubled(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

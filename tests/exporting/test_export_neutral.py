@@ -52,7 +52,7 @@ def test_additions_of_merged_branches_disappear(
 
 
 class Twice(nn.Module):
-    """Returns one tensor several times: as it is, and with a zero added or taken off."""
+    """Returns one tensor several times: unchanged, and with a zero added or subtracted."""
 
     def __init__(self) -> None:
         super().__init__()

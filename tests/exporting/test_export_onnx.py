@@ -129,7 +129,7 @@ def test_names_of_dict_outputs_and_an_input_that_is_not_used(tmp_path: Path, exp
         assert artifact.notes == ("The model does not use its input 'unused'.",)
 
 
-def test_what_torch_export_refuses_goes_to_the_other_exporter(tmp_path: Path) -> None:
+def test_a_model_that_torch_export_refuses_is_exported_by_tracing(tmp_path: Path) -> None:
     module, inputs = toys.Branching().eval(), (torch.ones(2, 4),)
     spec = toys.spec_for(inputs)
     artifact = export_onnx(
@@ -146,7 +146,7 @@ def test_what_torch_export_refuses_goes_to_the_other_exporter(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(OLD, reason="torch 2.6's dynamo exporter does not refuse this")
-def test_what_the_dynamo_exporter_refuses_goes_to_the_other_exporter(tmp_path: Path) -> None:
+def test_a_model_that_the_dynamo_exporter_refuses_is_exported_by_tracing(tmp_path: Path) -> None:
     class Counting(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
             return x * 2, 3  # torch.export takes the number, the ONNX exporter does not
@@ -230,7 +230,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_what_neither_exporter_takes_is_one_error(tmp_path: Path) -> None:
+def test_a_model_that_both_exporters_refuse_is_one_error(tmp_path: Path) -> None:
     class Inverse(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linalg.eigvalsh(x)
@@ -264,7 +264,7 @@ def test_other_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
     assert value.type.tensor_type.elem_type == expected[dtype]
 
 
-def test_what_onnx_runtime_cannot_run_is_one_error(tmp_path: Path) -> None:
+def test_an_onnx_that_onnx_runtime_cannot_run_is_one_error(tmp_path: Path) -> None:
     inputs = (toys.image_inputs()[0].double(),)  # there is no float64 convolution
     with pytest.raises(ExportError, match="Conv") as caught:
         export(toys.conv_bn().double(), inputs, tmp_path / "m.onnx")

@@ -1,4 +1,4 @@
-"""Exporting as a library changes nothing of the process, and goes from any thread."""
+"""Export as a library leaves the process unchanged, and works in any thread."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Reading(nn.Module):
         return x + int(x[0, 0])
 
 
-def test_what_code_reads_of_a_tensor_is_noted_with_its_place() -> None:
+def test_values_that_the_code_reads_are_noted_with_their_line() -> None:
     with noting_baked() as baked:
         torch.jit.trace(Reading(), INPUTS, check_trace=False)
     first = inspect.getsourcelines(Reading)[1]

@@ -61,7 +61,7 @@ def test_a_program_with_a_dict_of_outputs(tmp_path: Path) -> None:
         (torch.jit.script(toys.Branching()), (torch.ones(2, 4),), "does not take TorchScript"),
     ],
 )
-def test_what_cannot_be_exported_says_why(
+def test_a_failed_export_gives_the_reason(
     tmp_path: Path, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], message: str
 ) -> None:
     spec = toys.spec_for(inputs, dynamic=(2, 2, 4))

@@ -1,4 +1,4 @@
-"""What gives something else at the second call has no exported form."""
+"""A model whose second call gives other outputs cannot be exported."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_state_that_does_not_change_the_outputs_is_allowed() -> None:
     assert not module.cache
 
 
-def test_what_cannot_be_copied_is_neither_run_nor_refused() -> None:
+def test_a_module_that_cannot_be_copied_is_neither_run_nor_refused() -> None:
     module = Stateful().eval()
     module.lock = threading.Lock()
     check_repeatable(module, INPUTS)

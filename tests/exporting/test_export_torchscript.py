@@ -96,7 +96,7 @@ def test_a_baked_in_batch_is_noted(tmp_path: Path) -> None:
     assert good.notes == ("The TorchScript model was also compared at batch 1.",)
 
 
-def test_what_cannot_be_traced_or_scripted_is_one_error_and_no_file(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_traced_or_scripted_is_one_error_and_no_file(tmp_path: Path) -> None:
     class Refuses(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if torch.jit.is_tracing():

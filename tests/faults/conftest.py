@@ -1,4 +1,4 @@
-"""What the commands read, what they make undisturbed, and the table of the cases that were run."""
+"""The commands' inputs, their results without a fault, and the table of the cases that ran."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory):
-    """What each command makes when nothing happens to it."""
+    """The result of each command without a fault."""
     made: dict[str, Undisturbed] = {}
 
     def of(command: Command) -> Undisturbed:

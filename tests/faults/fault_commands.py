@@ -49,7 +49,7 @@ class Command:
     fixed: bool = False
 
     def prepare(self, given: Path, out: Path) -> None:
-        """Make ``out`` as it is before the first run."""
+        """Bring ``out`` into its state before the first run."""
         out.mkdir(parents=True, exist_ok=True)
         if self.copies is not None:
             shutil.copytree(given / self.copies, out, dirs_exist_ok=True)
@@ -79,7 +79,7 @@ BY_NAME = {command.name: command for command in COMMANDS}
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its exit code, its stderr, and the seconds it took."""
+    """The end of a run: its exit code, its stderr, and its seconds."""
 
     code: int
     err: str

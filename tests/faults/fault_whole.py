@@ -20,7 +20,7 @@ TEMPORARY = (".tmp-", ".work-")
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command makes when nothing happens to it: SHA-256 by name, bytes, and seconds."""
+    """The result of a command without a fault: SHA-256 by file name, bytes, and seconds."""
 
     files: dict[str, str]
     bytes: int
@@ -51,7 +51,7 @@ def hashes(out: Path) -> dict[str, str]:
 
 
 def check_whole(out: Path, wanted: Undisturbed, *, fixed: bool) -> None:
-    """Every file is one that the command makes, and can be used for what it is for.
+    """Check that every file is one that the command makes, and that the file can be used.
 
     Args:
         fixed: the files must also be the same bytes as those of an undisturbed run.
@@ -114,7 +114,9 @@ def _check(path: Path) -> None:
 
 
 def check_report(path: Path) -> None:
-    """A report can be read, and one that says complete has the artifacts it names, of that size."""
+    """Check that a report can be read, and that a complete one has its artifacts, of the right
+    size.
+    """
     report = load_report(path)
     if report.status.state != "complete":
         return

@@ -1,4 +1,4 @@
-"""A wall clock that goes backwards, or that stands in 1970 as on a device without a battery."""
+"""A wall clock that goes backwards, or that starts in 1970 as on a device without a battery."""
 
 from __future__ import annotations
 

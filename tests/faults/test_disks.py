@@ -22,7 +22,7 @@ def room(place) -> int:
 
 
 def failed(command: Command, ended: Ended, reason: str) -> None:
-    """The error tells that it could not write, and why."""
+    """The error says that the file was not written, and why."""
     if command.name == "sweep" and ended.code == 11:
         ended.error()  # the table and sweep.json have the reasons
     elif command.name == "unpack" and ended.code == 10:

@@ -1,4 +1,4 @@
-"""Finishing a build on the device: what can be seen of it where there is no GPU."""
+"""Finishing a build on the device: the parts that need no GPU."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_one_that_fails_does_not_keep_the_others_from_their_engines(kit: Path) -
 def test_a_report_calls_no_engine_complete_that_is_being_replaced(
     kit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is killed cannot say so afterwards."""
+    """A killed run cannot correct its report, so the report is correct before the work starts."""
     before = finish(kit, targets=["l4"])
 
     def stopped(*arguments: Any, **options: Any) -> None:
@@ -206,9 +206,7 @@ def test_the_device_takes_the_row_that_was_left_for_it(
 
 
 @pytest.mark.parametrize("target", ["portable", "l4,rtx5090"])
-def test_what_was_wanted_for_several_gpus_is_built_for_the_one_here(
-    tmp_path: Path, target: str
-) -> None:
+def test_a_request_for_several_gpus_is_built_for_the_gpu_here(tmp_path: Path, target: str) -> None:
     kit = read_kit(make_kit(tmp_path / "net", targets=(target,)))
     (job,) = plan_jobs(kit, ("auto",), (), machine("NVIDIA L4", (8, 9), tensorrt="11.4.0"))
     assert not isinstance(job.entry, NoEngine)
@@ -242,7 +240,9 @@ JSON = st.recursive(
 
 @settings(max_examples=examples(60))
 @given(data=st.data())
-def test_no_kit_makes_reading_it_fail_in_another_way(original: Path, data: st.DataObject) -> None:
+def test_a_damaged_kit_is_read_or_refused_in_a_sentence(
+    original: Path, data: st.DataObject
+) -> None:
     whole: dict[str, Any] = json.loads((original / FINISH_JSON).read_text())
     key = data.draw(st.sampled_from(sorted(whole)))
     whole[key] = data.draw(JSON)
@@ -263,7 +263,7 @@ def test_a_kit_cannot_reach_out_of_its_directory(kit: Path) -> None:
     assert {path.parent for path in (*found.onnx.values(), found.report)} == {kit}
 
 
-def test_it_runs_without_torch_and_onnx(kit: Path, tmp_path: Path) -> None:
+def test_finish_runs_without_torch_and_onnx(kit: Path, tmp_path: Path) -> None:
     """The worker, too: both start with a module that refuses to import what a Jetson lacks."""
     site = tmp_path / "site"
     site.mkdir()
@@ -286,7 +286,7 @@ def test_it_runs_without_torch_and_onnx(kit: Path, tmp_path: Path) -> None:
 
 
 class Step:
-    """Calls that take as long on the clock as they say they do."""
+    """Calls with scripted durations on a scripted clock."""
 
     h2d_ms, d2h_ms, enqueue_ms, graph = 0.1, 0.2, 0.01, None
 

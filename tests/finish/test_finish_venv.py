@@ -98,14 +98,14 @@ def artifact(report: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_it_builds_in_an_environment_without_torch(kit: Path, tmp_path: Path) -> None:
+def test_finish_builds_in_an_environment_without_torch(kit: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     python = bare_environment(tmp_path / "venv")
     assert artifact(finish_with(python, kit, tmp_path)) == "net.sm_89.engine"
 
 
 @pytest.mark.slow
-def test_it_builds_with_the_python_of_jetpack_6(kit: Path, tmp_path: Path) -> None:
+def test_finish_builds_with_the_python_of_jetpack_6(kit: Path, tmp_path: Path) -> None:
     found = shutil.which("python3.10")
     works = found and subprocess.run([found, "-V"], capture_output=True, check=False)
     if not found or not works or works.returncode or sys.version_info[:2] == (3, 10):

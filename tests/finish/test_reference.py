@@ -10,7 +10,7 @@ import pytest
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference, write_reference
 
 
-def test_it_is_read_in_the_models_order(tmp_path: Path) -> None:
+def test_the_reference_is_read_in_the_models_order(tmp_path: Path) -> None:
     inputs = [np.full((2, index + 1), index, np.float32) for index in range(12)]
     outputs = [np.arange(3), np.float64(7.0) * np.ones(())]
     write_reference(tmp_path / REFERENCE_NPZ, inputs, outputs)

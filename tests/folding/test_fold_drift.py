@@ -14,7 +14,7 @@ from deployfold.folding.drift import FAR, drift_note, drifted
 
 @pytest.fixture
 def trained() -> tuple[nn.Module, torch.Tensor]:
-    """A network whose running statistics are those of its data."""
+    """A network with the running statistics of its own data."""
     torch.manual_seed(0)
     data = 0.5 + 0.2 * torch.randn(32, 3, 16, 16)
     net = nn.Sequential(

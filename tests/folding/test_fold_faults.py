@@ -66,7 +66,7 @@ def test_a_rule_that_fails_as_a_whole_leaves_the_others(monkeypatch):
 
 @pytest.mark.parametrize("square", [True, False])
 def test_a_linear_branch_beside_a_norm_over_another_axis(square):
-    """On a sequence as long as it is wide, sizes do not tell the axes apart."""
+    """If a sequence is as long as wide, the sizes do not distinguish the axes."""
 
     class Block(nn.Module):
         def __init__(self):

@@ -96,7 +96,7 @@ def test_any_normalisation(scale, mean, padding):
     check(Normalised(network(padding), mean, scale, 1.0), pixels())
 
 
-def test_what_more_than_the_layer_reads_stays():
+def test_an_input_with_other_readers_stays_unscaled():
     def forward(self, x):
         x = x.float() / 255 - 0.5
         return self.net(x), x
@@ -111,7 +111,7 @@ def test_integers_that_the_arithmetic_itself_converts_stay():
     assert result.batchnorms_after == 0
 
 
-def test_no_reparam_leaves_it():
+def test_no_reparam_leaves_the_scale():
     result = fold(Normalised(network(1), MEAN, STD), (pixels(),), reparam=False)
     assert not any(item.kind == "scale" for item in result.folded)
 

@@ -1,4 +1,4 @@
-"""The search for what the model's code looks at is bounded, and says what it did not try."""
+"""The search for the values that the model's code reads is bounded, and names what it skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What folding holds in memory, in a process of its own."""
+"""The memory of folding, measured in a new process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies are those of ``copy.deepcopy``, whatever refers to what."""
+"""Copies equal those of ``copy.deepcopy``, for any references between modules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Cyclic(nn.Module):
 
 
 class OwnCopy(nn.Linear):
-    """A class that says itself how it is copied."""
+    """A class with its own ``__deepcopy__``."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> OwnCopy:
         new = OwnCopy(self.in_features, self.out_features)

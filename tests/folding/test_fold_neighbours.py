@@ -190,7 +190,7 @@ class OwnBias(nn.Module):
 
 @pytest.mark.parametrize(("shape", "gone"), [((4,), 1), ((4, 1, 1), 1), ((1, 4, 5, 5), 0)])
 def test_stored_summand(shape, gone):
-    """What is the same everywhere can be made up for in the bias; what is not cannot."""
+    """The bias can absorb a constant summand, but not one that varies over positions."""
     folded(randomise(OwnBias(*shape)), image(), gone=gone, left=1 - gone)
 
 
@@ -228,7 +228,7 @@ class _NormAct(nn.BatchNorm2d):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_an_activation_in_place_spares_the_other_reader(first):
-    """It would work on the convolution's output once the norm is gone."""
+    """Without the norm, the activation would change the convolution's output in place."""
 
     def forward(self, x):
         y = self.conv(x)
@@ -283,7 +283,7 @@ def test_a_class_with_its_own_forward_takes_up_the_inverse(how, gone):
 
 
 @pytest.mark.parametrize("view", [False, True])
-def test_a_separate_activation_in_place_is_told_not_to(view):
+def test_a_separate_activation_in_place_becomes_out_of_place(view):
     def forward(self, x):
         y = self.conv(x)
         right = self.branch(F.avg_pool2d(y, 2))

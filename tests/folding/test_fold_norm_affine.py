@@ -83,7 +83,7 @@ def test_rms_norm_needs_no_bias():
     check(model, torch.randn(4, 6), "1")
 
 
-def test_what_a_sum_reads_as_well_stays():
+def test_an_affine_that_a_sum_also_reads_stays():
     class PostNorm(nn.Module):
         def __init__(self):
             super().__init__()
@@ -96,7 +96,7 @@ def test_what_a_sum_reads_as_well_stays():
     check(PostNorm(), torch.randn(2, 8))
 
 
-def test_it_can_be_turned_off():
+def test_no_fold_norm_affine_turns_the_fold_off():
     result = fold(trained(Block()), (torch.randn(2, 5, 8),), norm_affine=False)
     assert not result.folded
 

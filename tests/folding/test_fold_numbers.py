@@ -47,7 +47,7 @@ def test_pruned_weights_stay_zero():
     assert torch.equal(result.model[0].weight == 0, zeros)
 
 
-def test_what_was_pruned_for_good_is_folded_and_stays_zero():
+def test_permanently_pruned_weights_fold_and_stay_zero():
     model = pair()
     prune.l1_unstructured(model[0], "weight", 0.5)
     prune.remove(model[0], "weight")

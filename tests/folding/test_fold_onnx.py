@@ -77,7 +77,7 @@ def _conv_add(g: GraphWriter) -> str:
 
 
 def _grouped_shared(g: GraphWriter) -> str:
-    """One weight for two layers, of which one has a BatchNormalization."""
+    """One weight for two layers; only one of them has a BatchNormalization."""
     weight = g.weight(g.random.standard_normal((4, 2, 3, 3)).astype(np.float32))
     first = g.norm(g.node("Conv", "x", weight, group=2, pads=[1] * 4), 4)
     return g.node("Conv", first, weight, group=2, pads=[1] * 4)

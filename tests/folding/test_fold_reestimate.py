@@ -1,4 +1,4 @@
-"""Running statistics that are replaced by those of real data before folding."""
+"""Running statistics that are replaced by the statistics of real data before folding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def samples(count: int = 12, batch: int = 1) -> list[tuple[torch.Tensor]]:
 
 
 def layer_by_layer(model: nn.Sequential, data: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The definition, by hand and in float64: each layer's statistics, then its output."""
+    """The definition in float64: each layer's statistics first, then its output."""
     found, x = [], data.double()
     for layer in model.double():
         if isinstance(layer, nn.BatchNorm2d):
@@ -119,7 +119,7 @@ def test_fold_says_that_the_function_has_changed_and_proves_the_new_one():
         (net(), [(torch.randn(1, 5, 9, 9),)] * 8, "forward pass fails on the example input 1x5"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused_in_one_sentence(model, data, message):
+def test_missing_statistics_are_refused_in_one_sentence(model, data, message):
     with pytest.raises(FoldError, match=message):
         fold(model, samples()[0], reestimate_bn=data)
 

@@ -64,7 +64,7 @@ def test_convolution(
     bias=st.booleans(),
 )
 def test_transposed_convolution(rank, groups, widths, kernel, stride, bias):
-    """Its weight has the input channels first; groups split the second axis (pytorch#180995)."""
+    """The weight has the input channels first; groups split the second axis (pytorch#180995)."""
     inner, outer = groups * widths[0], groups * widths[1]
     conv = TRANSPOSED[rank](inner, outer, kernel, stride=stride, groups=groups, bias=bias)
     model = randomise(nn.Sequential(conv, NORMS[rank](outer)))
@@ -160,7 +160,7 @@ def test_through_what_commutes(between):
         (lambda y: y.reshape(y.shape[0], 4, 8, 4).permute(0, 2, 1, 3), "channel"),
     ],
 )
-def test_what_does_not_commute_is_left(between, why):
+def test_a_norm_behind_an_operator_that_does_not_commute_is_left(between, why):
     model = Net(
         lambda self, x: self.norm(between(self.conv(x))),
         conv=nn.Conv2d(3, 8, 3),

@@ -53,7 +53,7 @@ def test_every_path_that_a_sample_takes_is_folded():
             torch.testing.assert_close(both.model(*sample), model(*sample), atol=1e-5, rtol=1e-4)
 
 
-def test_what_one_sample_shows_binds_the_fold_of_all():
+def test_an_operator_seen_in_one_sample_limits_the_fold():
     model = hidden_consumer()
     result = fold(model, POSITIVE, more_inputs=[NEGATIVE])
     assert result.batchnorms_after == 1
@@ -96,7 +96,7 @@ def batch_dependent(alone: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("traced", [1, 3])
-def test_code_that_goes_by_the_batch_size_is_traced_at_another(traced):
+def test_code_that_branches_on_the_batch_size_is_traced_at_another(traced):
     model = batch_dependent(alone=traced == 1)
     result = fold(model, (torch.randn(traced, 3, 8, 8),))
     assert result.batchnorms_after == 1
@@ -107,7 +107,7 @@ def test_code_that_goes_by_the_batch_size_is_traced_at_another(traced):
             torch.testing.assert_close(result.model(sample), model(sample), atol=1e-5, rtol=1e-4)
 
 
-def test_code_that_goes_by_a_size_is_traced_at_other_sizes():
+def test_code_that_branches_on_a_size_is_traced_at_other_sizes():
     def forward(self, x):
         y = self.conv(x)
         return self.norm(y) if x.shape[-1] == 8 else self.norm(y) + y

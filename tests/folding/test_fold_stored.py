@@ -1,5 +1,6 @@
-"""Layers that are no modules: products with stored matrices, embeddings; and what stored numbers
-say of the operators between a layer and its BatchNorm."""
+"""Folding into stored matrices and embeddings, which are not modules, and reading stored numbers to
+know the operators between a layer and its BatchNorm.
+"""
 
 from __future__ import annotations
 

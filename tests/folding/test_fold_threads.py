@@ -1,4 +1,4 @@
-"""Folding beside other threads, which fold and run models meanwhile."""
+"""Folding while other threads fold and run models."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from deployfold.folding.rules.scales import Scales, components
 
 
 class PyramidBlock(nn.Module):
-    """BatchNorm, convolution, BatchNorm, ReLU, convolution, BatchNorm beside a skip."""
+    """BatchNorm, convolution, BatchNorm, ReLU, convolution, BatchNorm, with a skip connection."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -235,7 +235,7 @@ def test_offsets_satisfy_every_equation(data):
 
 
 def test_negative_scales_behind_a_rectifier_are_the_reason():
-    """relu → norm → sum → conv folds if every scale is positive, and says so where one is not."""
+    """relu → norm → sum → conv folds if every scale is positive; else the reason says so."""
 
     class Summed(nn.Module):
         def __init__(self):

@@ -23,7 +23,7 @@ def image(channels: int = 3, size: int = 8) -> torch.Tensor:
 # Shared modules and tensors.
 
 
-def test_of_two_norms_behind_a_shared_conv_one_is_left():
+def test_one_of_two_norms_behind_a_shared_conv_is_left():
     """pytorch#104593, #197539: folded twice, silently wrong. The other takes up the inverse."""
     model = Net(
         lambda self, x: self.one(self.conv(x)) + self.two(self.conv(x)),
@@ -382,7 +382,7 @@ def test_statistics_without_meaning_are_left(variance):
     assert "inf or NaN" in reason(fold(model, (image(),)))
 
 
-def test_a_model_that_gives_no_number_is_refused_with_the_cause():
+def test_a_model_whose_outputs_are_nan_is_refused_with_the_cause():
     """NaN equals NaN whatever was folded."""
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)))
     model[1].running_var[1] = -1.0
@@ -550,7 +550,7 @@ class ReadsBehindTorch(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "read"), [(LooksAtStatistics, "running_var"), (LooksAtClass, "__class__")]
 )
-def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind, read, monkeypatch):
+def test_layers_whose_values_the_code_reads_are_left_and_the_rest_folded(kind, read, monkeypatch):
     attempts = []
     plan = fold_attempts.match
     monkeypatch.setattr(
@@ -565,7 +565,7 @@ def test_what_the_code_looks_at_is_left_and_the_rest_is_folded(kind, read, monke
     assert len(attempts) <= 3
 
 
-def test_what_is_read_behind_torch_is_seen_and_the_rest_is_folded():
+def test_reads_outside_torch_are_seen_and_the_rest_is_folded():
     result = folded(randomise(ReadsBehindTorch()), image(), gone=1, left=1)
     assert "tolist" in reason(result)
     (note,) = result.notes

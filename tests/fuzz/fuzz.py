@@ -79,7 +79,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Target:
-    """What a file holds at first, and who reads it."""
+    """A file before the damage, and the function that reads the file."""
 
     content: bytes
     name: str
@@ -110,7 +110,7 @@ def program() -> bytes:
 
 
 def picture(others: Path) -> bytes:
-    """A picture, with others beside it."""
+    """A picture in a folder with others."""
     others.mkdir()
     values = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     for number, value in enumerate(values):
@@ -145,7 +145,7 @@ def bundle(folder: Path) -> bytes:
 
 
 def kit(folder: Path) -> bytes:
-    """``finish.json``, beside the files of its build."""
+    """``finish.json`` with the files of its build."""
     build = make_build(folder)
     shape = InputShapes("x", (1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
     wanted = Wanted("tensorrt-fp32", "TensorRT", "auto", Precision.FP32, ((shape,),))
@@ -169,7 +169,7 @@ def sidecar(path: Path) -> object:
 
 
 def make(target: str, folder: Path) -> Target:
-    """The target, with its files in ``folder``, and in ``case`` those beside the damaged one."""
+    """Make the target: its files in ``folder``, and those next to the damaged one in ``case``."""
     case = folder / "case"
     build = make_build(folder / "build") if target in ("onnx", "sidecar") else folder
     engine = build / "net.fp16.sm_89.engine.json"

@@ -1,4 +1,4 @@
-"""What the tests on a GPU build: a small network with a dynamic batch, and requests for it.
+"""The network of the GPU tests, small and with a dynamic batch, and its build requests.
 
 ``test_gpu_ready.py`` runs all of this on machines without a GPU, so that it works where there is
 one.
@@ -57,7 +57,7 @@ class GpuNet:
     program: Path
 
     def expected(self, data: np.ndarray) -> np.ndarray:
-        """What ONNX Runtime computes in fp32."""
+        """The outputs of ONNX Runtime in fp32."""
         path = str(self.onnx[Precision.FP32])
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (output,) = session.run(None, {"x": data})
@@ -144,7 +144,7 @@ def make_data(batch: int) -> np.ndarray:
 
 
 def only(machine: Machine, library: Library) -> Machine:
-    """The machine, had it no other library."""
+    """The machine with this library alone."""
     absent = {name: None for name in LIBRARIES if name != library}
     return dataclasses.replace(machine, **absent)
 

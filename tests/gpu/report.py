@@ -33,7 +33,7 @@ SMI = "name,uuid,driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.dr
 
 @dataclass
 class Part:
-    """What one part found.
+    """The result of one part.
 
     Attributes:
         found: its result, as JSON.
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass
 class Run:
-    """Where the results go, and how the parts are run.
+    """The folder for the results, and the way to run the parts.
 
     Attributes:
         nets: names of torchvision.
@@ -78,7 +78,7 @@ class Run:
         return part.found
 
     def process(self, name: str, words: Sequence[str], limit: float) -> str:
-        """Standard output of a Python process; its standard error goes to ``NAME.log``.
+        """Return the standard output of a Python process; the standard error goes to ``NAME.log``.
 
         Raises:
             ValueError: the process failed; the message ends in its last line.
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, Python, and what ``nvidia-smi`` says of every GPU."""
+    """The processor, Python, and every GPU as ``nvidia-smi`` describes it."""
     facts: dict[str, Any] = {"python": platform.python_version(), "cpus": os.cpu_count()}
     facts["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shutil.which("nvidia-smi") is None:

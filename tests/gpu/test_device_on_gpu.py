@@ -43,7 +43,7 @@ def loaded() -> Iterator[list[Runner]]:
 
 
 def check(runner: Runner, net: GpuNet, loaded: list[Runner], tolerance: float = 1e-2) -> None:
-    """It computes the network, and a GPU's clock times it."""
+    """Check that the runner computes the network, timed by a GPU's clock."""
     loaded.append(runner)
     runner.load()
     (output,) = runner.run((X,))
@@ -128,7 +128,7 @@ def test_all_rows_of_a_measurement_are_compared_by_one_clock(gpu_net: GpuNet) ->
         assert row.latency.end_to_end_ms > row.latency.median_ms
 
 
-def test_tf32_is_what_makes_fp32_differ(gpu_net: GpuNet, machine: Machine) -> None:
+def test_fp32_differs_because_of_tf32(gpu_net: GpuNet, machine: Machine) -> None:
     assert machine.gpu is not None
     if machine.gpu.compute_capability < (8, 0):
         pytest.skip("TF32 came with Ampere")

@@ -192,7 +192,7 @@ def test_tensorrt_rtx_keeps_the_kernels_that_it_compiled(
 def test_tensorrt_rtx_itself_refuses_an_engine_of_another_architecture(
     machine: Machine, gpu_net: GpuNet, tmp_path: Path
 ) -> None:
-    """Its sidecar says nothing of where it runs, so that the library is asked."""
+    """The sidecar does not name the GPU, so the library decides."""
     if machine.tensorrt_rtx is None:
         pytest.skip("tensorrt_rtx is not installed")
     assert machine.gpu is not None

@@ -1,4 +1,4 @@
-"""That the tests on a GPU would find what they need: their network and requests, without a GPU."""
+"""The network and the requests of the GPU tests are valid, checked without a GPU."""
 
 from __future__ import annotations
 

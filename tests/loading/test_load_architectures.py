@@ -1,4 +1,4 @@
-"""State dicts find their architecture; notes tell what was guessed or adapted."""
+"""The loader finds the architecture of a state dict; notes name what it guessed or adapted."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def small() -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["module", "state dict"])
-def test_what_was_saved_on_a_gpu_loads_without_one(kind, tmp_path, monkeypatch):
+def test_a_checkpoint_saved_on_a_gpu_loads_without_one(kind, tmp_path, monkeypatch):
     net, path = small(), tmp_path / "net.pt"
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
     torch.save(net if kind == "module" else net.state_dict(), path)
@@ -190,7 +190,7 @@ def test_arch_by_name_and_by_factory(resnet, tmp_path, monkeypatch):
         load_model(str(path), arch="torchvision:resnet34")
 
 
-def test_unknown_architecture_asks_for_it(resnet, tmp_path):
+def test_an_unknown_architecture_asks_for_arch(resnet, tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(resnet.state_dict(), path)
     with pytest.raises(LoadError, match="architecture") as caught:
@@ -213,7 +213,7 @@ def test_zoo_name_with_a_typing_error():
     assert "resnet50" in caught.value.hint
 
 
-def test_bare_zoo_name_says_how_to_write_it():
+def test_a_bare_zoo_name_gets_the_full_name_as_a_hint():
     with pytest.raises(LoadError) as caught:
         load_model("resnet50")
     assert "torchvision:resnet50" in caught.value.hint
@@ -289,7 +289,7 @@ def test_architecture_whose_constructor_computes_is_recognised(tmp_path):
 
 
 def test_a_folded_model_of_an_older_version_still_loads(tmp_path):
-    """Its pickle names the class by the path that the package had then."""
+    """The pickle names the class by its module path in that version."""
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 1), Zero()), tmp_path / "new.pt")
     old = tmp_path / "old.pt"
     with zipfile.ZipFile(tmp_path / "new.pt") as new, zipfile.ZipFile(old, "w") as archive:

@@ -37,7 +37,7 @@ def test_a_buffer_may_be_infinite_and_not_nan(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_what_no_engine_computes_in_becomes_float32(dtype, tmp_path):
+def test_dtypes_that_engines_lack_become_float32(dtype, tmp_path):
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(dtype)
     loaded = load_model(saved(net, tmp_path))
     asked = InputSpec.parse([f"1x3:{str(dtype).removeprefix('torch.')}"])

@@ -1,4 +1,4 @@
-"""BF16: which tensors it takes, what stays in fp32, and that its accuracy is that of rounding."""
+"""The tensors that become BF16, those that stay in fp32, and the rounding error of both."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_accuracy_is_that_of_rounding_every_tensor(tmp_path):
     assert artifact.max_abs_diff == pytest.approx(float(np.abs(expected - exact).max()), rel=1e-3)
 
 
-def test_what_fp16_cannot_hold_needs_no_care(tmp_path):
+def test_bf16_holds_values_beyond_fp16(tmp_path):
     nodes = [node("Mul", "x large", "a"), node("Mul", "a small", "y")]
     weights = {"large": np.float32(1e30), "small": np.float32(1e-30)}
     source = write_graph(tmp_path / "net.onnx", nodes, weights=weights)
@@ -105,7 +105,9 @@ def test_operators_without_bfloat16_stay_and_say_why(tmp_path):
 
 @pytest.mark.parametrize("op_type", sorted(FORM.wide))
 def test_tensorrt_rtx_builds_such_an_operator_in_fp32_and_not_in_bf16(op_type, tmp_path):
-    """Where this fails, a newer TensorRT-RTX has it in bf16, and it can leave the list."""
+    """A failure means that a newer TensorRT-RTX has the operator in bf16. Remove it from the list
+    then.
+    """
     pytest.importorskip("tensorrt_rtx")
     from deployfold.compiling.tensorrt.builder import build
     from deployfold.targets.libraries import import_library
@@ -193,7 +195,7 @@ def test_another_float_type_is_refused_and_bfloat16_taken(tmp_path):
 
 
 def test_a_newer_opset_is_reached_by_conversion(tmp_path):
-    """ReduceMean takes its axes as an input since 18."""
+    """ReduceMean has its axes as an input since opset 18."""
     one, axes = helper.make_tensor_value_info("x", FLOAT, [2, 4]), {"axes": [1], "keepdims": 0}
     source, graph = tmp_path / "net.onnx", helper.make_graph(
         [helper.make_node("ReduceMean", ["x"], ["y"], **axes)], "old", [one],

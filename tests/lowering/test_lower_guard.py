@@ -1,4 +1,4 @@
-"""What the guard of 16-bit models keeps in fp32, and that accuracy is that of the file written."""
+"""The guard of 16-bit models keeps layers in fp32; the accuracy is that of the written file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_quantised_model_is_measured_as_it_is_written(precision, rest, tmp_pat
         assert {"Sub", "ReduceMean"} & kept, made.kept
 
 
-def test_what_the_rest_costs_is_in_the_accuracy(tmp_path):
+def test_the_accuracy_includes_the_fallback_layers(tmp_path):
     source, feeds = normalisation(tmp_path / "net.onnx")
     found = {}
     for rest in (Precision.FP16, Precision.FP32):
@@ -56,7 +56,7 @@ def test_what_the_rest_costs_is_in_the_accuracy(tmp_path):
 
 @pytest.mark.parametrize("make", [rotary, bucketised, normalisation])
 @pytest.mark.parametrize(("precision", "limit"), [(Precision.FP16, 30.0), (Precision.BF16, 20.0)])
-def test_what_16_bits_ruin_goes_back_to_fp32(make, precision, limit, tmp_path):
+def test_layers_that_16_bits_ruin_go_back_to_fp32(make, precision, limit, tmp_path):
     """These gave -1.2 dB in fp16 and 6.4 dB in bf16, and no report told so."""
     source, feeds = make(tmp_path / "net.onnx")
     path = tmp_path / "lowered.onnx"
@@ -191,7 +191,7 @@ def test_a_kept_layer_is_not_quantised(blocks, tmp_path):
     assert any("blocks.1" in sentence and "fp32" in sentence for sentence in made.sentences)
 
 
-def test_a_name_that_is_none_is_told_with_the_nearest(blocks, tmp_path):
+def test_an_unknown_node_name_gets_the_nearest_name_as_a_hint(blocks, tmp_path):
     source, feeds = blocks
     path = tmp_path / "fp16.onnx"
     with pytest.raises(UsageError, match="--keep-fp32 haed") as caught:

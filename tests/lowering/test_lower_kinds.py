@@ -29,7 +29,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_lowered(kind, way, tmp_path):
+def test_every_kind_of_model_is_lowered(kind, way, tmp_path):
     source, path = write_kind(KINDS[kind](), tmp_path / "net.onnx"), tmp_path / "lowered.onnx"
     precision, options = WAYS[way]
     if kind == "output named twice":

@@ -39,7 +39,9 @@ def run(path: Path) -> np.ndarray:
     return run_session(open_session(path), {"x": normal((2, 256), 1)})[0]
 
 
-def test_what_is_put_comes_back(cache: LoweringCache, artifact: Path, tmp_path: Path) -> None:
+def test_the_cache_returns_stored_values(
+    cache: LoweringCache, artifact: Path, tmp_path: Path
+) -> None:
     target = tmp_path / "new" / "other.onnx"
     assert cache.get(key(), target) is None
     assert not target.exists()
@@ -182,7 +184,9 @@ def test_many_at_once(artifact: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob(".tmp-*"))
 
 
-def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_users_cache_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache_directory() == tmp_path / "xdg" / "deployfold"
     monkeypatch.setenv("HOME", str(tmp_path))

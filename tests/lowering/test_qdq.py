@@ -24,7 +24,7 @@ from deployfold.lowering.accuracy import Measurer
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
-def test_every_pair_is_what_tensorrt_takes(name, rest, tmp_path):
+def test_every_pair_has_the_form_that_tensorrt_accepts(name, rest, tmp_path):
     source, feeds, _ = made(name, tmp_path / "net.onnx")
     artifact = lower_int8(
         source, tmp_path / "int8.onnx", calibration=feeds[:16], held_back=feeds[16:],
@@ -128,7 +128,7 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
 
 
 @pytest.mark.parametrize("more", [1.0, 3.0, 5.0])
-def test_what_is_written_is_the_model_that_held(more, tmp_path):
+def test_the_written_model_is_the_model_that_met_the_limit(more, tmp_path):
     """The guard's last tries may be worse than the one it chooses."""
     torch.manual_seed(0)
     layers = [part for _ in range(8) for part in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]

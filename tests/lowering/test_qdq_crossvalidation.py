@@ -1,4 +1,4 @@
-"""What is fitted to some pictures is kept only if it helps on others."""
+"""A fit to some pictures is kept only if it improves the results on others."""
 
 from __future__ import annotations
 

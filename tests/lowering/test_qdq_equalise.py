@@ -140,7 +140,7 @@ def rounding_noise(model: ir.Model, index: int, feeds: list[dict[str, np.ndarray
 
 @pytest.mark.parametrize("small", [1, 3, 30, 300])
 def test_no_reader_loses(small: float, tmp_path: Path) -> None:
-    """Small channels that are read by large weights gain; all the same is left as it is."""
+    """Small channels with large weights in their readers improve; all others stay unchanged."""
     torch.manual_seed(small)
     net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 8, 3))
     with torch.no_grad():
@@ -164,7 +164,7 @@ def source_tops(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> np.ndarr
 def tensors(
     model: ir.Model, reader: ir.Node, feeds: list[dict[str, np.ndarray]]
 ) -> list[np.ndarray]:
-    """What ``reader`` reads, of every sample."""
+    """The inputs of ``reader``, for every sample."""
     proto = ir.to_proto(model)
     del proto.graph.output[:]
     proto.graph.output.add().name = reader.inputs[0].name

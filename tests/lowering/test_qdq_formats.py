@@ -45,7 +45,7 @@ SLOWER = ("two inputs", "1-D", "transposed")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOWER else ()) for n in NETS]
 )
-def test_every_pair_of_fp8_is_what_tensorrt_takes(name, tmp_path):
+def test_every_fp8_pair_has_the_form_that_tensorrt_accepts(name, tmp_path):
     artifact = quantise(name, Precision.FP8, tmp_path)
     assert audit(artifact.path, Precision.FP8) == len(artifact.layers)
     assert artifact.macs_share == 1.0
@@ -165,7 +165,7 @@ def test_layers_that_share_a_bias_are_quantised(tmp_path):
     st.floats(2**-10, 10, width=16),
 )
 @settings(max_examples=examples(50))
-def test_fake_quantising_is_what_onnx_runtime_does(values, scale):
+def test_fake_quantisation_equals_onnx_runtimes(values, scale):
     array = np.asarray(values, np.float32)
     for form in (INT8, FP8):
         ours = form.fake_quantise(torch.from_numpy(array.copy()), scale).numpy()

@@ -1,4 +1,4 @@
-"""Which layers the guard puts back: errors that add up, with all that it does not know of them."""
+"""The layers that the guard puts back: their errors add up in ways that the guard cannot know."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Net:
         return keep_accuracy(self.attempt, self.costs, GuardSpec(**limits), Precision.INT8)
 
 
-def test_what_holds_is_left_alone():
+def test_a_model_within_the_limit_is_left_unchanged():
     net = Net({"a": (10, 1e-3, 0.0), "b": (10, 1e-4, 0.0)})
     step, reasons = net.keep()
     assert (step.share, reasons, len(net.attempts)) == (1.0, {}, 1)
@@ -165,7 +165,7 @@ def test_a_refusal_says_what_there_is_and_what_was_asked_for():
     st.floats(0.0, 3.0), st.floats(10.0, 40.0), st.one_of(st.none(), st.floats(0.5, 1.0)),
     st.floats(0.0, 0.9),
 )  # fmt: skip
-def test_what_comes_out_holds_or_is_refused(layers, surprise, decibels, agreement, least):
+def test_the_result_meets_the_limit_or_is_refused(layers, surprise, decibels, agreement, least):
     net = Net({str(i): layer for i, layer in enumerate(layers)}, surprise)
     try:
         step, reasons = net.keep(

@@ -1,4 +1,4 @@
-"""What is measured of a quantised classifier."""
+"""The measurements of a quantised classifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from deployfold.lowering.accuracy import _likely_agreement
 
 
 def test_the_likely_agreement_varies_less_than_the_agreement():
-    """100 draws of 200 samples with the same errors: it is nearer to the truth than the count."""
+    """Over 100 draws of 200 samples with the same errors, the likely agreement is nearer to the
+    truth.
+    """
     random = np.random.default_rng(0)
 
     def draw(samples: int) -> tuple[float, float]:

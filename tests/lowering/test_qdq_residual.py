@@ -89,8 +89,8 @@ def test_skips_are_rounded_and_tensorrt_rtx_builds_it(precision, rest, blocks, t
     assert compile_engine(artifact.path, tmp_path / "q.engine", request).bytes > 0
 
 
-def test_what_comes_behind_is_quantised_on_the_rounded_sum(blocks, tmp_path):
-    """The pass tells of the last layer what the model gives, and not what it gives without."""
+def test_layers_behind_the_sum_are_quantised_on_the_rounded_sum(blocks, tmp_path):
+    """The pass reports the last layer's error with the pass, and not without."""
     source, feeds = blocks[0], blocks[1][:REPORTED]
     artifact = lower_int8(
         source, tmp_path / "q.onnx", calibration=feeds, held_back=feeds[:2], guard=LOOSE,

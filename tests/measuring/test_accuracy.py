@@ -151,7 +151,7 @@ def test_pieces_of_very_different_size_do_not_overflow() -> None:
     assert comparison.result().cosine == pytest.approx(0.0)
 
 
-def test_what_cannot_be_compared_is_an_error() -> None:
+def test_outputs_that_cannot_be_compared_are_an_error() -> None:
     with pytest.raises(MeasureError, match="2 outputs and the artifact 1"):
         compare([REFERENCE, REFERENCE], [REFERENCE])
     with pytest.raises(MeasureError, match=r"shape \(6,\)"):

@@ -1,4 +1,4 @@
-"""What the machine did meanwhile, from files like the kernel's."""
+"""The state of the machine during a measurement, read from files like the kernel's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def watch(path: Path, seconds: float, own: float) -> CpuWatch:
     return CpuWatch(path, wall=lambda: next(walls), own=lambda: next(owns))
 
 
-def test_what_others_took_is_the_machines_time_less_ours(tmp_path: Path) -> None:
+def test_other_programs_time_is_the_machines_less_our_own(tmp_path: Path) -> None:
     path = stat(tmp_path / "stat", 100, 100, 5000)  # the third CPU is not for us
     one = watch(path, seconds=2.0, own=1.5)
     one.start()

@@ -135,7 +135,7 @@ def test_a_slow_outlier_stays_in_the_tail() -> None:
     assert base.p99_ms > base.median_ms == 10.0
 
 
-def test_it_ends_when_the_time_is_up_and_says_how_wide_the_interval_is() -> None:
+def test_the_measurement_ends_at_the_time_limit_and_reports_the_interval() -> None:
     clock = Clock()
     rng = np.random.default_rng(0)
     noisy = (int(x * MS) for x in 10 * rng.lognormal(sigma=1, size=100_000))
@@ -158,7 +158,7 @@ def test_it_ends_when_the_time_is_up_and_says_how_wide_the_interval_is() -> None
     st.integers(0, 3),
 )
 @settings(max_examples=examples(25))
-def test_it_always_ends_with_rounds_enough_for_an_interval(
+def test_the_measurement_always_has_rounds_enough_for_an_interval(
     durations: list[int], max_seconds: float, seed: int
 ) -> None:
     clock = Clock()
@@ -218,7 +218,7 @@ def test_a_round_cut_off_by_the_time_is_dropped_for_all_rows() -> None:
     assert counts == {result.rounds}
 
 
-def test_the_time_is_looked_at_before_every_block() -> None:
+def test_the_time_limit_is_checked_before_every_block() -> None:
     clock = Clock()
     rows = {name: Scripted(clock, 500 * MS) for name in "abcd"}
     # Warm-up takes 6 s, a round 4 s; the second is cut off after two blocks.
@@ -226,7 +226,7 @@ def test_the_time_is_looked_at_before_every_block() -> None:
     assert (result.rounds, result.seconds) == (1, 12.0)
 
 
-def test_rounds_enough_for_an_interval_are_run_past_the_time_and_every_row_tells() -> None:
+def test_rounds_for_an_interval_run_past_the_time_limit_and_every_row_reports_it() -> None:
     clock = Clock()
     rows = {"base": Scripted(clock, 400 * MS), "fast": Scripted(clock, 200 * MS)}
     # Warm-up takes 1.8 s, and a round 1.2 s.

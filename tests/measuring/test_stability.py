@@ -1,4 +1,4 @@
-"""What speaks against a row's numbers, one cause at a time."""
+"""The reasons to doubt a row's numbers, one cause at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reason(row: Evidence, **changes: object) -> str:
     return "; ".join(one.text for one in doubts(dataclasses.replace(row, **changes)))  # type: ignore[arg-type]
 
 
-def test_nothing_speaks_against_a_calm_row() -> None:
+def test_a_calm_row_has_no_doubts() -> None:
     assert doubts(STABLE) == ()
     assert doubts(dataclasses.replace(GPU, enqueue_ms=1.0)) == ()
 

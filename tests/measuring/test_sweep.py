@@ -85,7 +85,7 @@ def test_inputs_that_cannot_be_made_cost_one_size() -> None:
         ({1: None, 8: 90.0, 32: 91.0}, 8),
     ],
 )
-def test_it_saturates_at_the_smallest_batch_within_5_percent_of_the_best(
+def test_throughput_saturates_at_the_smallest_batch_within_5_percent_of_the_best(
     throughputs: dict[int, float | None], batch: int | None
 ) -> None:
     points = [BatchPoint(batch=n, throughput=rate) for n, rate in throughputs.items()]

@@ -1,4 +1,4 @@
-"""Rows that a GPU's clock times, beside rows of the host's clock, on a clock that stands still."""
+"""Rows timed by a GPU's clock beside rows timed by the host's clock; both clocks are scripted."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Case:
 
     @property
     def given(self) -> str:
-        """How the user has the model."""
+        """The form in which the user has the model."""
         return "shipped by the library" if self.shipped else str(self.save.__doc__)
 
 

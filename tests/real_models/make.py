@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _inputs(case: Case, net: Any) -> tuple[torch.Tensor, ...]:
-    """What the command line says, as tensors in the order of the forward."""
+    """The inputs of the command line, as tensors in the order of the forward."""
     if case.data is not None:
         return tuple(torch.from_numpy(one) for one in case.data().values())
     loaded = LoadedModel(net, "module", case.name, None, case.file)

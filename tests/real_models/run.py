@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def result_path(directory: Path, name: str) -> Path:
-    """Where the result of one case stands."""
+    """The file with the result of one case."""
     return directory / f"{name}.json"
 
 
@@ -76,7 +76,7 @@ def _one(case: Case, results: Path) -> dict[str, Any]:
 
 
 def _process(command: list[str], folder: Path, packages: Path) -> dict[str, Any]:
-    """Run a command; its exit code, CPU seconds and peak memory with those of its children."""
+    """Run a command; return its exit code, CPU seconds and peak memory, children included."""
     paths = os.pathsep.join((str(packages), str(HERE)))
     variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1",
                  "COLUMNS": "100", "OMP_NUM_THREADS": "1"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which artifact a report recommends, and the sentence that says so."""
+"""The report recommends one artifact, and states the reason in one sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def taken(report: Report) -> str | None:
     return None if row is None else row.name
 
 
-def test_the_fastest_that_keeps_its_accuracy_is_taken() -> None:
+def test_the_fastest_accurate_row_is_recommended() -> None:
     report = sample_report()
     assert taken(report) == "onnxruntime"
     fast = report.rows[4].latency
@@ -41,7 +41,7 @@ def test_the_fastest_that_keeps_its_accuracy_is_taken() -> None:
          "onnxruntime"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_to_be_accurate_is_not_taken(change, expected) -> None:
+def test_a_row_of_unknown_accuracy_is_not_recommended(change, expected) -> None:
     assert taken(with_row(sample_report(), 4, **change)) == expected
 
 

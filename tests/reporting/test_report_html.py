@@ -106,14 +106,14 @@ def test_the_page_begins_with_what_to_take() -> None:
     assert source.index(verdict) < source.index("<svg") < source.index("<table")
 
 
-def test_what_the_chart_cannot_have_stands_beside_it() -> None:
+def test_rows_outside_the_chart_are_listed_beside_it() -> None:
     source = render_html(sample_report())
     aside = source[source.index("<aside>") : source.index("</aside>")]
     assert "<b>TensorRT-RTX fp16 sm_89</b> <small>51.93 MB</small>" in aside
     assert "built for sm_89; measure it there: deployfold bench DIR" in aside
 
 
-def test_it_tells_how_to_build_it_again() -> None:
+def test_the_page_has_the_command_that_repeats_the_build() -> None:
     report = sample_report()
     options = {"fp16": True, "int8": False, "target": ["l4", "a10"], "calib": "my pictures"}
     source = render_html(report.model_copy(update={"options": options}))

@@ -58,6 +58,6 @@ def test_escaped_text_is_read_back_as_it_was() -> None:
     assert "\n" not in escape("a\nb\r\nc")
 
 
-def test_it_begins_with_what_to_take() -> None:
+def test_markdown_begins_with_the_recommendation() -> None:
     second = parse(render_markdown(sample_report()))[4]
     assert second.content.startswith("**ONNX Runtime: 2.06× as fast as PyTorch here ")

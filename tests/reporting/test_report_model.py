@@ -86,7 +86,7 @@ def test_reports_are_frozen() -> None:
         (b'{"schema_version": [1]}', "schema [1]; this deployfold reads '2'"),
     ],
 )
-def test_what_is_not_a_report_is_a_usage_error(
+def test_a_file_that_is_not_a_report_is_a_usage_error(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "report.json"
@@ -147,7 +147,7 @@ def test_the_report_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_what_utf_8_cannot_hold_is_still_a_report(tmp_path: Path) -> None:
+def test_lone_surrogates_are_written_as_question_marks(tmp_path: Path) -> None:
     report = sample_report()
     named = report.rows[0].model_copy(update={"title": "a \ud800 name"})
     report = report.model_copy(update={"rows": (named, *report.rows[1:])})

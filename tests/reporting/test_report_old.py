@@ -26,7 +26,7 @@ def test_a_report_of_0_1_0_loads_and_means_the_same() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_it_renders_as_it_did(width: int) -> None:
+def test_an_old_report_renders_unchanged(width: int) -> None:
     report = load_report(OLD / "report-0.1.0.json")
     expected = (OLD / f"comparison-{width}.txt").read_text(encoding="utf-8")
     assert plain(comparison_table(report), width) == expected
@@ -48,7 +48,7 @@ def test_a_report_of_schema_1_loads_with_its_quantised_rows() -> None:
 
 
 def test_a_reader_of_0_1_0_finds_every_field_it_knew() -> None:
-    """What was in a report is still there, under the same name and of the same kind."""
+    """Every field of an old report still exists under its name and with its type."""
     old = json.loads((OLD / "report-0.1.0.json").read_text(encoding="utf-8"))
     new = json.loads(full_report().to_json())
 

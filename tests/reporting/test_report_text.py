@@ -1,4 +1,4 @@
-"""How numbers are written, and that names cannot write more than themselves."""
+"""Numbers have a fixed form, and names cannot add markup or lines."""
 
 from __future__ import annotations
 

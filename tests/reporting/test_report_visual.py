@@ -57,7 +57,7 @@ def test_lanes_that_are_too_narrow_are_noticed(
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_drawn_in_both_schemes(width: int, scheme: str, tmp_path: Path) -> None:
+def test_the_page_renders_in_light_and_dark(width: int, scheme: str, tmp_path: Path) -> None:
     page, picture = tmp_path / "report.html", tmp_path / "page.png"
     page.write_text(render_html(with_quantiles(full_report())), encoding="utf-8")
     run_chromium(page, width, scheme, f"--screenshot={picture}")

@@ -121,7 +121,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(library: str, where: s
 
 
 def release(cuda: Cuda, library: str, stream: int, device: int, *pinned: int) -> None:
-    """Give all back, and make sure that it is all."""
+    """Free everything, and check that nothing is left."""
     for address in pinned:
         cuda.free_pinned(address)
     cuda.free_device(device)

@@ -1,4 +1,4 @@
-"""``--device``: what it may be, and that every runtime takes it; all of it without a GPU."""
+"""The values of ``--device``, and the runtimes' use of them; no test needs a GPU."""
 
 from __future__ import annotations
 

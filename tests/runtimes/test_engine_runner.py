@@ -62,7 +62,7 @@ def test_the_graph_is_captured_once_and_launched_for_every_step(cuda: Cuda) -> N
 
 
 @pytest.mark.parametrize("graph", [True, False])
-def test_what_cannot_be_captured_is_launched_as_before_and_says_why(
+def test_work_that_cannot_be_captured_is_launched_by_kernels_with_the_reason(
     cuda: Cuda, graph: bool
 ) -> None:
     context = CopyingContext(cuda, waits=True)

@@ -1,4 +1,4 @@
-"""The time of each layer, as ONNX Runtime's and TensorRT's profilers tell it."""
+"""The time of each layer, from the profilers of ONNX Runtime and TensorRT."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(net: Path) -
         open_session(net, ort.SessionOptions(), "ROCMExecutionProvider")
 
 
-def test_where_nodes_run_is_counted(net: Path) -> None:
+def test_nodes_are_counted_by_provider(net: Path) -> None:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(str(net), options, providers=[CPU])
@@ -119,7 +119,7 @@ def test_where_nodes_run_is_counted(net: Path) -> None:
         ),
     ],
 )
-def test_what_is_left_to_the_cpu_is_named(placement: Placement, expected: str) -> None:
+def test_nodes_left_to_the_cpu_are_named(placement: Placement, expected: str) -> None:
     assert str(placement) == expected
 
 

@@ -1,4 +1,4 @@
-"""The ready task metrics, by hand-made outputs with known numbers, and functions of the user."""
+"""The built-in task metrics on outputs with known results, and metric functions of the user."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def make() -> nn.Module:
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """What the user's shell gives the command; ``None`` takes a variable away."""
+    """The environment of the command, as from the user's shell; ``None`` removes a variable."""
     wanted = {**os.environ, "COLUMNS": "120", **changes}
     for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONPATH"):
         if name not in changes:
@@ -107,7 +107,7 @@ def check_whole(directory: Path) -> set[str]:
 
 
 def check_usable(path: Path) -> bool:
-    """Load a model in a format of PyTorch or ONNX; whether it is one."""
+    """Load a model in a format of PyTorch or ONNX; return whether the file is one."""
     if path.name.endswith((".ts.pt", "model.pt")):  # Triton has another name for TorchScript
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

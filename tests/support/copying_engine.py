@@ -36,7 +36,7 @@ class CopyingEngine:
 
 
 class CopyingContext:
-    """Its context.
+    """The execution context of :class:`CopyingEngine`.
 
     Attributes:
         runs: how often its work was put on a stream.

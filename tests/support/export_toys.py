@@ -40,7 +40,7 @@ class Branching(nn.Module):
 
 
 class FixedBatch(nn.Module):
-    """Its code holds the batch size 2."""
+    """A module whose code contains the batch size 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, -1) * 3

@@ -41,7 +41,7 @@ def normalisation(path: Path, count: int = 24) -> tuple[Path, Feeds]:
 
 
 def rotary(path: Path) -> tuple[Path, Feeds]:
-    """Rotary positions: angles up to 2047, of which the sine is taken."""
+    """Rotary positions: the sines of angles up to 2047."""
     inverse = (10000.0 ** (-np.arange(0, 32, 2) / 32)).astype(np.float32)
     nodes = [
         node("Cast", "pos", "float", to=FLOAT),

@@ -1,4 +1,4 @@
-"""ONNX graphs for the lowering tests, written by hand or exported from small models."""
+"""ONNX graphs for the lowering tests, built node by node or exported from small models."""
 
 from __future__ import annotations
 

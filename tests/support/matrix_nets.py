@@ -78,7 +78,7 @@ class Net:
     profiles: tuple[OptimizationProfile, ...]
 
     def onnx(self, column: str) -> Path:
-        """Its ONNX in a column of the matrix, made once: a precision, or ``int8+fp16``."""
+        """The ONNX in a column of the matrix, made once: a precision, or ``int8+fp16``."""
         path = self.fp32.with_name(f"{self.fp32.stem}.{column}.onnx")
         precision = precision_of(column)
         if precision is Precision.FP32:

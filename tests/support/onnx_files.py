@@ -116,7 +116,7 @@ def resnet(opset: int = 13, dtype: Any = np.float32, batch: int | str = 1) -> on
 
 
 def detector(opset: int = 13, size: int = 32) -> onnx.ModelProto:
-    """A detector as YOLO's exporter writes it: Split, Concat, Resize, and boxes beside scores."""
+    """A detector in the form of YOLO's exporter: Split, Concat, Resize, boxes and scores."""
     g = GraphWriter(opset)
     small = g.block("images", 3, 16, 3, strides=[2, 2])
     sizes = {"outputs": 2, "axis": 1}

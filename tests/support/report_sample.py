@@ -149,7 +149,7 @@ def sample_report() -> Report:
 
 
 def full_report() -> Report:
-    """The sample with everything that is measured only when it is asked for."""
+    """The sample with every optional measurement."""
     report = sample_report()
     baseline, folded, script, *middle, fp16, engine = report.rows
     quantization = QuantizationSummary(

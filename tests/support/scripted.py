@@ -14,7 +14,7 @@ MS = 1_000_000
 
 
 class Clock:
-    """Nanoseconds that pass only when a runner says so."""
+    """Nanoseconds that pass only when a runner advances them."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -110,7 +110,7 @@ class Use:
 
 
 def uses(source: str, where: str) -> list[Use]:
-    """What a module uses of TensorRT."""
+    """The parts of TensorRT's API that a module uses."""
     tree = ast.parse(source)
     found = []
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
@@ -123,7 +123,7 @@ def uses(source: str, where: str) -> list[Use]:
 
 
 def all_uses() -> list[Use]:
-    """What deployfold uses of TensorRT."""
+    """The parts of TensorRT's API that deployfold uses."""
     found = []
     for name in SOURCES:
         path = PACKAGE / name
@@ -229,7 +229,7 @@ def _derived(node: ast.ClassDef, where: str) -> list[Use]:
 
 
 def problems(found: Sequence[Use], api: Api, title: str) -> list[str]:
-    """What of ``found`` the library ``api`` does not have, or takes in another way."""
+    """The parts of ``found`` that the library ``api`` lacks or has in another form."""
     wrong = []
     for use in found:
         if use.owner in PARTIAL and use.owner not in api:

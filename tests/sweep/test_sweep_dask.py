@@ -1,4 +1,4 @@
-"""A sweep on a real Dask cluster of two worker processes, one of which is killed half-way."""
+"""A sweep on a real Dask cluster of two worker processes. One worker is killed half-way."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_model_overrides_what_all_have(tmp_path: Path) -> None:
         ("= 3", "not a readable fleet file"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_a_mistake_in_a_fleet_file_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_fleet(fleet(tmp_path, text))
     assert words in str(caught.value)
@@ -83,7 +83,7 @@ def test_a_job_is_another_when_anything_that_decides_it_changes(tmp_path: Path) 
     assert directory(text) == first  # fleet() writes the same bytes again
 
 
-def test_a_job_says_its_settings_as_flags(tmp_path: Path) -> None:
+def test_a_job_writes_its_settings_as_flags(tmp_path: Path) -> None:
     text = (
         'precisions = ["fp16"]\ntargets = ["l4", "a10"]\n[build]\nno-measure = true\n'
         'input = ["1x3x8x8"]\n' + MODEL
@@ -179,7 +179,7 @@ def test_records_of_earlier_versions_and_damaged_ones_are_read(tmp_path: Path) -
         assert finished(cells, tmp_path) == {}
 
 
-def test_what_fails_is_built_again_in_parts(tmp_path: Path) -> None:
+def test_a_failed_job_is_built_again_in_parts(tmp_path: Path) -> None:
     text = f'precisions = ["fp16", "int8"]\ntargets = ["l4", "a10"]\n{MODEL}'
     (job,) = pending(cells_of(read_fleet(fleet(tmp_path, text))), (), tmp_path)
     for code in (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.LOAD, ExitCode.FOLD):

@@ -1,4 +1,4 @@
-"""Jobs that run beside each other: what one must not do to the others."""
+"""Jobs that run at the same time do not affect each other."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_workers_of_several_gpus_have_no_auto(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_build_that_measures_runs_alone_on_its_machine(tmp_path: Path) -> None:
-    """Also beside builds of other sweeps and of other threads of a Dask worker."""
+    """The rule covers builds of other sweeps, and other threads of a Dask worker."""
     _, measuring = jobs(tmp_path, "no-measure = false")
     ended = Event()
     thread = Thread(target=lambda: (run_job(measuring), ended.set()))

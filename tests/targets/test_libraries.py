@@ -1,4 +1,4 @@
-"""What each engine library builds for, by its record and its version."""
+"""The GPUs and precisions of each engine library, by its record and its version."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(
     tmp_path: Path, gpus: list[str], driver: Path | None, **more: str
 ) -> dict[str, object] | None:
-    """What ``detect`` finds in a process of its own."""
+    """The result of ``detect`` in a new process."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in gpus))
     program.chmod(0o755)

@@ -134,7 +134,7 @@ def test_sha256(tmp_path_factory, data):
 
 
 def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
-    """Its own words would be «5760 requested and 2568 written»; the file is gone when we look."""
+    """NumPy's message is «5760 requested and 2568 written». The file no longer exists then."""
     target = tmp_path / "weights.bin"
     with pytest.raises(UsageError, match="No space left on device"), atomic_path(target):
         raise OSError("5760 requested and 2568 written")

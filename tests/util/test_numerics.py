@@ -51,7 +51,7 @@ def test_float16_does_not_overflow_in_the_sum() -> None:
     assert sqnr_db(reference, reference * np.float16(0.5)) == pytest.approx(6.0206, abs=1e-3)
 
 
-def test_what_cannot_be_compared_is_an_error() -> None:
+def test_outputs_that_cannot_be_compared_are_an_error() -> None:
     with pytest.raises(ValueError, match="arrays"):
         sqnr_db([np.ones(1)], [])
     with pytest.raises(ValueError, match="shape"):

@@ -27,7 +27,7 @@ def test_the_first_makes_it_and_the_last_takes_it_back():
     assert steps == ["made", "undone"]
 
 
-def test_it_is_taken_back_after_an_error():
+def test_the_change_is_undone_after_an_error():
     state = []
     change = SharedChange(lambda: state.append(1) or state.clear)
     with pytest.raises(KeyError), change.made():

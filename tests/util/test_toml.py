@@ -22,7 +22,7 @@ def test_a_file_gives_its_table_and_its_text(tmp_path: Path) -> None:
         (None, "No such file"),
     ],
 )
-def test_what_cannot_be_read_is_a_sentence(
+def test_unreadable_toml_is_one_sentence(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     path = tmp_path / "x.toml"

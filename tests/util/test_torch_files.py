@@ -25,7 +25,7 @@ def traced() -> torch.jit.ScriptModule:
     return torch.jit.freeze(torch.jit.trace(NET.eval(), torch.zeros(1, 300)))
 
 
-def test_what_is_written_can_be_read(tmp_path):
+def test_written_files_can_be_read(tmp_path):
     path, example = tmp_path / "net.pt", torch.randn(2, 300)
     with torch_file(path) as file:
         torch.save(NET, file)
@@ -39,7 +39,7 @@ def test_what_is_written_can_be_read(tmp_path):
 
 
 def test_a_zip_archive_is_written_as_torch_2_6_writes_a_program(tmp_path):
-    """It goes back to fill in the head of each entry."""
+    """The writer goes back to fill in the header of each entry."""
     path = tmp_path / "net.pt2"
     with torch_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("first", b"one")

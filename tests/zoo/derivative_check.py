@@ -1,4 +1,4 @@
-"""An independent judge of which BatchNorms could have been folded.
+"""Decides independently which BatchNorms could have been folded.
 
 It knows nothing of deployfold's graph or rules. A BatchNorm that neighbours can absorb exactly
 leaves the network a *gauge freedom*: scaling or shifting one of its channels changes the outputs

@@ -48,7 +48,7 @@ def listed(directory: Path) -> list[str]:
 
 
 def result_path(directory: Path, name: str) -> Path:
-    """Where the result of one network stands."""
+    """The file with the result of one network."""
     return directory / f"{name.replace(':', '.')}.json"
 
 

@@ -82,7 +82,7 @@ def _deployfold(net: nn.Module, inputs: Any) -> dict[str, Any]:
 
 
 def _conditioning(net: nn.Module, inputs: Any) -> float:
-    """How far the network is from itself in float64 after a change in its weights' last bits."""
+    """The change of the network's output in float64 after its weights' last bits change."""
     wide, wide_inputs = copy.deepcopy(net).double(), double_inputs(inputs)
     try:
         expected = run_model(wide, wide_inputs)
