@@ -14,6 +14,7 @@ from deployfold.folding import fold as fold_model
 from deployfold.folding.drift import drift_note, drifted
 from deployfold.folding.frames import Frames, absorb
 from deployfold.folding.moments import LEAST_SAMPLES
+from deployfold.reporting.text import parameters_changed
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.util.files import atomic_path
@@ -59,12 +60,11 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
             absorbed = absorb(result.model, loaded.example)
             result = replace(result, model=absorbed.model, notes=(*result.notes, absorbed.note))
         folded = result.batchnorms_before - result.batchnorms_after
-        fewer = result.parameters_before - result.parameters_after
+        changed = parameters_changed(result.parameters_before, result.parameters_after)
         exact = result.verification.float64_relative
         proof = "" if exact is None else f", same function to {exact:.0e} in float64"
         stage.result(
-            f"{folded} of {result.batchnorms_before} BatchNorm layers folded, "
-            f"{fewer:,} parameters fewer{proof}"
+            f"{folded} of {result.batchnorms_before} BatchNorm layers folded, {changed}{proof}"
         )
         size, left_out = (None, 0) if path is None else _save_module(result.model, path)
     journal.note(result.notes)

@@ -46,8 +46,8 @@ def summary_lines(report: Report) -> list[Line]:
 
 
 def _fold(fold: FoldSummary) -> list[Line]:
-    saved = fold.parameters_before - fold.parameters_after
-    value = f"{fold.outcome}, {saved:,} parameters fewer"
+    changed = text.parameters_changed(fold.parameters_before, fold.parameters_after)
+    value = f"{fold.outcome}, {changed}"
     lines = [Line("changed", text.clean(fold.reestimation), "warn")] if fold.reestimation else []
     lines.append(Line("folded", value, "good" if fold.folded and not fold.left else "plain"))
     for kind, count in fold.norm_affines.items():

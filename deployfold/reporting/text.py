@@ -164,6 +164,11 @@ def machine(report: Report) -> str:
     return clean(" · ".join(parts))
 
 
+def parameters_changed(before: int, after: int) -> str:
+    """``26,560 parameters fewer``; a layer that gets a bias can make them more."""
+    return f"{abs(before - after):,} parameters {'fewer' if after <= before else 'more'}"
+
+
 def inputs(report: Report) -> str:
     """The inputs on one line: names, shapes, dtypes, the source of the shapes and the values."""
     shapes = ", ".join(

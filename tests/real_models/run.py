@@ -2,6 +2,7 @@
 
 python tests/real_models/run.py build/real           # what has no result yet
 python tests/real_models/run.py build/real yolov8n   # these again
+python tests/real_models/run.py build/real --quick   # without torch.onnx.export alone
 """
 
 from __future__ import annotations
@@ -34,14 +35,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", default=Path("build/real"))
     parser.add_argument("cases", nargs="*", choices=[*CASES, []])
+    parser.add_argument("--quick", action="store_true", help="leave out torch's export alone")
     options = parser.parse_args()
     results = options.results.resolve()
     wanted = options.cases or [one for one in CASES if not result_path(results, one).exists()]
     for number, name in enumerate(wanted, start=1):
         print(f"{number}/{len(wanted)} {name}: ", end="", flush=True)
-        result = _one(CASES[name], results)
-        result_path(results, name).write_text(json.dumps(result, indent=1))
+        result = _built(CASES[name], results)
+        _write(result, result_path(results, name))
         print(result.get("missing") or result.get("failed") or f"exit {result['exit']}", flush=True)
+    for name, case in CASES.items():
+        path = result_path(results, name)
+        if options.quick or not path.exists() or case.net is None:
+            continue
+        result = json.loads(path.read_text())
+        if "exit" in result and "alone" not in result:
+            print(f"torch.onnx.export alone: {name}", flush=True)
+            _write({**result, "alone": _alone(case, results)}, path)
     print(render(results))
 
 
@@ -50,18 +60,38 @@ def result_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.json"
 
 
-def _one(case: Case, results: Path) -> dict[str, Any]:
-    """Install, make, build, and export with torch alone.
+def _write(result: dict[str, Any], path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1))
+    temporary.replace(path)
+
+
+def _alone(case: Case, results: Path) -> dict[str, Any]:
+    """The same model by ``torch.onnx.export`` alone, in a process of its own."""
+    folder = _empty(results / "models" / case.name)
+    command = [sys.executable, str(HERE / "make.py"), case.name, str(folder), "--export"]
+    done = _process(command, folder, results / "packages")
+    shutil.rmtree(folder)
+    return done
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _built(case: Case, results: Path) -> dict[str, Any]:
+    """Install, make and build.
 
     Returns:
         ``missing`` or ``failed`` with a reason; or the exit code, time, memory and report.
     """
-    packages, folder = results / "packages", results / "models" / case.name
+    packages = results / "packages"
     reason = install(case.library, packages)
     if reason is not None:
         return {"missing": reason}
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = _empty(results / "models" / case.name)
     make = [sys.executable, str(HERE / "make.py"), case.name, str(folder)]
     made = _process(make, folder, packages)
     if made["exit"] != 0:
@@ -69,8 +99,6 @@ def _one(case: Case, results: Path) -> dict[str, Any]:
     result = _process([DEPLOYFOLD, "build", *case.command, *OPTIONS], folder, packages)
     report = folder / "out" / "report.json"
     result["report"] = json.loads(report.read_text()) if report.exists() else None
-    if case.net is not None:
-        result["alone"] = _process([*make, "--export"], folder, packages)
     shutil.rmtree(folder)
     return result
 

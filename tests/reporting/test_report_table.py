@@ -154,6 +154,10 @@ def test_the_card_counts_batchnorms_apart_from_what_went_with_them() -> None:
     merged = fold.model_copy(update={"folded": (*fold.folded, *branches)})
     panel = plain(summary_panel(report.model_copy(update={"fold": merged})), 80)
     assert "52 of 53 BatchNorm, 30 branches, 26,560 parameters fewer" in panel
+    grown = merged.model_copy(update={"parameters_after": merged.parameters_before + 576})
+    assert "576 parameters more" in plain(
+        summary_panel(report.model_copy(update={"fold": grown})), 80
+    )
 
 
 def test_the_left_are_grouped_by_their_reason() -> None:
