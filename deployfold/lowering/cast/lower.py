@@ -16,7 +16,7 @@ from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.graph import has_subgraph, holds, load, outputs_of, prepare
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
@@ -65,7 +65,7 @@ def lower(
         if not holds(model, ir.DataType.FLOAT):
             return _as_it_is(model, path, temporary, form, data, options)
         if form.opset:
-            model = raise_opset(model, form.opset)
+            model = load_raised(source, form.opset, inputs)
         prepare(model)
         scored = data.scored
         scorer = None

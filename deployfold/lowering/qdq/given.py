@@ -8,7 +8,9 @@ a weight changes its value:
    BatchNorm.
 3. Constant factors and addends between a layer and its BatchNorm move into the BatchNorm.
    torch.ao's training of both together divides by the scale of the BatchNorm there.
-4. uint8 with the zero point 128 becomes int8 with the zero point 0. Other zero points are refused,
+4. A scale of one number becomes a scalar: TensorRT-RTX computes a convolution behind a scale of the
+   shape (1,) in fp16.
+5. uint8 with the zero point 128 becomes int8 with the zero point 0. Other zero points are refused,
    because TensorRT has none.
 
 A BatchNorm behind a layer folds into the scales of its weight; see :mod:`.given_weights`.
@@ -87,8 +89,21 @@ def take_over(model: ir.Model) -> None:
             _replace(node, initializer(graph, str(node.outputs[0].name), made))
         else:
             _shift(node, graph)
+    for node in graph:
+        if node.op_type in (QUANTISE, DEQUANTISE):
+            _scalar_scale(node, graph)
     join_scalings(graph)
     drop_unused(graph)
+
+
+def _scalar_scale(node: ir.Node, graph: ir.Graph) -> None:
+    """Do case 4."""
+    for index in range(1, len(node.inputs)):
+        value = node.inputs[index]
+        numbers = constant(value)
+        if value is not None and numbers is not None and numbers.shape == (1,):
+            scalar = initializer(graph, f"{value.name}.scalar", numbers.reshape(()))
+            node.replace_input_with(index, scalar)
 
 
 def _of_norms(node: ir.Node) -> bool:
@@ -125,7 +140,7 @@ def without_pairs(model: ir.Model) -> ir.Model:
 
 
 def _shift(node: ir.Node, graph: ir.Graph) -> None:
-    """Do case 4 for a QuantizeLinear or a DequantizeLinear.
+    """Do case 5 for a QuantizeLinear or a DequantizeLinear.
 
     Raises:
         ExportError: the zero point is neither 0 nor the middle of uint8.

@@ -18,9 +18,9 @@ from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import load, prepare, read_weights_directly
+from deployfold.lowering.graph import prepare, read_weights_directly
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
 from deployfold.lowering.result import KeptNode, LoweredModel
@@ -76,7 +76,7 @@ def lower(
         enabled=guard.enabled and samples.guarded,
     )
     check_finite((*samples.feeds, *samples.held_back), precision)
-    model = raise_opset(load(source), form.opset)
+    model = load_raised(source, form.opset, samples.feeds or data.inputs)
     prepare(model)
     read_weights_directly(model)
     asked = asked_for(model, options.keep)

@@ -12,9 +12,9 @@ from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import load, prepare
+from deployfold.lowering.graph import prepare
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import raise_opset
+from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import LoweredModel
@@ -67,7 +67,7 @@ def lower_given(
         ExportError: ONNX Runtime fails.
     """
     inputs = data.range_inputs
-    model = raise_opset(load(source), FORMATS[given].opset)
+    model = load_raised(source, FORMATS[given].opset, inputs)
     prepare(model)
     asked = asked_for(model, options.keep)
     limit = options.guard.min_sqnr(given) if options.guard.enabled else None
