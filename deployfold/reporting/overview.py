@@ -26,7 +26,7 @@ def overview_grid(reports: Sequence[Report]) -> Grid:
     rows = tuple(
         (
             Cell(text.clean(report.source.path)),
-            Cell(text.clean(report.created)),
+            Cell(_minute(report)),
             Cell(choice.sentence, Mark.ABSENT)
             if choice.row is None
             else Cell(text.clean(choice.row.title)),
@@ -35,8 +35,22 @@ def overview_grid(reports: Sequence[Report]) -> Grid:
         for report, choice in zip(reports, choices, strict=True)
     )
     headers = ("model", "made", "take", *(metric.header for metric in metrics))
-    numeric = (False, False, False, *(True for _ in metrics))
+    numeric = (False, True, False, *(True for _ in metrics))
     return Grid("reports", headers, numeric, rows, tuple(_notes(reports)))
+
+
+def report_names(reports: Sequence[Report]) -> list[str]:
+    """A name for each report: its model, with the time where several are of one model."""
+    models = [text.clean(report.source.path) for report in reports]
+    return [
+        model if models.count(model) == 1 else f"{model}, {_minute(report)}"
+        for model, report in zip(models, reports, strict=True)
+    ]
+
+
+def _minute(report: Report) -> str:
+    """``2026-01-02 03:04``, in UTC as in the report."""
+    return text.clean(report.created)[:16].replace("T", " ")
 
 
 def _value(metric: Metric, row: Row | None) -> Cell:

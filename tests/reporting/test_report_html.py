@@ -100,7 +100,7 @@ def test_everything_that_was_measured_is_drawn() -> None:
 def test_the_page_begins_with_what_to_take() -> None:
     source = render_html(sample_report())
     verdict = (
-        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04, 2.09], the same outputs to float32"
+        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04,\u00a02.09], the same outputs to float32"
         " rounding, 102.1 MB."
     )
     assert source.index(verdict) < source.index("<svg") < source.index("<table")
@@ -125,14 +125,17 @@ def test_the_page_has_the_command_that_repeats_the_build() -> None:
 
 def test_several_reports_make_one_page() -> None:
     later = sample_report().model_copy(update={"created": "2026-03-04T05:06:07Z"})
-    page = Page(render_pages([(sample_report(), None), (later, None)]))
+    source = render_pages([(sample_report(), None), (later, None)])
+    page = Page(source)
     assert page.open == []
     assert [row[1][1] for row in page.tables[0][1:]] == [
-        "2026-01-02T03:04:05Z", "2026-03-04T05:06:07Z",
+        "2026-01-02 03:04", "2026-03-04 05:06",
     ]  # fmt: skip
     assert [row[2][1] for row in page.tables[0][1:]] == ["ONNX Runtime"] * 2
     ids = [found["id"] for _, found in page.tags if "id" in found]
     assert len(ids) == len(set(ids))
+    nav = re.findall(r'href="#report-\d">(.*?)</a>', source)
+    assert nav == ["resnet50.pt, 2026-01-02 03:04", "resnet50.pt, 2026-03-04 05:06"]
     links = [found["href"] for tag, found in page.tags if tag == "a"]
     assert {(link or "").removeprefix("#") for link in links} <= set(ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 
 from deployfold.errors import UsageError
 from deployfold.reporting import text
-from deployfold.reporting.overview import overview_grid
+from deployfold.reporting.overview import overview_grid, report_names
 from deployfold.reporting.report import Report
 
 from .outline import Outline
@@ -86,12 +87,19 @@ def render_pages(pages: Pages, *, links: bool = True) -> str:
         loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8")),
     )  # fmt: skip
     environment.filters["clean"] = text.clean
+    environment.filters["unbroken"] = _unbroken
     reports = [report for report, _ in pages]
     page: str = environment.get_template("page.html").render(
         title=text.clean(reports[0].source.path) if len(pages) == 1 else f"{len(pages)} reports",
         style=Markup(files.joinpath("style.css").read_text("utf-8")),
         views=[view(report, outline) for report, outline in pages],
+        names=report_names(reports),
         overview=overview_grid(reports) if len(pages) > 1 else None,
         links=links,
     )
     return page.strip() + "\n"
+
+
+def _unbroken(sentence: str) -> str:
+    """The sentence with its intervals, such as ``[1.46, 2.28]``, each on one line."""
+    return re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", sentence)

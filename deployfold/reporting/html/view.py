@@ -141,7 +141,8 @@ def _facts(row: Row, baseline: Row) -> str:
 
 def _environment(report: Report) -> dict[str, str]:
     found = report.environment
-    cores = f"{found.physical_cores} cores, {text.exact(found.cpus)} hardware threads"
+    threads = f", {found.cpus} hardware threads" if found.cpus else ""
+    cores = f"{found.physical_cores} cores{threads}"
     parts = {
         "CPU": f"{found.cpu}, {cores}; {found.threads} used",
         "GPU": found.gpu or "",
