@@ -18,6 +18,7 @@ from . import transformers_zoo, zoo
 from .choice import choose_fit
 from .fit import Fit, Names, fits, summary
 from .importing import import_named
+from .skeleton import class_count, with_memory
 from .weights import Weights
 
 _STRAY_SHARE = 0.01
@@ -129,7 +130,7 @@ def match(
     fit, notes = choose_fit(complete, key)
     module = best.module
     if any(tensor.is_meta for tensor in module.state_dict().values()):
-        module = create(arch, **best.options)
+        module = with_memory(module, fit.state) or create(arch, **best.options)
     if "num_classes" in best.options and "num_classes" not in (options or {}):
         classes = best.options["num_classes"]
         notes = (*notes, f"{arch} was made with {classes} classes, as the file has.")
@@ -160,7 +161,7 @@ def _attempts(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> li
     for variant in zoo.variants(arch):
         made.append(_attempt(arch, sets, {**variant, **options}))
         one = made[-1]
-        classes = _class_count(one.module, one.nearest.state)
+        classes = class_count(one.module, one.nearest.state)
         if zoo.is_zoo_name(arch) and classes and "num_classes" not in one.options:
             made.append(_attempt(arch, sets, {**one.options, "num_classes": classes}))
         if any(attempt.rank == (0, 0) for attempt in made):
@@ -286,14 +287,3 @@ def _skeleton(arch: str, options: dict[str, Any]) -> nn.Module:
         except LoadError:  # regnet, for example, computes with its initial values
             pass
     return create(arch, **options)
-
-
-def _class_count(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """The state's number of classes, if only the first axes of some tensors differ."""
-    own = module.state_dict()
-    differing = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if not differing or any(
-        not own[key].dim() or own[key].shape[1:] != state[key].shape[1:] for key in differing
-    ):
-        return None
-    return min(int(state[key].shape[0]) for key in differing)

@@ -21,6 +21,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 
 from .model import LoadedModel
+from .zoo import is_zoo_name
 
 _SEQUENCE = re.compile(r"\b(list|tuple|Sequence)\b", re.IGNORECASE)
 
@@ -108,11 +109,13 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
 def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) -> LoadedModel:
     """Adapt a model that returns dataclasses or mappings, so that exported graphs can return them.
 
-    The model runs once on ``inputs``. If that run fails, the model stays as it is, and a later
-    stage reports the failure.
+    The model runs once on ``inputs``, except one of torchvision or timm: those return plain
+    containers. If that run fails, the model stays as it is, and a later stage reports the failure.
     """
     module = loaded.module
     if loaded.kind in ("torchscript", "program", "onnx") or isinstance(module, Adapted):
+        return loaded
+    if is_zoo_name(loaded.arch or ""):
         return loaded
     try:
         with torch.no_grad():

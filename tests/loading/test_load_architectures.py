@@ -9,6 +9,7 @@ from torch import nn
 from deployfold.errors import LoadError, UsageError
 from deployfold.loading import load_model, resolve_inputs
 from deployfold.loading.arch import candidates, match, near
+from deployfold.loading.skeleton import with_memory
 from deployfold.loading.wrappers import unwrap
 
 torchvision = pytest.importorskip("torchvision")
@@ -48,6 +49,31 @@ def test_variants_of_an_architecture_match(arch, options):
     found = match(arch, {key: torch.zeros(t.shape) for key, t in net.state_dict().items()})
     assert found.problems == ()
     assert not any(tensor.is_meta for tensor in found.module.state_dict().values())
+
+
+def test_a_network_built_without_numbers_gets_all_of_them_from_the_file(tmp_path):
+    given = torchvision.models.shufflenet_v2_x0_5(weights=None)
+    state = {key: value for key, value in given.state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "shufflenet_v2_x0_5.pt")
+    loaded = load_model(str(tmp_path / "shufflenet_v2_x0_5.pt")).module
+    found = loaded.state_dict()
+    assert found.keys() == given.state_dict().keys()
+    assert all(torch.equal(value, found[key]) for key, value in given.state_dict().items())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_network_that_computes_or_shares_tensors_is_not_built_without_numbers():
+    def made() -> nn.Sequential:
+        with torch.device("meta"):
+            return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+    plain, computed, tied = made(), made(), made()
+    state = {key: torch.zeros(value.shape) for key, value in plain.state_dict().items()}
+    computed.grid = [torch.arange(3)]
+    tied[1].weight = tied[0].weight
+    assert with_memory(plain, state) is not None
+    assert with_memory(computed, state) is None
+    assert with_memory(tied, state) is None
 
 
 def test_missing_and_unexpected_keys_are_named(tmp_path):
