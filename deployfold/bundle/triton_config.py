@@ -161,7 +161,7 @@ def config(
     """
     batched = interface.max_batch > 0
     preferred = [size for size in interface.preferred if size <= interface.max_batch]
-    outputs = [_tensor(one, batched) for one in interface.outputs]
+    outputs = [tensor_entry(one, batched=batched) for one in interface.outputs]
     if labels is not None and len(outputs) == 1:
         outputs[0]["label_filename"] = labels
     return text(
@@ -170,7 +170,7 @@ def config(
             "platform": served.platform,
             "backend": served.backend,
             "max_batch_size": interface.max_batch if batched else 0,
-            "input": [_tensor(one, batched) for one in interface.inputs],
+            "input": [tensor_entry(one, batched=batched) for one in interface.inputs],
             "output": outputs,
             "version_policy": {"latest": {"num_versions": 1}},
             "instance_group": [
@@ -192,7 +192,12 @@ def config(
     )
 
 
-def _tensor(tensor: Tensor, batched: bool) -> dict[str, Any]:
+def tensor_entry(tensor: Tensor, *, batched: bool) -> dict[str, Any]:
+    """The entry of an input or output in ``config.pbtxt``.
+
+    Raises:
+        BundleError: Triton has no such dtype.
+    """
     if tensor.dtype not in TYPES:
         raise BundleError(f"Triton has no dtype for {tensor.name!r}, which is {tensor.dtype}.")
     dims = tensor.shape[1:] if batched else tensor.shape

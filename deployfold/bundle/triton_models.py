@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from .triton_config import (
     onnx_interface,
     torchscript_interface,
 )
+from .triton_ensemble import ensemble_config, tail_model
+
+_HEAD = "_head"
+"""Ends the name of a model that ends before a tail."""
 
 DEFAULT_BATCH = 8
 """The greatest batch of ONNX and TorchScript if neither the build nor an engine has one."""
@@ -75,7 +80,38 @@ def models_of(
         if one.runtime is TENSORRT
     }
     batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
-    return [_model(group, build, interface, engines, batch, instances, labels) for group in groups]
+    models = [
+        _model(group, build, interface, engines, batch, instances, labels) for group in groups
+    ]
+    return [*models, *_ensembles(groups, build, interface, instances)]
+
+
+def _ensembles(
+    groups: Sequence[_Group], build: Build, whole: Interface, instances: int
+) -> list[Served]:
+    """One ensemble for each head, and the tail that all of them share."""
+    heads = [one for one in groups if one.name.endswith(_HEAD)]
+    if not heads:
+        return []
+    tail = str(tail_name(heads[0].artifacts[0].file))
+    path = build.directory / tail
+    behind, backend, name = onnx_interface(path), ONNX_RUNTIME.triton, tail_model(build.name)
+    assert backend is not None
+    files = {
+        part: build.directory / part
+        for part in heads[0].artifacts[0].files
+        if part.startswith(tail)
+    }
+    files = {backend.file if part == tail else part: file for part, file in files.items()}
+    found = [Served(name, config(name, backend, behind, instances=instances), files)]
+    for head in heads:
+        file = build.directory / head.artifacts[0].file
+        engine = head.artifacts[0].runtime is TENSORRT
+        before = engine_interface(file) if engine else onnx_interface(file)
+        chained = head.name.removesuffix(_HEAD) + "_cut"
+        steps = ((head.name, before), (name, behind))
+        found.append(Served(chained, ensemble_config(chained, whole, steps), {}))
+    return found
 
 
 def _groups(build: Build, interface: Interface, emit: Emit) -> list[_Group]:
@@ -89,6 +125,8 @@ def _groups(build: Build, interface: Interface, emit: Emit) -> list[_Group]:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
         name = f"{build.name}_{backend.backend}_{artifact.precision}"
+        if tail_name(artifact.file) is not None:
+            name += _HEAD
         before = groups[name].artifacts if name in groups else ()
         taken = {sm for one in before for sm in one.compute_capabilities}
         if taken & set(artifact.compute_capabilities):
@@ -105,8 +143,6 @@ def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None
     Args:
         interface: the inputs and outputs of the model.
     """
-    if (tail := tail_name(artifact.file)) is not None:
-        return f"it ends before {tail}, and serving the two needs an ensemble, which is not written"
     if artifact.runtime is TORCHSCRIPT:
         scalar = next((one.name for one in interface.outputs if not one.shape), None)
         return scalar and (
@@ -178,7 +214,10 @@ def _model(
         files[file] = build.directory / artifact.file
         # An ONNX refers to the file of its weights by name, so that file keeps its name.
         if artifact.runtime is not TENSORRT:
-            files |= {part: build.directory / part for part in artifact.files[1:]}
+            # The tail, and the reference of the head, are beside it.
+            own = [part for part in artifact.files[1:] if part.startswith(artifact.file)]
+            parts = own if tail_name(artifact.file) else artifact.files[1:]
+            files |= {part: build.directory / part for part in parts}
     interface = _interface(group.artifacts[0], build, onnx, engines, max_batch)
     text = config(
         group.name,
@@ -198,6 +237,10 @@ def _interface(
     engines: dict[str, Interface],
     max_batch: int,
 ) -> Interface:
+    if tail_name(artifact.file) is not None:  # the tail has the batch of the build
+        path = build.directory / artifact.file
+        found = engines.get(artifact.file) or onnx_interface(path)
+        return replace(found, max_batch=0, preferred=())
     if artifact.runtime is TENSORRT:
         engine = engines[artifact.file]
         return engine if max_batch else replace(engine, max_batch=0, preferred=())

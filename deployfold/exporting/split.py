@@ -17,6 +17,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
 
+from deployfold.runtimes.tail_name import PASSED
+
 from .onnx_graph import module_of
 from .session import Array, run_session
 
@@ -109,9 +111,6 @@ CHOOSING = {"TopK": "it orders by values, which lowering changes"}
 """Operators that cut a model at the user's wish alone, each with the reason."""
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-PASSED = "__head"
-"""Ends the name of a tensor that the tail passes through."""
 
 
 def run_tail(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,15 @@ import numpy as np
 
 from deployfold.errors import MeasureError
 
+from .layer_times import Profile
 from .onnxruntime import OnnxRuntimeRunner
 from .settings import RunSettings
-from .tail_name import tail_name
+from .tail_name import PASSED, tail_name
 
 if TYPE_CHECKING:
     from deployfold.config.inputs import InputSpec
 
     from .protocol import Array, Inputs, Step
-
-_PASSED = "__head"
-"""Ends the name of a tensor that the tail passes through, see ``exporting/split.py``."""
 
 
 def with_tail(runner: Any, path: Path) -> Any:
@@ -121,20 +120,35 @@ class TailedRunner:
         self._head.close()
         self._tail.close()
 
+    def profile(self, inputs: Inputs, calls: int) -> Profile:
+        """The layers of the head, then those of the tail, whose names begin with ``tail:``.
+
+        Raises:
+            MeasureError: a runtime cannot tell the times here.
+        """
+        head: Profile = self._head.profile(inputs, calls)
+        behind = self._tail.profile(self._for_tail(inputs, self._head.run(inputs)), calls)
+        layers = tuple(replace(one, name=f"tail: {one.name}") for one in behind.layers)
+        return Profile((*head.layers, *layers), head.details)
+
     def _run_tail(self, inputs: Inputs, between: Sequence[Array]) -> tuple[Array, ...]:
+        return self._tail.run(self._for_tail(inputs, between))
+
+    def _for_tail(self, inputs: Inputs, between: Sequence[Array]) -> list[Array]:
+        """The inputs of the tail, of those of the model and of what the head gave."""
         given = dict(zip((one.name for one in self._head.stated), inputs, strict=True))
         made = dict(zip(self._head.output_names, between, strict=True))
         names = [one.name for one in self._tail.stated]
         values = []
         for name in names:
-            value = made.get(name.removesuffix(_PASSED), given.get(name))
+            value = made.get(name.removesuffix(PASSED), given.get(name))
             if value is None:
                 raise MeasureError(
                     f"{self._path.name} takes {name!r}, which the file before it does not give.",
                     hint="Take both files from one build.",
                 )
             values.append(_array(value))
-        return self._tail.run(values)
+        return values
 
 
 def _array(value: Any) -> Array:

@@ -5,6 +5,10 @@ from __future__ import annotations
 _HEAD = ".head."
 
 
+PASSED = "__head"
+"""Ends the name of an output of the head that the tail passes through as the model's output."""
+
+
 def tail_name(file: str) -> str | None:
     """``NAME.tail.onnx`` for ``NAME.head.fp16.sm_89.engine``; ``None`` for a whole model."""
     name, separator, _ = file.partition(_HEAD)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from triton_repositories import model_config
 
 NEEDED = ("numpy", "PIL", "onnxruntime", "flatbuffers", "google", "packaging")
 
@@ -45,14 +46,5 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def proto() -> Any:
-    """``model_config_pb2`` of the client; the package around it would import grpc."""
-    spec = importlib.util.find_spec("tritonclient")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("tritonclient is not installed")
-    path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
-    found = importlib.util.spec_from_file_location("model_config_pb2", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    """``model_config_pb2`` of the client."""
+    return model_config()

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from cli_runs import fails, run
 from PIL import Image
+from triton_repositories import model_config, read_config
 
 pytest.importorskip("torchvision")
 
@@ -115,9 +118,53 @@ def test_the_bundle_ships_the_tail_and_run_py_runs_it(built: Path) -> None:
     words = [sys.executable, "det/run.py", "--artifact", "det.head.fp16.onnx", "--json"]
     done = subprocess.run(words, cwd=built, check=False, capture_output=True, text=True)
     assert not json.loads(done.stdout)["check"]["passed"]
+
+
+def test_triton_chains_the_two_in_an_ensemble(built: Path) -> None:
+    """Follow the ensemble's maps in ONNX Runtime: the outputs are those of the whole model."""
+    service = model_config()
+    repository = built / "models"
     done = run("bundle", "out", "--format", "triton", "-o", "models", cwd=built)
-    assert done.returncode == 0
-    assert "det.head.fp16.onnx is left out: it ends before det.tail.onnx" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "det.head.fp16.sm_89.engine is left out: Triton loads engines of TensorRT" in done.stderr
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    expected = _outputs(built / "out" / "det.onnx", {"x": x})
+    for precision in ("fp32", "fp16"):
+        config = read_config(service, repository, f"det_onnxruntime_{precision}_cut")
+        assert (config.platform, config.backend) == ("ensemble", "")
+        assert (repository / config.name / "1").is_dir()
+        tensors = {config.input[0].name: x}
+        for step in config.ensemble_scheduling.step:
+            own = read_config(service, repository, step.model_name)
+            given = {own_name: tensors[name] for own_name, name in step.input_map.items()}
+            assert set(given) == {one.name for one in own.input}
+            path = repository / step.model_name / "1" / own.default_model_filename
+            found = _outputs(path, given)
+            assert set(step.output_map) == {one.name for one in own.output}
+            tensors |= {name: found[own_name] for own_name, name in step.output_map.items()}
+        for one in config.output:
+            if precision == "fp32":
+                np.testing.assert_allclose(tensors[one.name], expected[one.name], atol=1e-4)
+            else:
+                assert tensors[one.name].dtype == expected[one.name].dtype
+
+
+def _outputs(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def test_layers_of_both_parts_are_timed(built: Path) -> None:
+    done = run("bench", "out/det.head.onnx", "--layers", "--json", *QUICK, cwd=built)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    names = [one["name"] for one in row["layer_times"]["layers"]]
+    kinds = {one["kind"] for one in row["layer_times"]["layers"]}
+    assert "NonMaxSuppression" in kinds
+    assert any("Conv" in kind for kind in kinds)
+    assert any(name.startswith("tail: ") for name in names)
+    assert not all(name.startswith("tail: ") for name in names)
 
 
 def test_keep_says_which_operator_and_why(built: Path) -> None:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deployfold.reporting.report import Row, load_report, write_report
+
+
+def model_config() -> Any:
+    """``model_config_pb2`` of the client; the package around it would import grpc."""
+    spec = importlib.util.find_spec("tritonclient")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("tritonclient is not installed")
+    path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
+    found = importlib.util.spec_from_file_location("model_config_pb2", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def read_config(proto: Any, repository: Path, model: str) -> Any:

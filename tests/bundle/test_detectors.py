@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +42,6 @@ def nets(shapes: Path) -> Any:
     return detectors.write_nets(shapes)
 
 
-@pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An interpreter that has ONNX Runtime, numpy and Pillow, and neither torch nor deployfold."""
-    import onnxruntime
-    import PIL
-
-    home = tmp_path_factory.mktemp("bare")
-    venv.create(home, with_pip=False)
-    (site,) = home.glob("lib/python*/site-packages")
-    for module in (np, onnxruntime, PIL):
-        package = Path(str(module.__file__)).parent
-        for path in package.parent.glob(f"{package.name}*"):
-            if path.is_dir() and path.name.split("-")[0].lower().startswith(package.name.lower()):
-                (site / path.name).symlink_to(path)
-    for extra in ("numpy.libs", "pillow.libs"):
-        if (Path(str(np.__file__)).parent.parent / extra).is_dir() and not (site / extra).exists():
-            (site / extra).symlink_to(Path(str(np.__file__)).parent.parent / extra)
-    python = str(home / "bin" / "python")
-    done = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
-    assert done.returncode != 0
-    return python
-
-
 def rows_of(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
     assert report["status"]["state"] == "complete"
@@ -73,7 +49,7 @@ def rows_of(folder: Path) -> dict[str, Any]:
     return {row["name"]: row for row in report["rows"]}
 
 
-def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare_python: str) -> None:
+def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     net = detectors.trained(nets, "Yolo", steps=220)
     torch.save(net.state_dict(), shapes / "yolo.pth")
@@ -104,7 +80,7 @@ def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare_python: str
         with torch.no_grad():
             expected = [one.numpy() for one in net(x)]
         for file in ("yolo.onnx", "yolo.head.onnx", "yolo.head.fp16.onnx"):
-            found = boxes_of(bare_python, shapes, picture, file)
+            found = boxes_of(bare, shapes, picture, file)
             (first,) = read_detections(expected) or ()
             kept = first.scores >= 0.3
             assert len(found) == kept.sum()
@@ -113,7 +89,7 @@ def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare_python: str
                 assert np.abs(np.array(one["box"]) - box).max() < 1.0
 
 
-def boxes_of(python: str, folder: Path, picture: Path, file: str) -> list[dict[str, Any]]:
+def boxes_of(python: Path, folder: Path, picture: Path, file: str) -> list[dict[str, Any]]:
     """What ``run.py`` prints of a picture, which it also draws."""
     words = [str(picture), "--artifact", file, "--json", "--draw", "drawn.png"]
     done = subprocess.run(
