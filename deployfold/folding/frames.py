@@ -206,27 +206,24 @@ def _changed(
 def _apply(frames: Frames, what: str, places: Sequence[str], *, double: bool) -> Frames:
     """Change the weights in a copy; the result is float64 if ``double``, else of the old dtype."""
     copied = copy_modules(frames, share_parameters=False)
-    assert isinstance(copied, Frames)
     if double:
         copied = copied.double()
-    for place in places:
-        layer = copied.get_submodule(place)
-        assert isinstance(layer, nn.Conv2d)
+    for place, layer in copied.named_modules():
+        if place not in places or not isinstance(layer, nn.Conv2d):
+            continue
         weight = layer.weight.detach().double()
         if what == "flip":
             layer.weight.data = weight.flip(1).to(layer.weight.dtype).contiguous()
-            continue
-        assert copied.mean is not None
-        mean = copied.mean.double().reshape(-1)
-        shift = -torch.einsum("oikl,i->o", weight, mean)
-        bias = 0.0 if layer.bias is None else layer.bias.detach().double()
-        layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)
-    if what == "flip":
-        copied.flip = False
-        if copied.mean is not None:
-            copied.mean = copied.mean.flip(copied.axis).contiguous()
-    else:
+        elif copied.mean is not None:
+            shift = -torch.einsum("oikl,i->o", weight, copied.mean.double().reshape(-1))
+            bias = 0.0 if layer.bias is None else layer.bias.detach().double()
+            layer.bias = nn.Parameter((bias + shift).to(layer.weight.dtype), requires_grad=False)
+    if what == "mean":
         copied.mean = None
+        return copied
+    copied.flip = False
+    if copied.mean is not None:
+        copied.mean = copied.mean.flip(copied.axis).contiguous()
     return copied
 
 

@@ -6,11 +6,13 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from deployfold.errors import FoldError
+
+AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 _MAKING = ("new", "deepcopy", "reduce", "reduce_ex", "getnewargs", "getnewargs_ex", "slots")
 _STATE = {"__getstate__", "__setstate__"}
@@ -18,7 +20,7 @@ _COPY_PROTOCOL = {f"__{name}__" for name in _MAKING} | _STATE
 _IMMUTABLE = frozenset((bool, float, int, str, type(None)))
 
 
-def copy_modules(model: torch.nn.Module, *, share_parameters: bool = True) -> torch.nn.Module:
+def copy_modules(model: AnyModule, *, share_parameters: bool = True) -> AnyModule:
     """Deep-copy ``model``; with ``share_parameters`` the copy holds the same parameter tensors.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deployfold.folding.algebra import Affine
 from deployfold.folding.graph.layers import Layer
@@ -55,9 +55,9 @@ class NormEdit:
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation that a fused class runs after its BatchNorm: operator name and arguments."""
+    """An activation that a fused class runs after its BatchNorm: its module, and the arguments."""
 
-    name: str
+    kind: type[nn.Module]
     arguments: tuple[tuple[str, float | bool | str], ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,6 +12,9 @@ from deployfold.folding.algebra import Affine
 from deployfold.folding.plan import Removal
 
 from .graph import Op, Value
+
+UNKNOWN = Affine(torch.empty(0), torch.empty(0))
+"""The map of a layer whose numbers are not known; such a layer has a ``reason`` to stay."""
 
 
 @dataclass(eq=False)
@@ -22,7 +26,7 @@ class AffineLayer:
         functional: the forward of another module calls the layer as a function.
         sites: the operators that run the layer.
         affine: the scale and shift of each channel, in float64; other affine layers may already
-            be folded into these numbers.
+            be folded into these numbers. ``UNKNOWN`` only if ``reason`` is given.
         removals: the edits that remove the layer; empty if ``reason`` explains why it stays.
         kind: the name of its group in the report: ``"batchnorm"``, ``"scale"``, or the class of
             the norm that owns the affine parameters, such as ``"LayerNorm"``.
@@ -35,7 +39,7 @@ class AffineLayer:
     functional: bool = False
     axis: int | None = 1
     sites: list[Op] = field(default_factory=list)
-    affine: Affine | None = None
+    affine: Affine = UNKNOWN
     removals: tuple[Removal, ...] = ()
     reason: str | None = None
     editable: bool = False

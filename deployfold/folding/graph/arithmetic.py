@@ -31,7 +31,7 @@ def arithmetic_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[Af
         own = name == value.name and isinstance(tensors[name], torch.nn.Parameter)
         scaled = _scaled_by(graph, value) if own and name not in graph.mutated else []
         if scaled:
-            affine_layers[name] = _parameter_layer(graph, value, scaled, tensors)
+            affine_layers[name] = _parameter_layer(graph, name, scaled, tensors[name])
     return list(affine_layers.values())
 
 
@@ -182,16 +182,17 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
 
 
 def _parameter_layer(
-    graph: Graph, value: Value, products: list[Op], tensors: dict[str, torch.Tensor]
+    graph: Graph, name: str, products: list[Op], factor: torch.Tensor
 ) -> AffineLayer:
-    assert value.name is not None
     source = next(item for item in products[0].inputs if not item.constant)
     axis = constant_axis(products[0], source)
-    scale = tensors[value.name].detach().double().flatten()
-    path, _, name = value.name.rpartition(".")
-    affine_layer = AffineLayer(name=value.name, module_path=path, is_batchnorm=False, axis=axis)
+    scale = factor.detach().double().flatten()
+    path, _, attribute = name.rpartition(".")
+    affine_layer = AffineLayer(name=name, module_path=path, is_batchnorm=False, axis=axis)
     affine_layer.affine = Affine(scale, torch.zeros_like(scale), constant=False)
-    affine_layer.removals = (DropScale(path, name, _may_be_absent(products[0].call, name)),)
+    affine_layer.removals = (
+        DropScale(path, attribute, _may_be_absent(products[0].call, attribute)),
+    )
     affine_layer.sites = [merge_ops(graph, [op], axis) for op in products]
     return affine_layer
 

@@ -70,27 +70,22 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
         is_batchnorm=True,
         functional=not (inside and is_batchnorm_module(module)),
     )
-    if _flag(op, "training") or op["running_mean"] is None or op["running_var"] is None:
-        if op["running_mean"] is None:
-            affine_layer.reason = "it has no running statistics, so it depends on the batch"
-        else:
-            affine_layer.reason = "it is in training mode; call model.eval() first"
+    mean, variance = op["running_mean"], op["running_var"]
+    if mean is None:
+        affine_layer.reason = "it has no running statistics, so it depends on the batch"
         return affine_layer
-    arguments: dict[str, torch.Tensor | None] = {}
+    if variance is None or op.arguments.get("training"):
+        affine_layer.reason = "it is in training mode; call model.eval() first"
+        return affine_layer
     for name in ("weight", "bias", "running_mean", "running_var"):
-        value: Value | None = op[name]
-        if value is None:
-            arguments[name] = None
-        elif value.name is None:
+        if op[name] is not None and op[name].name is None:
             affine_layer.reason = f"its {name} is computed in forward"
             return affine_layer
-        else:
-            arguments[name] = tensors[value.name]
-    mean, variance = arguments["running_mean"], arguments["running_var"]
-    assert mean is not None
-    assert variance is not None
+    weight, bias = (
+        None if value is None else tensors[value.name] for value in (op["weight"], op["bias"])
+    )
     eps = op["eps"] if "eps" in op.arguments else op["epsilon"]
-    affine_layer.affine = batch_norm(arguments["weight"], arguments["bias"], mean, variance, eps)
+    affine_layer.affine = batch_norm(weight, bias, tensors[mean.name], tensors[variance.name], eps)
     if not affine_layer.affine.finite:
         affine_layer.reason = (
             "its statistics give inf or NaN (a running variance that is not positive?)"
@@ -120,10 +115,6 @@ def _owner(op: Op) -> str:
         if value is not None and value.name is not None:
             return value.name.rpartition(".")[0]
     return op.call.path
-
-
-def _flag(op: Op, name: str) -> bool:
-    return bool(op.arguments.get(name, False))
 
 
 def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
@@ -181,9 +172,7 @@ def _what_follows(graph: Graph, site: Op) -> tuple[str | Activation, ...] | str:
             kept.append(activation)
             value = op.output
             continue
-        while child.parent is not call:
-            assert child.parent is not None
-            child = child.parent
+        child = next(one for one in child.and_around() if one.parent is call)
         if list(child.inputs) != [value] or len(child.outputs) != 1:
             return "does more than normalise its input"
         kept.append(child.path.rpartition(".")[2])
@@ -196,4 +185,4 @@ def _activation(op: Op) -> Activation | None:
     if activation is None or len(op.inputs) != 1:
         return None
     settings = tuple((key, op[key]) for key in activation[1])
-    return Activation(op.name.rstrip("_"), settings)
+    return Activation(activation[0], settings)

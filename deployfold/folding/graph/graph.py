@@ -50,12 +50,14 @@ class Call:
 
     def within(self, other: Call) -> bool:
         """Whether this call is ``other``, or ``other`` made it directly or indirectly."""
+        return any(call is other for call in self.and_around())
+
+    def and_around(self) -> Iterator[Call]:
+        """Yield this call and every call around it, from the inside out."""
         call: Call | None = self
         while call is not None:
-            if call is other:
-                return True
+            yield call
             call = call.parent
-        return False
 
 
 @dataclass(eq=False)

@@ -84,7 +84,8 @@ def layer_of(op: Op) -> Layer | str:
     if not weight.dtype.is_floating_point:
         return f"{op.call.path} has {weight.dtype} weights"
     kind, rank = record_of(op).layer, record_of(op).spatial_axes
-    assert kind is not None
+    if kind is None:
+        return f"{op.name} is not a linear layer"
     if op.arguments.get("turned"):
         kind = "product"
     groups = op["groups"] if rank else 1

@@ -57,7 +57,7 @@ def norm_affines(graph: Graph, tensors: dict[str, Tensor]) -> list[AffineLayer]:
                 kind=kind,
             )
         found[path].sites.append(_split(graph, op, axis))
-    return [item for item in found.values() if item.affine is not None and item.affine.finite]
+    return [item for item in found.values() if item.affine.finite]
 
 
 def _is_plain(graph: Graph, op: Op) -> bool:

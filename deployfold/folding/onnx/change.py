@@ -82,7 +82,8 @@ def apply(change: Change, graph: ir.Graph) -> None:
     for one in change.layers:
         _apply_layer(one, graph)
     source, result = norm.inputs[0], norm.outputs[0]
-    assert source is not None
+    if source is None:
+        raise ValueError(f"{label(norm)} has no input")
     name = result.name
     ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
     graph.remove(norm, safe=True)
@@ -93,9 +94,8 @@ def apply(change: Change, graph: ir.Graph) -> None:
 
 def _apply_layer(one: LayerChange, graph: ir.Graph) -> None:
     node = one.node
-    reference = next(v for v in node.inputs if v is not None and constant(v) is not None)
-    assert reference.dtype is not None
-    dtype = reference.dtype
+    constants = (one for one in node.inputs if one is not None and constant(one) is not None)
+    dtype = next(one.dtype for one in constants if one.dtype is not None)
     for position, array in one.constants.items():
         while len(node.inputs) <= position:
             node.resize_inputs(position + 1)

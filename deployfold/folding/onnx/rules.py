@@ -23,11 +23,13 @@ def find_change(norm: ir.Node) -> Change | str:
     affine = affine_of(norm)
     if isinstance(affine, str):
         return affine
-    scale, shift = affine
-    above = into_producer(norm, scale, shift)
+    source = norm.inputs[0]
+    if source is None:
+        return "it has no input"
+    above = into_producer(norm, source, *affine)
     if isinstance(above, Change):
         return above
-    below = into_consumers(norm, scale, shift)
+    below = into_consumers(norm, *affine)
     return below if isinstance(below, Change) else f"{above}; and {below}"
 
 
@@ -54,10 +56,8 @@ def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
     return scale, shift
 
 
-def into_producer(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
+def into_producer(norm: ir.Node, source: ir.Value, scale: Array, shift: Array) -> Change | str:
     """Fold ``norm`` into the layer before, or return the reason why the rule does not apply."""
-    source = norm.inputs[0]
-    assert source is not None
     node = source.producer()
     if node is None:
         return f"its input {source.name!r} comes from no layer"
@@ -75,7 +75,8 @@ def into_producer(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
             return "the rank of its input is not known"
         layers.append(LayerChange(node, {position: added.reshape(shape)}))
         inner = node.inputs[1 - position]
-        assert inner is not None
+        if inner is None:
+            return f"its input is {_title(node)}, which adds nothing to its constant"
         if (other := _other_reader(inner, node)) is not None:
             return f"the layer before it is also {other}"
         before, node = node, inner.producer()
@@ -86,7 +87,7 @@ def into_producer(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
     if isinstance(change, str):
         return change
     layers.insert(0, change)
-    return Change(norm, PRODUCER, tuple(layers), _probe(change.node))
+    return Change(norm, PRODUCER, tuple(layers), _probe(change))
 
 
 def into_consumers(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
@@ -105,7 +106,7 @@ def into_consumers(norm: ir.Node, scale: Array, shift: Array) -> Change | str:
         layers.append(change)
     if len({id(one.node) for one in layers}) < len(layers):
         return "one layer reads it twice"
-    shapes = [_probe(one.node) for one in layers]
+    shapes = [_probe(one) for one in layers]
     if len({len(shape) for shape in shapes}) > 1:
         return "the layers behind it have different ranks"
     largest: Any = np.max(shapes, axis=0)
@@ -218,10 +219,9 @@ def _channels_shape(norm: ir.Node, channels: int) -> tuple[int, ...] | None:
     return None if rank is None else (channels, *[1] * (rank - 2))
 
 
-def _probe(node: ir.Node) -> tuple[int, ...]:
+def _probe(change: LayerChange) -> tuple[int, ...]:
     """The shape of a small input, with a batch of 2, that uses every tap of the layer's kernel."""
-    weight = constant(node.inputs[1])
-    assert weight is not None
+    node, weight = change.node, change.constants[1]
     if node.op_type == "MatMul":
         return (2, weight.shape[0])
     if node.op_type == "Gemm":

@@ -37,7 +37,6 @@ class Link:
     Attributes:
         inputs: each input with its route and coefficient.
         constant: the constant that the operator adds to the sum: a number, or a constant tensor.
-        joins: every input fills its own part of the output, as in a concatenation.
         positive: the reason why the operator needs a positive scale; empty if any scale passes.
         no_shift: the reason why a shift cannot pass the operator; empty if a shift can.
     """
@@ -45,7 +44,6 @@ class Link:
     output: Value
     inputs: tuple[tuple[Value, Route, Coefficient], ...]
     constant: float | Value = 0.0
-    joins: bool = False
     positive: str = ""
     no_shift: str = ""
 
@@ -55,9 +53,14 @@ class Link:
         return (self.output, *(source for source, _, _ in self.inputs))
 
     @property
+    def parts(self) -> list[tuple[Value, Part]]:
+        """The inputs of a concatenation, each with its own part of the output; else empty."""
+        return [(source, route) for source, route, _ in self.inputs if isinstance(route, Part)]
+
+    @property
     def sums(self) -> bool:
         """Whether the operator adds several inputs, so that any one of them may take a shift."""
-        return len(self.inputs) > 1 and not self.joins
+        return len(self.inputs) > 1 and not self.parts
 
     def constant_numbers(self) -> Tensor:
         """The constant as a partly known tensor of the output.
@@ -189,7 +192,7 @@ def joins(op: Op) -> list[Link]:
         stop = start + (1 if new else source.shape[axis])
         parts.append((source, Part(axis, start, stop, op.output.shape[axis], new), 1.0))
         start = stop
-    return [Link(op.output, tuple(parts), joins=True)]
+    return [Link(op.output, tuple(parts))]
 
 
 def adds(op: Op) -> list[Link]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from deployfold.errors import DeployfoldError
 from deployfold.folding.graph.layers import Layer
-from deployfold.folding.operators.table import OPERATORS
 from deployfold.folding.plan import (
     Activation,
     Bypass,
@@ -175,7 +174,9 @@ def _drop_scale(module: nn.Module, removal: DropScale) -> None:
 
 def _remainder(module: nn.Module, removal: Replacement) -> nn.Module:
     kept = [
-        _activation_module(item) if isinstance(item, Activation) else module.get_submodule(item)
+        item.kind(**dict(item.arguments))
+        if isinstance(item, Activation)
+        else module.get_submodule(item)
         for item in removal.keep
     ]
     if not kept:
@@ -185,12 +186,6 @@ def _remainder(module: nn.Module, removal: Replacement) -> nn.Module:
             if getattr(item, "inplace", False) is True:
                 item.inplace = False  # type: ignore[assignment]
     return (kept[0] if len(kept) == 1 else nn.Sequential(*kept)).train(module.training)
-
-
-def _activation_module(activation: Activation) -> nn.Module:
-    record = OPERATORS[activation.name].activation
-    assert record is not None
-    return record[0](**dict(activation.arguments))
 
 
 def _substitute(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:

@@ -170,13 +170,15 @@ def _embedded(weight: Tensor, source: Layer, layer: Layer) -> Tensor:
     if source == layer:
         return weight
     taps = taps_within(source, layer)
-    assert taps is not None
+    if taps is None:
+        raise ValueError(f"the kernel of {source.weight} does not fit into that of {layer.weight}")
     return algebra.embed_kernel(weight, groups=source.groups, into_groups=layer.groups, taps=taps)
 
 
 def _identity(layer: Layer) -> Tensor:
     taps = centre_taps(layer)
-    assert taps is not None
+    if taps is None:
+        raise ValueError(f"the kernel of {layer.weight} has no tap at its centre")
     return algebra.identity_kernel(layer.out_channels, groups=layer.groups, taps=taps)
 
 

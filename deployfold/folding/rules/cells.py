@@ -20,7 +20,6 @@ from deployfold.folding.graph.graph import Op, Value
 from deployfold.folding.graph.layers import channel_axis, is_layer
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable, compact
-from deployfold.folding.operators.routes import Part
 
 from .context import Context, describe
 from .labels import FIXED, PADDING, Absorber, Demand, Labels
@@ -79,7 +78,7 @@ class Cells(Labels):
             self._fix_inputs(op, carried, f"{describe(op)} reads it for something else")
             for link in links:
                 try:
-                    self.labels[link.output] = self._through(link)
+                    self.labels[link.output] = self._through(link, op)
                 except NotSeparable as reason:
                     self._fix_inputs(op, set(), f"{describe(op)} reads it: {reason}")
                     self.labels.pop(link.output, None)
@@ -140,9 +139,9 @@ class Cells(Labels):
             for cells in (read, written):
                 self._fix(cells, f"{affine_layer.name} cannot be changed", owner)
 
-    def _through(self, link: Link) -> Tensor:
-        """Return the cells of the output of ``link`` and record the constraints of ``link``."""
-        if link.joins:
+    def _through(self, link: Link, op: Op) -> Tensor:
+        """Return the cells of the output of a link of ``op``; record the link's constraints."""
+        if link.parts:
             return self._joined(link)
         parts = []
         for source, route, _ in link.inputs:
@@ -150,7 +149,7 @@ class Cells(Labels):
                 parts.append(route.down(torch.full([1] * len(source.shape), float(FIXED)).double()))
                 continue
             labels = self.united(self.of(source), route)
-            self._demand(labels, link)
+            self._demand(labels, link, op)
             parts.append(self.carried(labels, route))
         plain = len(parts) == 1 and isinstance(link.inputs[0][2], float)
         if plain and link.inputs[0][2] == 1.0 and link.constant == 0.0:
@@ -160,8 +159,7 @@ class Cells(Labels):
     def _joined(self, link: Link) -> Tensor:
         """Return the cells of the output of a concatenation."""
         parts, axis = [], 0
-        for source, route, _ in link.inputs:
-            assert isinstance(route, Part)
+        for source, route in link.parts:
             labels, axis = self.of(source), route.axis
             labels = labels.unsqueeze(axis) if route.new else labels
             size = [-1] * labels.dim()
@@ -174,16 +172,14 @@ class Cells(Labels):
         ]
         return compact(torch.cat(whole, axis))
 
-    def _demand(self, labels: Tensor, link: Link) -> None:
+    def _demand(self, labels: Tensor, link: Link, op: Op) -> None:
         if link.positive:
             self.positive.append(self.ids(labels))
-        producer = link.output.producer
-        assert producer is not None
         if link.no_shift:
-            reason = f"{describe(producer)} reads it: {link.no_shift}"
+            reason = f"{describe(op)} reads it: {link.no_shift}"
             self.fixed_offset.append(Demand(self.ids(labels), reason))
         if link.constant != 0.0:
-            reason = f"{describe(producer)} adds a constant to it"
+            reason = f"{describe(op)} adds a constant to it"
             self.fixed_scale.append(Demand(self.ids(labels), reason))
 
     def _summed(self, link: Link, parts: list[Tensor]) -> Tensor:

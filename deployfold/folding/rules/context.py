@@ -245,7 +245,6 @@ class Context:
         for request in requests:
             affine_layer = self.affine_layer_at(request.op)
             if affine_layer is not None:
-                assert affine_layer.affine is not None
                 inner, outer = affine_layer.affine, request.affine
                 affine_layer.affine = outer.after(inner) if request.after else inner.after(outer)
                 affine_layer.edited = True

@@ -32,7 +32,6 @@ class IntoConsumers(RuleForOne):
 
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """Return the requests to the consumers; see :class:`.RuleForOne`."""
-        assert affine_layer.affine is not None
         context.writers(affine_layer)  # raises where an in-place operator cannot be switched
         requests: list[Request] = []
         reached: set[Value] = set()

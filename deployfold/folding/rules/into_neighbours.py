@@ -140,7 +140,6 @@ class _System:
             CannotFold: such scales and offsets do not exist; the system is then unchanged.
         """
         affine = item.affine
-        assert affine is not None
         if not bool((affine.scale != 0).all()):
             raise CannotFold("a scale of zero cannot be taken off again")
         mark = self._scales.mark(), self._offsets.mark()

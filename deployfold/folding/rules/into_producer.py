@@ -36,7 +36,6 @@ class IntoProducers(RuleForOne):
 
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """Return the requests to the producers; see :class:`.RuleForOne`."""
-        assert affine_layer.affine is not None
         requests: list[Request] = []
         for site in affine_layer.sites:
             source = site.inputs[0]

@@ -69,9 +69,7 @@ def match(
     ]
     left += _unreached(graph, model, {item.name for item in affine_layers})
     norms = tuple(
-        NormEdit(item.module_path, item.affine)
-        for item in context.affine_layers
-        if item.edited and item.affine is not None
+        NormEdit(item.module_path, item.affine) for item in context.affine_layers if item.edited
     )
     return Plan(
         tuple(context.folded),

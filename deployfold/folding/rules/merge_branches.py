@@ -7,6 +7,7 @@ BatchNorms, over the same tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,13 +23,13 @@ from .request import CannotFold
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
-    """A summand: a layer or BatchNorm over ``source`` whose ``result`` only a sum reads."""
+    """A summand: a layer or BatchNorm ``op`` over ``source`` whose ``result`` only a sum reads."""
 
     source: Value
     result: Value
+    op: Op
     sign: int
-    layer: Layer | None = None
-    affine_layer: AffineLayer | None = None
+    content: Layer | AffineLayer
 
     @property
     def parent(self) -> Op:
@@ -40,12 +41,6 @@ class _Branch:
         """Whether a scalar zero may replace the branch in the sum."""
         first = self.parent["self"] is self.result
         return not (first and self.parent.name in {"add_", "sub", "sub_"})
-
-    @property
-    def op(self) -> Op:
-        """The operator that computes the branch."""
-        assert self.result.producer is not None
-        return self.result.producer
 
 
 class MergeBranches:
@@ -81,19 +76,18 @@ class MergeBranches:
 
     def _merge(self, context: Context, branches: list[_Branch]) -> None:
         """Merge the branches over one input."""
-        for kept, branch in _pairs(branches):
-            if not _absorb(context, kept, branch):
+        for kept, layer, branch in _pairs(branches):
+            if not _absorb(context, kept, layer, branch):
                 continue
-            assert kept.layer is not None
-            name = branch.op.call.path
-            norm = branch.affine_layer is not None and branch.affine_layer.is_batchnorm
+            name, content = branch.op.call.path, branch.content
+            norm = isinstance(content, AffineLayer) and content.is_batchnorm
             kind = "batchnorm" if norm else "branch"
-            context.folded.append(Folded(name, self.name, (kept.layer.path,), kind))
+            context.folded.append(Folded(name, self.name, (layer.path,), kind))
             if branch.removable:
                 context.removals.append(ZeroBranch(name))
                 _disconnect(context, branch)
             else:
-                context.removals.append(MoveLayer(kept.layer.path, name))
+                context.removals.append(MoveLayer(layer.path, name))
                 _move(context, kept, branch)
                 return  # the kept branch has moved; the next try merges the others
 
@@ -136,10 +130,9 @@ def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None
         context.check_unobserved(value)
         if affine_layer is not None:
             plain = affine_layer.removals == (Replacement(op.call.path),)
-            known = affine_layer.reason is None and affine_layer.affine is not None
-            if not plain or not known or affine_layer.sites != [op]:
+            if not plain or affine_layer.reason is not None or affine_layer.sites != [op]:
                 return None
-            return _Branch(op.inputs[0], value, sign, affine_layer=affine_layer)
+            return _Branch(op.inputs[0], value, op, sign, affine_layer)
         if not is_layer(op) or op["weight"].consumers != [op]:
             return None
         layer = context.layer(op)
@@ -149,62 +142,52 @@ def _branch(context: Context, value: Value, op: Op, sign: int) -> _Branch | None
     own = layer.weight == f"{layer.path}.weight" and layer.kind != "deform_conv"
     if layer.functional or len(calls) != 1 or not own:
         return None
-    return _Branch(op["input"], value, sign, layer=layer)
+    return _Branch(op["input"], value, op, sign, layer)
 
 
-def _pairs(branches: list[_Branch]) -> Iterator[tuple[_Branch, _Branch]]:
-    """Yield the branch to keep, paired with each other branch that can go."""
-    kept = _choose(branches)
-    for branch in branches if kept is not None else ():
-        assert kept is not None
-        # If the other branch needs full size in its place, the kept branch moves there.
-        if branch is not kept and (branch.removable or kept.removable):
-            yield kept, branch
-
-
-def _choose(branches: list[_Branch]) -> _Branch | None:
+def _pairs(branches: list[_Branch]) -> Iterator[tuple[_Branch, Layer, _Branch]]:
+    """Yield the branch to keep and its layer, with each other branch that can go."""
     layers = [
-        branch for branch in branches if branch.layer and branch.layer.kind != "conv_transpose"
+        (branch, branch.content)
+        for branch in branches
+        if isinstance(branch.content, Layer) and branch.content.kind != "conv_transpose"
     ]
     if len(branches) < 2 or not layers:
-        return None
-
-    def preference(branch: _Branch) -> tuple[int, int, bool]:
-        layer = branch.layer
-        assert layer is not None
-        taps = 1
-        for kernel, *_ in layer.geometry:
-            taps *= kernel
-        return (layer.groups, -taps, branch.removable)
-
-    return min(layers, key=preference)
+        return
+    kept, layer = min(layers, key=lambda pair: _preference(*pair))
+    for branch in branches:
+        # If the other branch needs full size in its place, the kept branch moves there.
+        if branch is not kept and (branch.removable or kept.removable):
+            yield kept, layer, branch
 
 
-def _absorb(context: Context, kept: _Branch, branch: _Branch) -> bool:
-    assert kept.layer is not None
-    sign = kept.sign * branch.sign
-    if branch.affine_layer is not None:
-        affine = branch.affine_layer.affine
-        assert affine is not None
-        axis = channel_axis(kept.op, kept.result)
-        if branch.affine_layer.channel_axis(branch.result) != axis:
+def _preference(branch: _Branch, layer: Layer) -> tuple[int, int, bool]:
+    """The least is the branch to keep: few groups, then many taps."""
+    return (layer.groups, -math.prod(kernel for kernel, *_ in layer.geometry), branch.removable)
+
+
+def _absorb(context: Context, kept: _Branch, layer: Layer, branch: _Branch) -> bool:
+    """Add ``branch`` to the edit of the kept layer; return whether it fits there."""
+    sign, content = kept.sign * branch.sign, branch.content
+    if isinstance(content, AffineLayer):
+        affine, axis = content.affine, channel_axis(kept.op, kept.result)
+        if content.channel_axis(branch.result) != axis:
             return False
-        if centre_taps(kept.layer) is None or affine.scale.numel() != kept.layer.out_channels:
+        if centre_taps(layer) is None or affine.scale.numel() != layer.out_channels:
             return False
-        pending = context.pending_of(kept.layer)
-        pending.terms.append(Term(None, sign * affine.scale))
-        pending.shift = pending.shift + sign * affine.shift
-        pending.biased = pending.biased or affine.constant
-        del context.affine_layers[branch.affine_layer]
-        return True
-    assert branch.layer is not None
-    if taps_within(branch.layer, kept.layer) is None:
-        return False
-    pending, other = context.pending_of(kept.layer), context.pending_of(branch.layer)
-    pending.terms += [Term(term.source, sign * term.rows, term.columns) for term in other.terms]
-    pending.shift = pending.shift + sign * other.shift
-    pending.biased = pending.biased or other.biased
-    del context.pending[branch.layer.weight]
+        terms, shift, biased = [Term(None, sign * affine.scale)], affine.shift, affine.constant
+        del context.affine_layers[content]
+    else:
+        if taps_within(content, layer) is None:
+            return False
+        other = context.pending_of(content)
+        terms = [Term(term.source, sign * term.rows, term.columns) for term in other.terms]
+        shift, biased = other.shift, other.biased
+        del context.pending[content.weight]
+    pending = context.pending_of(layer)
+    pending.terms += terms
+    pending.shift = pending.shift + sign * shift
+    pending.biased = pending.biased or biased
     return True
 
 

@@ -34,7 +34,6 @@ class ScaleOfInput(RuleForOne):
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """Return the requests to the consumers; see :class:`.RuleForOne`."""
         affine = affine_layer.affine
-        assert affine is not None
         for site in affine_layer.sites:
             value = site.inputs[0]
             while value.producer is not None and value.producer.name in _CASTS:
