@@ -29,7 +29,7 @@ def hub_layout(folder: Path, *, name: str = "model.safetensors") -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["model.safetensors", "open_clip_pytorch_model.bin"])
 def test_a_directory_in_timms_layout(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "my_net"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from deployfold.errors import LoadError
@@ -52,5 +53,5 @@ def stem(path: Path) -> str:
     name = path.name
     name = next((name.removesuffix(s) for s in suffixes if name.endswith(s)), name)
     folder = path.absolute().parent.name
-    shared = path.name.startswith(("model.safetensors", "pytorch_model."))
+    shared = re.match(r"(\w+_)?pytorch_model\.|model\.safetensors", path.name) is not None
     return folder if shared and folder else name
