@@ -32,14 +32,25 @@ _DRIFT_INPUTS = 16
 """Inferences whose statistics are compared with those of training."""
 
 
-def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -> Folded:
+def fold(
+    loaded: Loaded,
+    spec: BuildSpec,
+    journal: Journal,
+    path: Path | None,
+    *,
+    must_save: bool = False,
+) -> Folded:
     """Fold the model, and write the folded module to ``path`` unless it is ``None``.
 
     An ONNX is folded in its graph, and not written here: its export is the folded file.
 
+    Args:
+        must_save: the file is all that is asked for. Otherwise a module that cannot be pickled,
+            such as one with a lambda among its attributes, gets a note and no file.
+
     Raises:
         FoldError: the model cannot be traced, or folding was not proved.
-        ExportError: the folded module cannot be pickled.
+        ExportError: the folded module cannot be pickled, and ``must_save``.
     """
     if loaded.model.kind == "onnx":
         from .onnx_source import fold_onnx  # imports onnx
@@ -66,7 +77,16 @@ def fold(loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None) -
         stage.result(
             f"{folded} of {result.batchnorms_before} BatchNorm layers folded, {changed}{proof}"
         )
-        size, left_out = (None, 0) if path is None else _save_module(result.model, path)
+        size, left_out = None, 0
+        try:
+            if path is not None:
+                size, left_out = _save_module(result.model, path)
+        except ExportError as error:
+            if must_save or path is None:
+                raise
+            reason = error.message.rstrip(".")
+            journal.note((f"{path.name} is not written. {reason}.",), level="warning")
+            path = None
     journal.note(result.notes)
     if spec.input_data is not None:
         _check_drift(loaded, journal)
@@ -141,6 +161,7 @@ def _save_module(module: torch.nn.Module, path: Path) -> tuple[int, int]:
         except (pickle.PicklingError, AttributeError, TypeError, ImportError) as error:
             raise ExportError(
                 f"The folded model cannot be pickled: {error}",
-                hint="Define its classes at the top level of an importable module.",
+                hint="Define its classes and functions at the top level of an importable module; "
+                "deployfold export needs no pickle.",
             ) from error
         return temporary.stat().st_size, left_out

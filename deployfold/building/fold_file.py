@@ -26,7 +26,7 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     """
     journal = Journal(emit)
     loaded = load(spec, journal, single=False)
-    folded = fold(loaded, spec, journal, output)
+    folded = fold(loaded, spec, journal, output, must_save=True)
     if output is not None and loaded.model.kind == "onnx":
         from .onnx_source import write_folded
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 import deployfold
+from deployfold.building.fold_file import fold_file
+from deployfold.config.make_spec import make_spec
 from deployfold.config.optimization_profiles import parse_profile
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import ExportError, UsageError
@@ -94,6 +96,28 @@ def test_open_arguments_and_nested_outputs_under_a_dynamic_batch(tmp_path: Path)
     assert any("one tuple: output_0, output_1_boxes" in note for note in script.notes)
     loaded = torch.jit.load(str(tmp_path / "out" / "net.ts.pt"))
     assert len(loaded(torch.ones(2, 3, 8, 8))) == 4
+
+
+class Unpicklable(nn.Module):
+    """Holds a lambda, as the models of pytorchvideo do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.act = lambda x: x.relu()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+def test_a_module_that_cannot_be_pickled_is_exported_all_the_same(tmp_path: Path) -> None:
+    report = build(tmp_path, Unpicklable(), inputs=["1x3x8x8"])
+    assert {"torchscript", "program", "onnxruntime"} == made(report)
+    (note,) = [note for note in report.notes if "net.folded.pt is not written" in note]
+    assert "lambda" in note
+    written = {"arch": f"{__name__}:Unpicklable", "input": ["1x3x8x8"]}
+    with pytest.raises(ExportError, match="cannot be pickled"):
+        fold_file(make_spec(str(tmp_path / "net.pt"), written), tmp_path / "folded.pt")
 
 
 def test_named_arrays_give_shapes_and_dtypes(tmp_path: Path) -> None:
