@@ -117,8 +117,7 @@ def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.Infere
         return
     with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
         path = Path(folder) / "model.onnx"
-        converted = ir.from_proto(model)
-        assert isinstance(converted, ir.Model)
+        converted = ir.serde.deserialize_model(model)
         write_model(converted, path, threshold=SCRATCH_THRESHOLD)
         yield open_session(path)
 

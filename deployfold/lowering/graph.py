@@ -85,6 +85,29 @@ def is_tensor(value: ir.Value | None, dtype: ir.DataType) -> bool:
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == dtype
 
 
+def operand(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator of a node cannot do without.
+
+    Raises:
+        ExportError: the graph leaves the input out.
+    """
+    value = node.inputs[index]
+    if value is None:
+        raise ExportError(f"The node {node.name!r} ({node.op_type}) lacks its input {index}.")
+    return value
+
+
+def weight_of(value: ir.Value) -> ir.TensorProtocol:
+    """The tensor of an initialiser.
+
+    Raises:
+        ExportError: the graph computes the value.
+    """
+    if value.const_value is None:
+        raise ExportError(f"The tensor {value.name!r} is computed by the graph, not constant.")
+    return value.const_value
+
+
 def has_subgraph(node: ir.Node) -> bool:
     """Whether a node is control flow: a graph is among its attributes."""
     return any(

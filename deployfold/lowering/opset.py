@@ -80,8 +80,6 @@ def raise_opset(model: ir.Model, opset: int) -> ir.Model:
                 f"The model cannot be brought from opset {present} to {opset}: {first_line(error)}",
                 hint=f"Export it with opset {_EXPORTED}.",
             ) from error
-        converted = ir.from_proto(newer)
-        assert isinstance(converted, ir.Model)
-        return converted
+        return ir.serde.deserialize_model(newer)
     model.opset_imports[""] = max(present, opset)
     return model

@@ -122,10 +122,10 @@ class CastGuard:
                 for name, reason in out_of_range(self._model, self._ranges).items()
                 if name not in kept
             }
-        measured: Measured | None = None
         missed: tuple[MetricLimit, ...] = ()
         before = dict(kept)
-        for number in range(_ROUNDS):
+        number = 0
+        while True:
             measured = self._measure(kept)
             if measured.lost:
                 more = self._around_loss(kept)
@@ -142,11 +142,10 @@ class CastGuard:
                 # Each round aims at 3 dB more, because interacting errors made the last prediction
                 # too good.
                 more = self._costliest(kept, limit_db + _MARGIN_DB + 3.0 * number)
-            if not more:
-                break
+            number += 1
+            if not more or number == _ROUNDS:
+                raise AccuracyError(self._refusal(measured, limit_db, missed))
             kept |= more
-        assert measured is not None
-        raise AccuracyError(self._refusal(measured, limit_db, missed))
 
     def _look_at_ranges(self) -> None:
         path = self._scratch / "fp32.onnx"

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import cast, is_tensor
+from deployfold.lowering.graph import cast, is_tensor, weight_of
 from deployfold.lowering.request import Feed
 
 from .convert import Plans, plan_nodes, wants_narrow
@@ -174,8 +174,7 @@ def _switch(
 
 
 def _weight(graph: ir.Graph, value: ir.Value, form: CastFormat) -> ir.Value:
-    weight = value.const_value
-    assert weight is not None
+    weight = weight_of(value)
     name = f"{value.name}__coarse"
 
     def evaluate() -> ir.Tensor:

@@ -72,8 +72,7 @@ def best_channels(
     compared: set[tuple[_Step, ...]] = set()
     for number, steps in enumerate(VARIANTS):
         progress("scaling channels", number / len(VARIANTS))
-        changed = ir.from_proto(fp32)
-        assert isinstance(changed, ir.Model)
+        changed = ir.serde.deserialize_model(fp32)
         # A step that finds nothing to do leaves the model as it was.
         effective = tuple(step for step in steps if step(changed, layers, feeds))
         if effective in compared:
@@ -87,9 +86,7 @@ def best_channels(
         found = measurer.measure(path).sqnr_db
         if found > highest:
             best, highest = variant, found
-    chosen = ir.from_proto(best)
-    assert isinstance(chosen, ir.Model)
-    return chosen
+    return ir.serde.deserialize_model(best)
 
 
 def _some(samples: Sequence[Feed], most: int) -> list[Feed]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from deployfold.lowering.graph import operand
+
 _SCALING = frozenset({"Relu", "LeakyRelu", "Clip", "MaxPool", "AveragePool", "Identity"})
 
 
@@ -32,7 +34,7 @@ class Coupled:
     @property
     def tensors(self) -> list[str]:
         """The names of the tensors that the readers read, each once."""
-        return list(dict.fromkeys(str(_first(reader).name) for reader in self.readers))
+        return list(dict.fromkeys(str(operand(reader, 0).name) for reader in self.readers))
 
 
 def find_coupled(model: ir.Model, layers: Collection[str]) -> list[Coupled]:
@@ -49,8 +51,8 @@ def find_coupled(model: ir.Model, layers: Collection[str]) -> list[Coupled]:
     seen: set[ir.Value] = set()
     order = {node: index for index, node in enumerate(model.graph)}
     for node in order:
-        if node.op_type == "Conv" and node.name in layers and _first(node) not in seen:
-            search = _Search(layers).from_tensor(_first(node))
+        if node.op_type == "Conv" and node.name in layers and operand(node, 0) not in seen:
+            search = _Search(layers).from_tensor(operand(node, 0))
             seen |= search.seen
             if search.open and search.group.writers:
                 search.group.readers.sort(key=order.__getitem__)
@@ -122,12 +124,6 @@ class _Search:
             and node.name in self._layers
             and all(value is None or len(value.uses()) == 1 for value in node.inputs[1:])
         )
-
-
-def _first(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    assert value is not None
-    return value
 
 
 def clip_bound(node: ir.Node) -> float | None:

@@ -26,6 +26,7 @@ import torch
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
+from deployfold.lowering.graph import operand, weight_of
 
 from .coupled import Coupled, find_coupled
 from .layers import Layer, numbers, replace_numbers
@@ -82,9 +83,7 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
                 if value is not None:
                     _multiply(value, factors.reshape(-1, *[1] * (numbers(value).ndim - 1)))
         for reader in group.readers:
-            weight = reader.inputs[1]
-            assert weight is not None
-            _multiply(weight, 1.0 / _by_input(reader, factors))
+            _multiply(operand(reader, 1), 1.0 / _by_input(reader, factors))
         _mark(group)
     return len(scaled)
 
@@ -138,9 +137,7 @@ class _Reader:
 
     @classmethod
     def of(cls, node: ir.Node, channels: Mapping[str, _Channels]) -> _Reader:
-        source, weight = node.inputs[0], node.inputs[1]
-        assert source is not None
-        assert weight is not None
+        source, weight = operand(node, 0), operand(node, 1)
         groups = node.attributes.get_int("group", 1)
         held = numbers(weight)
         by_group = held.reshape(groups, len(held) // groups, held.shape[1], -1)
@@ -198,10 +195,7 @@ def _best_factors(group: Coupled, channels: Mapping[str, _Channels]) -> Array:
 
 def _by_input(node: ir.Node, channels: Array) -> Array:
     """Numbers of the input channels, in the shape of the weight with size 1 along the taps."""
-    weight = node.inputs[1]
-    assert weight is not None
-    assert weight.const_value is not None
-    shape = weight.const_value.shape.numpy()
+    shape = weight_of(operand(node, 1)).shape.numpy()
     groups = node.attributes.get_int("group", 1)
     rows = np.repeat(channels.reshape(groups, -1), shape[0] // groups, axis=0)
     spread: Array = rows.reshape(*shape[:2], *[1] * (len(shape) - 2))

@@ -18,8 +18,6 @@ A BatchNorm behind a layer folds into the scales of its weight; see :mod:`.given
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -81,12 +79,12 @@ def take_over(model: ir.Model) -> None:
             _shift(node, graph)
         else:  # case 1
             codes = quantised(values, node)
-            _replace(node, initializer(graph, str(node.outputs[0].name), codes))
+            _replace(graph, node, initializer(graph, str(node.outputs[0].name), codes))
     for node in [one for one in graph if one.op_type == DEQUANTISE]:
         stored = constant(node.inputs[0])
         if stored is not None and (stored.dtype == np.int32 or _of_norms(node)):  # case 2
             made = dequantised(stored, node)
-            _replace(node, initializer(graph, str(node.outputs[0].name), made))
+            _replace(graph, node, initializer(graph, str(node.outputs[0].name), made))
         else:
             _shift(node, graph)
     for node in graph:
@@ -176,9 +174,7 @@ def _asymmetric(name: object, zero: Array) -> str:
     )
 
 
-def _replace(node: ir.Node, value: ir.Value) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """Let all readers of a node's output read a constant, and remove the node."""
-    assert node.graph is not None
-    graph: Any = node.graph
     ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
     graph.remove(node, safe=True)

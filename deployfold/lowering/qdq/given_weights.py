@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from deployfold.exporting.session import Array
+from deployfold.lowering.graph import operand, weight_of
 
 from .layers import initializer
 from .qdq_nodes import DEQUANTISE, constant, dequantised, drop_unused, scales
@@ -46,15 +46,13 @@ class VisibleWeights:
 
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
-        self._weights = [_show(layer, axis) for layer, axis in _foldable(model.graph)]
+        self._weights = [_show(model.graph, *found) for found in _foldable(model.graph)]
 
     def hide(self) -> None:
         """Put every DequantizeLinear back, with the scales times the factors of the fold."""
         for one in self._weights:
-            current = one.layer.inputs[1]
-            assert current is not None
-            assert current.const_value is not None
-            weight = np.moveaxis(current.const_value.numpy().astype(np.float64), one.axis, 0)
+            current = weight_of(operand(one.layer, 1)).numpy().astype(np.float64)
+            weight = np.moveaxis(current, one.axis, 0)
             codes = np.moveaxis(one.codes.astype(np.float64), one.axis, 0)
             flat = codes.reshape(len(codes), -1)
             largest = np.abs(flat).argmax(1)[:, None]
@@ -76,9 +74,7 @@ class VisibleWeights:
             initializer(self._graph, f"{name}.zero_point", np.zeros(len(steps), codes.dtype)),
         ]
         node = ir.node(DEQUANTISE, inputs, attributes={"axis": one.axis}, name=name)
-        shown = one.layer.inputs[1]
-        assert shown is not None
-        value = node.outputs[0]
+        shown, value = operand(one.layer, 1), node.outputs[0]
         value.type, value.shape = shown.type, shown.shape
         one.layer.replace_input_with(1, value)
         value.name = name
@@ -141,8 +137,12 @@ def _scaling(norm: ir.Node) -> tuple[ir.Node, int, Array] | None:
     return None
 
 
-def _foldable(graph: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
-    """The layers with a dequantised weight and a BatchNorm behind, with their channel axis."""
+def _foldable(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node, Array, int]]:
+    """The layers with a dequantised weight and a BatchNorm behind.
+
+    Yields:
+        The layer, the node that dequantises its weight, the codes, and the axis of output channels.
+    """
     for node in list(graph):
         axis = _channel_axis(node)
         weight = node.inputs[1] if axis is not None else None
@@ -158,7 +158,7 @@ def _foldable(graph: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
             continue
         # A negative factor turns the signs of the codes, and int8 has -128 but not 128.
         if (gamma > 0).all() or codes.dtype != np.int8 or codes.min() > np.iinfo(np.int8).min:
-            yield node, axis
+            yield node, maker, codes, axis
 
 
 def _norm_behind(node: ir.Node) -> ir.Node | None:
@@ -179,17 +179,9 @@ def _channel_axis(node: ir.Node) -> int | None:
     return 1 if node.op_type == "MatMul" else None
 
 
-def _show(layer: ir.Node, axis: int) -> _Weight:
-    weight = layer.inputs[1]
-    assert weight is not None
-    dequantise = weight.producer()
-    assert dequantise is not None
-    assert dequantise.graph is not None
-    codes = constant(dequantise.inputs[0])
-    assert codes is not None
-    graph: Any = dequantise.graph
-    steps, name = scales(dequantise), str(weight.name)
-    shown = initializer(graph, f"{name}.float", dequantised(codes, dequantise))
+def _show(graph: ir.Graph, layer: ir.Node, maker: ir.Node, codes: Array, axis: int) -> _Weight:
+    steps, name = scales(maker), str(maker.outputs[0].name)
+    shown = initializer(graph, f"{name}.float", dequantised(codes, maker))
     layer.replace_input_with(1, shown)
-    graph.remove(dequantise, safe=True)
+    graph.remove(maker, safe=True)
     return _Weight(layer, name, codes, steps, axis)

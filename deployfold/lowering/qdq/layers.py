@@ -26,6 +26,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deployfold.exporting.session import Array
+from deployfold.lowering.graph import operand, weight_of
 
 from .formats import Format
 from .qdq_nodes import drop_unused
@@ -143,14 +144,13 @@ def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int
     A Gemm with a transposed input, a factor other than 1 or a bias that is not a vector gives
     ``None`` as well.
     """
-    attributes = node.attributes
-    assert weight.const_value is not None
+    attributes, rank = node.attributes, len(weight_of(weight).shape)
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":  # with groups, a channel is two axes of the weight
         return 1 if attributes.get_int("group", 1) == 1 else None
     if node.op_type == "MatMul":
-        return 1 if len(weight.const_value.shape) == 2 else None
+        return 1 if rank == 2 else None
     scaled = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) != (1.0, 1.0)
     vector = bias is None or (bias.const_value is not None and len(bias.const_value.shape) == 1)
     if scaled or not vector or attributes.get_int("transA", 0):
@@ -202,8 +202,7 @@ def _round_input(
     form: Format,
 ) -> None:
     """Let ``node`` read its input ``index`` through the tensor's shared Q/DQ pair."""
-    source = node.inputs[index]
-    assert source is not None
+    source = operand(node, index)
     name = str(source.name)
     if name not in pairs:
         pairs[name] = _pair(graph, node, source, step, form)
@@ -253,11 +252,9 @@ def _node(
     return node
 
 
-def numbers(value: ir.Value | None) -> Array:
+def numbers(value: ir.Value) -> Array:
     """The values of an initialiser, in float64."""
-    assert value is not None
-    assert value.const_value is not None
-    held: Array = value.const_value.numpy().astype(np.float64)
+    held: Array = weight_of(value).numpy().astype(np.float64)
     return held
 
 

@@ -18,7 +18,7 @@ from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import prepare, read_weights_directly
+from deployfold.lowering.graph import prepare, read_weights_directly, weight_of
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
@@ -261,8 +261,7 @@ def _layers(
     """
     layers, unfit = [], {}
     for layer in find_layers(model):
-        weight = model.graph.initializers[layer.weight].shape
-        assert weight is not None
+        weight = weight_of(model.graph.initializers[layer.weight]).shape.numpy()
         block: int | None = 0
         if layer.name in asked:
             unfit[layer.name] = asked[layer.name]

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
+from deployfold.lowering.graph import operand
 
 from .coupled import clip_bound
 from .layers import Layer, initializer, numbers, replace_numbers
@@ -159,19 +160,18 @@ def _best_top(values: Array, top: float) -> float:
 
 
 def _move(graph: ir.Graph, place: _Place, shift: float) -> None:
-    _add(place.writer.inputs[2], np.float64(-shift))
+    _add(operand(place.writer, 2), np.float64(-shift))
     for index, bound in ((1, -shift), (2, place.high - shift)):
         new = initializer(graph, f"{place.tensor}.bound{index}", np.float32(bound))
         place.clip.replace_input_with(index, new)
     for reader in place.readers:
-        weight = numbers(reader.inputs[1])
+        weight = numbers(operand(reader, 1))
         if reader.op_type == "Gemm" and not reader.attributes.get_int("transB", 0):
             weight = weight.T
-        _add(reader.inputs[2], shift * weight.reshape(len(weight), -1).sum(1))
+        _add(operand(reader, 2), shift * weight.reshape(len(weight), -1).sum(1))
     for node in (place.writer, place.clip, *place.passing):
         node.metadata_props[SHIFT_KEY] = repr(shift)
 
 
-def _add(value: ir.Value | None, more: Array) -> None:
-    assert value is not None
+def _add(value: ir.Value, more: Array) -> None:
     replace_numbers(value, numbers(value) + more)

@@ -138,8 +138,7 @@ def build(
         form: the format of the quantised layers.
         rest: the plan for the rest; ``None`` leaves the rest in fp32.
     """
-    model = ir.from_proto(proto)
-    assert isinstance(model, ir.Model)
+    model = ir.serde.deserialize_model(proto)
     quantised: dict[str, QuantisedLayer] = {
         result.layer.name: result.quantised for result in results if result.quantised is not None
     }
