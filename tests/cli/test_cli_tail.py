@@ -128,7 +128,7 @@ def test_triton_chains_the_two_in_an_ensemble(built: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "det.head.fp16.sm_89.engine is left out: Triton loads engines of TensorRT" in done.stderr
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    expected = _outputs(built / "out" / "det.onnx", {"x": x})
+    expected = _outputs(built / "out" / "det.onnx", {"input": x})
     for precision in ("fp32", "fp16"):
         config = read_config(service, repository, f"det_onnxruntime_{precision}_cut")
         assert (config.platform, config.backend) == ("ensemble", "")
