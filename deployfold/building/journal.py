@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
-from deployfold.reporting.report import Row, StageCost
+from deployfold.reporting.conditions import StageCost
+from deployfold.reporting.report import Row
 from deployfold.util.grouping import grouped
 from deployfold.util.memory import forget_peak, peak_bytes, release
 

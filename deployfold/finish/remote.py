@@ -20,7 +20,7 @@ from typing import IO
 from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
 from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, load_report
-from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT
 from deployfold.util.child import pipe
 from deployfold.util.files import atomic_path
 from deployfold.util.locks import claimed
@@ -31,7 +31,8 @@ from .reference import REFERENCE_NPZ
 STAGE = "finish"
 _SSH_FAILED = 255
 """The exit code of failures of ``ssh``; other codes are those of the command on the device."""
-_FETCHED = (REPORT_MARKDOWN, "*.engine", "*.engine.json", REPORT_JSON)
+_ENGINES = f"*{TENSORRT.suffix}"
+_FETCHED = (REPORT_MARKDOWN, _ENGINES, f"{_ENGINES}.json", REPORT_JSON)
 """The files that a finished build adds or changes, with the report at the end."""
 _CHUNK = 1 << 20
 
@@ -80,7 +81,7 @@ def finish_on(
             raise failure
         if REPORT_JSON not in fetched:
             raise CompileError(f"{host} did not return a completed report.")
-        engines = sum(name.endswith(".engine") for name in fetched)
+        engines = sum(name.endswith(TENSORRT.suffix) for name in fetched)
         emit(StageFinished(STAGE, f"{engines} engines from {host}", time.monotonic() - start))
         return load_report(directory)
 

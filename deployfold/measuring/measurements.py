@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from deployfold.reporting.row import Latency
 from deployfold.runtimes.protocol import Array
@@ -21,8 +18,6 @@ class Measured:
         latency: ``None`` for the reason in ``not_measured``.
         outputs: the outputs of the first inference.
         notes: the runner's notes on its numbers.
-        samples_ms: every timed call of the completed rounds, in order, none clipped, averaged or
-            padded; empty without a latency.
     """
 
     name: str
@@ -30,7 +25,6 @@ class Measured:
     not_measured: str | None = None
     outputs: tuple[Array, ...] | None = None
     notes: tuple[str, ...] = ()
-    samples_ms: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, eq=False)

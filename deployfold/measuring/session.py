@@ -215,7 +215,6 @@ class Session:
             ),
             outputs=row.outputs,
             notes=(*row.notes, *row.part_notes, *self._clock_note(row)),
-            samples_ms=samples,
         )
 
     def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:

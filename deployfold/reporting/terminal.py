@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
@@ -23,11 +20,11 @@ from rich.text import Text
 from deployfold.errors import first_few
 
 from . import text
-from .comparison import Cell, Column, Comparison, Mark, MetricColumn, comparison
+from .column_fit import fit
+from .comparison import Cell, Mark, comparison
 from .details import Grid, cold_start_grid, engine_grids, layer_grids, sweep_grid
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
-from .metrics import Metric
 from .report import FoldedNorm, Report
 from .summary import summary_lines
 
@@ -38,12 +35,6 @@ STYLES = {
     Mark.LOST: "red",
     Mark.ABSENT: "dim",
 }
-WIDE_GAP = 2
-"""Spaces between columns, where there is room."""
-_TITLE_RANKS = ((30, 28), (80, 16), (160, 10))
-"""When titles are wrapped, to how many cells; ranked with the columns' ``drop_rank``."""
-_GAP_RANK = 70
-"""When columns move together, to one space between them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class ComparisonTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         notes = footnotes(self.report)
         quantized = any(row.quantization for row in self.report.rows)
-        layout = _fit(comparison(self.report, notes), options.max_width, quantized=quantized)
+        layout = fit(comparison(self.report, notes), options.max_width, quantized=quantized)
         # The box draws one of the spaces between columns; the padding is the rest.
         table = Table(
             box=box.SIMPLE_HEAD,
@@ -236,68 +227,3 @@ def table_svg(report: Report, *, width: int = 100) -> str:
     console.print(comparison_table(report))
     drawn = console.export_svg(title=f"deployfold: {text.clean(report.source.path)}")
     return re.sub(r"@font-face\s*{.*?}", "", drawn, flags=re.S)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """The columns that a table shows, the width of the titles, and the gap between columns."""
-
-    titles: Column
-    metrics: tuple[MetricColumn, ...]
-    title_width: int
-    gap: int
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return (self.titles, *self.metrics)
-
-    @property
-    def total(self) -> int:
-        """Cells that the table takes."""
-        widths = [self.title_width, *map(_width, self.metrics)]
-        return sum(widths) + self.gap * (len(widths) - 1)
-
-
-def _fit(available: Comparison, width: int, *, quantized: bool) -> _Layout:
-    """The columns for ``width`` cells: what gives way first has the least rank."""
-    layout = _Layout(available.titles, available.metrics, _width(available.titles), WIDE_GAP)
-    changes = _changes(available.metrics, quantized=quantized)
-    for _, change in sorted(changes, key=lambda step: step[0]):
-        over = layout.total - width
-        if over <= 0:
-            break
-        layout = change(layout, over)
-    return layout
-
-
-def _changes(
-    shown: tuple[MetricColumn, ...], *, quantized: bool
-) -> Iterator[tuple[int, Callable[[_Layout, int], _Layout]]]:
-    """Every change that makes the table narrower, with its rank; titles never go."""
-    yield _GAP_RANK, lambda layout, over: replace(layout, gap=1)
-    for title_rank, least in _TITLE_RANKS:
-        yield title_rank, partial(_wrap_titles, least)
-    for column in shown:
-        metric, narrow = column.metric, column.narrow
-        if narrow is not None and metric.narrow is not None:
-            yield metric.narrow.rank, partial(_exchange, metric, (narrow,))
-        rank = metric.drop_rank
-        if quantized:
-            rank = metric.drop_rank_quantized or rank
-        if rank is not None:
-            yield rank, partial(_exchange, metric, ())
-
-
-def _wrap_titles(least: int, layout: _Layout, over: int) -> _Layout:
-    width = layout.title_width
-    return replace(layout, title_width=max(min(width, least), width - over))
-
-
-def _exchange(metric: Metric, new: tuple[MetricColumn, ...], layout: _Layout, over: int) -> _Layout:
-    """The layout with ``new`` in place of the metric's column."""
-    metrics = [new if one.metric is metric else (one,) for one in layout.metrics]
-    return replace(layout, metrics=tuple(chain.from_iterable(metrics)))
-
-
-def _width(column: Column) -> int:
-    return max(cell_len(value) for value in (column.header, *map(str, column.cells)))

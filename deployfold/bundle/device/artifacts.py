@@ -35,7 +35,6 @@ class Bundle:
     """The parts of ``manifest.json`` that running the model needs.
 
     Attributes:
-        folder: the folder of the unpacked bundle.
         name: the name of the model.
         inputs: name and shape of each input, in the model's order.
         preprocess: how an image becomes the input; ``None`` for other inputs.
@@ -45,7 +44,6 @@ class Bundle:
         chosen: the name of the file that ``--choose`` named; ``None`` without one.
     """
 
-    folder: Path
     name: str
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
     preprocess: dict[str, Any] | None
@@ -67,7 +65,6 @@ def read_bundle(folder: Path) -> Bundle:
         labels = data.get("labels")
         text = (folder / labels).read_text(encoding="utf-8") if labels else ""
         return Bundle(
-            folder=folder,
             name=data["name"],
             inputs=tuple((one["name"], tuple(one["shape"])) for one in data["inputs"]),
             preprocess=data.get("preprocess"),
