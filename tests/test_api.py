@@ -90,7 +90,7 @@ def test_fp16_after_a_refused_precision_is_built_once(net, tmp_path):
 
 
 def test_functions_keep_their_names_beside_the_subpackages():
-    """No package shares its name with a function of the API, so any of them can be imported."""
+    """No package has the name of an API function, so users can import any of them."""
     code = (
         "import deployfold.folding.rules.match, deployfold.loading, deployfold.exporting;"
         "import deployfold.building.pipeline, deployfold;"

@@ -47,7 +47,7 @@ def fold_alone(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
 
 
 def net(name: str) -> nn.Module:
-    """A torchvision net with statistics that keep activations of usual size."""
+    """A torchvision net whose statistics keep the activations in a usual range."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
     for module in model.modules():
@@ -184,7 +184,7 @@ def planning_seconds(model: nn.Module, size: int) -> float:
 
 
 def random_statistics(model: nn.Module) -> nn.Module:
-    """Every BatchNorm shifts, so that each has something to place."""
+    """Give every BatchNorm a shift, so that each fold has to place one."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -35,7 +35,7 @@ class Slowed(EagerRunner):
     """Takes a given share longer for every call, whatever the call takes."""
 
     def prepare(self, inputs: Inputs) -> Step:
-        """The same inference, and then a wait that keeps the core busy."""
+        """Prepare the same inference, followed by a wait that keeps the core busy."""
         step = super().prepare(inputs)
 
         def slowed() -> None:

@@ -53,7 +53,7 @@ class Frame:
 
 
 def record(command: str, place: Path) -> list[Frame]:
-    """Run a command in a terminal of its own, in ``place``, and look at it until it ends."""
+    """Run a command in a new terminal, in ``place``, and capture the screen to its end."""
     with tempfile.TemporaryDirectory() as folder:
         tmux = ["tmux", "-S", f"{folder}/socket", "-f", "/dev/null"]
         size = ["-x", str(COLUMNS), "-y", str(LINES)]
@@ -78,7 +78,7 @@ def record(command: str, place: Path) -> list[Frame]:
 
 
 def thinned(frames: Sequence[Frame]) -> list[Frame]:
-    """Those that show something new for longest, and always the last."""
+    """The frames that show something new for longest, and the last frame."""
     ends = [frame.start for frame in frames[1:]]
     shown = sorted(range(len(ends)), key=lambda index: frames[index].start - ends[index])
     kept = sorted(shown[: FRAMES - 1])

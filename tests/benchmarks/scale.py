@@ -89,7 +89,7 @@ def _run(words: list[str], limit: float) -> dict[str, float]:
 
 
 def _watch(process: subprocess.Popen[bytes], limit: float, peak: list[int]) -> None:
-    """Keep the greatest sum of what the process and its children have resident."""
+    """Track the greatest resident memory of the process and its children."""
     try:
         root = psutil.Process(process.pid)
         while process.poll() is None:
@@ -116,7 +116,9 @@ def cpu_seconds(found: dict[str, Any]) -> float:
 
 
 def table(results: dict[str, Any]) -> str:
-    """As Markdown: one row a net, one column a stage with its seconds on the wall and its peak."""
+    """A Markdown table: one row for each net, one column for each stage with its seconds and peak
+    memory.
+    """
     stages = [stage["stage"] for stage in next(iter(results.values()))["stages"]]
     lines = [
         "| net | parameters | CPU s | peak GB | " + " | ".join(stages) + " | bundle |",

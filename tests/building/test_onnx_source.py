@@ -1,4 +1,4 @@
-"""Models that are ONNX files: what a build takes from them, keeps of them, and refuses."""
+"""ONNX files as models: the information that a build reads, keeps and refuses."""
 
 from __future__ import annotations
 

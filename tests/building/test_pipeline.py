@@ -104,7 +104,7 @@ def test_an_artifact_that_was_not_made_has_no_file() -> None:
 
 
 class Recording(nn.Sequential):
-    """Registers a function of its own on the first forward, as transformers does."""
+    """A module that registers a function on the first forward, as transformers does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self[0]._forward_hooks:

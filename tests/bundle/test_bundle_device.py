@@ -41,7 +41,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, device: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run it from another directory, as a device's service would."""
+    """Run the program from another directory, as a service of the device would."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [python, device / "run.py", *words],
@@ -160,7 +160,7 @@ def test_a_file_other_than_a_picture_is_an_error(bare: Path, device: Path, tmp_p
 
 
 def test_the_part_that_runs_engines_is_there_too(bare: Path, device: Path) -> None:
-    """No GPU here: as far as the missing driver, with no module missing on the way."""
+    """Without a GPU, the code gets as far as the missing driver, and no module is missing."""
     code = (
         f"import sys; sys.path.insert(0, {str(device / 'lib')!r})\n"
         "import deployfold.compiling.sidecar, deployfold.runtimes.cuda\n"

@@ -261,7 +261,7 @@ def test_truncated_anywhere(real: Path, tmp_path: Path) -> None:
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_is_found_or_changes_nothing(real: Path, tmp_path: Path, data) -> None:
-    """A bit of the frame's own header can be one that zstd does not look at."""
+    """zstd ignores some bits of a frame's header."""
     whole = bytearray(real.read_bytes())
     where = data.draw(st.integers(0, len(whole) - 1))
     whole[where] ^= 1 << data.draw(st.integers(0, 7))

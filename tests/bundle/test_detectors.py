@@ -1,4 +1,5 @@
-"""From JPEGs to boxes: trained nets keep their average precision in every artifact and precision.
+"""Trained detectors keep their average precision from JPEGs to boxes, in every artifact and
+precision.
 
 The nets are trained on drawn shapes (``tests/support/detectors.py``), so each of them detects.
 """

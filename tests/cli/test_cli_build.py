@@ -132,7 +132,7 @@ def test_one_engine_for_every_current_gpu_without_a_target(folder, tmp_path):
     ],
 )
 def test_every_form_of_the_net_folds_to_the_same_count(folder, monkeypatch, source, arch, kind):
-    """In this process, which has imported torch already."""
+    """The test runs in this process, which has already imported torch."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     report = fold_file(BuildSpec(source=source, arch=arch, inputs=InputSpec.parse([SHAPE])), None)
@@ -143,7 +143,7 @@ def test_every_form_of_the_net_folds_to_the_same_count(folder, monkeypatch, sour
 
 
 def test_torchscript_is_built_and_torchs_warnings_are_not_shown(folder, tmp_path):
-    """They call TorchScript deprecated at every use; ``run`` looks for them."""
+    """torch warns at every use that TorchScript is deprecated; ``run`` fails on warnings."""
     words = ("--no-engine", "--no-measure", "-o", str(tmp_path))
     done = run("build", "script.ts.pt", *words, "--input", SHAPE, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_torchscript_is_built_and_torchs_warnings_are_not_shown(folder, tmp_path
 
 
 def test_a_state_dict_is_folded_with_its_architecture(folder):
-    """The architecture lies where the user stands, as in ``python -m``."""
+    """The architecture is in the working directory, as for ``python -m``."""
     done = run(
         "fold", "weights.pth", "--arch", "cli_nets:make", "--json", "--input", SHAPE, cwd=folder
     )  # fmt: skip

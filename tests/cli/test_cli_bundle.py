@@ -1,4 +1,4 @@
-"""``deployfold bundle`` of a real build, on the way to a device that has nothing of ours."""
+"""``deployfold bundle`` of a real build, run in an environment without deployfold."""
 
 from __future__ import annotations
 

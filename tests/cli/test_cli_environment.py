@@ -70,7 +70,7 @@ def test_without_a_compiler_the_row_says_what_to_install(folder, without, tmp_pa
 
 @pytest.mark.parametrize("home", [None, "/sys", "/nowhere"], ids=["unset", "read-only", "missing"])
 def test_without_a_home_to_write_to(folder, tmp_path, home):
-    """INT8 keeps its calibration there, which is not needed."""
+    """INT8 stores its calibration cache in the home directory, and works without the cache."""
     words = ("--int8", "--calib", "random", "--no-guard", "--no-engine", "--no-measure")
     changes = {"HOME": home, "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None}
     installed = home == "/sys"  # the imports have no home to write to either
@@ -129,7 +129,7 @@ def test_a_narrow_terminal(folder, built):
 
 
 def test_with_all_streams_closed(folder, tmp_path):
-    """As under some service managers; the file is written all the same."""
+    """Some service managers close all streams; the file is written nevertheless."""
     command = f"exec '{DEPLOYFOLD}' run out/net.onnx -o '{tmp_path}/y.npz' <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=folder, env=environment(), check=False)
     assert done.returncode == 0

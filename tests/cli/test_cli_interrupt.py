@@ -33,7 +33,7 @@ def _start(folder: Path, output: Path) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str], number: int) -> str:
-    """Send the signal; the last words of the process."""
+    """Send the signal; return the end of the process's output."""
     assert process.poll() is None, "it ended before the signal"
     process.send_signal(number)
     try:

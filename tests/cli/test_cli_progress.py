@@ -27,7 +27,7 @@ def test_a_stage_that_is_over_leaves_its_line_alone():
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_stage_takes_one_line_with_its_times(width: int):
-    """A long description gives way; a line that wraps would leave its rest on the screen."""
+    """A long description is shortened: a wrapped line would leave its rest on the screen."""
     stream = io.StringIO()
     detail = "int8: what backbone.stage3.block27.attention.qkv_projection costs in 193 pictures"
     with Progress(Console(file=stream, force_terminal=True, width=width, color_system=None)) as one:

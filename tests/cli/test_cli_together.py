@@ -1,4 +1,4 @@
-"""Two runs at one directory, and what a killed one leaves of an earlier one's report."""
+"""Two runs in one directory, and the files that a killed run leaves."""
 
 from __future__ import annotations
 

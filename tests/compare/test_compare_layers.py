@@ -1,4 +1,4 @@
-"""Two forms of a model, layer by layer: nothing departs by design, and a fault is named."""
+"""Two forms of a model, layer by layer: intended changes do not depart, and a fault is named."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def randomised(net: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One net in all forms. torch has to find the classes, so they are trusted."""
+    """One net in all forms. The files are trusted, because torch has to import their classes."""
     place = tmp_path_factory.mktemp("layerwise")
     torch.manual_seed(0)
     net, x = randomised(Net()), torch.randn(SHAPE)

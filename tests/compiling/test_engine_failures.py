@@ -1,4 +1,6 @@
-"""Every way a build can end badly: one clear error, a log, a script, and no half engine."""
+"""Every failure of an engine build gives one clear error, a log and a script, and no partial
+engine.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_rtx_really_fails_where_it_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If a newer TensorRT-RTX learns it, the refusal has to go."""
+    """A failure means that a newer TensorRT-RTX supports the option. Remove the refusal then."""
     if compile_on_gpu():
         pytest.skip("there is a GPU here")
     monkeypatch.setattr(

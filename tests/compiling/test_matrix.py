@@ -1,4 +1,4 @@
-"""Every kind of network, in every precision, for every target: it builds, or a reason is given."""
+"""Every kind of network, in every precision, for every target, builds or gives a reason."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def layers_in(onnx_file: Path, precision: Precision) -> int | None:
 def test_a_network_builds_for_every_target(
     nets: dict[str, Net], tmp_path: Path, name: str, column: str
 ) -> None:
-    """In this process: starting a worker for each of the 228 would take minutes."""
+    """The test builds in this process: starting a worker for each of the 228 cases would take
+    minutes.
+    """
     from deployfold.compiling.tensorrt.builder import build
     from deployfold.targets.libraries import import_library
 

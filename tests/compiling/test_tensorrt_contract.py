@@ -1,4 +1,4 @@
-"""The builder and the runners against the real Python API of three libraries; see the module."""
+"""The builder and the runners use only names of the real Python API of three libraries."""
 
 from __future__ import annotations
 

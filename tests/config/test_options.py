@@ -1,4 +1,4 @@
-"""One field is a flag, a key, a keyword and an entry of the schema; and all of them agree."""
+"""One field makes a flag, a key, a keyword and an entry of the schema, and all of them agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The release stage and the packaging for an edge device, as their scripts stand."""
+"""The scripts of the release stage and of the packaging for an edge device run unchanged."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Watching(nn.Module):
 
 @pytest.fixture
 def library_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that no command has claimed, which another test's command may have done here."""
+    """A process that no command has claimed; another test's command may have claimed this one."""
     monkeypatch.setattr("deployfold.util.quiet._OWN", threading.Event())
 
 

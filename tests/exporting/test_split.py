@@ -1,4 +1,4 @@
-"""A graph cut in two: the parts one after the other compute what the whole does."""
+"""A graph is cut in two; the two parts, run in order, compute the whole."""
 
 from __future__ import annotations
 

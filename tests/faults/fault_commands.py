@@ -1,4 +1,4 @@
-"""Every command that writes files, and one run of it that the tests can disturb."""
+"""Every command that writes files, with one run for the tests to disturb."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MARK = "DEPLOYFOLD_FAULT_CASE"
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes into the directory ``{out}`` from what lies in ``{given}``.
+    """A command that writes into the directory ``{out}``, from the files in ``{given}``.
 
     Attributes:
         copies: what of ``{given}`` is ``{out}`` before the command runs: it writes in place.
@@ -86,7 +86,7 @@ class Ended:
     seconds: float
 
     def before_us(self, number: int) -> bool:
-        """Whether signal ``number`` met Python while it started, and nothing of ours had run."""
+        """Whether signal ``number`` arrived while Python started, before deployfold's code."""
         return self.code in (1, -number) and not re.search("Error: |deployfold/cli/", self.err)
 
     def error(self) -> str:
@@ -149,7 +149,7 @@ class Running:
         return Ended(self.process.returncode, err, time.monotonic() - started)
 
     def left(self, seconds: float = 60) -> list[str]:
-        """The command lines of its processes that are still there after ``seconds``."""
+        """The command lines of the run's processes that are still alive after ``seconds``."""
         deadline = time.monotonic() + seconds
         while (found := list(_marked(self.mark).values())) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Whether what a command left under its final names is whole."""
+"""Checks that the files of a command under their final names are complete."""
 
 from __future__ import annotations
 

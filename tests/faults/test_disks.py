@@ -1,4 +1,6 @@
-"""A disk that is full, read-only or another one: a sentence, whole files, and a second run."""
+"""A disk that is full, read-only or another one gives one sentence and complete files; a second run
+works.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def test_read_only(command, given, undisturbed, disk, count):
 
 
 def test_other_file_system(command, given, undisturbed, disk, tmp_path, count):
-    """Also by a link: nothing may be renamed from where it was not written."""
+    """The case covers links: a rename must not cross file systems."""
     wanted = undisturbed(command)
     place = disk(LARGE)
     link = tmp_path / "link"

@@ -19,7 +19,7 @@ busy machine takes several times the second that it is."""
 
 
 def completes(command: Command, given, out, wanted) -> None:
-    """The same command again ends as if nothing had been, and leaves what an undisturbed run does.
+    """Run the same command again; it must succeed, with the same files as without the signal.
 
     The exception is unpack: where the first run had come to its end, it refuses to do it again.
     """

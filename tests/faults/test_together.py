@@ -1,4 +1,4 @@
-"""The same command twice at the same time, at the same place."""
+"""The same command runs twice at the same time, in the same directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLD = ("Another deployfold is at work in", "is not empty", "Directory not empty
 
 
 def test_two_at_once(command, given, undisturbed, case, count):
-    """One completes; the other does so as well, or is told that there is one."""
+    """One run completes. The other completes too, or reports the first."""
     wanted = undisturbed(command)
     chance, refused = random.Random(command.name), 0
     for number in range(FEW):

@@ -1,4 +1,4 @@
-"""The compiler is killed, or gets too little memory, in the middle of its work."""
+"""The compiler is killed, or runs out of memory, during its work."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_killed(compiling, given, undisturbed, case, count):
 
 
 def test_little_memory(compiling, given, undisturbed, case, count):
-    """From 100 MiB, in which no library is loaded, to 3 GiB of addresses."""
+    """The limits go from 100 MiB of address space, too little to load a library, to 3 GiB."""
 
     def limit(number: int, pid: int) -> None:
         most = int(GIB / 10 * 30 ** (number / FEW))

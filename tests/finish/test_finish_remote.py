@@ -100,7 +100,7 @@ def test_a_device_writes_no_other_file(kit: Path, device: Path, tmp_path: Path) 
 
 
 def test_names_that_a_device_sends_are_checked_here(kit: Path, device: Path) -> None:
-    """A device that answers with an archive of its own decides contents, and not places."""
+    """A hostile device can choose the contents of the files, but not their places."""
     model = next(kit.glob("*.onnx"))
     content = model.read_bytes()
     archive = device.parent / "hostile.tar"

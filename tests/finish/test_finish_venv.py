@@ -33,7 +33,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def closure(names: tuple[str, ...]) -> Iterator[metadata.Distribution]:
-    """Those distributions and all that they require."""
+    """The distributions, and all distributions that they require."""
     waiting, seen = list(names), set()
     while waiting:
         name = waiting.pop().lower().replace("_", "-")
@@ -65,7 +65,7 @@ def bare_environment(folder: Path) -> Path:
 
 
 def finish_with(python: Path, kit: Path, folder: Path) -> dict[str, Any]:
-    """Finish a copy of the kit; the report that was printed, and what must hold of the rest."""
+    """Finish a copy of the kit; return the printed report, after checks of the rest."""
     device = Path(shutil.copytree(kit, folder / "net"))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 

@@ -66,7 +66,7 @@ def test_a_wrong_fold_of_such_a_model_is_refused(part):
 
 
 def test_boxes_of_nearly_equal_score_may_change_places():
-    """As detectors do: the order of the output is decided by the last bit of the scores."""
+    """Detectors order their output by score, so the last bit of a score can decide the order."""
 
     def forward(self, x):
         scores = self.norm(self.conv(x)).mean((2, 3)).flatten()

@@ -1,4 +1,4 @@
-"""A fault of ours is named as ours, and the rest of the network still folds."""
+"""deployfold reports its own faults as its own, and still folds the rest of the network."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _pictures(layout: str, seed: int = 0) -> torch.Tensor:
 def _normalised(
     frames: torch.Tensor, layout: str, mean: tuple[float, ...], flip: bool
 ) -> torch.Tensor:
-    """The floats that a data loader would give the model, in float64."""
+    """The floats of a data loader, in float64."""
     x = frames.double() / 255
     x = x if layout == "nchw" else x.permute(0, 3, 1, 2)
     x = x.flip(1) if flip else x

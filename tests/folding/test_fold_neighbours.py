@@ -216,7 +216,7 @@ def test_residual_stream_is_changed_as_a_whole():
 
 
 class _NormAct(nn.BatchNorm2d):
-    """As timm's ``BatchNormAct2d``: its activation works in place on what the norm has made."""
+    """A norm like timm's ``BatchNormAct2d``, with an activation in place on its result."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -250,7 +250,9 @@ def test_an_activation_in_place_spares_the_other_reader(first):
 
 
 class _OwnForward(nn.BatchNorm2d):
-    """As timm's ``BatchNormAct2d``: it calls the function itself, ``how`` is up to the test."""
+    """A norm like timm's ``BatchNormAct2d``, which calls the function itself; the test chooses
+    ``how``.
+    """
 
     how = "stored"
 

@@ -15,7 +15,7 @@ timm = pytest.importorskip("timm")
 @pytest.mark.parametrize(("name", "lost"), [("vgg16_bn", 8_448), ("resnet50", 26_560)])
 @pytest.mark.parametrize("trained", [True, False])
 def test_reference_result(name, lost, trained):
-    """Also of a net as initialised, whose BatchNorms shift by nothing yet."""
+    """The cases include freshly initialised nets, whose BatchNorms do not shift yet."""
     model = torchvision.models.get_model(name, weights=None).eval()
     model = randomise(model, positive=True) if trained else model
     result = fold(model, (torch.randn(1, 3, 64, 64),))

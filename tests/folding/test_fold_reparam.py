@@ -1,4 +1,4 @@
-"""Parallel branches become one layer, and constant scales go with the layers before them."""
+"""Parallel branches become one layer, and constant scales fold into the layers before them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule on layers of every rank, and everything that must make it refuse."""
+"""Each rule folds layers of every rank, and refuses every case that it must not fold."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_transposed_convolution(rank, groups, widths, kernel, stride, bias):
     width=st.tuples(st.integers(1, 5), st.integers(1, 5)), bias=st.booleans(), affine=st.booleans()
 )
 def test_linear(width, bias, affine):
-    """With affine=False too (pytorch#72049)."""
+    """The cases include affine=False (pytorch#72049)."""
     model = nn.Sequential(nn.Linear(*width, bias=bias), nn.BatchNorm1d(width[1], affine=affine))
     folded(randomise(model), torch.randn(3, width[0]), gone=1)
 

@@ -92,7 +92,9 @@ def test_many_folds_beside_inference_are_equal():
 
 
 def test_folding_leaves_the_process_as_it_was():
-    """No hooks for all modules, no random state, no default dtype, of eager or TorchScript."""
+    """Global hooks, the random state and the default dtype stay the same, for eager and
+    TorchScript.
+    """
     from torch.nn.modules import module
 
     def state() -> object:

@@ -1,4 +1,6 @@
-"""Many BatchNorms on shared tensors: solved together, without a budget, with true reasons."""
+"""Many BatchNorms on shared tensors are solved together, without a search limit, with correct
+reasons.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_the_order_of_branches_does_not_matter():
 
 @pytest.mark.parametrize("depth", [3, 8])
 def test_chained_sums(depth):
-    """Each is the sum of the two before it, so the equations form cycles."""
+    """Each sum adds the two sums before it, so the equations form cycles."""
 
     def forward(self, x):
         a, b = self.one(x), self.two(x)
@@ -120,7 +122,7 @@ def test_a_scale_passes_zero_padding_and_a_shift_does_not():
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_an_activation_in_place_on_a_residual_stream(inplace):
-    """As monai's SegResNet: the folded copy's activation makes a tensor of its own."""
+    """The net is like monai's SegResNet: the activation of the folded copy makes a new tensor."""
 
     def forward(self, x):
         y = self.stem(x)

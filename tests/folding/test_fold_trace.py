@@ -50,7 +50,7 @@ def test_code_that_needs_numbers_is_traced_with_them():
 
 
 def test_tensors_that_share_their_numbers_are_traced_with_them():
-    """A write to one that a pass without numbers cannot see to change the other."""
+    """A pass without numbers cannot see that a write to one tensor changes the other."""
 
     def forward(self, x):
         self.alias.add_(1.0)

@@ -1,4 +1,4 @@
-"""Rules: each has one shape, gives reasons, and other packages can add more."""
+"""All rules have one shape and give reasons, and other packages can add rules."""
 
 from __future__ import annotations
 

@@ -217,7 +217,9 @@ TARGETS = (
 
 
 def damaged(content: bytes, random: np.random.Generator) -> bytes:
-    """One to four changes: bits, a cut, a splice, a part twice, a part gone."""
+    """The data after one to four changes: flipped bits, a cut, a splice, a repeated or a missing
+    part.
+    """
     data = bytearray(content)
     for _ in range(int(random.integers(1, 5))):
         at = int(random.integers(0, len(data) + 1))

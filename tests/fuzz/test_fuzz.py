@@ -1,4 +1,4 @@
-"""Every reader, on damaged input; ``make test-fuzz`` runs 10,000 cases of each."""
+"""Every reader reads damaged input; ``make test-fuzz`` runs 10,000 cases of each."""
 
 from __future__ import annotations
 

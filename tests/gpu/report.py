@@ -196,7 +196,7 @@ def bench(run: Run, net: str) -> Any:
 
 
 def trtexec(run: Run, net: str) -> dict[str, Any]:
-    """NVIDIA's own timing of the fp16 ONNX, to hold the engine's row against."""
+    """NVIDIA's own timing of the fp16 ONNX, for comparison with the engine's row."""
     tool = shutil.which("trtexec")
     if tool is None:
         return {"not measured": "trtexec is not on the PATH"}

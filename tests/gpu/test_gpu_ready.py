@@ -39,7 +39,7 @@ def test_both_libraries_can_be_requested() -> None:
 
 @pytest.mark.parametrize("precision", list(SQNR))
 def test_a_lowered_network_is_near_enough_itself(gpu_net: GpuNet, precision: Precision) -> None:
-    """Else a right engine of it would be called wrong."""
+    """A larger error would make the GPU tests reject a correct engine."""
     assert gpu_net.lowered_db[precision] > SQNR[precision] + 3
 
 

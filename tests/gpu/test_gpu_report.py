@@ -66,7 +66,7 @@ OPTIONAL = (
 
 @pytest.mark.slow
 def test_every_skip_has_its_reason_without_the_optional_packages(tmp_path: Path) -> None:
-    """As on a GPU machine with PyTorch and little else."""
+    """The machine is a GPU machine with PyTorch and few other packages."""
     lines = ["import sys", f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))"]
     (tmp_path / "bare.py").write_text("\n".join(lines))
     tests = [str(path) for path in Path(__file__).parent.glob("test_*_on_gpu.py")]

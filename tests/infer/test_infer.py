@@ -1,4 +1,4 @@
-"""One inference of every kind of artifact, in this process; the command is in tests/cli."""
+"""One inference of every kind of artifact, in this process; tests/cli runs the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way a model comes in gives the same network."""
+"""Every format of a model loads as the same network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INT8: where Q/DQ stands, what it costs, and that TensorRT-RTX builds it."""
+"""INT8: the places of Q/DQ, the error, and the build by TensorRT-RTX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP8 and INT4 by the Q/DQ of INT8: their numbers, where they stand, and what they cost."""
+"""FP8 and INT4 with the Q/DQ of INT8: their numbers, their places, and their error."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_int4_weights_are_a_quarter_of_fp16(tmp_path):
 
 
 def test_int4_weights_are_fitted_to_data(tmp_path):
-    """Inputs that hang together leave room to make up for the rounding."""
+    """Correlated inputs let other weights compensate for the rounding."""
     source, feeds, _ = made("wide", tmp_path / "net.onnx")
     key = next(iter(feeds[0]))
     random = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Models that hold Q/DQ nodes already: their scales stay, and BatchNorms fold into them."""
+"""Models with Q/DQ nodes: their scales stay, and BatchNorms fold into them."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Branching(nn.Module):
 
 @pytest.mark.parametrize(("also", "count"), [("layer", 0), ("padded", 0), ("product", 0), ("", 1)])
 def test_every_reader_compensates_for_the_centring(also, count, tmp_path):
-    """A padding of zeros would have to be one of -c, and a bias that others read has to stay."""
+    """Zero padding would have to become -c, and a bias with other readers must stay."""
     assert len(moved(Branching(also=also), tmp_path)) == count
 
 

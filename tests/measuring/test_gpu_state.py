@@ -1,4 +1,4 @@
-"""NVML's answers in our words, from a stand-in for pynvml: no GPU is needed."""
+"""NVML's answers become the report's words; a stand-in for pynvml answers, so no GPU is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A benchmark of the benchmark: equal rows come out equal, a slower one is found, under load."""
+"""The measurement finds equal rows equal, and a slower row slower, while another program runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Work:
 
 @pytest.fixture
 def load() -> Iterator[None]:
-    """Another program that works and pauses, as they do."""
+    """Another program, which alternates work and pauses."""
     code = "import time\nwhile True:\n    for _ in range(10**6): pass\n    time.sleep(0.02)\n"
     other = subprocess.Popen([sys.executable, "-c", code])
     time.sleep(0.3)

@@ -28,7 +28,7 @@ def measured(clock: Clock, **rows: Scripted) -> Measurements:
 
 
 def test_two_clocks_are_never_divided_by_each_other() -> None:
-    """Both take 10 ms a call; dividing one clock by the other printed 10x."""
+    """Both rows take 10 ms a call; the ratio of the two clocks would be 10x."""
     clock = Clock()
     result = measured(clock, pytorch=Scripted(clock, 10 * MS), engine=OnGpu(clock, 10 * MS))
     pytorch, engine = result.rows

@@ -1,4 +1,4 @@
-"""Write the file of one case, or export its net with torch alone; in a process of its own.
+"""Write the file of one case, or export its net with torch alone, in a new process.
 
 python tests/real_models/make.py yolov8n FOLDER
 python tests/real_models/make.py yolov8n FOLDER --export

@@ -24,7 +24,7 @@ ROWS = ("torchscript", "program", "onnxruntime", "onnxruntime-fp16", "tensorrt-f
 
 
 def render(directory: Path) -> str:
-    """One line a case that has a result; below, what was not made and why."""
+    """One line for each case with a result; below, the cases without a result and the reasons."""
     reasons: list[str] = []
     lines = [f"| {' | '.join(HEADERS)} |", "|---" * len(HEADERS) + "|"]
     for name, case in CASES.items():

@@ -1,4 +1,4 @@
-"""The tables of what is measured only when asked for, as people see them."""
+"""The tables of optional measurements, as users see them."""
 
 from __future__ import annotations
 

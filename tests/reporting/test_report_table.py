@@ -1,4 +1,4 @@
-"""The table as people see it: golden texts, colours, every width, hostile names."""
+"""The table as users see it: golden texts, colours, every width, hostile names."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_every_batch_of_the_profile_gives_the_modules_outputs(
 def test_inputs_that_would_be_read_past_their_end_are_refused(
     runner: AotInductorRunner, given: torch.Tensor, told: str
 ) -> None:
-    """The compiled code does not look: it takes any memory for what it was compiled for."""
+    """The compiled code does not check its inputs, and would read any memory."""
     for call in (runner.run, runner.prepare):
         with pytest.raises(MeasureError, match=r"takes 'input' as \?x6 float32") as caught:
             call((given,))

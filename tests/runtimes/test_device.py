@@ -62,7 +62,7 @@ def test_a_command_tells_it_before_any_work(command: str, tmp_path: Path) -> Non
 
 @no_gpu
 def test_a_row_that_cannot_have_its_gpu_never_runs_elsewhere(tmp_path: Path) -> None:
-    """A CPU's time in a table of a GPU would be another machine's."""
+    """A CPU's time in a table of GPU times would be wrong."""
     settings = RunSettings(device="cuda:0", trust=True)
     net = nn.Linear(3, 2).eval()
     torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3)), tmp_path / "net.ts.pt")

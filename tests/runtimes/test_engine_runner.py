@@ -1,4 +1,4 @@
-"""When an engine's buffers are made, its CUDA graph captured, and what happens where that fails."""
+"""The allocation of an engine's buffers, the capture of its CUDA graph, and their failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def runner_of(
 
 @pytest.fixture
 def cuda(library: str) -> Iterator[Cuda]:
-    """All that was allocated must have been given back at the end."""
+    """A driver that checks at the end that all memory was freed."""
     cuda = Cuda(library)
     yield cuda
     cuda.close()

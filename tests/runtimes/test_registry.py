@@ -1,4 +1,4 @@
-"""The records of all runtimes: what opens a file, and what a third party adds."""
+"""The records of all runtimes: the files that they open, and the runtimes of third parties."""
 
 from __future__ import annotations
 

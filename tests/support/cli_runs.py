@@ -1,4 +1,4 @@
-"""Runs the ``deployfold`` command in a process of its own, and checks every run."""
+"""Runs the ``deployfold`` command in a new process, and checks every run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 def run(
     *words: str, cwd: Path, installed: bool = False, **changes: str | None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``deployfold WORDS``. No traceback may ever show without --debug, and no warning.
+    """Run ``deployfold WORDS``. The run fails on a warning, and on a traceback without --debug.
 
     Args:
         installed: start the installed command; else it runs in a fork that has the libraries
@@ -95,7 +95,7 @@ def colours(text: str) -> list[str]:
 
 
 def check_whole(directory: Path) -> set[str]:
-    """Nothing temporary is left, and every artifact there is can be used; returns their names."""
+    """Check that no temporary file is left and every artifact can be used; return the names."""
     names = {path.name for path in directory.iterdir()}
     assert not {name for name in names if ".tmp" in name}, names
     for path in directory.iterdir():

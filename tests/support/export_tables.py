@@ -1,4 +1,4 @@
-"""Keeps what torch's ONNX exporter builds anew at each export: its table of operators.
+"""Caches the table of operators, which torch's ONNX exporter builds again at each export.
 
 Reading the sources of 500 functions takes a second of processor time, and the tests export some
 hundred models. The table is the same each time, and the exporter only reads it.

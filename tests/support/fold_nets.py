@@ -52,7 +52,7 @@ def outputs_of(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
 def folded(
     model: nn.Module, *inputs: Tensor, gone: int, left: int = 0, **options: Any
 ) -> FoldResult:
-    """Fold; check the counts, that the function is the same and that the original is untouched."""
+    """Fold; check the counts, the function, and that the original is unchanged."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = outputs_of(model, *inputs)
     result = fold(model, inputs, **options)

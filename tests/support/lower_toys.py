@@ -50,7 +50,7 @@ def node(op_type: str, inputs: str, output: str, **attributes: object) -> NodePr
 
 
 def export_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> Path:
-    """By the TorchScript-based exporter, which is the faster one."""
+    """Export by the TorchScript-based exporter, which is faster."""
     spec = InputSpec(tuple(TensorSpec(tuple(value.shape)) for value in inputs))
     return export_onnx(module, inputs, path, spec=spec, program=None, metadata={"k": "v"}).path
 

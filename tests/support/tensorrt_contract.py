@@ -1,4 +1,4 @@
-"""Holds the source that calls TensorRT against the Python API of TensorRT 10, 11 and TensorRT-RTX.
+"""Checks the source that calls TensorRT against the Python API of TensorRT 10, 11 and TensorRT-RTX.
 
 What the source uses is read from its syntax tree: attributes of variables whose names always stand
 for one class (``RECEIVERS``), members of the library itself (``trt.BuilderFlag.REFIT``), classes

@@ -14,7 +14,7 @@ from deployfold.sweep.summary import CellResult, summarise, to_markdown, to_tabl
 
 
 def test_an_fp16_engine_does_not_count_as_the_requested_int8(tmp_path: Path) -> None:
-    """A build whose INT8 is refused makes the FP16 engine all the same."""
+    """A build with a refused INT8 still makes the FP16 engine."""
     directory = tmp_path / "net" / "int8-0123456789ab"
     directory.mkdir(parents=True)
     (directory / RECORD).write_text("{}")

@@ -65,7 +65,7 @@ def test_of_several_gpus_it_is_cudas_first_and_not_nvidia_smis(
 
 
 def test_a_gpu_that_cuda_does_not_show_is_not_used(tmp_path: Path) -> None:
-    """No driver answers here, as under ``CUDA_VISIBLE_DEVICES=''``."""
+    """No driver answers here, as with ``CUDA_VISIBLE_DEVICES=''``."""
     assert found(tmp_path, [T4], None, CUDA_VISIBLE_DEVICES="") is None
 
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_permissions_follow_the_umask(tmp_path, mask):
 
 
 def test_writing_never_sets_the_umask_of_the_process(tmp_path, monkeypatch):
-    """Not even for a moment: files that other threads make then would be open to everyone."""
+    """A changed umask, however short, would open files of other threads to everyone."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was set"))
     write_text(tmp_path / "x", "x")
     with (

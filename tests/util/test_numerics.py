@@ -83,7 +83,7 @@ pairs = st.lists(st.tuples(finite, finite), min_size=1, max_size=12)
 
 
 def exact_sqnr_db(pairs: list[tuple[float, float]]) -> float:
-    """By exact fractions and the logarithm of integers."""
+    """SQNR by exact fractions and the logarithm of integers."""
     exact = [(Fraction(first), Fraction(second)) for first, second in pairs]
     signal = sum((first**2 for first, _ in exact), Fraction())
     noise = sum(((first - second) ** 2 for first, second in exact), Fraction())

@@ -1,4 +1,4 @@
-"""Fold every network of the zoo, each in a process of its own; results are kept, so it resumes.
+"""Fold every network of the zoo, each in a new process. Kept results let a run resume.
 
 python tests/zoo/gather.py build/zoo --jobs 2
 """
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def listed(directory: Path) -> list[str]:
-    """The names of all networks; finding them takes a minute, so the list is kept."""
+    """The names of all networks; the list is kept, because the search takes a minute."""
     listing = directory / "names.json"
     if not listing.exists():
         sys.path.insert(0, str(HERE))

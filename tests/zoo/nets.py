@@ -116,7 +116,7 @@ def _torchvision() -> Iterator[str]:
 
 
 def _timm() -> list[str]:
-    """The smallest net with BatchNorm of each family, a family being the letters of its name."""
+    """The smallest net with BatchNorm of each family; a family is the letters of a name."""
     import timm
 
     families: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The judge itself: it must see what can be folded and what cannot."""
+"""Tests of the judge: the judge finds foldable BatchNorms, and only those."""
 
 from __future__ import annotations
 
