@@ -46,7 +46,8 @@ class Part:
 def output_parts(path: Path) -> Mapping[str, tuple[Part, ...]]:
     """The parts of each output that is a Concat of known sizes, by the output's name.
 
-    Between the Concat and the output, any number of Transpose and Identity nodes is allowed.
+    Between the Concat and the output, any number of Transpose and Identity nodes is allowed, and
+    the same between a Concat and a Concat along the same axis before it.
     """
     model = ir.load(path)
     joins = {value: _join(value) for value in model.graph.outputs}
@@ -94,11 +95,23 @@ def _join(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def _sizes(node: ir.Node, _: int) -> list[int] | None:
-    """The sizes of a Concat's inputs along its axis; ``None`` unless all are known."""
+    """The sizes of a Concat's inputs along its axis; ``None`` unless all are known.
+
+    An input that a Concat along the same axis joins counts as its own inputs.
+    """
     axis = node.attributes["axis"].as_int()
-    sizes = []
+    sizes: list[int] = []
     for value in node.inputs:
-        size = None if value is None or value.shape is None else value.shape[axis]
+        if value is None:
+            return None
+        rank = None if value.shape is None else len(value.shape)
+        inner = _join(value)
+        if inner is not None and rank is not None and inner[1] == axis % rank:
+            nested = _sizes(*inner)
+            if nested is not None:
+                sizes += nested
+                continue
+        size = None if value.shape is None else value.shape[axis]
         if not isinstance(size, int):
             return None
         sizes.append(size)

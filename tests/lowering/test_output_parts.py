@@ -50,6 +50,21 @@ def test_the_parts_are_those_of_the_concat(tmp_path: Path) -> None:
     assert parts[1].of(np.arange(12).reshape(1, 1, 2, 6)).tolist() == [[[[4, 5], [10, 11]]]]
 
 
+def test_a_concat_of_concats_has_the_parts_of_both(tmp_path: Path) -> None:
+    g = GraphWriter(17)
+    x = g.node("Relu", g.conv("x", 3, 8))
+    centre, size, scores = (g.conv(x, 8, channels, 1) for channels in (2, 2, 3))
+    boxes = g.node("Identity", g.node("Concat", centre, size, axis=1))
+    across = g.node("Concat", scores, scores, axis=2)  # along another axis: one part
+    tall = g.node("Concat", boxes, boxes, axis=2)
+    out = g.node("Concat", g.node("Concat", tall, across, axis=1), across, axis=-3)
+    g.rename(out, "found")
+    model = g.model({"x": (FLOAT, [1, 3, 8, 8])}, {"found": (FLOAT, [1, 10, 16, 8])})
+    path = save(onnx.shape_inference.infer_shapes(model), tmp_path / "net.onnx")
+    (parts,) = output_parts(path).values()
+    assert [one.label for one in parts] == ["found[0:4]", "found[4:7]", "found[7:10]"]
+
+
 def test_wrong_scores_do_not_hide_behind_boxes(tmp_path: Path) -> None:
     path, feeds = _joined(tmp_path), _feeds()
     measurer = Measurer(path, feeds, None)
