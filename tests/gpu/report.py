@@ -237,6 +237,7 @@ def markdown(parts: Sequence[Part]) -> str:
             time_ms = report.get("median_ms")
             why = report.get("not measured", "GPU compute time")
             lines.append(f"| {net} | trtexec fp16 | {number(time_ms)} | – | – | {why} |")
+    lines += emulated_and_real(found)
     lines += ["", "## Parts", "", "| part | seconds | result |", "|---|---:|---|"]
     for part in parts:
         lines.append(f"| {part.name} | {part.seconds} | {part.failure or 'done'} |")
@@ -244,6 +245,24 @@ def markdown(parts: Sequence[Part]) -> str:
     if missing:
         lines += ["", f"Not installed: {', '.join(sorted(missing))}."]
     return "\n".join(lines) + "\n"
+
+
+def emulated_and_real(found: dict[str, Any]) -> list[str]:
+    """The fp16 SQNR that the build emulated on the CPU beside that of the engine on this GPU."""
+    lines = []
+    for name, report in found.items():
+        kind, _, net = name.partition(" ")
+        if kind != "build" or not isinstance(report, dict):
+            continue
+        rows = {one["name"]: one.get("accuracy") or {} for one in report.get("rows", ())}
+        emulated = rows.get("onnxruntime-fp16", {}).get("sqnr_db")
+        real = {
+            key: one.get("sqnr_db") for key, one in rows.items() if key.startswith("tensorrt-fp16")
+        }
+        for key, value in real.items() or [("no fp16 engine ran here", None)]:
+            lines.append(f"| {net} | {number(emulated)} | {number(value)} | {key} |")
+    head = ["", "## fp16 SQNR in dB", "", "| net | emulated | real | row |", "|---|---:|---:|---|"]
+    return [*head, *lines] if lines else []
 
 
 def row(net: str, kind: str, one: dict[str, Any]) -> str:

@@ -38,13 +38,24 @@ def test_a_failed_process_is_reported_by_its_last_line(tmp_path: Path) -> None:
 
 def test_the_table_has_the_rows_of_the_reports() -> None:
     rows = [
-        {"title": "PyTorch", "latency": {"median_ms": 2.5, "speedup": None, "stable": True}},
         {
+            "name": "pytorch",
+            "title": "PyTorch",
+            "latency": {"median_ms": 2.5, "speedup": None, "stable": True},
+        },
+        {
+            "name": "tensorrt-fp16",
             "title": "TensorRT fp16",
             "latency": {"median_ms": 0.5, "speedup": {"value": 5, "low": 4.9, "high": 5.1}},
             "accuracy": {"sqnr_db": 61.234},
         },
-        {"title": "ONNX Runtime", "latency": None, "not_measured": "no | kernels"},
+        {
+            "name": "onnxruntime-fp16",
+            "title": "ONNX Runtime",
+            "latency": None,
+            "accuracy": {"sqnr_db": 60.0},
+            "not_measured": "no | kernels",
+        },
     ]
     parts = [
         gpu_report.Part("machine", {"gpus": [{"name": "NVIDIA H100"}]}),
@@ -54,7 +65,8 @@ def test_the_table_has_the_rows_of_the_reports() -> None:
     text = gpu_report.markdown(parts)
     assert text.startswith("# NVIDIA H100\n")
     assert "| resnet50 | TensorRT fp16 | 0.5 | 5.00× [4.90, 5.10] | 61.23 |  |" in text
-    assert "| resnet50 | ONNX Runtime | – | – | – | no / kernels |" in text
+    assert "| resnet50 | ONNX Runtime | – | – | 60 | no / kernels |" in text
+    assert "| resnet50 | 60 | 61.23 | tensorrt-fp16 |" in text
     assert "| resnet50 | trtexec fp16 | 0.49 |" in text
 
 
