@@ -9,7 +9,9 @@
 3. A bisection between the last step that missed the limits and the one that holds them finds the
    least number of layers.
 4. The guard then tries to quantise the largest of these layers again, one at a time, if their share
-   is worth another pass.
+   is worth a measurement.
+5. Steps 3 and 4 take the weights of the steps before them. In the end, the last choice that missed
+   the limits and the one that holds them are fitted anew. The first that holds, and gains, stays.
 
 The best of many models by agreement on few samples is often a lucky one. Therefore the likely
 agreement of the chosen model must hold the limit as well. If no model passes, the guard takes the
@@ -21,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
@@ -42,7 +45,7 @@ _METRIC_SHARE = 0.5
 """The share of the noise that may stay while a task metric misses its limit: 3 dB a round."""
 
 _WORTH = 0.01
-"""Least share of the multiply-accumulates that is worth the time of another pass."""
+"""Least share of the multiply-accumulates that is worth the time of a measurement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,17 @@ class Step:
         return kept / total if total else 0.0
 
 
+class Attempt(Protocol):
+    """A function that quantises all layers except ``excluded``, and measures held-back samples.
+
+    The layers take their weights from ``fits`` where it has them; ``None`` fits them anew.
+    """
+
+    def __call__(self, excluded: frozenset[str], fits: Step | None) -> Step: ...
+
+
 def keep_accuracy(
-    attempt: Callable[[frozenset[str]], Step],
+    attempt: Attempt,
     measure_costs: Callable[[], Mapping[str, Measured]],
     guard: GuardSpec,
     precision: Precision,
@@ -69,8 +81,7 @@ def keep_accuracy(
     """Quantise all layers, then fewer, until the limits hold, as the module describes.
 
     Args:
-        attempt: a function that quantises all layers except the named ones, and measures on
-            held-back samples.
+        attempt: see :class:`Attempt`.
         measure_costs: a function that returns, for every layer by name, the accuracy on
             calibration samples with this layer alone quantised.
         guard: the limits.
@@ -82,7 +93,7 @@ def keep_accuracy(
     Raises:
         AccuracyError: the limits do not hold even with the least allowed share of quantised layers.
     """
-    step = attempt(frozenset())
+    step = attempt(frozenset(), None)
     if not guard.enabled or _holds(step.measured, guard):
         return step, {}
     search = _Search(attempt, measure_costs(), step, guard)
@@ -102,7 +113,7 @@ class _Search:
 
     def __init__(
         self,
-        attempt: Callable[[frozenset[str]], Step],
+        attempt: Attempt,
         costs: Mapping[str, Measured],
         step: Step,
         guard: GuardSpec,
@@ -127,7 +138,7 @@ class _Search:
                 break
             self._failed = len(removed)
             removed = removed + more
-            self._step = self._attempt(frozenset(removed))
+            self._step = self._attempt(frozenset(removed), None)
             if _holds(self._step.measured, self._guard, surely=True):
                 return removed, self._step
             if first is None and _holds(self._step.measured, self._guard):
@@ -143,26 +154,33 @@ class _Search:
         """
         if not _holds(held.measured, self._guard, surely=True):
             return removed, held
-        left = _REFINEMENTS
+        left, first, missed = _REFINEMENTS, held, list[str]()
         # The limits fail with ``low`` layers put back, and hold with ``high``.
         low, high = self._failed, len(removed)
         while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
             middle = (low + high) // 2
-            step = self._attempt(frozenset(removed[:middle]))
+            step = self._attempt(frozenset(removed[:middle]), first)
             left -= 1
             if _holds(step.measured, self._guard, surely=True):
                 high, held = middle, step
             else:
-                low = middle
+                low, missed = middle, removed[:middle]
         removed = removed[:high]
         for name in sorted(removed[:-1], key=self._shares.__getitem__, reverse=True):
             if not left or self._shares[name] < _WORTH:
                 break
             fewer = [other for other in removed if other != name]
-            step = self._attempt(frozenset(fewer))
+            step = self._attempt(frozenset(fewer), held)
             left -= 1
             if _holds(step.measured, self._guard, surely=True):
                 removed, held = fewer, step
+            else:
+                missed = fewer
+        for names in ([missed] if missed else []) + ([removed] if held is not first else []):
+            anew = self._attempt(frozenset(names), None)
+            gain = names is missed or anew.measured.sqnr_db > held.measured.sqnr_db
+            if gain and _holds(anew.measured, self._guard, surely=True):
+                return names, anew
         return removed, held
 
     def refusal(self, precision: Precision) -> str:

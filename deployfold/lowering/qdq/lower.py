@@ -182,14 +182,22 @@ class _Job:
         """The layers after quantising all suitable ones, computed once."""
         return self.quantised(())
 
-    def attempt(self, excluded: frozenset[str]) -> Step:
-        """Quantise all layers except ``excluded`` anew, and measure the resulting file.
+    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+        """Quantise all layers except ``excluded``, and measure the resulting file.
 
         Each layer compensates for the errors of earlier layers, so a change to one layer requires
-        a new fit of the others.
+        a new fit of the others. ``fits`` saves it: a layer takes its weights from there, or from
+        the model with all layers quantised.
         """
-        results = self.quantised(excluded) if excluded else self.every
-        self.progress("measuring on held-back samples")
+        if fits is not None:
+            results = [
+                one if one.layer.name in excluded or one.quantised is not None else every
+                for one, every in zip(fits.results, self.every, strict=True)
+            ]
+        else:
+            results = self.quantised(excluded) if excluded else self.every
+        what = f"with {len(excluded)} layers put back" if excluded else "on held-back samples"
+        self.progress(f"measuring {what}")
         return Step(results, self.measurer.measure(self._rounded(results)))
 
     def judged(self, step: Step) -> Measured:
