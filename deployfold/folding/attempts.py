@@ -3,7 +3,7 @@
 1. The model is traced on the given inputs, and on other shapes where it runs other operators.
 2. The plan is applied to a copy, and the copy is compared with the original.
 3. If the comparison or the copy's forward fails, one of these is tried, in this order: keep the
-   BatchNorms that the model's own code looks at; trace the inputs that were only compared; leave
+   BatchNorms that the model's own code reads; trace the inputs that were only compared; leave
    parallel branches unmerged; search for the BatchNorms that make the difference.
 4. A failure of the rewriter is a bug in deployfold. The BatchNorms concerned stay, a note reports
    the failure, and every other fold is still made.
@@ -25,15 +25,15 @@ from .graph.outline import reads_data
 from .graph.trace import trace
 from .modules import copy_modules
 from .plan import Plan
+from .proof.attribute_reads import attributes_read
 from .proof.compare import random_like, shapes_of
-from .proof.isolate import keep_needed, most_folds
-from .proof.looks import looked_at
+from .proof.search import keep_needed, most_folds
 from .proof.variations import smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import RewriteFault, apply
 from .rewrite.weights import Exact
-from .rules.match import LOOKED_AT, match
+from .rules.match import UNSEEN_USE, match
 
 Inputs = tuple[Any, ...]
 
@@ -191,9 +191,9 @@ class _Folder:
 
     def next_attempt(self, attempt: Attempt, error: NotTheSame | FoldedFails) -> Attempt | None:
         """The next attempt after a failed comparison; ``None`` if only the search is left."""
-        looks = self._looked_at(attempt, error.inputs)
-        if looks:
-            return attempt.keeping(*looks)
+        reads = self._read_by_code(attempt, error.inputs)
+        if reads:
+            return attempt.keeping(*reads)
         known = {id(item) for item in attempt.traced}
         untraced = [item for item in error.inputs if id(item) not in known]
         if untraced:
@@ -208,22 +208,21 @@ class _Folder:
             return replace(attempt, reparam=False, notes=(*attempt.notes, note))
         return None
 
-    def _looked_at(
+    def _read_by_code(
         self, attempt: Attempt, inputs: Sequence[Inputs]
     ) -> tuple[dict[str, str], str] | tuple[dict[str, str]] | None:
-        """The names that the model's code looks at and that must stay, each with its reason.
+        """The names that the model's code reads and that must stay, each with its reason.
 
         A note follows if parallel branches are among them. ``None`` if there are no such names.
         """
         branches = {item.name for item in self._plan.folded if item.kind == "branch"}
         folded = apply(self._plan, copy_modules(self._model, share_parameters=False))
         names = [item.name for item in self._plan.folded if item.name not in attempt.keep]
-        found = looked_at(self._model, folded, names, inputs)
+        found = attributes_read(self._model, folded, names, inputs)
         if not found:
             return None
         kept = {
-            name: f"the model's code seems to look at it: it reads {attribute}"
-            for name, attribute in found.items()
+            name: f"the model's code reads its {attribute}" for name, attribute in found.items()
         }
         read = ", ".join(f"{name}.{found[name]}" for name in found if name in branches)
         if not read:
@@ -239,7 +238,7 @@ class _Folder:
 
         def fold_all_but(keep: frozenset[str]) -> FoldResult | None:
             try:
-                return self.fold(attempt.keeping(dict.fromkeys(keep, LOOKED_AT)))
+                return self.fold(attempt.keeping(dict.fromkeys(keep, UNSEEN_USE)))
             except (NotTheSame, FoldedFails, RewriteFault):
                 return None
 
@@ -248,7 +247,7 @@ class _Folder:
         if found is None:
             raise error
         reason = (
-            "the model's code seems to look at it or at another one; the search for which ended "
+            "the model's code seems to read this BatchNorm or another one; the search ended "
             f"after {most_folds(len(names))} folds"
         )
         left = (

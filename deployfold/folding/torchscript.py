@@ -62,7 +62,7 @@ def fold_torchscript(
             wide = _in_float64(module)
             frozen = torch.jit.freeze(wide)
             exact = max(_apart(wide, frozen, double_inputs(item)).relative for item in inputs)
-            after, learned = _what_stays(wide, names)
+            after, learned = _left_by_freezing(wide, names)
             del wide
             frozen = torch.jit.freeze(module)
         else:  # the model is frozen already and stays as it is
@@ -112,7 +112,7 @@ def _in_float64(module: Any) -> Any:
     return torch.jit.load(buffer).double()  # type: ignore[no-untyped-call]
 
 
-def _what_stays(module: Any, names: Sequence[str]) -> tuple[list[str], int]:
+def _left_by_freezing(module: Any, names: Sequence[str]) -> tuple[list[str], int]:
     """Find what ``torch.jit.freeze`` leaves: names of BatchNorms and number of learned scalars.
 
     A frozen graph holds constants without names, and equal constants once. The function therefore
@@ -180,7 +180,7 @@ def _path(node: Any) -> str:
 def _learned(graph: Any) -> int:
     """Count the learned scalars of a frozen graph: its floating-point constants except buffers.
 
-    Buffers are the running means and variances and the constants that :func:`_what_stays` marked.
+    Buffers are running means and variances, and constants that :func:`_left_by_freezing` marked.
     """
     statistics = {
         value.debugName()

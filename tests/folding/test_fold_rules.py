@@ -150,13 +150,13 @@ def test_through_what_commutes(between):
 @pytest.mark.parametrize(
     ("between", "why"),
     [
-        (torch.relu, "a positive scale alone"),
+        (torch.relu, "only a positive scale"),
         (lambda y: F.pad(y, (1, 1)), "zero padding"),
         (lambda y: F.pad(y, (1, 1), value=2.0), "constant other than zero"),
-        (lambda y: F.avg_pool2d(y, 3, padding=1), "averages padding in"),
-        (lambda y: F.avg_pool2d(y, 2, divisor_override=3), "averages padding in"),
+        (lambda y: F.avg_pool2d(y, 3, padding=1), "do not add up to one"),
+        (lambda y: F.avg_pool2d(y, 2, divisor_override=3), "do not add up to one"),
         (lambda y: y * y.mean(), "lies between"),
-        (lambda y: torch.softmax(y, 1), "no per-channel map"),
+        (lambda y: torch.softmax(y, 1), "no channel-wise map"),
         (lambda y: y.reshape(y.shape[0], 4, 8, 4).permute(0, 2, 1, 3), "channel"),
     ],
 )

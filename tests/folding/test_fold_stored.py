@@ -232,4 +232,4 @@ def test_random_numbers_are_no_constant():
     from deployfold.folding import fold
 
     (left,) = fold(model, (torch.randn(2, 3, 6, 6),)).left
-    assert "not known before the model runs" in left.reason
+    assert "the factor is not stored in the model" in left.reason

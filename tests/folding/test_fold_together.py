@@ -154,7 +154,7 @@ def test_a_function_in_place_is_named():
         last=nn.Conv2d(4, 2, 1),
     )
     left = reason(folded(randomise(model, positive=True), torch.randn(2, 3, 6, 6), gone=0, left=1))
-    assert "relu_ in the model's forward works on its output in place" in left
+    assert "relu_ in the model's forward overwrites its output" in left
 
 
 # The algebra.

@@ -559,7 +559,7 @@ def test_layers_whose_values_the_code_reads_are_left_and_the_rest_folded(kind, r
         lambda *args, **options: attempts.append(1) or plan(*args, **options),
     )
     result = folded(randomise(kind()), image(), gone=1, left=1)
-    assert "look at it" in reason(result)
+    assert "the model's code reads its" in reason(result)
     assert read in reason(result)
     assert not result.notes
     assert len(attempts) <= 3

@@ -106,7 +106,7 @@ class Change:
         """
         self.check_passes(link)
         if link.sums:
-            raise NotSeparable("it adds another tensor, which would have to change as well")
+            raise NotSeparable("the operator adds another tensor, which would have to change too")
         scale = shift = like(link.output, torch.nan)
         for item, route, coefficient in link.inputs:
             part = self if item is source else Change.none(item)

@@ -25,9 +25,9 @@ from .routes import Aligned, Moved, Part, Reduced, Route
 Coefficient = float | Tensor
 """A number, or a partly known tensor of the output, such as one number for each channel."""
 
-_AVERAGED_PADDING = "it averages padding in, and the shift would change that"
-_RECTIFIER = "it carries a positive scale alone, and no shift"
-_NEGATIVE = "a negative scale turns its maximum into a minimum"
+_UNEVEN = "the weights of the average do not add up to one, so no shift passes"
+_RECTIFIER = "the operator passes only a positive scale, and no shift"
+_NEGATIVE = "a negative scale would turn the maximum into a minimum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Link:
             return torch.full([1] * len(self.output.shape), self.constant, dtype=torch.float64)
         number = number_of(self.constant)
         if number is None:
-            raise NotSeparable("what it adds is not known before the model runs")
+            raise NotSeparable("the added tensor is not stored in the model")
         return Aligned(self.constant, self.output).down(number.double())
 
 
@@ -82,7 +82,7 @@ Builder = Callable[[Op], list[Link]]
 def passes(op: Op) -> list[Link]:
     """Links for operators whose output equals the input, such as dropout in evaluation mode."""
     if op.arguments.get("train", False):
-        raise NotSeparable("it drops elements at random")
+        raise NotSeparable("the operator drops elements at random")
     source = single(op)
     return [Link(op.output, ((source, Aligned(source, op.output), 1.0),))]
 
@@ -111,12 +111,12 @@ def multiplies(op: Op) -> list[Link]:
     if op.arguments.get("rounding_mode"):
         raise NotSeparable("it rounds")
     if source.shape != op.output.shape or (name == "div" and op["self"] is not source):
-        raise NotSeparable("it is not linear in its input")
+        raise NotSeparable("the operator is not linear in its input")
     other = op["other"] if op["self"] is source else op["self"]
     if isinstance(other, Value):
         stored = number_of(other)
         if stored is None:
-            raise NotSeparable("its factor is not known before the model runs")
+            raise NotSeparable("the factor is not stored in the model")
         factor = Aligned(other, op.output).down(stored.double())
     else:
         factor = torch.full([1] * len(source.shape), float(other), dtype=torch.float64)
@@ -130,7 +130,7 @@ def scaled(op: Op, source: Value, factor: Tensor, *, inverse: bool = False) -> l
         NotSeparable: a factor is zero or not finite.
     """
     if not bool((factor.isfinite() & (factor != 0)).all()):
-        raise NotSeparable("it does not scale every channel")
+        raise NotSeparable("a factor is zero or not finite")
     factor = 1 / factor if inverse else factor
     coefficient: Coefficient = float(factor) if factor.numel() == 1 else factor
     return [Link(op.output, ((source, Aligned(source, op.output), coefficient),))]
@@ -173,7 +173,7 @@ class Reduction:
                 op.output,
                 ((source, route, 1.0),),
                 positive=_NEGATIVE if self.maximum else "",
-                no_shift="" if plain else _AVERAGED_PADDING,
+                no_shift="" if plain else _UNEVEN,
             )
         ]
 
@@ -184,7 +184,7 @@ def joins(op: Op) -> list[Link]:
     sources: list[Value] = op["tensors"]
     variable = [source for source in sources if not source.constant]
     if len({*variable}) != len(variable):
-        raise NotSeparable("it reads one tensor twice")
+        raise NotSeparable("the operator reads one tensor twice")
     axis = op["dim"] % len(op.output.shape)
     parts: list[tuple[Value, Route, Coefficient]] = []
     start = 0
@@ -203,7 +203,7 @@ def adds(op: Op) -> list[Link]:
     if name == "rsub":
         signs = {"self": -alpha, "other": 1.0}
     if op["self"] is op["other"]:
-        raise NotSeparable("it reads one tensor twice")
+        raise NotSeparable("the operator reads one tensor twice")
     constant: float | Value = 0.0
     inputs: list[tuple[Value, Route, Coefficient]] = []
     for key, sign in signs.items():
@@ -212,12 +212,12 @@ def adds(op: Op) -> list[Link]:
             inputs.append((item, Aligned(item, op.output), sign))
         elif isinstance(item, Value):
             if sign != 1:
-                raise NotSeparable("it subtracts or weights a stored tensor")
+                raise NotSeparable("the operator subtracts or weights a stored tensor")
             constant = item
         else:
             constant = sign * item
     if not inputs:
-        raise NotSeparable("it reads constants alone")
+        raise NotSeparable("all its inputs are constants")
     return [Link(op.output, tuple(inputs), constant)]
 
 
@@ -229,7 +229,7 @@ def single(op: Op) -> Value:
     """
     variable = [value for value in op.inputs if not value.constant]
     if len(variable) != 1 or not op.outputs:
-        raise NotSeparable("it reads several tensors that depend on the input")
+        raise NotSeparable("the operator reads several tensors that depend on the input")
     return variable[0]
 
 

@@ -16,7 +16,7 @@ def attends(op: Op) -> list[Link]:
     if op.name == "scaled_dot_product_attention":
         value, plain = op["value"], op["attn_mask"] is None and not op["dropout_p"]
         if not plain or value.constant or value.shape[:-2] != op["query"].shape[:-2]:
-            raise NotSeparable("it masks, drops or groups what it attends to")
+            raise NotSeparable("the attention has a mask, dropout or grouped heads")
         return [Link(op.output, ((value, Aligned(value, op.output, frozenset({-2})), 1.0),))]
     if len(op.inputs) == 2 and min(len(value.shape) for value in op.inputs) >= 2:
         first, second = op.inputs
@@ -25,7 +25,7 @@ def attends(op: Op) -> list[Link]:
             if not values.constant and _adds_to_one(weights, -3 - axis):
                 route = Aligned(values, op.output, frozenset({axis}))
                 return [Link(op.output, ((values, route, 1.0),))]
-    raise NotSeparable("it multiplies two tensors, neither of them a softmax over the other's axis")
+    raise NotSeparable("neither factor is a softmax over the axis that the product sums")
 
 
 def contracts(op: Op) -> list[Link]:
@@ -43,7 +43,7 @@ def contracts(op: Op) -> list[Link]:
         if other.constant and axes == result and {*rest} <= {*axes} and len({*rest}) == len(rest):
             stored = number_of(other)
             if stored is None:
-                raise NotSeparable("its factor is not known before the model runs")
+                raise NotSeparable("the factor is not stored in the model")
             order = sorted(range(len(rest)), key=lambda axis: result.index(rest[axis]))
             shape = [other.shape[rest.index(one)] if one in rest else 1 for one in result]
             return scaled(op, source, stored.double().permute(order).reshape(shape))
@@ -53,7 +53,7 @@ def contracts(op: Op) -> list[Link]:
         if moved and _adds_to_one(other, rest.index(summed[0]) - len(rest)):
             over = frozenset({axes.index(summed[0]) - len(axes)})
             return [Link(op.output, ((source, Aligned(source, op.output, over), 1.0),))]
-    raise NotSeparable("it neither scales a tensor by a stored factor nor attends")
+    raise NotSeparable("the einsum is neither a product with a stored tensor nor an attention")
 
 
 _SHAPES_ALONE = frozenset({"reshape", "view", "flatten", "expand", "unsqueeze", "squeeze"})

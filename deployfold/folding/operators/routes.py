@@ -18,7 +18,7 @@ from deployfold.folding.graph.graph import Op, Value
 
 from .partial import NotSeparable, compact, constant_along, differ
 
-_PADDED = "zero padding lies between, and the shift would change the padding"
+_PADDED = "a shift would change the zero padding"
 
 
 class Route(Protocol):
@@ -172,15 +172,15 @@ class Moved:
         known = inside & ~wanted.isnan()
         flat[self.origin[known] - 1] = wanted[known]
         if differ(flat[self.origin[known] - 1], wanted[known]):
-            raise NotSeparable(f"{self.op.name} hands one element to several channels")
+            raise NotSeparable(f"{self.op.name} copies one element to several channels")
         return compact(flat.view(self.source.shape))
 
 
 def _origins(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
     if op.function is None:  # an alias found by its storage
-        raise NotSeparable("it is read through another view of its storage")
+        raise NotSeparable("another view of its storage reads it")
     if op.arguments.get("value"):
-        raise NotSeparable("it is padded with a constant other than zero")
+        raise NotSeparable("the padding is a constant other than zero")
     # float64 holds integers up to 2**53 exactly, and every data-moving operator supports float64.
     size = torch.Size(source.shape).numel()
     numbered = torch.arange(1, size + 1, dtype=torch.float64).view(source.shape)
@@ -189,7 +189,7 @@ def _origins(op: Op, source: Value) -> list[tuple[Value, Tensor]]:
         if value is not source:
             stored = number_of(value)
             if stored is None:
-                raise NotSeparable("its indices are not stored in the model")
+                raise NotSeparable("the indices are not stored in the model")
             known[value] = stored
     results = op.rerun(known)
     outputs = results if isinstance(results, (list, tuple)) else [results]

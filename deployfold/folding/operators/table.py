@@ -185,11 +185,11 @@ def links_of(op: Op) -> list[Link]:
     """
     build = record_of(op).links
     if build is None:
-        raise NotSeparable("no per-channel map can be carried through it")
+        raise NotSeparable("no channel-wise map passes this operator")
     try:
         return build(op)
     except (KeyError, RuntimeError) as error:  # the operator cannot run on other numbers
-        raise NotSeparable(f"it cannot be run on its own ({type(error).__name__})") from error
+        raise NotSeparable(f"the operator cannot run by itself ({type(error).__name__})") from error
 
 
 def is_sum(op: Op) -> bool:

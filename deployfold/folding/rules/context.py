@@ -182,7 +182,7 @@ class Context:
             for op in overwriting(site.output, site.call):
                 if getattr(op.call.module, "inplace", None) is not True:
                     raise CannotFold(
-                        f"others read its input, and {describe(op)} works on its output in place"
+                        f"other operators read its input, and {describe(op)} overwrites its output"
                     )
                 found.append(op.call.path)
         return found
@@ -191,7 +191,7 @@ class Context:
         """Reduce ``requests`` to one a layer; each place where the layer runs must ask the same.
 
         Raises:
-            CannotFold: a layer's places ask for different changes, or a place asks not or twice.
+            CannotFold: a layer's places ask for different changes, or one asks twice or not at all.
         """
         by_target: dict[tuple[AffineLayer | str, bool], list[Request]] = defaultdict(list)
         for request in requests:
@@ -209,7 +209,7 @@ class Context:
                 raise CannotFold(
                     f"{where} runs at {many} places that do not all agree"
                     if many > 1
-                    else f"{where} would have to take up {len(asked)} different maps"
+                    else f"{where} would have to absorb {len(asked)} different maps"
                 )
             if not all(first.same_as(request) for request in asked[1:]):
                 raise CannotFold(f"the places where {describe(first.op)} runs need different maps")
@@ -251,7 +251,7 @@ class Context:
                 names.append(affine_layer.name)
             else:
                 layer = self.layer(request.op)
-                _take_up(self.pending_of(layer), request)
+                _add_to(self.pending_of(layer), request)
                 names.append(layer.weight.rpartition(".")[0] or layer.weight)
         return tuple(dict.fromkeys(names))
 
@@ -271,7 +271,7 @@ class Context:
         )
 
 
-def _take_up(pending: PendingEdit, request: Request) -> None:
+def _add_to(pending: PendingEdit, request: Request) -> None:
     affine = request.affine
     pending.biased = pending.biased or affine.constant
     if request.after:

@@ -67,7 +67,7 @@ def absorb(context: Context, value: Value, change: Change, reached: set[Value]) 
     if value.output:
         raise CannotFold("its output is an output of the model")
     if value in reached:
-        raise CannotFold(f"its output reaches {describe_value(value)} by two ways")
+        raise CannotFold(f"its output reaches {describe_value(value)} on two paths")
     reached.add(value)
     context.check_unobserved(value)
     requests: list[Request] = []
@@ -84,7 +84,7 @@ def _absorb_at(
     affine_layer = context.affine_layer_at(op)
     if affine_layer is not None:
         if affine_layer.reason is not None or not affine_layer.editable:
-            raise CannotFold(f"{affine_layer.name}, which reads its output, cannot take it up")
+            raise CannotFold(f"{affine_layer.name}, which reads its output, cannot absorb the map")
         axis = affine_layer.channel_axis(value)
         if not change.only_along(axis):
             raise CannotFold(f"{affine_layer.name} normalises another axis")
@@ -95,7 +95,7 @@ def _absorb_at(
     try:
         for link in context.links(op):
             if value not in link.ends[1:]:
-                raise NotSeparable("it is read for something else than its numbers")
+                raise NotSeparable("the operator does not read the tensor's numbers")
             requests += absorb(context, link.output, change.down(link, value), reached)
     except NotSeparable as reason:
         raise CannotFold(f"its output goes into {describe(op)}: {reason}") from reason
@@ -104,7 +104,7 @@ def _absorb_at(
 
 def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
     if op["input"] is not value:
-        raise CannotFold(f"{describe(op)} reads its output as something else than its input")
+        raise CannotFold(f"{describe(op)} reads its output as a parameter")
     layer = context.layer(op)
     axis = channel_axis(op, value)
     if not change.only_along(axis):
@@ -114,7 +114,7 @@ def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Reques
     if change.shifts and layer.padded:
         raise CannotFold(
             f"{describe(op)} pads with zeros; folding would need padding with another value, "
-            "which costs what it saves"
+            "which costs as much as it saves"
         )
     if change.shifts and layer.kind == "conv_transpose":
         raise CannotFold(f"{describe(op)} sums a different number of taps at its borders")

@@ -20,7 +20,7 @@ from .offsets import Offsets
 from .request import CannotFold, Request
 from .scales import Indices, Scales, components
 
-_TIED = "it is tied to what stays"
+_TIED = "a tensor that must stay has the same scale"
 _MAGNIFIED = 1e3
 """The largest offset that a tensor may get, in multiples of the tensor's usual size.
 
@@ -70,11 +70,11 @@ class IntoNeighbours:
             else:
                 going.append(item)
         if going:
-            self._take_up(going, system, context)
+            self._fold_all(going, system, context)
         context.exhausted = len(context.folded)  # a second try would meet the same constraints
         return bool(going)
 
-    def _take_up(self, going: list[AffineLayer], system: _System, context: Context) -> None:
+    def _fold_all(self, going: list[AffineLayer], system: _System, context: Context) -> None:
         """Commit the layer changes that ``system`` found, and fold ``going``."""
         changed = list(system.changed(context, {*going}))
         context.commit(context.agree(item.request for item in changed))
@@ -141,7 +141,7 @@ class _System:
         """
         affine = item.affine
         if not bool((affine.scale != 0).all()):
-            raise CannotFold("a scale of zero cannot be taken off again")
+            raise CannotFold("a scale of zero cannot be inverted")
         mark = self._scales.mark(), self._offsets.mark()
         try:
             self._tie_offsets(item, affine)  # first, because a failure shows at the first channel
@@ -168,12 +168,13 @@ class _System:
                 negative = int((affine.scale < 0).sum())
                 raise CannotFold(
                     f"{negative} of its {len(affine.scale)} scales are negative, which does not "
-                    "fit the signs of what it is tied to by sums and rectifiers"
+                    "fit the signs that sums and rectifiers around it require"
                 )
             before_it = self._why(one, "scale", item) or _TIED
             behind_it = self._why(other, "scale", item) or _TIED
             raise CannotFold(
-                f"its scale can go neither before it ({before_it}) nor behind it ({behind_it})"
+                f"its scale can be absorbed neither before it ({before_it}) nor behind it "
+                f"({behind_it})"
             )
 
     def _tie_offsets(self, item: AffineLayer, affine: Affine) -> None:
@@ -198,7 +199,7 @@ class _System:
                     before_it = self._why(one, "offset", item) or reasons[0]
                     behind_it = self._why(other, "offset", item) or reasons[1]
                     raise CannotFold(
-                        f"its shift can go neither before it ({before_it}) nor behind it "
+                        f"its shift can be absorbed neither before it ({before_it}) nor behind it "
                         f"({behind_it})"
                     )
                 self._offsets.apply(changes)

@@ -101,7 +101,7 @@ def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Reques
 
 def _ask_affine_layer(affine_layer: AffineLayer, op: Op, value: Value, change: Change) -> Request:
     if affine_layer.reason is not None or not affine_layer.editable:
-        raise CannotFold(f"{affine_layer.name}, which comes before it, cannot take it up")
+        raise CannotFold(f"{affine_layer.name}, which comes before it, cannot absorb the map")
     axis = affine_layer.channel_axis(value)
     if not change.only_along(axis):
         raise CannotFold(f"its channels lie on another axis than those of {affine_layer.name}")
@@ -126,7 +126,7 @@ def _through(
     requests: list[Request] = []
     for source, part in wanted.items():
         if source.constant:
-            raise CannotFold(f"{describe(op)} joins a constant in")
+            raise CannotFold(f"{describe(op)} concatenates a constant tensor")
         requests += _absorb(context, source, op, part)
     return requests
 
@@ -149,7 +149,7 @@ def _through_sum(context: Context, op: Op, link: Link, change: Change) -> list[R
                 raise
             raw.append(source)
     for source in raw:
-        requests = _make_up_for(source, sources, requests, context, op)
+        requests = _correct_skip(source, sources, requests, context, op)
     return requests
 
 
@@ -176,7 +176,7 @@ def _layers_reading(source: Value, summand: Value) -> Iterator[Op]:
             seen.update(op.inputs)
 
 
-def _make_up_for(
+def _correct_skip(
     source: Value,
     summands: Sequence[Value],
     requests: list[Request],
@@ -194,4 +194,4 @@ def _make_up_for(
             skip = request.affine.scale - 1
             changed = Request(request.op, request.affine, after=True, skip=skip)
             return [*requests[:index], changed, *requests[index + 1 :]]
-    raise CannotFold(f"{describe(op)} adds a tensor that no layer can make up for")
+    raise CannotFold(f"{describe(op)} adds a tensor whose scale no layer can correct")

@@ -62,7 +62,7 @@ class Labels:
         self.blocks: dict[object, Indices] = {}
         self.count = 1
         self.same: list[tuple[Indices, Indices]] = []
-        first = Demand(np.array([FIXED]), "what makes it cannot be changed")
+        first = Demand(np.array([FIXED]), "the operator that computes it cannot be changed")
         self.fixed_offset = [first]
 
     def of(self, value: Value) -> Tensor:

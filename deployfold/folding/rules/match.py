@@ -18,9 +18,9 @@ from . import all_rules
 from .context import Context
 from .rule import Rule
 
-LOOKED_AT = (
-    "without it the model's forward fails or its outputs change: its code seems to look at it, or "
-    "at a tensor before or behind it, in a way that no trace shows"
+UNSEEN_USE = (
+    "without this layer the model's forward fails or its outputs change; the code seems to read"
+    " the layer, or a tensor next to it, where no trace shows that"
 )
 
 
@@ -99,8 +99,11 @@ def _apply_all(rules: Sequence[Rule], context: Context) -> None:
 def _reason(affine_layer: AffineLayer, context: Context) -> str:
     if affine_layer.reason is not None:
         return affine_layer.reason
-    refusals = context.refusals.get(affine_layer, {})
-    return "; ".join(dict.fromkeys(refusals.values())) or "no rule looks at it"
+    rules: dict[str, list[str]] = {}
+    for rule, reason in context.refusals.get(affine_layer, {}).items():
+        rules.setdefault(reason, []).append(rule)
+    found = "; ".join(f"not {' or '.join(names)}: {why}" for why, names in rules.items())
+    return found or "no rule applies to it"
 
 
 def _skip_neutral(graph: Graph) -> None:

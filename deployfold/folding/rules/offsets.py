@@ -80,16 +80,16 @@ class Offsets:
         if search.balance(item, by, None):
             changes = search.changes
         elif search.steps > _STEPS:
-            return f"more than {_STEPS} tensors are tied to it by sums"
+            return f"sums connect more than {_STEPS} tensors with it"
         elif search.cycle:
             found = self._solved(item, by, own)
             if isinstance(found, str):
                 return found
             changes = found
         else:
-            return "every sum on the way leads to a tensor that cannot be shifted"
+            return "every tensor that could take the shift must stay unchanged"
         if any(not abs(change) <= limit for change in changes.values()):
-            return "the shifts would be so large that taking them off again costs precision"
+            return "the shifts would be so large that subtracting them later costs precision"
         return changes
 
     def apply(self, changes: dict[int, float]) -> None:

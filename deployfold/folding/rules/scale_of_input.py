@@ -41,12 +41,12 @@ class ScaleOfInput(RuleForOne):
             if value not in context.graph.inputs:
                 raise CannotFold("it does not normalise an input of the model")
         if not affine.has_shift or not bool((affine.scale != 0).all()):
-            raise CannotFold("a scale of zero leaves nothing to shift")
+            raise CannotFold("a scale of zero cannot be inverted")
         first = affine_layer.removals[0]
         if isinstance(first, Replacement) and first.keep:
             raise CannotFold("its class does more than normalise")
         if not isinstance(first, (Bypass, Replacement)):
-            raise CannotFold("its shift cannot be left on its own")
+            raise CannotFold("the shift cannot stay without the scale")
         requests: list[Request] = []
         for site in affine_layer.sites:
             result = site.output

@@ -1,4 +1,4 @@
-"""Finding the folded modules that the model's own code looks at.
+"""Finding the folded modules whose attributes the model's own code reads.
 
 Code may read a BatchNorm's statistics or ask for its class. No trace shows such an access, and
 after folding the forward fails or computes something else. The folded model therefore runs once
@@ -21,7 +21,7 @@ _LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 """Folders whose code reads every module; accesses from there do not count."""
 
 
-def looked_at(
+def attributes_read(
     original: nn.Module, folded: nn.Module, names: Iterable[str], inputs: Sequence[tuple[Any, ...]]
 ) -> dict[str, str]:
     """Find the folded modules that the forward's code reads, each with the attribute read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployfold.folding.proof.isolate import keep_needed, most_folds
+from deployfold.folding.proof.search import keep_needed, most_folds
 
 
 @given(st.integers(1, 500), st.data())
