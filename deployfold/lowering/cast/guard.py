@@ -140,8 +140,11 @@ class CastGuard:
                 more = self._costliest(kept, measured.sqnr_db + _METRIC_DB)
             else:
                 # Each round aims at 3 dB more, because interacting errors made the last prediction
-                # too good.
+                # too good; it may even have said that no tensor costs too much.
                 more = self._costliest(kept, limit_db + _MARGIN_DB + 3.0 * number)
+                while not more and number + 1 < _ROUNDS:
+                    number += 1
+                    more = self._costliest(kept, limit_db + _MARGIN_DB + 3.0 * number)
             number += 1
             if not more or number == _ROUNDS:
                 raise AccuracyError(self._refusal(measured, limit_db, missed))
