@@ -124,6 +124,23 @@ class NoEngine:
 
 
 @dataclass(frozen=True)
+class EngineTensor:
+    """One input or output of an engine.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: the name of the dtype in numpy and ml_dtypes, or ``unknown``.
+        shape: the shape, with -1 for a dynamic axis.
+        mode: ``input`` or ``output``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    mode: str
+
+
+@dataclass(frozen=True)
 class LayerCounts:
     """How many layers of each kind the parsed network has, before TensorRT fuses any.
 

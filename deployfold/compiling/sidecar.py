@@ -26,7 +26,7 @@ from deployfold.targets.libraries import LIBRARIES, version_parts
 from deployfold.targets.machine import Gpu
 from deployfold.util.files import sha256, write_text
 
-from .records import EngineArtifact, EngineRequest
+from .records import EngineArtifact, EngineRequest, EngineTensor
 
 SIDECAR_SCHEMA = 1
 RUNS_ON_NEXT_MAJOR = {(10, 11)}
@@ -41,23 +41,6 @@ class Here:
 
     compute_capability: ComputeCapability
     library_version: str
-
-
-@dataclass(frozen=True)
-class EngineTensor:
-    """One input or output of an engine.
-
-    Attributes:
-        name: the tensor's name.
-        dtype: the name of the dtype, which NumPy and ml_dtypes share.
-        shape: the shape, with -1 for a dynamic axis.
-        mode: ``input`` or ``output``.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    mode: str
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.records import EngineListing, EngineRequest, LayerCounts
+from deployfold.compiling.records import EngineListing, EngineRequest, EngineTensor, LayerCounts
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
 from deployfold.targets.libraries import LIBRARIES, lean_runtime_hint
@@ -23,7 +23,7 @@ from deployfold.targets.machine import detect
 from .builder_config import add_profiles, apply_options, set_compute_capabilities
 from .known_issues import KnownIssue, known_issues, sentence
 from .listing import HEADING, read_listing
-from .network import Tensor, check_precision, parse_onnx, read_network, tensors_of
+from .network import check_precision, parse_onnx, read_network, tensors_of
 from .progress import make_monitor
 from .timing_cache import cache_file, load_cache, save_cache
 
@@ -68,7 +68,7 @@ class BuiltEngine:
 
     library_version: str
     layer_counts: LayerCounts
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[EngineTensor, ...]
     notes: tuple[str, ...] = ()
     listing: EngineListing | None = None
 

@@ -9,27 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.records import LayerCounts
+from deployfold.compiling.records import EngineTensor, LayerCounts
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One input or output of an engine.
-
-    Attributes:
-        name: the tensor's name.
-        mode: ``input`` or ``output``.
-        shape: the shape, with -1 for a dynamic axis.
-        dtype: a value of :data:`DTYPES`, or ``unknown``.
-    """
-
-    name: str
-    mode: str
-    shape: tuple[int, ...]
-    dtype: str
-
 
 DTYPES = {
     **{one.record.tensorrt_type: one.record.dtype for one in Precision},
@@ -120,11 +102,13 @@ def inputs_of(network: Any) -> dict[str, Any]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def tensors_of(network: Any) -> tuple[Tensor, ...]:
+def tensors_of(network: Any) -> tuple[EngineTensor, ...]:
     """The inputs and outputs of a network, the inputs first."""
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     return tuple(
-        Tensor(tensor.name, mode, tuple(tensor.shape), DTYPES.get(tensor.dtype.name, "unknown"))
+        EngineTensor(
+            tensor.name, DTYPES.get(tensor.dtype.name, "unknown"), tuple(tensor.shape), mode
+        )
         for mode, group in (("input", inputs_of(network).values()), ("output", outputs))
         for tensor in group
     )
