@@ -16,9 +16,14 @@ from torch import nn
 
 from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
+from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError, UsageError
+from deployfold.lowering import LoweringData, LoweringOptions, lower
 from deployfold.lowering.cast.guard import CastGuard
 from deployfold.lowering.cast.sensitivity import costliest
+from deployfold.lowering.request import ScoredData
+from deployfold.scoring import Scoring, TaskMetric
+from deployfold.util.numerics import sqnr_db
 
 LOOSE = GuardSpec(enabled=False)
 
@@ -240,3 +245,29 @@ def test_the_costliest_tensors_are_found_and_no_more(noises, allowed):
         least = min(noises[index] for index in found)
         assert sum(rest) + sum(noises[index] for index in found) > allowed
         assert least > 0
+
+
+def test_fp16_keeps_the_limit_of_a_task_metric(tmp_path):
+    """The metric is the SQNR itself, so that its limit is one that only fp32 layers reach."""
+    source, feeds = rotary(tmp_path / "net.onnx")
+
+    class Decibels:
+        def __init__(self):
+            self.pairs = []
+
+        def add(self, outputs, labels, reference):
+            self.pairs.append((reference[0], outputs[0]))
+
+        def result(self):
+            before, after = (list(side) for side in zip(*self.pairs, strict=True))
+            return {"decibels": min(sqnr_db(before, after), 300.0)}
+
+    metric = TaskMetric("decibels", Decibels, "none", ("decibels",))
+    found = {}
+    for limits in ((), (MetricLimit("decibels", 75.0),)):
+        scored = ScoredData(Scoring((metric,), limits), feeds[:8], None)
+        data = LoweringData(feeds[:8], inputs_real=True, scored=scored)
+        path = tmp_path / f"{len(limits)}.onnx"
+        found[len(limits)] = lower(source, path, Precision.FP16, data, LoweringOptions())
+    assert found[0].scores["decibels"] < 75 <= found[1].scores["decibels"]
+    assert len(found[1].kept) > len(found[0].kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
+from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError
 from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step, keep_accuracy
@@ -180,3 +182,21 @@ def test_the_result_meets_the_limit_or_is_refused(layers, surprise, decibels, ag
     assert step.share >= least - 1e-6
     left = {r.layer.name for r in step.results if r.quantised is None}
     assert left == set(reasons)
+
+
+def test_a_missed_task_metric_puts_back_the_noisiest_layers():
+    """The SQNR holds from the start; the metric holds from a hundredth of the noise on."""
+    limit = MetricLimit("box_ap", 1.0, "pt")
+
+    class Scored(Net):
+        def attempt(self, excluded: frozenset[str]) -> Step:
+            step = super().attempt(excluded)
+            missed = (limit,) if step.measured.noise > 1e-4 else ()
+            return Step(step.results, replace(step.measured, missed=missed))
+
+    layers = {"a": (10, 5e-3, 0.0), "b": (40, 9e-5, 0.0), "c": (50, 5e-6, 1e-2)}
+    step, reasons = Scored(layers).keep(min_sqnr_db=10)
+    assert set(reasons) == {"a"}
+    assert not step.measured.missed
+    with pytest.raises(AccuracyError, match=r"and not 10 dB and box_ap=-1pt with"):
+        Scored({"a": (60, 5e-3, 0.0), "b": (40, 9e-5, 0.0)}).keep(min_sqnr_db=10)
