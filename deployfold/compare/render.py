@@ -194,8 +194,9 @@ def _sentence(change: Change) -> str:
     if change.reason is not None or change.old is None or change.new is None:
         return text.clean(f"{change.metric}: {change.reason or change.verdict}")
     write = _unit(change).write
-    moved = f"{write(change.old)} to {write(change.new)} ({_change(change)})"
-    return f"{change.metric} went from {moved.replace(' ()', '')}, limit {change.limit}"
+    by = f" ({difference})" if (difference := _change(change)) else ""
+    moved = f"{write(change.old)} to {write(change.new)}{by}"
+    return f"{change.metric} went from {moved}, limit {change.limit}"
 
 
 def _below(changes: Changes, everything: bool) -> list[str]:
