@@ -73,7 +73,7 @@ test-zoo: $(STAMP) ## fold hundreds of networks, side by side with other folders
 	$(BIN)/python -m pytest -q -m 'slow and zoo' tests/zoo -s
 
 test-real: $(STAMP) ## build some thirty models of other libraries as their users have them; resumable
-	$(BIN)/python tests/real_models/run.py build/real
+	$(BIN)/python tests/real_models/real_run.py build/real
 	$(BIN)/python -m pytest -q -m 'slow and real' tests/real_models
 
 clean:

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from case import Case
 from listed import CASES
-from run import result_path
+from real_run import result_path
 
 RESULTS = Path("build/real")
 

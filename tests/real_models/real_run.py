@@ -1,8 +1,8 @@
 """Build every model of the list with the installed ``deployfold``; results are kept, so it resumes.
 
-python tests/real_models/run.py build/real           # what has no result yet
-python tests/real_models/run.py build/real yolov8n   # these again
-python tests/real_models/run.py build/real --quick   # without torch.onnx.export alone
+python tests/real_models/real_run.py build/real           # what has no result yet
+python tests/real_models/real_run.py build/real yolov8n   # these again
+python tests/real_models/real_run.py build/real --quick   # without torch.onnx.export alone
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from case import Case
 from listed import CASES
 from packages import install
-from table import render
+from real_table import render
 
 HERE = Path(__file__).parent
 DEPLOYFOLD = str(Path(sysconfig.get_path("scripts")) / "deployfold")

@@ -1,6 +1,6 @@
 """The results as a table, in Markdown.
 
-python tests/real_models/table.py build/real
+python tests/real_models/real_table.py build/real
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _cells(case: Case, result: dict[str, Any], reasons: list[str]) -> list[str]:
     report = result["report"]
     if result["exit"] not in (0, ACCURACY) or report is None:
         text = result["output"].partition("Error: ")[2] or result["last"]
-        reason = f"{case.name}: {' '.join(text.split())}"
+        reason = f"{case.name}: {' '.join(text.split()).partition(' The log: ')[0]}"
         return [f"exit {result['exit']} {_noted(reason, reasons)}", *empty]
     fold = report["fold"]
     counts, difference = "–", "–"
@@ -53,9 +53,12 @@ def _cells(case: Case, result: dict[str, Any], reasons: list[str]) -> list[str]:
         if left:
             why = "; ".join(dict.fromkeys(one["reason"] for one in fold["left"]))
             counts += f" {_noted(f'{case.name}: {why}', reasons)}"
-        difference = f"{fold['verification']['float64_relative_difference']:.0e}"
+        relative = fold["verification"]["float64_relative_difference"]
+        difference = f"{relative:.0e}" if relative else "0"
     rows = {row["name"]: row for row in report["rows"]}
     made = [_made(case, rows, name, reasons) for name in ROWS]
+    if made[-1] == "–" and rows.get("tensorrt-fp32", {}).get("artifact"):
+        made[-1] = "✓ fp32"
     alone = result.get("alone")
     seconds = "–"
     if alone is not None:
