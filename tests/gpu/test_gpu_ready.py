@@ -18,7 +18,13 @@ from deployfold.targets.machine import Gpu
 L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
 
 
-@pytest.mark.parametrize("precision", list(SQNR))
+OFTEN = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.FP8)
+"""The precisions that every run of the tests builds; a build takes more than a second."""
+
+
+@pytest.mark.parametrize(
+    "precision", [pytest.param(one, marks=[pytest.mark.slow] * (one not in OFTEN)) for one in SQNR]
+)
 def test_the_network_builds_with_its_request(
     gpu_net: GpuNet, tmp_path: Path, precision: Precision
 ) -> None:
