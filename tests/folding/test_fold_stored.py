@@ -109,6 +109,18 @@ def test_attention_written_as_einsums_carries_a_norm():
     folded(wrong_axis, torch.randn(2, 5, 6), gone=0, left=1)
 
 
+@pytest.mark.parametrize(
+    "subtract", [lambda y, w: y - w, lambda y, w: w - y, lambda y, w: torch.sub(y, w, alpha=3)]
+)
+def test_a_stored_tensor_may_be_subtracted_between_layer_and_norm(subtract):
+    class Subtracts(Product):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.after(subtract(x @ self.weight, self.bias)))
+
+    model = randomise(Subtracts("", (3, 4), before=False, after=True))
+    folded(model, torch.randn(5, 3), gone=1)
+
+
 @pytest.mark.parametrize("way", ["mm", "einsum", "operator"])
 def test_a_product_that_runs_twice_in_a_forward_gets_its_bias_twice(way):
     class Twice(Product):

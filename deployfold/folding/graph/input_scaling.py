@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from deployfold.folding.algebra import Affine
+from deployfold.folding.operators.partial import NotSeparable, along
+from deployfold.folding.operators.table import links_of
 from deployfold.folding.plan import Bypass
 from deployfold.folding.rewrite.forward import cannot_rewrite
 
 from .affine_layer import AffineLayer
 from .arithmetic import constant_axis, merge_ops
-from .constants import number_of
 from .graph import Graph, Op, Value
 
 _STEPS = frozenset({"add", "sub", "rsub", "mul", "div"})
@@ -75,7 +76,7 @@ def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLaye
     size = source.shape[1 if axis is None else axis] if len(source.shape) > 1 else 1
     affine = Affine(torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
     for op in chain:
-        step = _step(op, size)
+        step = _step(op, axis, size)
         if step is None:
             return None
         affine = step.after(affine)
@@ -96,34 +97,20 @@ def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLaye
     )
 
 
-def _step(op: Op, size: int) -> Affine | None:
+def _step(op: Op, axis: int | None, size: int) -> Affine | None:
     """One operator as an affine map of its variable input; None if not affine or not known."""
-    first, second = op["self"], op["other"]
-    turned = isinstance(first, Value) and first.constant  # the constant comes first
-    number = _number(first if turned else second, size)
-    alpha = float(op.arguments.get("alpha", 1))
-    if number is None or op.arguments.get("rounding_mode"):
+    try:
+        (link,) = links_of(op)
+        ((_, _, coefficient),) = link.inputs
+        numbers = (coefficient, link.constant_numbers())
+        scale, shift = (_along(one, axis, size) for one in numbers)
+    except NotSeparable:
         return None
-    one, zero = torch.ones_like(number), torch.zeros_like(number)
-    name = op.name.rstrip("_")
-    if name == "mul":
-        return Affine(number, zero, constant=False)
-    if name == "div":
-        return None if turned else Affine(1 / number, zero, constant=False)
-    sign = -1.0 if name == "sub" else 1.0
-    if name == "rsub":  # other - alpha * self
-        return None if turned else Affine(-alpha * one, number)
-    if turned:  # number ± alpha * x
-        return Affine(sign * alpha * one, number)
-    return Affine(one, sign * alpha * number)
+    return Affine(scale, shift, link.constant != 0.0)
 
 
-def _number(item: object, size: int) -> Tensor | None:
-    if isinstance(item, Value):
-        number = number_of(item)
-        if number is None:
-            return None
-        return number.double().flatten().expand(size) if number.numel() in (1, size) else None
-    if isinstance(item, (int, float)):
-        return torch.full((size,), float(item), dtype=torch.float64)
-    return None
+def _along(number: float | Tensor, axis: int | None, size: int) -> Tensor:
+    """A number, or a partly known tensor that varies along ``axis`` alone, as ``(size,)``."""
+    if not isinstance(number, Tensor):
+        return torch.full((size,), number, dtype=torch.float64)
+    return along(number, 0 if axis is None else axis % number.dim()).expand(size)

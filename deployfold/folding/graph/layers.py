@@ -61,6 +61,17 @@ class Layer:
     trailing: int = 0
 
     @property
+    def shift_barrier(self) -> str:
+        """Why the layer cannot absorb a shift of its input, as a phrase; empty if it can."""
+        if self.kind == "deform_conv":
+            return "takes zeros beyond its borders"
+        if self.padded:
+            return "pads with zeros, which the shift would have to change as well"
+        if self.kind == "conv_transpose":
+            return "sums a different number of taps at its borders"
+        return ""
+
+    @property
     def transposed(self) -> bool:
         """Whether the first axis of the weight holds the input channels."""
         return self.kind in ("conv_transpose", "product", "embedding")

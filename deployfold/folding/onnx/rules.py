@@ -132,18 +132,15 @@ def _scaled_rows(
         if weight.ndim != 2 or _rank(norm.inputs[0]) != 2:
             return f"its channels are not the columns of the weight of {_title(node)}"
         return LayerChange(node, {1: weight * scale}, shift=shift if alone else None)
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
+    if bias is None:
+        return f"the bias of {_title(node)} before it is computed by the graph"
     if node.op_type == "Gemm":
         rows = scale[:, None] if _integer(node, "transB", 0) else scale
         constants = {1: weight * rows}
         beta = _number(node, "beta", 1.0)
-        bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
-        if bias is None:
-            return f"the bias of {_title(node)} before it is computed by the graph"
         constants[2] = beta * np.asarray(bias, np.float64) * scale + shift
         return LayerChange(node, constants, attributes={"beta": 1.0} if beta != 1.0 else {})
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else 0.0
-    if bias is None:
-        return f"the bias of {_title(node)} before it is computed by the graph"
     groups = _integer(node, "group", 1)
     if node.op_type == "Conv":
         scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -37,6 +37,7 @@ class Link:
     Attributes:
         inputs: each input with its route and coefficient.
         constant: the constant that the operator adds to the sum: a number, or a constant tensor.
+        sign: the factor of a constant tensor.
         positive: the reason why the operator needs a positive scale; empty if any scale passes.
         no_shift: the reason why a shift cannot pass the operator; empty if a shift can.
     """
@@ -44,6 +45,7 @@ class Link:
     output: Value
     inputs: tuple[tuple[Value, Route, Coefficient], ...]
     constant: float | Value = 0.0
+    sign: float = 1.0
     positive: str = ""
     no_shift: str = ""
 
@@ -73,7 +75,7 @@ class Link:
         number = number_of(self.constant)
         if number is None:
             raise NotSeparable("the added tensor is not stored in the model")
-        return Aligned(self.constant, self.output).down(number.double())
+        return Aligned(self.constant, self.output).down(number.double()) * self.sign
 
 
 Builder = Callable[[Op], list[Link]]
@@ -205,20 +207,19 @@ def adds(op: Op) -> list[Link]:
     if op["self"] is op["other"]:
         raise NotSeparable("the operator reads one tensor twice")
     constant: float | Value = 0.0
+    constant_sign = 1.0
     inputs: list[tuple[Value, Route, Coefficient]] = []
     for key, sign in signs.items():
         item = op[key]
         if isinstance(item, Value) and not item.constant:
             inputs.append((item, Aligned(item, op.output), sign))
         elif isinstance(item, Value):
-            if sign != 1:
-                raise NotSeparable("the operator subtracts or weights a stored tensor")
-            constant = item
+            constant, constant_sign = item, sign
         else:
             constant = sign * item
     if not inputs:
         raise NotSeparable("all its inputs are constants")
-    return [Link(op.output, tuple(inputs), constant)]
+    return [Link(op.output, tuple(inputs), constant, constant_sign)]
 
 
 def single(op: Op) -> Value:

@@ -115,11 +115,8 @@ class Cells(Labels):
             return
         if op.inputs.count(source) > 1:
             self._fix(read, f"{describe(op)} reads it twice")
-        if layer.padded:
-            self.fixed_offset.append(Demand(read, f"{describe(op)} pads it with zeros"))
-        elif layer.kind == "conv_transpose":
-            borders = f"{describe(op)} sums a different number of taps at its borders"
-            self.fixed_offset.append(Demand(read, borders))
+        if layer.shift_barrier:
+            self.fixed_offset.append(Demand(read, f"{describe(op)} {layer.shift_barrier}"))
         self.share(("read", layer.weight), read)
         self.absorbers.append(Absorber(op, read, after=False))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
-from deployfold.folding.graph.layers import channel_axis, is_layer
+from deployfold.folding.graph.layers import is_layer
 from deployfold.folding.operators.change import Change
 from deployfold.folding.operators.partial import NotSeparable
 
+from .ask import ask
 from .context import Context, describe
 from .request import CannotFold, Request
 from .rule import RuleForOne
@@ -81,16 +82,16 @@ def _absorb_at(
 ) -> list[Request]:
     if op.inputs.count(value) > 1:
         raise CannotFold(f"{describe(op)} reads its output twice")
-    affine_layer = context.affine_layer_at(op)
-    if affine_layer is not None:
-        if affine_layer.reason is not None or not affine_layer.editable:
-            raise CannotFold(f"{affine_layer.name}, which reads its output, cannot absorb the map")
-        axis = affine_layer.channel_axis(value)
-        if not change.only_along(axis):
-            raise CannotFold(f"{affine_layer.name} normalises another axis")
-        return [Request(op, change.affine(value, axis), after=False)]
+    if context.affine_layer_at(op) is not None:
+        return [ask(context, op, value, change, after=False)]
     if is_layer(op):
-        return [_ask_layer(context, op, value, change)]
+        if op["input"] is not value:
+            raise CannotFold(f"{describe(op)} reads its output as a parameter")
+        request = ask(context, op, value, change, after=False)
+        barrier = context.layer(op).shift_barrier
+        if change.shifts and barrier:
+            raise CannotFold(f"{describe(op)} {barrier}")
+        return [request]
     requests: list[Request] = []
     try:
         for link in context.links(op):
@@ -100,25 +101,6 @@ def _absorb_at(
     except NotSeparable as reason:
         raise CannotFold(f"its output goes into {describe(op)}: {reason}") from reason
     return requests
-
-
-def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
-    if op["input"] is not value:
-        raise CannotFold(f"{describe(op)} reads its output as a parameter")
-    layer = context.layer(op)
-    axis = channel_axis(op, value)
-    if not change.only_along(axis):
-        raise CannotFold(f"its channels lie on another axis than the inputs of {describe(op)}")
-    if change.shifts and layer.kind == "deform_conv":
-        raise CannotFold(f"{describe(op)} takes zeros beyond its borders")
-    if change.shifts and layer.padded:
-        raise CannotFold(
-            f"{describe(op)} pads with zeros; folding would need padding with another value, "
-            "which costs as much as it saves"
-        )
-    if change.shifts and layer.kind == "conv_transpose":
-        raise CannotFold(f"{describe(op)} sums a different number of taps at its borders")
-    return Request(op, change.affine(value, axis), after=False)
 
 
 def describe_value(value: Value) -> str:

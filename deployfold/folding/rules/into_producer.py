@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
-from deployfold.folding.graph.layers import channel_axis, is_layer
+from deployfold.folding.graph.layers import is_layer
 from deployfold.folding.kernels import centre_taps
 from deployfold.folding.operators.change import Change
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import is_sum
 
+from .ask import ask
 from .context import Context, describe
 from .request import CannotFold, Request
 from .rule import RuleForOne
@@ -52,11 +53,8 @@ def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[
         reader: the operator that reads ``value``.
     """
     op = _only_producer(context, value, reader)
-    affine_layer = context.affine_layer_at(op)
-    if affine_layer is not None:
-        return [_ask_affine_layer(affine_layer, op, value, change)]
-    if is_layer(op):
-        return [_ask_layer(context, op, value, change)]
+    if is_layer(op) or context.affine_layer_at(op) is not None:
+        return [ask(context, op, value, change, after=True)]
     variable = [source for source in op.inputs if not source.constant]
     try:
         links = context.links(op)
@@ -89,23 +87,6 @@ def _only_producer(context: Context, value: Value, reader: Op) -> Op:
         raise CannotFold(f"its input {describe(op)} is also an output of the model")
     context.check_unobserved(value)
     return op
-
-
-def _ask_layer(context: Context, op: Op, value: Value, change: Change) -> Request:
-    context.layer(op)  # raises where the layer cannot be rewritten
-    axis = channel_axis(op, value)
-    if not change.only_along(axis):
-        raise CannotFold(f"its channels lie on another axis than the outputs of {describe(op)}")
-    return Request(op, change.affine(value, axis), after=True)
-
-
-def _ask_affine_layer(affine_layer: AffineLayer, op: Op, value: Value, change: Change) -> Request:
-    if affine_layer.reason is not None or not affine_layer.editable:
-        raise CannotFold(f"{affine_layer.name}, which comes before it, cannot absorb the map")
-    axis = affine_layer.channel_axis(value)
-    if not change.only_along(axis):
-        raise CannotFold(f"its channels lie on another axis than those of {affine_layer.name}")
-    return Request(op, change.affine(value, axis), after=True)
 
 
 def _through(
