@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.runtimes.onnxruntime import ONNX_IN_TRITON
 from deployfold.runtimes.tail_name import PASSED
 
 from .pbtxt import text
@@ -16,9 +16,7 @@ _LATEST = -1
 
 def tail_model(build: str) -> str:
     """The name of the tail's model, which all heads of a build share."""
-    backend = ONNX_RUNTIME.triton
-    assert backend is not None
-    return f"{build}_{backend.backend}_tail"
+    return f"{build}_{ONNX_IN_TRITON.backend}_tail"
 
 
 def ensemble_config(name: str, whole: Interface, steps: Iterable[tuple[str, Interface]]) -> str:

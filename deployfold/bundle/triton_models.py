@@ -10,6 +10,7 @@ from deployfold.compiling.sidecar import read_sidecar
 from deployfold.events import Emit, Note
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT, TritonModel
+from deployfold.runtimes.onnxruntime import ONNX_IN_TRITON
 from deployfold.runtimes.tail_name import tail_name
 from deployfold.targets.compute_capability import sm_of_dotted
 
@@ -95,15 +96,14 @@ def _ensembles(
         return []
     tail = str(tail_name(heads[0].artifacts[0].file))
     path = build.directory / tail
-    behind, backend, name = onnx_interface(path), ONNX_RUNTIME.triton, tail_model(build.name)
-    assert backend is not None
+    behind, name = onnx_interface(path), tail_model(build.name)
     files = {
         part: build.directory / part
         for part in heads[0].artifacts[0].files
         if part.startswith(tail)
     }
-    files = {backend.file if part == tail else part: file for part, file in files.items()}
-    found = [Served(name, config(name, backend, behind, instances=instances), files)]
+    files = {ONNX_IN_TRITON.file if part == tail else part: file for part, file in files.items()}
+    found = [Served(name, config(name, ONNX_IN_TRITON, behind, instances=instances), files)]
     for head in heads:
         file = build.directory / head.artifacts[0].file
         engine = head.artifacts[0].runtime is TENSORRT

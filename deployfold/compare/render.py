@@ -16,7 +16,6 @@ from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
 from deployfold.reporting.metrics import find_metric
 from deployfold.reporting.terminal import grid_table
-from deployfold.reporting.units import Unit
 
 from .changes import Change, Changes, Verdict
 
@@ -163,17 +162,11 @@ def _change(change: Change) -> str:
         return ""
     if not math.isfinite(change.old) or not math.isfinite(change.new):
         return ""
-    unit = _unit(change)
-    if unit.change is not None:
-        return unit.change(change.new - change.old)
+    metric = find_metric(change.metric)
+    if metric is not None and metric.unit.change is not None:
+        return metric.unit.change(change.new - change.old)
     relative = change.relative
     return "" if relative is None else f"{100 * relative:+.1f} %"
-
-
-def _unit(change: Change) -> Unit:
-    metric = find_metric(change.metric)
-    assert metric is not None, "a change without a metric has no values"
-    return metric.unit
 
 
 def _word(change: Change) -> str:
@@ -191,11 +184,10 @@ def _word(change: Change) -> str:
 
 
 def _sentence(change: Change) -> str:
-    if change.reason is not None or change.old is None or change.new is None:
-        return text.clean(f"{change.metric}: {change.reason or change.verdict}")
-    write = _unit(change).write
+    if change.reason is not None:
+        return text.clean(f"{change.metric}: {change.reason}")
     by = f" ({difference})" if (difference := _change(change)) else ""
-    moved = f"{write(change.old)} to {write(change.new)}{by}"
+    moved = f"{_value(change, change.old)} to {_value(change, change.new)}{by}"
     return f"{change.metric} went from {moved}, limit {change.limit}"
 
 

@@ -83,13 +83,14 @@ def tolerance_for(tolerances: Iterable[Tolerance], row: str, metric: str) -> Tol
     """The tolerance for a metric of a row: the row's own, that of every row, or the default."""
     found = [one for one in tolerances if one.metric == metric and one.row in (row, None)]
     known = find_metric(metric)
-    default = _default(known) if known and metric.startswith(SCORE) else None
+    default = None
+    if known and known.default_limit and metric.startswith(SCORE):
+        default = _tolerance(known, known.default_limit)
     return min(found, key=lambda one: one.row is None, default=default)
 
 
-def _default(metric: Metric) -> Tolerance:
-    assert metric.default_limit is not None
-    return Tolerance(metric.key, *_parse_limit(metric, metric.default_limit))
+def _tolerance(metric: Metric, limit: str) -> Tolerance:
+    return Tolerance(metric.key, *_parse_limit(metric, limit))
 
 
 def _parse(text: str) -> Tolerance:
@@ -123,7 +124,7 @@ def _parse_limit(metric: Metric, limit: str) -> tuple[float | None, float | None
 
 
 DEFAULTS: tuple[Tolerance, ...] = (
-    *(_default(metric) for metric in METRICS.values() if metric.default_limit is not None),
+    *(_tolerance(one, one.default_limit) for one in METRICS.values() if one.default_limit),
     Tolerance(ROWS, amount=0.0),
 )
 """The tolerances without ``--fail``: the defaults of the metrics, and measured rows must stay."""

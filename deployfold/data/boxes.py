@@ -98,7 +98,8 @@ def coco_labels(
             "categories.",
         ) from error
     pictures = _by_name(coco.images)
-    missing = [file for file in files if _of(pictures, file) is None]
+    by_file = {file: own for file in files if (own := _of(pictures, file)) is not None}
+    missing = [file for file in files if file not in by_file]
     if missing:
         raise UsageError(
             f"{path} has no entry in its images for {first_few(missing)}.",
@@ -114,8 +115,7 @@ def coco_labels(
         by_picture.setdefault(one.image_id, []).append(one)
     found = []
     for file in files:
-        picture = _of(pictures, file)
-        assert picture is not None
+        picture = by_file[file]
         frame = preprocess.frame(*_size(picture, folder / file))
         found.append(_boxes(by_picture.get(picture.id, ()), rank, frame, preprocess))
     note = (

@@ -284,6 +284,8 @@ def _open(path: Path, settings: RunSettings) -> Any:
     return with_tail(OnnxRuntimeRunner(path, settings), path)
 
 
+ONNX_IN_TRITON = TritonModel("onnxruntime", "onnxruntime_onnx", "model.onnx")
+
 ONNX_RUNTIME = Runtime(
     key="onnxruntime",
     title="ONNX Runtime",
@@ -293,6 +295,6 @@ ONNX_RUNTIME = Runtime(
     open=_open,
     states_inputs=True,
     takes_provider=True,
-    triton=TritonModel("onnxruntime", "onnxruntime_onnx", "model.onnx"),
+    triton=ONNX_IN_TRITON,
     shipping=Shipping("onnx", parts=_parts, sidecars=_sidecars),
 )
