@@ -92,6 +92,11 @@ class LoweringData:
         return [*self.inputs[:RANGE_SAMPLES], *more]
 
     @property
+    def range_origin(self) -> str:
+        """A description of :attr:`range_inputs`, as the end of a sentence."""
+        return "inputs" if self.real else "random inputs, since no others were given"
+
+    @property
     def real(self) -> bool:
         """Whether some of :attr:`range_inputs` are the user's data."""
         return self.inputs_real or (self.calibration_real and bool(self.calibration))

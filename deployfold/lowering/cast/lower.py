@@ -98,7 +98,7 @@ def lower(
             outputs=found.measured.outputs,
             scores=found.scores,
             samples=len(inputs) * data.batch,
-            measured_on=_origin(data),
+            measured_on=data.range_origin,
             kept=_kept(model, {str(node.name): reason for node, reason in stays}),
             notes=notes,
             head_room=found.head_room,
@@ -164,15 +164,9 @@ def _as_it_is(
         sqnr_db=math.inf,
         max_abs_diff=0.0,
         samples=len(data.range_inputs) * data.batch,
-        measured_on=_origin(data),
+        measured_on=data.range_origin,
         notes=("The model holds no float32 tensors: it is taken as it is.",),
     )
-
-
-def _origin(data: LoweringData) -> str:
-    if data.real:
-        return "inputs"
-    return "random inputs, since no others were given"
 
 
 def _kept(model: ir.Model, reasons: Mapping[str, str]) -> tuple[KeptNode, ...]:

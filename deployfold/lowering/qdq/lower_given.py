@@ -93,7 +93,7 @@ def lower_given(
         max_abs_diff=measured.max_abs_diff,
         outputs=measured.outputs,
         samples=len(inputs) * data.batch,
-        measured_on="inputs" if data.real else "random inputs, since no others were given",
+        measured_on=data.range_origin,
         kept=tuple(stays),
         notes=(f"{given.value} from the file: its scales are kept", *rest.notes),
         rest=rest.precision,
