@@ -64,7 +64,7 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[dict[str, Any]], path: Path
     side = max(picture.size)
     font = ImageFont.load_default(max(10, side // 45))
     for one in reversed(boxes):  # the best box on top
-        left, top, right, bottom = one["box"]
+        left, top, right, bottom = map(round, one["box"])
         colour = _colour(one["class"])
         corners = (left, top, max(left, right), max(top, bottom))
         pen.rectangle(corners, outline=colour, width=max(1, round(side / 250)))
@@ -72,7 +72,7 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[dict[str, Any]], path: Path
         box = pen.textbbox((0, 0), text, font=font)
         high = box[3] + 2
         wide = box[2] + 3
-        place = (max(0.0, min(left, picture.width - wide)), top - high if top >= high else top)
+        place = (max(0, min(left, picture.width - wide)), top - high if top >= high else top)
         pen.rectangle((*place, place[0] + wide, place[1] + high), fill=colour)
         pen.text((place[0] + 2, place[1]), text, fill=(255, 255, 255), font=font)
     try:
