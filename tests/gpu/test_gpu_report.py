@@ -36,6 +36,19 @@ def test_a_failed_process_is_reported_by_its_last_line(tmp_path: Path) -> None:
         )
 
 
+def test_a_part_past_its_time_is_interrupted_and_may_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_report, "REHEARSAL", 1.0)
+    code = (
+        "import time\ntry:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    open('finished', 'w').close()"
+    )
+    with pytest.raises(ValueError, match="not done after 5 s"):
+        gpu_report.Run(tmp_path).process("x", ["-c", code], 5.0)
+    assert (tmp_path / "finished").exists()
+
+
 def test_the_table_has_the_rows_of_the_reports() -> None:
     rows = [
         {
