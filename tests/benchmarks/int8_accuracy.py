@@ -49,17 +49,21 @@ Quantiser = Callable[[Path, Path, list[Feed], list[int]], None]
 
 
 def deployfold(**options: Any) -> Quantiser:
-    """Our own, every layer in int8; a quarter of the files, one at least, is held back."""
+    """Our own, every layer in int8; a quarter of the files is held back.
+
+    Of fewer than four files, which would leave no two to fit to, a quarter of the samples of each.
+    """
 
     def quantise(source: Path, path: Path, samples: list[Feed], pictures: list[int]) -> None:
         files = max(pictures) + 1
-        last = files - max(1, files // 4)
-        fit = [index for index, picture in enumerate(pictures) if picture < last]
+        held = [picture >= files - files // 4 for picture in pictures]
+        if files < 4:
+            held = [index >= len(samples) * 3 // 4 for index in range(len(samples))]
+        fit = [index for index, out in enumerate(held) if not out]
         lower_qdq(
             source, path, calibration=[samples[index] for index in fit],
             pictures=[pictures[index] for index in fit],
-            held_back=[one for one, picture in zip(samples, pictures, strict=True)
-                       if picture >= last],
+            held_back=[one for one, out in zip(samples, held, strict=True) if out],
             guard=GuardSpec(enabled=False), **options,
         )  # fmt: skip
 

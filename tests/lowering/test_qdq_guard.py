@@ -34,6 +34,7 @@ class Net:
         self.surprise = surprise
         self.luck = luck
         self.attempts: list[frozenset[str]] = []
+        self.fits = 0
 
     def measured(self, names) -> Measured:
         noise, divergence = (sum(self.layers[name][i] for name in names) for i in (1, 2))
@@ -51,6 +52,7 @@ class Net:
 
     def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
         self.attempts.append(excluded)
+        self.fits += fits is None
         found = self.measured(set(self.layers) - excluded)
         found = Measured(**(vars(found) | {"sqnr_db": found.sqnr_db - self.surprise}))
         return Step([self.result(name, name in excluded) for name in self.layers], found)
@@ -177,6 +179,7 @@ def test_the_result_meets_the_limit_or_is_refused(layers, surprise, decibels, ag
         assert len(net.attempts) <= 7
         return
     assert len(net.attempts) <= 14
+    assert net.fits <= 9, "the refinements reuse fitted weights"
     assert step.measured.sqnr_db >= decibels
     assert agreement is None or step.measured.agreement >= agreement
     assert step.share >= least - 1e-6
