@@ -192,8 +192,8 @@ def test_a_missed_task_metric_puts_back_the_noisiest_layers():
     limit = MetricLimit("box_ap", 1.0, "pt")
 
     class Scored(Net):
-        def attempt(self, excluded: frozenset[str]) -> Step:
-            step = super().attempt(excluded)
+        def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+            step = super().attempt(excluded, fits)
             missed = (limit,) if step.measured.noise > 1e-4 else ()
             return Step(step.results, replace(step.measured, missed=missed))
 
