@@ -68,7 +68,15 @@ def test_without_a_compiler_the_row_says_what_to_install(folder, without, tmp_pa
     assert (tmp_path / "finish.json").exists()
 
 
-@pytest.mark.parametrize("home", [None, "/sys", "/nowhere"], ids=["unset", "read-only", "missing"])
+@pytest.mark.parametrize(
+    "home",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        "/sys",
+        pytest.param("/nowhere", marks=pytest.mark.slow),
+    ],
+    ids=["unset", "read-only", "missing"],
+)
 def test_without_a_home_to_write_to(folder, tmp_path, home):
     """INT8 stores its calibration cache in the home directory, and works without the cache."""
     words = ("--int8", "--calib", "random", "--no-guard", "--no-engine", "--no-measure")
@@ -94,7 +102,10 @@ def abroad(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "locale",
-    [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None},
+    ],
     ids=["utf-8", "ascii"],
 )
 def test_paths_with_spaces_and_other_letters(abroad, locale, tmp_path):

@@ -14,6 +14,7 @@ from deployfold.loading import load_model
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_make_resnet50_writes_a_model_with_statistics_of_its_own(tmp_path):
     pytest.importorskip("torchvision")
     path = tmp_path / "resnet50.pt"

@@ -310,7 +310,9 @@ def test_integer_inputs_and_a_scalar(tmp_path: Path) -> None:
     assert dimensions(list(model.graph.input)) == {"ids": ["batch", 3], "scale": []}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+)
 def test_real_models_with_both_exporters(tmp_path: Path, name: str) -> None:
     module = torchvision_model(name)
     inputs = (torch.randn(1, 3, 64, 64),)

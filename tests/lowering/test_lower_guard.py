@@ -29,7 +29,9 @@ LOOSE = GuardSpec(enabled=False)
 
 
 @pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
+@pytest.mark.parametrize(
+    "precision", [Precision.INT8, pytest.param(Precision.FP8, marks=pytest.mark.slow)]
+)
 def test_a_quantised_model_is_measured_as_it_is_written(precision, rest, tmp_path):
     """The report had 35.7 dB with an fp32 rest, and the file with its fp16 rest gave -7.7 dB."""
     source, feeds = normalisation(tmp_path / "net.onnx")
@@ -60,7 +62,9 @@ def test_the_accuracy_includes_the_fallback_layers(tmp_path):
     assert found[Precision.FP16] < found[Precision.FP32] - 3
 
 
-@pytest.mark.parametrize("make", [rotary, bucketised, normalisation])
+@pytest.mark.parametrize(
+    "make", [rotary, bucketised, pytest.param(normalisation, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("precision", "limit"), [(Precision.FP16, 30.0), (Precision.BF16, 20.0)])
 def test_layers_that_16_bits_ruin_go_back_to_fp32(make, precision, limit, tmp_path):
     """Without the guard, these layers gave -1.2 dB in fp16 and 6.4 dB in bf16, with no message."""

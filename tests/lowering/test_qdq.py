@@ -127,7 +127,10 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
     assert not (tmp_path / "no.onnx").exists()
 
 
-@pytest.mark.parametrize("more", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize(
+    "more",
+    [1.0, pytest.param(3.0, marks=pytest.mark.slow), pytest.param(5.0, marks=pytest.mark.slow)],
+)
 def test_the_written_model_is_the_model_that_met_the_limit(more, tmp_path):
     """The guard's last tries may be worse than the one it chooses."""
     torch.manual_seed(0)

@@ -70,7 +70,9 @@ def blocks(tmp_path_factory):
     return source, feeds
 
 
-@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8])
+@pytest.mark.parametrize(
+    "precision", [Precision.INT8, pytest.param(Precision.FP8, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rest", [Precision.FP16, Precision.FP32])
 def test_skips_are_rounded_and_tensorrt_rtx_builds_it(precision, rest, blocks, tmp_path):
     pytest.importorskip("tensorrt_rtx")

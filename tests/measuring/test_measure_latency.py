@@ -157,7 +157,7 @@ def test_the_measurement_ends_at_the_time_limit_and_reports_the_interval() -> No
     st.floats(0, 1),
     st.integers(0, 3),
 )
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(8))
 def test_the_measurement_always_has_rounds_enough_for_an_interval(
     durations: list[int], max_seconds: float, seed: int
 ) -> None:
