@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cli_runs import DEPLOYFOLD, QUICK, check_whole, environment, run
 
+from deployfold.compiling import worker
 from deployfold.reporting.report import load_report
 
 pytestmark = [
@@ -58,7 +59,7 @@ def _children(process: subprocess.Popen[str]) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     pids = [int(pid) for task in tasks for pid in _read(task).split()]
     # Not "worker" alone: a child that has not yet begun has our command line, with the test's name.
-    return [pid for pid in pids if "compile.worker" in _read(Path(f"/proc/{pid}/cmdline"))]
+    return [pid for pid in pids if worker.__name__ in _read(Path(f"/proc/{pid}/cmdline"))]
 
 
 def _read(path: Path) -> str:
@@ -91,8 +92,7 @@ def test_a_stopped_build_leaves_whole_artifacts(folder, tmp_path, after, number,
     assert all(row.artifact is None or row.artifact in names for row in report.rows)
     if after == "✓ compile":
         assert report.status.stage == "measure"
-        quick = ("--no-engine", "--no-measure", "-o", str(tmp_path / "o"))
-        again = run(*BUILD, *quick, cwd=folder)
+        again = run(*BUILD, "--no-measure", "-o", str(tmp_path / "o"), cwd=folder)
         assert again.returncode == 0, again.stderr
         assert load_report(tmp_path / "o" / "report.json").status.state == "complete"
         check_whole(tmp_path / "o")
@@ -108,10 +108,10 @@ def test_stopped_while_torch_is_imported(folder, tmp_path):
 def test_the_compile_worker_dies_with_the_build(folder, tmp_path):
     process = _start(folder, tmp_path / "o")
     _wait_for(lambda: _children(process))
-    (worker,) = _children(process)
+    (pid,) = _children(process)
     _end(process, signal.SIGINT)
     # At once if the build follows it already; else when the worker finds its stdin closed.
-    _wait_for(lambda: not Path(f"/proc/{worker}").exists())
+    _wait_for(lambda: not Path(f"/proc/{pid}").exists())
     names = check_whole(tmp_path / "o")
     assert "net.fp16.onnx" in names
     assert not [name for name in names if name.endswith((".engine", ".reproduce.sh"))]

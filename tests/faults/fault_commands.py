@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cli_runs import DEPLOYFOLD, SHAPE, environment
 
+from deployfold.compiling import worker
+
 CASES = int(os.environ.get("DEPLOYFOLD_FAULT_CASES", "3"))
 FEW = max(1, CASES // 5)
 """Cases of the faults that do not depend on a moment as much as SIGKILL does."""
@@ -157,7 +159,7 @@ class Running:
 
     def workers(self) -> list[int]:
         """The compile workers among its processes."""
-        return [pid for pid, line in _marked(self.mark).items() if "compile.worker" in line]
+        return [pid for pid, line in _marked(self.mark).items() if worker.__name__ in line]
 
 
 def _marked(mark: str) -> Mapping[int, str]:
