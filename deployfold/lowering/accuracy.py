@@ -96,7 +96,7 @@ class Measurer:
         if scoring is not None:
             self._tail = open_session(reference.with_name(tail)) if tail else None
             self._whole = [self._finish(*one) for one in self._by_feed(self._expected)]
-            self._own = self._score(self._whole)
+            self._own = self._score(scoring, self._whole)
         floats = [expected[0].dtype.kind == "f" for expected in self._expected]
         # Integer outputs, such as class numbers, count only if the model has no float output.
         self._compared = floats if any(floats) else [True] * len(floats)
@@ -137,7 +137,8 @@ class Measurer:
         task: Mapping[str, float] = {}
         missed: tuple[MetricLimit, ...] = ()
         if self._scoring is not None:
-            task = self._score([self._finish(*one) for one in self._by_feed(actual)])
+            whole = [self._finish(*one) for one in self._by_feed(actual)]
+            task = self._score(self._scoring, whole)
             missed = self._scoring.missed(task, self._own)
         return Measured(
             scores=task,
@@ -170,10 +171,9 @@ class Measurer:
             )
         return parts or [whole]
 
-    def _score(self, outputs: Sequence[Sequence[Array]]) -> dict[str, float]:
+    def _score(self, scoring: Scoring, outputs: Sequence[Sequence[Array]]) -> dict[str, float]:
         """The task metrics of the outputs of every feed, next to the fp32 model's."""
-        assert self._scoring is not None
-        scores = self._scoring.begin()
+        scores = scoring.begin()
         pairs = labelled(list(zip(outputs, self._whole, strict=True)), self._all_labels)
         for (own, reference), labels in pairs:
             scores.add(own, labels, reference)

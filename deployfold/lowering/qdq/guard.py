@@ -233,9 +233,9 @@ def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> boo
 
 
 def _sure_agreement(measured: Measured) -> float:
-    assert measured.agreement is not None
-    assert measured.likely_agreement is not None
-    return min(measured.agreement, measured.likely_agreement)
+    """The lower of the measured and the likely agreement; 1 for a model without classes."""
+    known = (measured.agreement, measured.likely_agreement)
+    return min((one for one in known if one is not None), default=1.0)
 
 
 def _wanted(measured: Measured, guard: GuardSpec) -> float:
@@ -246,10 +246,9 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
         return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
     if measured.missed:
         return _METRIC_SHARE
-    assert guard.min_agreement is not None
     # The number of changed classes is proportional to the error; divergence, to its square.
-    share = (1.0 - guard.min_agreement) / (1.0 - _sure_agreement(measured))
-    return min(max(share * share, 0.1), 0.8)
+    allowed, changed = 1.0 - (guard.min_agreement or 0.0), 1.0 - _sure_agreement(measured)
+    return min(max((allowed / changed) ** 2, 0.1), 0.8) if changed > 0.0 else 0.8
 
 
 def _title(precision: Precision) -> str:
