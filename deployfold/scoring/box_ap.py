@@ -6,9 +6,7 @@ areas are those in the model's input, since both boxes and labels are in its pix
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,22 +58,21 @@ class _BoxAp:
             for box, category, score in zip(one.boxes, one.classes, one.scores, strict=True)
             if np.isfinite(box).all()
         ]
-        names = [f"{self._name}", f"{self._name}50"]
+        names = [self._name, f"{self._name}50"]
         if not found:
             return dict.fromkeys(names, 0.0)
         categories = sorted({one["category_id"] for one in (*truth, *found)})
-        with contextlib.redirect_stdout(io.StringIO()):
-            annotated = COCO(
-                {
-                    "images": [{"id": index} for index in range(1, len(self._pairs) + 1)],
-                    "annotations": [one | {"id": index} for index, one in enumerate(truth, 1)],
-                    "categories": [{"id": one, "name": str(one)} for one in categories],
-                }
-            )
-            judge = COCOeval_faster(annotated, annotated.loadRes(found), "bbox")
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
+        annotated = COCO(
+            {
+                "images": [{"id": index} for index in range(1, len(self._pairs) + 1)],
+                "annotations": [one | {"id": index} for index, one in enumerate(truth, 1)],
+                "categories": [{"id": one, "name": str(one)} for one in categories],
+            }
+        )
+        judge = COCOeval_faster(annotated, annotated.loadRes(found), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
         return dict(zip(names, map(float, judge.stats[:2]), strict=True))
 
     @staticmethod
