@@ -63,8 +63,8 @@ def judged(row: Row) -> bool:
 
 def loses(row: Row, baseline: Row) -> bool:
     """The row's outputs are further from the original's than condition 2 allows."""
-    for name in list(row.scores)[:1]:
-        return score_metric(name).lost(row, baseline)
+    if row.first_score is not None:
+        return score_metric(row.first_score[0]).lost(row, baseline)
     with_labels = METRICS["accuracy"]
     judge = METRICS["sqnr"] if with_labels.read(row) is None else with_labels
     return judge.lost(row, baseline)
@@ -84,7 +84,8 @@ def describe(row: Row, baseline: Row) -> str:
 
 def outputs(row: Row, baseline: Row) -> str:
     """How the outputs differ from the original's, in words; empty where that was not measured."""
-    for name, value in list(row.scores.items())[:1]:
+    if row.first_score is not None:
+        name, value = row.first_score
         original = baseline.scores.get(name)
         of = "" if original is None else f" ({original:.4g} in the original)"
         return f"{text.clean(name)} {value:.4g}{of}"

@@ -254,3 +254,8 @@ class Row(Frozen):
     layer_times: LayerTimes | None = None
     fixed_batch: bool = False
     measured_on: str | None = None
+
+    @property
+    def first_score(self) -> tuple[str, float] | None:
+        """Name and number of the first task metric, which judges the row; ``None`` without any."""
+        return next(iter(self.scores.items()), None)

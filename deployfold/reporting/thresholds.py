@@ -45,10 +45,8 @@ def _min_metric(rows: Sequence[Row], limit: MetricLimit) -> ThresholdResult:
     original = rows[0].scores.get(limit.name) if rows else None
     least = limit.value if original is None else limit.least(original)
     name = f"min-metric {limit.name}"
-    if limit.unit and original is None:
-        return ThresholdResult(name=name, limit=least, value=None, row=None, passed=False)
     measured = [row for row in rows if row.scores or row.latency is not None]
-    if not measured:
+    if not measured or (limit.unit and original is None):
         return ThresholdResult(name=name, limit=least, value=None, row=None, passed=False)
 
     def value_of(row: Row) -> float:

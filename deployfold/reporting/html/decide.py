@@ -86,7 +86,8 @@ def _lanes(report: Report) -> list[_Lane]:
 
 
 def _with_labels(row: Row) -> _Lane | None:
-    for score in list(row.scores.values())[:1]:
+    if row.first_score is not None:
+        _, score = row.first_score
         return _Lane(row, 1000 * score, f"{score:.4g}", equal=False)
     value = row.accuracy.accuracy if row.accuracy else None
     return None if value is None else _Lane(row, 1000 * value, text.percent(value), equal=False)
