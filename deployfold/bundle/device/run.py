@@ -109,7 +109,7 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
     is_picture = args.input is not None and args.input.suffix not in (".npy", ".npz")
     if args.draw is not None and not is_picture:
         raise UsageError("--draw draws on a picture.", hint="Give one: run.py picture.jpg --draw …")
-    arrays, expected = _inputs(bundle, runner, args.input)
+    arrays, expected, picture = _inputs(bundle, runner, args.input)
     outputs = runner.run(arrays)
     passed = True
     if expected:
@@ -123,14 +123,14 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
         result["check"] = asdict(found) | {"passed": passed}
     elif len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
         result["top"] = _top(outputs[0][0], bundle.labels)
-    elif is_picture and (boxes := _boxes(bundle, args, outputs)) is not None:
+    elif picture and (boxes := _boxes(bundle, picture, outputs, args.min_score)) is not None:
         result["boxes"] = boxes
     else:
         result["outputs"] = [f"{'x'.join(map(str, one.shape))} {one.dtype}" for one in outputs]
     if args.bench is not None:
         result["bench"] = asdict(bench(runner.prepare(arrays), args.bench))
-    if args.draw is not None:
-        _draw(bundle, args, result)
+    if args.draw is not None and picture:
+        _draw(picture[0], args.draw, result)
     if args.output is not None:
         with args.output.open("wb") as file:
             named = {f"output_{index}": one for index, one in enumerate(outputs)}
@@ -139,15 +139,21 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
     return 0 if passed else int(MeasureError.exit_code)
 
 
-def _inputs(bundle: Bundle, runner: Any, path: Path | None) -> tuple[list[Any], list[Any]]:
-    """The inputs in the model's order, and the original's outputs if they are known."""
+def _inputs(
+    bundle: Bundle, runner: Any, path: Path | None
+) -> tuple[list[Any], list[Any], tuple[Any, Any] | None]:
+    """The inputs in the model's order, the original's outputs if they are known, and the picture.
+
+    The picture comes upright, with the steps from the picture to the input.
+    """
     if path is None:
-        return read_reference(bundle.reference)
+        return *read_reference(bundle.reference), None
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
     if path.suffix in (".npy", ".npz"):
-        return _arrays(bundle, path), []
-    return [_picture(bundle, runner, path)], []
+        return _arrays(bundle, path), [], None
+    picture = _read(bundle, path)
+    return [_preprocessed(*picture, runner)], [], picture
 
 
 def _arrays(bundle: Bundle, path: Path) -> list[Any]:
@@ -167,9 +173,8 @@ def _arrays(bundle: Bundle, path: Path) -> list[Any]:
     return [given[name] for name in names]
 
 
-def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
+def _preprocessed(image: Any, steps: Any, runner: Any) -> Any:
     """The preprocessed picture, repeated for a fixed batch."""
-    image, steps = _read(bundle, path)
     from deployfold.data.samples import Unreadable
 
     for note in steps.notes[1:]:
@@ -182,20 +187,22 @@ def _picture(bundle: Bundle, runner: Any, path: Path) -> Any:
     return np.repeat(values[None], stated.smallest[0] if stated.smallest else 1, axis=0)
 
 
-def _boxes(bundle: Bundle, args: argparse.Namespace, outputs: Sequence[Any]) -> list[Any] | None:
+def _boxes(
+    bundle: Bundle, picture: tuple[Any, Any], outputs: Sequence[Any], least: float
+) -> list[Any] | None:
     from deployfold.bundle.device.drawing import boxes_on
 
-    image, steps = _read(bundle, args.input)
-    return boxes_on(image, outputs, steps, bundle.labels, least=args.min_score)
+    image, steps = picture
+    return boxes_on(image, outputs, steps, bundle.labels, least=least)
 
 
-def _draw(bundle: Bundle, args: argparse.Namespace, result: dict[str, Any]) -> None:
+def _draw(image: Any, path: Path, result: dict[str, Any]) -> None:
     from deployfold.bundle.device.drawing import draw_boxes
 
     if "boxes" not in result:
         raise UsageError("--draw: the outputs of this model hold no boxes.", hint=FORMS)
-    draw_boxes(_read(bundle, args.input)[0], result["boxes"], args.draw)
-    result["drawn"] = str(args.draw)
+    draw_boxes(image, result["boxes"], path)
+    result["drawn"] = str(path)
 
 
 def _read(bundle: Bundle, path: Path) -> tuple[Any, Any]:
