@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -43,18 +43,8 @@ class Checks:
 
     def without_rounding(self, graph: ir.Model) -> Checks:
         """The same inputs, with the outputs of ``graph`` without the rounding of activations."""
-        with tempfile.TemporaryDirectory() as directory:
-            file = Path(directory) / "graph.onnx"
-            write_model(without_pairs(graph), file, threshold=SCRATCH_THRESHOLD)
-            session = open_session(file)
-            outputs = [
-                [torch.from_numpy(np.array(one)) for one in run_session(session, self._feed(item))]
-                for item in self.inputs
-            ]
-        return replace(self, outputs=outputs, unrounded=True)
-
-    def _feed(self, item: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
-        return dict(zip(self.names, [value.numpy() for value in item], strict=True))
+        with _written(without_pairs(graph)) as file:
+            return replace(self, outputs=list(self._run(file)), unrounded=True)
 
     def compare(self, graph: ir.Model) -> Difference:
         """Run ``graph`` in ONNX Runtime.
@@ -62,22 +52,31 @@ class Checks:
         Raises:
             ExportError: it does not run, or is another function.
         """
-        with tempfile.TemporaryDirectory() as directory:
-            file = Path(directory) / "graph.onnx"
-            compared = without_pairs(graph) if self.unrounded else graph
-            write_model(compared, file, threshold=SCRATCH_THRESHOLD)
+        with _written(without_pairs(graph) if self.unrounded else graph) as file:
             return self.compare_file(file)
 
     def compare_file(self, file: Path) -> Difference:
         """The same of a file."""
-        session = open_session(file)
         found = []
-        for item, expected in zip(self.inputs, self.outputs, strict=True):
-            results = run_session(session, self._feed(item))
+        for expected, results in zip(self.outputs, self._run(file), strict=True):
             check_outputs(expected, results, what="The graph")
-            tensors = [torch.from_numpy(np.array(one)) for one in results]
-            found.append(difference(expected, tensors))
+            found.append(difference(expected, results))
         return Difference(max(one.absolute for one in found), max(one.relative for one in found))
+
+    def _run(self, file: Path) -> Iterator[list[Tensor]]:
+        session = open_session(file)
+        for item in self.inputs:
+            feed = dict(zip(self.names, [value.numpy() for value in item], strict=True))
+            yield [torch.from_numpy(np.array(one)) for one in run_session(session, feed)]
+
+
+@contextmanager
+def _written(graph: ir.Model) -> Iterator[Path]:
+    """The graph in a temporary file."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "graph.onnx"
+        write_model(graph, file, threshold=SCRATCH_THRESHOLD)
+        yield file
 
 
 def checks_of(module: OnnxModule, loaded: Loaded) -> Checks:
