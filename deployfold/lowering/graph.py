@@ -9,8 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from deployfold.config.precision import Precision
 from deployfold.errors import ExportError, first_line
+from deployfold.exporting.onnx import check_file
+from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.storage import onnx_bytes, write_model
 from deployfold.util.quiet import quiet
 
 from .containers import restore_containers
@@ -41,6 +45,21 @@ def load(source: Path, *, weights: bool = True) -> ir.Model:
             hint="Give the .onnx file that deployfold export wrote, with its .data file beside it.",
         ) from error
     return model
+
+
+def write(model: ir.Model, path: Path, precision: Precision, *, threshold: int) -> int:
+    """Write a lowered model with its precision in the metadata; returns its bytes.
+
+    Args:
+        threshold: bytes of weights from which they go to a file of their own.
+
+    Raises:
+        ExportError: ONNX's checker refuses the file.
+    """
+    set_metadata(model, {"deployfold.precision": precision.value})
+    write_model(model, path, threshold=threshold)
+    check_file(path)
+    return onnx_bytes(path)
 
 
 def prepare(model: ir.Model) -> None:

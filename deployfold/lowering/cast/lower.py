@@ -10,11 +10,10 @@ import onnx_ir as ir
 
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError, first_few
-from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import has_subgraph, holds, load, outputs_of, prepare
+from deployfold.lowering.graph import has_subgraph, holds, load, outputs_of, prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
@@ -81,9 +80,7 @@ def lower(
         found = guard.keep_accuracy(asked, limit)
         stays = convert(model, form, found.kept, float_io=float_io)
         _check_lowered(model, form, stays)
-        set_metadata(model, {"deployfold.precision": precision.value})
-        write_model(model, temporary, threshold=options.external_threshold)
-        check_file(temporary)
+        size = write(model, temporary, precision, threshold=options.external_threshold)
         if precision is Precision.FP16:  # ONNX Runtime cannot run bfloat16 files on a CPU
             next(outputs_of(temporary, inputs[:1]))
         notes = _notes(found.head_room, data, float_io=options.float_io, form=form)
@@ -91,7 +88,7 @@ def lower(
             notes += (reshaped_note(found.measured.reshaped, form.name),)
         return LoweredModel(
             path=path,
-            bytes=onnx_bytes(temporary),
+            bytes=size,
             precision=precision,
             sqnr_db=found.measured.sqnr_db,
             max_abs_diff=found.measured.max_abs_diff,

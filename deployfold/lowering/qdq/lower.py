@@ -14,11 +14,9 @@ from onnx import numpy_helper
 from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
 from deployfold.errors import ExportError
-from deployfold.exporting.onnx import check_file
-from deployfold.exporting.onnx_graph import set_metadata
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import prepare, read_weights_directly, weight_of
+from deployfold.lowering.graph import prepare, read_weights_directly, weight_of, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
@@ -114,10 +112,7 @@ def lower(
         step, reasons = keep_accuracy(job.attempt, job.costs, guard, precision)
         measured = job.judged(step)
         final, stays = build(job.proto, step.results, form, rest)
-        set_metadata(final, {"deployfold.precision": precision.value})
-        write_model(final, temporary, threshold=options.external_threshold)
-        check_file(temporary)
-        size = onnx_bytes(temporary)
+        size = write(final, temporary, precision, threshold=options.external_threshold)
     notes = (*samples.note, *rest.notes, *notes_of(step, guard, precision, layers, unfit, residual))
     if not samples.guarded and options.guard.enabled:
         notes += low_note(measured, guard, precision)

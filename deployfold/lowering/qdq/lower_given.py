@@ -8,11 +8,9 @@ import onnx_ir as ir
 
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
-from deployfold.exporting.onnx import check_file
-from deployfold.exporting.onnx_graph import set_metadata
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, onnx_bytes, staged, write_model
+from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import prepare
+from deployfold.lowering.graph import prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
@@ -81,10 +79,7 @@ def lower_given(
         scratch = temporary.parent / "rounded.onnx"
         write_model(rounded, scratch, threshold=SCRATCH_THRESHOLD)
         measured = Measurer(source, inputs, None).measure(scratch)
-        set_metadata(model, {"deployfold.precision": given.value})
-        write_model(model, temporary, threshold=options.external_threshold)
-        check_file(temporary)
-        size = onnx_bytes(temporary)
+        size = write(model, temporary, given, threshold=options.external_threshold)
     return LoweredModel(
         path=path,
         bytes=size,
