@@ -98,11 +98,10 @@ def _ensembles(
     path = build.directory / tail
     behind, name = onnx_interface(path), tail_model(build.name)
     files = {
-        part: build.directory / part
+        ONNX_IN_TRITON.file if part == tail else part: build.directory / part
         for part in heads[0].artifacts[0].files
         if part.startswith(tail)
     }
-    files = {ONNX_IN_TRITON.file if part == tail else part: file for part, file in files.items()}
     found = [Served(name, config(name, ONNX_IN_TRITON, behind, instances=instances), files)]
     for head in heads:
         file = build.directory / head.artifacts[0].file
@@ -204,9 +203,8 @@ def _model(
     by_capability: dict[str, str] = {}
     for artifact in group.artifacts:
         file = group.backend.file
-        if (
-            len(group.artifacts) > 1
-        ):  # engines for several GPUs; Triton loads the engine for its GPU
+        # Of engines for several GPUs, Triton loads the one for its GPU.
+        if len(group.artifacts) > 1:
             capability = artifact.compute_capabilities[0]
             stem, _, suffix = file.partition(".")
             file = f"{stem}.{sm_of_dotted(capability)}.{suffix}"

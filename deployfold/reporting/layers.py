@@ -82,7 +82,10 @@ class EngineLayers(Frozen):
 
     @classmethod
     def of(cls, listing: object | None) -> EngineLayers | None:
-        """The report's form of ``deployfold.compiling.records.EngineListing``."""
+        """The report's form of ``deployfold.compiling.records.EngineListing``.
+
+        Devices run that record's module without pydantic, so the two are not one class.
+        """
         return None if listing is None else cls.model_validate(listing, from_attributes=True)
 
     @property

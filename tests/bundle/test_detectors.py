@@ -50,6 +50,10 @@ def rows_of(folder: Path) -> dict[str, Any]:
     return {row["name"]: row for row in report["rows"]}
 
 
+def scores_of(rows: dict[str, Any], metric: str) -> dict[str, float]:
+    return {name: row["scores"][metric] for name, row in rows.items() if row["scores"]}
+
+
 def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare: Path) -> None:
     pytest.importorskip("faster_coco_eval")
     net = detectors.trained(nets, "Yolo", steps=220)
@@ -61,7 +65,7 @@ def test_a_yolo_from_pictures_to_boxes(shapes: Path, nets: Any, bare: Path) -> N
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = rows_of(shapes / "yolo")
-    ap = {name: row["scores"]["box_ap"] for name, row in rows.items() if row["scores"]}
+    ap = scores_of(rows, "box_ap")
     assert ap["pytorch"] > 0.7, "the net detects"
     for name in ("folded", "torchscript", "program", "onnxruntime", "onnxruntime-cut"):
         assert ap[name] == pytest.approx(ap["pytorch"], abs=1e-4)
@@ -118,8 +122,7 @@ def test_a_unet_from_pictures_to_masks(shapes: Path, nets: Any) -> None:
         "mean_iou=-1pt", "--target", "l4", *QUICK, "-o", "unet", cwd=shapes,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = rows_of(shapes / "unet")
-    iou = {name: row["scores"]["mean_iou"] for name, row in rows.items() if row["scores"]}
+    iou = scores_of(rows_of(shapes / "unet"), "mean_iou")
     assert iou["pytorch"] > 0.8
     assert iou["onnxruntime-fp16"] == pytest.approx(iou["pytorch"], abs=POINT / 2)
     assert iou["onnxruntime-int8"] > iou["pytorch"] - POINT
@@ -134,8 +137,7 @@ def test_an_ssd_of_torchvision(shapes: Path, nets: Any) -> None:
         "box_ap_ids=-1pt", "--target", "l4", *QUICK, "-o", "ssd", cwd=shapes,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = rows_of(shapes / "ssd")
-    ap = {name: row["scores"]["box_ap_ids"] for name, row in rows.items() if row["scores"]}
+    ap = scores_of(rows_of(shapes / "ssd"), "box_ap_ids")
     assert ap["pytorch"] > 0.5
     assert ap["onnxruntime-cut"] == pytest.approx(ap["pytorch"], abs=1e-4)
     assert ap["onnxruntime-int8"] > ap["pytorch"] - POINT
