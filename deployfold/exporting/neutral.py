@@ -6,9 +6,6 @@ A branch that folding merged into a parallel branch returns a scalar zero
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -39,25 +36,15 @@ def drop_zero_additions(model: ir.Model) -> int:
 
 def _is_zero(value: ir.Value | None) -> bool:
     """Whether a value is a constant zero of rank 0, so that adding it changes no shape."""
-    constant = _constant(value)
-    if constant is not None:
-        return constant.ndim == 0 and constant.item() == 0
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != "ConstantOfShape":
+    if value is None:
         return False
-    shape = _constant(node.inputs[0])
+    constant = ir.convenience.get_const_tensor(value)
+    if constant is not None:
+        return len(constant.shape) == 0 and constant.numpy().item() == 0
+    node = value.producer()
+    if node is None or node.op_type != "ConstantOfShape" or node.inputs[0] is None:
+        return False
+    shape = ir.convenience.get_const_tensor(node.inputs[0])
     fill = node.attributes.get("value")
     zero = fill is None or not fill.as_tensor().numpy().any()
     return shape is not None and shape.size == 0 and zero
-
-
-def _constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return np.asarray(value.const_value.numpy())
-    node = value.producer()
-    attribute = None if node is None else node.attributes.get("value")
-    if node is None or node.op_type != "Constant" or attribute is None:
-        return None
-    return np.asarray(attribute.as_tensor().numpy())

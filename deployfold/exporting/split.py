@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from deployfold.runtimes.tail_name import PASSED
+from deployfold.util.onnx_values import inner_graphs
 
 from .onnx_graph import module_of
 from .session import Array, run_session
@@ -95,7 +96,6 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
     _make_tail(tail_graph.graph, kept, names)
     for part in (head_graph, tail_graph):
         common.RemoveUnusedNodesPass()(part)
-        _drop_unused(part.graph)
     operator, place = place_of(first, missing)
     return Split(
         head=head_graph,
@@ -128,15 +128,8 @@ def run_tail(
 def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
     """A node, and those inside it where it is control flow."""
     yield node
-    for attribute in node.attributes.values():
-        graphs = []
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        for graph in graphs:
-            for inner in graph:
-                yield from _with_inner(inner)
+    for graph in inner_graphs(node):
+        yield from ir.traversal.RecursiveGraphIterator(graph)
 
 
 def _reads(node: ir.Node) -> set[ir.Value]:
@@ -193,7 +186,9 @@ def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
     values = {str(value.name): value for node in graph for value in node.outputs}
     results = list(graph.outputs)
     graph.outputs.clear()
-    entries = {name: _entry(values[name]) for name in between}
+    entries = {
+        name: ir.Input(name, shape=values[name].shape, type=values[name].type) for name in between
+    }
     for name, entry in entries.items():
         ir.convenience.replace_all_uses_with(values[name], entry)
     passing = {values[name]: entry for name, entry in entries.items()}
@@ -214,19 +209,9 @@ def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
     graph.inputs.extend([*own, *entries.values()])
 
 
-def _entry(value: ir.Value) -> ir.Value:
-    return ir.Input(value.name, shape=value.shape, type=value.type)
-
-
 def _remove(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     for node in nodes:
         for inner in list(_with_inner(node))[1:]:  # nodes of a branch or body go with their owner
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
     graph.remove(nodes, safe=True)
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -11,6 +11,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from deployfold.util.onnx_values import inner_graphs
+
 _CONTAINERS = (ir.SequenceType, ir.OptionalType)
 
 
@@ -26,7 +28,7 @@ def restore_containers(model: ir.Model) -> None:
 
 def _restore(graph: ir.Graph, opset: int) -> None:
     for node in graph:
-        bodies = [body for attribute in node.attributes.values() for body in _graphs(attribute)]
+        bodies = inner_graphs(node)
         for body in bodies:
             _restore(body, opset)
         for index, value in enumerate(node.outputs):
@@ -34,14 +36,6 @@ def _restore(graph: ir.Graph, opset: int) -> None:
             if kind is not None and isinstance(value.type, ir.TensorType):
                 value.type = kind(value.type)
                 value.shape = None
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    if attribute.type == ir.AttributeType.GRAPHS:
-        return list(attribute.as_graphs())
-    return []
 
 
 def _kind(node: ir.Node, index: int, bodies: list[ir.Graph], opset: int) -> Any:

@@ -127,14 +127,6 @@ def weight_of(value: ir.Value) -> ir.TensorProtocol:
     return value.const_value
 
 
-def has_subgraph(node: ir.Node) -> bool:
-    """Whether a node is control flow: a graph is among its attributes."""
-    return any(
-        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        for attribute in node.attributes.values()
-    )
-
-
 def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) -> None:
     """Give each untyped tensor of the main graph the dtype observed at run time, in place.
 

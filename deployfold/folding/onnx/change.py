@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from deployfold.util.onnx_values import Array, constant, initializer
 
 PRODUCER = "into the producer"
 CONSUMERS = "into the consumers"
@@ -66,13 +63,6 @@ def label(node: ir.Node) -> str:
     return str(node.name or node.outputs[0].name)
 
 
-def constant(value: ir.Value | None) -> Array | None:
-    """The number or array of an initialiser; ``None`` for a computed value or a graph input."""
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return np.asarray(value.const_value.numpy())
-
-
 def apply(change: Change, graph: ir.Graph) -> None:
     """Remove the BatchNormalization from ``graph`` and set the new constants, in place.
 
@@ -101,14 +91,14 @@ def _apply_layer(one: LayerChange, graph: ir.Graph) -> None:
             node.resize_inputs(position + 1)
         before = node.inputs[position]
         name = f"{label(node)}.bias" if before is None else str(before.name)
-        node.replace_input_with(position, _initializer(graph, name, array, dtype, before))
+        node.replace_input_with(position, _numbers(graph, name, array, dtype, before))
     for name, number in one.attributes.items():
         node.attributes[name] = ir.AttrFloat32(name, number)
     if one.shift is not None:
         _add_behind(node, one.shift, graph, dtype)
 
 
-def _initializer(
+def _numbers(
     graph: ir.Graph, name: str, array: Array, dtype: ir.DataType, before: ir.Value | None
 ) -> ir.Value:
     """Give ``before`` the new numbers, or make a new initialiser if ``before`` has other uses."""
@@ -116,25 +106,13 @@ def _initializer(
         before.const_value = ir.tensor(array.astype(dtype.numpy()), name=name)
         before.shape = ir.Shape(array.shape)
         return before
-    number, free = 1, name
-    while free in graph.initializers:
-        number += 1
-        free = f"{name}_{number}"
-    tensor = ir.tensor(array.astype(dtype.numpy()), name=free)
-    value = ir.Value(
-        name=free,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(dtype),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, name, array.astype(dtype.numpy()))
 
 
 def _add_behind(node: ir.Node, shift: Array, graph: ir.Graph, dtype: ir.DataType) -> None:
     """Add a constant to the output of ``node``; the sum takes over the readers and the name."""
     result = node.outputs[0]
-    value = _initializer(graph, f"{label(node)}.bias", shift, dtype, None)
+    value = initializer(graph, f"{label(node)}.bias", shift.astype(dtype.numpy()))
     added = ir.node("Add", [result, value], name=f"{label(node)}.shift")
     moved = added.outputs[0]
     moved.shape, moved.type = result.shape, result.type

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from deployfold.folding.plan import Folded, Left
 from deployfold.folding.proof.verify import TOLERANCE
+from deployfold.util.onnx_values import drop_unused
 
 from .change import apply, label
 from .proof import relative_difference
@@ -45,7 +46,12 @@ def fold_graph(model: ir.Model) -> GraphFold:
     folded: list[Folded] = []
     left: list[Left] = []
     largest = 0.0
-    norms = [(graph, node) for graph in model.graphs() for node in graph if _is_batch_norm(node)]
+    norms = [
+        (graph, node)
+        for graph in model.graphs()
+        for node in graph
+        if node.op_type == BATCH_NORM and node.domain in ("", "ai.onnx")
+    ]
     for graph, norm in norms:
         change = find_change(norm) if model.opset_imports[""] >= _OLDEST else _TOO_OLD
         if isinstance(change, str):
@@ -60,16 +66,5 @@ def fold_graph(model: ir.Model) -> GraphFold:
         folded.append(Folded(label(norm), change.rule, change.into))
         apply(change, graph)
     for graph in model.graphs():
-        _drop_unused(graph)
+        drop_unused(graph)
     return GraphFold(tuple(folded), tuple(left), largest)
-
-
-def _is_batch_norm(node: ir.Node) -> bool:
-    return node.op_type == BATCH_NORM and node.domain in ("", "ai.onnx")
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    """Remove the initialisers without readers, such as the statistics of folded nodes."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

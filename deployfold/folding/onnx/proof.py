@@ -16,7 +16,9 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .change import PRODUCER, Array, Change, LayerChange, constant
+from deployfold.util.onnx_values import Array, constant
+
+from .change import PRODUCER, Change, LayerChange
 
 _OPSET = 15
 """The opset of the small graphs. The operators of a change mean the same in opsets 9 to 22. The

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .change import CONSUMERS, PRODUCER, Array, Change, LayerChange, constant, label
+from deployfold.util.onnx_values import Array, constant
+
+from .change import CONSUMERS, PRODUCER, Change, LayerChange, label
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -40,15 +42,15 @@ def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
     BatchNormalization with ``training_mode`` 0). The reason explains why the node is not a constant
     channel-wise affine map.
     """
-    if _integer(norm, "training_mode", 0) or any(out.uses() for out in norm.outputs[1:]):
+    if norm.attributes.get_int("training_mode", 0) or any(out.uses() for out in norm.outputs[1:]):
         return "it is in training mode, so it depends on the batch"
-    if not _integer(norm, "spatial", 1):
+    if not norm.attributes.get_int("spatial", 1):
         return "it has statistics for every position, not for every channel"
     arrays = [constant(value) for value in norm.inputs[1:5]]
     if any(array is None for array in arrays):
         return "its statistics are computed by the graph, not constant"
     weight, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
-    epsilon = float(np.float32(_number(norm, "epsilon", 1e-5)))  # ONNX stores float32
+    epsilon = float(np.float32(norm.attributes.get_float("epsilon", 1e-5)))  # ONNX stores float32
     scale = weight / np.sqrt(variance + epsilon)
     shift = bias - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
@@ -136,12 +138,12 @@ def _scaled_rows(
     if bias is None:
         return f"the bias of {_title(node)} before it is computed by the graph"
     if node.op_type == "Gemm":
-        rows = scale[:, None] if _integer(node, "transB", 0) else scale
+        rows = scale[:, None] if node.attributes.get_int("transB", 0) else scale
         constants = {1: weight * rows}
-        beta = _number(node, "beta", 1.0)
+        beta = node.attributes.get_float("beta", 1.0)
         constants[2] = beta * np.asarray(bias, np.float64) * scale + shift
         return LayerChange(node, constants, attributes={"beta": 1.0} if beta != 1.0 else {})
-    groups = _integer(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
     if node.op_type == "Conv":
         scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     else:
@@ -170,11 +172,14 @@ def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) ->
     if bias is None:
         return f"the bias of {_title(node)} behind it is computed by the graph"
     if node.op_type == "Gemm":
-        if _integer(node, "transA", 0):
+        if node.attributes.get_int("transA", 0):
             return f"{_title(node)} behind it transposes its input"
-        transposed = bool(_integer(node, "transB", 0))
+        transposed = bool(node.attributes.get_int("transB", 0))
         columns = weight if not transposed else weight.T
-        beta, alpha = _number(node, "beta", 1.0), _number(node, "alpha", 1.0)
+        beta, alpha = (
+            node.attributes.get_float("beta", 1.0),
+            node.attributes.get_float("alpha", 1.0),
+        )
         added = beta * np.asarray(bias, np.float64) + alpha * (shift @ columns)
         scaled = weight * (scale if transposed else scale[:, None])
         return LayerChange(
@@ -182,7 +187,7 @@ def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) ->
         )
     if shift.any() and _pads(node):
         return f"the zero padding of {_title(node)} behind it would mix with the shift"
-    groups = _integer(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     ones = [1] * (weight.ndim - 2)
     scaled = (grouped * scale.reshape(groups, 1, -1, *ones)).reshape(weight.shape)
@@ -222,22 +227,19 @@ def _probe(change: LayerChange) -> tuple[int, ...]:
     if node.op_type == "MatMul":
         return (2, weight.shape[0])
     if node.op_type == "Gemm":
-        width = weight.shape[1] if _integer(node, "transB", 0) else weight.shape[0]
-        return (width, 2) if _integer(node, "transA", 0) else (2, width)
+        width = weight.shape[1] if node.attributes.get_int("transB", 0) else weight.shape[0]
+        return (width, 2) if node.attributes.get_int("transA", 0) else (2, width)
     kernel = weight.shape[2:]
     if node.op_type == "ConvTranspose":
         return (2, weight.shape[0], *[3] * len(kernel))
-    dilations = node.attributes.get("dilations")
-    steps = [1] * len(kernel) if dilations is None else list(dilations.as_ints())
+    steps = node.attributes.get_ints("dilations", [1] * len(kernel))
     sizes = [(taps - 1) * step + 3 for taps, step in zip(kernel, steps, strict=True)]
-    return (2, weight.shape[1] * _integer(node, "group", 1), *sizes)
+    return (2, weight.shape[1] * node.attributes.get_int("group", 1), *sizes)
 
 
 def _pads(node: ir.Node) -> bool:
-    automatic, pads = node.attributes.get("auto_pad"), node.attributes.get("pads")
-    if automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"):
-        return True
-    return pads is not None and any(pads.as_ints())
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    return automatic not in ("NOTSET", "VALID") or any(node.attributes.get_ints("pads", ()))
 
 
 def _other_reader(value: ir.Value, reader: ir.Node) -> str | None:
@@ -254,13 +256,3 @@ def _title(node: ir.Node) -> str:
 
 def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())
-
-
-def _number(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.as_float())

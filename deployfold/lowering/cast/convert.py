@@ -22,7 +22,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deployfold.lowering.containers import is_container
-from deployfold.lowering.graph import cast, has_subgraph, is_tensor
+from deployfold.lowering.graph import cast, is_tensor
+from deployfold.util.onnx_values import inner_graphs
 
 from .formats import CastFormat
 
@@ -140,7 +141,7 @@ def _plan(node: ir.Node, opset: int, form: CastFormat, kept: Mapping[str, str]) 
     makes = {
         i: v for i, v in enumerate(node.outputs) if v.name and is_tensor(v, _FP32) and i not in own
     }
-    if has_subgraph(node):
+    if inner_graphs(node):
         return NodePlan(reason="control flow is kept whole")
     if any(is_container(value) for value in (*node.inputs, *node.outputs)):
         return NodePlan(reason="sequences are kept whole")

@@ -28,8 +28,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from deployfold.lowering.graph import has_subgraph
 from deployfold.lowering.result import HeadRoom
+from deployfold.util.onnx_values import inner_graphs
 
 from .formats import FP16
 from .ranges import TensorRange
@@ -128,7 +128,7 @@ def _degree(node: ir.Node, found: Mapping[ir.Value, float]) -> float:
     inputs = [_of(value, found) for value in node.inputs]
     highest = max(inputs, default=0.0)
     kind = node.op_type
-    if has_subgraph(node):
+    if inner_graphs(node):
         return max(highest, 1.0)
     if kind in _BOUNDED or (kind == "Clip" and _has_bounds(node)):
         return 0.0

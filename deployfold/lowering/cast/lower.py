@@ -13,12 +13,13 @@ from deployfold.errors import AccuracyError, ExportError, first_few
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import has_subgraph, holds, load, outputs_of, prepare, write
+from deployfold.lowering.graph import holds, load, outputs_of, prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import load_raised
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
+from deployfold.util.onnx_values import inner_graphs
 
 from .convert import convert
 from .formats import FORMATS, CastFormat
@@ -109,7 +110,7 @@ def _check_lowered(model: ir.Model, form: CastFormat, stays: Sequence[tuple[ir.N
         AccuracyError: no tensor has the type of ``form``.
     """
     values = (value for node in model.graph for value in node.outputs)
-    inside = [str(node.name) for node, _ in stays if has_subgraph(node)]
+    inside = [str(node.name) for node, _ in stays if inner_graphs(node)]
     if not inside or any(value.dtype == form.dtype for value in values):
         return
     raise AccuracyError(

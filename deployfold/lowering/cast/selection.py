@@ -11,8 +11,8 @@ from onnxruntime.transformers.float16 import ALWAYS_FLOAT_INPUTS
 
 from deployfold.errors import ExportError
 from deployfold.lowering.activations import iterate_activations, node_outputs
-from deployfold.lowering.graph import has_subgraph
 from deployfold.lowering.request import Feed
+from deployfold.util.onnx_values import inner_graphs
 
 from .formats import FP16
 from .headroom import degrees, risk
@@ -42,7 +42,7 @@ def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str
     kept: dict[str, str] = {}
     for node in model.graph:
         reason = _weight_reason(node, weights)
-        if has_subgraph(node):
+        if inner_graphs(node):
             continue  # the converter keeps control flow whole
         if reason is not None:
             kept[str(node.name)] = reason

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
 from deployfold.lowering.graph import cast, is_tensor, weight_of
 from deployfold.lowering.request import Feed
+from deployfold.util.onnx_values import initializer
 
 from .convert import Plans, plan_nodes, wants_narrow
 from .formats import CastFormat
@@ -32,19 +32,6 @@ RUNS = 300
 """Most groups to measure; each group costs one inference per sample."""
 
 _FLAGS = "deployfold_rounds"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of rounding one tensor alone.
-
-    Attributes:
-        tensor: the tensor's name.
-        noise: noise power over signal power of the worst output.
-    """
-
-    tensor: str
-    noise: float
 
 
 class RoundingModel:
@@ -157,7 +144,7 @@ def _switch(
         coarse = _weight(graph, value, form)
     else:
         coarse = cast(graph, cast(graph, value, form.dtype, "down"), ir.DataType.FLOAT, "up")
-    index = _initializer(graph, f"{_FLAGS}_{position}", np.int64(position))
+    index = initializer(graph, f"{_FLAGS}_{position}", np.int64(position))
     flag = ir.node("Gather", [flags, index], name=f"{_FLAGS}_{position}_flag")
     chosen = ir.node("Where", [flag.outputs[0], coarse, value], name=f"{_FLAGS}_{position}_node")
     flag.outputs[0].name = f"{_FLAGS}_{position}_value"
@@ -187,15 +174,6 @@ def _weight(graph: ir.Graph, value: ir.Value, form: CastFormat) -> ir.Value:
     )
     graph.register_initializer(coarse)
     return coarse
-
-
-def _initializer(graph: ir.Graph, name: str, number: np.int64) -> ir.Value:
-    tensor = ir.tensor(np.asarray(number), name=name)
-    value = ir.Value(
-        name=name, const_value=tensor, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64)
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def nodes_around(model: ir.Model, tensor: str, plans: Plans) -> list[ir.Node]:

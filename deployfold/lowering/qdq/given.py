@@ -25,17 +25,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError, first_few
 from deployfold.exporting.session import Array
+from deployfold.util.onnx_values import constant, drop_unused, initializer
 
 from .formats import FORMATS
 from .given_weights import join_scalings
-from .layers import initializer
 from .qdq_nodes import (
     DEQUANTISE,
     HINT,
     QUANTISE,
-    constant,
     dequantised,
-    drop_unused,
     quantised,
     stored_type,
     zero_point,

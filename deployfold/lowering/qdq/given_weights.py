@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
+from deployfold.util.onnx_values import constant, drop_unused, initializer
 
-from .layers import initializer
-from .qdq_nodes import DEQUANTISE, constant, dequantised, drop_unused, scales
+from .qdq_nodes import DEQUANTISE, dequantised, scales
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,9 @@ import onnx_ir as ir
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
+from deployfold.util.onnx_values import drop_unused, initializer
 
 from .formats import Format
-from .qdq_nodes import drop_unused
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -261,16 +261,3 @@ def numbers(value: ir.Value) -> Array:
 def replace_numbers(value: ir.Value, new: Array) -> None:
     """Replace the values of an initialiser by ``new``, in float32."""
     value.const_value = ir.tensor(new.astype(np.float32), name=value.name)
-
-
-def initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    """Add an initialiser to ``graph``; a name in use already gets a number appended."""
-    unique, number = name, 1
-    while unique in graph.initializers:
-        unique, number = f"{name}_{number}", number + 1
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(np.shape(array)), name=unique)
-    value = ir.Value(
-        name=unique, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)
-    )
-    graph.register_initializer(value)
-    return value

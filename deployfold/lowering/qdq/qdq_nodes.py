@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from deployfold.errors import ExportError
 from deployfold.exporting.session import Array
+from deployfold.util.onnx_values import constant
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 HINT = "Quantise the float model again as Q/DQ nodes with symmetric int8 activations and weights."
@@ -80,17 +81,3 @@ def stored_type(node: ir.Node) -> ir.DataType | None:
         return zero.dtype
     named = node.attributes.get_int("output_dtype", 0)
     return ir.DataType(named) if named else ir.DataType.UINT8  # the default of ONNX
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """The values of an initialiser; ``None`` for a computed value or a graph input."""
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    return np.asarray(value.const_value.numpy())
-
-
-def drop_unused(graph: ir.Graph) -> None:
-    """Remove the initialisers that nothing reads, in place."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -21,9 +21,10 @@ import onnx_ir as ir
 from deployfold.exporting.session import Array
 from deployfold.lowering.activations import observe
 from deployfold.lowering.graph import operand
+from deployfold.util.onnx_values import initializer
 
 from .coupled import clip_bound
-from .layers import Layer, initializer, numbers, replace_numbers
+from .layers import Layer, numbers, replace_numbers
 
 SHIFT_KEY = "deployfold.shift"
 """The metadata property of a node with a shifted output: the subtracted number. Layer comparisons
