@@ -34,7 +34,6 @@ class Artifact:
         accuracy: the comparison with the original, if the stage measured the file that it wrote.
         scores: the numbers of the task metrics, if the stage measured them.
         not_measured: the reason why the artifact was not made, or why it has no latency.
-        notes: sentences for the row's footnotes.
         fixed_batch: whether the file takes only the batch size of the build, although the batch was
             to be dynamic.
         quantization: the layers of a quantised model.
@@ -74,8 +73,6 @@ class Artifact:
 
         Args:
             asked: the variants; see :func:`deployfold.runtimes.torch_variants.variants_on`.
-            module: the module that the artifact runs.
-            device: where the rows run.
         """
         return [
             replace(

@@ -35,7 +35,6 @@ class Engines:
     """Engines, and the reason for each one that is missing.
 
     Attributes:
-        artifacts: one artifact for each precision and target.
         wanted: the missing engines that ``deployfold finish`` can build on their device.
     """
 

@@ -37,7 +37,6 @@ class Journal:
     """The finished parts of a build.
 
     Attributes:
-        emit: receives the events of the build.
         stage: the name of the running stage, or of the last one.
         artifacts: the finished artifacts, in the order of the table.
         rows: the measured rows; empty before the measurement.

@@ -55,7 +55,6 @@ class Loaded:
         samples: inputs to run on, one inference each; the first one is timed.
         labels: the label of every sample; ``None`` without labels.
         input_data: the origin of the samples, in one phrase.
-        calibration: the data for quantised precisions.
         preprocess: how an image becomes an input.
         reestimation: what ``--reestimate-bn`` did to the model; ``None`` without it.
         scoring: the task metrics; ``None`` without any.

@@ -57,7 +57,6 @@ class BuildPlan:
 
     Attributes:
         directory: the directory for the artifacts.
-        rows: the rows in the order of the table.
         missing: the files and packages whose absence would stop the build, one sentence each.
         measured: whether the rows would be run and timed on this machine.
     """

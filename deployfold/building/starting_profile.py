@@ -52,7 +52,6 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
     """Load a model as a build does, and write a profile for it.
 
     Args:
-        spec: the model, and how it is to be loaded.
         machine: whose GPU decides which precisions are offered.
         file: where the profile will be, for its first lines; the model's name if ``None``.
 

@@ -29,7 +29,6 @@ def compiler_for(target: GpuTarget, machine: Machine | None = None) -> CompilerC
     3. No library, with the reason.
 
     Args:
-        target: the GPU to build for.
         machine: this machine; by default one with ``tensorrt-rtx`` and without a GPU.
     """
     here = machine if machine is not None else Machine(tensorrt_rtx="1.7")

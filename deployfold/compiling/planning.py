@@ -51,11 +51,6 @@ def plan_engines(
     A ``NoEngine`` replaces an engine that no library can build here in this precision. Targets that
     need the same engine share it. The requests have no optimization profiles yet.
 
-    Args:
-        targets: the values of ``--target``.
-        precision: the precision of the lowered ONNX.
-        machine: this machine, from :func:`~deployfold.targets.machine.detect`.
-
     Raises:
         UsageError: a name is unknown.
     """

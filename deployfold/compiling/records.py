@@ -37,7 +37,6 @@ class EngineRequest:
 
     Attributes:
         library: the Python package that builds the engine.
-        precision: the precision of the ONNX and therefore of the engine.
         targets: the target names that the engine serves, as the user wrote them.
         compute_capabilities: the GPUs to build for; ``((8, 9),)`` for sm_89. Several make one
             portable engine, which only TensorRT-RTX builds.
@@ -45,7 +44,6 @@ class EngineRequest:
         verify: load the engine after the build, which needs a GPU that can run it.
         profiles: the optimization profiles; may be empty if the ONNX has no dynamic axis.
         workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
-        options: the other options of the builder.
         allow_nonfinite: build even if weights are NaN or infinite.
         notes: sentences for the user about the choice of the library.
 
@@ -128,7 +126,6 @@ class EngineTensor:
     """One input or output of an engine.
 
     Attributes:
-        name: the tensor's name.
         dtype: the name of the dtype in numpy and ml_dtypes, or ``unknown``.
         shape: the shape, with -1 for a dynamic axis.
         mode: ``input`` or ``output``.
@@ -209,7 +206,6 @@ class EngineListing:
     Attributes:
         kernels: number of kernels that one inference launches.
         conversions: number of kernels that only change the type or the layout of tensors.
-        layers: the compute layers of the network.
     """
 
     kernels: int
@@ -227,13 +223,11 @@ class EngineArtifact:
     """An engine on disk, with its sidecar ``<engine>.json``.
 
     Attributes:
-        bytes: the size of the engine file.
         library_version: such as ``1.7.1.116``.
         layer_counts: the precisions in the network after parsing.
         seconds: wall-clock time of the whole build, with the start of the worker.
         log: the log of the worker and of the library.
         peak_bytes: the greatest resident memory of the worker; ``None`` where it is unknown.
-        notes: sentences for the user.
         listing: the kernels of the engine; ``None`` if the library listed none.
     """
 

@@ -67,9 +67,6 @@ def make_sidecar(
     """The content of the sidecar of a new engine, as JSON values.
 
     Args:
-        artifact: the engine.
-        request: the request it was built for.
-        onnx: the ONNX it was built from.
         tensors: the engine's inputs and outputs: ``name``, ``mode``, ``shape`` and ``dtype``.
         gpu: the GPU it was built on, or ``None`` if it was built without.
     """
@@ -186,10 +183,6 @@ def refittable(sidecar: Mapping[str, Any]) -> bool:
 
 def engine_tensors(sidecar: Mapping[str, Any], path: Path) -> EngineTensors:
     """The inputs, outputs and optimization profiles of an engine.
-
-    Args:
-        sidecar: the sidecar of the engine.
-        path: the engine, for the message.
 
     Raises:
         UsageError: the sidecar does not describe them.

@@ -32,8 +32,6 @@ def try_build(
     """Build an engine from :data:`RELU`, for the GPU in the machine if the library supports it.
 
     Args:
-        library: the library to try.
-        machine: this machine.
         then: called with the engine before it is deleted, such as
             :func:`~deployfold.finish.trial_run.try_run`.
 

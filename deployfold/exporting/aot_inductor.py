@@ -51,7 +51,6 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
     module's. The log goes to ``<path>.log`` and stays only after a failure.
 
     Args:
-        job: the model and its inputs.
         path: the file, written atomically; must end with ``.pt2``.
 
     Raises:

@@ -23,7 +23,6 @@ class ExportedFile:
     """A file that an exporter wrote, ran, and compared with the eager module.
 
     Attributes:
-        path: the file.
         bytes: size of the file and its external data.
         max_abs_diff: largest difference of the file's outputs from the eager module's, over all
             inputs that were compared.
@@ -69,7 +68,6 @@ class ExportJob:
         metadata: properties to write into formats with metadata.
         device: the device of a compiled format: ``cpu`` or ``cuda:0``.
         timeout: seconds until an export in a child process is stopped.
-        emit: receives events.
     """
 
     module: torch.nn.Module

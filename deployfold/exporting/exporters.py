@@ -54,9 +54,6 @@ def torchscript(
     """The ONNX of a traced module, or of a ``ScriptModule`` with its control flow.
 
     Args:
-        module: the module or ``ScriptModule``.
-        inputs: one tensor for each positional argument of ``forward``.
-        input_names, output_names: names for the graph.
         axes: the dynamic axes by input and output name.
         outputs: the eager module's outputs with their nesting.
 

@@ -41,7 +41,6 @@ class OnnxArtifact(ExportedFile):
     Attributes:
         exporter: the exporter of torch that wrote the file.
         fallback_reason: why the dynamo exporter was not used; ``None`` if it was used.
-        opset: the opset of the graph.
         input_names, output_names: the names in the graph, in order.
         batchnorm_nodes: number of BatchNormalization nodes left in the graph.
         external_data: whether the weights are in a second file, ``<name>.data``.

@@ -124,7 +124,6 @@ def name_axes(
     eager module's shapes differ in it between two sets of inputs.
 
     Args:
-        model: the graph, which is changed in place.
         inputs: the shapes of all inputs, in the first and in the second set.
         outputs: the same for the outputs.
         batches: the two batch sizes.

@@ -48,10 +48,6 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
     :func:`~deployfold.folding.proof.compare.rounding_limit` of the largest output do not count. A
     module that cannot be copied is not checked, because a run would change it.
 
-    Args:
-        module: in evaluation mode; it is not changed.
-        inputs: one tensor for each positional argument of ``forward``.
-
     Raises:
         ExportError: the model keeps state, in the buffers that the message names, or is random.
     """

@@ -29,11 +29,9 @@ class Split:
     """A graph in two parts.
 
     Attributes:
-        head, tail: the two graphs.
         between: names of the tensors that the head gives and the tail takes.
         place: the first operator of the tail, see :func:`place_of`.
         op_type: of that operator.
-        tail_nodes: how many nodes the tail has.
     """
 
     head: ir.Model
@@ -69,7 +67,6 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
 
     Args:
         model: prepared; it is not changed.
-        missing: the operators that an engine cannot have, each with the reason.
 
     Returns:
         The two parts; ``None`` as well where no layer with weights would be left for the head.

@@ -18,7 +18,6 @@ def unsupported(program: ExportedProgram | None, torchscript: str, dynamo: str) 
     """The error of a model that neither exporter takes.
 
     Args:
-        program: the program of the model; ``None`` if there is none.
         torchscript, dynamo: why the two exporters failed.
     """
     lacking = "" if program is None else _lacking(program, f"{torchscript} {dynamo}")

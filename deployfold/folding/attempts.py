@@ -53,10 +53,7 @@ class Attempt:
     Attributes:
         traced: the inputs on which the model is traced and compared.
         compared: further inputs on which the model is only compared.
-        reparam: merge parallel branches.
-        norm_affine: fold the affine parameters of LayerNorm and its relatives.
         keep: the names of affine layers and branches that must stay, each with its reason.
-        notes: sentences for the user.
     """
 
     traced: tuple[Inputs, ...]

@@ -42,12 +42,7 @@ class Drift:
 
 
 def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
-    """Find the BatchNorms whose inputs are ``FAR`` from their running statistics, in model order.
-
-    Args:
-        model: a model in evaluation mode, which stays unchanged.
-        inputs: argument tuples of the forward, made of real samples.
-    """
+    """Find the BatchNorms whose inputs are ``FAR`` from their running statistics, in order."""
     copied = copy_modules(model)
     norms = norms_of(copied)
     if not norms:

@@ -110,10 +110,6 @@ def absorb(frames: Frames, inputs: tuple[Tensor, ...]) -> Absorbed:
     The changed model is compared with the unchanged one in float64, on ``inputs`` and on random
     frames. An operation stays where the two differ by more than ``TOLERANCE`` (relative), or where
     other layers than convolutions come first.
-
-    Args:
-        frames: the model after folding, which stays unchanged.
-        inputs: uint8 frames, the arguments of one forward call.
     """
     layers, names = _first_convolutions(frames, inputs)
     scaled = frames.scale is None or frames.scale.numel() == 1

@@ -33,8 +33,6 @@ class LayerEdit:
     """The new weight and bias of one layer.
 
     Attributes:
-        layer: the layer to change.
-        terms: the summands of the new weight.
         shift: the constant to add to the bias, ``(out,)`` in float64.
         biased: the layer needs a bias after the edit.
     """

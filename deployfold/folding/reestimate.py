@@ -51,7 +51,6 @@ class Reestimated:
         names: the BatchNorms that have new statistics.
         unreached: the BatchNorms that no sample reached; they keep their statistics.
         constant: the number of channels that do not vary on the data.
-        samples: the number of samples.
         moved: the largest difference of the outputs on the data, relative to the largest output.
     """
 
@@ -80,10 +79,6 @@ class Reestimated:
 
 def reestimated(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> Reestimated:
     """Replace the running statistics of every BatchNorm by those of ``inputs``.
-
-    Args:
-        model: a model in evaluation mode, which stays unchanged.
-        inputs: argument tuples of the forward, made of real samples.
 
     Raises:
         FoldError: the model is TorchScript or has no BatchNorm that the samples reach, the samples

@@ -22,7 +22,6 @@ class FoldResult:
         parameters_before, parameters_after: numbers of learnable scalars.
         batchnorms_before, batchnorms_after: numbers of BatchNorm modules.
         verification: the proof that the result computes the same function.
-        notes: sentences for the user.
     """
 
     model: nn.Module

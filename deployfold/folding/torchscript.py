@@ -40,9 +40,6 @@ def fold_torchscript(
 
     Args:
         module: a TorchScript model in evaluation mode, which stays unchanged.
-        example_inputs: the arguments of one forward call.
-        more_inputs: further argument tuples for the comparison.
-        tolerance: the largest relative difference allowed in float64.
 
     Raises:
         FoldError: the model is in training mode or cannot be frozen or run, or the frozen model

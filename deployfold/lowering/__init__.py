@@ -58,10 +58,8 @@ def lower(
         source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
         path: the file to write, atomically; large weights go to external data beside the file.
         precision: any precision except FP32.
-        data: the samples for calibration and measurement.
         options: the user's choices; ``None`` takes the defaults.
         cache: results of earlier runs; only quantised precisions use the cache.
-        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.

@@ -38,7 +38,6 @@ class Measured:
             fp32, in nats; ``None`` for a model that is not a classifier.
         accuracy, reference_accuracy: share of right classes, lowered and in fp32; ``None`` without
             labels.
-        max_abs_diff: largest absolute difference over all outputs.
         reshaped: outputs left out of the comparison, because their shape depends on values and
             differs; an example is the number of boxes after a NonMaxSuppression.
         lost: whether an output is infinite or NaN where the fp32 model's output is finite.
@@ -69,8 +68,6 @@ class Measurer:
     """Compares lowered models with one fp32 model; the fp32 model runs once.
 
     Args:
-        reference: the fp32 ONNX file.
-        feeds: input arrays by name, one mapping a run.
         labels: the label of every sample; the samples of a batch follow one another.
         scoring: task metrics of the model's outputs, through the tail if ``reference`` is a head.
     """

@@ -61,8 +61,6 @@ def iterate_activations(
     with one run of the model a feed. Sequences and optionals are left out.
 
     Args:
-        source: an ONNX file, with or without external data.
-        feeds: input arrays by name, one mapping a run.
         names: tensors of the main graph to yield; ``None`` yields every node output.
         budget: bytes of tensors that may be in memory at once.
 
@@ -106,7 +104,6 @@ def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.Infere
     """Open an optimised ONNX Runtime session on a temporary graph, which may have large weights.
 
     Args:
-        model: the graph.
         weights: bytes of the weights; protobuf cannot serialise more than 2 GiB.
 
     Raises:

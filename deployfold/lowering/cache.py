@@ -104,11 +104,6 @@ class LoweringCache:
 
         A failure to write, as on a full disk, leaves the cache without the entry and raises
         nothing.
-
-        Args:
-            key: a result of :func:`cache_key`.
-            artifact: the ONNX file.
-            facts: values that JSON can store.
         """
         entry = self._entry(key)
         if entry is None:

@@ -22,7 +22,6 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
     """Rewrite a lowered model in place; inputs and outputs keep their names and dtypes.
 
     Args:
-        model: a model with 16-bit tensors.
         half: the 16-bit type of the model, FLOAT16 or BFLOAT16.
     """
     graph = model.graph

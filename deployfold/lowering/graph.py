@@ -24,7 +24,6 @@ def load(source: Path, *, weights: bool = True) -> ir.Model:
     """Read an exported ONNX file.
 
     Args:
-        source: the file.
         weights: read the weights into memory as well. Otherwise external data of the main graph
             stays in its file, and the file must outlive the model.
 
@@ -128,12 +127,7 @@ def weight_of(value: ir.Value) -> ir.TensorProtocol:
 
 
 def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) -> None:
-    """Give each untyped tensor of the main graph the dtype observed at run time, in place.
-
-    Args:
-        model: a model in which shape inference left some tensors without a type.
-        dtypes: the observed dtypes by tensor name.
-    """
+    """Give each untyped tensor of the main graph the dtype observed at run time, in place."""
     for node in model.graph:
         for value in node.outputs:
             if value.type is None and value.name in dtypes:

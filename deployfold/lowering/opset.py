@@ -35,7 +35,6 @@ def load_raised(source: Path, opset: int, feeds: Sequence[Feed]) -> ir.Model:
     onnx's converter is not always right: a linear Resize of opset 10 becomes another function.
 
     Args:
-        source: the ONNX file.
         opset: at most 22.
         feeds: inputs; the outputs on the first are compared if onnx converted the model.
 

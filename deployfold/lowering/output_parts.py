@@ -27,7 +27,6 @@ class Part:
 
     Attributes:
         label: the output and the range, such as ``output0[0:4]`` for the indices 0 to 3.
-        axis: the axis that the Concat joins along.
         start, stop: the range of indices, ``stop`` excluded.
     """
 

@@ -28,7 +28,6 @@ class ScoredData:
     """The samples that the task metrics of every row are measured on.
 
     Attributes:
-        scoring: the metrics and their limits.
         feeds: the inputs of one inference each.
         labels: the label of every sample; ``None`` without labels.
         origin: the source in one phrase.
@@ -107,8 +106,6 @@ class LoweringOptions:
     """The user's choices for one lowering.
 
     Attributes:
-        guard: the accuracy to keep.
-        keep: nodes that must stay in fp32.
         rest: the precision of everything that is not quantised, FP16 or FP32; family ``qdq`` only.
         residual: quantise the skips of residual sums as well; family ``qdq`` only.
         float_io: keep float32 inputs and outputs. ``False`` makes inputs and outputs float16 if the

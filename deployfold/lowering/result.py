@@ -18,9 +18,7 @@ class KeptNode:
 
     Attributes:
         name: the node's name, or the layer's module.
-        op_type: the ONNX operator.
         reason: a clause such as ``its output reaches 1e+05, beyond float16's 65504``.
-        precision: the wider precision.
     """
 
     name: str
@@ -35,7 +33,6 @@ class LayerReport:
 
     Attributes:
         name: the module, or the ONNX node if the weight's name does not identify a module.
-        op_type: the ONNX operator.
         precision: the precision that the layer computes in.
         macs: multiply-accumulates of one inference.
         sqnr_db: SQNR (dB) of the layer's output against fp32 on the calibration samples, with all
@@ -97,9 +94,7 @@ class LoweredModel:
     """An ONNX file in a lower precision, with the accuracy of the written file.
 
     Attributes:
-        path: the ONNX file.
         bytes: size of the file and of its external data.
-        precision: the lower precision.
         sqnr_db: signal-to-quantisation-noise ratio in dB of the worst floating-point output
             against the fp32 model's, with every low-precision tensor rounded (see
             :mod:`deployfold.lowering.emulate`); ``inf`` if nothing differs.
@@ -107,7 +102,6 @@ class LoweredModel:
         samples: number of samples behind the accuracy figures.
         measured_on: a description of these samples, as the end of a sentence.
         kept: nodes and layers that stay in a wider precision, in graph order.
-        notes: sentences for the user.
         rest: the precision of everything that is not quantised; family ``qdq`` only.
         layers: every layer with a weight, in graph order; family ``qdq`` only.
         macs_share: share of the layers' multiply-accumulates that are quantised, 0 to 1.

@@ -47,7 +47,6 @@ class TaskMetric:
     """A task metric that ``--metric`` takes.
 
     Attributes:
-        name: the name on the command line.
         begin: a new tally, for one model.
         takes: the kind of labels; ``any`` also takes none, and ``none`` reads none.
         keys: the names of the numbers; ``None`` where only the result tells.

@@ -20,7 +20,6 @@ class Scoring:
     """The metrics, and the limits that lowered models have to keep.
 
     Attributes:
-        metrics: the task metrics.
         limits: of ``--min-metric``.
     """
 
@@ -34,12 +33,7 @@ class Scoring:
     def missed(
         self, scores: Mapping[str, float], original: Mapping[str, float]
     ) -> tuple[MetricLimit, ...]:
-        """The limits that a model's numbers miss; NaN and a missing number miss.
-
-        Args:
-            scores: the model's numbers by name.
-            original: those of the original, on the same samples.
-        """
+        """The limits that a model's numbers miss; NaN and a missing number miss."""
         return tuple(
             limit
             for limit in self.limits

@@ -61,8 +61,6 @@ class BuiltEngine:
     """The facts about an engine that :func:`build` wrote.
 
     Attributes:
-        tensors: the engine's inputs and outputs.
-        notes: sentences for the user.
         listing: the kernels of the engine; ``None`` if the library listed none.
     """
 
@@ -103,11 +101,6 @@ def build(
     trt: Any, request: EngineRequest, onnx: Path, output: Path, report: Report
 ) -> BuiltEngine:
     """Parse ``onnx``, check the network, build the engine and write it to ``output``.
-
-    Args:
-        trt: the imported library.
-        request: the GPUs, the precision and the options.
-        report: called with each phase.
 
     Raises:
         CompileError: a step failed; the message has the library's own reason.

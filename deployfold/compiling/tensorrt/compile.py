@@ -48,9 +48,7 @@ def compile_engine(
 
     Args:
         onnx: the ONNX in the precision of the request, with external data beside it.
-        path: the file for the engine.
         request: an entry of :func:`~deployfold.compiling.planning.plan_engines`.
-        emit: called with a ``StageProgress`` of the stage ``compile`` for each phase.
         timeout: seconds until the build is stopped.
         checked: whether the ONNX was checked before. If so, the package ``onnx`` is not needed.
 

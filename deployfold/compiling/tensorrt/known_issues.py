@@ -110,11 +110,8 @@ def known_issues(
     """The entries of :data:`KNOWN_ISSUES` that apply to one build.
 
     Args:
-        library: the package that builds.
         version: its version, such as ``11.2.1.2``.
-        precision: the precision of the engine.
         layers: the layers of the network, by name of ``trt.LayerType``.
-        dla: whether the build is for a DLA.
     """
     return tuple(_matching(library, version_parts(version), precision, layers, dla))
 

@@ -65,7 +65,6 @@ def read_listing(text: str, network: Network) -> EngineListing | None:
 
     Args:
         text: the listing; empty if the library gave none.
-        network: the parsed network.
 
     Returns:
         ``None`` if the text lists no layer.

@@ -14,10 +14,7 @@ def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Pat
     """The file for one GPU model, library and version, to which timings apply.
 
     Args:
-        directory: the user's ``--timing-cache``.
         gpu: the GPU's name and architecture, such as ``NVIDIA L4 sm_89``.
-        library: the package that builds.
-        version: the package's version.
     """
     name = "-".join((library, version, gpu))
     return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")

@@ -27,7 +27,6 @@ def build_program(
     Args:
         job: the paths ``program`` and ``output``, the ``precision``, and ``inputs``: for each input
             a dict with ``name``, ``dtype`` and the shapes ``min``, ``opt`` and ``max``.
-        report: called with the name of each phase.
 
     Returns:
         ``absent`` with the reason if the package cannot be used; else ``absent: None``, the
@@ -126,11 +125,7 @@ def save_options(parameters: Collection[str], *, dynamic: bool) -> dict[str, Any
 
 
 def count_parts(children: Any) -> tuple[int, int]:
-    """The number of parts of a compiled module that TensorRT runs, and that PyTorch runs.
-
-    Args:
-        children: the names of the module's children.
-    """
+    """The number of parts of a compiled module that TensorRT runs, and that PyTorch runs."""
     names = list(children)
     return (
         sum(name.startswith(ENGINE_PREFIX) for name in names),

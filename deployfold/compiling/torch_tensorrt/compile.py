@@ -79,7 +79,6 @@ def compile_torch_tensorrt(
         precision: fp32, or fp16 by torch-tensorrt's own casts.
         inputs: names, shapes, dtypes and the dynamic batch, in the program's order.
         timeout: seconds until the build is stopped.
-        emit: called with a ``StageProgress`` of the stage ``compile`` for each phase.
 
     Returns:
         The artifact, or the reason why torch-tensorrt cannot build here, for its row.

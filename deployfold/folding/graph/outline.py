@@ -26,10 +26,6 @@ def outline_of(inputs: list[Value], ops: list[Op]) -> object:
 
     The summary holds the operators, the sources of their inputs, and the arguments that folding
     depends on.
-
-    Args:
-        inputs: the model's inputs in that pass.
-        ops: the operators of the pass, in the order they ran.
     """
     numbers: dict[Value, object] = {value: index for index, value in enumerate(inputs)}
     for position, op in enumerate(ops):

@@ -25,7 +25,6 @@ class LayerChange:
     Attributes:
         node: a Conv, ConvTranspose, Gemm or MatMul, or an Add of a constant behind such a node.
         constants: float64 arrays by the position of the input that they replace.
-        attributes: the attributes with a new value.
         shift: a float64 array to add to the output of a node without a bias input.
     """
 
@@ -40,8 +39,6 @@ class Change:
     """The fold of one BatchNormalization node.
 
     Attributes:
-        norm: the node to remove.
-        rule: the name of the rule that found the change.
         layers: the nodes that the BatchNormalization is folded into, in graph order.
         probe: the shape of a random input for the proof; the input enters the first of the nodes
             ``layers`` and ``norm``.

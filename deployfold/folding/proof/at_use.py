@@ -26,9 +26,6 @@ class ParametersInFloat64(InFloat64):
     A float64 copy of a whole float32 model takes twice the memory of the model. Here each weight
     has a float64 copy while one function runs. A function that writes to a parameter changes that
     copy alone, so a model that does so cannot run in this block.
-
-    Args:
-        exact: the numbers of the parameters that folding rounded.
     """
 
     def __init__(self, exact: Exact) -> None:

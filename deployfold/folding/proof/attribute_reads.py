@@ -27,10 +27,7 @@ def attributes_read(
     """Find the folded modules that the forward's code reads, each with the attribute read.
 
     Args:
-        original: the model as it was given, whose modules answer in place of the folded ones.
         folded: a folded copy, which the function changes; do not use it again.
-        names: the names of the modules that were folded.
-        inputs: argument tuples for the forward.
     """
     found: dict[str, str] = {}
     modules, originals = dict(folded.named_modules()), dict(original.named_modules())

@@ -49,9 +49,6 @@ def first_departure(
     The modules are compared in float64, in the order in which they finish.
 
     Args:
-        original: the model as it was given, which stays unchanged.
-        plan: the plan of the fold.
-        inputs: one argument tuple for the forward.
         tolerance: the relative difference that is always allowed.
 
     Returns:

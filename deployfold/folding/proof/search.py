@@ -49,7 +49,6 @@ def keep_needed(
     debugging).
 
     Args:
-        names: the candidates to keep.
         attempt: folds all but the given names, and returns ``None`` if the result is not the same
             function.
 

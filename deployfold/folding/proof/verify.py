@@ -100,17 +100,12 @@ def verify(
     """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
 
     Args:
-        original: the model as it was given, which stays unchanged.
         folded: a copy of ``original`` after :func:`deployfold.folding.rewrite.rewrite.apply`, which
             stays unchanged.
-        plan: the plan that was applied.
-        inputs: argument tuples for the forward.
         exact: the new numbers of ``folded``, as :func:`apply` left them.
         reads_only: the forward is known not to write to its parameters on any of the inputs.
         generated: groups of further argument tuples, which the original may refuse; in each group
             the first tuple that the original accepts is compared.
-        random: the forward may draw random numbers.
-        tolerance: the largest relative difference allowed in float64.
 
     Raises:
         FoldedFails: the folded model's forward fails.

@@ -47,7 +47,6 @@ def rewrite_forward(
     """Return a module with the same children and state whose forward lacks some operators.
 
     Args:
-        module: the module, which gets the new parameters and buffers as well.
         bypass: operators to replace by their input, as name and occurrence.
         biases: layers to give a bias, as name, occurrence and value; the value of a product has a
             shape that broadcasts against the result.

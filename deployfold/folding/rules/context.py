@@ -36,15 +36,13 @@ class PendingEdit:
 class Context:
     """The planning state that the rules read and change.
 
-    Attributes:
-
-        affine_layers: the affine layers not folded yet, in the order in which they ran.
-        reparam, keep: merge parallel branches too; names that must stay.
-        pending: the edit of each layer so far, by the name of the layer's weight.
-        folded, removals: the folds so far, and the module changes that they need.
-        refusals: for each affine layer, the reason of each rule that refused it.
-        faults: failures of deployfold itself, one sentence each.
-        exhausted: the length of ``folded`` when :class:`.IntoNeighbours` last finished; -1 before.
+    affine_layers: the affine layers not folded yet, in the order in which they ran.
+    reparam, keep: merge parallel branches too; names that must stay.
+    pending: the edit of each layer so far, by the name of the layer's weight.
+    folded, removals: the folds so far, and the module changes that they need.
+    refusals: for each affine layer, the reason of each rule that refused it.
+    faults: failures of deployfold itself, one sentence each.
+    exhausted: the length of ``folded`` when :class:`.IntoNeighbours` last finished; -1 before.
     """
 
     graph: Graph
@@ -157,7 +155,6 @@ class Context:
         """Fold ``affine_layer``: carry out ``requests`` and bypass its operators.
 
         Args:
-            requests: the changes to other layers, as :meth:`agree` returns them.
             into: the layers that have absorbed ``affine_layer`` already.
         """
         writers = self.writers(affine_layer)

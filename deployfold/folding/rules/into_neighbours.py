@@ -209,7 +209,6 @@ class _System:
         """Why a class must stay as it is; empty if only classes tied to it must stay.
 
         Args:
-            kind: ``"scale"`` or ``"offset"``.
             leaving: the affine layer to fold, whose own demands do not count.
         """
         cells = self._cells

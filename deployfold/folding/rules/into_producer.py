@@ -47,11 +47,7 @@ class IntoProducers(RuleForOne):
 
 
 def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[Request]:
-    """Return the requests that let the producers of ``value`` absorb ``change``.
-
-    Args:
-        reader: the operator that reads ``value``.
-    """
+    """Return the requests that let the producers of ``value`` absorb ``change``."""
     op = _only_producer(context, value, reader)
     if is_layer(op) or context.affine_layer_at(op) is not None:
         return [ask(context, op, value, change, after=True)]

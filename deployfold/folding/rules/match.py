@@ -37,9 +37,6 @@ def match(
 
     Args:
         graph: the trace, which planning changes; do not use it again.
-        model: the traced model, for the values of its statistics.
-        reparam: also merge parallel branches and fold constant scales (LayerScale).
-        norm_affine: also fold the affine parameters of LayerNorm and its relatives.
         keep: affine layers and branches to leave, by name, each with its reason.
         rules: the rules to try; the default is the rules of deployfold and of installed packages.
     """

@@ -45,7 +45,6 @@ class Scales:
     """The scale ``S`` of every class: a union-find of classes with known ratios, with undo.
 
     Args:
-        count: the number of classes, all separate at first.
         fixed: for each class, the number of reasons to keep the scale 1; shape ``(count,)``.
         positive: the classes that must keep their sign, shape ``(count,)``.
     """

@@ -64,8 +64,6 @@ class _Casts:
     """Casts tensors to the other type; each tensor gets at most one Cast.
 
     Attributes:
-        graph: the graph to append to.
-        form: the 16-bit type.
         made: the cast version of each tensor.
     """
 
@@ -85,7 +83,6 @@ def plan_nodes(model: ir.Model, form: CastFormat, kept: Mapping[str, str]) -> Pl
 
     Args:
         model: a model after :func:`~deployfold.lowering.graph.prepare`.
-        form: the 16-bit type.
         kept: nodes that stay in fp32, by name, with the reason.
     """
     opset = model.opset_imports[""]
@@ -102,9 +99,7 @@ def convert(
 
     Args:
         model: a model after :func:`~deployfold.lowering.graph.prepare`.
-        form: the 16-bit type.
         kept: nodes of the main graph that stay in fp32, by name, with the reason.
-        float_io: keep float32 graph inputs and outputs.
 
     Returns:
         The nodes that compute in floats and stay in fp32, with the reason.

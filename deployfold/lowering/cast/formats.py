@@ -19,7 +19,6 @@ class CastFormat:
 
     Attributes:
         precision: the precision; its name is also the suffix of tensors that exist in both types.
-        largest: the largest finite magnitude.
         limited_range: whether ordinary models have values that overflow or vanish in the type.
             Lowering then checks the ranges of all tensors.
         opset: the first opset with all operators in the type; lowering raises an older model to

@@ -72,13 +72,8 @@ class CastGuard:
 
     Args:
         model: a prepared float32 model; the guard completes types that inference did not find.
-        form: the 16-bit type.
-        inputs: the feeds for ranges and accuracy.
         measurer: a measurer with the fp32 model's outputs on ``inputs``.
-        scratch: a directory for temporary files.
         scorer: a measurer with the fp32 model's outputs on the samples of the task metrics.
-        float_io: graph inputs and outputs keep float32.
-        progress: a callback that receives the current step.
     """
 
     def __init__(
@@ -106,7 +101,6 @@ class CastGuard:
         """Add nodes to the user's kept nodes until the accuracy holds, as the module describes.
 
         Args:
-            asked: the nodes that the user keeps in fp32, with the reason.
             limit_db: the least SQNR (dB) of every output; ``None`` sets no limit.
 
         Raises:

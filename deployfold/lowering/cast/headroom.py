@@ -79,12 +79,7 @@ def degrees(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, flo
 
 
 def growth(largest: float, degree: float) -> float:
-    """How many times as large the inputs may become until a tensor reaches float16's limit.
-
-    Args:
-        largest: the tensor's largest magnitude on the given inputs.
-        degree: the tensor's degree.
-    """
+    """How many times as large the inputs may become until a tensor reaches float16's limit."""
     if largest <= 0.0 or degree == 0.0:
         return math.inf
     if degree == EXPONENTIAL:
@@ -112,9 +107,7 @@ def head_room(
     """The least head-room of the float16 tensors; ``None`` without such a tensor.
 
     Args:
-        ranges: the observed ranges by tensor name.
         degree: the degrees by tensor name; a missing degree counts as 1.
-        narrow: the names of the float16 tensors.
     """
     rooms = (
         HeadRoom(name, ranges[name].largest, growth(ranges[name].largest, degree.get(name, 1.0)))

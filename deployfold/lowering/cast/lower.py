@@ -43,14 +43,6 @@ def lower(
     float16 if float16 cannot hold its values. See :mod:`.guard` for the nodes that stay in fp32.
     Inputs and outputs stay float32; only float16 with ``options.float_io`` off changes them.
 
-    Args:
-        source: an ONNX file from :func:`deployfold.exporting.export_onnx`.
-        path: the file to write, atomically; large weights go to external data beside the file.
-        precision: FP16 or BF16.
-        data: the samples for ranges and measurement.
-        options: the user's choices.
-        progress: a callback that receives the current step.
-
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: the model computes in another float type, a float16 input or output cannot
@@ -121,12 +113,7 @@ def _check_lowered(model: ir.Model, form: CastFormat, stays: Sequence[tuple[ir.N
 
 
 def reshaped_note(names: tuple[str, ...], title: str) -> str:
-    """The note about outputs whose shapes differ from fp32 and cannot be compared.
-
-    Args:
-        names: the outputs.
-        title: the lowered precision.
-    """
+    """The note about outputs whose shapes differ from fp32 and cannot be compared."""
     return (
         f"{', '.join(names)}: another shape in {title} than in fp32, since it depends on values; "
         "left out of the accuracy"

@@ -33,7 +33,6 @@ class TensorRange:
 
     Attributes:
         largest: the largest finite magnitude.
-        finite: whether all values are finite.
         rounding_db: the least SQNR (dB) over the inputs after rounding the tensor to float16.
     """
 
@@ -71,10 +70,6 @@ def activation_ranges(
     source: Path, feeds: Sequence[Mapping[str, Array]]
 ) -> tuple[dict[str, TensorRange], dict[str, np.dtype[np.generic]]]:
     """Run the fp32 model on ``feeds``, and measure the range of every float32 tensor.
-
-    Args:
-        source: the fp32 ONNX file.
-        feeds: input arrays by name, one mapping a run.
 
     Returns:
         The ranges of all float32 inputs and node outputs of the main graph by name, and the dtypes

@@ -71,12 +71,7 @@ def around_loss(
     function takes the nearest earlier nodes instead, because their rounding may cause the loss.
 
     Args:
-        model: the prepared fp32 model.
-        rounded: the file of the rounded model.
-        inputs: the feeds to run.
         finite: whether the fp32 tensor is finite on all inputs, by name.
-        kept: the nodes that are kept already, with the reason.
-        title: the name of the 16-bit type, for the reason.
 
     Raises:
         ExportError: ONNX Runtime cannot run the rounded model.

@@ -38,10 +38,6 @@ class RoundingModel:
     """A copy of the fp32 model that rounds any subset of its tensors on demand.
 
     Args:
-        model: the prepared model, which stays unchanged.
-        form: the 16-bit type.
-        kept: nodes that always stay in fp32, with the reason.
-        inputs: the feeds to run.
         path: a scratch file, which must exist as long as the object.
         measurer: a measurer with the outputs of the fp32 model on ``inputs``.
     """
@@ -76,7 +72,6 @@ def costliest(noise: Callable[[Sequence[int]], float], count: int, allowed: floa
     Args:
         noise: a function from positions to noise power over signal power, with only the tensors at
             these positions rounded.
-        count: the number of tensors.
         allowed: the largest noise over signal, summed over the groups that stay rounded.
     """
     if not count:

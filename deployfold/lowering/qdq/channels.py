@@ -54,13 +54,6 @@ def best_channels(
 
     Args:
         model: the prepared fp32 model, which stays unchanged.
-        layers: the layers that may be changed and quantised.
-        feeds: calibration samples.
-        held_back: the samples to compare on.
-        source: the fp32 ONNX file.
-        form: the format to quantise to.
-        scratch: a folder for temporary files.
-        progress: a callback that receives the current step.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.

@@ -76,10 +76,8 @@ def columns_of(
     The drawn positions depend only on the shapes, so fp32 and quantised inputs give the same ones.
 
     Args:
-        layer: the layer.
         values: the input, one array a sample.
         weight: the weight in the layout of the ONNX initialiser.
-        attributes: the attributes of the ONNX node.
         folds: the indices in ``values`` where a fold begins, without the 0 of the first fold.
         fitted: sample enough columns for a fit, rather than for comparisons alone.
 

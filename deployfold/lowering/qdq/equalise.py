@@ -64,7 +64,6 @@ def equalise(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
     Args:
         model: a float32 model with static shapes.
         layers: the layers that may be changed; see :func:`~.layers.find_layers`.
-        feeds: calibration samples by input name.
 
     Returns:
         The number of scaled groups.

@@ -18,7 +18,6 @@ class Format:
     """A symmetric number format for quantised tensors; the zero point is 0.
 
     Attributes:
-        precision: the precision.
         largest: the largest magnitude with a scale of 1.
         dtype: the type of quantised tensors in the ONNX.
         opset: the first opset with Q/DQ nodes for the format and with float16 scales.

@@ -81,11 +81,8 @@ def keep_accuracy(
     """Quantise all layers, then fewer, until the limits hold, as the module describes.
 
     Args:
-        attempt: see :class:`Attempt`.
         measure_costs: a function that returns, for every layer by name, the accuracy on
             calibration samples with this layer alone quantised.
-        guard: the limits.
-        precision: the quantised precision, for messages.
 
     Returns:
         The model that holds the limits, and by name the reason for each layer that went back.
@@ -146,12 +143,7 @@ class _Search:
         return first
 
     def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
-        """Reduce the layers to put back with up to :data:`_REFINEMENTS` more attempts.
-
-        Args:
-            removed: the layers put back.
-            held: the model that holds the limits with these layers put back.
-        """
+        """Reduce the layers to put back with up to :data:`_REFINEMENTS` more attempts."""
         if not _holds(held.measured, self._guard, surely=True):
             return removed, held
         left, first, missed = _REFINEMENTS, held, list[str]()

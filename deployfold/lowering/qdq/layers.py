@@ -80,7 +80,6 @@ class QuantisedLayer:
     """The quantised weight, bias and scales of a layer.
 
     Attributes:
-        layer: the layer in the fp32 graph.
         weight: the codes, in the type of the format and the shape of the weight.
         weight_scale: float32, one scale for each output channel. With blocks, the shape is that of
             the weight with the number of blocks on the axis of inputs.
@@ -159,13 +158,7 @@ def _channel_axis(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> int
 
 
 def insert(model: ir.Model, quantised: Mapping[str, QuantisedLayer], form: Format) -> None:
-    """Insert Q/DQ nodes around the layers in ``quantised``, in place.
-
-    Args:
-        model: a prepared fp32 model.
-        quantised: quantised layers by node name.
-        form: the format of the codes.
-    """
+    """Insert Q/DQ nodes around the layers in ``quantised``, in place."""
     graph = model.graph
     nodes = {node.name: node for node in graph}
     pairs: dict[str, ir.Value] = {}

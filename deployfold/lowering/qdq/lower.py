@@ -51,14 +51,6 @@ def lower(
 ) -> LoweredModel:
     """Write the fp32 ONNX ``source`` with quantised layers.
 
-    Args:
-        source: an ONNX file from :func:`deployfold.exporting.export_onnx`, BatchNorm folded.
-        path: the file to write, atomically; large weights go to external data beside the file.
-        precision: a precision of the family ``qdq``.
-        data: the samples for calibration and measurement.
-        options: the user's choices.
-        progress: a callback that receives the current step.
-
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: the model has no layer to quantise, a sample is not finite, or ONNX Runtime

@@ -24,10 +24,6 @@ from .rest import plan_rest, round_rest
 def check_given(given: Precision, precision: Precision) -> None:
     """Check that a model with Q/DQ nodes is not to be quantised a second time.
 
-    Args:
-        given: the precision of its Q/DQ nodes.
-        precision: the requested precision.
-
     Raises:
         UsageError: the precision is neither that of the nodes nor FP16, which is for the rest.
     """
@@ -54,11 +50,7 @@ def lower_given(
 
     Args:
         source: an ONNX after :func:`.given.take_over`.
-        path: the file to write, atomically; large weights go to external data beside the file.
-        given: the precision of the Q/DQ nodes.
         data: the samples for ranges and measurement; no scale is calibrated.
-        options: the user's choices.
-        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.

@@ -40,12 +40,7 @@ class Moments:
 
 
 def moments_of(exact: Columns, read: Columns) -> list[Moments]:
-    """The moments of every fold of the columns.
-
-    Args:
-        exact: the columns in fp32.
-        read: the same columns as the quantised layer reads them.
-    """
+    """The moments of every fold of the columns."""
     return [_moments(exact.values[:, :, part], read.values[:, :, part]) for part in read.folds]
 
 

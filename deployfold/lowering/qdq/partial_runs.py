@@ -23,7 +23,6 @@ class PartialRuns:
     """Computes the tensors of one graph on several samples, starting from the known tensors.
 
     Args:
-        model: the model with its weights.
         feeds: arrays by input name, one mapping a sample.
         needed: names of the tensors that the caller will request, once for each request. A tensor
             that no further request needs is dropped.

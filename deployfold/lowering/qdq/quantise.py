@@ -33,7 +33,6 @@ class LayerResult:
     """A layer after the pass.
 
     Attributes:
-        layer: the layer.
         quantised: its quantised version; ``None`` if the layer was excluded.
         estimator: the method that found the range, or the number of weights that share a scale;
             empty for an excluded layer.
@@ -66,15 +65,11 @@ def quantise_layers(
     """Quantise every layer except ``excluded``, each on the real outputs of the quantised ones.
 
     Args:
-        model: the prepared model with its weights.
         layers: layers of the model, in an order in which they can be computed.
-        feeds: calibration samples by input name.
         form: the format for weights and, unless it is for weights alone, inputs.
-        excluded: names of the layers to leave in fp32.
         strengths: the strengths that a fit may choose from. An empty sequence rounds weights to
             nearest and leaves biases unchanged.
         folds: the index where each fold of the samples begins, without the first.
-        progress: a callback that receives each layer.
 
     Raises:
         ExportError: ONNX Runtime cannot run a part of the model.

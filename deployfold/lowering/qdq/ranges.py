@@ -27,12 +27,7 @@ _TINY = float(np.finfo(np.float16).tiny)
 
 
 def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]:
-    """The range that each estimator proposes for a tensor; every range is positive and finite.
-
-    Args:
-        values: the tensor, once for each sample.
-        form: the format to round to.
-    """
+    """The range that each estimator proposes for a tensor; every range is positive and finite."""
     arrays = [np.asarray(value, np.float32).ravel() for value in values]
     tops = (float(max(array.max(), -array.min())) for array in arrays if array.size)
     top = max(tops, default=0.0)

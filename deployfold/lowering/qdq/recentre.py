@@ -49,8 +49,6 @@ class _Place:
     """A Clip from 0 with an activation that can be shifted.
 
     Attributes:
-        writer: the layer before the Clip.
-        clip: the Clip.
         high: the upper bound of the Clip.
         passing: operators behind the Clip that pass a constant unchanged.
         readers: the layers that read the activation.
@@ -71,9 +69,7 @@ def recentre(model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Mapping[s
     """Shift every suitable activation in place, without changing the model's function.
 
     Args:
-        model: a float32 model.
         layers: the layers that may be changed; see :func:`~.layers.find_layers`.
-        feeds: calibration samples by input name.
 
     Returns:
         The number of shifted activations.

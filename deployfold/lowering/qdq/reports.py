@@ -41,9 +41,7 @@ def report_layers(
     """Make one report for each layer, in graph order.
 
     Args:
-        results: the layers after quantisation.
         reasons: for each layer that is not quantised, by node name, its precision and the reason.
-        precision: the precision of the quantised layers.
     """
     names = titles([result.layer for result in results])
     reports = []

@@ -46,8 +46,6 @@ class Rest:
         kept: nodes that stay in fp32, with the reason.
         ranges: the ranges of the fp32 model's tensors.
         head_room: the least head-room of the float16 tensors.
-        float_io: graph inputs and outputs keep float32.
-        notes: sentences for the user.
     """
 
     precision: Precision
@@ -89,14 +87,7 @@ def plan_rest(
     A rest that cannot keep its accuracy in 16 bits stays in fp32, with a note.
 
     Args:
-        model: the prepared fp32 model.
-        source: the fp32 ONNX file.
-        inputs: the feeds for ranges and accuracy.
-        asked: nodes that the user keeps in fp32, with the reason.
         limit_db: the SQNR limit (dB) of the quantised model; ``None`` for no limit.
-        options: the user's choices.
-        scratch: a folder for temporary files.
-        progress: a callback that receives the current step.
 
     Raises:
         AccuracyError: the rest needs fp32, and the user asked for float16 inputs and outputs.
@@ -133,9 +124,7 @@ def build(
     """Build the quantised model; returns the model and the nodes that stay in fp32.
 
     Args:
-        proto: the prepared fp32 model.
         results: the layers; a layer without a quantised version stays.
-        form: the format of the quantised layers.
         rest: the plan for the rest; ``None`` leaves the rest in fp32.
     """
     model = ir.serde.deserialize_model(proto)

@@ -56,7 +56,6 @@ def weight_scales(rows: Tensor, power: Tensor, form: Format, block: int) -> Tens
     Args:
         rows: the weight, ``(groups, out / groups, width)``.
         power: the power of every input, ``(groups, width)``, which weights the squared errors.
-        form: the format of the codes.
         block: inputs that share a scale; 0 is the whole width.
     """
     block = block or rows.shape[2]
@@ -86,7 +85,6 @@ def compensated(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tens
         rows: the weight, ``(groups, out / groups, width)``.
         steps: the scale of every weight, in the shape of ``rows``.
         gram: second moments of the inputs, ``(groups, width, width)``, positive definite.
-        form: the format of the codes.
     """
     # The upper Cholesky factor of the inverse, without the inverse: in the reverse order of inputs,
     # the factor is the inverse of the lower Cholesky factor of the moments.
