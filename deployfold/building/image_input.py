@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import InputShapes, Shape
 from deployfold.config.real_data import PreprocessSpec
@@ -29,15 +31,16 @@ def with_image_input(
     Raises:
         UsageError: the model takes no picture, or comes as a graph that cannot be wrapped.
     """
-    if model.kind in ("onnx", "torchscript", "program"):
-        kind = {"onnx": "An ONNX", "torchscript": "TorchScript"}.get(model.kind, "A .pt2 program")
+    if model.kind in ("torchscript", "program"):
+        kind = "TorchScript" if model.kind == "torchscript" else "A .pt2 program"
         raise UsageError(
-            f"{kind} has its input in the graph, and --image-input changes PyTorch models alone.",
-            hint="Give the PyTorch model, or export it with the normalisation in its forward.",
+            f"{kind} has its input in the graph; --image-input changes PyTorch models and ONNX.",
+            hint="Give the PyTorch model or its ONNX, or export it with the normalisation in its "
+            "forward.",
         )
     steps = resolve_preprocess(wanted, inputs, model.arch)
     flip = steps.channels == "bgr"
-    module = Frames(
+    wrapped = Frames(
         model.module, steps.mean, steps.std, layout=layout, own_layout=steps.layout, flip=flip
     )
     order = _order(steps.layout, layout)
@@ -50,11 +53,18 @@ def with_image_input(
         )
         for profile in inputs.profiles
     )
+    taken = replace(inputs, tensors=(frames,), profiles=profiles)
+    if model.kind == "onnx":
+        from .onnx_frames import framed  # imports onnx
+
+        module: nn.Module = framed(wrapped, taken)
+    else:
+        module = wrapped
     turned = slice(None, None, -1 if flip else 1)
     grey = steps.channels == "grey"
     return (
         replace(model, module=module.eval(), notes=(*model.notes, *steps.notes[1:])),
-        replace(inputs, tensors=(frames,), profiles=profiles),
+        taken,
         replace(
             wanted,
             layout=layout,  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.folding import FoldResult, Verification
-from deployfold.folding.onnx import GraphFold, fold_graph
+from deployfold.folding.onnx import GraphFold, absorb, fold_graph
 from deployfold.folding.proof.compare import Difference
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.graph import load as load_graph
@@ -38,6 +38,7 @@ from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
 from .onnx_comparison import Checks, checks_of
+from .onnx_frames import FramedOnnx
 from .results import Exported, Folded
 from .settings import run_settings
 
@@ -68,6 +69,8 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
         before, parameters = onnx_graph.count_nodes(graph, _BATCH_NORM), _parameters(graph)
         weights = VisibleWeights(graph)
         found = fold_graph(graph)
+        if isinstance(module, FramedOnnx):
+            notes += (absorb(graph, module.frames),)
         weights.hide()
         try:
             native = checks.compare(graph)
@@ -148,9 +151,7 @@ def write_folded(
         ExportError: the graph is not valid ONNX.
         UsageError: ``path`` is the given file.
     """
-    module = loaded.model.module
-    assert isinstance(module, OnnxModule)
-    if path.exists() and path.samefile(module.path):
+    if path.exists() and path.samefile(loaded.model.source):
         raise UsageError(
             f"{path} is the model itself, which the folded one would replace.",
             hint="Choose another directory or name with --output.",
@@ -187,10 +188,10 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
                 graph = raise_opset(graph, OPSET)
             metadata = dict(graph.metadata_props)
             prepare(graph)
-            drop_identities(graph)
             onnx_graph.strip(graph)
             graph.metadata_props.update(metadata)
             replaced = in_single_precision(graph)
+            drop_identities(graph)
             if cast_first(graph) or replaced or given < OPSET:
                 checks.compare(graph)
         except Exception as error:

@@ -41,13 +41,14 @@ def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
 def drop_identities(model: ir.Model) -> None:
     """Replace the outputs of Identity nodes by their inputs, so that weights are initialisers.
 
-    Exporters write Identity nodes for shared weights and for constants. An Identity stays whose
+    Exporters write Identity nodes for shared weights and for constants; a Cast to the type of its
+    input is one too, such as :func:`in_single_precision` leaves. An Identity stays whose
     output is an output of its graph, if the input comes from outside of that graph or is an output
     too: onnx-ir's own pass fails on these, which the branches of an ``If`` have.
     """
     for graph in (*model.graphs(), *model.functions.values()):
         for node in list(graph):
-            source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
+            source = node.inputs[0] if _is_identity(node) else None
             if source is None:
                 continue
             output = node.outputs[0]
@@ -61,6 +62,13 @@ def drop_identities(model: ir.Model) -> None:
             output.replace_all_uses_with(source, replace_graph_outputs=True)
             source.name = source.name if name is None else name
             graph.remove(node, safe=True)
+
+
+def _is_identity(node: ir.Node) -> bool:
+    source = node.inputs[0] if node.inputs and not node.domain else None
+    if node.op_type == "Cast" and source is not None:
+        return bool(source.dtype == node.attributes["to"].as_int())
+    return source is not None and node.op_type == "Identity"
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

@@ -125,15 +125,33 @@ def absorb(frames: Frames, inputs: tuple[Tensor, ...]) -> Absorbed:
             continue
         frames, done = changed, [*done, title]
         layers, _ = _first_convolutions(frames, inputs)
-    padded = layers and any(_pads(one) for one in layers)
-    why = f": {names[0]!r} pads with zeros" if padded else ""
+    padding = names[0] if any(_pads(one) for one in layers) else None
+    note = absorbed_note(frames.layout, done, stays, names, padding)
+    return Absorbed(frames, note)
+
+
+def absorbed_note(
+    layout: str,
+    done: Sequence[str],
+    stays: Sequence[str],
+    names: Sequence[str],
+    padding: str | None,
+) -> str:
+    """The sentence for the report.
+
+    Args:
+        layout: the layout of the frames.
+        done, stays: the parts of the normalisation that were folded, and those that stay.
+        names: the first convolutions.
+        padding: a first convolution that pads with zeros.
+    """
+    why = f": {padding!r} pads with zeros" if padding else ""
     kept = f"; {_listed(stays)} stay{'s' * (len(stays) == 1)} an operation{why}"
     where = " and ".join(f"{name!r}" for name in names) or "the layers behind"
-    note = (
-        f"Raw uint8 frames go in ({frames.layout.upper()}); of the normalisation, "
+    return (
+        f"Raw uint8 frames go in ({layout.upper()}); of the normalisation, "
         f"{_listed(done) or 'nothing'} went into {where}{kept if stays else ''}."
     )
-    return Absorbed(frames, note)
 
 
 def _listed(words: Sequence[str]) -> str:

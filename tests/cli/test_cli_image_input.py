@@ -81,6 +81,6 @@ def test_triton_takes_uint8(built: Path) -> None:
     assert "dims: [ 1, 16, 16, 3 ]" in config
 
 
-def test_a_graph_is_refused(built: Path) -> None:
-    done = run("build", "out/net.onnx", "--image-input", "nhwc", "-o", "again", cwd=built)
-    fails(done, 2, "An ONNX has its input in the graph")
+def test_torchscript_is_refused(built: Path) -> None:
+    done = run("build", "out/net.ts.pt", "--image-input", "nhwc", "-o", "again", cwd=built)
+    fails(done, 2, "TorchScript has its input in the graph")

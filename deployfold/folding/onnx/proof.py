@@ -37,7 +37,7 @@ def relative_difference(change: Change) -> float:
     producer = change.rule == PRODUCER
     old = [*layers, change.norm] if producer else [change.norm, *layers]
     values = {value for node in old for value in node.inputs if constant(value) is not None}
-    constants = {str(one.name): np.asarray(constant(one), np.float64) for one in values}
+    constants = {str(one.name): _wide(np.asarray(constant(one))) for one in values}
     source = (layers[0] if producer else change.norm).inputs
     entry = next(str(one.name) for one in source if one is not None and constant(one) is None)
     results = [change.norm.outputs[0]] if producer else [one.outputs[0] for one in layers]
@@ -124,6 +124,10 @@ def _ungrouped(node: onnx.NodeProto, constants: dict[str, Array]) -> onnx.NodePr
     del plain.attribute[:]
     plain.attribute.extend(kept)
     return plain
+
+
+def _wide(array: Array) -> Array:
+    return array if array.dtype.kind in "iu" else array.astype(np.float64)
 
 
 def _relative(expected: Array, found: Array) -> float:

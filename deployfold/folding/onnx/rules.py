@@ -185,7 +185,7 @@ def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) ->
         return LayerChange(
             node, {1: scaled, 2: added}, attributes={"beta": 1.0} if beta != 1.0 else {}
         )
-    if shift.any() and _pads(node):
+    if shift.any() and pads(node):
         return f"the zero padding of {_title(node)} behind it would mix with the shift"
     groups = node.attributes.get_int("group", 1)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
@@ -193,7 +193,10 @@ def _scaled_columns(node: ir.Node, position: int, scale: Array, shift: Array) ->
     scaled = (grouped * scale.reshape(groups, 1, -1, *ones)).reshape(weight.shape)
     sums = grouped.sum(axis=tuple(range(3, grouped.ndim)))
     added = np.einsum("gc,goc->go", shift.reshape(groups, -1), sums).reshape(-1)
-    return LayerChange(node, {1: scaled, 2: np.asarray(bias, np.float64) + added})
+    constants = {1: scaled}
+    if shift.any() or not np.isscalar(bias):
+        constants[2] = np.asarray(bias, np.float64) + added
+    return LayerChange(node, constants)
 
 
 def _constant_addition(node: ir.Node, channels: int) -> tuple[int, Array] | None:
@@ -237,7 +240,8 @@ def _probe(change: LayerChange) -> tuple[int, ...]:
     return (2, weight.shape[1] * node.attributes.get_int("group", 1), *sizes)
 
 
-def _pads(node: ir.Node) -> bool:
+def pads(node: ir.Node) -> bool:
+    """Whether a Conv pads its input."""
     automatic = node.attributes.get_string("auto_pad", "NOTSET")
     return automatic not in ("NOTSET", "VALID") or any(node.attributes.get_ints("pads", ()))
 
