@@ -19,8 +19,7 @@ from deployfold.reporting.report import Report
 from .errors import UsageError
 from .events import Emit, ignore
 from .exporting import EXPORTERS, ExportedFile, ExportJob, check_repeatable, in_evaluation_mode
-from .folding import FoldResult
-from .folding import fold as _fold
+from .folding import fold
 from .loading import load_model
 
 __all__ = ["build", "export", "fold", "load"]
@@ -67,56 +66,6 @@ def load(
         factories=True,
     )
     return loaded.module
-
-
-def fold(
-    model: torch.nn.Module,
-    example_inputs: tuple[Any, ...],
-    *,
-    reparam: bool = True,
-    norm_affine: bool = True,
-    keep_parametrizations: bool = False,
-    reestimate_bn: Sequence[tuple[Any, ...]] = (),
-    more_inputs: Sequence[tuple[Any, ...]] = (),
-    check_inputs: Sequence[tuple[Any, ...]] = (),
-) -> FoldResult:
-    """Fold every BatchNorm of ``model`` that can be folded exactly, and prove it.
-
-    The proof covers the given inputs, another batch size, and heights, widths and lengths one
-    larger and one smaller, where the model accepts them. If the forward branches on values in its
-    inputs, the proof does not cover other values, and the result's notes say so.
-
-    Args:
-        model: in evaluation mode; it is never changed.
-        example_inputs: the arguments of one forward call.
-        reparam: also merge parallel linear branches and fold constant scales.
-        norm_affine: also fold the affine parameters of LayerNorm, RMSNorm, GroupNorm and
-            InstanceNorm into the layers behind them; the normalisation stays.
-        keep_parametrizations: leave weights that pruning, weight_norm and the like compute at each
-            call; otherwise what they compute is stored first.
-        reestimate_bn: argument tuples of real samples, at least 8. The running statistics of every
-            BatchNorm become those of these samples before folding; the result then computes
-            another function than ``model``, and a note says how far it is.
-        more_inputs: further argument tuples, which take a data-dependent forward through its other
-            branches.
-        check_inputs: argument tuples of further shapes to verify.
-
-    Returns:
-        The folded model, the folded and remaining BatchNorms, and the verification.
-
-    Raises:
-        FoldError: the forward fails, or the folded model is not the same function.
-    """
-    return _fold(
-        model,
-        example_inputs,
-        reparam=reparam,
-        norm_affine=norm_affine,
-        keep_parametrizations=keep_parametrizations,
-        reestimate_bn=reestimate_bn,
-        more_inputs=more_inputs,
-        check_inputs=check_inputs,
-    )
 
 
 def export(

@@ -11,7 +11,7 @@ from torch import nn
 
 from deployfold.errors import FoldError
 
-from .attempts import fold_and_prove
+from .attempts import Attempt, fold_and_prove
 from .compiled import uncompiled
 from .graph.find_affine_layers import count_batchnorms
 from .half import fold_in_float32, is_half_on_cpu
@@ -50,7 +50,7 @@ def fold(
     more_inputs: Sequence[tuple[Any, ...]] = (),
     check_inputs: Sequence[tuple[Any, ...]] = (),
 ) -> FoldResult:
-    """Fold every BatchNorm of ``model`` that can be folded exactly.
+    """Fold every BatchNorm of ``model`` that can be folded exactly, and prove the result.
 
     The model is traced on ``example_inputs`` and on each of ``more_inputs`` to find out which layer
     feeds which. Layers that these runs do not reach stay as they are. The model is also tried with
@@ -89,19 +89,12 @@ def fold(
     if isinstance(model, torch.jit.ScriptModule):
         return fold_torchscript(model, example_inputs, more_inputs=(*more_inputs, *check_inputs))
     _check_foldable(model)
-    inputs = (example_inputs, more_inputs, check_inputs)
+    traced, compared = (example_inputs, *more_inputs), tuple(check_inputs)
+    attempt = Attempt(traced, compared, reparam=reparam, norm_affine=norm_affine)
     with uncompiled(model):
         stored, notes = (model, ()) if keep_parametrizations else baked(model, example_inputs)
-        half = is_half_on_cpu(stored)
-        rules: Any = {"reparam": reparam, "norm_affine": norm_affine}
-        single = fold_in_float32(stored, *inputs, **rules) if half else None
-        result = single or fold_and_prove(
-            stored,
-            example_inputs,
-            **rules,
-            more_inputs=more_inputs,
-            check_inputs=check_inputs,
-        )
+        single = fold_in_float32(stored, attempt) if is_half_on_cpu(stored) else None
+        result = single or fold_and_prove(stored, attempt)
     before = count_parameters(model)
     return replace(result, parameters_before=before, notes=(*changed, *notes, *result.notes))
 

@@ -68,23 +68,9 @@ class Attempt:
         return replace(self, keep={**self.keep, **names}, notes=(*self.notes, *notes))
 
 
-def fold_and_prove(
-    model: nn.Module,
-    example_inputs: Inputs,
-    *,
-    reparam: bool,
-    norm_affine: bool,
-    more_inputs: Sequence[Inputs],
-    check_inputs: Sequence[Inputs],
-) -> FoldResult:
+def fold_and_prove(model: nn.Module, attempt: Attempt) -> FoldResult:
     """Fold ``model`` and prove the result; see :func:`deployfold.folding.fold`."""
-    attempt = Attempt(
-        (example_inputs, *more_inputs),
-        tuple(check_inputs),
-        reparam=reparam,
-        norm_affine=norm_affine,
-    )
-    folder = _Folder(model, example_inputs)
+    folder = _Folder(model, attempt.traced[0])
     faults = 0
     while True:
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .attempts import fold_and_prove
+from .attempts import Attempt, fold_and_prove
 from .modules import copy_modules, map_tensors
 from .proof.compare import difference, rounding_limit, run_model
 from .result import FoldResult
@@ -25,37 +24,26 @@ def is_half_on_cpu(model: nn.Module) -> bool:
     )
 
 
-def fold_in_float32(
-    model: nn.Module,
-    example_inputs: tuple[Any, ...],
-    more_inputs: Sequence[tuple[Any, ...]],
-    check_inputs: Sequence[tuple[Any, ...]],
-    *,
-    reparam: bool,
-    norm_affine: bool,
-) -> FoldResult | None:
+def fold_in_float32(model: nn.Module, attempt: Attempt) -> FoldResult | None:
     """Fold a float32 copy of a float16 model, and round the folded weights to float16.
 
     The float32 copy holds every weight exactly, so a proof on the copy is a proof of the fold. The
-    delivered model is then compared with the original in float16 on ``example_inputs``. The
-    arguments are the same as for :func:`deployfold.folding.fold`.
+    delivered model is then compared with the original in float16 on the first input.
 
     Returns:
         ``None`` where the model must be folded in float16: its code computes in float16, or a
         folded weight exceeds the range of float16.
     """
     try:
-        result = fold_and_prove(
-            copy_modules(model, share_parameters=False).float(),
-            _widened(example_inputs),
-            reparam=reparam,
-            norm_affine=norm_affine,
-            more_inputs=[_widened(one) for one in more_inputs],
-            check_inputs=[_widened(one) for one in check_inputs],
+        wide = replace(
+            attempt,
+            traced=tuple(map(_widened, attempt.traced)),
+            compared=tuple(map(_widened, attempt.compared)),
         )
+        result = fold_and_prove(copy_modules(model, share_parameters=False).float(), wide)
         folded = result.model.half()
-        expected = run_model(model, example_inputs)
-        native = difference(expected, run_model(folded, example_inputs))
+        expected = run_model(model, attempt.traced[0])
+        native = difference(expected, run_model(folded, attempt.traced[0]))
     except Exception:  # folding in float16 hits and reports the same error
         return None
     if not native.relative <= rounding_limit(expected):

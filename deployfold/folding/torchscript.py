@@ -19,7 +19,7 @@ from deployfold.util.quiet import TORCHSCRIPT_IS_FINE
 
 from .plan import Folded, Left
 from .proof.compare import Difference, difference, double_inputs, random_like, run_model
-from .proof.verify import Verification
+from .proof.verify import TOLERANCE, Verification
 from .result import FoldResult
 
 _RULE = "into the producer, by torch.jit.freeze"
@@ -34,7 +34,6 @@ def fold_torchscript(
     example_inputs: tuple[Any, ...],
     *,
     more_inputs: Sequence[tuple[Any, ...]] = (),
-    tolerance: float = 1e-9,
 ) -> FoldResult:
     """Fold the BatchNorms of a TorchScript model that ``torch.jit.freeze`` can fold.
 
@@ -72,7 +71,7 @@ def fold_torchscript(
             hint="Check --input, give the values that the model needs by --input-data, or give the "
             "eager model instead.",
         ) from error
-    if not exact <= tolerance:
+    if not exact <= TOLERANCE:
         raise FoldError(
             f"The frozen TorchScript differs from the original by {exact:.1e} (relative, float64).",
             hint="Give the eager model or its state dict instead.",

@@ -43,6 +43,10 @@ TOLERANCE = 1e-9
 
 
 _EVERY_LAYER = "every output of the model is empty, so every layer was compared"
+_ILL_CONDITIONED = (
+    "the model is ill-conditioned: it departs from itself in float64 when its weights change in "
+    "the last bits, and folding departs by {:.1e}; so every layer was compared"
+)
 _INSENSITIVE = (
     "the outputs of the model hardly depend on its input (is it trained?), so their comparison "
     "shows little"
@@ -95,7 +99,6 @@ def verify(
     reads_only: bool = False,
     generated: Sequence[Sequence[tuple[Any, ...]]] = (),
     random: bool = True,
-    tolerance: float = TOLERANCE,
 ) -> Verification:
     """Compare ``folded``, to which ``plan`` was applied, with ``original`` on every input.
 
@@ -132,16 +135,18 @@ def verify(
             inputs.append(item)
             break
     try:
-        pair = _Pair(original, copied, folded, copy_modules(folded), plan, exact, reads_only)
-        return _compare(pair, inputs, outputs, random, tolerance)
+        return _Comparison(
+            original, copied, folded, copy_modules(folded), plan, exact, reads_only, random,
+            inputs, outputs,
+        ).verification()  # fmt: skip
     except (NotTheSame, FoldedFails) as error:
         error.inputs = tuple(inputs)
         raise
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
-    """The two models of a comparison, each with a copy that runs; see :func:`verify`."""
+class _Comparison:
+    """Two models, each with a copy that runs and changes, and the original's outputs."""
 
     original: nn.Module
     copied: nn.Module
@@ -150,62 +155,98 @@ class _Pair:
     plan: Plan
     exact: Exact
     reads_only: bool
+    random: bool
+    inputs: Sequence[tuple[Any, ...]]
+    outputs: Sequence[list[Tensor]]
 
+    def verification(self) -> Verification:
+        """Compare in the model's own dtype and in float64; see :func:`verify`."""
+        inputs, outputs = self.inputs, self.outputs
+        _check_comparable(outputs, self.plan)
+        native = [
+            difference(expected, _run_folded(self.folded_copy, item, self.random))
+            for item, expected in zip(inputs, outputs, strict=True)
+        ]
+        exact, before, note = self._in_float64()
+        empty = not any(tensor.numel() for item in outputs for tensor in item)
+        if not empty and not note and insensitive(outputs):
+            note = _INSENSITIVE
+        if empty or (exact is not None and not exact <= TOLERANCE):
+            self._check_every_layer(exact or 0)
+            note = _EVERY_LAYER if empty else _ILL_CONDITIONED.format(exact)
+        relative = max(item.relative for item in native)
+        limit = native_limit(self.original, max(before or 0.0, exact or 0.0))
+        if not relative <= limit:
+            raise NotTheSame(
+                f"In its own dtype the folded model differs from the original by {relative:.1e} "
+                f"(relative), more than {limit:.1e}.",
+                hint="Convert the model to float32 first (model.float()); if it is float32 "
+                "already, the model may not compute the same twice (random numbers in forward?).",
+            )
+        return Verification(
+            inputs=len(inputs),
+            float64_relative=exact,
+            native_relative=relative,
+            native_max_abs=max(item.absolute for item in native),
+            original_relative=before,
+            note=note,
+        )
 
-def _compare(
-    pair: _Pair,
-    inputs: Sequence[tuple[Any, ...]],
-    outputs: Sequence[list[Tensor]],
-    random: bool,
-    tolerance: float,
-) -> Verification:
-    """Compare the folded model with the original's ``outputs``; the copies of ``pair`` change."""
-    original, plan = pair.original, pair.plan
-    _check_comparable(outputs, plan)
-    native = [
-        difference(expected, _run_folded(pair.folded_copy, item, random))
-        for item, expected in zip(inputs, outputs, strict=True)
-    ]
-    exact, before, note = _in_float64(pair, inputs, outputs, random, tolerance)
-    empty = not any(tensor.numel() for item in outputs for tensor in item)
-    if not empty and not note and insensitive(outputs):
-        note = _INSENSITIVE
-    if empty or (exact is not None and not exact <= tolerance):
-        for item in inputs:
-            departure = first_departure(original, plan, item, tolerance)
+    def _check_every_layer(self, exact: float) -> None:
+        for item in self.inputs:
+            departure = first_departure(self.original, self.plan, item, TOLERANCE)
             if departure is not None:
                 raise NotTheSame(
-                    f"The folded model differs from the original by {exact or 0:.1e} (relative, in "
+                    f"The folded model differs from the original by {exact:.1e} (relative, in "
                     f"float64), first at {departure}.",
                     hint="This is a bug in deployfold, or the model does not compute the same "
                     "twice. Nothing was written.",
                 )
-        note = (
-            _EVERY_LAYER
-            if empty
-            else (
-                f"the model is ill-conditioned: it departs from itself in float64 when its weights "
-                f"change in the last bits, and folding departs by {exact:.1e}; so every layer was "
-                "compared"
-            )
+
+    def _in_float64(self) -> tuple[float | None, float | None, str]:
+        """Compare in float64.
+
+        The results are the largest relative difference of the folded model, the largest of the
+        original's own outputs, and a note.
+        """
+        wide = [double_inputs(item) for item in self.inputs]
+        if self.reads_only:
+            try:
+                widen_buffers(self.copied, self.original, self.exact)
+                widen_buffers(self.folded_copy, self.folded, self.exact)
+                with ParametersInFloat64(self.exact):
+                    expected = self._run(self.copied, wide)
+                    found = self._distances(self.folded_copy, wide, expected)
+                if found[0] <= TOLERANCE:
+                    return *found, ""
+            except Exception:  # the weights of TorchScript, for example, are seen by no Python code
+                pass
+        try:
+            reference = copy_modules(self.original, share_parameters=False).double()
+            with InFloat64():
+                expected = self._run(reference, wide)
+        except Exception as error:  # model code may fail on a dtype that it was not written for
+            return None, None, f"the model does not run in float64 ({first_line(error)})"
+        folded = apply(self.plan, reference)
+        with InFloat64():
+            return *self._distances(folded, wide, expected), ""
+
+    def _run(self, model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[list[Tensor]]:
+        return [run_model(model, item, random=self.random) for item in inputs]
+
+    def _distances(
+        self, folded: nn.Module, wide: Sequence[tuple[Any, ...]], expected: list[list[Tensor]]
+    ) -> tuple[float, float]:
+        """How far the folded model and the original's own outputs are from those ``expected``."""
+        exact = max(
+            difference(right, _run_folded(folded, item, self.random)).relative
+            for item, right in zip(wide, expected, strict=True)
         )
-    relative = max(item.relative for item in native)
-    limit = native_limit(original, max(before or 0.0, exact or 0.0))
-    if not relative <= limit:
-        raise NotTheSame(
-            f"In its own dtype the folded model differs from the original by {relative:.1e} "
-            f"(relative), more than {limit:.1e}.",
-            hint="Convert the model to float32 first (model.float()); if it is float32 already, "
-            "the model may not compute the same twice (random numbers in forward?).",
+        before = max(
+            difference(right, own).relative
+            for right, own in zip(expected, self.outputs, strict=True)
         )
-    return Verification(
-        inputs=len(inputs),
-        float64_relative=exact,
-        native_relative=relative,
-        native_max_abs=max(item.absolute for item in native),
-        original_relative=before,
-        note=note,
-    )
+        return exact, before
 
 
 def _run_folded(folded: nn.Module, inputs: tuple[Any, ...], random: bool) -> list[Tensor]:
@@ -233,56 +274,3 @@ def _check_comparable(outputs: Sequence[list[Tensor]], plan: Plan) -> None:
         "proved there.",
         hint=" ".join(causes) or "Give real inputs with --input-data, or check the checkpoint.",
     )
-
-
-def _in_float64(
-    pair: _Pair,
-    inputs: Sequence[tuple[Any, ...]],
-    outputs: Sequence[list[Tensor]],
-    random: bool,
-    tolerance: float,
-) -> tuple[float | None, float | None, str]:
-    """Compare in float64; the copies of ``pair`` change.
-
-    The results are the largest relative difference of the folded model, the largest of the
-    original's own ``outputs``, and a note.
-    """
-    wide = [double_inputs(item) for item in inputs]
-    if pair.reads_only:
-        try:
-            widen_buffers(pair.copied, pair.original, pair.exact)
-            widen_buffers(pair.folded_copy, pair.folded, pair.exact)
-            with ParametersInFloat64(pair.exact):
-                expected = [run_model(pair.copied, item, random=random) for item in wide]
-                found = _distances(pair.folded_copy, wide, expected, outputs, random)
-            if found[0] <= tolerance:
-                return *found, ""
-        except Exception:  # the weights of TorchScript, for example, are seen by no Python code
-            pass
-    try:
-        reference = copy_modules(pair.original, share_parameters=False).double()
-        with InFloat64():
-            expected = [run_model(reference, item, random=random) for item in wide]
-    except Exception as error:  # model code may fail on a dtype that it was not written for
-        return None, None, f"the model does not run in float64 ({first_line(error)})"
-    folded = apply(pair.plan, reference)
-    with InFloat64():
-        return *_distances(folded, wide, expected, outputs, random), ""
-
-
-def _distances(
-    folded: nn.Module,
-    wide: Sequence[tuple[Any, ...]],
-    expected: Sequence[list[Tensor]],
-    outputs: Sequence[list[Tensor]],
-    random: bool,
-) -> tuple[float, float]:
-    """How far the folded model and the original's own ``outputs`` are from those ``expected``."""
-    exact = max(
-        difference(right, _run_folded(folded, item, random)).relative
-        for item, right in zip(wide, expected, strict=True)
-    )
-    before = max(
-        difference(right, own).relative for right, own in zip(expected, outputs, strict=True)
-    )
-    return exact, before

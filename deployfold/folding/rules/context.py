@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.aliases import overwriting, read_by_others
@@ -20,16 +19,6 @@ from deployfold.folding.plan import Folded, LayerEdit, NotInPlace, Removal, Term
 from deployfold.folding.rewrite.forward import cannot_rewrite
 
 from .request import CannotFold, Request
-
-
-@dataclass(eq=False)
-class PendingEdit:
-    """The changes requested of one layer so far, with the fields of a :class:`LayerEdit`."""
-
-    layer: Layer
-    terms: list[Term]
-    shift: Tensor
-    biased: bool
 
 
 @dataclass(eq=False)
@@ -49,7 +38,7 @@ class Context:
     affine_layers: dict[AffineLayer, None]
     reparam: bool = True
     keep: frozenset[str] = frozenset()
-    pending: dict[str, PendingEdit] = field(default_factory=dict)
+    pending: dict[str, LayerEdit] = field(default_factory=dict)
     folded: list[Folded] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     refusals: dict[AffineLayer, dict[str, str]] = field(default_factory=dict)
@@ -248,45 +237,32 @@ class Context:
                 names.append(affine_layer.name)
             else:
                 layer = self.layer(request.op)
-                _add_to(self.pending_of(layer), request)
+                self.pending[layer.weight] = _absorbing(self.pending_of(layer), request)
                 names.append(layer.weight.rpartition(".")[0] or layer.weight)
         return tuple(dict.fromkeys(names))
 
-    def pending_of(self, layer: Layer) -> PendingEdit:
+    def pending_of(self, layer: Layer) -> LayerEdit:
         """The edit of ``layer`` so far; a new edit holds only the layer's own weight."""
-        if layer.weight not in self.pending:
-            rows = torch.ones(layer.out_channels, dtype=torch.float64)
-            biased = layer.bias is not None
-            self.pending[layer.weight] = PendingEdit(layer, [Term(layer, rows)], 0 * rows, biased)
-        return self.pending[layer.weight]
-
-    def layer_edits(self) -> tuple[LayerEdit, ...]:
-        """All pending edits in the form that the plan stores."""
-        return tuple(
-            LayerEdit(item.layer, tuple(item.terms), item.shift, item.biased)
-            for item in self.pending.values()
-        )
+        if layer.weight in self.pending:
+            return self.pending[layer.weight]
+        rows = torch.ones(layer.out_channels, dtype=torch.float64)
+        return LayerEdit(layer, (Term(layer, rows),), 0 * rows, layer.bias is not None)
 
 
-def _add_to(pending: PendingEdit, request: Request) -> None:
-    affine = request.affine
-    pending.biased = pending.biased or affine.constant
+def _absorbing(edit: LayerEdit, request: Request) -> LayerEdit:
+    """The edit of a layer that absorbs one more map."""
+    affine, shift = request.affine, edit.shift
     if request.after:
-        pending.terms = [
-            Term(term.source, term.rows * affine.scale, term.columns) for term in pending.terms
-        ]
-        pending.shift = pending.shift * affine.scale + affine.shift
+        terms = [replace(term, rows=term.rows * affine.scale) for term in edit.terms]
+        shift = shift * affine.scale + affine.shift
     else:
-        pending.terms = [
-            Term(
-                term.source,
-                term.rows,
-                affine if term.columns is None else term.columns.after(affine),
-            )
-            for term in pending.terms
+        terms = [
+            replace(term, columns=affine if term.columns is None else term.columns.after(affine))
+            for term in edit.terms
         ]
     if request.skip is not None:
-        pending.terms.append(Term(None, request.skip))
+        terms.append(Term(None, request.skip))
+    return LayerEdit(edit.layer, tuple(terms), shift, edit.biased or affine.constant)
 
 
 def describe(op: Op) -> str:

@@ -31,14 +31,12 @@ def match(
     reparam: bool = True,
     norm_affine: bool = True,
     keep: Mapping[str, str] | None = None,
-    rules: Sequence[Rule] | None = None,
 ) -> Plan:
     """Plan the fold of every BatchNorm of a traced model.
 
     Args:
         graph: the trace, which planning changes; do not use it again.
         keep: affine layers and branches to leave, by name, each with its reason.
-        rules: the rules to try; the default is the rules of deployfold and of installed packages.
     """
     tensors = dict(named_tensors(model))
     for name, value in graph.constants.items():
@@ -58,7 +56,7 @@ def match(
         reparam=reparam,
         keep=frozenset(keep or ()),
     )
-    _apply_all(all_rules() if rules is None else rules, context)
+    _apply_all(all_rules(), context)
     left = [
         Left(item.name, _reason(item, context))
         for item in context.affine_layers
@@ -71,7 +69,7 @@ def match(
     return Plan(
         tuple(context.folded),
         tuple(left),
-        context.layer_edits(),
+        tuple(context.pending.values()),
         norms,
         tuple(context.removals),
         tuple(context.faults),

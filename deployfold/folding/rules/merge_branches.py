@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
@@ -175,19 +175,23 @@ def _absorb(context: Context, kept: _Branch, layer: Layer, branch: _Branch) -> b
             return False
         if centre_taps(layer) is None or affine.scale.numel() != layer.out_channels:
             return False
-        terms, shift, biased = [Term(None, sign * affine.scale)], affine.shift, affine.constant
+        terms: tuple[Term, ...] = (Term(None, sign * affine.scale),)
+        shift, biased = affine.shift, affine.constant
         del context.affine_layers[content]
     else:
         if taps_within(content, layer) is None:
             return False
         other = context.pending_of(content)
-        terms = [Term(term.source, sign * term.rows, term.columns) for term in other.terms]
+        terms = tuple(replace(term, rows=sign * term.rows) for term in other.terms)
         shift, biased = other.shift, other.biased
-        del context.pending[content.weight]
-    pending = context.pending_of(layer)
-    pending.terms += terms
-    pending.shift = pending.shift + sign * shift
-    pending.biased = pending.biased or biased
+        context.pending.pop(content.weight, None)
+    kept_edit = context.pending_of(layer)
+    context.pending[layer.weight] = replace(
+        kept_edit,
+        terms=(*kept_edit.terms, *terms),
+        shift=kept_edit.shift + sign * shift,
+        biased=kept_edit.biased or biased,
+    )
     return True
 
 
