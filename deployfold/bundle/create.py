@@ -71,7 +71,7 @@ def create(
 
 
 def _pack(path: Path, manifest: Manifest, members: Sequence[Member], emit: Emit) -> None:
-    content = manifest.to_json()
+    content = manifest.to_json().encode()
     with path.open("wb") as file:
         writer = Writer(file, archive_size(manifest, content))
         writer.write(file_header(manifest, MANIFEST, len(content)))

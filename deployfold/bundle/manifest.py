@@ -129,10 +129,6 @@ class Manifest(Frozen):
         """Bytes of all files but the manifest."""
         return sum(file.size for file in self.files)
 
-    def to_json(self) -> bytes:
-        """The content of the file: indented JSON in UTF-8, with a final newline."""
-        return (self.model_dump_json(indent=2) + "\n").encode("utf-8")
-
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Read a manifest and check every name in it.

@@ -66,7 +66,7 @@ def write_layout(
     with claimed(directory, shared=True):
         build = collect(directory, force=force)
         manifest, members = make_members(build, labels, cpp=cpp, emit=emit)
-        members = [member_of(MANIFEST, manifest.to_json()), *members]
+        members = [member_of(MANIFEST, manifest.to_json().encode()), *members]
         with temporary_directory(output) as temporary:
             (temporary / "blobs" / "sha256").mkdir(parents=True)
             layers = []

@@ -15,36 +15,25 @@ if TYPE_CHECKING:
 def show_models(run: Session, path: Path, version: int, models: tuple[str, ...]) -> None:
     """Print the directories of models in a Triton repository, or the same as JSON."""
     if run.json:
-        found = {"repository": str(path), "version": version, "models": models}
-        run.write_json(found)
+        run.write_json({"repository": str(path), "version": version, "models": models})
         return
-    from rich.text import Text
-
-    from deployfold.reporting.text import clean
-
     for name in models:
-        run.out.print(Text(clean(f"{path / name / str(version)}")), soft_wrap=True)
+        run.line(str(path / name / str(version)))
 
 
 def show_layout(run: Session, manifest: Manifest, path: Path) -> None:
     """Print the manifest as JSON, or where the layout is and how it gets into a registry."""
     if run.json:
-        run.out.file.write(manifest.to_json().decode("utf-8"))
+        run.out.file.write(manifest.to_json())
         return
-    from rich.text import Text
-
     from deployfold.bundle.oci import TAG
-    from deployfold.reporting.text import clean
 
     source = shlex.quote(f"{path}:{TAG}")
     layout = shlex.quote(f"oci:{path}:{TAG}")
-    for line in (
-        f"{path}: an OCI image layout, {len(manifest.files) + 1} files, "
-        f"{manifest.size / 1e6:.2f} MB",
-        f"next        oras cp --from-oci-layout {source} REGISTRY/{manifest.name}:{TAG}",
-        f"or          skopeo copy {layout} docker://REGISTRY/{manifest.name}:{TAG}",
-    ):
-        run.out.print(Text(clean(line)), soft_wrap=True)
+    count, size = len(manifest.files) + 1, f"{manifest.size / 1e6:.2f} MB"
+    run.line(f"{path}: an OCI image layout, {count} files, {size}")
+    run.line(f"next        oras cp --from-oci-layout {source} REGISTRY/{manifest.name}:{TAG}")
+    run.line(f"or          skopeo copy {layout} docker://REGISTRY/{manifest.name}:{TAG}")
 
 
 def _targets(manifest: Manifest) -> str:
@@ -58,11 +47,8 @@ def _targets(manifest: Manifest) -> str:
 def show(run: Session, manifest: Manifest, path: Path, verb: str) -> None:
     """Print the manifest as JSON, or a summary in a few lines."""
     if run.json:
-        run.out.file.write(manifest.to_json().decode("utf-8"))
+        run.out.file.write(manifest.to_json())
         return
-    from rich.text import Text
-
-    from deployfold.reporting.text import clean
 
     source = manifest.source
     digest = f", sha256 {source.sha256[:16]}…" if source.sha256 else ""
@@ -82,4 +68,4 @@ def show(run: Session, manifest: Manifest, path: Path, verb: str) -> None:
         lines.append(("next", f"{unpack}, or tar --zstd -xf"))
     lines.append(("run it", command))
     for name, value in lines:
-        run.out.print(Text(f"{name:<12}{clean(value)}" if name else clean(value)), soft_wrap=True)
+        run.line(f"{name:<12}{value}" if name else value)

@@ -183,12 +183,8 @@ def show_plan(session: Session, plan: BuildPlan) -> None:
             table.add_row(*map(Text, map(clean, cells)), style="" if row.missing is None else "dim")
         session.out.print(table)
         measured = "run and timed on this machine" if plan.measured else "not run"
-        where = clean(plan.directory)
-        session.out.print(
-            f"Nothing was made. The artifacts would go to {where}; they would be {measured}.",
-            soft_wrap=True,
-            markup=False,
-        )
+        where = f"The artifacts would go to {plan.directory}"
+        session.line(f"Nothing was made. {where}; they would be {measured}.")
     if plan.missing:
         raise UsageError(
             f"The build would stop: {' '.join(plan.missing)}", hint="Nothing was made."

@@ -18,6 +18,7 @@ from deployfold.events import Emit, Event
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 _PACKAGES = {
@@ -51,6 +52,14 @@ class Session:
     def write_json(self, value: object) -> None:
         """Write a value as JSON, the whole result of the command."""
         self.out.file.write(json_module.dumps(value, indent=2) + "\n")
+
+    def line(self, text: str) -> None:
+        """Print a text on one line without markup, so that users can copy a path or a command."""
+        self.out.print(_plain(text), soft_wrap=True)
+
+    def wrote(self, path: Path) -> None:
+        """Report a written file beside the result."""
+        self.err.print(_plain(f"Wrote {path}"), soft_wrap=True)
 
 
 @contextmanager
@@ -135,11 +144,18 @@ def print_error(console: Console, message: str, hint: str | None) -> None:
     """Print the sentence of an error, and below it the hint."""
     from rich.text import Text
 
+    console.print(Text.assemble(("Error: ", "bold red"), _plain(message)), soft_wrap=True)
+    if hint:
+        console.print(_plain(hint, "dim"), soft_wrap=True)
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """A text without control characters, which rich does not read as markup."""
+    from rich.text import Text
+
     from deployfold.reporting.text import clean
 
-    console.print(Text.assemble(("Error: ", "bold red"), clean(message)), soft_wrap=True)
-    if hint:
-        console.print(Text(clean(hint), style="dim"), soft_wrap=True)
+    return Text(clean(text), style)
 
 
 def _print_interrupted(console: Console) -> ExitCode:

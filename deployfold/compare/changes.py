@@ -90,7 +90,3 @@ class Changes(Frozen):
         """Whether there is no regression, no missed limit and no failing unjudged figure."""
         failing = (*self.regressions, *self.failing_unjudged)
         return not failing and all(limit.passed for limit in self.limits)
-
-    def to_json(self) -> str:
-        """The JSON text, indented, with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"

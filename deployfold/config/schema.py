@@ -35,6 +35,11 @@ def profile_model() -> type[BaseModel]:
     return _model("BuildProfile", profile_options(), description=(str, about))
 
 
+def profile_schema() -> dict[str, Any]:
+    """The JSON schema of a build profile."""
+    return profile_model().model_json_schema(by_alias=True)
+
+
 def _model(name: str, options: tuple[Option, ...], **more: Any) -> type[BaseModel]:
     # The prefix avoids clashes between option names and methods of BaseModel.
     fields: dict[str, Any] = {f"option_{one.keyword}": _field(one) for one in options}

@@ -48,7 +48,3 @@ class RunRecord(Frozen):
             ),
             outputs=result.outputs,
         )
-
-    def to_json(self) -> str:
-        """The JSON text, indented, with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"

@@ -28,3 +28,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", from_attributes=True, ser_json_inf_nan="strings"
     )
+
+    def to_json(self) -> str:
+        """The JSON text, indented, with a final newline."""
+        return self.model_dump_json(indent=2) + "\n"

@@ -157,11 +157,9 @@ class Report(Frozen):
         another encoding) are written as ``?``.
         """
         try:
-            return self.model_dump_json(indent=2) + "\n"
+            return super().to_json()
         except PydanticSerializationError:
-            return (
-                Report.model_validate(_as_utf8(self.model_dump())).model_dump_json(indent=2) + "\n"
-            )
+            return Report.model_validate(_as_utf8(self.model_dump())).to_json()
 
     def _repr_html_(self) -> str | None:
         """The page of ``report.html`` in a frame, for notebooks; ``None`` without jinja2."""

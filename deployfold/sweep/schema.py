@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployfold.config.schema import profile_model
+from deployfold.config.schema import profile_schema
 
 from .fleet import DECIDED
 
 
 def fleet_schema() -> dict[str, Any]:
     """The schema of the TOML file that ``deployfold sweep`` takes."""
-    profile = profile_model().model_json_schema(by_alias=True)
+    profile = profile_schema()
     settings = {
         key: value
         for key, value in profile["properties"].items()

@@ -170,7 +170,7 @@ def pack(
     path: Path, *members: bytes, manifest: Manifest | bytes | None = None, end: bytes = END
 ) -> Path:
     """Write an archive of the manifest and those members, whatever they are."""
-    text = manifest.to_json() if isinstance(manifest, Manifest) else manifest
+    text = manifest.to_json().encode() if isinstance(manifest, Manifest) else manifest
     tar = io.BytesIO()
     if text is not None:
         tar.write(member(f"net/{MANIFEST}", text))

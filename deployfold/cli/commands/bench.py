@@ -142,7 +142,6 @@ def bench(
     show_report(run, report, directory, sort=sort, benched=artifacts)
     if export_layers is not None:
         from deployfold.reporting.layer_times import write_layer_times
-        from deployfold.reporting.text import clean
 
         for path in write_layer_times(report, export_layers):
-            run.err.print(f"Wrote {clean(str(path))}", markup=False, highlight=False)
+            run.wrote(path)

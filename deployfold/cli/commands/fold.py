@@ -73,4 +73,4 @@ def _show(run: Session, report: Report, explain: bool, output: Path | None) -> N
         run.out.print(fold_table(report, explain=explain))
     run.out.print(summary_panel(report))
     if output is not None:
-        run.out.print(f"Folded module: {output}", soft_wrap=True)
+        run.line(f"Folded module: {output}")

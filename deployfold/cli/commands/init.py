@@ -50,8 +50,8 @@ def init(
     _check_free(path, force)
     write_text(path, made.text)
     run.out.print(made.summary, markup=False)
-    run.out.print(f"Profile: {path}", markup=False, soft_wrap=True)
-    run.out.print(f"next: {made.command}", markup=False, soft_wrap=True)
+    run.line(f"Profile: {path}")
+    run.line(f"next: {made.command}")
 
 
 def _check_free(path: Path, force: bool) -> None:

@@ -88,7 +88,7 @@ def show(
         style = "dim" if origin == DEFAULT else "bold" if origin == "flag" else ""
         table.add_row(key, Text(clean(_shown(values[key]))), clean(origin), style=style)
     if merged.description:
-        run.out.print(Text(clean(merged.description)), soft_wrap=True)
+        run.line(merged.description)
     run.out.print(table)
 
 

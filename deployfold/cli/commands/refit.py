@@ -56,7 +56,6 @@ def refit(
     """The command ``deployfold refit``."""
     from deployfold.config.device import read_device
     from deployfold.errors import UsageError
-    from deployfold.reporting.text import clean
     from deployfold.runtimes.cuda import Cuda
     from deployfold.runtimes.device import gpu_index, is_gpu
     from deployfold.runtimes.tensorrt_refit import check_refittable, refit_file, refitted_path
@@ -71,4 +70,4 @@ def refit(
         refit_file(engine, weights, path, cuda, host_code=trust)
     finally:
         cuda.close()
-    run.out.print(f"Refitted engine: {clean(str(path))}", soft_wrap=True, markup=False)
+    run.line(f"Refitted engine: {path}")

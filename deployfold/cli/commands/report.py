@@ -100,7 +100,7 @@ def report(
     elif not written or run.json:
         show_report(run, *found[0], sort=sort, layers=layers)
     for one in written:
-        run.err.print(f"Wrote {_shown(one)}", markup=False, highlight=False, soft_wrap=True)
+        run.wrote(one)
     if open_page:
         _open(run, written[0])
 
@@ -129,9 +129,3 @@ def _open(run: Session, page: Path) -> None:
             f"This machine has no browser. Open {address} in another one.",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-
-
-def _shown(path: Path) -> str:
-    from deployfold.reporting.text import clean
-
-    return clean(str(path))

@@ -101,13 +101,12 @@ def _show(ran: Session, result: Result, output: Path | None) -> None:
         how.append(result.placement)
     if result.graph is not None:
         how.append(cuda_graph(result.graph.used, result.graph.reason))
-    ran.out.print(Text(clean(", ".join(how))), soft_wrap=True)
+    ran.line(", ".join(how))
     for name, tensor, data in zip(
         result.inputs.names, result.inputs.tensors, result.data, strict=True
     ):
         shape = "x".join(map(str, tensor.shape)) or "scalar"
-        line = f"input {name}: {shape} {tensor.dtype}, {data}"
-        ran.out.print(Text(clean(line)), soft_wrap=True)
+        ran.line(f"input {name}: {shape} {tensor.dtype}, {data}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("output", "shape", "dtype", "min", "max", "mean", "not finite"):
         table.add_column(title, justify="left" if title in ("output", "dtype") else "right")
@@ -130,4 +129,4 @@ def _show(ran: Session, result: Result, output: Path | None) -> None:
         if len(one.top) > SAMPLES:
             ran.out.print(f"and {len(one.top) - SAMPLES} samples more")
     if output is not None:
-        ran.out.print(f"Outputs: {clean(str(output))}", soft_wrap=True)
+        ran.line(f"Outputs: {output}")

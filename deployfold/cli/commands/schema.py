@@ -9,68 +9,35 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+import pkgutil
+from typing import Annotated
 
 import typer
 
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
 
-
-@dataclass(frozen=True)
-class Format:
-    """A format with a schema; ``make`` imports its model on demand."""
-
-    summary: str
-    make: Callable[[], dict[str, Any]]
-
-
-def _report() -> dict[str, Any]:
-    from deployfold.reporting.report import Report
-
-    return Report.model_json_schema()
-
-
-def _profile() -> dict[str, Any]:
-    from deployfold.config.schema import profile_model
-
-    return profile_model().model_json_schema(by_alias=True)
-
-
-def _fleet() -> dict[str, Any]:
-    from deployfold.sweep.schema import fleet_schema
-
-    return fleet_schema()
-
-
-def _manifest() -> dict[str, Any]:
-    from deployfold.bundle.manifest import Manifest
-
-    return Manifest.model_json_schema()
-
-
-def _compare() -> dict[str, Any]:
-    from deployfold.compare.changes import Changes
-
-    return Changes.model_json_schema()
-
-
-def _run() -> dict[str, Any]:
-    from deployfold.infer.record import RunRecord
-
-    return RunRecord.model_json_schema()
-
-
 FORMATS = {
-    "report": Format("report.json, and what build, bench and finish print with --json", _report),
-    "profile": Format("a build profile (TOML)", _profile),
-    "fleet": Format("the fleet file of deployfold sweep (TOML)", _fleet),
-    "manifest": Format("manifest.json of a bundle", _manifest),
-    "compare": Format("what deployfold compare prints with --json", _compare),
-    "run": Format("what deployfold run prints with --json", _run),
+    "report": (
+        "report.json, and what build, bench and finish print with --json",
+        "deployfold.reporting.report:Report.model_json_schema",
+    ),
+    "profile": ("a build profile (TOML)", "deployfold.config.schema:profile_schema"),
+    "fleet": ("the fleet file of deployfold sweep (TOML)", "deployfold.sweep.schema:fleet_schema"),
+    "manifest": (
+        "manifest.json of a bundle",
+        "deployfold.bundle.manifest:Manifest.model_json_schema",
+    ),
+    "compare": (
+        "what deployfold compare prints with --json",
+        "deployfold.compare.changes:Changes.model_json_schema",
+    ),
+    "run": (
+        "what deployfold run prints with --json",
+        "deployfold.infer.record:RunRecord.model_json_schema",
+    ),
 }
+"""What each format is, and the function that makes its schema, which is imported on demand."""
 
 
 @in_session()
@@ -90,8 +57,8 @@ def schema(
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    for key, one in FORMATS.items():
-        table.add_row(f"[cyan]{key}[/]", one.summary)
+    for key, (summary, _) in FORMATS.items():
+        table.add_row(f"[cyan]{key}[/]", summary)
     run.out.print(table)
 
 
@@ -106,4 +73,5 @@ def print_schema(run: Session, name: str) -> None:
     if name not in FORMATS:
         raise UsageError(f"{name!r} has no schema.", hint=f"Use one of {', '.join(FORMATS)}.")
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    run.write_json(dialect | FORMATS[name].make() | {"title": f"deployfold {name}"})
+    schema = pkgutil.resolve_name(FORMATS[name][1])()
+    run.write_json(dialect | schema | {"title": f"deployfold {name}"})

@@ -89,7 +89,7 @@ def sweep(
     root = output or Path("build") / fleet.stem
     if dry_run:
         for job in planned(read, root, scheduler):
-            run.out.print(" ".join(["deployfold", *job.command]), soft_wrap=True, markup=False)
+            run.line(" ".join(["deployfold", *job.command]))
         return
     results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)
     if run.json:

@@ -87,7 +87,3 @@ class LayerComparison(Frozen):
     def passed(self) -> bool:
         """Whether every layer keeps the limits."""
         return not self.departing
-
-    def to_json(self) -> str:
-        """The JSON text, indented, with a final newline."""
-        return self.model_dump_json(indent=2) + "\n"
