@@ -58,7 +58,9 @@ def fold(
     accepts such a shape and runs other operators there, the shape is traced as well. The result is
     compared with the original on all of these inputs and on ``check_inputs``, in float64 and in the
     model's own dtype. If the result differs, the inputs used only for comparison are traced as
-    well. If the result still differs, the BatchNorms that make the difference stay.
+    well. If the result still differs, the BatchNorms that make the difference stay. If the forward
+    branches on values in its inputs, the proof does not cover other values, and the result's notes
+    say so.
 
     Args:
         model: a model in evaluation mode, which stays unchanged. TorchScript folds in its graph.
@@ -73,6 +75,9 @@ def fold(
             result then computes another function than ``model``, and a note says how far it is.
         more_inputs: further argument tuples, for a model that takes other paths on other data.
         check_inputs: further argument tuples, of other shapes that the model will be used with.
+
+    Returns:
+        The folded model, the folded and remaining BatchNorms, and the verification.
 
     Raises:
         FoldError: the forward fails, the folded model computes another function, or there are no
