@@ -13,15 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
-from deployfold.util.files import temporary_directory
+from deployfold.util.files import check_new, new_directory
 from deployfold.util.locks import claimed
 
 from .collect import collect
 from .manifest import MANIFEST, Manifest
 from .members import Member, make_members, member_of
-from .unpack import is_taken
 
 ARTIFACT_TYPE = "application/vnd.deployfold.bundle.v1"
 TAG = "latest"
@@ -59,15 +57,14 @@ def write_layout(
             written or is not empty.
         BundleError: the build is incomplete or missed a limit, or a package is missing.
     """
-    if is_taken(output):
-        raise UsageError(f"{output} is not empty.", hint="Choose a new directory.")
+    check_new(output)
     start = time.perf_counter()
     emit(StageStarted("bundle", f"reading {directory}"))
     with claimed(directory, shared=True):
         build = collect(directory, force=force)
         manifest, members = make_members(build, labels, cpp=cpp, emit=emit)
         members = [member_of(MANIFEST, manifest.to_json().encode()), *members]
-        with temporary_directory(output) as temporary:
+        with new_directory(output) as temporary:
             (temporary / "blobs" / "sha256").mkdir(parents=True)
             layers = []
             for member in members:
@@ -93,9 +90,6 @@ def write_layout(
             index = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": [found]}
             (temporary / "index.json").write_bytes(_json(index))
             (temporary / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-            if output.exists():
-                output.rmdir()
-            temporary.rename(output)
     took = time.perf_counter() - start
     emit(StageFinished("bundle", f"{len(members)} files, {manifest.size / 1e6:.2f} MB", took))
     return manifest

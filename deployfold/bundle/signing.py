@@ -37,10 +37,8 @@ def sign(bundle: Path, key: Path) -> bytes:
     """The signature of a file by a private key, or by the agent with the key of a public one.
 
     Raises:
-        UsageError: the file of the key is missing.
         BundleError: ssh-keygen is missing, or refuses, for example because a key is locked.
     """
-    check_key(key)
     done = _ssh_keygen(bundle, "sign", "-f", str(key), "-n", NAMESPACE)
     if done.returncode != 0 or not done.stdout:
         raise BundleError(

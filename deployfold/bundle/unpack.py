@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from deployfold.errors import BundleError, UsageError
-from deployfold.util.files import temporary_directory, unwritable
+from deployfold.errors import BundleError
+from deployfold.util.files import check_new, new_directory
 
 from .manifest import Manifest
 from .scan import Limits, scan
@@ -29,28 +29,16 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
         BundleError: the bundle fails a check, and no file is written.
         UsageError: the directory is not empty, or cannot be written to.
     """
-    if is_taken(directory):
-        raise UsageError(f"{directory} is not empty.", hint="Choose a new directory.")
+    check_new(directory)
     manifest = scan(path, limits)
-    with temporary_directory(directory) as temporary:
+    with new_directory(directory) as temporary:
         free = shutil.disk_usage(temporary).free
         if manifest.size > free:
             raise BundleError(
                 f"{path.name} needs {manifest.size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free."
             )
         scan(path, limits, sink=lambda name: _writing(temporary / name))
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
     return manifest
-
-
-def is_taken(directory: Path) -> bool:
-    """Whether the path exists and is not an empty directory."""
-    try:
-        return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-    except OSError as error:  # the directory is not readable, or was removed meanwhile
-        raise unwritable(directory, error) from error
 
 
 @contextmanager

@@ -92,6 +92,35 @@ def temporary_directory(path: Path) -> Iterator[Path]:
         _close(lock)
 
 
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory, and rename it to ``path`` if the block succeeds.
+
+    Raises:
+        UsageError: ``path`` is not empty, or the operating system refuses.
+    """
+    check_new(path)
+    with temporary_directory(path) as temporary:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a path that is neither free nor an empty directory.
+
+    Raises:
+        UsageError: names the path.
+    """
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:  # the directory is not readable, or was removed meanwhile
+        raise unwritable(path, error) from error
+    if taken:
+        raise UsageError(f"{path} is not empty.", hint="Choose a new directory.")
+
+
 def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | None]:
     """Make a temporary file or directory for ``path`` and lock it.
 
