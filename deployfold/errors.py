@@ -6,7 +6,7 @@ and the hint, and ends with the exit code. Any other exception is a bug in deplo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -134,6 +134,14 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
 
 def _at_most(limit: int, text: str) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """``Did you mean a or b?``, with the known names like ``name``; empty without any."""
+    import difflib  # not at start-up
+
+    near = difflib.get_close_matches(name, list(known), n=most)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_few(names: Sequence[str], most: int = 3) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from deployfold.errors import UsageError
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Read ``1,8,32``.
+def read_batches(text: str | None) -> tuple[int, ...]:
+    """Read ``1,8,32``; a missing flag gives no batch sizes.
 
     Raises:
         UsageError: the text is not a list of different positive integers.
     """
+    if text is None:
+        return ()
     parts = [part.strip() for part in text.split(",")]
     valid = all(part.isascii() and part.isdigit() and len(part) < 7 for part in parts)
     batches = tuple(int(part) for part in parts) if valid else ()
@@ -20,8 +22,3 @@ def parse_batches(text: str) -> tuple[int, ...]:
             hint="Write it as --batch 1,8,32.",
         )
     return tuple(sorted(batches))
-
-
-def read_batches(text: str | None) -> tuple[int, ...]:
-    """Read ``--batch``; a missing flag gives no batch sizes."""
-    return () if text is None else parse_batches(text)

@@ -10,15 +10,14 @@ The keys of a profile are the flags without their dashes::
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.errors import UsageError
-from deployfold.util.toml import read_toml
+from deployfold.errors import UsageError, nearest
+from deployfold.util.toml import place_of, read_toml
 
 from .build_options import build_options, profile_options, with_current_keys
 from .build_spec import BuildSpec
@@ -100,11 +99,11 @@ def read_profile(name: str) -> dict[str, Any]:
     if name in known:
         path = known[name]
     elif not path.is_file():
-        near = difflib.get_close_matches(name, known, n=1)
+        near = nearest(name, known)
+        shipped_names = f"Shipped: {', '.join(known)}. Or give the path of a TOML file."
         raise UsageError(
             f"There is no build profile {name!r}, and no such file.",
-            hint=(f"Did you mean {near[0]}? " if near else "")
-            + f"Shipped: {', '.join(known)}. Or give the path of a TOML file.",
+            hint=f"{near} {shipped_names}".strip(),
         )
     table, text = read_toml(path, "build profile")
     table = with_current_keys(table)
@@ -129,21 +128,20 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
     known = profile_keys()
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
-                f"{_place(path, text, key)}: unknown key {key!r}.",
-                hint=f"Did you mean {near[0]}?" if near else "The keys are the flags of build.",
+                f"{place_of(path, text, key)}: unknown key {key!r}.",
+                hint=nearest(key, known) or "The keys are the flags of build.",
             )
     for key in CODE:
         if names_function(table.get(key)):
             raise UsageError(
-                f"{_place(path, text, key)}: {key!r} would run code that the profile chose.",
+                f"{place_of(path, text, key)}: {key!r} would run code that the profile chose.",
                 hint=f"If you trust that code, pass it on the command line: --{key} {table[key]}",
             )
     problem = first_problem(profile_model(), table)
     if problem is not None:
         key, reason = problem
-        raise UsageError(f"{_place(path, text, key)}: {key!r}: {reason}, not {table.get(key)!r}.")
+        raise UsageError(f"{place_of(path, text, key)}: {key!r}: {reason}, not {table.get(key)!r}.")
 
 
 def profile_keys() -> list[str]:
@@ -156,11 +154,3 @@ def names_function(value: object) -> bool:
     if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
         return False
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
-
-
-def _place(path: Path, text: str, key: str) -> str:
-    pattern = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]|\s*\[+\s*{re.escape(key)}\b")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if pattern.match(line):
-            return f"{path}, line {number}"
-    return str(path)

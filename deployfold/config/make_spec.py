@@ -6,12 +6,11 @@ The command line, build profiles and the Python API all use this module.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, nearest
 
 from .build_options import build_options
 from .build_spec import BuildSpec
@@ -88,10 +87,10 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
     for given, value in keywords.items():
         name = older[given].keyword if given in older else given
         if name not in options and name not in fields:
-            near = difflib.get_close_matches(name, [*options, *fields], n=1)
+            near = nearest(name, [*options, *fields])
             raise UsageError(
                 f"build() has no option {name!r}.",
-                hint=f"Did you mean {near[0]}?" if near else "Its options are the flags of build.",
+                hint=near or "Its options are the flags of build.",
             )
         one = options.get(name)
         if value is None:

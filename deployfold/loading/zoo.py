@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployfold.errors import LoadError, UsageError
+from deployfold.errors import LoadError, UsageError, nearest
 
 from .formats.pickled import load_pickle
 
@@ -50,10 +49,9 @@ def builder(zoo: str, name: str) -> Callable[..., nn.Module]:
         ) from error
     known = names(zoo)
     if name not in known and name.partition(".")[0] not in known:  # timm: NAME.TAG
-        near = difflib.get_close_matches(name, known, n=3)
         raise UsageError(
             f"{zoo} has no model {name!r}.",
-            hint=f"Did you mean {' or '.join(near)}?" if near else f"See {zoo}'s list of models.",
+            hint=nearest(name, known, most=3) or f"See {zoo}'s list of models.",
         )
     if zoo == "timm":
         return lambda **options: package.create_model(name, pretrained=False, **options)

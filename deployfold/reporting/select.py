@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, nearest
 
 from . import text
 from .metrics import METRICS, SCORE, Metric, find_metric
@@ -66,10 +65,8 @@ def chosen(rows: Sequence[str], names: Iterable[str]) -> frozenset[str]:
     wanted = list(names)
     for name in wanted:
         if name not in rows:
-            near = difflib.get_close_matches(name, rows, n=1)
-            guess = f" Did you mean {near[0]}?" if near else ""
             raise UsageError(
-                f"There is no row {text.clean(name)!r}.{guess}",
+                f"There is no row {text.clean(name)!r}. {nearest(name, rows)}".strip(),
                 hint=f"The rows are {', '.join(rows)}.",
             )
     return frozenset([*rows[:1], *wanted]) if wanted else frozenset(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,16 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return table
+
+
+def place_of(file: object, text: str, key: str) -> str:
+    """``FILE, line 3`` for the line of ``text`` that sets a key; the file alone without one."""
+    name = rf"[\"']?{re.escape(key)}[\"']?"
+    pattern = re.compile(rf"\s*(?:\[+\s*)?{name}\s*[=.\]]|\s*\[+\s*{re.escape(key)}\b")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if pattern.match(line):
+            return f"{file}, line {number}"
+    return str(file)
 
 
 def read_toml(path: Path, what: str, hint: str | None = None) -> tuple[dict[str, Any], str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scripted import Clock, Scripted
 
-from deployfold.config.batch_sizes import parse_batches
+from deployfold.config.batch_sizes import read_batches
 from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import BatchPoint, saturation
@@ -93,7 +93,7 @@ def test_throughput_saturates_at_the_smallest_batch_within_5_percent_of_the_best
 
 
 def test_batches_as_the_option_takes_them() -> None:
-    assert parse_batches("32, 1,8") == (1, 8, 32)
+    assert read_batches("32, 1,8") == (1, 8, 32)
     for text in ("", "1,,2", "0", "1,1", "-1", "a", "1.5", "9" * 9, "²"):
         with pytest.raises(UsageError, match="expected different positive integers"):
-            parse_batches(text)
+            read_batches(text)

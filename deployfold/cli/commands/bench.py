@@ -98,14 +98,14 @@ def bench(
     ] = None,
 ) -> None:
     """The command ``deployfold bench``."""
-    from deployfold.config.batch_sizes import parse_batches
+    from deployfold.config.batch_sizes import read_batches
     from deployfold.errors import UsageError
     from deployfold.reporting.select import check_column
 
     # Report usage errors before torch is imported.
     if sort is not None:
         check_column(sort)
-    batches = parse_batches(batch) if batch else ()
+    batches = read_batches(batch)
     if labels is not None and inputs is None:
         raise UsageError("--labels needs the inputs they belong to.", hint="Add --inputs FILE.")
 

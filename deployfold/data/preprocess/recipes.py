@@ -58,7 +58,7 @@ def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | Non
 
 def imagenet_recipe(size: tuple[int, int]) -> Recipe:
     """The preprocessing of most ImageNet classifiers: 224 of 256 pixels, bilinear."""
-    resize = _scaled(size, (256, 256), (224, 224))
+    resize = scaled(size, (256, 256), (224, 224))
     return Recipe(resize, "cover", IMAGENET_MEAN, IMAGENET_STD, "bilinear", "ImageNet's defaults")
 
 
@@ -74,7 +74,7 @@ def _torchvision(name: str, size: tuple[int, int]) -> Recipe | None:
     origin = f"torchvision's weights of {name}"
     resize = _pair(getattr(transforms, "resize_size", None))
     crop = _pair(getattr(transforms, "crop_size", None)) or resize
-    box = size if resize is None or crop is None else _scaled(size, resize, crop)
+    box = size if resize is None or crop is None else scaled(size, resize, crop)
     interpolation = getattr(transforms, "interpolation", None)
     return Recipe(
         resize=box,
@@ -122,9 +122,10 @@ def pair(values: Any) -> tuple[int, int]:
     return first, second
 
 
-def _scaled(
-    size: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]
+def scaled(
+    size: tuple[int, int], resize: tuple[float, float], crop: tuple[float, float]
 ) -> tuple[int, int]:
+    """``resize``, by the factor from ``crop`` to ``size``."""
     return pair(
         round(side * whole / part) for side, whole, part in zip(size, resize, crop, strict=True)
     )

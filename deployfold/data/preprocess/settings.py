@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from deployfold.config.real_data import PreprocessSpec
 from deployfold.errors import UsageError
-from deployfold.util.toml import parse_toml
+from deployfold.util.toml import parse_toml, place_of
 
 _CHOICES = {
     "layout": ("nchw", "nhwc"),
@@ -56,12 +55,7 @@ def parse_profile(text: str, where: str) -> PreprocessSpec:
         table = parse_toml(text)
     except ValueError as error:
         raise UsageError(f"{where} is not TOML: {error}.") from error
-
-    def place(key: str) -> str:
-        line = _line_of(text, key)
-        return f"{where}: " if line is None else f"{where}, line {line}: "
-
-    return _checked(table, place)
+    return _checked(table, lambda key: place_of(where, text, key))
 
 
 def check_flags(spec: PreprocessSpec) -> None:
@@ -72,7 +66,7 @@ def check_flags(spec: PreprocessSpec) -> None:
     """
     given = {key: value for key, value in asdict(spec).items() if key != "source"}
     given = {key: value for key, value in given.items() if value is not None}
-    _checked(given, lambda key: "Preprocessing: ")
+    _checked(given, lambda key: "Preprocessing")
 
 
 def _checked(table: Mapping[str, Any], place: Callable[[str], str]) -> PreprocessSpec:
@@ -80,11 +74,11 @@ def _checked(table: Mapping[str, Any], place: Callable[[str], str]) -> Preproces
     for key, value in table.items():
         if key not in _KEYS:
             raise UsageError(
-                f"{place(key)}unknown key {key!r}.", hint=f"Known keys: {', '.join(_KEYS)}."
+                f"{place(key)}: unknown key {key!r}.", hint=f"Known keys: {', '.join(_KEYS)}."
             )
         values[key], wanted = _value(key, value)
         if values[key] is None:
-            raise UsageError(f"{place(key)}{key!r} must be {wanted}, not {_shown(value)}.")
+            raise UsageError(f"{place(key)}: {key!r} must be {wanted}, not {_shown(value)}.")
     return PreprocessSpec(**values)
 
 
@@ -126,12 +120,3 @@ def _is_number(value: object) -> bool:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _line_of(text: str, key: str) -> int | None:
-    """The line of a top-level key, which tomllib does not report."""
-    pattern = rf"""^[ \t]*\[*[ \t]*["']?{re.escape(key)}["']?[ \t]*[=.\]]"""
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(pattern, line):
-            return number
-    return None

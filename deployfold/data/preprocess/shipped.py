@@ -15,7 +15,7 @@ from typing import Any
 
 from deployfold.errors import UsageError, one_line
 
-from .recipes import IMAGENET_MEAN, IMAGENET_STD, Fit, Recipe, pair, timm_recipe
+from .recipes import IMAGENET_MEAN, IMAGENET_STD, Fit, Recipe, scaled, timm_recipe
 
 NAMES = ("preprocessor_config.json", "processor_config.json", "config.json")
 """The files with a preprocessing, in order of preference."""
@@ -119,7 +119,7 @@ def _resized(fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[tuple[in
         shortest = wanted
     if shortest is None:
         box = _sides(wanted) or size
-        return _scaled(size, box, cropped or box), "squash"
+        return scaled(size, box, cropped or box), "squash"
     edge = float(shortest)
     crop = cropped or (edge, edge)
     share = fields.get("crop_pct")
@@ -127,7 +127,7 @@ def _resized(fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[tuple[in
         return size, "squash"
     if share is not None:
         edge = math.floor(edge / float(share))
-    return _scaled(size, (edge, edge), crop), "cover"
+    return scaled(size, (edge, edge), crop), "cover"
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
@@ -147,11 +147,3 @@ def _sides(size: Any) -> tuple[float, float] | None:
     if not isinstance(height, (int, float)) or not isinstance(width, (int, float)):
         return None
     return (float(height), float(width)) if min(height, width) > 0 else None
-
-
-def _scaled(
-    size: tuple[int, int], box: tuple[float, float], crop: tuple[float, float]
-) -> tuple[int, int]:
-    return pair(
-        round(side * whole / part) for side, whole, part in zip(size, box, crop, strict=True)
-    )
