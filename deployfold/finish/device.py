@@ -36,6 +36,7 @@ from deployfold.reporting.report import (
 )
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.inputs import batch_of
 from deployfold.runtimes.tail_name import head_reference, tail_name
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
@@ -188,11 +189,8 @@ def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> R
             runner.bind(kit.inputs)
             runner.step()
             accuracy = _compare(_expected(kit, path), runner.outputs())
-            batch = _batch(kit)
-            uuid = cuda.uuid
-            latency = time_engine(
-                runner.step, batch, max_seconds=how.max_seconds, gpu=uuid, emit=emit
-            )
+            batch, seconds = batch_of(list(kit.inputs.values())), how.max_seconds
+            latency = time_engine(runner.step, batch, max_seconds=seconds, gpu=cuda.uuid, emit=emit)
     except MeasureError as error:
         emit(Note(error.message, "warning"))
         return row.model_copy(update={"not_measured": error.message})
@@ -228,11 +226,6 @@ def _expected(kit: Kit, engine: Path) -> Mapping[str, Array]:
         raise MeasureError(
             f"{name} cannot be read: {error}.", hint="Copy the build's directory again."
         ) from error
-
-
-def _batch(kit: Kit) -> int:
-    first = next(iter(kit.inputs.values()), None)
-    return int(first.shape[0]) if first is not None and first.ndim else 1
 
 
 def _notes(engine: EngineArtifact, machine: Machine, *, ran: bool) -> tuple[str, ...]:

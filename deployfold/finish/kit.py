@@ -2,7 +2,7 @@
 
 The kit is the build directory itself, with the lowered ONNX files and the report. ``finish.json``
 lists the missing engines. ``reference.npz`` has inputs, and the original model's outputs for them.
-Reading a kit needs NumPy and no other package.
+Reading a kit needs NumPy and pydantic alone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from deployfold import __version__
 from deployfold.config.engine import EngineOptions
-from deployfold.config.optimization_profiles import OptimizationProfile, profiles_from_json
+from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
@@ -45,6 +46,10 @@ class Wanted:
     profiles: tuple[OptimizationProfile, ...] = ()
     workspace_mib: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+
+
+_WANTED = TypeAdapter(tuple[Wanted, ...])
+"""Reads and writes the list of engines as JSON; keys of a newer deployfold are ignored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +126,7 @@ def write_finish_kit(
         },
         "inputs": list(inputs),
         "outputs": [str(index) for index in range(len(outputs))],
-        "engines": [_to_json(one) for one in requests],
+        "engines": _WANTED.dump_python(tuple(requests), mode="json"),
     }
     write_text(plan, json.dumps(data, indent=2) + "\n")
     return plan
@@ -148,7 +153,7 @@ def read_kit(directory: Path) -> Kit:
         }
         onnx = {precision: paths[0] for precision, paths in files.items()}
         reference = _checked(directory, data["reference"])
-        wanted = tuple(_from_json(one) for one in data["engines"])
+        wanted = _WANTED.validate_python(data["engines"])
         given, expected = read_reference(reference)
         inputs = dict(zip(data["inputs"], given, strict=True))
         outputs = dict(zip(data["outputs"], expected, strict=True))
@@ -204,27 +209,3 @@ def _checked(directory: Path, entry: Mapping[str, str]) -> Path:
             f"{path} has changed since the build.", hint="Copy the build's directory again."
         )
     return path
-
-
-def _to_json(wanted: Wanted) -> dict[str, Any]:
-    return {
-        "row": wanted.row,
-        "title": wanted.title,
-        "target": wanted.target,
-        "precision": wanted.precision.value,
-        "profiles": [[vars(shapes) for shapes in profile] for profile in wanted.profiles],
-        "workspace_mib": wanted.workspace_mib,
-        "options": wanted.options.to_json(),
-    }
-
-
-def _from_json(data: Mapping[str, Any]) -> Wanted:
-    return Wanted(
-        row=str(data["row"]),
-        title=str(data["title"]),
-        target=str(data["target"]),
-        precision=Precision(data["precision"]),
-        profiles=profiles_from_json(data["profiles"]),
-        workspace_mib=data["workspace_mib"],
-        options=EngineOptions.from_json(data["options"]),
-    )

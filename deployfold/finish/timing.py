@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -11,16 +10,12 @@ import numpy as np
 
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.measuring.gpu import gpu_state
-from deployfold.measuring.stability import Evidence, doubts
-from deployfold.measuring.stats import (
-    MIN_FOR_INTERVAL,
-    coefficient_of_variation,
-    median_interval,
-    percentiles,
-)
+from deployfold.measuring.measurements import latency_of
+from deployfold.measuring.stability import Evidence
+from deployfold.measuring.stats import MIN_FOR_INTERVAL, coefficient_of_variation, median_interval
 from deployfold.measuring.warm_up import warm_up
 from deployfold.reporting.row import CudaGraph, GpuState, Latency
-from deployfold.runtimes.times import DeviceTimes
+from deployfold.runtimes.times import DeviceTimes, median_times
 
 MIN_ROUNDS = 15
 """Rounds before the interval of the median is trusted to end the measurement early."""
@@ -80,46 +75,24 @@ def _latency(
     state: GpuState | None,
 ) -> Latency:
     samples = np.array([one.compute_ms for one in times])
-    median, p90, p95, p99 = percentiles(samples)
     interval = median_interval(medians, SEED)
-    variation = coefficient_of_variation(samples)
-    h2d = statistics.median(one.h2d_ms for one in times)
-    d2h = statistics.median(one.d2h_ms for one in times)
+    device = median_times(times)
     evidence = Evidence(
-        variation=variation,
+        variation=coefficient_of_variation(samples),
         interval=interval,
         rounds=len(medians),
         converged=converged,
         tolerance=TOLERANCE,
         threads=1,
-        compute_ms=median,
-        h2d_ms=h2d,
-        d2h_ms=d2h,
-        enqueue_ms=statistics.median(one.enqueue_ms or 0.0 for one in times),
+        compute_ms=device.compute_ms,
+        h2d_ms=device.h2d_ms,
+        d2h_ms=device.d2h_ms,
+        enqueue_ms=device.enqueue_ms,
         gpu=state,
     )
-    found = doubts(evidence)
-    graph = times[-1].graph
-    return Latency(
-        median_ms=median,
-        p90_ms=p90,
-        p95_ms=p95,
-        p99_ms=p99,
-        throughput=batch / median * 1e3 if median else math.inf,
-        speedup=None,  # the original was not run on this machine
-        rounds=len(medians),
-        samples=len(times),
-        stable=not found,
-        note="; ".join(one.text for one in found) or None,
-        doubts=tuple(one.kind for one in found),
-        h2d_ms=h2d,
-        d2h_ms=d2h,
-        median_low_ms=min(interval.low, median),
-        median_high_ms=max(interval.high, median),
-        variation=variation,
-        gpu=state,
-        graph=None if graph is None else CudaGraph.model_validate(graph),
-    )
+    graph = None if device.graph is None else CudaGraph.model_validate(device.graph)
+    # The original was not run on this machine, so there is no speed-up.
+    return latency_of(samples, interval, evidence, batch, speedup=None, graph=graph)
 
 
 def _share(part: float, whole: float) -> float:

@@ -24,6 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.reporting.row import ColdStart
 from deployfold.runtimes import RunSettings, runtime_by_key
@@ -32,6 +34,8 @@ from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.util import child
 from deployfold.util.memory import forget_peak, peak_bytes
 
+SETTINGS = TypeAdapter(RunSettings)
+"""Reads and writes the settings as JSON."""
 RUNS = 3
 TIMEOUT = 600.0
 
@@ -71,7 +75,7 @@ def cold_start(
     with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
         feed = Path(folder) / "inputs.pt"
         torch.save(list(to_tensors(inputs)), feed)
-        how = json.dumps((settings or RunSettings()).to_json())
+        how = SETTINGS.dump_json(settings or RunSettings()).decode()
         words = [runtime, str(path.absolute()), str(feed), how]
         for number in range(1, runs + 1):
             doing = f"cold start of {path.name}, {number} of {runs}"
@@ -116,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the worker; see the module's docstring."""
     key, path, feed, *rest = arguments
     try:
-        settings = RunSettings.from_json(json.loads(rest[0])) if rest else RunSettings()
+        settings = SETTINGS.validate_json(rest[0]) if rest else RunSettings()
         answer = _measure(key, Path(path), Path(feed), settings)
     except Exception as error:
         answer = {"error": summary(error)}

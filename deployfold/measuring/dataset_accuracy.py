@@ -10,6 +10,7 @@ from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.reporting.row import Accuracy
 from deployfold.runtimes.failures import summary
+from deployfold.runtimes.inputs import batch_of
 from deployfold.runtimes.protocol import Array, Inputs, Runner
 from deployfold.scoring import Scores, Scoring
 
@@ -128,12 +129,6 @@ def _result(scores: Scores) -> dict[str, float] | str:
         return scores.result()
     except DeployfoldError as error:
         return error.message
-
-
-def batch_of(inputs: Inputs) -> int:
-    """The number of samples in one feed: the first axis of the first input; 1 for a scalar."""
-    shape = tuple(inputs[0].shape) if inputs else ()
-    return int(shape[0]) if shape else 1
 
 
 def _split(labels: Sequence[Label] | None, feeds: Sequence[Inputs]) -> list[Sequence[Label] | None]:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore
+from deployfold.runtimes.inputs import batch_of
 from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.runtimes.threads import torch_threads
 
@@ -77,9 +78,7 @@ def measure(
     baseline = next(iter(runners)) if baseline is None else baseline
     if baseline not in runners:
         raise MeasureError(f"No row is named {baseline!r}.")
-    if batch is None:
-        shape = tuple(inputs[0].shape) if inputs else ()
-        batch = int(shape[0]) if shape else 1
+    batch = batch_of(inputs) if batch is None else batch
     rows = [TimedRunner(name, runner, clock) for name, runner in runners.items()]
     with torch_threads(threads) as count:
         session = Session(

@@ -10,20 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployfold.events import Emit, StageProgress
-from deployfold.reporting.row import CudaGraph, GpuState, Latency, Speedup
+from deployfold.reporting.row import CudaGraph, GpuState, Speedup
 from deployfold.runtimes.protocol import Inputs
 
 from .conditions import Contention, CpuWatch
 from .gpu import gpu_state
-from .measurements import Measured, Measurements
-from .stability import Evidence, doubts
-from .stats import (
-    Interval,
-    coefficient_of_variation,
-    median_interval,
-    percentile_interval,
-    percentiles,
-)
+from .measurements import Measured, Measurements, latency_of
+from .stability import Evidence
+from .stats import Interval, coefficient_of_variation, median_interval, percentile_interval
 from .timed_runner import TimedRunner
 
 FIRST_LOOK = 15
@@ -172,42 +166,25 @@ class Session:
         if interval is None:
             return Measured(row.name, None, "interrupted before a round was complete", row.outputs)
         samples = np.concatenate(row.blocks_ms[: self.completed])
-        median, p90, p95, p99 = percentiles(samples)
         tail = percentile_interval(row.blocks_ms[: self.completed], 95)
         speedup = interval if self._comparable(row) is not None else None
         if row.name == self.baseline:
             speedup = Interval(1.0, 1.0, 1.0)
-        own = median_interval(row.round_median_ms[: self.completed], self.seed)
-        variation = coefficient_of_variation(samples)
-        evidence = self._evidence(row, variation, interval)
-        found = doubts(evidence)
+        evidence = self._evidence(row, coefficient_of_variation(samples), interval)
         device = row.device_times()
         graph = None if device is None else device.graph
         return Measured(
             row.name,
-            Latency(
-                median_ms=median,
-                p90_ms=p90,
-                p95_ms=p95,
-                p99_ms=p99,
-                throughput=self.batch / median * 1e3 if median else math.inf,
+            latency_of(
+                samples,
+                median_interval(row.round_median_ms[: self.completed], self.seed),
+                evidence,
+                self.batch,
                 speedup=None if speedup is None else Speedup.model_validate(speedup),
-                rounds=self.completed,
-                samples=len(samples),
                 quantiles_ms=np.quantile(samples, np.linspace(0, 1, 21)).tolist(),
-                stable=not found,
-                note="; ".join(one.text for one in found) or None,
-                doubts=tuple(one.kind for one in found),
-                h2d_ms=evidence.h2d_ms,
-                d2h_ms=evidence.d2h_ms,
                 end_to_end_ms=row.end_to_end_ms(),
-                # The median of pooled calls can lie outside the interval of the rounds' medians.
-                median_low_ms=min(own.low, median),
-                median_high_ms=max(own.high, median),
-                variation=variation,
                 preemptions_per_s=evidence.preemptions,
                 other_cpus=self.contention.others if self.contention else None,
-                gpu=evidence.gpu,
                 graph=None if graph is None else CudaGraph.model_validate(graph),
                 p95_low_ms=tail.low if tail.bounded else None,
                 p95_high_ms=tail.high if tail.bounded else None,

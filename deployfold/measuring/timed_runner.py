@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
-from deployfold.runtimes.times import DeviceTimes
+from deployfold.runtimes.times import DeviceTimes, median_times
 
 from .conditions import preemptions
 
@@ -122,16 +122,7 @@ class TimedRunner:
 
     def device_times(self) -> DeviceTimes | None:
         """The medians of the times by the GPU's clock; ``None`` for a row on the CPU."""
-        if not self._transfers:
-            return None
-        launches = [one.enqueue_ms for one in self._transfers if one.enqueue_ms is not None]
-        return DeviceTimes(
-            compute_ms=statistics.median(one.compute_ms for one in self._transfers),
-            h2d_ms=statistics.median(one.h2d_ms for one in self._transfers),
-            d2h_ms=statistics.median(one.d2h_ms for one in self._transfers),
-            enqueue_ms=statistics.median(launches) if launches else None,
-            graph=self._transfers[-1].graph,
-        )
+        return median_times(self._transfers) if self._transfers else None
 
     def end_to_end_ms(self) -> float | None:
         """The median of a call with its copies to and from the GPU, by the host's clock."""

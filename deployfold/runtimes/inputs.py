@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import within
 from deployfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .protocol import Array, Inputs
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,21 @@ class StatedInput:
     def spec(self) -> TensorSpec:
         """The input in its usual shape; float32 replaces a dtype that ``--input`` lacks."""
         return TensorSpec(self.usual, self.name, self.dtype if self.dtype in DTYPES else "float32")
+
+
+def as_array(value: Array | Tensor) -> Array:
+    """``value`` as a NumPy array; only a tensor imports torch."""
+    if isinstance(value, np.ndarray):
+        return value
+    from .tensors import to_array
+
+    return to_array(value)
+
+
+def batch_of(inputs: Inputs) -> int:
+    """The number of samples in one feed: the first axis of the first input; 1 for a scalar."""
+    shape = tuple(inputs[0].shape) if inputs else ()
+    return int(shape[0]) if shape else 1
 
 
 def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> InputSpec:

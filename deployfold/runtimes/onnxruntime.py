@@ -14,7 +14,7 @@ from deployfold.errors import MeasureError, UsageError
 from .cuda import Cuda
 from .device import gpu_index, is_gpu
 from .failures import as_measure_error
-from .inputs import StatedInput, check_shapes, fill
+from .inputs import StatedInput, as_array, check_shapes, fill
 from .layer_times import WARM_UP, Profile
 from .onnx_inputs import numpy_name, stated_input, stated_inputs
 from .onnxruntime_cuda import BoundSession, provider_options
@@ -247,11 +247,7 @@ class OnnxRuntimeRunner:
                 f"{self._path.name} takes {declared}, which numpy cannot represent.",
                 hint="Export with float32 or float16 inputs to measure in ONNX Runtime.",
             )
-        if not isinstance(value, np.ndarray):
-            from .tensors import to_array
-
-            value = to_array(value)
-        return np.array(value, dtype=dtype, order="C")
+        return np.array(as_array(value), dtype=dtype, order="C")
 
 
 _NUMPY = frozenset("float32 float16 float64 int64 int32 int16 int8 uint8 bool".split())

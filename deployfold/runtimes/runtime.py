@@ -29,18 +29,6 @@ class TritonModel:
     gpu_only: bool = False
 
 
-def _no_files(path: Path) -> tuple[str, ...]:
-    return ()
-
-
-def _nothing() -> str | None:
-    return None
-
-
-def _no_facts(path: Path) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Shipping:
     """What a bundle needs for a file, besides the file itself.
@@ -54,9 +42,9 @@ class Shipping:
     """
 
     kind: str
-    parts: Callable[[Path], tuple[str, ...]] = _no_files
-    sidecars: Callable[[Path], tuple[str, ...]] = _no_files
-    facts: Callable[[Path], dict[str, Any]] = _no_facts
+    parts: Callable[[Path], tuple[str, ...]] = lambda path: ()
+    sidecars: Callable[[Path], tuple[str, ...]] = lambda path: ()
+    facts: Callable[[Path], dict[str, Any]] = lambda path: {}
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ class Runtime:
     install: str
     open: Callable[[Path, RunSettings], FileRunner]
     install_needs: str = ""
-    missing: Callable[[], str | None] = _nothing
+    missing: Callable[[], str | None] = lambda: None
     optional: bool = False
     needs_torch: bool = True
     states_inputs: bool = False

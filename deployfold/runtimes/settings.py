@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 from .tensorrt_library import RunOptions
 
@@ -37,30 +34,3 @@ class RunSettings:
     def engine_options(self) -> RunOptions:
         """The options for running engines; a trusted engine may run the code that it contains."""
         return replace(self.engine, allow_host_code=self.engine.allow_host_code or self.trust)
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as JSON values; :meth:`from_json` reads them back."""
-        cache = self.engine.runtime_cache
-        return {
-            "threads": self.threads,
-            "device": self.device,
-            "tf32": self.tf32,
-            "provider": self.provider,
-            "engine": {**vars(self.engine), "runtime_cache": None if cache is None else str(cache)},
-            "trust": self.trust,
-            "allow_globals": list(self.allow_globals),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunSettings:
-        """Read the output of :meth:`to_json`."""
-        engine = dict(data["engine"])
-        if engine["runtime_cache"] is not None:
-            engine["runtime_cache"] = Path(engine["runtime_cache"])
-        return cls(
-            **{
-                **data,
-                "engine": RunOptions(**engine),
-                "allow_globals": tuple(data["allow_globals"]),
-            }
-        )

@@ -17,6 +17,7 @@ import numpy as np
 
 from deployfold.errors import MeasureError
 
+from .inputs import as_array
 from .layer_times import Profile
 from .onnxruntime import OnnxRuntimeRunner
 from .settings import RunSettings
@@ -90,7 +91,7 @@ class TailedRunner:
 
     def prepare(self, inputs: Inputs) -> Step:
         """Copy the inputs; each step is one inference of both parts."""
-        arrays = [np.array(_array(value)) for value in inputs]
+        arrays = [np.array(as_array(value)) for value in inputs]
 
         def step() -> None:
             begin = time.perf_counter()
@@ -147,13 +148,5 @@ class TailedRunner:
                     f"{self._path.name} takes {name!r}, which the file before it does not give.",
                     hint="Take both files from one build.",
                 )
-            values.append(_array(value))
+            values.append(as_array(value))
         return values
-
-
-def _array(value: Any) -> Array:
-    if isinstance(value, np.ndarray):
-        return value
-    from .tensors import to_array
-
-    return to_array(value)

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from deployfold.compiling.sidecar import (
     built_for,
     engine_tensors,
@@ -21,7 +19,7 @@ from deployfold.targets.libraries import LIBRARIES
 from .cuda import Cuda
 from .device import CPU, gpu_index
 from .failures import NoDevice
-from .inputs import StatedInput, fill
+from .inputs import StatedInput, as_array, fill
 from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
@@ -164,14 +162,7 @@ class TensorRTRunner:
             raise MeasureError(
                 f"{self._path.name} takes {len(names)} inputs, but {len(inputs)} were given."
             )
-        arrays = []
-        for value in inputs:
-            if not isinstance(value, np.ndarray):
-                from .tensors import to_array
-
-                value = to_array(value)
-            arrays.append(value)
-        runner.bind(dict(zip(names, arrays, strict=True)))
+        runner.bind(dict(zip(names, map(as_array, inputs), strict=True)))
         return runner
 
     def _loaded(self) -> EngineRunner:

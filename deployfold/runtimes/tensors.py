@@ -29,8 +29,3 @@ def to_array(tensor: torch.Tensor) -> Array:
         tensor = tensor.float()
     array: Array = np.array(tensor.resolve_conj().resolve_neg().numpy())
     return array
-
-
-def plain(value: Array | torch.Tensor) -> Array:
-    """``value`` as a NumPy array."""
-    return to_array(value) if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,18 @@ class DeviceTimes:
     d2h_ms: float
     enqueue_ms: float | None = None
     graph: CudaGraph | None = None
+
+
+def median_times(times: Sequence[DeviceTimes]) -> DeviceTimes:
+    """The median of each time, and how the last inference was launched."""
+    launches = [one.enqueue_ms for one in times if one.enqueue_ms is not None]
+    return DeviceTimes(
+        compute_ms=statistics.median(one.compute_ms for one in times),
+        h2d_ms=statistics.median(one.h2d_ms for one in times),
+        d2h_ms=statistics.median(one.d2h_ms for one in times),
+        enqueue_ms=statistics.median(launches) if launches else None,
+        graph=times[-1].graph,
+    )
 
 
 class Timeline:

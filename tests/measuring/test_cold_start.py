@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.runtimes.eager import EagerRunner
@@ -80,7 +80,12 @@ def test_only_files_start_cold(script: Path) -> None:
 
 def test_the_worker_can_be_run_by_hand(script: Path, tmp_path: Path) -> None:
     torch.save([torch.zeros(1, 1024)], tmp_path / "x.pt")
-    words = ["torchscript", str(script), str(tmp_path / "x.pt"), json.dumps(SETTINGS.to_json())]
+    words = [
+        "torchscript",
+        str(script),
+        str(tmp_path / "x.pt"),
+        TypeAdapter(RunSettings).dump_json(SETTINGS).decode(),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "deployfold.measuring.cold_start", *words],
         capture_output=True, text=True, check=True,

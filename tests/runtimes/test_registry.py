@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runs import run
+from pydantic import TypeAdapter
 
 from deployfold.runtimes import RUNTIMES, runtime_by_key, runtime_of
 from deployfold.runtimes.settings import RunSettings
@@ -65,9 +66,9 @@ def test_settings_survive_json() -> None:
         trust=True,
         allow_globals=("a.B",),
     )
-    assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
-    plain = RunSettings()
-    assert RunSettings.from_json(json.loads(json.dumps(plain.to_json()))) == plain
+    adapter = TypeAdapter(RunSettings)
+    assert adapter.validate_json(adapter.dump_json(settings)) == settings
+    assert adapter.validate_json(adapter.dump_json(RunSettings())) == RunSettings()
 
 
 def test_a_package_of_a_third_party_brings_a_runtime(tmp_path: Path) -> None:
