@@ -54,15 +54,15 @@ def show_report(
     Raises:
         UsageError: ``sort`` is not a metric, or a name in ``only`` is not a row.
     """
+    from deployfold.reporting.details import cold_start_grid, sweep_grid
     from deployfold.reporting.select import only_rows, sorted_by
     from deployfold.reporting.terminal import (
-        cold_start_table,
-        comparison_table,
+        ComparisonTable,
         fold_table,
+        grid_table,
         layer_times_table,
         layers_table,
         summary_panel,
-        sweep_table,
     )
 
     shown = only_rows(report, only) if only else report
@@ -73,15 +73,15 @@ def show_report(
     if session.quiet:
         return
     session.out.print()
-    session.out.print(comparison_table(shown))
-    timed = layer_times_table(shown, everything=session.verbose)
-    for table in (sweep_table(shown), cold_start_table(shown), timed):
-        if table is not None:
-            session.out.print()
-            session.out.print(table)
+    session.out.print(ComparisonTable(shown))
+    tables = [grid_table(grid) for grid in (sweep_grid(shown), cold_start_grid(shown)) if grid]
+    if (timed := layer_times_table(shown, everything=session.verbose)) is not None:
+        tables.append(timed)
     if layers and any(row.quantization or row.engine_layers for row in shown.rows):
+        tables.append(layers_table(shown))
+    for table in tables:
         session.out.print()
-        session.out.print(layers_table(shown))
+        session.out.print(table)
     if session.verbose or (report.fold is not None and report.fold.left):
         session.out.print(fold_table(report, explain=session.verbose))
     session.out.print(summary_panel(shown))

@@ -83,16 +83,10 @@ def _check_names(tolerances: tuple[Tolerance, ...], rows: list[str]) -> None:
 
 
 def _unfinished(new: Report) -> list[Change]:
-    status = new.status
-    if status.state == "complete":
+    if new.status.state == "complete":
         return []
-    where = f" at {status.stage}" if status.stage else ""
-    return [
-        Change(
-            row="", title="the build", metric=ROWS, verdict="regression",
-            reason=text.clean(f"{status.state}{where}"),
-        )
-    ]  # fmt: skip
+    reason = text.clean(str(new.status.model_copy(update={"message": None})))
+    return [Change(row="", title="the build", metric=ROWS, verdict="regression", reason=reason)]
 
 
 def _missing(tolerances: tuple[Tolerance, ...], found: list[Change]) -> list[Change]:

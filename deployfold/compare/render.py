@@ -13,7 +13,7 @@ from deployfold.errors import first_few
 from deployfold.reporting import text
 from deployfold.reporting.comparison import Cell, Mark
 from deployfold.reporting.details import Grid
-from deployfold.reporting.markdown import escape
+from deployfold.reporting.markdown import escape, table_lines
 from deployfold.reporting.metrics import find_metric
 from deployfold.reporting.terminal import grid_table
 
@@ -227,16 +227,12 @@ def _names(changes: Changes) -> list[str]:
 
 
 def grid_markdown(grid: Grid) -> list[str]:
-    lines = [
-        f"| {' | '.join(grid.headers)} |",
-        f"| {' | '.join('---:' if numeric else '---' for numeric in grid.numeric)} |",
-    ]
-    for row in grid.rows:
-        cells = [escape(str(cell)) for cell in row]
+    """The lines of a table; the last cell of a row that lost is bold."""
+    rows = [[escape(str(cell)) for cell in row] for row in grid.rows]
+    for cells, row in zip(rows, grid.rows, strict=True):
         if row[-1].mark is Mark.LOST:
             cells[-1] = f"**{cells[-1]}**"
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return table_lines(grid.headers, grid.numeric, rows)
 
 
 def _case(suite: ElementTree.Element, row: str, metric: str) -> ElementTree.Element:

@@ -31,7 +31,8 @@ class Choice:
 def choose(report: Report) -> Choice:
     """The artifact to take, or why there is none."""
     if report.status.state != "complete":
-        return Choice(None, _stopped(report))
+        was = "was " if report.status.state == "interrupted" else ""
+        return Choice(None, text.sentence(f"The build {was}{report.status}"))
     if not report.rows:
         return Choice(None, "The report has no artifacts.")
     baseline = report.rows[0]
@@ -52,13 +53,14 @@ def choose(report: Report) -> Choice:
 
 def is_candidate(row: Row, baseline: Row) -> bool:
     """The row meets the three conditions in this module's description."""
+    return faster(row) and accurate(row, baseline)
+
+
+def accurate(row: Row, baseline: Row) -> bool:
+    """The row meets conditions 2 and 3."""
+    judged = row.accuracy is not None or bool(row.scores)
     calibrated = row.quantization is None or row.quantization.calibrated
-    return faster(row) and judged(row) and calibrated and not loses(row, baseline)
-
-
-def judged(row: Row) -> bool:
-    """The row's outputs were compared with the original's, or scored by a task metric."""
-    return row.accuracy is not None or bool(row.scores)
+    return judged and calibrated and not loses(row, baseline)
 
 
 def loses(row: Row, baseline: Row) -> bool:
@@ -119,11 +121,3 @@ def not_measured(report: Report) -> dict[str, list[Row]]:
             reason = text.clean(row.not_measured or "no reason was recorded")
             found.setdefault(reason, []).append(row)
     return found
-
-
-def _stopped(report: Report) -> str:
-    status = report.status
-    where = f" at {status.stage}" if status.stage else ""
-    what = "was interrupted" if status.state == "interrupted" else "failed"
-    why = f": {status.message}" if status.message else ""
-    return text.sentence(f"The build {what}{where}{why}")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import text
-from .choice import judged, loses
+from .choice import accurate
+from .metrics import METRICS
 from .report import Chosen, Row, ThresholdResult
 
 
@@ -18,10 +19,6 @@ class _Objective:
     written: Callable[[float], str]
 
 
-def _latency(row: Row) -> float | None:
-    return None if row.latency is None else row.latency.median_ms
-
-
 def _throughput(row: Row) -> float | None:
     """The negative of the greatest throughput, of the batch sweep where there was one."""
     found = [point.throughput for point in row.sweep if point.throughput is not None]
@@ -30,14 +27,10 @@ def _throughput(row: Row) -> float | None:
     return -max(found) if found else None
 
 
-def _size(row: Row) -> float | None:
-    return None if row.bytes is None else float(row.bytes)
-
-
 OBJECTIVES = {
-    "latency": _Objective(_latency, lambda value: f"{value:.3g} ms"),
+    "latency": _Objective(METRICS["latency"].read, lambda value: f"{value:.3g} ms"),
     "throughput": _Objective(_throughput, lambda value: f"{-value:.3g} samples/s"),
-    "size": _Objective(_size, lambda value: text.size(int(value))),
+    "size": _Objective(METRICS["size"].read, METRICS["size"].unit.write),
 }
 
 
@@ -48,9 +41,8 @@ def choose_by(
 
     A row is in the running if all of these hold:
 
-    1. it has a file, its accuracy was measured, and that is as near to the original's as
-       :func:`~.choice.loses` asks for;
-    2. its low precision, if it has one, was calibrated on real inputs;
+    1. it has a file;
+    2. its accuracy was measured and kept, see :func:`~.choice.accurate`;
     3. it misses no limit of the user's;
     4. it has the value to choose by: a latency that was measured here, or a size.
 
@@ -64,7 +56,10 @@ def choose_by(
         (
             (value, row)
             for row in rows[1:]
-            if row.name not in over and _fit(row, rows[0]) and (value := by.value(row)) is not None
+            if row.name not in over
+            and row.artifact is not None
+            and accurate(row, rows[0])
+            and (value := by.value(row)) is not None
         ),
         key=lambda pair: pair[0],
     )
@@ -90,8 +85,3 @@ def choose_by(
         runner_up=others[0][1].name if others else None,
         sentence=f"{sentence}.",
     )
-
-
-def _fit(row: Row, baseline: Row) -> bool:
-    calibrated = row.quantization is None or row.quantization.calibrated
-    return row.artifact is not None and judged(row) and calibrated and not loses(row, baseline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable, Sequence
 
 from . import text
 from .choice import choose
@@ -55,13 +56,9 @@ def _identity(report: Report) -> str:
 
 def _comparison(report: Report) -> str:
     shown = comparison(report, footnotes(report)).columns
-    lines = [
-        _line([escape(column.header) for column in shown]),
-        _line(["---:" if column.numeric else "---" for column in shown]),
-    ]
-    for row in zip(*(column.cells for column in shown), strict=True):
-        lines.append(_line([_cell(cell) for cell in row]))
-    return "\n".join(lines)
+    rows = zip(*(map(_cell, column.cells) for column in shown), strict=True)
+    headers, numeric = ([one.header for one in shown], [one.numeric for one in shown])
+    return "\n".join(table_lines(headers, numeric, rows))
 
 
 def _cell(cell: Cell) -> str:
@@ -70,11 +67,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    lines = [
-        _line([escape(header) for header in grid.headers]),
-        _line(["---:" if numeric else "---" for numeric in grid.numeric]),
-        *(_line([_cell(cell) for cell in row]) for row in grid.rows),
-    ]
+    lines = table_lines(grid.headers, grid.numeric, (map(_cell, row) for row in grid.rows))
     below = "  \n".join(escape(note) for note in grid.notes)
     return "\n".join([f"## {escape(grid.title)}", "", *lines, *(["", below] if below else [])])
 
@@ -87,19 +80,18 @@ def _layers(grid: Grid) -> str:
 
 
 def _fold(fold: FoldSummary) -> str:
-    lines = [
-        "<details>",
-        f"<summary>{fold.outcome} folded</summary>",
-        "",
-        _line(["BatchNorm", "into", "rule, or why it was left"]),
-        _line(["---"] * 3),
-    ]
-    for left in fold.left:
-        lines.append(_line([escape(left.name), "left", escape(left.reason)]))
-    for folded in fold.folded:
-        lines.append(_line([escape(folded.name), escape(folded.into), escape(folded.rule)]))
-    return "\n".join([*lines, "", "</details>"])
+    rows = [(one.name, "left", one.reason) for one in fold.left]
+    rows += [(one.name, one.into, one.rule) for one in fold.folded]
+    headers = ("BatchNorm", "into", "rule, or why it was left")
+    table = table_lines(headers, (False,) * 3, (map(escape, row) for row in rows))
+    summary = f"<summary>{fold.outcome} folded</summary>"
+    return "\n".join(["<details>", summary, "", *table, "", "</details>"])
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table_lines(
+    headers: Sequence[str], numeric: Sequence[bool], rows: Iterable[Iterable[str]]
+) -> list[str]:
+    """The lines of a table; the cells are Markdown already, the headers are not."""
+    marks = ("---:" if right else "---" for right in numeric)
+    lines = (map(escape, headers), marks, *rows)
+    return [f"| {' | '.join(cells)} |" for cells in lines]

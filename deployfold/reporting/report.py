@@ -30,7 +30,6 @@ from .layers import (
     QuantizedLayer,
     TimedLayer,
 )
-from .older_schemas import OLDER_VERSIONS, upgrade
 from .row import (
     Accuracy,
     BatchPoint,
@@ -44,6 +43,7 @@ from .row import (
 )
 
 SCHEMA_VERSION: Final = "2"
+_OLDER_VERSIONS = ("1",)
 REPORT_JSON, REPORT_MARKDOWN, REPORT_HTML = "report.json", "report.md", "report.html"
 
 __all__ = [
@@ -101,6 +101,11 @@ class Status(Frozen):
     state: Literal["complete", "interrupted", "failed"] = "complete"
     stage: str | None = None
     message: str | None = None
+
+    def __str__(self) -> str:
+        where = f" at {self.stage}" if self.stage else ""
+        why = f": {self.message}" if self.message else ""
+        return f"{self.state}{where}{why}"
 
 
 class Chosen(Frozen):
@@ -221,16 +226,34 @@ def load_report(path: Path) -> Report:
             f"{path} is not a deployfold report: it has no schema_version.",
             hint="deployfold build writes one as report.json.",
         )
-    if version not in (SCHEMA_VERSION, *OLDER_VERSIONS):
+    if version not in (SCHEMA_VERSION, *_OLDER_VERSIONS):
         raise UsageError(
             f"{path} has the report schema {version!r}; this deployfold reads {SCHEMA_VERSION!r}.",
             hint="Update deployfold: pip install -U deployfold.",
         )
     try:
         if version != SCHEMA_VERSION:
-            content = json.dumps(upgrade(data)).encode()
+            content = json.dumps(_upgraded(data)).encode()
         return Report.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(
             f"{path} is not a valid deployfold report: {first_problem(error)}."
         ) from error
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of an older report in the current schema.
+
+    Version 1 called the summary of every quantised row ``int8``, whatever its precision.
+    """
+    rows = data.get("rows", [])
+    upgraded = [_with_quantization(row) for row in rows] if isinstance(rows, list) else rows
+    return {**data, "schema_version": SCHEMA_VERSION, "rows": upgraded}
+
+
+def _with_quantization(row: Any) -> Any:
+    summary = row.get("int8") if isinstance(row, dict) else None
+    if not isinstance(summary, dict):
+        return row
+    share = {"quantized_macs_share": summary.get("int8_macs_share")}
+    return {**row, "quantization": {**summary, **share}}

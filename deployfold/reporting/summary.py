@@ -28,10 +28,8 @@ def summary_lines(report: Report) -> list[Line]:
     lines = []
     status = report.status
     if status.state != "complete":
-        where = f" at {status.stage}" if status.stage else ""
-        why = f": {status.message}" if status.message else ""
         tone: Literal["bad", "warn"] = "bad" if status.state == "failed" else "warn"
-        lines.append(Line("status", text.clean(f"{status.state}{where}{why}"), tone))
+        lines.append(Line("status", text.clean(str(status)), tone))
     if report.fold is not None:
         lines.extend(_fold(report.fold))
     lines.extend(_best(report.rows))

@@ -22,7 +22,7 @@ from deployfold.errors import first_few
 from . import text
 from .column_fit import fit
 from .comparison import Cell, Mark, comparison
-from .details import Grid, cold_start_grid, engine_grids, layer_grids, sweep_grid
+from .details import Grid, engine_grids, layer_grids
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
 from .report import FoldedNorm, Report
@@ -39,7 +39,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The comparison, one row an artifact, with footnotes; it fits itself to the console."""
+    """All artifacts, the original first, with footnotes below; fits itself to the console."""
 
     report: Report
 
@@ -73,11 +73,6 @@ class ComparisonTable:
             yield Text(line, style="dim")
 
 
-def comparison_table(report: Report) -> ComparisonTable:
-    """The comparison of all artifacts, the original first, with footnotes below."""
-    return ComparisonTable(report)
-
-
 def grid_table(grid: Grid) -> Group:
     """A smaller table of the report with its title and the lines below it."""
     gap = 2 if len(grid.headers) < 7 else 1
@@ -94,18 +89,6 @@ def grid_table(grid: Grid) -> Group:
     notes = [Text(note, style="dim") for note in grid.notes]
     title = [Text(grid.title, style="bold")] if grid.title else []
     return Group(*title, table, *notes)
-
-
-def sweep_table(report: Report) -> Group | None:
-    """Throughput by batch size; ``None`` where no sweep was measured."""
-    grid = sweep_grid(report)
-    return None if grid is None else grid_table(grid)
-
-
-def cold_start_table(report: Report) -> Group | None:
-    """Cold start and peak memory; ``None`` where they were not measured."""
-    grid = cold_start_grid(report)
-    return None if grid is None else grid_table(grid)
 
 
 def layer_times_table(report: Report, *, everything: bool = False) -> Group | None:
@@ -224,6 +207,6 @@ def table_svg(report: Report, *, width: int = 100) -> str:
         record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor",
         legacy_windows=False,
     )  # fmt: skip
-    console.print(comparison_table(report))
+    console.print(ComparisonTable(report))
     drawn = console.export_svg(title=f"deployfold: {text.clean(report.source.path)}")
     return re.sub(r"@font-face\s*{.*?}", "", drawn, flags=re.S)

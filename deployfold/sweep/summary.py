@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
 from deployfold.reporting import units
-from deployfold.reporting.markdown import escape
+from deployfold.reporting.markdown import escape, table_lines
 from deployfold.reporting.metrics import METRICS
 from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.row import Row
@@ -109,12 +109,9 @@ def to_json(results: Sequence[CellResult]) -> str:
 
 def to_markdown(results: Sequence[CellResult]) -> str:
     """A Markdown table of a sweep."""
-    headers = [column.header for column in _COLUMNS]
-    lines = ["| " + " | ".join(headers) + " |", "|---" * len(headers) + "|"]
-    for result in results:
-        words = [escape(column.write(result)) for column in _COLUMNS]
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines) + "\n"
+    headers, numeric = [one.header for one in _COLUMNS], [one.numeric for one in _COLUMNS]
+    rows = ([escape(one.write(result)) for one in _COLUMNS] for result in results)
+    return "\n".join(table_lines(headers, numeric, rows)) + "\n"
 
 
 def to_table(results: Sequence[CellResult]) -> RenderableType:

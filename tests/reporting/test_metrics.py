@@ -14,7 +14,7 @@ from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.metrics import METRICS, Metric, find_metric
 from deployfold.reporting.report import Report
 from deployfold.reporting.select import sorted_by
-from deployfold.reporting.terminal import comparison_table
+from deployfold.reporting.terminal import ComparisonTable
 
 P99 = Metric(
     "p99", "p99 ms", units.MILLISECONDS, "less",
@@ -37,12 +37,12 @@ def slower(report: Report) -> Report:
 
 def test_one_record_is_a_column_everywhere(with_p99: None) -> None:
     report = sample_report()
-    wide = plain(comparison_table(report), 200)
+    wide = plain(ComparisonTable(report), 200)
     assert "p99 ms" in wide
     assert "73.5" in wide
     assert tables(parse(render_markdown(report)))[0][1][-1] == "73.5"
     assert "p99 ms" in render_html(report)
-    assert "p99 ms" not in plain(comparison_table(report), 120), "the first to go"
+    assert "p99 ms" not in plain(ComparisonTable(report), 120), "the first to go"
     assert sorted_by(report, "p99").rows[1].name == "onnxruntime"
 
 

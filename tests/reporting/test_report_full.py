@@ -27,17 +27,16 @@ from deployfold.reporting.report import (
     Speedup,
 )
 from deployfold.reporting.terminal import (
-    cold_start_table,
-    comparison_table,
+    ComparisonTable,
+    grid_table,
     layers_table,
     summary_panel,
-    sweep_table,
 )
 
 
 def everything(report: Report) -> Group:
-    parts = [comparison_table(report), sweep_table(report), cold_start_table(report)]
-    return Group(*(part for part in parts if part is not None), layers_table(report))
+    grids = [grid for grid in (sweep_grid(report), cold_start_grid(report)) if grid]
+    return Group(ComparisonTable(report), *map(grid_table, grids), layers_table(report))
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -49,7 +48,7 @@ def test_the_full_report_is_as_agreed(width: int) -> None:
 
 
 def test_a_title_wraps_and_is_never_cut() -> None:
-    output = plain(comparison_table(full_report()), 60)
+    output = plain(ComparisonTable(full_report()), 60)
     assert "…" not in output
     joined = "".join(line[:16].strip() for line in output.splitlines())
     assert "TensorRT-RTXfp16,sm_80-sm_86-sm_89-sm_120" in joined
@@ -71,8 +70,6 @@ def test_without_the_extras_their_tables_are_not_there() -> None:
     assert sweep_grid(report) is None
     assert cold_start_grid(report) is None
     assert layer_grids(report) == []
-    assert sweep_table(report) is None
-    assert cold_start_table(report) is None
     assert plain(layers_table(report), 80).strip() == ""
 
 
@@ -155,7 +152,7 @@ def one_round() -> Report:
 
 def test_one_round_claims_nothing() -> None:
     report = one_round()
-    output = plain(comparison_table(report), 80)
+    output = plain(ComparisonTable(report), 80)
     assert "2.00" not in output
     assert "≈" not in output
     assert "1 round is too few for an interval" in output
@@ -172,7 +169,7 @@ def test_few_rounds_say_what_their_interval_cannot_see(rounds: int, said: bool) 
         for row in report.rows
         if row.latency is not None
     ]
-    output = plain(comparison_table(report.model_copy(update={"rows": tuple(rows)})), 200)
+    output = plain(ComparisonTable(report.model_copy(update={"rows": tuple(rows)})), 200)
     assert f"median of {rounds} interleaved rounds" in output
     assert ("can be too narrow where the machine was slow for a while" in output) == said
 

@@ -12,7 +12,7 @@ from report_sample import full_report, sample_report
 from deployfold.compare.judge import compare_reports
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import Report, load_report
-from deployfold.reporting.terminal import comparison_table, summary_panel
+from deployfold.reporting.terminal import ComparisonTable, summary_panel
 
 OLD = Path(__file__).parent / "golden" / "old"
 
@@ -29,7 +29,7 @@ def test_a_report_of_0_1_0_loads_and_means_the_same() -> None:
 def test_an_old_report_renders_unchanged(width: int) -> None:
     report = load_report(OLD / "report-0.1.0.json")
     expected = (OLD / f"comparison-{width}.txt").read_text(encoding="utf-8")
-    assert plain(comparison_table(report), width) == expected
+    assert plain(ComparisonTable(report), width) == expected
     summary = (OLD / "summary-80.txt").read_text(encoding="utf-8")
     assert plain(summary_panel(report), 80) == summary
     assert "2.06×" in render_markdown(report)

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from deployfold.reporting.report import FoldedNorm, FoldSummary, LeftNorm, Status
-from deployfold.reporting.terminal import comparison_table, fold_table, summary_panel
+from deployfold.reporting.terminal import ComparisonTable, fold_table, summary_panel
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_comparison_is_as_agreed(width: int) -> None:
     expected = (GOLDEN / f"comparison-{width}.txt").read_text(encoding="utf-8")
-    assert plain(comparison_table(sample_report()), width) == expected
+    assert plain(ComparisonTable(sample_report()), width) == expected
 
 
 @pytest.mark.parametrize("name", ["fold", "fold-explained", "summary"])
@@ -37,7 +37,7 @@ def test_the_other_renderings_are_as_agreed(name: str) -> None:
 
 @pytest.mark.parametrize("width", range(40, 140, 3))
 def test_no_line_is_too_wide_and_no_number_is_cut(width: int) -> None:
-    output = plain(comparison_table(sample_report()), width)
+    output = plain(ComparisonTable(sample_report()), width)
     assert all(cell_len(line) <= width for line in output.splitlines())
     lines = output.split("\n\n")[0].splitlines()
     assert len(lines) >= 2 + 7  # header, rule, a line a row or more: titles wrap
@@ -47,12 +47,12 @@ def test_no_line_is_too_wide_and_no_number_is_cut(width: int) -> None:
 
 
 def test_footnote_marks_survive_a_wrapped_title() -> None:
-    table = plain(comparison_table(sample_report()), 50).split("\n\n")[0]
+    table = plain(ComparisonTable(sample_report()), 50).split("\n\n")[0]
     assert table.count("¹") == 1
 
 
 def test_colours_say_best_lost_and_baseline() -> None:
-    cells = dict(styled(comparison_table(sample_report()), 120))
+    cells = dict(styled(ComparisonTable(sample_report()), 120))
     assert cells["2.06× [2.04, 2.09]"] == "bold green"
     assert cells["29.7"] == "bold green"
     assert cells["51.13 MB"] == "bold green"
@@ -74,7 +74,7 @@ def test_colours_say_best_lost_and_baseline() -> None:
 def test_an_undecided_row_is_never_best_in_speed() -> None:
     report = sample_report()
     two = report.model_copy(update={"rows": (report.rows[0], report.rows[2])})
-    cells = dict(styled(comparison_table(two), 120))
+    cells = dict(styled(ComparisonTable(two), 120))
     assert "green" not in cells["≈ [0.99, 1.02]"]
 
 
@@ -84,7 +84,7 @@ def test_the_same_reason_has_one_footnote() -> None:
     more = report.model_copy(
         update={"rows": (*report.rows, engine.model_copy(update={"name": "b", "title": "Other"}))}
     )
-    output = plain(comparison_table(more), 80)
+    output = plain(ComparisonTable(more), 80)
     assert output.count("not measured ²") == 2
     assert output.count("² built for sm_89; measure it there: deployfold bench DIR") == 1
 
@@ -92,7 +92,7 @@ def test_the_same_reason_has_one_footnote() -> None:
 @pytest.mark.parametrize("width", [60, 120])
 def test_hostile_names_are_shown_and_not_obeyed(width: int) -> None:
     report = hostile_report()
-    for renderable in (comparison_table(report), fold_table(report), summary_panel(report)):
+    for renderable in (ComparisonTable(report), fold_table(report), summary_panel(report)):
         output = plain(renderable, width)
         assert "[red]" in output
         assert not any(c in output for c in "\x1b\x07\u202e\ud800")
@@ -101,7 +101,7 @@ def test_hostile_names_are_shown_and_not_obeyed(width: int) -> None:
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     console = Console(file=StringIO(), width=120, force_terminal=True, color_system="truecolor")
-    console.print(comparison_table(sample_report()))
+    console.print(ComparisonTable(sample_report()))
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[31m" not in output
     assert "32m" not in output
@@ -115,7 +115,7 @@ def test_a_report_without_rows_or_fold_still_renders() -> None:
             "status": Status(state="interrupted", stage="measure"),
         }
     )
-    assert "Machine" in plain(comparison_table(report), 80)
+    assert "Machine" in plain(ComparisonTable(report), 80)
     assert "interrupted at measure" in plain(summary_panel(report), 80)
     assert plain(fold_table(report.model_copy(update={"fold": None})), 80)
 
@@ -135,7 +135,7 @@ def test_a_hundred_notes_are_a_few_lines() -> None:
     crowded = report.model_copy(
         update={"rows": (report.rows[0], row, *report.rows[2:]), "notes": (*many, *rest)}
     )
-    table = plain(comparison_table(crowded), 120)
+    table = plain(ComparisonTable(crowded), 120)
     assert "¹⁰" not in table
     assert "model.0.conv stays in fp32: it overflows (and 99 more like it: model.1.conv," in table
     assert "5 more notes stand in report.json" in table
