@@ -165,7 +165,6 @@ def _torch_tensorrt(
             return journal.keep(replace(artifact, not_measured=made.reason))
         stage.child_peak = made.peak_bytes or 0
         stage.result(f"torch-tensorrt {made.library_version}, {made.engines} engines")
-        journal.note(made.notes)
     return journal.keep(
         replace(
             artifact,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .aot_inductor import AOT_INDUCTOR
 from .exporter import ExportedFile, Exporter, ExportJob
 from .onnx import ONNX, OnnxArtifact, export_onnx
-from .program import PROGRAM, ProgramArtifact, export_program
+from .program import PROGRAM, export_program
 from .repeatable import check_repeatable, in_evaluation_mode
 from .torchscript import TORCHSCRIPT, TorchScriptArtifact, export_torchscript
 
@@ -22,7 +22,6 @@ __all__ = [
     "ExportedFile",
     "Exporter",
     "OnnxArtifact",
-    "ProgramArtifact",
     "TorchScriptArtifact",
     "check_repeatable",
     "export_onnx",

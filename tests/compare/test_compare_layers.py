@@ -10,6 +10,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from export_toys import export_program
 from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from onnx import numpy_helper
 from torch import nn
@@ -22,7 +23,7 @@ from deployfold.compare.layers.result import Limits
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError, LoadError, UsageError
-from deployfold.exporting import export_onnx, export_program
+from deployfold.exporting import export_onnx
 from deployfold.folding import fold
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 

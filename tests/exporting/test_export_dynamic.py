@@ -15,7 +15,7 @@ from torch import nn
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import parse_profile
 from deployfold.errors import ExportError
-from deployfold.exporting import export_onnx, export_program
+from deployfold.exporting import export_onnx
 from deployfold.exporting.dynamic import checking_inputs, tracing_inputs
 
 
@@ -43,7 +43,7 @@ def test_height_and_width_are_dynamic_apart(tmp_path: Path, exporter: str) -> No
     spec = spec_of(inputs, profiles=["1x3x16x16:1x3x16x16:4x3x64x64"])
     program = None
     if exporter == "dynamo":
-        program, _ = export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+        program, _ = toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     path = tmp_path / "m.onnx"
     made = export_onnx(module, inputs, path, spec=spec, program=program, metadata={})
     assert made.exporter == exporter
@@ -66,7 +66,7 @@ def test_inputs_that_must_agree_share_an_axis(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 16), torch.ones(1, 16))
     profiles = ["tokens=1x8:1x16:4x64,mask=1x8:1x16:4x64"]
     spec = spec_of(inputs, "tokens", "mask", profiles=profiles)
-    program, _ = export_program(Masked(), inputs, tmp_path / "m.pt2", spec=spec)
+    program, _ = toys.export_program(Masked(), inputs, tmp_path / "m.pt2", spec=spec)
     path = tmp_path / "m.onnx"
     export_onnx(Masked(), inputs, path, spec=spec, program=program, metadata={})
     shapes = [
@@ -86,14 +86,14 @@ def test_an_axis_that_the_code_compares_is_an_error(tmp_path: Path) -> None:
     inputs = toys.image_inputs(1)
     spec = spec_of(inputs, profiles=["1x3x8x8:1x3x8x8:1x3x8x12"])
     with pytest.raises(ExportError, match="fixes axis 3 of the input 'image' to 8"):
-        export_program(Doubled(), inputs, tmp_path / "m.pt2", spec=spec)
+        toys.export_program(Doubled(), inputs, tmp_path / "m.pt2", spec=spec)
 
 
 def test_an_axis_that_the_model_fixes_is_an_error(tmp_path: Path) -> None:
     module, inputs = toys.conv_bn(), toys.image_inputs(1)  # its linear layer wants 8x8 pictures
     spec = spec_of(inputs, profiles=["1x3x8x8:1x3x8x8:1x3x8x12"])
     with pytest.raises(ExportError):
-        export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+        toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     assert not list(tmp_path.iterdir())
 
 

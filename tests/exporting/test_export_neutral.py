@@ -8,11 +8,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from export_toys import export_program
 from torch import nn
 
 import deployfold
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.exporting import export_onnx, export_program
+from deployfold.exporting import export_onnx
 from deployfold.folding import fold
 
 

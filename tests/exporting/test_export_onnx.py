@@ -13,7 +13,7 @@ import torch
 from torchvision_nets import torchvision_model
 
 from deployfold.errors import ExportError
-from deployfold.exporting import export_onnx, export_program
+from deployfold.exporting import export_onnx
 from deployfold.exporting.onnx import OnnxArtifact
 from deployfold.exporting.storage import data_path
 
@@ -32,7 +32,7 @@ def export(
     spec = toys.spec_for(inputs, *names, dynamic=dynamic)
     program = None
     if exporter == "dynamo":
-        program, _ = export_program(module, inputs, path.with_suffix(".pt2"), spec=spec)
+        program, _ = toys.export_program(module, inputs, path.with_suffix(".pt2"), spec=spec)
     return export_onnx(
         module, inputs, path, spec=spec, program=program, metadata=METADATA, **options
     )

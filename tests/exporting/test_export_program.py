@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from deployfold.errors import ExportError
-from deployfold.exporting import export_program
 
 
 def test_a_program_with_a_fixed_batch(tmp_path: Path) -> None:
     module, inputs = toys.conv_bn(), toys.image_inputs()
     spec = toys.spec_for(inputs)
-    _, artifact = export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+    _, artifact = toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     assert artifact.bytes == (tmp_path / "m.pt2").stat().st_size
     assert artifact.max_abs_diff < 1e-5
     loaded = torch.export.load(str(artifact.path)).module()
@@ -26,7 +25,7 @@ def test_a_program_with_a_fixed_batch(tmp_path: Path) -> None:
 def test_a_dynamic_batch_is_not_specialised_to_the_one_given(tmp_path: Path) -> None:
     module, inputs = toys.conv_bn(), toys.image_inputs(1)
     spec = toys.spec_for(inputs, dynamic=(1, 4, 8))
-    program, artifact = export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+    program, artifact = toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     (batch,) = program.range_constraints.values()
     assert (batch.lower, batch.upper) == (1, 8)
     loaded = torch.export.load(str(artifact.path)).module()
@@ -42,14 +41,16 @@ def test_every_input_and_a_variadic_forward_share_the_batch(tmp_path: Path) -> N
 
     inputs = (torch.randn(1, 3), torch.randn(1, 3), torch.tensor(2.0))
     spec = toys.spec_for(inputs, "a", "b", "c", dynamic=(1, 2, 4))
-    program, _ = export_program(Sum(), inputs, tmp_path / "m.pt2", spec=spec)
+    program, _ = toys.export_program(Sum(), inputs, tmp_path / "m.pt2", spec=spec)
     assert len(program.range_constraints) == 1
 
 
 def test_a_program_with_a_dict_of_outputs(tmp_path: Path) -> None:
     inputs = (torch.randn(2, 3, 8, 8), torch.randn(2, 7), torch.randn(2, 5))
     spec = toys.spec_for(inputs, "image", "unused", "vector", dynamic=(1, 2, 4))
-    _, artifact = export_program(toys.TwoInputs().eval(), inputs, tmp_path / "m.pt2", spec=spec)
+    _, artifact = toys.export_program(
+        toys.TwoInputs().eval(), inputs, tmp_path / "m.pt2", spec=spec
+    )
     assert artifact.max_abs_diff < 1e-6
 
 
@@ -68,7 +69,7 @@ def test_a_failed_export_gives_the_reason(
     if isinstance(module, toys.FixedBatch):
         inputs = (torch.ones(2, 4),)
     with pytest.raises(ExportError, match=message) as caught:
-        export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+        toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     assert caught.value.hint
     assert not list(tmp_path.iterdir())
 
@@ -76,7 +77,7 @@ def test_a_failed_export_gives_the_reason(
 def test_inputs_that_the_model_does_not_take(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 4, 8, 8),)
     with pytest.raises(ExportError, match="inputs of shape 1x4x8x8") as caught:
-        export_program(toys.conv_bn(), inputs, tmp_path / "m.pt2", spec=toys.spec_for(inputs))
+        toys.export_program(toys.conv_bn(), inputs, tmp_path / "m.pt2", spec=toys.spec_for(inputs))
     assert "--input" in str(caught.value.hint)
 
 
@@ -85,5 +86,5 @@ def test_other_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
     inputs = (toys.image_inputs()[0].to(dtype),)
     spec = toys.spec_for(inputs)
     module = toys.conv_bn().to(dtype)
-    _, artifact = export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
+    _, artifact = toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     assert artifact.max_abs_diff == 0.0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
+from deployfold.exporting import ExportedFile, ExportJob
+from deployfold.exporting.program import PROGRAM
 
 
 class TwoInputs(nn.Module):
@@ -70,3 +75,11 @@ def spec_for(
         for value, name in zip(inputs, names or ("image",), strict=True)
     )
     return InputSpec(tensors).with_profiles((DynamicBatch(*dynamic),) if dynamic else ())
+
+
+def export_program(
+    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, spec: InputSpec
+) -> tuple[ExportedProgram, ExportedFile]:
+    """Write a ``.pt2``; returns the program in memory as well."""
+    job = ExportJob(module, inputs, spec)
+    return job.program, PROGRAM.export(job, path)

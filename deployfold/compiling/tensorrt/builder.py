@@ -129,7 +129,13 @@ def build(
     # This variable keeps the monitor alive during the build: the config holds no reference.
     monitor = make_monitor(trt, report)
     config.progress_monitor = monitor
-    issues = _issues(trt, request, frozenset(layers.types))
+    issues = known_issues(
+        request.library,
+        version,
+        precision=request.precision,
+        layers=layers.types,
+        dla=request.options.dla_core is not None,
+    )
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         branches = "CONDITION" in layers.types
@@ -180,16 +186,6 @@ def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
     path = cache_file(directory, where, request.library, str(trt.__version__))
     load_cache(config, path)
     return path
-
-
-def _issues(trt: Any, request: EngineRequest, layers: frozenset[str]) -> tuple[KnownIssue, ...]:
-    return known_issues(
-        request.library,
-        str(trt.__version__),
-        precision=request.precision,
-        layers=layers,
-        dla=request.options.dla_core is not None,
-    )
 
 
 def _not_built(

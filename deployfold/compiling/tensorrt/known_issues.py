@@ -8,7 +8,7 @@ deployfold refuse an engine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from deployfold.config.precision import Precision
@@ -113,26 +113,19 @@ def known_issues(
         version: its version, such as ``11.2.1.2``.
         layers: the layers of the network, by name of ``trt.LayerType``.
     """
-    return tuple(_matching(library, version_parts(version), precision, layers, dla))
+    parts = version_parts(version)
+    return tuple(
+        issue
+        for issue in KNOWN_ISSUES
+        if issue.library == library
+        and issue.first <= parts[: len(issue.first)]
+        and parts[: len(issue.last)] <= issue.last
+        and (dla or not issue.dla)
+        and (not issue.precisions or precision in issue.precisions)
+        and (not issue.layers or set(issue.layers) & set(layers))
+    )
 
 
 def sentence(issue: KnownIssue, version: str) -> str:
     """The issue as a sentence: ``TensorRT 11.2.1.2 has no fp16 kernel … (https://…).``"""
     return f"{LIBRARIES[issue.library].title} {version} {issue.summary} ({issue.source})."
-
-
-def _matching(
-    library: Library, version: Version, precision: Precision, layers: Collection[str], dla: bool
-) -> Iterator[KnownIssue]:
-    for issue in KNOWN_ISSUES:
-        if issue.library != library or (issue.dla and not dla):
-            continue
-        if not issue.first <= version[: len(issue.first)]:
-            continue
-        if not version[: len(issue.last)] <= issue.last:
-            continue
-        if issue.precisions and precision not in issue.precisions:
-            continue
-        if issue.layers and not set(issue.layers) & set(layers):
-            continue
-        yield issue

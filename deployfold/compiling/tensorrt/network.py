@@ -39,7 +39,9 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
     # Parse by path, because the parser looks for external data in the file's folder.
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        nodes = _nodes(onnx)
+        import onnx_ir as ir  # only for a message
+
+        nodes = list(ir.load(onnx).graph)
         found = list(dict.fromkeys(_parser_error(error, nodes) for error in errors))
         reasons = "; ".join(found[:3]) or "no reason given"
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -60,40 +62,25 @@ def parse_onnx(trt: Any, network: Any, logger: Any, onnx: Path, title: str) -> N
             )
 
 
-def _parser_error(error: Any, nodes: Sequence[_Node]) -> str:
+def _parser_error(error: Any, nodes: Sequence[Any]) -> str:
     """The operator, its node, the module of the user's code, and the parser's words.
 
     Errors in attributes name only the parser's function, such as ``importScatterElements``.
     """
+    from deployfold.exporting.onnx_graph import module_of  # imports torch
+
     operator, name = error.node_operator(), error.node_name()
     if not operator:
         operator = next(iter(re.findall(r"^import(\w+)$", error.func())), "")
-        alike = [node.name for node in nodes if node.operator == operator]
+        alike = [node.name for node in nodes if node.op_type == operator]
         name = alike[0] if len(alike) == 1 else ""
-    module = next((node.module for node in nodes if name and node.name == name), None)
+    module = next((module_of(node) for node in nodes if name and node.name == name), None)
     place = f"{operator} node {name!r}" if name else operator
     inside = f" of the module {module!r}" if module else ""
     words = " ".join(error.desc().split()).rstrip(".")
     if words == "false" or "Plugin not found" in words:  # the assertion that failed
         words = "the parser does not know this operator"
     return f"{place}{inside}: {words}" if place else words
-
-
-@dataclass(frozen=True)
-class _Node:
-    name: str
-    operator: str
-    module: str | None
-
-
-def _nodes(path: Path) -> Sequence[_Node]:
-    """The nodes of an ONNX, for messages about them."""
-    import onnx_ir as ir  # these two, and torch with them, only for a message
-
-    from deployfold.exporting.onnx_graph import module_of
-
-    graph = ir.load(path).graph
-    return [_Node(str(node.name), node.op_type, module_of(node)) for node in graph]
 
 
 def inputs_of(network: Any) -> dict[str, Any]:

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import external_data_helper, numpy_helper
+import onnx_ir as ir
 
 from deployfold.errors import CompileError, one_line
 
-_FLOATS = frozenset(
-    {
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-    }
-)
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _WEIGHTED = frozenset(
-    {
-        "BatchNormalization",
-        "Conv",
-        "ConvTranspose",
-        "GRU",
-        "Gemm",
-        "LSTM",
-        "LayerNormalization",
-        "MatMul",
-        "RNN",
-    }
+    "BatchNormalization Conv ConvTranspose GRU Gemm LSTM LayerNormalization MatMul RNN".split()
 )
 """Operators whose initialisers are weights, which must be finite."""
-
-
-@dataclass(frozen=True)
-class _Constant:
-    tensor: onnx.TensorProto
-    name: str
-    consumers: frozenset[str]
 
 
 def check_onnx(path: Path) -> None:
@@ -77,73 +52,39 @@ def check_finite(path: Path) -> list[str]:
     Raises:
         CompileError: case 1, 2 or 3; the message names the tensor.
     """
-    model = onnx.load(str(path), load_external_data=False)
     notes = []
-    for constant in _constants(model.graph):
-        if constant.tensor.data_type not in _FLOATS:
+    for name, held, readers in _constants(ir.load(path)):
+        values = held.numpy() if held.dtype in _FLOATS else np.zeros(0)
+        bad = values[~np.isfinite(values)]
+        if not bad.size:
             continue
-        found = _nonfinite(constant.tensor, path.parent)
-        if found is None:
-            continue
-        kind, count, size = found
-        weight = bool(constant.consumers & _WEIGHTED)
-        if kind == "NaN" or weight or (kind == "+inf" and size > 1):
+        kind = "NaN" if np.isnan(bad).any() else "+inf" if (bad > 0).any() else "-inf"
+        if kind == "NaN" or readers & _WEIGHTED or (kind == "+inf" and values.size > 1):
             raise CompileError(
-                f"The tensor {constant.name!r} of {path.name} holds {kind} in {count} of {size} "
+                f"The tensor {name!r} of {path.name} holds {kind} in {bad.size} of {values.size} "
                 "values, from which TensorRT would build an engine without a warning.",
                 hint="Check the checkpoint; a value over 65504 becomes infinite in fp16.",
             )
-        notes.append(f"The constant {constant.name!r} holds {kind}.")
+        notes.append(f"The constant {name!r} holds {kind}.")
     return notes
 
 
-def _nonfinite(tensor: onnx.TensorProto, base: Path) -> tuple[str, int, int] | None:
-    """The worst kind of value, the number of values that are not finite, and the total number.
-
-    ``None`` if all values are finite.
-    """
-    if external_data_helper.uses_external_data(tensor):
-        loaded = onnx.TensorProto()
-        loaded.CopyFrom(tensor)
-        external_data_helper.load_external_data_for_tensor(loaded, str(base))
-        tensor = loaded
-    values = numpy_helper.to_array(tensor)
-    if tensor.data_type == onnx.TensorProto.BFLOAT16:
-        values = values.astype(np.float32)
-    finite = np.isfinite(values)
-    if finite.all():
-        return None
-    bad = values[~finite]
-    kind = "NaN" if np.isnan(bad).any() else "+inf" if (bad > 0).any() else "-inf"
-    return kind, int(bad.size), int(values.size)
+def _constants(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, set[str]]]:
+    """Yield the name and the values of every constant, and the operators that read it."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield str(value.name), value.const_value, _readers(value)
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type != ir.AttributeType.TENSOR:
+                    continue
+                if node.op_type == "Constant":
+                    value = node.outputs[0]
+                    yield str(value.name), attribute.as_tensor(), _readers(value)
+                else:
+                    yield str(node.name), attribute.as_tensor(), set()
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[_Constant]:
-    consumers: dict[str, set[str]] = {}
-    _collect_consumers(graph, consumers)
-    yield from _constants_of(graph, consumers)
-
-
-def _constants_of(graph: onnx.GraphProto, consumers: dict[str, set[str]]) -> Iterator[_Constant]:
-    for tensor in graph.initializer:
-        yield _Constant(tensor, tensor.name, frozenset(consumers.get(tensor.name, ())))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                name = node.output[0] if node.op_type == "Constant" else node.name
-                yield _Constant(attribute.t, name, frozenset(consumers.get(name, ())))
-            for inner in _subgraphs(attribute):
-                yield from _constants_of(inner, consumers)
-
-
-def _collect_consumers(graph: onnx.GraphProto, consumers: dict[str, set[str]]) -> None:
-    for node in graph.node:
-        for name in node.input:
-            consumers.setdefault(name, set()).add(node.op_type)
-        for attribute in node.attribute:
-            for inner in _subgraphs(attribute):
-                _collect_consumers(inner, consumers)
-
-
-def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+def _readers(value: ir.Value) -> set[str]:
+    return {node.op_type for node, _ in value.uses()}

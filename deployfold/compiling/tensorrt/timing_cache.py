@@ -20,24 +20,19 @@ def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Pat
     return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")
 
 
-def load_cache(config: Any, path: Path) -> bool:
+def load_cache(config: Any, path: Path) -> None:
     """Set the timing cache at ``path`` in ``config``, or an empty cache if the library refuses it.
 
     The library refuses damaged caches and those of another driver. :func:`save_cache` replaces
     them.
-
-    Returns:
-        Whether the file was used.
     """
     try:
         content = path.read_bytes()
     except OSError:
         content = b""
     cache = config.create_timing_cache(content)
-    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-        return bool(content)
-    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    return False
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def save_cache(config: Any, path: Path) -> None:

@@ -82,7 +82,6 @@ def build_program(
     return {
         "absent": None,
         "library_version": str(tt.__version__),
-        "tensorrt_version": str(importlib.import_module("tensorrt").__version__),
         "engines": engines,
         "torch_parts": rest,
         "max_abs_diff": max_abs_diff,

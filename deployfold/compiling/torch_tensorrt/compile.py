@@ -6,7 +6,6 @@ the import fails without an NVIDIA driver, takes ten seconds with one, and can c
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from deployfold.config.optimization_profiles import span
 from deployfold.config.precision import Precision
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.targets.machine import library_version
-from deployfold.util.files import atomic_path, sha256
+from deployfold.util.files import atomic_path
 
 NAME = "torch-tensorrt"
 INSTALL = "pip install 'deployfold[torch-tensorrt]'"
@@ -39,27 +38,18 @@ class TorchTensorRTArtifact:
 
     Attributes:
         library_version: the version of torch-tensorrt.
-        engines: the number of TensorRT engines inside.
         torch_parts: the number of parts that PyTorch runs, because TensorRT lacks an operator.
         max_abs_diff, sqnr_db: the difference between the outputs of the result and of the original
             program, both on the GPU with seeded random inputs.
-        seconds: wall-clock time of the whole build, with the start of the worker.
     """
 
-    path: Path
     bytes: int
-    sha256: str
-    precision: Precision
     library_version: str
-    tensorrt_version: str
     engines: int
     torch_parts: int
     max_abs_diff: float
     sqnr_db: float
-    seconds: float
-    log: Path
-    peak_bytes: int | None = None
-    notes: tuple[str, ...] = ()
+    peak_bytes: int | None
 
 
 def compile_torch_tensorrt(
@@ -90,7 +80,6 @@ def compile_torch_tensorrt(
     refusal = _refusal(precision)
     if refusal is not None:
         return NoEngine(NAME, refusal)
-    started = time.monotonic()
     program_path, path = program_path.absolute(), path.absolute()
     log = path.with_name(f"{path.name}.log")
     try:
@@ -106,18 +95,12 @@ def compile_torch_tensorrt(
     except _Absent as absent:
         return NoEngine(NAME, str(absent))
     return TorchTensorRTArtifact(
-        path=path,
         bytes=path.stat().st_size,
-        sha256=sha256(path),
-        precision=precision,
         library_version=str(done["library_version"]),
-        tensorrt_version=str(done["tensorrt_version"]),
         engines=int(done["engines"]),
         torch_parts=int(done["torch_parts"]),
         max_abs_diff=float(done["max_abs_diff"]),
         sqnr_db=float(done["sqnr_db"]),
-        seconds=time.monotonic() - started,
-        log=log,
         peak_bytes=done["peak_bytes"],
     )
 
