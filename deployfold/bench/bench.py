@@ -15,7 +15,7 @@ from deployfold.building.rows import Extras, measure_rows
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.engine import EngineOptions
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.config.real_data import CalibrationSpec
+from deployfold.config.real_data import PREPROCESS_JSON, CalibrationSpec, PreprocessSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
@@ -27,6 +27,7 @@ from deployfold.runtimes.device_choice import resolve_device
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.runtimes.torch_variants import variants_on
+from deployfold.scoring import Scoring, find_metrics
 from deployfold.util.files import sha256
 
 from .rows import Opening, known_runtime, rows_of
@@ -45,6 +46,7 @@ def bench(
     only: tuple[str, ...] = (),
     data: Path | None = None,
     labels: Path | None = None,
+    metrics: tuple[str, ...] = (),
     cold_start: bool = False,
     layers: bool = False,
     engines: RunOptions | None = None,
@@ -70,7 +72,8 @@ def bench(
         only: names of the rows to measure in addition to the baseline; empty for all.
         data: a file or folder of real inputs, which are all run; see
             :func:`deployfold.data.real_inputs.load_samples`.
-        labels: the classes of these inputs.
+        labels: the labels of these inputs.
+        metrics: the task metrics of every row, as ``--metric`` of a build names them.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
         layers: also measure the time of each layer, in the runtimes that tell it.
         engines: the options for running engines.
@@ -84,7 +87,7 @@ def bench(
 
     Raises:
         UsageError: there is nothing to measure or no such device, the input shapes are not known, a
-            name in ``only`` is unknown, or the data cannot be used.
+            name in ``only`` or ``metrics`` is unknown, or the data or labels cannot be used.
         LoadError: a pickled module may not be loaded.
     """
     spec = BuildSpec(
@@ -98,6 +101,7 @@ def bench(
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
+    scoring = Scoring(find_metrics(metrics)) if metrics else None
     settings = RunSettings(
         threads=threads or default_threads(),
         device=resolve_device(device),
@@ -109,6 +113,7 @@ def bench(
     variants = variants_on(settings.device, fp16=torch_fp16, compiled=torch_compile)
     opening = Opening(settings, providers, variants)
     notes: list[str] = []
+    preprocess = artifacts[0] / PREPROCESS_JSON
     if artifacts[0].is_dir():
         if len(artifacts) > 1:
             raise UsageError("Give either one directory or files, not both.")
@@ -135,14 +140,18 @@ def bench(
     feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
     known = None
     if data is not None:
+        steps = PreprocessSpec(str(preprocess) if preprocess.is_file() else "auto")
         read = load_samples(
-            CalibrationSpec(str(data), labels=labels), inputs, arch=source.arch, every=True
-        )
+            CalibrationSpec(str(data), labels=labels, preprocess=steps), inputs,
+            arch=source.arch, every=True,
+        )  # fmt: skip
         feeds, known = read.tensors(inputs), read.labels
         described = f"{data.name}, {len(feeds) * inputs.batch} samples"
         notes += read.notes
     elif labels is not None:
         raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
+    if scoring is not None:
+        scoring.check(known)
     emit(StageStarted("measure", f"{len(chosen_rows)} artifacts"))
     start = time.perf_counter()
     rows = measure_rows(
@@ -154,6 +163,7 @@ def bench(
             make_inputs=lambda batch: make_inputs(shapes.with_batch(batch), seed=seed),
             feeds=feeds,
             labels=known,
+            scoring=scoring,
             cold_start=cold_start,
             layers=layers,
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from deployfold.building.artifact import Artifact
 from deployfold.errors import UsageError
 from deployfold.loading.zoo import is_zoo_name
-from deployfold.reporting.report import Report, Row, Source
+from deployfold.reporting.report import Report, Row
 from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.protocol import Runner
@@ -89,7 +89,7 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:
-            runner = _original(report.source, opening, notes)
+            runner = _original(report, opening, notes)
             chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
         elif path is None or not path.is_file():
             continue
@@ -110,9 +110,13 @@ def _not_for_the_cpu(row: Row) -> bool:
     return runtime is not None and runtime.takes_provider and lowered
 
 
-def _original(source: Source, opening: Opening, notes: list[str]) -> Runner | None:
-    """The original model of the build, if its file is still the same."""
+def _original(report: Report, opening: Opening, notes: list[str]) -> Runner | None:
+    """The original model of the build, if its file is still the same and takes the same inputs."""
+    source = report.source
     path = Path(source.path)
+    if (report.options or {}).get("image-input"):
+        notes.append(f"The original {source.path} is left out: it takes no raw frames.")
+        return None
     if source.kind == "zoo":
         return opening.original(source.path)
     if not path.is_file():

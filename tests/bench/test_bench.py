@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
@@ -76,12 +77,17 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"), [(b"other", "has changed"), (None, "no longer exists")]
+    ("change", "expected"),
+    [(b"other", "has changed"), (None, "no longer exists"), ("frames", "takes no raw frames")],
 )
 def test_without_its_original_the_folded_model_is_the_baseline(here, change, expected):
     weights = here / "weights.pth"
     if change is None:
         weights.unlink()
+    elif change == "frames":
+        report = json.loads((here / "o" / "report.json").read_text())
+        report["options"]["image-input"] = "nhwc"
+        (here / "o" / "report.json").write_text(json.dumps(report))
     else:
         weights.write_bytes(change)
     report = bench([here / "o"], **QUICK)
@@ -176,8 +182,11 @@ def test_real_inputs_and_labels_give_an_accuracy_to_every_row(tmp_path):
     shape = InputSpec.parse(["2x3x2x2"])
     report = bench(
         [tmp_path / "net.pt", tmp_path / "other.pt"],
-        inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.npy", **QUICK,
+        inputs=shape, data=tmp_path / "x.npy", labels=tmp_path / "y.npy", metrics=("top1",),
+        **QUICK,
     )  # fmt: skip
+    assert report.rows[0].scores == {"top1": 0.6}
+    assert report.rows[1].scores == {"top1": report.rows[1].accuracy.accuracy}
     first, second = (row.accuracy for row in report.rows)
     assert (first.accuracy, first.samples, first.max_abs_diff) == (0.6, 10, 0.0)
     assert second.accuracy < 0.6
@@ -187,6 +196,10 @@ def test_real_inputs_and_labels_give_an_accuracy_to_every_row(tmp_path):
     assert report.input_data == "x.npy, 10 samples"
     with pytest.raises(UsageError, match="need the inputs"):
         bench([tmp_path / "net.pt"], inputs=shape, labels=tmp_path / "y.npy", **QUICK)
+    with pytest.raises(UsageError, match="--metric top1 takes labels of classes"):
+        bench(
+            [tmp_path / "net.pt"], inputs=shape, data=tmp_path / "x.npy", metrics=("top1",), **QUICK
+        )
     (tmp_path / "y.txt").write_text("1\n" * 9)
     with pytest.raises(UsageError, match="9 labels, but there are 11 samples"):
         bench(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cli_runs import fails, make, run
+from cli_runs import make, run
 from PIL import Image
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -81,6 +81,14 @@ def test_triton_takes_uint8(built: Path) -> None:
     assert "dims: [ 1, 16, 16, 3 ]" in config
 
 
-def test_torchscript_is_refused(built: Path) -> None:
-    done = run("build", "out/net.ts.pt", "--image-input", "nhwc", "-o", "again", cwd=built)
-    fails(done, 2, "TorchScript has its input in the graph")
+def test_bench_scores_the_files_on_pictures(built: Path) -> None:
+    done = run(
+        "bench", "out", "--input-data", "pictures/", "--metric", "cosine", "--only", "onnxruntime",
+        "--threads", "1", "--max-seconds", "0.3", "--json", cwd=built,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert set(rows) == {"folded", "onnxruntime"}
+    assert rows["onnxruntime"]["scores"]["cosine_min"] > 0.9999
+    assert any(one.endswith("according to out/preprocess.json.") for one in report["notes"])

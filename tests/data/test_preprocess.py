@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
 from deployfold.data.preprocess.settings import parse_profile, read_profile
+from deployfold.data.preprocess.steps import write_preprocess
 from deployfold.data.samples import Unreadable
 from deployfold.errors import UsageError
 
@@ -284,3 +286,17 @@ def test_an_input_of_uint8_takes_pixels_as_they_are():
         assert values.dtype == np.uint8
         np.testing.assert_array_equal(values, pixels.transpose(turned))
         assert "given as uint8 RGB" in steps.notes[0]
+
+
+def test_the_preprocessing_of_a_build_is_taken_as_it_is(tmp_path: Path) -> None:
+    spec = PreprocessSpec(resize=40, mean=(0.5, 0.4, 0.3), channels="bgr")
+    steps = resolve_preprocess(spec, shape("1x3x32x24"), None)
+    path = write_preprocess(steps, tmp_path)
+    found = resolve_preprocess(PreprocessSpec(str(path)), shape("1x3x32x24"), None)
+    assert replace(found, notes=()) == replace(steps, notes=())
+    assert found.notes[0].endswith(f"according to {path}.")
+    with pytest.raises(UsageError, match="makes images of 32x24, but the model takes 24x24"):
+        resolve_preprocess(PreprocessSpec(str(path)), shape("1x3x24x24"), None)
+    path.write_text("{}")
+    with pytest.raises(UsageError, match="The preprocessing lacks 'resize'"):
+        resolve_preprocess(PreprocessSpec(str(path)), shape("1x3x32x24"), None)

@@ -71,8 +71,8 @@ def bench(
     inputs: Annotated[
         Path | None,
         opt.option(
-            "Real inputs: .npy for a model with one input, .npz with one array per input. "
-            "Seeded random by default.",
+            "Real inputs: a folder of images, .npy for a model with one input, .npz with one array "
+            "per input. Seeded random by default.",
             "--input-data",
             "--inputs",
             panel=Panel.MEASUREMENT,
@@ -82,11 +82,12 @@ def bench(
     labels: Annotated[
         Path | None,
         opt.option(
-            "The classes of --input-data, for the accuracy: one index per line, or .npy.",
+            "The labels of --input-data, for the accuracy and --metric: as build takes them.",
             panel=Panel.MEASUREMENT,
             metavar="FILE",
         ),
     ] = None,
+    metric: Annotated[list[str] | None, opt.flag("metric")] = None,
     sort: opt.Sort = None,
     only: Annotated[
         list[str] | None,
@@ -128,6 +129,7 @@ def bench(
         only=tuple(only or ()),
         data=inputs,
         labels=labels,
+        metrics=tuple(metric or ()),
         cold_start=cold_start,
         layers=layers,
         providers=tuple(provider or ()),

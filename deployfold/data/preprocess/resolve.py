@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deployfold.config.inputs import InputSpec
-from deployfold.config.real_data import PreprocessSpec
+from deployfold.config.real_data import PREPROCESS_JSON, PreprocessSpec
 from deployfold.data.samples import text_shape
 from deployfold.errors import UsageError
 
@@ -14,7 +14,7 @@ from .recipes import Recipe, architecture_recipe, imagenet_recipe, pair
 from .settings import check_flags, read_profile
 from .shipped import NAMES as SHIPPED
 from .shipped import shipped_recipe
-from .steps import Preprocess
+from .steps import Preprocess, read_preprocess
 
 _ARRAYS = "Use an .npy, .npz or .pt file, or package.module:function."
 
@@ -26,8 +26,8 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     resizing is scaled by the same factor.
 
     Args:
-        spec: the steps given by flags, and the name of a TOML file or of a file that a model's
-            directory ships, see :mod:`.shipped`.
+        spec: the steps given by flags, and the name of a TOML file, of a file that a model's
+            directory ships, see :mod:`.shipped`, or of a build's ``preprocess.json``.
         inputs: the model's inputs.
         arch: the architecture. The configuration of a ``torchvision:NAME`` or ``timm:NAME`` sets
             the steps that neither flags nor file set; other architectures take ImageNet's.
@@ -37,6 +37,8 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     """
     check_flags(spec)
     path = Path(spec.source)
+    if path.name == PREPROCESS_JSON:
+        return _of_a_build(path, inputs)
     shipped = path.name in SHIPPED
     profile = PreprocessSpec() if spec.source == "auto" or shipped else read_profile(path)
     layout, depth, size = _image(inputs, spec.layout or profile.layout)
@@ -61,6 +63,19 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     raw = result.dtype == "uint8"
     notes = (sentence, *(() if raw else _guesses(spec, profile, own, channels)))
     return replace(result, notes=notes)
+
+
+def _of_a_build(path: Path, inputs: InputSpec) -> Preprocess:
+    """The steps that a build wrote, which have to fit the inputs."""
+    steps = read_preprocess(path)
+    _, _, size = _image(inputs, steps.layout)
+    if size != steps.crop:
+        raise UsageError(
+            f"{path} makes images of {text_shape(steps.crop)}, but the model takes "
+            f"{text_shape(size)}.",
+            hint="Give an array of inputs instead of images.",
+        )
+    return replace(steps, notes=(_sentence(steps, str(path)),))
 
 
 def takes_pictures(inputs: InputSpec) -> bool:

@@ -137,6 +137,19 @@ def write_preprocess(steps: Preprocess, directory: Path) -> Path:
     return path
 
 
+def read_preprocess(path: Path) -> Preprocess:
+    """Read a build's ``preprocess.json``.
+
+    Raises:
+        UsageError: the file cannot be read, or lacks a step.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot read the preprocessing {path}: {error}.") from error
+    return preprocess_from_json(data if isinstance(data, dict) else {})
+
+
 def preprocess_from_json(data: Mapping[str, Any]) -> Preprocess:
     """Read the steps back from the content of ``preprocess.json``.
 
