@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from deployfold import lowering
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
+from deployfold.data.largest import largest_feeds
 from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
@@ -206,6 +207,7 @@ def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
         labels=loaded.labels,
         batch=SampleForm.of(loaded.inputs).batch,
         scored=loaded.scored,
+        largest=largest_feeds(loaded.inputs, loaded.feeds[0]),
     )
     found = loaded.calibration
     if found is None:

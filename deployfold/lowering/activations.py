@@ -21,6 +21,7 @@ from deployfold.exporting.storage import (
     data_path,
     write_model,
 )
+from deployfold.util.memory import available_bytes
 
 DEFAULT_BUDGET = 512 * 2**20
 """Bytes of intermediate tensors that one run may return."""
@@ -77,6 +78,19 @@ def iterate_activations(
                 for name, array in zip(chunk, run_session(session, feed, chunk), strict=True):
                     if hasattr(array, "dtype"):
                         yield Activation(name, index, array)
+
+
+def too_large(model: ir.Model, feeds: Sequence[Mapping[str, Array]]) -> str | None:
+    """Why a run of a model on large inputs may exhaust the memory; ``None`` if it may not.
+
+    A tensor may take a quarter of the memory that is available. Unknown shapes count as small.
+    """
+    sizes = _symbols(model, feeds)
+    largest = max((_bytes(value, sizes) for value in node_outputs(model)), default=0)
+    available = available_bytes()
+    if available is None or largest <= available / 4:
+        return None
+    return f"a tensor of the model would take {largest / 2**30:.1f} GiB there."
 
 
 def observe(

@@ -66,6 +66,8 @@ class LoweringData:
         digest: SHA-256 of the calibration data; ``None`` keeps the result out of the cache.
         batch: number of samples in one feed.
         scored: the samples of the task metrics; ``None`` without task metrics.
+        largest: inputs at the largest shapes of the optimization profiles, for ranges only: sums
+            grow with the shape. Empty if only the batch is dynamic.
     """
 
     inputs: Sequence[Feed]
@@ -83,6 +85,7 @@ class LoweringData:
     digest: str | None = None
     batch: int = 1
     scored: ScoredData | None = None
+    largest: Sequence[Feed] = ()
 
     @property
     def range_inputs(self) -> list[Feed]:

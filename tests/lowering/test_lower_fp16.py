@@ -321,7 +321,7 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 
 def test_a_cast_to_float_and_a_resize(tmp_path: Path) -> None:
     nodes = [
-        node("Cast", "x", "whole", to=onnx.TensorProto.INT32),
+        node("Cast", "x", "whole", to=onnx.TensorProto.INT8),
         node("Cast", "whole", "back", to=FLOAT),
         node("Add", "back x", "sum"),
         helper.make_node("Resize", ["sum", "", "scales"], ["y"], name="n_y", mode="linear"),

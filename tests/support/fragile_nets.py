@@ -41,11 +41,12 @@ def normalisation(path: Path, count: int = 24) -> tuple[Path, Feeds]:
 
 
 def rotary(path: Path) -> tuple[Path, Feeds]:
-    """Rotary positions: the sines of angles up to 2047."""
+    """The sines of angles up to 2047, which the Relu hides from the search for positions."""
     inverse = (10000.0 ** (-np.arange(0, 32, 2) / 32)).astype(np.float32)
     nodes = [
         node("Cast", "pos", "float", to=FLOAT),
-        node("Mul", "float inverse", "angle"),
+        node("Relu", "float", "counted"),
+        node("Mul", "counted inverse", "angle"),
         node("Cos", "angle", "cos"),
         node("Sin", "angle", "sin"),
         node("Mul", "q cos", "a"),
@@ -59,10 +60,11 @@ def rotary(path: Path) -> tuple[Path, Feeds]:
 
 
 def bucketised(path: Path) -> tuple[Path, Feeds]:
-    """An index computed in floats: up to 4,999, looked up in a table."""
+    """An index computed in floats behind a Relu: up to 4,999, looked up in a table."""
     random = np.random.default_rng(0)
     nodes = [
-        node("Mul", "x count", "scaled"),
+        node("Relu", "x", "positive"),
+        node("Mul", "positive count", "scaled"),
         node("Floor", "scaled", "floor"),
         node("Cast", "floor", "index", to=TensorProto.INT64),
         node("Gather", "table index", "rows"),

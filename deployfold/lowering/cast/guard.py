@@ -1,7 +1,7 @@
 """The accuracy guard of 16-bit models: nodes go back to fp32 until the accuracy holds.
 
-1. Nodes that the user names stay in fp32. For float16, nodes with values outside its range stay
-   too.
+1. Nodes that the user names stay in fp32, and nodes that compute with positions (see
+   :mod:`.positions`). For float16, nodes with values outside its range stay too.
 2. If the rounded model gives infinities or NaN that fp32 does not have, the nodes around the first
    of these values stay.
 3. If an output has less SQNR than the limit, the costliest tensors (see :mod:`.sensitivity`) are
@@ -19,9 +19,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from deployfold.config.task_metrics import MetricLimit
-from deployfold.errors import AccuracyError
+from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer, noise_of
+from deployfold.lowering.activations import too_large
 from deployfold.lowering.emulate import emulate
 from deployfold.lowering.graph import complete_types
 from deployfold.lowering.progress import Progress
@@ -32,7 +33,8 @@ from deployfold.util.memory import release
 from .convert import convert, plan_nodes
 from .formats import CastFormat
 from .headroom import degrees, head_room
-from .ranges import TensorRange, activation_ranges
+from .positions import counting_nodes
+from .ranges import TensorRange, activation_ranges, merged
 from .selection import around_loss, check_io, out_of_range
 from .sensitivity import RoundingModel, costliest, nodes_around
 
@@ -58,6 +60,7 @@ class Guarded:
         ranges: the ranges of all tensors of the fp32 model; empty if the guard did not need them.
         head_room: the least head-room of the float16 tensors; ``None`` without such tensors.
         scores: the numbers of the task metrics by name.
+        notes: sentences for the user.
     """
 
     kept: dict[str, str]
@@ -65,6 +68,7 @@ class Guarded:
     ranges: dict[str, TensorRange]
     head_room: HeadRoom | None
     scores: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class CastGuard:
@@ -74,6 +78,7 @@ class CastGuard:
         model: a prepared float32 model; the guard completes types that inference did not find.
         measurer: a measurer with the fp32 model's outputs on ``inputs``.
         scorer: a measurer with the fp32 model's outputs on the samples of the task metrics.
+        largest: inputs at the largest shapes, for ranges only.
     """
 
     def __init__(
@@ -87,11 +92,14 @@ class CastGuard:
         float_io: bool,
         progress: Progress,
         scorer: Measurer | None = None,
+        largest: Sequence[Feed] = (),
     ) -> None:
         self._model, self._form, self._inputs = model, form, inputs
         self._measurer, self._scratch = measurer, scratch
         self._scorer = scorer
         self._float_io, self._progress = float_io, progress
+        self._largest = largest
+        self._notes: tuple[str, ...] = ()
         self._ranges: dict[str, TensorRange] = {}
         untyped = any(v.type is None for node in model.graph for v in node.outputs)
         if form.limited_range or untyped:
@@ -107,7 +115,8 @@ class CastGuard:
             AccuracyError: the accuracy cannot be kept, or only with every layer in fp32.
             ExportError: float16 inputs or outputs cannot hold the observed values.
         """
-        form, kept = self._form, dict(asked)
+        form = self._form
+        kept = counting_nodes(self._model, form.dtype.name.lower()) | dict(asked)
         if form.limited_range:
             if not self._float_io:
                 check_io(self._model, self._ranges)
@@ -129,7 +138,8 @@ class CastGuard:
                 if limit_db is None or scored is None or not scored.missed:
                     self._check_rest(before, kept, limit_db)
                     scores = scored.scores if scored else {}
-                    return Guarded(kept, measured, self._ranges, self._head_room(kept), scores)
+                    room = self._head_room(kept)
+                    return Guarded(kept, measured, self._ranges, room, scores, self._notes)
                 missed = scored.missed
                 more = self._costliest(kept, measured.sqnr_db + _METRIC_DB)
             else:
@@ -149,6 +159,17 @@ class CastGuard:
         write_model(self._model, path, threshold=SCRATCH_THRESHOLD)
         self._ranges, dtypes = activation_ranges(path, self._inputs)
         complete_types(self._model, dtypes)
+        if not self._largest or not self._form.limited_range:
+            return
+        why = too_large(self._model, self._largest)
+        if why is None:
+            try:
+                wider, _ = activation_ranges(path, self._largest)
+                self._ranges = merged(self._ranges, wider)
+            except ExportError as error:
+                why = error.message
+        if why is not None:
+            self._notes = (f"Values at the largest shapes were not measured: {why}",)
 
     def _measure(self, kept: Mapping[str, str]) -> Measured:
         self._progress(f"measuring {self._form.name} with every tensor rounded")

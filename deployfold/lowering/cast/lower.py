@@ -65,7 +65,7 @@ def lower(
             scorer = Measurer(source, scored.feeds, scored.labels, scored.scoring)
         guard = CastGuard(
             model, form, inputs, Measurer(source, inputs, None), temporary.parent,
-            float_io=float_io, progress=progress, scorer=scorer,
+            float_io=float_io, progress=progress, scorer=scorer, largest=data.largest,
         )  # fmt: skip
         asked = asked_for(model, options.keep)
         spec = options.guard
@@ -77,6 +77,7 @@ def lower(
         if precision is Precision.FP16:  # ONNX Runtime cannot run bfloat16 files on a CPU
             next(outputs_of(temporary, inputs[:1]))
         notes = _notes(found.head_room, data, float_io=options.float_io, form=form)
+        notes += found.notes
         if found.measured.reshaped:
             notes += (reshaped_note(found.measured.reshaped, form.name),)
         return LoweredModel(

@@ -99,12 +99,22 @@ def weight_ranges(model: ir.Model) -> dict[str, TensorRange]:
 
 
 def _merge(ranges: dict[str, TensorRange], name: str, array: Array) -> None:
-    if array.dtype != np.float32:
-        return
-    new = tensor_range(array)
-    old = ranges.get(name, new)
-    ranges[name] = TensorRange(
-        largest=max(old.largest, new.largest),
-        finite=old.finite and new.finite,
-        rounding_db=min(old.rounding_db, new.rounding_db),
+    if array.dtype == np.float32:
+        new = tensor_range(array)
+        ranges[name] = _union(ranges.get(name, new), new)
+
+
+def merged(
+    first: Mapping[str, TensorRange], second: Mapping[str, TensorRange]
+) -> dict[str, TensorRange]:
+    """The ranges over the inputs of both measurements, by tensor name."""
+    common = {name: _union(first[name], found) for name, found in second.items() if name in first}
+    return {**first, **second, **common}
+
+
+def _union(first: TensorRange, second: TensorRange) -> TensorRange:
+    return TensorRange(
+        largest=max(first.largest, second.largest),
+        finite=first.finite and second.finite,
+        rounding_db=min(first.rounding_db, second.rounding_db),
     )

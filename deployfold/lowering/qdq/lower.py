@@ -84,7 +84,7 @@ def lower(
         rest = plan_rest(
             model, source, samples.feeds[:SENSITIVITY_SAMPLES], asked,
             guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
-            progress,
+            progress, data.largest,
         )  # fmt: skip
         guarding, labels = samples.guarding(guard.enabled)
         job = _Job(

@@ -63,7 +63,8 @@ def lower_given(
     limit = options.guard.min_sqnr(given) if options.guard.enabled else None
     with staged(path) as temporary:
         rest = plan_rest(
-            model, source, inputs, asked, limit, options, temporary.parent, progress
+            model, source, inputs, asked, limit, options, temporary.parent, progress,
+            data.largest,
         )  # fmt: skip
         stays = rest.lower(model)
         rounded = ir.from_proto(ir.to_proto(model))

@@ -81,6 +81,7 @@ def plan_rest(
     options: LoweringOptions,
     scratch: Path,
     progress: Progress,
+    largest: Sequence[Feed] = (),
 ) -> Rest:
     """Plan the rest of the prepared fp32 ``model``.
 
@@ -88,6 +89,7 @@ def plan_rest(
 
     Args:
         limit_db: the SQNR limit (dB) of the quantised model; ``None`` for no limit.
+        largest: inputs at the largest shapes, for ranges only.
 
     Raises:
         AccuracyError: the rest needs fp32, and the user asked for float16 inputs and outputs.
@@ -98,7 +100,7 @@ def plan_rest(
     progress(f"which nodes {form.name} cannot hold")
     guard = CastGuard(
         model, form, inputs, Measurer(source, inputs, None), scratch,
-        float_io=options.float_io, progress=progress,
+        float_io=options.float_io, progress=progress, largest=largest,
     )  # fmt: skip
     if limit_db is not None:
         limit_db = max(options.guard.min_sqnr(options.rest), limit_db + STRICTER_DB)
@@ -115,7 +117,7 @@ def plan_rest(
         for node, _ in model.graph.initializers[name].uses()
     }
     ranges |= {dequantised_input(name): seen for name, seen in found.ranges.items()}
-    return Rest(options.rest, found.kept, ranges, found.head_room, options.float_io)
+    return Rest(options.rest, found.kept, ranges, found.head_room, options.float_io, found.notes)
 
 
 def build(
