@@ -20,7 +20,8 @@ from enum import IntEnum
 
 import onnx_ir as ir
 
-from deployfold.lowering.graph import has_subgraph, is_tensor
+from deployfold.lowering.graph import is_tensor
+from deployfold.util.onnx_values import inner_graphs
 
 _ELEMENTWISE = frozenset(
     "Abs Add Ceil Clip Concat CumSum Div Expand Flatten Floor Gather Identity Log Max Min Mod Mul "
@@ -68,7 +69,7 @@ def counting_nodes(model: ir.Model, title: str) -> dict[str, str]:
 
 
 def _origin(node: ir.Node, origins: dict[ir.Value, _Origin]) -> _Origin:
-    if has_subgraph(node) or node.domain not in ("", "ai.onnx"):
+    if inner_graphs(node) or node.domain not in ("", "ai.onnx"):
         return _Origin.OTHER
     if node.op_type == "Range":
         return _Origin.INTEGER if is_tensor(node.outputs[0], _FP32) else _Origin.OTHER
