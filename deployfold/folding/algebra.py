@@ -132,11 +132,7 @@ def scale_rows_(
 
 def scale_columns(weight: Tensor, scale: Tensor, *, transposed: bool, groups: int) -> Tensor:
     """Multiply every input channel of ``weight`` by its ``scale``, of shape ``(in,)``."""
-    if transposed:
-        return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    factor = scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
-    return (grouped * factor).flatten(0, 1)
+    return scale_rows(weight, scale, transposed=not transposed, groups=groups)
 
 
 def response_to(weight: Tensor, shift: Tensor, *, groups: int) -> Tensor:

@@ -11,7 +11,7 @@ from deployfold.folding.operators.table import record_of
 from deployfold.folding.plan import DropScale, Replacement
 
 from .affine_layer import AffineLayer, is_batchnorm_module
-from .graph import Call, Graph, Op, Value
+from .graph import Call, Graph, Op, Value, affine_op, has_hooks
 
 
 def arithmetic_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[AffineLayer]:
@@ -51,15 +51,14 @@ def _collapse(graph: Graph, call: Call) -> Op | None:
         record = record_of(op)
         if not record.arithmetic and not record.moves:
             return None
-        variable = [item for item in op.inputs if not item.constant]
-        if len(variable) != 1 or len(op.outputs) != 1:
+        if len(op.variable) != 1 or len(op.outputs) != 1:
             return None
         if op.inputs[0].constant and op.name.rstrip("_") == "div":
             return None
         if value is not result and len(value.consumers) != 1:
             return None
         chain.append(op)
-        value = variable[0]
+        value = op.variable[0]
     if not any(record_of(op).arithmetic for op in chain):
         return None
     if all(record_of(op).elementwise for op in chain):
@@ -102,15 +101,11 @@ def _axis_tried(call: Call, source: Value) -> int:
 
 def merge_ops(graph: Graph, chain: list[Op], axis: int | None) -> Op:
     """Replace a chain of operators, in the order they ran, by one ``channel_affine`` operator."""
-    source = next(item for item in chain[0].inputs if not item.constant)
-    result = chain[-1].output
-    merged = Op("channel_affine", None, {"self": source, "axis": axis}, chain[0].call)
-    merged.inputs, merged.outputs = [source], [result]
+    source = chain[0].variable[0]
     for op in chain:
         for value in op.inputs:
-            value.consumers = [consumer for consumer in value.consumers if consumer is not op]
-    source.consumers.append(merged)
-    result.producer = merged
+            value.drop_reader(op)
+    merged = affine_op(source, chain[-1].output, axis, chain[0].call)
     graph.replace(chain, merged)
     return merged
 
@@ -141,7 +136,7 @@ def _module_layer(call: Call, op: Op) -> AffineLayer:
         is_batchnorm=is_batchnorm_module(call.module),
         axis=axis,
     )
-    if call.module._forward_hooks or call.module._forward_pre_hooks:
+    if has_hooks(call.module):
         affine_layer.reason = "it has forward hooks"
         return affine_layer
     shape = [1] * len(source.shape)
@@ -168,7 +163,7 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
         factor = value
         if record_of(op).moves and len(op.outputs) == 1 and len(op.output.consumers) == 1:
             factor, op = op.output, op.output.consumers[0]
-        variable = [item for item in op.inputs if not item.constant]
+        variable = op.variable
         plain = op.name in {"mul", "mul_"} and len(op.inputs) == 2 and len(variable) == 1
         if not plain or variable[0].shape != op.output.shape or factor not in op.inputs:
             return []
@@ -184,8 +179,7 @@ def _scaled_by(graph: Graph, value: Value) -> list[Op]:
 def _parameter_layer(
     graph: Graph, name: str, products: list[Op], factor: torch.Tensor
 ) -> AffineLayer:
-    source = next(item for item in products[0].inputs if not item.constant)
-    axis = constant_axis(products[0], source)
+    axis = constant_axis(products[0], products[0].variable[0])
     scale = factor.detach().double().flatten()
     path, _, attribute = name.rpartition(".")
     affine_layer = AffineLayer(name=name, module_path=path, is_batchnorm=False, axis=axis)

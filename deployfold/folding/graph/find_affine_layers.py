@@ -18,7 +18,7 @@ from deployfold.folding.rewrite.forward import cannot_rewrite
 from .affine_layer import AffineLayer, is_batchnorm_module
 from .aliases import read_by_others
 from .arithmetic import arithmetic_layers
-from .graph import Graph, Op, Value
+from .graph import Graph, Op, Value, has_hooks
 from .input_scaling import input_scalings
 
 _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
@@ -123,7 +123,7 @@ def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
         affine_layer.reason = _plan_bypass(affine_layer)
         return
     module = sites[0].call.module
-    if module._forward_hooks or module._forward_pre_hooks:
+    if has_hooks(module):
         affine_layer.reason = "it has forward hooks"
         return
     if type(module).forward in _PLAIN_FORWARDS:

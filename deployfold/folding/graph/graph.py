@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ class Value:
     output: bool = False
     number: torch.Tensor | None = None
     consumers: list[Op] = field(default_factory=list)
+
+    def drop_reader(self, op: Op) -> None:
+        """Note that ``op`` no longer reads the tensor."""
+        self.consumers = [consumer for consumer in self.consumers if consumer is not op]
 
     def __repr__(self) -> str:
         source = self.name or (self.producer.name if self.producer else "input")
@@ -84,6 +89,11 @@ class Op:
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments[argument]
+
+    @property
+    def variable(self) -> list[Value]:
+        """The inputs that depend on the model's inputs."""
+        return [value for value in self.inputs if not value.constant]
 
     @property
     def output(self) -> Value:
@@ -168,10 +178,6 @@ class Graph:
     differing: tuple[tuple[Any, ...], ...] = ()
     """The inputs of ``taken`` that lead to other operators. The graph contains their passes."""
 
-    def __post_init__(self) -> None:
-        self._calls_by_value: dict[Value, dict[Call, None]] | None = None
-        self._calls_by_module: dict[int, list[Call]] | None = None
-
     def __contains__(self, op: Op) -> bool:
         return op in self.operators
 
@@ -194,14 +200,14 @@ class Graph:
     def bypass(self, op: Op) -> None:
         """Remove ``op`` as if it were an identity: its consumers read its first input instead."""
         source, result = op.inputs[0], op.output
-        source.consumers = [consumer for consumer in source.consumers if consumer is not op]
+        source.drop_reader(op)
         for consumer in result.consumers:
             consumer.replace_input(result, source)
             source.consumers.append(consumer)
         source.output = source.output or result.output
         if result.output:
             self.outputs = tuple(source if value is result else value for value in self.outputs)
-        calls = self._calls_around()
+        calls = self._calls_around
         for call in calls.pop(result, {}):
             call.inputs = tuple(source if value is result else value for value in call.inputs)
             call.outputs = tuple(source if value is result else value for value in call.outputs)
@@ -210,22 +216,39 @@ class Graph:
         result.producer = None
         self.remove(op)
 
+    @cached_property
     def _calls_around(self) -> dict[Value, dict[Call, None]]:
         """The calls that take or return each value."""
-        if self._calls_by_value is None:
-            self._calls_by_value = {}
-            for call in self.calls:
-                for value in (*call.inputs, *call.outputs):
-                    self._calls_by_value.setdefault(value, {})[call] = None
-        return self._calls_by_value
+        found: dict[Value, dict[Call, None]] = {}
+        for call in self.calls:
+            for value in (*call.inputs, *call.outputs):
+                found.setdefault(value, {})[call] = None
+        return found
+
+    @cached_property
+    def _calls_by_module(self) -> dict[int, list[Call]]:
+        found: dict[int, list[Call]] = {}
+        for call in self.calls:
+            found.setdefault(id(call.module), []).append(call)
+        return found
 
     def calls_of(self, module: torch.nn.Module) -> list[Call]:
         """Every call of ``module``, in order."""
-        if self._calls_by_module is None:
-            self._calls_by_module = {}
-            for call in self.calls:
-                self._calls_by_module.setdefault(id(call.module), []).append(call)
         return self._calls_by_module.get(id(module), [])
+
+
+def affine_op(source: Value, result: Value, axis: int | None, call: Call) -> Op:
+    """An operator that stands for a channel-wise affine map from ``source`` to ``result``."""
+    op = Op("channel_affine", None, {"self": source, "axis": axis}, call)
+    op.inputs, op.outputs = [source], [result]
+    source.consumers.append(op)
+    result.producer = op
+    return op
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether a module has forward hooks, which see its tensors."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def values_in(argument: Any) -> Iterator[Value]:

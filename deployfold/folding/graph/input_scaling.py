@@ -50,8 +50,7 @@ def _chain(value: Value) -> list[Op]:
     while len(value.consumers) == 1 and not value.output:
         op = value.consumers[0]
         step = op.name in _STEPS or (op.name.rstrip("_") in _STEPS and value.producer is not None)
-        variable = [item for item in op.inputs if not item.constant]
-        if len(op.outputs) != 1 or variable != [value] or op.output.shape != value.shape:
+        if len(op.outputs) != 1 or op.variable != [value] or op.output.shape != value.shape:
             break
         if (
             step
@@ -68,7 +67,7 @@ def _chain(value: Value) -> list[Op]:
 
 
 def _layer(chain: list[Op], key: tuple[tuple[str, str, int], ...]) -> AffineLayer | None:
-    source = next(item for item in chain[0].inputs if not item.constant)
+    source = chain[0].variable[0]
     axes = {constant_axis(op, source) for op in chain} - {None}
     if len(axes) > 1 or -1 in axes:
         return None

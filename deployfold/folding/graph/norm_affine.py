@@ -12,7 +12,7 @@ from deployfold.folding.algebra import Affine
 from deployfold.folding.plan import DropAffine
 
 from .affine_layer import AffineLayer
-from .graph import Graph, Op, Value
+from .graph import Graph, Op, Value, affine_op, has_hooks
 
 _OPERATORS = {
     "layer_norm": ("LayerNorm", -1),
@@ -23,15 +23,7 @@ _OPERATORS = {
 """The class name of each operator in reports, and the channel axis of its weight."""
 
 _RMS_NORM = getattr(nn, "RMSNorm", nn.LayerNorm)  # since torch 2.4
-_FORWARDS = {
-    kind.forward
-    for kind in (
-        nn.LayerNorm,
-        nn.GroupNorm,
-        nn.InstanceNorm2d,
-        getattr(nn, "RMSNorm", nn.LayerNorm),
-    )
-}
+_FORWARDS = {kind.forward for kind in (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, _RMS_NORM)}
 """The forwards of torch's norms that also run with ``None`` for the weight and the bias."""
 
 
@@ -67,7 +59,7 @@ def _is_plain(graph: Graph, op: Op) -> bool:
     names = {value.name for value in (weight, bias) if value is not None}
     return (
         type(module).forward in _FORWARDS
-        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not has_hooks(module)
         and weight is not None
         and len(weight.shape) == 1
         and weight.name == f"{path}.weight"
@@ -75,12 +67,10 @@ def _is_plain(graph: Graph, op: Op) -> bool:
         and not names & graph.mutated
         and not op.inputs[0].constant
         and op.arguments.get("running_mean") is None
-        and all(user.call.path == path for name in names for user in _users(graph, name))
+        and all(
+            user.call.path == path for name in names for user in graph.constants[name].consumers
+        )
     )
-
-
-def _users(graph: Graph, name: str) -> list[Op]:
-    return graph.constants[name].consumers
 
 
 def _split(graph: Graph, op: Op, axis: int) -> Op:
@@ -88,14 +78,11 @@ def _split(graph: Graph, op: Op, axis: int) -> Op:
     for name in ("weight", "bias"):
         value: Value | None = op.arguments.get(name)
         if value is not None:
-            value.consumers = [user for user in value.consumers if user is not op]
+            value.drop_reader(op)
             op.inputs = [item for item in op.inputs if item is not value]
     result = op.output
     middle = Value(result.shape, result.dtype, producer=op)
     op.outputs = [middle]
-    affine = Op("channel_affine", None, {"self": middle, "axis": axis}, op.call)
-    affine.inputs, affine.outputs = [middle], [result]
-    middle.consumers.append(affine)
-    result.producer = affine
+    affine = affine_op(middle, result, axis, op.call)
     graph.operators[affine] = graph.operators[op]  # equal positions keep the order of entry
     return affine

@@ -44,7 +44,7 @@ def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> N
     position = graph.operators.pop(op)
     gone = {value for pair in weights for value in pair if value is not None}
     for value in (source, *gone):
-        value.consumers = [user for user in value.consumers if user is not op]
+        value.drop_reader(op)
     op.inputs = [value for value in op.inputs if value is not source and value not in gone]
     for weight, bias in weights:
         arguments = {"input": source, "weight": weight, "bias": bias}
@@ -74,9 +74,9 @@ def _turn(graph: Graph, op: Op) -> None:
     op.replace_input(weight, stored)
     op.arguments["turned"] = True
     stored.consumers.append(op)
-    weight.consumers = [user for user in weight.consumers if user is not op]
+    weight.drop_reader(op)
     if not weight.consumers:
-        stored.consumers = [user for user in stored.consumers if user is not turn]
+        stored.drop_reader(turn)
         graph.remove(turn)
 
 

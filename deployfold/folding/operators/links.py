@@ -228,10 +228,9 @@ def single(op: Op) -> Value:
     Raises:
         NotSeparable: several inputs or none depend on it, or the operator has no output.
     """
-    variable = [value for value in op.inputs if not value.constant]
-    if len(variable) != 1 or not op.outputs:
+    if len(op.variable) != 1 or not op.outputs:
         raise NotSeparable("the operator reads several tensors that depend on the input")
-    return variable[0]
+    return op.variable[0]
 
 
 def _given_axes(op: Op) -> frozenset[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -60,12 +58,12 @@ def edit_layer(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None
     exact.keep(stored, edit)
     if _scales_rows_only(edit):
         return _scale_rows(model, edit, exact)
-    new = _summed(model, edit)
+    weight, shift = _summed(model, edit)
     if edit.layer.kind == "embedding":  # every row of its weight includes the bias
-        _store(stored, new.weight + new.shift, edit.layer.weight)
+        _store(stored, weight + shift, edit.layer.weight)
         return None
-    _store(stored, new.weight, edit.layer.weight)
-    return _edit_bias(model, edit, new.shift, exact)
+    _store(stored, weight, edit.layer.weight)
+    return _edit_bias(model, edit, shift, exact)
 
 
 def edit_norm(module: nn.Module, edit: NormEdit, exact: Exact) -> None:
@@ -82,14 +80,6 @@ def edit_norm(module: nn.Module, edit: NormEdit, exact: Exact) -> None:
         else:
             _store(module.get_parameter(name), value, f"{edit.path}.{name}")
         exact.keep(module.get_parameter(name), value)
-
-
-@dataclass(frozen=True, eq=False)
-class _Summand:
-    """The contribution of one term to a layer's new weight and bias; both float64."""
-
-    weight: Tensor
-    shift: Tensor
 
 
 def _scales_rows_only(edit: LayerEdit) -> bool:
@@ -111,18 +101,18 @@ def _new_weight(model: nn.Module, edit: LayerEdit) -> Tensor:
         )
         return new
     with torch.no_grad():
-        total = _summed(model, edit)
-    return total.weight + total.shift if layer.kind == "embedding" else total.weight
+        weight, shift = _summed(model, edit)
+    return weight + shift if layer.kind == "embedding" else weight
 
 
-def _summed(model: nn.Module, edit: LayerEdit) -> _Summand:
-    """The sum of all terms of an edit, and of its shift."""
-    parts = [_term(model, edit.layer, term) for term in edit.terms]
-    weight, shift = parts[0].weight, parts[0].shift + edit.shift.to(parts[0].shift.device)
-    for part in parts[1:]:
-        weight.add_(part.weight)
-        shift = shift + part.shift
-    return _Summand(weight, shift)
+def _summed(model: nn.Module, edit: LayerEdit) -> tuple[Tensor, Tensor]:
+    """The new weight and the addition to the bias, in float64: the sums of all terms."""
+    first, *others = (_term(model, edit.layer, term) for term in edit.terms)
+    weight, shift = first[0], first[1] + edit.shift.to(first[1].device)
+    for more, further in others:
+        weight.add_(more)
+        shift = shift + further
+    return weight, shift
 
 
 def _scale_rows(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None:
@@ -137,8 +127,8 @@ def _scale_rows(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | Non
     return _edit_bias(model, edit, shift, exact)
 
 
-def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
-    """Compute one term of an edit, as a kernel of the size of ``layer``'s kernel."""
+def _term(model: nn.Module, layer: Layer, term: Term) -> tuple[Tensor, Tensor]:
+    """One term of an edit, as a kernel of the size of ``layer``'s kernel, and as a shift."""
     device = _tensor(model, layer.weight).device
     rows = term.rows.to(device)
     source = term.source or layer
@@ -162,7 +152,7 @@ def _term(model: nn.Module, layer: Layer, term: Term) -> _Summand:
     if bias is not None:
         shift = shift + rows * bias
     weight = algebra.scale_rows(weight, rows, transposed=layer.transposed, groups=source.groups)
-    return _Summand(_embedded(weight, source, layer), shift)
+    return _embedded(weight, source, layer), shift
 
 
 def _embedded(weight: Tensor, source: Layer, layer: Layer) -> Tensor:

@@ -61,7 +61,7 @@ class Cells(Labels):
 
     def _follow(self, op: Op) -> None:
         """Carry the cells of the inputs of ``op`` to its outputs; record its constraints."""
-        if not any(not value.constant for value in op.inputs):
+        if not op.variable:
             return
         affine_layer = self._context.affine_layer_at(op)
         if affine_layer is not None:
@@ -84,14 +84,14 @@ class Cells(Labels):
                     self.labels.pop(link.output, None)
 
     def _fix_inputs(self, op: Op, carried: set[Value], reason: str) -> None:
-        for value in op.inputs:
-            if not value.constant and value not in carried:
+        for value in op.variable:
+            if value not in carried:
                 self._fix(self.ids(self.of(value)), reason)
 
     def _follow_layer(self, op: Op) -> None:
         source: Value = op["input"]
-        for value in op.inputs:
-            if value is not source and not value.constant:
+        for value in op.variable:
+            if value is not source:
                 self._fix(self.ids(self.of(value)), f"{describe(op)} reads it as a parameter")
         read = None
         if not source.constant:

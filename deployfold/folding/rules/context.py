@@ -10,7 +10,7 @@ import torch
 
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.aliases import overwriting, read_by_others
-from deployfold.folding.graph.graph import Graph, Op, Value
+from deployfold.folding.graph.graph import Graph, Op, Value, has_hooks
 from deployfold.folding.graph.layers import Layer, is_layer, layer_of
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable
@@ -50,11 +50,7 @@ class Context:
         self._layers: dict[Op, Layer | str] = {}
         self._links: dict[Op, tuple[tuple[Value, ...], list[Link] | str]] = {}
         self._rewritable: dict[Op, str | None] = {}
-        self._hooked = [
-            call
-            for call in self.graph.calls
-            if call.module._forward_hooks or call.module._forward_pre_hooks
-        ]  # few models have hooks
+        self._hooked = [call for call in self.graph.calls if has_hooks(call.module)]  # mostly none
 
     # Queries on the graph.
 

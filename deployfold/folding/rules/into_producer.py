@@ -51,10 +51,9 @@ def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[
     op = _only_producer(context, value, reader)
     if is_layer(op) or context.affine_layer_at(op) is not None:
         return [ask(context, op, value, change, after=True)]
-    variable = [source for source in op.inputs if not source.constant]
     try:
         links = context.links(op)
-        if is_sum(op) and len(variable) > 1:
+        if is_sum(op) and len(op.variable) > 1:
             return _through_sum(context, op, links[0], change)
         return _through(context, op, value, links, change)
     except NotSeparable as reason:
@@ -89,8 +88,8 @@ def _through(
     context: Context, op: Op, value: Value, links: Sequence[Link], change: Change
 ) -> list[Request]:
     """Carry ``change`` of the output ``value`` to all inputs; other outputs stay as they are."""
-    for source in op.inputs:  # checked first: a concatenation may join hundreds
-        if not source.constant and any(source in link.ends[1:] for link in links):
+    for source in op.variable:  # checked first: a concatenation may join hundreds
+        if any(source in link.ends[1:] for link in links):
             _only_producer(context, source, op)
     wanted: dict[Value, Change] = {}
     for link in links:

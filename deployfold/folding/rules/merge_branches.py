@@ -215,5 +215,5 @@ def _move(context: Context, kept: _Branch, branch: _Branch) -> None:
 
 def _remove(context: Context, op: Op) -> None:
     for value in op.inputs:
-        value.consumers = [consumer for consumer in value.consumers if consumer is not op]
+        value.drop_reader(op)
     context.graph.remove(op)
