@@ -10,9 +10,8 @@ from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import InputShapes, Shape
 from deployfold.config.real_data import PreprocessSpec
 from deployfold.data.preprocess.resolve import resolve_preprocess
-from deployfold.errors import UsageError
-from deployfold.folding.frames import Frames
-from deployfold.loading import LoadedModel
+from deployfold.folding.frames import Frames, absorbed_note, scripted
+from deployfold.loading import LoadedModel, make_inputs
 
 
 def with_image_input(
@@ -29,15 +28,8 @@ def with_image_input(
         The model; its input; how an image becomes a frame: resized and cropped, RGB.
 
     Raises:
-        UsageError: the model takes no picture, or comes as a graph that cannot be wrapped.
+        UsageError: the model takes no picture, or is an ONNX of an opset before 7.
     """
-    if model.kind in ("torchscript", "program"):
-        kind = "TorchScript" if model.kind == "torchscript" else "A .pt2 program"
-        raise UsageError(
-            f"{kind} has its input in the graph; --image-input changes PyTorch models and ONNX.",
-            hint="Give the PyTorch model or its ONNX, or export it with the normalisation in its "
-            "forward.",
-        )
     steps = resolve_preprocess(wanted, inputs, model.arch)
     flip = steps.channels == "bgr"
     wrapped = Frames(
@@ -54,16 +46,20 @@ def with_image_input(
         for profile in inputs.profiles
     )
     taken = replace(inputs, tensors=(frames,), profiles=profiles)
+    wrapped.training = False  # a .pt2 program refuses eval()
+    module: nn.Module = wrapped
+    notes = steps.notes[1:]
     if model.kind == "onnx":
         from .onnx_frames import framed  # imports onnx
 
-        module: nn.Module = framed(wrapped, taken)
-    else:
-        module = wrapped
+        module = framed(wrapped, taken)
+    elif model.kind == "torchscript":
+        module = scripted(wrapped, make_inputs(taken))
+        notes += (absorbed_note(layout, [], wrapped.operations, [], None),)
     turned = slice(None, None, -1 if flip else 1)
     grey = steps.channels == "grey"
     return (
-        replace(model, module=module.eval(), notes=(*model.notes, *steps.notes[1:])),
+        replace(model, module=module, notes=(*model.notes, *notes)),
         taken,
         replace(
             wanted,

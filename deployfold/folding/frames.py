@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import FoldError
+from deployfold.util.quiet import TORCHSCRIPT_IS_FINE, without_warnings
 
 from .modules import copy_modules
 from .proof.compare import difference, double_inputs, run_model
@@ -86,9 +87,33 @@ class Frames(nn.Module):
         )
 
     @property
+    def operations(self) -> list[str]:
+        """The parts of the normalisation, for the report."""
+        parts = {
+            "the scale": self.scale is not None,
+            "the channel order": self.flip,
+            "the mean": self.mean is not None,
+        }
+        return [name for name, present in parts.items() if present]
+
+    @property
     def axis(self) -> int:
         """The axis of the channels in the model's input."""
         return 1 if self.own_layout == "nchw" else 3
+
+
+@TORCHSCRIPT_IS_FINE.made()
+def scripted(frames: Frames, inputs: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
+    """The normalisation in front of a TorchScript model as one TorchScript model.
+
+    Only the normalisation is traced: the model behind keeps its branches.
+
+    Args:
+        inputs: uint8 frames.
+    """
+    with without_warnings(), torch.no_grad():
+        made: torch.jit.ScriptModule = torch.jit.trace(frames, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+    return made.eval()
 
 
 @dataclass(frozen=True)
@@ -146,7 +171,9 @@ def absorbed_note(
         padding: a first convolution that pads with zeros.
     """
     why = f": {padding!r} pads with zeros" if padding else ""
-    kept = f"; {_listed(stays)} stay{'s' * (len(stays) == 1)} an operation{why}"
+    kept = (
+        f"; {_listed(stays)} {'stays an operation' if len(stays) == 1 else 'stay operations'}{why}"
+    )
     where = " and ".join(f"{name!r}" for name in names) or "the layers behind"
     return (
         f"Raw uint8 frames go in ({layout.upper()}); of the normalisation, "

@@ -87,7 +87,7 @@ def test_groups_and_other_readers_keep_their_operations():
     found = _absorbed(_net(groups=3), "nhwc", MEAN, flip=True)
     assert found.model.flip
     assert found.model.mean is not None
-    assert "the channel order and the mean stay an operation" in found.note
+    assert "the channel order and the mean stay operations" in found.note
 
     class Skips(nn.Module):
         def __init__(self) -> None:

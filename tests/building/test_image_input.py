@@ -1,7 +1,8 @@
-"""``--image-input`` of an ONNX: the normalisation as nodes, and what folds into convolutions."""
+"""``--image-input`` of models that are graphs: ONNX, TorchScript, .pt2 programs."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import onnx
 import onnx_files as files
 import onnxruntime
 import pytest
+import torch
+from torch import nn
 
 from deployfold.building.pipeline import build
 from deployfold.config.make_spec import make_spec
@@ -40,7 +43,7 @@ def _run(path: Path, array: Any) -> Any:
         (_net(13), "nchw", "bgr", [],
          "the scale, the channel order and the mean went into '/Conv_0'."),
         (_net(9, groups=3), "nhwc", "bgr", ["Sub", "Gather"],
-         "the scale went into '/Conv_0'; the channel order and the mean stay an operation."),
+         "the scale went into '/Conv_0'; the channel order and the mean stay operations."),
         (_net(11, layout="nhwc"), "nhwc", "rgb", [],
          "the scale and the mean went into '/Conv_1'."),
         (files.resnet(dtype=np.float16), "nhwc", "bgr", ["Sub"],
@@ -76,6 +79,39 @@ def test_frames_give_what_normalised_floats_give(
     expected = _run(source, np.ascontiguousarray(floats, np.float16 if half else np.float32))
     found = _run(directory / "net.onnx", frames)
     assert np.abs(found - expected).max() < (2e-3 if half else 1e-5) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "note"),
+    [
+        (".ts.pt", "nothing went into the layers behind; the scale, the channel order and the mean "
+         "stay operations."),
+        pytest.param(
+            ".pt2", "the scale went into the layers behind; the channel order and the mean stay "
+            "operations.", marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_graphs_of_torch_keep_what_no_layer_takes(suffix: str, note: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()).eval()
+    source = tmp_path / f"net{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if suffix == ".pt2":
+            torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 9, 8),)), source)
+        else:
+            torch.jit.script(net).save(source)
+    values = {**FLAGS, "output": tmp_path / "out", "image-input": "nhwc", "channels": "bgr"}
+    report, directory = build(make_spec(str(source), {**values, "input": ("1x3x9x8",)}))
+    assert f"Raw uint8 frames go in (NHWC); of the normalisation, {note}" in report.notes
+    frames = np.random.default_rng(0).integers(0, 256, (1, 9, 8, 3), np.uint8)
+    floats = (frames[..., ::-1] / 255 - MEAN) / STD
+    with torch.no_grad():
+        expected = net.double()(torch.from_numpy(floats.transpose(0, 3, 1, 2).copy())).numpy()
+        found = torch.jit.load(directory / "net.ts.pt")(torch.from_numpy(frames)).numpy()
+    for one in (found, _run(directory / "net.onnx", frames)):
+        assert np.abs(one - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_an_opset_without_broadcasting_is_refused(tmp_path: Path) -> None:
