@@ -11,7 +11,7 @@ import numpy as np
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.measuring.gpu import gpu_state
 from deployfold.measuring.measurements import latency_of
-from deployfold.measuring.stability import Evidence
+from deployfold.measuring.stability import TOLERANCE, Evidence
 from deployfold.measuring.stats import MIN_FOR_INTERVAL, coefficient_of_variation, median_interval
 from deployfold.measuring.warm_up import warm_up
 from deployfold.reporting.row import CudaGraph, GpuState, Latency
@@ -21,8 +21,6 @@ MIN_ROUNDS = 15
 """Rounds before the interval of the median is trusted to end the measurement early."""
 CALLS = 20
 """Calls in a round of a fast engine. The interval of the median is that of the rounds' medians."""
-TOLERANCE = 0.02
-"""Rounds end when half the interval of the median, relative to the median, is below this."""
 SEED = 0
 
 
@@ -40,7 +38,6 @@ def time_engine(
     The latency is the engine's time by the GPU's clock, as in every GPU row. All samples count.
 
     Args:
-        step: one inference.
         batch: samples per call, for the throughput.
         max_seconds: the time limit of the rounds. The first ``MIN_FOR_INTERVAL`` rounds always
             complete, because fewer rounds have no interval. A slow engine has fewer calls per
@@ -82,7 +79,6 @@ def _latency(
         interval=interval,
         rounds=len(medians),
         converged=converged,
-        tolerance=TOLERANCE,
         threads=1,
         compute_ms=device.compute_ms,
         h2d_ms=device.h2d_ms,

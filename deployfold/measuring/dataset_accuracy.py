@@ -34,18 +34,16 @@ def compare_over(
     feeds: Sequence[Inputs],
     *,
     labels: Sequence[Label] | None = None,
-    baseline: str | None = None,
     scoring: Scoring | None = None,
     scores: dict[str, dict[str, float] | str] | None = None,
     emit: Emit = ignore,
 ) -> dict[str, Accuracy | str]:
-    """Run every row on every feed and compare it with the baseline's outputs on the same feed.
+    """Run every row on every feed and compare it with the first row's outputs on the same feed.
 
     Args:
         runners: the runners by row name; each is loaded once, and closed at the end.
         feeds: the inputs of one inference each; the first axis of the first input is the batch.
         labels: the label of every sample of every feed, in order.
-        baseline: the row to compare the others with; ``None`` for the first row.
         scoring: the task metrics of every row. With them, outputs of other shapes than the
             baseline's cost a row its comparison alone.
         scores: receives the numbers of the task metrics, or the reason why there are none, by row
@@ -61,10 +59,10 @@ def compare_over(
     """
     if not runners or not feeds:
         raise MeasureError("There is nothing to compare.")
-    base = next(iter(runners)) if baseline is None else baseline
+    base = next(iter(runners))
     split = _split(labels, feeds)
     classes = labels is not None and all(isinstance(one, int) for one in labels)
-    rows = {name: _Row() for name in (base, *runners)}
+    rows = {name: _Row() for name in runners}
     with shared(runners) as kept:
         for name, row in rows.items():
             try:

@@ -29,7 +29,7 @@ from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.runtimes.threads import torch_threads
 
 from .measurements import Measured, MeasurementInterrupted, Measurements
-from .session import TOLERANCE, Session
+from .session import Session
 from .stats import MIN_FOR_INTERVAL
 from .timed_runner import TimedRunner
 
@@ -38,52 +38,45 @@ def measure(
     runners: Mapping[str, Runner],
     inputs: Inputs,
     *,
-    baseline: str | None = None,
     threads: int | None = None,
     batch: int | None = None,
     max_seconds: float = 30.0,
     min_rounds: int = MIN_FOR_INTERVAL,
-    tolerance: float = TOLERANCE,
     seed: int = 0,
     emit: Emit = ignore,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Measurements:
     """Load every runner, run them on the same inputs in turn, and close them.
 
-    The measurement ends when the 95 % interval of every speed-up is within ``tolerance`` after at
-    least :data:`~.session.FIRST_LOOK` rounds, or after ``max_seconds`` of warm-up and rounds. The
-    first ``min_rounds`` rounds always complete, because fewer rounds have no interval; every row
-    reports the time past ``max_seconds``. A later round that the time limit cuts off is dropped. A
-    row that fails is reported as not measured, and the others continue.
+    The measurement ends when the 95 % interval of every speed-up is within
+    :data:`~.stability.TOLERANCE` after at least :data:`~.session.FIRST_LOOK` rounds, or after
+    ``max_seconds`` of warm-up and rounds. The first ``min_rounds`` rounds always complete, because
+    fewer rounds have no interval; every row reports the time past ``max_seconds``. A later round
+    that the time limit cuts off is dropped. A row that fails is reported as not measured, and the
+    others continue.
 
     Args:
-        runners: the runners by row name, in the order of the table.
+        runners: the runners by row name, in the order of the table; speed-ups are relative to the
+            first one.
         inputs: arrays or CPU tensors, in the order of the model's inputs.
-        baseline: the row that speed-ups are relative to; ``None`` for the first row.
         threads: torch's intra-op threads during the measurement; ``None`` keeps them.
         batch: samples per call, for the throughput; ``None`` for the first input's first axis.
         max_seconds: the time limit for warm-up and rounds.
         min_rounds: the number of rounds that always complete; at least 1.
-        tolerance: the goal for half the interval of every speed-up, relative to the speed-up.
         seed: seed of the order of rows and of the bootstrap.
         emit: receives a :class:`StageProgress` of stage ``"measure"`` a few times a second.
         clock: returns monotonic nanoseconds.
 
     Raises:
-        MeasureError: there are no rows, or no row is named ``baseline``.
+        MeasureError: there are no rows.
         MeasurementInterrupted: Ctrl-C, after all runners were closed.
     """
     if not runners:
         raise MeasureError("There is nothing to measure.")
-    baseline = next(iter(runners)) if baseline is None else baseline
-    if baseline not in runners:
-        raise MeasureError(f"No row is named {baseline!r}.")
     batch = batch_of(inputs) if batch is None else batch
     rows = [TimedRunner(name, runner, clock) for name, runner in runners.items()]
     with torch_threads(threads) as count:
-        session = Session(
-            rows, baseline, count, batch, max_seconds, max(1, min_rounds), tolerance, seed, clock
-        )
+        session = Session(rows, count, batch, max_seconds, max(1, min_rounds), seed, clock)
         try:
             session.prepare(inputs, emit)
             with _no_garbage_collection():

@@ -24,7 +24,6 @@ def layer_times(
     """Load a runner and profile it; ``None`` if its runtime never tells the time of a layer.
 
     Args:
-        inputs: of every call.
         calls: inferences whose median counts.
     """
     if not isinstance(runner, LayerProfiler):

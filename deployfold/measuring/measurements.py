@@ -75,8 +75,7 @@ class Measurements:
     """All rows in their original order, and the course of the measurement.
 
     Attributes:
-        rows: the rows.
-        baseline: the name of the row that speed-ups are relative to.
+        rows: the rows; speed-ups are relative to the first one.
         rounds: number of completed rounds.
         seconds: the time of warm-up and rounds.
         threads: torch's intra-op threads.
@@ -85,7 +84,6 @@ class Measurements:
     """
 
     rows: tuple[Measured, ...]
-    baseline: str
     rounds: int
     seconds: float
     threads: int

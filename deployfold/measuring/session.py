@@ -16,7 +16,7 @@ from deployfold.runtimes.protocol import Inputs
 from .conditions import Contention, CpuWatch
 from .gpu import gpu_state
 from .measurements import Measured, Measurements, latency_of
-from .stability import Evidence
+from .stability import TOLERANCE, Evidence
 from .stats import Interval, coefficient_of_variation, median_interval, percentile_interval
 from .timed_runner import TimedRunner
 
@@ -27,8 +27,6 @@ CONFIRM_GROWTH = 1.25
 a row. Stopping at the first narrow interval would favour lucky ones: two equal rows would then
 differ in 11 of 100 runs, with two checks in 5 or fewer (simulated, log-normal noise with
 outliers)."""
-TOLERANCE = 0.02
-"""The goal for half the interval of every speed-up, relative to the speed-up."""
 _PROGRESS_NS = 250_000_000
 
 
@@ -37,12 +35,10 @@ class Session:
     """The state of one call of :func:`~.latency.measure`; times are in milliseconds and seconds."""
 
     all_rows: list[TimedRunner]
-    baseline: str
     threads: int
     batch: int
     max_seconds: float
     min_rounds: int
-    tolerance: float
     seed: int
     clock: Callable[[], int]
     started: int | None = None
@@ -87,7 +83,7 @@ class Session:
         while self.live and self._round(rng):
             now = self.clock()
             if self.completed >= next_check:
-                met = met + 1 if self._widest() <= self.tolerance else 0
+                met = met + 1 if self._widest() <= TOLERANCE else 0
                 if met == 2:
                     self.converged = True
                     break
@@ -120,13 +116,17 @@ class Session:
         by_rounds = (1 + self.completed) / (1 + self.min_rounds)
         return min(1.0, by_time, by_rounds)
 
+    @property
+    def _baseline(self) -> TimedRunner:
+        return self.all_rows[0]
+
     def _comparable(self, row: TimedRunner) -> TimedRunner | None:
         """The baseline, if it was measured by the same clock as ``row``.
 
         The host's clock includes the copies and the launch; a GPU's clock does not.
         """
-        base = next((other for other in self.live if other.name == self.baseline), None)
-        return base if base is not None and base.on_gpu == row.on_gpu else None
+        base = self._baseline
+        return base if base.failure is None and base.on_gpu == row.on_gpu else None
 
     def _interval(self, row: TimedRunner) -> Interval | None:
         """The interval of the speed-up, or of the row's time without a comparable baseline."""
@@ -142,7 +142,7 @@ class Session:
         rows = self.live
         if len(rows) > 1:
             # The ratio of the baseline to itself is always 1, so only the other rows count.
-            rows = [row for row in rows if row.name != self.baseline]
+            rows = [row for row in rows if row is not self._baseline]
         intervals = [self._interval(row) for row in rows]
         return max((i.relative_half_width for i in intervals if i is not None), default=math.inf)
 
@@ -151,7 +151,6 @@ class Session:
         end = self.clock() if self.ended is None else self.ended
         return Measurements(
             rows=tuple(self._measured(row) for row in self.all_rows),
-            baseline=self.baseline,
             rounds=self.completed,
             seconds=0.0 if self.started is None else (end - self.started) / 1e9,
             threads=self.threads,
@@ -168,7 +167,7 @@ class Session:
         samples = np.concatenate(row.blocks_ms[: self.completed])
         tail = percentile_interval(row.blocks_ms[: self.completed], 95)
         speedup = interval if self._comparable(row) is not None else None
-        if row.name == self.baseline:
+        if row is self._baseline:
             speedup = Interval(1.0, 1.0, 1.0)
         evidence = self._evidence(row, coefficient_of_variation(samples), interval)
         device = row.device_times()
@@ -196,8 +195,8 @@ class Session:
 
     def _clock_note(self, row: TimedRunner) -> tuple[str, ...]:
         """Why the row has no speed-up although both it and the baseline were measured."""
-        base = next((other for other in self.live if other.name == self.baseline), None)
-        if base is None or base.on_gpu == row.on_gpu:
+        base = self._baseline
+        if base.failure is not None or base.on_gpu == row.on_gpu:
             return ()
         clocks = ("the GPU's clock", "the host's clock")
         own, others = clocks if row.on_gpu else clocks[::-1]
@@ -217,7 +216,6 @@ class Session:
             interval=interval,
             rounds=self.completed,
             converged=self.converged,
-            tolerance=self.tolerance,
             threads=self.threads,
             preemptions=row.preemptions_per_second(),
             contention=self.contention,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
 
@@ -29,15 +30,8 @@ class SharedRunner:
         """See :class:`~deployfold.runtimes.protocol.Runner`."""
         return self.runner.run(inputs)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The runner's notes on its numbers, if it has any."""
-        return tuple(getattr(self.runner, "notes", ()))
-
-    @property
-    def part_notes(self) -> tuple[str, ...]:
-        """The times of its parts, where the runner has parts."""
-        return tuple(getattr(self.runner, "part_notes", ()))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)  # what a runner may have, such as notes
 
     def close(self) -> None:
         """Do nothing, because another measurement may follow."""

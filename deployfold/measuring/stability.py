@@ -22,6 +22,10 @@ second. Two torch threads and one busy process on two CPUs are preempted 160 to 
 (measured)."""
 
 
+TOLERANCE = 0.02
+"""The goal for half the interval of a speed-up or of a time, relative to its value."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The facts about a row from which its reliability is judged.
@@ -31,7 +35,6 @@ class Evidence:
         interval: the interval of the speed-up, or of the time without a comparable baseline.
         rounds: number of completed rounds.
         converged: whether the measurement reached its goal before the time limit.
-        tolerance: the goal for half the interval, relative to its value.
         threads: number of CPU threads.
         preemptions: involuntary context switches per second during the calls.
         contention: the CPU time of other programs meanwhile; ``None`` if unknown.
@@ -43,7 +46,6 @@ class Evidence:
     interval: Interval
     rounds: int
     converged: bool
-    tolerance: float
     threads: int
     preemptions: float = 0.0
     contention: Contention | None = None
@@ -78,8 +80,8 @@ def doubts(row: Evidence) -> tuple[Doubt, ...]:
         text = f"coefficient of variation {_percent(row.variation)}, above {_percent(limit)}"
         found.append(Doubt("variation", text))
     width = row.interval.relative_half_width
-    if row.interval.bounded and not row.converged and width > row.tolerance:
-        text = f"time ran out at ±{_percent(width)}, short of ±{_percent(row.tolerance)}"
+    if row.interval.bounded and not row.converged and width > TOLERANCE:
+        text = f"time ran out at ±{_percent(width)}, short of ±{_percent(TOLERANCE)}"
         found.append(Doubt("time", text))
     return tuple(found)
 

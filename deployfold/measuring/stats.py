@@ -65,14 +65,14 @@ def coefficient_of_variation(samples: ArrayLike) -> float:
     return float(values.std(ddof=1)) / mean if mean else math.inf
 
 
-def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+def median_interval(values: ArrayLike, seed: int) -> Interval:
     """The median of positive ``values`` with a 95 % interval, from 0 to infinity for fewer than 6.
 
     For 6 values or more, the interval is the wider one of the bootstrap's and the sign test's. The
     interval never exceeds the range of the values.
 
-    1. The bootstrap draws n of the n values with replacement and takes their median, ``resamples``
-       times; see :func:`bootstrap_medians`.
+    1. The bootstrap draws n of the n values with replacement and takes their median,
+       :data:`RESAMPLES` times; see :func:`bootstrap_medians`.
     2. For few values, the bootstrap's interval contains the true median too rarely (93 % at
        n = 15). The sign test's interval is exact: the order statistics at the binomial's 2.5 %
        quantile.
@@ -81,8 +81,6 @@ def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) ->
 
     Args:
         values: the values in the order of their measurement.
-        seed: seed of the bootstrap.
-        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: there are no values.
@@ -95,7 +93,7 @@ def median_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES) ->
     if count < MIN_FOR_INTERVAL:
         return Interval(float(np.median(ordered)), 0.0, math.inf)
     inflation = count / effective_count(in_order)
-    medians = bootstrap_medians(ordered, np.random.default_rng(seed), resamples, inflation)
+    medians = bootstrap_medians(ordered, np.random.default_rng(seed), RESAMPLES, inflation)
     low, high = np.percentile(medians, [100 * TAIL, 100 * (1 - TAIL)]).tolist()
     half_width = (count / 2 - _sign_test_rank(count)) * math.sqrt(inflation)
     rank = max(1, math.floor(count / 2 - half_width))
@@ -123,7 +121,6 @@ def bootstrap_medians(
     Args:
         ordered: the sorted values.
         rng: the source of random numbers.
-        resamples: the number of resamples.
         inflation: the variance of the median, relative to that of independent values.
     """
     count = ordered.size

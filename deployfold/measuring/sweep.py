@@ -20,7 +20,6 @@ def sweep(
     make_inputs: Callable[[int], Inputs],
     batches: Sequence[int],
     *,
-    baseline: str | None = None,
     threads: int | None = None,
     max_seconds: float = 30.0,
     seed: int = 0,
@@ -33,10 +32,9 @@ def sweep(
     at that size, and the result has the reason.
 
     Args:
-        runners: the runners by row name; each is loaded once, and closed at the end.
-        make_inputs: makes the inputs for a batch size.
+        runners: the runners by row name; each is loaded once, and closed at the end. The first has
+            the expected shapes of the outputs.
         batches: the batch sizes, in any order.
-        baseline: the row with the expected shapes of the outputs; ``None`` for the first row.
         max_seconds: the time limit for all sizes together.
         threads, seed, emit: as in :func:`.latency.measure`.
 
@@ -46,7 +44,7 @@ def sweep(
     """
     if not runners:
         raise MeasureError("There is nothing to measure.")
-    base = next(iter(runners)) if baseline is None else baseline
+    base = next(iter(runners))
     points: dict[str, list[BatchPoint]] = {name: [] for name in runners}
     with shared(runners) as kept:
         sizes = sorted(set(batches))
@@ -62,7 +60,6 @@ def sweep(
             measured = measure(
                 kept,
                 inputs,
-                baseline=base,
                 threads=threads,
                 batch=batch,
                 max_seconds=max_seconds / len(sizes),

@@ -33,7 +33,6 @@ class TimedRunner:
     """A runner with its times so far. An exception of the runner sets ``failure``.
 
     Attributes:
-        name: the name of the row.
         failure: the reason why the row cannot be measured; ``None`` without a failure.
         outputs: the outputs of the first inference.
         notes: the runner's notes on its numbers.

@@ -22,7 +22,6 @@ def warm_up(
     ``MIN_FOR_INTERVAL`` rounds with that many calls take ``max_seconds``. The least is one call.
 
     Args:
-        step: one inference.
         max_seconds: the time for all rounds; a shorter warm-up ends with it.
         most: the calls in a round of a fast model.
         clock: returns the time in seconds.

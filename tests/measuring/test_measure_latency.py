@@ -349,8 +349,6 @@ def test_a_device_clock_is_used_and_its_copies_are_kept_apart() -> None:
 def test_wrong_calls_are_errors() -> None:
     with pytest.raises(MeasureError, match="nothing to measure"):
         measure({}, INPUTS)
-    with pytest.raises(MeasureError, match="No row is named 'x'"):
-        measure({"a": Scripted(Clock(), 1)}, INPUTS, baseline="x")
 
 
 def test_a_model_with_eight_times_the_work_measures_as_slower() -> None:

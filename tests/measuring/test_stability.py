@@ -16,7 +16,6 @@ STABLE = Evidence(
     interval=Interval(10.0, 9.9, 10.1),
     rounds=40,
     converged=True,
-    tolerance=0.02,
     threads=2,
 )
 GPU = dataclasses.replace(STABLE, variation=0.005, compute_ms=2.0, h2d_ms=0.1, d2h_ms=0.1)
