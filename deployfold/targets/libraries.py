@@ -25,7 +25,6 @@ class LibraryRecord:
 
     Attributes:
         title: NVIDIA's name.
-        install: the command that installs the library.
         compute_capabilities: the GPUs that the library builds for on any machine; empty if it
             builds only for the GPU in the machine.
         portable: the GPUs that a portable engine serves; empty if the library builds none.
@@ -62,7 +61,6 @@ def import_library(name: Library, error: type[DeployfoldError]) -> Any:
     """Import an engine library, and check that the module is NVIDIA's.
 
     Args:
-        name: the library.
         error: the class of the error to raise.
 
     Raises:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from deployfold.util import child
+
 from .catalogue import GpuTarget, identify, load_targets
 from .compute_capability import ComputeCapability, parse_dotted
 from .libraries import Library
-from .visible import first_cuda_device, is_restricted
 
 _QUERY = "uuid,name,compute_cap,driver_version,memory.total"
 """The fields that :func:`parse_nvidia_smi` expects, in this order."""
+_CUDA_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+"""Variables that hide GPUs from CUDA, or reorder them."""
 _DEVICE_TREE = Path("/proc/device-tree/model")
 """The file with the name of the board, on a Jetson."""
 
@@ -154,7 +159,6 @@ def parse_device_tree(model: str, targets: Sequence[GpuTarget]) -> Gpu | None:
     Args:
         model: such as ``NVIDIA Jetson AGX Orin Developer Kit``. The longest profile name in this
             text counts.
-        targets: the known GPUs.
     """
     text = re.sub(r"[^a-z0-9]", "", model.lower())
     found: list[tuple[int, GpuTarget]] = []
@@ -181,21 +185,47 @@ def _from_nvidia_smi() -> Gpu | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     gpus = parse_nvidia_smi(done.stdout) if done.returncode == 0 else ()
-    if len(gpus) == 1 and not is_restricted():
+    if len(gpus) == 1 and not any(name in os.environ for name in _CUDA_VARIABLES):
         return gpus[0]
     return _used_by_cuda(gpus)
 
 
 def _used_by_cuda(gpus: Sequence[Gpu]) -> Gpu | None:
-    """CUDA's device 0; ``None`` if CUDA sees none of ``gpus``."""
-    device = first_cuda_device() if gpus else None
+    """CUDA's device 0, which may differ from GPU 0 of ``nvidia-smi``; ``None`` without one.
+
+    By default, CUDA lists the fastest GPU first, and ``nvidia-smi`` lists GPUs by PCI address. Only
+    the UUID is common to both.
+    """
+    variables = (*_CUDA_VARIABLES, "LD_LIBRARY_PATH")
+    device = _ask_cuda(tuple(map(os.environ.get, variables))) if gpus else None
     if device is None:
         return None
-    for gpu in gpus:
-        if gpu.uuid == device.uuid:
-            return gpu
     # A MIG slice has its own UUID, which nvidia-smi's list of GPUs lacks.
-    return Gpu(device.name, device.compute_capability, gpus[0].driver_version, None, device.uuid)
+    alone = replace(device, driver_version=gpus[0].driver_version)
+    return next((gpu for gpu in gpus if gpu.uuid == device.uuid), alone)
+
+
+@lru_cache(maxsize=8)
+def _ask_cuda(variables: tuple[str | None, ...]) -> Gpu | None:
+    """CUDA's device 0; ``None`` if there is no device or the driver does not answer.
+
+    A child process queries CUDA, so that a crash of the driver does not end this process.
+    """
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as directory:
+        try:
+            done = subprocess.run(
+                child.command("deployfold.runtimes.cuda", "main"),
+                cwd=directory,
+                env=child.environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            uuid, name, major, minor = json.loads(done.stdout)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
+    return Gpu(name, (major, minor), uuid=uuid)
 
 
 def _from_torch() -> Gpu | None:
