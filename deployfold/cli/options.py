@@ -25,7 +25,6 @@ def option(help: str, *names: str, panel: str = Panel.OUTPUT, **other: Any) -> A
     Args:
         help: the sentence in ``--help``.
         names: the flags; made from the parameter's name by default.
-        other: keywords of ``typer.Option``.
     """
     return typer.Option(*names, help=help, rich_help_panel=panel, **other)
 
@@ -34,7 +33,6 @@ def flag(key: str, **other: Any) -> Any:
     """The typer option for the option of ``build`` with this key.
 
     Args:
-        key: the key of the option.
         other: keywords of ``typer.Option`` with other values than the option's.
     """
     return _typer_option(_OPTIONS[key], **other)
@@ -99,6 +97,10 @@ def _bound(number: float | None) -> float | None:
 
 _OPTIONS = {one.key: one for one in build_options()}
 
+MODEL = ("arch", "arch-arg", "weights", "input", "allow-global", "trust")
+"""The options of a model to load."""
+FOLDING = ("no-reparam", "no-fold-norm-affine", "keep-parametrizations", "reestimate-bn")
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -127,11 +129,11 @@ RuntimeCache = Annotated[
         metavar="DIR",
     ),
 ]
+_PROVIDER = "The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, tensorrt-rtx"
 Provider = Annotated[
     str | None,
     option(
-        "The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
-        "tensorrt-rtx, or another installed provider.",
+        f"{_PROVIDER}, or another installed provider.",
         panel=Panel.MEASUREMENT,
         metavar="NAME",
     ),
@@ -139,8 +141,7 @@ Provider = Annotated[
 Providers = Annotated[
     list[str] | None,
     option(
-        "The ONNX Runtime execution provider of an ONNX: cpu, cuda, tensorrt, "
-        "tensorrt-rtx; repeat it for several rows.",
+        f"{_PROVIDER}; repeat it for several rows.",
         "--provider",
         panel=Panel.MEASUREMENT,
         metavar="NAME",

@@ -44,7 +44,6 @@ def show_report(
 
     Args:
         session: the command's session.
-        report: the report.
         directory: the directory of a build; ``None`` if the artifacts are single files.
         sort: the metric whose best rows are first; see :mod:`deployfold.reporting.select`.
         only: names of the rows to show in addition to the original; empty for all.

@@ -10,6 +10,12 @@ from deployfold.errors import UsageError
 
 from .option_field import Panel, option
 
+READY = ("top1", "top5", "mean_iou", "box_ap", "box_ap_ids", "cosine")
+"""The metrics that come with deployfold; :mod:`deployfold.scoring` has one module for each.
+
+The command line reads the names here, because :mod:`deployfold.scoring` imports numpy.
+"""
+
 
 @dataclass(frozen=True)
 class MetricLimit:
@@ -72,8 +78,8 @@ class MetricSpec:
 
     names: tuple[str, ...] = option(
         (),
-        "A task metric of every row: top1, top5, mean_iou, box_ap, box_ap_ids (classes are the "
-        "categories' ids), cosine, or package.module:function; repeat it for several.",
+        f"A task metric of every row: {', '.join(READY)}, or package.module:function; repeat it "
+        "for several.",
         Panel.MEASUREMENT,
         key="metric",
         metavar="NAME|FUNCTION",

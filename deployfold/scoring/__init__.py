@@ -17,7 +17,7 @@ from .scoring import Scores, Scoring, labelled
 __all__ = ["READY", "Scores", "Scoring", "TaskMetric", "find_metrics", "labelled"]
 
 READY = (TOP1, TOP5, MEAN_IOU, BOX_AP, BOX_AP_IDS, COSINE)
-"""The metrics that come with the package, by the name that ``--metric`` takes."""
+"""The metrics that come with the package; ``config.task_metrics.READY`` has their names."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deployfold.config import task_metrics
 from deployfold.config.task_metrics import MetricLimit, parse_metric_limits
 from deployfold.data.boxes import Boxes
 from deployfold.errors import UsageError
-from deployfold.scoring import Scoring, find_metrics, labelled
+from deployfold.scoring import READY, Scoring, find_metrics, labelled
 from deployfold.scoring.detections import read_detections
 
 
@@ -156,3 +157,7 @@ def test_limits() -> None:
 def test_labels_are_divided_among_feeds() -> None:
     assert list(labelled(["a", "b"], [1, 2, 3, 4])) == [("a", [1, 2]), ("b", [3, 4])]
     assert list(labelled(["a", "b"], None)) == [("a", []), ("b", [])]
+
+
+def test_the_command_line_lists_every_ready_metric() -> None:
+    assert tuple(one.name for one in READY) == task_metrics.READY

@@ -15,21 +15,7 @@ from deployfold.cli.session import Session
 
 
 @in_session("json", "verbose")
-@opt.with_build_options(
-    "arch",
-    "arch-arg",
-    "weights",
-    "input",
-    "dynamic-batch",
-    "shapes",
-    "allow-global",
-    "trust",
-    "no-reparam",
-    "no-fold-norm-affine",
-    "keep-parametrizations",
-    "reestimate-bn",
-    "output",
-)
+@opt.with_build_options(*opt.MODEL, "dynamic-batch", "shapes", *opt.FOLDING, "output")
 def export(
     run: Session,
     model: opt.Source,

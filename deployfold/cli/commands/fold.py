@@ -20,19 +20,7 @@ if TYPE_CHECKING:
 
 
 @in_session("json", "verbose")
-@opt.with_build_options(
-    "arch",
-    "arch-arg",
-    "weights",
-    "input",
-    "input-data",
-    "allow-global",
-    "trust",
-    "no-reparam",
-    "no-fold-norm-affine",
-    "keep-parametrizations",
-    "reestimate-bn",
-)
+@opt.with_build_options(*opt.MODEL, "input-data", *opt.FOLDING)
 def fold(
     run: Session,
     model: opt.Source,

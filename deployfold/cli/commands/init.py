@@ -17,7 +17,7 @@ from deployfold.errors import UsageError
 
 
 @in_session()
-@opt.with_build_options("arch", "arch-arg", "weights", "input", "allow-global", "trust")
+@opt.with_build_options(*opt.MODEL)
 def init(
     run: Session,
     model: opt.Source,
