@@ -37,7 +37,6 @@ def create(
 
     Args:
         directory: a directory that ``deployfold build`` wrote.
-        output: the file to write.
         labels: a text file with the name of a class on every line.
         cpp: add C++ programs that run the artifacts.
         key: an SSH key to sign with; the signature goes to ``FILE.sig``.
@@ -65,8 +64,8 @@ def create(
             signature = None if key is None else sign(temporary, key)
     if signature is not None:
         write_bytes(signature_path(output), signature)
-    took = time.perf_counter() - start
-    emit(StageFinished("bundle", f"{len(members) + 1} files, {_mb(output)}", took))
+    took, size = time.perf_counter() - start, f"{output.stat().st_size / 1e6:.2f} MB"
+    emit(StageFinished("bundle", f"{len(members) + 1} files, {size}", took))
     return manifest
 
 
@@ -91,7 +90,3 @@ def _write(writer: Writer, manifest: Manifest, member: Member) -> None:
     for block in member.blocks():
         writer.write(block)
     writer.write(padding(member.entry.size))
-
-
-def _mb(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.2f} MB"

@@ -80,7 +80,6 @@ class Manifest(Frozen):
         versions: the packages that built the model.
         chosen: the file that the build's ``--choose`` named, which ``run.py`` takes before others
             of its runtime.
-        run: how to run the bundle.
         files: all files but the manifest itself.
     """
 

@@ -66,7 +66,6 @@ def make_members(
     """The manifest, and the members that it lists, sorted by name.
 
     Args:
-        build: the build to bundle.
         labels: a text file with the name of a class on every line.
         cpp: whether to add the C++ programs.
         emit: receives the progress.

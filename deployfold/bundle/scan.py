@@ -50,7 +50,6 @@ def scan(path: Path, limits: Limits | None = None, sink: Sink | None = None) -> 
     before the files are decompressed. Memory does not grow with the bundle.
 
     Args:
-        path: the bundle.
         limits: the limits of the unpacked size.
         sink: opens the files for writing; ``None`` to check only. Trust the files only after this
             function has returned.

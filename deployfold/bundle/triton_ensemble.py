@@ -23,7 +23,6 @@ def ensemble_config(name: str, whole: Interface, steps: Iterable[tuple[str, Inte
     """The text of ``config.pbtxt`` of the ensemble.
 
     Args:
-        name: the name of the ensemble.
         whole: the inputs and outputs of the model, which are those of the ensemble.
         steps: the head and the tail, each with the name of its model. A tensor keeps its name from
             one to the other, but for the ending of those that the tail passes through.

@@ -48,7 +48,6 @@ class Served:
     """One model of the repository.
 
     Attributes:
-        name: the name of its directory.
         config: the text of ``config.pbtxt``.
         files: the files of a version, by their names in the repository.
     """
@@ -65,7 +64,6 @@ def models_of(
 
     Args:
         max_batch: the greatest batch of ONNX and TorchScript; that of the build if ``None``.
-        instances: instances of each model.
         labels: whether the repository holds the names of the classes.
 
     Raises:

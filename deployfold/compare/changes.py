@@ -48,7 +48,6 @@ class Changes(Frozen):
     """The comparison of two reports.
 
     Attributes:
-        old, new: the names of the reports.
         differences: sentences on differences of machine, threads, inputs and libraries.
         changes: every metric of every row.
         rows_gone, rows_new: names of rows that only the old or only the new report has.

@@ -39,7 +39,6 @@ def compare_reports(
     4. An unjudged or missing figure is a regression if the user set a tolerance for it.
 
     Args:
-        old, new: the reports.
         tolerances: see :func:`.tolerances.parse_tolerances`.
         limits: results of :func:`deployfold.reporting.thresholds.check` on the rows of ``new``.
         strict: whether an unjudged figure with a limit fails.

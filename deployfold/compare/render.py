@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from rich.console import Group, RenderableType
@@ -40,18 +39,19 @@ def changes_renderable(changes: Changes, *, everything: bool = False) -> Rendera
     if shown:
         parts += [grid_table(_grid(shown)), Text()]
     parts += [Text(line, style="dim") for line in _below(changes, everything)]
-    verdict = _verdict(changes)
-    parts.append(Text(verdict.text, style="bold green" if verdict.passed else "bold red"))
+    style = "bold green" if changes.passed else "bold red"
+    parts.append(Text(_verdict(changes), style=style))
     return Group(*parts)
 
 
 def changes_markdown(changes: Changes) -> str:
     """The comparison as Markdown for a pull request; unchanged figures are folded away."""
-    lines = [f"### {escape(_verdict(changes).text)}", ""]
+    lines = [f"### {escape(_verdict(changes))}", ""]
     if changes.moved:
         lines += [*grid_markdown(_grid(changes.moved)), ""]
     rest = tuple(change for change in changes.changes if change not in changes.moved)
-    lines += [f"- {escape(line)}" for line in (*_below(changes, True), *_names(changes))]
+    names = (f"old: {changes.old}", f"new: {changes.new}")
+    lines += [f"- {escape(line)}" for line in (*_below(changes, True), *names)]
     if rest:
         summary = f"<summary>{len(rest)} other figures</summary>"
         lines += ["", "<details>", summary, "", *grid_markdown(_grid(rest)), "", "</details>"]
@@ -104,24 +104,18 @@ def regression_sentences(changes: Changes) -> list[str]:
     return sentences
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    text: str
-    passed: bool
-
-
-def _verdict(changes: Changes) -> _Outcome:
-    missed = sum(not limit.passed for limit in changes.limits)
-    parts = []
-    count = len(changes.regressions)
-    if count:
-        parts.append(f"{count} regression{'' if count == 1 else 's'}")
-    if missed:
-        parts.append(f"{missed} limit{'' if missed == 1 else 's'} missed")
-    unjudged = len(changes.failing_unjudged)
-    if unjudged:
-        parts.append(f"{unjudged} figure{'' if unjudged == 1 else 's'} with a limit unjudged")
-    return _Outcome(", ".join(parts) or "No regression", changes.passed)
+def _verdict(changes: Changes) -> str:
+    counts = {
+        "regression{}": len(changes.regressions),
+        "limit{} missed": sum(not limit.passed for limit in changes.limits),
+        "figure{} with a limit unjudged": len(changes.failing_unjudged),
+    }
+    parts = [
+        f"{count} {words.format('' if count == 1 else 's')}"
+        for words, count in counts.items()
+        if count
+    ]
+    return ", ".join(parts) or "No regression"
 
 
 def _grid(changes: tuple[Change, ...]) -> Grid:
@@ -220,10 +214,6 @@ def _unjudged(changes: Changes) -> list[str]:
         plural = "" if limited == 1 else "s"
         lines.append(f"--strict fails for the {limited} unjudged figure{plural} with a limit")
     return lines
-
-
-def _names(changes: Changes) -> list[str]:
-    return [f"old: {changes.old}", f"new: {changes.new}"]
 
 
 def grid_markdown(grid: Grid) -> list[str]:

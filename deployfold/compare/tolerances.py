@@ -41,7 +41,6 @@ class Tolerance:
         """Whether a change for the worse exceeds the limit.
 
         Args:
-            old: the old value.
             worse_by: the change for the worse, above 0 and in the metric's unit.
         """
         if self.share is not None:

@@ -40,7 +40,6 @@ class Merged:
     Attributes:
         values: the value of every option, by key, in the form in which users write it.
         origins: the origin of each value, by key: ``default``, ``profile NAME`` or ``flag``.
-        description: the profile's description.
     """
 
     values: Mapping[str, Any]

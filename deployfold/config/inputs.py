@@ -59,7 +59,6 @@ class InputSpec:
     """All inputs of a model, in the order of its ``forward``.
 
     Attributes:
-        tensors: the inputs.
         origin: the source of the shapes, for the user: ``"--input"``,
             ``"torchvision:resnet50"``, ``"first layer"``.
         profiles: the ranges of shapes that an engine serves; empty for the shapes of ``tensors``

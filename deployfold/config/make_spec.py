@@ -22,7 +22,6 @@ def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSp
     """The specification of one build.
 
     Args:
-        source: the model.
         written: values by key, such as ``{"no-engine": True}``, of the types that
             :func:`~deployfold.config.schema.written_model` checks.
         values: fields of ``BuildSpec`` in their final form, which override ``written``.

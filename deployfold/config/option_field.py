@@ -41,7 +41,6 @@ class Option:
     """The form in which users write one field.
 
     Attributes:
-        name: the field's name.
         key: the key in a build profile, and the flag without its dashes.
         kind: the type that users write: ``bool``, ``int``, ``float``, ``str`` or a ``Literal``.
         default: the value when it is not written, in the form in which users write it.
@@ -158,7 +157,6 @@ def group(cls: Any, *, always: bool = True) -> Any:
     """A field that holds a dataclass of further options.
 
     Args:
-        cls: the dataclass.
         always: ``False`` leaves ``None`` in the field unless the required option is written.
     """
     metadata = {_GROUP: cls}

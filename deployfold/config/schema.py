@@ -61,9 +61,6 @@ def _field(one: Option) -> tuple[Any, Any]:
 def check_written(written: Mapping[str, Any]) -> None:
     """Check the types and ranges of written values.
 
-    Args:
-        written: the values by key.
-
     Raises:
         UsageError: a value has the wrong type or is out of its range.
     """

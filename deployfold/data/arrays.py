@@ -34,7 +34,6 @@ def array_source(
 
     Args:
         arrays: the arrays by input name; for one input, a single array may have any name.
-        form: the form of one sample.
         what: the name of the samples in messages.
         where: the name of the file or object in messages.
 

@@ -77,7 +77,6 @@ def coco_labels(
     Args:
         value: the content of the JSON file.
         path: the file, for messages.
-        folder: the folder of the images.
         files: the images' paths below it; the file may name them by that path or by name.
         preprocess: the steps from an image to the model's input.
 

@@ -36,8 +36,6 @@ class Drawn:
 
     Attributes:
         indices: the index of each sample in its source.
-        samples: the samples.
-        digests: the digest of each sample.
         skipped: a sentence for each file that could not be read.
         notes: sentences for the report.
     """

@@ -120,7 +120,6 @@ def read_image(path: Path, name: str, mode: str) -> Image.Image:
     A file with several frames gives the first one.
 
     Args:
-        path: the file.
         name: the file's name in messages.
         mode: ``RGB`` or ``L``. Transparency is dropped, as in training pipelines.
 

@@ -42,7 +42,6 @@ def load_labels(
             integers with one mask a sample; a JSON file in COCO's format; ``folder`` itself, whose
             subfolders are then the classes, numbered in the order of their names as in
             torchvision's ImageFolder; or another folder, of masks.
-        source: the samples.
         folder: the folder of the images; ``None`` for other samples.
 
     Returns:

@@ -27,8 +27,6 @@ class ReadData:
     """A source, the samples drawn from it, and the labels of all its samples.
 
     Attributes:
-        source: the source.
-        drawn: the samples drawn from it.
         labels: the label of every sample of the source, in its order; ``None`` without labels.
         notes: sentences for the report.
     """
@@ -131,9 +129,7 @@ def read_data(
 
     Args:
         spec, inputs, arch, every: as for :func:`load_samples`.
-        form: the form of one sample.
         role: the name of the data in messages, such as «calibration data».
-        least: the least number of samples.
 
     Raises:
         UsageError: as for :func:`load_samples`.

@@ -37,9 +37,7 @@ class SampleForm:
     """The shape and dtype of one sample of a model's inputs.
 
     Attributes:
-        names: the names of the inputs.
         shapes: the shape of one sample of each input; without the batch axis if ``stacked``.
-        dtypes: the numpy dtype of each input.
         batch: the number of samples in one feed: the model's batch size, or 1 if not ``stacked``.
         stacked: whether all inputs have a common batch axis. If not, a feed is one sample.
     """
@@ -94,7 +92,6 @@ class SampleForm:
         """A contiguous copy of one sample's ``values`` in the input's dtype.
 
         Args:
-            index: the index of the input.
             values: values in the shape of the sample, with a checked dtype.
             where: the name of the sample in the message.
 
@@ -120,7 +117,6 @@ class SampleSource:
     """Samples that can be read one by one.
 
     Attributes:
-        count: the number of samples.
         read: reads the sample at an index below ``count``, also from several threads. Raises
             Unreadable if another sample may replace it, and UsageError to end the reading.
         what: the name of the samples in messages, such as «images in pictures/».

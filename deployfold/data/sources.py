@@ -31,7 +31,6 @@ def open_source(
     Args:
         spec: the source, the number of samples, and the preprocessing of images.
         inputs: the model's inputs.
-        form: the form of one sample.
         arch: ``torchvision:NAME`` or ``timm:NAME``, for the preprocessing of images.
         role: the name of the data in messages, such as «calibration data».
 

@@ -28,9 +28,7 @@ def completed(
     becomes the device's. Rows that the build measured get a note with the build's machine.
 
     Args:
-        report: the report of the build.
         rows: the rows made on the device.
-        kit: the kit of the build.
         machine: the device's GPU and libraries.
         here: the device's environment.
     """

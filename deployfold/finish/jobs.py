@@ -40,11 +40,9 @@ def plan_jobs(
     """The engines that ``deployfold finish`` builds: one for each precision and target.
 
     Args:
-        kit: the kit of the build.
         targets: GPUs, in the form of ``--target``.
         precisions: some precisions of the kit; empty for those with missing engines, or all if no
             engine is missing.
-        machine: the device.
 
     Raises:
         UsageError: the kit has no ONNX of a precision, or a target is unknown.

@@ -34,8 +34,6 @@ class Wanted:
     Attributes:
         row: the name of its row in the report: ``tensorrt-fp16-jetson-orin-nano``.
         title: the row's title.
-        target: a value of ``--target``.
-        precision: the precision of the ONNX to build from.
         profiles, workspace_mib, options: the fields of an ``EngineRequest``.
     """
 
@@ -57,14 +55,12 @@ class Kit:
     """The content of a kit.
 
     Attributes:
-        model_name: the prefix of the engines' file names.
         onnx: the lowered ONNX of each precision.
         wanted: the engines to build.
         inputs, outputs: the arrays of the reference inference, by name, in the model's order.
         report: the path of the report to complete.
     """
 
-    model_name: str
     onnx: dict[Precision, Path]
     wanted: tuple[Wanted, ...]
     inputs: dict[str, Array]
@@ -93,12 +89,10 @@ def write_finish_kit(
     the package ``onnx``. The device then only compares their SHA-256.
 
     Args:
-        directory: the directory of the build.
         model_name: the prefix of the engines' file names.
         onnx_by_precision: the lowered ONNX files, in ``directory``.
         requests: the engines to build, one for each row of the report.
         inputs: the names of the inputs, in the order of the reference inference.
-        report_path: ``report.json``, in ``directory``.
 
     Returns:
         The path of ``finish.json``.
@@ -158,7 +152,7 @@ def read_kit(directory: Path) -> Kit:
         inputs = dict(zip(data["inputs"], given, strict=True))
         outputs = dict(zip(data["outputs"], expected, strict=True))
         report = directory / Path(data["report"]).name
-        return Kit(str(data["model_name"]), onnx, wanted, inputs, outputs, report)
+        return Kit(onnx, wanted, inputs, outputs, report)
     except FileNotFoundError as error:
         raise UsageError(
             f"{directory} has no {Path(error.filename).name} to finish a build from.",

@@ -107,7 +107,6 @@ class Result:
         runtime: the runtime, such as ``ONNX Runtime (CPUExecutionProvider)``.
         inputs: the inputs, in the model's order.
         data: the origin of each input's values: a file, or ``seeded random``.
-        outputs: the description of each output.
         arrays: the values of the outputs, by name.
         placement: the nodes of an ONNX that a provider other than the CPU's ran.
         graph: whether an engine's work was launched as one CUDA graph.

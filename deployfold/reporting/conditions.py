@@ -42,7 +42,6 @@ class Environment(Frozen):
         physical_cores: cores, not hardware threads, that the process could run on.
         threads: CPU threads that every measured row used.
         os: operating system and machine architecture.
-        python: the Python version.
         gpu: the name of the first CUDA device, if there is one.
         packages: versions of the importable packages, by the usual name of their distribution.
         cpus: hardware threads that the process could run on.

@@ -25,7 +25,6 @@ class EagerRunner(TorchRunner):
     """Runs an ``nn.Module`` in evaluation mode, without changing it.
 
     Args:
-        module: the module.
         title: the subject of error messages.
         device: the device to run on; a GPU runs a copy of the module.
         cuda_graph: on a GPU, launch a call as one CUDA graph, if it can be captured.
@@ -70,7 +69,6 @@ class CheckpointRunner(TorchFileRunner):
 
     Args:
         source: the file, or a model by name. The file's content decides its kind.
-        settings: the settings of the run.
         arch: the architecture, if ``source`` is a state dict.
 
     Raises:

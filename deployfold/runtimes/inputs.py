@@ -23,7 +23,6 @@ class StatedInput:
     """One input that a file declares.
 
     Attributes:
-        name: the input's name.
         dtype: the name of the dtype, which NumPy, torch and ONNX share.
         shape: the shape, with ``None`` for an axis that accepts several sizes.
         smallest: the smallest accepted shape.

@@ -39,7 +39,6 @@ class OnnxRuntimeRunner:
     spin while they wait, because spinning threads would take the cores from the next row.
 
     Args:
-        path: the ``.onnx`` file.
         settings: ``threads`` are intra-op threads. ``None`` takes torch's number if torch is
             imported, so that all rows agree, and else ONNX Runtime's default.
         names: the input names of the values that :meth:`run` gets, in their order; ``None`` means

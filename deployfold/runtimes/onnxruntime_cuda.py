@@ -31,8 +31,6 @@ class BoundSession:
     Args:
         session: a session made with :func:`provider_options` of the same ``cuda`` and ``stream``.
         cuda: the device; it must outlive this object.
-        stream: the stream that the provider computes on.
-        feed: the inputs by name.
     """
 
     def __init__(self, session: Any, cuda: Cuda, stream: int, feed: Mapping[str, Array]) -> None:

@@ -101,9 +101,7 @@ def open_session(
 
     Args:
         path: the ``.onnx`` file.
-        options: the options of the session.
         provider: ONNX Runtime's name of the provider.
-        settings: the options of the provider.
 
     Returns:
         The session and the note. The note is ``None`` for the CPU, and if ONNX Runtime cannot

@@ -66,9 +66,6 @@ class FileRunner(Runner, Protocol):
 
     A runner may also have ``output_names`` in the order of :meth:`run`, ``placement``, a sentence
     on the devices that run the nodes, and ``cuda_graph``. All three are known after the first run.
-
-    Attributes:
-        settings: the settings of the run.
     """
 
     settings: RunSettings

@@ -40,10 +40,6 @@ class TailedRunner:
 
     The time of a step is that of both, by the host's clock, with the copies between them. What the
     head's runner has beyond the protocol, such as ``device_name``, is passed on.
-
-    Args:
-        head: the runner of the head.
-        tail: the file.
     """
 
     def __init__(self, head: Any, tail: Path) -> None:

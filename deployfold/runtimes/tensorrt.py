@@ -40,7 +40,6 @@ class TensorRTRunner:
     The runner has one set of buffers: a step uses the inputs of the latest ``prepare`` or ``run``.
 
     Args:
-        path: the engine file.
         settings: ``engine`` has the options of the run. ``trust`` lets a version-compatible engine
             run the lean runtime that it contains, as ``engine.allow_host_code`` does.
     """

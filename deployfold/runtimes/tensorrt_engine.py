@@ -54,9 +54,7 @@ class EngineRunner:
     once as a CUDA graph and launches that graph. TensorRT-RTX captures the graph itself.
 
     Args:
-        path: the engine file.
         cuda: the device; it must outlive the runner.
-        options: the options of the run.
     """
 
     def __init__(self, path: Path, cuda: Cuda, options: RunOptions | None = None) -> None:

@@ -25,7 +25,7 @@ from .failures import as_measure_error
 
 @dataclass
 class OpenEngine:
-    """An engine in memory, without an execution context."""
+    """An engine in memory, its library, and the errors that the library logs."""
 
     library: Any
     messages: list[str]
@@ -38,8 +38,6 @@ def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> 
     """Read the engine at ``path`` on the current device.
 
     Args:
-        path: the engine file.
-        capability: the compute capability of the current device.
         host_code: let a version-compatible engine run the lean runtime that it contains.
 
     Raises:

@@ -81,9 +81,6 @@ def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) 
 
     Args:
         trt: the library's module.
-        engine: the deserialised engine.
-        options: the options for running the engine.
-        cache_name: the file name of the runtime cache.
     """
     made = _rtx_context(trt, engine, options, cache_name)
     return made or Context(engine.create_execution_context())
@@ -141,7 +138,6 @@ def select_profile(
     """Select the first optimization profile of ``context`` that contains ``shapes``.
 
     Args:
-        engine: the deserialised engine.
         context: the engine's execution context.
         stream: the handle of a CUDA stream, to be synchronised afterwards.
         shapes: the shape of every input, by name.

@@ -17,19 +17,14 @@ from deployfold.runtimes.tensorrt_library import (
 from deployfold.targets.compute_capability import sm_name
 
 from .failures import as_measure_error
-from .tensorrt_file import because, whole_sidecar
+from .tensorrt_file import OpenEngine, because, whole_sidecar
 from .tensorrt_refit import onnx_with_weights, with_weights
 
 
 @dataclass
-class LoadedEngine:
-    """An engine with its execution context, its library, and the errors that the library logs."""
+class LoadedEngine(OpenEngine):
+    """An engine with its execution context."""
 
-    library: Any
-    messages: list[str]
-    log: Any
-    runtime: Any
-    engine: Any
     context: Context
 
     def because(self) -> str:
@@ -66,7 +61,7 @@ def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) ->
         made = create_context(trt, engine, options, cache)
         if made.context is None:
             raise MeasureError(f"{name} has no execution context{because(opened.messages)}.")
-    return LoadedEngine(trt, opened.messages, opened.log, opened.runtime, engine, made)
+    return LoadedEngine(**vars(opened), context=made)
 
 
 def runnable_sidecar(path: Path) -> dict[str, Any]:

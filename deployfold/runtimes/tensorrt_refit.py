@@ -162,7 +162,6 @@ def keep(
     """Write an engine in memory with its weights, and its sidecar.
 
     Args:
-        sidecar: of the engine that was opened.
         onnx, digest: the file that the weights came from, and its SHA-256.
 
     Raises:

@@ -29,9 +29,6 @@ def third_party_runtimes(
     A broken runtime is left out, so that one package cannot break every command. A runtime is
     broken if its module cannot be imported, if its object is not a :class:`.runtime.Runtime`, or if
     another runtime already has its key or suffix.
-
-    Args:
-        built_in: the built-in runtimes.
     """
     found: list[Runtime] = []
     broken: list[Broken] = []

@@ -49,7 +49,6 @@ class Timeline:
 
     Args:
         cuda: the device; it must outlive this object.
-        stream: the stream on which all parts are enqueued.
     """
 
     def __init__(self, cuda: Cuda, stream: int) -> None:

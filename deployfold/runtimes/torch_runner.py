@@ -91,7 +91,6 @@ class TorchFileRunner(TorchRunner):
     """Runs a file that torch wrote.
 
     Args:
-        path: the file.
         settings: ``trust`` allows the file to run code while it is loaded.
     """
 

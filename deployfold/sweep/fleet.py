@@ -1,21 +1,6 @@
 """The fleet file: the models to build, in which precisions, and for which targets.
 
-::
-
-    precisions = ["fp16", "int8"]
-    targets = ["l4", "rtx4090"]
-
-    [build]                  # keys of a build profile, for every model
-    no-measure = true
-    calib = "pictures"
-
-    [[model]]
-    source = "torchvision:resnet18"
-
-    [[model]]                # its own keys override those of [build]
-    source = "weights.pth"
-    arch = "timm:mobilenetv3_small_050"
-    precisions = ["fp16"]
+``deployfold sweep --help`` shows an example.
 """
 
 from __future__ import annotations
@@ -49,8 +34,6 @@ class FleetModel:
         name: the name of its directory, which no other model of the fleet has.
         source: a model in the form of ``deployfold build``. The path of a file is absolute.
         settings: keys and values of a build profile. Paths are absolute.
-        precisions: the precisions to build.
-        targets: the targets to build for.
     """
 
     name: str
@@ -65,7 +48,6 @@ class Fleet:
     """The content of a fleet file.
 
     Attributes:
-        models: the models.
         jobs: number of simultaneous builds; ``None`` for half of the CPUs.
         memory_gib: memory limit of all builds together; ``None`` for the free memory.
     """
@@ -89,7 +71,6 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
     """Read a fleet file; its relative paths are relative to its folder.
 
     Args:
-        path: the file.
         allow_code: the functions that the file may name, as ``package.module:function``.
 
     Raises:

@@ -26,7 +26,6 @@ def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None)
     """Hex SHA-256 over the checkpoint, the data, the settings and the versions of the packages.
 
     Args:
-        model, precision: the model and the precision to build.
         auto_gpu: the GPU of the target ``auto``.
 
     Raises:

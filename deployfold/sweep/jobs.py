@@ -141,7 +141,6 @@ def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
     """All cells of a fleet, in the order of its file.
 
     Args:
-        fleet: the fleet.
         auto_gpu: the GPU of the target ``auto``; by default that of this machine.
 
     Raises:

@@ -59,7 +59,6 @@ def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterat
     """Run jobs in ``workers`` processes at a time, and yield each outcome when it is known.
 
     Args:
-        jobs: the jobs.
         workers: number of simultaneous jobs.
         memory: bytes for all jobs together; ``None`` for the memory that is free now.
     """

@@ -37,7 +37,6 @@ class CellResult:
     """The result for one model in one precision for one target.
 
     Attributes:
-        model, precision, target: the cell.
         state: ``built``; ``to finish``, on the device with ``deployfold finish``; ``refused``, for
             example because INT8 would lose accuracy; ``failed``; or ``pending``, not started.
         directory: the directory of the build, relative to the sweep's; ``None`` without one.
@@ -71,7 +70,6 @@ def summarise(
     """The state of every cell, in the order of the fleet file.
 
     Args:
-        cells: all cells of the fleet.
         done: the directory of every finished cell.
         outcomes: the outcomes of this run's jobs, with the reasons of failures.
         root: the directory of the sweep.

@@ -40,7 +40,6 @@ class Outcome:
     """The end of a job.
 
     Attributes:
-        job: the job.
         seconds: the time of the build.
         peak_bytes: the greatest resident memory of the build; ``None`` if unknown.
         failure: the reason in one sentence; ``None`` if the directory of the job is complete.
@@ -99,7 +98,6 @@ def run_job(
     a sweep runs on this machine, and other builds wait for its end.
 
     Args:
-        job: the job.
         processes: the list to which the process of the build is added.
         environment: variables in addition to those of this process.
 

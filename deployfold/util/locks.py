@@ -18,7 +18,6 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Try to lock an open file or directory, without waiting.
 
     Args:
-        descriptor: the open file or directory.
         shared: allow other shared locks beside this one.
 
     Returns:
@@ -44,7 +43,6 @@ def claim(descriptor: int, directory: Path, *, shared: bool = False) -> None:
     """Lock an open file or directory for a run of deployfold.
 
     Args:
-        descriptor: the open file or directory.
         directory: the directory that the lock stands for, for the message.
         shared: allow other shared locks beside this one.
 
@@ -68,7 +66,6 @@ def claimed(directory: Path, *, shared: bool = False) -> Iterator[None]:
     get complete files, by :mod:`.files`.
 
     Args:
-        directory: the directory of a build.
         shared: allow other runs that only read it as well.
 
     Raises:

@@ -31,7 +31,6 @@ class SumOfProducts:
         """Add the products of two arrays of finite numbers and of one shape.
 
         Args:
-            first, second: the arrays.
             halvings: the number of times that each factor was divided by 2 before.
         """
         first, first_exponent = _scaled(first)

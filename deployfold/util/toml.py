@@ -41,7 +41,6 @@ def read_toml(path: Path, what: str, hint: str | None = None) -> tuple[dict[str,
     """The table of a TOML file, and its text, in which a later error can find its line.
 
     Args:
-        path: the file.
         what: the kind of file for the message, such as ``fleet file``.
         hint: what to do about a file that cannot be read.
 

@@ -35,7 +35,6 @@ class Bundle:
     """The parts of ``manifest.json`` that running the model needs.
 
     Attributes:
-        name: the name of the model.
         inputs: name and shape of each input, in the model's order.
         preprocess: how an image becomes the input; ``None`` for other inputs.
         labels: the names of the classes; empty if unknown.
@@ -110,7 +109,6 @@ def order(
     """The artifacts in the order to try: engines first, the narrowest precision before the others.
 
     Args:
-        artifacts: the artifacts of the bundle.
         gpu: whether ONNX Runtime can use a GPU here. On a CPU, the fp32 ONNX is first, because ONNX
             Runtime computes fp16 in fp32 with casts, and int8 not as the build measured it.
         chosen: a file that comes before the others of its runtime. A chosen ONNX does not come

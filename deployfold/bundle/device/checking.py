@@ -81,7 +81,6 @@ def check(
     Args:
         outputs, expected: the artifact's outputs and the original's.
         built_db: the SQNR in dB that the build measured; ``None`` without one.
-        precision: the precision of the artifact.
 
     Raises:
         MeasureError: the number of outputs or a shape differs.

@@ -31,7 +31,6 @@ def open_artifact(path: Path, *, trust: bool = False) -> Opened:
     """Load an artifact. An ONNX runs on a GPU if ONNX Runtime can use one, else on the CPU.
 
     Args:
-        path: the file.
         trust: let a version-compatible engine run the lean runtime that it contains.
 
     Raises:

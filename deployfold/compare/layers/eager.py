@@ -28,8 +28,6 @@ class EagerSide:
     """A module with its submodules; see :class:`~.side.Side`.
 
     Args:
-        name: the name of the file.
-        module: the module.
         feeds: the arguments of each forward.
 
     Raises:

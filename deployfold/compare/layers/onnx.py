@@ -41,7 +41,6 @@ class OnnxSide:
     (:mod:`deployfold.lowering.emulate`).
 
     Args:
-        path: the file.
         model: the result of :func:`read` for ``path``, which is changed.
         feeds: arrays by input name.
         scratch: an empty directory for the copy.

@@ -28,7 +28,6 @@ class Pairing:
     """All pairs, in the first side's order.
 
     Attributes:
-        pairs: the pairs.
         skipped: layers of the first side that differ by design, around a folded BatchNorm.
         alone: layers with weights that only the first side has.
     """

@@ -66,7 +66,6 @@ def _grid(found: LayerComparison) -> Grid:
 
 def _row(layer: LayerDifference, first: bool) -> tuple[Cell, ...]:
     mark = Mark.LOST if layer.departs else Mark.PLAIN
-    numbers = (layer.max_abs_diff, layer.sqnr_db, layer.cosine)
     written = [text.NOTHING] * 3
     if layer.max_abs_diff is not None and layer.sqnr_db is not None and layer.cosine is not None:
         written = [
@@ -78,7 +77,7 @@ def _row(layer: LayerDifference, first: bool) -> tuple[Cell, ...]:
         Cell(text.clean(layer.name), mark if first else Mark.PLAIN),
         Cell(text.clean(layer.kind)),
         Cell("x".join(map(str, layer.shape)) or "scalar"),
-        *(Cell(one, mark) for one, _ in zip(written, numbers, strict=True)),
+        *(Cell(one, mark) for one in written),
         Cell("◀ first" if first else "", mark),
     )
 

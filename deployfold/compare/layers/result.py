@@ -36,9 +36,7 @@ class LayerDifference(Frozen):
     """The output of one layer in both forms.
 
     Attributes:
-        name: the name of the layer.
         kind: the class of the module, or the operator.
-        shape: the shape of the output.
         max_abs_diff, sqnr_db, cosine: the difference of the two outputs.
         folded: the BatchNorm that one form has after the layer and the other has folded into it.
         departs: the missed limit in words; ``None`` without one.
@@ -58,11 +56,6 @@ class LayerComparison(Frozen):
     """Every layer that two forms of a model have in common, in the order in which they run.
 
     Attributes:
-        old, new: the files.
-        old_precision, new_precision: their precisions.
-        input_data: a description of the inputs.
-        min_sqnr_db, max_diff: the limits.
-        layers: the compared layers.
         skipped: layers that differ by design, because a BatchNorm was folded around them.
         alone: layers with weights that only the old form has.
     """

@@ -78,7 +78,6 @@ def compare_files(
         inputs: the shapes; ``None`` takes them from the report in the file's folder, from an ONNX,
             or from the model.
         data: a file or folder of real inputs; ``None`` for seeded random inputs.
-        seed: seed of the random inputs.
         min_sqnr: the least SQNR in dB of every layer; ``None`` chooses by the precisions.
         max_diff: the greatest max |Δ| of a layer; ``None`` for no limit.
         allow_globals, trust: permissions for checkpoints, as for loading.

@@ -25,7 +25,6 @@ class LayerOutput:
         elements: the number of elements, if known.
         exact: whether the other output must have the same shape. If not, another shape means that
             the exporter merged operators of several modules.
-        weights: whether the layer has weights.
         by_channel: whether each channel (axis 1) may have its own factor.
         shift: a constant that was subtracted from the output, and that the side adds again.
     """

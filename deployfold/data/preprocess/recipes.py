@@ -46,7 +46,6 @@ def architecture_recipe(arch: str | None, size: tuple[int, int]) -> Recipe | Non
     The function neither downloads anything nor builds a model.
 
     Args:
-        arch: the architecture's name.
         size: height and width of the model's input. They replace the recipe's crop, and the box
             of the resizing is scaled by the same factor.
     """

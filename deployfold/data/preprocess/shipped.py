@@ -42,7 +42,6 @@ def shipped_recipe(path: Path, size: tuple[int, int]) -> Recipe:
     A central crop of an odd margin may lie one pixel beside that of transformers.
 
     Args:
-        path: the JSON file.
         size: height and width of the model's input. They replace the file's crop, and the box of
             the resizing is scaled by the same factor.
 

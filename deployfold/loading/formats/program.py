@@ -157,9 +157,9 @@ def _is_plain_expression(text: str) -> bool:
     return len(text) < 2000
 
 
-def _leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: object) -> Iterator[tuple[str, Any]]:
     """Every scalar with its key; the items of a list have the list's key."""
-    stack: list[tuple[str, object]] = [(key, value)]
+    stack: list[tuple[str, object]] = [("", value)]
     while stack:
         key, item = stack.pop()
         if isinstance(item, dict):
