@@ -196,11 +196,17 @@ def tensor_entry(tensor: Tensor, *, batched: bool) -> dict[str, Any]:
     """The entry of an input or output in ``config.pbtxt``.
 
     Raises:
-        BundleError: Triton has no such dtype.
+        BundleError: Triton has no such dtype, or refuses such a shape when it loads the model.
     """
     if tensor.dtype not in TYPES:
         raise BundleError(f"Triton has no dtype for {tensor.name!r}, which is {tensor.dtype}.")
     dims = tensor.shape[1:] if batched else tensor.shape
+    if not tensor.shape or 0 in dims:
+        what = "is a scalar" if not tensor.shape else "has no elements"
+        raise BundleError(
+            f"Triton does not serve {tensor.name!r}, which {what}.",
+            hint="Give the tensor an axis of length 1 in the model, or leave the tensor out.",
+        )
     # Triton has no empty shape: one value per sample takes dims [ 1 ] and a reshape.
     plain = {"name": tensor.name, "data_type": Name(TYPES[tensor.dtype]), "dims": list(dims)}
     return plain if dims else plain | {"dims": [1], "reshape": {"shape": []}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from deployfold.compiling.sidecar import read_sidecar
 from deployfold.events import Emit, Note
 from deployfold.finish.reference import REFERENCE_NPZ, read_reference
-from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TORCHSCRIPT, TritonModel
+from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, TritonModel
 from deployfold.runtimes.onnxruntime import ONNX_IN_TRITON
 from deployfold.runtimes.tail_name import tail_name
 from deployfold.targets.compute_capability import sm_of_dotted
@@ -71,7 +71,7 @@ def models_of(
     """
     onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
     interface = onnx_interface(build.directory / onnx.file)
-    groups = _groups(build, interface, emit)
+    groups = _groups(build, emit)
     engines = {
         one.file: engine_interface(build.directory / one.file)
         for group in groups
@@ -111,14 +111,14 @@ def _ensembles(
     return found
 
 
-def _groups(build: Build, interface: Interface, emit: Emit) -> list[_Group]:
+def _groups(build: Build, emit: Emit) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for artifact in build.artifacts:
         backend = artifact.runtime.triton if artifact.runtime else None
         if backend is None:
             emit(Note(f"{artifact.file} is left out: Triton has no backend for it.", "warning"))
             continue
-        if (why := _unfit(build, artifact, interface)) is not None:
+        if (why := _unfit(build, artifact)) is not None:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
             continue
         name = f"{build.name}_{backend.backend}_{artifact.precision}"
@@ -134,17 +134,8 @@ def _groups(build: Build, interface: Interface, emit: Emit) -> list[_Group]:
     return list(groups.values())
 
 
-def _unfit(build: Build, artifact: Artifact, interface: Interface) -> str | None:
-    """Why Triton cannot serve an artifact; ``None`` if it can.
-
-    Args:
-        interface: the inputs and outputs of the model.
-    """
-    if artifact.runtime is TORCHSCRIPT:
-        scalar = next((one.name for one in interface.outputs if not one.shape), None)
-        return scalar and (
-            f"its output {scalar!r} is a scalar, which Triton's PyTorch backend refuses"
-        )
+def _unfit(build: Build, artifact: Artifact) -> str | None:
+    """Why Triton cannot serve an artifact; ``None`` if it can."""
     if artifact.runtime is not TENSORRT:
         return None
     if artifact.library != "tensorrt":

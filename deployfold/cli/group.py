@@ -66,9 +66,10 @@ def _print_usage_error(error: Any) -> int:
         return int(ExitCode.USAGE)
     # typer checks values with pydantic, which begins some reasons with "Value error, ".
     message = error.format_message().replace("Value error, ", "").rstrip(".")
+    message += "" if message.endswith("?") else "."
     hint = f"See {context.command_path} --help." if context is not None else None
     lossy: Any = Lossy(sys.stderr)
-    print_error(Console(file=lossy, stderr=True, highlight=False), f"{message}.", hint)
+    print_error(Console(file=lossy, stderr=True, highlight=False), message, hint)
     return int(ExitCode.USAGE)
 
 

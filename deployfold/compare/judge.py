@@ -164,7 +164,9 @@ class _Pair:
     def within_noise(self, drift: float) -> bool:
         """Whether noise alone may explain the difference."""
         before, after = self.before, self.after
-        if before == after or (math.isnan(before) and math.isnan(after)):
+        if math.isnan(before) or math.isnan(after):
+            return math.isnan(before) and math.isnan(after)
+        if before == after:
             return True
         if abs(after - before) <= drift * before:
             return True

@@ -17,6 +17,7 @@ from deployfold.bundle.batching import why_not_joined
 from deployfold.bundle.triton import write_repository
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import DynamicBatch
+from deployfold.errors import BundleError
 from deployfold.events import Note
 from deployfold.reporting.report import DynamicAxis, load_report, write_report
 
@@ -73,6 +74,8 @@ MISNAMED = model([("Reshape", ["x", "to"], ["y"], {})], ["batch", 384], {"to": [
 """Two rows for each sample, though the file calls them the batch."""
 
 SCALAR = model([("ReduceMean", ["x"], ["y"], {"keepdims": 0})], [])
+
+NOTHING = model([("Relu", ["x"], ["y"], {})], ["batch", 3, 0, 16])
 
 
 @pytest.mark.parametrize(
@@ -164,21 +167,17 @@ def test_an_engine_joins_what_its_profiles_take(
     assert list(config.instance_group[0].profile) == names
 
 
-def test_an_output_without_an_axis_is_not_for_the_pytorch_backend(
-    proto: Any, build: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("net", "words"), [(SCALAR, "'y', which is a scalar"), (NOTHING, "'y', which has no elements")]
+)
+def test_what_triton_refuses_to_load_is_refused(
+    build: Path, tmp_path: Path, net: onnx.ModelProto, words: str
 ) -> None:
-    replace_onnx(build, SCALAR)
-    add_torchscript(build)
-    notes: list[str] = []
-    _, names = write_repository(
-        build,
-        tmp_path / "repo",
-        emit=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-    )
-    assert "net_pytorch_fp32" not in names
-    assert [note for note in notes if note.startswith("net.ts.pt is left out: its output 'y'")]
-    config = read_config(proto, tmp_path / "repo", "net_onnxruntime_fp32")
-    assert (list(config.output[0].dims), list(config.output[0].reshape.shape)) == ([1], [])
+    """Its model_config_utils.cc: no empty reshape without batching, and no dimension of 0."""
+    replace_onnx(build, net)
+    with pytest.raises(BundleError, match=words):
+        write_repository(build, tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
 
 
 def test_a_report_names_the_axes_that_the_build_serves_in_several_sizes() -> None:

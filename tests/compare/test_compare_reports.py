@@ -63,6 +63,12 @@ def verdict(changes: Changes, row: str, metric: str) -> Change:
     return found
 
 
+def test_a_latency_of_nan_is_not_within_the_noise() -> None:
+    new = change_row(OLD, "onnxruntime", latency__median_ms=float("nan"))
+    assert verdict(compare_reports(OLD, new), "onnxruntime", "latency").verdict == "regression"
+    assert verdict(compare_reports(new, new), "onnxruntime", "latency").verdict == "same"
+
+
 def test_a_report_and_itself() -> None:
     changes = compare_reports(OLD, OLD)
     assert changes.passed
