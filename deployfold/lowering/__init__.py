@@ -68,15 +68,16 @@ def lower(
             does not exist, or the model is quantised already and the precision is another.
     """
     options = options or LoweringOptions()
-    given = quantised_as(load(source, weights=False))
+    model = load(source, weights=False)
+    given = quantised_as(model)
     if given is not None:
         check_given(given, precision)
-        return lower_given(source, path, given, data, options, progress)
+        return lower_given(model, source, path, given, data, options, progress)
     write = _FAMILIES[precision.record.family]
     # A task metric can be any code, and its numbers belong to the result.
     keyed = data.digest is not None and data.scored is None
     if cache is None or not keyed or precision.record.family != "qdq":
-        return write(source, path, precision, data, options, progress)
+        return write(model, source, path, precision, data, options, progress)
     key = cache_key(
         {
             "onnx": sha256(source),
@@ -89,6 +90,6 @@ def lower(
     facts = cache.get(key, path)
     if facts is not None:
         return LoweredModel.from_facts(path, facts)
-    lowered = write(source, path, precision, data, options, progress)
+    lowered = write(model, source, path, precision, data, options, progress)
     cache.put(key, path, lowered.to_facts())
     return lowered

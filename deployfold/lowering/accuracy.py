@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 from deployfold.config.task_metrics import MetricLimit
@@ -70,6 +71,7 @@ class Measurer:
     Args:
         labels: the label of every sample; the samples of a batch follow one another.
         scoring: task metrics of the model's outputs, through the tail if ``reference`` is a head.
+        model: ``reference`` in memory, which spares a second reading; it may get more shapes.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class Measurer:
         feeds: Sequence[Mapping[str, Array]],
         labels: Sequence[Label] | None,
         scoring: Scoring | None = None,
+        *,
+        model: ir.Model | None = None,
     ) -> None:
         self.feeds = feeds
-        self._parts = output_parts(reference)
+        self._parts = output_parts(ir.load(reference) if model is None else model)
         session = open_session(reference, optimize=False)
         self._names = [output.name for output in session.get_outputs()]
         self._expected = self._run(session)

@@ -14,7 +14,6 @@ from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.util.quiet import quiet
 
 from .accuracy import Measurer
-from .graph import load
 from .request import Feed
 
 _EXPORTED = 20
@@ -29,19 +28,20 @@ _LEAST_DB = 60.0
 """The least SQNR of a converted model: the same function leaves 100 dB or more."""
 
 
-def load_raised(source: Path, opset: int, feeds: Sequence[Feed]) -> ir.Model:
-    """Load a model and raise it to ``opset``, as :func:`raise_opset` does, and compare its outputs.
+def raise_checked(model: ir.Model, source: Path, opset: int, feeds: Sequence[Feed]) -> ir.Model:
+    """Raise a model to ``opset``, as :func:`raise_opset` does, and compare its outputs.
 
     onnx's converter is not always right: a linear Resize of opset 10 becomes another function.
 
     Args:
+        model: ``source`` in memory; its weights are read into memory as well.
         opset: at most 22.
         feeds: inputs; the outputs on the first are compared if onnx converted the model.
 
     Raises:
         ExportError: onnx cannot convert the older model, or makes another function of it.
     """
-    model = load(source)
+    ir.external_data.load_to_model(model)
     present = model.opset_imports.get("", opset)
     raised = raise_opset(model, opset)
     if raised is model:

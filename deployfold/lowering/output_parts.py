@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
@@ -42,13 +41,13 @@ class Part:
         return array[tuple(index)]
 
 
-def output_parts(path: Path) -> Mapping[str, tuple[Part, ...]]:
+def output_parts(model: ir.Model) -> Mapping[str, tuple[Part, ...]]:
     """The parts of each output that is a Concat of known sizes, by the output's name.
 
     Between the Concat and the output, any number of Transpose and Identity nodes is allowed, and
-    the same between a Concat and a Concat along the same axis before it.
+    the same between a Concat and a Concat along the same axis before it. Shapes are inferred in
+    ``model`` where the sizes are unknown.
     """
-    model = ir.load(path)
     joins = {value: _join(value) for value in model.graph.outputs}
     if not any(joins.values()):
         return {}

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.lowering import LoweringData, lower
-from deployfold.lowering.opset import load_raised
+from deployfold.lowering.graph import load
+from deployfold.lowering.opset import raise_checked
 
 FEED = {"x": np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)}
 
@@ -38,7 +39,8 @@ def resized(path: Path, mode: str) -> Path:
 
 
 def test_a_conversion_that_keeps_the_function_is_taken(tmp_path: Path) -> None:
-    model = load_raised(resized(tmp_path / "net.onnx", "nearest"), 19, [FEED])
+    source = resized(tmp_path / "net.onnx", "nearest")
+    model = raise_checked(load(source), source, 19, [FEED])
     assert model.opset_imports[""] == 19
 
 

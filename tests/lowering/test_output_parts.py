@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx_files import FLOAT, GraphWriter, save
 
@@ -40,12 +41,12 @@ def _feeds(count: int = 3) -> list[dict[str, np.ndarray]]:
 
 
 def test_the_parts_are_those_of_the_concat(tmp_path: Path) -> None:
-    (parts,) = output_parts(_joined(tmp_path)).values()
+    (parts,) = output_parts(ir.load(_joined(tmp_path))).values()
     assert [(one.label, one.axis, one.start, one.stop) for one in parts] == [
         ("found[0:4]", 1, 0, 4),
         ("found[4:6]", 1, 4, 6),
     ]
-    (parts,) = output_parts(_joined(tmp_path, transposed=True)).values()
+    (parts,) = output_parts(ir.load(_joined(tmp_path, transposed=True))).values()
     assert [(one.axis, one.start, one.stop) for one in parts] == [(3, 0, 4), (3, 4, 6)]
     assert parts[1].of(np.arange(12).reshape(1, 1, 2, 6)).tolist() == [[[[4, 5], [10, 11]]]]
 
@@ -61,7 +62,7 @@ def test_a_concat_of_concats_has_the_parts_of_both(tmp_path: Path) -> None:
     g.rename(out, "found")
     model = g.model({"x": (FLOAT, [1, 3, 8, 8])}, {"found": (FLOAT, [1, 10, 16, 8])})
     path = save(onnx.shape_inference.infer_shapes(model), tmp_path / "net.onnx")
-    (parts,) = output_parts(path).values()
+    (parts,) = output_parts(ir.load(path)).values()
     assert [one.label for one in parts] == ["found[0:4]", "found[4:7]", "found[7:10]"]
 
 

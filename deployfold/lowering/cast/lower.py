@@ -13,9 +13,9 @@ from deployfold.errors import AccuracyError, ExportError, first_few
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import holds, load, outputs_of, prepare, write
+from deployfold.lowering.graph import holds, outputs_of, prepare, write
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import load_raised
+from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
@@ -30,6 +30,7 @@ _NEAR = 16.0
 
 
 def lower(
+    model: ir.Model,
     source: Path,
     path: Path,
     precision: Precision,
@@ -43,6 +44,9 @@ def lower(
     float16 if float16 cannot hold its values. See :mod:`.guard` for the nodes that stay in fp32.
     Inputs and outputs stay float32; only float16 with ``options.float_io`` off changes them.
 
+    Args:
+        model: ``source`` in memory, from :func:`~deployfold.lowering.graph.load`; changed in place.
+
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
         ExportError: the model computes in another float type, a float16 input or output cannot
@@ -52,19 +56,18 @@ def lower(
     if not inputs:
         raise ExportError(f"Lowering to {form.name} needs at least one set of inputs.")
     float_io = options.float_io or not form.limited_range
-    model = load(source, weights=False)
     with staged(path) as temporary:
         if not holds(model, ir.DataType.FLOAT):
             return _as_it_is(model, path, temporary, form, data, options)
         if form.opset:
-            model = load_raised(source, form.opset, inputs)
+            model = raise_checked(model, source, form.opset, inputs)
         prepare(model)
         scored = data.scored
         scorer = None
         if scored is not None:
-            scorer = Measurer(source, scored.feeds, scored.labels, scored.scoring)
+            scorer = Measurer(source, scored.feeds, scored.labels, scored.scoring, model=model)
         guard = CastGuard(
-            model, form, inputs, Measurer(source, inputs, None), temporary.parent,
+            model, form, inputs, Measurer(source, inputs, None, model=model), temporary.parent,
             float_io=float_io, progress=progress, scorer=scorer, largest=data.largest,
         )  # fmt: skip
         asked = asked_for(model, options.keep)

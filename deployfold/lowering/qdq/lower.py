@@ -18,7 +18,7 @@ from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
 from deployfold.lowering.graph import prepare, read_weights_directly, weight_of, write
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import load_raised
+from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
 from deployfold.lowering.result import KeptNode, LoweredModel
@@ -42,6 +42,7 @@ SENSITIVITY_SAMPLES = 16
 
 
 def lower(
+    model: ir.Model,
     source: Path,
     path: Path,
     precision: Precision,
@@ -50,6 +51,9 @@ def lower(
     progress: Progress = silent,
 ) -> LoweredModel:
     """Write the fp32 ONNX ``source`` with quantised layers.
+
+    Args:
+        model: ``source`` in memory, from :func:`~deployfold.lowering.graph.load`; changed in place.
 
     Raises:
         AccuracyError: the accuracy cannot be kept; nothing is written.
@@ -66,7 +70,7 @@ def lower(
         enabled=guard.enabled and samples.guarded,
     )
     check_finite((*samples.feeds, *samples.held_back), precision)
-    model = load_raised(source, form.opset, samples.feeds or data.inputs)
+    model = raise_checked(model, source, form.opset, samples.feeds or data.inputs)
     prepare(model)
     read_weights_directly(model)
     asked = asked_for(model, options.keep)

@@ -12,7 +12,7 @@ from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.graph import prepare, write
 from deployfold.lowering.keep import asked_for
-from deployfold.lowering.opset import load_raised
+from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import LoweredModel
@@ -37,6 +37,7 @@ def check_given(given: Precision, precision: Precision) -> None:
 
 
 def lower_given(
+    model: ir.Model,
     source: Path,
     path: Path,
     given: Precision,
@@ -49,6 +50,7 @@ def lower_given(
     A float16 rest needs float16 scales, which changes a scale by 0.05 % at most.
 
     Args:
+        model: ``source`` in memory, from :func:`~deployfold.lowering.graph.load`; changed in place.
         source: an ONNX after :func:`.given.take_over`.
         data: the samples for ranges and measurement; no scale is calibrated.
 
@@ -57,7 +59,7 @@ def lower_given(
         ExportError: ONNX Runtime fails.
     """
     inputs = data.range_inputs
-    model = load_raised(source, FORMATS[given].opset, inputs)
+    model = raise_checked(model, source, FORMATS[given].opset, inputs)
     prepare(model)
     asked = asked_for(model, options.keep)
     limit = options.guard.min_sqnr(given) if options.guard.enabled else None
