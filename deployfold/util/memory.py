@@ -9,8 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-_WORTH_BYTES = 1 << 30
-"""Resident memory above which :func:`release` is worth the tenth of a second that it takes."""
+_WORTH_BYTES = 2 << 30
+"""Resident memory above which :func:`release` is worth the third of a second that it takes."""
 
 
 def release() -> None:
