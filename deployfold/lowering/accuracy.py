@@ -41,6 +41,9 @@ class Measured:
             labels.
         reshaped: outputs left out of the comparison, because their shape depends on values and
             differs; an example is the number of boxes after a NonMaxSuppression.
+        equal: the share of integers that are those of fp32, by the name of each integer or Boolean
+            output with a share below 1. An index near to the right one is as wrong as any other, so
+            that the SQNR says nothing.
         lost: whether an output is infinite or NaN where the fp32 model's output is finite.
         outputs: every compared output; an output that joins several quantities is listed part by
             part.
@@ -59,10 +62,25 @@ class Measured:
     max_abs_diff: float
     likely_agreement: float | None = None
     reshaped: tuple[str, ...] = ()
+    equal: Mapping[str, float] = field(default_factory=dict)
     lost: bool = False
     outputs: tuple[OutputMeasure, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     missed: tuple[MetricLimit, ...] = ()
+
+    def not_counted(self, title: str) -> tuple[str, ...]:
+        """Notes about outputs that an SQNR cannot judge; ``title`` is the lowered precision."""
+        notes = tuple(
+            f"{name}: {100 * share:.4g} % of its integers are the same in {title} as in fp32"
+            for name, share in self.equal.items()
+        )
+        if not self.reshaped:
+            return notes
+        return (
+            *notes,
+            f"{', '.join(self.reshaped)}: another shape in {title} than in fp32, since it depends "
+            "on values; left out of the accuracy",
+        )
 
 
 class Measurer:
@@ -114,12 +132,16 @@ class Measurer:
         """Compare outputs that the caller computed: for each output, one array a feed."""
         pairs, reshaped = [], []
         outputs: list[OutputMeasure] = []
+        equal: dict[str, float] = {}
         for name, wanted, expected, found in zip(
             self._names, self._compared, self._expected, actual, strict=True
         ):
-            if not wanted:
+            same_shape = all(a.shape == b.shape for a, b in zip(expected, found, strict=True))
+            if same_shape and expected[0].dtype.kind in "iub":
+                equal[name] = _share_equal(expected, found)
+            if same_shape and not wanted:
                 continue
-            if all(a.shape == b.shape for a, b in zip(expected, found, strict=True)):
+            if same_shape:
                 pairs.append((expected, found))
                 outputs += self._measures(name, expected, found)
             else:
@@ -153,6 +175,7 @@ class Measurer:
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
             likely_agreement=likely,
             reshaped=tuple(reshaped),
+            equal={name: share for name, share in equal.items() if share < 1.0},
             lost=any(_is_lost(e, f) for pair in pairs for e, f in zip(*pair, strict=True)),
             outputs=tuple(outputs),
         )
@@ -211,6 +234,12 @@ def _as_array(value: Array | Sequence[Array]) -> Array:
 
 def _are_scores(array: Array) -> bool:
     return array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 1
+
+
+def _share_equal(expected: Sequence[Array], found: Sequence[Array]) -> float:
+    count = sum(one.size for one in expected)
+    same = sum(int((a == b).sum()) for a, b in zip(expected, found, strict=True))
+    return same / count if count else 1.0
 
 
 def _is_lost(expected: Array, found: Array) -> bool:

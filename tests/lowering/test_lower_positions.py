@@ -17,6 +17,7 @@ from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
 from deployfold.data.largest import largest_feeds
 from deployfold.lowering import LoweringData, lower
+from deployfold.lowering.accuracy import Measurer
 
 INT64 = TensorProto.INT64
 FREQUENCIES = (10000.0 ** (-np.arange(16) / 16)).astype(np.float32)
@@ -139,3 +140,24 @@ def test_the_largest_inputs_leave_the_batch_alone():
     (largest,) = largest_feeds(spec, feed)
     assert largest["a"].tolist() == [[4, 5, 6, 4, 5]]
     assert largest["b"].shape == (1, 2)
+
+
+def test_wrong_integers_are_told(tmp_path):
+    """A class or an index beside scores is outside the SQNR, and was outside the report."""
+    nodes = [node("Relu", "x", "out"), node("Cast", "x", "index", to=INT64)]
+    source = write(tmp_path / "net.onnx", nodes, [("x", FLOAT, [1, 4])], [1, 4], {})
+    model = onnx.load(source)
+    model.graph.output.append(helper.make_tensor_value_info("index", INT64, [1, 4]))
+    onnx.save(model, source)
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    measurer = Measurer(source, [{"x": x}], None)
+    right, wrong = (
+        measurer.compare([[x], [index]]) for index in (x.astype(int), x.astype(int) // 4 * 4)
+    )
+    assert (right.sqnr_db, wrong.sqnr_db) == (np.inf, np.inf)
+    assert right.not_counted("fp16") == ()
+    assert wrong.not_counted("fp16") == (
+        "index: 25 % of its integers are the same in fp16 as in fp32",
+    )
+    gone = measurer.compare([[x], [np.zeros((0,), int)]])
+    assert "index: another shape" in gone.not_counted("fp16")[0]

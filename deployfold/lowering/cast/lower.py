@@ -81,8 +81,7 @@ def lower(
             next(outputs_of(temporary, inputs[:1]))
         notes = _notes(found.head_room, data, float_io=options.float_io, form=form)
         notes += found.notes
-        if found.measured.reshaped:
-            notes += (reshaped_note(found.measured.reshaped, form.name),)
+        notes += found.measured.not_counted(form.name)
         return LoweredModel(
             path=path,
             bytes=size,
@@ -113,14 +112,6 @@ def _check_lowered(model: ir.Model, form: CastFormat, stays: Sequence[tuple[ir.N
         f"{form.name} would change nothing, because every layer lies in control flow, which stays "
         f"in fp32: {first_few(inside)}. Export the model without the branch or loop, or build "
         f"without --{form.name}."
-    )
-
-
-def reshaped_note(names: tuple[str, ...], title: str) -> str:
-    """The note about outputs whose shapes differ from fp32 and cannot be compared."""
-    return (
-        f"{', '.join(names)}: another shape in {title} than in fp32, since it depends on values; "
-        "left out of the accuracy"
     )
 
 

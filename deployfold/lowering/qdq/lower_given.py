@@ -85,7 +85,11 @@ def lower_given(
         samples=len(inputs) * data.batch,
         measured_on=data.range_origin,
         kept=tuple(stays),
-        notes=(f"{given.value} from the file: its scales are kept", *rest.notes),
+        notes=(
+            f"{given.value} from the file: its scales are kept",
+            *rest.notes,
+            *measured.not_counted(given.value),
+        ),
         rest=rest.precision,
         head_room=rest.head_room,
     )

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.lowering.accuracy import Measured
-from deployfold.lowering.cast.lower import reshaped_note
 from deployfold.lowering.result import LayerReport
 
 from .guard import Step
@@ -81,9 +80,7 @@ def notes_of(
         scales = [r.quantised.skip_scale for r in step.results if r.quantised is not None]
         rounded = len(scales) - scales.count(None)
         notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
-    if step.measured.reshaped:
-        notes += (reshaped_note(step.measured.reshaped, precision.value),)
-    return notes
+    return (*notes, *step.measured.not_counted(precision.value))
 
 
 def low_note(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:
