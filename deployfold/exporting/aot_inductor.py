@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,7 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class AotInductorArtifact(ExportedFile):
-    """An AOTInductor package on disk.
-
-    Attributes:
-        needs: the CPUs or the GPU that run the package: ``CPUs with AVX2``, or a GPU's name.
-    """
-
-    needs: str
-
-
-def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
+def export_aot_inductor(job: ExportJob, path: Path) -> ExportedFile:
     """Compile a model ahead of time for this machine's CPU, or for the GPU of the job.
 
     A child process compiles and runs the package, and its outputs are compared with the eager
@@ -88,13 +76,12 @@ def export_aot_inductor(job: ExportJob, path: Path) -> AotInductorArtifact:
             )
             size = temporary.stat().st_size
     log.unlink(missing_ok=True)
-    return AotInductorArtifact(
+    return ExportedFile(
         path=path,
         bytes=size,
         max_abs_diff=difference,
         notes=(f"compiled for {done['needs']}",),
         peak_bytes=done["peak_bytes"],
-        needs=str(done["needs"]),
     )
 
 

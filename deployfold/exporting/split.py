@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from deployfold.runtimes.tail_name import PASSED
-from deployfold.util.onnx_values import inner_graphs
+from deployfold.util.onnx_values import LAYERS, inner_graphs
 
 from .onnx_graph import module_of
 from .session import Array, run_session
@@ -76,15 +76,15 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         return None
     tail = _dependent(model.graph, missing)
     choice = _dependent(model.graph, CHOOSING)
-    if not any(one.op_type in _LAYERS for node in choice for one in _with_inner(node)):
+    if not any(one.op_type in LAYERS for node in choice for one in _with_inner(node)):
         tail |= choice
     _pull(model.graph, tail)
     between = _between(model.graph, tail)
     if not between or len(tail) == len(model.graph):
         return None
-    if any(node.op_type in _LAYERS for node in tail) and first.op_type in CHOOSING:
+    if any(node.op_type in LAYERS for node in tail) and first.op_type in CHOOSING:
         return None
-    if not any(node.op_type in _LAYERS for node in model.graph if node not in tail):
+    if not any(node.op_type in LAYERS for node in model.graph if node not in tail):
         return None
     names = [str(value.name) for value in between]
     kept = {str(node.name) for node in tail}
@@ -106,8 +106,6 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
 
 CHOOSING = {"TopK": "it orders by values, which lowering changes"}
 """Operators that cut a model at the user's wish alone, each with the reason."""
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def run_tail(

@@ -10,7 +10,7 @@ import inspect
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.export import ExportedProgram
@@ -96,14 +96,14 @@ def export_torchscript(
         size = temporary.stat().st_size
     if method == "traced":
         notes += baked_note(baked)
-    batch = _compare_batch(module, loaded, inputs, spec)
+    fixed, compared = _compare_batch(module, loaded, inputs, spec)
     return TorchScriptArtifact(
         path=path,
         bytes=size,
         method=method,
         max_abs_diff=difference,
-        notes=(*notes, *batch.notes),
-        fixed_batch=batch.fixed,
+        notes=(*notes, *compared),
+        fixed_batch=fixed,
     )
 
 
@@ -189,19 +189,13 @@ def _save(module: Any, path: Path) -> None:
         raise ExportError(f"TorchScript cannot save this model: {first_line(error)}") from error
 
 
-class _Batch(NamedTuple):
-    """Whether the archive takes only the traced batch size, and a note on that."""
-
-    fixed: bool = False
-    notes: tuple[str, ...] = ()
-
-
 def _compare_batch(
     module: torch.nn.Module,
     loaded: torch.nn.Module,
     inputs: tuple[torch.Tensor, ...],
     spec: InputSpec | None,
-) -> _Batch:
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the archive takes only the traced batch size, and a note on that."""
     for other in checking_inputs(inputs, spec)[1:] if spec is not None else ():
         batch = next((value.shape[0] for value in other if value.ndim), 1)
         reference, _ = run_module(module, other)
@@ -209,9 +203,9 @@ def _compare_batch(
             compare_loaded(loaded, other, reference, what=_WHAT)
         except ExportError as error:
             only = "The TorchScript model serves only the batch size it was traced with"
-            return _Batch(True, (f"{only}; at batch {batch}: {error.message}",))
-        return _Batch(notes=(f"The TorchScript model was also compared at batch {batch}.",))
-    return _Batch()
+            return True, (f"{only}; at batch {batch}: {error.message}",)
+        return False, (f"The TorchScript model was also compared at batch {batch}.",)
+    return False, ()
 
 
 def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:

@@ -10,18 +10,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import onnx_ir as ir
 
 from deployfold.exporting.storage import data_path, staged
+from deployfold.util.files import sha256
 
 _FORMAT = 1
 _FACTS = "facts.json"
 _TEMPORARY = ".tmp-"
-_BLOCK = 1 << 20
 _STALE_SECONDS = 24 * 3600.0
 """Age at which an unfinished entry counts as left over from a killed run."""
 
@@ -117,7 +117,7 @@ class LoweringCache:
         try:
             self._fill(temporary, artifact, text)
             temporary.rename(entry)  # fails if another run was faster
-        except (OSError, _Damaged):
+        except OSError:
             pass
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -133,8 +133,7 @@ class LoweringCache:
         digests = {}
         for file in (artifact, data_path(artifact)):
             if file.exists():
-                with file.open("rb") as source, (directory / file.name).open("wb") as copy:
-                    digests[file.name] = _copy(source, copy)
+                digests[file.name] = sha256(shutil.copyfile(file, directory / file.name))
         record = {
             "format": _FORMAT,
             "name": artifact.name,
@@ -158,7 +157,8 @@ class LoweringCache:
                 ir.save(ir.load(copy), temporary, external_data=data_path(temporary).name)
             else:
                 for file in digests:
-                    (folder / file).replace(_renamed(temporary, file, name))
+                    own = temporary if file == name else data_path(temporary)
+                    (folder / file).replace(own)
         return facts
 
     def _prune(self) -> None:
@@ -195,35 +195,15 @@ def _record(entry: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
         raise _Damaged from error
 
 
-def _renamed(path: Path, file: str, name: str) -> Path:
-    """The destination of an entry's ``file`` if the entry's ONNX file ``name`` goes to ``path``."""
-    return path if file == name else data_path(path)
-
-
 def _fetch(source: Path, copy: Path, digest: str) -> None:
     try:
         opened = source.open("rb")
     except OSError as error:
         raise _Damaged from error
     with opened, copy.open("wb") as target:
-        if _copy(opened, target) != digest:
-            raise _Damaged
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy ``source`` to its end; returns the hex SHA-256 of the copied bytes."""
-    digest = hashlib.sha256()
-    for block in _blocks(source):
-        digest.update(block)
-        target.write(block)
-    return digest.hexdigest()
-
-
-def _blocks(source: IO[bytes]) -> Iterator[bytes]:
-    try:
-        yield from iter(lambda: source.read(_BLOCK), b"")
-    except OSError as error:  # a read error only; write errors surface at the caller
-        raise _Damaged from error
+        shutil.copyfileobj(opened, target)
+    if sha256(copy) != digest:
+        raise _Damaged
 
 
 def _size(entry: Path) -> int:

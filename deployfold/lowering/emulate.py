@@ -13,7 +13,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .graph import cast, is_tensor
+from deployfold.exporting.session import Array
+
+from .graph import cast, is_tensor, lazy
 
 _SINGLE = ir.DataType.FLOAT
 
@@ -28,7 +30,9 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
     for value in graph.initializers.values():
         # An initialiser that is a graph output keeps its type.
         if is_tensor(value, half) and value.const_value is not None and not value.is_graph_output():
-            value.const_value = _widened(value.const_value)
+            weight = value.const_value
+            # Computed at each write, to keep memory low.
+            value.const_value = lazy(weight, _SINGLE, weight.name, _widened)
             value.type = ir.TensorType(_SINGLE)
         elif is_tensor(value, half) and value.uses():
             _redirect(value, cast(graph, value, _SINGLE, "up"))
@@ -51,13 +55,8 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
     graph.sort()
 
 
-def _widened(weight: ir.TensorProtocol) -> ir.LazyTensor:
-    """The weight in float32, computed at each write to keep memory low."""
-
-    def evaluate() -> ir.Tensor:
-        return ir.tensor(weight.numpy().astype(np.float32), name=weight.name)
-
-    return ir.LazyTensor(evaluate, _SINGLE, ir.Shape(weight.shape), name=weight.name)
+def _widened(array: Array) -> Array:
+    return array.astype(np.float32)
 
 
 def _round(graph: ir.Graph, value: ir.Value, half: ir.DataType) -> None:
@@ -82,7 +81,7 @@ def _redirect(value: ir.Value, to: ir.Value) -> None:
 def _widen_attributes(node: ir.Node, half: ir.DataType) -> None:
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == half:
-            array = attribute.as_tensor().numpy().astype(np.float32)
+            array = _widened(attribute.as_tensor().numpy())
             node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
         elif name == "dtype" and attribute.as_int() == int(half):
             node.attributes[name] = ir.AttrInt64(name, int(_SINGLE))

@@ -1,8 +1,8 @@
-"""Graph operations that every family shares: reading, preparing, casting and running an ONNX."""
+"""Graph operations that every family shares: reading, preparing, casting and writing an ONNX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from deployfold.config.precision import Precision
 from deployfold.errors import ExportError, first_line
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
-from deployfold.exporting.session import Array, open_session, run_session
+from deployfold.exporting.session import Array
 from deployfold.exporting.storage import onnx_bytes, write_model
 from deployfold.util.quiet import quiet
 
@@ -76,22 +76,6 @@ def prepare(model: ir.Model) -> None:
     restore_containers(model)
 
 
-def read_weights_directly(model: ir.Model) -> None:
-    """Remove Identity copies of weights from the main graph, in place.
-
-    The exporter shares equal weights, such as biases, through an Identity. Readers of the copy then
-    read the weight directly. A copy that is an output of the model stays.
-    """
-    graph = model.graph
-    for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Identity" and not node.domain else None
-        copied = node.outputs[0]
-        if source is None or not source.is_initializer() or copied.is_graph_output():
-            continue
-        ir.convenience.replace_all_uses_with(copied, source)
-        graph.remove(node, safe=True)
-
-
 def holds(model: ir.Model, dtype: ir.DataType) -> bool:
     """Whether an input, an output or a weight of the main graph has the type ``dtype``."""
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
@@ -134,6 +118,22 @@ def complete_types(model: ir.Model, dtypes: Mapping[str, np.dtype[np.generic]]) 
                 value.type = ir.TensorType(ir.DataType.from_numpy(dtypes[value.name]))
 
 
+def lazy(
+    weight: ir.TensorProtocol,
+    dtype: ir.DataType,
+    name: str | None,
+    numbers: Callable[[Array], Array],
+    *,
+    cache: bool = False,
+) -> ir.LazyTensor:
+    """A weight in another type; its numbers are computed at each write, or once with ``cache``."""
+
+    def evaluate() -> ir.Tensor:
+        return ir.tensor(numbers(weight.numpy()), name=name)
+
+    return ir.LazyTensor(evaluate, dtype, ir.Shape(weight.shape), cache=cache, name=name)
+
+
 def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
     """Append a Cast of ``value`` to ``dtype``; the new tensor's name is ``<value>__<suffix>``."""
     node = ir.node(
@@ -145,13 +145,3 @@ def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, suffix: str) -> i
     result.type = ir.TensorType(dtype)
     graph.append(node)
     return result
-
-
-def outputs_of(model: Path, inputs: Sequence[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
-    """Run a model without ONNX Runtime's optimisations, and yield all outputs for each input.
-
-    Raises:
-        ExportError: ONNX Runtime cannot run the model.
-    """
-    session = open_session(model, optimize=False)
-    return (run_session(session, feeds) for feeds in inputs)

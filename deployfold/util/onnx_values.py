@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""The operators with a weight that folding and lowering change."""
+
 
 def constant(value: ir.Value | None) -> Array | None:
     """The values of an initialiser; ``None`` for a computed value or a graph input."""

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.util.onnx_values import Array, constant
+from deployfold.util.onnx_values import LAYERS, Array, constant
 
 from .change import CONSUMERS, PRODUCER, Change, LayerChange, label
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def find_change(norm: ir.Node) -> Change | str:
@@ -122,7 +120,7 @@ def _scaled_rows(
 
     ``alone`` is false if a constant Add lies between ``node`` and ``norm`` and takes the shift.
     """
-    if node.op_type not in _LAYERS or node.domain:
+    if node.op_type not in LAYERS or node.domain:
         return f"its input comes from {_title(node)}, which has no weight to fold into"
     weight = constant(node.inputs[1])
     if weight is None:

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from deployfold.lowering.containers import is_container
-from deployfold.lowering.graph import cast, is_tensor
+from deployfold.lowering.graph import cast, is_tensor, lazy
 from deployfold.util.onnx_values import inner_graphs
 
 from .formats import CastFormat
@@ -186,22 +186,12 @@ def _split_weight(
     else:
         name = f"{name}__{form.name}"
         narrow = ir.Value(name=name, shape=value.shape)
-    narrow.const_value = _rounded(weight, name, form)
+    narrow.const_value = lazy(weight, form.dtype, name, form.round_weight, cache=True)
     narrow.type = ir.TensorType(form.dtype)
     if narrow is not value:
         graph.register_initializer(narrow)
         for node, index in uses:
             node.replace_input_with(index, narrow)
-
-
-def _rounded(weight: ir.TensorProtocol, name: str, form: CastFormat) -> ir.LazyTensor:
-    """The weight in 16 bits, computed at the first write."""
-
-    def evaluate() -> ir.Tensor:
-        return ir.tensor(form.round_weight(weight.numpy()), name=name)
-
-    shape = ir.Shape(weight.shape)
-    return ir.LazyTensor(evaluate, form.dtype, shape, cache=True, name=name)
 
 
 def _connect(value: ir.Value, plans: Plans, casts: _Casts) -> None:

@@ -29,6 +29,7 @@ from deployfold.lowering.progress import Progress
 from deployfold.lowering.request import Feed
 from deployfold.lowering.result import HeadRoom
 from deployfold.util.memory import release
+from deployfold.util.onnx_values import LAYERS
 
 from .convert import convert, plan_nodes
 from .formats import CastFormat
@@ -46,8 +47,6 @@ _MARGIN_DB = 1.0
 
 _METRIC_DB = 6.0
 """How much more SQNR each round aims at while a task metric misses its limit."""
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class CastGuard:
         first = plan_nodes(self._model, self._form, before)
         last = plan_nodes(self._model, self._form, kept)
         narrow = [node for node, plan in first.items() if plan.outputs]
-        layers = [node for node in narrow if node.op_type in _LAYERS] or narrow
+        layers = [node for node in narrow if node.op_type in LAYERS] or narrow
         if layers and limit_db is not None and not any(last[node].outputs for node in layers):
             what = "layer" if layers != narrow else "node"
             title = self._form.precision.record.title

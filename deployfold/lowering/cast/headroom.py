@@ -29,7 +29,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from deployfold.lowering.result import HeadRoom
-from deployfold.util.onnx_values import inner_graphs
+from deployfold.util.onnx_values import LAYERS, inner_graphs
 
 from .formats import FP16
 from .ranges import TensorRange
@@ -59,7 +59,6 @@ _NORMALISING = frozenset(
     "MeanVarianceNormalization RMSNormalization Reciprocal SkipLayerNormalization".split()
 )
 _PRODUCTS = frozenset({"Mul", "MatMul", "Einsum", "Gemm", "Conv", "ConvTranspose", "GridSample"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _LOGARITHMS = frozenset({"Log", "ReduceLogSumExp", "ReduceLogSum"})
 
 
@@ -68,7 +67,7 @@ def degrees(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str, flo
     found: dict[ir.Value, float] = {}
     for node in model.graph:
         degree = _degree(node, found)
-        if degree != EXPONENTIAL or node.op_type in _LAYERS:
+        if degree != EXPONENTIAL or node.op_type in LAYERS:
             degree = min(degree, _HIGHEST)
         elif node.op_type == "Exp":
             seen = ranges.get(str(node.outputs[0].name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,9 +11,10 @@ import onnx_ir as ir
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError, first_few
 from deployfold.exporting.onnx_graph import set_metadata
+from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import onnx_bytes, staged, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.graph import holds, outputs_of, prepare, write
+from deployfold.lowering.graph import holds, prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
@@ -78,7 +79,7 @@ def lower(
         _check_lowered(model, form, stays)
         size = write(model, temporary, precision, threshold=options.external_threshold)
         if precision is Precision.FP16:  # ONNX Runtime cannot run bfloat16 files on a CPU
-            next(outputs_of(temporary, inputs[:1]))
+            run_session(open_session(temporary, optimize=False), inputs[0])
         notes = _notes(found.head_room, data, float_io=options.float_io, form=form)
         notes += found.notes
         notes += found.measured.not_counted(form.name)
@@ -92,7 +93,7 @@ def lower(
             scores=found.scores,
             samples=len(inputs) * data.batch,
             measured_on=data.range_origin,
-            kept=_kept(model, {str(node.name): reason for node, reason in stays}),
+            kept=tuple(KeptNode(str(node.name), node.op_type, reason) for node, reason in stays),
             notes=notes,
             head_room=found.head_room,
         )
@@ -146,14 +147,6 @@ def _as_it_is(
         samples=len(data.range_inputs) * data.batch,
         measured_on=data.range_origin,
         notes=("The model holds no float32 tensors: it is taken as it is.",),
-    )
-
-
-def _kept(model: ir.Model, reasons: Mapping[str, str]) -> tuple[KeptNode, ...]:
-    return tuple(
-        KeptNode(str(node.name), node.op_type, reasons[str(node.name)])
-        for node in model.graph
-        if node.name in reasons
     )
 
 

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import cast, is_tensor, weight_of
+from deployfold.lowering.graph import cast, is_tensor, lazy, weight_of
 from deployfold.lowering.request import Feed
 from deployfold.util.onnx_values import initializer
 
@@ -156,16 +156,11 @@ def _switch(
 
 
 def _weight(graph: ir.Graph, value: ir.Value, form: CastFormat) -> ir.Value:
-    weight = weight_of(value)
+    weight, single = weight_of(value), ir.DataType.FLOAT
     name = f"{value.name}__coarse"
-
-    def evaluate() -> ir.Tensor:
-        return ir.tensor(form.round_weight(weight.numpy()).astype(np.float32), name=name)
-
-    shape = ir.Shape(weight.shape)
-    lazy = ir.LazyTensor(evaluate, ir.DataType.FLOAT, shape, name=name)
+    rounded = lazy(weight, single, name, lambda one: form.round_weight(one).astype(np.float32))
     coarse = ir.Value(
-        name=name, const_value=lazy, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)
+        name=name, const_value=rounded, shape=rounded.shape, type=ir.TensorType(single)
     )
     graph.register_initializer(coarse)
     return coarse

@@ -27,11 +27,9 @@ import onnx_ir as ir
 
 from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
-from deployfold.util.onnx_values import drop_unused, initializer
+from deployfold.util.onnx_values import LAYERS, drop_unused, initializer
 
 from .formats import Format
-
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
     layers = (
         _layer(node)
         for node in model.graph
-        if node.op_type in _LAYERS and node.domain in ("", "ai.onnx")
+        if node.op_type in LAYERS and node.domain in ("", "ai.onnx")
     )
     return [layer for layer in layers if layer is not None]
 

@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
 from deployfold.errors import ExportError
+from deployfold.exporting.given import drop_identities
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import prepare, read_weights_directly, weight_of, write
+from deployfold.lowering.graph import prepare, weight_of, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
@@ -72,7 +73,7 @@ def lower(
     check_finite((*samples.feeds, *samples.held_back), precision)
     model = raise_checked(model, source, form.opset, samples.feeds or data.inputs)
     prepare(model)
-    read_weights_directly(model)
+    drop_identities(model)
     asked = asked_for(model, options.keep)
     layers, unfit = _layers(model, form, asked)
     residual = options.residual and not form.weight_only
