@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
+from deployfold.compiling.planning import with_options
 from deployfold.compiling.records import optimization_profiles
-from deployfold.compiling.tensorrt.builder_config import option_refusal
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.build_spec import BuildSpec
-from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.finish import Wanted, write_finish_kit
@@ -60,37 +58,29 @@ def compile(
     # The fp32 ONNX is always exported. Its engine is built only without a lower precision.
     for precision in tuple(lowered.onnx)[1:] or (Precision.FP32,):
         onnx = lowered.onnx[precision]
-        entries = plan_engines(spec.targets, precision, machine)
-        for entry in entries:
-            for request in _requests(entry, profiles, spec):
-                if isinstance(request, EngineRequest):
-                    several = len(entries) > 1
-                    artifacts.append(_engine(onnx, request, spec, journal, several=several))
-                    continue
-                artifact = _missing(request, precision)
-                artifacts.append(journal.keep(artifact))
-                journal.warn(request.reason)
-                if request.elsewhere:
-                    wanted.append(_wanted(artifact, request, precision, profiles, spec))
+        plan = with_options(
+            plan_engines(spec.targets, precision, machine),
+            profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options,
+        )  # fmt: skip
+        for request in plan:
+            if isinstance(request, EngineRequest):
+                artifacts.append(_engine(onnx, request, spec, journal, several=len(plan) > 1))
+                continue
+            name, title = precision.value, f"TensorRT {precision.value}, {request.target}"
+            missing = Artifact(f"tensorrt-{name}-{request.target}", title)
+            artifacts.append(journal.keep(replace(missing, not_measured=request.reason)))
+            journal.warn(request.reason)
+            if request.elsewhere:
+                wanted.append(
+                    Wanted(
+                        missing.name, title, request.target, precision, profiles,
+                        spec.workspace_mib, spec.options,
+                    )
+                )  # fmt: skip
         if spec.torch_tensorrt:
             program = exported.program
             artifacts.append(_torch_tensorrt(program, onnx, precision, loaded, spec, journal))
     return Engines(tuple(artifacts), tuple(wanted))
-
-
-def _requests(
-    entry: EngineRequest | NoEngine, profiles: tuple[OptimizationProfile, ...], spec: BuildSpec
-) -> Sequence[EngineRequest | NoEngine]:
-    """An entry of the plan with the user's options, or the reasons why the library lacks them."""
-    if isinstance(entry, NoEngine):
-        return (entry,)
-    request = replace(
-        entry, profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options
-    )
-    refusal = option_refusal(request)
-    if refusal is None:
-        return (request,)
-    return tuple(NoEngine(target, refusal) for target in request.targets)
 
 
 def _engine(
@@ -175,29 +165,6 @@ def _torch_tensorrt(
             notes=(f"{made.engines} engines, {made.torch_parts} parts run by PyTorch",),
         )
     )
-
-
-def _missing(entry: NoEngine, precision: Precision) -> Artifact:
-    """The row of a missing engine, with the reason."""
-    return Artifact(
-        name=f"tensorrt-{precision.value}-{entry.target}",
-        title=f"TensorRT {precision.value}, {entry.target}",
-        not_measured=entry.reason,
-    )
-
-
-def _wanted(
-    artifact: Artifact,
-    entry: NoEngine,
-    precision: Precision,
-    profiles: tuple[OptimizationProfile, ...],
-    spec: BuildSpec,
-) -> Wanted:
-    """The request for ``deployfold finish`` to build a missing engine on the device."""
-    return Wanted(
-        artifact.name, artifact.title, entry.target, precision, profiles, spec.workspace_mib,
-        spec.options,
-    )  # fmt: skip
 
 
 def write_kit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from deployfold.data.calibration import CalibrationData, load_calibration
 from deployfold.data.labels import Label
 from deployfold.data.preprocess.resolve import takes_pictures
 from deployfold.data.preprocess.shipped import input_shape, shipped_file
-from deployfold.data.real_inputs import load_samples
+from deployfold.data.real_inputs import load_samples, tensors_of
 from deployfold.data.sources import inputs_in
 from deployfold.errors import UsageError
 from deployfold.folding.reestimate import reestimated
@@ -33,12 +34,12 @@ from deployfold.loading import (
 from deployfold.loading.inputs import forward_of
 from deployfold.loading.transformers_zoo import picture_shape
 from deployfold.lowering.request import ScoredData
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.scoring import Scoring, find_metrics
 
 from .image_input import with_image_input
 from .journal import Journal
 from .rows import Inputs
-from .scoring import check_scored
 
 Array = NDArray[Any]
 
@@ -177,7 +178,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             Scoring(metrics, spec.metric.limits) if metrics else None,
         )  # fmt: skip
         if loaded.scored is not None:
-            notes += (check_scored(loaded.model.module, inputs, loaded.scored),)
+            notes += (_check_scored(loaded.model.module, inputs, loaded.scored),)
         title = "ONNX" if model.kind == "onnx" else type(model.module).__name__
         stage.result(f"{model.arch or title}, {inputs}")
     journal.note((*model.notes, *notes))
@@ -207,6 +208,26 @@ def _with_statistics_of(
         f"{result.note} The data: {data.origin}.",
         data.notes,
     )
+
+
+def _check_scored(module: torch.nn.Module, inputs: InputSpec, data: ScoredData) -> str:
+    """Score the original on one feed, so that outputs of another form end the build early.
+
+    Returns:
+        A note that names the samples of the metrics.
+
+    Raises:
+        UsageError: the labels or the outputs are not of the kind that a metric takes.
+        MeasureError: the model cannot run.
+    """
+    data.scoring.check(data.labels)
+    feed, labels = next(data.pairs())
+    with closing(EagerRunner(module, title="The model")) as runner:
+        runner.load()
+        outputs = runner.run(tensors_of(feed, inputs))
+    data.scoring.begin().add(outputs, labels, outputs)
+    names = ", ".join(one.name for one in data.scoring.metrics)
+    return f"{names}: on {len(data.feeds) * max(len(labels), 1)} samples, {data.origin}."
 
 
 def _preprocess(spec: BuildSpec, shipped: Path | None) -> PreprocessSpec:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from deployfold.compiling import NoEngine, plan_engines
-from deployfold.compiling.tensorrt.builder_config import option_refusal
+from deployfold.compiling.planning import with_options
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import RANDOM
@@ -21,7 +21,6 @@ from deployfold.exporting import EXPORTERS
 from deployfold.exporting.onnx import ONNX
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem
-from deployfold.reporting.select import chosen
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.targets.compute_capability import sm_names
@@ -124,26 +123,21 @@ def _engines(
     spec: BuildSpec, name: str, precision: Precision, machine: Machine
 ) -> Iterator[PlannedRow]:
     stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
-    entries = plan_engines(spec.targets, precision, machine)
+    entries = with_options(
+        plan_engines(spec.targets, precision, machine),
+        workspace_mib=spec.workspace_mib, options=spec.options,
+    )  # fmt: skip
     for entry in entries:
+        row = f"tensorrt-{precision.value}"
         if isinstance(entry, NoEngine):
-            reason: str = entry.reason
-            targets: tuple[str, ...] = (entry.target,)
-        else:
-            request = replace(entry, workspace_mib=spec.workspace_mib, options=spec.options)
-            refusal = option_refusal(request)
-            if refusal is None:
-                where = sm_names(entry.compute_capabilities)
-                yield PlannedRow(
-                    f"tensorrt-{precision.value}" + (f"-{entry.label}" if len(entries) > 1 else ""),
-                    f"{stem}.{entry.label}{TENSORRT.suffix}",
-                    f"{LIBRARIES[entry.library].title} for {where}",
-                )
-                continue
-            reason, targets = refusal, entry.targets
-        for target in targets:
-            row = f"tensorrt-{precision.value}-{target}"
-            yield PlannedRow(row, None, f"deployfold finish on {target}", reason)
+            how = f"deployfold finish on {entry.target}"
+            yield PlannedRow(f"{row}-{entry.target}", None, how, entry.reason)
+            continue
+        yield PlannedRow(
+            row + (f"-{entry.label}" if len(entries) > 1 else ""),
+            f"{stem}.{entry.label}{TENSORRT.suffix}",
+            f"{LIBRARIES[entry.library].title} for {sm_names(entry.compute_capabilities)}",
+        )
     if spec.torch_tensorrt:
         installed = importlib.util.find_spec("torch_tensorrt") is not None
         yield PlannedRow(
@@ -171,12 +165,3 @@ def _missing(spec: BuildSpec) -> Iterator[str]:
             named = path is None or str(path) == RANDOM or ":" in str(path)
             if path is not None and not named and not path.exists():
                 yield f"The data {path} does not exist."
-
-
-def check_rows(plan: BuildPlan, names: Sequence[str]) -> None:
-    """Refuse names that no row of the build would have.
-
-    Raises:
-        UsageError: suggests the nearest row.
-    """
-    chosen([row.name for row in plan.rows], names)

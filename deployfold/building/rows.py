@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -19,7 +19,7 @@ from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
-from deployfold.measuring.shared_runners import SharedRunner, shared
+from deployfold.measuring.shared_runners import shared
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, LayerTimes, Row
 from deployfold.runtimes.device import is_gpu
@@ -111,8 +111,25 @@ def measure_rows(
             emit=emit,
         )
         try:
-            _accuracy(runners, inputs, extras, found, emit)
-            _sweep(runners, extras, spec, threads, found, emit)
+            if extras.feeds or extras.labels is not None:
+                found.accuracy = compare_over(
+                    runners,
+                    extras.feeds or (inputs,),
+                    labels=extras.labels,
+                    scoring=extras.scoring,
+                    scores=found.scores,
+                    emit=emit,
+                )
+            if extras.batches and extras.make_inputs:
+                found.sweep = sweep(
+                    runners,
+                    extras.make_inputs,
+                    extras.batches,
+                    threads=threads,
+                    max_seconds=spec.max_seconds,
+                    seed=spec.seed,
+                    emit=emit,
+                )
         except KeyboardInterrupt:
             raise _Interrupted(measurements, found) from None
     try:
@@ -132,40 +149,6 @@ def interrupted_rows(
     return _rows(
         artifacts, stop.partial, stop.found if isinstance(stop, _Interrupted) else _Found()
     )
-
-
-def _accuracy(
-    runners: Mapping[str, SharedRunner], inputs: Inputs, extras: Extras, found: _Found, emit: Emit
-) -> None:
-    if extras.feeds or extras.labels is not None:
-        found.accuracy = compare_over(
-            runners,
-            extras.feeds or (inputs,),
-            labels=extras.labels,
-            scoring=extras.scoring,
-            scores=found.scores,
-            emit=emit,
-        )
-
-
-def _sweep(
-    runners: Mapping[str, SharedRunner],
-    extras: Extras,
-    spec: BuildSpec,
-    threads: int,
-    found: _Found,
-    emit: Emit,
-) -> None:
-    if extras.batches and extras.make_inputs:
-        found.sweep = sweep(
-            runners,
-            extras.make_inputs,
-            extras.batches,
-            threads=threads,
-            max_seconds=spec.max_seconds,
-            seed=spec.seed,
-            emit=emit,
-        )
 
 
 def _cold_start(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from deployfold.config.precision import Precision
 from deployfold.targets.catalogue import AUTO, GpuTarget, load_targets, resolve
@@ -18,6 +19,7 @@ from deployfold.targets.machine import Gpu, Machine
 
 from .compiler_choice import compiler_for, no_engine
 from .records import EngineRequest, NoEngine
+from .tensorrt.builder_config import option_refusal
 
 PORTABLE = "portable"
 """The target for one TensorRT-RTX engine that serves several GPUs."""
@@ -71,6 +73,24 @@ def plan_engines(
             entry = _named(name, resolve(name, known), precision, machine)
         _add(plan, entry)
     return tuple(plan)
+
+
+def with_options(
+    plan: Sequence[EngineRequest | NoEngine], **options: Any
+) -> tuple[EngineRequest | NoEngine, ...]:
+    """A plan with the user's ``options``, by field of :class:`EngineRequest`.
+
+    A ``NoEngine`` for each target replaces a request whose library lacks one of the options.
+    """
+    found: list[EngineRequest | NoEngine] = []
+    for entry in plan:
+        request = replace(entry, **options) if isinstance(entry, EngineRequest) else entry
+        refusal = option_refusal(request) if isinstance(request, EngineRequest) else None
+        if isinstance(request, NoEngine) or refusal is None:
+            found.append(request)
+        else:
+            found += [NoEngine(target, refusal) for target in request.targets]
+    return tuple(found)
 
 
 def _portable(name: str, precision: Precision, machine: Machine) -> EngineRequest | NoEngine:

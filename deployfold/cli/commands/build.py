@@ -75,11 +75,12 @@ def build(
     for name in spec.targets:
         check_target(name)
     if dry_run or only:
-        from deployfold.building.plan import check_rows, plan_build
+        from deployfold.building.plan import plan_build
+        from deployfold.reporting.select import chosen
         from deployfold.targets.machine import detect
 
         plan = plan_build(spec, detect())
-        check_rows(plan, only or ())
+        chosen([row.name for row in plan.rows], only or ())  # refuses a name of no row
         if dry_run:
             show_plan(run, plan)
             return
