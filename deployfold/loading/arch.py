@@ -56,12 +56,17 @@ class Match:
         own, fit = list(Names.of(self.module).shapes), self.fit
         found = len(own) - len(fit.missing) - len(fit.shapes)
         where = f" under {fit.label!r}" if fit.label else ""
+        hint = (
+            "The architecture needs the arguments (--arch-arg) and the package version that the "
+            "model was trained with."
+        )
+        if fit.missing and (fit.unexpected or not found):
+            names = first_few(list(fit.weights.tensors))
+            hint = f"Names in the file: {names}. Names in {self.arch}: {first_few(own)}. {hint}"
         return LoadError(
             f"The checkpoint does not fit {self.arch}: the file has {found} of its {len(own)} "
             f"tensors{where}; {summary(fit)}.",
-            hint=f"Names in the file: {first_few(list(fit.weights.tensors))}. Names in "
-            f"{self.arch}: {first_few(own)}. The architecture needs the arguments and the "
-            "package version that the model was trained with.",
+            hint=hint,
         )
 
 

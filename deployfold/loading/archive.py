@@ -16,7 +16,7 @@ import torch
 
 from deployfold.errors import LoadError
 
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError,
     NotImplementedError,
 )  # fmt: skip
@@ -42,8 +42,34 @@ def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
             if any(reader.get_record(name) != content for name, content in contents.items()):
                 raise _disagreement(path)
             return contents
-    except _DAMAGED as error:
-        raise LoadError(f"{path} is a damaged archive: {error}") from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+
+
+def check_sums(archive: zipfile.ZipFile) -> None:
+    """Read every entry that has a checksum, because torch does not compare them.
+
+    The checksum 0 means that none was computed (``torch.serialization.set_crc32_options(False)``).
+
+    Raises:
+        LoadError: an entry has changed since the archive was written.
+    """
+    try:
+        for entry in archive.infolist():
+            if entry.CRC:
+                with archive.open(entry) as file:
+                    while file.read(1 << 20):
+                        pass
+    except DAMAGED as error:
+        raise damaged(archive.filename, error) from error
+
+
+def damaged(path: object, error: Exception) -> LoadError:
+    """The error for an archive that cannot be read."""
+    return LoadError(
+        f"{path} is a damaged archive: {str(error).rstrip('.')}.",
+        hint="Compare its size with the original's, and download or copy it again.",
+    )
 
 
 def _torch_reader(path: Path) -> torch._C.PyTorchFileReader | None:

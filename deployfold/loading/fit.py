@@ -146,6 +146,7 @@ def _fit(
         for key in sorted(own.keys() & state.keys())
         if own[key] != state[key].shape
     ]
+    shapes += _untied(names, state, arch)
     left_out = [*outside, *(key for key in foreign if key not in unexpected)]
     shown = [key for key in left_out if key.rpartition(".")[2] not in _COUNTERS]
     if shown:
@@ -158,6 +159,19 @@ def _fit(
         weights, prefix, state, tuple(missing), tuple(unexpected), tuple(shapes),
         tuple(left_out), tuple(notes),
     )  # fmt: skip
+
+
+def _untied(names: Names, state: Mapping[str, Tensor], arch: str) -> list[str]:
+    """Sentences on names of one shared parameter for which the file has different values."""
+    return [
+        f"{group[0]} and {key} are one tensor in {arch} and differ in the checkpoint"
+        for group in sorted(set(names.ties.values()))
+        for key in group[1:]
+        if group[0] in state
+        and state[group[0]] is not state[key]
+        and state[group[0]].shape == state[key].shape
+        and not torch.equal(state[group[0]], state[key])
+    ]
 
 
 def _is_foreign(names: Names, key: str) -> bool:

@@ -222,12 +222,18 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     If all floating-point tensors of the state have one dtype, the module is converted to it.
 
     Raises:
-        LoadError: a tensor is quantised.
+        LoadError: a tensor is quantised, or on the meta device.
     """
     quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
     if quantised is not None:
         raise LoadError(
             f"{quantised} is quantised already.", hint="Give the float model's weights."
+        )
+    empty = next((key for key, tensor in state.items() if tensor.is_meta), None)
+    if empty is not None:
+        raise LoadError(
+            f"{empty} was saved on the meta device and holds no numbers.",
+            hint="Load the weights before saving the model.",
         )
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
@@ -276,4 +282,4 @@ def _describe(checkpoint: object) -> str:
             return "the state of an optimizer"
         keys = ", ".join(map(repr, list(checkpoint)[:4]))
         return f"a dictionary with the keys {keys}" if keys else "an empty dictionary"
-    return f"a {type(checkpoint).__name__}"
+    return f"an object of type {type(checkpoint).__name__}"

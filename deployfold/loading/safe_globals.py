@@ -163,6 +163,12 @@ def _globals_of(source: Path | IO[bytes]) -> list[str]:
         with without_warnings():
             names = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     except Exception as error:  # damaged bytes can raise any exception
+        if "Unsupported operand" in str(error):
+            raise LoadError(
+                "The checkpoint cannot be inspected: torch's restricted unpickler reads pickle "
+                "protocol 2 only.",
+                hint="Save it again without pickle_protocol. If you trust its author, add --trust.",
+            ) from error
         raise LoadError(
             f"The checkpoint cannot be inspected: {first_line(error)}",
             hint="The file may be damaged or truncated; compare its size with the original's.",

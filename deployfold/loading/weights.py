@@ -141,7 +141,7 @@ def _search(value: Any, path: tuple[str, ...], budget: _Budget) -> Iterator[Weig
     for key, child in _children(value):
         for one in _search(child, (*path, key), budget):
             yield one
-            if not one.nested and one.path == (*path, key):
+            if one.path == (*path, key):
                 below |= {f"{key}.{name}": tensor for name, tensor in one.tensors.items()}
     if below and isinstance(value, Mapping):
         yield Weights(path, own | below, nested=True)

@@ -41,6 +41,7 @@ from deployfold.data.calibration import load_calibration
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import Wanted, read_kit, write_finish_kit
 from deployfold.loading import load_model
+from deployfold.loading.formats import format
 from deployfold.reporting.html import read_outline
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import load_report
@@ -243,6 +244,8 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
 def main(target: str, cases: int, seed: int = 0) -> int:
     """Run the cases; 1 if there was a finding."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+    # The checksums of an archive would refuse nearly every case before its content is read.
+    format.check_sums = lambda archive: None
     warnings.simplefilter("ignore")
     random, accepted = np.random.default_rng(seed), 0
     findings = Path("fuzz-findings").absolute()

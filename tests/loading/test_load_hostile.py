@@ -121,6 +121,9 @@ def test_trust_runs_the_code_of_the_checkpoint(tmp_path):
         (os.urandom(4096).replace(b"PK", b"xx"), "."),
         (b"PK\x03\x04" + b"\0" * 100, "damaged"),
         (b"\x80\x02garbage", "damaged"),
+        (pickle.dumps({"0.weight": [1.0]}), "torch.save did not write"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
         ((10**9).to_bytes(8, "little") + b"{}", "not a checkpoint"),
         ((60).to_bytes(8, "little") + b'{"a": 1' + b" " * 60, "damaged"),
     ],
@@ -256,6 +259,37 @@ def test_torchscript_that_reaches_files_is_refused(tmp_path):
         pytest.skip("this torch has no TorchScript operator for saving")
     torch.jit.save(script, tmp_path / "net.pt")
     with pytest.raises(LoadError, match="reaches files or libraries"):
+        load_model(str(tmp_path / "net.pt"))
+
+
+def test_a_changed_byte_of_a_weight_is_refused(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(nn.Conv2d(1, 1, 1, bias=False), path)
+    weight = torch.load(path, weights_only=False).weight.detach().numpy().tobytes()
+    path.write_bytes(path.read_bytes().replace(weight, weight[::-1]))
+    with pytest.raises(LoadError, match="damaged archive: Bad CRC"):
+        load_model(str(path))
+
+
+def test_another_pickle_protocol_is_named(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "net.pt", pickle_protocol=4)
+    with pytest.raises(LoadError, match="reads pickle protocol 2 only"):
+        load_model(str(tmp_path / "net.pt"))
+
+
+def test_weights_without_numbers_are_refused(tmp_path):
+    torch.save(nn.Conv2d(3, 4, 3, device="meta").state_dict(), tmp_path / "net.pt")
+    with pytest.raises(LoadError, match="weight was saved on the meta device"):
+        load_model(str(tmp_path / "net.pt"), arch=f"{__name__}:conv")
+
+
+def conv():
+    return nn.Conv2d(3, 4, 3)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "net.pt")
+    with pytest.raises(LoadError, match="is not a regular file"):
         load_model(str(tmp_path / "net.pt"))
 
 

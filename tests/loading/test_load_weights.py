@@ -95,6 +95,11 @@ SHAPES: dict[str, Callable[[State], Any]] = {
             "2": {k[2:]: v for k, v in s.items() if k.startswith("2.")},
         }
     },
+    "as a tree of modules": lambda s: {
+        "0": {key: s[f"0.{key}"] for key in ("weight", "bias")},
+        "1": {k[2:]: v for k, v in s.items() if k.startswith("1.")},
+        "2": {n: {k[4:]: v for k, v in s.items() if k.startswith(f"2.{n}.")} for n in "01"},
+    },
     "beside an optimizer": lambda s: {
         "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
         "state_dict": s,
@@ -229,7 +234,7 @@ def test_the_nearest_attempt_is_shown_with_names_of_both_sides(tmp_path: pathlib
     assert "head.weight is missing" in caught.value.message
     assert "classifier.weight is unexpected" in caught.value.message
     assert "Names in the file: model.stem.weight" in str(caught.value.hint)
-    assert "--arch" not in str(caught.value.hint)
+    assert "--arch " not in str(caught.value.hint)
 
 
 def test_a_longer_network_does_not_fit_a_shorter_one(tmp_path: pathlib.Path) -> None:
@@ -287,6 +292,15 @@ def test_one_of_two_tied_tensors_is_enough(arch: str, kind: str, tmp_path: pathl
     found = load_model(str(path), arch=f"{__name__}:{arch}").module
     ids = torch.arange(5)[None]
     assert torch.equal(found(ids), wanted(ids))
+
+
+def test_two_values_for_one_tied_tensor_are_refused(tmp_path: pathlib.Path) -> None:
+    state = Tied().state_dict()
+    state["decoder.weight"] = state["decoder.weight"] + 1
+    with pytest.raises(LoadError, match=r"encoder\.weight and decoder\.weight are one tensor in"):
+        load(tmp_path, state, arch=f"{__name__}:Tied")
+    untied = load(tmp_path, state, arch=f"{__name__}:TiedLater").module
+    assert torch.equal(untied.decoder.weight, state["decoder.weight"])
 
 
 def test_shards_with_an_index(tmp_path: pathlib.Path) -> None:

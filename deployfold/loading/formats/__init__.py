@@ -20,6 +20,16 @@ FORMATS: tuple[Format, ...] = (
 )
 """The order counts: the first format that recognises a file reads it."""
 
+_WEB_PAGE = ("a web page, not a model", "Download the file again; the link may need a login.")
+_OTHER_FILES = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "Run git lfs pull."),
+    (b"<!doctype html", *_WEB_PAGE),
+    (b"<html", *_WEB_PAGE),
+    (b"\x1f\x8b", "compressed with gzip", "Unpack it with gunzip first."),
+    (b"\x89hdf", "an HDF5 file, as Keras writes", "Export the model from Keras to ONNX first."),
+)
+"""Files that people take for checkpoints: first bytes in lower case, what it is, what to do."""
+
 __all__ = ["FORMATS", "Content", "Format", "Permissions", "detect", "stem"]
 
 
@@ -36,7 +46,13 @@ def detect(path: Path) -> Format:
     if found is not None:
         return found
     if header.entries is not None:
-        raise LoadError(f"{path} is an archive that torch did not write.")
+        raise LoadError(
+            f"{path} is an archive that torch did not write.",
+            hint="If the checkpoint is a file inside it, unpack it first.",
+        )
+    for start, what, advice in _OTHER_FILES:
+        if header.head.lstrip().lower().startswith(start):
+            raise LoadError(f"{path} is {what}.", hint=advice)
     raise LoadError(
         f"{path} is not a checkpoint that torch or safetensors wrote, nor an ONNX.",
         hint="deployfold reads what torch.save, torch.jit.save, torch.export.save, safetensors and "

@@ -15,7 +15,8 @@ from . import pickled, safetensors_file
 from .format import Content, Format, Header, Permissions, read_header
 
 _WEIGHTS = (
-    "model.safetensors.index.json", "model.safetensors", "diffusion_pytorch_model.safetensors",
+    "model.safetensors.index.json", "model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors",
     "pytorch_model.bin.index.json", "pytorch_model.bin", "open_clip_pytorch_model.bin",
 )  # fmt: skip
 """The file names that Hugging Face's libraries give to weights, in order of preference."""

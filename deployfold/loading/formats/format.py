@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from deployfold.errors import LoadError
+from deployfold.loading.archive import DAMAGED, check_sums, damaged
 from deployfold.loading.model import Kind
 
 _INFLATION = 4
@@ -100,9 +101,11 @@ def read_header(path: Path) -> Header:
     """The header of the file at ``path``.
 
     Raises:
-        LoadError: the file cannot be read, is empty, or is a damaged or malformed archive.
+        LoadError: the file cannot be read, is no file or empty, or is a damaged archive.
     """
     try:
+        if not path.is_file():  # opening a pipe would wait for a writer
+            raise LoadError(f"{path} is not a regular file.", hint="Copy it to a file first.")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(64)
@@ -120,11 +123,8 @@ def _entries(path: Path, size: int) -> frozenset[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise LoadError(
-            f"{path} is a damaged archive: {error}.",
-            hint="Compare its size with the original's, and download or copy it again.",
-        ) from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
     if sum(entry.file_size for entry in entries) > _INFLATION * size + (1 << 20):
         raise LoadError(
             f"{path} claims to hold far more than its size; torch does not write such archives."
@@ -135,4 +135,6 @@ def _entries(path: Path, size: int) -> frozenset[str]:
         raise LoadError(
             f"{path} holds two entries of one name; torch does not write such archives."
         )
+    with zipfile.ZipFile(path) as archive:
+        check_sums(archive)
     return frozenset(name.partition("/")[2] for name in names) | frozenset(names)

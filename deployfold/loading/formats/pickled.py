@@ -62,6 +62,7 @@ def load_pickle(
     Raises:
         LoadError: the file is damaged, or uses a global that is not allowed.
     """
+    _check_magic(path)
     made: list[tuple[type, str]] = []
     if trust:
         allowed: list[Any] = []
@@ -94,6 +95,21 @@ def load_pickle(
         close(made)
 
 
+def _check_magic(path: Path) -> None:
+    """Refuse a pickle without the number that torch.save wrote first before it wrote archives."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if (
+        not head.startswith(b"PK")
+        and torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") not in head
+    ):
+        raise LoadError(
+            f"{path} is a pickle that torch.save did not write, or it is damaged.",
+            hint="Unpickle it with its own library, and save the weights with "
+            "torch.save(state_dict, path).",
+        )
+
+
 def _mappings(path: Path) -> set[str]:
     """The globals in ``path`` whose objects get items by key."""
     if zipfile.is_zipfile(path):
@@ -107,5 +123,7 @@ def _reason(error: BaseException) -> str:
     text = str(error).rpartition("WeightsUnpickler error:")[2]
     if "persistent_load of storage" in text:
         return "torch cannot restrict a whole module in its file format of before 2020."
+    if text.strip().startswith("Unsupported operand"):
+        return "torch's restricted unpickler reads pickle protocol 2 only."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]
