@@ -34,48 +34,106 @@ def _doubled(g: GraphWriter) -> str:
     return g.node("Concat", x, g.node("Identity", x), axis=2)
 
 
+def _framed(g: GraphWriter) -> str:
+    pads = g.constant([0, 0, 1, 1, 0, 0, 1, 1])
+    return g.node("Pad", _permuted(g), pads, g.weight(np.uint8(114)))
+
+
+def _resized(g: GraphWriter) -> str:
+    scales = g.weight(np.float32([1, 1, 2, 2]))
+    return g.node("Resize", _permuted(g), "", scales, mode="nearest")
+
+
+def _limited(g: GraphWriter) -> str:
+    return g.node("Clip", _permuted(g), g.weight(np.uint8(9)), g.weight(np.uint8(200)))
+
+
+def _pooled(g: GraphWriter) -> str:
+    return g.node("MaxPool", _permuted(g), outputs=2, kernel_shape=[2, 2], strides=[2, 2])[0]
+
+
+def _chosen(g: GraphWriter) -> str:
+    x = _permuted(g)
+    zeros = g.node("Expand", g.weight(np.uint8(0)), g.constant([1, 3, 8, 8]))
+    return g.node("Where", g.node("Greater", x, g.weight(np.uint8(99))), x, zeros)
+
+
+def _joined(g: GraphWriter) -> str:
+    """Nine parts, one of them constant and one of another input."""
+    x = _permuted(g)
+    parts = [x] * 7 + [g.weight(np.full((1, 3, 8, 8), 7, np.uint8))]
+    return g.node("Concat", *parts, g.node("Transpose", "other", perm=[0, 3, 1, 2]), axis=2)
+
+
 def _model(make: Callable[[GraphWriter], str], to: int = FLOAT) -> onnx.ModelProto:
     g = GraphWriter(17)
     x = g.node("Cast", make(g), to=to)
     x = g.node("Cast", x, to=FLOAT) if to != FLOAT else x
     g.rename(g.conv(x, 3, 4, 1), "y")
-    return g.model({"frame": (UINT8, [1, 8, 8, 3])}, {"y": (FLOAT, [None, 4, None, None])})
+    frame = (UINT8, [1, 8, 8, 3])
+    frames = {"frame": frame} | ({"other": frame} if make is _joined else {})
+    return g.model(frames, {"y": (FLOAT, [None, 4, None, None])})
 
 
-def _run(proto: onnx.ModelProto) -> np.ndarray:
+def _run(proto: onnx.ModelProto) -> list[np.ndarray]:
     x = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    (found,) = session.run(None, {"frame": x})
-    return np.asarray(found)
+    feeds = {value.name: x + np.uint8(7 * place) for place, value in enumerate(proto.graph.input)}
+    return [np.asarray(one) for one in session.run(None, feeds)]
 
 
-@pytest.mark.parametrize("make", [_permuted, _turned, _cropped, _doubled])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _permuted, _turned, _cropped, _doubled, _framed, _resized, _limited, _pooled, _chosen,
+        _joined,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("to", [FLOAT, onnx.TensorProto.FLOAT16])
 def test_the_cast_comes_first(make: Callable[[GraphWriter], str], to: int) -> None:
-    proto = _model(make, to)
+    _check(_model(make, to))
+
+
+def _check(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Only casts read the inputs of the changed model, which gives the same outputs."""
     model = ir.from_proto(proto)
     prepare(model)
-    assert cast_first(model) == 1
+    names = {value.name for value in proto.graph.input}
+    assert cast_first(model) == len(names)
     changed = ir.to_proto(model)
     onnx.checker.check_model(changed, full_check=True)
-    assert changed.graph.node[0].op_type == "Cast"
-    assert [one.op_type for one in changed.graph.node if "frame" in one.input] == ["Cast"]
-    np.testing.assert_array_equal(_run(changed), _run(proto))
+    assert {one.op_type for one in changed.graph.node if names & set(one.input)} == {"Cast"}
+    for before, after in zip(_run(proto), _run(changed), strict=True):
+        assert before.dtype == after.dtype
+        np.testing.assert_array_equal(before, after)
     assert cast_first(model) == 0  # done
+    return changed
 
 
-def _compared(g: GraphWriter) -> str:
-    g.node("Equal", _permuted(g), g.weight(np.uint8(3)))
-    return g.nodes[-2].output[0]
+def test_pixels_among_the_outputs_are_cast_back() -> None:
+    g = GraphWriter(17)
+    x = g.rename(_cropped(g), "crop")
+    g.rename(g.conv(g.node("Cast", x, to=FLOAT), 3, 4, 1), "y")
+    g.rename(g.node("Cast", x, to=onnx.TensorProto.INT64), "levels")
+    outputs = {"y": (FLOAT, None), "crop": (UINT8, None), "levels": (onnx.TensorProto.INT64, None)}
+    changed = _check(g.model({"frame": (UINT8, [1, 8, 8, 3])}, outputs))
+    assert [value.name for value in changed.graph.output] == list(outputs)
 
 
-def _limited(g: GraphWriter) -> str:
-    return g.node("Clip", _permuted(g), "", g.weight(np.uint8(200)))
+def _added(g: GraphWriter) -> str:
+    """255 + 2 is 1 in uint8."""
+    return g.node("Add", _permuted(g), g.weight(np.uint8(2)))
 
 
-@pytest.mark.parametrize("make", [_compared, _limited])
+def _blurred(g: GraphWriter) -> str:
+    """Rounded in uint8."""
+    scales = g.weight(np.float32([1, 1, 2, 2]))
+    return g.node("Resize", _permuted(g), "", scales, mode="linear")
+
+
+@pytest.mark.parametrize("make", [_added, _blurred])
 def test_pixels_that_are_computed_with_stay(make: Callable[[GraphWriter], str]) -> None:
     model = ir.from_proto(_model(make))
     prepare(model)

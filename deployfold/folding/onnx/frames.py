@@ -17,7 +17,7 @@ import onnx_ir as ir
 from deployfold.errors import UsageError
 from deployfold.folding.frames import Frames, absorbed_note
 from deployfold.folding.proof.verify import TOLERANCE
-from deployfold.util.onnx_values import constant
+from deployfold.util.onnx_values import constant, initializer
 
 from .change import Change, apply, label
 from .proof import relative_difference
@@ -61,11 +61,6 @@ def insert(model: ir.Model, frames: Frames) -> None:
         node.outputs[0].name = f"{node.name}_output"
         nodes.append(node)
 
-    def number(suffix: str, array: Any) -> ir.Value:
-        value = ir.val(f"{name}/{suffix}", const_value=ir.tensor(array, name=f"{name}/{suffix}"))
-        graph.register_initializer(value)
-        return value
-
     axis = 1 if own == "nchw" else 3
     along = (1, -1, 1, 1) if own == "nchw" else (1, 1, 1, -1)
     then("Cast", to=int(ir.DataType.FLOAT))
@@ -73,11 +68,15 @@ def insert(model: ir.Model, frames: Frames) -> None:
         then("Transpose", perm=_TO_NCHW if own == "nchw" else _TO_NHWC)
     if frames.mean is not None:
         mean = frames.mean.numpy().reshape(along)
-        then("Sub", number("mean", np.flip(mean, axis) if frames.flip else mean))
+        then(
+            "Sub", initializer(graph, f"{name}/mean", np.flip(mean, axis) if frames.flip else mean)
+        )
     if frames.flip:
-        then("Gather", number("order", np.array([2, 1, 0])), axis=axis)
+        then("Gather", initializer(graph, f"{name}/order", np.array([2, 1, 0])), axis=axis)
     if frames.scale is not None:
-        then("Mul", number("scale", frames.scale.detach().numpy().reshape(along)))
+        then(
+            "Mul", initializer(graph, f"{name}/scale", frames.scale.detach().numpy().reshape(along))
+        )
     if dtype != ir.DataType.FLOAT:
         then("Cast", to=int(dtype or ir.DataType.FLOAT))
     given.name = None
