@@ -23,7 +23,7 @@ from deployfold.util.files import atomic_path
 
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
-from .outputs import check_outputs, flatten_outputs, run_module
+from .outputs import check_outputs, flatten_outputs
 
 _WHAT = "The AOTInductor package"
 _SETTINGS = {
@@ -51,7 +51,7 @@ def export_aot_inductor(job: ExportJob, path: Path) -> ExportedFile:
         raise ExportError(missing)
     program = job.program
     checks = checking_inputs(job.inputs, job.spec)
-    references = [run_module(job.module, check)[0] for check in checks]
+    references = [job.reference.flat(check) for check in checks]
     log = path.with_name(f"{path.name}.log")
     with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
         given, made = Path(folder) / "inputs.pt", Path(folder) / "outputs.pt"

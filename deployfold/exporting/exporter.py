@@ -15,6 +15,7 @@ from deployfold.errors import ExportError
 from deployfold.events import Emit, ignore
 from deployfold.runtimes import Runtime
 
+from .outputs import Reference
 from .tracing import trace
 
 
@@ -79,6 +80,11 @@ class ExportJob:
     timeout: float = 1800.0
     emit: Emit = ignore
 
+    @cached_property
+    def reference(self) -> Reference:
+        """The outputs of the module, which every format is compared with."""
+        return Reference(self.module)
+
     @property
     def program(self) -> ExportedProgram:
         """The model's ``torch.export`` program, exported once for all formats.
@@ -94,6 +100,8 @@ class ExportJob:
     @cached_property
     def _program(self) -> ExportedProgram | ExportError:
         try:
+            # Report the model's own errors before those of torch.export.
+            self.reference.nested(self.inputs)
             return trace(self.module, self.inputs, self.spec)
         except ExportError as error:
             return error

@@ -21,11 +21,10 @@ from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
 from .outputs import (
-    call_module,
+    Reference,
     check_outputs,
     flatten_outputs,
     is_torchscript,
-    run_module,
     to_numpy,
 )
 from .pixels import cast_first
@@ -73,7 +72,7 @@ class OnnxArtifact(ExportedFile):
 
 
 @dataclass(frozen=True)
-class _Reference:
+class _Compared:
     """The eager module's outputs on one input, or on two inputs if axes are dynamic."""
 
     inputs: tuple[tuple[torch.Tensor, ...], ...]
@@ -94,6 +93,7 @@ def export_onnx(
     metadata: Mapping[str, str],
     program_error: str | None = None,
     external_threshold: int = EXTERNAL_DATA_BYTES,
+    reference: Reference | None = None,
 ) -> OnnxArtifact:
     """Write ``module`` as ONNX, check the file, run it in ONNX Runtime and compare.
 
@@ -110,35 +110,39 @@ def export_onnx(
             failed, for the reason in ``program_error``.
         metadata: metadata properties to write into the file.
         external_threshold: bytes of weights above which they go to a second file.
+        reference: the outputs of ``module``, if other formats use them too.
 
     Raises:
         ExportError: neither exporter writes a valid graph of the same function.
     """
-    reference = _reference(module, inputs, spec)
+    compared = _compared(module, inputs, spec, reference or Reference(module))
     reason = program_error or "there is no torch.export program of this model"
     if is_torchscript(module):
         reason = "the model is TorchScript, which torch.export does not take"
     elif program is not None:
         try:
-            names = reference.input_names, reference.output_names
+            names = compared.input_names, compared.output_names
             model = exporters.dynamo(program, *names)
-            return _finish(model, path, reference, metadata, external_threshold, "dynamo")
+            return _finish(model, path, compared, metadata, external_threshold, "dynamo")
         except ExportError as error:
             reason = error.message.rstrip(".")
         except Exception as error:
             reason = f"the dynamo exporter failed: {first_line(error)}"
     try:
-        model, notes = _torchscript(module, reference)
+        model, notes = _torchscript(module, compared)
     except Exception as error:
         raise unsupported(program, first_line(error), reason) from error
     return _finish(
-        model, path, reference, metadata, external_threshold, "torchscript", reason, notes
+        model, path, compared, metadata, external_threshold, "torchscript", reason, notes
     )
 
 
-def _reference(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], spec: InputSpec
-) -> _Reference:
+def _compared(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    spec: InputSpec,
+    reference: Reference,
+) -> _Compared:
     checks = checking_inputs(inputs, spec)
     if any(value.dtype == torch.bfloat16 for value in inputs) or any(
         parameter.dtype == torch.bfloat16 for parameter in module.parameters()
@@ -147,12 +151,12 @@ def _reference(
             "ONNX Runtime cannot run bfloat16 models on the CPU, so the export cannot be checked.",
             hint="Convert the model with .float() first; the precision is chosen when lowering.",
         )
-    nested = call_module(module, checks[0])
+    nested = reference.nested(checks[0])
     outputs, names = flatten_outputs(nested)
-    others = [run_module(module, check)[0] for check in checks[1:]]
+    others = [reference.flat(check) for check in checks[1:]]
     taken = {name: f"{name}_output" for name in names if name in spec.names}
     batches = tuple(next(v.shape[0] for v in check if v.ndim) for check in checks[:2])
-    return _Reference(
+    return _Compared(
         inputs=checks,
         outputs=(outputs, *others),
         nested=nested,
@@ -166,32 +170,30 @@ def _shapes(tensors: tuple[torch.Tensor, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
-def _torchscript(
-    module: torch.nn.Module, reference: _Reference
-) -> tuple[ir.Model, tuple[str, ...]]:
+def _torchscript(module: torch.nn.Module, compared: _Compared) -> tuple[ir.Model, tuple[str, ...]]:
     axes: dict[str, dict[int, str]] = {}
-    if len(reference.inputs) == 2:
-        batches = (reference.batches[0], reference.batches[1])
+    if len(compared.inputs) == 2:
+        batches = (compared.batches[0], compared.batches[1])
         for names, pair in (
-            (reference.input_names, reference.inputs),
-            (reference.output_names, reference.outputs),
+            (compared.input_names, compared.inputs),
+            (compared.output_names, compared.outputs),
         ):
             before, after = _shapes(pair[0]), _shapes(pair[1])
             axes |= exporters.dynamic_axes(names, before, after, batches)
     return exporters.torchscript(
         module,
-        reference.inputs[0],
-        reference.input_names,
-        reference.output_names,
+        compared.inputs[0],
+        compared.input_names,
+        compared.output_names,
         axes,
-        reference.nested,
+        compared.nested,
     )
 
 
 def _finish(
     model: ir.Model,
     path: Path,
-    reference: _Reference,
+    compared: _Compared,
     metadata: Mapping[str, str],
     threshold: int,
     exporter: Literal["dynamo", "torchscript"],
@@ -201,19 +203,19 @@ def _finish(
     onnx_graph.strip(model)
     drop_zero_additions(model)
     cast_first(model)
-    first = reference.inputs[0]
+    first = compared.inputs[0]
     dtypes = [str(value.dtype).removeprefix("torch.") for value in first]
-    dropped = onnx_graph.restore_inputs(model, reference.input_names, dtypes, _shapes(first))
+    dropped = onnx_graph.restore_inputs(model, compared.input_names, dtypes, _shapes(first))
     notes += tuple(f"The model does not use its input {name!r}." for name in dropped)
     names = tuple(str(value.name) for value in model.graph.outputs)
-    if names != reference.output_names:
+    if names != compared.output_names:
         raise ExportError(f"The exporter named the outputs {', '.join(names)}.")
-    if len(reference.inputs) == 2:
+    if len(compared.inputs) == 2:
         onnx_graph.name_axes(
             model,
-            (_shapes(first), _shapes(reference.inputs[1])),
-            (_shapes(reference.outputs[0]), _shapes(reference.outputs[1])),
-            (reference.batches[0], reference.batches[1]),
+            (_shapes(first), _shapes(compared.inputs[1])),
+            (_shapes(compared.outputs[0]), _shapes(compared.outputs[1])),
+            (compared.batches[0], compared.batches[1]),
         )
     onnx_graph.set_metadata(model, metadata)
     broken = onnx_graph.non_finite_weights(model)
@@ -223,14 +225,14 @@ def _finish(
     with staged(path) as temporary:
         external = write_model(model, temporary, threshold=threshold)
         check_file(temporary)
-        difference = _compare(temporary, reference)
+        difference = _compare(temporary, compared)
     return OnnxArtifact(
         path=path,
         bytes=onnx_bytes(path),
         exporter=exporter,
         fallback_reason=reason,
         opset=model.opset_imports[""],
-        input_names=reference.input_names,
+        input_names=compared.input_names,
         output_names=names,
         batchnorm_nodes=onnx_graph.count_nodes(model, "BatchNormalization"),
         external_data=external,
@@ -251,12 +253,12 @@ def check_file(path: Path) -> None:
         raise ExportError(f"The ONNX graph is not valid: {first_line(error)}") from error
 
 
-def _compare(path: Path, reference: _Reference) -> float:
+def _compare(path: Path, compared: _Compared) -> float:
     session = open_session(path)
     largest = 0.0
-    for inputs, outputs in zip(reference.inputs, reference.outputs, strict=True):
+    for inputs, outputs in zip(compared.inputs, compared.outputs, strict=True):
         arrays = [to_numpy(value) for value in inputs]
-        feeds = dict(zip(reference.input_names, arrays, strict=True))
+        feeds = dict(zip(compared.input_names, arrays, strict=True))
         results = run_session(session, feeds)
         largest = max(largest, check_outputs(outputs, results, what="The ONNX model"))
     return largest
@@ -276,6 +278,7 @@ def _export(job: ExportJob, path: Path) -> OnnxArtifact:
         program=program,
         program_error=program_error,
         metadata=job.metadata,
+        reference=job.reference,
     )
 
 

@@ -113,6 +113,33 @@ def run_module(
     return flatten_outputs(call_module(module, inputs))
 
 
+class Reference:
+    """The outputs of an eager module, which its exported files are compared with.
+
+    Each input runs once: the module must be repeatable, see :func:`~.repeatable.check_repeatable`.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._runs: list[tuple[tuple[torch.Tensor, ...], object]] = []
+
+    def nested(self, inputs: tuple[torch.Tensor, ...]) -> object:
+        """The outputs of :func:`call_module`, with its errors."""
+        for known, outputs in self._runs:
+            if len(known) == len(inputs) and all(
+                one.dtype == other.dtype and torch.equal(one, other)
+                for one, other in zip(known, inputs, strict=True)
+            ):
+                return outputs
+        outputs = call_module(self._module, inputs)
+        self._runs.append((inputs, outputs))
+        return outputs
+
+    def flat(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The tensors of :func:`run_module`, with its errors."""
+        return flatten_outputs(self.nested(inputs))[0]
+
+
 def to_numpy(tensor: torch.Tensor) -> Array:
     """A tensor on the CPU as a numpy array; bfloat16, which numpy lacks, becomes float32."""
     tensor = tensor.detach().cpu()

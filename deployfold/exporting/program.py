@@ -15,7 +15,7 @@ from deployfold.util.torch_files import torch_file
 
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
-from .outputs import compare_loaded, run_module
+from .outputs import compare_loaded
 
 _WHAT = "The .pt2 program"
 
@@ -31,7 +31,7 @@ def export_program(job: ExportJob, path: Path) -> ExportedFile:
     """
     program = job.program
     checks = checking_inputs(job.inputs, job.spec)
-    references = [run_module(job.module, check)[0] for check in checks]
+    references = [job.reference.flat(check) for check in checks]
     with atomic_path(path) as temporary:
         try:
             with ONE_AT_A_TIME, quiet():

@@ -27,6 +27,7 @@ from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import (
     FlatOutputs,
+    Reference,
     call_module,
     compare_loaded,
     is_flat,
@@ -56,6 +57,7 @@ def export_torchscript(
     script: bool = False,
     spec: InputSpec | None = None,
     program: ExportedProgram | None = None,
+    reference: Reference | None = None,
 ) -> TorchScriptArtifact:
     """Write ``module`` as a TorchScript archive.
 
@@ -71,6 +73,7 @@ def export_torchscript(
             result.
         program: trace this exported program of ``module`` instead of its Python code, which may
             have attributes that TorchScript cannot take.
+        reference: the outputs of ``module``, if other formats use them too.
 
     Raises:
         ExportError: the model cannot be traced or scripted, the loaded archive's outputs differ, or
@@ -80,7 +83,8 @@ def export_torchscript(
         raise ExportError(
             "This version of torch has no TorchScript.", hint="Use the .pt2 file instead."
         )
-    reference, _ = run_module(module, inputs)
+    reference = reference or Reference(module)
+    expected = reference.flat(inputs)
     with TORCHSCRIPT_IS_FINE.made(), quiet(), noting_baked() as baked:
         traced = module if program is None else _graph_of(program)
         converted, method, flattened = _convert(traced, inputs, script=script)
@@ -91,12 +95,12 @@ def export_torchscript(
     with atomic_path(path, name="archive") as temporary:
         _save(frozen, temporary)
         with TORCHSCRIPT_IS_FINE.made(), quiet():
-            loaded = torch.jit.load(str(temporary), map_location=reference[0].device)  # type: ignore[no-untyped-call]
-        difference = compare_loaded(loaded, inputs, reference, what=_WHAT)
+            loaded = torch.jit.load(str(temporary), map_location=expected[0].device)  # type: ignore[no-untyped-call]
+        difference = compare_loaded(loaded, inputs, expected, what=_WHAT)
         size = temporary.stat().st_size
     if method == "traced":
         notes += baked_note(baked)
-    fixed, compared = _compare_batch(module, loaded, inputs, spec)
+    fixed, compared = _compare_batch(reference, loaded, inputs, spec)
     return TorchScriptArtifact(
         path=path,
         bytes=size,
@@ -190,7 +194,7 @@ def _save(module: Any, path: Path) -> None:
 
 
 def _compare_batch(
-    module: torch.nn.Module,
+    reference: Reference,
     loaded: torch.nn.Module,
     inputs: tuple[torch.Tensor, ...],
     spec: InputSpec | None,
@@ -198,9 +202,9 @@ def _compare_batch(
     """Whether the archive takes only the traced batch size, and a note on that."""
     for other in checking_inputs(inputs, spec)[1:] if spec is not None else ():
         batch = next((value.shape[0] for value in other if value.ndim), 1)
-        reference, _ = run_module(module, other)
+        expected = reference.flat(other)
         try:
-            compare_loaded(loaded, other, reference, what=_WHAT)
+            compare_loaded(loaded, other, expected, what=_WHAT)
         except ExportError as error:
             only = "The TorchScript model serves only the batch size it was traced with"
             return True, (f"{only}; at batch {batch}: {error.message}",)
@@ -211,14 +215,18 @@ def _compare_batch(
 def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:
     """Trace the module, or if TorchScript cannot take its code, its exported program."""
     try:
-        return export_torchscript(job.module, job.inputs, path, script=job.script, spec=job.spec)
+        return export_torchscript(
+            job.module, job.inputs, path, script=job.script, spec=job.spec,
+            reference=job.reference,
+        )  # fmt: skip
     except ExportError as error:
         if job.script or is_torchscript(job.module):
             raise
         try:
             made = export_torchscript(
-                job.module, job.inputs, path, spec=job.spec, program=job.program
-            )
+                job.module, job.inputs, path, spec=job.spec, program=job.program,
+                reference=job.reference,
+            )  # fmt: skip
         except ExportError:
             raise error from None  # the message of the first attempt is about the user's code
         reason = error.message.partition(". ")[0].rstrip(".")

@@ -16,7 +16,7 @@ from deployfold.util.quiet import quiet
 from deployfold.util.serial import ONE_AT_A_TIME
 
 from .dynamic import BATCH_AXIS, is_dynamic, tracing_inputs
-from .outputs import is_torchscript, run_module
+from .outputs import is_torchscript
 
 _HINT = "ONNX is exported without it, by the TorchScript-based exporter."
 
@@ -34,7 +34,6 @@ def trace(
             "torch.export does not take TorchScript.",
             hint="Give the eager model (a pickled module or a state dict) for a .pt2 file.",
         )
-    run_module(module, inputs)  # report the model's own errors before those of torch.export
     shapes: Any = None
     if is_dynamic(spec):
         inputs = tracing_inputs(inputs, spec)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deployfold.errors import ExportError
-from deployfold.exporting.outputs import check_outputs, flatten_outputs, is_flat
+from deployfold.exporting.outputs import Reference, check_outputs, flatten_outputs, is_flat
 
 A, B, C = (torch.full((2,), float(value)) for value in range(3))
 
@@ -91,3 +91,20 @@ def test_integer_outputs_may_flip_in_few_places_only() -> None:
     check_outputs([classes], [flipped], what="It")
     with pytest.raises(ExportError):
         check_outputs([classes], [classes + 1], what="It")
+
+
+def test_a_reference_runs_each_input_once() -> None:
+    class Counted(torch.nn.Module):
+        runs = 0
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            self.runs += 1
+            return {"y": x * self.runs}
+
+    reference = Reference(module := Counted())
+    one, two = torch.ones(2), torch.ones(2, dtype=torch.float64)
+    assert torch.equal(reference.flat((one,))[0], one)
+    assert reference.nested((one.clone(),)) is reference.nested((one,))
+    assert torch.equal(reference.flat((two,))[0], 2 * two)  # equal values of another dtype
+    assert torch.equal(reference.flat((one,))[0], one)
+    assert module.runs == 2
