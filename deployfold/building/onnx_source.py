@@ -21,7 +21,7 @@ from deployfold.exporting.given import drop_identities, in_single_precision
 from deployfold.exporting.onnx import ONNX, check_file
 from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
-from deployfold.exporting.storage import onnx_bytes, staged, write_model
+from deployfold.exporting.storage import staged, write_model
 from deployfold.folding import FoldResult, Verification
 from deployfold.folding.onnx import GraphFold, absorb, fold_graph
 from deployfold.folding.proof.compare import Difference
@@ -33,6 +33,7 @@ from deployfold.lowering.qdq.given import quantised_as, take_over
 from deployfold.lowering.qdq.given_weights import VisibleWeights
 from deployfold.lowering.qdq.qdq_nodes import DEQUANTISE, QUANTISE
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.util.onnx_files import onnx_bytes
 
 from .artifact import Artifact
 from .journal import Journal

@@ -17,13 +17,14 @@ from deployfold.exporting.onnx import check_file
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.split import CHOOSING, Split, find_missing, place_of, run_tail, split
-from deployfold.exporting.storage import onnx_bytes, staged, write_model
+from deployfold.exporting.storage import staged, write_model
 from deployfold.finish.reference import write_reference
 from deployfold.lowering.graph import load as load_graph
 from deployfold.lowering.graph import prepare
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.tail_name import head_reference
 from deployfold.runtimes.tensors import to_array
+from deployfold.util.onnx_files import onnx_bytes
 
 from .journal import Journal
 from .load import Loaded

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.util.onnx_files import onnx_bytes
 
 from . import exporters, onnx_graph
 from .dynamic import checking_inputs
@@ -29,7 +30,7 @@ from .outputs import (
 )
 from .pixels import cast_first
 from .session import open_session, run_session
-from .storage import EXTERNAL_DATA_BYTES, onnx_bytes, staged, write_model
+from .storage import EXTERNAL_DATA_BYTES, staged, write_model
 from .unsupported import unsupported
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from deployfold.util.files import temporary_directory
+from deployfold.util.onnx_files import data_path
 
 EXTERNAL_DATA_BYTES = int(1.8 * 2**30)
 """Bytes of weights above which they go to a second file. Protobuf's limit is 2 GiB, and the graph
@@ -28,17 +29,6 @@ def weights_bytes(model: ir.Model) -> int:
         for value in graph.initializers.values()
         if value.const_value is not None
     )
-
-
-def data_path(path: Path) -> Path:
-    """The file with the external weights of the ONNX file ``path``."""
-    return path.with_name(f"{path.name}.data")
-
-
-def onnx_bytes(path: Path) -> int:
-    """Size on disk: the ONNX file and its external data."""
-    data = data_path(path)
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 def write_model(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_DATA_BYTES) -> bool:

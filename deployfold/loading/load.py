@@ -76,10 +76,10 @@ def load_model(
         raise _missing(source)
     found = detect(path)
     content = found.read(path, Permissions(tuple(allow_globals), trust))
-    file = content.file or path
+    files = content.files or (path,)
     loaded = LoadedModel(
-        nn.Identity(), content.kind, safe_name(stem(path)), arch, source, sha256(file),
-        file.stat().st_size + content.beside, shapes=content.shapes, notes=content.notes,
+        nn.Identity(), content.kind, safe_name(stem(path)), arch, source, sha256(*files),
+        sum(file.stat().st_size for file in files), shapes=content.shapes, notes=content.notes,
     )  # fmt: skip
     if isinstance(content.module, OnnxModule):
         if arch is not None:

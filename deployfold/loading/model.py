@@ -22,7 +22,8 @@ class LoadedModel:
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``; ``None`` if
             unknown.
         source: the source as the user wrote it.
-        sha256, bytes: hash and size of the file; ``None`` without a file.
+        sha256, bytes: hash and size of the file, or of all files with weights; ``None`` without a
+            file.
         weight_bytes: size of the model's tensors. A training checkpoint is larger, because it also
             has the optimizer's state.
         shapes: input shapes that the source states; ``()`` without any.

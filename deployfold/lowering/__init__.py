@@ -13,6 +13,7 @@ import onnxruntime
 from deployfold import __version__
 from deployfold.config.precision import Precision
 from deployfold.util.files import sha256
+from deployfold.util.onnx_files import onnx_files
 
 from . import cast, qdq
 from .cache import LoweringCache, cache_key
@@ -80,7 +81,7 @@ def lower(
         return write(model, source, path, precision, data, options, progress)
     key = cache_key(
         {
-            "onnx": sha256(source),
+            "onnx": sha256(*onnx_files(source)),
             "data": str(data.digest),
             "precision": precision.value,
             "options": repr(options),

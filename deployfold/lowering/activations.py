@@ -18,10 +18,10 @@ from deployfold.exporting.session import Array, open_session, run_session
 from deployfold.exporting.storage import (
     EXTERNAL_DATA_BYTES,
     SCRATCH_THRESHOLD,
-    data_path,
     write_model,
 )
 from deployfold.util.memory import available_bytes
+from deployfold.util.onnx_files import data_path
 
 DEFAULT_BUDGET = 512 * 2**20
 """Bytes of intermediate tensors that one run may return."""

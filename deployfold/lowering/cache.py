@@ -16,8 +16,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from deployfold.exporting.storage import data_path, staged
+from deployfold.exporting.storage import staged
 from deployfold.util.files import sha256
+from deployfold.util.onnx_files import data_path, onnx_files
 
 _FORMAT = 1
 _FACTS = "facts.json"
@@ -131,9 +132,8 @@ class LoweringCache:
     @staticmethod
     def _fill(directory: Path, artifact: Path, facts: str) -> None:
         digests = {}
-        for file in (artifact, data_path(artifact)):
-            if file.exists():
-                digests[file.name] = sha256(shutil.copyfile(file, directory / file.name))
+        for file in onnx_files(artifact):
+            digests[file.name] = sha256(shutil.copyfile(file, directory / file.name))
         record = {
             "format": _FORMAT,
             "name": artifact.name,

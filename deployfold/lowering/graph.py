@@ -14,7 +14,8 @@ from deployfold.errors import ExportError, first_line
 from deployfold.exporting.onnx import check_file
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.session import Array
-from deployfold.exporting.storage import onnx_bytes, write_model
+from deployfold.exporting.storage import write_model
+from deployfold.util.onnx_files import onnx_bytes
 from deployfold.util.quiet import quiet
 
 from .containers import restore_containers

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployfold.errors import MeasureError, UsageError
+from deployfold.util.onnx_files import onnx_files
 
 from .cuda import Cuda
 from .device import gpu_index, is_gpu
@@ -262,8 +263,7 @@ def _threads_of_torch() -> int:
 
 def _parts(path: Path) -> tuple[str, ...]:
     """The name of the file with external weights, if there is one."""
-    data = path.with_name(f"{path.name}.data")
-    return (data.name,) if data.is_file() else ()
+    return tuple(file.name for file in onnx_files(path)[1:])
 
 
 def _sidecars(path: Path) -> tuple[str, ...]:

@@ -247,10 +247,11 @@ def unreadable(path: Path, error: OSError) -> UsageError:
     return UsageError(f"Cannot read {path}: {error.strerror or error}.")
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of the content of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+def sha256(*paths: Path) -> str:
+    """Hex SHA-256 of the content of a file, or of several files one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

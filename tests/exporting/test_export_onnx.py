@@ -15,7 +15,7 @@ from torchvision_nets import torchvision_model
 from deployfold.errors import ExportError
 from deployfold.exporting import export_onnx
 from deployfold.exporting.onnx import OnnxArtifact
-from deployfold.exporting.storage import data_path
+from deployfold.util.onnx_files import data_path
 
 METADATA = {"deployfold.version": "0.1.0", "deployfold.source_sha256": "ab" * 32}
 

@@ -11,8 +11,9 @@ from lower_toys import node
 
 from deployfold.errors import ExportError
 from deployfold.exporting.session import run_session
-from deployfold.exporting.storage import EXTERNAL_DATA_BYTES, data_path
+from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 from deployfold.lowering.activations import iterate_activations, observe, scratch_session
+from deployfold.util.onnx_files import data_path
 
 NODES = [node("Mul", "x two", "a"), node("Exp", "a", "b"), node("Add", "b two", "y")]
 

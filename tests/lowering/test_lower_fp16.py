@@ -17,8 +17,8 @@ from torchvision_nets import torchvision_model
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import data_path
 from deployfold.lowering import LoweredModel
+from deployfold.util.onnx_files import data_path
 
 
 def lower(source: Path, *arrays: np.ndarray, **options: object) -> LoweredModel:

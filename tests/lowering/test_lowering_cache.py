@@ -11,10 +11,14 @@ import onnx_ir as ir
 import pytest
 from lower_toys import node, normal, write_graph
 
+from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import data_path, write_model
+from deployfold.exporting.storage import write_model
+from deployfold.lowering import LoweringData, lower
 from deployfold.lowering.cache import LoweringCache, cache_key, default_cache_directory
+from deployfold.util.numerics import sqnr_db
+from deployfold.util.onnx_files import data_path
 
 FACTS = {"ranges": {"x": [0.0, 1.5]}, "notes": ["a", "b"]}
 
@@ -72,6 +76,25 @@ def test_the_key_depends_on_every_part() -> None:
     assert cache_key(parts) == cache_key(dict(reversed(parts.items())))
     others = [{"model": "b", "data": "b"}, {"model": "a"}, {"model": "ab", "data": ""}]
     assert len({cache_key(parts), *map(cache_key, others)}) == 4
+
+
+def test_other_external_weights_are_another_model(cache: LoweringCache, tmp_path: Path) -> None:
+    """Two checkpoints of one architecture have equal graphs, and other weights beside them."""
+    weights = []
+    for number in (1, 2):
+        source = tmp_path / str(number) / "net.onnx"
+        source.parent.mkdir()
+        write_graph(
+            source, [node("MatMul", "x w", "y")],
+            weights={"w": normal((32, 32), number)}, shape=(1, 32),
+        )  # fmt: skip
+        assert write_model(ir.load(source), source, threshold=0)
+        feed = {"x": normal((1, 32))}
+        data = LoweringData(inputs=[feed], digest="of the same data")
+        target = source.with_name("net.int8.onnx")
+        lower(source, target, Precision.INT8_WEIGHTS, data, cache=cache)
+        weights.append(run_session(open_session(target), feed)[0])
+    assert sqnr_db([weights[0]], [weights[1]]) < 6
 
 
 def test_a_key_cannot_be_a_path(cache: LoweringCache, artifact: Path) -> None:

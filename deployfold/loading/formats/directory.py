@@ -49,7 +49,8 @@ def read(path: Path, permissions: Permissions) -> Content:
     if package == transformers_zoo.PACKAGE and safe:
         loader = partial(transformers_zoo.pretrained, name, path)
         content = replace(content, own_loader=loader)
-    return replace(content, file=weights, arch=arch, options=options, notes=(note,))
+    files = content.files or (weights,)
+    return replace(content, files=files, arch=arch, options=options, notes=(note,))
 
 
 FORMAT = Format("directory", (), recognise, read)

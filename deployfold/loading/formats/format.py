@@ -62,8 +62,7 @@ class Content:
         arch: the architecture that the file states, if any.
         options: keyword arguments for that architecture.
         notes: sentences for the user.
-        file: the file of weights in a directory; ``None`` for the source itself.
-        beside: bytes of other files that belong to the source.
+        files: the files with the weights; empty for the source alone.
         own_loader: loads the whole model as the library that wrote it does, which may rename keys;
             returns ``None`` where weights are missing. Only for files that cannot run code.
     """
@@ -75,8 +74,7 @@ class Content:
     arch: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    file: Path | None = None
-    beside: int = 0
+    files: tuple[Path, ...] = ()
     own_loader: Callable[[], nn.Module | None] | None = None
 
 

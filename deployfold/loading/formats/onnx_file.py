@@ -57,7 +57,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     if not model.graph.node:
         raise LoadError(f"{path} holds no graph.", hint="Export the model again.")
     _check_tensors(path, model.graph)
-    size = _external_bytes(path, model)
+    external = _external_files(path, model)
     _check_operators(path, model)
     module = OnnxModule(path)
     module.open()
@@ -66,7 +66,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     opset = max((one.version for one in model.opset_import if one.domain in _STANDARD), default=0)
     by = f" by {producer}" if producer else ""
     note = f"{path.name} was written{by} in opset {opset}."
-    return Content(module=module, kind="onnx", notes=(note,), beside=size)
+    return Content(module=module, kind="onnx", notes=(note,), files=(path, *external))
 
 
 FORMAT = Format("ONNX", (".onnx",), recognise, read)
@@ -129,8 +129,8 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
                     pending.append(list(attribute.g.node))
 
 
-def _external_bytes(path: Path, model: onnx.ModelProto) -> int:
-    """The size of the files with external weights.
+def _external_files(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
+    """The files with external weights.
 
     Raises:
         LoadError: a file is missing, or lies outside of the folder of the ONNX.
@@ -141,7 +141,7 @@ def _external_bytes(path: Path, model: onnx.ModelProto) -> int:
             continue
         entries = {_text(one.key): _text(one.value) for one in tensor.external_data}
         names.add(entries.get("location", ""))
-    home, size = path.resolve().parent, 0
+    home, files = path.resolve().parent, []
     for name in sorted(names):
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or "\\" in name or not name:
@@ -160,8 +160,8 @@ def _external_bytes(path: Path, model: onnx.ModelProto) -> int:
                 f"The weights {name} of {path.name} are a link to a file outside of its folder.",
                 hint="Put the file itself there.",
             )
-        size += file.stat().st_size
-    return size
+        files.append(file)
+    return tuple(files)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -66,19 +66,18 @@ def read_index(path: Path, permissions: Permissions) -> Content:
     Raises:
         LoadError: the index or a shard is damaged or missing.
     """
-    shards = sorted(set(_weight_map(path).values()))
+    shards = [path.parent / name for name in sorted(set(_weight_map(path).values()))]
     state: dict[str, Any] = {}
-    for name in shards:
-        shard = path.parent / name
+    for shard in shards:
         if not shard.is_file():
             raise LoadError(f"The shard {shard} is missing.", hint=f"{path.name} names it.")
-        if name.endswith(".safetensors"):
+        if shard.suffix == ".safetensors":
             state |= _tensors(shard)
         else:
             from .pickled import load_pickle
 
             state |= load_pickle(shard, strict=True)
-    return Content(tree=state)
+    return Content(tree=state, files=(path, *shards))
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError, first_few
 from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import onnx_bytes, staged, write_model
+from deployfold.exporting.storage import staged, write_model
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.graph import holds, prepare, write
 from deployfold.lowering.keep import asked_for
@@ -20,6 +20,7 @@ from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
+from deployfold.util.onnx_files import onnx_bytes
 from deployfold.util.onnx_values import inner_graphs
 
 from .convert import convert
