@@ -120,7 +120,7 @@ def bench(
         previous = load_report(artifacts[0])
         inputs = inputs or _inputs_of_report(previous)
         source = previous.source
-        chosen_rows = rows_of(artifacts[0], previous, opening, notes)
+        chosen_rows = rows_of(artifacts[0], previous, inputs, opening, notes)
         if not chosen_rows:
             raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
     else:

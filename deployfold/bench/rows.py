@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.building.artifact import Artifact
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
-from deployfold.loading.zoo import is_zoo_name
 from deployfold.reporting.report import Report, Row
 from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.eager import CheckpointRunner
-from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.runtime import Runtime
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torch_variants import Variant
-from deployfold.util.files import sha256
+
+from .original import LeftOut, original
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,6 @@ class Opening:
                     found[one.name] = one
         return list(found.values())
 
-    def original(self, source: str, arch: str | None = None) -> Runner:
-        """The original model of a build."""
-        return CheckpointRunner(source, self.settings, arch)
-
 
 def known_runtime(path: Path) -> Runtime:
     """The runtime of a file.
@@ -72,12 +68,15 @@ def known_runtime(path: Path) -> Runtime:
     return runtime
 
 
-def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str]) -> list[Artifact]:
+def rows_of(
+    directory: Path, report: Report, inputs: InputSpec, opening: Opening, notes: list[str]
+) -> list[Artifact]:
     """The rows of a build that can be run again, the original first.
 
     Args:
         directory: the directory of the build.
         report: the report of the build.
+        inputs: the inputs of the files.
         opening: the settings for opening the files.
         notes: receives a sentence if the original is left out.
     """
@@ -89,8 +88,11 @@ def rows_of(directory: Path, report: Report, opening: Opening, notes: list[str])
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:
-            runner = _original(report, opening, notes)
-            chosen_rows += [] if runner is None else [replace(artifact, runner=runner)]
+            try:
+                runner = original(report, inputs, opening.settings)
+                chosen_rows.append(replace(artifact, runner=runner))
+            except LeftOut as reason:
+                notes.append(f"The original {report.source.path} {reason}.")
         elif path is None or not path.is_file():
             continue
         elif _not_for_the_cpu(row) and not opening.providers:
@@ -108,29 +110,3 @@ def _not_for_the_cpu(row: Row) -> bool:
     runtime = None if row.artifact is None else runtime_of(row.artifact)
     lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
     return runtime is not None and runtime.takes_provider and lowered
-
-
-def _original(report: Report, opening: Opening, notes: list[str]) -> Runner | None:
-    """The original model of the build, if its file is still the same and takes the same inputs."""
-    source = report.source
-    path = Path(source.path)
-    if (report.options or {}).get("image-input"):
-        notes.append(f"The original {source.path} is left out: it takes no raw frames.")
-        return None
-    if source.kind == "zoo":
-        return opening.original(source.path)
-    if not path.is_file():
-        notes.append(f"The original {source.path} no longer exists.")
-        return None
-    if source.sha256 is not None and sha256(path) != source.sha256:
-        notes.append(f"The original {source.path} has changed since the build.")
-        return None
-    arch = source.arch if source.kind == "state_dict" else None
-    if arch is not None and not is_zoo_name(arch) and not opening.settings.trust:
-        # A report can come from anywhere, so importing code that it names needs the user's trust.
-        notes.append(
-            f"The original {source.path} is left out: the report names code, {arch}, as its "
-            "architecture; --trust runs that code."
-        )
-        return None
-    return opening.original(str(path), arch)

@@ -68,8 +68,7 @@ class CheckpointRunner(TorchFileRunner):
     """Runs a file that contains a whole model: a pickled module, TorchScript or ``.pt2``.
 
     Args:
-        source: the file, or a model by name. The file's content decides its kind.
-        arch: the architecture, if ``source`` is a state dict.
+        source: the file. Its content decides its kind.
 
     Raises:
         LoadError: the file cannot be read, or reading it could run code and is not trusted.
@@ -77,12 +76,12 @@ class CheckpointRunner(TorchFileRunner):
 
     key = None  # a cold start would measure how Python imports the model's code
 
-    def __init__(self, source: str | Path, settings: RunSettings, arch: str | None = None) -> None:
+    def __init__(self, source: Path, settings: RunSettings) -> None:
         from deployfold.loading import load_model
 
-        super().__init__(Path(source), settings)
+        super().__init__(source, settings)
         self._model = load_model(
-            str(source), arch=arch, allow_globals=settings.allow_globals, trust=settings.trust
+            str(source), allow_globals=settings.allow_globals, trust=settings.trust
         )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
 import shutil
 import sys
@@ -9,10 +11,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import deployfold
 from deployfold.bench.bench import bench
+from deployfold.bench.original import LeftOut, original
 from deployfold.building.artifact import Artifact
 from deployfold.building.rows import Extras, interrupted_rows, measure_rows
 from deployfold.config.build_spec import BuildSpec
@@ -20,7 +24,10 @@ from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
 from deployfold.measuring.measurements import MeasurementInterrupted
+from deployfold.reporting.report import Source, load_report
 from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.settings import RunSettings
+from deployfold.util.files import sha256
 
 QUICK = {"threads": 1, "max_seconds": 0.3, "trust": True}
 SHAPE = InputSpec.parse(["1x3x8x8"])
@@ -67,6 +74,74 @@ def test_a_build_is_measured_against_its_original(here):
     assert all(row.latency is not None for row in rows.values())
 
 
+SHARDED = "sharded/model.safetensors.index.json"
+ORIGINALS = {
+    "one of two sets of weights, with an argument of the architecture": (
+        {"path": "two.pt", "kind": "state_dict", "arch": "bench_nets:wide"},
+        {"arch-arg": ["width=6"], "weights": "ema"},
+        None,
+    ),
+    "a model by the user's code": (
+        {"path": "bench_nets:wide", "kind": "factory", "arch": "bench_nets:wide"}, {}, None,
+    ),
+    "a module in half precision": ({"path": "half.pt", "kind": "module"}, {}, None),
+    "shards": ({"path": SHARDED, "kind": "state_dict", "arch": "bench_nets:wide"}, {}, None),
+    "raw pictures": (
+        {"path": "half.pt", "kind": "module"},
+        {"image-input": "nhwc", "mean": "0.5,0.5,0.5", "std": "0.2,0.2,0.2", "input": ["1x3x8x8"]},
+        InputSpec.parse(["1x8x8x3:uint8"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def originals(here):
+    """The files of :data:`ORIGINALS`, and the outputs of the original of each."""
+    source = "import torch\nfrom torch import nn\n\n\ndef wide(width=4):\n"
+    source += "    torch.manual_seed(width)\n    return nn.Sequential(nn.Conv2d(3, width, 3))\n"
+    (here / "bench_nets.py").write_text(source)
+    sys.modules.pop("bench_nets", None)
+    nets = importlib.import_module("bench_nets")
+    raw, average = nets.wide(6), nets.wide(6)
+    average[0].bias.data += 1
+    torch.save({"model": raw.state_dict(), "ema": average.state_dict()}, "two.pt")
+    half = nets.wide().half()
+    torch.save(half, "half.pt")
+    shard = here / "sharded" / "a.safetensors"
+    shard.parent.mkdir()
+    save_file(nets.wide().state_dict(), shard)
+    (here / SHARDED).write_text(
+        json.dumps({"weight_map": dict.fromkeys(half.state_dict(), shard.name)})
+    )
+    pictures, floats = torch.randint(0, 256, (1, 8, 8, 3)), torch.randn(1, 3, 8, 8)
+    single = copy.deepcopy(half).float()
+    with torch.inference_mode():
+        outputs = [(floats, net(floats)) for net in (average, nets.wide(), single, nets.wide())]
+        shown = (pictures.permute(0, 3, 1, 2) / 255 - 0.5) / 0.2
+        outputs.append((pictures.to(torch.uint8), single(shown)))
+    return dict(zip(ORIGINALS, outputs, strict=True))
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_original_is_loaded_as_the_build_loaded_it(here, originals, name):
+    source, options, inputs = ORIGINALS[name]
+    given, expected = originals[name]
+    report = load_report(here / "o" / "report.json")
+    path = here / source["path"]
+    files = sorted(path.parent.iterdir(), reverse=True) if "sharded" in path.parts else [path]
+    digest = sha256(*files) if path.exists() else None
+    report = report.model_copy(
+        update={"source": Source(**source, sha256=digest), "options": options}
+    )
+    runner = original(report, inputs or SHAPE, RunSettings(trust=True))
+    runner.load()
+    np.testing.assert_allclose(runner.run([given])[0], expected, atol=1e-5)
+    if "sharded" in path.parts:
+        save_file({"0.weight": torch.zeros(4, 3, 3, 3), "0.bias": torch.zeros(4)}, files[-1])
+        with pytest.raises(LeftOut, match="has changed since the build"):
+            original(report, SHAPE, RunSettings(trust=True))
+
+
 def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
     """The directory can be somebody else's, and its report can name any function."""
     (here / "bench_nets.py").write_text("raise SystemExit('code of the report ran')\n")
@@ -78,16 +153,12 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [(b"other", "has changed"), (None, "no longer exists"), ("frames", "takes no raw frames")],
+    [(b"other", "has changed"), (None, "no longer exists")],
 )
 def test_without_its_original_the_folded_model_is_the_baseline(here, change, expected):
     weights = here / "weights.pth"
     if change is None:
         weights.unlink()
-    elif change == "frames":
-        report = json.loads((here / "o" / "report.json").read_text())
-        report["options"]["image-input"] = "nhwc"
-        (here / "o" / "report.json").write_text(json.dumps(report))
     else:
         weights.write_bytes(change)
     report = bench([here / "o"], **QUICK)
