@@ -13,7 +13,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.data.labels import Label
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
-from deployfold.measuring.accuracy import compare
+from deployfold.measuring.accuracy import compare, not_judged
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
@@ -194,7 +194,8 @@ def _rows(
             except MeasureError as error:  # different shapes: only the accuracy is missing
                 found.accuracy[artifact.name] = error.message
         rows.append(_row(artifact, measured, accuracy, None, found))
-    return tuple(rows)
+    about = dict.fromkeys((*rows[0].notes, *not_judged(reference or ())))
+    return (rows[0].model_copy(update={"notes": tuple(about)}), *rows[1:])
 
 
 def _row(

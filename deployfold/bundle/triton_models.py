@@ -23,6 +23,7 @@ from .triton_config import (
     config,
     engine_interface,
     onnx_interface,
+    tensor_entry,
     torchscript_interface,
 )
 from .triton_ensemble import ensemble_config, tail_model
@@ -71,6 +72,8 @@ def models_of(
     """
     onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
     interface = onnx_interface(build.directory / onnx.file)
+    for tensor in (*interface.inputs, *interface.outputs):
+        tensor_entry(tensor, batched=False)  # refuses a tensor by its name in the model
     groups = _groups(build, emit)
     engines = {
         one.file: engine_interface(build.directory / one.file)

@@ -35,6 +35,28 @@ def compare(
     return comparison.result()
 
 
+def not_judged(outputs: Sequence[Array]) -> tuple[str, ...]:
+    """Notes about the original's outputs whose comparison says little or nothing.
+
+    1. Values that are NaN or infinite are left out of every comparison.
+    2. An artifact easily agrees with an output of zeros, whatever its accuracy elsewhere.
+    """
+    notes = []
+    for index, output in enumerate(outputs):
+        if output.dtype.kind not in "fc" or not output.size:
+            continue
+        name = "the output" if len(outputs) == 1 else f"output {index}"
+        share = 1.0 - float(np.isfinite(output).mean())
+        if share:
+            notes.append(
+                f"{name}: {100 * share:.3g} % of the values are NaN or infinite here, and "
+                "are not compared"
+            )
+        elif not output.any():
+            notes.append(f"{name} is all zero here, so that its accuracy says nothing")
+    return tuple(notes)
+
+
 class Comparison:
     """:func:`compare` over any number of inputs, without keeping their outputs in memory."""
 

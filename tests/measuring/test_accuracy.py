@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deployfold.errors import MeasureError
-from deployfold.measuring.accuracy import Comparison, compare
+from deployfold.measuring.accuracy import Comparison, compare, not_judged
 from deployfold.util.numerics import max_abs_diff, sqnr_db
 
 REFERENCE = np.array([[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]], dtype=np.float32)
@@ -158,3 +158,15 @@ def test_outputs_that_cannot_be_compared_are_an_error() -> None:
         compare([REFERENCE], [REFERENCE.reshape(-1)])
     with pytest.raises(MeasureError, match="0 outputs"):
         compare([], [])
+
+
+def test_outputs_that_no_comparison_judges_are_told() -> None:
+    """Half of the values NaN, or all zero, gave «inf dB» without a word."""
+    half = np.array([[1.0, np.nan, np.inf, 2.0]], np.float32)
+    assert not_judged([half]) == (
+        "the output: 50 % of the values are NaN or infinite here, and are not compared",
+    )
+    zeros, whole = np.zeros((1, 4), np.float32), np.zeros((1, 4), np.int64)
+    assert not_judged([half[:, :1], zeros, whole, zeros[:, :0]]) == (
+        "output 1 is all zero here, so that its accuracy says nothing",
+    )
