@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,6 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.util.onnx_files import onnx_bytes
@@ -22,7 +21,6 @@ from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
 from .outputs import (
-    Reference,
     check_outputs,
     flatten_outputs,
     is_torchscript,
@@ -81,73 +79,56 @@ class _Compared:
     nested: object
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    batches: tuple[int, ...] = field(default=())
+    batches: tuple[int, ...]
 
 
 def export_onnx(
-    module: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
+    job: ExportJob,
     path: Path,
+    program: ExportedProgram | str,
     *,
-    spec: InputSpec,
-    program: ExportedProgram | None,
-    metadata: Mapping[str, str],
-    program_error: str | None = None,
     external_threshold: int = EXTERNAL_DATA_BYTES,
-    reference: Reference | None = None,
 ) -> OnnxArtifact:
-    """Write ``module`` as ONNX, check the file, run it in ONNX Runtime and compare.
+    """Write a model as ONNX, check the file, run it in ONNX Runtime and compare.
 
-    Inputs keep the names of ``spec``; outputs get those of :func:`~.outputs.flatten_outputs`. With
+    Inputs keep the names of the job; outputs get those of :func:`~.outputs.flatten_outputs`. With
     a dynamic batch, the first axis of the inputs is called ``batch``, and the file runs at two
     batch sizes. Two exports of one model give the same bytes.
 
     Args:
-        module: in evaluation mode; the TorchScript-based exporter takes a ``ScriptModule``.
-        inputs: one tensor for each positional argument of ``forward``.
-        path: the file, written atomically.
-        spec: input names and dynamic batch.
-        program: the program of :func:`~deployfold.exporting.export_program`; ``None`` if that
-            failed, for the reason in ``program_error``.
-        metadata: metadata properties to write into the file.
+        program: the job's program, or the reason why there is none.
         external_threshold: bytes of weights above which they go to a second file.
-        reference: the outputs of ``module``, if other formats use them too.
 
     Raises:
         ExportError: neither exporter writes a valid graph of the same function.
     """
-    compared = _compared(module, inputs, spec, reference or Reference(module))
-    reason = program_error or "there is no torch.export program of this model"
-    if is_torchscript(module):
+    compared = _compared(job)
+    reason = program if isinstance(program, str) else ""
+    if is_torchscript(job.module):
         reason = "the model is TorchScript, which torch.export does not take"
-    elif program is not None:
+    elif not isinstance(program, str):
         try:
             names = compared.input_names, compared.output_names
             model = exporters.dynamo(program, *names)
-            return _finish(model, path, compared, metadata, external_threshold, "dynamo")
+            return _finish(model, path, compared, job.metadata, external_threshold, "dynamo")
         except ExportError as error:
             reason = error.message.rstrip(".")
         except Exception as error:
             reason = f"the dynamo exporter failed: {first_line(error)}"
     try:
-        model, notes = _torchscript(module, compared)
+        model, notes = _torchscript(job.module, compared)
     except Exception as error:
-        raise unsupported(program, first_line(error), reason) from error
+        refused = None if isinstance(program, str) else program
+        raise unsupported(refused, first_line(error), reason) from error
     return _finish(
-        model, path, compared, metadata, external_threshold, "torchscript", reason, notes
+        model, path, compared, job.metadata, external_threshold, "torchscript", reason, notes
     )
 
 
-def _compared(
-    module: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    spec: InputSpec,
-    reference: Reference,
-) -> _Compared:
-    checks = checking_inputs(inputs, spec)
-    if any(value.dtype == torch.bfloat16 for value in inputs) or any(
-        parameter.dtype == torch.bfloat16 for parameter in module.parameters()
-    ):
+def _compared(job: ExportJob) -> _Compared:
+    spec, reference = job.spec, job.reference
+    checks = checking_inputs(job.inputs, spec)
+    if any(one.dtype == torch.bfloat16 for one in (*job.inputs, *job.module.parameters())):
         raise ExportError(
             "ONNX Runtime cannot run bfloat16 models on the CPU, so the export cannot be checked.",
             hint="Convert the model with .float() first; the precision is chosen when lowering.",
@@ -266,21 +247,11 @@ def _compare(path: Path, compared: _Compared) -> float:
 
 
 def _export(job: ExportJob, path: Path) -> OnnxArtifact:
-    program, program_error = None, None
     try:
-        program = job.program
+        program: ExportedProgram | str = job.program
     except ExportError as error:
-        program_error = error.message
-    return export_onnx(
-        job.module,
-        job.inputs,
-        path,
-        spec=job.spec,
-        program=program,
-        program_error=program_error,
-        metadata=job.metadata,
-        reference=job.reference,
-    )
+        program = error.message
+    return export_onnx(job, path, program)
 
 
 ONNX = Exporter(

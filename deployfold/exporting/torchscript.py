@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch.export import ExportedProgram
 
-from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_few, first_line
 from deployfold.runtimes import TORCHSCRIPT as RUNTIME
 from deployfold.util.files import atomic_path, disk_is_full
@@ -27,7 +26,6 @@ from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .outputs import (
     FlatOutputs,
-    Reference,
     call_module,
     compare_loaded,
     is_flat,
@@ -50,30 +48,17 @@ class TorchScriptArtifact(ExportedFile):
 
 
 def export_torchscript(
-    module: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    path: Path,
-    *,
-    script: bool = False,
-    spec: InputSpec | None = None,
-    program: ExportedProgram | None = None,
-    reference: Reference | None = None,
+    job: ExportJob, path: Path, *, program: ExportedProgram | None = None
 ) -> TorchScriptArtifact:
-    """Write ``module`` as a TorchScript archive.
+    """Write a model as a TorchScript archive.
 
-    The module is traced on ``inputs``, or scripted, and then frozen without numeric optimisations,
-    so that the arithmetic stays unchanged. A ``ScriptModule`` is only frozen.
+    The module is traced, or scripted, and then frozen without numeric optimisations, so that the
+    arithmetic stays unchanged. A ``ScriptModule`` is only frozen. With a dynamic batch, a second
+    batch size is compared too, and the notes have the result.
 
     Args:
-        module: in evaluation mode.
-        inputs: one tensor for each positional argument of ``forward``.
-        path: the file, written atomically; by convention ``NAME.ts.pt``.
-        script: compile the Python source instead of tracing, which keeps control flow.
-        spec: with a dynamic batch, a second batch size is compared too, and the notes have the
-            result.
-        program: trace this exported program of ``module`` instead of its Python code, which may
+        program: trace this exported program of the module instead of its Python code, which may
             have attributes that TorchScript cannot take.
-        reference: the outputs of ``module``, if other formats use them too.
 
     Raises:
         ExportError: the model cannot be traced or scripted, the loaded archive's outputs differ, or
@@ -83,11 +68,11 @@ def export_torchscript(
         raise ExportError(
             "This version of torch has no TorchScript.", hint="Use the .pt2 file instead."
         )
-    reference = reference or Reference(module)
-    expected = reference.flat(inputs)
+    inputs = job.inputs
+    expected = job.reference.flat(inputs)
     with TORCHSCRIPT_IS_FINE.made(), quiet(), noting_baked() as baked:
-        traced = module if program is None else _graph_of(program)
-        converted, method, flattened = _convert(traced, inputs, script=script)
+        traced = job.module if program is None else _graph_of(program)
+        converted, method, flattened = _convert(traced, inputs, script=job.script)
         frozen, notes = _freeze(converted)
     notes += flattened
     # The archive contains the name of its file, so the name is fixed. Saving to a buffer, without a
@@ -100,7 +85,7 @@ def export_torchscript(
         size = temporary.stat().st_size
     if method == "traced":
         notes += baked_note(baked)
-    fixed, compared = _compare_batch(reference, loaded, inputs, spec)
+    fixed, compared = _compare_batch(job, loaded)
     return TorchScriptArtifact(
         path=path,
         bytes=size,
@@ -193,16 +178,11 @@ def _save(module: Any, path: Path) -> None:
         raise ExportError(f"TorchScript cannot save this model: {first_line(error)}") from error
 
 
-def _compare_batch(
-    reference: Reference,
-    loaded: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    spec: InputSpec | None,
-) -> tuple[bool, tuple[str, ...]]:
+def _compare_batch(job: ExportJob, loaded: torch.nn.Module) -> tuple[bool, tuple[str, ...]]:
     """Whether the archive takes only the traced batch size, and a note on that."""
-    for other in checking_inputs(inputs, spec)[1:] if spec is not None else ():
+    for other in checking_inputs(job.inputs, job.spec)[1:]:
         batch = next((value.shape[0] for value in other if value.ndim), 1)
-        expected = reference.flat(other)
+        expected = job.reference.flat(other)
         try:
             compare_loaded(loaded, other, expected, what=_WHAT)
         except ExportError as error:
@@ -215,18 +195,12 @@ def _compare_batch(
 def _export(job: ExportJob, path: Path) -> TorchScriptArtifact:
     """Trace the module, or if TorchScript cannot take its code, its exported program."""
     try:
-        return export_torchscript(
-            job.module, job.inputs, path, script=job.script, spec=job.spec,
-            reference=job.reference,
-        )  # fmt: skip
+        return export_torchscript(job, path)
     except ExportError as error:
         if job.script or is_torchscript(job.module):
             raise
         try:
-            made = export_torchscript(
-                job.module, job.inputs, path, spec=job.spec, program=job.program,
-                reference=job.reference,
-            )  # fmt: skip
+            made = export_torchscript(job, path, program=job.program)
         except ExportError:
             raise error from None  # the message of the first attempt is about the user's code
         reason = error.message.partition(". ")[0].rstrip(".")

@@ -23,7 +23,7 @@ from torch import nn
 from trained_inputs import OTHER, OTHER_SOUND, SEEN, SEEN_SOUND, Files, crops, frames, package
 
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.exporting import export_onnx
+from deployfold.exporting import ExportJob, export_onnx
 from deployfold.folding import fold
 
 IMAGE = (1, 3, 224, 224)
@@ -56,7 +56,7 @@ def _folded(net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     example = (torch.randn(shape),)
     spec = InputSpec((TensorSpec(shape, name="x"),))
     folded = fold(net.eval(), example).model
-    export_onnx(folded, example, path, spec=spec, program=None, metadata={})
+    export_onnx(ExportJob(folded, example, spec), path, "the other exporter is faster")
 
 
 def _efficientnet(number: int) -> Callable[[Path], None]:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
-from export_toys import export_program
+from export_toys import export_onnx, export_program
 from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from onnx import numpy_helper
 from torch import nn
@@ -23,7 +23,6 @@ from deployfold.compare.layers.result import Limits
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError, LoadError, UsageError
-from deployfold.exporting import export_onnx
 from deployfold.folding import fold
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 
@@ -123,7 +122,7 @@ def folder(tmp_path_factory):
     torch.save(folded, place / "net.folded.pt")
     program, _ = export_program(folded, (x,), place / "net.pt2", spec=SPEC)
     for name, given in (("net.onnx", program), ("old.onnx", None)):
-        export_onnx(folded, (x,), place / name, spec=SPEC, program=given, metadata={})
+        export_onnx(folded, (x,), place / name, spec=SPEC, program=given)
     feeds = [{"x": np.random.default_rng(i).normal(size=SHAPE).astype("f")} for i in range(8)]
     lower_fp16(place / "net.onnx", place / "net.fp16.onnx", inputs=feeds)
     lower_bf16(place / "net.onnx", place / "net.bf16.onnx", inputs=feeds)
@@ -278,7 +277,7 @@ def test_layers_centred_for_int8_are_compared_at_the_original_point(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)).eval()
     net[0].bias.data += 3.0
     x, sources = torch.randn(SHAPE), [tmp_path / "net.onnx", tmp_path / "net.int8.onnx"]
-    export_onnx(net, (x,), sources[0], spec=SPEC, program=None, metadata={})
+    export_onnx(net, (x,), sources[0], spec=SPEC)
     feeds = [{"x": np.random.default_rng(i).normal(size=SHAPE).astype("f")} for i in range(8)]
     lower_qdq(*sources, precision=Precision.INT8, calibration=feeds, held_back=feeds)
     shifts = [node.metadata_props.get(SHIFT_KEY) for node in onnx_ir.load(sources[1]).graph]

@@ -15,7 +15,6 @@ from torch import nn
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import parse_profile
 from deployfold.errors import ExportError
-from deployfold.exporting import export_onnx
 from deployfold.exporting.dynamic import checking_inputs, tracing_inputs
 
 
@@ -45,7 +44,7 @@ def test_height_and_width_are_dynamic_apart(tmp_path: Path, exporter: str) -> No
     if exporter == "dynamo":
         program, _ = toys.export_program(module, inputs, tmp_path / "m.pt2", spec=spec)
     path = tmp_path / "m.onnx"
-    made = export_onnx(module, inputs, path, spec=spec, program=program, metadata={})
+    made = toys.export_onnx(module, inputs, path, spec=spec, program=program)
     assert made.exporter == exporter
     (image,) = onnx.load(path).graph.input
     dimensions = [dim.dim_param or dim.dim_value for dim in image.type.tensor_type.shape.dim]
@@ -68,7 +67,7 @@ def test_inputs_that_must_agree_share_an_axis(tmp_path: Path) -> None:
     spec = spec_of(inputs, "tokens", "mask", profiles=profiles)
     program, _ = toys.export_program(Masked(), inputs, tmp_path / "m.pt2", spec=spec)
     path = tmp_path / "m.onnx"
-    export_onnx(Masked(), inputs, path, spec=spec, program=program, metadata={})
+    toys.export_onnx(Masked(), inputs, path, spec=spec, program=program)
     shapes = [
         [dim.dim_param for dim in value.type.tensor_type.shape.dim]
         for value in onnx.load(path).graph.input

@@ -8,12 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_toys import export_program
+from export_toys import export_onnx, export_program
 from torch import nn
 
 import deployfold
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.exporting import export_onnx
 from deployfold.folding import fold
 
 
@@ -44,7 +43,7 @@ def test_additions_of_merged_branches_disappear(
     spec = InputSpec((TensorSpec((1, 4, 6, 6)),))
     program = export_program(folded, inputs, tmp_path / "m.pt2", spec=spec)[0] if dynamo else None
     path = tmp_path / "m.onnx"
-    export_onnx(folded, inputs, path, spec=spec, program=program, metadata={})
+    export_onnx(folded, inputs, path, spec=spec, program=program)
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert sorted(kinds) == ["Conv", "Relu"]
     (output,) = onnxruntime.InferenceSession(path).run(None, {"input": inputs[0].numpy()})

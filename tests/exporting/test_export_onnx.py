@@ -13,7 +13,6 @@ import torch
 from torchvision_nets import torchvision_model
 
 from deployfold.errors import ExportError
-from deployfold.exporting import export_onnx
 from deployfold.exporting.onnx import OnnxArtifact
 from deployfold.util.onnx_files import data_path
 
@@ -33,7 +32,7 @@ def export(
     program = None
     if exporter == "dynamo":
         program, _ = toys.export_program(module, inputs, path.with_suffix(".pt2"), spec=spec)
-    return export_onnx(
+    return toys.export_onnx(
         module, inputs, path, spec=spec, program=program, metadata=METADATA, **options
     )
 
@@ -132,15 +131,8 @@ def test_names_of_dict_outputs_and_an_input_that_is_not_used(tmp_path: Path, exp
 def test_a_model_that_torch_export_refuses_is_exported_by_tracing(tmp_path: Path) -> None:
     module, inputs = toys.Branching().eval(), (torch.ones(2, 4),)
     spec = toys.spec_for(inputs)
-    artifact = export_onnx(
-        module,
-        inputs,
-        tmp_path / "m.onnx",
-        spec=spec,
-        program=None,
-        metadata={},
-        program_error="its forward branches",
-    )
+    path, reason = tmp_path / "m.onnx", "its forward branches"
+    artifact = toys.export_onnx(module, inputs, path, spec=spec, program=reason)
     assert (artifact.exporter, artifact.fallback_reason) == ("torchscript", "its forward branches")
     assert any("a branch at export_toys.py" in note for note in artifact.notes)
 
@@ -225,7 +217,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     inputs = (torch.ones(1, 100),)
     spec = toys.spec_for(inputs)
     with pytest.raises(ExportError, match="not the same function"):
-        export_onnx(Random(), inputs, path, spec=spec, program=None, metadata={})
+        toys.export_onnx(Random(), inputs, path, spec=spec)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from cli_runs import fails, run
+from export_toys import export_torchscript
 from torch import Tensor, nn
 
 import deployfold
-from deployfold.exporting import export_torchscript
 from deployfold.exporting.baked import noting_baked
 
 INPUTS = (torch.ones(2, 3),)

@@ -9,7 +9,6 @@ import torch
 
 import deployfold
 from deployfold.errors import ExportError
-from deployfold.exporting import export_torchscript
 from deployfold.exporting.outputs import flatten_outputs
 
 
@@ -22,7 +21,7 @@ class Scaled(torch.nn.Module):
 
 def test_a_traced_model_computes_what_the_eager_one_does(tmp_path: Path) -> None:
     module, inputs = toys.conv_bn(), toys.image_inputs()
-    artifact = export_torchscript(module, inputs, tmp_path / "m.ts.pt")
+    artifact = toys.export_torchscript(module, inputs, tmp_path / "m.ts.pt")
     assert artifact.method == "traced"
     assert artifact.bytes == (tmp_path / "m.ts.pt").stat().st_size
     assert artifact.max_abs_diff < 1e-5
@@ -33,7 +32,7 @@ def test_a_traced_model_computes_what_the_eager_one_does(tmp_path: Path) -> None
 
 
 def test_freezing_does_not_fold_batchnorm_behind_our_back(tmp_path: Path) -> None:
-    artifact = export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
+    artifact = toys.export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
     assert "batch_norm" in str(torch.jit.load(str(artifact.path)).graph)
 
 
@@ -51,7 +50,7 @@ def test_dict_outputs_and_several_inputs(tmp_path: Path) -> None:
             return {"out": result["out"], "aux": result["aux"][0]}
 
     wrapped = Tensors().eval()
-    artifact = export_torchscript(wrapped, inputs, tmp_path / "m.ts.pt")
+    artifact = toys.export_torchscript(wrapped, inputs, tmp_path / "m.ts.pt")
     _, names = flatten_outputs(torch.jit.load(str(artifact.path))(*inputs))
     assert names == ("out", "aux")
 
@@ -59,8 +58,8 @@ def test_dict_outputs_and_several_inputs(tmp_path: Path) -> None:
 def test_scripting_keeps_the_branch_and_tracing_says_that_it_does_not(tmp_path: Path) -> None:
     module, inputs = toys.Branching().eval(), (torch.ones(2, 4),)
     large = torch.full((2, 4), 1e8) * module.linear.weight.sum().sign()
-    traced = export_torchscript(module, inputs, tmp_path / "traced.ts.pt")
-    scripted = export_torchscript(module, inputs, tmp_path / "scripted.ts.pt", script=True)
+    traced = toys.export_torchscript(module, inputs, tmp_path / "traced.ts.pt")
+    scripted = toys.export_torchscript(module, inputs, tmp_path / "scripted.ts.pt", script=True)
     assert any("a branch at export_toys.py" in note for note in traced.notes)
     assert (scripted.method, scripted.notes) == ("scripted", ())
     assert module.linear(large).sum() > 1e6, "the input must take the other branch"
@@ -70,9 +69,11 @@ def test_scripting_keeps_the_branch_and_tracing_says_that_it_does_not(tmp_path: 
 
 def test_torchscript_goes_through_as_it_is(tmp_path: Path) -> None:
     module, inputs = torch.jit.script(toys.Branching().eval()), (torch.ones(2, 4),)
-    artifact = export_torchscript(module, inputs, tmp_path / "a.ts.pt")
+    artifact = toys.export_torchscript(module, inputs, tmp_path / "a.ts.pt")
     assert artifact.method == "frozen"
-    again = export_torchscript(torch.jit.load(str(artifact.path)), inputs, tmp_path / "b.ts.pt")
+    again = toys.export_torchscript(
+        torch.jit.load(str(artifact.path)), inputs, tmp_path / "b.ts.pt"
+    )
     assert again.method == "frozen"
     assert again.max_abs_diff == 0.0
 
@@ -80,18 +81,18 @@ def test_torchscript_goes_through_as_it_is(tmp_path: Path) -> None:
 def test_an_exported_program_can_be_traced(tmp_path: Path) -> None:
     inputs = toys.image_inputs(2)
     module = torch.export.export(toys.conv_bn(), inputs, strict=False).module()
-    assert export_torchscript(module, inputs, tmp_path / "m.ts.pt").max_abs_diff < 1e-5
+    assert toys.export_torchscript(module, inputs, tmp_path / "m.ts.pt").max_abs_diff < 1e-5
 
 
 def test_a_baked_in_batch_is_noted(tmp_path: Path) -> None:
     inputs = (torch.ones(2, 3),)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
-    baked = export_torchscript(Scaled(), inputs, tmp_path / "a.ts.pt", spec=spec)
+    baked = toys.export_torchscript(Scaled(), inputs, tmp_path / "a.ts.pt", spec=spec)
     assert baked.fixed_batch
     assert any("serves only the batch size" in note for note in baked.notes)
     inputs = toys.image_inputs(2)
     spec = toys.spec_for(inputs, dynamic=(1, 2, 4))
-    good = export_torchscript(toys.conv_bn(), inputs, tmp_path / "b.ts.pt", spec=spec)
+    good = toys.export_torchscript(toys.conv_bn(), inputs, tmp_path / "b.ts.pt", spec=spec)
     assert not good.fixed_batch
     assert good.notes == ("The TorchScript model was also compared at batch 1.",)
 
@@ -105,14 +106,18 @@ def test_a_model_that_cannot_be_traced_or_scripted_is_one_error_and_no_file(tmp_
 
     for script, message in ((False, "not while tracing"), (True, "cannot compile")):
         with pytest.raises(ExportError, match=message) as caught:
-            export_torchscript(Refuses(), (torch.ones(1),), tmp_path / "m.ts.pt", script=script)
+            toys.export_torchscript(
+                Refuses(), (torch.ones(1),), tmp_path / "m.ts.pt", script=script
+            )
         assert caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_is_random_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not the same function"):
-        export_torchscript(torch.nn.Dropout().train(), (torch.ones(100),), tmp_path / "m.ts.pt")
+        toys.export_torchscript(
+            torch.nn.Dropout().train(), (torch.ones(100),), tmp_path / "m.ts.pt"
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -121,7 +126,7 @@ def test_torchs_deprecation_warnings_are_hidden(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
+        toys.export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
     assert capfd.readouterr() == ("", "")
 
 
@@ -130,7 +135,7 @@ def test_a_torch_without_torchscript_costs_one_error(
 ) -> None:
     monkeypatch.delattr(torch.jit, "trace")
     with pytest.raises(ExportError, match="no TorchScript"):
-        export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
+        toys.export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
 
 
 class Unattached(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +11,9 @@ from torch.export import ExportedProgram
 
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
-from deployfold.exporting import ExportedFile, ExportJob
+from deployfold.exporting import ExportedFile, ExportJob, OnnxArtifact, TorchScriptArtifact
+from deployfold.exporting import export_onnx as write_onnx
+from deployfold.exporting import export_torchscript as write_torchscript
 from deployfold.exporting.program import PROGRAM
 
 
@@ -83,3 +86,30 @@ def export_program(
     """Write a ``.pt2``; returns the program in memory as well."""
     job = ExportJob(module, inputs, spec)
     return job.program, PROGRAM.export(job, path)
+
+
+def export_torchscript(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    script: bool = False,
+    spec: InputSpec | None = None,
+) -> TorchScriptArtifact:
+    spec = spec or spec_for(inputs, *(f"x{number}" for number in range(len(inputs))))
+    return write_torchscript(ExportJob(module, inputs, spec, script=script), path)
+
+
+def export_onnx(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    spec: InputSpec,
+    program: ExportedProgram | str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    **options: int,
+) -> OnnxArtifact:
+    """Write an ONNX; by the TorchScript-based exporter, which is faster, without a program."""
+    job = ExportJob(module, inputs, spec, metadata=metadata or {})
+    return write_onnx(job, path, program or "there is no program", **options)

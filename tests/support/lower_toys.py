@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from export_toys import export_onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.exporting import export_onnx
 from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.graph import prepare
 
@@ -52,7 +52,7 @@ def node(op_type: str, inputs: str, output: str, **attributes: object) -> NodePr
 def export_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> Path:
     """Export by the TorchScript-based exporter, which is faster."""
     spec = InputSpec(tuple(TensorSpec(tuple(value.shape)) for value in inputs))
-    return export_onnx(module, inputs, path, spec=spec, program=None, metadata={"k": "v"}).path
+    return export_onnx(module, inputs, path, spec=spec, metadata={"k": "v"}).path
 
 
 def prepared(
