@@ -8,6 +8,7 @@ Exports to ONNX share one table of operators, see :mod:`export_tables`.
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
 
 from export_tables import keep_export_tables
@@ -21,3 +22,9 @@ if find_spec("hypothesis") is not None:
     settings.load_profile("reproducible" if FACTOR == 1 else "random")
 
 keep_export_tables()
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection of garbage, one of which precedes each measurement, the imports."""
+    gc.collect()
+    gc.freeze()

@@ -55,5 +55,7 @@ def test_mistakes_are_errors_before_torch_is_imported(tmp_path):
         (("--input", "gone.npy"), "Cannot read gone.npy"),
         (("-o", "y.txt"), "neither an .npz nor an .npy"),
     ):
-        done = run("run", "net.onnx", *words, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        done = run(
+            "run", "net.onnx", *words, cwd=tmp_path, installed=True, PYTHONPATH=str(tmp_path)
+        )
         fails(done, 2, part)

@@ -72,7 +72,7 @@ def test_settings_survive_json() -> None:
 
 
 def test_a_package_of_a_third_party_brings_a_runtime(tmp_path: Path) -> None:
-    """A new process reads the entry points of a real distribution on its path."""
+    """The command reads the entry points of a real distribution on its path."""
     weight = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.savez(tmp_path / "net.affine.npz", weight=weight, bias=np.float32([1, 2]))
     np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))

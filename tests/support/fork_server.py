@@ -9,6 +9,7 @@ which takes one JSON object a line and answers each with the exit code.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -23,9 +24,15 @@ from typing import NoReturn
 
 AVAILABLE = hasattr(os, "fork")
 CHANGEABLE = frozenset(
-    {"COLUMNS", "NO_COLOR", "FORCE_COLOR", "HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"}
-)
-"""Variables that are read when a command runs; others may be read while modules are imported."""
+    {
+        "COLUMNS", "NO_COLOR", "FORCE_COLOR", "HOME", "PYTHONPATH", "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+    }
+)  # fmt: skip
+"""Variables that are read when a command runs; others may be read while modules are imported.
+
+A module in ``PYTHONPATH`` is not imported in place of one that the server has imported.
+"""
 _TIMEOUT = 300
 """Seconds until a command is killed."""
 
@@ -87,6 +94,8 @@ def _import_and_export() -> None:
 
 def _serve() -> None:
     _import_and_export()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would look at, and copy, all that was imported here
     while line := sys.stdin.readline():
         order = json.loads(line)
         child = os.fork()
@@ -112,6 +121,7 @@ def _become_command(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = ["deployfold", *words]
     code: object = 1
     try:
