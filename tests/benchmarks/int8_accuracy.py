@@ -1,9 +1,12 @@
-"""The accuracy of INT8 on photographs outside the calibration set, and that of other quantisers.
+"""The accuracy of INT8 on inputs outside the calibration set, and that of other quantisers.
 
     PYTHONPATH=tests/support python tests/benchmarks/int8_accuracy.py \
-        [--net NAME] [--samples N] [--only TITLE] [--folder FOLDER] [PEER=PYTHON …]
+        [--net NAME] [--samples N] [--only TITLE] [--folder FOLDER] [--precisions]
+        [PEER=PYTHON …]
 
-The networks and photographs come from packages: see ``trained_nets.py`` and ``trained_inputs.py``.
+The networks and their inputs come from packages: see ``trained_nets.py``, ``trained_inputs.py`` and
+``trained_text.py``. ``--precisions`` compares our own precisions instead of other quantisers: each
+file as written, with every 16-bit tensor really rounded.
 A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
 
     python -m venv nncf; nncf/bin/pip install nncf onnx onnxruntime
@@ -28,7 +31,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from lowering_calls import lower_qdq
+import onnx_ir as ir
+from lowering_calls import lower_cast, lower_qdq
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -42,32 +46,48 @@ from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError
 from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.emulate import emulate
+from deployfold.lowering.request import RANGE_SAMPLES
 
 Feed = dict[str, np.ndarray]
 Quantiser = Callable[[Path, Path, list[Feed], list[int]], None]
 """Source, destination, calibration samples, and the photograph that each of them is from."""
 
 
-def deployfold(**options: Any) -> Quantiser:
-    """Our own, every layer in int8; a quarter of the files is held back.
+def deployfold(precision: Precision, **options: Any) -> Quantiser:
+    """Our own, every layer in the precision; a quarter of the files is held back.
 
     Of fewer than four files, which would leave no two to fit to, a quarter of the samples of each.
     """
+    guard = GuardSpec(enabled=False)
 
     def quantise(source: Path, path: Path, samples: list[Feed], pictures: list[int]) -> None:
+        if precision.record.family == "cast":
+            lower_cast(source, path, precision, inputs=samples[:RANGE_SAMPLES], guard=guard)
+            return
         files = max(pictures) + 1
         held = [picture >= files - files // 4 for picture in pictures]
         if files < 4:
             held = [index >= len(samples) * 3 // 4 for index in range(len(samples))]
         fit = [index for index, out in enumerate(held) if not out]
         lower_qdq(
-            source, path, calibration=[samples[index] for index in fit],
+            source, path, precision=precision, calibration=[samples[index] for index in fit],
             pictures=[pictures[index] for index in fit],
             held_back=[one for one, out in zip(samples, held, strict=True) if out],
-            guard=GuardSpec(enabled=False), **options,
+            guard=guard, **options,
         )  # fmt: skip
 
     return quantise
+
+
+def rounded(path: Path) -> Path:
+    """A copy of a file of ours that rounds every 16-bit tensor when a CPU runs it."""
+    model = ir.load(path)
+    for half in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        emulate(model, half)
+    copy = path.with_suffix(".rounded.onnx")
+    ir.save(model, copy)
+    return copy
 
 
 class Reader(CalibrationDataReader):
@@ -113,7 +133,7 @@ def peer(name: str, python: str) -> Quantiser:
 
 
 QUANTISERS: dict[str, Quantiser] = {
-    "deployfold": deployfold(precision=Precision.INT8),
+    "deployfold": deployfold(Precision.INT8),
     "onnxruntime MinMax": onnxruntime(CalibrationMethod.MinMax),
     "onnxruntime Percentile 99.99": onnxruntime(
         CalibrationMethod.Percentile, CalibPercentile=99.99
@@ -123,6 +143,16 @@ QUANTISERS: dict[str, Quantiser] = {
     ),
     "onnxruntime Entropy": onnxruntime(CalibrationMethod.Entropy),
 }
+
+PRECISIONS: dict[str, Quantiser] = {
+    "INT8, skips too": deployfold(Precision.INT8, residual=True),
+    **{
+        one.record.title: deployfold(one)
+        for one in Precision
+        if one.record.family in ("cast", "qdq")
+    },
+}
+"""Our own precisions, and INT8 with the skips of residual sums."""
 
 
 def measured(net: Trained, source: Path, key: str, count: int) -> tuple[Measurer, Measurer]:
@@ -143,10 +173,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=126)
     parser.add_argument("--judged", type=int, default=132)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.mkdtemp()))
+    parser.add_argument("--precisions", action="store_true")
     parser.add_argument("peers", nargs="*")
     given = parser.parse_args()
     others = [word.partition("=") for word in given.peers]
-    quantisers = QUANTISERS | {name: peer(name, python) for name, _, python in others}
+    quantisers = (PRECISIONS if given.precisions else QUANTISERS) | {
+        name: peer(name, python) for name, _, python in others
+    }
     given.folder.mkdir(parents=True, exist_ok=True)
     print("| network | quantiser | same: dB | top-1 | other: dB | top-1 | CPU s |")
     print("|---|---|---|---|---|---|---|")
@@ -173,7 +206,7 @@ def main() -> None:
             seconds = _seconds() - start
             cells = []
             for measurer in sets:
-                found = measurer.measure(path)
+                found = measurer.measure(rounded(path) if given.precisions else path)
                 agreement = "–" if found.agreement is None else f"{found.agreement:.1%}"
                 cells.append(f"{found.sqnr_db:.1f} | {agreement}")
             print(f"| {name} | {title} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)

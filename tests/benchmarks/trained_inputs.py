@@ -42,7 +42,7 @@ def package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _paths(files: Files) -> list[Path]:
+def paths(files: Files) -> list[Path]:
     return [package(name) / path for name, paths in files.items() for path in paths]
 
 
@@ -51,7 +51,7 @@ def crops(
 ) -> Iterator[np.ndarray]:
     """Random crops, some mirrored, ``(1, 3, 224, 224)`` float32, of each photograph in turn."""
     random = np.random.default_rng(seed)
-    images = [Image.open(path).convert("RGB") for path in _paths(files)]
+    images = [Image.open(path).convert("RGB") for path in paths(files)]
     for index in range(count):
         image = images[index % len(images)]
         side = int(min(image.size) * random.uniform(0.4, 1.0))
@@ -66,16 +66,21 @@ def crops(
 def frames(files: Files, count: int, seed: int) -> Iterator[np.ndarray]:
     """Random frames of 1024 samples at 16 kHz, ``(1, 1024)`` float32, normalised for CREPE."""
     random = np.random.default_rng(seed)
-    sounds = [_mono(path) for path in _paths(files)]
+    sounds = [mono(path) for path in paths(files)]
     for index in range(count):
-        sound = sounds[index % len(sounds)]
-        start = int(random.integers(0, len(sound) - 1024))
-        frame = sound[start : start + 1024]
-        frame = (frame - frame.mean()) / max(float(frame.std()), 1e-10)
-        yield frame[None].astype(np.float32)
+        yield frame(sounds[index % len(sounds)], random)
 
 
-def _mono(path: Path) -> np.ndarray:
+def frame(sound: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One random frame as :func:`frames` gives it."""
+    start = int(random.integers(0, len(sound) - 1024))
+    part = sound[start : start + 1024]
+    part = (part - part.mean()) / max(float(part.std()), 1e-10)
+    return part[None].astype(np.float32)
+
+
+def mono(path: Path) -> np.ndarray:
+    """A recording at 16 kHz, its channels averaged, -1 to 1 in float64."""
     with wave.open(str(path)) as file:
         if file.getsampwidth() != 2:
             raise SystemExit(f"{path} does not hold 16-bit samples.")

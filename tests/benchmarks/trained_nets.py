@@ -21,6 +21,8 @@ import torchvision
 from onnx.tools.update_model_dims import update_inputs_outputs_dims
 from torch import nn
 from trained_inputs import OTHER, OTHER_SOUND, SEEN, SEEN_SOUND, Files, crops, frames, package
+from trained_text import OTHER_TEXT, SEEN_TEXT, passages
+from trained_text import export as export_text
 
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.exporting import ExportJob, export_onnx
@@ -115,4 +117,5 @@ NETS = {
     },
     "YOLOv8n (NudeNet)": _pictures(_nudenet, (0.0,) * 3, (1.0,) * 3),
     "CREPE tiny": Trained(_crepe, frames, SEEN_SOUND, OTHER_SOUND),
+    "MiniLM-L6": Trained(export_text, passages, SEEN_TEXT, OTHER_TEXT),
 }

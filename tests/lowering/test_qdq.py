@@ -112,13 +112,21 @@ def test_the_guard_puts_back_what_costs_most(tmp_path):
     options = {"calibration": feeds[:16], "held_back": feeds[16:]}
     free = lower_int8(source, tmp_path / "free.onnx", guard=LOOSE, **options)
     assert free.sqnr_db < 20
-    held = lower_int8(source, tmp_path / "held.onnx", guard=GuardSpec(min_sqnr_db=25.0), **options)
+    shares: list[float | None] = []
+    held = lower_int8(
+        source, tmp_path / "held.onnx", guard=GuardSpec(min_sqnr_db=25.0),
+        progress=lambda _, done=None: shares.append(done), **options,
+    )  # fmt: skip
     assert held.sqnr_db >= 25
     assert [layer.precision for layer in held.layers].count("fp16") == len(held.kept) == 1
     kept = next(layer for layer in held.layers if layer.precision == "fp16")
     assert kept.macs == min(layer.macs for layer in held.layers)
     assert "put back by the guard" in kept.reason
     assert held.macs_share > 0.98
+    known = [share for share in shares if share is not None]
+    assert known == sorted(known)
+    assert shares[: len(known)] == known  # the bar never restarts once the search is on
+    assert known[-1] == pytest.approx(0.9)
     with pytest.raises(AccuracyError, match="dB"):
         lower_int8(
             source, tmp_path / "no.onnx", **options,

@@ -41,8 +41,7 @@ def test_a_convolution_is_a_product(name):
         for value in values
     ]  # fmt: skip
     one = layer("Conv", groups=groups)
-    columns = columns_of(one, values, weight, attributes)
-    assert columns is not None
+    (columns,) = columns_of(one, [values], weight, attributes) or ()
     found = rows_of(one, weight).float() @ columns.values
     torch.testing.assert_close(found.flatten(0, 1), torch.cat(wanted, 1), rtol=1e-4, atol=1e-5)
 
@@ -56,8 +55,7 @@ def test_a_matrix_product_is_one(op_type, axis, shape):
     value = random.standard_normal(shape).astype("float32")
     weight = random.standard_normal((6, 3) if axis else (3, 6)).astype("float32")
     one = layer(op_type, axis)
-    columns = columns_of(one, [value], weight, {})
-    assert columns is not None
+    (columns,) = columns_of(one, [[value]], weight, {}) or ()
     wanted = (value.reshape(-1, 6) @ (weight if axis else weight.T)).T
     np.testing.assert_allclose(
         (rows_of(one, weight).float() @ columns.values)[0], wanted, rtol=1e-4, atol=1e-5
@@ -67,15 +65,13 @@ def test_a_matrix_product_is_one(op_type, axis, shape):
 def test_of_many_columns_the_same_are_drawn_of_two_inputs():
     values = [np.arange(2 * 150 * 150, dtype=np.float32).reshape(1, 2, 150, 150)] * 2
     weight, attributes = np.ones((1, 2, 3, 3), np.float32), {"pads": [1, 1, 1, 1]}
-    first = columns_of(layer("Conv"), values, weight, attributes)
-    other = columns_of(layer("Conv"), [value * 2 for value in values], weight, attributes)
-    assert first is not None
-    assert other is not None
+    doubled = [value * 2 for value in values]
+    first, other = columns_of(layer("Conv"), [values, doubled], weight, attributes) or ()
     assert first.values.shape == (1, 18, LEAST_COLUMNS)
     torch.testing.assert_close(first.values * 2, other.values)
 
 
 def test_padding_that_is_not_told_in_numbers_is_left_alone():
     value, weight = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 2, 3, 3), np.float32)
-    assert columns_of(layer("Conv"), [value], weight, {"auto_pad": b"SAME_UPPER"}) is None
-    assert columns_of(layer("ConvTranspose", 1), [value], weight, {}) is None
+    assert columns_of(layer("Conv"), [[value]], weight, {"auto_pad": b"SAME_UPPER"}) is None
+    assert columns_of(layer("ConvTranspose", 1), [[value]], weight, {}) is None

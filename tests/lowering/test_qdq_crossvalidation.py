@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from deployfold.lowering.qdq.columns import Columns
-from deployfold.lowering.qdq.fit import NEAREST, STRENGTHS, UNBOUNDED, Problem, fit
+from deployfold.lowering.qdq.fit import NEAREST, STRENGTHS, fit
 from deployfold.lowering.qdq.formats import INT8
 from deployfold.lowering.qdq.layers import Layer
+from deployfold.lowering.qdq.problem import UNBOUNDED, Problem
 
 
 def problem(width: int, each: int, noise, bounds=UNBOUNDED) -> tuple[Layer, np.ndarray, Problem]:

@@ -13,6 +13,7 @@ from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 from deployfold.lowering import LoweredModel, LoweringData, LoweringOptions, lower
+from deployfold.lowering.progress import Progress, silent
 
 Feeds = Sequence[Mapping[str, NDArray[np.generic]]]
 
@@ -62,6 +63,7 @@ def lower_qdq(
     keep: KeepSpec | None = None,
     float_io: bool = True,
     external_threshold: int = EXTERNAL_DATA_BYTES,
+    progress: Progress = silent,
 ) -> LoweredModel:
     data = LoweringData(
         inputs=calibration[:1],
@@ -81,7 +83,7 @@ def lower_qdq(
         float_io=float_io,
         external_threshold=external_threshold,
     )
-    return lower(source, path, precision, data, options)
+    return lower(source, path, precision, data, options, progress=progress)
 
 
 def lower_int8(source: Path, path: Path, **options: Any) -> LoweredModel:

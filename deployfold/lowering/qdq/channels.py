@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measurer
-from deployfold.lowering.progress import Progress
+from deployfold.lowering.progress import Progress, part_of
 from deployfold.lowering.request import Feed
 
 from .equalise import equalise
@@ -64,7 +64,8 @@ def best_channels(
     best, highest = fp32, float("-inf")
     compared: set[tuple[_Step, ...]] = set()
     for number, steps in enumerate(VARIANTS):
-        progress("scaling channels", number / len(VARIANTS))
+        part = part_of(progress, number / len(VARIANTS), 1 / len(VARIANTS))
+        part("scaling channels")
         changed = ir.serde.deserialize_model(fp32)
         # A step that finds nothing to do leaves the model as it was.
         effective = tuple(step for step in steps if step(changed, layers, feeds))
@@ -73,7 +74,7 @@ def best_channels(
         compared.add(effective)
         variant = ir.to_proto(changed) if effective else fp32
         few = _some(feeds, CALIBRATED)
-        results = quantise_layers(variant, layers, few, form, strengths=(NEAREST,))
+        results = quantise_layers(variant, layers, few, form, strengths=(NEAREST,), progress=part)
         rounded, _ = build(variant, results, form, None)
         write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
         found = measurer.measure(path).sqnr_db

@@ -25,7 +25,7 @@ COLUMNS = 16_384
 LEAST_COLUMNS = 4096
 """Columns sampled for a narrow layer; a wider layer gets 16 for every unit of its width."""
 
-COMPARED = 2048
+COMPARED = 1024
 """Most columns for comparing candidates, which needs fewer than a fit."""
 
 _VALUES, _COMPARED_VALUES = 2**24, 2**22
@@ -64,26 +64,26 @@ def _compared(rows: int) -> int:
 
 def columns_of(
     layer: Layer,
-    values: Sequence[Array],
+    batches: Sequence[Sequence[Array]],
     weight: Array,
     attributes: Mapping[str, object],
     folds: Sequence[int] = (),
     *,
     fitted: bool = True,
-) -> Columns | None:
-    """Sample the columns of a layer's input.
-
-    The drawn positions depend only on the shapes, so fp32 and quantised inputs give the same ones.
+) -> list[Columns] | None:
+    """Sample the columns of a layer's input, at the same positions in each batch.
 
     Args:
-        values: the input, one array a sample.
+        layer: the layer.
+        batches: the input in several versions, such as fp32 and quantised, one array a sample.
         weight: the weight in the layout of the ONNX initialiser.
-        folds: the indices in ``values`` where a fold begins, without the 0 of the first fold.
+        attributes: the attributes of the ONNX node.
+        folds: the indices of the samples where a fold begins, without the 0 of the first fold.
         fitted: sample enough columns for a fit, rather than for comparisons alone.
 
     Returns:
-        The columns; ``None`` for a layer that cannot be written as a matrix product here, such as a
-        ConvTranspose.
+        The columns of each batch; ``None`` for a layer that cannot be written as a matrix product
+        here, such as a ConvTranspose.
     """
     window = None
     if layer.op_type == "Conv":
@@ -95,23 +95,27 @@ def columns_of(
     most = _compared(rows)
     if fitted:
         most = max(most, min(COLUMNS, max(LEAST_COLUMNS, 16 * width), _VALUES // rows))
-    share = max(1, most // len(values))
+    share = max(1, most // len(batches[0]))
     generator = torch.Generator().manual_seed(0)
-    parts = []
-    for value in values:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
-        count = math.prod(tensor.shape[:-1]) if window is None else window.count(tensor.shape)
+    parts: list[list[Tensor]] = [[] for _ in batches]
+    for versions in zip(*batches, strict=True):
+        shape = versions[0].shape
+        count = math.prod(shape[:-1]) if window is None else window.count(shape)
         chosen = torch.arange(count)
         if count > share:
             chosen = torch.randperm(count, generator=generator)[:share]
-        if window is None:
-            part = tensor.reshape(count, -1)[chosen].T[None]
-        else:
-            part = window.patches(tensor, chosen, layer.groups)
-        parts.append(part.float())
-    ends = [0, *itertools.accumulate(part.shape[2] for part in parts)]
+        places = None if window is None else window.places(shape, chosen)
+        for part, value in zip(parts, versions, strict=True):
+            tensor = torch.from_numpy(np.ascontiguousarray(value))
+            if places is None:
+                found = tensor.reshape(count, -1)[chosen].T[None]
+            else:
+                found = places.gather(tensor, layer.groups)
+            part.append(found.float())
+    ends = [0, *itertools.accumulate(part.shape[2] for part in parts[0])]
     marks = [*(ends[start] for start in (0, *folds)), ends[-1]]
-    return Columns(torch.cat(parts, 2), tuple(itertools.starmap(slice, itertools.pairwise(marks))))
+    slices = tuple(itertools.starmap(slice, itertools.pairwise(marks)))
+    return [Columns(torch.cat(part, 2), slices) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,15 @@ class _Window:
         """The number of columns of an input; ``shape`` includes the batch."""
         return shape[0] * math.prod(self._outputs(shape[2:]))
 
-    def patches(self, value: Tensor, chosen: Tensor, groups: int) -> Tensor:
-        """Gather the ``chosen`` columns of an input, as ``(groups, width, n)``.
+    def places(self, shape: Sequence[int], chosen: Tensor) -> _Places:
+        """Where the ``chosen`` columns of an input lie; ``shape`` includes the batch.
 
-        Columns count along the batch and then the spatial axes. Gathering only the chosen ones
-        saves memory: all columns of a 3x3 convolution are nine times its input.
+        Columns count along the batch and then the spatial axes.
         """
-        sizes = value.shape[2:]
+        sizes = shape[2:]
         if set(self.kernel) | set(self.strides) == {1} and not any(self.before + self.after):
-            flat = value.flatten(2).transpose(0, 1).flatten(1)
-            return flat[:, chosen].reshape(groups, -1, len(chosen))
-        sample, *outputs = torch.unravel_index(chosen, (len(value), *self._outputs(sizes)))
+            return _Places(chosen[None], None)
+        sample, *outputs = torch.unravel_index(chosen, (shape[0], *self._outputs(sizes)))
         at = sample[:, None]
         inside = torch.ones_like(at, dtype=torch.bool)
         for axis, size in enumerate(sizes):
@@ -162,10 +164,7 @@ class _Window:
             at = (at[:, :, None] * size + place.clamp(0, size - 1)[:, None]).flatten(1)
             within = (place >= 0) & (place < size)
             inside = (inside[:, :, None] & within[:, None]).flatten(1)
-        channels = value.transpose(0, 1).flatten(1)
-        found = channels.index_select(1, at.T.flatten()).reshape(len(channels), *at.T.shape)
-        found.masked_fill_(~inside.T, 0.0)
-        return found.reshape(groups, -1, len(chosen))
+        return _Places(at.T.contiguous(), None if inside.all() else ~inside.T)
 
     def _outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
         return tuple(
@@ -175,6 +174,29 @@ class _Window:
                 strict=True,
             )
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """The elements of one channel that make up some columns.
+
+    Gathering only these saves memory: all columns of a 3x3 convolution are nine times its input.
+
+    Attributes:
+        at: the flat positions along the batch and the spatial axes, ``(taps, n)``.
+        outside: which of these lie in the padding; ``None`` without padding.
+    """
+
+    at: Tensor
+    outside: Tensor | None
+
+    def gather(self, value: Tensor, groups: int) -> Tensor:
+        """The columns of ``value``, as ``(groups, width, n)``."""
+        channels = value.transpose(0, 1).flatten(1)
+        found = channels.index_select(1, self.at.flatten()).reshape(len(channels), *self.at.shape)
+        if self.outside is not None:
+            found.masked_fill_(self.outside, 0.0)
+        return found.reshape(groups, -1, self.at.shape[1])
 
 
 def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) -> tuple[int, ...]:

@@ -22,10 +22,9 @@ fit wins there. For the last layers, rounding to nearest wins.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,34 +32,19 @@ from torch import Tensor
 
 from deployfold.exporting.session import Array
 
-from .columns import Columns
 from .formats import Format
 from .layers import Layer
-from .moments import Moments, moments_of
+from .moments import Moments, moments_of, stacked
+from .problem import Problem
 from .rounding import compensated, spread, stored_scale, stored_weight, weight_scales
 
 WIDEST = 1536
 """Largest width with a fit. Wider weights (3x3 over more than 170 channels) are rounded to nearest:
 steps 2 and 3 cost the cube of the width, and rounding errors average out over so many inputs."""
 
-POWER_FLOOR = 0.01
-"""Share of the channels' mean variance that is added to each channel's variance, because a nearly
-constant channel would otherwise dominate the error."""
-
 _LEAST_POWER = 1e-3
 """Share of the inputs' mean power that is added to each input's power, because an input that is
 always 0 has no power."""
-
-_NEWTON_STEPS = 3
-"""Steps of Newton's method, enough to bring the error of the mean below a hundredth."""
-
-RARE = 0.01
-"""A channel with outputs within the bounds for this share of the columns moves half as far."""
-
-Bounds = tuple[float, float]
-"""The bounds to which the activation behind a layer clips, such as ``(0, 6)`` for ReLU6."""
-
-UNBOUNDED: Bounds = (-float("inf"), float("inf"))
 
 
 @dataclass(frozen=True)
@@ -113,105 +97,6 @@ class Fitted:
     corrected: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """One layer to fit.
-
-    Attributes:
-        rows: the fp32 weight as ``(groups, out / groups, width)``, see :func:`~.columns.rows_of`.
-        bias: the fp32 bias, ``(groups, out / groups, 1)``; ``None`` for a layer without a bias.
-        bounds: the bounds of the activation behind the layer.
-        exact: the columns in fp32.
-        read: the columns as the quantised layer reads them.
-    """
-
-    rows: Tensor
-    bias: Tensor | None
-    bounds: Bounds
-    exact: Columns
-    read: Columns
-
-    def quantised(self, scale: float, form: Format) -> Problem:
-        """The problem with the read columns rounded to the format with one scale."""
-        return dataclasses.replace(self, read=self.read.quantised(scale, form))
-
-    @functools.cached_property
-    def compared(self) -> tuple[Columns, Columns]:
-        """Some of ``exact`` and of ``read``, on which candidates are compared."""
-        return self.exact.thinned(), self.read.thinned()
-
-    def errors(self, scales: Mapping[str, float], form: Format) -> dict[str, float]:
-        """The output error for each candidate scale of the input, by name.
-
-        The error is the sum over the output channels of the mean squared error divided by the
-        channel's variance. So a channel with outliers counts no more than another. Values beyond
-        the bounds do not count as errors.
-        """
-        power = self.wanted.var(2, correction=0)
-        least = POWER_FLOOR * power.mean() + 1e-30
-        errors = {}
-        for name, scale in scales.items():
-            read = form.fake_quantise(self.compared[1].values, scale)
-            given = self._product(self.rows, read).clamp_(*self.bounds)
-            error = given.sub_(self.wanted).square_().mean(2)
-            errors[name] = float((error / (power + least)).sum())
-        return errors
-
-    @property
-    def parts(self) -> tuple[slice, ...]:
-        """The folds of the outputs."""
-        return self.compared[0].folds
-
-    @functools.cached_property
-    def wanted(self) -> Tensor:
-        """The fp32 outputs behind the activation, of the compared columns."""
-        return self._product(self.rows, self.compared[0].values).clamp_(*self.bounds)
-
-    def outputs(self, weight: Tensor) -> Tensor:
-        """The outputs in front of the activation, of the compared columns.
-
-        ``weight`` is in the shape of ``rows``.
-        """
-        return self._product(weight, self.compared[1].values)
-
-    def error(self, outputs: Tensor, offset: Tensor | None, part: slice) -> float:
-        """The squared error of ``outputs`` in ``part``, behind the activation.
-
-        ``offset`` is an addition to the bias.
-        """
-        given = outputs[:, :, part] + (0.0 if offset is None else offset)
-        return float((given.clamp_(*self.bounds) - self.wanted[:, :, part]).square_().sum())
-
-    def offset(self, outputs: Tensor, parts: Sequence[slice]) -> Tensor | None:
-        """The addition to the bias that removes the mean error behind the activation.
-
-        Newton's method finds the addition for ``parts`` of the outputs. Only outputs within the
-        bounds move. The mean before the activation would include values that the activation cuts
-        off. A channel that is seldom within the bounds moves less. A layer without a bias has no
-        offset.
-        """
-        if self.bias is None:
-            return None
-        given = torch.cat([outputs[:, :, part] for part in parts], 2)
-        goal = torch.cat([self.wanted[:, :, part] for part in parts], 2)
-        low, high = self.bounds
-        moves = (goal > low) & (goal < high)
-        total = torch.zeros_like(self.bias)
-        for _ in range(_NEWTON_STEPS):
-            within = moves | ((given > low) & (given < high))
-            error = (given.clamp(low, high) - goal).sum(2, keepdim=True)
-            step_size = error / (within.sum(2, keepdim=True) + RARE * goal.shape[2])
-            given -= step_size
-            total -= step_size
-            if self.bounds == UNBOUNDED:
-                break
-        return total
-
-    def _product(self, weight: Tensor, columns: Tensor) -> Tensor:
-        product = weight @ columns
-        return product if self.bias is None else product.add_(self.bias)
-
-
 def fit(
     layer: Layer, weight: Array, problem: Problem, strengths: Sequence[Strength], form: Format
 ) -> Fitted:
@@ -229,7 +114,8 @@ def fit(
     elif len(strengths) > 1:
         folds = moments_of(problem.exact, problem.read)
     strength, corrected = _best(problem, strengths, folds, form, layer.block)
-    steps, codes = _quantised(problem, folds, strength, form, layer.block)
+    whole = functools.reduce(operator.add, folds) if folds else None
+    steps, codes = _quantised(rows, whole, strength, form, layer.block)
     offset = None
     if corrected:
         offset = problem.offset(problem.outputs(codes * spread(steps, rows)), problem.parts)
@@ -255,12 +141,15 @@ def _best(
     if len(parts) < 2:
         return strengths[min(1, len(strengths) - 1)], True  # nothing can judge a stronger fit
     best, least = (NEAREST, False), [float("inf")] * len(parts)
+    # All folds are fitted in one batch, as further groups: the rounding goes column by column.
+    rows = problem.rows.repeat(len(parts), 1, 1)
+    others = stacked([_without(folds, index) for index in range(len(parts))]) if folds else None
     for strength in strengths:
         plain, corrected, errors = 0.0, 0.0, list[float]()
+        steps, codes = _quantised(rows, others, strength, form, block)
+        weights = (codes * spread(steps, rows)).chunk(len(parts))
         for index, judge in enumerate(parts):
-            others = [fold for other, fold in enumerate(folds) if other != index]
-            steps, codes = _quantised(problem, others, strength, form, block)
-            outputs = problem.outputs(codes * spread(steps, problem.rows))
+            outputs = problem.outputs(weights[index])
             offset = problem.offset(outputs, [part for part in parts if part is not judge])
             plain += problem.error(outputs, None, judge)
             corrected += problem.error(outputs, offset, judge)
@@ -272,15 +161,17 @@ def _best(
     return best
 
 
+def _without(folds: Sequence[Moments], index: int) -> Moments:
+    return functools.reduce(operator.add, [*folds[:index], *folds[index + 1 :]])
+
+
 def _quantised(
-    problem: Problem, folds: Sequence[Moments], strength: Strength, form: Format, block: int
+    rows: Tensor, moments: Moments | None, strength: Strength, form: Format, block: int
 ) -> tuple[Tensor, Tensor]:
     """Do steps 2 and 3: the scales of :func:`weight_scales`, and the codes of the fitted weight."""
-    rows = problem.rows
-    if not folds:
+    if moments is None:
         steps = weight_scales(rows, torch.ones(len(rows), rows.shape[2]), form, block)
         return steps, form.round(rows / spread(steps, rows))
-    moments = functools.reduce(operator.add, folds)
     gram, cross = moments.gram, moments.cross
     power = gram.diagonal(dim1=1, dim2=2)
     power = power + _LEAST_POWER * (power.mean(1, keepdim=True) + power.mean()) + 1e-30

@@ -20,7 +20,7 @@ from deployfold.lowering.accuracy import Measured, Measurer
 from deployfold.lowering.graph import prepare, weight_of, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_checked
-from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.progress import Progress, part_of, silent, unbounded
 from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
 from deployfold.lowering.result import KeptNode, LoweredModel
 from deployfold.scoring import Scoring
@@ -40,6 +40,10 @@ from .skips import with_skips
 
 SENSITIVITY_SAMPLES = 16
 """Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
+
+_CHANNELS, _REST, _LAYERS = 0.35, 0.05, 0.5
+"""The shares of the time before the guard: scaling channels, the rest, and quantising the layers.
+What is left measures the result. The guard's search then has no known end."""
 
 
 def lower(
@@ -84,12 +88,12 @@ def lower(
             able = [layer for layer in layers if layer.name not in unfit]
             model = best_channels(
                 model, able, samples.feeds, samples.held_back, source, form, temporary.parent,
-                progress,
+                part_of(progress, 0.0, _CHANNELS),
             )  # fmt: skip
         rest = plan_rest(
             model, source, samples.feeds[:SENSITIVITY_SAMPLES], asked,
             guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
-            progress, data.largest,
+            part_of(progress, _CHANNELS, _REST), data.largest,
         )  # fmt: skip
         guarding, labels = samples.guarding(guard.enabled)
         job = _Job(
@@ -163,10 +167,13 @@ class _Job:
 
     def quantised(self, excluded: Collection[str]) -> list[LayerResult]:
         """Quantise every suitable layer except ``excluded``."""
+        progress = unbounded(self.progress)
+        if not excluded:  # the first time
+            progress = part_of(self.progress, _CHANNELS + _REST, _LAYERS)
         return quantise_layers(
             self.proto, self.layers, self.samples.feeds, self.form,
             excluded={*excluded, *self.unfit}, strengths=STRENGTHS if self.samples.fitted else (),
-            folds=self.samples.folds, progress=self.progress,
+            folds=self.samples.folds, progress=progress,
         )  # fmt: skip
 
     @functools.cached_property
@@ -189,7 +196,7 @@ class _Job:
         else:
             results = self.quantised(excluded) if excluded else self.every
         what = f"with {len(excluded)} layers put back" if excluded else "on held-back samples"
-        self.progress(f"measuring {what}")
+        self.progress(f"measuring {what}", None if excluded else _CHANNELS + _REST + _LAYERS)
         return Step(results, self.measurer.measure(self._rounded(results)))
 
     def judged(self, step: Step) -> Measured:
@@ -219,11 +226,11 @@ class _Job:
         names = titles(self.layers)
         weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
         found = {}
-        for number, result in enumerate(self.every):
+        for result in self.every:
             layer, quantised = result.layer, result.quantised
             if quantised is None:
                 continue
-            self.progress(f"what {names[layer.name]} costs", number / len(self.every))
+            self.progress(f"what {names[layer.name]} costs")
             codes, steps = plain(layer, numpy_helper.to_array(weights[layer.weight]), self.form)
             alone = dataclasses.replace(quantised, weight=codes, weight_scale=steps, bias=None)
             model, _ = build(

@@ -12,6 +12,7 @@ good as the bias on new samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,13 @@ class Moments:
 def moments_of(exact: Columns, read: Columns) -> list[Moments]:
     """The moments of every fold of the columns."""
     return [_moments(exact.values[:, :, part], read.values[:, :, part]) for part in read.folds]
+
+
+def stacked(several: Sequence[Moments]) -> Moments:
+    """Several moments as further groups of one."""
+    return Moments(
+        torch.cat([one.gram for one in several]), torch.cat([one.cross for one in several])
+    )
 
 
 def _moments(exact: Tensor, read: Tensor) -> Moments:

@@ -17,10 +17,11 @@ from deployfold.lowering.progress import Progress, silent
 from deployfold.util.numerics import sqnr_db
 
 from .columns import columns_of, rows_of
-from .fit import STRENGTHS, UNBOUNDED, Bounds, Problem, Strength, fit
+from .fit import STRENGTHS, Strength, fit
 from .formats import Format
 from .layers import Layer, QuantisedLayer, Skip
 from .partial_runs import Batch, PartialRuns
+from .problem import UNBOUNDED, Bounds, Problem
 from .ranges import candidates
 from .rounding import half, plain
 
@@ -162,19 +163,16 @@ def _problem(
 ) -> Problem | None:
     """The layer as a matrix product on sampled columns; ``None`` for a ConvTranspose."""
     weight, bias = runner.weights(layer)
-    exact, read = (
-        columns_of(
-            layer, values, weight, runner.attributes(layer), folds, fitted=len(strengths) > 1
-        )
-        for values in (before, after)
+    columns = columns_of(
+        layer, (before, after), weight, runner.attributes(layer), folds, fitted=len(strengths) > 1
     )
-    if exact is None or read is None:
+    if columns is None:
         return None
     rows = rows_of(layer, weight)
     added = None
     if bias is not None:
         added = torch.from_numpy(np.array(bias, np.float32)).reshape(*rows.shape[:2], 1)
-    return Problem(rows, added, runner.bounds(layer), exact, read)
+    return Problem(rows, added, runner.bounds(layer), *columns)
 
 
 def _skip_scale(

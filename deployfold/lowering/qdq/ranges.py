@@ -21,6 +21,9 @@ from .formats import INT8, Format
 
 PERCENTILE = 99.99
 _BINS = 2048
+_COUNTED = 2**22
+"""About how many values the distribution is counted from; the largest is that of all values."""
+
 _STEPS = 40
 _TINY = float(np.finfo(np.float16).tiny)
 """The least scale. The scale stays positive in float16 even for a tensor of zeros."""
@@ -34,8 +37,10 @@ def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]
     if top <= _TINY * form.largest:
         return {"max": _TINY * form.largest}
     counts = np.zeros(_BINS, np.int64)
+    # An odd step meets every row and channel of a tensor, whose sizes are mostly even.
+    step = sum(array.size for array in arrays) // _COUNTED | 1
     for array in arrays:  # three times as fast as numpy.histogram
-        bins = np.abs(array * np.float32(_BINS / top)).astype(np.int32)
+        bins = np.abs(array[::step] * np.float32(_BINS / top)).astype(np.int32)
         counts += np.bincount(np.minimum(bins, _BINS - 1, out=bins), minlength=_BINS)
     edges = np.linspace(0.0, top, _BINS + 1)
     cumulative = np.cumsum(counts) / counts.sum()

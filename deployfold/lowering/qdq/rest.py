@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -30,6 +31,7 @@ from deployfold.lowering.result import HeadRoom, KeptNode
 
 from .formats import Format
 from .layers import QuantisedLayer, dequantised_input, dequantised_weight, insert
+from .qdq_nodes import DEQUANTISE, along, scales
 from .quantise import LayerResult
 
 STRICTER_DB = 10.0
@@ -138,9 +140,39 @@ def build(
 
 
 def round_rest(model: ir.Model, rest: Rest) -> None:
-    """Make a built model round every 16-bit tensor when a CPU runs it, in place."""
+    """Make a built model round every 16-bit tensor when a CPU runs it, in place.
+
+    Dequantised weights become constants, which a CPU would compute anew at each run.
+    """
+    for node in list(model.graph):
+        codes = (
+            node.inputs[0].const_value if node.op_type == DEQUANTISE and node.inputs[0] else None
+        )
+        if codes is None or node.attributes.get_int("block_size", 0):
+            continue
+        output = node.outputs[0]
+        tensor = _dequantised(node, codes)
+        folded = ir.Value(
+            name=tensor.name, const_value=tensor, shape=tensor.shape, type=output.type
+        )
+        model.graph.register_initializer(folded)
+        ir.convenience.replace_all_uses_with(output, folded)
+        model.graph.remove(node, safe=True)
     if rest.form is not None:
         emulate(model, rest.form.dtype)
+
+
+def _dequantised(node: ir.Node, codes: ir.TensorProtocol) -> ir.LazyTensor:
+    """The output for constant codes (zero point 0), computed at each write to keep memory low."""
+    dtype = node.outputs[0].dtype or ir.DataType.FLOAT
+    step = along(scales(node), codes.numpy(), node)
+
+    def evaluate() -> ir.Tensor:
+        return ir.tensor((codes.numpy().astype(np.float32) * step).astype(dtype.numpy()))
+
+    return ir.LazyTensor(
+        evaluate, dtype, ir.Shape(codes.shape), name=f"{node.outputs[0].name}__folded"
+    )
 
 
 def _keep_pairs(model: ir.Model, kept: dict[str, str]) -> None:

@@ -1,0 +1,127 @@
+"""One layer as a matrix product on sampled columns, and the errors of its candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, cat, zeros_like
+
+from .columns import Columns
+from .formats import Format
+
+POWER_FLOOR = 0.01
+"""Share of the channels' mean variance that is added to each channel's variance, because a nearly
+constant channel would otherwise dominate the error."""
+
+_NEWTON_STEPS = 3
+"""Steps of Newton's method, enough to bring the error of the mean below a hundredth."""
+
+RARE = 0.01
+"""A channel with outputs within the bounds for this share of the columns moves half as far."""
+
+Bounds = tuple[float, float]
+"""The bounds to which the activation behind a layer clips, such as ``(0, 6)`` for ReLU6."""
+
+UNBOUNDED: Bounds = (-float("inf"), float("inf"))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One layer to fit.
+
+    Attributes:
+        rows: the fp32 weight as ``(groups, out / groups, width)``, see :func:`~.columns.rows_of`.
+        bias: the fp32 bias, ``(groups, out / groups, 1)``; ``None`` for a layer without a bias.
+        bounds: the bounds of the activation behind the layer.
+        exact: the columns in fp32.
+        read: the columns as the quantised layer reads them.
+    """
+
+    rows: Tensor
+    bias: Tensor | None
+    bounds: Bounds
+    exact: Columns
+    read: Columns
+
+    def quantised(self, scale: float, form: Format) -> Problem:
+        """The problem with the read columns rounded to the format with one scale."""
+        return dataclasses.replace(self, read=self.read.quantised(scale, form))
+
+    @functools.cached_property
+    def compared(self) -> tuple[Columns, Columns]:
+        """Some of ``exact`` and of ``read``, on which candidates are compared."""
+        return self.exact.thinned(), self.read.thinned()
+
+    def errors(self, scales: Mapping[str, float], form: Format) -> dict[str, float]:
+        """The output error for each candidate scale of the input, by name.
+
+        The error is the sum over the output channels of the mean squared error divided by the
+        channel's variance. So a channel with outliers counts no more than another. Values beyond
+        the bounds do not count as errors.
+        """
+        power = self.wanted.var(2, correction=0)
+        least = POWER_FLOOR * power.mean() + 1e-30
+        errors = {}
+        for name, scale in scales.items():
+            read = form.fake_quantise(self.compared[1].values, scale)
+            given = self._product(self.rows, read).clamp_(*self.bounds)
+            error = given.sub_(self.wanted).square_().mean(2)
+            errors[name] = float((error / (power + least)).sum())
+        return errors
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """The folds of the outputs."""
+        return self.compared[0].folds
+
+    @functools.cached_property
+    def wanted(self) -> Tensor:
+        """The fp32 outputs behind the activation, of the compared columns."""
+        return self._product(self.rows, self.compared[0].values).clamp_(*self.bounds)
+
+    def outputs(self, weight: Tensor) -> Tensor:
+        """The outputs in front of the activation, of the compared columns.
+
+        ``weight`` is in the shape of ``rows``.
+        """
+        return self._product(weight, self.compared[1].values)
+
+    def error(self, outputs: Tensor, offset: Tensor | None, part: slice) -> float:
+        """The squared error of ``outputs`` in ``part``, behind the activation.
+
+        ``offset`` is an addition to the bias.
+        """
+        given = outputs[:, :, part] + (0.0 if offset is None else offset)
+        return float((given.clamp_(*self.bounds) - self.wanted[:, :, part]).square_().sum())
+
+    def offset(self, outputs: Tensor, parts: Sequence[slice]) -> Tensor | None:
+        """The addition to the bias that removes the mean error behind the activation.
+
+        Newton's method finds the addition for ``parts`` of the outputs. Only outputs within the
+        bounds move. The mean before the activation would include values that the activation cuts
+        off. A channel that is seldom within the bounds moves less. A layer without a bias has no
+        offset.
+        """
+        if self.bias is None:
+            return None
+        given = cat([outputs[:, :, part] for part in parts], 2)
+        goal = cat([self.wanted[:, :, part] for part in parts], 2)
+        low, high = self.bounds
+        moves = (goal > low) & (goal < high)
+        total = zeros_like(self.bias)
+        for _ in range(_NEWTON_STEPS):
+            within = moves | ((given > low) & (given < high))
+            error = (given.clamp(low, high) - goal).sum(2, keepdim=True)
+            step_size = error / (within.sum(2, keepdim=True) + RARE * goal.shape[2])
+            given -= step_size
+            total -= step_size
+            if self.bounds == UNBOUNDED:
+                break
+        return total
+
+    def _product(self, weight: Tensor, columns: Tensor) -> Tensor:
+        product = weight @ columns
+        return product if self.bias is None else product.add_(self.bias)
