@@ -8,6 +8,7 @@ from pathlib import Path
 from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
 from deployfold.compiling.planning import with_options
 from deployfold.compiling.records import optimization_profiles
+from deployfold.compiling.tensorrt.onnx_checks import check
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
@@ -62,6 +63,9 @@ def compile(
             plan_engines(spec.targets, precision, machine),
             profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options,
         )  # fmt: skip
+        if any(isinstance(one, EngineRequest) for one in plan):
+            # Not in the workers, of which each would import onnx, onnx-ir and sympy for it.
+            journal.note(check(onnx.file))
         for request in plan:
             if isinstance(request, EngineRequest):
                 artifacts.append(_engine(onnx, request, spec, journal, several=len(plan) > 1))
@@ -94,7 +98,9 @@ def _engine(
     with journal.running("compile", f"{title} {precision} for {where}") as stage:
         path = source.with_name(f"{source.stem}.{request.label}{TENSORRT.suffix}")
         try:
-            engine = compile_engine(source, path, request, emit=journal.emit, timeout=spec.timeout)
+            engine = compile_engine(
+                source, path, request, emit=journal.emit, timeout=spec.timeout, checked=True
+            )
         except CompileError as error:
             why = refusal(source) if request.library == "tensorrt_rtx" else None
             if why is None:

@@ -88,7 +88,12 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
     request = EngineRequest.from_json(job["request"])
     onnx, engine = Path(job["onnx"]), Path(job["engine"])
 
-    notes = [] if job.get("checked") else _check(request, onnx, report)
+    notes = []
+    if not job.get("checked"):
+        from .tensorrt.onnx_checks import check
+
+        report("Checking the ONNX", None)
+        notes = check(onnx, allow_nonfinite=request.allow_nonfinite)
     try:
         trt = import_library(request.library, CompileError)
         built = build_or_retry(build, trt, request, onnx, engine, report)
@@ -102,16 +107,6 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         "notes": [*notes, *built.notes],
         "listing": None if built.listing is None else dataclasses.asdict(built.listing),
     }
-
-
-def _check(
-    request: EngineRequest, onnx: Path, report: Callable[[str, float | None], None]
-) -> list[str]:
-    from .tensorrt.onnx_checks import check_finite, check_onnx
-
-    report("Checking the ONNX", None)
-    check_onnx(onnx)
-    return [] if request.allow_nonfinite else check_finite(onnx)
 
 
 def _claim_stdout() -> TextIO:

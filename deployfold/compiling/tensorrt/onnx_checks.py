@@ -18,6 +18,12 @@ _WEIGHTED = frozenset(
 """Operators whose initialisers are weights, which must be finite."""
 
 
+def check(path: Path, *, allow_nonfinite: bool = False) -> list[str]:
+    """Do :func:`check_onnx` and, unless ``allow_nonfinite``, :func:`check_finite`; its notes."""
+    check_onnx(path)
+    return [] if allow_nonfinite else check_finite(path)
+
+
 def check_onnx(path: Path) -> None:
     """Check a file against the ONNX standard with ``onnx.checker``.
 
