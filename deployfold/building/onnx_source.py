@@ -23,8 +23,7 @@ from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
 from deployfold.exporting.storage import staged, write_model
 from deployfold.folding import FoldResult, Verification
-from deployfold.folding.onnx import GraphFold, absorb, fold_graph
-from deployfold.folding.proof.compare import Difference
+from deployfold.folding.onnx import absorb, fold_graph
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.graph import load as load_graph
 from deployfold.lowering.graph import prepare
@@ -89,7 +88,14 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
             parameters_after=_parameters(graph),
             batchnorms_before=before,
             batchnorms_after=onnx_graph.count_nodes(graph, _BATCH_NORM),
-            verification=_verification(found, native, len(checks.inputs)),
+            verification=Verification(
+                inputs=len(checks.inputs),
+                float64_relative=found.float64_relative,
+                native_relative=native.relative,
+                native_max_abs=native.absolute,
+                original_relative=None,
+                note=_PROOF if found.folded else "",
+            ),
             notes=notes,
         )
         stage.result(_summary(result))
@@ -219,17 +225,6 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
                 f"{path.name} cannot be taken: {error.message}", hint=error.hint
             ) from error
         return graph, notes, checks
-
-
-def _verification(found: GraphFold, native: Difference, inputs: int) -> Verification:
-    return Verification(
-        inputs=inputs,
-        float64_relative=found.float64_relative,
-        native_relative=native.relative,
-        native_max_abs=native.absolute,
-        original_relative=None,
-        note=_PROOF if found.folded else "",
-    )
 
 
 def _summary(result: FoldResult) -> str:

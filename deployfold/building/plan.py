@@ -76,18 +76,14 @@ def plan_build(spec: BuildSpec, machine: Machine) -> BuildPlan:
     Raises:
         UsageError: a target is unknown.
     """
-    name = _model_name(spec.source)
+    source = spec.source
+    name = safe_name(source.partition(":")[2] if _by_name(source) else stem(Path(source)))
     return BuildPlan(
         directory=str(spec.output or Path("build") / name),
         rows=tuple(_rows(spec, name, machine)),
         missing=tuple(_missing(spec)),
         measured=spec.measure,
     )
-
-
-def _model_name(source: str) -> str:
-    """The name of a model, which is the prefix of its artifacts' names."""
-    return safe_name(source.partition(":")[2] if _by_name(source) else stem(Path(source)))
 
 
 def _by_name(source: str) -> bool:

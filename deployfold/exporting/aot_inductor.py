@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export.passes import move_to_device_pass
 
-from deployfold.compiling.worker_process import run_worker
+from deployfold.compiling.worker_process import Report, run_worker
 from deployfold.errors import CompileError, ExportError
 from deployfold.events import StageProgress
 from deployfold.runtimes.aot_inductor import AOT_INDUCTOR as RUNTIME
@@ -99,9 +98,7 @@ def _run(request: dict[str, Any], log: Path, job: ExportJob) -> dict[str, Any]:
         ) from error
 
 
-def compile_package(
-    job: dict[str, Any], report: Callable[[str, float | None], None]
-) -> dict[str, Any]:
+def compile_package(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Compile and run a package; called in the worker, whose directory is temporary."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd() / "cache")  # a temporary directory
     report("compiling C++", None)

@@ -148,7 +148,8 @@ class Measurer:
                 reshaped.append(name)
         worst = min((one.sqnr_db for one in outputs), default=math.inf)
         agreement = likely = divergence = accuracy = right = None
-        if len(pairs) == 1 and _are_scores(pairs[0][0][0]):
+        first = pairs[0][0][0] if len(pairs) == 1 else np.zeros(0)
+        if first.dtype.kind == "f" and first.ndim == 2 and first.shape[1] > 1:  # of classes
             scores, given = (np.concatenate(part).astype(np.float64) for part in pairs[0])
             before, after = scores.argmax(1), given.argmax(1)
             agreement = float((before == after).mean())
@@ -230,10 +231,6 @@ def _as_array(value: Array | Sequence[Array]) -> Array:
         parts = [np.ravel(part) for part in value]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
     return np.asarray(value)
-
-
-def _are_scores(array: Array) -> bool:
-    return array.dtype.kind == "f" and array.ndim == 2 and array.shape[1] > 1
 
 
 def _share_equal(expected: Sequence[Array], found: Sequence[Array]) -> float:

@@ -8,17 +8,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from deployfold.data.boxes import Boxes
-from deployfold.data.labels import Label
-
 Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = Literal["classes", "masks", "boxes"]
-KINDS: dict[type, Kind] = {int: "classes", Boxes: "boxes"}
-
-
-def kind_of(label: Label) -> Kind:
-    """Which of the three a label is."""
-    return KINDS.get(type(label), "masks")
 
 
 class Tally(Protocol):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deployfold.config.task_metrics import MetricLimit
+from deployfold.data.boxes import Boxes
 from deployfold.data.labels import Label
 from deployfold.errors import UsageError
 
-from .metric import Array, Tally, TaskMetric, kind_of
+from .metric import Array, Tally, TaskMetric
 
 _Feed = TypeVar("_Feed")
 
@@ -47,7 +48,7 @@ class Scoring:
         Raises:
             UsageError: labels are missing or of another kind; a limit names no metric.
         """
-        kind = None if labels is None else kind_of(labels[0])
+        kind = None if labels is None else _KINDS.get(type(labels[0]), "masks")
         for one in self.metrics:
             if one.takes in ("any", "none") or one.takes == kind:
                 continue
@@ -97,6 +98,7 @@ def labelled(
         yield feed, [] if labels is None else labels[index * batch : (index + 1) * batch]
 
 
+_KINDS: dict[type, str] = {int: "classes", Boxes: "boxes"}
 _HINTS = {
     "classes": "Give a class for each sample with --labels: a CSV, class folders, or an .npy.",
     "masks": "Give a folder of PNG masks, or an .npy of (samples, height, width), with --labels.",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.records import EngineListing, EngineRequest, EngineTensor, LayerCounts
+from deployfold.compiling.worker_process import Report
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
 from deployfold.targets.libraries import LIBRARIES, lean_runtime_hint
@@ -26,10 +26,6 @@ from .listing import HEADING, read_listing
 from .network import check_precision, parse_onnx, read_network, tensors_of
 from .progress import make_monitor
 from .timing_cache import cache_file, load_cache, save_cache
-
-Report = Callable[[str, float | None], None]
-"""A callback that receives the name of a phase, and the fraction of the build (0 to 1) or ``None``
-if the fraction is unknown."""
 
 _NOT_FOR_THIS_GPU = re.compile(
     r"Cannot compile operation '(?P<operation>[^']+)' for \w+ \(SM(?P<sm>\d+)\): "

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-Report = Callable[[str, float], None]
-"""A callback with the name of the innermost phase and the fraction of the build, 0 to 1."""
+from deployfold.compiling.worker_process import Report
 
 
 @dataclass(eq=False)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.worker_process import Report
 from deployfold.errors import CompileError
 
-from .builder import BuiltEngine, NotBuilt, Report
+from .builder import BuiltEngine, NotBuilt
 from .known_issues import sentence
 
 Build = Callable[[Any, EngineRequest, Path, Path, Report], BuiltEngine]

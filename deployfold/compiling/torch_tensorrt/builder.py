@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.export.passes import move_to_device_pass
+from torch.utils._pytree import tree_leaves
+
+from deployfold.compiling.worker_process import Report
 from deployfold.errors import CompileError, one_line
+from deployfold.util.numerics import max_abs_diff, sqnr_db
 
 SEED = 0
 ENGINE_PREFIX, TORCH_PREFIX = "_run_on_acc", "_run_on_gpu"
 """torch-tensorrt's name prefixes of the parts that TensorRT runs and of those that PyTorch runs."""
 
 
-def build_program(
-    job: dict[str, Any], report: Callable[[str, float | None], None]
-) -> dict[str, Any]:
+def build_program(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Compile ``job["program"]`` to ``job["output"]``, and compare the two on the GPU.
 
     Args:
@@ -37,25 +41,20 @@ def build_program(
     """
     report("Importing torch-tensorrt", None)
     try:
-        import torch
-
         tt: Any = importlib.import_module("torch_tensorrt")
     except Exception as error:  # ImportError, OSError of a library, RuntimeError of a driver
         return {"absent": f"No torch-tensorrt: it cannot be imported here ({one_line(error)})."}
     if not torch.cuda.is_available():
         return {"absent": "No torch-tensorrt: it builds on a GPU, and torch finds none here."}
-    program = torch.export.load(Path(job["program"]))
-    program = _on_gpu(program)
+    program = move_to_device_pass(torch.export.load(Path(job["program"])), "cuda")
     entries = job["inputs"]
-    tensors = _example(torch, entries)
-    expected = _flat(torch, program.module()(*tensors))
+    tensors = _example(entries)
+    expected = _flat(program.module()(*tensors))
 
     report("Building the engines", None)
-    keywords = settings(
-        inspect.signature(tt.dynamo.compile).parameters, job["precision"], torch.float16
-    )
+    keywords = settings(inspect.signature(tt.dynamo.compile).parameters, job["precision"])
     try:
-        compiled = tt.dynamo.compile(program, arg_inputs=_inputs(tt, torch, entries), **keywords)
+        compiled = tt.dynamo.compile(program, arg_inputs=_inputs(tt, entries), **keywords)
     except Exception as error:
         raise CompileError(
             f"torch-tensorrt could not build the program: {one_line(error)}."
@@ -68,7 +67,7 @@ def build_program(
         )
 
     report("Comparing its outputs", None)
-    max_abs_diff, sqnr = _compare(expected, _flat(torch, compiled(*tensors)))
+    max_abs_diff, sqnr = _compare(expected, _flat(compiled(*tensors)))
     report("Writing the program", None)
     dynamic = any(entry["min"] != entry["max"] for entry in entries)
     options = save_options(inspect.signature(tt.save).parameters, dynamic=dynamic)
@@ -89,7 +88,7 @@ def build_program(
     }
 
 
-def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str, Any]:
+def settings(parameters: Collection[str], precision: str) -> dict[str, Any]:
     """Keywords for ``torch_tensorrt.dynamo.compile``.
 
     1. ``pass_through_build_failures`` makes a part that TensorRT cannot build an error. By default,
@@ -101,16 +100,15 @@ def settings(parameters: Collection[str], precision: str, half: Any) -> dict[str
     Args:
         parameters: the names of the function's parameters.
         precision: ``fp32`` or ``fp16``.
-        half: ``torch.float16``.
     """
     keywords: dict[str, Any] = {
         "pass_through_build_failures": True,
         "min_block_size": 1,
     }
     if precision == "fp16" and "enable_autocast" in parameters:
-        keywords |= {"enable_autocast": True, "autocast_low_precision_type": half}
+        keywords |= {"enable_autocast": True, "autocast_low_precision_type": torch.float16}
     elif precision == "fp16":
-        keywords |= {"enabled_precisions": {half}}
+        keywords |= {"enabled_precisions": {torch.float16}}
     return keywords
 
 
@@ -132,13 +130,7 @@ def count_parts(children: Any) -> tuple[int, int]:
     )
 
 
-def _on_gpu(program: Any) -> Any:
-    from torch.export import passes
-
-    return passes.move_to_device_pass(program, "cuda")
-
-
-def _inputs(tt: Any, torch: Any, entries: Sequence[dict[str, Any]]) -> list[Any]:
+def _inputs(tt: Any, entries: Sequence[dict[str, Any]]) -> list[Any]:
     return [
         tt.Input(shape=entry["opt"], dtype=getattr(torch, entry["dtype"]))
         if entry["min"] == entry["max"]
@@ -153,7 +145,7 @@ def _inputs(tt: Any, torch: Any, entries: Sequence[dict[str, Any]]) -> list[Any]
     ]
 
 
-def _example(torch: Any, entries: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+def _example(entries: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(SEED)
     tensors = []
     for entry in entries:
@@ -166,14 +158,10 @@ def _example(torch: Any, entries: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
     return tuple(tensors)
 
 
-def _flat(torch: Any, outputs: Any) -> list[Any]:
-    from torch.utils._pytree import tree_leaves
-
+def _flat(outputs: Any) -> list[Any]:
     leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
     return [leaf.detach().float().cpu().numpy() for leaf in leaves]
 
 
 def _compare(expected: list[Any], actual: list[Any]) -> tuple[float, float]:
-    from deployfold.util.numerics import max_abs_diff, sqnr_db
-
     return max_abs_diff(expected, actual), sqnr_db(expected, actual)

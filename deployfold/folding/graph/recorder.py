@@ -229,7 +229,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         arguments = bind_schema(func, args, kwargs)
         if func in LIFTS:
-            return self._lifted(func(*args, **kwargs))
+            made = func(*args, **kwargs)
+            # Constant unless the pass has read data before: the numbers may come from it.
+            self._bind_made(made, constant=not self._has_read)
+            return made
         written = [
             tensor
             for argument in func._schema.arguments
@@ -254,14 +257,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in written:
             self._spread_write(tensor)
         return result
-
-    def _lifted(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Register a tensor that the forward makes of Python numbers or of an array.
-
-        The tensor is constant unless the pass has read data before: the numbers may come from it.
-        """
-        self._bind_made(tensor, constant=not self._has_read)
-        return tensor
 
     def _bind_made(self, tensor: torch.Tensor, *, constant: bool) -> None:
         """Give a tensor that no recorded operator made a value of its own."""

@@ -85,7 +85,9 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
             with _our_fault_at(edit.layer.weight.rpartition(".")[0] or edit.layer.weight):
                 bias = edit_layer(model, edit, exact)
             if bias is not None and edit.layer.functional:
-                new_biases.append((edit.layer, nn.Parameter(_as_added(edit.layer, bias))))
+                if not edit.layer.rank:  # the forward adds it to the product
+                    bias = bias.reshape(-1, *[1] * edit.layer.trailing)
+                new_biases.append((edit.layer, nn.Parameter(bias)))
             elif bias is not None:
                 module = model.get_submodule(edit.layer.path)
                 frozen = not module.get_parameter("weight").requires_grad
@@ -144,11 +146,6 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
             )
         model = _substitute(model, {module: rewritten})
     return model
-
-
-def _as_added(layer: Layer, bias: Tensor) -> Tensor:
-    """The bias of a functional layer in the shape in which its forward takes or adds it."""
-    return bias if layer.rank else bias.reshape(-1, *[1] * layer.trailing)
 
 
 def _like(model: nn.Module) -> Tensor:

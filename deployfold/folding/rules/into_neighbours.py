@@ -161,10 +161,9 @@ class _System:
         before = self._scale_class[self._cells.read[item]].tolist()
         behind = self._scale_class[self._cells.written[item]].tolist()
         for one, other, ratio in zip(before, behind, affine.scale.tolist(), strict=True):
-            counted = owned if own else _none
-            if self._scales.tie(one, other, ratio, counted):
+            if self._scales.tie(one, other, ratio, owned):
                 continue
-            if self._scales.tie(one, other, -ratio, counted):
+            if self._scales.tie(one, other, -ratio, owned):
                 negative = int((affine.scale < 0).sum())
                 raise CannotFold(
                     f"{negative} of its {len(affine.scale)} scales are negative, which does not "
@@ -272,7 +271,3 @@ def _request(absorber: Absorber, scale: Tensor, offset: Tensor) -> Request:
     if absorber.after:
         return Request(absorber.op, Affine(scale, scale * offset, constant), after=True)
     return Request(absorber.op, Affine(1 / scale, -offset, constant), after=False)
-
-
-def _none(root: int) -> int:
-    return 0

@@ -41,12 +41,12 @@ def out_of_range(model: ir.Model, ranges: Mapping[str, TensorRange]) -> dict[str
             problems.setdefault(name, danger)
     kept: dict[str, str] = {}
     for node in model.graph:
-        reason = _weight_reason(node, weights)
         if inner_graphs(node):
             continue  # the converter keeps control flow whole
-        if reason is not None:
-            kept[str(node.name)] = reason
-            if any(weights[name].largest <= FP16.largest for name in _bad_weights(node, weights)):
+        bad = _bad_weights(node, weights)
+        if bad:
+            kept[str(node.name)] = f"its weight {bad[0]!r} {weights[bad[0]].problem}"
+            if any(weights[name].largest <= FP16.largest for name in bad):
                 for output in node.outputs:
                     problems.setdefault(str(output.name), "may be too small for float16")
         else:
@@ -124,12 +124,6 @@ def check_io(model: ir.Model, ranges: Mapping[str, TensorRange]) -> None:
                     f"The {role} {value.name!r} {seen.problem}.",
                     hint="Keep float32 inputs and outputs: leave out --io fp16.",
                 )
-
-
-def _weight_reason(node: ir.Node, weights: Mapping[str, TensorRange]) -> str | None:
-    for name in _bad_weights(node, weights):
-        return f"its weight {name!r} {weights[name].problem}"
-    return None
 
 
 def _bad_weights(node: ir.Node, weights: Mapping[str, TensorRange]) -> list[str]:

@@ -80,7 +80,7 @@ def costliest(noise: Callable[[Sequence[int]], float], count: int, allowed: floa
     heap: list[tuple[float, int, range]] = [(-noise(whole), 0, whole)]
     found: list[int] = []
     measured = 1
-    while heap and _total(heap) > allowed:
+    while heap and math.fsum(-cost for cost, *_ in heap) > allowed:
         worst, _, group = heapq.heappop(heap)
         if worst == 0.0:
             break
@@ -92,10 +92,6 @@ def costliest(noise: Callable[[Sequence[int]], float], count: int, allowed: floa
             measured += 1
             heapq.heappush(heap, (-noise(half), half.start, half))
     return sorted(found)
-
-
-def _total(heap: Sequence[tuple[float, int, range]]) -> float:
-    return math.fsum(-entry[0] for entry in heap) if heap else 0.0
 
 
 def _insert_switches(model: ir.Model, form: CastFormat, kept: Mapping[str, str]) -> list[str]:
