@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, FoldError
+from deployfold.exporting.given import repair
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.folding.frames import Frames
@@ -28,6 +29,7 @@ class FramedOnnx(OnnxModule):
         self._directory = TemporaryDirectory(prefix="deployfold-")
         super().__init__(Path(self._directory.name) / given.path.name)
         graph = load(given.path)
+        repair(graph)
         insert(graph, frames)
         write_model(graph, self.path, threshold=SCRATCH_THRESHOLD)
         self.frames = frames

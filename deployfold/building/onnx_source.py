@@ -17,7 +17,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import DeployfoldError, ExportError, FoldError, UsageError, first_line
 from deployfold.exporting import onnx_graph
 from deployfold.exporting.exporters import OPSET
-from deployfold.exporting.given import drop_identities, in_single_precision
+from deployfold.exporting.given import drop_identities, in_single_precision, repair
 from deployfold.exporting.onnx import ONNX, check_file
 from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
@@ -190,6 +190,7 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
     while True:
         graph = load_graph(path)
         try:
+            repair(graph)
             given = graph.opset_imports.get("", OPSET)
             if raised:
                 graph = raise_opset(graph, OPSET)

@@ -5,10 +5,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx_ir as ir
+from onnx_ir.passes import common
+
+from deployfold.util.quiet import quiet
+
+from .dynamic import BATCH_AXIS
 
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+_WEIGHTS_APART = 4
 _DTYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 """Attributes with the type of a node's output."""
+
+
+def repair(model: ir.Model) -> None:
+    """Mend what ONNX Runtime overlooks in a file and other readers refuse, in place.
+
+    1. Before IR version 4, weights were listed among the inputs.
+    2. A size below zero is a free one, and the graph needs a name.
+    3. Recorded sizes that contradict the inputs, as edits of a graph leave them, are corrected.
+    4. Functions are inlined, because onnx's converter of opsets does not know them.
+    """
+    model.ir_version = max(model.ir_version, _WEIGHTS_APART)
+    model.graph.name = model.graph.name or "main"
+    with quiet():
+        common.RemoveInitializersFromInputsPass()(model)
+        common.InlinePass()(model)
+    for value in model.graph.inputs:
+        value.shape = _free(value)
+    known = {str(size) for value in model.graph.inputs for size in value.shape or ()}
+    made = [one for one in _values(model) if one.shape is not None and one.producer() is not None]
+    recorded = [list(value.shape or ()) for value in made]
+    for value in made:
+        value.shape = None
+    with quiet():
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    for value, before in zip(made, recorded, strict=True):
+        found = before if value.shape is None else list(value.shape)
+        if len(found) == len(before):
+            found = [
+                new if isinstance(new, int) or str(new) in known else old
+                for old, new in zip(before, found, strict=True)
+            ]
+        value.shape = ir.Shape(found)
+
+
+def _free(value: ir.Value) -> ir.Shape | None:
+    """The shape of an input, with a name for each size below zero."""
+    if value.shape is None:
+        return None
+    names = (BATCH_AXIS, *(f"{value.name}_dim_{axis}" for axis in range(1, len(value.shape))))
+    return ir.Shape(
+        [
+            name if isinstance(size, int) and size < 0 else size
+            for name, size in zip(names, value.shape, strict=False)
+        ]
+    )
 
 
 def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:

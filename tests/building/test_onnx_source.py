@@ -59,6 +59,46 @@ def test_a_detector_of_any_opset(opset: int, tmp_path: Path) -> None:
     assert np.abs(before - after).max() < 1e-4
 
 
+def test_what_onnx_runtime_overlooks_in_an_old_file_is_mended(tmp_path: Path) -> None:
+    model = onnx.shape_inference.infer_shapes(files.resnet(8))
+    model.ir_version, model.graph.name = 3, ""
+    for weight in model.graph.initializer:
+        dims = list(weight.dims)
+        model.graph.input.insert(
+            0, helper.make_tensor_value_info(weight.name, weight.data_type, dims)
+        )
+    for value in (*model.graph.value_info, model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4  # as edits of a graph leave them
+    model.graph.input[-1].type.tensor_type.shape.dim[0].dim_value = -1
+    source = files.save(model, tmp_path / "net.onnx")
+    report, path = _built(source, **{"image-input": "nchw"})
+    assert report.fold is not None
+    assert (report.fold.batchnorm_before, len(report.fold.folded)) == (6, 5)
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == ["data"]
+    assert _shape(graph.input[0]) == ["batch", 3, 32, 32]
+    assert _shape(graph.output[0]) == ["batch", 10]
+    made = {name for node in graph.node for name in node.output}
+    assert {_shape(one)[0] for one in graph.value_info if one.name in made} == {"batch"}
+
+
+def test_functions_of_the_file_are_inlined_before_its_opset_is_raised(tmp_path: Path) -> None:
+    g = files.GraphWriter(17)
+    x = g.norm(g.conv("x", 3, 4), 4)
+    g.nodes.append(helper.make_node("Act", [x], ["y"], domain="mine"))
+    shape = [1, 4, 8, 8]
+    model = g.model(
+        {"x": (files.FLOAT, [1, 3, 8, 8])}, {"y": (files.FLOAT, shape)}, domains=["mine"]
+    )
+    body = [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["b"])]
+    opset = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("mine", "Act", ["a"], ["b"], body, opset))
+    _, path = _built(files.save(model, tmp_path / "act.onnx"))
+    built = onnx.load(path)
+    assert [one.op_type for one in built.graph.node] == ["Conv", "Sigmoid", "Mul"]
+    assert built.opset_import[0].version == 20
+
+
 def test_names_of_free_axes_stay(tmp_path: Path) -> None:
     source = files.save(files.resnet(batch="N"), tmp_path / "net.onnx")
     _, path = _built(source)

@@ -147,6 +147,12 @@ def _training(g: GraphWriter) -> str:
     return g.norm(g.conv("x", 4, 4), 4, training_mode=1)
 
 
+def _training_of_opset_9(g: GraphWriter) -> str:
+    y = g.norm(g.conv("x", 4, 4), 4)
+    g.nodes[-1].output.extend(["mean", "var"])
+    return y
+
+
 def _alone_at_both_ends(g: GraphWriter) -> str:
     return g.norm("x", 4)
 
@@ -158,6 +164,7 @@ def _alone_at_both_ends(g: GraphWriter) -> str:
         (_read_twice, "its input is also read by Add '/Add_3'"),
         (_computed_weight, "the weight of Conv '/Conv_2' before it is computed by the graph"),
         (_training, "it is in training mode, so it depends on the batch"),
+        (_training_of_opset_9, "it is in training mode, so it depends on the batch"),
         (_alone_at_both_ends, "its input 'x' comes from no layer"),
     ],
 )

@@ -37,10 +37,10 @@ def affine_of(norm: ir.Node) -> tuple[Array, Array] | str:
     """The scale and shift of every channel, of shape ``(channels,)`` in float64, or a reason.
 
     ``scale = weight / sqrt(variance + epsilon)``, ``shift = bias - mean * scale`` (ONNX's
-    BatchNormalization with ``training_mode`` 0). The reason explains why the node is not a constant
-    channel-wise affine map.
+    BatchNormalization with ``training_mode`` 0; before opset 14, further outputs mean training).
+    The reason explains why the node is not a constant channel-wise affine map.
     """
-    if norm.attributes.get_int("training_mode", 0) or any(out.uses() for out in norm.outputs[1:]):
+    if norm.attributes.get_int("training_mode", 0) or any(out.name for out in norm.outputs[1:]):
         return "it is in training mode, so it depends on the batch"
     if not norm.attributes.get_int("spatial", 1):
         return "it has statistics for every position, not for every channel"
