@@ -28,7 +28,7 @@ from .plan import Plan
 from .proof.attribute_reads import attributes_read
 from .proof.compare import random_like, shapes_of
 from .proof.search import keep_needed, most_folds
-from .proof.variations import smaller, variations
+from .proof.variations import further, smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import RewriteFault, apply
@@ -97,6 +97,7 @@ class _Folder:
         self._first = [*([[small]] if small else []), wider]
         self._others = [*self._first, *shorter]
         self._random = random_like(example)
+        self._example = example
         self._plan = Plan((), (), (), (), ())  # the plan of the last attempt
 
     def fold(self, attempt: Attempt) -> FoldResult:
@@ -108,7 +109,8 @@ class _Folder:
             FoldError: the model's own forward fails.
         """
         model = self._model
-        graph = trace(model, *attempt.traced, others=self._others)
+        more = further(self._example)
+        graph = trace(model, *attempt.traced, others=self._others, further=more)
         self._plan = plan = match(
             graph,
             model,
@@ -132,7 +134,7 @@ class _Folder:
         )
         notes = (
             *attempt.notes,
-            *_shape_notes(graph.differing),
+            *_shape_notes(graph),
             *_data_notes(graph),
             *(f"{fault[:1].upper()}{fault[1:]}." for fault in plan.faults),
         )
@@ -251,14 +253,22 @@ def _lower(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
-def _shape_notes(differing: Sequence[Inputs]) -> tuple[str, ...]:
-    if not differing:
-        return ()
-    shapes = ", ".join(dict.fromkeys(map(shapes_of, differing)))
-    return (
-        "The model runs other operators at another batch size or input size, so it was traced at "
-        f"{shapes} as well.",
-    )
+def _shape_notes(graph: Graph) -> list[str]:
+    """Notes for a forward that does something else at other sizes, or that may do so."""
+    notes = []
+    if graph.differing:
+        shapes = ", ".join(dict.fromkeys(map(shapes_of, graph.differing)))
+        notes.append(
+            "The model runs other operators at another batch size or input size, so it was traced "
+            f"at {shapes} as well."
+        )
+    if graph.one_sided:
+        notes.append(
+            f"The forward compares a size with a number ({first_few(graph.one_sided)}), with one "
+            "answer at all sizes tried: what it does where the answer is another is not proved. "
+            "Give inputs of such sizes with more_inputs."
+        )
+    return notes
 
 
 def _data_notes(graph: Graph) -> tuple[str, ...]:

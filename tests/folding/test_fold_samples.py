@@ -204,6 +204,42 @@ def test_padding_of_odd_sizes_is_met(size):
             torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=1e-4)
 
 
+BRANCHES = {
+    "far larger": lambda x: x.shape[-1] > 60,
+    "far smaller": lambda x: x.size(-1) < 9,
+    "many numbers": lambda x: x.numel() > 20_000,
+    "a ratio": lambda x: x.shape[-1] / x.shape[0] > 30,
+    "a multiple": lambda x: not x.shape[-2] % 6,
+    "a batch": lambda x: x.shape[0] >= 4,
+}
+
+
+def branching(condition) -> nn.Module:
+    def forward(self, x):
+        y = self.norm(torch.sigmoid(x))
+        return self.conv(F.pad(y, (0, 1)) if condition(y) else y)
+
+    return randomise(Net(forward, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 2, 3)))
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_branch_on_a_size_far_from_the_example_is_met(branch):
+    """Padding with zeros behind the BatchNorm forbids the fold, at whatever size it happens."""
+    result = fold(branching(BRANCHES[branch]), (torch.randn(1, 4, 20, 20),))
+    assert result.batchnorms_after == 1
+    assert any("traced at" in note for note in result.notes)
+
+
+def test_a_branch_on_a_size_that_was_not_met_is_noted():
+    result = fold(branching(lambda x: x.shape[-1] > 1000), (torch.randn(1, 4, 20, 20),))
+    assert result.batchnorms_after == 0
+    (note,) = result.notes
+    assert "compares a size with a number (test_fold_samples.py:" in note
+    # The largest of two sizes changes no operator, and functions of torch check their own sizes.
+    quiet = branching(lambda x: max(x.shape[-1], 1000) == 0)
+    assert not fold(quiet, (torch.randn(1, 4, 20, 20),)).notes
+
+
 def test_a_factor_that_is_a_size_is_met():
     def forward(self, x):
         return self.norm(self.conv(x) * x.shape[-1])

@@ -177,6 +177,8 @@ class Graph:
     """The additional inputs that the model accepts."""
     differing: tuple[tuple[Any, ...], ...] = ()
     """The inputs of ``taken`` that lead to other operators. The graph contains their passes."""
+    one_sided: tuple[str, ...] = ()
+    """The places in the code that compare sizes, with the same answer in every pass."""
 
     def __contains__(self, op: Op) -> bool:
         return op in self.operators

@@ -145,7 +145,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.output = True
             self._outputs.append(value)
 
-    def graph(self, taken: Sequence[Inputs], differing: Sequence[Inputs]) -> Graph:
+    def graph(
+        self, taken: Sequence[Inputs], differing: Sequence[Inputs], one_sided: Sequence[str]
+    ) -> Graph:
         """The graph of every pass recorded so far."""
         return Graph(
             operators={op: position for position, op in enumerate(self._ops)},
@@ -157,6 +159,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             random=self._random,
             taken=tuple(taken),
             differing=tuple(differing),
+            one_sided=tuple(one_sided),
         )
 
     def restore_parameters(self) -> None:

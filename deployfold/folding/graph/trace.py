@@ -11,7 +11,7 @@ reads a number fails there, and the trace then repeats the pass on the real numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,10 +28,14 @@ from deployfold.folding.proof.compare import forward_failed
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
+from .sizes import Comparisons
 
 
 def trace(
-    model: torch.nn.Module, *samples: Inputs, others: Sequence[Sequence[Inputs]] = ()
+    model: torch.nn.Module,
+    *samples: Inputs,
+    others: Sequence[Sequence[Inputs]] = (),
+    further: Sequence[Iterable[Inputs]] = ((), ()),
 ) -> Graph:
     """Record one forward pass of ``model`` for each sample that runs a new list of operators.
 
@@ -47,6 +51,9 @@ def trace(
             input of each group, and the rest of the group if the model refuses the first.
             ``Graph.taken`` holds the accepted inputs, and ``Graph.differing`` those that lead to
             other operators. If the model reads numbers from its data, the trace skips ``others``.
+        further: inputs of sizes farther away and of the next sizes. They are tried one by one while
+            the forward compares sizes and every size had the same answer; the next sizes only
+            while such a comparison is not of order. ``Graph.one_sided`` holds the places left.
 
     Raises:
         FoldError: the forward pass fails on ``samples``, or the model cannot be copied.
@@ -55,7 +62,7 @@ def trace(
     try:
         shapes = [map_tensors(inputs, _on_meta) for inputs in samples]
         with without_numbers(shadow), torch.device("meta"):
-            return _record_all(shadow, shapes, others)
+            return _record_all(shadow, shapes, others, further)
     except Exception:  # model code may need numbers, or tensors outside the module
         return _record_all(copy_modules(model), samples, others)
 
@@ -65,9 +72,13 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _record_all(
-    shadow: torch.nn.Module, samples: Sequence[Inputs], others: Sequence[Sequence[Inputs]]
+    shadow: torch.nn.Module,
+    samples: Sequence[Inputs],
+    others: Sequence[Sequence[Inputs]],
+    further: Sequence[Iterable[Inputs]] = ((), ()),
 ) -> Graph:
     recorder = Recorder(shadow)
+    comparisons = Comparisons()
     outlines: set[object] = set()
     taken: list[Inputs] = []
     differing: list[Inputs] = []
@@ -76,7 +87,7 @@ def _record_all(
         """Record one pass; return whether the pass differs from all earlier passes."""
         start = recorder.begin()
         try:
-            _record_pass(recorder, shadow, inputs)
+            _record_pass(recorder, comparisons, shadow, inputs)
         except FoldError:
             recorder.undo(start)
             raise
@@ -106,15 +117,25 @@ def _record_all(
                 if not record_other(group[0]):
                     for inputs in group[1:]:
                         record_other(inputs)
-        return recorder.graph(taken, differing)
+            for of_order, sizes in zip((True, False), further, strict=True):
+                tried = iter(sizes)
+                while any(of_order or not place.ordered for place in comparisons.one_sided()):
+                    more = next(tried, None)
+                    if more is None:
+                        break
+                    record_other(more)
+        one_sided = [place.line for place in comparisons.one_sided() if place.direct]
+        return recorder.graph(taken, differing, one_sided)
     finally:
         recorder.restore_parameters()
 
 
-def _record_pass(recorder: Recorder, shadow: torch.nn.Module, inputs: Inputs) -> None:
+def _record_pass(
+    recorder: Recorder, comparisons: Comparisons, shadow: torch.nn.Module, inputs: Inputs
+) -> None:
     try:
         arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
-        with recorder.watching_modules(), Reads(recorder), recorder:
+        with recorder.watching_modules(), Reads(recorder, comparisons), recorder:
             outputs = shadow(*arguments)
         recorder.adopt_outputs(outputs)
     except FoldError:
@@ -124,11 +145,15 @@ def _record_pass(recorder: Recorder, shadow: torch.nn.Module, inputs: Inputs) ->
 
 
 class Reads(TorchFunctionMode):
-    """A function mode that records when code outside torch reads a tensor: no operator shows it."""
+    """A function mode that records what no operator shows.
 
-    def __init__(self, recorder: Recorder) -> None:
+    Code outside torch may read a tensor's numbers, or compare its sizes.
+    """
+
+    def __init__(self, recorder: Recorder, comparisons: Comparisons) -> None:
         super().__init__()
         self._recorder = recorder
+        self._comparisons = comparisons
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -137,4 +162,5 @@ class Reads(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
-        return result
+        sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
+        return self._comparisons.watched(result) if sizes else result

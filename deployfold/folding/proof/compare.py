@@ -47,19 +47,21 @@ def random_like(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     def draw(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+        made = torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu")
+        return made.to(tensor)
 
     values: tuple[Any, ...] = map_tensors(inputs, draw)
     return values
 
 
-def another_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def another_batch(inputs: tuple[Any, ...], times: int = 1) -> tuple[Any, ...]:
     """The same inputs with one sample; inputs that hold one sample get that sample twice.
 
-    The batch is the first axis of the first tensor, and of every other tensor of the same length.
+    With ``times``, the result has so many times the samples. The batch is the first axis of the
+    first tensor, and of every other tensor of the same length.
     """
     size = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
-    other = 1 if size > 1 else 2
+    other = times * size if times > 1 else 1 if size > 1 else 2
 
     def change(tensor: Tensor) -> Tensor:
         if size == 0 or tensor.dim() == 0 or len(tensor) != size:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,6 +56,37 @@ def smaller(inputs: Inputs) -> Inputs | None:
         half = size // 2 + (size // 2 + size + 1) % 2
         found = resized(found, (axis,), half - size)
     return random_like(found)
+
+
+_FARTHER = (4, 2, 1 / 4, 1 / 2)
+_NEXT = range(2, 9)  # multiples of small numbers
+_MOST_NUMBERS = 1 << 26
+
+
+def further(inputs: Inputs) -> tuple[Iterator[Inputs], Iterator[Inputs]]:
+    """Random inputs for a model whose code compares sizes: of sizes far away, and the next sizes.
+
+    The first far away has a larger batch.
+    """
+    far = (_with_sizes(inputs, times, 0) for times in _FARTHER)
+    near = (_with_sizes(inputs, 1, more) for more in _NEXT)
+    larger = another_batch(inputs, times=4)
+    return (
+        (random_like(item) for item in chain([larger], far) if _is_small(item)),
+        (random_like(item) for item in near if _is_small(item)),
+    )
+
+
+def _is_small(inputs: Inputs) -> bool:
+    return sum(tensor.numel() for tensor in tensors_in(inputs)) <= _MOST_NUMBERS
+
+
+def _with_sizes(inputs: Inputs, times: float, more: int) -> Inputs:
+    """The same inputs with every height, width and length multiplied and added to."""
+    for axis in [*_axes(inputs), ()][0]:
+        size = next(tensor for tensor in tensors_in(inputs) if tensor.dim()).shape[axis]
+        inputs = resized(inputs, (axis,), int(times * size) + more - size)
+    return inputs
 
 
 def _axes(inputs: Inputs) -> list[tuple[int, ...]]:
