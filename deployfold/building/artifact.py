@@ -57,11 +57,7 @@ class Artifact:
 
     @property
     def file(self) -> Path:
-        """The path of the artifact's file.
-
-        Raises:
-            ValueError: the artifact was not made.
-        """
+        """The path of the artifact's file; ``ValueError`` if the artifact was not made."""
         if self.path is None:
             raise ValueError(f"{self.name} was not made: {self.not_measured}")
         return self.path

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from deployfold.errors import FoldError
 from deployfold.exporting.dynamic import checking_inputs
 from deployfold.exporting.outputs import check_outputs
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
+from deployfold.exporting.storage import scratch_file
 from deployfold.folding.proof.compare import Difference, difference, forward_failed, run_model
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.qdq.given import without_pairs
@@ -43,7 +41,7 @@ class Checks:
 
     def without_rounding(self, graph: ir.Model) -> Checks:
         """The same inputs, with the outputs of ``graph`` without the rounding of activations."""
-        with _written(without_pairs(graph)) as file:
+        with scratch_file(without_pairs(graph)) as file:
             return replace(self, outputs=list(self._run(file)), unrounded=True)
 
     def compare(self, graph: ir.Model) -> Difference:
@@ -52,15 +50,11 @@ class Checks:
         Raises:
             ExportError: it does not run, or is another function.
         """
-        with _written(without_pairs(graph) if self.unrounded else graph) as file:
-            return self.compare_file(file)
-
-    def compare_file(self, file: Path) -> Difference:
-        """The same of a file."""
         found = []
-        for expected, results in zip(self.outputs, self._run(file), strict=True):
-            check_outputs(expected, results, what="The graph")
-            found.append(difference(expected, results))
+        with scratch_file(without_pairs(graph) if self.unrounded else graph) as file:
+            for expected, results in zip(self.outputs, self._run(file), strict=True):
+                check_outputs(expected, results, what="The graph")
+                found.append(difference(expected, results))
         return Difference(max(one.absolute for one in found), max(one.relative for one in found))
 
     def _run(self, file: Path) -> Iterator[list[Tensor]]:
@@ -68,15 +62,6 @@ class Checks:
         for item in self.inputs:
             feed = dict(zip(self.names, [value.numpy() for value in item], strict=True))
             yield [torch.from_numpy(np.array(one)) for one in run_session(session, feed)]
-
-
-@contextmanager
-def _written(graph: ir.Model) -> Iterator[Path]:
-    """The graph in a temporary file."""
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "graph.onnx"
-        write_model(graph, file, threshold=SCRATCH_THRESHOLD)
-        yield file
 
 
 def checks_of(module: OnnxModule, loaded: Loaded) -> Checks:

@@ -54,13 +54,7 @@ def runs_here(library: Library, machine: Machine) -> bool:
 
 
 def no_engine(where: str, why: str, then: str = "The lowered ONNX is ready.") -> str:
-    """The sentences for a missing engine.
-
-    Args:
-        where: the GPUs; may be empty.
-        why: the reason, without a full stop.
-        then: the sentence on what the user has or can do.
-    """
+    """The sentences for a missing engine: ``why`` has no full stop, ``then`` says what to do."""
     return f"No engine{f' for {where}' if where else ''}: {why}. {then}"
 
 

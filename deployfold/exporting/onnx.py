@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.runtimes.tensors import to_array
 from deployfold.util.onnx_files import onnx_bytes
 
 from . import exporters, onnx_graph
@@ -24,7 +25,6 @@ from .outputs import (
     check_outputs,
     flatten_outputs,
     is_torchscript,
-    to_numpy,
 )
 from .pixels import cast_first
 from .session import open_session, run_session
@@ -239,7 +239,7 @@ def _compare(path: Path, compared: _Compared) -> float:
     session = open_session(path)
     largest = 0.0
     for inputs, outputs in zip(compared.inputs, compared.outputs, strict=True):
-        arrays = [to_numpy(value) for value in inputs]
+        arrays = [to_array(value) for value in inputs]
         feeds = dict(zip(compared.input_names, arrays, strict=True))
         results = run_session(session, feeds)
         largest = max(largest, check_outputs(outputs, results, what="The ONNX model"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from deployfold.errors import ExportError, first_line
+from deployfold.runtimes.tensors import to_array
 from deployfold.util.numerics import max_abs_diff
 from deployfold.util.quiet import quiet
 
@@ -140,13 +141,6 @@ class Reference:
         return flatten_outputs(self.nested(inputs))[0]
 
 
-def to_numpy(tensor: torch.Tensor) -> Array:
-    """A tensor on the CPU as a numpy array; bfloat16, which numpy lacks, becomes float32."""
-    tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
-
-
 def compare_loaded(
     loaded: torch.nn.Module,
     inputs: tuple[torch.Tensor, ...],
@@ -189,8 +183,8 @@ def check_outputs(
         raise ExportError(f"{what} has {len(test)} outputs, but the original {len(reference)}.")
     largest = 0.0
     for index, (eager, output) in enumerate(zip(reference, test, strict=True)):
-        expected = to_numpy(eager)
-        actual = to_numpy(output) if isinstance(output, torch.Tensor) else output
+        expected = to_array(eager)
+        actual = to_array(output) if isinstance(output, torch.Tensor) else output
         if expected.shape != actual.shape:
             raise ExportError(
                 f"Output {index} of {what[0].lower()}{what[1:]} has the shape {actual.shape}, "

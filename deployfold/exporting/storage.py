@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,15 @@ def weights_bytes(model: ir.Model) -> int:
         for value in graph.initializers.values()
         if value.const_value is not None
     )
+
+
+@contextmanager
+def scratch_file(model: ir.Model) -> Iterator[Path]:
+    """Yield a temporary file with ``model``, which only ONNX Runtime reads."""
+    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(model, path, threshold=SCRATCH_THRESHOLD)
+        yield path
 
 
 def write_model(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_DATA_BYTES) -> bool:

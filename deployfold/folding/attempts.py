@@ -176,9 +176,9 @@ class _Folder:
 
     def next_attempt(self, attempt: Attempt, error: NotTheSame | FoldedFails) -> Attempt | None:
         """The next attempt after a failed comparison; ``None`` if only the search is left."""
-        reads = self._read_by_code(attempt, error.inputs)
-        if reads:
-            return attempt.keeping(*reads)
+        kept, notes = self._read_by_code(attempt, error.inputs)
+        if kept:
+            return attempt.keeping(kept, *notes)
         known = {id(item) for item in attempt.traced}
         untraced = [item for item in error.inputs if id(item) not in known]
         if untraced:
@@ -195,24 +195,19 @@ class _Folder:
 
     def _read_by_code(
         self, attempt: Attempt, inputs: Sequence[Inputs]
-    ) -> tuple[dict[str, str], str] | tuple[dict[str, str]] | None:
+    ) -> tuple[dict[str, str], tuple[str, ...]]:
         """The names that the model's code reads and that must stay, each with its reason.
 
-        A note follows if parallel branches are among them. ``None`` if there are no such names.
+        A note follows if parallel branches are among them.
         """
         branches = {item.name for item in self._plan.folded if item.kind == "branch"}
         folded = apply(self._plan, copy_modules(self._model, share_parameters=False))
         names = [item.name for item in self._plan.folded if item.name not in attempt.keep]
         found = attributes_read(self._model, folded, names, inputs)
-        if not found:
-            return None
-        kept = {
-            name: f"the model's code reads its {attribute}" for name, attribute in found.items()
-        }
+        kept = {name: f"the model's code reads its {read}" for name, read in found.items()}
         read = ", ".join(f"{name}.{found[name]}" for name in found if name in branches)
-        if not read:
-            return (kept,)
-        return kept, f"Parallel branches were not merged where the model's code reads {read}."
+        note = f"Parallel branches were not merged where the model's code reads {read}."
+        return kept, (note,) if read else ()
 
     def search(self, attempt: Attempt, error: FoldError) -> FoldResult:
         """Fold all BatchNorms except those that make the difference, which a search finds.

@@ -246,11 +246,7 @@ def _is_lost(expected: Array, found: Array) -> bool:
 
 
 def _divergence(expected: Array, found: Array) -> float:
-    """Mean Kullback-Leibler divergence (nats) between the softmax of two arrays of scores.
-
-    Args:
-        expected, found: scores, one row a sample. The result is infinite if a score is not finite.
-    """
+    """Mean Kullback-Leibler divergence (nats) between the softmax of scores, one row a sample."""
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return math.inf
     before, after = _log_softmax(expected), _log_softmax(found)

@@ -15,11 +15,7 @@ import onnxruntime as ort
 
 from deployfold.errors import ExportError
 from deployfold.exporting.session import Array, open_session, run_session
-from deployfold.exporting.storage import (
-    EXTERNAL_DATA_BYTES,
-    SCRATCH_THRESHOLD,
-    write_model,
-)
+from deployfold.exporting.storage import EXTERNAL_DATA_BYTES, scratch_file
 from deployfold.util.memory import available_bytes
 from deployfold.util.onnx_files import data_path
 
@@ -106,9 +102,7 @@ def observe(
     """
     if not names:
         return
-    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
-        path = Path(folder) / "model.onnx"
-        write_model(model, path, threshold=SCRATCH_THRESHOLD)
+    with scratch_file(model) as path:
         for activation in iterate_activations(path, feeds, names=names):
             yield activation.name, activation.array
 
@@ -126,10 +120,7 @@ def scratch_session(model: onnx.ModelProto, weights: int) -> Iterator[ort.Infere
     if weights <= EXTERNAL_DATA_BYTES:
         yield open_session(model.SerializeToString())
         return
-    with tempfile.TemporaryDirectory(prefix="deployfold-") as folder:
-        path = Path(folder) / "model.onnx"
-        converted = ir.serde.deserialize_model(model)
-        write_model(converted, path, threshold=SCRATCH_THRESHOLD)
+    with scratch_file(ir.serde.deserialize_model(model)) as path:
         yield open_session(path)
 
 

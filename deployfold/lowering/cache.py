@@ -51,12 +51,7 @@ def default_cache_directory() -> Path | None:
 
 
 def cache_key(parts: Mapping[str, str]) -> str:
-    """The key of a cache entry: a hex SHA-256 over everything that decides the result.
-
-    Args:
-        parts: the model's SHA-256, the digest of the calibration data, the settings, the versions
-            of deployfold and onnxruntime, and the like, by name.
-    """
+    """The key of a cache entry: a hex SHA-256 over all that decides the result, by name."""
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
 
 

@@ -101,11 +101,7 @@ def operand(node: ir.Node, index: int) -> ir.Value:
 
 
 def weight_of(value: ir.Value) -> ir.TensorProtocol:
-    """The tensor of an initialiser.
-
-    Raises:
-        ExportError: the graph computes the value.
-    """
+    """The tensor of an initialiser; ``ExportError`` if the graph computes the value."""
     if value.const_value is None:
         raise ExportError(f"The tensor {value.name!r} is computed by the graph, not constant.")
     return value.const_value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from deployfold.errors import ExportError, first_line
-from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
+from deployfold.exporting.storage import scratch_file
 from deployfold.util.quiet import quiet
 
 from .accuracy import Measurer
@@ -46,9 +45,7 @@ def raise_checked(model: ir.Model, source: Path, opset: int, feeds: Sequence[Fee
     raised = raise_opset(model, opset)
     if raised is model:
         return model
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "raised.onnx"
-        write_model(raised, path, threshold=SCRATCH_THRESHOLD)
+    with scratch_file(raised) as path:
         measured = Measurer(source, feeds[:1], None).measure(path)
     if measured.reshaped or not measured.sqnr_db >= _LEAST_DB:
         raise ExportError(

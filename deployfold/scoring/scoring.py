@@ -81,11 +81,7 @@ class Scores:
             tally.add(outputs, labels, reference)
 
     def result(self) -> dict[str, float]:
-        """The numbers of all metrics by name.
-
-        Raises:
-            UsageError: a function of the user failed.
-        """
+        """The numbers of all metrics by name; ``UsageError`` if a function of the user failed."""
         return {name: value for tally in self._tallies for name, value in tally.result().items()}
 
 

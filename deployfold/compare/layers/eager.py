@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from deployfold.errors import MeasureError, UsageError, first_line
-from deployfold.exporting.outputs import flatten_outputs, is_torchscript, to_numpy
+from deployfold.exporting.outputs import flatten_outputs, is_torchscript
 from deployfold.exporting.session import Array
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
 from deployfold.folding.modules import copy_modules, named_tensors
 from deployfold.folding.seeded import Seeded
+from deployfold.runtimes.tensors import to_array
 
 from .folding import find_folds
 from .side import OUTPUT, Folds, LayerOutput, Side
@@ -89,7 +90,7 @@ def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Has
         calls[path] += 1
         if handle in wanted:
             tensor = next(iter(flatten_outputs(result)[0]))
-            found[handle] = to_numpy(tensor).copy()
+            found[handle] = to_array(tensor)
 
     handles = [one.register_forward_hook(leave) for one in copy.modules()]
     try:
@@ -102,7 +103,7 @@ def _capture(module: nn.Module, feed: Inputs, wanted: set[Hashable]) -> dict[Has
             handle.remove()
     for index, tensor in enumerate(flatten_outputs(outputs)[0]):
         if ("output", index) in wanted:
-            found["output", index] = to_numpy(tensor).copy()
+            found["output", index] = to_array(tensor)
     return found
 
 

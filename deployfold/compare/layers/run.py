@@ -17,11 +17,11 @@ from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
-from deployfold.exporting.outputs import to_numpy
 from deployfold.loading import load_model, make_inputs, resolve_inputs
 from deployfold.loading.model import LoadedModel
 from deployfold.reporting.report import REPORT_JSON, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
+from deployfold.runtimes.tensors import to_array
 
 from .differences import compare_pairs
 from .eager import EagerSide, check_visible
@@ -50,7 +50,7 @@ class _File:
                 hint=f"Its inputs are: {', '.join(names)}.",
             )
         arrays = [
-            {key: to_numpy(tensor) for key, tensor in zip(names, feed, strict=True)}
+            {key: to_array(tensor) for key, tensor in zip(names, feed, strict=True)}
             for feed in feeds
         ]
         return OnnxSide(Path(self.source), self.model, arrays, scratch)

@@ -11,11 +11,7 @@ from deployfold.util.files import write_bytes
 
 
 def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Path:
-    """The file for one GPU model, library and version, to which timings apply.
-
-    Args:
-        gpu: the GPU's name and architecture, such as ``NVIDIA L4 sm_89``.
-    """
+    """The file for one GPU, such as ``NVIDIA L4 sm_89``, library and version: timings fit these."""
     name = "-".join((library, version, gpu))
     return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")
 

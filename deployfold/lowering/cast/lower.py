@@ -10,9 +10,8 @@ import onnx_ir as ir
 
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError, first_few
-from deployfold.exporting.onnx_graph import set_metadata
 from deployfold.exporting.session import open_session, run_session
-from deployfold.exporting.storage import staged, write_model
+from deployfold.exporting.storage import staged
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.graph import holds, prepare, write
 from deployfold.lowering.keep import asked_for
@@ -20,7 +19,6 @@ from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode, LoweredModel
-from deployfold.util.onnx_files import onnx_bytes
 from deployfold.util.onnx_values import inner_graphs
 
 from .convert import convert
@@ -137,11 +135,9 @@ def _as_it_is(
                 "from float32.",
                 hint="Convert the PyTorch model with .float() before exporting it.",
             )
-    set_metadata(model, {"deployfold.precision": form.name})
-    write_model(model, temporary, threshold=options.external_threshold)
     return LoweredModel(
         path=path,
-        bytes=onnx_bytes(temporary),
+        bytes=write(model, temporary, form.precision, threshold=options.external_threshold),
         precision=form.precision,
         sqnr_db=math.inf,
         max_abs_diff=0.0,
