@@ -1,9 +1,10 @@
 """Finds the 16-bit tensors that cost a model most of its accuracy.
 
-One copy of the fp32 model can round any subset of its tensors: a Where behind each tensor chooses
-between the tensor and its rounded value, and an extra input steers the choice. Rounding errors of
-different tensors add up nearly independently, so halving groups finds the costliest tensors. Each
-group holds tensors that follow one another in the graph, and is measured with only this group
+One copy of the fp32 model can round any subset of its tensors: an If behind each tensor returns the
+tensor or its rounded value, and an extra input steers the choice. (A Where computes both, for all
+weights too: 0.55 s a run instead of 0.04 s for a DBNet of 25 million parameters.) Rounding errors
+of different tensors add up nearly independently, so halving groups finds the costliest tensors.
+Each group holds tensors that follow one another in the graph, and is measured with only this group
 rounded. The search halves the worst group until the remaining groups together cost less than
 allowed.
 """
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import cast, is_tensor, lazy, weight_of
+from deployfold.lowering.graph import is_tensor, lazy, weight_of
 from deployfold.lowering.request import Feed
 from deployfold.util.onnx_values import initializer
 
@@ -131,14 +132,14 @@ def _switch(
     *,
     everywhere: bool,
 ) -> None:
-    if value.const_value is not None:
-        coarse = _weight(graph, value, form)
-    else:
-        coarse = cast(graph, cast(graph, value, form.dtype, "down"), ir.DataType.FLOAT, "up")
     index = initializer(graph, f"{_FLAGS}_{position}", np.int64(position))
     flag = ir.node("Gather", [flags, index], name=f"{_FLAGS}_{position}_flag")
-    chosen = ir.node("Where", [flag.outputs[0], coarse, value], name=f"{_FLAGS}_{position}_node")
     flag.outputs[0].name = f"{_FLAGS}_{position}_value"
+    branches = {
+        "then_branch": _rounding(graph, value, position, form),
+        "else_branch": _branch([ir.node("Identity", [value])], f"{_FLAGS}_{position}_exact"),
+    }
+    chosen = ir.node("If", flag.outputs, branches, name=f"{_FLAGS}_{position}_node")
     result = chosen.outputs[0]
     result.name = f"{value.name}__rounded"
     result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
@@ -149,6 +150,26 @@ def _switch(
         for at, output in enumerate(graph.outputs):
             if output is value:
                 graph.outputs[at] = result
+
+
+def _rounding(graph: ir.Graph, value: ir.Value, position: int, form: CastFormat) -> ir.Graph:
+    """The branch that rounds a tensor; the rounded values of a weight are an initialiser."""
+    if value.const_value is not None:
+        nodes = [ir.node("Identity", [_weight(graph, value, form)])]
+    else:
+        down = ir.node("Cast", [value], {"to": int(form.dtype)})
+        down.outputs[0].name = f"{_FLAGS}_{position}_down"
+        nodes = [down, ir.node("Cast", down.outputs, {"to": int(ir.DataType.FLOAT)})]
+    return _branch(nodes, f"{_FLAGS}_{position}_coarse")
+
+
+def _branch(nodes: Sequence[ir.Node], name: str) -> ir.Graph:
+    """A branch of an If, with the float32 output of the last node."""
+    output = nodes[-1].outputs[0]
+    output.name, output.type = name, ir.TensorType(ir.DataType.FLOAT)
+    for node in nodes:
+        node.name = f"{node.outputs[0].name}_node"
+    return ir.Graph([], [output], nodes=nodes, name=f"{name}_branch")
 
 
 def _weight(graph: ir.Graph, value: ir.Value, form: CastFormat) -> ir.Value:
