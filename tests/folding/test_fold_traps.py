@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from types import MethodType
 
 import pytest
 import torch
@@ -340,6 +341,29 @@ def test_fused_class_with_a_functional_activation_keeps_it():
 def test_subclass_that_does_more_is_left():
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), ScaledNorm(4)))
     assert "does more" in reason(folded(model, image(), gone=0, left=1))
+
+
+def test_a_forward_replaced_on_one_module_is_respected():
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    norm = model[1]
+    norm.forward = MethodType(lambda self, x: nn.BatchNorm2d.forward(self, x) * 2, norm)
+    result = fold(model, (torch.randn(1, 3, 8, 8),))
+    assert result.left[0].reason == "its class BatchNorm2d runs mul after its batch norm"
+    assert result.notes == ()
+
+    model = randomise(Functional())
+    whole = MethodType(lambda self, x: Functional.forward(self, x) + 1, model)
+    model.forward = whole
+    result = fold(model, (torch.randn(1, 3, 8, 8),))
+    assert "was replaced on this module" in result.left[0].reason
+
+
+def test_a_norm_that_torchs_own_forward_reads_stays_without_a_note():
+    """Torch's encoder passes the weights of its norms to a fused kernel."""
+    result = fold(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), (torch.randn(2, 5, 8),)
+    )
+    assert result.notes == ()
 
 
 def test_instance_norm_is_not_folded_as_batch_norm():

@@ -18,7 +18,7 @@ from deployfold.folding.rewrite.forward import cannot_rewrite
 from .affine_layer import AffineLayer, is_batchnorm_module
 from .aliases import read_by_others
 from .arithmetic import arithmetic_layers
-from .graph import Graph, Op, Value, has_hooks
+from .graph import Graph, Op, Value, forward_of, has_hooks
 from .input_scaling import input_scalings
 
 _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
@@ -90,7 +90,7 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
         affine_layer.reason = (
             "its statistics give inf or NaN (a running variance that is not positive?)"
         )
-    plain = type(module).forward in _PLAIN_FORWARDS
+    plain = forward_of(module) in _PLAIN_FORWARDS
     affine_layer.editable = inside and (plain or _computes_its_own(op, module, eps))
     return affine_layer
 
@@ -126,7 +126,7 @@ def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
     if has_hooks(module):
         affine_layer.reason = "it has forward hooks"
         return
-    if type(module).forward in _PLAIN_FORWARDS:
+    if forward_of(module) in _PLAIN_FORWARDS:
         affine_layer.removals = (Replacement(affine_layer.module_path),)
         return
     kept = {_what_follows(graph, op) for op in sites}

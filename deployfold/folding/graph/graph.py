@@ -253,6 +253,11 @@ def has_hooks(module: torch.nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def forward_of(module: torch.nn.Module) -> Any:
+    """The function that a call of ``module`` runs: its class's, or one set on the module itself."""
+    return vars(module).get("forward", type(module).forward)
+
+
 def values_in(argument: Any) -> Iterator[Value]:
     """Every :class:`Value` in a nested argument."""
     if isinstance(argument, Value):

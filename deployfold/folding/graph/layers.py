@@ -10,7 +10,7 @@ from torch import nn
 from deployfold.folding.operators.table import LayerKind, record_of
 
 from .constants import number_of
-from .graph import Op, Value
+from .graph import Op, Value, forward_of
 
 _FORWARDS = frozenset(
     {
@@ -173,7 +173,7 @@ def _reads_bias(op: Op) -> bool:
     attribute = getattr(module, "bias", ())
     if attribute is not None or op["weight"].name not in {f"{op.call.path}.weight", "weight"}:
         return False
-    if type(module).forward in _FORWARDS or _is_torchvisions(module):
+    if forward_of(module) in _FORWARDS or _is_torchvisions(module):
         return True
     if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         return False

@@ -12,7 +12,7 @@ from deployfold.folding.algebra import Affine
 from deployfold.folding.plan import DropAffine
 
 from .affine_layer import AffineLayer
-from .graph import Graph, Op, Value, affine_op, has_hooks
+from .graph import Graph, Op, Value, affine_op, forward_of, has_hooks
 
 _OPERATORS = {
     "layer_norm": ("LayerNorm", -1),
@@ -58,7 +58,7 @@ def _is_plain(graph: Graph, op: Op) -> bool:
     bias = op.arguments.get("bias")
     names = {value.name for value in (weight, bias) if value is not None}
     return (
-        type(module).forward in _FORWARDS
+        forward_of(module) in _FORWARDS
         and not has_hooks(module)
         and weight is not None
         and len(weight.shape) == 1

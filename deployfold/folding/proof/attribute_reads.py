@@ -48,7 +48,9 @@ def _watch(module: nn.Module, original: nn.Module, name: str, found: dict[str, s
 
     def note(attribute: str, module: nn.Module) -> None:
         frame = sys._getframe(2)
-        foreign = not frame.f_code.co_filename.startswith(_LIBRARY)
+        code = frame.f_code
+        # The forwards of torch's own modules read other modules as the user's code does.
+        foreign = code.co_name == "forward" or not code.co_filename.startswith(_LIBRARY)
         if foreign and frame.f_locals.get("self") is not module:
             found.setdefault(name, attribute)
 

@@ -27,6 +27,8 @@ _OPERATORS = {
 
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
     """Why ``torch.fx`` cannot remove an operator from the forward of ``module``; None if it can."""
+    if "forward" in vars(module):  # torch.fx would trace the forward of the class
+        return f"{type(module).__name__}.forward calls it, and was replaced on this module"
     try:
         graph = _graph_of(module)
     except Exception as error:
