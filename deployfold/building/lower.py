@@ -26,6 +26,7 @@ from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
 from .results import Exported
+from .tuning import tuning
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,9 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
             continue
         tried.add(precision)
         try:
-            made = _lower(fp32, precision, data, spec, journal)
+            log = fp32.file.with_name(f"{fp32.file.stem}.{precision.value}.tuning.json")
+            timed = tuning(precision, loaded, spec, journal, log)
+            made = _lower(fp32, precision, data, spec, journal, timed)
             onnx[precision] = made
         except AccuracyError as error:
             # Build the other artifacts all the same; the exit code reports the refusal at the end.
@@ -113,6 +116,7 @@ def _lower(
     data: lowering.LoweringData,
     spec: BuildSpec,
     journal: Journal,
+    timed: lowering.Tuning | None = None,
 ) -> Artifact:
     """Lower to one precision.
 
@@ -131,8 +135,9 @@ def _lower(
                 guard=spec.guard,
                 keep=spec.keep,
                 rest=spec.rest_precision,
-                residual=spec.residual_qdq,
+                residual=spec.qdq.residual_qdq,
                 float_io=spec.float_io,
+                tuning=timed,
             ),
             cache=LoweringCache(default_cache_directory()),
             progress=lambda detail, done=None: journal.emit(

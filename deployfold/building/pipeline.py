@@ -29,6 +29,7 @@ from .reference import write_device_files
 from .report import make_report, partial_report, remove_report, save_report
 from .results import Folded
 from .tail import cut_tail
+from .tuning import check_tuning
 
 
 def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
@@ -49,6 +50,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         KeyboardInterrupt: Ctrl-C, after the report was written.
     """
     resolve_device(spec.device)  # report a missing GPU before any work
+    check_tuning(spec)
     journal = Journal(emit)
     loaded = load(spec, journal)
     directory = spec.output or Path("build") / loaded.name

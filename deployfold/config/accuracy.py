@@ -1,4 +1,4 @@
-"""The accuracy that lowered models must keep, and the nodes that stay in fp32."""
+"""The accuracy that lowered models must keep, and the nodes that are quantised or stay in fp32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ from deployfold.errors import UsageError
 
 from .option_field import Panel, check_ranges, option
 from .precision import Precision
+
+
+@dataclass(frozen=True)
+class QdqSpec:
+    """Where the Q/DQ nodes of a quantised model stand."""
+
+    residual_qdq: bool = option(
+        False,
+        "Also quantise the skip inputs of residual sums: less memory traffic, more error.",
+        Panel.QUANTIZATION,
+    )
+    tune: bool = option(
+        False,
+        "Keep Q/DQ nodes only where they make the engine faster on the GPU in this machine.",
+        Panel.QUANTIZATION,
+    )
 
 
 @dataclass(frozen=True)

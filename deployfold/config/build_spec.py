@@ -13,7 +13,7 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
-from .accuracy import GuardSpec, KeepSpec
+from .accuracy import GuardSpec, KeepSpec, QdqSpec
 from .arch_arguments import read_arguments
 from .batch_sizes import read_batches
 from .device import read_device
@@ -171,11 +171,7 @@ class BuildSpec:
         choices=("fp16", "fp32"),
         read=Precision,
     )
-    residual_qdq: bool = option(
-        False,
-        "Also quantise the skip inputs of residual sums: less memory traffic, more error.",
-        Panel.QUANTIZATION,
-    )
+    qdq: QdqSpec = group(QdqSpec)
     tail: str = option(
         "auto",
         "Operators that TensorRT-RTX lacks, such as NonMaxSuppression, and all behind them; cut: "

@@ -29,7 +29,7 @@ _ADD_ACTIVATIONS = f"Add {flags(one for one in QUANTISED if not one.record.weigh
 
 def _engine_keys() -> tuple[str, ...]:
     builder = (one.key for one in build_options() if one.group == "options")
-    return ("target", "workspace", "torch-tensorrt", *builder)
+    return ("target", "tune", "workspace", "torch-tensorrt", *builder)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ NEEDS = (
         "Leave one of the two out.",
     ),
     Need(
-        ("residual-qdq",),
+        ("residual-qdq", "tune"),
         lambda spec: any(
             one.record.family == "qdq" and not one.record.weights_only for one in spec.precisions
         ),

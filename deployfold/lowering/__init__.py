@@ -23,7 +23,7 @@ from .progress import Progress, silent
 from .qdq import lower as _qdq
 from .qdq.given import quantised_as
 from .qdq.lower_given import check_given, lower_given
-from .request import LoweringData, LoweringOptions
+from .request import LoweringData, LoweringOptions, Tuning
 from .result import HeadRoom, KeptNode, LayerReport, LoweredModel
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "LoweredModel",
     "LoweringData",
     "LoweringOptions",
+    "Tuning",
     "cast",
     "lower",
     "qdq",

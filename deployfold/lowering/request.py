@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from deployfold.config.accuracy import GuardSpec, KeepSpec
@@ -11,6 +12,7 @@ from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
 from deployfold.exporting.session import Array
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
+from deployfold.reporting.row import Speedup
 from deployfold.scoring import Scoring, labelled
 
 Feed: TypeAlias = Mapping[str, Array]
@@ -105,6 +107,19 @@ class LoweringData:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How ``--tune`` times models on a GPU.
+
+    Attributes:
+        where: the GPU and the library, for the user and for the key of the cache.
+        compare: builds and times two ONNX files side by side; the speed-up of the first.
+    """
+
+    where: str
+    compare: Callable[[Path, Path], Speedup] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class LoweringOptions:
     """The user's choices for one lowering.
 
@@ -115,6 +130,7 @@ class LoweringOptions:
             model has float16 tensors.
         external_threshold: size of the weights in bytes above which the weights go to a file beside
             the ONNX.
+        tuning: keep Q/DQ nodes only where they make the engine faster; ``None`` keeps them all.
     """
 
     guard: GuardSpec = field(default_factory=GuardSpec)
@@ -123,3 +139,4 @@ class LoweringOptions:
     residual: bool = False
     float_io: bool = True
     external_threshold: int = EXTERNAL_DATA_BYTES
+    tuning: Tuning | None = None

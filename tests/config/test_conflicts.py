@@ -28,6 +28,8 @@ def check(**written):
         ({"fp16": True, "min_sqnr": 30.0}, "--min-sqnr .* quantised"),
         ({"int4": True, "min_sqnr": 30.0, "no_guard": True}, "--min-sqnr .* --no-guard"),
         ({"int4": True, "residual_qdq": True}, "--residual-qdq .* activations"),
+        ({"int8_weights": True, "tune": True}, "--tune .* activations"),
+        ({"int8": True, "tune": True, "no_engine": True, **DATA}, "--tune .* --no-engine"),
         ({"io": "fp16"}, "--io .* no other precision"),
         ({"labels": "x"}, "--labels .* no data"),
         ({"no_engine": True, "workspace": 64}, "--workspace .* --no-engine"),

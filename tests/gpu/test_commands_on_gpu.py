@@ -80,6 +80,26 @@ def test_a_build_measures_its_engine_and_the_other_commands_run_it(
 
 
 @pytest.mark.usefixtures("compiler")
+def test_tune_times_the_regions_and_a_second_build_reads_its_log(
+    gpu_net: GpuNet, tmp_path: Path
+) -> None:
+    torch.save(gpu_net.module, tmp_path / "net.pt")
+    np.save(tmp_path / "x.npy", make_data(64))
+    words = (
+        "--int8", "--calib", "x.npy", "--input", "2x3x32x32", "--min-quantized-share", "0.1",
+        "--tune", "--no-measure", "-o", "out", "--json",
+    )  # fmt: skip
+    report = json.loads(deployfold("build", "net.pt", *words, cwd=tmp_path))
+    (row,) = (row for row in report["rows"] if row["name"] == "onnxruntime-int8")
+    assert any(note.startswith("--tune timed") for note in row["notes"])
+    log = tmp_path / "out" / "net.int8.tuning.json"
+    first = log.read_text()
+    assert all(one["value"] > 0 for one in json.loads(first).values())
+    deployfold("build", "net.pt", *words, cwd=tmp_path)
+    assert log.read_text() == first
+
+
+@pytest.mark.usefixtures("compiler")
 def test_a_build_measures_what_torch_tensorrt_made(gpu_net: GpuNet, tmp_path: Path) -> None:
     torch.save(gpu_net.module, tmp_path / "net.pt")
     words = ("--fp16", "--input", "2x3x32x32", "--max-seconds", "5", "--torch-tensorrt", "--json")

@@ -91,10 +91,10 @@ def keep_accuracy(
         AccuracyError: the limits do not hold even with the least allowed share of quantised layers.
     """
     step = attempt(frozenset(), None)
-    if not guard.enabled or _holds(step.measured, guard):
+    if not guard.enabled or holds(step.measured, guard):
         return step, {}
     search = _Search(attempt, measure_costs(), step, guard)
-    held = search.until_it_holds()
+    held = search.until_itholds()
     if held is None:
         raise AccuracyError(search.refusal(precision))
     removed, step = search.with_fewer(*held)
@@ -125,7 +125,7 @@ class _Search:
         self._failed = 0
         """The largest number of layers put back that did not reach the limits."""
 
-    def until_it_holds(self) -> tuple[list[str], Step] | None:
+    def until_itholds(self) -> tuple[list[str], Step] | None:
         """The layers to put back, and the model that holds the limits; ``None`` without one."""
         removed: list[str] = []
         first: tuple[list[str], Step] | None = None
@@ -136,15 +136,15 @@ class _Search:
             self._failed = len(removed)
             removed = removed + more
             self._step = self._attempt(frozenset(removed), None)
-            if _holds(self._step.measured, self._guard, surely=True):
+            if holds(self._step.measured, self._guard, surely=True):
                 return removed, self._step
-            if first is None and _holds(self._step.measured, self._guard):
+            if first is None and holds(self._step.measured, self._guard):
                 first = removed, self._step
         return first
 
     def with_fewer(self, removed: list[str], held: Step) -> tuple[list[str], Step]:
         """Reduce the layers to put back with up to :data:`_REFINEMENTS` more attempts."""
-        if not _holds(held.measured, self._guard, surely=True):
+        if not holds(held.measured, self._guard, surely=True):
             return removed, held
         left, first, missed = _REFINEMENTS, held, list[str]()
         # The limits fail with ``low`` layers put back, and hold with ``high``.
@@ -153,7 +153,7 @@ class _Search:
             middle = (low + high) // 2
             step = self._attempt(frozenset(removed[:middle]), first)
             left -= 1
-            if _holds(step.measured, self._guard, surely=True):
+            if holds(step.measured, self._guard, surely=True):
                 high, held = middle, step
             else:
                 low, missed = middle, removed[:middle]
@@ -164,14 +164,14 @@ class _Search:
             fewer = [other for other in removed if other != name]
             step = self._attempt(frozenset(fewer), held)
             left -= 1
-            if _holds(step.measured, self._guard, surely=True):
+            if holds(step.measured, self._guard, surely=True):
                 removed, held = fewer, step
             else:
                 missed = fewer
         for names in ([missed] if missed else []) + ([removed] if held is not first else []):
             anew = self._attempt(frozenset(names), None)
             gain = names is missed or anew.measured.sqnr_db > held.measured.sqnr_db
-            if gain and _holds(anew.measured, self._guard, surely=True):
+            if gain and holds(anew.measured, self._guard, surely=True):
                 return names, anew
         return removed, held
 
@@ -215,7 +215,8 @@ class _Search:
         return sum(self._shares[name] for name in names)
 
 
-def _holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
+def holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
+    """Whether a model keeps the limits; ``surely`` counts the likely agreement too."""
     if not measured.sqnr_db >= guard.min_sqnr_db or measured.missed:
         return False
     limit = guard.min_agreement

@@ -19,12 +19,13 @@ Q/DQ nodes stand only where TensorRT fuses them:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from deployfold.errors import ExportError
 from deployfold.exporting.session import Array
 from deployfold.lowering.graph import operand, weight_of
 from deployfold.util.onnx_values import LAYERS, drop_unused, initializer
@@ -104,6 +105,39 @@ def find_layers(model: ir.Model) -> list[Layer]:
         if node.op_type in LAYERS and node.domain in ("", "ai.onnx")
     )
     return [layer for layer in layers if layer is not None]
+
+
+def suitable_layers(
+    model: ir.Model, form: Format, asked: Mapping[str, str]
+) -> tuple[list[Layer], dict[str, str]]:
+    """All layers of a model, and by name the reasons why some of them must not be quantised.
+
+    Raises:
+        ExportError: no layer can be quantised.
+    """
+    layers, unfit = [], {}
+    for layer in find_layers(model):
+        weight = weight_of(model.graph.initializers[layer.weight]).shape.numpy()
+        block: int | None = 0
+        if layer.name in asked:
+            unfit[layer.name] = asked[layer.name]
+        elif form.blocks and layer.op_type not in ("Gemm", "MatMul"):
+            unfit[layer.name] = f"{form.precision.value} is for matrix products"
+        elif form.blocks:
+            width = int(weight[1 - layer.axis])
+            block = form.block_of(width)
+            if block is None:
+                unfit[layer.name] = f"its {width} inputs are not a multiple of {form.blocks[-1]}"
+        layers.append(replace(layer, block=block or 0))
+    if len(unfit) == len(layers):
+        wanted = "convolution or matrix product in float32 with a constant weight"
+        if form.blocks:
+            wanted = f"matrix product with a constant weight of {form.blocks[-1]}, 64, 96 … inputs"
+        raise ExportError(
+            f"The model has no {wanted}, so there is nothing to quantise.",
+            hint="Build it with --fp16.",
+        )
+    return layers, unfit
 
 
 def _layer(node: ir.Node) -> Layer | None:

@@ -13,11 +13,10 @@ from onnx import numpy_helper
 
 from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
-from deployfold.errors import ExportError
 from deployfold.exporting.given import drop_identities
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, staged, write_model
 from deployfold.lowering.accuracy import Measured, Measurer
-from deployfold.lowering.graph import prepare, weight_of, write
+from deployfold.lowering.graph import prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, part_of, silent, unbounded
@@ -30,13 +29,14 @@ from .channels import best_channels
 from .fit import STRENGTHS
 from .formats import FORMATS, Format
 from .guard import Step, keep_accuracy
-from .layers import Layer, find_layers
+from .layers import Layer, suitable_layers
 from .quantise import LayerResult, quantise_layers
 from .reports import low_note, notes_of, report_layers, titles
 from .rest import Rest, build, plan_rest, round_rest
 from .rounding import plain
 from .samples import Samples, check_finite, choose_samples
 from .skips import with_skips
+from .tune import Tuned, tune
 
 SENSITIVITY_SAMPLES = 16
 """Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
@@ -79,7 +79,7 @@ def lower(
     prepare(model)
     drop_identities(model)
     asked = asked_for(model, options.keep)
-    layers, unfit = _layers(model, form, asked)
+    layers, unfit = suitable_layers(model, form, asked)
     residual = options.residual and not form.weight_only
     if residual:
         layers = with_skips(model, layers)
@@ -111,10 +111,15 @@ def lower(
         )
         del model
         step, reasons = keep_accuracy(job.attempt, job.costs, guard, precision)
+        tuned = Tuned(step, {}, ())
+        if options.tuning is not None:
+            tuned = tune(job, job.proto.graph, step, options.tuning, guard, unbounded(progress))
+            step, reasons = tuned.step, reasons | tuned.reasons
         measured = job.judged(step)
         final, stays = build(job.proto, step.results, form, rest)
         size = write(final, temporary, precision, threshold=options.external_threshold)
     notes = (*samples.note, *rest.notes, *notes_of(step, guard, precision, layers, unfit, residual))
+    notes += tuned.notes
     if not samples.guarded and options.guard.enabled:
         notes += low_note(measured, guard, precision)
     names = titles(layers)
@@ -197,7 +202,17 @@ class _Job:
             results = self.quantised(excluded) if excluded else self.every
         what = f"with {len(excluded)} layers put back" if excluded else "on held-back samples"
         self.progress(f"measuring {what}", None if excluded else _CHANNELS + _REST + _LAYERS)
+        return self.measured(results)
+
+    def measured(self, results: Sequence[LayerResult]) -> Step:
+        """Measure the file of ``results`` on the samples of the guard."""
         return Step(results, self.measurer.measure(self._rounded(results)))
+
+    def written(self, results: Sequence[LayerResult], name: str) -> Path:
+        """Write the final model of ``results`` as the scratch file ``name``."""
+        path = self.scratch / f"{name}.onnx"
+        write_model(build(self.proto, results, self.form, self.rest)[0], path)
+        return path
 
     def judged(self, step: Step) -> Measured:
         """The accuracy on samples that neither the fit nor the guard saw.
@@ -256,36 +271,3 @@ def _scoring(scored: ScoredData | None, labels: Sequence[Label] | None) -> Scori
     if scored is None or (scored.labels is not None and labels is None):
         return None
     return scored.scoring
-
-
-def _layers(
-    model: ir.Model, form: Format, asked: Mapping[str, str]
-) -> tuple[list[Layer], dict[str, str]]:
-    """All layers of a model, and by name the reasons why some of them must not be quantised.
-
-    Raises:
-        ExportError: no layer can be quantised.
-    """
-    layers, unfit = [], {}
-    for layer in find_layers(model):
-        weight = weight_of(model.graph.initializers[layer.weight]).shape.numpy()
-        block: int | None = 0
-        if layer.name in asked:
-            unfit[layer.name] = asked[layer.name]
-        elif form.blocks and layer.op_type not in ("Gemm", "MatMul"):
-            unfit[layer.name] = f"{form.precision.value} is for matrix products"
-        elif form.blocks:
-            width = int(weight[1 - layer.axis])
-            block = form.block_of(width)
-            if block is None:
-                unfit[layer.name] = f"its {width} inputs are not a multiple of {form.blocks[-1]}"
-        layers.append(dataclasses.replace(layer, block=block or 0))
-    if len(unfit) == len(layers):
-        wanted = "convolution or matrix product in float32 with a constant weight"
-        if form.blocks:
-            wanted = f"matrix product with a constant weight of {form.blocks[-1]}, 64, 96 … inputs"
-        raise ExportError(
-            f"The model has no {wanted}, so there is nothing to quantise.",
-            hint="Build it with --fp16.",
-        )
-    return layers, unfit

@@ -1,0 +1,203 @@
+"""Keeps the Q/DQ nodes of a region only where they make the engine faster: ``--tune``.
+
+A quantised layer costs kernels that round and convert, so a small layer can be faster without.
+
+1. A region is a run of layers between two places where one activation alone passes, such as a few
+   residual blocks.
+2. The engine of the quantised model is timed beside the engine of the same model without the Q/DQ
+   nodes of one region. The largest region comes first, and every timing has the earlier decisions.
+3. A region stays quantised if it saves at least :data:`LEAST_GAIN` of its own time, beyond the
+   noise of the measurement. Its own time is estimated by its share of the multiply-accumulates.
+4. The accuracy is measured again, because the other layers had compensated for the errors of those
+   that went back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from deployfold.config.accuracy import GuardSpec
+from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.request import Tuning
+
+from .guard import Step, holds
+from .quantise import LayerResult
+
+LEAST_GAIN = 0.02
+"""Least share of a region's time that its Q/DQ nodes must save; NVIDIA Model-Optimizer's autotuner
+has the same default."""
+
+_LEAST_SHARE = 1 / 16
+"""Least share of the multiply-accumulates of a region. Smaller regions drown in the noise."""
+
+_MOST_SHARE = 1 / 6
+"""Share at which a region ends even where several activations pass, as inside a U-Net."""
+
+
+class Tunable(Protocol):
+    """What tuning needs of a model that is being quantised."""
+
+    def written(self, results: Sequence[LayerResult], name: str) -> Path:
+        """Write the final model of ``results`` as the scratch file ``name``."""
+
+    def measured(self, results: Sequence[LayerResult]) -> Step:
+        """Measure the accuracy of ``results`` on the held-back samples."""
+
+    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+        """Quantise all layers except ``excluded``, and measure them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """The result of tuning.
+
+    Attributes:
+        step: the model to ship.
+        reasons: by name, why a layer is not quantised.
+        notes: sentences for the user.
+    """
+
+    step: Step
+    reasons: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def tune(
+    job: Tunable,
+    graph: onnx.GraphProto,
+    step: Step,
+    tuning: Tuning,
+    guard: GuardSpec,
+    progress: Progress = silent,
+) -> Tuned:
+    """Put back the regions of ``step`` that are not faster in the quantised precision.
+
+    Args:
+        job: the model.
+        graph: its fp32 graph.
+        step: the model that the accuracy guard chose.
+        tuning: how to time two models.
+        guard: the limits. No region goes back beyond the least quantised share.
+    """
+    found = sorted(regions(graph, step.results), key=_macs, reverse=True)
+    total = sum(one.macs for one in step.results) or 1
+    results, share = list(step.results), step.share
+    reasons: dict[str, str] = {}
+    limited = 0
+    for number, region in enumerate(found, start=1):
+        progress(f"timing region {number} of {len(found)}")
+        names, part = {one.layer.name for one in region}, _macs(region) / total
+        fewer = without(results, names)
+        speedup = tuning.compare(job.written(results, "with"), job.written(fewer, "without"))
+        if speedup.value >= 1 + LEAST_GAIN * part and speedup.low > 1:
+            continue
+        if share - part < guard.min_quantized_share:
+            limited += 1
+            continue
+        results, share = fewer, share - part
+        seen = f"{speedup.value:.3f} [{speedup.low:.3f}, {speedup.high:.3f}]"
+        reasons |= dict.fromkeys(names, f"put back by --tune: its Q/DQ nodes gain {seen} times")
+    notes = [f"--tune timed {len(found)} regions on {tuning.where}, and put back {{}}."]
+    if limited:
+        notes.append(f"{limited} regions gain nothing, and stay for --min-quantized-share.")
+    chosen = _accurate(job, step, results, frozenset(reasons), guard) if reasons else step
+    if chosen is None:
+        notes.append("Without them the accuracy limits do not hold, so they stay quantised.")
+        return Tuned(step, {}, (notes[0].format("none of them"), *notes[1:]))
+    progress("timing the tuned model")
+    plain = without(chosen.results, {one.layer.name for one in chosen.results})
+    whole = tuning.compare(job.written(chosen.results, "with"), job.written(plain, "without"))
+    notes.append(
+        f"The tuned engine is {whole.value:.2f} times as fast as one without Q/DQ nodes "
+        f"[{whole.low:.2f}, {whole.high:.2f}]."
+    )
+    if whole.low <= 1:
+        notes.append(f"{tuning.where} does not run this model faster quantised: take --fp16.")
+    return Tuned(chosen, reasons, (notes[0].format(f"{len(reasons)} layers"), *notes[1:]))
+
+
+def without(results: Sequence[LayerResult], names: set[str]) -> list[LayerResult]:
+    """The results with the layers ``names`` put back."""
+    return [
+        dataclasses.replace(one, quantised=None, estimator="", input_range=math.nan)
+        if one.layer.name in names
+        else one
+        for one in results
+    ]
+
+
+def regions(graph: onnx.GraphProto, results: Sequence[LayerResult]) -> list[list[LayerResult]]:
+    """The quantised layers in runs of consecutive ones, as the module describes.
+
+    Args:
+        graph: the fp32 graph, its nodes in an order in which they can be computed.
+        results: the layers in the order of their nodes.
+    """
+    crossing = _crossing(graph)
+    place = {node.name: index for index, node in enumerate(graph.node)}
+    total = sum(one.macs for one in results) or 1
+    found: list[list[LayerResult]] = [[]]
+    layers = [one for one in results if one.quantised is not None]
+    ends = [*(place[one.layer.name] for one in layers[1:]), len(crossing)]
+    for one, end in zip(layers, ends, strict=True):
+        found[-1].append(one)
+        share = _macs(found[-1]) / total
+        between = crossing[place[one.layer.name] : end]
+        if share >= _MOST_SHARE or (share >= _LEAST_SHARE and 1 in between):
+            found.append([])
+    if len(found) > 1 and _macs(found[-1]) < _LEAST_SHARE * total:
+        last = found.pop()
+        found[-1] += last
+    return [one for one in found if one]
+
+
+def _crossing(graph: onnx.GraphProto) -> list[int]:
+    """For each node, how many activations that exist behind it are read later."""
+    constant = {tensor.name for tensor in graph.initializer}
+    born = {one.name: -1 for one in graph.input if one.name not in constant}
+    last: dict[str, int] = {one.name: len(graph.node) for one in graph.output}
+    for index, node in enumerate(graph.node):
+        for name in _read(node):
+            last[name] = max(last.get(name, index), index)
+        if any(name in born for name in _read(node)):  # else a constant
+            born |= dict.fromkeys(node.output, index)
+    counts = [0] * len(graph.node)
+    for name, first in born.items():
+        for index in range(max(first, 0), last.get(name, first)):
+            counts[index] += 1
+    return counts
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, in its control flow too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in graph.node:
+                yield from _read(inner)
+
+
+def _macs(region: Sequence[LayerResult]) -> int:
+    return sum(one.macs for one in region)
+
+
+def _accurate(
+    job: Tunable,
+    step: Step,
+    results: list[LayerResult],
+    names: frozenset[str],
+    guard: GuardSpec,
+) -> Step | None:
+    """The model without ``names`` that holds the limits, fitted anew if it must be."""
+    candidate = job.measured(results)
+    if not guard.enabled or holds(candidate.measured, guard):
+        return candidate
+    back = frozenset(one.layer.name for one in step.results if one.quantised is None)
+    candidate = job.attempt(back | names, None)
+    return candidate if holds(candidate.measured, guard) else None
