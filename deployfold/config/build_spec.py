@@ -7,6 +7,7 @@ the key of build profiles, the keyword of :func:`deployfold.build` and the JSON 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -275,15 +276,7 @@ class BuildSpec:
                 "--dynamic-batch and --shapes exclude each other.",
                 hint="Give the batch sizes with the rest of the shape, in --shapes.",
             )
-        need_data = [
-            one.record.title for one in self.precisions if one.record.calibration == "required"
-        ]
-        if need_data and self.calibration is None:
-            raise UsageError(
-                f"{need_data[0]} needs data to calibrate on.",
-                hint="Add --calib pictures/ (or an .npz file). --calib random builds without data, "
-                "and every report then prints «uncalibrated».",
-            )
+        check_calibration(self.precisions, self.calibration)
 
     @property
     def is_onnx(self) -> bool:
@@ -294,3 +287,18 @@ class BuildSpec:
     def dynamic(self) -> Dynamic:
         """The requested optimization profiles: batch sizes, or shapes of every input."""
         return self.dynamic_batch or self.shapes
+
+
+def check_calibration(precisions: Iterable[Precision], calibration: object) -> None:
+    """Check that there is data for the precisions that need data.
+
+    Raises:
+        UsageError: ``calibration`` is ``None``, and a precision needs data.
+    """
+    need_data = [one.record.title for one in precisions if one.record.calibration == "required"]
+    if need_data and calibration is None:
+        raise UsageError(
+            f"{need_data[0]} needs data to calibrate on.",
+            hint="Add --calib pictures/ (or an .npz file). --calib random builds without data, "
+            "and every report then prints «uncalibrated».",
+        )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 
-from deployfold.cli import main
+from deployfold.cli import main as run_command
 
 
 def _leave_with_parent() -> None:
@@ -20,6 +21,12 @@ def _leave_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> None:
+    """Run ``deployfold WORDS``.
+
+    Raises:
+        SystemExit: at the end, with the exit code.
+    """
+    sys.argv = ["deployfold", *words]
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    main()
+    run_command()

@@ -15,6 +15,7 @@ from typing import Any
 from deployfold.compiling.planning import check_target
 from deployfold.config.build_options import with_current_keys
 from deployfold.config.build_profiles import CODE, PATHS, check_table, names_function
+from deployfold.config.build_spec import check_calibration
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
@@ -129,11 +130,13 @@ def _model(
             f"{path}: the source {source!r} is code, which a fleet file must not run.",
             hint="Build that model with deployfold build, or save it and name the file.",
         )
+    precisions = _precisions(path, entry.get("precisions", table.get("precisions", ["fp16"])))
+    check_calibration(precisions, settings.get("calib"))
     return FleetModel(
         name,
         source,
         settings,
-        _precisions(path, entry.get("precisions", table.get("precisions", ["fp16"]))),
+        precisions,
         _targets(path, entry.get("targets", table.get("targets", [AUTO]))),
     )
 

@@ -18,7 +18,7 @@ from threading import Lock
 
 from deployfold.errors import ExitCode
 from deployfold.reporting.report import load_report
-from deployfold.util.child import pipe
+from deployfold.util import child
 from deployfold.util.files import write_text
 from deployfold.util.locks import try_lock
 
@@ -182,7 +182,7 @@ def _publish(work: Path, directory: Path) -> bool:
 def _run(
     job: Job, work: Path, processes: Processes, environment: Mapping[str, str] | None
 ) -> tuple[int, int | None]:
-    command = [sys.executable, "-m", "deployfold.sweep.child", *job.command]
+    command = child.command("deployfold.sweep.child", "main", *job.command)
     with (work / LOG).open("wb") as log:
         process = subprocess.Popen(
             [*command, "-o", str(work), "--no-color", "--json"],
@@ -190,7 +190,7 @@ def _run(
             stdout=subprocess.DEVNULL,
             stderr=log,
             cwd=job.code,
-            env={**os.environ, **(environment or {})},
+            env={**child.environment(), **(environment or {})},
             start_new_session=True,  # Ctrl-C reaches only the sweep, which then ends its builds
         )
         processes.add(process)
@@ -199,7 +199,7 @@ def _run(
         finally:
             processes.discard(process)
             with suppress(OSError):
-                pipe(process.stdin).close()
+                child.pipe(process.stdin).close()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int | None]:

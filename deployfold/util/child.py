@@ -1,10 +1,10 @@
 """Runs a function of deployfold in a child process, without importing the user's files by mistake.
 
 The user's directory must not be on the child's path, because Python would import a ``torch.py`` or
-``tensorrt.py`` from it. Python 3.10 has no ``-P``, and ``-I`` would also ignore ``PYTHONPATH`` and
-the user's site-packages. So the child starts in an empty directory, which ``-c`` puts on the path.
-The child imports deployfold from the directory of this process's deployfold, and removes that
-directory, possibly a checkout, from the path before any other import.
+``json.py`` from it. Python 3.10 has no ``-P``, and ``-I`` would also ignore ``PYTHONPATH`` and the
+user's site-packages. So the child removes the directory that ``-c`` puts on the path. The child
+imports deployfold from the directory of this process's deployfold, and removes that directory,
+possibly a checkout, from the path before any other import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import deployfold
 
 _CODE = """\
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:] = [sys.argv[1], *filter(None, sys.path)]
 import deployfold
 del sys.path[0]
 from {module} import {function}
@@ -29,8 +29,7 @@ sys.exit({function}(sys.argv[2:]))
 def command(module: str, function: str, *words: str) -> list[str]:
     """The command line that calls ``function`` of ``module`` with a list of words.
 
-    The function's result is the exit code. Run the command in an empty directory and with
-    :func:`environment`.
+    The function's result is the exit code. Run the command with :func:`environment`.
     """
     root = str(Path(deployfold.__file__).resolve().parent.parent)
     code = _CODE.format(module=module, function=function)

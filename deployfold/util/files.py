@@ -236,10 +236,9 @@ def unwritable(path: Path, error: OSError) -> UsageError:
     reason = error.strerror or str(error)
     if error.errno is None and re.search(r"\d+ requested and \d+ written", reason):
         reason = os.strerror(errno.ENOSPC)  # numpy reports a full disk by such a message
-    return UsageError(
-        f"Cannot write {path}: {reason}.",
-        hint="Free some space, or choose another place with -o DIR.",
-    )
+    full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    choose = "Free some space, or choose" if full else "Choose"
+    return UsageError(f"Cannot write {path}: {reason}.", hint=f"{choose} another place with -o.")
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:

@@ -28,6 +28,8 @@ source = "net.pt"
 def fleet(tmp_path: Path) -> Path:
     torch.save(make(), tmp_path / "net.pt")
     (tmp_path / "fleet.toml").write_text(FLEET, encoding="utf-8")
+    # A file of the user with the name of a module of Python's: no build may import it.
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
     return tmp_path
 
 

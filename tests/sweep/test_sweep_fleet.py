@@ -41,6 +41,7 @@ def test_a_model_overrides_what_all_have(tmp_path: Path) -> None:
         ("", "does not name a model"),
         ("precisions = 3\n" + MODEL, "list of words"),
         ('precisions = ["fp12"]\n' + MODEL, "fp12"),
+        ('precisions = ["int8"]\n' + MODEL, "INT8 needs data to calibrate on"),
         ('targets = ["voodoo2"]\n' + MODEL, "voodoo2"),
         ("jobs = 0\n" + MODEL, "jobs"),
         ("memory-gib = nan\n" + MODEL, "memory-gib"),
@@ -180,7 +181,7 @@ def test_records_of_earlier_versions_and_damaged_ones_are_read(tmp_path: Path) -
 
 
 def test_a_failed_job_is_built_again_in_parts(tmp_path: Path) -> None:
-    text = f'precisions = ["fp16", "int8"]\ntargets = ["l4", "a10"]\n{MODEL}'
+    text = f'precisions = ["fp16", "int8"]\ntargets = ["l4", "a10"]\n{MODEL}calib = "random"\n'
     (job,) = pending(cells_of(read_fleet(fleet(tmp_path, text))), (), tmp_path)
     for code in (ExitCode.OK, ExitCode.THRESHOLD, ExitCode.LOAD, ExitCode.FOLD):
         assert job.after(code) == ()
