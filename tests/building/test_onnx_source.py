@@ -296,7 +296,9 @@ def test_a_graph_that_the_converter_changes_stays_as_it_is(tmp_path: Path) -> No
     assert len(report.fold.folded) == 1
 
 
-def test_damaged_files_are_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_onnx_file_gives_one_line_of_error_at_most(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = files.embedding().SerializeToString()
     random = np.random.default_rng(0)
     path, messages = tmp_path / "net.onnx", []

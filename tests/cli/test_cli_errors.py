@@ -126,7 +126,7 @@ def test_missed_limits_have_a_code_of_their_own(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/proc").is_dir(), reason="mounts a tmpfs")
-def test_a_full_disk_is_one_sentence(folder, tmp_path):
+def test_a_build_on_a_full_disk_leaves_whole_files(folder, tmp_path):
     """Full at the engine; tests/util/test_files.py fills it earlier."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

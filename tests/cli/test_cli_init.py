@@ -69,7 +69,7 @@ def test_an_edited_profile_is_not_replaced(folder, tmp_path):
     assert "int8" in target.read_text()
 
 
-def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path):
+def test_init_writes_nothing_for_a_model_that_cannot_be_loaded(tmp_path):
     fails(run("init", "nothing.pt", cwd=tmp_path), 3, "nothing.pt does not exist")
     assert list(tmp_path.iterdir()) == []
 

@@ -101,7 +101,7 @@ def test_accuracy_that_cannot_be_kept_is_refused_and_the_rest_built(data):
         (("--calib", "nan.npy"), "NaN"),
     ],
 )
-def test_bad_data_is_one_sentence(data, words, part):
+def test_bad_calibration_data_is_refused_with_the_reason(data, words, part):
     (data / "empty").mkdir()
     np.save(data / "wrong.npy", np.zeros((4, 3, 8, 8), np.float32))
     np.save(data / "nan.npy", np.full((4, 3, 16, 16), np.nan, np.float32))

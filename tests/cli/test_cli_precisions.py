@@ -129,7 +129,7 @@ def test_a_refused_bf16_does_not_cost_the_int8(work):
         (("--min-sqnr-for", "fp16"), "PRECISION=DB"),
     ],
 )
-def test_a_name_that_does_not_exist_is_one_sentence(work, words, part):
+def test_names_in_options_must_exist_in_the_model(work, words, part):
     done = run("build", "net.pt", "--fp16", "--no-engine", "-o", "no", *words, *QUICK, cwd=work)
     assert done.returncode == 2, done.stderr
     assert part in " ".join(done.stderr.split())

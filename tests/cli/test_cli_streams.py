@@ -61,7 +61,7 @@ def test_a_reader_that_went_away_causes_no_error(words, unread):
 
 @FULL
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_full_disk_is_one_sentence(words):
+def test_output_to_a_full_disk_is_an_error(words):
     with Path("/dev/full").open("w") as full:
         done = start((DEPLOYFOLD, *words), stdout=full)
     fails(done, 2, "Cannot write", "No space left on device")

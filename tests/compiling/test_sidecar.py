@@ -58,7 +58,7 @@ def test_the_sidecar_describes_the_engine(
     assert "1 bytes" in str(wrong_size(found, made.path))
 
 
-def test_another_gpu_and_another_version_are_named_in_one_sentence() -> None:
+def test_the_error_names_both_gpus_and_versions_and_the_command() -> None:
     assert incompatibility(sidecar(), Here((8, 6), "10.3.0")) == (
         "built for sm_89 by TensorRT 11.4.0.106; this is sm_86 with TensorRT 10.3.0: "
         "run deployfold finish here"

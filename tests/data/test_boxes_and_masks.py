@@ -90,7 +90,7 @@ def test_boxes_of_the_central_crop() -> None:
         (coco(images=3), "images"),
     ],
 )
-def test_a_damaged_file_is_one_sentence(value: Any, message: str) -> None:
+def test_the_error_names_the_field_of_a_damaged_annotation_file(value: Any, message: str) -> None:
     assert parse_labels(json.dumps(value), "l.json") == value
     with pytest.raises(UsageError, match=message):
         read(value)

@@ -178,7 +178,7 @@ def test_truncated_arrays(tmp_path: Path, save: Callable[..., None]) -> None:
 
 
 @given(st.data())
-def test_damaged_array_files_give_one_sentence(
+def test_a_damaged_array_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "a.npz"

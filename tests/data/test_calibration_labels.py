@@ -58,7 +58,7 @@ def test_json(labels: list[int] | dict[str, int]) -> None:
 
 
 @given(st.text(), st.sampled_from(["labels.txt", "labels.json"]))
-def test_any_text_is_labels_or_one_sentence(text: str, where: str) -> None:
+def test_any_text_is_labels_or_an_error_that_names_the_file(text: str, where: str) -> None:
     try:
         labels = parse_labels(text, where)
     except UsageError as error:

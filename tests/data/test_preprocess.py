@@ -268,7 +268,7 @@ def test_a_profile_reads_back(
 
 
 @given(st.text() | st.from_regex(r"(?s)(resize|crop|mean|std)( = |\.).{0,30}", fullmatch=True))
-def test_any_text_is_a_profile_or_one_sentence(text: str) -> None:
+def test_any_text_is_a_profile_or_an_error_that_names_the_file(text: str) -> None:
     try:
         spec = parse_profile(text, "pre.toml")
     except UsageError as error:

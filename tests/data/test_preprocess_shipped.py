@@ -109,7 +109,9 @@ def test_disabled_steps_are_skipped(tmp_path: Path) -> None:
     [{"image_mean": [0.5, 0.5]}, {"image_std": "narrow"}, {"size": {"height": "a"}, "crop_pct": 0},
      {"rescale_factor": 0}],
 )  # fmt: skip
-def test_a_bad_value_is_one_sentence(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_a_bad_value_in_a_shipped_preprocessing_is_refused(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
     if "crop_pct" in fields:
         fields["size"] = {"shortest_edge": 48}
     path = written(tmp_path, {**NORMALISED, "size": SQUARE, **fields})

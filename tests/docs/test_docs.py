@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,11 +104,12 @@ def test_command(command: str, workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_python(tmp_path: Path) -> None:
+def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision")
     code = "\n".join(block for language, block in BLOCKS if language == "python")
     assert "deployfold.fold" in code
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"__name__": "__main__"})
     assert (tmp_path / "exported" / "resnet18.onnx").is_file()
 
 

@@ -119,7 +119,7 @@ def test_fold_says_that_the_function_has_changed_and_proves_the_new_one():
         (net(), [(torch.randn(1, 5, 9, 9),)] * 8, "forward pass fails on the example input 1x5"),
     ],
 )
-def test_missing_statistics_are_refused_in_one_sentence(model, data, message):
+def test_the_error_says_why_statistics_cannot_be_estimated(model, data, message):
     with pytest.raises(FoldError, match=message):
         fold(model, samples()[0], reestimate_bn=data)
 

@@ -41,7 +41,7 @@ def test_frozen_input_is_carried_through():
     assert result.parameters_before == result.parameters_after > 0
 
 
-def test_wrong_input_is_one_sentence():
+def test_torchscript_that_fails_on_its_input_is_an_error():
     with pytest.raises(FoldError, match="cannot be frozen or run"):
         fold(torch.jit.script(small()), (torch.randn(1, 5, 6, 6),))
 

@@ -481,14 +481,14 @@ def test_a_forward_that_counts_its_calls_is_noticed():
         fold(randomise(Counting()), (image(),))
 
 
-def test_forward_that_fails_says_so():
+def test_a_forward_that_fails_is_an_error_with_the_input_shape():
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     with pytest.raises(FoldError, match=r"2x5x8x8") as caught:
         fold(model, (image(5),))
     assert "--input" in caught.value.hint
 
 
-def test_model_that_cannot_be_copied_says_so():
+def test_a_model_that_cannot_be_copied_is_refused():
     import threading
 
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))

@@ -120,7 +120,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
         ("a.npy", (), LoadError, "not a checkpoint"),
     ],
 )
-def test_invalid_inputs_are_an_error_in_one_sentence(
+def test_the_error_names_what_is_wrong_with_the_inputs(
     two: Path, artifact: str, texts: tuple[str, ...], kind: type[DeployfoldError], expected: str
 ) -> None:
     with pytest.raises(kind) as caught:

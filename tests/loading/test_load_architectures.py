@@ -164,7 +164,7 @@ def test_quantised_weights_are_refused(tmp_path):
         load_model(saved(state, tmp_path / "w.pt"), arch=f"{__name__}:Wrapped")
 
 
-def test_weights_in_the_cache_are_used_and_damaged_ones_are_one_sentence(tmp_path, monkeypatch):
+def test_weights_in_the_cache_are_used_and_damaged_ones_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     url = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.url
@@ -188,7 +188,7 @@ def test_names_that_are_near_are_offered(tmp_path):
 
 
 @pytest.mark.parametrize("body", ["raise RuntimeError('no')", "def net(:", "import nowhere_at_all"])
-def test_factory_module_that_cannot_be_imported_is_one_sentence(body, tmp_path, monkeypatch):
+def test_the_module_of_a_factory_that_cannot_be_imported_is_an_error(body, tmp_path, monkeypatch):
     (tmp_path / "broken_factory.py").write_text(body)
     monkeypatch.chdir(tmp_path)
     path = saved(Wrapped().state_dict(), tmp_path / "w.pt")
@@ -203,7 +203,7 @@ def test_arch_is_refused_with_a_zoo_name_and_noted_with_a_module(tmp_path):
     assert "--arch was not used" in load_model(path, arch="torchvision:resnet18").notes[0]
 
 
-def test_allowed_global_that_does_not_exist_is_one_sentence(tmp_path):
+def test_an_allowed_global_must_exist(tmp_path):
     path = tmp_path / "w.pt"
     torch.save(Wrapped(), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"Wrapped", b"Wrapper"))

@@ -79,7 +79,7 @@ def test_keys_that_transformers_renames_are_loaded_by_it(tmp_path: Path) -> None
     ("content", "words"),
     [("{", "cannot be read"), ("[]", "architecture"), (NO_SUCH, "transformers")],
 )
-def test_a_directory_with_another_configuration_is_one_sentence(
+def test_a_directory_with_another_configuration_is_refused(
     content: str, words: str, tmp_path: Path
 ) -> None:
     hub_layout(tmp_path)

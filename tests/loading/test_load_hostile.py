@@ -128,7 +128,7 @@ def test_trust_runs_the_code_of_the_checkpoint(tmp_path):
         ((60).to_bytes(8, "little") + b'{"a": 1' + b" " * 60, "damaged"),
     ],
 )
-def test_garbage_is_one_sentence(content, words, tmp_path):
+def test_the_error_says_what_the_file_is_instead_of_a_checkpoint(content, words, tmp_path):
     path = tmp_path / "resnet50.pt"
     path.write_bytes(content)
     with pytest.raises(LoadError, match=words):
@@ -146,7 +146,7 @@ def test_a_global_with_an_odd_name_is_one_printable_sentence(name, tmp_path):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_truncated_file_is_one_sentence(share, legacy, tmp_path):
+def test_a_checkpoint_that_was_cut_off_is_refused(share, legacy, tmp_path):
     path = tmp_path / "net.pt"
     torch.save(nn.Conv2d(3, 64, 3), path, _use_new_zipfile_serialization=not legacy)
     whole = path.read_bytes()

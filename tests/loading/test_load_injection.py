@@ -248,7 +248,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_a_module_put_together_from_nonsense_is_one_sentence(what, tmp_path):
+def test_a_module_put_together_from_nonsense_is_refused(what, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     NONSENSE[what](net)
     torch.save(net, tmp_path / "net.pt")

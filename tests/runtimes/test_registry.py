@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from cli_runs import run
 from pydantic import TypeAdapter
 
+from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.runtimes import RUNTIMES, runtime_by_key, runtime_of
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
@@ -71,7 +73,9 @@ def test_settings_survive_json() -> None:
     assert adapter.validate_json(adapter.dump_json(RunSettings())) == RunSettings()
 
 
-def test_a_package_of_a_third_party_brings_a_runtime(tmp_path: Path) -> None:
+def test_a_package_of_a_third_party_brings_a_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command reads the entry points of a real distribution on its path."""
     weight = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.savez(tmp_path / "net.affine.npz", weight=weight, bias=np.float32([1, 2]))
@@ -84,14 +88,19 @@ def test_a_package_of_a_third_party_brings_a_runtime(tmp_path: Path) -> None:
     assert "net.affine.npz in Affine" in done.stdout
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[7.0, 11.0]])
     done = run(
-        "bench", "net.affine.npz", "--max-seconds", "0.2", "--cold-start", "--json",
+        "bench", "net.affine.npz", "--max-seconds", "0.2", "--json",
         cwd=tmp_path, PYTHONPATH=str(EXAMPLE),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     assert row["latency"] is not None
-    assert row["cold_start"]["total_ms"] is not None
     assert [one["shape"] for one in json.loads(done.stdout)["inputs"]] == [[1, 3]]
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLE))
+    monkeypatch.syspath_prepend(EXAMPLE)
+    path, settings = tmp_path / "net.affine.npz", RunSettings()
+    runner = import_module("example_runtime").AffineRunner(path, settings)
+    assert opened_file(runner) == ("affine", settings)
+    assert cold_start("affine", path, (np.ones((1, 3), np.float32),), runs=1).total_ms is not None
 
 
 def test_a_third_partys_faults_are_reported_and_disable_its_runtime_alone() -> None:

@@ -22,7 +22,7 @@ def test_a_file_gives_its_table_and_its_text(tmp_path: Path) -> None:
         (None, "No such file"),
     ],
 )
-def test_unreadable_toml_is_one_sentence(
+def test_the_error_names_a_toml_that_cannot_be_read_and_the_reason(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     path = tmp_path / "x.toml"
