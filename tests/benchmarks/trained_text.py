@@ -22,7 +22,7 @@ from torch.nn import functional
 from trained_inputs import Files, package, paths
 
 from deployfold.config.inputs import InputSpec, TensorSpec
-from deployfold.exporting import export_onnx
+from deployfold.exporting import ExportJob, export_onnx
 
 LENGTH = 64
 _WIDTH, _HEADS, _LAYERS = 384, 12, 6
@@ -83,7 +83,7 @@ def export(path: Path) -> None:
     net.load_state_dict({name: state[name] for name in net.state_dict()})
     example = (torch.zeros(1, LENGTH, dtype=torch.long),)
     spec = InputSpec((TensorSpec((1, LENGTH), dtype="int64", name="tokens"),))
-    export_onnx(net.eval(), example, path, spec=spec, program=None, metadata={})
+    export_onnx(ExportJob(net.eval(), example, spec), path, "the other exporter is faster")
 
 
 def passages(files: Files, count: int, seed: int) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from deployfold.finish.reference import write_reference
 def test_the_reference_of_a_head_is_its_own(tmp_path: Path) -> None:
     boxes, scores = np.ones((1, 9, 4), np.float32), np.ones((1, 9), np.float32)
     whole = {"kept": np.arange(3)}
-    kit = Kit("det", {}, (), {"x": boxes}, whole, tmp_path / "report.json")
+    kit = Kit({}, (), {"x": boxes}, whole, tmp_path / "report.json")
     assert _expected(kit, tmp_path / "det.fp16.sm_89.engine") is kit.outputs
     head = tmp_path / "det.head.fp16.sm_89.engine"
     with pytest.raises(MeasureError, match=r"det\.head\.reference\.npz cannot be read"):
@@ -30,8 +30,8 @@ def test_the_tail_and_the_reference_travel_with_a_head(tmp_path: Path) -> None:
     from deployfold.finish.remote import _needed
 
     onnx = {Precision.FP16: tmp_path / "det.head.fp16.onnx"}
-    kit = Kit("det", onnx, (), {}, {}, tmp_path / "report.json")
+    kit = Kit(onnx, (), {}, {}, tmp_path / "report.json")
     names = {path.name for path in _needed(tmp_path, kit)}
     assert {"det.head.fp16.onnx", "det.tail.onnx", "det.head.reference.npz"} <= names
-    whole = Kit("net", {Precision.FP16: tmp_path / "net.fp16.onnx"}, (), {}, {}, kit.report)
+    whole = Kit({Precision.FP16: tmp_path / "net.fp16.onnx"}, (), {}, {}, kit.report)
     assert len(_needed(tmp_path, whole)) == 4
