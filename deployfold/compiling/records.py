@@ -44,7 +44,6 @@ class EngineRequest:
         verify: load the engine after the build, which needs a GPU that can run it.
         profiles: the optimization profiles; may be empty if the ONNX has no dynamic axis.
         workspace_mib: the builder's workspace limit in MiB; ``None`` is the library's default.
-        allow_nonfinite: build even if weights are NaN or infinite.
         notes: sentences for the user about the choice of the library.
 
     Raises:
@@ -60,7 +59,6 @@ class EngineRequest:
     profiles: tuple[OptimizationProfile, ...] = ()
     workspace_mib: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
-    allow_nonfinite: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -93,7 +93,7 @@ def _build(job: dict[str, Any], send: Send) -> dict[str, Any]:
         from .tensorrt.onnx_checks import check
 
         report("Checking the ONNX", None)
-        notes = check(onnx, allow_nonfinite=request.allow_nonfinite)
+        notes = check(onnx)
     try:
         trt = import_library(request.library, CompileError)
         built = build_or_retry(build, trt, request, onnx, engine, report)

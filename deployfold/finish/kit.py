@@ -101,11 +101,10 @@ def write_finish_kit(
         CompileError: an ONNX is broken.
         UsageError: a file cannot be written.
     """
-    from deployfold.compiling.tensorrt.onnx_checks import check_finite, check_onnx
+    from deployfold.compiling.tensorrt.onnx_checks import check
 
     for path in onnx_by_precision.values():
-        check_onnx(path)
-        check_finite(path)
+        check(path)
     reference, plan = directory / REFERENCE_NPZ, directory / FINISH_JSON
     _, outputs = read_reference(reference)
     data = {

@@ -78,14 +78,6 @@ def test_weights_that_are_not_finite(
     assert "'conv.weight'" in error.message
 
 
-def test_weights_that_are_not_finite_build_if_the_option_allows_them(
-    conv_net: MakeNet, engine: Path, request_for: RequestFor
-) -> None:
-    request = dataclasses.replace(request_for(), allow_nonfinite=True)
-    compile_engine(conv_net(spoil=math.inf), engine, request)
-    assert engine.exists()
-
-
 def test_an_operator_that_tensorrt_lacks_is_named(
     tmp_path: Path, engine: Path, request_for: RequestFor
 ) -> None:

@@ -18,10 +18,10 @@ _WEIGHTED = frozenset(
 """Operators whose initialisers are weights, which must be finite."""
 
 
-def check(path: Path, *, allow_nonfinite: bool = False) -> list[str]:
-    """Do :func:`check_onnx` and, unless ``allow_nonfinite``, :func:`check_finite`; its notes."""
+def check(path: Path) -> list[str]:
+    """Do :func:`check_onnx` and :func:`check_finite`, and return the notes of the latter."""
     check_onnx(path)
-    return [] if allow_nonfinite else check_finite(path)
+    return check_finite(path)
 
 
 def check_onnx(path: Path) -> None:
