@@ -8,7 +8,7 @@ from torch import Tensor
 from deployfold.errors import ExportError, FoldError, first_few
 from deployfold.folding.modules import copy_modules
 from deployfold.folding.proof.compare import difference, rounding_limit
-from deployfold.folding.seeded import Seeded
+from deployfold.util.seeded import Seeded
 
 from .outputs import run_module
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import DeployfoldError, LoadError, UsageError, first_few, one_line
+from deployfold.util.seeded import SeededConstruction
 
 from . import transformers_zoo, zoo
 from .choice import choose_fit
@@ -93,8 +94,7 @@ def create(arch: str, **options: Any) -> nn.Module:
     else:
         builder = _factory(package, name)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with SeededConstruction():
             module = builder(**options)
     except DeployfoldError:
         raise

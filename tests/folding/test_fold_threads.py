@@ -11,7 +11,7 @@ from fold_nets import Net, randomise
 from torch import nn
 
 from deployfold.folding import FoldResult, fold
-from deployfold.folding.seeded import Seeded
+from deployfold.util.seeded import Seeded
 
 
 def network() -> nn.Module:

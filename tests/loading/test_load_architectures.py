@@ -8,7 +8,7 @@ from torch import nn
 
 from deployfold.errors import LoadError, UsageError
 from deployfold.loading import load_model, resolve_inputs
-from deployfold.loading.arch import candidates, match, near
+from deployfold.loading.arch import candidates, create, match, near
 from deployfold.loading.skeleton import with_memory
 from deployfold.loading.wrappers import unwrap
 
@@ -209,3 +209,19 @@ def test_an_allowed_global_must_exist(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"Wrapped", b"Wrapper"))
     with pytest.raises(UsageError, match="has no Wrapper"):
         load_model(str(path), allow_globals=(f"{__name__}.Wrapper",))
+
+
+def seeding(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("before", [3, 7])
+def test_building_keeps_the_process_seed_and_obeys_that_of_the_code(before):
+    torch.manual_seed(before)
+    state = torch.get_rng_state()
+    first, second = create("torchvision:squeezenet1_1"), create("torchvision:squeezenet1_1")
+    assert torch.equal(first.features[0].weight, second.features[0].weight)
+    seeded = create(f"{__name__}:seeding", seed=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(seeded.weight, seeding(7).weight)

@@ -16,8 +16,8 @@ from deployfold.exporting.session import Array
 from deployfold.folding.graph.graph import Call, Graph, Op, Value
 from deployfold.folding.graph.trace import trace
 from deployfold.folding.modules import copy_modules, named_tensors
-from deployfold.folding.seeded import Seeded
 from deployfold.runtimes.tensors import to_array
+from deployfold.util.seeded import Seeded
 
 from .folding import find_folds
 from .side import OUTPUT, Folds, LayerOutput, Side

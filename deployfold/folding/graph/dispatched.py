@@ -95,19 +95,6 @@ def _einsum_names(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by their names in the operator's schema, with defaults filled in."""
-    arguments = {}
-    for index, argument in enumerate(func._schema.arguments):
-        if index < len(args):
-            arguments[argument.name] = args[index]
-        elif argument.name in kwargs:
-            arguments[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            arguments[argument.name] = argument.default_value
-    return arguments
-
-
 def run_operator(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
@@ -118,11 +105,3 @@ def run_operator(
             # Torch's meta batch_norm imports the compiler and is slower than all convolutions.
             return torch.empty_like(source)
     return function(*args, **kwargs)
-
-
-def is_random(function: Any, arguments: dict[str, Any]) -> bool:
-    """Whether an operator with these arguments draws random numbers from torch's generator."""
-    if torch.Tag.nondeterministic_seeded not in function.tags:
-        return False
-    training = arguments.get("train", arguments.get("training", True))
-    return bool(training) and arguments.get("dropout_p", 1.0) != 0.0

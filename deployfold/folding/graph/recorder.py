@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.folding.modules import map_tensors, named_tensors, tensors_in
-from deployfold.folding.seeded import Seeded
+from deployfold.util.seeded import Seeded, bind_schema, is_random
 
-from .dispatched import LIFTS, bind_schema, in_one_form, is_random, run_operator, with_layer_names
+from .dispatched import LIFTS, in_one_form, run_operator, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
 from .outline import reads_data
 

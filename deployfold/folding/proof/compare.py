@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import map_tensors, tensors_in
-from deployfold.folding.seeded import Seeded
+from deployfold.util.seeded import Seeded
 
 _SPREAD = 1e-6
 """The least relative difference between the outputs of two samples of a batch.

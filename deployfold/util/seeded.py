@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .graph.dispatched import bind_schema, is_random
-
 
 class Seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A block in which the random operators of this thread draw from generators of the block.
@@ -60,6 +58,38 @@ class Seeded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._generators[device]
 
 
+class SeededConstruction(Seeded):
+    """A block for code that builds a model and may set torch's own seed.
+
+    From then on, torch's own generator draws, so that the model is what its code makes. The seed
+    that the process had is set again at the end.
+    """
+
+    def __enter__(self) -> Any:
+        self._state, self._initial = torch.get_rng_state(), torch.initial_seed()
+        untouched = torch.Generator().manual_seed(self._initial).get_state()
+        if torch.equal(untouched, self._state):  # setting the same seed would not show
+            self._seed = self._initial
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if torch.initial_seed() != self._initial:
+            torch.set_rng_state(self._state)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        draws = torch.Tag.nondeterministic_seeded in func.tags
+        if not draws or _device_of(args, kwargs).type == "meta" or self._set_by_the_code():
+            return func(*args, **kwargs)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _set_by_the_code(self) -> bool:
+        return not torch.equal(torch.get_rng_state(), self._state)
+
+
 _CPU = torch.device("cpu")
 _FUSED = threading.Lock()
 
@@ -95,3 +125,24 @@ def _dropped(
         return x, torch.ones_like(x, dtype=torch.bool)
     kept = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
     return x * kept / max(1 - p, torch.finfo(torch.float32).tiny), kept.bool()
+
+
+def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by their names in the operator's schema, with defaults filled in."""
+    arguments = {}
+    for index, argument in enumerate(func._schema.arguments):
+        if index < len(args):
+            arguments[argument.name] = args[index]
+        elif argument.name in kwargs:
+            arguments[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            arguments[argument.name] = argument.default_value
+    return arguments
+
+
+def is_random(function: Any, arguments: dict[str, Any]) -> bool:
+    """Whether an operator with these arguments draws random numbers from torch's generator."""
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return False
+    training = arguments.get("train", arguments.get("training", True))
+    return bool(training) and arguments.get("dropout_p", 1.0) != 0.0
