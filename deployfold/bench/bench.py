@@ -10,11 +10,12 @@ import torch
 
 from deployfold import __version__
 from deployfold.building.artifact import Artifact
+from deployfold.building.load_again import inputs_of
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.engine import EngineOptions
-from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import PREPROCESS_JSON, CalibrationSpec, PreprocessSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
@@ -118,7 +119,7 @@ def bench(
         if len(artifacts) > 1:
             raise UsageError("Give either one directory or files, not both.")
         previous = load_report(artifacts[0])
-        inputs = inputs or _inputs_of_report(previous)
+        inputs = inputs or inputs_of(previous)
         source = previous.source
         chosen_rows = rows_of(artifacts[0], previous, inputs, opening, notes)
         if not chosen_rows:
@@ -193,11 +194,6 @@ def _distinct(paths: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise UsageError("The same file is given twice.")
     return names
-
-
-def _inputs_of_report(report: Report) -> InputSpec:
-    tensors = tuple(TensorSpec(item.shape, item.name, item.dtype) for item in report.inputs)
-    return InputSpec(tensors, origin="the report of the build")
 
 
 def _stated_inputs(paths: Sequence[Path], settings: RunSettings) -> InputSpec:

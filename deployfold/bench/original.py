@@ -1,30 +1,18 @@
-"""Loads the original model of an earlier build again, as the build had it."""
+"""The runner of the original model of an earlier build."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from deployfold.building.journal import Journal
-from deployfold.building.load import load
-from deployfold.config.build_options import build_options
+from deployfold.building.load_again import load_again, named_code
 from deployfold.config.inputs import InputSpec
-from deployfold.config.make_spec import make_spec
-from deployfold.config.option_field import Panel
-from deployfold.config.schema import check_written
 from deployfold.errors import DeployfoldError, LoadError
-from deployfold.loading import LoadedModel
-from deployfold.loading.transformers_zoo import PACKAGE
-from deployfold.loading.zoo import is_zoo_name
 from deployfold.reporting.report import Report, Source
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.settings import RunSettings
 from deployfold.util.files import sha256
-
-_NOT_OF_THE_MODEL = frozenset({"input-data", "labels", "metric", "min-metric"})
-"""Options of the panels for models and pictures that concern only the data."""
 
 
 class LeftOut(Exception):
@@ -46,10 +34,8 @@ def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner
     source = report.source
     if source.kind not in ("zoo", "factory") and not Path(source.path).exists():
         raise LeftOut("no longer exists")
-    code = source.arch if source.kind in ("state_dict", "factory") else None
-    ours = code is None or is_zoo_name(code) or code.startswith(f"{PACKAGE}:")
-    if not ours and not settings.trust:
-        # A report can come from anywhere, so importing code that it names needs the user's trust.
+    code = named_code(source)
+    if code is not None and not settings.trust:
         raise LeftOut(
             f"is left out: the report names code, {code}, as its architecture; --trust runs that "
             "code"
@@ -57,7 +43,9 @@ def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner
     if "reestimate-bn" in (report.options or {}):
         raise LeftOut("is left out: --reestimate-bn changed its BatchNorm statistics")
     try:
-        model = _load(report, inputs, settings)
+        model = load_again(
+            report, inputs, allow_globals=settings.allow_globals, trust=settings.trust
+        )
     except LoadError:
         if _changed(source):
             raise LeftOut("has changed since the build") from None
@@ -70,25 +58,6 @@ def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner
     if model.kind == "onnx" and path == Path(source.path):  # not a copy that takes raw frames
         return ONNX_RUNTIME.open(path, settings)
     return EagerRunner(model.module, device=settings.device, cuda_graph=settings.engine.cuda_graph)
-
-
-def _load(report: Report, inputs: InputSpec, settings: RunSettings) -> LoadedModel:
-    """The model after the load stage of the build, whose options the report has."""
-    source = report.source
-    panels = {one.key: one.panel for one in build_options()}
-    written = {
-        key: value
-        for key, value in (report.options or {}).items()
-        if panels.get(key) in (Panel.MODEL, Panel.IMAGES) and key not in _NOT_OF_THE_MODEL
-    }
-    check_written(written)
-    spec = make_spec(source.path, written)
-    if spec.image_input is None:  # else these are the inputs behind the pictures
-        spec = replace(spec, inputs=inputs)
-    if source.kind == "state_dict":
-        spec = replace(spec, arch=source.arch)
-    spec = replace(spec, allow_globals=settings.allow_globals, trust=settings.trust)
-    return load(spec, Journal()).model
 
 
 def _changed(source: Source) -> bool:

@@ -15,6 +15,7 @@ from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from onnx import numpy_helper
 from torch import nn
 
+import deployfold
 from deployfold.compare.layers import compare_files
 from deployfold.compare.layers.differences import compare_pairs
 from deployfold.compare.layers.eager import EagerSide
@@ -332,3 +333,18 @@ def test_a_pickle_runs_no_code(tmp_path, folder):
     with pytest.raises(DeployfoldError):
         compare_files(str(folder / "net.onnx"), str(tmp_path / "evil.pt"), inputs=SPEC)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_original_is_compared_as_its_build_loaded_it(tmp_path, monkeypatch):
+    """Half precision and the choice among weights: the file alone is another model."""
+    monkeypatch.chdir(tmp_path)
+    nets = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        nets.append(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).half().eval())
+    torch.save({"model": nets[0], "ema": nets[1]}, "two.pt")
+    deployfold.build(
+        "two.pt", weights="model", inputs=["1x3x8x8"], output="o", engine=False, measure=False
+    )
+    found = compare_files("two.pt", "o/two.onnx")
+    assert min(layer.sqnr_db for layer in found.layers) > 100

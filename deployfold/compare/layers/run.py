@@ -11,15 +11,16 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
+from deployfold.building.load_again import inputs_of, load_again, named_code
 from deployfold.compare.layers.result import LayerComparison, Limits, limit_for
-from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
-from deployfold.loading import load_model, make_inputs, resolve_inputs
+from deployfold.loading import in_single_precision, load_model, make_inputs, resolve_inputs
 from deployfold.loading.model import LoadedModel
-from deployfold.reporting.report import REPORT_JSON, load_report
+from deployfold.reporting.report import REPORT_JSON, Report, Source, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 from deployfold.runtimes.tensors import to_array
 
@@ -91,10 +92,18 @@ def compare_files(
     """
     start = time.perf_counter()
     emit(StageStarted("compare", "loading"))
+    reports = [found for source in (old, new) if (found := _report_beside(source)) is not None]
     files = []
     for source in (old, new):
-        files.append(_open(source, arch, allow_globals, trust))
-    spec = inputs or _inputs(files)
+        built = next((one for one in reports if _is_source(source, one.source)), None)
+        if built is not None and (trust or named_code(built.source) in (None, arch)):
+            shapes = inputs_of(built)
+            model = load_again(built, shapes, allow_globals=allow_globals, trust=trust)
+            check_visible(source, model.module)
+            files.append(_File(source, model))
+        else:
+            files.append(_open(source, arch, allow_globals, trust))
+    spec = inputs or (inputs_of(reports[0]) if reports else _inputs(files))
     feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
     described = f"{spec}, seeded random (seed {seed})"
     if data is not None:
@@ -152,19 +161,29 @@ def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: 
     loaded = load_model(
         source, arch=arch if is_state else None, allow_globals=allow_globals, trust=trust
     )
+    loaded, _ = in_single_precision(loaded, None)
     check_visible(source, loaded.module)
     return _File(source, loaded)
 
 
+def _report_beside(source: str) -> Report | None:
+    """The report of the build that ``source`` is an artifact of."""
+    path = Path(source)
+    report = path.parent / REPORT_JSON
+    if not (path.is_file() and report.is_file()):
+        return None
+    found = load_report(report)
+    return found if path.name in [row.artifact for row in found.rows] else None
+
+
+def _is_source(source: str, of: Source) -> bool:
+    """Whether ``source`` is the original model of a build."""
+    paths = Path(source), Path(of.path)
+    return source == of.path or (all(one.exists() for one in paths) and paths[0].samefile(paths[1]))
+
+
 def _inputs(files: Sequence[_File]) -> InputSpec:
-    """The input shapes of a file's build, of an ONNX, or of a model."""
-    for one in files:
-        report = Path(one.source).parent / REPORT_JSON
-        if Path(one.source).is_file() and report.is_file():
-            built = load_report(report)
-            if Path(one.source).name in [row.artifact for row in built.rows]:
-                shapes = [TensorSpec(item.shape, item.name, item.dtype) for item in built.inputs]
-                return InputSpec(tuple(shapes), origin="the report of the build")
+    """The input shapes of an ONNX, or of a model."""
     for one in files:
         if isinstance(one.model, ir.Model):
             return ONNX_RUNTIME.open(Path(one.source), RunSettings()).inputs()
