@@ -66,6 +66,9 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
     with journal.running("fold", "reading, folding and verifying") as stage:
         checks = checks_of(module, loaded)
         graph, notes, checks = _standard_form(module.path, checks)
+        for value, output in zip(graph.graph.outputs, checks.outputs[0], strict=True):
+            if value.shape is None:  # ONNX's checker wants the number of axes
+                value.shape = ir.Shape([None] * output.dim())
         before, parameters = onnx_graph.count_nodes(graph, _BATCH_NORM), _parameters(graph)
         weights = VisibleWeights(graph)
         found = fold_graph(graph)

@@ -172,9 +172,8 @@ def test_contributed_operators_are_carried(tmp_path: Path) -> None:
     g = files.GraphWriter(13)
     x = g.block("x", 3, 4)
     g.nodes.append(helper.make_node("Gelu", [x], ["y"], domain="com.microsoft"))
-    shape = [1, 4, 8, 8]
     model = g.model(
-        {"x": (files.FLOAT, [1, 3, 8, 8])}, {"y": (files.FLOAT, shape)}, domains=["com.microsoft"]
+        {"x": (files.FLOAT, [1, 3, 8, 8])}, {"y": (files.FLOAT, None)}, domains=["com.microsoft"]
     )
     report, path = _built(files.save(model, tmp_path / "gelu.onnx"))
     assert [node.domain for node in onnx.load(path).graph.node] == ["", "", "com.microsoft"]
@@ -213,6 +212,20 @@ def _strings(tmp_path: Path) -> Path:
     return files.save(g.model({"x": (kind, [1])}, {"y": (kind, [1])}), tmp_path / "model.onnx")
 
 
+def _without_axes(tmp_path: Path) -> Path:
+    model = files.resnet()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    return files.save(model, tmp_path / "model.onnx")
+
+
+def _sparse(tmp_path: Path) -> Path:
+    model = files.resnet()
+    values = helper.make_tensor("thin", files.FLOAT, [1], [2.0])
+    places = helper.make_tensor("places", files.INT64, [1], [3])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [8]))
+    return files.save(model, tmp_path / "model.onnx")
+
+
 def _torn(tmp_path: Path) -> Path:
     path = files.save(files.resnet(), tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes()[:-500])
@@ -226,6 +239,8 @@ def _torn(tmp_path: Path) -> Path:
         (_weights_elsewhere, "names '../secret' for its weights, a file outside of its folder"),
         (_foreign, "uses the operator mmdeploy::DeformConv"),
         (_strings, "input 'x' of model.onnx is made of strings"),
+        (_without_axes, "does not say how many axes its input 'data' has"),
+        (_sparse, "weight 'thin' of model.onnx is stored as a sparse tensor"),
         (_torn, "cannot be read as ONNX"),
     ],
 )

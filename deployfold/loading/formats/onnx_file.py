@@ -78,6 +78,13 @@ def _text(value: str | bytes) -> str:
 
 
 def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        raise LoadError(
+            f"The weight {name!r} of {path.name} is stored as a sparse tensor, which is not read.",
+            hint="Export the model with dense weights.",
+        )
+    weights = {weight.name for weight in graph.initializer}
     for word, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             kind = value.type.WhichOneof("value")
@@ -96,6 +103,12 @@ def _check_tensors(path: Path, graph: onnx.GraphProto) -> None:
                     f"The {word} {value.name!r} of {path.name} is made of strings, which no engine "
                     "takes.",
                     hint="Cut the model where its numbers begin or end.",
+                )
+            shaped = value.type.tensor_type.HasField("shape") or value.name in weights
+            if word == "input" and not shaped:
+                raise LoadError(
+                    f"{path.name} does not say how many axes its input {value.name!r} has.",
+                    hint="Export it again with the shape of its inputs; sizes may be free.",
                 )
 
 
