@@ -219,11 +219,13 @@ def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
         return data
     divide = found.judged_from * data.batch
     labels = found.labels
+    fitted = len(found.calibration)
     return replace(
         data,
         calibration=found.calibration,
-        pictures=found.pictures,
+        pictures=found.pictures[:fitted],
         held_back=found.held_back[: found.judged_from],
+        held_back_pictures=found.pictures[fitted : fitted + found.judged_from],
         held_back_labels=None if labels is None else labels[:divide],
         judged=found.held_back[found.judged_from :],
         judged_labels=None if labels is None else labels[divide:],

@@ -36,7 +36,8 @@ class CalibrationData:
 
     Attributes:
         calibration: feeds in the shapes (with the model's batch) and dtypes of the inputs.
-        pictures: of each calibration feed, the number of the picture that its first sample is of.
+        pictures: of each feed, those of ``held_back`` last, the number of the picture that its
+            first sample is of.
         held_back: feeds that calibration never sees; their samples differ from all those of
             ``calibration``.
         judged_from: the first of them that is of a picture that no other part has a sample of; the
@@ -112,7 +113,7 @@ def load_calibration(
     labels = data.labels_of(first, used)
     return CalibrationData(
         calibration=batches_of(drawn.samples[:first], form),
-        pictures=pictures[: first : form.batch],
+        pictures=pictures[: used : form.batch],
         held_back=batches_of(drawn.samples[first:used], form),
         judged_from=-(-(judged_from(pictures[:used], first) - first) // form.batch),
         labels=labels,
@@ -141,7 +142,7 @@ def _random(
     digests = [sample_digest(feed) for feed in made]
     return CalibrationData(
         calibration=tuple(made[:feeds]),
-        pictures=tuple(range(feeds)),
+        pictures=tuple(range(feeds + held)),
         held_back=tuple(made[feeds:]),
         judged_from=held,
         labels=None,

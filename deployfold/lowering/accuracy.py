@@ -19,10 +19,9 @@ from deployfold.runtimes.tail_name import tail_name
 from deployfold.scoring import Scoring, labelled
 from deployfold.util.numerics import max_abs_diff, sqnr_db
 
+from .estimates import divergence_of, likely_agreement, likely_sqnr_db
 from .output_parts import output_parts
 from .result import OutputMeasure
-
-_SHUFFLES = 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Measured:
             part.
         scores: the numbers of the task metrics by name; empty without any.
         missed: the limits of the task metrics that these numbers miss, with the fp32 model's.
+        likely_sqnr_db: the SQNR (dB) that other samples keep in 19 of 20 cases; ``None`` with fewer
+            than two samples.
         likely_agreement: the agreement to expect on other samples. The estimate shuffles each
             sample's errors among its classes and subtracts the standard error.
     """
@@ -61,6 +62,7 @@ class Measured:
     reference_accuracy: float | None
     max_abs_diff: float
     likely_agreement: float | None = None
+    likely_sqnr_db: float | None = None
     reshaped: tuple[str, ...] = ()
     equal: Mapping[str, float] = field(default_factory=dict)
     lost: bool = False
@@ -89,6 +91,7 @@ class Measurer:
     Args:
         labels: the label of every sample; the samples of a batch follow one another.
         scoring: task metrics of the model's outputs, through the tail if ``reference`` is a head.
+        pictures: the number of the picture of each feed, for the likely SQNR.
         model: ``reference`` in memory, which spares a second reading; it may get more shapes.
     """
 
@@ -100,8 +103,10 @@ class Measurer:
         scoring: Scoring | None = None,
         *,
         model: ir.Model | None = None,
+        pictures: Sequence[int] = (),
     ) -> None:
         self.feeds = feeds
+        self._pictures = pictures
         self._parts = output_parts(ir.load(reference) if model is None else model)
         session = open_session(reference, optimize=False)
         self._names = [output.name for output in session.get_outputs()]
@@ -132,6 +137,7 @@ class Measurer:
         """Compare outputs that the caller computed: for each output, one array a feed."""
         pairs, reshaped = [], []
         outputs: list[OutputMeasure] = []
+        likely_db: list[float] = []
         equal: dict[str, float] = {}
         for name, wanted, expected, found in zip(
             self._names, self._compared, self._expected, actual, strict=True
@@ -144,6 +150,7 @@ class Measurer:
             if same_shape:
                 pairs.append((expected, found))
                 outputs += self._measures(name, expected, found)
+                likely_db.append(likely_sqnr_db(expected, found, self._pictures))
             else:
                 reshaped.append(name)
         worst = min((one.sqnr_db for one in outputs), default=math.inf)
@@ -153,8 +160,8 @@ class Measurer:
             scores, given = (np.concatenate(part).astype(np.float64) for part in pairs[0])
             before, after = scores.argmax(1), given.argmax(1)
             agreement = float((before == after).mean())
-            likely = _likely_agreement(scores, given)
-            divergence = _divergence(scores, given)
+            likely = likely_agreement(scores, given)
+            divergence = divergence_of(scores, given)
             if self._labels is not None and len(self._labels) == len(before):
                 accuracy = float((after == self._labels).mean())
                 right = float((before == self._labels).mean())
@@ -175,6 +182,7 @@ class Measurer:
             reference_accuracy=right,
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
             likely_agreement=likely,
+            likely_sqnr_db=min(likely_db, default=None) if len(self.feeds) > 1 else None,
             reshaped=tuple(reshaped),
             equal={name: share for name, share in equal.items() if share < 1.0},
             lost=any(_is_lost(e, f) for pair in pairs for e, f in zip(*pair, strict=True)),
@@ -243,35 +251,3 @@ def _is_lost(expected: Array, found: Array) -> bool:
     if expected.dtype.kind != "f":
         return False
     return bool((np.isfinite(expected) & ~np.isfinite(found)).any())
-
-
-def _divergence(expected: Array, found: Array) -> float:
-    """Mean Kullback-Leibler divergence (nats) between the softmax of scores, one row a sample."""
-    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
-        return math.inf
-    before, after = _log_softmax(expected), _log_softmax(found)
-    return max(float((np.exp(before) * (before - after)).sum(1).mean()), 0.0)
-
-
-def _likely_agreement(expected: Array, found: Array) -> float:
-    """The share of rows whose top class survives the row's errors in shuffled order.
-
-    The result is less one standard error. The estimate varies far less from one set of samples to
-    another than the agreement itself does.
-    """
-    errors, highest = found - expected, expected.argmax(1)
-    random = np.random.default_rng(0)
-    stays = np.mean(
-        [
-            (expected + random.permuted(errors, axis=1)).argmax(1) == highest
-            for _ in range(_SHUFFLES)
-        ],
-        axis=0,
-    )
-    return float(stays.mean() - stays.std() / math.sqrt(len(stays)))
-
-
-def _log_softmax(scores: Array) -> Array:
-    shifted = scores - scores.max(1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result

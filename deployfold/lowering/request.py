@@ -58,6 +58,7 @@ class LoweringData:
         pictures: for each calibration sample, the number of its picture, or of another source of
             similar samples; empty if every sample has a different source.
         held_back: other samples of the same source, for the guard's measurements.
+        held_back_pictures: the same for each held-back sample.
         held_back_labels: labels of the held-back samples.
         judged: samples that neither calibration nor the guard uses, for the reported accuracy. If
             empty, the report gives the accuracy on the held-back samples.
@@ -79,6 +80,7 @@ class LoweringData:
     calibration: Sequence[Feed] = ()
     pictures: tuple[int, ...] = ()
     held_back: Sequence[Feed] = ()
+    held_back_pictures: tuple[int, ...] = ()
     held_back_labels: tuple[Label, ...] | None = None
     judged: Sequence[Feed] = ()
     judged_labels: tuple[Label, ...] | None = None

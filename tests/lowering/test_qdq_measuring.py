@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deployfold.lowering.accuracy import _likely_agreement
+from deployfold.lowering.estimates import likely_agreement
 
 
 def test_the_likely_agreement_varies_less_than_the_agreement():
@@ -17,7 +17,7 @@ def test_the_likely_agreement_varies_less_than_the_agreement():
         scores = random.normal(size=(samples, 50))
         found = scores + random.normal(scale=0.05, size=scores.shape)
         counted = float((scores.argmax(1) == found.argmax(1)).mean())
-        return counted, _likely_agreement(scores, found)
+        return counted, likely_agreement(scores, found)
 
     truth, _ = draw(100_000)
     counted, likely = np.array([draw(200) for _ in range(100)]).T
@@ -28,4 +28,4 @@ def test_the_likely_agreement_varies_less_than_the_agreement():
 
 def test_errors_that_change_nothing_likely_change_nothing():
     scores = np.array([[0.0, 1.0, 5.0], [7.0, 0.0, 1.0]])
-    assert _likely_agreement(scores, scores + 0.5) == 1.0
+    assert likely_agreement(scores, scores + 0.5) == 1.0

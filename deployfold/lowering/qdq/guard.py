@@ -13,9 +13,10 @@
 5. Steps 3 and 4 take the weights of the steps before them. In the end, the last choice that missed
    the limits and the one that holds them are fitted anew. The first that holds, and gains, stays.
 
-The best of many models by agreement on few samples is often a lucky one. Therefore the likely
-agreement of the chosen model must hold the limit as well. If no model passes, the guard takes the
-first model with a measured agreement that holds the limit.
+The best of many models on few samples is often a lucky one, and other samples differ. Therefore the
+likely agreement and the likely SQNR of the chosen model must hold the limits as well
+(:mod:`deployfold.lowering.estimates`). If no model passes, the guard takes the first model with
+measured figures that hold the limits.
 """
 
 from __future__ import annotations
@@ -91,10 +92,13 @@ def keep_accuracy(
         AccuracyError: the limits do not hold even with the least allowed share of quantised layers.
     """
     step = attempt(frozenset(), None)
-    if not guard.enabled or holds(step.measured, guard):
+    passed = not guard.enabled or holds(step.measured, guard)
+    if passed and (not guard.enabled or _sqnr_db(step.measured) >= guard.min_sqnr_db):
         return step, {}
     search = _Search(attempt, measure_costs(), step, guard)
-    held = search.until_itholds()
+    held = search.until_it_holds()
+    if held is None and passed:
+        return step, {}
     if held is None:
         raise AccuracyError(search.refusal(precision))
     removed, step = search.with_fewer(*held)
@@ -125,7 +129,7 @@ class _Search:
         self._failed = 0
         """The largest number of layers put back that did not reach the limits."""
 
-    def until_itholds(self) -> tuple[list[str], Step] | None:
+    def until_it_holds(self) -> tuple[list[str], Step] | None:
         """The layers to put back, and the model that holds the limits; ``None`` without one."""
         removed: list[str] = []
         first: tuple[list[str], Step] | None = None
@@ -193,7 +197,7 @@ class _Search:
     def _next(self, removed: Sequence[str]) -> list[str]:
         """The next layers to put back beside ``removed``; empty if no more are allowed."""
         measured, guard = self._step.measured, self._guard
-        if measured.sqnr_db >= guard.min_sqnr_db and not measured.missed:
+        if _sqnr_db(measured) >= guard.min_sqnr_db and not measured.missed:
             costs = {name: cost.divergence or 0.0 for name, cost in self.costs.items()}
         else:
             costs = {name: cost.noise for name, cost in self.costs.items()}
@@ -216,13 +220,19 @@ class _Search:
 
 
 def holds(measured: Measured, guard: GuardSpec, *, surely: bool = False) -> bool:
-    """Whether a model keeps the limits; ``surely`` counts the likely agreement too."""
-    if not measured.sqnr_db >= guard.min_sqnr_db or measured.missed:
+    """Whether a model keeps the limits; ``surely`` counts the likely figures too."""
+    if not _sqnr_db(measured, surely) >= guard.min_sqnr_db or measured.missed:
         return False
     limit = guard.min_agreement
     if limit is None or measured.agreement is None:
         return True
     return (_sure_agreement(measured) if surely else measured.agreement) >= limit
+
+
+def _sqnr_db(measured: Measured, surely: bool = True) -> float:
+    """The measured SQNR (dB), or the lower of the measured and the likely one."""
+    likely = measured.likely_sqnr_db
+    return min(measured.sqnr_db, likely) if surely and likely is not None else measured.sqnr_db
 
 
 def _sure_agreement(measured: Measured) -> float:
@@ -235,8 +245,8 @@ def _wanted(measured: Measured, guard: GuardSpec) -> float:
     """The share of the present noise or divergence that may stay, 0 to 1."""
     if not math.isfinite(measured.sqnr_db):
         return 0.1
-    if measured.sqnr_db < guard.min_sqnr_db:
-        return 10 ** ((measured.sqnr_db - guard.min_sqnr_db - _MARGIN_DB) / 10)
+    if _sqnr_db(measured) < guard.min_sqnr_db:
+        return 10 ** ((_sqnr_db(measured) - guard.min_sqnr_db - _MARGIN_DB) / 10)
     if measured.missed:
         return _METRIC_SHARE
     # The number of changed classes is proportional to the error; divergence, to its square.

@@ -96,6 +96,7 @@ def lower(
             part_of(progress, _CHANNELS, _REST), data.largest,
         )  # fmt: skip
         guarding, labels = samples.guarding(guard.enabled)
+        pictures = data.held_back_pictures if guard.enabled else ()
         job = _Job(
             source=source,
             proto=ir.to_proto(model),
@@ -104,7 +105,9 @@ def lower(
             form=form,
             rest=rest,
             samples=samples,
-            measurer=Measurer(source, guarding, labels, _scoring(data.scored, labels)),
+            measurer=Measurer(
+                source, guarding, labels, _scoring(data.scored, labels), pictures=pictures
+            ),
             scored=data.scored,
             scratch=temporary.parent,
             progress=progress,

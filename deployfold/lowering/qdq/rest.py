@@ -25,6 +25,7 @@ from deployfold.lowering.cast.guard import CastGuard
 from deployfold.lowering.cast.ranges import TensorRange, weight_ranges
 from deployfold.lowering.cast.selection import out_of_range
 from deployfold.lowering.emulate import emulate
+from deployfold.lowering.graph import lazy
 from deployfold.lowering.progress import Progress
 from deployfold.lowering.request import Feed, LoweringOptions
 from deployfold.lowering.result import HeadRoom, KeptNode
@@ -163,16 +164,14 @@ def round_rest(model: ir.Model, rest: Rest) -> None:
 
 
 def _dequantised(node: ir.Node, codes: ir.TensorProtocol) -> ir.LazyTensor:
-    """The output for constant codes (zero point 0), computed at each write to keep memory low."""
-    dtype = node.outputs[0].dtype or ir.DataType.FLOAT
+    """The output of a DequantizeLinear for constant codes with zero point 0."""
+    output = node.outputs[0]
+    dtype = output.dtype or ir.DataType.FLOAT
     step = along(scales(node), codes.numpy(), node)
-
-    def evaluate() -> ir.Tensor:
-        return ir.tensor((codes.numpy().astype(np.float32) * step).astype(dtype.numpy()))
-
-    return ir.LazyTensor(
-        evaluate, dtype, ir.Shape(codes.shape), name=f"{node.outputs[0].name}__folded"
-    )
+    return lazy(
+        codes, dtype, f"{output.name}__folded",
+        lambda values: (values.astype(np.float32) * step).astype(dtype.numpy()),
+    )  # fmt: skip
 
 
 def _keep_pairs(model: ir.Model, kept: dict[str, str]) -> None:
