@@ -23,7 +23,7 @@ def test_other_pictures_keep_the_likely_sqnr(count):
     pairs = [(outputs(random, count), outputs(random, count)) for _ in range(120)]
     kept = np.mean([sqnr_db(*other) >= likely_sqnr_db(*seen) for seen, other in pairs])
     measured = np.mean([sqnr_db(*other) >= sqnr_db(*seen) for seen, other in pairs])
-    assert 0.9 <= kept <= 0.99
+    assert 0.85 <= kept <= 0.99  # of 120; without the spread, half
     assert 0.4 <= measured <= 0.6
 
 
