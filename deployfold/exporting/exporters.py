@@ -16,7 +16,7 @@ from deployfold.util.serial import ONE_AT_A_TIME
 
 from .baked import baked_note, noting_baked
 from .onnx_graph import axis_name
-from .outputs import FlatOutputs, is_flat, is_torchscript
+from .outputs import FlatOutputs, copies, is_flat, is_torchscript
 
 OPSET = 20
 """The newest opset that the TorchScript-based exporter writes and TensorRT 10.3's parser reads."""
@@ -77,10 +77,10 @@ def torchscript(
         # Use a file and not a buffer: over 2 GB, the exporter writes a second file.
         path = Path(directory) / "model.onnx"
         if scripted and not is_torchscript(module):  # torch.jit.trace keeps what it calls whole
-            module = torch.jit.trace(module, inputs, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+            module = torch.jit.trace(module, copies(inputs), strict=False, check_trace=False)  # type: ignore[no-untyped-call]
         torch.onnx.export(
             module,
-            inputs,
+            copies(inputs),
             str(path),
             dynamo=False,
             opset_version=OPSET,

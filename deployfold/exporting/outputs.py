@@ -89,6 +89,11 @@ def is_torchscript(module: torch.nn.Module) -> bool:
     return script_module is not None and isinstance(module, script_module)
 
 
+def copies(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Copies of the inputs, for a forward that works on its input in place."""
+    return tuple(value.clone() for value in inputs)
+
+
 def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> object:
     """Run ``module`` without gradients, and return its outputs with their nesting.
 
@@ -97,7 +102,7 @@ def call_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> ob
     """
     try:
         with torch.no_grad():
-            return module(*inputs)
+            return module(*copies(inputs))
     except Exception as error:
         shapes = ", ".join("x".join(map(str, value.shape)) for value in inputs)
         raise ExportError(
@@ -155,7 +160,7 @@ def compare_loaded(
     """
     try:
         with torch.no_grad(), quiet():
-            outputs, _ = flatten_outputs(loaded(*inputs))
+            outputs, _ = flatten_outputs(loaded(*copies(inputs)))
     except ExportError:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from .outputs import (
     FlatOutputs,
     call_module,
     compare_loaded,
+    copies,
     is_flat,
     is_torchscript,
     run_module,
@@ -132,7 +133,7 @@ def _graph_of(program: ExportedProgram) -> torch.nn.Module:
 
 
 def _trace(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    return torch.jit.trace(module, inputs, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+    return torch.jit.trace(module, copies(inputs), strict=False, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def _traced_flat(

@@ -31,6 +31,19 @@ def test_a_traced_model_computes_what_the_eager_one_does(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["m.ts.pt"]
 
 
+def test_a_forward_that_works_on_its_input_in_place_is_exported(tmp_path: Path) -> None:
+    class Scales(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mul_(2).relu()
+
+    x = torch.randn(2, 3)
+    before = x.clone()
+    artifact = toys.export_torchscript(Scales().eval(), (x,), tmp_path / "m.ts.pt")
+    assert torch.equal(x, before)
+    loaded = torch.jit.load(str(artifact.path))
+    assert torch.equal(loaded(x.clone()), (2 * before).relu())
+
+
 def test_freezing_does_not_fold_batchnorm_behind_our_back(tmp_path: Path) -> None:
     artifact = toys.export_torchscript(toys.conv_bn(), toys.image_inputs(), tmp_path / "m.ts.pt")
     assert "batch_norm" in str(torch.jit.load(str(artifact.path)).graph)
