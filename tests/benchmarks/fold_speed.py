@@ -12,6 +12,8 @@ the rounds with the first and third quartile:
 * peak memory of folding, without and with the proof, over the size of the parameters;
 * CPU time of the whole command ``deployfold fold resnet50.pt -o out.pt`` over that of a script that
   does the same by ``fuse``, without a proof: imports, loading, one comparison, saving;
+* the same of ``deployfold build resnet50.pt --fp16 --no-measure`` and a script that calls the same
+  libraries without a check (needs TensorRT-RTX);
 * the CPU time of planning for nets of 250 to 4,000 layers, with the exponent that fits it, and for
   DenseNet-201.
 """
@@ -19,6 +21,7 @@ the rounds with the first and third quartile:
 from __future__ import annotations
 
 import copy
+import os
 import resource
 import subprocess
 import sys
@@ -101,7 +104,7 @@ def peak_memory(name: str, proved: bool) -> float:
     )
 
 
-_BY_HAND = """
+_FOLD_BY_HAND = """
 import sys, torch, torchvision
 from torch.fx.experimental.optimization import fuse
 model = torchvision.models.resnet50()
@@ -112,34 +115,69 @@ with torch.no_grad():
 torch.save(fused, "fused.pt")
 """
 
+_BUILD_BY_HAND = """
+import onnx, torch, torchvision
+import tensorrt_rtx as trt
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch.fx.experimental.optimization import fuse
+model = torchvision.models.resnet50()
+model.load_state_dict(torch.load("resnet50.pt", weights_only=True))
+fused, x = fuse(model.eval()), torch.randn(1, 3, 224, 224)
+torch.save(fused, "fused.pt")
+with torch.no_grad():
+    torch.jit.freeze(torch.jit.trace(fused, x, check_trace=False)).save("fused.ts.pt")
+program = torch.export.export(fused, (x,))
+torch.export.save(program, "fused.pt2")
+torch.onnx.export(program, (x,), "fused.onnx", dynamo=True, external_data=False)
+onnx.save(convert_float_to_float16(onnx.load("fused.onnx")), "half.onnx")
+logger = trt.Logger(trt.Logger.WARNING)
+builder = trt.Builder(logger)
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, logger)
+assert parser.parse_from_file("half.onnx")
+config = builder.create_builder_config()
+members = [trt.ComputeCapability.SM80, trt.ComputeCapability.SM86, trt.ComputeCapability.SM89,
+           trt.ComputeCapability.SM120]
+config.num_compute_capabilities = len(members)
+for index, member in enumerate(members):
+    config.set_compute_capability(member, index)
+open("half.engine", "wb").write(builder.build_serialized_network(network, config))
+"""
+
 
 def command_seconds(words: list[str], directory: str) -> float:
-    """CPU seconds of a process and its children."""
+    """CPU seconds of a process and its children; installed packages have their bytecode."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, cwd=directory, check=True, capture_output=True)
+    subprocess.run(words, cwd=directory, check=True, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def print_whole_command(rounds: int) -> None:
-    """Print the CPU time of the command and of a script, run in turns, and their ratio."""
-    command = [str(Path(sys.executable).with_name("deployfold")), "fold", "resnet50.pt"]
-    with tempfile.TemporaryDirectory() as directory:
-        torch.save(net("resnet50").state_dict(), f"{directory}/resnet50.pt")
-        pairs = [
-            (
-                command_seconds([*command, "-o", "out.pt"], directory),
-                command_seconds([sys.executable, "-c", _BY_HAND], directory),
-            )
-            for _ in range(rounds)
-        ]
-    low, middle, high = np.percentile([own / hand for own, hand in pairs], [25, 50, 75])
-    own, hand = np.median(pairs, axis=0)
-    print(
-        f"whole command / script by hand, ResNet-50: {middle:.2f} [{low:.2f}, {high:.2f}] "
-        f"({own:.1f} s and {hand:.1f} s of CPU time)",
-        flush=True,
-    )
+    """Print the CPU time of each command and of a script, run in turns, and their ratio."""
+    program = str(Path(sys.executable).with_name("deployfold"))
+    for words, script in (
+        ("fold resnet50.pt -o out.pt", _FOLD_BY_HAND),
+        ("build resnet50.pt --fp16 --no-measure", _BUILD_BY_HAND),
+    ):
+        with tempfile.TemporaryDirectory() as directory:
+            torch.save(net("resnet50").state_dict(), f"{directory}/resnet50.pt")
+            command_seconds([program, "--help"], directory)  # may write bytecode
+            pairs = [
+                (
+                    command_seconds([program, *words.split()], directory),
+                    command_seconds([sys.executable, "-c", script], directory),
+                )
+                for _ in range(rounds)
+            ]
+        low, middle, high = np.percentile([own / hand for own, hand in pairs], [25, 50, 75])
+        own, hand = np.median(pairs, axis=0)
+        print(
+            f"{words} / script by hand, ResNet-50: {middle:.2f} [{low:.2f}, {high:.2f}] "
+            f"({own:.1f} s and {hand:.1f} s of CPU time)",
+            flush=True,
+        )
 
 
 def resident(field: str) -> int:
