@@ -78,13 +78,18 @@ class IntoNeighbours:
         """Commit the layer changes that ``system`` found, and fold ``going``."""
         changed = list(system.changed(context, {*going}))
         context.commit(context.agree(item.request for item in changed))
-        names: dict[int, dict[str, None]] = {}
+        # Few groups of classes differ in the layers that absorb them: name the layers of a group.
+        group, names = np.zeros(system.classes, np.int64), [tuple[str, ...]()]
         for item in changed:
-            for number in item.classes:
-                names.setdefault(number, {})[item.name] = None
+            before, place = np.unique(group[item.classes], return_inverse=True)
+            group[item.classes] = len(names) + place
+            names += [
+                old if item.name in old else (*old, item.name)
+                for old in (names[number] for number in before.tolist())
+            ]
         for affine_layer in going:
-            around = system.classes_around(affine_layer)
-            into = dict.fromkeys(name for one in around for name in names.get(one, ()))
+            around = dict.fromkeys(group[system.classes_around(affine_layer)].tolist())
+            into = dict.fromkeys(name for number in around for name in names[number])
             context.fold(affine_layer, [], self.name, into=tuple(into))
 
 
@@ -93,7 +98,7 @@ class _Changed:
     """A layer that absorbs a change: its name, the scale classes of its channels, the request."""
 
     name: str
-    classes: list[int]
+    classes: Indices
     request: Request
 
 
@@ -235,10 +240,15 @@ class _System:
 
     # The result.
 
-    def classes_around(self, item: AffineLayer) -> list[int]:
+    @property
+    def classes(self) -> int:
+        """An upper bound of the number of scale classes."""
+        return self._cells.count
+
+    def classes_around(self, item: AffineLayer) -> Indices:
         """The scale classes of the input and the output of an affine layer."""
         cells = np.concatenate([self._cells.read[item], self._cells.written[item]])
-        found: list[int] = np.unique(self._scale_class[cells]).tolist()
+        found: Indices = np.unique(self._scale_class[cells])
         return found
 
     def changed(self, context: Context, going: set[AffineLayer]) -> Iterator[_Changed]:
@@ -262,7 +272,7 @@ class _System:
             else:
                 weight = context.layer(absorber.op).weight
                 name = weight.rpartition(".")[0] or weight
-            yield _Changed(name, np.unique(classes).tolist(), request)
+            yield _Changed(name, np.unique(classes), request)
 
 
 def _request(absorber: Absorber, scale: Tensor, offset: Tensor) -> Request:
