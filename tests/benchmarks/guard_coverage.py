@@ -19,8 +19,8 @@ from int8_accuracy import deployfold
 from trained_nets import NETS
 
 from deployfold.config.precision import Precision
+from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.estimates import likely_sqnr_db
-from deployfold.lowering.graph import outputs_of
 from deployfold.util.numerics import sqnr_db
 
 SAMPLES, JUDGED, DIVISIONS = 126, 132, 1000
@@ -37,7 +37,8 @@ def main(name: str) -> None:
     feeds = [{key: values} for values in net.draw(net.seen, SAMPLES, 0)]
     deployfold(Precision.INT8)(source, path, feeds, [i % files for i in range(SAMPLES)])
     judged = [{key: values} for values in net.draw(net.other, JUDGED, 2)]
-    expected, found = ([run[0] for run in outputs_of(one, judged)] for one in (source, path))
+    sessions = (open_session(one, optimize=False) for one in (source, path))
+    expected, found = ([run_session(one, feed)[0] for feed in judged] for one in sessions)
     random = np.random.default_rng(0)
     held, margins = np.zeros(2), []
     for _ in range(DIVISIONS):
