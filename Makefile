@@ -9,7 +9,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 .PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo test-real clean
 
 # Python writes the bytecode of a module at its first import, because pip leaves all of it out below.
-demo: export PYTHONDONTWRITEBYTECODE =
+export PYTHONDONTWRITEBYTECODE =
 
 # $(call install,EXTRAS,WHAT): the steps of pip while they run, with the seconds since the start.
 # The pip of the venv may be old: a new one resolves in half the time.

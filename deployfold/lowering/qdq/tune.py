@@ -195,9 +195,10 @@ def _accurate(
     guard: GuardSpec,
 ) -> Step | None:
     """The model without ``names`` that holds the limits, fitted anew if it must be."""
+    surely = holds(step.measured, guard, surely=True)
     candidate = job.measured(results)
-    if not guard.enabled or holds(candidate.measured, guard):
+    if not guard.enabled or holds(candidate.measured, guard, surely=surely):
         return candidate
     back = frozenset(one.layer.name for one in step.results if one.quantised is None)
     candidate = job.attempt(back | names, None)
-    return candidate if holds(candidate.measured, guard) else None
+    return candidate if holds(candidate.measured, guard, surely=surely) else None
