@@ -96,13 +96,13 @@ def compare_files(
     files = []
     for source in (old, new):
         built = next((one for one in reports if _is_source(source, one.source)), None)
-        if built is not None and (trust or named_code(built.source) in (None, arch)):
+        if built is None or (named_code(built.source) not in (None, arch) and not trust):
+            files.append(_open(source, arch, allow_globals, trust))
+        else:
             shapes = inputs_of(built)
             model = load_again(built, shapes, allow_globals=allow_globals, trust=trust)
             check_visible(source, model.module)
             files.append(_File(source, model))
-        else:
-            files.append(_open(source, arch, allow_globals, trust))
     spec = inputs or (inputs_of(reports[0]) if reports else _inputs(files))
     feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
     described = f"{spec}, seeded random (seed {seed})"
@@ -177,8 +177,10 @@ def _report_beside(source: str) -> Report | None:
 
 
 def _is_source(source: str, of: Source) -> bool:
-    """Whether ``source`` is the original model of a build."""
+    """Whether ``source`` is the original model of a build in PyTorch."""
     paths = Path(source), Path(of.path)
+    if of.kind == "onnx":  # compared as the file that it is
+        return False
     return source == of.path or (all(one.exists() for one in paths) and paths[0].samefile(paths[1]))
 
 
