@@ -52,8 +52,9 @@ def trace(
             ``Graph.taken`` holds the accepted inputs, and ``Graph.differing`` those that lead to
             other operators. If the model reads numbers from its data, the trace skips ``others``.
         further: inputs of sizes farther away and of the next sizes. They are tried one by one while
-            the forward compares sizes and every size had the same answer; the next sizes only
-            while such a comparison is not of order. ``Graph.one_sided`` holds the places left.
+            the forward compares sizes and every size had the same answer, and kept if they change
+            one; the next sizes only while such a comparison is not of order. ``Graph.one_sided``
+            holds the places left.
 
     Raises:
         FoldError: the forward pass fails on ``samples``, or the model cannot be copied.
@@ -79,7 +80,7 @@ def _record_all(
 ) -> Graph:
     recorder = Recorder(shadow)
     comparisons = Comparisons()
-    outlines: set[object] = set()
+    outlines: dict[object, None] = {}
     taken: list[Inputs] = []
     differing: list[Inputs] = []
 
@@ -95,7 +96,7 @@ def _record_all(
         if outline in outlines:
             recorder.undo(start)
             return False
-        outlines.add(outline)
+        outlines[outline] = None
         return True
 
     def record_other(inputs: Inputs) -> bool:
@@ -108,6 +109,19 @@ def _record_all(
         if new:
             differing.append(inputs)
         return True
+
+    def try_size(inputs: Inputs) -> None:
+        """Record one pass, and keep it only if a comparison has its other answer there.
+
+        The proof runs every kept input, and one of sixteen times the area is dear.
+        """
+        start, before, places = recorder.begin(), len(differing), set(comparisons.one_sided())
+        accepted = record_other(inputs)
+        if accepted and len(differing) > before and places <= set(comparisons.one_sided()):
+            recorder.undo(start)
+            outlines.popitem()
+            differing.pop()
+            taken.pop()
 
     try:
         with torch.inference_mode():
@@ -123,7 +137,7 @@ def _record_all(
                     more = next(tried, None)
                     if more is None:
                         break
-                    record_other(more)
+                    try_size(more)
         one_sided = [place.line for place in comparisons.one_sided() if place.direct]
         return recorder.graph(taken, differing, one_sided)
     finally:
