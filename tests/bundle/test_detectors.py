@@ -34,7 +34,7 @@ POINT = 0.01
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
-    detectors.write_pictures(folder, 160, seed=5)
+    detectors.write_pictures(folder, 320, seed=5)
     return folder
 
 
