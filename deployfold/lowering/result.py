@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +143,8 @@ class LoweredModel:
         if self.macs_share is not None:
             share = f"{self.macs_share:.0%} of the multiply-accumulates in {self.precision.value}"
             return f"{text}, {share}" + (", from the cache" if self.cached else "")
-        return text + (f", {len(self.kept)} nodes kept in fp32" if self.kept else "")
+        kept = f"{len(self.kept)} node{'s' * (len(self.kept) > 1)}"
+        return text + (f", {kept} kept in fp32" if self.kept else "")
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -162,9 +164,12 @@ class LoweredModel:
         each = ""
         if len(self.outputs) > 1:
             each = "; " + first_few([f"{one.name} {one.sqnr_db:.1f} dB" for one in self.outputs])
+        measured_on = self.measured_on
+        if self.samples == 1:
+            measured_on = re.sub(r"\b(input|sample)s\b", r"\1", measured_on, count=1)
         return (
             f"accuracy of the file as written against the fp32 ONNX, on {self.samples} "
-            f"{self.measured_on}, with {rounded} rounded{room}{each}"
+            f"{measured_on}, with {rounded} rounded{room}{each}"
         )
 
     def to_facts(self) -> dict[str, Any]:

@@ -178,5 +178,5 @@ def test_random_inputs_are_named(real, tmp_path):
     data = LoweringData([{"x": np.full((1, 4), 100, np.float32)}], inputs_real=real)
     made = lower(source, tmp_path / "fp16.onnx", Precision.FP16, data)
     assert "inputs 10.9 times as large still fit float16" in made.about
-    assert ("random inputs, since no others were given" in made.about) is not real
+    assert ("on 1 random input, since no others were given" in made.about) is not real
     assert ("only random inputs were seen" in made.notes[0]) is not real
