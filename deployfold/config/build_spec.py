@@ -7,7 +7,6 @@ the key of build profiles, the keyword of :func:`deployfold.build` and the JSON 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from .optimization_profiles import (
 )
 from .option_field import Panel, check_ranges, group, option
 from .precision import Precision
-from .real_data import CalibrationSpec, PreprocessSpec, read_input_data
+from .real_data import CalibrationSpec, PreprocessSpec, check_calibration, read_input_data
 from .task_metrics import MetricSpec
 from .thresholds import Thresholds
 
@@ -287,18 +286,3 @@ class BuildSpec:
     def dynamic(self) -> Dynamic:
         """The requested optimization profiles: batch sizes, or shapes of every input."""
         return self.dynamic_batch or self.shapes
-
-
-def check_calibration(precisions: Iterable[Precision], calibration: object) -> None:
-    """Check that there is data for the precisions that need data.
-
-    Raises:
-        UsageError: ``calibration`` is ``None``, and a precision needs data.
-    """
-    need_data = [one.record.title for one in precisions if one.record.calibration == "required"]
-    if need_data and calibration is None:
-        raise UsageError(
-            f"{need_data[0]} needs data to calibrate on.",
-            hint="Add --calib pictures/ (or an .npz file). --calib random builds without data, "
-            "and every report then prints «uncalibrated».",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from deployfold.errors import UsageError
 
 from .option_field import Panel, check_ranges, option
+from .precision import Precision
 
 RANDOM = "random"
 """The calibration source for random inputs; reports then print «uncalibrated»."""
@@ -166,3 +168,18 @@ class CalibrationSpec:
 def read_input_data(source: str | None) -> CalibrationSpec | None:
     """Read ``--input-data``; a missing flag gives ``None``."""
     return None if source is None else CalibrationSpec(source, samples=SAMPLES)
+
+
+def check_calibration(precisions: Iterable[Precision], calibration: object) -> None:
+    """Check that there is data for the precisions that need data.
+
+    Raises:
+        UsageError: ``calibration`` is ``None``, and a precision needs data.
+    """
+    need_data = [one.record.title for one in precisions if one.record.calibration == "required"]
+    if need_data and calibration is None:
+        raise UsageError(
+            f"{need_data[0]} needs data to calibrate on.",
+            hint="Add --calib pictures/ (or an .npz file). --calib random builds without data, "
+            "and every report then prints «uncalibrated».",
+        )

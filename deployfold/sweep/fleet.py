@@ -15,8 +15,8 @@ from typing import Any
 from deployfold.compiling.planning import check_target
 from deployfold.config.build_options import with_current_keys
 from deployfold.config.build_profiles import CODE, PATHS, check_table, names_function
-from deployfold.config.build_spec import check_calibration
 from deployfold.config.precision import Precision
+from deployfold.config.real_data import check_calibration
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
 from deployfold.util.toml import read_toml
