@@ -45,7 +45,7 @@ def test_a_part_past_its_time_is_interrupted_and_may_report(
         "except KeyboardInterrupt:\n    open('finished', 'w').close()"
     )
     with pytest.raises(ValueError, match="not done after 5 s"):
-        gpu_report.Run(tmp_path).process("x", ["-c", code], 5.0)
+        gpu_report.Run(tmp_path).process("x", ["-S", "-c", code], 5.0)
     assert (tmp_path / "finished").exists()
 
 
