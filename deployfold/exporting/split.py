@@ -10,7 +10,7 @@ two boxes, so that the outputs of a lowered head would show nothing of its accur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common
 
 from deployfold.runtimes.tail_name import PASSED
-from deployfold.util.onnx_values import LAYERS, inner_graphs
+from deployfold.util.onnx_values import LAYERS, values_read, with_inner
 
 from .onnx_graph import module_of
 from .session import Array, run_session
@@ -48,7 +48,7 @@ def place_of(node: ir.Node, missing: Mapping[str, str]) -> tuple[str, str]:
     The module is that of the user's code, as ``Det 'node_Det_9' of the module 'head'``, where the
     graph tells it.
     """
-    own = next(one.op_type for one in _with_inner(node) if one.op_type in missing)
+    own = next(one.op_type for one in with_inner(node) if one.op_type in missing)
     module = module_of(node)
     inside = f" of the module {module!r}" if module else ""
     return own, f"{own} {str(node.name)!r}{inside}"
@@ -57,7 +57,7 @@ def place_of(node: ir.Node, missing: Mapping[str, str]) -> tuple[str, str]:
 def find_missing(model: ir.Model, missing: Mapping[str, str]) -> ir.Node | None:
     """The first node of the main graph that is, or holds, an operator of ``missing``."""
     for node in model.graph:
-        if any(one.op_type in missing and not one.domain for one in _with_inner(node)):
+        if any(one.op_type in missing and not one.domain for one in with_inner(node)):
             return node
     return None
 
@@ -76,7 +76,7 @@ def split(model: ir.Model, missing: Mapping[str, str]) -> Split | None:
         return None
     tail = _dependent(model.graph, missing)
     choice = _dependent(model.graph, CHOOSING)
-    if not any(one.op_type in LAYERS for node in choice for one in _with_inner(node)):
+    if not any(one.op_type in LAYERS for node in choice for one in with_inner(node)):
         tail |= choice
     _pull(model.graph, tail)
     between = _between(model.graph, tail)
@@ -120,25 +120,13 @@ def run_tail(
     return run_session(session, {**feed, **between, **passed})
 
 
-def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
-    """A node, and those inside it where it is control flow."""
-    yield node
-    for graph in inner_graphs(node):
-        yield from ir.traversal.RecursiveGraphIterator(graph)
-
-
-def _reads(node: ir.Node) -> set[ir.Value]:
-    """What a node reads, those inside it included."""
-    return {value for one in _with_inner(node) for value in one.inputs if value is not None}
-
-
 def _dependent(graph: ir.Graph, missing: Mapping[str, str]) -> set[ir.Node]:
     """The nodes that are of ``missing`` or depend on one."""
     found: set[ir.Node] = set()
     values: set[ir.Value] = set()
     for node in graph:  # sorted: a producer comes before its readers
-        lacking = any(one.op_type in missing and not one.domain for one in _with_inner(node))
-        if lacking or _reads(node) & values:
+        lacking = any(one.op_type in missing and not one.domain for one in with_inner(node))
+        if lacking or values_read(node) & values:
             found.add(node)
             values |= set(node.outputs)
     return found
@@ -148,7 +136,7 @@ def _pull(graph: ir.Graph, tail: set[ir.Node]) -> None:
     """Add nodes that give integers or booleans to the tail alone: masks, shapes, indices."""
     readers: dict[ir.Value, set[ir.Node]] = {}
     for node in graph:
-        for value in _reads(node):
+        for value in values_read(node):
             readers.setdefault(value, set()).add(node)
     for node in reversed(list(graph)):
         if node in tail:
@@ -166,7 +154,7 @@ def _pull(graph: ir.Graph, tail: set[ir.Node]) -> None:
 
 def _between(graph: ir.Graph, tail: set[ir.Node]) -> list[ir.Value]:
     """What the head computes and the tail reads or the model returns, in graph order."""
-    read = {value for node in tail for value in _reads(node)} | set(graph.outputs)
+    read = {value for node in tail for value in values_read(node)} | set(graph.outputs)
     return [value for node in graph if node not in tail for value in node.outputs if value in read]
 
 
@@ -198,7 +186,7 @@ def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
             graph.append(copy)
             results[number] = copy.outputs[0]
     graph.outputs.extend(results)
-    read = {value for node in graph for value in _reads(node)}
+    read = {value for node in graph for value in values_read(node)}
     own = [value for value in graph.inputs if value in read]
     graph.inputs.clear()
     graph.inputs.extend([*own, *entries.values()])
@@ -206,7 +194,7 @@ def _make_tail(graph: ir.Graph, tail: set[str], between: list[str]) -> None:
 
 def _remove(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     for node in nodes:
-        for inner in list(_with_inner(node))[1:]:  # nodes of a branch or body go with their owner
+        for inner in list(with_inner(node))[1:]:  # nodes of a branch or body go with their owner
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
     graph.remove(nodes, safe=True)

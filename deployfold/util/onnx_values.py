@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,3 +51,15 @@ def inner_graphs(node: ir.Node) -> list[ir.Graph]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found += attribute.as_graphs()
     return found
+
+
+def with_inner(node: ir.Node) -> Iterator[ir.Node]:
+    """A node, and those inside it where it is control flow."""
+    yield node
+    for graph in inner_graphs(node):
+        yield from ir.traversal.RecursiveGraphIterator(graph)
+
+
+def values_read(node: ir.Node) -> set[ir.Value]:
+    """What a node reads, those inside it included."""
+    return {value for one in with_inner(node) for value in one.inputs if value is not None}

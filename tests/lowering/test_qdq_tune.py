@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from lower_toys import export_module
@@ -62,9 +63,9 @@ def result(name: str, macs: int, quantised: bool = True) -> LayerResult:
     return LayerResult(layer, codes if quantised else None, "max", 1.0, 30.0, macs)
 
 
-def graph_of(source: Path) -> tuple[onnx.GraphProto, list[str]]:
-    graph = onnx.load(source).graph
-    return graph, [node.name for node in graph.node if node.op_type == "Conv"]
+def graph_of(source: Path) -> tuple[ir.Graph, list[str]]:
+    graph = ir.load(source).graph
+    return graph, [str(node.name) for node in graph if node.op_type == "Conv"]
 
 
 def test_a_region_ends_where_one_activation_passes(body):
@@ -107,7 +108,7 @@ MACS: dict[str, int] = {}
 
 
 @pytest.fixture
-def five(body, monkeypatch) -> tuple[onnx.GraphProto, list[str], Step]:
+def five(body, monkeypatch) -> tuple[ir.Graph, list[str], Step]:
     graph, names = graph_of(body[0])
     for name in names:
         monkeypatch.setitem(MACS, name, 10)

@@ -116,7 +116,8 @@ def lower(
         step, reasons = keep_accuracy(job.attempt, job.costs, guard, precision)
         tuned = Tuned(step, {}, ())
         if options.tuning is not None:
-            tuned = tune(job, job.proto.graph, step, options.tuning, guard, unbounded(progress))
+            graph = ir.serde.deserialize_model(job.proto).graph
+            tuned = tune(job, graph, step, options.tuning, guard, unbounded(progress))
             step, reasons = tuned.step, reasons | tuned.reasons
         measured = job.judged(step)
         final, stays = build(job.proto, step.results, form, rest)

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import onnx
+import onnx_ir as ir
 
 from deployfold.config.accuracy import GuardSpec
 from deployfold.lowering.progress import Progress, silent
 from deployfold.lowering.request import Tuning
+from deployfold.util.onnx_values import values_read
 
 from .guard import Step, holds
 from .quantise import LayerResult
@@ -70,7 +71,7 @@ class Tuned:
 
 def tune(
     job: Tunable,
-    graph: onnx.GraphProto,
+    graph: ir.Graph,
     step: Step,
     tuning: Tuning,
     guard: GuardSpec,
@@ -132,7 +133,7 @@ def without(results: Sequence[LayerResult], names: set[str]) -> list[LayerResult
     ]
 
 
-def regions(graph: onnx.GraphProto, results: Sequence[LayerResult]) -> list[list[LayerResult]]:
+def regions(graph: ir.Graph, results: Sequence[LayerResult]) -> list[list[LayerResult]]:
     """The quantised layers in runs of consecutive ones, as the module describes.
 
     Args:
@@ -140,7 +141,7 @@ def regions(graph: onnx.GraphProto, results: Sequence[LayerResult]) -> list[list
         results: the layers in the order of their nodes.
     """
     crossing = _crossing(graph)
-    place = {node.name: index for index, node in enumerate(graph.node)}
+    place = {node.name: index for index, node in enumerate(graph)}
     total = sum(one.macs for one in results) or 1
     found: list[list[LayerResult]] = [[]]
     layers = [one for one in results if one.quantised is not None]
@@ -157,30 +158,22 @@ def regions(graph: onnx.GraphProto, results: Sequence[LayerResult]) -> list[list
     return [one for one in found if one]
 
 
-def _crossing(graph: onnx.GraphProto) -> list[int]:
+def _crossing(graph: ir.Graph) -> list[int]:
     """For each node, how many activations that exist behind it are read later."""
-    constant = {tensor.name for tensor in graph.initializer}
-    born = {one.name: -1 for one in graph.input if one.name not in constant}
-    last: dict[str, int] = {one.name: len(graph.node) for one in graph.output}
-    for index, node in enumerate(graph.node):
-        for name in _read(node):
-            last[name] = max(last.get(name, index), index)
-        if any(name in born for name in _read(node)):  # else a constant
-            born |= dict.fromkeys(node.output, index)
-    counts = [0] * len(graph.node)
-    for name, first in born.items():
-        for index in range(max(first, 0), last.get(name, first)):
+    nodes = list(graph)
+    born = {value: 0 for value in graph.inputs if value.const_value is None}
+    last = dict.fromkeys(graph.outputs, len(nodes))
+    for index, node in enumerate(nodes):
+        read = values_read(node)
+        for value in read:
+            last[value] = max(last.get(value, index), index)
+        if any(value in born for value in read):  # else a constant
+            born |= dict.fromkeys(node.outputs, index)
+    counts = [0] * len(nodes)
+    for value, first in born.items():
+        for index in range(first, last.get(value, first)):
             counts[index] += 1
     return counts
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """The tensors that a node reads, in its control flow too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in graph.node:
-                yield from _read(inner)
 
 
 def _macs(region: Sequence[LayerResult]) -> int:
