@@ -67,8 +67,7 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
             continue
         tried.add(precision)
         try:
-            log = fp32.file.with_name(f"{fp32.file.stem}.{precision.value}.tuning.json")
-            timed = tuning(precision, loaded, spec, journal, log)
+            timed = tuning(precision, fp32.file, loaded, spec, journal)
             made = _lower(fp32, precision, data, spec, journal, timed)
             onnx[precision] = made
         except AccuracyError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from deployfold.compiling import EngineRequest, compile_engine, detect, plan_engines
+from deployfold.compiling.planning import with_options
 from deployfold.compiling.records import optimization_profiles
 from deployfold.config.build_spec import BuildSpec
+from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import ignore
@@ -18,8 +19,8 @@ from deployfold.measuring.latency import measure
 from deployfold.reporting.row import Speedup
 from deployfold.runtimes import TENSORRT
 from deployfold.targets.libraries import LIBRARIES
-from deployfold.util.files import sha256, write_text
-from deployfold.util.onnx_files import onnx_files
+from deployfold.util.files import write_text
+from deployfold.util.onnx_files import onnx_sha256
 
 from .journal import Journal
 from .load import Loaded
@@ -35,85 +36,87 @@ def check_tuning(spec: BuildSpec) -> None:
     Raises:
         UsageError: there is no GPU, or none that a target of the build names.
     """
-    if spec.qdq.tune:
-        for precision in _tuned(spec):
+    for precision in spec.precisions if spec.qdq.tune else ():
+        if precision.record.quantises_activations:
             _request(spec, precision)
 
 
 def tuning(
-    precision: Precision, loaded: Loaded, spec: BuildSpec, journal: Journal, log: Path
+    precision: Precision, source: Path, loaded: Loaded, spec: BuildSpec, journal: Journal
 ) -> Tuning | None:
     """How to time models in ``precision``; ``None`` where the build does not tune it.
 
-    Args:
-        log: the file that keeps the results, so that an interrupted build goes on where it was.
+    The results stay in ``NAME.PRECISION.tuning.json`` beside the fp32 ONNX ``source``, so that an
+    interrupted build goes on where it was.
 
     Raises:
         UsageError: as :func:`check_tuning`.
     """
-    if not spec.qdq.tune or precision not in _tuned(spec):
+    if not spec.qdq.tune or not precision.record.quantises_activations:
         return None
-    request, gpu = _request(spec, precision)
-    request = replace(
-        request, profiles=optimization_profiles(loaded.inputs), workspace_mib=spec.workspace_mib,
-        options=spec.options,
-    )  # fmt: skip
-    version = detect().version(request.library)
-    where = f"{gpu} with {LIBRARIES[request.library].title} {version}"
+    request, where = _request(spec, precision, profiles=optimization_profiles(loaded.inputs))
+    log = source.with_name(f"{source.stem}.{precision.value}.tuning.json")
 
     def compare(first: Path, second: Path) -> Speedup:
-        key = f"{where} {request.options}: {_digest(first)} {_digest(second)}"
+        digests = onnx_sha256(first), onnx_sha256(second)
+        key = f"{where} {request.options}: {' '.join(digests)}"
         known = _read(log)
         if key not in known:
-            known[key] = _compare(first, second, request, loaded, spec, journal)
+            with_pairs, without = (
+                _engine(onnx, digest, request, spec)
+                for onnx, digest in zip((first, second), digests, strict=True)
+            )
+            known[key] = _compare(with_pairs, without, loaded, spec, journal)
             write_text(log, json.dumps({k: v.model_dump() for k, v in known.items()}, indent=2))
         return known[key]
 
     return Tuning(where, compare)
 
 
-def _tuned(spec: BuildSpec) -> list[Precision]:
-    """The precisions of a build whose Q/DQ nodes round activations."""
-    return [
-        one for one in spec.precisions if one.record.family == "qdq" and not one.record.weights_only
-    ]
-
-
-def _request(spec: BuildSpec, precision: Precision) -> tuple[EngineRequest, str]:
-    """The first engine of the build that runs on the GPU in this machine, and that GPU's name."""
+def _request(
+    spec: BuildSpec, precision: Precision, *, profiles: tuple[OptimizationProfile, ...] = ()
+) -> tuple[EngineRequest, str]:
+    """The first engine of the build that this machine runs, and the GPU and the library."""
     machine = detect()
-    for entry in plan_engines(spec.targets, precision, machine):
+    plan = with_options(
+        plan_engines(spec.targets, precision, machine),
+        profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options,
+    )  # fmt: skip
+    for entry in plan:
         if isinstance(entry, EngineRequest) and entry.verify and machine.gpu is not None:
-            return entry, machine.gpu.name
+            library = f"{LIBRARIES[entry.library].title} {machine.version(entry.library)}"
+            return entry, f"{machine.gpu.name} with {library}"
     raise UsageError(
         f"--tune times {precision.value} engines, and this machine runs no engine of this build.",
         hint="Build on the machine with the GPU, or leave --tune out.",
     )
 
 
-def _compare(
-    first: Path,
-    second: Path,
-    request: EngineRequest,
-    loaded: Loaded,
-    spec: BuildSpec,
-    journal: Journal,
-) -> Speedup:
-    """Build and time the engines of two ONNX files; the speed-up of the first.
+def _engine(onnx: Path, digest: str, request: EngineRequest, spec: BuildSpec) -> Path:
+    """The engine of an ONNX, which lies beside it; one with the same content is built once.
 
     Raises:
-        CompileError: an engine cannot be built.
+        CompileError: the engine cannot be built.
+    """
+    path = onnx.with_name(f"{digest}{TENSORRT.suffix}")
+    if not path.exists():
+        compile_engine(onnx, path, request, emit=ignore, timeout=spec.timeout)
+    return path
+
+
+def _compare(
+    first: Path, second: Path, loaded: Loaded, spec: BuildSpec, journal: Journal
+) -> Speedup:
+    """Time two engines side by side; the speed-up of the first.
+
+    Raises:
         MeasureError: an engine cannot be timed.
     """
     settings = run_settings(spec)
-    engines = {}
-    for onnx in (second, first):
-        path = onnx.with_suffix(TENSORRT.suffix)
-        compile_engine(onnx, path, request, emit=ignore, timeout=spec.timeout)
-        engines[onnx.stem] = TENSORRT.open(path, settings)
     found = measure(
-        engines, loaded.example, threads=settings.threads, max_seconds=_SECONDS, emit=journal.emit
-    )
+        {"without": TENSORRT.open(second, settings), "with": TENSORRT.open(first, settings)},
+        loaded.example, threads=settings.threads, max_seconds=_SECONDS, emit=journal.emit,
+    )  # fmt: skip
     row = found.rows[1]
     if row.latency is None or row.latency.speedup is None:
         raise MeasureError(
@@ -121,10 +124,6 @@ def _compare(
             hint="Leave --tune out.",
         )
     return row.latency.speedup
-
-
-def _digest(onnx: Path) -> str:
-    return sha256(*onnx_files(onnx))
 
 
 def _read(log: Path) -> dict[str, Speedup]:

@@ -25,7 +25,7 @@ from deployfold.targets.compute_capability import (
 from deployfold.targets.libraries import LIBRARIES, version_parts
 from deployfold.targets.machine import Gpu
 from deployfold.util.files import sha256, write_text
-from deployfold.util.onnx_files import onnx_files
+from deployfold.util.onnx_files import onnx_sha256
 
 from .records import EngineArtifact, EngineRequest, EngineTensor
 
@@ -93,7 +93,7 @@ def make_sidecar(
         "workspace_mib": request.workspace_mib,
         "options": asked["options"],
         "onnx": onnx.name,
-        "onnx_sha256": sha256(*onnx_files(onnx)),
+        "onnx_sha256": onnx_sha256(onnx),
     }
 
 

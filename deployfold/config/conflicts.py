@@ -24,7 +24,7 @@ def _quantised(spec: BuildSpec) -> bool:
 
 _ADD_CALIBRATED = f"Add {flags(one for one in Precision if one.record.calibration != 'none')}."
 _ADD_QUANTISED = f"Add {flags(QUANTISED)}."
-_ADD_ACTIVATIONS = f"Add {flags(one for one in QUANTISED if not one.record.weights_only)}."
+_ADD_ACTIVATIONS = f"Add {flags(one for one in Precision if one.record.quantises_activations)}."
 
 
 def _engine_keys() -> tuple[str, ...]:
@@ -91,9 +91,7 @@ NEEDS = (
     ),
     Need(
         ("residual-qdq", "tune"),
-        lambda spec: any(
-            one.record.family == "qdq" and not one.record.weights_only for one in spec.precisions
-        ),
+        lambda spec: any(one.record.quantises_activations for one in spec.precisions),
         "no precision of this build quantises activations",
         _ADD_ACTIVATIONS,
     ),

@@ -63,6 +63,11 @@ class PrecisionRecord:
         """Whether tensor cores compute in it, so that NVIDIA lists it for each GPU."""
         return self.family != "none" and not self.weights_only
 
+    @property
+    def quantises_activations(self) -> bool:
+        """Whether Q/DQ nodes round its activations, and not only its weights."""
+        return self.family == "qdq" and not self.weights_only
+
     def oldest_for(self, library: str) -> tuple[int, int]:
         """The oldest compute capability that ``library`` builds this precision for."""
         return self.oldest.get(library, self.oldest.get("default", ANY_GPU))

@@ -12,8 +12,7 @@ import onnxruntime
 
 from deployfold import __version__
 from deployfold.config.precision import Precision
-from deployfold.util.files import sha256
-from deployfold.util.onnx_files import onnx_files
+from deployfold.util.onnx_files import onnx_sha256
 
 from . import cast, qdq
 from .cache import LoweringCache, cache_key
@@ -82,7 +81,7 @@ def lower(
         return write(model, source, path, precision, data, options, progress)
     key = cache_key(
         {
-            "onnx": sha256(*onnx_files(source)),
+            "onnx": onnx_sha256(source),
             "data": str(data.digest),
             "precision": precision.value,
             "options": repr(options),

@@ -21,8 +21,8 @@ from deployfold.compiling.sidecar import (
     write_sidecar,
 )
 from deployfold.errors import MeasureError, UsageError
-from deployfold.util.files import sha256, write_bytes
-from deployfold.util.onnx_files import onnx_files
+from deployfold.util.files import write_bytes
+from deployfold.util.onnx_files import onnx_sha256
 
 from .cuda import Cuda
 from .failures import as_measure_error
@@ -49,7 +49,7 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, host_code: b
     sidecar = check_refittable(path, onnx)
     opened = open_engine(path, cuda.compute_capability, host_code=host_code)
     refit(opened, onnx)
-    keep(opened, sidecar, onnx, sha256(*onnx_files(onnx)), output)
+    keep(opened, sidecar, onnx, onnx_sha256(onnx), output)
 
 
 def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
         ):
             return open_engine(kept, capability, host_code=host_code)
     onnx = onnx_with_weights(sidecar, path)
-    digest = sha256(*onnx_files(onnx))
+    digest = onnx_sha256(onnx)
     if isinstance(sidecar.get("onnx_sha256"), str) and digest != sidecar["onnx_sha256"]:
         raise MeasureError(
             f"{path.name} has no weights, and {onnx.name} is not the file it was built from.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .files import sha256
+
 
 def data_path(path: Path) -> Path:
     """The file with the external weights of the ONNX file ``path``, as deployfold names it."""
@@ -14,6 +16,11 @@ def onnx_files(path: Path) -> tuple[Path, ...]:
     """The ONNX file ``path``, and the file with its external weights if there is one."""
     data = data_path(path)
     return (path, data) if data.is_file() else (path,)
+
+
+def onnx_sha256(path: Path) -> str:
+    """Hex SHA-256 of the ONNX file and its external data."""
+    return sha256(*onnx_files(path))
 
 
 def onnx_bytes(path: Path) -> int:

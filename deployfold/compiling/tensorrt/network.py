@@ -224,9 +224,8 @@ def check_precision(counts: LayerCounts, precision: Precision, onnx: Path) -> No
     """
     if not counts.compute:
         return
-    record = precision.record
-    activations_quantised = record.family == "qdq" and not record.weights_only
-    if counts.of(precision) and (counts.quantize or not activations_quantised):
+    rounded = counts.quantize or not precision.record.quantises_activations
+    if counts.of(precision) and rounded:
         return
     name = precision.value
     found = ", ".join(f"{one.value}: {counts.of(one)}" for one in Precision)
