@@ -92,6 +92,17 @@ def test_sqnr_that_other_pictures_may_miss_is_improved():
     assert Net(layers, spread=30.0).keep(**limits, min_quantized_share=0.95)[1] == {}
 
 
+def test_an_agreement_that_other_samples_may_miss_is_improved():
+    """The first model too: what it was measured to agree on few samples may be luck."""
+    layers = {"confusing": (10, 1e-4, 9e-4), "rest": (90, 1e-4, 1e-6)}
+    limits = {"min_sqnr_db": 10.0, "min_agreement": 0.95}
+    assert Net(layers).keep(**limits)[1] == {}
+    step, reasons = Net(layers, luck=0.03).keep(**limits)
+    assert set(reasons) == {"confusing"}
+    assert step.measured.likely_agreement >= 0.95
+    assert Net(layers, luck=0.03).keep(**limits, min_quantized_share=0.95)[1] == {}
+
+
 def test_noise_decides_where_sqnr_is_missing_and_divergence_where_agreement_is():
     layers = {
         "noisy": (10, 0.05, 1e-5),
