@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 
 import numpy as np
@@ -347,4 +348,8 @@ def test_the_original_is_compared_as_its_build_loaded_it(tmp_path, monkeypatch):
         "two.pt", weights="model", inputs=["1x3x8x8"], output="o", engine=False, measure=False
     )
     found = compare_files("two.pt", "o/two.onnx")
+    assert min(layer.sqnr_db for layer in found.layers) > 100
+    torch.save(nets[0], "half.pt")
+    shutil.copy("o/two.onnx", "alone.onnx")  # without the report of its build
+    found = compare_files("half.pt", "alone.onnx")
     assert min(layer.sqnr_db for layer in found.layers) > 100

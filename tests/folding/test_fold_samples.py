@@ -230,6 +230,24 @@ def test_a_branch_on_a_size_far_from_the_example_is_met(branch):
     assert any("traced at" in note for note in result.notes)
 
 
+@pytest.mark.parametrize(
+    ("limit", "sizes"), [(9, "1x4x5x5"), (1, None)], ids=["changes an answer", "changes none"]
+)
+def test_a_size_is_kept_where_it_changes_an_answer(limit, sizes):
+    """Every size tried far away runs other operators here, which alone does not count."""
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        for _ in range(x.shape[-1] // 16):
+            y = torch.relu(y)
+        return y if x.shape[-1] < limit else y.clone()
+
+    net = Net(forward, norm=nn.BatchNorm2d(2), conv=nn.Conv2d(4, 2, 1))
+    notes = fold(randomise(net), (torch.randn(1, 4, 20, 20),)).notes
+    traced = [note for note in notes if "traced at" in note]
+    assert [sizes in note and "1x4x80x80" not in note for note in traced] == [True] * bool(sizes)
+
+
 def test_a_branch_on_a_size_that_was_not_met_is_noted():
     result = fold(branching(lambda x: x.shape[-1] > 1000), (torch.randn(1, 4, 20, 20),))
     assert result.batchnorms_after == 0

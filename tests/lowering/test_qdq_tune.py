@@ -84,10 +84,10 @@ def test_a_region_ends_where_one_activation_passes(body):
 
 
 class Job:
-    """A model whose accuracy falls to ``sqnr`` once anything goes back."""
+    """A model whose accuracy falls to ``sqnr`` once anything goes back, ``likely`` on others."""
 
-    def __init__(self, sqnr: float = 30.0, anew: float = 30.0) -> None:
-        self.sqnr, self.anew = sqnr, anew
+    def __init__(self, sqnr: float = 30.0, anew: float = 30.0, likely: float = 30.0) -> None:
+        self.sqnr, self.anew, self.likely = sqnr, anew, likely
         self.files: dict[str, frozenset[str]] = {}
 
     def written(self, results, name: str) -> Path:
@@ -96,7 +96,7 @@ class Job:
 
     def measured(self, results) -> Step:
         found = Measured(self.sqnr, 0.0, None, None, None, None, None, 0.0)
-        return Step(results, found)
+        return Step(results, dataclasses.replace(found, likely_sqnr_db=self.likely))
 
     def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
         results = [result(name, macs, name not in excluded) for name, macs in MACS.items()]
@@ -150,13 +150,16 @@ def test_a_gain_within_the_noise_is_no_gain(five):
 
 
 @pytest.mark.parametrize(
-    ("sqnr", "anew", "limits", "back"),
-    [(30, 0, {}, 1), (10, 30, {}, 1), (10, 10, {}, 0), (10, 10, {"enabled": False}, 1)],
-)
-def test_the_accuracy_limits_hold_after_tuning(five, sqnr, anew, limits, back):
+    ("sqnr", "anew", "likely", "limits", "back"),
+    [
+        (30, 0, 30, {}, 1), (10, 30, 30, {}, 1), (10, 10, 30, {}, 0), (30, 10, 19, {}, 0),
+        (10, 10, 30, {"enabled": False}, 1),
+    ],
+)  # fmt: skip
+def test_the_accuracy_limits_hold_after_tuning(five, sqnr, anew, likely, limits, back):
     """A model that misses them is fitted anew; if that fails too, everything stays quantised."""
     graph, names, step = five
-    job = Job(sqnr, anew)
+    job = Job(sqnr, anew, likely)
     tuning = timed(job, lambda quantised: 0.9 if names[0] in quantised else 1.1)
     found = tune(job, graph, step, tuning, GuardSpec(min_quantized_share=0.1, **limits))
     assert len(found.reasons) == back
