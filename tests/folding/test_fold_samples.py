@@ -240,7 +240,8 @@ def test_a_size_is_kept_where_it_changes_an_answer(limit, sizes):
         y = self.norm(self.conv(x))
         for _ in range(x.shape[-1] // 16):
             y = torch.relu(y)
-        return y if x.shape[-1] < limit else y.clone()
+        self.small = x.shape[-1] < limit  # at 10x10 and at 5x5 the operators are the same
+        return y
 
     net = Net(forward, norm=nn.BatchNorm2d(2), conv=nn.Conv2d(4, 2, 1))
     notes = fold(randomise(net), (torch.randn(1, 4, 20, 20),)).notes
