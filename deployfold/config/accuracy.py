@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deployfold.errors import UsageError
 
+from .flag_values import split_number
 from .option_field import Panel, check_ranges, option
 from .precision import Precision
 
@@ -56,11 +57,7 @@ def parse_min_sqnr(texts: tuple[str, ...]) -> tuple[tuple[Precision, float], ...
     lowered = {one.value: one for one in Precision if one.record.family != "none"}
     limits = []
     for text in texts:
-        name, _, number = text.rpartition("=")
-        try:
-            limit = float(number)
-        except ValueError:
-            limit = math.nan
+        name, limit = split_number(text)
         if name not in lowered or not math.isfinite(limit):
             raise UsageError(
                 f"--min-sqnr-for {text}: expected PRECISION=DB, such as fp16=40.",
@@ -123,10 +120,7 @@ class GuardSpec:
         most=1,
     )
     enabled: bool = option(
-        True,
-        "Lower every layer, whatever accuracy it costs.",
-        Panel.QUANTIZATION,
-        key="guard",
+        True, "Lower every layer, whatever accuracy it costs.", Panel.QUANTIZATION, key="guard"
     )
 
     def __post_init__(self) -> None:

@@ -14,10 +14,8 @@ from typing import Any
 from deployfold.errors import UsageError
 
 from .accuracy import GuardSpec, KeepSpec, QdqSpec
-from .arch_arguments import read_arguments
-from .batch_sizes import read_batches
-from .device import read_device
 from .engine import EngineOptions
+from .flag_values import read_arguments, read_batches, read_device
 from .folding import FoldOptions
 from .inputs import InputSpec, read_inputs
 from .optimization_profiles import (

@@ -43,15 +43,10 @@ class EngineOptions:
         metavar="DIR",
     )
     hardware_compatibility: HardwareCompatibility = option(
-        "none",
-        "Which other GPUs can run the engine.",
-        Panel.ENGINE,
-        metavar="LEVEL",
+        "none", "Which other GPUs can run the engine.", Panel.ENGINE, metavar="LEVEL"
     )
     version_compatible: bool = option(
-        False,
-        "Newer TensorRT versions can load the engine; it may be slower.",
-        Panel.ENGINE,
+        False, "Newer TensorRT versions can load the engine; it may be slower.", Panel.ENGINE
     )
     exclude_lean_runtime: bool = option(
         False,
@@ -59,19 +54,13 @@ class EngineOptions:
         Panel.ENGINE,
     )
     weight_streaming: bool = option(
-        False,
-        "Weights may stay in host memory, for models larger than the GPU's.",
-        Panel.ENGINE,
+        False, "Weights may stay in host memory, for models larger than the GPU's.", Panel.ENGINE
     )
     strip_plan: bool = option(
-        False,
-        "Leave the weights out of the engine; refitting brings them back.",
-        Panel.ENGINE,
+        False, "Leave the weights out of the engine; refitting brings them back.", Panel.ENGINE
     )
     refit: bool = option(
-        False,
-        "Weights can be replaced later, at some cost in speed.",
-        Panel.ENGINE,
+        False, "Weights can be replaced later, at some cost in speed.", Panel.ENGINE
     )
     dla_core: int | None = option(
         None,

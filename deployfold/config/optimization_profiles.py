@@ -53,10 +53,7 @@ def span(ranges: Sequence[InputShapes]) -> InputShapes:
     """The smallest range that covers all given ranges of one input, with the first one's opt."""
     low, high = (
         tuple(pick(sizes) for sizes in zip(*bounds, strict=True))
-        for pick, bounds in (
-            (min, [one.min for one in ranges]),
-            (max, [one.max for one in ranges]),
-        )
+        for pick, bounds in ((min, [one.min for one in ranges]), (max, [one.max for one in ranges]))
     )
     return InputShapes(ranges[0].name, low, ranges[0].opt, high)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deployfold.errors import UsageError
 
+from .flag_values import split_number
 from .option_field import Panel, option
 
 
@@ -18,12 +19,8 @@ def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """
     limits = []
     for text in texts:
-        row, separator, number = text.rpartition("=")
-        try:
-            limit = float(number)
-        except ValueError:
-            limit = float("nan")
-        if not separator or not row or not limit > 0:
+        row, limit = split_number(text)
+        if not row or not limit > 0:
             raise UsageError(
                 f"{text!r} is not a limit for a row.",
                 hint="Write it as ROW=NUMBER, such as onnxruntime=12.5.",

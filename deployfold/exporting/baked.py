@@ -14,7 +14,7 @@ from torch.jit._trace import TracerWarning
 
 from deployfold.errors import first_few
 from deployfold.util.quiet import add_filter
-from deployfold.util.serial import ONE_AT_A_TIME
+from deployfold.util.shared import ONE_AT_A_TIME
 
 _TORCH = Path(torch.__file__).parent
 

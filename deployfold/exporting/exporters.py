@@ -12,7 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from deployfold.util.quiet import TORCHSCRIPT_IS_FINE, quiet
-from deployfold.util.serial import ONE_AT_A_TIME
+from deployfold.util.shared import ONE_AT_A_TIME
 
 from .baked import baked_note, noting_baked
 from .onnx_graph import axis_name

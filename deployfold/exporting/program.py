@@ -10,7 +10,7 @@ from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import PROGRAM as RUNTIME
 from deployfold.util.files import atomic_path
 from deployfold.util.quiet import quiet
-from deployfold.util.serial import ONE_AT_A_TIME
+from deployfold.util.shared import ONE_AT_A_TIME
 from deployfold.util.torch_files import torch_file
 
 from .dynamic import checking_inputs

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError, first_line
 from deployfold.util.quiet import quiet
-from deployfold.util.serial import ONE_AT_A_TIME
+from deployfold.util.shared import ONE_AT_A_TIME
 
 from .dynamic import BATCH_AXIS, is_dynamic, tracing_inputs
 from .outputs import is_torchscript

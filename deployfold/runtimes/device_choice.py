@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployfold.config.device import read_device
+from deployfold.config.flag_values import read_device
 from deployfold.errors import UsageError
 
 from .device import CPU

@@ -21,7 +21,7 @@ class ProgramRunner(TorchFileRunner):
         from torch.export.passes import move_to_device_pass
 
         from deployfold.loading.formats.program import inspect, load_program
-        from deployfold.util.serial import ONE_AT_A_TIME
+        from deployfold.util.shared import ONE_AT_A_TIME
 
         if is_gpu(self._device):
             if not self.settings.trust:

@@ -1,10 +1,14 @@
-"""Makes a change of the whole process that several threads need at the same time."""
+"""Guards what all threads of a process share: torch's module variables, and changed settings."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+ONE_AT_A_TIME = threading.RLock()
+"""Torch's tracer, its exporters and its reader of ``.pt2`` files keep state in module variables
+while they run, so only one thread may run them at a time."""
 
 
 class SharedChange:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scripted import Clock, Scripted
 
-from deployfold.config.batch_sizes import read_batches
+from deployfold.config.flag_values import read_batches
 from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import BatchPoint, saturation

@@ -10,7 +10,7 @@ import torch
 from cli_runs import fails, run
 from torch import nn
 
-from deployfold.config.device import read_device
+from deployfold.config.flag_values import read_device
 from deployfold.errors import ExitCode, MeasureError, UsageError
 from deployfold.measuring.latency import measure
 from deployfold.runtimes import ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings

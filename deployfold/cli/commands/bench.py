@@ -99,7 +99,7 @@ def bench(
     ] = None,
 ) -> None:
     """The command ``deployfold bench``."""
-    from deployfold.config.batch_sizes import read_batches
+    from deployfold.config.flag_values import read_batches
     from deployfold.errors import UsageError
     from deployfold.reporting.select import check_column
 

@@ -54,7 +54,7 @@ def refit(
     ] = False,
 ) -> None:
     """The command ``deployfold refit``."""
-    from deployfold.config.device import read_device
+    from deployfold.config.flag_values import read_device
     from deployfold.errors import UsageError
     from deployfold.runtimes.cuda import Cuda
     from deployfold.runtimes.device import gpu_index, is_gpu

@@ -25,7 +25,7 @@ from deployfold.loading.archive import read_entries
 from deployfold.loading.harmless_names import is_harmless_name
 from deployfold.loading.safe_globals import allowed_for
 from deployfold.util.quiet import without_warnings
-from deployfold.util.serial import ONE_AT_A_TIME
+from deployfold.util.shared import ONE_AT_A_TIME
 
 from .format import Content, Format, Header, Permissions
 

@@ -1,0 +1,66 @@
+"""Reads the values of single flags: --device, --batch, --arch-arg and NAME=NUMBER."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from typing import Any
+
+from deployfold.errors import UsageError
+
+
+def read_device(text: str) -> str:
+    """Read ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into lower case.
+
+    Raises:
+        UsageError: the text names another device.
+    """
+    word = text.strip().lower()
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", word) is None:
+        raise UsageError(f"{text!r} is not a device.", hint="Use auto, cpu, cuda or cuda:1.")
+    return word
+
+
+def read_batches(text: str | None) -> tuple[int, ...]:
+    """Read ``1,8,32``; a missing flag gives no batch sizes.
+
+    Raises:
+        UsageError: the text is not a list of different positive integers.
+    """
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    valid = all(part.isascii() and part.isdigit() and len(part) < 7 for part in parts)
+    batches = tuple(int(part) for part in parts) if valid else ()
+    if not valid or 0 in batches or len(set(batches)) < len(batches):
+        raise UsageError(
+            f"--batch {text}: expected different positive integers separated by commas.",
+            hint="Write it as --batch 1,8,32.",
+        )
+    return tuple(sorted(batches))
+
+
+def read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """Read each ``NAME=VALUE``; a value that is not a Python literal is a string."""
+    found = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise UsageError(
+                f"--arch-arg {text!r} is not NAME=VALUE.", hint="Write it as --arch-arg width=64."
+            )
+        try:
+            found.append((name, ast.literal_eval(value)))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found.append((name, value))
+    return tuple(found)
+
+
+def split_number(text: str) -> tuple[str, float]:
+    """Split ``NAME=NUMBER`` at the last ``=``; the number is NaN if the text has another form."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        return name, math.nan
