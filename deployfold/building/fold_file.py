@@ -25,7 +25,7 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
         LoadError, FoldError: the stage failed; nothing is written then.
     """
     journal = Journal(emit)
-    loaded = load(spec, journal, single=False)
+    loaded = load(spec, journal, exported=False)
     folded = fold(loaded, spec, journal, output, must_save=True)
     if output is not None and loaded.model.kind == "onnx":
         from .onnx_source import write_folded

@@ -126,12 +126,12 @@ def model_of(spec: BuildSpec) -> LoadedModel:
     )
 
 
-def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
+def load(spec: BuildSpec, journal: Journal, *, exported: bool = True) -> Loaded:
     """Load the model and its data.
 
     Args:
-        single: convert bfloat16, float16 and float64 to float32, see
-            :func:`deployfold.loading.in_single_precision`.
+        exported: adapt the model to what exported files can hold: float32 in place of bfloat16,
+            float16 and float64, and plain containers as outputs.
 
     Raises:
         LoadError, UsageError: the model, its inputs or the data cannot be used.
@@ -142,7 +142,7 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
         shown = None if spec.image_input else _shown_by_data(model, spec)
         requested = spec.inputs or shown
         model = with_arguments(model, requested)
-        if single:
+        if exported:
             model, requested = in_single_precision(model, requested)
         shipped = shipped_file(spec.source)
         inputs = _resolve(model, requested or _pictured(model, shipped), spec)
@@ -162,7 +162,8 @@ def load(spec: BuildSpec, journal: Journal, *, single: bool = True) -> Loaded:
             data = load_samples(source, inputs, arch=model.arch)
             samples, labels = data.tensors(inputs), data.labels
             input_data, notes = data.origin, data.notes
-        model = with_plain_outputs(model, samples[0])
+        if exported:
+            model = with_plain_outputs(model, samples[0])
         calibration = None
         if spec.calibration is not None:
             source = replace(spec.calibration, preprocess=preprocess)

@@ -14,7 +14,7 @@ from deployfold.errors import FoldError
 from .attempts import Attempt, fold_and_prove
 from .compiled import uncompiled
 from .graph.find_affine_layers import count_batchnorms
-from .half import fold_in_float32, is_half_on_cpu
+from .half import fold_in_float32, half_on_cpu
 from .modules import tensors_in
 from .normalisation import Normalised
 from .parametrizations import baked
@@ -98,7 +98,8 @@ def fold(
     attempt = Attempt(traced, compared, reparam=reparam, norm_affine=norm_affine)
     with uncompiled(model):
         stored, notes = (model, ()) if keep_parametrizations else baked(model, example_inputs)
-        single = fold_in_float32(stored, attempt) if is_half_on_cpu(stored) else None
+        half = half_on_cpu(stored)
+        single = fold_in_float32(stored, attempt, half) if half else None
         result = single or fold_and_prove(stored, attempt)
     before = count_parameters(model)
     return replace(result, parameters_before=before, notes=(*changed, *notes, *result.notes))

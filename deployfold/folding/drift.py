@@ -15,6 +15,7 @@ from torch import nn
 
 from deployfold.errors import first_few
 
+from .half import half_on_cpu, in_float32
 from .modules import copy_modules
 from .moments import Norm, measure, norms_of
 
@@ -43,7 +44,10 @@ class Drift:
 
 def drifted(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> list[Drift]:
     """Find the BatchNorms whose inputs are ``FAR`` from their running statistics, in order."""
-    copied = copy_modules(model)
+    half = half_on_cpu(model) is not None
+    copied = copy_modules(model, share_parameters=not half)
+    if half:
+        copied, inputs = copied.float(), [in_float32(item) for item in inputs]
     norms = norms_of(copied)
     if not norms:
         return []

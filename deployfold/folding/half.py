@@ -1,4 +1,8 @@
-"""Folding float16 models in float32, because a CPU computes float32 many times faster."""
+"""Folding models in half precision in float32, because CPUs compute float32 many times faster.
+
+Measured on an AMD EPYC without half-precision arithmetic: ResNet-18 takes 8 times as long in
+float16 or bfloat16, and a detector at 640 × 640 does not end within minutes.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,80 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .attempts import Attempt, fold_and_prove
-from .modules import copy_modules, map_tensors
-from .proof.compare import difference, rounding_limit, run_model
+from .modules import copy_modules, map_tensors, named_tensors
+from .proof.compare import Difference, difference, run_model
 from .result import FoldResult
+from .rewrite.weights import check_range
 
-_NOTE = "The float16 model was folded in float32, and the folded weights rounded to float16."
+_NOTE = (
+    "The {dtype} model was folded and proved in float32, which holds its weights exactly. The "
+    "folded weights were then rounded to {dtype}, which moves the outputs by {moved:.1e} "
+    "(relative, computed in float32)."
+)
 
 
-def is_half_on_cpu(model: nn.Module) -> bool:
-    """Whether every float parameter of ``model`` is float16 and on the CPU."""
+def half_on_cpu(model: nn.Module) -> torch.dtype | None:
+    """float16 or bfloat16 if every float parameter is that and on the CPU, else ``None``."""
     parameters = [one for one in model.parameters() if one.is_floating_point()]
-    return bool(parameters) and all(
-        one.dtype == torch.float16 and one.device.type == "cpu" for one in parameters
-    )
+    kinds = {(one.dtype, one.device.type) for one in parameters}
+    dtype, device = kinds.pop() if len(kinds) == 1 else (torch.float32, "")
+    return dtype if dtype in (torch.float16, torch.bfloat16) and device == "cpu" else None
 
 
-def fold_in_float32(model: nn.Module, attempt: Attempt) -> FoldResult | None:
-    """Fold a float32 copy of a float16 model, and round the folded weights to float16.
+def fold_in_float32(model: nn.Module, attempt: Attempt, dtype: torch.dtype) -> FoldResult | None:
+    """Fold a float32 copy of a model in ``dtype``, and round the folded weights to ``dtype``.
 
     The float32 copy holds every weight exactly, so a proof on the copy is a proof of the fold. The
-    delivered model is then compared with the original in float16 on the first input.
+    rounded weights are then compared with the original's on all given inputs, in float32: nothing
+    runs in half precision.
 
     Returns:
-        ``None`` where the model must be folded in float16: its code computes in float16, or a
-        folded weight exceeds the range of float16.
+        ``None`` where the model must be folded in ``dtype``, because its code computes in it.
+
+    Raises:
+        FoldError: a folded weight exceeds the range of ``dtype``.
     """
     try:
         wide = replace(
             attempt,
-            traced=tuple(map(_widened, attempt.traced)),
-            compared=tuple(map(_widened, attempt.compared)),
+            traced=tuple(map(in_float32, attempt.traced)),
+            compared=tuple(map(in_float32, attempt.compared)),
         )
-        result = fold_and_prove(copy_modules(model, share_parameters=False).float(), wide)
-        folded = result.model.half()
-        expected = run_model(model, attempt.traced[0])
-        native = difference(expected, run_model(folded, attempt.traced[0]))
-    except Exception:  # folding in float16 hits and reports the same error
+        single = copy_modules(model, share_parameters=False).float()
+        result = fold_and_prove(single, wide)
+    except Exception:  # folding in half precision hits and reports the same error
         return None
-    if not native.relative <= rounding_limit(expected):
-        return None
+    folded = _rounded(result.model, model, dtype)
+    rounded = copy_modules(folded, share_parameters=False).float()
+    worst = Difference(0.0, 0.0)
+    for item in (*wide.traced, *wide.compared):
+        found = difference(run_model(single, item), run_model(rounded, item))
+        worst = max(worst, found, key=lambda one: one.relative)
     verification = replace(
-        result.verification, native_relative=native.relative, native_max_abs=native.absolute
+        result.verification, native_relative=worst.relative, native_max_abs=worst.absolute
     )
-    return replace(result, model=folded, verification=verification, notes=(*result.notes, _NOTE))
+    note = _NOTE.format(dtype=str(dtype).removeprefix("torch."), moved=worst.relative)
+    return replace(result, model=folded, verification=verification, notes=(*result.notes, note))
 
 
-def _widened(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    def widen(tensor: Tensor) -> Tensor:
-        return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-    values: tuple[Any, ...] = map_tensors(inputs, widen)
+def in_float32(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same inputs with every tensor in half precision converted to float32."""
+    half = (torch.float16, torch.bfloat16)
+    values: tuple[Any, ...] = map_tensors(
+        inputs, lambda tensor: tensor.float() if tensor.dtype in half else tensor
+    )
     return values
+
+
+def _rounded(folded: nn.Module, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``folded`` in the dtypes of ``model``; tensors that only ``folded`` has are in ``dtype``."""
+    given = {name: tensor.dtype for name, tensor in named_tensors(model)}
+    for name, tensor in named_tensors(folded):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(given.get(name, dtype))
+            if isinstance(tensor, nn.Parameter):  # a buffer may hold infinity: masks do
+                check_range(tensor, name)
+    return folded

@@ -145,6 +145,26 @@ def test_a_half_precision_module_is_built_in_float32(inputs: list[str], tmp_path
     assert any("float16 weights were converted to float32" in note for note in report.notes)
 
 
+class Halved(nn.Sequential):
+    """Refuses to compute in half precision, in which a detector would not end on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        assert x.dtype == torch.float32 or x.is_meta
+        return Output(super().forward(x), ())
+
+
+def test_fold_keeps_the_precision_of_the_file_and_computes_in_float32(tmp_path: Path) -> None:
+    module = Halved(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval().half()
+    torch.save({"epoch": -1, "model": module, "ema": None}, tmp_path / "best.pt")
+    spec = make_spec(str(tmp_path / "best.pt"), {"trust": True, "input": ["1x3x8x8"]})
+    fold_file(spec, tmp_path / "folded.pt")
+    folded = torch.load(tmp_path / "folded.pt", weights_only=False)
+    assert {one.dtype for one in folded.parameters()} == {torch.float16}
+    x = torch.randn(1, 3, 8, 8)
+    found, expected = folded.float()(x).logits, module.float()(x).logits
+    assert torch.allclose(found, expected, atol=2e-3)
+
+
 def test_the_original_has_the_size_of_its_weights(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 512, 3), nn.BatchNorm2d(512))
     optimizer = {"state": {0: {"exp_avg": torch.ones(1_000_000)}}, "param_groups": []}

@@ -121,7 +121,7 @@ def _scale_rows(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | Non
     stored = _tensor(model, layer.weight)
     rows, shift = edit.terms[0].rows.to(stored.device), edit.shift.to(stored.device)
     algebra.scale_rows_(stored, rows, transposed=layer.transposed, groups=layer.groups)
-    _check_range(stored, layer.weight)
+    check_range(stored, layer.weight)
     if layer.bias is not None:
         shift = shift + rows * _tensor(model, layer.bias).double()
     return _edit_bias(model, edit, shift, exact)
@@ -192,7 +192,7 @@ def _store(target: Tensor, value: Tensor, name: str) -> None:
     target.copy_(value)
     if not _is_finite(value):
         return  # not finite before folding either; the comparison will report it
-    _check_range(target, name)
+    check_range(target, name)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -202,7 +202,8 @@ def _is_finite(tensor: Tensor) -> bool:
     )
 
 
-def _check_range(tensor: Tensor, name: str) -> None:
+def check_range(tensor: Tensor, name: str) -> None:
+    """Raise :class:`FoldError` if a folded tensor holds NaN, or more than its dtype can hold."""
     if tensor.dtype is not torch.float64 and not _is_finite(tensor):
         if bool(tensor.isnan().any()):  # folding a finite number never yields NaN
             raise FoldError(
