@@ -14,13 +14,13 @@ from deployfold.data.labels import Label
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore, part_of
 from deployfold.measuring.accuracy import compare, not_judged
+from deployfold.measuring.batch_sweep import sweep_batches
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.dataset_accuracy import compare_over
 from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import shared
-from deployfold.measuring.sweep import sweep
 from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, LayerTimes, Row
 from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.device_choice import resolve_device, torch_tf32
@@ -121,7 +121,7 @@ def measure_rows(
                     emit=emit,
                 )
             if extras.batches and extras.make_inputs:
-                found.sweep = sweep(
+                found.sweep = sweep_batches(
                     runners,
                     extras.make_inputs,
                     extras.batches,

@@ -221,11 +221,7 @@ def _model(
 
 
 def _interface(
-    artifact: Artifact,
-    build: Build,
-    onnx: Interface,
-    engines: dict[str, Interface],
-    max_batch: int,
+    artifact: Artifact, build: Build, onnx: Interface, engines: dict[str, Interface], max_batch: int
 ) -> Interface:
     if tail_name(artifact.file) is not None:  # the tail has the batch of the build
         path = build.directory / artifact.file

@@ -6,8 +6,7 @@ This module runs without torch, onnx and ONNX Runtime, which a Jetson may lack.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from deployfold.errors import CompileError, DeployfoldError, MeasureError, Usage
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.measuring.accuracy import compare
 from deployfold.measuring.environment import default_threads, describe
+from deployfold.measuring.latency import measure
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import (
     Accuracy,
@@ -35,10 +35,9 @@ from deployfold.reporting.report import (
     write_report,
 )
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
-from deployfold.runtimes.cuda import Cuda
-from deployfold.runtimes.inputs import batch_of
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tail_name import head_reference, tail_name
-from deployfold.runtimes.tensorrt_engine import EngineRunner
+from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import AUTO
 from deployfold.targets.compute_capability import sm_names
@@ -50,7 +49,6 @@ from .completed_report import STOPPED, completed
 from .jobs import Job, plan_jobs
 from .kit import Kit, read_kit
 from .reference import Array, read_reference
-from .timing import time_engine
 
 
 @dataclass(frozen=True)
@@ -150,10 +148,7 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
     if isinstance(entry, NoEngine):
         raise CompileError(entry.reason)
     request = replace(
-        entry,
-        profiles=wanted.profiles,
-        workspace_mib=wanted.workspace_mib,
-        options=wanted.options,
+        entry, profiles=wanted.profiles, workspace_mib=wanted.workspace_mib, options=wanted.options
     )
     onnx = kit.onnx[wanted.precision]
     stem = onnx.name.removesuffix(ONNX_RUNTIME.suffix)
@@ -182,35 +177,36 @@ def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> R
     started, emit = time.monotonic(), how.emit
     # The native code in a version-compatible engine is trusted, because this run built it.
     options = RunOptions(how.cuda_graph, allow_host_code=request.options.version_compatible)
+    runner = TensorRTRunner(path, RunSettings(engine=options))  # without a tail
+    inputs = tuple(kit.inputs.values())
     emit(StageStarted("measure", path.name))
     try:
-        with closing(Cuda()) as cuda, closing(EngineRunner(path, cuda, options)) as runner:
-            runner.load()
-            runner.bind(kit.inputs)
-            runner.step()
-            accuracy = _compare(_expected(kit, path), runner.outputs())
-            batch, seconds = batch_of(list(kit.inputs.values())), how.max_seconds
-            latency = time_engine(runner.step, batch, max_seconds=seconds, gpu=cuda.uuid, emit=emit)
+        expected = _expected(kit, path)
+        found = measure({row.name: runner}, inputs, max_seconds=how.max_seconds, emit=emit).rows[0]
+        if found.latency is None or found.outputs is None:
+            raise MeasureError(found.not_measured or f"{path.name} was not timed.")
+        accuracy = _compare(expected, found.outputs)
     except MeasureError as error:
         emit(Note(error.message, "warning"))
         return row.model_copy(update={"not_measured": error.message})
-    summary = f"{latency.median_ms:.3g} ms, {accuracy.sqnr_db:.1f} dB against the original"
+    summary = f"{found.latency.median_ms:.3g} ms, {accuracy.sqnr_db:.1f} dB against the original"
     emit(StageFinished("measure", summary, time.monotonic() - started))
     tail = tail_name(path.name)
     notes = (*row.notes, f"the head alone; {tail} runs behind it") if tail else row.notes
+    # The original was not run on this machine, so there is no speed-up.
+    latency = found.latency.model_copy(update={"speedup": None})
     done = {"latency": latency, "accuracy": accuracy, "not_measured": None, "notes": notes}
     return row.model_copy(update=done)
 
 
-def _compare(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> Accuracy:
-    """Compare outputs by their order, because an exporter may have renamed them."""
+def _compare(expected: Sequence[Array], outputs: Sequence[Array]) -> Accuracy:
     try:
-        return compare(tuple(expected.values()), tuple(outputs.values()))
+        return compare(expected, outputs)
     except MeasureError as error:
         raise MeasureError(error.message, hint="Copy the build's directory again.") from error
 
 
-def _expected(kit: Kit, engine: Path) -> Mapping[str, Array]:
+def _expected(kit: Kit, engine: Path) -> Sequence[Array]:
     """The reference outputs of an engine: the model's, or of the fp32 head for the head of one.
 
     Raises:
@@ -218,10 +214,10 @@ def _expected(kit: Kit, engine: Path) -> Mapping[str, Array]:
     """
     name = head_reference(engine.name)
     if name is None:
-        return kit.outputs
+        return tuple(kit.outputs.values())
     path = engine.with_name(name)
     try:
-        return {str(index): one for index, one in enumerate(read_reference(path)[1])}
+        return read_reference(path)[1]
     except (OSError, ValueError) as error:
         raise MeasureError(
             f"{name} cannot be read: {error}.", hint="Copy the build's directory again."

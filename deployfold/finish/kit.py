@@ -20,6 +20,7 @@ from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
+from deployfold.util.onnx_files import onnx_files
 
 from .reference import REFERENCE_NPZ, Array, read_reference
 
@@ -114,7 +115,7 @@ def write_finish_kit(
         "report": report_path.name,
         "reference": {"file": reference.name, "sha256": sha256(reference)},
         "onnx": {
-            precision.value: [_file(path, directory) for path in _parts(onnx)]
+            precision.value: [_file(path, directory) for path in onnx_files(onnx)]
             for precision, onnx in onnx_by_precision.items()
         },
         "inputs": list(inputs),
@@ -167,22 +168,6 @@ def read_kit(directory: Path) -> Kit:
             f"{path} is damaged: {type(error).__name__}: {one_line(error)}.",
             hint="Copy the build's directory again.",
         ) from error
-
-
-def _parts(onnx: Path) -> list[Path]:
-    """An ONNX, and the files with its external weights."""
-    import onnx as onnx_library
-    from onnx.external_data_helper import uses_external_data
-
-    graph = onnx_library.load(str(onnx), load_external_data=False).graph
-    names = {
-        entry.value
-        for tensor in graph.initializer
-        if uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [onnx, *(onnx.parent / name for name in sorted(names))]
 
 
 def _file(path: Path, directory: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from deployfold.reporting.report import Environment
 from deployfold.runtimes.cuda import Cuda
 from deployfold.targets.machine import library_version
 
-from .conditions import allowed_cpus, governor, load_average
+from .machine_load import allowed_cpus, governor, load_average
 
 PACKAGES = (
     "deployfold",

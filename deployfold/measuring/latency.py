@@ -18,6 +18,7 @@ independently would treat the slowdown as noise and widen the interval.
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +27,8 @@ from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore
 from deployfold.runtimes.inputs import batch_of
 from deployfold.runtimes.protocol import Inputs, Runner
-from deployfold.runtimes.threads import torch_threads
 
-from .measurements import Measured, MeasurementInterrupted, Measurements
+from .measurements import MeasurementInterrupted, Measurements
 from .session import Session
 from .stats import MIN_FOR_INTERVAL
 from .timed_runner import TimedRunner
@@ -90,6 +90,27 @@ def measure(
 
 
 @contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Let torch use ``count`` intra-op threads inside the block, and restore the old number.
+
+    ``None`` keeps torch's number. Yields the number in force: 1 where nothing uses torch, as when
+    a device finishes a build.
+    """
+    if count is None and "torch" not in sys.modules:
+        yield 1
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Disable Python's garbage collection, which could run within a timed call."""
     was_enabled = gc.isenabled()
@@ -99,6 +120,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-__all__ = ["Measured", "MeasurementInterrupted", "Measurements", "measure"]

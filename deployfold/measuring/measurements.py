@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deployfold.reporting.row import Latency
 from deployfold.runtimes.protocol import Array
 
-from .conditions import Contention
+from .machine_load import Contention
 from .stability import Evidence, doubts
 from .stats import Interval, percentiles
 

@@ -13,8 +13,8 @@ from deployfold.events import Emit, StageProgress
 from deployfold.reporting.row import CudaGraph, GpuState, Speedup
 from deployfold.runtimes.protocol import Inputs
 
-from .conditions import Contention, CpuWatch
 from .gpu import gpu_state
+from .machine_load import Contention, CpuWatch
 from .measurements import Measured, Measurements, latency_of
 from .stability import TOLERANCE, Evidence
 from .stats import Interval, coefficient_of_variation, median_interval, percentile_interval

@@ -7,7 +7,7 @@ from typing import Literal
 
 from deployfold.reporting.row import GpuState
 
-from .conditions import SLACK, Contention
+from .machine_load import SLACK, Contention
 from .stats import MIN_FOR_INTERVAL, Interval
 
 MAX_VARIATION = 0.025

@@ -105,10 +105,7 @@ def median_interval(values: ArrayLike, seed: int) -> Interval:
 
 
 def bootstrap_medians(
-    ordered: NDArray[np.float64],
-    rng: np.random.Generator,
-    resamples: int,
-    inflation: float = 1.0,
+    ordered: NDArray[np.float64], rng: np.random.Generator, resamples: int, inflation: float = 1.0
 ) -> NDArray[np.float64]:
     """Medians of ``resamples`` bootstrap resamples of the sorted values ``ordered``.
 

@@ -14,7 +14,7 @@ from deployfold.runtimes.failures import summary
 from deployfold.runtimes.protocol import Array, Inputs, Runner, Step
 from deployfold.runtimes.times import DeviceTimes, median_times
 
-from .conditions import preemptions
+from .machine_load import preemptions
 
 BLOCK_NS = 1_000_000
 """Least duration of a block. A faster row runs several times per round, so that the resolution of

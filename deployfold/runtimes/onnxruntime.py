@@ -54,11 +54,7 @@ class OnnxRuntimeRunner:
     key: str | None = "onnxruntime"
 
     def __init__(
-        self,
-        path: Path,
-        settings: RunSettings | None = None,
-        *,
-        names: Sequence[str] | None = None,
+        self, path: Path, settings: RunSettings | None = None, *, names: Sequence[str] | None = None
     ) -> None:
         self.settings = settings or RunSettings()
         self.placement: str | None = None

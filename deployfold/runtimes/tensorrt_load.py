@@ -8,12 +8,7 @@ from typing import Any
 
 from deployfold.compiling.sidecar import weight_stripped
 from deployfold.errors import MeasureError
-from deployfold.runtimes.tensorrt_library import (
-    Context,
-    RunOptions,
-    create_context,
-    stream_weights,
-)
+from deployfold.runtimes.tensorrt_library import Context, RunOptions, create_context, stream_weights
 from deployfold.targets.compute_capability import sm_name
 
 from .failures import as_measure_error

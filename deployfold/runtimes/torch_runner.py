@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class TorchRunner:
     """Runs a torch callable under ``torch.inference_mode`` on the CPU or on a GPU.
 
-    The number of threads is torch's global setting; see :func:`.threads.torch_threads`.
+    The number of threads is torch's global setting, see ``measuring.latency.torch_threads``.
 
     Args:
         name: the subject of error messages: ``The PyTorch model`` or ``net.pt2``.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deployfold.errors import UsageError
 from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
-from deployfold.measuring.conditions import allowed_cpus
+from deployfold.measuring.machine_load import allowed_cpus
 from deployfold.util.files import make_directory, unwritable
 from deployfold.util.locks import claim
 

@@ -10,7 +10,7 @@ from threading import Condition
 from typing import Any
 
 from deployfold.errors import DeployfoldError, one_line
-from deployfold.measuring.conditions import allowed_cpus
+from deployfold.measuring.machine_load import allowed_cpus
 from deployfold.util.memory import available_bytes
 
 from .jobs import RECORD, Job, read_record

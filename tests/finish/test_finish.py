@@ -23,7 +23,6 @@ from deployfold.errors import CompileError, DeployfoldError, UsageError
 from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
 from deployfold.finish.jobs import plan_jobs
 from deployfold.finish.kit import copy_note
-from deployfold.finish.timing import time_engine
 from deployfold.measuring.environment import cpu_name
 from deployfold.reporting.report import Latency, load_report, write_report
 from deployfold.targets.catalogue import identify, load_targets
@@ -283,58 +282,6 @@ def test_finish_runs_without_torch_and_onnx(kit: Path, tmp_path: Path) -> None:
     # An engine of TensorRT-RTX for sm_89 is the one that was wanted for the L4.
     assert rows["tensorrt-fp32-l4"]["artifact"] == "net.sm_89.engine"
     assert (kit / "net.sm_89.engine.json").exists()
-
-
-class Step:
-    """Calls with scripted durations on a scripted clock."""
-
-    h2d_ms, d2h_ms, enqueue_ms, graph = 0.1, 0.2, 0.01, None
-
-    def __init__(self, times: list[float]) -> None:
-        self.times, self.now, self.calls = times, 0.0, 0
-
-    def __call__(self) -> Step:
-        self.compute_ms = self.times[self.calls % len(self.times)]
-        self.calls += 1
-        self.now += self.compute_ms / 1e3
-        return self
-
-    def clock(self) -> float:
-        return self.now
-
-
-def test_every_call_counts_and_the_median_is_of_all() -> None:
-    class Frozen(Step):
-        def __call__(self) -> Any:
-            super().__call__()
-            copy = Step([])
-            copy.compute_ms = self.compute_ms
-            return copy
-
-    step = Frozen([2.0, 2.0, 2.0, 8.0])
-    latency = time_engine(step, 4, max_seconds=1.0, clock=step.clock)
-    assert latency.median_ms == 2.0
-    assert latency.p99_ms == 8.0
-    assert latency.throughput == 4 / 2e-3
-    assert latency.samples == 20 * latency.rounds
-    assert (latency.h2d_ms, latency.d2h_ms) == (0.1, 0.2)
-    assert latency.speedup is None
-    assert not latency.stable
-    assert "coefficient of variation" in str(latency.note)
-    steady = Frozen([2.0])
-    assert time_engine(steady, 1, max_seconds=2.0, clock=steady.clock).stable
-    drifting = Frozen([2.0] * 200 + [2.2] * 200)
-    rushed = time_engine(drifting, 1, max_seconds=0.7, clock=drifting.clock)
-    assert rushed.rounds >= 6
-    assert "time ran out" in str(rushed.note)
-
-
-def test_a_slow_engine_still_gets_rounds_enough_for_an_interval() -> None:
-    slow = Step([400.0])
-    latency = time_engine(slow, 1, max_seconds=1.0, clock=slow.clock)
-    assert latency.rounds == latency.samples == 6
-    assert latency.median_high_ms == 400.0
-    assert slow.now < 4.5  # one call a round, and the warm-up
 
 
 @needs_no_gpu

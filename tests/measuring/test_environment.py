@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deployfold.measuring import environment
-from deployfold.runtimes.threads import torch_threads
+from deployfold.measuring.latency import torch_threads
 
 
 def test_the_description_names_the_machine_and_the_versions() -> None:

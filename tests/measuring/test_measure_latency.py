@@ -17,7 +17,8 @@ from scripted import INPUTS, MS, Clock, Scripted
 
 from deployfold.errors import MeasureError
 from deployfold.events import Event, StageProgress
-from deployfold.measuring.latency import Measured, MeasurementInterrupted, Measurements, measure
+from deployfold.measuring.latency import measure
+from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.stats import MIN_FOR_INTERVAL
 from deployfold.reporting.row import Speedup
 from deployfold.runtimes.eager import EagerRunner
@@ -140,9 +141,7 @@ def test_the_measurement_ends_at_the_time_limit_and_reports_the_interval() -> No
     rng = np.random.default_rng(0)
     noisy = (int(x * MS) for x in 10 * rng.lognormal(sigma=1, size=100_000))
     result = go(
-        clock,
-        {"base": Scripted(clock, 10 * MS), "noisy": Scripted(clock, noisy)},
-        max_seconds=2.0,
+        clock, {"base": Scripted(clock, 10 * MS), "noisy": Scripted(clock, noisy)}, max_seconds=2.0
     )
     row = latencies(result)["noisy"].latency
     assert row is not None
@@ -153,9 +152,7 @@ def test_the_measurement_ends_at_the_time_limit_and_reports_the_interval() -> No
 
 
 @given(
-    st.lists(st.integers(0, 3_000 * MS), min_size=1, max_size=4),
-    st.floats(0, 1),
-    st.integers(0, 3),
+    st.lists(st.integers(0, 3_000 * MS), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 3)
 )
 @settings(max_examples=examples(8))
 def test_the_measurement_always_has_rounds_enough_for_an_interval(
@@ -210,9 +207,7 @@ def test_the_medians_interval_is_of_the_rows_own_times() -> None:
 def test_a_round_cut_off_by_the_time_is_dropped_for_all_rows() -> None:
     clock = Clock()
     result = go(
-        clock,
-        {"a": Scripted(clock, 100 * MS), "b": Scripted(clock, 130 * MS)},
-        max_seconds=2.0,
+        clock, {"a": Scripted(clock, 100 * MS), "b": Scripted(clock, 130 * MS)}, max_seconds=2.0
     )
     counts = {row.latency.samples for row in result.rows if row.latency is not None}
     assert counts == {result.rounds}

@@ -6,17 +6,13 @@ import dataclasses
 
 import pytest
 
-from deployfold.measuring.conditions import Contention
+from deployfold.measuring.machine_load import Contention
 from deployfold.measuring.stability import Evidence, doubts
 from deployfold.measuring.stats import Interval
 from deployfold.reporting.row import GpuState
 
 STABLE = Evidence(
-    variation=0.02,
-    interval=Interval(10.0, 9.9, 10.1),
-    rounds=40,
-    converged=True,
-    threads=2,
+    variation=0.02, interval=Interval(10.0, 9.9, 10.1), rounds=40, converged=True, threads=2
 )
 GPU = dataclasses.replace(STABLE, variation=0.005, compute_ms=2.0, h2d_ms=0.1, d2h_ms=0.1)
 

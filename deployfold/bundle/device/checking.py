@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,15 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
-from deployfold.measuring.stats import (
-    MIN_FOR_INTERVAL,
-    median_interval,
-    percentiles,
-)
-from deployfold.measuring.warm_up import warm_up
+from deployfold.measuring.stats import MIN_FOR_INTERVAL, median_interval, percentiles
 from deployfold.runtimes.protocol import Step
 from deployfold.util.numerics import RunningDifference
 
 Array = NDArray[Any]
 MARGIN_DB, ENOUGH_DB, LOWERED_DB = 6.0, 40.0, 20.0
 CALLS = 10
+WARM_UP_SECONDS = 1.0
+"""An idle GPU raises its clocks within a second of work."""
 
 
 @dataclass(frozen=True)
@@ -131,3 +128,21 @@ def bench(step: Step, seconds: float) -> Bench:
     return Bench(
         median, min(interval.low, median), max(interval.high, median), p90, p99, len(times)
     )
+
+
+def warm_up(step: Callable[[], object], max_seconds: float, most: int) -> int:
+    """Call ``step`` for a second, and return how many calls a round should have.
+
+    ``MIN_FOR_INTERVAL`` rounds with that many calls take ``max_seconds``. The least is one call.
+
+    Args:
+        max_seconds: the time for all rounds; a shorter warm-up ends with it.
+        most: the calls in a round of a fast model.
+    """
+    start, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - start < min(WARM_UP_SECONDS, max_seconds):
+        step()
+        calls += 1
+    seconds = (time.perf_counter() - start) / calls
+    affordable = max_seconds / (MIN_FOR_INTERVAL * seconds) if seconds > 0 else most
+    return max(1, min(most, int(affordable)))

@@ -54,9 +54,7 @@ def open_artifact(path: Path, *, trust: bool = False) -> Opened:
         ) from error
 
 
-def _loaded(
-    runner: Opened,
-) -> Opened:
+def _loaded(runner: Opened) -> Opened:
     try:
         runner.load()
     except NoDevice as error:

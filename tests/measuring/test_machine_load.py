@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deployfold.measuring import conditions
-from deployfold.measuring.conditions import Contention, CpuWatch
+from deployfold.measuring import machine_load
+from deployfold.measuring.machine_load import Contention, CpuWatch
 
 TICKS = 100
 
@@ -28,7 +28,7 @@ def stat(path: Path, *busy: int) -> Path:
 
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditions, "allowed_cpus", lambda: (0, 1))
+    monkeypatch.setattr(machine_load, "allowed_cpus", lambda: (0, 1))
     monkeypatch.setattr(os, "sysconf", lambda name: TICKS)
 
 
@@ -74,15 +74,15 @@ def test_threads_that_fit_beside_others(others: float, fit: int) -> None:
 
 
 def test_the_governor_of_every_cpu(tmp_path: Path) -> None:
-    assert conditions.governor(tmp_path) is None
+    assert machine_load.governor(tmp_path) is None
     for cpu, name in enumerate(("powersave", "performance", "schedutil")):
         folder = tmp_path / f"cpu{cpu}" / "cpufreq"
         folder.mkdir(parents=True)
         (folder / "scaling_governor").write_text(f"{name}\n")
-    assert conditions.governor(tmp_path) == "performance, powersave"
+    assert machine_load.governor(tmp_path) == "performance, powersave"
 
 
-@pytest.mark.skipif(not conditions.PROC_STAT.exists(), reason="needs Linux's /proc/stat")
+@pytest.mark.skipif(not machine_load.PROC_STAT.exists(), reason="needs Linux's /proc/stat")
 def test_a_busy_process_beside_us_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -15,7 +15,7 @@ from .measurements import Measured
 from .shared_runners import shared
 
 
-def sweep(
+def sweep_batches(
     runners: Mapping[str, Runner],
     make_inputs: Callable[[int], Inputs],
     batches: Sequence[int],

@@ -9,7 +9,7 @@ from scripted import Clock, Scripted
 
 from deployfold.config.flag_values import read_batches
 from deployfold.errors import MeasureError, UsageError
-from deployfold.measuring.sweep import sweep
+from deployfold.measuring.batch_sweep import sweep_batches
 from deployfold.reporting.report import BatchPoint, saturation
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Array, Inputs, Step
@@ -41,7 +41,7 @@ def make(batch: int) -> Inputs:
 
 def test_every_size_of_every_row_and_the_runners_load_once() -> None:
     rows = {"base": Batched(), "row": Batched(most=4)}
-    points = sweep(rows, make, (8, 1), max_seconds=0.4)
+    points = sweep_batches(rows, make, (8, 1), max_seconds=0.4)
     assert [point.batch for point in points["base"]] == [1, 8]
     assert all(point.throughput for point in points["base"])
     first, second = points["row"]
@@ -57,7 +57,7 @@ def test_a_row_whose_outputs_ignore_the_batch_is_not_measured() -> None:
     linear = torch.nn.Linear(3, 2).requires_grad_(False)
     fixed = torch.jit.trace(lambda x: linear(x[:1]), torch.zeros(1, 3))
     runners = {"base": EagerRunner(linear), "fixed": EagerRunner(fixed)}  # type: ignore[arg-type]
-    points = sweep(runners, make, (1, 4), threads=1, max_seconds=0.4)
+    points = sweep_batches(runners, make, (1, 4), threads=1, max_seconds=0.4)
     assert points["fixed"][0].throughput is not None
     assert "[(1, 2)], the original's [(4, 2)]" in (points["fixed"][1].not_measured or "")
 
@@ -68,11 +68,11 @@ def test_inputs_that_cannot_be_made_cost_one_size() -> None:
             raise MeasureError("no memory")
         return make(batch)
 
-    small, large = sweep({"base": Batched()}, only_small, (1, 2), max_seconds=0.2)["base"]
+    small, large = sweep_batches({"base": Batched()}, only_small, (1, 2), max_seconds=0.2)["base"]
     assert small.throughput is not None
     assert large.not_measured == "no memory"
     with pytest.raises(MeasureError, match="nothing to measure"):
-        sweep({}, make, (1,))
+        sweep_batches({}, make, (1,))
 
 
 @pytest.mark.parametrize(
