@@ -29,7 +29,8 @@ from torch import nn
 import deployfold
 from deployfold.compiling import detect
 from deployfold.config.real_data import CalibrationSpec
-from deployfold.reporting.report import Report, Row
+from deployfold.reporting.report import Report
+from deployfold.reporting.row import Row
 
 CLASSES = 10
 TEST_SHARE = 0.2

@@ -22,8 +22,9 @@ from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
 from deployfold.measuring.environment import default_threads, describe
-from deployfold.reporting.report import Report, Source, load_report, now
-from deployfold.reporting.select import chosen
+from deployfold.reporting.conditions import Source
+from deployfold.reporting.report import Report, load_report, now
+from deployfold.reporting.select import selected_names
 from deployfold.runtimes.device_choice import resolve_device
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_library import RunOptions
@@ -136,7 +137,8 @@ def bench(
         ]
         inputs = inputs or _stated_inputs(artifacts, settings)
     names = [artifact.name for artifact in chosen_rows]
-    chosen_rows = [artifact for artifact in chosen_rows if artifact.name in chosen(names, only)]
+    wanted = selected_names(names, only)
+    chosen_rows = [artifact for artifact in chosen_rows if artifact.name in wanted]
     shapes, described = inputs, f"seeded random (seed {seed})"
     feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
     known = None

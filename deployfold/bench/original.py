@@ -7,7 +7,8 @@ from pathlib import Path
 from deployfold.building.load_again import load_again, named_code
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import DeployfoldError, LoadError
-from deployfold.reporting.report import Report, Source
+from deployfold.reporting.conditions import Source
+from deployfold.reporting.report import Report
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Runner

@@ -8,7 +8,8 @@ from pathlib import Path
 from deployfold.building.artifact import Artifact
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
-from deployfold.reporting.report import Report, Row
+from deployfold.reporting.report import Report
+from deployfold.reporting.row import Row
 from deployfold.runtimes import all_runtimes, runtime_of
 from deployfold.runtimes.eager import CheckpointRunner
 from deployfold.runtimes.runtime import Runtime

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployfold.reporting.report import Accuracy, EngineLayers, QuantizationSummary
+from deployfold.reporting.layers import EngineLayers, QuantizationSummary
+from deployfold.reporting.row import Accuracy
 from deployfold.runtimes.protocol import Runner
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.finish import Wanted, write_finish_kit
 from deployfold.finish.kit import copy_note
-from deployfold.reporting.report import REPORT_JSON, EngineLayers
+from deployfold.reporting.layers import EngineLayers
+from deployfold.reporting.report import REPORT_JSON
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.reporting.conditions import StageCost
-from deployfold.reporting.report import Row
+from deployfold.reporting.row import Row
 from deployfold.util.grouping import grouped
 from deployfold.util.memory import forget_peak, peak_bytes, release
 

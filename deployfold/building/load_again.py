@@ -12,7 +12,8 @@ from deployfold.config.schema import check_written
 from deployfold.loading import LoadedModel
 from deployfold.loading.transformers_zoo import PACKAGE
 from deployfold.loading.zoo import is_zoo_name
-from deployfold.reporting.report import Report, Source
+from deployfold.reporting.conditions import Source
+from deployfold.reporting.report import Report
 
 from .journal import Journal
 from .load import load

@@ -15,12 +15,8 @@ from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
 from deployfold.lowering.qdq.lower_given import check_given
-from deployfold.reporting.report import (
-    Accuracy,
-    OutputAccuracy,
-    QuantizationSummary,
-    QuantizedLayer,
-)
+from deployfold.reporting.layers import QuantizationSummary, QuantizedLayer
+from deployfold.reporting.row import Accuracy, OutputAccuracy
 
 from .artifact import Artifact
 from .journal import Journal

@@ -8,7 +8,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.data.real_inputs import tensors_of
 from deployfold.loading import make_inputs
 from deployfold.measuring.measurements import MeasurementInterrupted
-from deployfold.reporting.report import Row
+from deployfold.reporting.row import Row
 from deployfold.runtimes.device import is_gpu
 
 from .artifact import Artifact

@@ -11,24 +11,19 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.folding import FoldResult
 from deployfold.measuring.environment import default_threads, describe
-from deployfold.reporting.chosen import choose_by
+from deployfold.reporting.conditions import DynamicAxis, ModelInput, Source
+from deployfold.reporting.fold import FoldedNorm, FoldSummary, LeftNorm, Verification
 from deployfold.reporting.markdown import render_markdown
+from deployfold.reporting.objective import choose_by
 from deployfold.reporting.report import (
     REPORT_JSON,
     REPORT_MARKDOWN,
-    DynamicAxis,
-    FoldedNorm,
-    FoldSummary,
-    LeftNorm,
-    ModelInput,
     Report,
-    Row,
-    Source,
     Status,
-    Verification,
     now,
     write_report,
 )
+from deployfold.reporting.row import Row
 from deployfold.reporting.thresholds import check
 from deployfold.util.files import unwritable, write_text
 

@@ -21,7 +21,8 @@ from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import shared
-from deployfold.reporting.report import Accuracy, BatchPoint, ColdStart, LayerTimes, Row
+from deployfold.reporting.layers import LayerTimes
+from deployfold.reporting.row import Accuracy, BatchPoint, ColdStart, Row
 from deployfold.runtimes.device import is_gpu
 from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 from deployfold.scoring import Scoring

@@ -12,7 +12,8 @@ from deployfold.config.real_data import PREPROCESS_JSON
 from deployfold.errors import BundleError, DeployfoldError, UsageError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.finish.reference import REFERENCE_NPZ
-from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, Row, load_report
+from deployfold.reporting.report import REPORT_JSON, REPORT_MARKDOWN, Report, load_report
+from deployfold.reporting.row import Row
 from deployfold.runtimes import ONNX_RUNTIME, runtime_of
 from deployfold.targets.compute_capability import sm_name
 

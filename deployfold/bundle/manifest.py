@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from deployfold.errors import BundleError
+from deployfold.reporting.conditions import ModelInput, Source
 from deployfold.reporting.fields import Count, Frozen, Number, first_problem
-from deployfold.reporting.report import ModelInput, Source
 from deployfold.runtimes import Runtime, runtime_of
 
 from .names import clash, fault

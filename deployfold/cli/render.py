@@ -10,7 +10,8 @@ from .session import Session
 
 if TYPE_CHECKING:
     from deployfold.building.plan import BuildPlan
-    from deployfold.reporting.report import Report, Row
+    from deployfold.reporting.report import Report
+    from deployfold.reporting.row import Row
 
 
 def write_page(reports: Sequence[tuple[Report, Path]], path: Path) -> None:
@@ -111,10 +112,10 @@ def closing_lines(
     import shlex
 
     from deployfold.finish import FINISH_JSON
-    from deployfold.reporting.choice import choose
+    from deployfold.reporting.recommendation import recommend
     from deployfold.reporting.text import clean
 
-    choice = choose(report)
+    choice = recommend(report)
     file = None
     if choice.row is not None and choice.row.artifact is not None:
         if directory is not None:

@@ -10,7 +10,8 @@ from deployfold.errors import UsageError
 from deployfold.reporting import text
 from deployfold.reporting.intervals import Bounds
 from deployfold.reporting.metrics import Metric, metrics_of
-from deployfold.reporting.report import Report, Row, ThresholdResult
+from deployfold.reporting.report import Report, ThresholdResult
+from deployfold.reporting.row import Row
 
 from .changes import Change, Changes, Verdict
 from .comparability import Differences, differences

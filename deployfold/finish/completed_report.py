@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deployfold.config.thresholds import Thresholds
-from deployfold.reporting.report import Environment, Report, Row, Status, now
+from deployfold.reporting.conditions import Environment
+from deployfold.reporting.report import Report, Status, now
+from deployfold.reporting.row import Row
 from deployfold.reporting.thresholds import check
 from deployfold.targets.machine import Machine
 

@@ -25,15 +25,10 @@ from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
 from deployfold.measuring.accuracy import compare
 from deployfold.measuring.environment import default_threads, describe
 from deployfold.measuring.latency import measure
+from deployfold.reporting.layers import EngineLayers
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.report import (
-    Accuracy,
-    EngineLayers,
-    Report,
-    Row,
-    load_report,
-    write_report,
-)
+from deployfold.reporting.report import Report, load_report, write_report
+from deployfold.reporting.row import Accuracy, Row
 from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tail_name import head_reference, tail_name

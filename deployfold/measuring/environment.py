@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from deployfold.errors import MeasureError
-from deployfold.reporting.report import Environment
+from deployfold.reporting.conditions import Environment
 from deployfold.runtimes.cuda import Cuda
 from deployfold.targets.machine import library_version
 

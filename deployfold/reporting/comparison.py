@@ -10,7 +10,8 @@ from enum import Enum
 from . import text
 from .footnotes import Footnotes
 from .metrics import Metric, metrics_of
-from .report import Report, Row
+from .report import Report
+from .row import Row
 
 
 class Mark(Enum):

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 
 from . import text
 from .comparison import Cell, Mark
+from .layers import EngineLayers, QuantizationSummary, QuantizedLayer
 from .metrics import LOSSY_SQNR_DB
-from .report import (
-    BatchPoint,
-    EngineLayers,
-    QuantizationSummary,
-    QuantizedLayer,
-    Report,
-    Row,
-    saturation,
-)
+from .report import Report
+from .row import BatchPoint, Row, saturation
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from deployfold.util.grouping import grouped
 
 from . import text
-from .report import Latency, Report, Row
+from .report import Report
+from .row import Latency, Row
 
 FEW_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median."""

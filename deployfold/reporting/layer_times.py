@@ -14,7 +14,8 @@ from . import text
 from .comparison import Cell, Mark
 from .details import Grid
 from .layers import LayerTimes, TimedLayer
-from .report import Report, Row
+from .report import Report
+from .row import Row
 
 SHOWN = 15
 """Modules in the table; the others share one line."""

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from . import text
-from .choice import choose
 from .comparison import Cell, Mark, comparison
 from .details import Grid, cold_start_grid, engine_grids, layer_grids, stages_grid, sweep_grid
+from .fold import FoldSummary
 from .footnotes import footnotes
-from .report import FoldSummary, Report
+from .recommendation import recommend
+from .report import Report
 from .summary import summary_lines
 
 
@@ -21,7 +22,7 @@ def render_markdown(report: Report) -> str:
     The best cell of a column is bold. Names are escaped: they cannot end a table cell, nor make
     links, images or HTML.
     """
-    verdict = f"**{escape(choose(report).sentence)}**"
+    verdict = f"**{escape(recommend(report).sentence)}**"
     parts = [f"# {escape(report.source.path)}", verdict, _identity(report)]
     parts.append(
         "\n".join(f"- {line.label}: {escape(line.value)}" for line in summary_lines(report))

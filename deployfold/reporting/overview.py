@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import text
-from .choice import choose
 from .comparison import Cell, Mark
 from .details import Grid
 from .metrics import METRICS, Metric
-from .report import Report, Row
+from .recommendation import recommend
+from .report import Report
+from .row import Row
 
 _SHOWN = ("latency", "speedup", "sqnr", "accuracy", "size", "batchnorm")
 """The metrics of the table, by key."""
@@ -17,7 +18,7 @@ _SHOWN = ("latency", "speedup", "sqnr", "accuracy", "size", "batchnorm")
 
 def overview_grid(reports: Sequence[Report]) -> Grid:
     """One row for each report, in the order given, with a note on what cannot be compared."""
-    choices = [choose(report) for report in reports]
+    choices = [recommend(report) for report in reports]
     metrics = [
         METRICS[key]
         for key in _SHOWN

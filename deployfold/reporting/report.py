@@ -19,70 +19,14 @@ from pydantic_core import PydanticSerializationError
 from deployfold.errors import UsageError
 from deployfold.util.files import write_text
 
-from .conditions import DynamicAxis, Environment, ModelInput, Source, StageCost
-from .fields import Count, Frozen, Number, first_problem
-from .fold import FoldedNorm, FoldSummary, LeftNorm, Verification
-from .layers import (
-    BuiltLayer,
-    EngineLayers,
-    LayerTimes,
-    QuantizationSummary,
-    QuantizedLayer,
-    TimedLayer,
-)
-from .row import (
-    Accuracy,
-    BatchPoint,
-    ColdStart,
-    GpuState,
-    Latency,
-    OutputAccuracy,
-    Row,
-    Speedup,
-    saturation,
-)
+from .conditions import Environment, ModelInput, Source, StageCost
+from .fields import Frozen, Number, first_problem
+from .fold import FoldSummary
+from .row import Row
 
 SCHEMA_VERSION: Final = "2"
 _OLDER_VERSIONS = ("1",)
 REPORT_JSON, REPORT_MARKDOWN, REPORT_HTML = "report.json", "report.md", "report.html"
-
-__all__ = [
-    "REPORT_HTML",
-    "REPORT_JSON",
-    "REPORT_MARKDOWN",
-    "SCHEMA_VERSION",
-    "Accuracy",
-    "BatchPoint",
-    "BuiltLayer",
-    "ColdStart",
-    "Count",
-    "DynamicAxis",
-    "EngineLayers",
-    "Environment",
-    "FoldSummary",
-    "FoldedNorm",
-    "GpuState",
-    "Latency",
-    "LayerTimes",
-    "LeftNorm",
-    "ModelInput",
-    "Number",
-    "OutputAccuracy",
-    "QuantizationSummary",
-    "QuantizedLayer",
-    "Report",
-    "Row",
-    "Source",
-    "Speedup",
-    "Status",
-    "ThresholdResult",
-    "TimedLayer",
-    "Verification",
-    "load_report",
-    "now",
-    "saturation",
-    "write_report",
-]
 
 
 class ThresholdResult(Frozen):

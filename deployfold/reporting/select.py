@@ -9,7 +9,8 @@ from deployfold.errors import UsageError, nearest
 
 from . import text
 from .metrics import METRICS, SCORE, Metric, find_metric
-from .report import Report, Row
+from .report import Report
+from .row import Row
 
 
 def sorted_by(report: Report, column: str) -> Report:
@@ -51,12 +52,12 @@ def only_rows(report: Report, names: Iterable[str]) -> Report:
     Raises:
         UsageError: the report has no row of a name.
     """
-    kept = chosen([row.name for row in report.rows], names)
+    kept = selected_names([row.name for row in report.rows], names)
     rows = tuple(row for row in report.rows if row.name in kept)
     return report.model_copy(update={"rows": rows})
 
 
-def chosen(rows: Sequence[str], names: Iterable[str]) -> frozenset[str]:
+def selected_names(rows: Sequence[str], names: Iterable[str]) -> frozenset[str]:
     """The first of ``rows`` and those in ``names``; all of them if there are no names.
 
     Raises:

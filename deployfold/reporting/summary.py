@@ -8,7 +8,9 @@ from typing import Literal
 from deployfold.util.grouping import grouped
 
 from . import text
-from .report import FoldSummary, Report, Row, ThresholdResult
+from .fold import FoldSummary
+from .report import Report, ThresholdResult
+from .row import Row
 
 MOST_NOTES = 12
 """Notes of a build in its summary."""

@@ -23,9 +23,10 @@ from . import text
 from .column_fit import fit
 from .comparison import Cell, Mark, comparison
 from .details import Grid, engine_grids, layer_grids
+from .fold import FoldedNorm
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
-from .report import FoldedNorm, Report
+from .report import Report
 from .summary import summary_lines
 
 STYLES = {
@@ -49,10 +50,7 @@ class ComparisonTable:
         layout = fit(comparison(self.report, notes), options.max_width, quantized=quantized)
         # The box draws one of the spaces between columns; the padding is the rest.
         table = Table(
-            box=box.SIMPLE_HEAD,
-            padding=(0, layout.gap - 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
+            box=box.SIMPLE_HEAD, padding=(0, layout.gap - 1, 0, 0), pad_edge=False, show_edge=False
         )
         for column in layout.columns:
             table.add_column(

@@ -9,7 +9,8 @@ from deployfold.config.task_metrics import MetricLimit
 from deployfold.config.thresholds import Thresholds
 
 from .metrics import METRICS
-from .report import Row, ThresholdResult
+from .report import ThresholdResult
+from .row import Row
 
 
 def check(

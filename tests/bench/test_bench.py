@@ -24,7 +24,8 @@ from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 from deployfold.events import StageProgress
 from deployfold.measuring.measurements import MeasurementInterrupted
-from deployfold.reporting.report import Source, load_report
+from deployfold.reporting.conditions import Source
+from deployfold.reporting.report import load_report
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.settings import RunSettings
 from deployfold.util.files import sha256

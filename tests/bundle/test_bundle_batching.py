@@ -19,7 +19,8 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.errors import BundleError
 from deployfold.events import Note
-from deployfold.reporting.report import DynamicAxis, load_report, write_report
+from deployfold.reporting.conditions import DynamicAxis
+from deployfold.reporting.report import load_report, write_report
 
 
 @pytest.fixture

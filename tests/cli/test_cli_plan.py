@@ -11,7 +11,7 @@ from cli_runs import QUICK, SHAPE, fails, run
 from report_sample import sample_report
 
 from deployfold.cli.render import closing_lines
-from deployfold.reporting.choice import choose
+from deployfold.reporting.recommendation import recommend
 from deployfold.reporting.report import load_report
 
 TARGETS = ("--fp16", "--target", "l4", "--target", "h100", "--target", "jetson-orin-nano")
@@ -70,7 +70,7 @@ def test_mistakes_are_errors_before_any_work(folder, words, expected):
 
 def test_the_end_of_a_build_says_what_to_take_and_the_next_commands(folder, built):
     report = load_report(folder / "out" / "report.json")
-    choice = choose(report)
+    choice = recommend(report)
     lines, text = built.stdout.splitlines(), " ".join(built.stdout.split())
     commands = [shlex.split(line)[1:4] for line in lines if line.startswith("next: ")]
     assert commands[-2:] == [["deployfold", "finish", "out"], ["deployfold", "report", "out"]]
@@ -93,12 +93,12 @@ def test_a_report_ends_as_its_build_did(folder, built):
 def test_a_bench_ends_with_the_file_to_take(tmp_path):
     """Two files have the same name, so the row's title has the directory."""
     report = sample_report()
-    index = next(i for i, row in enumerate(report.rows) if row is choose(report).row)
+    index = next(i for i, row in enumerate(report.rows) if row is recommend(report).row)
     rows = list(report.rows)
     rows[index] = rows[index].model_copy(update={"name": "b/net.onnx", "artifact": "net.onnx"})
     report = report.model_copy(update={"rows": tuple(rows)})
     lines = closing_lines(report, None, [Path("a/net.onnx"), Path("b/net.onnx")])
-    assert lines[0][0] == f"Take {choose(report).sentence}"
+    assert lines[0][0] == f"Take {recommend(report).sentence}"
     assert lines[1] == ("Its file is b/net.onnx.", True)
     assert lines[-1] == ("next: deployfold run b/net.onnx  run it once", True)
     # A bench does not recommend another bench.

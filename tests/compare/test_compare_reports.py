@@ -25,7 +25,8 @@ from deployfold.compare.tolerances import DEFAULTS, parse_tolerances, tolerance_
 from deployfold.config.thresholds import Thresholds
 from deployfold.errors import UsageError
 from deployfold.reporting.metrics import METRICS
-from deployfold.reporting.report import ColdStart, Report, Row, Speedup, Status
+from deployfold.reporting.report import Report, Status
+from deployfold.reporting.row import ColdStart, Row, Speedup
 from deployfold.reporting.thresholds import check
 
 OLD = full_report()

@@ -24,7 +24,8 @@ from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_k
 from deployfold.finish.jobs import plan_jobs
 from deployfold.finish.kit import copy_note
 from deployfold.measuring.environment import cpu_name
-from deployfold.reporting.report import Latency, load_report, write_report
+from deployfold.reporting.report import load_report, write_report
+from deployfold.reporting.row import Latency
 from deployfold.targets.catalogue import identify, load_targets
 from deployfold.targets.machine import Gpu, Machine
 

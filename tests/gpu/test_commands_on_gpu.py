@@ -18,7 +18,9 @@ from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
 from deployfold.finish.reference import write_reference
-from deployfold.reporting.report import Environment, ModelInput, Report, Row, Source, write_report
+from deployfold.reporting.conditions import Environment, ModelInput, Source
+from deployfold.reporting.report import Report, write_report
+from deployfold.reporting.row import Row
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
 from deployfold.targets.libraries import LIBRARIES as RECORDS
 from deployfold.util.numerics import sqnr_db

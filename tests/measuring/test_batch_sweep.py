@@ -10,7 +10,7 @@ from scripted import Clock, Scripted
 from deployfold.config.flag_values import read_batches
 from deployfold.errors import MeasureError, UsageError
 from deployfold.measuring.batch_sweep import sweep_batches
-from deployfold.reporting.report import BatchPoint, saturation
+from deployfold.reporting.row import BatchPoint, saturation
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Array, Inputs, Step
 

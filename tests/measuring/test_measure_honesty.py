@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deployfold.measuring.latency import measure
-from deployfold.reporting.report import Speedup
+from deployfold.reporting.row import Speedup
 from deployfold.runtimes.protocol import Array, Inputs, Step
 
 UNITS = 400

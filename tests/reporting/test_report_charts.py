@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import pytest
 from report_sample import crowded_report, sample_report
 
+from deployfold.reporting.fold import FoldedNorm, FoldSummary, LeftNorm
 from deployfold.reporting.html.decide import LANE, decision_chart
 from deployfold.reporting.html.fold_map import fold_map
 from deployfold.reporting.html.layers import layer_charts
-from deployfold.reporting.report import FoldedNorm, FoldSummary, LeftNorm
 
 
 def test_the_chart_orders_by_accuracy_and_marks_the_chosen() -> None:

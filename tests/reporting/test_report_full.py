@@ -11,21 +11,14 @@ from rich.console import Group
 from test_report_table import GOLDEN
 
 from deployfold.reporting.comparison import Mark
+from deployfold.reporting.conditions import Environment
 from deployfold.reporting.details import cold_start_grid, engine_grids, layer_grids, sweep_grid
 from deployfold.reporting.footnotes import stability_lines
 from deployfold.reporting.html import render_html
+from deployfold.reporting.layers import BuiltLayer, EngineLayers
 from deployfold.reporting.markdown import render_markdown
-from deployfold.reporting.report import (
-    BatchPoint,
-    BuiltLayer,
-    EngineLayers,
-    Environment,
-    GpuState,
-    Latency,
-    Report,
-    Row,
-    Speedup,
-)
+from deployfold.reporting.report import Report
+from deployfold.reporting.row import BatchPoint, GpuState, Latency, Row, Speedup
 from deployfold.reporting.terminal import (
     ComparisonTable,
     grid_table,

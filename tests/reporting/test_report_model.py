@@ -16,14 +16,8 @@ from pydantic import ValidationError
 from report_sample import full_report, sample_report
 
 from deployfold.errors import UsageError
-from deployfold.reporting.report import (
-    Accuracy,
-    Report,
-    Row,
-    load_report,
-    now,
-    write_report,
-)
+from deployfold.reporting.report import Report, load_report, now, write_report
+from deployfold.reporting.row import Accuracy, Row
 
 numbers = st.floats(allow_nan=False, allow_infinity=True)
 names = st.text(st.characters(exclude_categories=["Cs"]))

@@ -11,7 +11,8 @@ from report_sample import sample_report
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from deployfold.reporting.report import FoldedNorm, FoldSummary, LeftNorm, Status
+from deployfold.reporting.fold import FoldedNorm, FoldSummary, LeftNorm
+from deployfold.reporting.report import Status
 from deployfold.reporting.terminal import ComparisonTable, fold_table, summary_panel
 
 GOLDEN = Path(__file__).parent / "golden"

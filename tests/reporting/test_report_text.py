@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployfold.reporting import text
-from deployfold.reporting.report import Speedup
+from deployfold.reporting.row import Speedup
 
 
 @pytest.mark.parametrize(

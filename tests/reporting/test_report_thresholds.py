@@ -6,7 +6,7 @@ import pytest
 from report_sample import sample_report
 
 from deployfold.config.thresholds import Thresholds
-from deployfold.reporting.report import Accuracy, Speedup
+from deployfold.reporting.row import Accuracy, Speedup
 from deployfold.reporting.thresholds import check
 
 ROWS = sample_report().rows

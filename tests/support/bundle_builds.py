@@ -18,18 +18,9 @@ from small_onnx import make_onnx
 from deployfold.bundle.manifest import MANIFEST, FileEntry, HowToRun, Manifest
 from deployfold.bundle.tar import END, header, padding
 from deployfold.finish.reference import read_reference, write_reference
-from deployfold.reporting.report import (
-    Accuracy,
-    Environment,
-    ModelInput,
-    Report,
-    Row,
-    Source,
-    Status,
-    ThresholdResult,
-    load_report,
-    write_report,
-)
+from deployfold.reporting.conditions import Environment, ModelInput, Source
+from deployfold.reporting.report import Report, Status, ThresholdResult, load_report, write_report
+from deployfold.reporting.row import Accuracy, Row
 
 SHAPE = (1, 3, 16, 16)
 PREPROCESS = {

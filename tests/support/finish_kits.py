@@ -13,15 +13,9 @@ from deployfold.compiling import EngineOptions, InputShapes
 from deployfold.config.precision import Precision
 from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
 from deployfold.finish.reference import write_reference
-from deployfold.reporting.report import (
-    Environment,
-    ModelInput,
-    Report,
-    Row,
-    Source,
-    ThresholdResult,
-    write_report,
-)
+from deployfold.reporting.conditions import Environment, ModelInput, Source
+from deployfold.reporting.report import Report, ThresholdResult, write_report
+from deployfold.reporting.row import Row
 
 SHAPE = (2, 3, 16, 16)
 

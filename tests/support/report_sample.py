@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from deployfold.reporting.report import (
-    Accuracy,
-    BatchPoint,
-    ColdStart,
-    Environment,
-    FoldedNorm,
-    FoldSummary,
-    Latency,
-    LeftNorm,
-    ModelInput,
-    QuantizationSummary,
-    QuantizedLayer,
-    Report,
-    Row,
-    Source,
-    Speedup,
-    StageCost,
-    ThresholdResult,
-    Verification,
-)
+from deployfold.reporting.conditions import Environment, ModelInput, Source, StageCost
+from deployfold.reporting.fold import FoldedNorm, FoldSummary, LeftNorm, Verification
+from deployfold.reporting.layers import QuantizationSummary, QuantizedLayer
+from deployfold.reporting.report import Report, ThresholdResult
+from deployfold.reporting.row import Accuracy, BatchPoint, ColdStart, Latency, Row, Speedup
 
 BEFORE, AFTER = 25_557_032, 25_530_472
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deployfold.reporting.report import Row, load_report, write_report
+from deployfold.reporting.report import load_report, write_report
+from deployfold.reporting.row import Row
 
 
 def model_config() -> Any:

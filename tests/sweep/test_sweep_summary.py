@@ -6,8 +6,10 @@ from pathlib import Path
 from rendered import plain
 
 from deployfold.config.precision import Precision
+from deployfold.reporting.conditions import Environment, Source
 from deployfold.reporting.metrics import METRICS
-from deployfold.reporting.report import Environment, Report, Row, Source, Status, write_report
+from deployfold.reporting.report import Report, Status, write_report
+from deployfold.reporting.row import Row
 from deployfold.sweep.fleet import FleetModel
 from deployfold.sweep.jobs import RECORD, Cell
 from deployfold.sweep.summary import CellResult, summarise, to_markdown, to_table

@@ -76,11 +76,11 @@ def build(
         check_target(name)
     if dry_run or only:
         from deployfold.building.plan import plan_build
-        from deployfold.reporting.select import chosen
+        from deployfold.reporting.select import selected_names
         from deployfold.targets.machine import detect
 
         plan = plan_build(spec, detect())
-        chosen([row.name for row in plan.rows], only or ())  # refuses a name of no row
+        selected_names([row.name for row in plan.rows], only or ())  # refuses a name of no row
         if dry_run:
             show_plan(run, plan)
             return

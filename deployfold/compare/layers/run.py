@@ -20,7 +20,8 @@ from deployfold.errors import UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import in_single_precision, load_model, make_inputs, resolve_inputs
 from deployfold.loading.model import LoadedModel
-from deployfold.reporting.report import REPORT_JSON, Report, Source, load_report
+from deployfold.reporting.conditions import Source
+from deployfold.reporting.report import REPORT_JSON, Report, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 from deployfold.runtimes.tensors import to_array
 

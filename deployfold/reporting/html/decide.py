@@ -15,10 +15,11 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from deployfold.reporting import text
-from deployfold.reporting.choice import loses
 from deployfold.reporting.intervals import latency_interval
 from deployfold.reporting.metrics import ROUNDING_DB
-from deployfold.reporting.report import Report, Row
+from deployfold.reporting.recommendation import loses
+from deployfold.reporting.report import Report
+from deployfold.reporting.row import Row
 
 from .svg import Element, add, axis, drawing, markup, percent
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from deployfold.reporting import text
-from deployfold.reporting.report import FoldSummary
+from deployfold.reporting.fold import FoldSummary
 
 OPEN = 80
 """BatchNorms up to which every group of the tree is shown open."""

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from deployfold.errors import first_few
 from deployfold.reporting import text
+from deployfold.reporting.layers import QuantizationSummary, QuantizedLayer
 from deployfold.reporting.metrics import LOSSY_SQNR_DB
-from deployfold.reporting.report import QuantizationSummary, QuantizedLayer, Report
+from deployfold.reporting.report import Report
 
 from .svg import add, drawing, markup, percent, ticks
 

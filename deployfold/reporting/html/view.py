@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from deployfold.reporting import text
-from deployfold.reporting.choice import Choice, choose, not_measured, outputs
 from deployfold.reporting.comparison import Cell, comparison
 from deployfold.reporting.details import (
     Grid,
@@ -18,8 +17,10 @@ from deployfold.reporting.details import (
 )
 from deployfold.reporting.footnotes import Footnotes, footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
-from deployfold.reporting.report import Report, Row
+from deployfold.reporting.recommendation import Recommendation, not_measured, outputs, recommend
+from deployfold.reporting.report import Report
 from deployfold.reporting.reproduce import build_command, install_command
+from deployfold.reporting.row import Row
 from deployfold.reporting.summary import Line, summary_lines
 
 from .decide import decision_chart, drawn_rows
@@ -54,7 +55,7 @@ class View:
     """
 
     report: Report
-    choice: Choice
+    choice: Recommendation
     decision: Markup | None
     equal: bool
     unmeasured: dict[str, list[Unmeasured]]
@@ -83,7 +84,7 @@ class View:
 
 def view(report: Report, outline: Outline | None) -> View:
     """Everything that the page shows of a report."""
-    choice, notes = choose(report), footnotes(report)
+    choice, notes = recommend(report), footnotes(report)
     shown = comparison(report, notes).columns
     decision = decision_chart(report, choice.row)
     fold = report.fold if report.fold and (report.fold.folded or report.fold.left) else None

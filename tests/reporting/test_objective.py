@@ -7,14 +7,10 @@ from typing import Any
 import pytest
 from report_sample import latency
 
-from deployfold.reporting.chosen import choose_by
-from deployfold.reporting.report import (
-    Accuracy,
-    BatchPoint,
-    QuantizationSummary,
-    Row,
-    ThresholdResult,
-)
+from deployfold.reporting.layers import QuantizationSummary
+from deployfold.reporting.objective import choose_by
+from deployfold.reporting.report import ThresholdResult
+from deployfold.reporting.row import Accuracy, BatchPoint, Row
 
 
 def _row(name: str, ms: float | None, size: int, sqnr: float | None = 100.0, **more: Any) -> Row:

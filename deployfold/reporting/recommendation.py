@@ -17,38 +17,41 @@ from dataclasses import dataclass
 from . import text
 from .intervals import faster, settled_speedup
 from .metrics import METRICS, ROUNDING_DB, score_metric
-from .report import Report, Row
+from .report import Report
+from .row import Row
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """The artifact to take; ``row`` is ``None`` where the report gives no reason to take one."""
 
     row: Row | None
     sentence: str
 
 
-def choose(report: Report) -> Choice:
+def recommend(report: Report) -> Recommendation:
     """The artifact to take, or why there is none."""
     if report.status.state != "complete":
         was = "was " if report.status.state == "interrupted" else ""
-        return Choice(None, text.sentence(f"The build {was}{report.status}"))
+        return Recommendation(None, text.sentence(f"The build {was}{report.status}"))
     if not report.rows:
-        return Choice(None, "The report has no artifacts.")
+        return Recommendation(None, "The report has no artifacts.")
     baseline = report.rows[0]
     if not any(row.latency for row in report.rows):
         reason = baseline.not_measured or report.rows[-1].not_measured or "no reason was recorded"
-        return Choice(None, text.sentence(f"No latency was measured: {reason}"))
+        return Recommendation(None, text.sentence(f"No latency was measured: {reason}"))
     candidates = [row for row in report.rows[1:] if is_candidate(row, baseline)]
     if not candidates:
         first = text.clean(baseline.title)
         if any(settled_speedup(row) for row in report.rows[1:]):
-            return Choice(
+            return Recommendation(
                 None, f"Nothing measured here is faster than {first} and keeps its accuracy."
             )
-        return Choice(None, f"Too few rounds to say whether anything is faster than {first}.")
+        return Recommendation(
+            None, f"Too few rounds to say whether anything is faster than {first}."
+        )
     row = max(candidates, key=lambda one: METRICS["speedup"].read(one) or 0.0)
-    return Choice(row, describe(row, baseline))
+    return Recommendation(row, describe(row, baseline))
 
 
 def is_candidate(row: Row, baseline: Row) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from report_sample import full_report, sample_report
 
-from deployfold.reporting.choice import choose
-from deployfold.reporting.report import Accuracy, QuantizationSummary, Report, Speedup, Status
+from deployfold.reporting.layers import QuantizationSummary
+from deployfold.reporting.recommendation import recommend
+from deployfold.reporting.report import Report, Status
+from deployfold.reporting.row import Accuracy, Speedup
 
 
 def with_row(report: Report, index: int, **changes: object) -> Report:
@@ -16,7 +18,7 @@ def with_row(report: Report, index: int, **changes: object) -> Report:
 
 
 def taken(report: Report) -> str | None:
-    row = choose(report).row
+    row = recommend(report).row
     return None if row is None else row.name
 
 
@@ -48,7 +50,7 @@ def test_a_row_of_unknown_accuracy_is_not_recommended(change, expected) -> None:
 def test_labels_judge_in_place_of_decibels() -> None:
     report = full_report()
     kept = Accuracy(max_abs_diff=0.2, sqnr_db=24.0, accuracy=0.757, samples=1000)
-    choice = choose(with_row(report, 4, accuracy=kept))
+    choice = recommend(with_row(report, 4, accuracy=kept))
     assert choice.row is not None
     assert choice.row.name == "onnxruntime"
     assert "75.7 % accuracy (0.40 points lost)" in choice.sentence
@@ -58,7 +60,7 @@ def test_labels_judge_in_place_of_decibels() -> None:
 
 def test_a_lossy_row_says_how_much_it_loses() -> None:
     near = Accuracy(max_abs_diff=0.1, sqnr_db=40.2, top1_agreement=0.992, samples=500)
-    assert choose(with_row(sample_report(), 4, accuracy=near)).sentence == (
+    assert recommend(with_row(sample_report(), 4, accuracy=near)).sentence == (
         "ONNX Runtime: 2.06× as fast as PyTorch here [2.04, 2.09], outputs to 40.2 dB SQNR, the"
         " same first class for 99.2 % of 500 samples, 102.1 MB."
     )
@@ -67,7 +69,7 @@ def test_a_lossy_row_says_how_much_it_loses() -> None:
 def test_a_report_without_a_choice_says_why() -> None:
     report = sample_report()
     slow = report.model_copy(update={"rows": (report.rows[0], report.rows[2], report.rows[3])})
-    assert choose(slow).sentence == (
+    assert recommend(slow).sentence == (
         "Nothing measured here is faster than PyTorch and keeps its accuracy."
     )
     few = report.rows[4].latency
@@ -75,12 +77,12 @@ def test_a_report_without_a_choice_says_why() -> None:
     few = few.model_copy(update={"speedup": Speedup(value=2.0, low=0.0, high=float("inf"))})
     two = with_row(report.model_copy(update={"rows": (report.rows[0], report.rows[4])}), 1,
                    latency=few)  # fmt: skip
-    assert choose(two).sentence.startswith("Too few rounds to say whether")
+    assert recommend(two).sentence.startswith("Too few rounds to say whether")
     none = report.model_copy(update={"rows": (report.rows[-1],)})
-    assert choose(none).sentence == (
+    assert recommend(none).sentence == (
         "No latency was measured: built for sm_89; measure it there: deployfold bench DIR."
     )
     failed = Status(state="failed", stage="lower", message="INT8 gives 3 dB.")
-    assert choose(report.model_copy(update={"status": failed})).sentence == (
+    assert recommend(report.model_copy(update={"status": failed})).sentence == (
         "The build failed at lower: INT8 gives 3 dB."
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import text
-from .choice import accurate
 from .metrics import METRICS
-from .report import Chosen, Row, ThresholdResult
+from .recommendation import accurate
+from .report import Chosen, ThresholdResult
+from .row import Row
 
 
 @dataclass(frozen=True)
