@@ -259,12 +259,16 @@ def _resolve(model: LoadedModel, requested: InputSpec | None, spec: BuildSpec) -
 
 
 def _shown_by_data(model: LoadedModel, spec: BuildSpec) -> InputSpec | None:
-    """The inputs according to the user's arrays, if the forward has inputs of these names."""
+    """The inputs according to the user's arrays, if the forward has inputs of these names.
+
+    The names may also be those of keywords, or of items of a list or dictionary (``batch.ids``).
+    """
     data = spec.input_data or spec.calibration or spec.folding.reestimate_bn
     by_profile = spec.dynamic and not isinstance(spec.dynamic[0], DynamicBatch)
     shown = None if data is None or by_profile else inputs_in(data.source)
     if model.kind == "onnx":
         return shown  # its own names are checked with the shapes
-    names = set(forward_of(model.module).names)
-    given = {tensor.name for tensor in shown.tensors} - {None} if shown else set()
-    return shown if given <= names else None
+    forward = forward_of(model.module)
+    names = {*forward.names, *forward.keywords}
+    given = {tensor.name for tensor in shown.tensors if tensor.name} if shown else set()
+    return shown if all(one in names or one.partition(".")[0] in names for one in given) else None

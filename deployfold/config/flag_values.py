@@ -41,8 +41,12 @@ def read_batches(text: str | None) -> tuple[int, ...]:
     return tuple(sorted(batches))
 
 
+_JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
+"""Words as JSON and YAML have them. The text ``"false"`` would count as true in Python."""
+
+
 def read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Read each ``NAME=VALUE``; a value that is not a Python literal is a string."""
+    """Read each ``NAME=VALUE``: a literal of Python, a word of JSON, or a string."""
     found = []
     for text in texts:
         name, separator, value = text.partition("=")
@@ -51,7 +55,7 @@ def read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
                 f"--arch-arg {text!r} is not NAME=VALUE.", hint="Write it as --arch-arg width=64."
             )
         try:
-            found.append((name, ast.literal_eval(value)))
+            found.append((name, ast.literal_eval(_JSON_WORDS.get(value, value))))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             found.append((name, value))
     return tuple(found)

@@ -27,13 +27,13 @@ class TensorSpec:
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read ``[NAME=]1x3x224x224[:DTYPE]``.
+        """Read ``[NAME=]1x3x224x224[:DTYPE]``; the shape ``scalar`` has no axes.
 
         Raises:
             UsageError: the text does not follow that grammar.
         """
         hint = "Write it as --input 1x3x224x224 or --input name=1x3x224x224:float32."
-        match = re.fullmatch(r"(?:([^=]+)=)?(\d{1,9}(?:x\d{1,9})*)(?::([a-z0-9]+))?", text)
+        match = re.fullmatch(r"(?:([^=]+)=)?(\d{1,9}(?:x\d{1,9})*|scalar)(?::([a-z0-9]+))?", text)
         if match is None:
             raise UsageError(f"{text!r} is not an input shape.", hint=hint)
         name, dimensions, dtype = match.groups()
@@ -43,7 +43,8 @@ class TensorSpec:
             raise UsageError(
                 f"{dtype!r} is not an input dtype.", hint=f"Use one of: {', '.join(DTYPES)}."
             )
-        shape = tuple(int(dimension) for dimension in dimensions.split("x"))
+        sizes = [] if dimensions == "scalar" else dimensions.split("x")
+        shape = tuple(map(int, sizes))
         if 0 in shape:
             raise UsageError(f"The input shape {dimensions} has an empty axis.", hint=hint)
         return cls(shape=shape, name=name, dtype=dtype or "float32")

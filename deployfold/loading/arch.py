@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def create(arch: str, **options: Any) -> nn.Module:
             module = builder(**options)
     except DeployfoldError:
         raise
-    except Exception as error:  # any code may run in a factory
+    except (Exception, SystemExit) as error:  # any code may run in a factory
         raise LoadError(
             f"Building {arch} failed: {type(error).__name__}: {one_line(error)}."
         ) from error
@@ -277,7 +278,11 @@ def near(filename: str) -> list[str]:
 
 def _factory(package: str, name: str) -> Any:
     hint = "Python must be able to import the package, from the working directory or as installed."
+    if package.endswith(".py"):
+        hint = f"Write the module's name: {package[:-3].replace('/', '.')}:{name}."
     factory = import_named(package, name, hint=hint)
+    if isinstance(factory, nn.Module):
+        return lambda: copy.deepcopy(factory)
     if not callable(factory):
         raise UsageError(f"{package}:{name} cannot be called.")
     return factory

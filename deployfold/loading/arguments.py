@@ -170,8 +170,8 @@ def _layout(module: nn.Module, given: list[str | None]) -> Layout | None:
     rest = {name: value for name, value in values.items() if name not in leading}
     if not rest and not grouped:
         return None
-    gap = [one for one in positional if one.name not in values and one.default is one.empty]
-    if gap:
+    by_name = [*positional, *(one for one in parameters if one.kind is one.KEYWORD_ONLY)]
+    if any(one.default is one.empty and one.name not in values for one in by_name):
         return None
     return Layout(tuple(values[name] for name in leading), rest)
 

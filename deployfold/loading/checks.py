@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -85,6 +85,41 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
         raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
     if tensor.is_complex():
         raise LoadError(f"{name} is complex, which neither ONNX nor TensorRT can hold.")
+
+
+def check_state(state: Mapping[str, torch.Tensor], learned: Set[str]) -> None:
+    """Refuse weights that cannot be copied into a float model with the same numbers.
+
+    Args:
+        state: the weights.
+        learned: the names of float parameters; buffers may hold integers.
+
+    Raises:
+        LoadError: a tensor is quantised, sparse, on the meta device, or a parameter is complex or
+            stored in 8 bits or integers, whose scale is unknown.
+    """
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise LoadError(
+                f"{name} was saved on the meta device and holds no numbers.",
+                hint="Load the weights before saving the model.",
+            )
+        if tensor.is_quantized:
+            raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
+        if tensor.layout is not torch.strided:
+            raise LoadError(
+                f"{name} is a sparse tensor.", hint=f"Save it as {name}.to_dense() first."
+            )
+        if name not in learned:
+            continue
+        if tensor.is_complex():
+            raise LoadError(f"{name} is complex in the file and real in the model.")
+        if not tensor.is_floating_point() or tensor.element_size() == 1:
+            raise LoadError(
+                f"{name} is {str(tensor.dtype).removeprefix('torch.')} in the file, so it is "
+                "quantised already, and its scale is not known.",
+                hint=_QUANTISED,
+            )
 
 
 def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from itertools import takewhile
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from deployfold.errors import LoadError, UsageError
 
@@ -28,13 +30,13 @@ def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ..
         key: the user's choice, as part of a key or prefix; ``None`` chooses by the usual names.
 
     Raises:
-        LoadError: several sets differ, and none has a usual name.
+        LoadError: several sets differ, and no name is more usual than the others.
         UsageError: ``key`` names none of them.
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
     chosen, others = _choose(whole, key, lambda fit: fit.label)
     rivals = [fit for fit in others if not is_average(fit.label) and not _equal(fit, chosen)]
-    if key is None and rivals and _rank(chosen.label) == len(_USUAL):
+    if key is None and _undecided([fit.label for fit in (chosen, *rivals)]):
         sets = "; ".join(_described(fit) for fit in (chosen, *rivals))
         raise LoadError(
             f"The checkpoint has several sets of weights that fit, and they differ: {sets}.",
@@ -57,9 +59,19 @@ def choose_module(
         key: the user's choice, as part of a key; ``None`` chooses by the usual names.
 
     Raises:
+        LoadError: several models differ, and no name is more usual than the others.
         UsageError: ``key`` names none of them.
     """
     chosen, others = _choose(found, key, lambda one: ".".join(one[0]))
+    rivals = [one for one in others if not is_average(".".join(one[0])) and _differ(one, chosen)]
+    if key is None and _undecided([".".join(path) for path, _ in (chosen, *rivals)]):
+        models = "; ".join(
+            f"{'.'.join(path)!r} ({type(one).__name__})" for path, one in (chosen, *rivals)
+        )
+        raise LoadError(
+            f"The checkpoint has several models: {models}.",
+            hint=f"Choose one: --weights {'.'.join(chosen[0])}.",
+        )
     return chosen[1], unused([".".join(path) for path, _ in others], key)
 
 
@@ -76,12 +88,33 @@ def unused(labels: Sequence[str], key: str | None) -> tuple[str, ...]:
     )
 
 
+def _undecided(labels: Sequence[str]) -> bool:
+    """Whether the first of several labels is not more usual than the others."""
+    first, *others = _ranks(labels)
+    return bool(others) and first >= min(others)
+
+
+def _differ(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two loaded modules with parameters are different models."""
+    first, second = one[1], other[1]
+    if not isinstance(first, nn.Module) or not isinstance(second, nn.Module):
+        return False  # not loaded, which is refused later
+    if first is second or not any(True for _ in first.parameters()):
+        return False
+    states = first.state_dict(), second.state_dict()
+    return states[0].keys() != states[1].keys() or not all(
+        torch.equal(value, states[1][key]) for key, value in states[0].items()
+    )
+
+
 def _choose(
     items: Sequence[_T], key: str | None, label: Callable[[_T], str]
 ) -> tuple[_T, list[_T]]:
     if key is not None:
         items = _named(items, key, label)
-    ordered = sorted(items, key=lambda item: (is_average(label(item)), _rank(label(item))))
+    labels = [label(item) for item in items]
+    keys = [(is_average(one), rank) for one, rank in zip(labels, _ranks(labels), strict=True)]
+    ordered = [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
     return ordered[0], ordered[1:]
 
 
@@ -102,11 +135,18 @@ def _named(items: Sequence[_T], key: str, label: Callable[[_T], str]) -> Sequenc
     )
 
 
-def _rank(label: str) -> int:
-    """The index in ``_USUAL`` of the label's likeliest part; ``len(_USUAL)`` without one."""
-    parts = label.split(".") if label else ["model"]
-    ranks = [_USUAL.index(part) for part in parts if part in _USUAL]
-    return min(ranks, default=len(_USUAL))
+def _ranks(labels: Sequence[str]) -> list[int]:
+    """For each label the index in ``_USUAL`` of its likeliest part; ``len(_USUAL)`` without one.
+
+    Parts that all labels share at their start do not count.
+    """
+    parts = [label.split(".") if label else [] for label in labels]
+    shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))))
+    ranks = []
+    for one in parts:
+        known = [_USUAL.index(part) for part in one[shared:] or ["model"] if part in _USUAL]
+        ranks.append(min(known, default=len(_USUAL)))
+    return ranks
 
 
 def _equal(one: Fit, other: Fit) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deployfold.errors import first_few
 
-from .weights import Weights, is_average
+from .weights import Weights, is_average, size_of
 
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)")
 _WRAPPERS = frozenset(
@@ -48,15 +48,12 @@ class Names:
         for name, parameter in module.named_parameters(remove_duplicate=False):
             groups[id(parameter)].append(name)
         ties = {name: tuple(group) for group in groups.values() for name in group if group[1:]}
-        shapes = {
-            key: value.shape for key, value in module.state_dict().items() if not _is_counter(key)
-        }
-        buffers = {name for name, _ in module.named_buffers()}
+        state = module.state_dict()
         return cls(
-            shapes,
+            {key: value.shape for key, value in state.items() if not _is_counter(key)},
             ties,
             frozenset(name for name, _ in module.named_children()),
-            frozenset(buffers - module.state_dict().keys()),
+            frozenset({name for name, _ in module.named_buffers()} - state.keys()),
         )
 
 
@@ -142,9 +139,9 @@ def _fit(
     foreign = [key for key in extra if _is_foreign(names, key)]
     unexpected = [key for key in extra if missing or key not in foreign]
     shapes = [
-        f"{key} is {_shape(state[key].shape)} in the checkpoint and {_shape(own[key])} in {arch}"
+        f"{key} is {_shape(size_of(state[key]))} in the checkpoint and {_shape(own[key])} in {arch}"
         for key in sorted(own.keys() & state.keys())
-        if own[key] != state[key].shape
+        if own[key] != size_of(state[key])
     ]
     shapes += _untied(names, state, arch)
     left_out = [*outside, *(key for key in foreign if key not in unexpected)]
@@ -169,7 +166,7 @@ def _untied(names: Names, state: Mapping[str, Tensor], arch: str) -> list[str]:
         for key in group[1:]
         if group[0] in state
         and state[group[0]] is not state[key]
-        and state[group[0]].shape == state[key].shape
+        and size_of(state[group[0]]) == size_of(state[key]) is not None
         and not torch.equal(state[group[0]], state[key])
     ]
 
@@ -179,8 +176,8 @@ def _is_foreign(names: Names, key: str) -> bool:
 
     1. A counter of a profiler, or a buffer that the architecture computes itself.
     2. An average at the top level, such as ``ema_backbone_conv1_weight`` of mmengine.
-    3. A tensor of a top-level submodule that the architecture lacks, such as a loss. A submodule
-       named by a number is not foreign but one more layer: the architecture is too short.
+    3. A tensor of a top-level submodule that the architecture lacks, such as a loss. A number
+       as its name means one more layer instead: the architecture is too short.
     """
     if key.rpartition(".")[2] in _COUNTERS or key in names.non_persistent:
         return True
@@ -220,7 +217,9 @@ def _with_prefix_added(names: Names, given: Mapping[str, Tensor]) -> dict[str, T
     for match in re.finditer(r"\.", first):
         prefix = first[: match.end()]
         renamed = {f"{prefix}{key}": value for key, value in given.items()}
-        if all(key in renamed and renamed[key].shape == own for key, own in names.shapes.items()):
+        if all(
+            key in renamed and size_of(renamed[key]) == own for key, own in names.shapes.items()
+        ):
             return renamed
     return None
 
@@ -294,5 +293,5 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
+def _shape(shape: Sequence[int] | None) -> str:
+    return "nested" if shape is None else "x".join(map(str, shape)) or "a scalar"

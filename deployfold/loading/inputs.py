@@ -30,11 +30,13 @@ class _Forward:
         names: the names, in order.
         required: the number of arguments without a default.
         open: whether the forward also takes ``*args``.
+        keywords: the names of arguments without a default that are given by keyword only.
     """
 
     names: tuple[str, ...]
     required: int
     open: bool = False
+    keywords: tuple[str, ...] = ()
 
 
 def resolve_inputs(
@@ -134,7 +136,12 @@ def forward_of(module: nn.Module) -> _Forward:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [item for item in parameters if item.kind in kinds]
     required = sum(item.default is item.empty for item in positional)
-    return _Forward(tuple(item.name for item in positional), required, is_open)
+    keywords = tuple(
+        item.name
+        for item in parameters
+        if item.kind is item.KEYWORD_ONLY and item.default is item.empty
+    )
+    return _Forward(tuple(item.name for item in positional), required, is_open, keywords)
 
 
 def _name(index: int, forward: _Forward, count: int) -> str:
@@ -150,13 +157,18 @@ def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
     names = forward.names
     if not given or (forward.open and not set(given) & set(names)):
         return requested
+    if forward.open:  # other names are those of *args
+        names = (*names, *(name for name in given if name not in names))
     if len(requested.tensors) == 1 and len(names) == 1:
         return requested  # a single input may have any name
+    if set(given) & set(forward.keywords):
+        return requested  # others are missing: _check_count refuses them
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(
             f"The model has no input named {unknown[0]!r}.",
-            hint=f"Its inputs are: {', '.join(names)}.",
+            hint=f"Its inputs are: {', '.join((*names, *forward.keywords))}. An item of a list "
+            "or dictionary is NAME.0 or NAME.KEY.",
         )
     if len(requested.tensors) > len(names):
         return requested  # too many: _check_count refuses them
@@ -175,11 +187,26 @@ def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
 
 def _check_count(spec: InputSpec, forward: _Forward) -> None:
     given, names = len(spec.tensors), forward.names
-    if forward.required <= given and (given <= len(names) or forward.open):
+    enough = forward.required <= given and (given <= len(names) or forward.open)
+    if enough and not forward.keywords:
         return
+    names = (*names, *forward.keywords)
+    if given == len(names):
+        raise UsageError(
+            f"The forward takes {', '.join(forward.keywords)} by keyword, and the shapes from "
+            f"{spec.origin} have no names.",
+            hint="Give one --input NAME=SHAPE for each.",
+        )
     wanted = str(len(names))
-    if forward.required < len(names):
-        wanted = f"{forward.required} to {len(names)}"
+    if forward.required + len(forward.keywords) < len(names):
+        wanted = f"{forward.required + len(forward.keywords)} to {len(names)}"
+    elif given > 1 and len(names) == 1:
+        raise UsageError(
+            f"The model takes one input, {names[0]}, but the shapes of {given} are known, from "
+            f"{spec.origin}.",
+            hint=f"If {names[0]} is a list, write --input {names[0]}.0=SHAPE --input "
+            f"{names[0]}.1=SHAPE; if it is a dictionary, --input {names[0]}.KEY=SHAPE for each.",
+        )
     raise UsageError(
         f"The model takes {wanted} inputs ({', '.join(names)}), but the shapes of {given} are "
         f"known, from {spec.origin}.",

@@ -16,7 +16,7 @@ from deployfold.util.files import sha256
 
 from . import zoo
 from .arch import Match, create, match, near, recognise
-from .checks import as_module, checked, missing_parts, safe_name
+from .checks import as_module, check_state, checked, missing_parts, safe_name
 from .choice import choose_fit, choose_module, unused
 from .fit import Names, fits
 from .formats import Content, Permissions, detect, stem
@@ -28,6 +28,7 @@ from .weights import Weights, find_modules, find_weights, is_average
 from .wrappers import unwrap
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_HUB = re.compile(r"[\w-]+/[\w-]+(?:\.\d+[\w.-]*)?")
 _OVERHEAD = 1 << 16
 """Bytes of a file other than tensors: names, code, the archive's directory."""
 
@@ -68,10 +69,16 @@ def load_model(
     except OSError as error:  # a folder without search permission, or too long a name
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
     options = dict(arch_options or {})
-    if zoo.is_zoo_name(source) and not exists:
-        return _sized(checked(_from_zoo(source, arch, options)))
-    if factories and _FACTORY.fullmatch(source) and not exists:
-        return _sized(checked(_from_factory(source, arch, options)))
+    built = zoo.is_zoo_name(source) or (factories and _FACTORY.fullmatch(source) is not None)
+    if built and not exists:
+        for flag, value in (("--arch", arch), ("--weights", weights)):
+            if value is not None:
+                raise UsageError(
+                    f"{source} is an architecture itself, so {flag} has no effect.",
+                    hint=f"Remove {flag}.",
+                )
+        make = _from_zoo if zoo.is_zoo_name(source) else _from_factory
+        return _sized(checked(make(source, options)))
     if not exists:
         raise _missing(source)
     found = detect(path)
@@ -82,11 +89,15 @@ def load_model(
         sum(file.stat().st_size for file in files), shapes=content.shapes, notes=content.notes,
     )  # fmt: skip
     if isinstance(content.module, OnnxModule):
-        if arch is not None:
-            raise UsageError(f"{source} is a whole model; --arch goes with a state dict.")
+        if arch is not None or weights is not None:
+            flag = "--arch" if arch is not None else "--weights"
+            raise UsageError(f"{source} is a whole model; {flag} goes with a checkpoint.")
         return checked(replace(loaded, module=content.module, weight_bytes=loaded.bytes))
     if content.module is not None:
-        loaded = _with_own_architecture(replace(loaded, module=content.module), path)
+        unread = "--weights goes with a checkpoint and was not used." if weights else ""
+        notes = (*loaded.notes, *filter(None, [unread]))
+        loaded = replace(loaded, module=content.module, notes=notes)
+        loaded = _with_own_architecture(loaded, path)
     else:
         content = replace(content, options={**content.options, **options})
         loaded = _from_tree(loaded, path, content, weights)
@@ -101,23 +112,15 @@ def _sized(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, weight_bytes=loaded.bytes if weights_only else size)
 
 
-def _from_factory(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
+def _from_factory(source: str, options: dict[str, Any]) -> LoadedModel:
     """A model that the user's own code builds, with its weights."""
-    if arch is not None:
-        raise UsageError(
-            f"{source} is an architecture itself, so --arch has no effect.", hint="Remove --arch."
-        )
     module, notes = unwrap(create(source, **options))
     note = f"{source} with the weights that its code sets, under a fixed seed."
     name = safe_name(source.partition(":")[2])
     return LoadedModel(module, "factory", name, source, source, notes=(note, *notes))
 
 
-def _from_zoo(source: str, arch: str | None, options: dict[str, Any]) -> LoadedModel:
-    if arch is not None:
-        raise UsageError(
-            f"{source} is an architecture itself, so --arch has no effect.", hint="Remove --arch."
-        )
+def _from_zoo(source: str, options: dict[str, Any]) -> LoadedModel:
     cached = None if options else zoo.cached_weights(source)
     if cached is None:
         module = create(source, **options)
@@ -222,19 +225,9 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     If all floating-point tensors of the state have one dtype, the module is converted to it.
 
     Raises:
-        LoadError: a tensor is quantised, or on the meta device.
+        LoadError: see :func:`deployfold.loading.checks.check_state`.
     """
-    quantised = next((key for key, tensor in state.items() if tensor.is_quantized), None)
-    if quantised is not None:
-        raise LoadError(
-            f"{quantised} is quantised already.", hint="Give the float model's weights."
-        )
-    empty = next((key for key, tensor in state.items() if tensor.is_meta), None)
-    if empty is not None:
-        raise LoadError(
-            f"{empty} was saved on the meta device and holds no numbers.",
-            hint="Load the weights before saving the model.",
-        )
+    check_state(state, {name for name, one in module.named_parameters() if one.is_floating_point()})
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         module = module.to(dtypes.pop())
@@ -258,7 +251,12 @@ def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
 def _missing(source: str) -> LoadError:
     # Looking for names imports torchvision and timm; no name has a slash or a suffix.
     known = [] if "/" in source or Path(source).suffix else near(source)
-    if any(arch.partition(":")[2] == source for arch in known):
+    if "://" in source or _HUB.fullmatch(source):
+        hint = (
+            "Nothing is downloaded. Download it first (hf download NAME --local-dir FOLDER for a "
+            "model of Hugging Face's hub), and give the file or the folder."
+        )
+    elif any(arch.partition(":")[2] == source for arch in known):
         hint = f"To build the known model of that name, write {known[0]}."
     elif known:
         hint = f"Did you mean {' or '.join(known)}?"

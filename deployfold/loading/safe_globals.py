@@ -80,6 +80,7 @@ _TORCH_ALLOWS = frozenset(
 )
 _BLOCKED = frozenset({"os", "posix", "nt", "sys"})
 """Modules that torch's restricted unpickler refuses even if they are allowed."""
+PROTOCOL = "torch's restricted unpickler reads pickle protocol 2 only."
 LEGACY_PICKLES = 4
 """The pickles of torch's format of before 2020: magic number, protocol, system, object."""
 
@@ -165,8 +166,7 @@ def _globals_of(source: Path | IO[bytes]) -> list[str]:
     except Exception as error:  # damaged bytes can raise any exception
         if "Unsupported operand" in str(error):
             raise LoadError(
-                "The checkpoint cannot be inspected: torch's restricted unpickler reads pickle "
-                "protocol 2 only.",
+                f"The checkpoint cannot be inspected: {PROTOCOL}",
                 hint="Save it again without pickle_protocol. If you trust its author, add --trust.",
             ) from error
         raise LoadError(

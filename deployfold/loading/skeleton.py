@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .fit import Names
+from .weights import size_of
 
 
 def with_memory(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module | None:
@@ -38,9 +39,10 @@ def with_memory(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module |
 def class_count(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     """The state's number of classes, if only the first axes of some tensors differ."""
     own = module.state_dict()
-    differing = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    differing = [key for key in own.keys() & state.keys() if own[key].shape != size_of(state[key])]
     if not differing or any(
-        not own[key].dim() or own[key].shape[1:] != state[key].shape[1:] for key in differing
+        not own[key].dim() or state[key].is_nested or own[key].shape[1:] != state[key].shape[1:]
+        for key in differing
     ):
         return None
     return min(int(state[key].shape[0]) for key in differing)

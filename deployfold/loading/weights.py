@@ -27,6 +27,8 @@ _LONGEST_LIST = 64
 """Longest list to search; longer lists are histories or optimizer groups."""
 _AVERAGES = frozenset({"ema", "swa", "avg", "average", "averaged", "teacher", "shadow", "momentum"})
 _AVERAGE = re.compile(r"(?:model|net|net_?g|params|weights)_?ema")
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Modules without a forward."""
 _ARRAY_MAKERS = re.compile(r"numpy\.(?:_core|core)\.multiarray\._reconstruct")
 _PLAIN_DTYPE = re.compile(r"[?]|b1|[biuf][1248]")
 
@@ -60,14 +62,15 @@ def find_weights(tree: Any) -> list[Weights]:
 def find_modules(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     """Every module in a checkpoint with the keys that lead to it, the outermost first.
 
-    A module whose class was not loaded is a :class:`Placeholder`.
+    A module whose class was not loaded is a :class:`Placeholder`. A list or dictionary of modules
+    has no forward, so each of its items counts.
     """
     found: list[tuple[tuple[str, ...], Any]] = []
     pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     budget = _Budget()
     while pending and budget.spend():
         path, value = pending.pop(0)
-        if is_module(value):
+        if is_module(value) and not isinstance(value, _CONTAINERS):
             found.append((path, value))
         elif len(path) < _DEPTH:
             pending += [((*path, key), item) for key, item in _children(value)]
@@ -79,6 +82,11 @@ def is_module(value: Any) -> bool:
     if isinstance(value, Placeholder):
         return "_modules" in value.attributes() and "_parameters" in value.attributes()
     return isinstance(value, nn.Module)
+
+
+def size_of(tensor: Tensor) -> torch.Size | None:
+    """The shape of a tensor; ``None`` for a nested one, which has none."""
+    return None if tensor.is_nested else tensor.shape
 
 
 def is_average(label: str) -> bool:
@@ -152,9 +160,11 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, Placeholder):
         pairs += value.attributes().items()
-        pairs += enumerate(value.items_given())
+        pairs += enumerate((*value.arguments, *value.items_given()))
     elif isinstance(value, Mapping):
         pairs += value.items()
+    elif isinstance(value, _CONTAINERS):
+        pairs += value._modules.items()
     elif isinstance(value, (list, tuple)) and len(value) <= _LONGEST_LIST:
         pairs += enumerate(value)
     for key, child in pairs:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployfold.config.flag_values import read_arguments
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.thresholds import parse_row_limits
@@ -15,7 +16,7 @@ from deployfold.errors import UsageError
 
 
 @given(
-    shape=st.lists(st.integers(1, 4096), min_size=1, max_size=5),
+    shape=st.lists(st.integers(1, 4096), min_size=0, max_size=5),
     name=st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True),
     dtype=st.sampled_from(DTYPES),
 )
@@ -35,6 +36,21 @@ def test_any_text_is_a_spec_or_a_usage_error(text):
 def test_batches_are_ordered(text):
     with pytest.raises(UsageError):
         DynamicBatch.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4", 4),
+        ("false", False),
+        ("None", None),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ("a=b", "a=b"),
+    ],
+)
+def test_arguments_are_literals_words_of_json_or_text(text, value):
+    assert read_arguments((f"width={text}",)) == (("width", value),)
 
 
 def test_names_and_batches():

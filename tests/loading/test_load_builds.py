@@ -14,10 +14,13 @@ from torch import nn
 
 import deployfold
 from deployfold.building.fold_file import fold_file
+from deployfold.building.journal import Journal
+from deployfold.building.load import load
 from deployfold.config.make_spec import make_spec
 from deployfold.config.optimization_profiles import parse_profile
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import ExportError, UsageError
+from deployfold.events import ignore
 from deployfold.reporting.report import Report
 from deployfold.sweep.fleet import read_fleet
 
@@ -118,6 +121,14 @@ def test_a_module_that_cannot_be_pickled_is_exported_all_the_same(tmp_path: Path
     written = {"arch": f"{__name__}:Unpicklable", "input": ["1x3x8x8"]}
     with pytest.raises(ExportError, match="cannot be pickled"):
         fold_file(make_spec(str(tmp_path / "net.pt"), written), tmp_path / "folded.pt")
+
+
+def test_named_arrays_reach_keywords(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", mask=np.ones((3, 4, 8, 8)), image=np.ones((3, 3, 8, 8)))
+    spec = make_spec(f"{__name__}:Net", {"input-data": str(tmp_path / "in.npz")})
+    loaded = load(spec, Journal(ignore))
+    assert str(loaded.inputs) == "mask=1x4x8x8, image=1x3x8x8"
+    assert loaded.model.module(*loaded.example)["logits"].shape == (1, 4)
 
 
 def test_named_arrays_give_shapes_and_dtypes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,47 @@ def test_a_directory_without_weights_lists_its_checkpoints(tmp_path: Path) -> No
     assert "step_3.pt" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(".metadata", "dcp_to_torch"), ("zero_to_fp32.py", "python zero_to_fp32.py")],
+)
+def test_a_directory_of_parts_names_the_program_that_gathers_them(
+    name: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(LoadError) as caught:
+        load_model(str(tmp_path))
+    assert words in str(caught.value.hint)
+
+
+def test_a_tar_archive_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "weights.ckpt").write_bytes(b"1")
+    with tarfile.open(tmp_path / "net.nemo", "w") as archive:
+        archive.add(tmp_path / "weights.ckpt", "weights.ckpt")
+    with pytest.raises(LoadError, match="is a tar archive"):
+        load_model(str(tmp_path / "net.nemo"))
+
+
 def factory(width: int = 4) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
+
+
+INSTANCE = nn.Sequential(nn.Conv2d(3, 4, 1))
+
+
+def leaves() -> nn.Module:
+    raise SystemExit(0)
+
+
+def test_a_model_object_is_a_source_and_code_that_exits_is_an_error() -> None:
+    loaded = load_model(f"{__name__}:INSTANCE", factories=True).module
+    assert torch.equal(loaded[0].weight, INSTANCE[0].weight)
+    assert loaded is not INSTANCE
+    with pytest.raises(LoadError, match="failed: SystemExit"):
+        load_model(f"{__name__}:leaves", factories=True)
+    with pytest.raises(UsageError, match="cannot be imported") as caught:
+        load_model("nets.py:make", factories=True)
+    assert "nets:make" in str(caught.value.hint)
 
 
 def test_the_users_code_is_a_source_and_takes_arguments(tmp_path: Path) -> None:

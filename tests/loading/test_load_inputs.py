@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.errors import UsageError
 from deployfold.loading import LoadedModel, load_model, make_inputs, resolve_inputs
+from deployfold.loading.arguments import with_arguments
 from deployfold.loading.zoo import input_size
 
 
@@ -40,6 +42,43 @@ class Masked(nn.Module):
 def test_inputs_that_do_not_fit_the_forward(texts, words):
     with pytest.raises(UsageError, match=words):
         resolve_inputs(loaded(Masked()), InputSpec.parse(texts))
+
+
+class Pictured(nn.Module):
+    def forward(self, *, picture, mask):
+        return picture * mask
+
+
+class Rest(nn.Module):
+    def forward(self, picture, *rest):
+        return picture * rest[0]
+
+
+class Items(nn.Module):
+    def forward(self, items):
+        return items[0] * items[1]
+
+
+@pytest.mark.parametrize(
+    ("module", "texts", "words"),
+    [
+        (Pictured(), ["1x4", "1x4"], "takes picture, mask by keyword"),
+        (Pictured(), ["picture=1x4"], r"takes 2 inputs \(picture, mask\)"),
+        (Pictured(), ["mark=1x4"], "Its inputs are: picture, mask"),
+        (Items(), ["1x4", "1x4"], r"--input items\.0=SHAPE"),
+    ],
+)
+def test_the_error_says_how_such_inputs_are_given(module, texts, words):
+    spec = InputSpec.parse(texts)
+    with pytest.raises(UsageError) as caught:
+        resolve_inputs(with_arguments(loaded(module), spec), spec)
+    assert re.search(words, f"{caught.value.message} {caught.value.hint}")
+
+
+def test_names_beyond_the_arguments_are_those_of_the_rest():
+    spec = InputSpec.parse(["bias=2x4", "picture=1x4"])
+    assert resolve_inputs(loaded(Rest()), spec).names == ("picture", "bias")
+    assert resolve_inputs(loaded(Rest()), InputSpec.parse(["a=1x4", "b=1x4"])).names == ("a", "b")
 
 
 def test_first_layer_is_not_enough_for_two_inputs():

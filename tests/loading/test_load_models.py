@@ -93,6 +93,21 @@ def test_safetensors(resnet, tmp_path):
     assert same(load_model(str(path)).module, resnet)
 
 
+def test_the_content_decides_and_not_the_suffix(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "net.safetensors")
+    save_file(small().state_dict(), tmp_path / "net.pt")
+    for name in ("net.safetensors", "net.pt"):
+        assert load_model(str(tmp_path / name), arch=f"{__name__}:small").kind == "state_dict"
+
+
+def test_weights_without_a_choice_are_told(tmp_path):
+    torch.jit.save(torch.jit.script(small()), tmp_path / "net.ts")
+    loaded = load_model(str(tmp_path / "net.ts"), weights="ema")
+    assert "--weights goes with a checkpoint and was not used." in loaded.notes
+    with pytest.raises(UsageError, match="--weights has no effect"):
+        load_model("torchvision:resnet18", weights="ema")
+
+
 def test_torchscript_and_program(resnet, tmp_path):
     x = torch.randn(2, 3, 64, 64)
     torch.jit.save(torch.jit.trace(resnet, x), tmp_path / "r.pt")
@@ -211,6 +226,13 @@ def test_zoo_name_with_a_typing_error():
     with pytest.raises(UsageError) as caught:
         load_model("torchvision:resnet5O")
     assert "resnet50" in caught.value.hint
+
+
+@pytest.mark.parametrize("source", ["microsoft/resnet-50", "https://a.b/net.pt", "BAAI/bge-m1.5"])
+def test_a_name_of_a_hub_gets_the_way_to_download_it(source):
+    with pytest.raises(LoadError, match="does not exist") as caught:
+        load_model(source)
+    assert "hf download" in caught.value.hint
 
 
 def test_a_bare_zoo_name_gets_the_full_name_as_a_hint():

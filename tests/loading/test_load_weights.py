@@ -10,7 +10,7 @@ import pathlib
 import random
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -44,6 +44,11 @@ class Headed(nn.Module):
 
 
 State = dict[str, torch.Tensor]
+
+
+class Checkpoint(NamedTuple):
+    state: State
+    step: int
 
 
 NORMED = f"{__name__}:normed"
@@ -100,6 +105,7 @@ SHAPES: dict[str, Callable[[State], Any]] = {
         "1": {k[2:]: v for k, v in s.items() if k.startswith("1.")},
         "2": {n: {k[4:]: v for k, v in s.items() if k.startswith(f"2.{n}.")} for n in "01"},
     },
+    "named tuple": lambda s: Checkpoint(s, 3),
     "beside an optimizer": lambda s: {
         "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
         "state_dict": s,
@@ -223,6 +229,58 @@ def test_several_that_fit_and_differ_are_listed(tmp_path: pathlib.Path) -> None:
     assert "--weights left" in str(caught.value.hint)
     chosen = load(tmp_path, {"left": state, "right": other(state)}, weights="right")
     assert torch.equal(chosen.module[0].weight, other(state)["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("module.encoder_q.", "module.encoder_k."), ("online.net.", "target.net.")],
+)
+def test_two_copies_under_equally_usual_names_are_not_chosen_between(
+    first: str, second: str, tmp_path: pathlib.Path
+) -> None:
+    state = net().state_dict()
+    content = {"state_dict": under(first, state) | under(second, other(state))}
+    with pytest.raises(LoadError, match="several sets") as caught:
+        load(tmp_path, content)
+    assert f"--weights state_dict.{first.rstrip('.')}" in str(caught.value.hint)
+    usual = {"state_dict": under("module.net.", state) | under("module.other.", other(state))}
+    assert torch.equal(load(tmp_path, usual).module[0].weight, state["0.weight"])
+
+
+def test_several_modules_are_listed_and_one_is_chosen(tmp_path: pathlib.Path) -> None:
+    left, right = net(), net()
+    right.load_state_dict(other(left.state_dict()))
+    for content in ({"left": left, "right": right}, nn.ModuleDict({"left": left, "right": right})):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(LoadError, match=r"several models: 'left' \(Sequential\); 'right'"):
+            load_model(str(tmp_path / "w.pt"))
+        chosen = load_model(str(tmp_path / "w.pt"), weights="right").module
+        assert torch.equal(chosen[0].weight, right[0].weight)
+    torch.save({"left": left, "copy": left, "loss": nn.CrossEntropyLoss()}, tmp_path / "w.pt")
+    assert torch.equal(load_model(str(tmp_path / "w.pt")).module[0].weight, left[0].weight)
+
+
+UNFIT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "int8": (lambda w: w.to(torch.int8), "stem.weight is int8 in the file"),
+    "bool": (lambda w: w > 0, "stem.weight is bool in the file"),
+    "float8": (lambda w: w.to(torch.float8_e4m3fn), "stem.weight is float8_e4m3fn in the file"),
+    "complex": (lambda w: w.to(torch.complex64), "is complex in the file"),
+    "sparse": (lambda w: w.to_sparse(), "is a sparse tensor"),
+    "nested": (lambda w: torch.nested.nested_tensor([w, w]), "stem.weight is nested in the check"),
+    "meta": (lambda w: w.to("meta"), "on the meta device"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNFIT)
+def test_weights_that_would_change_when_copied_are_refused(
+    kind: str, tmp_path: pathlib.Path
+) -> None:
+    change, words = UNFIT[kind]
+    state = headed()
+    state["stem.weight"] = change(state["stem.weight"])
+    with pytest.raises(LoadError, match=words):
+        load(tmp_path, state, arch=f"{__name__}:Headed")
 
 
 def test_the_nearest_attempt_is_shown_with_names_of_both_sides(tmp_path: pathlib.Path) -> None:

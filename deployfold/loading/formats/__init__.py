@@ -50,6 +50,10 @@ def detect(path: Path) -> Format:
             f"{path} is an archive that torch did not write.",
             hint="If the checkpoint is a file inside it, unpack it first.",
         )
+    if header.head[257:262] == b"ustar":
+        raise LoadError(
+            f"{path} is a tar archive.", hint="Unpack it, and give the checkpoint inside it."
+        )
     for start, what, advice in _OTHER_FILES:
         if header.head.lstrip().lower().startswith(start):
             raise LoadError(f"{path} is {what}.", hint=advice)

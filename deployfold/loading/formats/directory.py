@@ -82,5 +82,15 @@ def _architecture(folder: Path) -> tuple[str | None, dict[str, Any]]:
 
 def _hint(folder: Path) -> str:
     suffixes = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx")
+    if (folder / ".metadata").is_file():
+        return (
+            "torch.distributed.checkpoint wrote it. Convert it first: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
+        )
+    if (folder / "zero_to_fp32.py").is_file():
+        return (
+            "DeepSpeed wrote it. Gather its weights first: "
+            f"cd {folder} && python zero_to_fp32.py . pytorch_model.bin"
+        )
     files = sorted(one.name for one in folder.iterdir() if one.suffix in suffixes)[:5]
     return f"Give a file in it: {', '.join(files)}." if files else "Give the checkpoint file in it."

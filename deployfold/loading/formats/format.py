@@ -26,7 +26,7 @@ class Header:
     Attributes:
         path: the file.
         size: the file's size in bytes.
-        head: the first 64 bytes.
+        head: the first 512 bytes.
         entries: the names in a zip archive, each with and without the archive's leading folder;
             ``None`` for any other file.
     """
@@ -106,7 +106,7 @@ def read_header(path: Path) -> Header:
             raise LoadError(f"{path} is not a regular file.", hint="Copy it to a file first.")
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
     except OSError as error:
         raise LoadError(f"Cannot read {path}: {error.strerror}.") from error
     if not size:

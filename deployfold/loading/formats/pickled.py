@@ -17,7 +17,12 @@ from deployfold.errors import LoadError
 from deployfold.loading.archive import read_entries
 from deployfold.loading.importing import working_directory_importable
 from deployfold.loading.placeholder import close, mappings_in, stand_ins
-from deployfold.loading.safe_globals import LEGACY_PICKLES, allowed_for, inspect_globals
+from deployfold.loading.safe_globals import (
+    LEGACY_PICKLES,
+    PROTOCOL,
+    allowed_for,
+    inspect_globals,
+)
 from deployfold.util.quiet import without_warnings
 
 from .format import Content, Format, Header, Permissions
@@ -75,14 +80,23 @@ def load_pickle(
         allowed = [*found.allowed, *made]
     # Trusted pickles import the user's own modules by name.
     importable = working_directory_importable() if trust else nullcontext()
+    # torch.load takes a path of that suffix for safetensors, whatever the file contains.
+    misnamed = path.suffix == ".safetensors"
     try:
-        with _ALLOWING, without_warnings(), importable, torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=not trust)
+        with (
+            _ALLOWING, without_warnings(), importable, torch.serialization.safe_globals(allowed),
+            path.open("rb") as file,
+        ):  # fmt: skip
+            source: Any = file if misnamed else path
+            return torch.load(source, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
+        reason = _reason(error)
+        safer = "save model.state_dict(), or save the module again with a current torch"
+        if reason == PROTOCOL:
+            safer = "save it again without pickle_protocol"
         raise LoadError(
-            f"{path} was not unpickled: {_reason(error)}",
-            hint="If you trust its author, --trust unpickles it in full. "
-            "Safer: save model.state_dict(), or save the module again with a current torch.",
+            f"{path} was not unpickled: {reason}",
+            hint=f"If you trust its author, --trust unpickles it in full. Safer: {safer}.",
         ) from error
     except MemoryError as error:
         raise LoadError(f"{path} needs more memory than this machine has free.") from error
@@ -124,6 +138,6 @@ def _reason(error: BaseException) -> str:
     if "persistent_load of storage" in text:
         return "torch cannot restrict a whole module in its file format of before 2020."
     if text.strip().startswith("Unsupported operand"):
-        return "torch's restricted unpickler reads pickle protocol 2 only."
+        return PROTOCOL
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:300]
