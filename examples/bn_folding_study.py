@@ -27,10 +27,10 @@ import torchvision
 from torch import nn
 
 import deployfold
-from deployfold.compiling import detect
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.reporting.report import Report
 from deployfold.reporting.row import Row
+from deployfold.targets.machine import detect
 
 CLASSES = 10
 TEST_SHARE = 0.2

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.compiling import EngineRequest, NoEngine, compile_engine, detect, plan_engines
-from deployfold.compiling.planning import with_options
-from deployfold.compiling.records import optimization_profiles
+from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.onnx_checks import check
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
-from deployfold.finish import Wanted, write_finish_kit
-from deployfold.finish.kit import copy_note
+from deployfold.finish.kit import Wanted, copy_note, write_finish_kit
 from deployfold.reporting.layers import EngineLayers
 from deployfold.reporting.report import REPORT_JSON
 from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
+from deployfold.targets.machine import detect
 
 from .artifact import Artifact
 from .journal import Journal

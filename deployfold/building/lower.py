@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from deployfold import lowering
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.data.largest import largest_feeds
 from deployfold.data.samples import SampleForm
 from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
+from deployfold.lowering import lower as lower_onnx
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
 from deployfold.lowering.qdq.lower_given import check_given
-from deployfold.reporting.layers import QuantizationSummary, QuantizedLayer
+from deployfold.lowering.request import LoweringData, LoweringOptions, Tuning
+from deployfold.lowering.result import LoweredModel
+from deployfold.reporting.layers import QuantizationSummary
 from deployfold.reporting.row import Accuracy, OutputAccuracy
 
 from .artifact import Artifact
@@ -78,11 +80,7 @@ def lower(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journal)
 
 
 def _lower_given(
-    fp32: Artifact,
-    given: Precision,
-    data: lowering.LoweringData,
-    spec: BuildSpec,
-    journal: Journal,
+    fp32: Artifact, given: Precision, data: LoweringData, spec: BuildSpec, journal: Journal
 ) -> Lowered:
     """Keep the Q/DQ nodes of a given ONNX; only its rest is lowered, if the user asks for that.
 
@@ -108,10 +106,10 @@ def _lower_given(
 def _lower(
     fp32: Artifact,
     precision: Precision,
-    data: lowering.LoweringData,
+    data: LoweringData,
     spec: BuildSpec,
     journal: Journal,
-    timed: lowering.Tuning | None = None,
+    timed: Tuning | None = None,
 ) -> Artifact:
     """Lower to one precision.
 
@@ -121,12 +119,12 @@ def _lower(
     name, source = precision.value, fp32.file
     quantised = precision.record.family == "qdq"
     with journal.running("lower", f"{name}: {_doing(precision, data)}") as stage:
-        made = lowering.lower(
+        made = lower_onnx(
             source,
             source.with_name(f"{source.stem}.{name}.onnx"),
             precision,
             data,
-            lowering.LoweringOptions(
+            LoweringOptions(
                 guard=spec.guard,
                 keep=spec.keep,
                 rest=spec.rest_precision,
@@ -165,19 +163,19 @@ def _lower(
     return artifact
 
 
-def _doing(precision: Precision, data: lowering.LoweringData) -> str:
+def _doing(precision: Precision, data: LoweringData) -> str:
     """The first step of the stage, for its progress line."""
     if precision.record.family == "cast":
         return "looking for values out of range"
     return f"calibrating on {data.calibration_origin}" if data.calibration else "rounding weights"
 
 
-def _layers(made: lowering.LoweredModel, data: lowering.LoweringData) -> QuantizationSummary:
+def _layers(made: LoweredModel, data: LoweringData) -> QuantizationSummary:
     return QuantizationSummary(
         precision=made.precision.value,
         quantized_macs_share=made.macs_share or 0.0,
         calibrated=data.calibration_real or not data.calibration,
-        layers=tuple(QuantizedLayer(**dataclasses.asdict(layer)) for layer in made.layers),
+        layers=made.layers,
     )
 
 
@@ -198,9 +196,9 @@ def _refused(fp32: Artifact, precision: Precision, reason: str) -> Artifact:
     return Artifact(row.name, row.title, not_measured=f"refused: {reason}")
 
 
-def _data(loaded: Loaded, spec: BuildSpec) -> lowering.LoweringData:
+def _data(loaded: Loaded, spec: BuildSpec) -> LoweringData:
     """The samples for calibration and for measuring lowered models."""
-    data = lowering.LoweringData(
+    data = LoweringData(
         inputs=loaded.feeds,
         inputs_origin=loaded.input_data,
         inputs_real=spec.input_data is not None,

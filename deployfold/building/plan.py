@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling import NoEngine, plan_engines
-from deployfold.compiling.planning import with_options
+from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.records import NoEngine
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import RANDOM

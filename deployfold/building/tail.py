@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from deployfold.compiling import EngineRequest, detect, plan_engines
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import EngineRequest
 from deployfold.compiling.tensorrt.missing_operators import MISSING_OPERATORS
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
@@ -24,6 +25,7 @@ from deployfold.lowering.graph import prepare
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.tail_name import head_reference
 from deployfold.runtimes.tensors import to_array
+from deployfold.targets.machine import detect
 from deployfold.util.onnx_files import onnx_bytes
 
 from .journal import Journal

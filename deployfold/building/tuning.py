@@ -6,9 +6,9 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from deployfold.compiling import EngineRequest, compile_engine, detect, plan_engines
-from deployfold.compiling.planning import with_options
-from deployfold.compiling.records import optimization_profiles
+from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.records import EngineRequest, optimization_profiles
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
@@ -19,6 +19,7 @@ from deployfold.measuring.latency import measure
 from deployfold.reporting.row import Speedup
 from deployfold.runtimes import TENSORRT
 from deployfold.targets.libraries import LIBRARIES
+from deployfold.targets.machine import detect
 from deployfold.util.files import write_text
 from deployfold.util.onnx_files import onnx_sha256
 

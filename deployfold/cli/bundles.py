@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .session import Session
 
 if TYPE_CHECKING:
-    from deployfold.bundle import Manifest
+    from deployfold.bundle.manifest import Manifest
 
 
 def show_models(run: Session, path: Path, version: int, models: tuple[str, ...]) -> None:
@@ -37,7 +37,7 @@ def show_layout(run: Session, manifest: Manifest, path: Path) -> None:
 
 
 def _targets(manifest: Manifest) -> str:
-    from deployfold.finish import FINISH_JSON
+    from deployfold.finish.kit import FINISH_JSON
 
     kit = any(entry.path == FINISH_JSON for entry in manifest.files)
     more = " (deployfold finish builds more on the device)" if kit else ""

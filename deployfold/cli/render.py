@@ -111,7 +111,7 @@ def closing_lines(
     """
     import shlex
 
-    from deployfold.finish import FINISH_JSON
+    from deployfold.finish.kit import FINISH_JSON
     from deployfold.reporting.recommendation import recommend
     from deployfold.reporting.text import clean
 

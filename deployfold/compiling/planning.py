@@ -9,12 +9,7 @@ from typing import Any
 from deployfold.config.precision import Precision
 from deployfold.targets.catalogue import AUTO, GpuTarget, load_targets, resolve
 from deployfold.targets.compute_capability import ComputeCapability, sm_name, sm_names
-from deployfold.targets.libraries import (
-    LIBRARIES,
-    Library,
-    capabilities_with,
-    precision_refusal,
-)
+from deployfold.targets.libraries import LIBRARIES, Library, capabilities_with, precision_refusal
 from deployfold.targets.machine import Gpu, Machine
 
 from .compiler_choice import compiler_for, no_engine

@@ -5,7 +5,6 @@ All records are plain data. The worker receives the request and the options as J
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,7 @@ from typing import Any
 
 from deployfold.config.engine import EngineOptions
 from deployfold.config.inputs import InputSpec
-from deployfold.config.optimization_profiles import (
-    InputShapes,
-    OptimizationProfile,
-    profiles_from_json,
-)
+from deployfold.config.optimization_profiles import InputShapes, OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.targets.compute_capability import ComputeCapability, sm_name
@@ -82,26 +77,20 @@ class EngineRequest:
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON values; :meth:`from_json` reads it back."""
-        return dataclasses.asdict(self) | {
-            "precision": self.precision.value,
-            "options": self.options.to_json(),
-        }
+        request: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return request
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EngineRequest:
-        """Read the output of :meth:`to_json`."""
-        capabilities = tuple((major, minor) for major, minor in data["compute_capabilities"])
-        return cls(
-            **{
-                **data,
-                "precision": Precision(data["precision"]),
-                "targets": tuple(data["targets"]),
-                "compute_capabilities": capabilities,
-                "profiles": profiles_from_json(data["profiles"]),
-                "options": EngineOptions.from_json(data.get("options", {})),
-                "notes": tuple(data["notes"]),
-            }
-        )
+        """Read the output of :meth:`to_json`; keys of a newer deployfold are ignored."""
+        request: EngineRequest = _adapter(cls).validate_python(data)
+        return request
+
+
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter  # run.py of a bundle imports this module without pydantic
+
+    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from deployfold.errors import UsageError
 
@@ -101,16 +100,3 @@ class EngineOptions:
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The options as JSON values; :meth:`from_json` reads them back."""
-        cache = None if self.timing_cache is None else str(self.timing_cache)
-        return dataclasses.asdict(self) | {"timing_cache": cache}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EngineOptions:
-        """Read the output of :meth:`to_json`; keys of a newer deployfold are ignored."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        cache = values.get("timing_cache")
-        return cls(**values | {"timing_cache": None if cache is None else Path(cache)})

@@ -10,15 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.compiling import (
-    EngineArtifact,
-    EngineRequest,
-    Machine,
-    NoEngine,
-    compile_engine,
-    detect,
-)
+from deployfold.compiling.records import EngineArtifact, EngineRequest, NoEngine
 from deployfold.compiling.sidecar import sidecar_path
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
@@ -37,6 +31,7 @@ from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import AUTO
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
+from deployfold.targets.machine import Machine, detect
 from deployfold.util.files import write_text
 from deployfold.util.locks import claimed
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from deployfold.compiling import (
-    EngineRequest,
-    Machine,
-    NoEngine,
-    load_targets,
-    plan_engines,
-    resolve,
-)
-from deployfold.compiling.planning import PORTABLE
+from deployfold.compiling.planning import PORTABLE, plan_engines
+from deployfold.compiling.records import EngineRequest, NoEngine
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
-from deployfold.targets.catalogue import AUTO
+from deployfold.targets.catalogue import AUTO, load_targets, resolve
+from deployfold.targets.machine import Machine
 
 from .kit import Kit, Wanted
 

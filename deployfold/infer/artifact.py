@@ -13,21 +13,18 @@ from pathlib import Path
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import MeasureError, UsageError
 from deployfold.infer.inputs import Given, random_array, values_for
-from deployfold.infer.outputs import Result, describe
+from deployfold.infer.outputs import RunInput, RunRecord, describe
+from deployfold.reporting.row import CudaGraph
 from deployfold.runtimes import EAGER, runtime_of
 from deployfold.runtimes.failures import NoDevice
-from deployfold.runtimes.protocol import FileRunner, Inputs
+from deployfold.runtimes.protocol import Array, FileRunner, Inputs
 from deployfold.runtimes.settings import RunSettings
 
 
 def run_artifact(
-    path: Path,
-    given: Sequence[Given] = (),
-    *,
-    settings: RunSettings | None = None,
-    seed: int = 0,
-) -> Result:
-    """Run an artifact once.
+    path: Path, given: Sequence[Given] = (), *, settings: RunSettings | None = None, seed: int = 0
+) -> tuple[RunRecord, dict[str, Array]]:
+    """Run an artifact once; the description of the run, and the outputs by name.
 
     Args:
         path: a file of any runtime. A file that matches no runtime is loaded as a checkpoint.
@@ -49,8 +46,7 @@ def run_artifact(
     with closing(runtime.open(path, settings)) as runner:
         asked = InputSpec(tuple(one.spec for one in given)) if given else None
         spec = runner.inputs(asked)
-        draw = _torch_values if runtime.needs_torch else _values
-        values, data = draw(spec, given, seed)
+        values, data = _values(spec, given, seed, torch_tensors=runtime.needs_torch)
         try:
             runner.load()
         except NoDevice as error:
@@ -62,8 +58,8 @@ def run_artifact(
 
 
 def _result(
-    path: Path, runner: FileRunner, spec: InputSpec, values: Inputs, data: tuple[str, ...]
-) -> Result:
+    path: Path, runner: FileRunner, spec: InputSpec, values: Inputs, data: Sequence[str]
+) -> tuple[RunRecord, dict[str, Array]]:
     try:
         arrays = runner.run(values)
     except MeasureError as error:
@@ -71,16 +67,21 @@ def _result(
         hint = error.hint or f"The inputs were {spec}."
         raise MeasureError(error.message, hint=hint) from error
     named = dict(zip(_output_names(runner, len(arrays)), arrays, strict=True))
-    return Result(
-        str(path),
-        runner.title,
-        spec,
-        data,
-        tuple(describe(name, array, alone=len(named) == 1) for name, array in named.items()),
-        named,
+    graph = getattr(runner, "cuda_graph", None)
+    record = RunRecord(
+        artifact=str(path),
+        runtime=runner.title,
         placement=getattr(runner, "placement", None),
-        graph=getattr(runner, "cuda_graph", None),
+        cuda_graph=None if graph is None else CudaGraph.model_validate(graph),
+        inputs=tuple(
+            RunInput(name=name, shape=tensor.shape, dtype=tensor.dtype, data=origin)
+            for name, tensor, origin in zip(spec.names, spec.tensors, data, strict=True)
+        ),
+        outputs=tuple(
+            describe(name, array, alone=len(named) == 1) for name, array in named.items()
+        ),
     )
+    return record, named
 
 
 def _output_names(runner: FileRunner, count: int) -> Sequence[str]:
@@ -90,41 +91,36 @@ def _output_names(runner: FileRunner, count: int) -> Sequence[str]:
     return ("output",) if count == 1 else [f"output_{index}" for index in range(count)]
 
 
-def _values(inputs: InputSpec, given: Sequence[Given], seed: int) -> tuple[Inputs, tuple[str, ...]]:
-    """A NumPy array for every input, in the model's order, and the origin of its values."""
-    import numpy as np
+def _values(
+    inputs: InputSpec, given: Sequence[Given], seed: int, *, torch_tensors: bool
+) -> tuple[Inputs, list[str]]:
+    """The values of every input, in the model's order, and the origin of each.
 
-    rng = np.random.default_rng(seed)
-    values, data = [], []
-    for tensor, one in zip(inputs.tensors, values_for(inputs, given), strict=True):
-        if one is None or one.values is None:
-            values.append(random_array(tensor, rng))
-            data.append(f"seeded random (seed {seed})")
-        else:
-            values.append(one.values)
-            data.append(one.origin)
-    return values, tuple(data)
+    Without ``torch_tensors`` the values are NumPy arrays. Given floats get the precision of the
+    artifact's input only as tensors; the other runtimes convert them.
+    """
+    chosen = values_for(inputs, given)
+    arrays = [None if one is None else one.values for one in chosen]
+    data = [
+        f"seeded random (seed {seed})" if one is None or one.values is None else one.origin
+        for one in chosen
+    ]
+    if not torch_tensors:
+        import numpy as np
 
-
-def _torch_values(
-    inputs: InputSpec, given: Sequence[Given], seed: int
-) -> tuple[Inputs, tuple[str, ...]]:
-    """A torch tensor for every input; floats get the artifact's precision."""
-    import numpy as np
+        rng = np.random.default_rng(seed)
+        return [
+            random_array(tensor, rng) if array is None else array
+            for tensor, array in zip(inputs.tensors, arrays, strict=True)
+        ], data
     import torch
 
     from deployfold.loading import make_inputs
 
-    values, data = [], []
-    drawn = make_inputs(inputs, seed=seed)
-    for tensor, one in zip(drawn, values_for(inputs, given), strict=True):
-        if one is None or one.values is None:
-            values.append(tensor)
-            data.append(f"seeded random (seed {seed})")
-            continue
-        value = torch.from_numpy(np.array(one.values))
-        if value.is_floating_point() and tensor.is_floating_point():
-            value = value.to(tensor.dtype)
-        values.append(value)
-        data.append(one.origin)
-    return values, tuple(data)
+    tensors = list(make_inputs(inputs, seed=seed))
+    for index, array in enumerate(arrays):
+        if array is not None:
+            value, drawn = torch.tensor(array), tensors[index]
+            both_float = value.is_floating_point() and drawn.is_floating_point()
+            tensors[index] = value.to(drawn.dtype) if both_float else value
+    return tensors, data

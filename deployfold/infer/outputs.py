@@ -1,19 +1,17 @@
-"""Describes and saves the outputs of ``deployfold run``."""
+"""Describes and saves what ``deployfold run`` computed; :class:`RunRecord` is its ``--json``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError
 from deployfold.reporting.fields import Count, Frozen, Number
-from deployfold.runtimes.tensorrt_library import CudaGraph
+from deployfold.reporting.row import CudaGraph
 from deployfold.util.files import atomic_path
 
 TOP = 5
@@ -40,6 +38,31 @@ class Output(Frozen):
     mean: Number | None = None
     nonfinite: Count = 0
     top: tuple[tuple[tuple[Count, Number], ...], ...] = ()
+
+
+class RunInput(Frozen):
+    """An input; ``data`` is a file, or ``seeded random``."""
+
+    name: str | None
+    shape: tuple[Count, ...]
+    dtype: str
+    data: str
+
+
+class RunRecord(Frozen):
+    """One inference.
+
+    Attributes:
+        placement: which nodes of an ONNX another provider than the CPU's ran.
+        cuda_graph: how an engine's work was launched; ``None`` for other files.
+    """
+
+    artifact: str
+    runtime: str
+    placement: str | None = None
+    cuda_graph: CudaGraph | None = None
+    inputs: tuple[RunInput, ...]
+    outputs: tuple[Output, ...]
 
 
 def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
@@ -96,27 +119,3 @@ def _top(numbers: NDArray[np.float64]) -> tuple[tuple[tuple[int, float], ...], .
         tuple((int(index), float(row[index])) for index in indices)
         for row, indices in zip(numbers, order, strict=True)
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One inference: its inputs, its runtime and its outputs.
-
-    Attributes:
-        artifact: the name of the file.
-        runtime: the runtime, such as ``ONNX Runtime (CPUExecutionProvider)``.
-        inputs: the inputs, in the model's order.
-        data: the origin of each input's values: a file, or ``seeded random``.
-        arrays: the values of the outputs, by name.
-        placement: the nodes of an ONNX that a provider other than the CPU's ran.
-        graph: whether an engine's work was launched as one CUDA graph.
-    """
-
-    artifact: str
-    runtime: str
-    inputs: InputSpec
-    data: tuple[str, ...]
-    outputs: tuple[Output, ...]
-    arrays: dict[str, NDArray[Any]]
-    placement: str | None = None
-    graph: CudaGraph | None = None

@@ -14,7 +14,6 @@ from deployfold import __version__
 from deployfold.config.precision import Precision
 from deployfold.util.onnx_files import onnx_sha256
 
-from . import cast, qdq
 from .cache import LoweringCache, cache_key
 from .cast import lower as _cast
 from .graph import load
@@ -22,21 +21,8 @@ from .progress import Progress, silent
 from .qdq import lower as _qdq
 from .qdq.given import quantised_as
 from .qdq.lower_given import check_given, lower_given
-from .request import LoweringData, LoweringOptions, Tuning
-from .result import HeadRoom, KeptNode, LayerReport, LoweredModel
-
-__all__ = [
-    "HeadRoom",
-    "KeptNode",
-    "LayerReport",
-    "LoweredModel",
-    "LoweringData",
-    "LoweringOptions",
-    "Tuning",
-    "cast",
-    "lower",
-    "qdq",
-]
+from .request import LoweringData, LoweringOptions
+from .result import LoweredModel
 
 _FAMILIES = {"cast": _cast.lower, "qdq": _qdq.lower}
 

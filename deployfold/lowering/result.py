@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from deployfold.config.precision import Precision
 from deployfold.errors import first_few
+from deployfold.reporting.layers import QuantizedLayer
 
 
 @dataclass(frozen=True)
@@ -26,32 +29,6 @@ class KeptNode:
     op_type: str
     reason: str
     precision: Precision = Precision.FP32
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """The report on one layer with a weight, in a model with Q/DQ nodes.
-
-    Attributes:
-        name: the module, or the ONNX node if the weight's name does not identify a module.
-        precision: the precision that the layer computes in.
-        macs: multiply-accumulates of one inference.
-        sqnr_db: SQNR (dB) of the layer's output against fp32 on the calibration samples, with all
-            earlier layers quantised as well.
-        input_range: the largest magnitude that the quantised input can represent; ``None`` if the
-            input is not quantised.
-        estimator: the method that found the range, or the number of weights that share a scale.
-        reason: why the layer is not quantised; empty for a quantised layer.
-    """
-
-    name: str
-    op_type: str
-    precision: str
-    macs: int
-    sqnr_db: float
-    input_range: float | None
-    estimator: str
-    reason: str = ""
 
 
 _ENOUGH = 1e4
@@ -126,7 +103,7 @@ class LoweredModel:
     kept: tuple[KeptNode, ...] = ()
     notes: tuple[str, ...] = ()
     rest: Precision = Precision.FP32
-    layers: tuple[LayerReport, ...] = ()
+    layers: tuple[QuantizedLayer, ...] = ()
     macs_share: float | None = None
     top1_agreement: float | None = None
     accuracy: float | None = None
@@ -174,28 +151,13 @@ class LoweredModel:
 
     def to_facts(self) -> dict[str, Any]:
         """The record without the path, as values that JSON can store."""
-        return dataclasses.asdict(self) | {"path": ""}
+        return {**_FACTS.dump_python(self, mode="json"), "path": ""}
 
     @classmethod
     def from_facts(cls, path: Path, facts: Mapping[str, Any]) -> LoweredModel:
         """Rebuild a record from the result of :meth:`to_facts`; ``path`` is a copy of its file."""
-        plain = dict(facts)
-        head_room = plain["head_room"]
-        plain |= {
-            "path": path,
-            "outputs": tuple(
-                OutputMeasure(**{**one, "shape": tuple(one["shape"])})
-                for one in plain.get("outputs", ())
-            ),
-            "precision": Precision(plain["precision"]),
-            "rest": Precision(plain["rest"]),
-            "layers": tuple(LayerReport(**layer) for layer in plain["layers"]),
-            "kept": tuple(
-                KeptNode(**(node | {"precision": Precision(node["precision"])}))
-                for node in plain["kept"]
-            ),
-            "notes": tuple(plain["notes"]),
-            "head_room": None if head_room is None else HeadRoom(**head_room),
-            "cached": True,
-        }
-        return cls(**plain)
+        return dataclasses.replace(_FACTS.validate_python(facts), path=path, cached=True)
+
+
+_FACTS = TypeAdapter(LoweredModel)
+"""Reads and writes the record as JSON values."""

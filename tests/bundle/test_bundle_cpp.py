@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import deployfold
-from deployfold.bundle import create, unpack
+from deployfold.bundle.create import create
+from deployfold.bundle.unpack import unpack
 from deployfold.finish.reference import read_reference
 from deployfold.runtimes.aot_inductor import missing_compiler
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from bundle_builds import change_row, make_build
 
-from deployfold.bundle import create, scan, unpack
+from deployfold.bundle.create import create
+from deployfold.bundle.scan import scan
 from deployfold.bundle.tar import header, read_header
+from deployfold.bundle.unpack import unpack
 from deployfold.errors import BundleError, UsageError
 from deployfold.reporting.report import Status, ThresholdResult
 

@@ -14,10 +14,11 @@ import pytest
 from bundle_builds import PREPROCESS, make_build, make_engine
 from PIL import Image
 
-from deployfold.bundle import create, unpack
+from deployfold.bundle.create import create
 from deployfold.bundle.device.artifacts import Artifact, order
 from deployfold.bundle.device.checking import bench, check
 from deployfold.bundle.device_files import device_files
+from deployfold.bundle.unpack import unpack
 from deployfold.errors import MeasureError
 from deployfold.runtimes.times import DeviceTimes
 

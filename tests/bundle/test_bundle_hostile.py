@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis_examples import examples
 
-from deployfold.bundle import Limits, create, scan, unpack
+from deployfold.bundle.create import create
 from deployfold.bundle.names import fault
+from deployfold.bundle.scan import Limits, scan
 from deployfold.bundle.tar import END
+from deployfold.bundle.unpack import unpack
 from deployfold.errors import BundleError, UsageError
 
 A, B = b"first file", b"second one"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from bundle_builds import make_build
 
-from deployfold.bundle import create, unpack
+from deployfold.bundle.create import create
 from deployfold.bundle.oci import write_layout
+from deployfold.bundle.unpack import unpack
 from deployfold.errors import UsageError
 
 DESCRIPTOR = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bundle_builds import make_build
 
-from deployfold.bundle import create
+from deployfold.bundle.create import create
 from deployfold.bundle.signing import NAMESPACE, check_signature, signature_path
 from deployfold.errors import BundleError, UsageError
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from cli_runs import check_whole, fails, run
 
-from deployfold.compiling import detect
+from deployfold.targets.machine import detect
 
 
 def test_a_directory_without_a_kit_is_an_error(tmp_path):
@@ -30,8 +30,8 @@ def kit(folder, built, tmp_path):
 
     from deployfold.compiling.records import InputShapes
     from deployfold.config.precision import Precision
-    from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
-    from deployfold.finish.reference import write_reference
+    from deployfold.finish.kit import Wanted, write_finish_kit
+    from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 
     assert built.returncode == 0, built.stderr
     out = tmp_path / "out"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_runs import fails, make, run
 
-from deployfold.compiling import detect
+from deployfold.targets.machine import detect
 
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
 

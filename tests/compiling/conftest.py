@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from deployfold.compiling import EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.config.precision import Precision
 
 

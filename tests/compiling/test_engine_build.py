@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from compile_nets import MakeNet
 
-from deployfold.compiling import EngineOptions, EngineRequest, InputShapes, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
+from deployfold.config.engine import EngineOptions
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
 from deployfold.events import Event, StageProgress

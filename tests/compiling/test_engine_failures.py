@@ -22,7 +22,8 @@ import pytest
 from compile_nets import MakeNet, make_model
 from onnx import TensorProto, helper
 
-from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.worker import ORPHANED
 from deployfold.errors import CompileError, UsageError
 from deployfold.events import Event

@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 from compile_nets import MakeNet
+from pydantic import TypeAdapter
 
-from deployfold.compiling import (
-    EngineOptions,
-    EngineRequest,
-    Machine,
-    NoEngine,
-    compile_engine,
-    plan_engines,
-)
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import EngineRequest, NoEngine
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.known_issues import KNOWN_ISSUES, known_issues, sentence
 from deployfold.compiling.tensorrt.timing_cache import cache_file
+from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, UsageError
 from deployfold.runtimes.tensorrt_library import first_containing
 from deployfold.targets.libraries import capabilities_with, precision_refusal
+from deployfold.targets.machine import Machine
 
 RequestFor = Callable[..., EngineRequest]
 
@@ -43,12 +41,15 @@ def test_options_that_make_no_sense_are_refused(bad: dict[str, object]) -> None:
         EngineOptions(**bad)
 
 
+OPTIONS = TypeAdapter(EngineOptions)
+
+
 def test_options_survive_json_and_a_newer_deployfolds() -> None:
     options = EngineOptions(
         optimization_level=5, timing_cache=Path("cache"), version_compatible=True, dla_core=1
     )
-    written = json.loads(json.dumps(options.to_json()))
-    assert EngineOptions.from_json({**written, "of_the_future": 1}) == options
+    written = json.loads(OPTIONS.dump_json(options))
+    assert OPTIONS.validate_python({**written, "of_the_future": 1}) == options
     assert options.changed == (
         "optimization_level",
         "timing_cache",
@@ -110,7 +111,7 @@ def test_rtx_really_fails_where_it_is_refused(
 
 
 def compile_on_gpu() -> bool:
-    from deployfold.compiling import detect
+    from deployfold.targets.machine import detect
 
     return detect().gpu is not None
 
@@ -122,7 +123,7 @@ def test_weight_streaming_builds_and_is_in_the_sidecar(
     request = dataclasses.replace(request_for(), options=options)
     made = compile_engine(conv_net(), tmp_path / "net.engine", request)
     sidecar = json.loads(made.sidecar.read_text())
-    assert EngineOptions.from_json(sidecar["options"]) == options
+    assert OPTIONS.validate_python(sidecar["options"]) == options
 
 
 def test_caches_of_different_gpus_libraries_and_versions_have_different_names() -> None:

@@ -11,8 +11,7 @@ import pytest
 from compile_nets import make_model
 from onnx import TensorProto, helper
 
-from deployfold.compiling import EngineRequest
-from deployfold.compiling.records import BuiltLayer, EngineListing
+from deployfold.compiling.records import BuiltLayer, EngineListing, EngineRequest
 from deployfold.compiling.tensorrt.listing import read_listing
 from deployfold.compiling.tensorrt.network import ComputeLayer, Network
 from deployfold.config.precision import Precision

@@ -10,10 +10,13 @@ import onnx
 import pytest
 from matrix_nets import NETS, Net, make_net, precision_of
 
-from deployfold.compiling import EngineRequest, Machine, NoEngine, compile_engine, plan_engines
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import EngineRequest, NoEngine
 from deployfold.compiling.sidecar import built_for, read_sidecar
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
+from deployfold.targets.machine import Machine
 
 TARGETS = {
     "sm_75": "sm_75",
@@ -171,7 +174,7 @@ def test_a_real_network_builds_for_every_target(source: str, tmp_path: Path) -> 
 
     import torch
 
-    from deployfold.compiling import InputShapes
+    from deployfold.config.optimization_profiles import InputShapes
     from deployfold.folding import fold
     from deployfold.loading import load_model
 

@@ -12,7 +12,7 @@ from compile_nets import MakeNet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.records import EngineRequest
 from deployfold.compiling.sidecar import (
     Here,
     built_for,
@@ -21,6 +21,7 @@ from deployfold.compiling.sidecar import (
     read_sidecar,
     wrong_size,
 )
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.errors import MeasureError
 

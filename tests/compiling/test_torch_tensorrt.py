@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import deployfold.compiling.torch_tensorrt.builder as worker
-from deployfold.compiling import NoEngine
+from deployfold.compiling.records import NoEngine
 from deployfold.compiling.torch_tensorrt.builder import count_parts, save_options, settings
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.inputs import InputSpec

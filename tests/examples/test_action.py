@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_examples_release import save
 
-from deployfold.bundle import scan
+from deployfold.bundle.scan import scan
 
 yaml = pytest.importorskip("yaml")
 ACTION: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "action.yml").read_text())

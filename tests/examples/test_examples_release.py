@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployfold.bundle import scan
+from deployfold.bundle.scan import scan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="they are shell scripts")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from cli_runs import check_usable
 
-from deployfold.bundle import scan
+from deployfold.bundle.scan import scan
 from deployfold.reporting.report import load_report
 from deployfold.util.files import sha256
 

@@ -17,17 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis_examples import examples
 
-from deployfold.compiling import EngineOptions, NoEngine, detect
+from deployfold.compiling.records import NoEngine
+from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, UsageError
-from deployfold.finish import FINISH_JSON, REFERENCE_NPZ, device, finish, read_kit
+from deployfold.finish import device
+from deployfold.finish.device import finish
 from deployfold.finish.jobs import plan_jobs
-from deployfold.finish.kit import copy_note
+from deployfold.finish.kit import FINISH_JSON, copy_note, read_kit
+from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.measuring.environment import cpu_name
 from deployfold.reporting.report import load_report, write_report
 from deployfold.reporting.row import Latency
 from deployfold.targets.catalogue import identify, load_targets
-from deployfold.targets.machine import Gpu, Machine
+from deployfold.targets.machine import Gpu, Machine, detect
 
 BLOCKER = """\
 import sys

@@ -29,7 +29,8 @@ from report_sample import full_report
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from deployfold.bundle import Limits, create, scan
+from deployfold.bundle.create import create
+from deployfold.bundle.scan import Limits, scan
 from deployfold.compiling.sidecar import built_for, engine_tensors, read_sidecar
 from deployfold.config.build_profiles import read_profile
 from deployfold.config.inputs import InputSpec

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from gpu_nets import GpuNet, make_gpu_net, only, request_on
 
-from deployfold.compiling import EngineArtifact, EngineOptions, Machine, NoEngine, compile_engine
-from deployfold.compiling import detect as detect_machine
+from deployfold.compiling.records import EngineArtifact, NoEngine
+from deployfold.compiling.tensorrt.compile import compile_engine
+from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.targets.libraries import Library
+from deployfold.targets.machine import Machine
+from deployfold.targets.machine import detect as detect_machine
 
 Build = Callable[..., EngineArtifact]
 

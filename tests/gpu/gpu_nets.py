@@ -16,19 +16,15 @@ import onnxruntime
 import torch
 from lowering_calls import lower_cast, lower_qdq
 
-from deployfold.compiling import (
-    EngineOptions,
-    EngineRequest,
-    Machine,
-    NoEngine,
-    optimization_profiles,
-    plan_engines,
-)
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
 from deployfold.config.accuracy import GuardSpec
+from deployfold.config.engine import EngineOptions
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.precision import Precision
 from deployfold.targets.libraries import Library
+from deployfold.targets.machine import Machine
 
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt_rtx")
 SPEC = InputSpec.parse(["x=2x3x32x32"]).with_profiles((DynamicBatch(1, 2, 8),))

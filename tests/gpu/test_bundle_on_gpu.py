@@ -11,9 +11,11 @@ import pytest
 import torch
 from gpu_nets import GpuNet
 
-from deployfold.bundle import create, unpack, zstd
-from deployfold.compiling import Machine
+from deployfold.bundle import zstd
+from deployfold.bundle.create import create
+from deployfold.bundle.unpack import unpack
 from deployfold.errors import BundleError
+from deployfold.targets.machine import Machine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]
 

@@ -12,17 +12,19 @@ import pytest
 import torch
 from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, request_on
 
-from deployfold.compiling import Machine, NoEngine, optimization_profiles
 from deployfold.compiling.compiler_choice import runs_here
+from deployfold.compiling.records import NoEngine, optimization_profiles
 from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
-from deployfold.finish import REFERENCE_NPZ, Wanted, finish, write_finish_kit
-from deployfold.finish.reference import write_reference
+from deployfold.finish.device import finish
+from deployfold.finish.kit import Wanted, write_finish_kit
+from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 from deployfold.reporting.conditions import Environment, ModelInput, Source
 from deployfold.reporting.report import Report, write_report
 from deployfold.reporting.row import Row
 from deployfold.runtimes.onnxruntime_providers import resolve_provider
 from deployfold.targets.libraries import LIBRARIES as RECORDS
+from deployfold.targets.machine import Machine
 from deployfold.util.numerics import sqnr_db
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("machine")]

@@ -12,7 +12,6 @@ import torch
 from gpu_nets import GpuNet
 
 import deployfold
-from deployfold.compiling import Machine
 from deployfold.config.precision import Precision
 from deployfold.measuring.latency import measure
 from deployfold.runtimes import AOT_INDUCTOR, ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings
@@ -22,6 +21,7 @@ from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.torch_variants import CompiledRunner, HalfRunner
+from deployfold.targets.machine import Machine
 
 DEVICE = "cuda:0"
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -17,12 +17,15 @@ from gpu_nets import LIBRARIES, SQNR, GpuNet, make_data, make_two_inputs, only, 
 from test_commands_on_gpu import deployfold
 from test_engine_on_gpu import outputs
 
-from deployfold.compiling import EngineArtifact, EngineOptions, Machine, NoEngine, compile_engine
+from deployfold.compiling.records import EngineArtifact, NoEngine
+from deployfold.compiling.tensorrt.compile import compile_engine
+from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.measuring.gpu import gpu_state
 from deployfold.runtimes.cuda import Cuda
 from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.targets.libraries import Library
+from deployfold.targets.machine import Machine
 from deployfold.util.numerics import sqnr_db
 
 Build = Callable[..., EngineArtifact]

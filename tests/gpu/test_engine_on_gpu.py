@@ -17,18 +17,13 @@ import numpy as np
 import pytest
 from gpu_nets import LIBRARIES, SPEC, SQNR, GpuNet, make_data, only, request_on
 
-from deployfold.compiling import (
-    EngineArtifact,
-    EngineOptions,
-    InputShapes,
-    Machine,
-    NoEngine,
-    compile_engine,
-    optimization_profiles,
-    plan_engines,
-)
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import EngineArtifact, NoEngine, optimization_profiles
 from deployfold.compiling.tensorrt.builder_config import OPTIONS
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
+from deployfold.config.engine import EngineOptions
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, MeasureError
 from deployfold.measuring.latency import measure
@@ -41,6 +36,7 @@ from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import normalise
 from deployfold.targets.libraries import Library
+from deployfold.targets.machine import Machine
 from deployfold.util.numerics import sqnr_db
 
 Build = Callable[..., EngineArtifact]

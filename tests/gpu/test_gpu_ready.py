@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 from gpu_nets import SPEC, SQNR, GpuNet, make_data, make_two_inputs, only, request_on
 
-from deployfold.compiling import EngineRequest, Machine, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
-from deployfold.targets.machine import Gpu
+from deployfold.targets.machine import Gpu, Machine
 
 L4 = Machine(gpu=Gpu("NVIDIA L4", (8, 9)), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
 

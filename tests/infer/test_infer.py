@@ -16,14 +16,16 @@ from onnx import TensorProto, helper
 from deployfold.errors import DeployfoldError, LoadError, MeasureError, UsageError
 from deployfold.infer.artifact import run_artifact
 from deployfold.infer.inputs import parse_given
-from deployfold.infer.outputs import Result, describe, save_outputs
-from deployfold.infer.record import RunRecord
+from deployfold.infer.outputs import RunRecord, describe, save_outputs
 from deployfold.runtimes import RunSettings
 
 
-def ran(path: Path, *texts: str, **options: Any) -> Result:
+def ran(path: Path, *texts: str, **options: Any) -> RunRecord:
     seed = options.pop("seed", 0)
-    return run_artifact(path, parse_given(texts), settings=RunSettings(**options), seed=seed)
+    given = parse_given(texts)
+    record, arrays = run_artifact(path, given, settings=RunSettings(**options), seed=seed)
+    assert [one.name for one in record.outputs] == list(arrays)
+    return record
 
 
 @pytest.fixture
@@ -69,22 +71,25 @@ def test_several_inputs_go_where_their_names_say(
 ) -> None:
     found = ran(two / artifact, *texts)
     first, second = found.outputs
-    np.testing.assert_array_equal(next(iter(found.arrays.values())), [-1.0, 9.0])
+    arrays = run_artifact(two / artifact, parse_given(texts))[1]
+    np.testing.assert_array_equal(next(iter(arrays.values())), [-1.0, 9.0])
     assert (first.minimum, first.maximum, first.mean) == (-1.0, 9.0, 4.0)
     assert (second.minimum, second.nonfinite) == (3.0, 1)
-    assert set(found.data) == ({"ab.npz"} if texts == ("ab.npz",) else {"a.npy", "b.npy"})
+    assert {one.data for one in found.inputs} == (
+        {"ab.npz"} if texts == ("ab.npz",) else {"a.npy", "b.npy"}
+    )
 
 
 def test_inputs_without_names_take_the_places_that_are_left(two: Path) -> None:
     found = ran(two / "two.ts.pt", "b=b.npy", "a.npy")
-    assert found.data == ("a.npy", "b.npy")
+    assert tuple(one.data for one in found.inputs) == ("a.npy", "b.npy")
     assert found.outputs[0].maximum == 9.0
 
 
 def test_an_onnx_has_names_of_its_own_and_what_is_not_given_is_random(two: Path) -> None:
     found = ran(two / "two.onnx", "a=a.npy", "b=2")
-    assert list(found.arrays) == ["difference", "root"]
-    assert found.data == ("a.npy", "seeded random (seed 0)")
+    assert [one.name for one in found.outputs] == ["difference", "root"]
+    assert tuple(one.data for one in found.inputs) == ("a.npy", "seeded random (seed 0)")
     other = ran(two / "two.onnx", "a=a.npy", "b=2", seed=1)
     same = ran(two / "two.onnx", "a=a.npy", "b=2")
     assert found.outputs[0] == same.outputs[0] != other.outputs[0]
@@ -92,8 +97,8 @@ def test_an_onnx_has_names_of_its_own_and_what_is_not_given_is_random(two: Path)
 
 def test_everything_can_be_random(two: Path) -> None:
     found = ran(two / "two.onnx")
-    assert found.data == ("seeded random (seed 0)",) * 2
-    assert [tensor.shape for tensor in found.inputs.tensors] == [(1,), (1,)]
+    assert tuple(one.data for one in found.inputs) == ("seeded random (seed 0)",) * 2
+    assert [tensor.shape for tensor in found.inputs] == [(1,), (1,)]
 
 
 def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
@@ -185,8 +190,7 @@ def test_the_first_classes_are_of_a_single_output_of_two_axes() -> None:
 def test_json_has_no_infinity(two: Path) -> None:
     found = ran(two / "two.onnx", "ab.npz")
     output = describe("y", np.array([[np.inf, 1.0]], np.float32), alone=True)
-    broken = Result(found.artifact, found.runtime, found.inputs, found.data, (output,), {})
-    text = RunRecord.of(broken).to_json()
+    text = found.model_copy(update={"outputs": (output,)}).to_json()
     found_again = json.loads(text, parse_constant=pytest.fail)
     assert found_again["outputs"][0]["top"] == [[[0, "Infinity"], [1, 1.0]]]
 

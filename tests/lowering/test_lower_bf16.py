@@ -13,7 +13,7 @@ from lowering_calls import lower_bf16
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from deployfold.compiling import EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, ExportError
 from deployfold.lowering.cast.formats import BF16 as FORM

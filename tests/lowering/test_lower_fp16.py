@@ -17,7 +17,7 @@ from torchvision_nets import torchvision_model
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import LoweredModel
+from deployfold.lowering.result import LoweredModel
 from deployfold.util.onnx_files import data_path
 
 

@@ -18,10 +18,10 @@ from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
 from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError, UsageError
-from deployfold.lowering import LoweringData, LoweringOptions, lower
+from deployfold.lowering import lower
 from deployfold.lowering.cast.guard import CastGuard
 from deployfold.lowering.cast.sensitivity import costliest
-from deployfold.lowering.request import ScoredData
+from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
 from deployfold.scoring import Scoring, TaskMetric
 from deployfold.util.numerics import sqnr_db
 

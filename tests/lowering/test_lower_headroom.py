@@ -16,10 +16,11 @@ from qdq_nets import LOOSE, audit
 from torch import nn
 
 from deployfold.config.precision import Precision
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.cast.headroom import EXPONENTIAL, GROWTH, degrees, growth
 from deployfold.lowering.cast.ranges import tensor_range
 from deployfold.lowering.graph import prepare
+from deployfold.lowering.request import LoweringData
 
 
 class HandNorm(nn.Module):

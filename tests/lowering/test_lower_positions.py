@@ -16,8 +16,9 @@ from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
 from deployfold.data.largest import largest_feeds
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.accuracy import Measurer
+from deployfold.lowering.request import LoweringData
 
 INT64 = TensorProto.INT64
 FREQUENCIES = (10000.0 ** (-np.arange(16) / 16)).astype(np.float32)

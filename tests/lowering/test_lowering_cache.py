@@ -15,8 +15,9 @@ from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import write_model
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.cache import LoweringCache, cache_key, default_cache_directory
+from deployfold.lowering.request import LoweringData
 from deployfold.util.numerics import sqnr_db
 from deployfold.util.onnx_files import data_path
 

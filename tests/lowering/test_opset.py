@@ -11,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deployfold.config.precision import Precision
 from deployfold.errors import ExportError
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.graph import load
 from deployfold.lowering.opset import raise_checked
+from deployfold.lowering.request import LoweringData
 
 FEED = {"x": np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)}
 

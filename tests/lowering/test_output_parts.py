@@ -11,9 +11,10 @@ import pytest
 from onnx_files import FLOAT, GraphWriter, save
 
 from deployfold.config.precision import Precision
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.output_parts import output_parts
+from deployfold.lowering.request import LoweringData
 from deployfold.lowering.result import LoweredModel
 from deployfold.util.numerics import sqnr_db
 

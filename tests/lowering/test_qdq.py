@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from qdq_nets import LOOSE, NETS, audit, made
 from torch import nn
 
-from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError

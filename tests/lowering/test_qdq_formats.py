@@ -18,15 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import INT4_NETS, LOOSE, NETS, audit, made
 from torch import nn
 
-from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError, ExportError
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.qdq.formats import FP8, INT4, INT8, Format
 from deployfold.lowering.qdq.layers import Layer
 from deployfold.lowering.qdq.rounding import plain
+from deployfold.lowering.request import LoweringData
 from deployfold.targets.libraries import precision_refusal
 
 

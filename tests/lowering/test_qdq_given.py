@@ -35,10 +35,11 @@ from deployfold.errors import ExportError, LoadError, UsageError
 from deployfold.folding.onnx import fold_graph
 from deployfold.loading.checks import checked
 from deployfold.loading.model import LoadedModel
-from deployfold.lowering import LoweringData, lower
+from deployfold.lowering import lower
 from deployfold.lowering.graph import prepare
 from deployfold.lowering.qdq.given import quantised_as, take_over, without_pairs
 from deployfold.lowering.qdq.given_weights import VisibleWeights
+from deployfold.lowering.request import LoweringData
 
 
 def prepared(model: onnx.ModelProto) -> ir.Model:

@@ -16,7 +16,7 @@ import torch
 from lower_toys import prepared
 from torch import nn
 
-from deployfold.compiling import EngineRequest
+from deployfold.compiling.records import EngineRequest
 from deployfold.compiling.tensorrt.builder import build
 from deployfold.config.precision import Precision
 from deployfold.exporting.storage import write_model

@@ -14,7 +14,8 @@ from lowering_calls import lower_int8, lower_qdq
 from qdq_nets import LOOSE, audit
 from torch import nn
 
-from deployfold.compiling import EngineRequest, compile_engine
+from deployfold.compiling.records import EngineRequest
+from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import write_model

@@ -18,12 +18,13 @@ from torch import nn
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
-from deployfold.lowering import LoweringData, LoweringOptions, Tuning, lower
+from deployfold.lowering import lower
 from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step
 from deployfold.lowering.qdq.layers import Layer, QuantisedLayer
 from deployfold.lowering.qdq.quantise import LayerResult
 from deployfold.lowering.qdq.tune import regions, tune
+from deployfold.lowering.request import LoweringData, LoweringOptions, Tuning
 from deployfold.reporting.row import Speedup
 
 

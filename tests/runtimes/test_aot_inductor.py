@@ -90,10 +90,10 @@ def test_nothing_but_the_package_is_left(directory: Path) -> None:
 
 
 def test_run_takes_the_package_and_knows_its_inputs(package: Path) -> None:
-    found = run_artifact(package, settings=TRUSTED)
+    found, _ = run_artifact(package, settings=TRUSTED)
     assert found.runtime == "AOTInductor"
-    assert [(one.name, one.shape) for one in found.inputs.tensors] == [("input", (2, 6))]
-    other = run_artifact(package, parse_given(["5x6"]), settings=TRUSTED)
+    assert [(one.name, one.shape) for one in found.inputs] == [("input", (2, 6))]
+    other, _ = run_artifact(package, parse_given(["5x6"]), settings=TRUSTED)
     assert other.outputs[0].shape == (5, 4)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime
 from small_onnx import make_onnx
 
-from deployfold.compiling import EngineOptions, InputShapes
+from deployfold.config.engine import EngineOptions
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
-from deployfold.finish import REFERENCE_NPZ, Wanted, write_finish_kit
-from deployfold.finish.reference import write_reference
+from deployfold.finish.kit import Wanted, write_finish_kit
+from deployfold.finish.reference import REFERENCE_NPZ, write_reference
 from deployfold.reporting.conditions import Environment, ModelInput, Source
 from deployfold.reporting.report import Report, ThresholdResult, write_report
 from deployfold.reporting.row import Row

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
-from deployfold.lowering import LoweredModel, LoweringData, LoweringOptions, lower
+from deployfold.lowering import lower
 from deployfold.lowering.progress import Progress, silent
+from deployfold.lowering.request import LoweringData, LoweringOptions
+from deployfold.lowering.result import LoweredModel
 
 Feeds = Sequence[Mapping[str, NDArray[np.generic]]]
 

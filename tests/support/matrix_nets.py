@@ -12,9 +12,9 @@ from lowering_calls import lower_bf16, lower_fp16, lower_qdq
 from torch import nn
 from torch.nn import functional
 
-from deployfold.compiling import InputShapes
 from deployfold.compiling.records import OptimizationProfile
 from deployfold.config.accuracy import GuardSpec
+from deployfold.config.optimization_profiles import InputShapes
 from deployfold.config.precision import Precision
 
 

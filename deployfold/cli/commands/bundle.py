@@ -14,7 +14,7 @@ from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
 
 if TYPE_CHECKING:
-    from deployfold.bundle import Limits
+    from deployfold.bundle.scan import Limits
 
 
 class BundleGroup(Group):
@@ -136,7 +136,7 @@ def create(
 
       deployfold bundle build/resnet50 --format triton -o models
     """
-    from deployfold.bundle import create as make
+    from deployfold.bundle.create import create as make
     from deployfold.errors import UsageError
 
     if format not in _SUFFIXES:
@@ -200,7 +200,7 @@ def verify(
 
       deployfold bundle verify model.tar.zst
     """
-    from deployfold.bundle import scan
+    from deployfold.bundle.scan import scan
 
     signer = _signer(file, signers)
     show(run, scan(file, _limits(max_size)), file, f"verified{signer}")
@@ -223,7 +223,7 @@ def unpack(
 
       deployfold bundle unpack model.tar.zst resnet50
     """
-    from deployfold.bundle import unpack as extract
+    from deployfold.bundle.unpack import unpack as extract
 
     signer = _signer(file, signers)
     manifest = extract(file, directory, _limits(max_size))
@@ -240,6 +240,6 @@ def _signer(file: Path, signers: Path | None) -> str:
 
 
 def _limits(gib: float) -> Limits:
-    from deployfold.bundle import GIB, Limits
+    from deployfold.bundle.scan import GIB, Limits
 
     return Limits(total=int(gib * GIB))

@@ -67,7 +67,7 @@ def finish(
     """The command ``deployfold finish``."""
     from deployfold.config.precision import Precision
     from deployfold.errors import UsageError
-    from deployfold.finish import finish as run_finish
+    from deployfold.finish.device import finish as run_finish
 
     known = [one.value for one in Precision]
     for name in precision or ():

@@ -18,7 +18,7 @@ from deployfold.cli.session import Session
 from deployfold.config.build_spec import BuildSpec
 
 if TYPE_CHECKING:
-    from deployfold.infer.outputs import Result
+    from deployfold.infer.outputs import RunRecord
 
 SAMPLES = 3
 
@@ -78,18 +78,16 @@ def run(
         trust=trust,
         allow_globals=tuple(allow_global or ()),
     )
-    result = run_artifact(artifact, given, settings=settings, seed=seed)
+    result, arrays = run_artifact(artifact, given, settings=settings, seed=seed)
     if output is not None:
-        save_outputs(output, result.arrays)
+        save_outputs(output, arrays)
     if ran.json:
-        from deployfold.infer.record import RunRecord
-
-        ran.out.file.write(RunRecord.of(result).to_json())
+        ran.out.file.write(result.to_json())
     else:
         _show(ran, result, output)
 
 
-def _show(ran: Session, result: Result, output: Path | None) -> None:
+def _show(ran: Session, result: RunRecord, output: Path | None) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -99,14 +97,12 @@ def _show(ran: Session, result: Result, output: Path | None) -> None:
     how = [f"{result.artifact} in {result.runtime}"]
     if result.placement is not None:
         how.append(result.placement)
-    if result.graph is not None:
-        how.append(cuda_graph(result.graph.used, result.graph.reason))
+    if result.cuda_graph is not None:
+        how.append(cuda_graph(result.cuda_graph.used, result.cuda_graph.reason))
     ran.line(", ".join(how))
-    for name, tensor, data in zip(
-        result.inputs.names, result.inputs.tensors, result.data, strict=True
-    ):
-        shape = "x".join(map(str, tensor.shape)) or "scalar"
-        ran.line(f"input {name}: {shape} {tensor.dtype}, {data}")
+    for given in result.inputs:
+        shape = "x".join(map(str, given.shape)) or "scalar"
+        ran.line(f"input {given.name}: {shape} {given.dtype}, {given.data}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("output", "shape", "dtype", "min", "max", "mean", "not finite"):
         table.add_column(title, justify="left" if title in ("output", "dtype") else "right")

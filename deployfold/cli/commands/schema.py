@@ -34,7 +34,7 @@ FORMATS = {
     ),
     "run": (
         "what deployfold run prints with --json",
-        "deployfold.infer.record:RunRecord.model_json_schema",
+        "deployfold.infer.outputs:RunRecord.model_json_schema",
     ),
 }
 """What each format is, and the function that makes its schema, which is imported on demand."""

@@ -13,12 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.records import (
-    EngineArtifact,
-    EngineListing,
-    EngineRequest,
-    LayerCounts,
-)
+from deployfold.compiling.records import EngineArtifact, EngineListing, EngineRequest, LayerCounts
 from deployfold.compiling.sidecar import make_sidecar, sidecar_path, write_sidecar
 from deployfold.compiling.worker_process import run_worker
 from deployfold.errors import CompileError, DeployfoldError

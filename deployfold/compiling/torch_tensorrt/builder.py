@@ -101,10 +101,7 @@ def settings(parameters: Collection[str], precision: str) -> dict[str, Any]:
         parameters: the names of the function's parameters.
         precision: ``fp32`` or ``fp16``.
     """
-    keywords: dict[str, Any] = {
-        "pass_through_build_failures": True,
-        "min_block_size": 1,
-    }
+    keywords: dict[str, Any] = {"pass_through_build_failures": True, "min_block_size": 1}
     if precision == "fp16" and "enable_autocast" in parameters:
         keywords |= {"enable_autocast": True, "autocast_low_precision_type": torch.float16}
     elif precision == "fp16":

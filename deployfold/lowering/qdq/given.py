@@ -29,15 +29,7 @@ from deployfold.util.onnx_values import constant, drop_unused, initializer
 
 from .formats import FORMATS
 from .given_weights import join_scalings
-from .qdq_nodes import (
-    DEQUANTISE,
-    HINT,
-    QUANTISE,
-    dequantised,
-    quantised,
-    stored_type,
-    zero_point,
-)
+from .qdq_nodes import DEQUANTISE, HINT, QUANTISE, dequantised, quantised, stored_type, zero_point
 
 _OWN_OPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 """Operators that compute in int8 themselves; TensorRT takes Q/DQ nodes alone."""

@@ -113,11 +113,7 @@ class _Search:
     """The search for the layers to put back; lists of layers are in the order of going back."""
 
     def __init__(
-        self,
-        attempt: Attempt,
-        costs: Mapping[str, Measured],
-        step: Step,
-        guard: GuardSpec,
+        self, attempt: Attempt, costs: Mapping[str, Measured], step: Step, guard: GuardSpec
     ) -> None:
         self.costs = costs
         self._attempt = attempt

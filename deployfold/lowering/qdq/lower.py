@@ -70,9 +70,7 @@ def lower(
     samples = choose_samples(data, precision)
     guard = options.guard
     guard = dataclasses.replace(
-        guard,
-        min_sqnr_db=guard.min_sqnr(precision),
-        enabled=guard.enabled and samples.guarded,
+        guard, min_sqnr_db=guard.min_sqnr(precision), enabled=guard.enabled and samples.guarded
     )
     check_finite((*samples.feeds, *samples.held_back), precision)
     model = raise_checked(model, source, form.opset, samples.feeds or data.inputs)

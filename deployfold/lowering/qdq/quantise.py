@@ -176,11 +176,7 @@ def _problem(
 
 
 def _skip_scale(
-    skip: Skip,
-    values: Batch,
-    added_to: Batch,
-    ranges: dict[str, tuple[str, float]],
-    form: Format,
+    skip: Skip, values: Batch, added_to: Batch, ranges: dict[str, tuple[str, float]], form: Format
 ) -> float | None:
     """The scale of a skip, shared with all layers that read the tensor; ``None`` if the sum
     broadcasts the skip."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.lowering.accuracy import Measured
-from deployfold.lowering.result import LayerReport
+from deployfold.reporting.layers import QuantizedLayer
 
 from .guard import Step
 from .layers import Layer
@@ -36,7 +36,7 @@ def report_layers(
     results: Sequence[LayerResult],
     reasons: Mapping[str, tuple[Precision, str]],
     precision: Precision,
-) -> tuple[LayerReport, ...]:
+) -> tuple[QuantizedLayer, ...]:
     """Make one report for each layer, in graph order.
 
     Args:
@@ -47,7 +47,7 @@ def report_layers(
     for result in results:
         instead, reason = reasons.get(result.layer.name, (precision, ""))
         reports.append(
-            LayerReport(
+            QuantizedLayer(
                 name=names[result.layer.name],
                 op_type=result.layer.op_type,
                 precision=instead.value,

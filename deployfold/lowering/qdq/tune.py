@@ -181,11 +181,7 @@ def _macs(region: Sequence[LayerResult]) -> int:
 
 
 def _accurate(
-    job: Tunable,
-    step: Step,
-    results: list[LayerResult],
-    names: frozenset[str],
-    guard: GuardSpec,
+    job: Tunable, step: Step, results: list[LayerResult], names: frozenset[str], guard: GuardSpec
 ) -> Step | None:
     """The model without ``names`` that holds the limits, fitted anew if it must be."""
     surely = holds(step.measured, guard, surely=True)
