@@ -263,6 +263,13 @@ def _shape_notes(graph: Graph) -> list[str]:
             "answer at all sizes tried: what it does where the answer is another is not proved. "
             "Give inputs of such sizes with more_inputs."
         )
+    if graph.unfollowed:
+        notes.append(
+            "The forward branches on a number computed from sizes "
+            f"({first_few(graph.unfollowed)}): what it does at other sizes than those compared is "
+            "not proved if it takes another branch there. Give inputs of such sizes with "
+            "more_inputs."
+        )
     return notes
 
 

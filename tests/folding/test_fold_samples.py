@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fold_nets import Net, randomise
@@ -211,6 +213,10 @@ BRANCHES = {
     "a ratio": lambda x: x.shape[-1] / x.shape[0] > 30,
     "a multiple": lambda x: not x.shape[-2] % 6,
     "a batch": lambda x: x.shape[0] >= 4,
+    "a quotient": lambda x: x.size(-1) // 32 == 1,
+    "bits": lambda x: x.shape[-1] >> 5,
+    "the second on one line": lambda x: x.shape[-1] > 4 and x.shape[-1] > 60,
+    "the last turn of a loop": lambda x: sum(x.shape[-1] > limit for limit in (4, 8, 60)) == 3,
 }
 
 
@@ -220,6 +226,55 @@ def branching(condition) -> nn.Module:
         return self.conv(F.pad(y, (0, 1)) if condition(y) else y)
 
     return randomise(Net(forward, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 2, 3)))
+
+
+def at_least(number: int, limit: int) -> bool:
+    return number >= limit
+
+
+PLAIN = {
+    "a length": lambda x: len(x) > 3,
+    "an integer": lambda x: int(x.shape[-1] * 1.5) > 60,
+    "a logarithm": lambda x: math.log2(x.shape[-1]) > 5,
+    "a range": lambda x: [i for i in range(x.shape[-1]) if i > 60],
+    "text": lambda x: {"40": True}.get(str(x.shape[-1])),
+    "bytes": lambda x: x.stride(1) > 3000,
+    "an argument": lambda x: at_least(int(x.shape[-1]), 60),
+}
+
+
+@pytest.mark.parametrize("branch", PLAIN)
+def test_a_branch_on_a_number_computed_from_a_size_is_met_and_noted(branch):
+    """No number reports how it is compared here; the source of the code shows it."""
+    result = fold(branching(PLAIN[branch]), (torch.randn(1, 4, 20, 20),))
+    assert result.batchnorms_after == 1
+    assert "branches on a number computed from sizes (test_fold_samples.py:" in result.notes[-1]
+
+
+UNMET = {
+    "a number": lambda x: int(x.shape[-1]) == 1234,
+    "a key": lambda x: {1234: True}.get(x.shape[-1]),
+    "a set": lambda x: x.shape[-1] in {1234},
+    "a tensor": lambda x: torch.tensor(x.shape).max() > 1000,
+}
+QUIET = {
+    "a check": lambda x: _refuse_above(x, 1000),
+    "a cache": lambda x: [cache := {}, cache.setdefault(x.shape[-1], 0)] == None,
+    "arithmetic": lambda x: F.interpolate(x, (int(x.shape[-1] * 2), 4)) is None,
+}
+
+
+def _refuse_above(x, limit):
+    assert int(x.shape[-1]) <= limit
+    if len(x) > limit:
+        raise ValueError(f"at most {limit}")
+
+
+@pytest.mark.parametrize("branch", UNMET | QUIET)
+def test_a_computed_number_is_noted_where_the_code_branches_on_it(branch):
+    result = fold(branching((UNMET | QUIET)[branch]), (torch.randn(1, 4, 20, 20),))
+    assert result.batchnorms_after == 0
+    assert ["computed from sizes" in note for note in result.notes] == [True] * (branch in UNMET)
 
 
 @pytest.mark.parametrize("branch", BRANCHES)

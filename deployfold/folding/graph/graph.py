@@ -179,6 +179,8 @@ class Graph:
     """The inputs of ``taken`` that lead to other operators. The graph contains their passes."""
     one_sided: tuple[str, ...] = ()
     """The places in the code that compare sizes, with the same answer in every pass."""
+    unfollowed: tuple[str, ...] = ()
+    """The places that branch on a number computed from sizes, such as ``len(x)``."""
 
     def __contains__(self, op: Op) -> bool:
         return op in self.operators

@@ -146,7 +146,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._outputs.append(value)
 
     def graph(
-        self, taken: Sequence[Inputs], differing: Sequence[Inputs], one_sided: Sequence[str]
+        self,
+        taken: Sequence[Inputs],
+        differing: Sequence[Inputs],
+        one_sided: Sequence[str],
+        unfollowed: Sequence[str],
     ) -> Graph:
         """The graph of every pass recorded so far."""
         return Graph(
@@ -160,6 +164,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             taken=tuple(taken),
             differing=tuple(differing),
             one_sided=tuple(one_sided),
+            unfollowed=tuple(unfollowed),
         )
 
     def restore_parameters(self) -> None:

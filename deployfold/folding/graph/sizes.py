@@ -9,14 +9,17 @@ only may hide operators that no trace has seen.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from opcode import opname
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
+
+from .size_tests import Reader, tests_of
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -27,66 +30,150 @@ class Place:
 
     Attributes:
         line: the file and the line.
+        position: the instruction, because one line may compare several times.
         ordered: the comparison is < or a relative of it; another size may be far away.
         direct: the code itself compares, and not a function that it calls, such as ``max``.
     """
 
     line: str
+    position: int
     ordered: bool
     direct: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """A comparison at ``place``: how often the pass was there before, and the other number."""
+
+    place: Place
+    turn: int
+    number: float
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One answer of a comparison; ``origin`` stands for the sizes that were compared."""
+
+    turn: int
+    number: float
+    origin: int
+    answer: bool
 
 
 class Comparisons:
     """The comparisons of sizes in code outside torch, over all passes so far."""
 
     def __init__(self) -> None:
-        self._seen: defaultdict[Place, set[tuple[float, bool]]] = defaultdict(set)
+        self._seen: defaultdict[Place, set[_Answer]] = defaultdict(set)
+        self._turns: Counter[Place] = Counter()
+        self._readers: dict[CodeType, Reader] = {}
+        self._read_lines = 0
+        self._unfollowed: dict[tuple[str, bool], None] = {}
 
-    def one_sided(self) -> list[Place]:
-        """The places where different sizes were compared and gave the same answer."""
-        return [
-            place
-            for place, seen in self._seen.items()
-            if len(seen) > 1 and len({answer for _, answer in seen}) == 1
-        ]
+    def begin(self) -> None:
+        """Begin another pass."""
+        self._turns.clear()
 
-    def note(self, size: float, answer: bool, *, ordered: bool) -> None:
+    @property
+    def any(self) -> bool:
+        """Whether the code has compared a size at all."""
+        return bool(self._seen)
+
+    def one_sided(self) -> set[Side]:
+        """The comparisons that the sizes of several passes answered alike."""
+        return {side for place, seen in self._seen.items() for side in _one_sided(place, seen)}
+
+    def unfollowed(self) -> list[tuple[str, bool]]:
+        """The places that depend on plain numbers computed from sizes; see :mod:`.size_tests`."""
+        lines = sum(len(reader.lines | reader.lookups) for reader in self._readers.values())
+        if lines != self._read_lines:
+            self._read_lines = lines
+            for reader in self._readers.values():
+                self._unfollowed.update(dict.fromkeys(tests_of(reader)))
+        return list(self._unfollowed)
+
+    def note_read(self) -> None:
+        """Record the line of code outside torch that reads a size of a tensor."""
+        reader, line = self._reader_of(sys._getframe(2))
+        reader.lines.add(line)
+
+    def note_lookup(self) -> None:
+        """Record the line of code that looks up a size, as in a dictionary."""
+        reader, line = self._reader_of(sys._getframe(2))
+        reader.lookups.add(line)
+
+    def _reader_of(self, frame: FrameType) -> tuple[Reader, int]:
+        """The function outside torch that ``frame`` runs, or is called by, and its line."""
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
+            frame = frame.f_back
+        return self._readers.setdefault(frame.f_code, Reader(frame)), frame.f_lineno
+
+    def note(self, size: int, answer: bool, other: Any, *, ordered: bool) -> None:
         """Record a comparison by the code that called the size's operator."""
         frame = sys._getframe(2)
         code = frame.f_code
         if not code.co_filename.startswith(_TORCH):
             line = f"{Path(code.co_filename).name}:{frame.f_lineno}"
             direct = "CALL" not in opname[code.co_code[frame.f_lasti]]
-            self._seen[Place(line, ordered, direct)].add((size, answer))
+            place = Place(line, frame.f_lasti, ordered, direct)
+            number = float(other) if type(other) in (int, float) else 0.0
+            self._seen[place].add(_Answer(self._turns[place], number, size, answer))
+            self._turns[place] += 1
 
-    def watched(self, result: Any) -> Any:
-        """A shape, or one number, whose comparisons are recorded."""
+    def watched(self, result: Any, origin: int | None = None) -> Any:
+        """A shape, or one number, whose comparisons are recorded.
+
+        ``origin`` stands for the sizes that the number was computed from; None: it is a size.
+        """
         if isinstance(result, torch.Size):
             return torch.Size([self.watched(int(item)) for item in result])
+        if type(result) is tuple:  # of divmod
+            return tuple(self.watched(item, origin) for item in result)
         if type(result) not in (int, float):
             return result
         made = (Size if type(result) is int else Ratio)(result)
-        made.comparisons = self
+        made.comparisons, made.origin = self, int(result) if origin is None else origin
         return made
+
+
+def _one_sided(place: Place, seen: set[_Answer]) -> list[Side]:
+    for number in (True, False):  # a number computed from the size is another one in each pass
+        groups: defaultdict[Side, set[_Answer]] = defaultdict(set)
+        for one in seen:
+            groups[Side(place, one.turn, one.number * number)].add(one)
+        several = {
+            side: {one.answer for one in group}
+            for side, group in groups.items()
+            if len({one.origin for one in group}) > 1
+        }
+        if several:
+            return [side for side, answers in several.items() if len(answers) == 1]
+    return []
 
 
 class Size(int):
     """An int that records its comparisons; the results of its arithmetic do so, too."""
 
     comparisons: Comparisons
-    __hash__ = int.__hash__
+    origin: int
+
+    def __hash__(self) -> int:
+        self.comparisons.note_lookup()
+        return int.__hash__(self)
 
 
 class Ratio(float):
     """A float that records its comparisons; the results of its arithmetic do so, too."""
 
     comparisons: Comparisons
+    origin: int
     __hash__ = float.__hash__
 
 
 def _computing(compute: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Size | Ratio, *others: Any) -> Any:
-        return self.comparisons.watched(compute(self, *others))
+        origins = [getattr(other, "origin", 0) for other in others]
+        return self.comparisons.watched(compute(self, *others), hash((self.origin, *origins)))
 
     return method
 
@@ -97,18 +184,20 @@ def _answering(answer_of: Callable[..., Any], kind: str) -> Callable[..., Any]:
         # Sizes of two tensors usually grow together, so their equality has one answer for a reason.
         alike = kind == "equality" and isinstance(others[0], (Size, Ratio))
         if answer is not NotImplemented and not alike:
-            self.comparisons.note(float(self), answer, ordered=kind == "order")
+            other = others[0] if others else None
+            self.comparisons.note(self.origin, answer, other, ordered=kind == "order")
         return answer
 
     return method
 
 
-_ARITHMETIC = """add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod neg ceil
-    floor round""".split()
+_ARITHMETIC = """add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod
+    rdivmod pow rpow neg pos abs ceil floor trunc round""".split()
+_BITS = "and rand or ror xor rxor lshift rlshift rshift rrshift invert".split()
 _ANSWERS = {"lt le gt ge": "order", "eq ne": "equality", "bool": "truth"}
 
 for _class in (Size, Ratio):
-    for _name in (f"__{name}__" for name in _ARITHMETIC):
+    for _name in (f"__{name}__" for name in _ARITHMETIC + _BITS * (_class is Size)):
         setattr(_class, _name, _computing(getattr(_class, _name)))
     for _names, _kind in _ANSWERS.items():
         for _name in (f"__{name}__" for name in _names.split()):

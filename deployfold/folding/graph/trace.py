@@ -21,6 +21,7 @@ from deployfold.errors import FoldError
 from deployfold.folding.modules import (
     copy_modules,
     map_tensors,
+    tensors_in,
     without_numbers,
 )
 from deployfold.folding.proof.compare import forward_failed
@@ -115,9 +116,10 @@ def _record_all(
 
         The proof runs every kept input, and one of sixteen times the area is dear.
         """
-        start, before, places = recorder.begin(), len(differing), set(comparisons.one_sided())
+        start, before, sides = recorder.begin(), len(differing), comparisons.one_sided()
         accepted = record_other(inputs)
-        if accepted and len(differing) > before and places <= set(comparisons.one_sided()):
+        changed = comparisons.unfollowed() or not sides <= comparisons.one_sided()
+        if accepted and len(differing) > before and not changed:
             recorder.undo(start)
             outlines.popitem()
             differing.pop()
@@ -133,15 +135,27 @@ def _record_all(
                         record_other(inputs)
             for of_order, sizes in zip((True, False), further, strict=True):
                 tried = iter(sizes)
-                while any(of_order or not place.ordered for place in comparisons.one_sided()):
+                while (
+                    comparisons.unfollowed()
+                    or (comparisons.any and not _any_of_another_size(taken, samples[0]))
+                    or any(of_order or not side.place.ordered for side in comparisons.one_sided())
+                ):
                     more = next(tried, None)
                     if more is None:
                         break
                     try_size(more)
-        one_sided = [place.line for place in comparisons.one_sided() if place.direct]
-        return recorder.graph(taken, differing, one_sided)
+        places = [side.place for side in comparisons.one_sided()]
+        one_sided = sorted({place.line for place in places if place.direct})
+        unfollowed = [line for line, branches in comparisons.unfollowed() if branches]
+        return recorder.graph(taken, differing, one_sided, unfollowed)
     finally:
         recorder.restore_parameters()
+
+
+def _any_of_another_size(taken: Sequence[Inputs], sample: Inputs) -> bool:
+    """Whether a tensor of one of the inputs differs from that of ``sample`` behind the batch."""
+    own = [tensor.shape[1:] for tensor in tensors_in(sample)]
+    return any([tensor.shape[1:] for tensor in tensors_in(item)] != own for item in taken)
 
 
 def _record_pass(
@@ -149,6 +163,7 @@ def _record_pass(
 ) -> None:
     try:
         arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
+        comparisons.begin()
         with recorder.watching_modules(), Reads(recorder, comparisons), recorder:
             outputs = shadow(*arguments)
         recorder.adopt_outputs(outputs)
@@ -177,4 +192,6 @@ class Reads(TorchFunctionMode):
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
+        if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
+            self._comparisons.note_read()
         return self._comparisons.watched(result) if sizes else result
