@@ -50,8 +50,8 @@ class Measured:
         missed: the limits of the task metrics that these numbers miss, with the fp32 model's.
         likely_sqnr_db: the SQNR (dB) that other samples keep in 19 of 20 cases; ``None`` with fewer
             than two samples.
-        likely_agreement: the agreement to expect on other samples. The estimate shuffles each
-            sample's errors among its classes and subtracts the standard error.
+        likely_agreement: the same for the agreement.
+        pictures: the number of pictures that the samples are of.
     """
 
     sqnr_db: float
@@ -63,6 +63,7 @@ class Measured:
     max_abs_diff: float
     likely_agreement: float | None = None
     likely_sqnr_db: float | None = None
+    pictures: int = 0
     reshaped: tuple[str, ...] = ()
     equal: Mapping[str, float] = field(default_factory=dict)
     lost: bool = False
@@ -160,7 +161,7 @@ class Measurer:
             scores, given = (np.concatenate(part).astype(np.float64) for part in pairs[0])
             before, after = scores.argmax(1), given.argmax(1)
             agreement = float((before == after).mean())
-            likely = likely_agreement(scores, given)
+            likely = likely_agreement(scores, given, self._of_rows(pairs[0][0]))
             divergence = divergence_of(scores, given)
             if self._labels is not None and len(self._labels) == len(before):
                 accuracy = float((after == self._labels).mean())
@@ -183,6 +184,7 @@ class Measurer:
             max_abs_diff=max((max_abs_diff(e, f) for e, f in pairs), default=0.0),
             likely_agreement=likely,
             likely_sqnr_db=min(likely_db, default=None) if len(self.feeds) > 1 else None,
+            pictures=len(set(self._pictures or range(len(self.feeds)))),
             reshaped=tuple(reshaped),
             equal={name: share for name, share in equal.items() if share < 1.0},
             lost=any(_is_lost(e, f) for pair in pairs for e, f in zip(*pair, strict=True)),
@@ -211,6 +213,11 @@ class Measurer:
         for (own, reference), labels in pairs:
             scores.add(own, labels, reference)
         return scores.result()
+
+    def _of_rows(self, feeds: Sequence[Array]) -> Sequence[int]:
+        """The picture of each row of the outputs: the samples of a feed count as of one picture."""
+        pictures = self._pictures or range(len(feeds))
+        return [one for one, rows in zip(pictures, feeds, strict=True) for _ in range(len(rows))]
 
     def _by_feed(
         self, outputs: Sequence[Sequence[Array]]

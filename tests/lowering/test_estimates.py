@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deployfold.lowering.estimates import likely_sqnr_db
+from deployfold.lowering.estimates import enough_pictures, likely_agreement, likely_sqnr_db
 from deployfold.util.numerics import sqnr_db
 
 
@@ -39,3 +39,47 @@ def test_a_single_picture_and_equal_outputs_have_no_spread():
     expected, found = outputs(np.random.default_rng(0), 2)
     assert likely_sqnr_db(expected, found, [7, 7]) == sqnr_db(expected, found)
     assert likely_sqnr_db(expected, expected) == np.inf
+
+
+def scores(
+    random: np.random.Generator, pictures: int, each: int, noise: float
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Scores whose errors differ from picture to picture, and grow with the score."""
+    expected = 2.0 * random.standard_normal((pictures * each, 20))
+    picture = np.repeat(np.arange(pictures), each)
+    sizes = noise * random.lognormal(0.0, 0.5, pictures)[picture, None] * (2.0 + abs(expected))
+    return expected, expected + sizes * random.standard_normal(expected.shape), picture.tolist()
+
+
+def agreement(expected: np.ndarray, found: np.ndarray) -> float:
+    return float((expected.argmax(1) == found.argmax(1)).mean())
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.02])
+@pytest.mark.parametrize(("pictures", "each"), [(3, 20), (5, 12), (60, 1)])
+def test_other_pictures_keep_the_likely_agreement(pictures, each, noise):
+    random = np.random.default_rng(0)
+    pairs = [[scores(random, pictures, each, noise) for _ in range(2)] for _ in range(100)]
+    kept = np.mean([agreement(*other[:2]) >= likely_agreement(*seen) for seen, other in pairs])
+    measured = np.mean([agreement(*other[:2]) > agreement(*seen[:2]) for seen, other in pairs])
+    assert kept >= 0.95
+    assert measured <= 0.5
+
+
+def test_many_pictures_need_little_margin():
+    random = np.random.default_rng(0)
+    drawn = [scores(random, 600, 1, 0.01) for _ in range(20)]
+    gaps = [agreement(*one[:2]) - likely_agreement(*one) for one in drawn]
+    assert 0.005 < np.mean(gaps) < 0.025
+
+
+def test_errors_that_change_nothing_leave_the_chance_of_so_few_samples():
+    given = np.array([[0.0, 1.0, 5.0], [7.0, 0.0, 1.0]] * 50)
+    likely = likely_agreement(given, given + 0.5)
+    assert 1.0 - likely == pytest.approx(1.66**2 / 400, rel=0.01)  # Student's t for 99: 1.66
+    assert likely_agreement(given[:10], given[:10]) < likely
+
+
+def test_a_quarter_of_the_margin_takes_sixteen_times_the_pictures():
+    assert enough_pictures(5, 0.98, 0.94, 0.97) == 80
+    assert enough_pictures(5, 0.97, 0.94, 0.97) is None

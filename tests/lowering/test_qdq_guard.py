@@ -19,6 +19,7 @@ from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step, keep_accuracy
 from deployfold.lowering.qdq.layers import Layer, QuantisedLayer
 from deployfold.lowering.qdq.quantise import LayerResult
+from deployfold.lowering.qdq.reports import unsure_notes
 
 
 class Net:
@@ -52,9 +53,9 @@ class Net:
             max_abs_diff=0.0,
         )
 
-    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+    def attempt(self, excluded: frozenset[str], anew: bool = False) -> Step:
         self.attempts.append(excluded)
-        self.fits += fits is None
+        self.fits += anew
         found = self.measured(set(self.layers) - excluded)
         sqnr_db = found.sqnr_db - self.surprise
         likely = {"sqnr_db": sqnr_db, "likely_sqnr_db": sqnr_db - self.spread}
@@ -112,7 +113,7 @@ def test_noise_decides_where_sqnr_is_missing_and_divergence_where_agreement_is()
     assert set(Net(layers).keep(min_sqnr_db=20.0)[1]) == {"noisy"}
     net = Net(layers)
     assert set(net.keep(min_sqnr_db=10.0, min_agreement=0.95)[1]) == {"confusing"}
-    assert net.attempts == [frozenset(), frozenset({"confusing"})], "not found by trying"
+    assert net.attempts == [frozenset(), *[frozenset({"confusing"})] * 2], "not found by trying"
     assert set(Net(layers).keep(min_sqnr_db=20.0, min_agreement=0.95)[1]) == {"noisy", "confusing"}
 
 
@@ -187,6 +188,30 @@ def test_a_refusal_says_what_there_is_and_what_was_asked_for():
     assert len(min(net.attempts, key=len)) == 0
 
 
+def test_the_report_says_which_limit_other_pictures_may_miss():
+    layers = {"noisy": (10, 0.01, 9e-4), "rest": (90, 1e-3, 1e-6)}
+    guard = GuardSpec(min_sqnr_db=18.0, min_agreement=0.95, min_quantized_share=0.95)
+    net = Net(layers, luck=0.03, spread=2.0)
+    measured = replace(net.keep(**vars(guard))[0].measured, pictures=5)
+    agreement, sqnr = measured.agreement, measured.sqnr_db
+    assert unsure_notes(measured, measured, guard) == (
+        f"--min-sqnr 18 cannot be promised for other pictures: the guard measured {sqnr:.1f} dB on "
+        f"5, and as many others may give {sqnr - 2:.1f} dB. "
+        f"{math.ceil(5 * (2 / (sqnr - 18)) ** 2)} such pictures would be enough.",
+        f"--min-agreement 0.95 cannot be promised for other pictures: the guard measured "
+        f"{agreement:.1%} on 5, and as many others may give {agreement - 0.03:.1%}. "
+        f"{math.ceil(5 * (0.03 / (agreement - 0.95)) ** 2)} such pictures would be enough.".replace(
+            "%", " %"
+        ),
+    )
+    sure = replace(measured, likely_sqnr_db=18.0, likely_agreement=0.95)
+    assert unsure_notes(sure, sure, guard) == ()
+    assert unsure_notes(sure, replace(sure, agreement=0.93), guard) == (
+        "--min-agreement 0.95 is missed on the samples that neither calibration nor the guard saw: "
+        "93.0 %.",
+    )
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 1000), st.floats(1e-6, 0.1), st.floats(1e-8, 0.1)),
@@ -205,7 +230,7 @@ def test_the_result_meets_the_limit_or_is_refused(layers, surprise, decibels, ag
         assert len(net.attempts) <= 7
         return
     assert len(net.attempts) <= 14
-    assert net.fits <= 9, "the refinements reuse fitted weights"
+    assert net.fits <= 2, "only the last choices are fitted anew"
     assert step.measured.sqnr_db >= decibels
     assert agreement is None or step.measured.agreement >= agreement
     assert step.share >= least - 1e-6
@@ -218,8 +243,8 @@ def test_a_missed_task_metric_puts_back_the_noisiest_layers():
     limit = MetricLimit("box_ap", 1.0, "pt")
 
     class Scored(Net):
-        def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
-            step = super().attempt(excluded, fits)
+        def attempt(self, excluded: frozenset[str], anew: bool = False) -> Step:
+            step = super().attempt(excluded, anew)
             missed = (limit,) if step.measured.noise > 1e-4 else ()
             return Step(step.results, replace(step.measured, missed=missed))
 

@@ -99,7 +99,7 @@ class Job:
         found = Measured(self.sqnr, 0.0, None, None, None, None, None, 0.0)
         return Step(results, dataclasses.replace(found, likely_sqnr_db=self.likely))
 
-    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+    def attempt(self, excluded: frozenset[str], anew: bool = False) -> Step:
         results = [result(name, macs, name not in excluded) for name, macs in MACS.items()]
         return dataclasses.replace(self.measured(results), measured=Measured(
             self.anew, 0.0, None, None, None, None, None, 0.0))  # fmt: skip
@@ -113,7 +113,7 @@ def five(body, monkeypatch) -> tuple[ir.Graph, list[str], Step]:
     graph, names = graph_of(body[0])
     for name in names:
         monkeypatch.setitem(MACS, name, 10)
-    return graph, names, Job().attempt(frozenset(), None)
+    return graph, names, Job().attempt(frozenset())
 
 
 def timed(job: Job, gain: Callable[[frozenset[str]], float], noise: float = 0.0) -> Tuning:

@@ -5,18 +5,19 @@
    decides. If the model misses the agreement limit, divergence decides, because divergence rises
    with errors that can change the top class. If a task metric misses its limit, noise decides.
 2. Layers go back in the order of cost per multiply-accumulate, as many as the sum of the costs
-   predicts. All others are quantised anew. Both steps repeat until the limits hold.
+   predicts. This repeats until the limits hold.
 3. A bisection between the last step that missed the limits and the one that holds them finds the
    least number of layers.
 4. The guard then tries to quantise the largest of these layers again, one at a time, if their share
    is worth a measurement.
-5. Steps 3 and 4 take the weights of the steps before them. In the end, the last choice that missed
-   the limits and the one that holds them are fitted anew. The first that holds, and gains, stays.
+5. Steps 2 to 4 take the weights of the model with all layers quantised. In the end, the last choice
+   that missed the limits and the one that holds them are fitted anew, because each layer makes up
+   for the errors of those before it. The first that holds, and gains, stays.
 
 The best of many models on few samples is often a lucky one, and other samples differ. Therefore the
 likely agreement and the likely SQNR of the chosen model must hold the limits as well
 (:mod:`deployfold.lowering.estimates`). If no model passes, the guard takes the first model with
-measured figures that hold the limits.
+measured figures that hold the limits, and the report says that others may miss them.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ class Step:
 class Attempt(Protocol):
     """A function that quantises all layers except ``excluded``, and measures held-back samples.
 
-    The layers take their weights from ``fits`` where it has them; ``None`` fits them anew.
+    The layers take their weights from the model with all layers quantised; ``anew`` fits them to
+    this one.
     """
 
-    def __call__(self, excluded: frozenset[str], fits: Step | None) -> Step: ...
+    def __call__(self, excluded: frozenset[str], anew: bool = False) -> Step: ...
 
 
 def keep_accuracy(
@@ -91,14 +93,11 @@ def keep_accuracy(
     Raises:
         AccuracyError: the limits do not hold even with the least allowed share of quantised layers.
     """
-    step = attempt(frozenset(), None)
+    step = attempt(frozenset())
     if not guard.enabled or holds(step.measured, guard, surely=True):
         return step, {}
-    passed = holds(step.measured, guard)
     search = _Search(attempt, measure_costs(), step, guard)
     held = search.until_it_holds()
-    if held is None and passed:
-        return step, {}
     if held is None:
         raise AccuracyError(search.refusal(precision))
     removed, step = search.with_fewer(*held)
@@ -128,17 +127,21 @@ class _Search:
     def until_it_holds(self) -> tuple[list[str], Step] | None:
         """The layers to put back, and the model that holds the limits; ``None`` without one."""
         removed: list[str] = []
-        first: tuple[list[str], Step] | None = None
+        first = (removed, self._step) if holds(self._step.measured, self._guard) else None
         for _ in range(_ROUNDS):
             more = self._next(removed)
             if not more:
                 break
             self._failed = len(removed)
             removed = removed + more
-            self._step = self._attempt(frozenset(removed), None)
+            self._step = self._attempt(frozenset(removed))
             if holds(self._step.measured, self._guard, surely=True):
                 return removed, self._step
             if first is None and holds(self._step.measured, self._guard):
+                first = removed, self._step
+        if first is None and removed:
+            self._step = self._attempt(frozenset(removed), anew=True)
+            if holds(self._step.measured, self._guard):
                 first = removed, self._step
         return first
 
@@ -146,12 +149,12 @@ class _Search:
         """Reduce the layers to put back with up to :data:`_REFINEMENTS` more attempts."""
         if not holds(held.measured, self._guard, surely=True):
             return removed, held
-        left, first, missed = _REFINEMENTS, held, list[str]()
+        left, missed = _REFINEMENTS, list[str]()
         # The limits fail with ``low`` layers put back, and hold with ``high``.
         low, high = self._failed, len(removed)
         while left and high - low > 1 and self._share(removed[low + 1 : high]) >= _WORTH:
             middle = (low + high) // 2
-            step = self._attempt(frozenset(removed[:middle]), first)
+            step = self._attempt(frozenset(removed[:middle]))
             left -= 1
             if holds(step.measured, self._guard, surely=True):
                 high, held = middle, step
@@ -162,14 +165,14 @@ class _Search:
             if not left or self._shares[name] < _WORTH:
                 break
             fewer = [other for other in removed if other != name]
-            step = self._attempt(frozenset(fewer), held)
+            step = self._attempt(frozenset(fewer))
             left -= 1
             if holds(step.measured, self._guard, surely=True):
                 removed, held = fewer, step
             else:
                 missed = fewer
-        for names in ([missed] if missed else []) + ([removed] if held is not first else []):
-            anew = self._attempt(frozenset(names), None)
+        for names in ([missed] if missed else []) + [removed]:
+            anew = self._attempt(frozenset(names), anew=True)
             gain = names is missed or anew.measured.sqnr_db > held.measured.sqnr_db
             if gain and holds(anew.measured, self._guard, surely=True):
                 return names, anew

@@ -31,12 +31,12 @@ from .formats import FORMATS, Format
 from .guard import Step, keep_accuracy
 from .layers import Layer, suitable_layers
 from .quantise import LayerResult, quantise_layers
-from .reports import low_note, notes_of, report_layers, titles
+from .reports import low_note, notes_of, report_layers, titles, unsure_notes
 from .rest import Rest, build, plan_rest, round_rest
 from .rounding import plain
 from .samples import Samples, check_finite, choose_samples
 from .skips import with_skips
-from .tune import Tuned, tune
+from .tune import Tuned, tune, without
 
 SENSITIVITY_SAMPLES = 16
 """Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
@@ -122,7 +122,9 @@ def lower(
         size = write(final, temporary, precision, threshold=options.external_threshold)
     notes = (*samples.note, *rest.notes, *notes_of(step, guard, precision, layers, unfit, residual))
     notes += tuned.notes
-    if not samples.guarded and options.guard.enabled:
+    if guard.enabled:
+        notes += unsure_notes(step.measured, measured, guard)
+    elif options.guard.enabled:
         notes += low_note(measured, guard, precision)
     names = titles(layers)
     put_back = tuple(
@@ -188,20 +190,13 @@ class _Job:
         """The layers after quantising all suitable ones, computed once."""
         return self.quantised(())
 
-    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
+    def attempt(self, excluded: frozenset[str], anew: bool = False) -> Step:
         """Quantise all layers except ``excluded``, and measure the resulting file.
 
-        Each layer compensates for the errors of earlier layers, so a change to one layer requires
-        a new fit of the others. ``fits`` saves it: a layer takes its weights from there, or from
-        the model with all layers quantised.
+        Each layer compensates for the errors of earlier layers, so a change to one layer asks for
+        ``anew``, a new fit of the others. Without it, they keep the weights of :attr:`every`.
         """
-        if fits is not None:
-            results = [
-                one if one.layer.name in excluded or one.quantised is not None else every
-                for one, every in zip(fits.results, self.every, strict=True)
-            ]
-        else:
-            results = self.quantised(excluded) if excluded else self.every
+        results = self.quantised(excluded) if anew else without(self.every, excluded)
         what = f"with {len(excluded)} layers put back" if excluded else "on held-back samples"
         self.progress(f"measuring {what}", None if excluded else _CHANNELS + _REST + _LAYERS)
         return self.measured(results)

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from deployfold.config.accuracy import GuardSpec
 from deployfold.config.precision import Precision
 from deployfold.lowering.accuracy import Measured
+from deployfold.lowering.estimates import enough_pictures
 from deployfold.reporting.layers import QuantizedLayer
+from deployfold.reporting.text import decibels, percent
 
 from .guard import Step
 from .layers import Layer
@@ -81,6 +83,39 @@ def notes_of(
         rounded = len(scales) - scales.count(None)
         notes += (f"{rounded} residual sums read their skip in {precision.value}.",)
     return (*notes, *step.measured.not_counted(precision.value))
+
+
+def unsure_notes(guarding: Measured, judged: Measured, guard: GuardSpec) -> tuple[str, ...]:
+    """A note for each limit that other pictures may miss, and for each that the judged ones miss.
+
+    Args:
+        guarding: the accuracy on the guard's samples, which hold the limits.
+        judged: the accuracy that the report gives.
+    """
+    notes: list[str] = []
+    limits = (
+        ("--min-sqnr", guard.min_sqnr_db, decibels, "sqnr_db"),
+        ("--min-agreement", guard.min_agreement, percent, "agreement"),
+    )
+    for option, limit, text, key in limits:
+        measured, unseen = getattr(guarding, key), getattr(judged, key)
+        likely = getattr(guarding, f"likely_{key}")
+        if limit is None or measured is None:
+            continue
+        if likely is not None and likely < limit:
+            enough = enough_pictures(guarding.pictures, measured, likely, limit)
+            notes.append(
+                f"{option} {limit:g} cannot be promised for other pictures: the guard measured "
+                f"{text(measured)} on {guarding.pictures}, and as many others may give "
+                f"{text(likely)}."
+                + (f" {enough} such pictures would be enough." if enough else "")
+            )
+        if unseen < limit:
+            notes.append(
+                f"{option} {limit:g} is missed on the samples that neither calibration nor the "
+                f"guard saw: {text(unseen)}."
+            )
+    return tuple(notes)
 
 
 def low_note(measured: Measured, guard: GuardSpec, precision: Precision) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -50,8 +50,8 @@ class Tunable(Protocol):
     def measured(self, results: Sequence[LayerResult]) -> Step:
         """Measure the accuracy of ``results`` on the held-back samples."""
 
-    def attempt(self, excluded: frozenset[str], fits: Step | None) -> Step:
-        """Quantise all layers except ``excluded``, and measure them."""
+    def attempt(self, excluded: frozenset[str], anew: bool = False) -> Step:
+        """Quantise all layers except ``excluded``, fitted ``anew`` or not, and measure them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def tune(
     return Tuned(chosen, reasons, (notes[0].format(f"{len(reasons)} layers"), *notes[1:]))
 
 
-def without(results: Sequence[LayerResult], names: set[str]) -> list[LayerResult]:
+def without(results: Sequence[LayerResult], names: Collection[str]) -> list[LayerResult]:
     """The results with the layers ``names`` put back."""
     return [
         dataclasses.replace(one, quantised=None, estimator="", input_range=math.nan)
@@ -189,5 +189,5 @@ def _accurate(
     if not guard.enabled or holds(candidate.measured, guard, surely=surely):
         return candidate
     back = frozenset(one.layer.name for one in step.results if one.quantised is None)
-    candidate = job.attempt(back | names, None)
+    candidate = job.attempt(back | names, anew=True)
     return candidate if holds(candidate.measured, guard, surely=surely) else None
