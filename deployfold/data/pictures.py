@@ -57,15 +57,15 @@ def by_picture(drawn: Drawn, seed: int) -> tuple[Drawn, tuple[int, ...]]:
 def judged_from(pictures: Sequence[int], start: int) -> int:
     """The first of the held-back samples that only judge; those before it guard.
 
-    The guard has a third of them, 64 at most, and whole pictures. With too few samples, all do both
-    and the count of ``pictures`` is returned.
+    The guard has half of them, and whole pictures, because what it can promise rests on their
+    number. With too few samples, all do both and the count of ``pictures`` is returned.
 
     Args:
         pictures: of all samples, each picture's together.
         start: of the held-back samples.
     """
     held = len(pictures) - start
-    first = start + min(held // 3, 64)
+    first = start + held // 2
     if held < _LEAST_JUDGED:
         return len(pictures)
     while first < len(pictures) and pictures[first] == pictures[first - 1]:

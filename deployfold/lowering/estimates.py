@@ -115,7 +115,7 @@ def _standard_error(residuals: Array, pictures: Sequence[int]) -> float:
 def _student(pictures: Sequence[int]) -> float:
     """The 95 % quantile of Student's t for so many different pictures."""
     freedom = max(len(set(pictures)) - 1, 1)
-    return sum(part / freedom**power for power, part in enumerate(_STUDENT))
+    return math.fsum(part / freedom**power for power, part in enumerate(_STUDENT))
 
 
 def _log_softmax(scores: Array) -> Array:

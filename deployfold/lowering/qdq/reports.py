@@ -107,8 +107,7 @@ def unsure_notes(guarding: Measured, judged: Measured, guard: GuardSpec) -> tupl
             notes.append(
                 f"{option} {limit:g} cannot be promised for other pictures: the guard measured "
                 f"{text(measured)} on {guarding.pictures}, and as many others may give "
-                f"{text(likely)}."
-                + (f" {enough} such pictures would be enough." if enough else "")
+                f"{text(likely)}." + (f" {enough} such pictures would be enough." if enough else "")
             )
         if unseen < limit:
             notes.append(
