@@ -33,7 +33,7 @@ def export(
         ExportError: two runs of the model differ, or the ONNX cannot be exported.
     """
     metadata = _metadata(loaded.model, folded.result)
-    if loaded.model.kind == "onnx":
+    if loaded.model.in_onnx:
         return export_onnx(loaded, folded, directory, metadata, spec, journal)
     result, settings = folded.result, run_settings(spec)
     job = ExportJob(

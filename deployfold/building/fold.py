@@ -52,7 +52,7 @@ def fold(
         FoldError: the model cannot be traced, or folding was not proved.
         ExportError: the folded module cannot be pickled, and ``must_save``.
     """
-    if loaded.model.kind == "onnx":
+    if loaded.model.in_onnx:
         from .onnx_source import fold_onnx  # imports onnx
 
         return fold_onnx(loaded, spec, journal)

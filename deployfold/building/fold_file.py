@@ -27,7 +27,7 @@ def fold_file(spec: BuildSpec, output: Path | None, *, emit: Emit = ignore) -> R
     journal = Journal(emit)
     loaded = load(spec, journal, exported=False)
     folded = fold(loaded, spec, journal, output, must_save=True)
-    if output is not None and loaded.model.kind == "onnx":
+    if output is not None and loaded.model.in_onnx:
         from .onnx_source import write_folded
 
         write_folded(loaded, folded, output)

@@ -32,6 +32,7 @@ from deployfold.loading import (
     with_plain_outputs,
 )
 from deployfold.loading.inputs import forward_of
+from deployfold.loading.quantised_training import in_training
 from deployfold.loading.transformers_zoo import picture_shape
 from deployfold.lowering.request import ScoredData
 from deployfold.runtimes.eager import EagerRunner
@@ -174,6 +175,10 @@ def load(spec: BuildSpec, journal: Journal, *, exported: bool = True) -> Loaded:
             source = replace(spec.folding.reestimate_bn, preprocess=preprocess, seed=spec.seed)
             model, reestimation, about = _with_statistics_of(source, model, inputs)
             notes += about
+        if in_training(model.module):
+            from .quantised_training import with_pairs  # imports onnx
+
+            model = with_pairs(model, samples[0], inputs)
         loaded = Loaded(
             model, inputs, samples, labels, input_data, calibration, preprocess, reestimation,
             Scoring(metrics, spec.metric.limits) if metrics else None,

@@ -32,6 +32,7 @@ from deployfold.lowering.qdq.given import quantised_as, take_over
 from deployfold.lowering.qdq.given_weights import VisibleWeights
 from deployfold.lowering.qdq.qdq_nodes import DEQUANTISE, QUANTISE
 from deployfold.runtimes import ONNX_RUNTIME
+from deployfold.runtimes.eager import EagerRunner
 from deployfold.util.onnx_files import onnx_bytes
 
 from .artifact import Artifact
@@ -39,12 +40,13 @@ from .journal import Journal
 from .load import Loaded
 from .onnx_comparison import Checks, checks_of
 from .onnx_frames import FramedOnnx
+from .quantised_training import TrainedOnnx
 from .results import Exported, Folded
 from .settings import run_settings
 
 _BATCH_NORM = "BatchNormalization"
 _PROOF = "each fold was compared with the nodes that it replaced; no other node was changed"
-_NO_PROGRAM = "an ONNX has no PyTorch model, from which a .pt2 is exported"
+_NO_PROGRAM = "a .pt2 is not exported from an ONNX, nor from a model in quantisation-aware training"
 
 
 class GraphModule(torch.nn.Module):
@@ -103,10 +105,13 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
         )
         stage.result(_summary(result))
     journal.note(notes)
+    settings = run_settings(spec)
+    runner = ONNX_RUNTIME.open(module.path, settings)
+    trained = isinstance(module, TrainedOnnx)
     original = Artifact(
-        name="original",
-        title="ONNX Runtime (original)",
-        runner=ONNX_RUNTIME.open(module.path, run_settings(spec)),
+        name="pytorch" if trained else "original",
+        title="PyTorch (original)" if trained else "ONNX Runtime (original)",
+        runner=EagerRunner(module, device=settings.device) if trained else runner,
         parameters=parameters,
         batchnorms=before,
         bytes=loaded.model.bytes,
@@ -161,7 +166,8 @@ def write_folded(
         ExportError: the graph is not valid ONNX.
         UsageError: ``path`` is the given file.
     """
-    if path.exists() and path.samefile(loaded.model.source):
+    source = Path(loaded.model.source)
+    if path.exists() and source.exists() and path.samefile(source):
         raise UsageError(
             f"{path} is the model itself, which the folded one would replace.",
             hint="Choose another directory or name with --output.",

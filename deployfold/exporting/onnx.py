@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from .outputs import (
 )
 from .pixels import cast_first
 from .session import open_session, run_session
-from .storage import EXTERNAL_DATA_BYTES, staged, write_model
+from .storage import EXTERNAL_DATA_BYTES, scratch_file, staged, write_model
 from .unsupported import unsupported
 
 
@@ -88,6 +88,7 @@ def export_onnx(
     program: ExportedProgram | str,
     *,
     external_threshold: int = EXTERNAL_DATA_BYTES,
+    compared_as: Callable[[ir.Model], ir.Model] | None = None,
 ) -> OnnxArtifact:
     """Write a model as ONNX, check the file, run it in ONNX Runtime and compare.
 
@@ -98,6 +99,7 @@ def export_onnx(
     Args:
         program: the job's program, or the reason why there is none.
         external_threshold: bytes of weights above which they go to a second file.
+        compared_as: makes the graph that is compared with the module; by default that of the file.
 
     Raises:
         ExportError: neither exporter writes a valid graph of the same function.
@@ -121,8 +123,9 @@ def export_onnx(
         refused = None if isinstance(program, str) else program
         raise unsupported(refused, first_line(error), reason) from error
     return _finish(
-        model, path, compared, job.metadata, external_threshold, "torchscript", reason, notes
-    )
+        model, path, compared, job.metadata, external_threshold, "torchscript", reason, notes,
+        compared_as,
+    )  # fmt: skip
 
 
 def _compared(job: ExportJob) -> _Compared:
@@ -181,6 +184,7 @@ def _finish(
     exporter: Literal["dynamo", "torchscript"],
     reason: str | None = None,
     notes: tuple[str, ...] = (),
+    compared_as: Callable[[ir.Model], ir.Model] | None = None,
 ) -> OnnxArtifact:
     onnx_graph.strip(model)
     drop_zero_additions(model)
@@ -207,7 +211,11 @@ def _finish(
     with staged(path) as temporary:
         external = write_model(model, temporary, threshold=threshold)
         check_file(temporary)
-        difference = _compare(temporary, compared)
+        if compared_as is None:
+            difference = _compare(temporary, compared)
+        else:
+            with scratch_file(compared_as(model)) as file:
+                difference = _compare(file, compared)
     return OnnxArtifact(
         path=path,
         bytes=onnx_bytes(path),

@@ -20,6 +20,7 @@ from . import transformers_zoo, zoo
 from .choice import choose_fit
 from .fit import Fit, Names, fits, summary
 from .importing import import_named
+from .quantised_training import sized_grids
 from .skeleton import class_count, with_memory
 from .weights import Weights
 
@@ -177,6 +178,7 @@ def _attempts(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> li
 
 def _attempt(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> _Attempt:
     module = _skeleton(arch, options)
+    sized_grids(module)
     return _Attempt(options, module, _fits(arch, module, sets))
 
 

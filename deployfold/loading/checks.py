@@ -17,6 +17,7 @@ from deployfold.errors import LoadError
 from .harmless_names import check_names
 from .model import LoadedModel
 from .placeholder import Placeholder, name_of
+from .quantised_training import frozen, in_training
 
 _QUANTISED = "Give the float model; --int8 quantises it."
 _DIVERGED = "The training diverged, or the file is damaged: choose an earlier checkpoint."
@@ -56,21 +57,18 @@ def checked(loaded: LoadedModel) -> LoadedModel:
         tensors = dict((*module.named_parameters(), *module.named_buffers()))
     for name, tensor in tensors.items():
         _check_tensor(name, tensor)
+    notes: tuple[str, ...] = ()
     for name, child in module.named_modules():
         _check_layer(name, child)
     _check_numbers(tensors)
-    return replace(loaded, module=module, notes=(*loaded.notes, *dtype_notes(module)))
+    if in_training(module):
+        module, notes = frozen(module)
+    return replace(loaded, module=module, notes=(*loaded.notes, *dtype_notes(module), *notes))
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
-    """Refuse quantised layers, whose weights are packed, and fake-quantise modules."""
-    if any(".fake_quantize" in kind.__module__ for kind in type(layer).__mro__):
-        raise LoadError(
-            f"{name or 'The model'} is a fake-quantise module of quantisation-aware training.",
-            hint="Export the model to ONNX with torch.onnx.export(model.eval(), ..., "
-            "dynamo=False), and build that file: its scales are kept.",
-        )
-    if ".quantized." in f"{type(layer).__module__}.":
+    """Refuse quantised layers, whose weights are packed."""
+    if ".quantized." in f"{type(layer).__module__}." and type(layer).__name__ != "FloatFunctional":
         raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
 
 

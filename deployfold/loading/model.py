@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import nn
 
+from .onnx_module import OnnxModule
+
 Kind = Literal["module", "state_dict", "torchscript", "program", "onnx", "zoo", "factory"]
 
 
@@ -40,3 +42,8 @@ class LoadedModel:
     weight_bytes: int | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def in_onnx(self) -> bool:
+        """Whether the stages work on the ONNX file of the module, and not on a PyTorch module."""
+        return isinstance(self.module, OnnxModule)

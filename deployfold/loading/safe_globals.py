@@ -5,10 +5,10 @@ restricted unpickler (``weights_only=True``) calls only allowed globals, but wit
 pickle chooses. A hook or a ``functools.partial`` is called later, when the model runs. Therefore,
 every allowed global must be harmless with any arguments:
 
-* Modules of torch.nn, torchvision and timm: classes derived from ``nn.Module`` and defined there,
-  whose constructors set attributes and build layers. A test reads the source of all of them for
-  calls that open, import, compile, trace or load. The modules that trace are excluded: tracing
-  writes names of the traced model into source code and runs it.
+* Modules of torch.nn, torchvision, timm and torch.ao's training: classes derived from ``nn.Module``
+  and defined there, whose constructors set attributes and build layers. A test reads the source of
+  all of them for calls that open, import, compile, trace or load. The modules that trace are
+  excluded: tracing writes names of the traced model into source code and runs it.
 * The few helper classes and pure functions that those modules use, reviewed by hand and listed
   below.
 
@@ -47,6 +47,11 @@ _PACKAGES = (
     "deployfold.folding.",
     "deployfold.loading.arguments.",
     "torch.nn.parallel.data_parallel.",
+    "torch.ao.nn.intrinsic.",
+    "torch.ao.nn.qat.",
+    "torch.ao.nn.quantized.modules.functional_modules.",
+    "torch.ao.quantization.fake_quantize.",
+    "torch.ao.quantization.stubs.",
 )
 _RENAMED = {"deployfold.fold.rewrite.Zero": "deployfold.folding.rewrite.rewrite.Zero"}
 """Classes of deployfold under the paths that older versions wrote into folded models."""
@@ -59,6 +64,12 @@ _HELPERS = frozenset(
         "timm.layers.activations.gelu",
         "timm.layers.format.Format",
         "torch._C._nn.gelu",
+        "torch.ao.quantization.observer.FixedQParamsObserver",
+        "torch.ao.quantization.observer.MinMaxObserver",
+        "torch.ao.quantization.observer.MovingAverageMinMaxObserver",
+        "torch.ao.quantization.observer.MovingAveragePerChannelMinMaxObserver",
+        "torch.ao.quantization.observer.PerChannelMinMaxObserver",
+        "torch.ao.quantization.quantize._observer_forward_hook",
         "torch.nn.functional.relu",
         "torchvision.models.detection._utils.BalancedPositiveNegativeSampler",
         "torchvision.models.detection._utils.BoxCoder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import onnx_files as files
 import pytest
+import qat_nets
+import torch
 from cli_runs import check_whole, fails, run
 from PIL import Image
 
@@ -101,3 +104,23 @@ def test_the_plan_and_the_options_of_an_onnx(folder: Path) -> None:
     assert rows == ["original", "onnxruntime", "onnxruntime-fp16", "tensorrt-fp16"]
     done = run("build", "resnet.onnx", "--torch-compile", cwd=folder)
     fails(done, 2, "--torch-compile has no effect: an ONNX holds no PyTorch model.")
+
+
+def test_a_model_in_quantisation_aware_training_keeps_its_scales(tmp_path: Path) -> None:
+    shutil.copy(qat_nets.__file__, tmp_path)
+    torch.save(qat_nets.trained().state_dict(), tmp_path / "net.pt")
+    done = run(
+        "build", "net.pt", "--arch", "qat_nets:prepared", "--input", "1x3x12x12", "--fp16",
+        "--target", "l4", "--no-measure", "--json", "-o", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["pytorch", "onnxruntime", "onnxruntime-int8", "tensorrt-int8"]
+    assert rows["onnxruntime-int8"]["accuracy"]["sqnr_db"] > 30
+    assert "int8 from the file: its scales are kept" in rows["onnxruntime-int8"]["notes"]
+    assert (report["source"]["kind"], report["source"]["arch"]) == (
+        "state_dict",
+        "qat_nets:prepared",
+    )
+    assert {"net.onnx", "net.int8.onnx", "net.int8.sm_89.engine"} <= check_whole(tmp_path / "out")

@@ -79,7 +79,19 @@ def test_classes_that_trace_and_functions_are_not_allowed(name):
     assert harmless(name) is None
 
 
-ROOTS = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.layers", "timm.models")
+ROOTS = (
+    "torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.layers", "timm.models",
+    "torch.ao.nn.intrinsic", "torch.ao.nn.qat",
+)  # fmt: skip
+TRAINING = tuple(
+    f"torch.ao.{name}"
+    for name in (
+        "nn.quantized.modules.functional_modules",
+        "quantization.fake_quantize",
+        "quantization.observer",
+        "quantization.stubs",
+    )
+)
 ACTING = frozenset(
     """open eval exec compile __import__ import_module system popen Popen check_output run_path
     load_url load_state_dict_from_url load_state_dict_from_hf hf_hub_download urlopen urlretrieve
@@ -98,7 +110,7 @@ def test_no_allowed_class_opens_imports_compiles_or_traces():
     classes = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in (*ROOTS, *names):
+        for module in (*ROOTS, *TRAINING, *names):
             for name in list(vars(importlib.import_module(module))):
                 item = harmless(f"{module}.{name}")
                 if isinstance(item, type) and issubclass(item, nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from qdq_trained import SHAPE, trained
-from torch import nn
-from torch.ao.quantization import (
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    QConfig,
-    QuantStub,
-    disable_observer,
-    fuse_modules_qat,
-    prepare_qat,
-)
-from torch.ao.quantization.fake_quantize import FakeQuantize
 
-from deployfold.building.pipeline import build
-from deployfold.config.make_spec import make_spec
 from deployfold.config.precision import Precision
-from deployfold.errors import ExportError, LoadError, UsageError
+from deployfold.errors import ExportError, UsageError
 from deployfold.folding.onnx import fold_graph
-from deployfold.loading.checks import checked
-from deployfold.loading.model import LoadedModel
 from deployfold.lowering import lower
 from deployfold.lowering.graph import prepare
 from deployfold.lowering.qdq.given import quantised_as, take_over, without_pairs
@@ -158,45 +141,6 @@ def test_the_scaling_that_torch_ao_puts_before_a_batchnorm_joins_it() -> None:
     np.testing.assert_array_equal(codes, arrays["codes"])
     np.testing.assert_allclose(steps, arrays["steps"], rtol=1e-6)
     np.testing.assert_allclose(run(after), run(before), atol=1e-4)
-
-
-def test_a_model_in_training_is_told_how_to_go_on(tmp_path: Path) -> None:
-    """A module of torch.ao is refused with the way over ONNX, and that way works."""
-    act, weight = (
-        FakeQuantize.with_args(
-            observer=observer, quant_min=-128, quant_max=127, dtype=torch.qint8, qscheme=scheme
-        )
-        for observer, scheme in (
-            (MovingAverageMinMaxObserver, torch.per_tensor_symmetric),
-            (MovingAveragePerChannelMinMaxObserver, torch.per_channel_symmetric),
-        )
-    )
-    torch.manual_seed(0)
-    net = nn.Sequential(QuantStub(), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).train()
-    net.qconfig = QConfig(act, weight)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        net = prepare_qat(fuse_modules_qat(net, [["1", "2", "3"]]))
-        net(torch.randn(4, 3, 8, 8))
-        net.eval().apply(disable_observer)
-        x, path = torch.randn(1, 3, 8, 8), tmp_path / "net.onnx"
-        with pytest.raises(LoadError, match="fake-quantise module") as caught:
-            checked(LoadedModel(net, "factory", "net", None, "net:make"))
-        assert "dynamo=False" in str(caught.value.hint)
-        torch.onnx.export(net, (x,), str(path), dynamo=False, opset_version=17, input_names=["x"])
-    report, directory = build(
-        make_spec(str(path), {"no-engine": True, "no-measure": True, "output": tmp_path / "out"})
-    )
-    assert report.fold is not None
-    assert (report.fold.batchnorm_before, len(report.fold.folded)) == (1, 1)
-    assert {row.name for row in report.rows} == {"original", "onnxruntime"}
-    written = onnx.load(directory / "net.onnx").graph
-    scales = {node.input[1] for node in written.node if node.op_type == "QuantizeLinear"}
-    assert all(not one.dims for one in written.initializer if one.name in scales), (
-        "TensorRT-RTX computes in fp16 behind a scale of the shape (1,)"
-    )
-    types = {node.op_type for node in written.node}
-    assert types == {"QuantizeLinear", "DequantizeLinear", "Conv", "Relu"}
 
 
 def test_rounding_is_left_out_for_comparisons_alone() -> None:
