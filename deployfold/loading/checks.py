@@ -78,9 +78,17 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if torch.nn.parameter.is_lazy(tensor):
         raise LoadError(f"{name} is not initialised.", hint="Run the model once and save it.")
     if tensor.is_meta:
-        raise LoadError(f"{name} is on the meta device and has no values.")
+        raise LoadError(
+            f"{name} is on the meta device and holds no numbers.",
+            hint="Load the weights before saving the model.",
+        )
     if tensor.is_quantized:
         raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise LoadError(f"{name} is a {kind} tensor.", hint="Save the model with dense ones.")
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        raise _stored_narrow(name, tensor)
     if tensor.is_complex():
         raise LoadError(f"{name} is complex, which neither ONNX nor TensorRT can hold.")
 
@@ -93,31 +101,21 @@ def check_state(state: Mapping[str, torch.Tensor], learned: Set[str]) -> None:
         learned: the names of float parameters; buffers may hold integers.
 
     Raises:
-        LoadError: a tensor is quantised, sparse, on the meta device, or a parameter is complex or
-            stored in 8 bits or integers, whose scale is unknown.
+        LoadError: a tensor is quantised, sparse, complex or on the meta device, or a parameter is
+            stored in integers, whose scale is unknown.
     """
     for name, tensor in state.items():
-        if tensor.is_meta:
-            raise LoadError(
-                f"{name} was saved on the meta device and holds no numbers.",
-                hint="Load the weights before saving the model.",
-            )
-        if tensor.is_quantized:
-            raise LoadError(f"{name} is quantised already.", hint=_QUANTISED)
-        if tensor.layout is not torch.strided:
-            raise LoadError(
-                f"{name} is a sparse tensor.", hint=f"Save it as {name}.to_dense() first."
-            )
-        if name not in learned:
-            continue
-        if tensor.is_complex():
-            raise LoadError(f"{name} is complex in the file and real in the model.")
-        if not tensor.is_floating_point() or tensor.element_size() == 1:
-            raise LoadError(
-                f"{name} is {str(tensor.dtype).removeprefix('torch.')} in the file, so it is "
-                "quantised already, and its scale is not known.",
-                hint=_QUANTISED,
-            )
+        _check_tensor(name, tensor)
+        if name in learned and not tensor.is_floating_point():
+            raise _stored_narrow(name, tensor)
+
+
+def _stored_narrow(name: str, tensor: torch.Tensor) -> LoadError:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return LoadError(
+        f"{name} is {dtype}, so it is quantised already, and its scale is not known.",
+        hint=_QUANTISED,
+    )
 
 
 def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:

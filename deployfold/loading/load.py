@@ -182,11 +182,10 @@ def _from_weights(
                 return replace(loaded, module=module.eval(), kind="state_dict", notes=notes)
     if found is None:
         likely = " or ".join(f"--arch {arch}" for arch in near(path.name))
-        raise LoadError(
-            f"The architecture of the state dict {path} is not known.",
-            hint=f"Add {likely or '--arch torchvision:resnet50'}, "
-            "or --arch package.module:factory.",
-        )
+        hint = f"Add {likely or '--arch torchvision:resnet50'}, or --arch package.module:factory."
+        if path.is_file() and (path.parent / "config.json").is_file():
+            hint = f"Give the folder {path.parent}: its config.json may name the architecture."
+        raise LoadError(f"The architecture of the state dict {path} is not known.", hint=hint)
     module, notes = _filled(found)
     if loaded.arch is None:
         keys = f"its {len(found.state)} keys and their shapes"

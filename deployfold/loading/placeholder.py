@@ -65,8 +65,14 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
         return super().__iter__()
 
     def attributes(self) -> dict[Any, Any]:
-        """The attributes that the pickle sets; ``{}`` if its state is not a dictionary."""
+        """The attributes that the pickle sets; ``{}`` if its state is not a dictionary.
+
+        Those of a GraphModule are the first argument of the function that rebuilds it.
+        """
         state = self.state
+        first = self.arguments[0] if self.arguments else None
+        if isinstance(first, dict) and "_modules" in first:
+            return first
         if isinstance(state, tuple) and len(state) == 2:  # __dict__ and slots
             return {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
         return state if isinstance(state, dict) else {}

@@ -28,7 +28,7 @@ _LONGEST_LIST = 64
 _AVERAGES = frozenset({"ema", "swa", "avg", "average", "averaged", "teacher", "shadow", "momentum"})
 _AVERAGE = re.compile(r"(?:model|net|net_?g|params|weights)_?ema")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Modules without a forward."""
+"""Modules without a forward; classes derived from them may have one."""
 _ARRAY_MAKERS = re.compile(r"numpy\.(?:_core|core)\.multiarray\._reconstruct")
 _PLAIN_DTYPE = re.compile(r"[?]|b1|[biuf][1248]")
 
@@ -70,10 +70,12 @@ def find_modules(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     budget = _Budget()
     while pending and budget.spend():
         path, value = pending.pop(0)
-        if is_module(value) and not isinstance(value, _CONTAINERS):
+        if is_module(value) and type(value) not in _CONTAINERS:
             found.append((path, value))
         elif len(path) < _DEPTH:
-            pending += [((*path, key), item) for key, item in _children(value)]
+            # The arguments of a call can be the parts of a module, as those of a GraphModule are.
+            inside = _children(value, arguments=False)
+            pending += [((*path, key), item) for key, item in inside]
     return found
 
 
@@ -155,15 +157,15 @@ def _search(value: Any, path: tuple[str, ...], budget: _Budget) -> Iterator[Weig
         yield Weights(path, own | below, nested=True)
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
+def _children(value: Any, *, arguments: bool = True) -> Iterator[tuple[str, Any]]:
     """The containers in ``value``, with their keys."""
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, Placeholder):
         pairs += value.attributes().items()
-        pairs += enumerate((*value.arguments, *value.items_given()))
+        pairs += enumerate((*(value.arguments if arguments else ()), *value.items_given()))
     elif isinstance(value, Mapping):
         pairs += value.items()
-    elif isinstance(value, _CONTAINERS):
+    elif type(value) in _CONTAINERS:
         pairs += value._modules.items()
     elif isinstance(value, (list, tuple)) and len(value) <= _LONGEST_LIST:
         pairs += enumerate(value)

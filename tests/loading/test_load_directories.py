@@ -44,6 +44,18 @@ def test_a_directory_in_timms_layout(name: str, tmp_path: Path) -> None:
     assert load_model(str(folder / name), arch="timm:resnet10t").name == "my_net"
 
 
+def test_the_arguments_of_timms_layout_are_numbers_and_no_paths(tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t", in_chans=1, num_classes=7)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "resnet10t", "num_classes": 7, "model_args": {"in_chans": 1}}
+    config["model_args"]["checkpoint_path"] = str(tmp_path / "not.pt")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(str(tmp_path)).module.conv1[0].in_channels == 1
+    with pytest.raises(LoadError, match="not known") as caught:
+        load_model(str(tmp_path / "model.safetensors"))
+    assert "Give the folder" in str(caught.value.hint)
+
+
 def test_a_directory_of_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(
@@ -98,7 +110,11 @@ def test_a_directory_without_weights_lists_its_checkpoints(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [(".metadata", "dcp_to_torch"), ("zero_to_fp32.py", "python zero_to_fp32.py")],
+    [
+        (".metadata", "dcp_to_torch"),
+        ("zero_to_fp32.py", "python zero_to_fp32.py"),
+        ("adapter_config.json", "merge_and_unload"),
+    ],
 )
 def test_a_directory_of_parts_names_the_program_that_gathers_them(
     name: str, words: str, tmp_path: Path

@@ -261,10 +261,10 @@ def test_several_modules_are_listed_and_one_is_chosen(tmp_path: pathlib.Path) ->
 
 
 UNFIT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "int8": (lambda w: w.to(torch.int8), "stem.weight is int8 in the file"),
-    "bool": (lambda w: w > 0, "stem.weight is bool in the file"),
-    "float8": (lambda w: w.to(torch.float8_e4m3fn), "stem.weight is float8_e4m3fn in the file"),
-    "complex": (lambda w: w.to(torch.complex64), "is complex in the file"),
+    "int8": (lambda w: w.to(torch.int8), "stem.weight is int8, so it is quantised"),
+    "bool": (lambda w: w > 0, "stem.weight is bool, so it is quantised"),
+    "float8": (lambda w: w.to(torch.float8_e4m3fn), "stem.weight is float8_e4m3fn, so it"),
+    "complex": (lambda w: w.to(torch.complex64), "is complex"),
     "sparse": (lambda w: w.to_sparse(), "is a sparse tensor"),
     "nested": (lambda w: torch.nested.nested_tensor([w, w]), "stem.weight is nested in the check"),
     "meta": (lambda w: w.to("meta"), "on the meta device"),
@@ -281,6 +281,33 @@ def test_weights_that_would_change_when_copied_are_refused(
     state["stem.weight"] = change(state["stem.weight"])
     with pytest.raises(LoadError, match=words):
         load(tmp_path, state, arch=f"{__name__}:Headed")
+    if kind in ("float8", "sparse"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3))
+        model[0].weight = nn.Parameter(state["stem.weight"], requires_grad=False)
+        torch.save(model, tmp_path / "whole.pt")
+        with pytest.raises(LoadError, match=words.replace("stem", "0")):
+            load_model(str(tmp_path / "whole.pt"))
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 2))
+
+
+class Features(nn.ModuleDict):
+    """A dictionary of modules with a forward, as timm's and torchvision's feature extractors."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [layer(x) for layer in self.values()]
+
+
+def test_a_part_of_a_module_is_not_taken_for_the_model(tmp_path: pathlib.Path) -> None:
+    torch.save(Features({"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 1)}), tmp_path / "w.pt")
+    found = load_model(str(tmp_path / "w.pt"), allow_globals=(f"{__name__}.*",)).module
+    assert type(found) is Features
+    torch.save(torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 2))), tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="reduce_graph_module"):
+        load_model(str(tmp_path / "w.pt"))
+    assert load_model(str(tmp_path / "w.pt"), arch=f"{__name__}:linear").kind == "state_dict"
 
 
 def test_the_nearest_attempt_is_shown_with_names_of_both_sides(tmp_path: pathlib.Path) -> None:

@@ -72,12 +72,30 @@ def _architecture(folder: Path) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     name, classes = config.get("architecture"), config.get("num_classes")
     if isinstance(name, str):
-        options = {"num_classes": classes} if isinstance(classes, int) else {}
+        options = _plain(config.get("model_args"))
+        if isinstance(classes, int):
+            options["num_classes"] = classes
         return f"timm:{name}", options
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         return f"transformers:{names[0]}", {"config": str(folder)}
     return None, {}
+
+
+def _plain(arguments: Any) -> dict[str, Any]:
+    """The arguments that are numbers or lists of numbers, and the kind of pooling.
+
+    timm also takes paths and URLs of weights as arguments. A directory must not name those.
+    """
+    given = arguments.items() if isinstance(arguments, dict) else ()
+    return {
+        key: value
+        for key, value in given
+        if key == "global_pool"
+        or all(
+            isinstance(one, (int, float)) for one in (value if isinstance(value, list) else [value])
+        )
+    }
 
 
 def _hint(folder: Path) -> str:
@@ -92,5 +110,7 @@ def _hint(folder: Path) -> str:
             "DeepSpeed wrote it. Gather its weights first: "
             f"cd {folder} && python zero_to_fp32.py . pytorch_model.bin"
         )
+    if (folder / "adapter_config.json").is_file():
+        return "It holds an adapter alone. Merge it first (merge_and_unload), and save the model."
     files = sorted(one.name for one in folder.iterdir() if one.suffix in suffixes)[:5]
     return f"Give a file in it: {', '.join(files)}." if files else "Give the checkpoint file in it."
