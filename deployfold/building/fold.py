@@ -33,12 +33,7 @@ _DRIFT_INPUTS = 16
 
 
 def fold(
-    loaded: Loaded,
-    spec: BuildSpec,
-    journal: Journal,
-    path: Path | None,
-    *,
-    must_save: bool = False,
+    loaded: Loaded, spec: BuildSpec, journal: Journal, path: Path | None, *, must_save: bool = False
 ) -> Folded:
     """Fold the model, and write the folded module to ``path`` unless it is ``None``.
 

@@ -98,7 +98,6 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
                 float64_relative=found.float64_relative,
                 native_relative=native.relative,
                 native_max_abs=native.absolute,
-                original_relative=None,
                 note=_PROOF if found.folded else "",
             ),
             notes=notes,

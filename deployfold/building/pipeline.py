@@ -14,7 +14,7 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.reporting.report import Report, Status
-from deployfold.runtimes.device_choice import resolve_device
+from deployfold.runtimes.device import resolve_device
 from deployfold.util.files import make_directory
 from deployfold.util.locks import claimed
 
@@ -113,15 +113,9 @@ def check_outcome(report: Report) -> None:
         )
     missed = [result for result in report.thresholds if not result.passed]
     if missed:
-        sentences = [
-            f"{item.name} {item.limit:g} is missed: "
-            + ("it was not measured" if item.value is None else f"{item.value:g}")
-            + (f" ({item.row})" if item.row else "")
-            for item in missed
-        ]
         names = {row.name for row in report.rows}
         unknown = any(item.row is not None and item.row not in names for item in missed)
         raise ThresholdError(
-            "; ".join(sentences) + ".",
+            "; ".join(item.missed for item in missed) + ".",
             hint=f"The rows are {', '.join(sorted(names))}." if unknown else None,
         )

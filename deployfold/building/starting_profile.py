@@ -19,12 +19,7 @@ from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision, titles
 from deployfold.errors import UsageError
 from deployfold.folding import count_parameters
-from deployfold.loading import (
-    LoadedModel,
-    in_single_precision,
-    resolve_inputs,
-    with_arguments,
-)
+from deployfold.loading import LoadedModel, in_single_precision, resolve_inputs, with_arguments
 from deployfold.reporting import text
 from deployfold.targets.catalogue import GpuTarget
 from deployfold.targets.machine import Gpu, Machine

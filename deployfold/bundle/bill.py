@@ -50,8 +50,8 @@ def make_bill(name: str, report: Report, files: Iterable[FileEntry]) -> bytes:
     )
     parts = [_file(entry.path, entry.sha256) for entry in entries]
     if report.source.sha256 is not None:
-        parts.append(_file(report.source.path.replace("\\", "/").rpartition("/")[2],
-                           report.source.sha256, reference="checkpoint"))  # fmt: skip
+        checkpoint = report.source.file_name
+        parts.append(_file(checkpoint, report.source.sha256, reference="checkpoint"))
     packages = _packages(report.environment.packages)
     for component in (*parts, *packages):
         bill.components.add(component)

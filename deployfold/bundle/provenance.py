@@ -58,5 +58,6 @@ def make_provenance(report: Report, files: Iterable[FileEntry]) -> bytes:
 
 def _checkpoint(report: Report) -> dict[str, Any]:
     digest = report.source.sha256
-    name = report.source.path.replace("\\", "/").rpartition("/")[2]
-    return {"name": name} | ({} if digest is None else {"digest": {"sha256": digest}})
+    return {"name": report.source.file_name} | (
+        {} if digest is None else {"digest": {"sha256": digest}}
+    )

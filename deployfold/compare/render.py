@@ -76,8 +76,7 @@ def changes_junit(changes: Changes) -> str:
     for limit in changes.limits:
         case = _case(suite, limit.row or "any row", limit.name)
         if not limit.passed:
-            value = "not measured" if limit.value is None else f"{limit.value:.4g}"
-            _tell(case, "failure", f"{limit.name} {limit.limit:.4g} is missed: {value}")
+            _tell(case, "failure", limit.missed)
     cases = suite.findall("testcase")
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
@@ -92,16 +91,13 @@ def changes_junit(changes: Changes) -> str:
 
 def regression_sentences(changes: Changes) -> list[str]:
     """Every regression, every missed limit and every unjudged figure that fails, in words."""
-    sentences = [
-        f"{text.clean(change.row) or change.title} {_sentence(change)}"
-        for change in (*changes.regressions, *changes.failing_unjudged)
+    return [
+        *(
+            f"{text.clean(change.row) or change.title} {_sentence(change)}"
+            for change in (*changes.regressions, *changes.failing_unjudged)
+        ),
+        *(text.clean(limit.missed) for limit in changes.limits if not limit.passed),
     ]
-    for limit in changes.limits:
-        if not limit.passed:
-            value = "it was not measured" if limit.value is None else f"{limit.value:.4g}"
-            row = f" ({text.clean(limit.row)})" if limit.row else ""
-            sentences.append(f"{limit.name} {limit.limit:.4g} is missed: {value}{row}")
-    return sentences
 
 
 def _verdict(changes: Changes) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from deployfold.errors import CompileError, DeployfoldError, one_line
+from deployfold.util.child import at_end_of_parent
 from deployfold.util.memory import peak_bytes
 
 from .records import EngineRequest
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             text = sys.stdin.read()
         else:
             text = Path(arguments[0]).read_text(encoding="utf-8")
-            threading.Thread(target=_end_with_parent, daemon=True).start()
+            at_end_of_parent(lambda: os._exit(ORPHANED))
         answer = {**_build(json.loads(text), send), "peak_bytes": peak_bytes()}
         send(answer)
     except DeployfoldError as error:
@@ -115,14 +116,6 @@ def _claim_stdout() -> TextIO:
     descriptor = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(descriptor, "w", encoding="utf-8")
-
-
-def _end_with_parent() -> None:
-    # Use read(2) on the descriptor: a buffered reader would hold a lock that the interpreter needs
-    # at exit.
-    while os.read(0, 4096):
-        pass
-    os._exit(ORPHANED)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from deployfold.loading.inputs import make_inputs
 
 from .draw import batches_of, held_back_feeds
 from .labels import Label, label_digest
-from .pictures import by_picture, judged_from
+from .picture_groups import by_picture, judged_from
 from .real_inputs import read_data
 from .samples import SampleForm, sample_digest
 

@@ -44,7 +44,7 @@ class ReadData:
 
 
 @dataclass(frozen=True)
-class Samples:
+class RealInputs:
     """Real inputs, divided into feeds of one inference each.
 
     Attributes:
@@ -80,7 +80,7 @@ def load_samples(
     arch: str | None,
     every: bool = False,
     role: str = INPUT_DATA,
-) -> Samples:
+) -> RealInputs:
     """Draw and read inputs to run a model on.
 
     Args:
@@ -107,7 +107,7 @@ def load_samples(
             hint="Give more data, or a smaller batch.",
         )
     used = len(feeds) * form.batch
-    return Samples(
+    return RealInputs(
         feeds=feeds,
         labels=data.labels_of(0, used),
         origin=f"{used} of {data.source.count} {data.source.what}",

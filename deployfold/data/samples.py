@@ -101,8 +101,7 @@ class SampleForm:
         wanted = self.dtypes[index]
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UsageError(
-                f"{where} holds NaN or infinite values.",
-                hint="Correct the sample, or remove it.",
+                f"{where} holds NaN or infinite values.", hint="Correct the sample, or remove it."
             )
         with np.errstate(over="ignore"):
             cast = np.array(values, dtype=wanted, order="C")

@@ -27,7 +27,7 @@ from .outputs import check_outputs, flatten_outputs
 _WHAT = "The AOTInductor package"
 _SETTINGS = {
     # The package uses torch's number of threads at run time, not that of the compilation.
-    "cpp.dynamic_threads": True,
+    "cpp.dynamic_threads": True
 }
 
 

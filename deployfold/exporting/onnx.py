@@ -21,11 +21,7 @@ from . import exporters, onnx_graph
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
-from .outputs import (
-    check_outputs,
-    flatten_outputs,
-    is_torchscript,
-)
+from .outputs import check_outputs, flatten_outputs, is_torchscript
 from .pixels import cast_first
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, scratch_file, staged, write_model

@@ -20,12 +20,7 @@ Array = NDArray[Any]
 
 # Tolerance relative to the largest value of an output. A correct export differs only by rounding
 # and summation order; the values are about ten times the greatest difference of deep networks.
-_TOLERANCE = {
-    torch.float64: 1e-6,
-    torch.float32: 1e-3,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Share of integers that may differ: another summation order can flip an argmax between near-ties,
 # but a wrong graph flips many.
 _INTEGER_TOLERANCE = 0.01

@@ -42,9 +42,7 @@ def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.Inference
 
 
 def run_session(
-    session: ort.InferenceSession,
-    feeds: Mapping[str, Array],
-    names: Sequence[str] | None = None,
+    session: ort.InferenceSession, feeds: Mapping[str, Array], names: Sequence[str] | None = None
 ) -> tuple[Array, ...]:
     """Run a session once, and return its outputs in order, or the outputs in ``names``.
 

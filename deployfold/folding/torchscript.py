@@ -91,7 +91,6 @@ def fold_torchscript(
             float64_relative=exact,
             native_relative=max(item.relative for item in native),
             native_max_abs=max(item.absolute for item in native),
-            original_relative=None,
         ),
         notes=("TorchScript is folded in its graph; there is no eager model to fold.",),
     )

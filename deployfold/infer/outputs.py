@@ -13,6 +13,7 @@ from deployfold.errors import UsageError
 from deployfold.reporting.fields import Count, Frozen, Number
 from deployfold.reporting.row import CudaGraph
 from deployfold.util.files import atomic_path
+from deployfold.util.numerics import top_classes
 
 TOP = 5
 FILES = (".npz", ".npy")
@@ -113,9 +114,7 @@ def check_suffix(path: Path) -> None:
 
 
 def _top(numbers: NDArray[np.float64]) -> tuple[tuple[tuple[int, float], ...], ...]:
-    # NaN sorts last. Among equal values, the lower class comes first, as in argmax.
-    order = np.argsort(-numbers, axis=1, kind="stable")[:, :TOP]
     return tuple(
         tuple((int(index), float(row[index])) for index in indices)
-        for row, indices in zip(numbers, order, strict=True)
+        for row, indices in zip(numbers, top_classes(numbers, TOP), strict=True)
     )

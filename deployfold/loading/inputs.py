@@ -93,13 +93,7 @@ def _within(spec: InputSpec) -> InputSpec:
     )
 
 
-def make_inputs(
-    spec: InputSpec,
-    *,
-    seed: int = 0,
-    batch: int | None = None,
-    float_dtype: torch.dtype | None = None,
-) -> tuple[torch.Tensor, ...]:
+def make_inputs(spec: InputSpec, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Make seeded inputs: standard-normal floats, uint8 of 0..255, other integers of 0 and 1.
 
     Other integers are usually indices or masks, for which 0 and 1 are valid.
@@ -107,17 +101,14 @@ def make_inputs(
     Args:
         spec: the inputs' shapes and dtypes.
         seed: seed of the random numbers.
-        batch: the batch size to use instead of the spec's.
-        float_dtype: dtype of float inputs instead of the spec's.
     """
     generator = torch.Generator().manual_seed(seed)
-    spec = spec if batch is None else spec.with_batch(batch)
     tensors = []
     for tensor in spec.tensors:
         dtype: torch.dtype = getattr(torch, tensor.dtype)
         if dtype.is_floating_point:
             values = torch.randn(tensor.shape, generator=generator)
-            tensors.append(values.to(float_dtype or dtype))
+            tensors.append(values.to(dtype))
         else:
             high = 256 if dtype == torch.uint8 else 2
             tensors.append(torch.randint(0, high, tensor.shape, generator=generator).to(dtype))

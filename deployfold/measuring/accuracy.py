@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from deployfold.errors import MeasureError
 from deployfold.reporting.row import Accuracy, OutputAccuracy
 from deployfold.runtimes.protocol import Array
-from deployfold.util.numerics import RunningDifference, least
+from deployfold.util.numerics import RunningDifference, least, top_classes
 
 TOP = 5
 
@@ -140,7 +140,9 @@ class Comparison:
     def _agree(self, reference: Array, output: Array) -> None:
         winners = reference.argmax(axis=1)
         self._top1 += int(np.count_nonzero(winners == output.argmax(axis=1)))
-        self._top5 += int(np.count_nonzero(np.any(_first(output, TOP) == winners[:, None], axis=1)))
+        self._top5 += int(
+            np.count_nonzero(np.any(top_classes(output, TOP) == winners[:, None], axis=1))
+        )
 
     def _label(self, output: Array, labels: Sequence[int], count: int) -> None:
         if self._classes is None:
@@ -157,12 +159,6 @@ class Comparison:
             )
         self._correct += int(np.count_nonzero(output.argmax(axis=1) == np.asarray(labels)))
         self._labelled += count
-
-
-def _first(output: Array, count: int) -> NDArray[np.int64]:
-    """The classes of the ``count`` greatest outputs; ties go to the lower class, as in argmax."""
-    order: NDArray[np.int64] = np.argsort(-output.astype(np.float64), axis=1, kind="stable")
-    return order[:, :count]
 
 
 def _classes(outputs: Sequence[Array]) -> int | None:

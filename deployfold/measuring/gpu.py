@@ -23,8 +23,8 @@ THROTTLE_REASONS = {
 (0x01), clocks set by the user (0x02), sync boost (0x10) and the display's setting (0x100)."""
 
 
-def gpu_state(uuid: str | None = None) -> GpuState | None:
-    """The state of the GPU with this UUID (``GPU-…``), or of the first CUDA device.
+def gpu_state() -> GpuState | None:
+    """The state of the first CUDA device.
 
     The result is ``None`` without ``pynvml``, a driver or such a GPU.
     """
@@ -35,7 +35,7 @@ def gpu_state(uuid: str | None = None) -> GpuState | None:
     except Exception:  # not installed, or no driver
         return None
     try:
-        return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid or _current_uuid()))
+        return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(_current_uuid()))
     except Exception:  # no such GPU
         return None
     finally:

@@ -16,6 +16,11 @@ class Source(Frozen):
     arch: str | None = None
     bytes: Count | None = None
 
+    @property
+    def file_name(self) -> str:
+        """The last part of the path, which may be of another system."""
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
 
 class DynamicAxis(Frozen):
     """An axis of an input that the build serves in several sizes, and the range of these."""

@@ -38,6 +38,13 @@ class ThresholdResult(Frozen):
     row: str | None
     passed: bool
 
+    @property
+    def missed(self) -> str:
+        """A clause for a limit that was missed: ``max-diff 0.001 is missed: 0.02 (folded)``."""
+        value = "it was not measured" if self.value is None else f"{self.value:.4g}"
+        row = f" ({self.row})" if self.row else ""
+        return f"{self.name} {self.limit:.4g} is missed: {value}{row}"
+
 
 class Status(Frozen):
     """How the build ended, with the stage and the reason where it did not complete."""

@@ -51,7 +51,11 @@ class EagerRunner(TorchRunner):
             raise MeasureError(f"{self._name} was closed.")
         if self._call is None:
             with as_measure_error(f"{self._name} cannot be loaded"):
-                self._call = on_device(self._module, self._device)
+                self._call = self._placed(self._module)
+
+    def _placed(self, module: Module) -> Callable[..., Any]:
+        """What the runner calls: the module, or a copy of it on the GPU."""
+        return on_device(module, self._device)
 
     def close(self) -> None:
         """Drop the reference to the module."""
@@ -111,15 +115,11 @@ class CheckpointRunner(TorchFileRunner):
         return self._model.module
 
 
-def _open(path: Path, settings: RunSettings) -> Any:
-    return CheckpointRunner(path, settings)
-
-
 EAGER = Runtime(
     key="eager",
     title="PyTorch",
     suffixes=(".pt", ".pth"),
     module="torch",
     install="pip install torch",
-    open=_open,
+    open=CheckpointRunner,
 )

@@ -12,7 +12,6 @@ from deployfold.errors import MeasureError
 from .aot_inductor import missing_compiler
 from .device import is_gpu
 from .eager import EagerRunner
-from .failures import as_measure_error
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -26,17 +25,8 @@ class HalfRunner(EagerRunner):
     def __init__(self, module: Module, *, device: str | None = None) -> None:
         super().__init__(module, title="The model in fp16", device=device)
 
-    def load(self) -> None:
-        """Copy the module, and round its weights.
-
-        Raises:
-            MeasureError: the runner was closed, or the copy does not fit the GPU's memory.
-        """
-        if self._module is None:
-            raise MeasureError(f"{self._name} was closed.")
-        if self._call is None:
-            with as_measure_error(f"{self._name} cannot be loaded"):
-                self._call = copy.deepcopy(self._module).half().to(self._device)
+    def _placed(self, module: Module) -> Callable[..., Any]:
+        return copy.deepcopy(module).half().to(self._device)
 
     def prepare(self, inputs: Inputs) -> Step:
         """Round the inputs, outside the timed step."""
@@ -64,12 +54,14 @@ class CompiledRunner(EagerRunner):
         """
         if not is_gpu(self._device) and (missing := missing_compiler("torch.compile")) is not None:
             raise MeasureError(missing)
-        loaded = self._call is not None
         super().load()
-        if not loaded:
-            import torch
 
-            self._call = torch.compile(self._loaded(), options={"compile_threads": 1})
+    def _placed(self, module: Module) -> Callable[..., Any]:
+        import torch
+
+        placed = super()._placed(module)
+        compiled: Callable[..., Any] = torch.compile(placed, options={"compile_threads": 1})
+        return compiled
 
     def prepare(self, inputs: Inputs) -> Step:
         """Compile for these inputs, outside the timed step."""

@@ -9,16 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 
 from deployfold.cli import main as run_command
-
-
-def _leave_with_parent() -> None:
-    # A read of sys.stdin in a thread would hold a lock that the interpreter needs at exit.
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+from deployfold.util.child import at_end_of_parent
 
 
 def main(words: list[str]) -> None:
@@ -28,5 +21,5 @@ def main(words: list[str]) -> None:
         SystemExit: at the end, with the exit code.
     """
     sys.argv = ["deployfold", *words]
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    at_end_of_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     run_command()

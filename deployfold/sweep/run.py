@@ -24,12 +24,7 @@ STAGE = "sweep"
 
 
 def sweep(
-    fleet: Fleet,
-    root: Path,
-    *,
-    emit: Emit,
-    jobs: int | None = None,
-    scheduler: str | None = None,
+    fleet: Fleet, root: Path, *, emit: Emit, jobs: int | None = None, scheduler: str | None = None
 ) -> tuple[CellResult, ...]:
     """Build the missing parts of a fleet, and keep ``sweep.json`` and ``sweep.md`` up to date.
 

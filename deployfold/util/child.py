@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, AnyStr
 
@@ -45,6 +47,21 @@ def pipe(stream: IO[AnyStr] | None) -> IO[AnyStr]:
     if stream is None:
         raise ValueError("The child was started without this pipe.")
     return stream
+
+
+def at_end_of_parent(act: Callable[[], object]) -> None:
+    """Call ``act`` in a thread when standard input closes, which shows that the parent has died.
+
+    The parent keeps a pipe without data open. ``read(2)`` on the descriptor waits for its end,
+    because a buffered reader would hold a lock that the interpreter needs at exit.
+    """
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,6 +146,15 @@ def max_abs_diff(reference: Arrays, test: Arrays) -> float:
             difference = np.abs(expected[~same] - actual[~same])
         largest = max(largest, float(np.where(np.isfinite(difference), difference, np.inf).max()))
     return largest
+
+
+def top_classes(values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The indices of the ``count`` greatest values of each row, the greatest first.
+
+    NaN sorts last. Among equal values, the lower index comes first, as in argmax.
+    """
+    order: NDArray[np.int64] = np.argsort(-values.astype(np.float64), axis=-1, kind="stable")
+    return order[..., :count]
 
 
 def least(values: Sequence[float]) -> float:

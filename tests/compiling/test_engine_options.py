@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from deployfold.compiling.planning import plan_engines
 from deployfold.compiling.records import EngineRequest, NoEngine
+from deployfold.compiling.tensorrt.builder import cache_file
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.known_issues import KNOWN_ISSUES, known_issues, sentence
-from deployfold.compiling.tensorrt.timing_cache import cache_file
 from deployfold.config.engine import EngineOptions
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, UsageError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deployfold.data.draw import Drawn
-from deployfold.data.pictures import by_picture, judged_from
-from deployfold.lowering.qdq.samples import halves
+from deployfold.data.picture_groups import by_picture, judged_from
+from deployfold.lowering.qdq.sample_split import halves
 
 
 def drawn(samples, seed=0):

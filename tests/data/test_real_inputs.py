@@ -12,12 +12,12 @@ import torch
 from deployfold.config.inputs import InputSpec
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.labels import read_labels
-from deployfold.data.real_inputs import Samples, load_samples
+from deployfold.data.real_inputs import RealInputs, load_samples
 from deployfold.data.sources import inputs_in
 from deployfold.errors import UsageError
 
 
-def every(path: Path, *texts: str, labels: Path | None = None) -> Samples:
+def every(path: Path, *texts: str, labels: Path | None = None) -> RealInputs:
     spec = CalibrationSpec(str(path), labels=labels)
     return load_samples(spec, InputSpec.parse(texts), arch=None, every=True)
 

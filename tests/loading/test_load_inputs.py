@@ -154,8 +154,7 @@ def test_made_inputs_are_seeded_and_in_range():
     assert not torch.equal(first[0], other[0])
     assert set(first[1].unique().tolist()) == {0, 1}
     assert int(first[2].max()) > 1
-    assert make_inputs(spec, batch=2)[0].shape == (2, 3, 8)
-    assert make_inputs(spec, float_dtype=torch.float16)[0].dtype == torch.float16
+    assert make_inputs(spec.with_batch(2))[0].shape == (2, 3, 8)
 
 
 @pytest.mark.parametrize(

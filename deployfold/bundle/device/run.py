@@ -34,6 +34,7 @@ from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa:
 from deployfold.runtimes.tail import TailedRunner  # noqa: E402
 from deployfold.runtimes.tail_name import head_reference  # noqa: E402
 from deployfold.scoring.detections import FORMS  # noqa: E402
+from deployfold.util.numerics import top_classes  # noqa: E402
 
 TOP = 5
 
@@ -223,12 +224,10 @@ def _read(bundle: Bundle, path: Path) -> tuple[Any, Any]:
 
 
 def _top(values: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
-    # NaN sorts last. Among equal values, the lower class comes first, as in argmax.
-    best = np.argsort(-values.astype(np.float64), kind="stable")[:TOP]
     return [
         {"class": int(index), "value": float(values[index])}
         | ({"label": labels[index]} if index < len(labels) else {})
-        for index in best
+        for index in top_classes(values, TOP)
     ]
 
 

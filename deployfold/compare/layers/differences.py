@@ -39,10 +39,7 @@ def compare_pairs(
     for done, part in _parts(pairs, budget):
         emit(StageProgress("compare", f"{part[0].name} …", done / len(pairs)))
         tallies = [_Comparison(one) for one in part]
-        runs = (
-            first.run([one.first for one in part]),
-            second.run([one.second for one in part]),
-        )
+        runs = (first.run([one.first for one in part]), second.run([one.second for one in part]))
         for ours, theirs in zip(*runs, strict=True):
             for tally, mine, other in zip(tallies, ours, theirs, strict=True):
                 tally.add(mine, other)

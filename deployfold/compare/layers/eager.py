@@ -113,7 +113,7 @@ def _points(graph: Graph) -> list[LayerOutput]:
     A module pairs with its ONNX nodes only if its last operator computes the result: the module's
     last node then has the same output.
     """
-    order = {op: index for index, op in enumerate(graph.ops)}
+    order = graph.operators
     last: dict[Call, Op] = {}
     for op in graph.ops:
         call: Call | None = op.call

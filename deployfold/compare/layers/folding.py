@@ -6,6 +6,7 @@ the form with the BatchNorms shows which values these are. The other values are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 
 import torch
@@ -106,9 +107,9 @@ def _between(graph: Graph, item: Folded, sites: Sequence[Call], into: Sequence[O
 
 def _until_they_meet(graph: Graph, first: Op, second: Op) -> set[Value]:
     """The values of two parallel branches up to their sum, without the sum."""
-    order = {op: index for index, op in enumerate(graph.ops)}
+    order = graph.operators
     one, other = (_reach([op.output], _results, set()) for op in (first, second))
-    meeting = min((order[v.producer] for v in one & other if v.producer), default=len(order))
+    meeting = min((order[v.producer] for v in one & other if v.producer), default=math.inf)
     return {v for v in one | other if v.producer is not None and order[v.producer] < meeting}
 
 

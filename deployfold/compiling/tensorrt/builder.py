@@ -17,15 +17,15 @@ from deployfold.compiling.records import EngineListing, EngineRequest, EngineTen
 from deployfold.compiling.worker_process import Report
 from deployfold.errors import CompileError
 from deployfold.targets.compute_capability import sm_name
-from deployfold.targets.libraries import LIBRARIES, lean_runtime_hint
+from deployfold.targets.libraries import LIBRARIES, Library, lean_runtime_hint
 from deployfold.targets.machine import detect
+from deployfold.util.files import write_bytes
 
 from .builder_config import add_profiles, apply_options, set_compute_capabilities
 from .known_issues import KnownIssue, known_issues, sentence
 from .listing import HEADING, read_listing
 from .network import check_precision, parse_onnx, read_network, tensors_of
 from .progress import make_monitor
-from .timing_cache import cache_file, load_cache, save_cache
 
 _NOT_FOR_THIS_GPU = re.compile(
     r"Cannot compile operation '(?P<operation>[^']+)' for \w+ \(SM(?P<sm>\d+)\): "
@@ -182,6 +182,38 @@ def _timing_cache(trt: Any, config: Any, request: EngineRequest) -> Path | None:
     path = cache_file(directory, where, request.library, str(trt.__version__))
     load_cache(config, path)
     return path
+
+
+def cache_file(directory: Path, gpu: str, library: Library, version: str) -> Path:
+    """The file for one GPU, such as ``NVIDIA L4 sm_89``, library and version: timings fit these."""
+    name = "-".join((library, version, gpu))
+    return directory / (re.sub(r"[^A-Za-z0-9._]+", "-", name) + ".timing")
+
+
+def load_cache(config: Any, path: Path) -> None:
+    """Set the timing cache at ``path`` in ``config``, or an empty cache if the library refuses it.
+
+    The library refuses damaged caches and those of another driver. :func:`save_cache` replaces
+    them.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def save_cache(config: Any, path: Path) -> None:
+    """Write the timings of the build, and those it started with, to ``path``.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_bytes(path, bytes(memoryview(cache.serialize())))
 
 
 def _not_built(

@@ -76,8 +76,6 @@ class Verification:
         native_relative: the same ratio for the delivered model against the original, both in the
             model's own dtype.
         native_max_abs: the largest absolute difference in the model's own dtype.
-        original_relative: the same ratio for the original in its own dtype against the original in
-            float64: the error of the dtype without any folding.
         note: a remark on the proof for the report; empty without one.
     """
 
@@ -85,7 +83,6 @@ class Verification:
     float64_relative: float | None
     native_relative: float
     native_max_abs: float
-    original_relative: float | None
     note: str = ""
 
 
@@ -188,7 +185,6 @@ class _Comparison:
             float64_relative=exact,
             native_relative=relative,
             native_max_abs=max(item.absolute for item in native),
-            original_relative=before,
             note=note,
         )
 

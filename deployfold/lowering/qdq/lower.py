@@ -34,7 +34,7 @@ from .quantise import LayerResult, quantise_layers
 from .reports import low_note, notes_of, report_layers, titles, unsure_notes
 from .rest import Rest, build, plan_rest, round_rest
 from .rounding import plain
-from .samples import Samples, check_finite, choose_samples
+from .sample_split import SampleSplit, check_finite, split_samples
 from .skips import with_skips
 from .tune import Tuned, tune, without
 
@@ -67,7 +67,7 @@ def lower(
         UsageError: the precision needs calibration data and there is none.
     """
     form = FORMATS[precision]
-    samples = choose_samples(data, precision)
+    samples = split_samples(data, precision)
     guard = options.guard
     guard = dataclasses.replace(
         guard, min_sqnr_db=guard.min_sqnr(precision), enabled=guard.enabled and samples.guarded
@@ -168,7 +168,7 @@ class _Job:
     unfit: Mapping[str, str]
     form: Format
     rest: Rest
-    samples: Samples
+    samples: SampleSplit
     measurer: Measurer
     scored: ScoredData | None
     scratch: Path

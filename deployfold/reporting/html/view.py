@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -19,7 +20,6 @@ from deployfold.reporting.footnotes import Footnotes, footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
 from deployfold.reporting.recommendation import Recommendation, not_measured, outputs, recommend
 from deployfold.reporting.report import Report
-from deployfold.reporting.reproduce import build_command, install_command
 from deployfold.reporting.row import Row
 from deployfold.reporting.summary import Line, summary_lines
 
@@ -28,6 +28,9 @@ from .fold_map import OPEN, Group, fold_map
 from .layers import LayerChart, layer_charts
 from .outline import Outline
 from .spread import Strips, latency_strips, stage_strips
+
+_PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "tensorrt")
+"""What a build depends on, in the order of the command; only those that the report names."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ def view(report: Report, outline: Outline | None) -> View:
         outline=outline,
         stages=stage_strips(report),
         environment=_environment(report),
-        install=install_command(report),
-        command=build_command(report),
+        install=_install_command(report),
+        command=_build_command(report),
         json=report.to_json(),
         sections={},
     )
@@ -172,3 +175,25 @@ def _sections(found: View) -> dict[str, str]:
         "reproduce": ("Reproduce", True),
     }
     return {key: title for key, (title, shown) in titles.items() if shown}
+
+
+def _build_command(report: Report) -> str | None:
+    """The ``deployfold build`` of the report; ``None`` where the report does not hold it."""
+    if report.options is None:
+        return None
+    words = ["deployfold", "build", text.clean(report.source.path)]
+    for key, value in report.options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not False:
+                words += [f"--{key}"] if one is True else [f"--{key}", text.clean(str(one))]
+    return shlex.join(words)
+
+
+def _install_command(report: Report) -> str:
+    """The ``pip install`` of deployfold and of the packages that made the artifacts."""
+    found = report.environment.packages
+    versions = {"deployfold": report.deployfold_version}
+    versions |= {name: found[name] for name in _PACKAGES if name in found}
+    # A local version, such as 2.6.0+cu124, is not on the public index.
+    pins = [f"{name}=={text.clean(one).split('+')[0]}" for name, one in versions.items()]
+    return shlex.join(["pip", "install", *pins])

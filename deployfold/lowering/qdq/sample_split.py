@@ -15,7 +15,7 @@ from deployfold.lowering.request import Feed, LoweringData
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleSplit:
     """The samples of one lowering, by purpose.
 
     Attributes:
@@ -53,7 +53,7 @@ class Samples:
         return self.judged, self.judged_labels
 
 
-def choose_samples(data: LoweringData, precision: Precision) -> Samples:
+def split_samples(data: LoweringData, precision: Precision) -> SampleSplit:
     """Choose the calibration data, or the build's inputs for a precision that needs none.
 
     Raises:
@@ -71,7 +71,7 @@ def choose_samples(data: LoweringData, precision: Precision) -> Samples:
             judged, labels = data.judged, data.judged_labels
             measured_on = "samples that neither calibration nor the guard saw"
         note = f"calibrated on {data.calibration_origin}"
-        return Samples(
+        return SampleSplit(
             [data.calibration[index] for index in order], folds, data.held_back,
             data.held_back_labels, judged, labels, fitted, True, measured_on,
             (note,) if data.calibration_real else (),
@@ -82,7 +82,7 @@ def choose_samples(data: LoweringData, precision: Precision) -> Samples:
         )
     how = "weights rounded to nearest without calibration data"
     note = f"{how}, measured on {data.inputs_origin}"
-    return Samples(
+    return SampleSplit(
         list(data.inputs), (), data.inputs, data.labels, data.inputs, data.labels, False, False,
         "inputs", (note,),
     )  # fmt: skip
