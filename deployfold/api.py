@@ -102,7 +102,7 @@ def export(
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))} is not an export format.")
     module, notes = in_evaluation_mode(model)
-    check_repeatable(module, example_inputs)
+    outputs = check_repeatable(module, example_inputs)
     spec = InputSpec(
         tuple(
             TensorSpec(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
@@ -112,7 +112,7 @@ def export(
     )
     if dynamic_batch is not None:
         spec = spec.with_profiles((DynamicBatch(*dynamic_batch),))
-    job = ExportJob(module, example_inputs, spec, metadata=metadata or {})
+    job = ExportJob(module, example_inputs, spec, metadata=metadata or {}, outputs=outputs)
     files = {
         exporter.key: exporter.export(job, exporter.path(Path(directory), name))
         for exporter in EXPORTERS

@@ -9,7 +9,7 @@ from deployfold import __version__
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.events import StageProgress
-from deployfold.exporting import EXPORTERS, ExportJob, check_repeatable
+from deployfold.exporting import EXPORTERS, ExportJob, OnnxArtifact, check_repeatable
 from deployfold.exporting.onnx import ONNX
 from deployfold.exporting.program import PROGRAM
 from deployfold.folding import FoldResult
@@ -36,21 +36,22 @@ def export(
     if loaded.model.in_onnx:
         return export_onnx(loaded, folded, directory, metadata, spec, journal)
     result, settings = folded.result, run_settings(spec)
-    job = ExportJob(
-        result.model,
-        loaded.example,
-        loaded.inputs,
-        script=spec.script,
-        metadata=metadata,
-        timeout=spec.timeout,
-        device=settings.device or CPU,
-        emit=journal.emit,
-    )
     base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)
     artifacts = {}
+    operators = None
     exporters = [one for one in EXPORTERS if one.option is None or getattr(spec, one.option)]
     with journal.running("export", exporters[0].label) as stage:
-        check_repeatable(result.model, loaded.example)
+        job = ExportJob(
+            result.model,
+            loaded.example,
+            loaded.inputs,
+            script=spec.script,
+            metadata=metadata,
+            timeout=spec.timeout,
+            device=settings.device or CPU,
+            emit=journal.emit,
+            outputs=check_repeatable(result.model, loaded.example),
+        )
         for exporter in exporters:
             journal.emit(StageProgress("export", exporter.label))
             artifact = replace(base, name=exporter.row, title=exporter.title)
@@ -73,10 +74,17 @@ def export(
                 notes=written.row_notes,
                 fixed_batch=written.fixed_batch,
             )
+            if isinstance(written, OnnxArtifact):
+                operators = written.operators
             if written.batchnorms is not None:
                 artifact = replace(artifact, batchnorms=written.batchnorms)
             artifacts[exporter.key] = journal.keep(artifact)
-    return Exported(artifacts[ONNX.key], artifacts[PROGRAM.key], tuple(artifacts.values()))
+    return Exported(
+        artifacts[ONNX.key],
+        artifacts[PROGRAM.key],
+        tuple(artifacts.values()),
+        operators=operators,
+    )
 
 
 def _metadata(model: LoadedModel, result: FoldResult) -> dict[str, str]:

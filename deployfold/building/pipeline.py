@@ -61,7 +61,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         folded: Folded | None = None
         try:
             folded = fold(loaded, spec, journal, directory / f"{loaded.name}.folded.pt")
-            write_device_files(loaded, directory)
+            write_device_files(loaded, folded, directory)
             exported = export(loaded, folded, directory, spec, journal)
             if not spec.measure:  # nothing runs the two models any more
                 loaded, folded = loaded.without_module(), folded.without_module()

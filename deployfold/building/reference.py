@@ -13,18 +13,22 @@ from deployfold.folding.proof.compare import run_model
 from deployfold.runtimes.tensors import to_array
 
 from .load import Loaded
+from .results import Folded
 
 
-def write_device_files(loaded: Loaded, directory: Path) -> None:
+def write_device_files(loaded: Loaded, folded: Folded, directory: Path) -> None:
     """Write the outputs of the original model, and the preprocessing of images.
+
+    The model runs only where the proof of its folding did not run it on the example.
 
     Raises:
         UsageError: the requested preprocessing does not fit the inputs.
     """
+    known = folded.result.verification.outputs
     write_reference(
         directory / REFERENCE_NPZ,
         [to_array(value) for value in loaded.example],
-        [to_array(output) for output in run_model(loaded.model.module, loaded.example)],
+        [to_array(one) for one in known or run_model(loaded.model.module, loaded.example)],
     )
     wanted = loaded.preprocess
     try:

@@ -23,9 +23,12 @@ class Folded:
     artifacts: tuple[Artifact, ...]
 
     def without_module(self) -> Folded:
-        """The same without the models' weights, for the stages that no longer run them."""
+        """The same without weights and outputs, for the stages that no longer run the models."""
         artifacts = tuple(replace(artifact, runner=None) for artifact in self.artifacts)
-        return Folded(replace(self.result, model=torch.nn.Identity()), artifacts)
+        proof = replace(self.result.verification, outputs=())
+        return Folded(
+            replace(self.result, model=torch.nn.Identity(), verification=proof), artifacts
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +40,11 @@ class Exported:
         program: the ``.pt2``; its ``path`` is ``None`` where there is none.
         artifacts: all formats, in the order of the table.
         quantised: the precision of the Q/DQ nodes that a given ONNX holds; ``None`` without any.
+        operators: the types of all nodes of the ONNX; ``None`` if its export did not list them.
     """
 
     onnx: Artifact
     program: Artifact
     artifacts: tuple[Artifact, ...]
     quantised: Precision | None = None
+    operators: frozenset[str] | None = None

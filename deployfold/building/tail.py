@@ -47,6 +47,9 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
     Raises:
         ExportError: the parts together compute something else than the whole.
     """
+    cutting = {*MISSING_OPERATORS, *(CHOOSING if spec.tail == "cut" else ())}
+    if exported.operators is not None and not exported.operators & cutting:
+        return exported
     if spec.tail == "keep" or not _wanted(spec):
         return exported
     whole = exported.onnx.file

@@ -69,6 +69,8 @@ class ExportJob:
         metadata: properties to write into formats with metadata.
         device: the device of a compiled format: ``cpu`` or ``cuda:0``.
         timeout: seconds until an export in a child process is stopped.
+        outputs: the module's outputs on ``inputs``, as
+            :func:`~.repeatable.check_repeatable` returned them; ``None`` where they are not known.
     """
 
     module: torch.nn.Module
@@ -79,11 +81,13 @@ class ExportJob:
     device: str = "cpu"
     timeout: float = 1800.0
     emit: Emit = ignore
+    outputs: object = None
 
     @cached_property
     def reference(self) -> Reference:
         """The outputs of the module, which every format is compared with."""
-        return Reference(self.module)
+        known = [] if self.outputs is None else [(self.inputs, self.outputs)]
+        return Reference(self.module, known)
 
     @property
     def program(self) -> ExportedProgram:

@@ -38,6 +38,7 @@ class OnnxArtifact(ExportedFile):
         input_names, output_names: the names in the graph, in order.
         batchnorm_nodes: number of BatchNormalization nodes left in the graph.
         external_data: whether the weights are in a second file, ``<name>.data``.
+        operators: the types of all nodes.
     """
 
     exporter: Literal["dynamo", "torchscript"]
@@ -47,6 +48,7 @@ class OnnxArtifact(ExportedFile):
     output_names: tuple[str, ...]
     batchnorm_nodes: int
     external_data: bool
+    operators: frozenset[str]
 
     @property
     def row_notes(self) -> tuple[str, ...]:
@@ -222,6 +224,7 @@ def _finish(
         output_names=names,
         batchnorm_nodes=onnx_graph.count_nodes(model, "BatchNormalization"),
         external_data=external,
+        operators=onnx_graph.operators(model),
         max_abs_diff=difference,
         notes=notes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -67,11 +67,17 @@ def set_metadata(model: ir.Model, metadata: Mapping[str, str]) -> None:
 
 def count_nodes(model: ir.Model, op_type: str) -> int:
     """The number of nodes of a type, with those of subgraphs and functions."""
-    return sum(
-        node.op_type == op_type
-        for graph in (model.graph, *model.functions.values())
-        for node in ir.traversal.RecursiveGraphIterator(graph)
-    )
+    return sum(node.op_type == op_type for node in _all_nodes(model))
+
+
+def operators(model: ir.Model) -> frozenset[str]:
+    """The types of all nodes, with those of subgraphs and functions."""
+    return frozenset(node.op_type for node in _all_nodes(model))
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for graph in (model.graph, *model.functions.values()):
+        yield from ir.traversal.RecursiveGraphIterator(graph)
 
 
 def non_finite_weights(model: ir.Model) -> list[str]:

@@ -118,11 +118,18 @@ class Reference:
     """The outputs of an eager module, which its exported files are compared with.
 
     Each input runs once: the module must be repeatable, see :func:`~.repeatable.check_repeatable`.
+
+    Args:
+        known: inputs with their outputs from earlier runs.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        known: Sequence[tuple[tuple[torch.Tensor, ...], object]] = (),
+    ) -> None:
         self._module = module
-        self._runs: list[tuple[tuple[torch.Tensor, ...], object]] = []
+        self._runs = list(known)
 
     def nested(self, inputs: tuple[torch.Tensor, ...]) -> object:
         """The outputs of :func:`call_module`, with its errors."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from deployfold.errors import ExportError, FoldError, first_few
 from deployfold.folding.modules import copy_modules
 from deployfold.folding.proof.compare import difference, rounding_limit
 from deployfold.util.seeded import Seeded
 
-from .outputs import run_module
+from .outputs import call_module, flatten_outputs
 
 _HINT = "deployfold fold takes the model as it is."
 
@@ -39,7 +40,7 @@ def in_evaluation_mode(module: torch.nn.Module) -> tuple[torch.nn.Module, tuple[
     return copied.eval(), ("The model was in training mode; its evaluation mode was exported.",)
 
 
-def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> object:
     """Refuse a model whose outputs depend on more than its inputs.
 
     A copy runs on ``inputs`` twice, with different random numbers. If the outputs differ, a new
@@ -48,18 +49,23 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
     :func:`~deployfold.folding.proof.compare.rounding_limit` of the largest output do not count. A
     module that cannot be copied is not checked, because a run would change it.
 
+    Returns:
+        The outputs of the first run with their nesting, for :class:`~.exporter.ExportJob`; ``None``
+        without a run.
+
     Raises:
         ExportError: the model keeps state, in the buffers that the message names, or is random.
     """
     try:
         copied = copy_modules(module, share_parameters=False)
     except FoldError:
-        return
-    first = _outputs(copied, inputs, seed=0)
-    second = _outputs(copied, inputs, seed=1)
-    if not _differ(first, second):
-        return
-    if not _differ(second, _outputs(copy_modules(module, share_parameters=False), inputs, seed=1)):
+        return None
+    outputs = _outputs(copied, inputs, seed=0)
+    second = _tensors(_outputs(copied, inputs, seed=1))
+    if not _differ(_tensors(outputs), second):
+        return outputs
+    again = _outputs(copy_modules(module, share_parameters=False), inputs, seed=1)
+    if not _differ(second, _tensors(again)):
         raise ExportError(
             "The model draws random numbers, so no exported file can give the same outputs.",
             hint="Remove them, such as a dropout that is active in evaluation mode, or make them "
@@ -79,10 +85,15 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Non
     )
 
 
-def _outputs(module: torch.nn.Module, inputs: tuple[Tensor, ...], *, seed: int) -> list[Tensor]:
+def _outputs(module: torch.nn.Module, inputs: tuple[Tensor, ...], *, seed: int) -> object:
     with Seeded(seed):
-        outputs, _ = run_module(module, tuple(value.clone() for value in inputs))
-    return [value.clone() for value in outputs]  # the outputs may be buffers of the module
+        outputs = call_module(module, inputs)
+    # The outputs may be buffers of the module.
+    return pytree.tree_map_only(Tensor, torch.clone, outputs)
+
+
+def _tensors(outputs: object) -> list[Tensor]:
+    return list(flatten_outputs(outputs)[0])
 
 
 def _differ(first: list[Tensor], second: list[Tensor]) -> bool:

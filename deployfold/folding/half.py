@@ -63,7 +63,10 @@ def fold_in_float32(model: nn.Module, attempt: Attempt, dtype: torch.dtype) -> F
         found = difference(run_model(single, item), run_model(rounded, item))
         worst = max(worst, found, key=lambda one: one.relative)
     verification = replace(
-        result.verification, native_relative=worst.relative, native_max_abs=worst.absolute
+        result.verification,
+        native_relative=worst.relative,
+        native_max_abs=worst.absolute,
+        outputs=(),
     )
     note = _NOTE.format(dtype=str(dtype).removeprefix("torch."), moved=worst.relative)
     return replace(result, model=folded, verification=verification, notes=(*result.notes, note))

@@ -15,7 +15,7 @@ takes twice the memory of float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,6 +77,8 @@ class Verification:
             model's own dtype.
         native_max_abs: the largest absolute difference in the model's own dtype.
         note: a remark on the proof for the report; empty without one.
+        outputs: the original's outputs on the first inputs, in its own dtype; empty where it did
+            not run in that dtype.
     """
 
     inputs: int
@@ -84,6 +86,7 @@ class Verification:
     native_relative: float
     native_max_abs: float
     note: str = ""
+    outputs: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
 
 
 def verify(
@@ -186,6 +189,7 @@ class _Comparison:
             native_relative=relative,
             native_max_abs=max(item.absolute for item in native),
             note=note,
+            outputs=tuple(outputs[0]),
         )
 
     def _check_every_layer(self, exact: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
 from deployfold.config.precision import Precision
@@ -47,7 +48,8 @@ class CastFormat:
 
 def _clipped(array: Array, largest: float) -> Array:
     """Clip finite values: float32's largest value, common in attention masks, would overflow."""
-    if np.all(np.abs(array) <= largest):  # most weights; the rest takes five times as long
+    # Most weights; the rest takes ten times as long.
+    if not array.size or (-largest <= array.min() and array.max() <= largest):
         return array
     return np.asarray(np.where(np.isfinite(array), np.clip(array, -largest, largest), array))
 
@@ -57,10 +59,14 @@ def _to_bfloat16(array: Array) -> Array:
 
 
 def _to_float16(array: Array) -> Array:
-    half = _clipped(array, _FP16_LARGEST).astype(np.float16)
+    # torch rounds to even like NumPy, in a quarter of the time.
+    wide = np.array(_clipped(array, _FP16_LARGEST), np.float32)
+    half: Array = torch.from_numpy(wide).half().numpy()
     # A small epsilon must not become 0, because a division by the epsilon may follow.
-    lost = (half == 0) & (array != 0)
-    half[lost] = np.copysign(np.float16(_FP16_LEAST), array[lost])
+    numbers, given = half.reshape(-1), np.reshape(array, -1)
+    zeros = np.flatnonzero(numbers.view(np.uint16) & 0x7FFF == 0)
+    lost = zeros[given[zeros] != 0]
+    numbers[lost] = np.copysign(np.float16(_FP16_LEAST), given[lost])
     return half
 
 

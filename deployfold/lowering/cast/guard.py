@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from deployfold.config.task_metrics import MetricLimit
 from deployfold.errors import AccuracyError, ExportError
+from deployfold.exporting.session import Array
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.lowering.accuracy import Measured, Measurer, noise_of
 from deployfold.lowering.activations import too_large
@@ -75,7 +76,7 @@ class CastGuard:
 
     Args:
         model: a prepared float32 model; the guard completes types that inference did not find.
-        measurer: a measurer with the fp32 model's outputs on ``inputs``.
+        reference: the file of ``model``, or a measurer with the fp32 model's outputs on ``inputs``.
         scorer: a measurer with the fp32 model's outputs on the samples of the task metrics.
         largest: inputs at the largest shapes, for ranges only.
     """
@@ -85,7 +86,7 @@ class CastGuard:
         model: ir.Model,
         form: CastFormat,
         inputs: Sequence[Feed],
-        measurer: Measurer,
+        reference: Path | Measurer,
         scratch: Path,
         *,
         float_io: bool,
@@ -94,15 +95,19 @@ class CastGuard:
         largest: Sequence[Feed] = (),
     ) -> None:
         self._model, self._form, self._inputs = model, form, inputs
-        self._measurer, self._scratch = measurer, scratch
+        self._scratch = scratch
         self._scorer = scorer
         self._float_io, self._progress = float_io, progress
         self._largest = largest
         self._notes: tuple[str, ...] = ()
         self._ranges: dict[str, TensorRange] = {}
+        outputs: dict[str, list[Array]] = {}
         untyped = any(v.type is None for node in model.graph for v in node.outputs)
         if form.limited_range or untyped:
-            self._look_at_ranges()
+            outputs = self._look_at_ranges()
+        if isinstance(reference, Path):
+            reference = Measurer(reference, inputs, None, model=model, outputs=outputs)
+        self._measurer = reference
 
     def keep_accuracy(self, asked: Mapping[str, str], limit_db: float | None) -> Guarded:
         """Add nodes to the user's kept nodes until the accuracy holds, as the module describes.
@@ -153,22 +158,25 @@ class CastGuard:
                 raise AccuracyError(self._refusal(measured, limit_db, missed))
             kept |= more
 
-    def _look_at_ranges(self) -> None:
+    def _look_at_ranges(self) -> dict[str, list[Array]]:
+        """Measure the ranges on the inputs; returns the fp32 model's outputs there, by name."""
         path = self._scratch / "fp32.onnx"
         write_model(self._model, path, threshold=SCRATCH_THRESHOLD)
-        self._ranges, dtypes = activation_ranges(path, self._inputs)
-        complete_types(self._model, dtypes)
+        observed = activation_ranges(path, self._inputs)
+        self._ranges = observed.ranges
+        complete_types(self._model, observed.dtypes)
         if not self._largest or not self._form.limited_range:
-            return
+            return observed.outputs
         why = too_large(self._model, self._largest)
         if why is None:
             try:
-                wider, _ = activation_ranges(path, self._largest)
-                self._ranges = merged(self._ranges, wider)
+                wider = activation_ranges(path, self._largest)
+                self._ranges = merged(self._ranges, wider.ranges)
             except ExportError as error:
                 why = error.message
         if why is not None:
             self._notes = (f"Values at the largest shapes were not measured: {why}",)
+        return observed.outputs
 
     def _measure(self, kept: Mapping[str, str]) -> Measured:
         self._progress(f"measuring {self._form.name} with every tensor rounded")

@@ -66,8 +66,10 @@ def lower(
         scorer = None
         if scored is not None:
             scorer = Measurer(source, scored.feeds, scored.labels, scored.scoring, model=model)
+        # A raised model is not that of the file.
+        reference = Measurer(source, inputs, None, model=model) if form.opset else source
         guard = CastGuard(
-            model, form, inputs, Measurer(source, inputs, None, model=model), temporary.parent,
+            model, form, inputs, reference, temporary.parent,
             float_io=float_io, progress=progress, scorer=scorer, largest=data.largest,
         )  # fmt: skip
         asked = asked_for(model, options.keep)

@@ -66,27 +66,41 @@ def tensor_range(array: Array) -> TensorRange:
     return TensorRange(largest, finite, float(decibels))
 
 
-def activation_ranges(
-    source: Path, feeds: Sequence[Mapping[str, Array]]
-) -> tuple[dict[str, TensorRange], dict[str, np.dtype[np.generic]]]:
-    """Run the fp32 model on ``feeds``, and measure the range of every float32 tensor.
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a run of the fp32 model shows of its tensors.
 
-    Returns:
-        The ranges of all float32 inputs and node outputs of the main graph by name, and the dtypes
-        of all node outputs.
+    Attributes:
+        ranges: of all float32 inputs and node outputs of the main graph, by name.
+        dtypes: of all node outputs, by name.
+        outputs: the model's outputs by name, one array a feed; without sequences, and without
+            outputs that no node computes.
+    """
+
+    ranges: dict[str, TensorRange]
+    dtypes: dict[str, np.dtype[np.generic]]
+    outputs: dict[str, list[Array]]
+
+
+def activation_ranges(source: Path, feeds: Sequence[Mapping[str, Array]]) -> Observed:
+    """Run the fp32 model on ``feeds``, and measure the range of every float32 tensor.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
     ranges: dict[str, TensorRange] = {}
     dtypes: dict[str, np.dtype[np.generic]] = {}
+    outputs: dict[str, list[Array]] = {}
+    names = {value.name for value in ir.load(source).graph.outputs}
     for feed in feeds:
         for name, array in feed.items():
             _merge(ranges, name, array)
     for activation in iterate_activations(source, feeds):
         dtypes[activation.name] = activation.array.dtype
         _merge(ranges, activation.name, activation.array)
-    return ranges, dtypes
+        if activation.name in names:
+            outputs.setdefault(activation.name, []).append(activation.array)
+    return Observed(ranges, dtypes, outputs)
 
 
 def weight_ranges(model: ir.Model) -> dict[str, TensorRange]:
