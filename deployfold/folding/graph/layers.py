@@ -170,11 +170,12 @@ def _spread(item: int | list[int] | tuple[int, ...], rank: int) -> list[int]:
 def _reads_bias(op: Op) -> bool:
     """Whether a bias set as an attribute of the module would reach the operator."""
     module = op.call.module
-    attribute = getattr(module, "bias", ())
-    if attribute is not None or op["weight"].name not in {f"{op.call.path}.weight", "weight"}:
+    if getattr(module, "bias", ()) is not None:
         return False
     if forward_of(module) in _FORWARDS or _is_torchvisions(module):
         return True
+    if op["weight"].name not in {f"{op.call.path}.weight", "weight"}:
+        return False
     if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
         return False
     return _probe_bias(op)

@@ -89,9 +89,11 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
                     bias = bias.reshape(-1, *[1] * edit.layer.trailing)
                 new_biases.append((edit.layer, nn.Parameter(bias)))
             elif bias is not None:
-                module = model.get_submodule(edit.layer.path)
-                frozen = not module.get_parameter("weight").requires_grad
-                module.bias = nn.Parameter(bias, requires_grad=not frozen)
+                places = dict.fromkeys(path for path, *_ in edit.layer.calls)
+                frozen = not model.get_parameter(edit.layer.weight).requires_grad
+                new = nn.Parameter(bias, requires_grad=not frozen)
+                for path in places:  # several modules may have one weight
+                    model.get_submodule(path).bias = new
         for norm in plan.norms:
             with _our_fault_at(norm.path):
                 edit_norm(model.get_submodule(norm.path), norm, exact)
