@@ -245,3 +245,49 @@ def test_random_numbers_are_no_constant():
 
     (left,) = fold(model, (torch.randn(2, 3, 6, 6),)).left
     assert "the factor is not stored in the model" in left.reason
+
+
+class Heads(nn.Module):
+    """Products with stored tensors of three axes, or of two on the left, around a norm."""
+
+    def __init__(self, shape: tuple[int, ...], product, shaped, norm: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.norm = nn.BatchNorm1d(norm)
+        self.product, self.shaped = product, shaped
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.shaped, int):  # the norm comes first
+            x = self.norm(torch.sigmoid(x)).unflatten(1, (self.shaped, -1))
+            return self.product(x, self.weight)
+        return self.norm(self.product(self.shaped(x), self.weight).flatten(1, -2))
+
+
+PRODUCTS = {
+    "a matrix on the left": ((7, 6), lambda x, w: w @ x, lambda x: x, 7),
+    "a matrix for each head": ((2, 4, 6), lambda x, w: w @ x.unsqueeze(1), lambda x: x, 8),
+    "heads behind": (
+        (6, 2, 4), lambda x, w: torch.einsum("bcl,chd->bhdl", x, w), lambda x: x, 8,
+    ),
+    "heads before": (
+        (2, 6, 4), lambda x, w: torch.einsum("bcl,hcd->bhdl", x, w), lambda x: x, 8,
+    ),
+    "another order of heads": (
+        (6, 2, 4), lambda x, w: torch.einsum("bcl,chd->bdhl", x, w), lambda x: x, 8,
+    ),
+    "groups": (
+        (2, 3, 4), lambda x, w: torch.einsum("bgil,gio->bgol", x, w),
+        lambda x: x.unflatten(1, (2, 3)), 8,
+    ),
+    "a turned batch": (
+        (5, 4, 6), lambda x, w: torch.bmm(x, w.transpose(1, 2)).permute(1, 0, 2).unsqueeze(2),
+        lambda x: x.permute(2, 0, 1), 5,
+    ),
+    "sums over heads": ((2, 3, 7), lambda x, w: torch.einsum("bhdl,hdo->blo", x, w), 2, 6),
+    "groups behind the norm": ((2, 3, 4), lambda x, w: torch.einsum("bgil,gio->bgol", x, w), 2, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_product_with_a_stored_tensor_is_a_layer(product):
+    folded(randomise(Heads(*PRODUCTS[product])), torch.randn(4, 6, 5), gone=1)

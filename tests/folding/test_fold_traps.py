@@ -93,6 +93,27 @@ def test_tied_weights_are_left():
     assert "also used" in reason(folded(randomise(model), torch.randn(3, 4), gone=0, left=1))
 
 
+@pytest.mark.parametrize("norms", ["one", "two alike", "two"])
+def test_the_first_bias_of_a_tied_weight_goes_to_every_module(norms):
+    model = Net(
+        lambda self, x: (self.one(self.a(x)), self.other(self.b(x))),
+        a=nn.Conv2d(3, 4, 3, bias=False),
+        b=nn.Conv2d(3, 4, 3, bias=False),
+        one=nn.BatchNorm2d(4),
+        other=nn.BatchNorm2d(4),
+    )
+    model.b.weight = model.a.weight
+    randomise(model)
+    if norms == "two alike":
+        model.other.load_state_dict(model.one.state_dict())
+    elif norms == "one":
+        model.other = model.one
+    left = int(norms == "two")
+    result = folded(model, image(), gone=1 + (norms == "two alike"), left=left)
+    assert result.model.a.bias is result.model.b.bias
+    assert not any("code" in item.reason for item in result.left)
+
+
 def test_weight_also_read_elsewhere_is_left():
     model = Net(
         lambda self, x: self.norm(self.conv(x)) * self.conv.weight.mean(),

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from .equation import Equation
-
 _SHAPE_OF_OTHER = {
     "view_as": ("reshape", "shape"),
     "reshape_as": ("reshape", "shape"),
@@ -46,11 +44,8 @@ _PRODUCTS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat
 def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Add the argument names of ``linear`` (input, weight, bias) to an equivalent layer.
 
-    Equivalent layers are embeddings, matrix products whose second factor is a stored matrix, and
-    einsums with a stored matrix that replace one axis of the input by another.
+    Equivalent layers are embeddings, and matrix products whose second factor is a stored matrix.
     """
-    if name == "einsum":
-        return _einsum_names(arguments)
     if name == "embedding":
         return {**arguments, "input": arguments["indices"], "bias": None}
     if name not in _PRODUCTS:
@@ -64,35 +59,6 @@ def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if bias is not None and bias.shape != weight.shape[1:]:
         return arguments
     return {**arguments, "input": arguments[first], "weight": weight, "bias": bias}
-
-
-def _einsum_names(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an einsum, with the names of a linear layer where it is one.
-
-    ``turned`` marks a weight of shape ``(in, out)``, and ``trailing`` counts the axes behind the
-    channels.
-    """
-    tensors = arguments["tensors"]
-    equation = Equation.read(arguments["equation"], [len(one.shape) for one in tensors])
-    if len(tensors) != 2:
-        return arguments
-    for position in (1, 0):
-        weight, source = tensors[position], tensors[1 - position]
-        matrix, axes = equation.operands[position], equation.operands[1 - position]
-        if weight.name is None or len(set(matrix)) != 2 or len(matrix) != 2 or source is weight:
-            continue
-        for turned in (False, True):
-            came, goes = matrix[not turned], matrix[turned]
-            if goes in axes or axes.count(came) != 1:
-                continue
-            # An axis of length 1 may be broadcast.
-            fits = weight.shape[not turned] == source.shape[axes.index(came)]
-            if fits and equation.result == axes.replace(came, goes):
-                return {
-                    "equation": arguments["equation"], "input": source, "weight": weight,
-                    "bias": None, "turned": turned, "trailing": len(axes) - 1 - axes.index(came),
-                }  # fmt: skip
-    return arguments
 
 
 def run_operator(

@@ -10,6 +10,7 @@ from torch import nn
 from deployfold.folding.operators.table import LayerKind, record_of
 
 from .constants import number_of
+from .contractions import Form
 from .graph import Op, Value, forward_of
 
 _FORWARDS = frozenset(
@@ -43,7 +44,7 @@ class Layer:
             new bias into the code of the forward.
         calls: every operator that runs the layer: module path, name, and position among the
             operators of that name in that module's forward.
-        trailing: the number of output axes behind the channels.
+        form: how a stored tensor that is no matrix is read as the weight.
     """
 
     kind: LayerKind
@@ -58,7 +59,7 @@ class Layer:
     padded: bool = False
     functional: bool = False
     calls: tuple[tuple[str, str, int], ...] = ()
-    trailing: int = 0
+    form: Form | None = None
 
     @property
     def shift_barrier(self) -> str:
@@ -97,11 +98,14 @@ def layer_of(op: Op) -> Layer | str:
     kind, rank = record_of(op).layer, record_of(op).spatial_axes
     if kind is None:
         return f"{op.name} is not a linear layer"
-    if op.arguments.get("turned"):
-        kind = "product"
-    groups = op["groups"] if rank else 1
+    groups = op.arguments.get("groups", 1)
+    form: Form | None = op.arguments.get("form")
+    if form is not None:
+        kind = "linear"
     geometry = _geometry(op, weight, rank) if kind == "conv" else ()
-    if kind in ("conv", "deform_conv", "linear"):
+    if form is not None:
+        out_channels, in_channels = form.rows, form.columns * groups
+    elif kind in ("conv", "deform_conv", "linear"):
         out_channels, in_channels = weight.shape[0], weight.shape[1] * groups
     else:
         in_channels, out_channels = weight.shape[0], weight.shape[1] * groups
@@ -126,7 +130,7 @@ def layer_of(op: Op) -> Layer | str:
                 if is_layer(user) and user["weight"] is weight
             )
         ),
-        trailing=_trailing(op),
+        form=form,
     )
 
 
@@ -137,12 +141,7 @@ def _is_zero(bias: Value) -> bool:
 
 def channel_axis(op: Op, value: Value) -> int:
     """The channel axis of a layer's input or output: the last axis before any spatial axes."""
-    return len(value.shape) - _trailing(op) - 1
-
-
-def _trailing(op: Op) -> int:
-    """The number of axes behind the channels."""
-    return int(op.arguments.get("trailing", record_of(op).spatial_axes))
+    return len(value.shape) - record_of(op).spatial_axes - 1
 
 
 def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, int], ...]:

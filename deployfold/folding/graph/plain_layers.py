@@ -2,18 +2,18 @@
 
 1. A recurrent operator multiplies its input by ``weight_ih`` first. That product becomes a separate
    linear layer, so an affine layer before the recurrent operator can fold into the product.
-2. ``linear(x, w.t())`` reads a stored matrix transposed. The layer then reads the matrix itself.
+2. Other products with a stored tensor become linear layers; see :mod:`.contractions`.
 
 The model keeps its form: folding changes its weights and biases by name.
 """
 
 from __future__ import annotations
 
+from .contractions import write_as_layer
 from .graph import Graph, Op, Value
 
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _CELLS = frozenset({"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"})
-_TURNS = frozenset({"t", "transpose", "permute", "numpy_T", "swapaxes", "matrix_H"})
 
 
 def write_plainly(graph: Graph) -> None:
@@ -23,8 +23,8 @@ def write_plainly(graph: Graph) -> None:
             _split(graph, op, _first_weights(op))
         elif op.name in _CELLS:
             _split(graph, op, [(op["w_ih"], op.arguments.get("b_ih"))])
-        elif op.name == "linear":
-            _turn(graph, op)
+        else:
+            write_as_layer(graph, op)
 
 
 def _first_weights(op: Op) -> list[tuple[Value, Value | None]]:
@@ -57,32 +57,3 @@ def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> N
         op.inputs.append(layer.output)
         graph.operators[layer] = position
     graph.operators[op] = position  # equal positions keep the order of entry
-
-
-def _turn(graph: Graph, op: Op) -> None:
-    """Make ``op`` read the stored matrix itself if its weight is a transpose of that matrix."""
-    weight: Value = op["weight"]
-    turn = weight.producer
-    if weight.name is not None or turn is None or turn.name not in _TURNS:
-        return
-    if len(turn.inputs) != 1 or len(weight.shape) != 2 or weight.shape[0] == weight.shape[1] == 1:
-        return
-    stored = turn.inputs[0]
-    axes = [turn.arguments.get(key) for key in ("dim0", "dim1", "dims", "axis0", "axis1")]
-    if stored.name is None or sorted(_axes(axes)) not in ([], [0, 1]):
-        return
-    op.replace_input(weight, stored)
-    op.arguments["turned"] = True
-    stored.consumers.append(op)
-    weight.drop_reader(op)
-    if not weight.consumers:
-        stored.drop_reader(turn)
-        graph.remove(turn)
-
-
-def _axes(given: list[object]) -> list[int]:
-    found: list[int] = []
-    for item in given:
-        found += [axis % 2 for axis in (item if isinstance(item, (list, tuple)) else [item])
-                  if isinstance(axis, int)]  # fmt: skip
-    return found

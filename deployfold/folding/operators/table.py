@@ -162,7 +162,7 @@ _RECORDS = (
     Operator("mean", Reduction(0)),
     Operator("amax", Reduction(0, maximum=True)),
     # Products of two computed tensors.
-    Operator("bmm", attends),
+    Operator("bmm", attends, layer="product"),
     Operator("scaled_dot_product_attention", attends),
 )
 

@@ -65,7 +65,7 @@ def rewrite_forward(
         module.register_parameter(attribute, bias)
         with graph.inserting_before(node):
             source = graph.get_attr(attribute)
-        if name in ("matmul", "mm", "einsum"):
+        if name in ("matmul", "mm", "bmm", "einsum"):
             with graph.inserting_after(node):
                 total = graph.call_function(torch.add, (node, source))
             node.replace_all_uses_with(total)

@@ -85,8 +85,10 @@ def apply(plan: Plan, model: nn.Module, exact: Exact | None = None) -> nn.Module
             with _our_fault_at(edit.layer.weight.rpartition(".")[0] or edit.layer.weight):
                 bias = edit_layer(model, edit, exact)
             if bias is not None and edit.layer.functional:
-                if not edit.layer.rank:  # the forward adds it to the product
-                    bias = bias.reshape(-1, *[1] * edit.layer.trailing)
+                if edit.layer.form is not None:  # the forward adds it to the product
+                    exact_bias = edit.layer.form.bias(exact.of(bias))
+                    bias = edit.layer.form.bias(bias)
+                    exact.keep(bias, exact_bias)
                 new_biases.append((edit.layer, nn.Parameter(bias)))
             elif bias is not None:
                 places = dict.fromkeys(path for path, *_ in edit.layer.calls)

@@ -62,7 +62,7 @@ def edit_layer(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None
     if edit.layer.kind == "embedding":  # every row of its weight includes the bias
         _store(stored, weight + shift, edit.layer.weight)
         return None
-    _store(stored, weight, edit.layer.weight)
+    _store(stored, _as_stored(weight, edit.layer), edit.layer.weight)
     return _edit_bias(model, edit, shift, exact)
 
 
@@ -86,7 +86,7 @@ def _scales_rows_only(edit: LayerEdit) -> bool:
     """Whether the edit only multiplies output channels of the weight."""
     first = edit.terms[0]
     alone = len(edit.terms) == 1 and first.source == edit.layer and first.columns is None
-    return alone and edit.layer.kind != "embedding"
+    return alone and edit.layer.kind != "embedding" and edit.layer.form is None
 
 
 def _new_weight(model: nn.Module, edit: LayerEdit) -> Tensor:
@@ -102,7 +102,11 @@ def _new_weight(model: nn.Module, edit: LayerEdit) -> Tensor:
         return new
     with torch.no_grad():
         weight, shift = _summed(model, edit)
-    return weight + shift if layer.kind == "embedding" else weight
+    return weight + shift if layer.kind == "embedding" else _as_stored(weight, layer)
+
+
+def _as_stored(weight: Tensor, layer: Layer) -> Tensor:
+    return weight if layer.form is None else layer.form.stored(weight)
 
 
 def _summed(model: nn.Module, edit: LayerEdit) -> tuple[Tensor, Tensor]:
@@ -135,7 +139,8 @@ def _term(model: nn.Module, layer: Layer, term: Term) -> tuple[Tensor, Tensor]:
     if term.source is None:
         weight, bias = _identity(layer).to(device), None
     else:
-        weight = _tensor(model, source.weight).double()
+        stored = _tensor(model, source.weight).double()
+        weight = stored if source.form is None else source.form.matrix(stored)
         bias = None if source.bias is None else _tensor(model, source.bias).double()
     shift = torch.zeros_like(rows)
     if term.columns is not None:

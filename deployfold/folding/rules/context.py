@@ -211,7 +211,9 @@ class Context:
         layer = self.layer(op)
         for place in self._places(op):
             if self.layer(place).functional != layer.functional:
-                raise CannotFold(f"{describe(op)} and {describe(place)} share a weight without bias")
+                raise CannotFold(
+                    f"{describe(op)} and {describe(place)} share a weight without bias"
+                )
         if not layer.functional or layer.kind == "embedding":
             return
         if layer.kind == "deform_conv":
