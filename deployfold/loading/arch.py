@@ -59,10 +59,9 @@ class Match:
         own, fit = list(Names.of(self.module).shapes), self.fit
         found = len(own) - len(fit.missing) - len(fit.shapes)
         where = f" under {fit.label!r}" if fit.label else ""
-        hint = (
-            "The architecture needs the arguments (--arch-arg) and the package version that the "
-            "model was trained with."
-        )
+        hint = "The architecture needs the --arch-arg and the package version of the training."
+        if not fit.missing and not fit.shapes:
+            hint += " If the model needs no such tensors, delete them from the file."
         if fit.missing and (fit.unexpected or not found):
             names = first_few(list(fit.weights.tensors))
             hint = f"Names in the file: {names}. Names in {self.arch}: {first_few(own)}. {hint}"

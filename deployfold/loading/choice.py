@@ -120,6 +120,7 @@ def _choose(
 
 def _named(items: Sequence[_T], key: str, label: Callable[[_T], str]) -> Sequence[_T]:
     """The items whose label is ``key``; else those with ``key`` as a part; else as a substring."""
+    key = key.strip(".")
     tests: tuple[Callable[[str], bool], ...] = (
         lambda text: text == key,
         lambda text: key in text.split("."),

@@ -227,7 +227,7 @@ def test_several_that_fit_and_differ_are_listed(tmp_path: pathlib.Path) -> None:
         load(tmp_path, {"left": state, "right": other(state)})
     assert "'left' (14 tensors" in caught.value.message
     assert "--weights left" in str(caught.value.hint)
-    chosen = load(tmp_path, {"left": state, "right": other(state)}, weights="right")
+    chosen = load(tmp_path, {"left": state, "right": other(state)}, weights="right.")
     assert torch.equal(chosen.module[0].weight, other(state)["0.weight"])
 
 
@@ -324,8 +324,9 @@ def test_the_nearest_attempt_is_shown_with_names_of_both_sides(tmp_path: pathlib
 
 def test_a_longer_network_does_not_fit_a_shorter_one(tmp_path: pathlib.Path) -> None:
     longer = nn.Sequential(*net(), nn.Conv2d(4, 4, 1))
-    with pytest.raises(LoadError, match=r"3\.bias is unexpected"):
+    with pytest.raises(LoadError, match=r"3\.bias is unexpected") as caught:
         load(tmp_path, longer.state_dict())
+    assert "delete them from the file" in str(caught.value.hint)
     deeper = headed() | {"stem.extra.weight": torch.ones(2)}
     with pytest.raises(LoadError, match=r"stem\.extra\.weight is unexpected"):
         load(tmp_path, deeper, arch=f"{__name__}:Headed")
