@@ -32,7 +32,7 @@ from deployfold.runtimes.torch_variants import variants_on
 from deployfold.scoring import Scoring, find_metrics
 from deployfold.util.files import sha256
 
-from .rows import Opening, known_runtime, rows_of
+from .artifacts import Opener, artifacts_of, known_runtime
 
 
 def bench(
@@ -113,7 +113,7 @@ def bench(
         allow_globals=allow_globals,
     )
     variants = variants_on(settings.device, fp16=torch_fp16, compiled=torch_compile)
-    opening = Opening(settings, providers, variants)
+    opener = Opener(settings, providers, variants)
     notes: list[str] = []
     preprocess = artifacts[0] / PREPROCESS_JSON
     if artifacts[0].is_dir():
@@ -122,7 +122,7 @@ def bench(
         previous = load_report(artifacts[0])
         inputs = inputs or inputs_of(previous)
         source = previous.source
-        chosen_rows = rows_of(artifacts[0], previous, inputs, opening, notes)
+        chosen_rows = artifacts_of(artifacts[0], previous, inputs, opener, notes)
         if not chosen_rows:
             raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
     else:
@@ -133,7 +133,7 @@ def bench(
         chosen_rows = [
             one
             for name, path in zip(_distinct(artifacts), artifacts, strict=True)
-            for one in opening.rows(path, Artifact(name, name))
+            for one in opener.rows(path, Artifact(name, name))
         ]
         inputs = inputs or _stated_inputs(artifacts, settings)
     names = [artifact.name for artifact in chosen_rows]

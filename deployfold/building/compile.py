@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.onnx_checks import check_finite
@@ -60,10 +60,7 @@ def compile(
     # The fp32 ONNX is always exported. Its engine is built only without a lower precision.
     for precision in tuple(lowered.onnx)[1:] or (Precision.FP32,):
         onnx = lowered.onnx[precision]
-        plan = with_options(
-            plan_engines(spec.targets, precision, machine),
-            profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options,
-        )  # fmt: skip
+        plan = engines_of(spec, precision, machine, profiles)
         if any(isinstance(one, EngineRequest) for one in plan):
             # Not in the workers, of which each would import onnx, onnx-ir and sympy for it.
             # Exporting and lowering have checked the file against the standard.

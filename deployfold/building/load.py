@@ -257,9 +257,9 @@ def _pictured(model: LoadedModel, shipped: Path | None) -> InputSpec | None:
 
 def _resolve(model: LoadedModel, requested: InputSpec | None, spec: BuildSpec) -> InputSpec:
     if model.kind == "onnx":
-        from .onnx_inputs import onnx_inputs  # imports onnx
+        from .resolve_onnx_inputs import resolve_onnx_inputs  # imports onnx
 
-        return onnx_inputs(model, requested, spec.dynamic)
+        return resolve_onnx_inputs(model, requested, spec.dynamic)
     return resolve_inputs(model, requested, spec.dynamic)
 
 

@@ -16,12 +16,12 @@ import torch
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import DeployfoldError, ExportError, FoldError, UsageError, first_line
 from deployfold.exporting import onnx_graph
-from deployfold.exporting.exporters import OPSET
 from deployfold.exporting.given import drop_identities, in_single_precision, repair
 from deployfold.exporting.onnx import ONNX, check_file
 from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
 from deployfold.exporting.storage import staged, write_model
+from deployfold.exporting.torch_onnx import OPSET
 from deployfold.folding import FoldResult, Verification
 from deployfold.folding.onnx import absorb, fold_graph
 from deployfold.loading.onnx_module import OnnxModule

@@ -24,7 +24,7 @@ from deployfold.reporting import text
 from deployfold.targets.catalogue import GpuTarget
 from deployfold.targets.machine import Gpu, Machine
 
-from .onnx_inputs import onnx_inputs
+from .resolve_onnx_inputs import resolve_onnx_inputs
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
     model = with_arguments(model, spec.inputs)
     model, requested = in_single_precision(model, spec.inputs)
     try:
-        resolve = onnx_inputs if model.kind == "onnx" else resolve_inputs
+        resolve = resolve_onnx_inputs if model.kind == "onnx" else resolve_inputs
         inputs = resolve(model, requested)
     except UsageError:
         if requested is not None:

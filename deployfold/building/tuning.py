@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import EngineRequest, optimization_profiles
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.build_spec import BuildSpec
@@ -79,11 +79,7 @@ def _request(
 ) -> tuple[EngineRequest, str]:
     """The first engine of the build that this machine runs, and the GPU and the library."""
     machine = detect()
-    plan = with_options(
-        plan_engines(spec.targets, precision, machine),
-        profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options,
-    )  # fmt: skip
-    for entry in plan:
+    for entry in engines_of(spec, precision, machine, profiles):
         if isinstance(entry, EngineRequest) and entry.verify and machine.gpu is not None:
             library = f"{LIBRARIES[entry.library].title} {machine.version(entry.library)}"
             return entry, f"{machine.gpu.name} with {library}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .session import Session
 
 if TYPE_CHECKING:
-    from deployfold.building.plan import BuildPlan
+    from deployfold.building.dry_run import BuildPlan
     from deployfold.reporting.report import Report
     from deployfold.reporting.row import Row
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from deployfold.config.build_spec import BuildSpec
+from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.config.precision import Precision
 from deployfold.targets.catalogue import AUTO, GpuTarget, load_targets, resolve
 from deployfold.targets.compute_capability import ComputeCapability, sm_name, sm_names
@@ -68,6 +70,22 @@ def plan_engines(
             entry = _named(name, resolve(name, known), precision, machine)
         _add(plan, entry)
     return tuple(plan)
+
+
+def engines_of(
+    spec: BuildSpec,
+    precision: Precision,
+    machine: Machine,
+    profiles: tuple[OptimizationProfile, ...] = (),
+) -> tuple[EngineRequest | NoEngine, ...]:
+    """The engines of a build in one precision, with the options of the build.
+
+    Raises:
+        UsageError: a target is unknown.
+    """
+    plan = plan_engines(spec.targets, precision, machine)
+    workspace = spec.workspace_mib
+    return with_options(plan, profiles=profiles, workspace_mib=workspace, options=spec.options)
 
 
 def with_options(

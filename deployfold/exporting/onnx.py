@@ -17,7 +17,7 @@ from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.tensors import to_array
 from deployfold.util.onnx_files import onnx_bytes
 
-from . import exporters, onnx_graph
+from . import onnx_graph, torch_onnx
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
@@ -109,7 +109,7 @@ def export_onnx(
     elif not isinstance(program, str):
         try:
             names = compared.input_names, compared.output_names
-            model = exporters.dynamo(program, *names)
+            model = torch_onnx.dynamo(program, *names)
             return _finish(model, path, compared, job.metadata, external_threshold, "dynamo")
         except ExportError as error:
             reason = error.message.rstrip(".")
@@ -162,8 +162,8 @@ def _torchscript(module: torch.nn.Module, compared: _Compared) -> tuple[ir.Model
             (compared.output_names, compared.outputs),
         ):
             before, after = _shapes(pair[0]), _shapes(pair[1])
-            axes |= exporters.dynamic_axes(names, before, after, batches)
-    return exporters.torchscript(
+            axes |= torch_onnx.dynamic_axes(names, before, after, batches)
+    return torch_onnx.torchscript(
         module,
         compared.inputs[0],
         compared.input_names,

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import deployfold
+from deployfold.bench.artifacts import LeftOut, original
 from deployfold.bench.bench import bench
-from deployfold.bench.original import LeftOut, original
 from deployfold.building.artifact import Artifact
 from deployfold.building.rows import Extras, interrupted_rows, measure_rows
 from deployfold.config.build_spec import BuildSpec

@@ -82,13 +82,13 @@ def _import_and_export() -> None:
     from export_tables import keep_export_tables
 
     import deployfold.building.pipeline
-    from deployfold.exporting import exporters
+    from deployfold.exporting import torch_onnx
 
     tqdm.tqdm.monitor_interval = 0  # no thread: forks would not have it
     keep_export_tables()
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).eval()
     program = torch.export.export(module, (torch.ones(1, 2),))
-    exporters.dynamo(program, ["x"], ["y"])
+    torch_onnx.dynamo(program, ["x"], ["y"])
     del deployfold
 
 

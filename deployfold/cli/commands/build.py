@@ -75,7 +75,7 @@ def build(
     for name in spec.targets:
         check_target(name)
     if dry_run or only:
-        from deployfold.building.plan import plan_build
+        from deployfold.building.dry_run import plan_build
         from deployfold.reporting.select import selected_names
         from deployfold.targets.machine import detect
 

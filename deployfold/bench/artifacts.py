@@ -1,4 +1,4 @@
-"""Makes the rows of a bench: the files, opened by their runtimes, and the original model."""
+"""The artifacts of a bench: files opened by their runtimes, and the original of a build."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deployfold.building.artifact import Artifact
+from deployfold.building.load_again import load_again, named_code
 from deployfold.config.inputs import InputSpec
-from deployfold.errors import UsageError
+from deployfold.errors import DeployfoldError, LoadError, UsageError
+from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import Report
 from deployfold.reporting.row import Row
-from deployfold.runtimes import all_runtimes, runtime_of
-from deployfold.runtimes.eager import CheckpointRunner
+from deployfold.runtimes import ONNX_RUNTIME, all_runtimes, runtime_of
+from deployfold.runtimes.eager import CheckpointRunner, EagerRunner
+from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.runtime import Runtime
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torch_variants import Variant
-
-from .original import LeftOut, original
+from deployfold.util.files import sha256
 
 
 @dataclass(frozen=True)
-class Opening:
+class Opener:
     """The settings for opening artifacts.
 
     Attributes:
@@ -69,8 +71,8 @@ def known_runtime(path: Path) -> Runtime:
     return runtime
 
 
-def rows_of(
-    directory: Path, report: Report, inputs: InputSpec, opening: Opening, notes: list[str]
+def artifacts_of(
+    directory: Path, report: Report, inputs: InputSpec, opener: Opener, notes: list[str]
 ) -> list[Artifact]:
     """The rows of a build that can be run again, the original first.
 
@@ -78,7 +80,7 @@ def rows_of(
         directory: the directory of the build.
         report: the report of the build.
         inputs: the inputs of the files.
-        opening: the settings for opening the files.
+        opener: the settings for opening the files.
         notes: receives a sentence if the original is left out.
     """
     chosen_rows = []
@@ -90,19 +92,19 @@ def rows_of(
         path = None if row.artifact is None else directory / row.artifact
         if row is report.baseline:
             try:
-                runner = original(report, inputs, opening.settings)
+                runner = original(report, inputs, opener.settings)
                 chosen_rows.append(replace(artifact, runner=runner))
             except LeftOut as reason:
                 notes.append(f"The original {report.source.path} {reason}.")
         elif path is None or not path.is_file():
             continue
-        elif _not_for_the_cpu(row) and not opening.providers:
+        elif _not_for_the_cpu(row) and not opener.providers:
             # The build's reason for not running a lowered ONNX on the CPU applies here too.
             chosen_rows.append(
                 replace(artifact, path=path, accuracy=row.accuracy, not_measured=row.not_measured)
             )
         else:
-            chosen_rows += opening.rows(path, artifact)
+            chosen_rows += opener.rows(path, artifact)
     return chosen_rows
 
 
@@ -111,3 +113,54 @@ def _not_for_the_cpu(row: Row) -> bool:
     runtime = None if row.artifact is None else runtime_of(row.artifact)
     lowered = row.accuracy is not None and row.latency is None  # measured when it was lowered
     return runtime is not None and runtime.takes_provider and lowered
+
+
+class LeftOut(Exception):
+    """The reason why a bench has no row of the original, as the end of a sentence."""
+
+
+def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner:
+    """A runner of the original model: the same weights, in the precision that the build ran.
+
+    Args:
+        report: the report of the build.
+        inputs: the inputs of the build's files.
+        settings: how to run the model, and what its file may do.
+
+    Raises:
+        LeftOut: the model is gone or another one, or the report names code to run.
+        LoadError: the file needs a permission that the build had.
+    """
+    source = report.source
+    if source.kind not in ("zoo", "factory") and not Path(source.path).exists():
+        raise LeftOut("no longer exists")
+    code = named_code(source)
+    if code is not None and not settings.trust:
+        raise LeftOut(
+            f"is left out: the report names code, {code}, as its architecture; --trust runs that "
+            "code"
+        )
+    if "reestimate-bn" in (report.options or {}):
+        raise LeftOut("is left out: --reestimate-bn changed its BatchNorm statistics")
+    try:
+        model = load_again(
+            report, inputs, allow_globals=settings.allow_globals, trust=settings.trust
+        )
+    except LoadError:
+        if _changed(source):
+            raise LeftOut("has changed since the build") from None
+        raise
+    except DeployfoldError as error:
+        raise LeftOut(f"is left out: {error.message.rstrip('.')}") from error
+    if model.sha256 != source.sha256:
+        raise LeftOut("has changed since the build")
+    path = getattr(model.module, "path", None)
+    if model.kind == "onnx" and path == Path(source.path):  # not a copy that takes raw frames
+        return ONNX_RUNTIME.open(path, settings)
+    return EagerRunner(model.module, device=settings.device, cuda_graph=settings.engine.cuda_graph)
+
+
+def _changed(source: Source) -> bool:
+    """Whether a file that cannot be loaded is another file than that of the build."""
+    path = Path(source.path)
+    return path.is_file() and source.sha256 not in (None, sha256(path))

@@ -21,7 +21,7 @@ Names = Mapping[str, Sequence[str]]
 """The name of each axis of each input; empty where the graph gives none."""
 
 
-def onnx_inputs(
+def resolve_onnx_inputs(
     model: LoadedModel, requested: InputSpec | None, dynamic: Dynamic = ()
 ) -> InputSpec:
     """The inputs to build for, in the order of the graph and under its names.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.planning import plan_engines, with_options
+from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import NoEngine
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
@@ -119,10 +119,7 @@ def _engines(
     spec: BuildSpec, name: str, precision: Precision, machine: Machine
 ) -> Iterator[PlannedRow]:
     stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
-    entries = with_options(
-        plan_engines(spec.targets, precision, machine),
-        workspace_mib=spec.workspace_mib, options=spec.options,
-    )  # fmt: skip
+    entries = engines_of(spec, precision, machine)
     for entry in entries:
         row = f"tensorrt-{precision.value}"
         if isinstance(entry, NoEngine):
