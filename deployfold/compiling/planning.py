@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.optimization_profiles import OptimizationProfile
@@ -80,26 +79,21 @@ def engines_of(
 ) -> tuple[EngineRequest | NoEngine, ...]:
     """The engines of a build in one precision, with the options of the build.
 
+    A ``NoEngine`` for each target replaces a request whose library lacks one of the options.
+
     Raises:
         UsageError: a target is unknown.
     """
-    plan = plan_engines(spec.targets, precision, machine)
-    workspace = spec.workspace_mib
-    return with_options(plan, profiles=profiles, workspace_mib=workspace, options=spec.options)
-
-
-def with_options(
-    plan: Sequence[EngineRequest | NoEngine], **options: Any
-) -> tuple[EngineRequest | NoEngine, ...]:
-    """A plan with the user's ``options``, by field of :class:`EngineRequest`.
-
-    A ``NoEngine`` for each target replaces a request whose library lacks one of the options.
-    """
     found: list[EngineRequest | NoEngine] = []
-    for entry in plan:
-        request = replace(entry, **options) if isinstance(entry, EngineRequest) else entry
-        refusal = option_refusal(request) if isinstance(request, EngineRequest) else None
-        if isinstance(request, NoEngine) or refusal is None:
+    for entry in plan_engines(spec.targets, precision, machine):
+        if isinstance(entry, NoEngine):
+            found.append(entry)
+            continue
+        request = replace(
+            entry, profiles=profiles, workspace_mib=spec.workspace_mib, options=spec.options
+        )
+        refusal = option_refusal(request)
+        if refusal is None:
             found.append(request)
         else:
             found += [NoEngine(target, refusal) for target in request.targets]

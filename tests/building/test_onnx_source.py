@@ -259,7 +259,7 @@ def test_an_operator_that_cannot_be_built_is_refused_by_name(
         ({"dynamic-batch": "1:2:4"}, "fixes axis 0 of 'data' to 1, so it cannot serve sizes from"),
         ({"input": ("2x3x32x32",)}, "takes 'data' as 1x3x32x32 float32, not as 2x3x32x32"),
         ({"input": ("x=1x3x32x32",)}, "has no input named 'x'"),
-        ({"arch": "torchvision:resnet18"}, "is a whole model; --arch goes with a state dict"),
+        ({"arch": "torchvision:resnet18"}, "is a whole model; --arch goes with a checkpoint"),
     ],
 )
 def test_a_request_that_does_not_fit_the_graph(
