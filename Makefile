@@ -8,22 +8,12 @@ DEMO_STAMP := $(VENV)/.installed-demo
 
 .PHONY: demo readme-pictures readme-check test lint test-random test-slow test-fuzz test-faults test-matrix gpu test-zoo test-real clean
 
-# Python writes the bytecode of a module at its first import, because pip leaves all of it out below.
+# Python writes the bytecode of a module at its first import, because the set-up leaves all of it out.
 export PYTHONDONTWRITEBYTECODE =
 
-# $(call install,EXTRAS,WHAT): the steps of pip while they run, with the seconds since the start.
-# The pip of the venv may be old: a new one resolves in half the time.
 define install
-@echo "Setting up $(VENV) for $(2): about 70 s of CPU time, and the download of 2 to 6 GB where pip has no cache."
-@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-@{ $(BIN)/python -m pip install --no-compile --upgrade pip; \
-exec $(BIN)/python -m pip install --no-compile --editable '.[$(1)]'; } >$(VENV)/pip.log 2>&1 & pip=$$!; \
-trap 'kill $$pip; exit 130' INT TERM; start=$$(date +%s); shown=; \
-while kill -0 $$pip 2>/dev/null; do sleep 1; \
-  step=$$(sed -n 's/^Collecting \([^ ]*\).*/fetching \1/p; s/^Installing collected.*/installing/p' $(VENV)/pip.log | tail -n 1); \
-  test "$$step" = "$$shown" || printf '%5d s  %s\n' $$(($$(date +%s) - start)) "$$step"; shown=$$step; \
-done; wait $$pip || { tail -n 20 $(VENV)/pip.log; exit 1; }; \
-echo "Set up in $$(($$(date +%s) - start)) s."
+@echo "Setting up $(VENV) for $(2): about 40 s on two cores, and the download of 2 to 6 GB where pip has no cache."
+@$(PYTHON) tests/set_up.py $(VENV) $(1)
 endef
 
 $(STAMP): pyproject.toml
@@ -36,9 +26,9 @@ $(DEMO_STAMP): pyproject.toml
 	@touch $@
 
 demo: $(DEMO_STAMP) ## fold, export, compile, measure and compare a real ResNet-50
-	@echo "The demo builds and measures a ResNet-50: about three minutes of CPU time."
+	@echo "The demo builds and measures a ResNet-50: about 50 s on two cores."
 	@test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
-	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16
+	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16 --max-seconds 10
 
 readme-pictures: $(STAMP) ## make the README's recording, table and page again, on a quiet machine; needs tmux and Chromium
 	test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt

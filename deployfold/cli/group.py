@@ -58,7 +58,7 @@ def _print_usage_error(error: Any) -> int:
     """Print an error of the command line's parser, and return the exit code."""
     from rich.console import Console
 
-    from .session import print_error
+    from .session import print_error, write_error
     from .streams import Lossy
 
     context = getattr(error, "ctx", None)
@@ -70,6 +70,8 @@ def _print_usage_error(error: Any) -> int:
     hint = f"See {context.command_path} --help." if context is not None else None
     lossy: Any = Lossy(sys.stderr)
     print_error(Console(file=lossy, stderr=True, highlight=False), message, hint)
+    if "--json" in sys.argv[1:]:
+        write_error(sys.stdout, message, hint, ExitCode.USAGE)
     return int(ExitCode.USAGE)
 
 

@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deployfold.errors import DeployfoldError, ExitCode, UsageError
 from deployfold.events import Emit, Event
+from deployfold.reporting.text import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,27 +97,14 @@ def session(
                     raise UsageError("--quiet and --verbose exclude each other.")
                 yield Session(out, err, emit, json, verbose, quiet)
             _flush(stream)
-        except DeployfoldError as error:
-            print_error(err, error.message, error.hint)
-            _maybe_traceback(err, debug)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            code = _print_interrupted(err)
-        except SystemExit as error:  # deployfold's code does not exit within a command
-            print_error(
-                err,
-                f"The model's own code ended the program with {error.code!r}.",
-                "Remove the sys.exit() from its forward.",
-            )
-            _maybe_traceback(err, debug)
-            code = ExitCode.FOLD
-        except Exception as error:
-            # pybind11 turns an interrupt during the loading of an extension into an ImportError.
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                code = _print_interrupted(err)
-            else:
-                code = _print_unexpected(err, error)
-                _maybe_traceback(err, debug)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            failure = _failure(error)
+            code = failure.exit_code
+            print_error(err, failure.message, failure.hint)
+            if json and not stream.used:
+                write_error(stream, failure.message, failure.hint, code)
+            if debug and code is not ExitCode.INTERRUPTED:
+                err.print_exception()
     if code:
         raise SystemExit(int(code))
 
@@ -153,45 +141,58 @@ def _plain(text: str, style: str = "") -> Text:
     """A text without control characters, which rich does not read as markup."""
     from rich.text import Text
 
-    from deployfold.reporting.text import clean
-
     return Text(clean(text), style)
 
 
-def _print_interrupted(console: Console) -> ExitCode:
-    print_error(console, "Interrupted.", "Run the same command again to continue.")
-    return ExitCode.INTERRUPTED
+def write_error(stream: IO[str], message: str, hint: str | None, code: ExitCode) -> None:
+    """Write an error as the JSON result of a command that has no other; losing it is no error."""
+    found = {"error": clean(message), "hint": hint and clean(hint), "exit_code": int(code)}
+    with suppress(OSError, ValueError):
+        stream.write(json_module.dumps(found, indent=2) + "\n")
+        stream.flush()
 
 
-def _print_unexpected(console: Console, error: Exception) -> ExitCode:
+class _Failure(DeployfoldError):
+    """An exception that ended a command, in words for the user."""
+
+    def __init__(self, code: ExitCode, message: str, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code
+
+
+def _failure(error: BaseException) -> DeployfoldError:
+    """The message, the hint and the exit code of an exception."""
+    if isinstance(error, DeployfoldError):
+        return error
+    # pybind11 turns an interrupt during the loading of an extension into an ImportError.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
+        again = "Run the same command again to continue."
+        return _Failure(ExitCode.INTERRUPTED, "Interrupted.", again)
+    if isinstance(error, SystemExit):  # deployfold's code does not exit within a command
+        return _Failure(
+            ExitCode.FOLD,
+            f"The model's own code ended the program with {error.code!r}.",
+            "Remove the sys.exit() from its forward.",
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        print_error(console, f"Cannot write: {error.strerror}.", "Free some space.")
-        return ExitCode.USAGE
+        return _Failure(ExitCode.USAGE, f"Cannot write: {error.strerror}.", "Free some space.")
     if isinstance(error, OSError) and error.filename is not None:
         # Any access to a path can fail: no search permission, or too long a name.
         message = f"Cannot access {os.fsdecode(error.filename)}: {error.strerror}."
-        print_error(console, message, "Check the path and its permissions.")
-        return ExitCode.USAGE
+        return _Failure(ExitCode.USAGE, message, "Check the path and its permissions.")
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
         package = _PACKAGES[error.name]
-        print_error(
-            console,
+        return _Failure(
+            ExitCode.USAGE,
             f"This command needs {package}, which is not installed here.",
             f"Install it: pip install {package}. Only finish, run of an engine, report, targets, "
             "profile and doctor work without torch and onnx.",
         )
-        return ExitCode.USAGE
-    print_error(
-        console,
+    return _Failure(
+        ExitCode.INTERNAL,
         f"Internal error: {type(error).__name__}: {error}",
         "This is a bug in deployfold. Run it again with --debug and report the traceback.",
     )
-    return ExitCode.INTERNAL
-
-
-def _maybe_traceback(console: Console, debug: bool) -> None:
-    if debug:
-        console.print_exception()
 
 
 @contextmanager

@@ -41,6 +41,21 @@ class _Pipe(io.FileIO):
             return len(memoryview(data).cast("B"))
 
 
+class Result(io.TextIOWrapper):
+    """The stream of a command's result.
+
+    Attributes:
+        used: whether anything was written.
+    """
+
+    used = False
+
+    def write(self, text: str) -> int:
+        """Write the text."""
+        self.used = True
+        return super().write(text)
+
+
 class Lossy:
     """A text stream that drops text on errors, so that progress never ends a build."""
 
@@ -94,7 +109,7 @@ def discard_stdout() -> None:
 
 
 @contextmanager
-def real_stdout(*, json: bool = False) -> Iterator[IO[str]]:
+def real_stdout(*, json: bool = False) -> Iterator[Result]:
     """Yield a stream on the real stdout, and connect file descriptor 1 to stderr meanwhile.
 
     Output of libraries to stdout goes to stderr, so that a JSON report stays valid.
@@ -109,7 +124,7 @@ def real_stdout(*, json: bool = False) -> Iterator[IO[str]]:
     raw = io.BufferedWriter(_Pipe(os.dup(saved), "w"))
     encoding = "utf-8" if json else getattr(sys.stdout, "encoding", None) or "utf-8"
     utf = encoding.lower().startswith("utf")
-    stream = io.TextIOWrapper(raw, encoding=encoding, errors="replace" if utf else ALIKE)
+    stream = Result(raw, encoding=encoding, errors="replace" if utf else ALIKE)
     try:
         yield stream
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -43,6 +44,23 @@ LONG = "a" * 300
 )
 def test_errors_are_one_sentence_and_a_code(folder, words, code, expected):
     fails(run(*words, cwd=folder), code, *expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (("build", "nothing.pt"), 3, "nothing.pt does not exist."),
+        (("build", "net.pt", "--nothing"), 2, "No such option: --nothing"),
+        (("compare", "net.pt", "net.pt"), 2, "net.pt is not a deployfold report"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_json_gives_an_error_as_an_object(folder, words, code, expected):
+    done = run(*words, "--json", cwd=folder)
+    found = json.loads(done.stdout)
+    assert done.returncode == found["exit_code"] == code
+    assert found["error"].startswith(expected)
+    assert f"Error: {found['error']}" in done.stderr
 
 
 def test_debug_shows_the_traceback(folder):

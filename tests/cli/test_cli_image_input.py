@@ -53,6 +53,12 @@ def test_every_artifact_takes_frames(built: Path) -> None:
     assert (steps["dtype"], steps["layout"], steps["channels"]) == ("uint8", "nhwc", "rgb")
 
 
+def test_the_layers_of_the_original_are_found(built: Path) -> None:
+    done = run("compare", "net.pt", "out/net.onnx", "--layers", "--json", cwd=built)
+    assert done.returncode == 0, done.stderr
+    assert {one["name"] for one in json.loads(done.stdout)["layers"]} >= {"model.3", "model.6"}
+
+
 def test_run_py_gives_what_the_model_gives_for_normalised_floats(built: Path) -> None:
     assert run("bundle", "out", "-o", "net.dfb", cwd=built).returncode == 0
     assert run("bundle", "unpack", "net.dfb", "net", cwd=built).returncode == 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from deployfold.folding.graph.find_affine_layers import count_batchnorms
-from deployfold.folding.graph.graph import Call, Graph, Op, Value
+from deployfold.folding.graph.graph import Graph, Op, Value
 from deployfold.folding.graph.trace import trace
 from deployfold.folding.plan import Folded
 from deployfold.folding.rules.match import match
@@ -47,7 +48,7 @@ def find_folds(
         by_tensor.setdefault(one.tensor, []).append(one)
     taken_up: dict[LayerOutput, LayerOutput] = {}
     for item in gone:
-        sites = [call for call in graph.calls if call.path == item.name]
+        sites = _sites(graph, item.name)
         into = [op for op in graph.ops if op.call.path in item.into and _reads_weights(op)]
         found = _between(graph, item, sites, into)
         interior |= found
@@ -60,6 +61,22 @@ def find_folds(
                 # A container that ends with the BatchNorm has the same output.
                 taken_up |= dict.fromkeys(by_tensor.get(site.outputs[0], []), layers[0])
     return Folds(frozenset(interior), taken_up)
+
+
+class _Site(NamedTuple):
+    """A use of what was folded: a call of a module, or an operator that reads a parameter."""
+
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+
+
+def _sites(graph: Graph, name: str) -> list[_Site]:
+    calls = [_Site(call.inputs, call.outputs) for call in graph.calls if call.path == name]
+    return calls or [
+        _Site(op.inputs, (op.output,))
+        for op in graph.ops
+        if any(value.constant and value.name == name for value in op.inputs)
+    ]
 
 
 def _shapes(module: nn.Module) -> Iterable[tuple[str, tuple[int, ...]]]:
@@ -77,7 +94,7 @@ def _reads_weights(op: Op) -> bool:
     return any(value.constant and value.name is not None for value in op.inputs)
 
 
-def _stands_before(graph: Graph, sites: Sequence[Call], into: Sequence[Op]) -> bool:
+def _stands_before(graph: Graph, sites: Sequence[_Site], into: Sequence[Op]) -> bool:
     """Whether every layer in ``into`` runs after the ``sites``."""
     makers = [value.producer for site in sites for value in site.outputs]
     if not into or not makers:
@@ -87,7 +104,7 @@ def _stands_before(graph: Graph, sites: Sequence[Call], into: Sequence[Op]) -> b
     return all(order[op] > last for op in into)
 
 
-def _between(graph: Graph, item: Folded, sites: Sequence[Call], into: Sequence[Op]) -> set[Value]:
+def _between(graph: Graph, item: Folded, sites: Sequence[_Site], into: Sequence[Op]) -> set[Value]:
     """The values that folding one BatchNorm, scale or branch changes."""
     own = {value.producer for site in sites for value in site.outputs}
     if _stands_before(graph, sites, into):
