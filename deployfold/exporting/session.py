@@ -20,7 +20,8 @@ def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.Inference
 
     Args:
         model: a file, or a serialised model (under 2 GB).
-        optimize: let ONNX Runtime fuse and rewrite nodes; ``False`` runs the graph unchanged.
+        optimize: let ONNX Runtime fuse and rewrite nodes, except those of Q/DQ pairs; ``False``
+            runs the graph unchanged.
 
     Raises:
         ExportError: ONNX Runtime cannot load the model, or has no CPU kernel for one of its nodes.
@@ -29,6 +30,8 @@ def open_session(model: Path | bytes, *, optimize: bool = True) -> ort.Inference
     options.log_severity_level = 4  # the exception already has the error
     # Between two small runs, spinning threads take three times the CPU time of the runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The integer kernels round otherwise than the file says.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = str(model) if isinstance(model, Path) else model

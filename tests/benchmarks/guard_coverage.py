@@ -100,20 +100,18 @@ def held(
     count = int(pictures.max()) + 1
     for _ in range(DIVISIONS):
         guards = np.isin(pictures, random.permutation(count)[: count // 2])
-        seen, unseen = (
-            [
-                [figure(expected[part], one[part], pictures[part].tolist()) for figure in figures]
-                for one in outputs
-            ]
-            for part in (guards, ~guards)
-        )
+        seen = [
+            [figure(expected[guards], one[guards], pictures[guards].tolist()) for figure in figures]
+            for one in outputs
+        ]
         for row, limit in zip(counts, limits, strict=True):
             for column, sure in ((0, True), (2, False)):
                 passing = [i for i, (now, likely) in enumerate(seen)
                            if now >= limit and (likely >= limit or not sure)]  # fmt: skip
                 if passing:
                     row[column] += 1
-                    row[column + 1] += unseen[passing[0]][0] >= limit
+                    chosen = outputs[passing[0]]
+                    row[column + 1] += figures[0](expected[~guards], chosen[~guards], ()) >= limit
                     break
     return counts
 

@@ -77,7 +77,7 @@ def best_channels(
         results = quantise_layers(variant, layers, few, form, strengths=(NEAREST,), progress=part)
         rounded, _ = build(variant, results, form, None)
         write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
-        found = measurer.measure(path).sqnr_db
+        found = measurer.measure(path, optimize=True).sqnr_db
         if found > highest:
             best, highest = variant, found
     return ir.serde.deserialize_model(best)

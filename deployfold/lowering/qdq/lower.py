@@ -41,7 +41,7 @@ from .tune import Tuned, tune, without
 SENSITIVITY_SAMPLES = 16
 """Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
 
-_CHANNELS, _REST, _LAYERS = 0.35, 0.05, 0.5
+_CHANNELS, _REST, _LAYERS = 0.3, 0.05, 0.45
 """The shares of the time before the guard: scaling channels, the rest, and quantising the layers.
 What is left measures the result. The guard's search then has no known end."""
 
@@ -249,7 +249,7 @@ class _Job:
                 self.proto, [dataclasses.replace(result, quantised=alone)], self.form, None
             )
             write_model(model, path, threshold=SCRATCH_THRESHOLD)
-            found[layer.name] = measurer.measure(path)
+            found[layer.name] = measurer.measure(path, optimize=True)
         return found
 
     def _rounded(self, results: Sequence[LayerResult]) -> Path:
