@@ -1,6 +1,6 @@
-"""Chooses whether to equalise channels and recentre activations, by the error on held-back samples.
+"""Chooses whether to scale channels and recentre activations, by the error on held-back samples.
 
-Both rewrites keep the function of a model, and change its rounding errors in int8. Their factors
+The rewrites keep the function of a model, and change its rounding errors in int8. Their factors
 come from the calibration samples. If channels take different values on other samples, the rewrites
 cost more than they gain: EfficientNet-Lite0, equalised with 28 crops of seven photographs, had
 18 dB on other photographs, and 23 dB without equalisation. Therefore each variant is rounded to
@@ -27,6 +27,7 @@ from .layers import Layer
 from .quantise import quantise_layers
 from .recentre import recentre
 from .rest import build
+from .smooth import smooth
 
 COMPARED = 16
 """Most held-back samples for the comparison."""
@@ -36,7 +37,7 @@ CALIBRATED = 8
 
 _Step = Callable[[ir.Model, Sequence[Layer], Sequence[Feed]], int]
 
-VARIANTS: tuple[tuple[_Step, ...], ...] = ((), (recentre,), (equalise, recentre))
+VARIANTS: tuple[tuple[_Step, ...], ...] = ((), (recentre,), (equalise, recentre), (smooth,))
 """The variants to compare. The first changes nothing, and stays if no other is better."""
 
 

@@ -46,7 +46,7 @@ _STEPS = 127.0
 
 
 @dataclass(frozen=True)
-class _Channels:
+class Channels:
     """Statistics of each channel of a tensor over all samples, in float64.
 
     Attributes:
@@ -101,7 +101,7 @@ def _mark(group: Coupled) -> None:
 
 def _measure(
     model: ir.Model, groups: Sequence[Coupled], feeds: Sequence[Mapping[str, Array]]
-) -> dict[str, _Channels]:
+) -> dict[str, Channels]:
     names = dict.fromkeys(name for group in groups for name in (*group.tensors, *group.clips))
     tops: dict[str, list[Array]] = {name: [] for name in names}
     powers: dict[str, list[Array]] = {name: [] for name in names}
@@ -110,7 +110,7 @@ def _measure(
         tops[name].append(rows.abs().amax(1).numpy())
         powers[name].append(rows.square().mean(1).numpy())
     return {
-        name: _Channels(
+        name: Channels(
             np.max(tops[name], 0).astype(np.float64), np.mean(powers[name], 0).astype(np.float64)
         )
         for name in names
@@ -118,8 +118,8 @@ def _measure(
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
-    """A convolution that reads the tensor, with statistics of its weight.
+class Reader:
+    """A layer that reads the tensor, with statistics of its weight.
 
     Attributes:
         channels: the statistics of the tensor.
@@ -129,13 +129,14 @@ class _Reader:
         taps: the number of taps of a filter.
     """
 
-    channels: _Channels
+    channels: Channels
     largest: Array
     squares: Array
     taps: int
 
     @classmethod
-    def of(cls, node: ir.Node, channels: Mapping[str, _Channels]) -> _Reader:
+    def of(cls, node: ir.Node, channels: Mapping[str, Channels]) -> Reader:
+        """The statistics of a convolution."""
         source, weight = operand(node, 0), operand(node, 1)
         groups = node.attributes.get_int("group", 1)
         held = numbers(weight)
@@ -167,19 +168,29 @@ class _Reader:
         return float((by_activation + by_weight) / np.square(_STEPS) / 12.0 / signal)
 
 
-def _best_factors(group: Coupled, channels: Mapping[str, _Channels]) -> Array:
-    """The best factor for each channel; 1 for a channel that is always 0 or that nothing reads."""
-    readers = [_Reader.of(node, channels) for node in group.readers]
+def _best_factors(group: Coupled, channels: Mapping[str, Channels]) -> Array:
+    """The best factor for each channel of a group, within its bounds."""
+    readers = [Reader.of(node, channels) for node in group.readers]
+    room = np.full_like(readers[0].channels.top, np.inf)
+    for name, bound in group.clips.items():
+        with np.errstate(divide="ignore"):
+            room = np.minimum(room, np.maximum(bound / HEADROOM / channels[name].top, 1.0))
+    return best_factors(readers, room)
+
+
+def best_factors(readers: Sequence[Reader], room: Array) -> Array:
+    """The best factor for each channel; 1 for a channel that is always 0 or that nothing reads.
+
+    Args:
+        readers: all layers that read the channels.
+        room: the greatest factor of each channel.
+    """
     top: Array = np.max([reader.channels.top for reader in readers], axis=0)
     reading: Array = np.max([reader.reading for reader in readers], axis=0)
     live = (top > 0.0) & (reading > 0.0)
     best = np.ones_like(top)
     if not live.any():
         return best
-    room = np.full_like(top, np.inf)
-    for name, bound in group.clips.items():
-        with np.errstate(divide="ignore"):
-            room = np.minimum(room, np.maximum(bound / HEADROOM / channels[name].top, 1.0))
     least = sum(reader.noise(best) for reader in readers)
     for a, b in product(_ACTIVATION_POWERS, _WEIGHT_POWERS):
         factors = np.ones_like(top)
