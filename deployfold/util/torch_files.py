@@ -97,7 +97,7 @@ def _save_through_memory(module: torch.jit.ScriptModule, path: Path) -> None:
         link.symlink_to(f"/proc/self/fd/{memory.fileno()}")
         torch.jit.save(module, link)
         with path.open("wb") as file:
-            shutil.copyfileobj(memory, file, 1 << 20)
+            shutil.copyfileobj(memory, file)
 
 
 def _weight_bytes(module: torch.jit.ScriptModule) -> int:

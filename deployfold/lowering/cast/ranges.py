@@ -55,10 +55,10 @@ class TensorRange:
 
 def tensor_range(array: Array) -> TensorRange:
     """The range of one float array; see :class:`TensorRange` for the fields."""
-    mask = np.isfinite(array)
-    finite = bool(mask.all())
-    values = array if finite else array[mask]
-    largest = float(np.abs(values).max()) if values.size else 0.0
+    # The extremes show NaN and infinity, and need no array of their own.
+    finite = not array.size or bool(np.isfinite([array.min(), array.max()]).all())
+    values = array if finite else array[np.isfinite(array)]
+    largest = float(max(-values.min(), values.max())) if values.size else 0.0
     decibels = np.inf
     if 0.0 < largest < _SAFELY_LARGE:
         values = values.astype(np.float32)
