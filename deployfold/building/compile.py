@@ -62,7 +62,7 @@ def compile(
         onnx = lowered.onnx[precision]
         plan = engines_of(spec, precision, machine, profiles)
         if any(isinstance(one, EngineRequest) for one in plan):
-            # Not in the workers, of which each would import onnx, onnx-ir and sympy for it.
+            # Not in the workers: each would import onnx, onnx-ir and sympy for the check.
             # Exporting and lowering have checked the file against the standard.
             journal.note(check_finite(onnx.file))
         for request in plan:

@@ -25,7 +25,7 @@ from .load import Loaded
 
 @dataclass(frozen=True, eq=False)
 class Checks:
-    """What the given file computes, on which every step is compared with it.
+    """The outputs of the given file, with which every step is compared.
 
     Attributes:
         names: of its inputs.

@@ -1,4 +1,4 @@
-"""What the stages fold and export return."""
+"""The results of the stages fold and export."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Inputs: TypeAlias = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class Extras:
-    """What to measure beside latency and the outputs on the one input.
+    """The measurements beside latency and the outputs on the one input.
 
     Attributes:
         batches: batch sizes of a sweep; none by default.

@@ -12,8 +12,8 @@ from .real_data import RANDOM, CalibrationSpec
 REESTIMATION_SAMPLES = 128
 """Samples for ``--reestimate-bn``, which run as one batch.
 
-They give a late layer of 7x7 positions 6,272 values a channel, and ResNet-50 at 224x224 takes about
-2 GB for them.
+A late layer of 7x7 positions then has 6,272 values a channel, and ResNet-50 at 224x224 takes about
+2 GB.
 """
 
 
@@ -28,7 +28,7 @@ def _read_reestimation(source: str | None) -> CalibrationSpec | None:
 
 @dataclass(frozen=True)
 class FoldOptions:
-    """What to fold beside BatchNorms, and what to leave; see :func:`deployfold.folding.fold`."""
+    """The choices of folding beside BatchNorms; see :func:`deployfold.folding.fold`."""
 
     reparam: bool = option(
         True,

@@ -69,7 +69,7 @@ def parse_metric_limits(texts: Sequence[str]) -> tuple[MetricLimit, ...]:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What to measure for the model's task.
+    """The task metrics to measure, and their limits.
 
     Attributes:
         names: ready metrics and functions, as ``--metric`` has them.

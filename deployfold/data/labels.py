@@ -54,7 +54,7 @@ def load_labels(
     if path.is_dir():
         if folder is None or files is None or source.preprocess is None:
             raise UsageError(
-                f"The labels {path} are a folder, but the samples are no images.", hint=_FORMATS
+                f"The labels {path} are a folder, but the samples are not images.", hint=_FORMATS
             )
         if path.resolve() == folder.resolve():
             return _class_folders(folder, files)
@@ -63,7 +63,7 @@ def load_labels(
     if is_coco(labels):
         if folder is None or files is None or source.preprocess is None:
             raise UsageError(
-                f"The labels {path} are boxes by file name, but the samples are no images.",
+                f"The labels {path} are boxes by file name, but the samples are not images.",
                 hint="Give the folder of the images.",
             )
         return coco_labels(labels, path, folder=folder, files=files, preprocess=source.preprocess)

@@ -1,7 +1,7 @@
-"""Which samples are of one picture, so that a fit and its judge never share one.
+"""Groups the samples of one picture, so that a fit and its judge never share a picture.
 
 Samples of one picture are alike: crops, frames of a film, copies that were scaled or stored anew.
-What is fitted to some of them looks better on the others than on new ones.
+A model fitted to some of them looks better on the others than on new ones.
 
 1. Samples that follow each other in their source count as one picture: frames of a film, rows of an
    array that were recorded in turn, crops with numbered names. A block of them is the square root

@@ -51,17 +51,17 @@ def cast_first(model: ir.Model) -> int:
     for value in model.graph.inputs:
         if value.dtype != ir.DataType.UINT8 or value in seen:
             continue
-        region = _region(value)
-        seen.update(region.inputs)
-        if region.exact and region.nodes:
-            _cast(model.graph, region)
-            changed += len(region.inputs)
+        subgraph = _subgraph_of(value)
+        seen.update(subgraph.inputs)
+        if subgraph.exact and subgraph.nodes:
+            _cast(model.graph, subgraph)
+            changed += len(subgraph.inputs)
     return changed
 
 
 @dataclass
-class _Region:
-    """What reads the uint8 of an input, up to where another type begins.
+class _Subgraph:
+    """The nodes that read the uint8 of an input, up to where another type begins.
 
     Attributes:
         inputs: the graph inputs whose pixels are joined.
@@ -80,41 +80,41 @@ class _Region:
     exact: bool = True
 
 
-def _region(start: ir.Value) -> _Region:
-    region = _Region([])
+def _subgraph_of(start: ir.Value) -> _Subgraph:
+    subgraph = _Subgraph([])
     pending, seen = [start], {start}
     while pending:
         value = pending.pop()
         maker = value.producer()
         nodes = [user for user, _ in value.uses()]
         if (tensor := ir.convenience.get_const_tensor(value)) is not None:
-            region.constants[value] = tensor
+            subgraph.constants[value] = tensor
             continue
         if value.is_graph_input():
-            region.inputs.append(value)
+            subgraph.inputs.append(value)
         elif maker is None or maker.op_type not in _PIXELS:
-            region.exact = False  # the graph computes these pixels
+            subgraph.exact = False  # the graph computes these pixels
         else:
             nodes.append(maker)
         if value.is_graph_output() and maker is not None:
-            region.outputs.append(value)
+            subgraph.outputs.append(value)
         for node in nodes:
-            if node.op_type == "Shape" or node in region.nodes or node in region.casts:
+            if node.op_type == "Shape" or node in subgraph.nodes or node in subgraph.casts:
                 continue
             inside = node.graph is start.graph
             if inside and node.op_type == "Cast" and node.attributes["to"].as_int() in _FLOATS:
-                region.casts.append(node)
+                subgraph.casts.append(node)
                 continue
             places = _places(node)
             if not places or not inside:
-                region.exact = False
+                subgraph.exact = False
                 continue
-            region.nodes[node] = places
+            subgraph.nodes[node] = places
             near = [node.inputs[place] for place in places]
             near += _made(node)
             pending += dict.fromkeys(one for one in near if one is not None and one not in seen)
             seen.update(pending)
-    return region
+    return subgraph
 
 
 def _places(node: ir.Node) -> Sequence[int]:
@@ -132,21 +132,21 @@ def _made(node: ir.Node) -> list[ir.Value]:
     return [one for one in outputs if one.dtype in (ir.DataType.UINT8, None)]
 
 
-def _cast(graph: ir.Graph, region: _Region) -> None:
+def _cast(graph: ir.Graph, subgraph: _Subgraph) -> None:
     replaced: dict[ir.Value | None, ir.Value] = {}
-    for value in region.inputs:
+    for value in subgraph.inputs:
         replaced[value] = _casted(graph, value, ir.DataType.FLOAT, f"{value.name}__float")
         graph.insert_before(graph[0], [replaced[value].producer()])
-    for value, tensor in region.constants.items():
+    for value, tensor in subgraph.constants.items():
         array = tensor.numpy().astype(np.float32)
         replaced[value] = initializer(graph, f"{value.name}__float", array)
-    for node, places in region.nodes.items():
+    for node, places in subgraph.nodes.items():
         for place in places:
             if node.inputs[place] in replaced:
                 node.replace_input_with(place, replaced[node.inputs[place]])
         for output in _made(node):
             output.dtype = ir.DataType.FLOAT
-    for cast in region.casts:
+    for cast in subgraph.casts:
         source, result = cast.inputs[0], cast.outputs[0]
         pixels = replaced.get(source, source)
         if pixels is None:
@@ -156,7 +156,7 @@ def _cast(graph: ir.Graph, region: _Region) -> None:
             continue
         ir.convenience.replace_all_uses_with(result, pixels)
         graph.remove(cast, safe=True)
-    for value in region.outputs:
+    for value in subgraph.outputs:
         name, node = str(value.name), value.producer()
         value.name = f"{name}__float"
         back = _casted(graph, value, ir.DataType.UINT8, name)

@@ -153,7 +153,7 @@ def _pull(graph: ir.Graph, tail: set[ir.Node]) -> None:
 
 
 def _between(graph: ir.Graph, tail: set[ir.Node]) -> list[ir.Value]:
-    """What the head computes and the tail reads or the model returns, in graph order."""
+    """The values that the head computes and the tail reads or the model returns, in graph order."""
     read = {value for node in tail for value in values_read(node)} | set(graph.outputs)
     return [value for node in graph if node not in tail for value in node.outputs if value in read]
 

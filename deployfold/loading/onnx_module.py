@@ -12,7 +12,7 @@ from deployfold.errors import LoadError, first_line
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file that runs in ONNX Runtime on the CPU. It has no parameters of its own.
+    """An ONNX file that runs in ONNX Runtime on the CPU; the module has no parameters.
 
     Attributes:
         path: the file; its external data lies beside it.

@@ -52,7 +52,7 @@ def _timed(one: LayerTime, modules: Modules) -> TimedLayer:
 
 @dataclass(frozen=True)
 class Modules:
-    """What :meth:`find` looks up.
+    """The nodes of an ONNX file by their names and values, to find the module of a layer.
 
     Attributes:
         nodes: by name.

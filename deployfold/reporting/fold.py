@@ -9,7 +9,7 @@ from .fields import Count, Frozen, Number
 
 
 class FoldedNorm(Frozen):
-    """What folding took away: a BatchNorm, folded ``into`` that module by that rule.
+    """A BatchNorm that folding removed, by one rule, ``into`` one module.
 
     ``kind`` is ``batchnorm``, or ``scale`` or ``branch`` for a constant scale or a parallel branch,
     or the class of a norm whose affine parameters went while it stayed.

@@ -170,7 +170,7 @@ def _why(rows: Sequence[Row]) -> str:
 
 
 def _advice(report: Report, rows: Sequence[Row]) -> str:
-    """What to do, given the state of the machine."""
+    """Advice for stabler numbers, given the state of the machine."""
     environment = report.environment
     latencies = [row.latency for row in rows if row.latency is not None]
     steps = []

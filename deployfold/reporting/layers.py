@@ -96,7 +96,7 @@ class EngineLayers(Frozen):
         return next((name for name, _ in asked.most_common(1)), None)
 
     def sentence(self, precision: str) -> str:
-        """What became of the layers that ask for ``precision``."""
+        """A sentence on the layers that ask for ``precision``: the precisions that they got."""
         asked = [layer for layer in self.layers if layer.asked == precision]
         got = sum(layer.got == precision for layer in asked)
         wide = sum(layer.got == precision and layer.writes == "fp32" for layer in asked)

@@ -64,7 +64,7 @@ class Metric:
         depends_on: what has to be equal in two reports before their values can be compared.
         aliases: older keys, which flags still take.
         interval: the 95 % interval of the row's value; ``None`` for a figure without noise, or
-            with :attr:`drift` alone. It returns ``None`` where there were too few rounds.
+            with :attr:`drift` alone. Too few rounds give ``None``.
         unsettled: whether the row was measured in too few rounds to have a value.
         drift: the relative difference between two runs of one program on one machine.
         alike: whether the values of two rows differ without meaning.

@@ -14,7 +14,7 @@ from .row import Row
 
 @dataclass(frozen=True)
 class _Objective:
-    """What to choose by: the value of a row (less is better), and how it is written."""
+    """An objective of ``--choose``: the value of a row (less is better), and how to write it."""
 
     value: Callable[[Row], float | None]
     written: Callable[[float], str]

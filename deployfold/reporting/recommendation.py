@@ -1,4 +1,4 @@
-"""Which artifact of a report to take, and one sentence that says so.
+"""Recommends one artifact of a report, in one sentence.
 
 An artifact is a candidate if all of these hold:
 

@@ -1,6 +1,6 @@
 """The report of a build: what ``report.json`` holds, and nothing heavy to import.
 
-JSON has no infinity and no NaN. They are written as the strings ``"Infinity"``, ``"-Infinity"`` and
+JSON has no infinity and no NaN. Both are written as the strings ``"Infinity"``, ``"-Infinity"`` and
 ``"NaN"`` wherever a number stands (an identical output has an infinite SQNR), and read back from
 them; ``null`` always means that a value is missing.
 """

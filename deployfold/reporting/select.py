@@ -1,4 +1,4 @@
-"""Which rows of a report are shown, and in what order."""
+"""Selects and sorts the rows of a report."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class EagerRunner(TorchRunner):
                 self._call = self._placed(self._module)
 
     def _placed(self, module: Module) -> Callable[..., Any]:
-        """What the runner calls: the module, or a copy of it on the GPU."""
+        """The callable of the runner: the module, or a copy of it on the GPU."""
         return on_device(module, self._device)
 
     def close(self) -> None:

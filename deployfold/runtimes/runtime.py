@@ -31,7 +31,7 @@ class TritonModel:
 
 @dataclass(frozen=True)
 class Shipping:
-    """What a bundle needs for a file, besides the file itself.
+    """The files and facts that a bundle needs for a file, besides the file itself.
 
     Attributes:
         kind: the word for such artifacts in a bundle's manifest.

@@ -88,7 +88,7 @@ class Scores:
 def labelled(
     feeds: Sequence[_Feed], labels: Sequence[Label] | None
 ) -> Iterator[tuple[_Feed, Sequence[Label]]]:
-    """Each feed with the labels of its samples, of which every feed has the same number."""
+    """Each feed with the labels of its samples; every feed has the same number of samples."""
     batch = 0 if labels is None else len(labels) // max(len(feeds), 1)
     for index, feed in enumerate(feeds):
         yield feed, [] if labels is None else labels[index * batch : (index + 1) * batch]

@@ -61,5 +61,5 @@ def with_inner(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def values_read(node: ir.Node) -> set[ir.Value]:
-    """What a node reads, those inside it included."""
+    """The values that a node reads, with those that the nodes inside it read."""
     return {value for one in with_inner(node) for value in one.inputs if value is not None}

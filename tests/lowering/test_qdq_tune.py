@@ -23,7 +23,7 @@ from deployfold.lowering.accuracy import Measured
 from deployfold.lowering.qdq.guard import Step
 from deployfold.lowering.qdq.layers import Layer, QuantisedLayer
 from deployfold.lowering.qdq.quantise import LayerResult
-from deployfold.lowering.qdq.tune import regions, tune
+from deployfold.lowering.qdq.tune import segments, tune
 from deployfold.lowering.request import LoweringData, LoweringOptions, Tuning
 from deployfold.reporting.row import Speedup
 
@@ -70,18 +70,18 @@ def graph_of(source: Path) -> tuple[ir.Graph, list[str]]:
 
 
 def test_a_region_ends_where_one_activation_passes(body):
-    """The first layer of a residual block never ends a region: the skip passes it too."""
+    """The first layer of a residual block never ends a segment: the skip passes it too."""
     graph, (stem, a, b, c, d) = graph_of(body[0])
     even = [result(name, 10) for name in (stem, a, b, c, d)]
-    assert [[one.layer.name for one in region] for region in regions(graph, even)] == [
+    assert [[one.layer.name for one in segment] for segment in segments(graph, even)] == [
         [stem], [a], [b], [c], [d],
-    ], "above a sixth each, regions end anywhere"  # fmt: skip
+    ], "above a sixth each, segments end anywhere"  # fmt: skip
     small = [result(name, 1) for name in (stem, a, b)] + [result(c, 10), result(d, 10)]
-    assert [[one.layer.name for one in region] for region in regions(graph, small)] == [
+    assert [[one.layer.name for one in segment] for segment in segments(graph, small)] == [
         [stem, a, b], [c], [d],
     ]  # fmt: skip
     left = [result(stem, 1, quantised=False), *small[1:]]
-    assert [one.layer.name for one in regions(graph, left)[0]] == [a, b]
+    assert [one.layer.name for one in segments(graph, left)[0]] == [a, b]
 
 
 class Job:
@@ -136,7 +136,7 @@ def test_only_regions_that_pay_stay_quantised(five):
     kept = [one.layer.name for one in found.step.results if one.quantised is not None]
     assert kept == [b, c]
     assert "gain 0.900 [0.900, 0.900] times" in found.reasons[d]
-    assert "5 regions on a GPU, and put back 3 layers" in found.notes[0]
+    assert "5 segments on a GPU, and put back 3 layers" in found.notes[0]
     assert "1.02 times as fast as one without" in found.notes[-1]
 
 
@@ -146,7 +146,7 @@ def test_a_gain_within_the_noise_is_no_gain(five):
     found = tune(job, graph, step, timed(job, lambda names: 1.01, noise=0.02),
                  GuardSpec(min_quantized_share=0.5))  # fmt: skip
     assert len(found.reasons) == 2, "then half of the work would be left"
-    assert "3 regions gain nothing, and stay for --min-quantized-share." in found.notes
+    assert "3 segments gain nothing, and stay for --min-quantized-share." in found.notes
     assert "take --fp16" in found.notes[-1]
 
 

@@ -37,7 +37,7 @@ FORMATS = {
         "deployfold.infer.outputs:RunRecord.model_json_schema",
     ),
 }
-"""What each format is, and the function that makes its schema, which is imported on demand."""
+"""Each format in a phrase, and the function that makes its schema, imported on demand."""
 
 
 @in_session()

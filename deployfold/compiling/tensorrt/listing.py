@@ -112,7 +112,7 @@ def _only_converts(kernel: _Kernel, network: Network) -> bool:
 
 
 def _built(layer: ComputeLayer, kernels: Sequence[_Kernel]) -> BuiltLayer:
-    """What a compute layer of the network became."""
+    """A compute layer of the network with the kernel that it became."""
     kernel = _computes(layer, [one for one in kernels if layer.node in one.nodes])
     asked = _value(layer.precision)
     if kernel is None:

@@ -152,7 +152,7 @@ ROLES = {
     **dict.fromkeys(("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE"), "moves"),
     **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST", "CONSTANT"), "converts"),
 }
-"""What layers of a type do, by member of ``trt.LayerType``; all others compute something else."""
+"""The roles of layers, by member of ``trt.LayerType``; all others compute something else."""
 
 
 def onnx_nodes(metadata: str) -> tuple[str, ...]:

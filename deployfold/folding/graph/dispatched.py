@@ -14,7 +14,7 @@ _SHAPE_OF_OTHER = {
 _SHAPE_OF_SELF = ("_like", "_shape_as_tensor", "new_zeros", "new_ones", "new_full", "new_empty")
 
 LIFTS = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.detach_.default})
-"""What ``torch.tensor``, ``torch.as_tensor`` and the like run on the tensor that they have made."""
+"""The operators that ``torch.tensor``, ``torch.as_tensor`` and the like run on a new tensor."""
 
 
 def in_one_form(

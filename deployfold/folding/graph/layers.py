@@ -44,7 +44,7 @@ class Layer:
             new bias into the code of the forward.
         calls: every operator that runs the layer: module path, name, and position among the
             operators of that name in that module's forward.
-        form: how a stored tensor that is no matrix is read as the weight.
+        form: how a stored tensor that is not a matrix is read as the weight.
     """
 
     kind: LayerKind

@@ -99,7 +99,7 @@ def read_header(path: Path) -> Header:
     """The header of the file at ``path``.
 
     Raises:
-        LoadError: the file cannot be read, is no file or empty, or is a damaged archive.
+        LoadError: the file cannot be read, is not a file, is empty, or is a damaged archive.
     """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer

@@ -43,7 +43,7 @@ SENSITIVITY_SAMPLES = 16
 
 _CHANNELS, _REST, _LAYERS = 0.3, 0.05, 0.45
 """The shares of the time before the guard: scaling channels, the rest, and quantising the layers.
-What is left measures the result. The guard's search then has no known end."""
+The rest of the time measures the result. The guard's search then has no known end."""
 
 
 def lower(

@@ -42,7 +42,7 @@ def quantised(values: Array, node: ir.Node) -> Array:
 
 
 def dequantised(codes: Array, node: ir.Node) -> Array:
-    """What a DequantizeLinear gives for constant codes, in float32."""
+    """The output of a DequantizeLinear for constant codes, in float32."""
     zero = zero_point(node)
     plain = codes.astype(np.float64 if codes.dtype == np.int32 else np.float32)
     if zero is not None:

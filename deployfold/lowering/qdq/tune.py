@@ -1,12 +1,12 @@
-"""Keeps the Q/DQ nodes of a region only where they make the engine faster: ``--tune``.
+"""Keeps the Q/DQ nodes of a segment only where they make the engine faster: ``--tune``.
 
 A quantised layer costs kernels that round and convert, so a small layer can be faster without.
 
-1. A region is a run of layers between two places where one activation alone passes, such as a few
+1. A segment is a run of layers between two places where one activation alone passes, such as a few
    residual blocks.
 2. The engine of the quantised model is timed beside the engine of the same model without the Q/DQ
-   nodes of one region. The largest region comes first, and every timing has the earlier decisions.
-3. A region stays quantised if it saves at least :data:`LEAST_GAIN` of its own time, beyond the
+   nodes of one segment. The largest segment comes first, and every timing has the earlier decisions.
+3. A segment stays quantised if it saves at least :data:`LEAST_GAIN` of its own time, beyond the
    noise of the measurement. Its own time is estimated by its share of the multiply-accumulates.
 4. The accuracy is measured again, because the other layers had compensated for the errors of those
    that went back.
@@ -31,18 +31,18 @@ from .guard import Step, holds
 from .quantise import LayerResult
 
 LEAST_GAIN = 0.02
-"""Least share of a region's time that its Q/DQ nodes must save; NVIDIA Model-Optimizer's autotuner
+"""Least share of a segment's time that its Q/DQ nodes must save; NVIDIA Model-Optimizer's autotuner
 has the same default."""
 
 _LEAST_SHARE = 1 / 16
-"""Least share of the multiply-accumulates of a region. Smaller regions drown in the noise."""
+"""Least share of the multiply-accumulates of a segment. Smaller segments drown in the noise."""
 
 _MOST_SHARE = 1 / 6
-"""Share at which a region ends even where several activations pass, as inside a U-Net."""
+"""Share at which a segment ends even where several activations pass, as inside a U-Net."""
 
 
 class Tunable(Protocol):
-    """What tuning needs of a model that is being quantised."""
+    """The operations that tuning needs of a model that is being quantised."""
 
     def written(self, results: Sequence[LayerResult], name: str) -> Path:
         """Write the final model of ``results`` as the scratch file ``name``."""
@@ -77,23 +77,23 @@ def tune(
     guard: GuardSpec,
     progress: Progress = silent,
 ) -> Tuned:
-    """Put back the regions of ``step`` that are not faster in the quantised precision.
+    """Put back the segments of ``step`` that are not faster in the quantised precision.
 
     Args:
         job: the model.
         graph: its fp32 graph.
         step: the model that the accuracy guard chose.
         tuning: how to time two models.
-        guard: the limits. No region goes back beyond the least quantised share.
+        guard: the limits. No segment goes back beyond the least quantised share.
     """
-    found = sorted(regions(graph, step.results), key=_macs, reverse=True)
+    found = sorted(segments(graph, step.results), key=_macs, reverse=True)
     total = sum(one.macs for one in step.results) or 1
     results, share = list(step.results), step.share
     reasons: dict[str, str] = {}
     limited = 0
-    for number, region in enumerate(found, start=1):
-        progress(f"timing region {number} of {len(found)}")
-        names, part = {one.layer.name for one in region}, _macs(region) / total
+    for number, segment in enumerate(found, start=1):
+        progress(f"timing segment {number} of {len(found)}")
+        names, part = {one.layer.name for one in segment}, _macs(segment) / total
         fewer = without(results, names)
         speedup = tuning.compare(job.written(results, "with"), job.written(fewer, "without"))
         if speedup.value >= 1 + LEAST_GAIN * part and speedup.low > 1:
@@ -104,9 +104,9 @@ def tune(
         results, share = fewer, share - part
         seen = f"{speedup.value:.3f} [{speedup.low:.3f}, {speedup.high:.3f}]"
         reasons |= dict.fromkeys(names, f"put back by --tune: its Q/DQ nodes gain {seen} times")
-    notes = [f"--tune timed {len(found)} regions on {tuning.where}, and put back {{}}."]
+    notes = [f"--tune timed {len(found)} segments on {tuning.where}, and put back {{}}."]
     if limited:
-        notes.append(f"{limited} regions gain nothing, and stay for --min-quantized-share.")
+        notes.append(f"{limited} segments gain nothing, and stay for --min-quantized-share.")
     chosen = _accurate(job, step, results, frozenset(reasons), guard) if reasons else step
     if chosen is None:
         notes.append("Without them the accuracy limits do not hold, so they stay quantised.")
@@ -133,7 +133,7 @@ def without(results: Sequence[LayerResult], names: Collection[str]) -> list[Laye
     ]
 
 
-def regions(graph: ir.Graph, results: Sequence[LayerResult]) -> list[list[LayerResult]]:
+def segments(graph: ir.Graph, results: Sequence[LayerResult]) -> list[list[LayerResult]]:
     """The quantised layers in runs of consecutive ones, as the module describes.
 
     Args:
@@ -176,8 +176,8 @@ def _crossing(graph: ir.Graph) -> list[int]:
     return counts
 
 
-def _macs(region: Sequence[LayerResult]) -> int:
-    return sum(one.macs for one in region)
+def _macs(segment: Sequence[LayerResult]) -> int:
+    return sum(one.macs for one in segment)
 
 
 def _accurate(

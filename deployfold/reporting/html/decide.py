@@ -40,7 +40,7 @@ _NAME = 24
 class _Lane:
     row: Row
     accuracy: float
-    """What orders the lanes: decibels, or tenths of a point of a task metric or with labels."""
+    """The order of the lanes: decibels, or tenths of a point of a task metric or with labels."""
     written: str
     equal: bool
 
@@ -147,7 +147,7 @@ def _mark(svg: Element, row: Row, y: float, most: float, largest: int, kind: str
 
 
 def _tip(row: Row) -> str:
-    """What a mouse over the mark shows."""
+    """The text that a mouse over the mark shows."""
     bounds = latency_interval(row)
     median = text.milliseconds(_median(row))
     interval = ""

@@ -1,4 +1,4 @@
-"""What the page shows of one report: every part is made here, and the template only places it."""
+"""The parts of the page of one report; the template only places them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .outline import Outline
 from .spread import Strips, latency_strips, stage_strips
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "tensorrt")
-"""What a build depends on, in the order of the command; only those that the report names."""
+"""The packages that a build depends on, in the order of the command."""
 
 
 @dataclass(frozen=True)
