@@ -5,7 +5,7 @@ A quantised layer costs kernels that round and convert, so a small layer can be 
 1. A segment is a run of layers between two places where one activation alone passes, such as a few
    residual blocks.
 2. The engine of the quantised model is timed beside the engine of the same model without the Q/DQ
-   nodes of one segment. The largest segment comes first, and every timing has the earlier decisions.
+   nodes of one segment. The largest segment is first, and every timing has the earlier decisions.
 3. A segment stays quantised if it saves at least :data:`LEAST_GAIN` of its own time, beyond the
    noise of the measurement. Its own time is estimated by its share of the multiply-accumulates.
 4. The accuracy is measured again, because the other layers had compensated for the errors of those
