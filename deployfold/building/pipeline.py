@@ -13,6 +13,7 @@ from pathlib import Path
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
 from deployfold.events import Emit, ignore
+from deployfold.lowering.keep import check_operators
 from deployfold.reporting.report import Report, Status
 from deployfold.runtimes.device import resolve_device
 from deployfold.util.files import make_directory
@@ -51,6 +52,8 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
     """
     resolve_device(spec.device)  # report a missing GPU before any work
     check_tuning(spec)
+    if not spec.is_onnx:  # an ONNX may have operators of its own
+        check_operators(spec.keep)
     journal = Journal(emit)
     loaded = load(spec, journal)
     directory = spec.output or Path("build") / loaded.name

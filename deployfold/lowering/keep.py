@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from fnmatch import fnmatchcase
 
 import onnx
@@ -34,8 +34,8 @@ def asked_for(model: ir.Model, keep: KeepSpec) -> dict[str, str]:
             )
         for node in found:
             kept.setdefault(str(node.name), f"--keep-fp32 {pattern}")
+    check_operators(keep, {node.op_type for node in model.graph})
     for op_type in keep.operators:
-        _check_operator(op_type, model)
         for node in model.graph:
             if node.op_type == op_type:
                 kept.setdefault(str(node.name), f"--keep-fp32-op {op_type}")
@@ -57,17 +57,24 @@ def _names(node: ir.Node) -> set[str]:
     return names
 
 
-def _check_operator(op_type: str, model: ir.Model) -> None:
-    """Raise unless the model or the ONNX standard has the operator.
+def check_operators(keep: KeepSpec, known: Container[str] = ()) -> None:
+    """Raise unless the ONNX standard or the model has every operator of ``--keep-fp32-op``.
 
     A standard operator that the model lacks is allowed, because a profile may serve several models.
+
+    Args:
+        known: the operators of the model; none before the export, which writes standard ones.
+
+    Raises:
+        UsageError: an operator does not exist.
     """
-    if any(node.op_type == op_type for node in model.graph) or onnx.defs.has(op_type):
-        return
-    standard = {schema.name for schema in onnx.defs.get_all_schemas()}
-    raise UsageError(
-        f"--keep-fp32-op {op_type}: ONNX has no such operator.", hint=_near(op_type, standard)
-    )
+    for op_type in keep.operators:
+        if op_type in known or onnx.defs.has(op_type):
+            continue
+        standard = {schema.name for schema in onnx.defs.get_all_schemas()}
+        raise UsageError(
+            f"--keep-fp32-op {op_type}: ONNX has no such operator.", hint=_near(op_type, standard)
+        )
 
 
 def _near(wanted: str, names: Iterable[str]) -> str:

@@ -185,11 +185,25 @@ def load_report(path: Path) -> Report:
     try:
         if version != SCHEMA_VERSION:
             content = json.dumps(_upgraded(data)).encode()
-        return Report.model_validate_json(content)
+        report = Report.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(
             f"{path} is not a valid deployfold report: {first_problem(error)}."
         ) from error
+    if (problem := _contradiction(report)) is not None:
+        raise UsageError(f"{path} is not a valid deployfold report: {problem}.")
+    return report
+
+
+def _contradiction(report: Report) -> str | None:
+    """What no build writes, and would make a comparison wrong."""
+    names = [row.name for row in report.rows]
+    for row in report.rows:
+        if names.count(row.name) > 1:
+            return f"{names.count(row.name)} rows have the name {row.name!r}"
+        if row.latency is not None and not row.latency.median_ms > 0:
+            return f"row {row.name!r} has a median of {row.latency.median_ms:g} ms"
+    return None
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,22 @@ def test_a_file_that_is_not_a_report_is_a_usage_error(
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: rows[1].update(name=rows[0]["name"]), "2 rows have the name 'pytorch'"),
+        (lambda rows: rows[0]["latency"].update(median_ms=0.0), "'pytorch' has a median of 0 ms"),
+    ],
+    ids=["two rows of one name", "no time"],
+)
+def test_a_report_that_no_build_writes_is_a_usage_error(tmp_path: Path, change, problem) -> None:
+    data = json.loads(sample_report().to_json())
+    change(data["rows"])
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=problem):
+        load_report(tmp_path)
+
+
 def test_a_missing_report_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         load_report(tmp_path / "none.json")
