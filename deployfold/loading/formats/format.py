@@ -121,18 +121,18 @@ def _entries(path: Path, size: int) -> frozenset[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > _INFLATION * size + (1 << 20):
+                raise LoadError(
+                    f"{path} claims to hold far more than its size; torch does not write such "
+                    "archives."
+                )
+            names = [entry.filename for entry in entries]
+            # torch ignores case when it looks up entries; Python takes the last of two equal names.
+            if len({name.casefold() for name in names}) != len(names):
+                raise LoadError(
+                    f"{path} holds two entries of one name; torch does not write such archives."
+                )
+            check_sums(archive)
     except DAMAGED as error:
         raise damaged(path, error) from error
-    if sum(entry.file_size for entry in entries) > _INFLATION * size + (1 << 20):
-        raise LoadError(
-            f"{path} claims to hold far more than its size; torch does not write such archives."
-        )
-    names = [entry.filename for entry in entries]
-    # torch ignores case when it looks up entries; Python takes the last of two equal names.
-    if len({name.casefold() for name in names}) != len(names):
-        raise LoadError(
-            f"{path} holds two entries of one name; torch does not write such archives."
-        )
-    with zipfile.ZipFile(path) as archive:
-        check_sums(archive)
     return frozenset(name.partition("/")[2] for name in names) | frozenset(names)
