@@ -51,6 +51,7 @@ def test_every_path_that_a_sample_takes_is_folded():
     assert both.batchnorms_after == 0
     assert both.verification.inputs == 3
     with torch.no_grad():
+        assert torch.equal(both.verification.outputs[0], model(*POSITIVE)), "for reference.npz"
         for sample in (POSITIVE, NEGATIVE):
             torch.testing.assert_close(both.model(*sample), model(*sample), atol=1e-5, rtol=1e-4)
 
