@@ -114,6 +114,35 @@ def test_the_first_bias_of_a_tied_weight_goes_to_every_module(norms):
     assert not any("code" in item.reason for item in result.left)
 
 
+def test_a_layer_that_one_pass_runs_on_a_constant_is_left():
+    """The other pass alone would let the layer take up what comes before it."""
+
+    def forward(self, x):
+        y = self.norm(torch.sigmoid(x)) if x.shape[-1] == 8 else torch.zeros_like(x)
+        return self.conv(y)
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(3)))
+    result = folded(model, image(), gone=0, left=1)
+    assert "conv also runs on a constant" in reason(result)
+    assert not any("bug" in note for note in result.notes)
+
+
+def test_channels_chosen_by_a_list_carry_a_norm():
+    def forward(self, x):
+        return self.norm(self.conv(x)[:, [3, 0, 2]])
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(3))
+    folded(randomise(model), image(), gone=1)
+
+
+def test_numbers_that_the_code_itself_reads_are_not_out_of_reach():
+    def forward(self, x):
+        return self.conv(x) * self.norm.weight.sum()
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    assert "other code reads" in reason(folded(randomise(model), image(), gone=0, left=1))
+
+
 def test_weight_also_read_elsewhere_is_left():
     model = Net(
         lambda self, x: self.norm(self.conv(x)) * self.conv.weight.mean(),

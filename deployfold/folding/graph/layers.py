@@ -69,7 +69,7 @@ class Layer:
         if self.padded:
             return "pads with zeros, which the shift would have to change as well"
         if self.kind == "conv_transpose":
-            return "sums a different number of taps at its borders"
+            return "sums other taps at other positions"
         return ""
 
     @property

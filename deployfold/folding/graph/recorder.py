@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,13 +145,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.output = True
             self._outputs.append(value)
 
-    def graph(
-        self,
-        taken: Sequence[Inputs],
-        differing: Sequence[Inputs],
-        one_sided: Sequence[str],
-        unfollowed: Sequence[str],
-    ) -> Graph:
+    def graph(self) -> Graph:
         """The graph of every pass recorded so far."""
         return Graph(
             operators={op: position for position, op in enumerate(self._ops)},
@@ -161,10 +155,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             constants=self._constants,
             mutated=frozenset(self._mutated),
             random=self._random,
-            taken=tuple(taken),
-            differing=tuple(differing),
-            one_sided=tuple(one_sided),
-            unfollowed=tuple(unfollowed),
         )
 
     def restore_parameters(self) -> None:
@@ -270,6 +260,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Give a tensor that no recorded operator made a value of its own."""
         if self._known(tensor) is None:
             self._bind(tensor, Value(tuple(tensor.shape), tensor.dtype, constant=constant))
+
+    def bind_index(self, numbers: list[Any]) -> torch.Tensor:
+        """Make a tensor of an index that is a list, which torch would make unseen."""
+        index = torch.tensor(numbers, device="cpu")
+        value = Value(tuple(index.shape), index.dtype, constant=not self._has_read)
+        value.number = index if value.constant else None
+        self._bind(index, value)
+        return index
 
     def _to_values(self, item: Any) -> Any:
         if torch.is_tensor(item):

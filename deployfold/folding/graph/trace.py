@@ -12,6 +12,7 @@ reads a number fails there, and the trace then repeats the pass on the real numb
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,7 +148,13 @@ def _record_all(
         places = [side.place for side in comparisons.one_sided()]
         one_sided = sorted({place.line for place in places if place.direct})
         unfollowed = [line for line, branches in comparisons.unfollowed() if branches]
-        return recorder.graph(taken, differing, one_sided, unfollowed)
+        return replace(
+            recorder.graph(),
+            taken=tuple(taken),
+            differing=tuple(differing),
+            one_sided=tuple(one_sided),
+            unfollowed=tuple(unfollowed),
+        )
     finally:
         recorder.restore_parameters()
 
@@ -188,6 +195,8 @@ class Reads(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if name == "__getitem__":
+            args = (args[0], self._with_tensors(args[1]))
         result = func(*args, **(kwargs or {}))
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
@@ -195,3 +204,13 @@ class Reads(TorchFunctionMode):
         if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
             self._comparisons.note_read()
         return self._comparisons.watched(result) if sizes else result
+
+    def _with_tensors(self, index: Any) -> Any:
+        """An index of a tensor, with tensors in the place of lists of numbers."""
+        if isinstance(index, tuple):
+            return tuple(map(self._with_tensors, index))
+        flat = [index]
+        while any(isinstance(item, list) for item in flat):
+            flat = [one for item in flat for one in (item if isinstance(item, list) else [item])]
+        plain = flat and all(isinstance(item, int) for item in flat)
+        return self._recorder.bind_index(index) if isinstance(index, list) and plain else index

@@ -109,6 +109,9 @@ class Context:
             strangers = [user for user in op[argument].consumers if not user.repeats(op)]
             if strangers:
                 raise CannotFold(f"{name} is also used by {describe(strangers[0])}")
+            fixed = [user for user in op[argument].consumers if not user.variable]
+            if fixed and op.variable:
+                raise CannotFold(f"{describe(fixed[0])} also runs on a constant")
         return layer
 
     # Actions of the rules.

@@ -20,7 +20,7 @@ from .rule import Rule
 
 UNSEEN_USE = (
     "without this layer the model's forward fails or its outputs change; the code seems to read"
-    " the layer, or a tensor next to it, where no trace shows that"
+    " the layer or a tensor next to it, or to compute with a size, where no trace shows that"
 )
 
 
@@ -111,13 +111,17 @@ def _skip_neutral(graph: Graph) -> None:
 
 def _unreached(graph: Graph, model: nn.Module, seen: set[str]) -> list[Left]:
     called = {call.path for call in graph.calls}
+    read = {name.rpartition(".")[0] for name, value in graph.constants.items() if value.consumers}
+
+    def reason(path: str) -> str:
+        if path in called:
+            return "its class does not run a batch norm that can be recognised"
+        if path in read:
+            return "it is not called; other code reads its numbers, in a way that is not recognised"
+        return "the example inputs did not reach it"
+
     return [
-        Left(
-            path,
-            "its class does not run a batch norm that can be recognised"
-            if path in called
-            else "the example inputs did not reach it",
-        )
+        Left(path, reason(path))
         for path, module in model.named_modules()
         if is_batchnorm_module(module) and path not in seen
     ]
