@@ -28,7 +28,7 @@ from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.graph import load as load_graph
 from deployfold.lowering.graph import prepare
 from deployfold.lowering.opset import raise_opset
-from deployfold.lowering.qdq.given import quantised_as, take_over
+from deployfold.lowering.qdq.given import clip_values, quantised_as, take_over
 from deployfold.lowering.qdq.given_weights import VisibleWeights
 from deployfold.lowering.qdq.qdq_nodes import DEQUANTISE, QUANTISE
 from deployfold.runtimes import ONNX_RUNTIME
@@ -225,6 +225,7 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
             notes += (f"The {names} tensors are computed in float32; --fp16 builds in float16.",)
         try:
             if (given := quantised_as(graph)) is not None:
+                clip_values(graph)
                 checks = checks.without_rounding(graph)
                 take_over(graph)
                 checks.compare(graph)

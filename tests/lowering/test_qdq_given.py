@@ -20,7 +20,7 @@ from deployfold.errors import ExportError, UsageError
 from deployfold.folding.onnx import fold_graph
 from deployfold.lowering import lower
 from deployfold.lowering.graph import prepare
-from deployfold.lowering.qdq.given import quantised_as, take_over, without_pairs
+from deployfold.lowering.qdq.given import clip_values, quantised_as, take_over, without_pairs
 from deployfold.lowering.qdq.given_weights import VisibleWeights
 from deployfold.lowering.request import LoweringData
 
@@ -33,6 +33,7 @@ def prepared(model: onnx.ModelProto) -> ir.Model:
 
 def folded(model: onnx.ModelProto) -> ir.Model:
     read = prepared(model)
+    clip_values(read)
     take_over(read)
     weights = VisibleWeights(read)
     found = fold_graph(read)
@@ -141,6 +142,25 @@ def test_the_scaling_that_torch_ao_puts_before_a_batchnorm_joins_it() -> None:
     np.testing.assert_array_equal(codes, arrays["codes"])
     np.testing.assert_allclose(steps, arrays["steps"], rtol=1e-6)
     np.testing.assert_allclose(run(after), run(before), atol=1e-4)
+
+
+def test_clips_of_codes_stand_before_the_rounding() -> None:
+    """Brevitas narrows the codes of weights and activations by a Clip behind the quantiser."""
+    before = trained()
+    for name, (low, high) in {"codes": (-100, 90), "xq": (-20, 30)}.items():
+        for end, value in (("low", low), ("high", high)):
+            before.graph.initializer.append(
+                numpy_helper.from_array(np.int8(value), f"{name}.{end}")
+            )
+        (reader,) = (node for node in before.graph.node if node.input[0] == name)
+        clip = helper.make_node("Clip", [name, f"{name}.low", f"{name}.high"], [f"{name}.clipped"])
+        before.graph.node.insert(list(before.graph.node).index(reader), clip)
+        reader.input[0] = f"{name}.clipped"
+    after = folded(before)
+    assert [node.op_type for node in after.graph].count("Clip") == 1
+    codes, _ = weights_of(after)
+    assert (codes.min(), codes.max()) == (-100, 90)
+    np.testing.assert_allclose(run(after), run(before), atol=1e-5)
 
 
 def test_rounding_is_left_out_for_comparisons_alone() -> None:

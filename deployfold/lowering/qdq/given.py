@@ -12,6 +12,8 @@ a weight changes its value:
    shape (1,) in fp16.
 5. uint8 with the zero point 128 becomes int8 with the zero point 0. Other zero points are refused,
    because TensorRT has none.
+6. A Clip of codes, by which brevitas gives a range narrower than int8, clips the values in front of
+   the QuantizeLinear, or disappears where the codes are constant: :func:`clip_values`.
 
 A BatchNorm behind a layer folds into the scales of its weight; see :mod:`.given_weights`.
 """
@@ -29,7 +31,16 @@ from deployfold.util.onnx_values import constant, drop_unused, initializer
 
 from .formats import FORMATS
 from .given_weights import join_scalings
-from .qdq_nodes import DEQUANTISE, HINT, QUANTISE, dequantised, quantised, stored_type, zero_point
+from .qdq_nodes import (
+    DEQUANTISE,
+    HINT,
+    QUANTISE,
+    dequantised,
+    quantised,
+    scales,
+    stored_type,
+    zero_point,
+)
 
 _OWN_OPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 """Operators that compute in int8 themselves; TensorRT takes Q/DQ nodes alone."""
@@ -54,6 +65,41 @@ def quantised_as(model: ir.Model) -> Precision | None:
     counts = [(signed.count(form.dtype), form.precision) for form in forms]
     count, precision = max(counts, key=lambda one: one[0])
     return precision if count else None
+
+
+def clip_values(model: ir.Model) -> None:
+    """Do case 6 for every Clip of codes, in place; :func:`without_pairs` knows no other form.
+
+    Raises:
+        ExportError: the graph computes a scale or a zero point.
+    """
+    graph = model.graph
+    for node in [one for one in graph if one.op_type == "Clip"]:
+        source = node.inputs[0]
+        codes, maker = constant(source), None if source is None else source.producer()
+        ends = [constant(value) for value in (*node.inputs[1:], None, None)[:2]]
+        if codes is not None and codes.dtype in (np.int8, np.uint8):
+            narrow = np.clip(codes, ends[0], ends[1])
+            _replace(graph, node, initializer(graph, str(node.outputs[0].name), narrow))
+        elif maker is not None and maker.op_type == QUANTISE and len(node.inputs[0].uses()) == 1:
+            _clip_before(node, maker, ends, graph)
+
+
+def _clip_before(node: ir.Node, maker: ir.Node, ends: list[Array | None], graph: ir.Graph) -> None:
+    step, zero, value = scales(maker), zero_point(maker), maker.inputs[0]
+    if step.size != 1 or value is None:
+        return
+    offset = 0.0 if zero is None else float(zero.reshape(()))
+    clip = ir.node("Clip", [value, None, None], name=f"{node.name}.values")
+    for index, end in enumerate(ends, 1):
+        if end is not None:
+            bound = np.float32((float(end) - offset) * float(step.reshape(())))
+            clip.replace_input_with(index, initializer(graph, f"{clip.name}.{index}", bound))
+    output = clip.outputs[0]
+    output.name, output.type, output.shape = clip.name, value.type, value.shape
+    graph.insert_before(maker, clip)
+    maker.replace_input_with(0, output)
+    _replace(graph, node, maker.outputs[0])
 
 
 def take_over(model: ir.Model) -> None:
@@ -165,6 +211,6 @@ def _asymmetric(name: object, zero: Array) -> str:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Let all readers of a node's output read a constant, and remove the node."""
+    """Let all readers of a node's output read another value, and remove the node."""
     ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
