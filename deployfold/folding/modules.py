@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from deployfold.errors import FoldError
 
@@ -30,11 +31,11 @@ def copy_modules(model: AnyModule, *, share_parameters: bool = True) -> AnyModul
     if share_parameters:
         memo = {id(parameter): parameter for parameter in model.parameters()}
     for module in model.modules():
-        for attribute in vars(module).values():
-            # torch refuses to deep-copy the result of a computation, such as the cached weight of
-            # the old-style weight_norm.
-            if torch.is_tensor(attribute) and not attribute.is_leaf:
-                memo[id(attribute)] = attribute.detach().clone()
+        # torch refuses to deep-copy the result of a computation, such as the cached weight of the
+        # old-style weight_norm, or a dictionary of positions that an earlier forward has filled.
+        for item in tree_leaves(list(vars(module).values())):
+            if torch.is_tensor(item) and not item.is_leaf:
+                memo[id(item)] = item.detach().clone()
     try:
         _copy_plain(model, memo)
         return copy.deepcopy(model, memo)

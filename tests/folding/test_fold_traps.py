@@ -547,6 +547,24 @@ def test_a_model_that_cannot_be_copied_is_refused():
         fold(model, (image(),))
 
 
+def test_a_cache_that_an_earlier_forward_has_filled_is_copied():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.shift, self.caches = nn.Parameter(torch.randn(4, 1, 1)), {}
+
+        def forward(self, x):
+            if x.device not in self.caches:
+                self.caches[x.device] = self.shift.exp()
+            return self.norm(self.conv(x)) + self.caches[x.device]
+
+    model = randomise(Caching())
+    model(image())  # with gradients: torch refuses to deep-copy what this computes
+    result = fold(model, (image(),))
+    assert result.batchnorms_after == 0
+
+
 def test_the_users_model_is_never_run():
     class Caching(nn.Module):
         def __init__(self):
