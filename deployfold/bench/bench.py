@@ -184,7 +184,7 @@ def bench(
         input_data=described,
         rows=rows,
         notes=tuple(notes),
-        environment=describe(threads or default_threads()),
+        environment=describe(settings.threads, settings.device),
     )
 
 

@@ -25,6 +25,7 @@ from deployfold.reporting.report import (
 )
 from deployfold.reporting.row import Row
 from deployfold.reporting.thresholds import check
+from deployfold.runtimes.device_choice import resolve_device
 from deployfold.util.files import unwritable, write_text
 
 from .journal import Journal
@@ -64,7 +65,7 @@ def make_report(
         fold=None if folded is None else fold_summary(folded.result, loaded.reestimation),
         rows=tuple(rows),
         notes=tuple(journal.notes),
-        environment=describe(spec.threads or default_threads()),
+        environment=describe(spec.threads or default_threads(), resolve_device(spec.device)),
         thresholds=limits,
         stages=tuple(journal.stages),
         status=status,

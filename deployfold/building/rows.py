@@ -99,8 +99,8 @@ def measure_rows(
     extras = extras or Extras()
     threads = spec.threads or default_threads()
     found = _Found()
-    on_gpu = is_gpu(resolve_device(spec.device))
-    rounding = torch_tf32(spec.options.tf32) if on_gpu else nullcontext()
+    device = resolve_device(spec.device)
+    rounding = torch_tf32(spec.options.tf32) if is_gpu(device) else nullcontext()
     made = {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
     with rounding, shared(made) as runners:
         measurements = measure(
@@ -109,6 +109,7 @@ def measure_rows(
             threads=threads,
             max_seconds=spec.max_seconds,
             seed=spec.seed,
+            device=device,
             emit=emit,
         )
         try:

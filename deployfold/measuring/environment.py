@@ -10,6 +10,7 @@ from pathlib import Path
 from deployfold.errors import MeasureError
 from deployfold.reporting.conditions import Environment
 from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.device import gpu_index
 from deployfold.targets.machine import library_version
 
 from .machine_load import allowed_cpus, governor, load_average
@@ -29,11 +30,12 @@ PACKAGES = (
 )
 
 
-def describe(threads: int | None = None) -> Environment:
+def describe(threads: int | None = None, device: str | None = None) -> Environment:
     """Describe this machine.
 
     Args:
         threads: the number of threads that the rows used; ``None`` for torch's number.
+        device: the device that the rows used; the first GPU is described if that was the CPU.
     """
     return Environment(
         cpu=cpu_name(),
@@ -41,7 +43,7 @@ def describe(threads: int | None = None) -> Environment:
         threads=threads or _torch_threads(),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        gpu=gpu_name(),
+        gpu=gpu_name(gpu_index(device)),
         packages=package_versions(),
         cpus=len(allowed_cpus()),
         governor=governor(),
@@ -55,10 +57,10 @@ def _torch_threads() -> int:
     return torch.get_num_threads()
 
 
-def gpu_name() -> str | None:
-    """The name of the first CUDA device; ``None`` without a driver."""
+def gpu_name(index: int) -> str | None:
+    """The name of a CUDA device; ``None`` without a driver or such a device."""
     try:
-        with closing(Cuda()) as cuda:
+        with closing(Cuda(index=index)) as cuda:
             return cuda.name
     except MeasureError:
         return None

@@ -23,8 +23,8 @@ THROTTLE_REASONS = {
 (0x01), clocks set by the user (0x02), sync boost (0x10) and the display's setting (0x100)."""
 
 
-def gpu_state() -> GpuState | None:
-    """The state of the first CUDA device.
+def gpu_state(index: int) -> GpuState | None:
+    """The state of the CUDA device with this index among those that CUDA shows.
 
     The result is ``None`` without ``pynvml``, a driver or such a GPU.
     """
@@ -35,7 +35,7 @@ def gpu_state() -> GpuState | None:
     except Exception:  # not installed, or no driver
         return None
     try:
-        return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(_current_uuid()))
+        return _read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(_uuid(index)))
     except Exception:  # no such GPU
         return None
     finally:
@@ -48,9 +48,9 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
     return tuple(words for bit, words in THROTTLE_REASONS.items() if bits & bit)
 
 
-def _current_uuid() -> str:
+def _uuid(index: int) -> str:
     # CUDA_VISIBLE_DEVICES affects CUDA's numbers but not NVML's; only the UUID is common to both.
-    with closing(Cuda()) as cuda:
+    with closing(Cuda(index=index)) as cuda:
         return cuda.uuid
 
 

@@ -43,6 +43,7 @@ def measure(
     max_seconds: float = 30.0,
     min_rounds: int = MIN_FOR_INTERVAL,
     seed: int = 0,
+    device: str | None = None,
     emit: Emit = ignore,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Measurements:
@@ -64,6 +65,7 @@ def measure(
         max_seconds: the time limit for warm-up and rounds.
         min_rounds: the number of rounds that always complete; at least 1.
         seed: seed of the order of rows and of the bootstrap.
+        device: the device that the runners use; the clocks of a GPU are read after the rounds.
         emit: receives a :class:`StageProgress` of stage ``"measure"`` a few times a second.
         clock: returns monotonic nanoseconds.
 
@@ -76,7 +78,7 @@ def measure(
     batch = batch_of(inputs) if batch is None else batch
     rows = [TimedRunner(name, runner, clock) for name, runner in runners.items()]
     with torch_threads(threads) as count:
-        session = Session(rows, count, batch, max_seconds, max(1, min_rounds), seed, clock)
+        session = Session(rows, count, batch, max_seconds, max(1, min_rounds), seed, clock, device)
         try:
             session.prepare(inputs, emit)
             with _no_garbage_collection():

@@ -11,6 +11,7 @@ import numpy as np
 
 from deployfold.events import Emit, StageProgress
 from deployfold.reporting.row import CudaGraph, GpuState, Speedup
+from deployfold.runtimes.device import gpu_index
 from deployfold.runtimes.protocol import Inputs
 
 from .gpu import gpu_state
@@ -41,6 +42,7 @@ class Session:
     min_rounds: int
     seed: int
     clock: Callable[[], int]
+    device: str | None = None
     started: int | None = None
     ended: int | None = None
     completed: int = 0
@@ -76,7 +78,7 @@ class Session:
             self.contention = watch.stop()
             self.ended = self.clock()
             if any(row.device_times() for row in self.live):
-                self.gpu = gpu_state()
+                self.gpu = gpu_state(gpu_index(self.device))
 
     def _repeat(self, rng: np.random.Generator, emit: Emit) -> None:
         next_check, met, last_progress = FIRST_LOOK, 0, -_PROGRESS_NS

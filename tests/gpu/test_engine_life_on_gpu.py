@@ -126,7 +126,7 @@ def test_nvml_reads_the_gpu_that_cuda_uses() -> None:
         uuid = cuda.uuid
     if uuid.startswith("MIG-"):
         pytest.skip("a slice of a GPU has no clocks of its own")
-    state = gpu_state()
+    state = gpu_state(0)
     assert state is not None
     assert state.sm_clock_mhz is not None
     assert state.max_sm_clock_mhz is not None

@@ -64,4 +64,4 @@ def test_clocks_that_the_user_locked_or_an_idle_gpu_are_no_throttling() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the answer without a GPU")
 def test_without_a_gpu_there_is_nothing_to_say() -> None:
-    assert gpu_state() is None
+    assert gpu_state(0) is None
