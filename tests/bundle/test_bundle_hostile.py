@@ -230,7 +230,7 @@ def test_memory_does_not_grow_with_the_bundle(tmp_path: Path) -> None:
     path = pack(tmp_path / "m", member("net/z", zeros), manifest=make_manifest(entry("z", zeros)))
     del zeros
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom deployfold.bundle import scan\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom deployfold.bundle.scan import scan\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "scan(Path(sys.argv[1]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_files
 import pytest
+import qat_nets
 import torch
 from cli_runs import run
 from PIL import Image
@@ -72,6 +73,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(_stand_in().eval(), folder / "resnet50.pt")
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), folder / "weights.pth")
+    torch.save(qat_nets.trained().state_dict(), folder / "trained.pt")
+    (folder / "my_package").mkdir()
+    shutil.copy(qat_nets.__file__, folder / "my_package" / "nets.py")
     onnx_files.save(onnx_files.detector(size=64), folder / "detector.onnx")
     (folder / "fleet.toml").write_text(dict(BLOCKS)["toml"], encoding="utf-8")
     (folder / "pictures").mkdir()

@@ -39,13 +39,13 @@ class _Net(nn.Module):
         )
         self.second, self.second_norm = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
         self.sum = FloatFunctional()
-        self.hidden, self.hidden_act = nn.Linear(8 * 25, 16), nn.ReLU()
+        self.hidden, self.hidden_act = nn.Linear(8, 16), nn.ReLU()
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem_act(self.stem(self.quantise(x)))
         branch = self.second_norm(self.second(self.act(self.first_norm(self.first(x)))))
-        x = self.sum.add(branch, x).flatten(1)
+        x = self.sum.add(branch, x).mean((2, 3))
         return self.dequantise(self.head(self.hidden_act(self.hidden(x))))
 
 

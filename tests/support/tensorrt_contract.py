@@ -33,7 +33,6 @@ SOURCES = (
     "compiling/tensorrt/builder_config.py",
     "compiling/tensorrt/network.py",
     "compiling/tensorrt/progress.py",
-    "compiling/tensorrt/timing_cache.py",
     "runtimes/tensorrt_engine.py",
     "runtimes/tensorrt_file.py",
     "runtimes/tensorrt_library.py",

@@ -204,7 +204,7 @@ def test_two_profiles_may_not_share_a_name(tmp_path: Path) -> None:
 def test_the_package_imports_nothing_heavy() -> None:
     heavy = ("torch", "onnx", "onnxruntime", "numpy", "tensorrt_rtx", "tensorrt", "pydantic")
     code = (
-        "import sys, deployfold.compiling; deployfold.compiling.load_targets();"
+        "import sys, deployfold.targets.catalogue as catalogue; catalogue.load_targets();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
