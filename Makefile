@@ -12,7 +12,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 export PYTHONDONTWRITEBYTECODE =
 
 define install
-@echo "Setting up $(VENV) for $(2): about 40 s on two cores, and the download of 2 to 6 GB where pip has no cache."
+@echo "Setting up $(VENV) for $(2): about a minute on two cores, and the download of 2 to 6 GB where pip has no cache."
 @$(PYTHON) tests/set_up.py $(VENV) $(1)
 endef
 
@@ -26,7 +26,7 @@ $(DEMO_STAMP): pyproject.toml
 	@touch $@
 
 demo: $(DEMO_STAMP) ## fold, export, compile, measure and compare a real ResNet-50
-	@echo "The demo builds and measures a ResNet-50: about 50 s on two cores."
+	@echo "The demo writes, builds and measures a ResNet-50: about a minute on two cores."
 	@test -f resnet50.pt || $(BIN)/python examples/make_resnet50.py resnet50.pt
 	PATH="$(CURDIR)/$(BIN):$$PATH" deployfold build resnet50.pt --fp16 --max-seconds 10
 
