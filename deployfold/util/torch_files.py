@@ -18,6 +18,8 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
+from .quiet import TORCHSCRIPT_IS_FINE
+
 _IN_MEMORY = 256 << 20
 """Most bytes of weights for serialising TorchScript in memory."""
 
@@ -67,6 +69,7 @@ class _Deferring(io.RawIOBase):
         return otherwise
 
 
+@TORCHSCRIPT_IS_FINE.made()
 def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
     """Write TorchScript to a file.
 

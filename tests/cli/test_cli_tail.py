@@ -45,20 +45,20 @@ class Detector(nn.Module):
         boxes = torch.cat([middle - size, middle + size], 1)
         return self.choose(boxes, found[:, 4].sigmoid())
 """
-FLAGS = ("--arch", "nets:Detector", "--input", "1x3x32x32", "--fp16", "--target", "l4")
+FLAGS = ("--arch", "tail_nets:Detector", "--input", "1x3x32x32", "--fp16", "--target", "l4")
 QUICK = ("--threads", "1", "--max-seconds", "0.5")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tail")
-    (folder / "nets.py").write_text(NETS)
+    (folder / "tail_nets.py").write_text(NETS)
     sys.path.insert(0, str(folder))
     try:
-        import nets  # type: ignore[import-not-found]
+        import tail_nets  # type: ignore[import-not-found]
 
         torch.manual_seed(0)
-        torch.save(nets.Detector().state_dict(), folder / "det.pth")
+        torch.save(tail_nets.Detector().state_dict(), folder / "det.pth")
     finally:
         sys.path.remove(str(folder))
     done = run("build", "det.pth", *FLAGS, *QUICK, "-o", "out", cwd=folder)
@@ -201,9 +201,9 @@ def test_from_a_picture_to_boxes(built: Path) -> None:
     floats = ((frame - mean) / std).permute(2, 0, 1)[None].float()
     sys.path.insert(0, str(built))
     try:
-        import nets
+        import tail_nets
 
-        model = nets.Detector()
+        model = tail_nets.Detector()
     finally:
         sys.path.remove(str(built))
     model.load_state_dict(torch.load(built / "det.pth"))
