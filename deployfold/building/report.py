@@ -10,7 +10,7 @@ from deployfold import __version__
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.folding import FoldResult
-from deployfold.measuring.environment import default_threads, describe
+from deployfold.measuring.environment import describe
 from deployfold.reporting.conditions import DynamicAxis, ModelInput, Source
 from deployfold.reporting.fold import FoldedNorm, FoldSummary, LeftNorm, Verification
 from deployfold.reporting.markdown import render_markdown
@@ -25,13 +25,13 @@ from deployfold.reporting.report import (
 )
 from deployfold.reporting.row import Row
 from deployfold.reporting.thresholds import check
-from deployfold.runtimes.device_choice import resolve_device
 from deployfold.util.files import unwritable, write_text
 
 from .journal import Journal
 from .load import Loaded
 from .results import Folded
 from .rows import unmeasured_rows
+from .settings import run_settings
 
 
 def make_report(
@@ -49,6 +49,7 @@ def make_report(
     chosen = choose_by(spec.choose, rows, limits) if spec.choose and done else None
     if chosen is not None:
         journal.note([chosen.sentence])
+    settings = run_settings(spec)
     return Report(
         deployfold_version=__version__,
         created=now(),
@@ -65,7 +66,7 @@ def make_report(
         fold=None if folded is None else fold_summary(folded.result, loaded.reestimation),
         rows=tuple(rows),
         notes=tuple(journal.notes),
-        environment=describe(spec.threads or default_threads(), resolve_device(spec.device)),
+        environment=describe(settings.threads, settings.device),
         thresholds=limits,
         stages=tuple(journal.stages),
         status=status,

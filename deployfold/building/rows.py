@@ -17,17 +17,17 @@ from deployfold.measuring.accuracy import compare, not_judged
 from deployfold.measuring.batch_sweep import sweep_batches
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.measuring.dataset_accuracy import compare_over
-from deployfold.measuring.environment import default_threads
 from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
 from deployfold.measuring.shared_runners import shared
 from deployfold.reporting.layers import LayerTimes
 from deployfold.reporting.row import Accuracy, BatchPoint, ColdStart, Row
 from deployfold.runtimes.device import is_gpu
-from deployfold.runtimes.device_choice import resolve_device, torch_tf32
+from deployfold.runtimes.device_choice import torch_tf32
 from deployfold.scoring import Scoring
 
 from .artifact import Artifact
+from .settings import run_settings
 
 Inputs: TypeAlias = tuple[torch.Tensor, ...]
 """One tensor for each input of the model."""
@@ -97,19 +97,17 @@ def measure_rows(
         MeasureError: the labels do not fit the samples.
     """
     extras = extras or Extras()
-    threads = spec.threads or default_threads()
-    found = _Found()
-    device = resolve_device(spec.device)
-    rounding = torch_tf32(spec.options.tf32) if is_gpu(device) else nullcontext()
+    settings, found = run_settings(spec), _Found()
+    rounding = torch_tf32(settings.tf32) if is_gpu(settings.device) else nullcontext()
     made = {artifact.name: artifact.runner for artifact in artifacts if artifact.runner}
     with rounding, shared(made) as runners:
         measurements = measure(
             runners,
             inputs,
-            threads=threads,
+            threads=settings.threads,
             max_seconds=spec.max_seconds,
             seed=spec.seed,
-            device=device,
+            device=settings.device,
             emit=emit,
         )
         try:
@@ -127,7 +125,7 @@ def measure_rows(
                     runners,
                     extras.make_inputs,
                     extras.batches,
-                    threads=threads,
+                    threads=settings.threads,
                     max_seconds=spec.max_seconds,
                     seed=spec.seed,
                     emit=emit,
@@ -136,7 +134,7 @@ def measure_rows(
             raise _Interrupted(measurements, found) from None
     try:
         if extras.cold_start:
-            _cold_start(artifacts, inputs, threads, found, emit)
+            _cold_start(artifacts, inputs, settings.threads, found, emit)
         if extras.layers:
             _layer_times(artifacts, inputs, found, emit)
     except KeyboardInterrupt:
@@ -154,7 +152,7 @@ def interrupted_rows(
 
 
 def _cold_start(
-    artifacts: Sequence[Artifact], inputs: Inputs, threads: int, found: _Found, emit: Emit
+    artifacts: Sequence[Artifact], inputs: Inputs, threads: int | None, found: _Found, emit: Emit
 ) -> None:
     for index, artifact in enumerate(artifacts):
         opened = opened_file(artifact.runner)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deployfold.errors import LoadError
+from deployfold.util.tensors import is_finite
 
 from .harmless_names import check_names
 from .model import LoadedModel
@@ -138,8 +139,7 @@ def _check_numbers(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _not_numbers(tensor: torch.Tensor, *, infinite: bool) -> int:
-    # aminmax passes NaN on, takes one pass and allocates nothing.
-    if not tensor.numel() or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)):
+    if is_finite(tensor):
         return 0
     return int((~tensor.isfinite() if infinite else tensor.isnan()).sum())
 

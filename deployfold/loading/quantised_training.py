@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import LoadError
+from deployfold.util.tensors import is_finite
 
 _HINT = (
     "TensorRT has int8 with the zero point 0 and one scale for an activation: train with "
@@ -193,7 +194,7 @@ class _NeverSet(nn.Module):
 
 
 def _activation(name: str, given: Any) -> nn.Module:
-    """What takes the place of an activation's fake-quantise module.
+    """The module that replaces an activation's fake-quantise module.
 
     Codes from ``low`` to ``high`` with the zero point z are codes from ``low - z`` to ``high - z``
     with the zero point 0. If int8 has more codes than these, values are clamped first.
@@ -220,7 +221,7 @@ def _activation(name: str, given: Any) -> nn.Module:
 def _is_set(given: Any) -> bool:
     """Whether a fake-quantise module has a scale from data, and not the initial one."""
     least = getattr(given.activation_post_process, "min_val", None)
-    return least is None or (least.numel() > 0 and bool(least.isfinite().all()))
+    return least is None or (least.numel() > 0 and is_finite(least))
 
 
 def _never_set(name: str) -> LoadError:

@@ -10,6 +10,7 @@ from deployfold.folding import algebra
 from deployfold.folding.graph.layers import Layer
 from deployfold.folding.kernels import centre_taps, taps_within
 from deployfold.folding.plan import LayerEdit, NormEdit, Term
+from deployfold.util.tensors import is_finite
 
 
 class Exact:
@@ -195,21 +196,14 @@ def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor, exact: Exact) -
 
 def _store(target: Tensor, value: Tensor, name: str) -> None:
     target.copy_(value)
-    if not _is_finite(value):
+    if not is_finite(value):
         return  # not finite before folding either; the comparison will report it
     check_range(target, name)
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    # aminmax takes one pass, allocates nothing, and propagates NaN.
-    return (
-        all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)) if tensor.numel() else True
-    )
-
-
 def check_range(tensor: Tensor, name: str) -> None:
     """Raise :class:`FoldError` if a folded tensor holds NaN, or more than its dtype can hold."""
-    if tensor.dtype is not torch.float64 and not _is_finite(tensor):
+    if tensor.dtype is not torch.float64 and not is_finite(tensor):
         if bool(tensor.isnan().any()):  # folding a finite number never yields NaN
             raise FoldError(
                 f"{name} holds NaN.", hint="The training diverged: choose an earlier checkpoint."
