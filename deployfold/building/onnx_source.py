@@ -33,6 +33,7 @@ from deployfold.lowering.qdq.given_weights import VisibleWeights
 from deployfold.lowering.qdq.qdq_nodes import DEQUANTISE, QUANTISE
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.protocol import Runner
 from deployfold.util.onnx_files import onnx_bytes
 
 from .artifact import Artifact
@@ -105,12 +106,16 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
         stage.result(_summary(result))
     journal.note(notes)
     settings = run_settings(spec)
-    runner = ONNX_RUNTIME.open(module.path, settings)
-    trained = isinstance(module, TrainedOnnx)
+    if isinstance(module, TrainedOnnx):
+        name, runtime = "pytorch", "PyTorch"
+        runner: Runner = EagerRunner(module, device=settings.device)
+    else:
+        name, runtime = "original", "ONNX Runtime"
+        runner = ONNX_RUNTIME.open(module.path, settings)
     original = Artifact(
-        name="pytorch" if trained else "original",
-        title="PyTorch (original)" if trained else "ONNX Runtime (original)",
-        runner=EagerRunner(module, device=settings.device) if trained else runner,
+        name=name,
+        title=f"{runtime} (original)",
+        runner=runner,
         parameters=parameters,
         batchnorms=before,
         bytes=loaded.model.bytes,

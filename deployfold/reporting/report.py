@@ -196,7 +196,7 @@ def load_report(path: Path) -> Report:
 
 
 def _contradiction(report: Report) -> str | None:
-    """What no build writes, and would make a comparison wrong."""
+    """A contradiction that would make a comparison wrong; ``None`` without one."""
     names = [row.name for row in report.rows]
     for row in report.rows:
         if names.count(row.name) > 1:

@@ -209,8 +209,13 @@ class Reads(TorchFunctionMode):
         """An index of a tensor, with tensors in the place of lists of numbers."""
         if isinstance(index, tuple):
             return tuple(map(self._with_tensors, index))
-        flat = [index]
-        while any(isinstance(item, list) for item in flat):
-            flat = [one for item in flat for one in (item if isinstance(item, list) else [item])]
-        plain = flat and all(isinstance(item, int) for item in flat)
-        return self._recorder.bind_index(index) if isinstance(index, list) and plain else index
+        if isinstance(index, list) and _is_of_integers(index):
+            return self._recorder.bind_index(index)
+        return index
+
+
+def _is_of_integers(items: list[Any]) -> bool:
+    """Whether a list, which may be nested, holds integers or booleans alone, and at least one."""
+    return bool(items) and all(
+        _is_of_integers(item) if isinstance(item, list) else isinstance(item, int) for item in items
+    )

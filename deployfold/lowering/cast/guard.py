@@ -162,11 +162,12 @@ class CastGuard:
         """Measure the ranges on the inputs; returns the fp32 model's outputs there, by name."""
         path = self._scratch / "fp32.onnx"
         write_model(self._model, path, threshold=SCRATCH_THRESHOLD)
-        observed = activation_ranges(path, self._inputs)
+        outputs = {str(value.name) for value in self._model.graph.outputs}
+        observed = activation_ranges(path, self._inputs, keep=outputs)
         self._ranges = observed.ranges
         complete_types(self._model, observed.dtypes)
         if not self._largest or not self._form.limited_range:
-            return observed.outputs
+            return observed.kept
         why = too_large(self._model, self._largest)
         if why is None:
             try:
@@ -176,7 +177,7 @@ class CastGuard:
                 why = error.message
         if why is not None:
             self._notes = (f"Values at the largest shapes were not measured: {why}",)
-        return observed.outputs
+        return observed.kept
 
     def _measure(self, kept: Mapping[str, str]) -> Measured:
         self._progress(f"measuring {self._form.name} with every tensor rounded")

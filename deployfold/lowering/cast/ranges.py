@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,34 +73,38 @@ class Observed:
     Attributes:
         ranges: of all float32 inputs and node outputs of the main graph, by name.
         dtypes: of all node outputs, by name.
-        outputs: the model's outputs by name, one array a feed; without sequences, and without
-            outputs that no node computes.
+        kept: the tensors that were to be kept, by name, one array a feed; without sequences, and
+            without tensors that no node computes.
     """
 
     ranges: dict[str, TensorRange]
     dtypes: dict[str, np.dtype[np.generic]]
-    outputs: dict[str, list[Array]]
+    kept: dict[str, list[Array]]
 
 
-def activation_ranges(source: Path, feeds: Sequence[Mapping[str, Array]]) -> Observed:
+def activation_ranges(
+    source: Path, feeds: Sequence[Mapping[str, Array]], *, keep: Collection[str] = ()
+) -> Observed:
     """Run the fp32 model on ``feeds``, and measure the range of every float32 tensor.
+
+    Args:
+        keep: the names of the tensors to return as well.
 
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
     ranges: dict[str, TensorRange] = {}
     dtypes: dict[str, np.dtype[np.generic]] = {}
-    outputs: dict[str, list[Array]] = {}
-    names = {value.name for value in ir.load(source).graph.outputs}
+    kept: dict[str, list[Array]] = {}
     for feed in feeds:
         for name, array in feed.items():
             _merge(ranges, name, array)
     for activation in iterate_activations(source, feeds):
         dtypes[activation.name] = activation.array.dtype
         _merge(ranges, activation.name, activation.array)
-        if activation.name in names:
-            outputs.setdefault(activation.name, []).append(activation.array)
-    return Observed(ranges, dtypes, outputs)
+        if activation.name in keep:
+            kept.setdefault(activation.name, []).append(activation.array)
+    return Observed(ranges, dtypes, kept)
 
 
 def weight_ranges(model: ir.Model) -> dict[str, TensorRange]:
