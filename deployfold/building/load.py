@@ -34,9 +34,8 @@ from deployfold.loading import (
 from deployfold.loading.inputs import forward_of
 from deployfold.loading.quantised_training import in_training
 from deployfold.loading.transformers_zoo import picture_shape
-from deployfold.lowering.request import ScoredData
 from deployfold.runtimes.eager import EagerRunner
-from deployfold.scoring import Scoring, find_metrics
+from deployfold.scoring import ScoredData, Scoring, find_metrics
 
 from .image_input import with_image_input
 from .journal import Journal

@@ -94,7 +94,7 @@ class _Folder:
         self._model = model
         small = smaller(example)
         wider, *shorter = variations(example)
-        self._first = [*([[small]] if small else []), wider]
+        self._first = [*([small] if small else []), wider]
         self._others = [*self._first, *shorter]
         self._random = random_like(example)
         self._example = example

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from deployfold.data.labels import Label
 from deployfold.exporting.session import Array
 from deployfold.exporting.storage import EXTERNAL_DATA_BYTES
 from deployfold.reporting.row import Speedup
-from deployfold.scoring import Scoring, labelled
+from deployfold.scoring import ScoredData
 
 Feed: TypeAlias = Mapping[str, Array]
 """The arrays of one inference by input name."""
@@ -23,26 +23,6 @@ RANGE_SAMPLES = 8
 
 The runs give the ranges of tensors and the accuracy.
 """
-
-
-@dataclass(frozen=True)
-class ScoredData:
-    """The samples that the task metrics of every row are measured on.
-
-    Attributes:
-        feeds: the inputs of one inference each.
-        labels: the label of every sample; ``None`` without labels.
-        origin: the source in one phrase.
-    """
-
-    scoring: Scoring
-    feeds: Sequence[Feed]
-    labels: tuple[Label, ...] | None
-    origin: str = ""
-
-    def pairs(self) -> Iterator[tuple[Feed, Sequence[Label]]]:
-        """Each feed with the labels of its samples."""
-        return labelled(self.feeds, self.labels)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from .cosine import COSINE
 from .function import function_metric
 from .mean_iou import MEAN_IOU
 from .metric import TaskMetric
-from .scoring import Scores, Scoring, labelled
+from .scoring import ScoredData, Scores, Scoring, labelled
 
-__all__ = ["READY", "Scores", "Scoring", "TaskMetric", "find_metrics", "labelled"]
+__all__ = ["READY", "ScoredData", "Scores", "Scoring", "TaskMetric", "find_metrics", "labelled"]
 
 READY = (TOP1, TOP5, MEAN_IOU, BOX_AP, BOX_AP_IDS, COSINE)
 """The metrics that come with the package; ``config.task_metrics.READY`` has their names."""

@@ -94,6 +94,26 @@ def labelled(
         yield feed, [] if labels is None else labels[index * batch : (index + 1) * batch]
 
 
+@dataclass(frozen=True)
+class ScoredData:
+    """The samples that the task metrics of every row are measured on.
+
+    Attributes:
+        feeds: the inputs of one inference each.
+        labels: the label of every sample; ``None`` without labels.
+        origin: the source in one phrase.
+    """
+
+    scoring: Scoring
+    feeds: Sequence[Mapping[str, Array]]
+    labels: tuple[Label, ...] | None
+    origin: str = ""
+
+    def pairs(self) -> Iterator[tuple[Mapping[str, Array], Sequence[Label]]]:
+        """Each feed with the labels of its samples."""
+        return labelled(self.feeds, self.labels)
+
+
 _KINDS: dict[type, str] = {int: "classes", Boxes: "boxes"}
 _HINTS = {
     "classes": "Give a class for each sample with --labels: a CSV, class folders, or an .npy.",

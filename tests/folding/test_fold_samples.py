@@ -371,3 +371,18 @@ def test_an_input_without_numbers_is_refused():
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     with pytest.raises(FoldError, match="nothing can be proved"):
         fold(model, (torch.randn(0, 3, 8, 8),))
+
+
+@pytest.mark.parametrize(("least", "other"), [(1, 33), (40, 65), (70, 129)])
+def test_the_smallest_size_that_the_model_takes_is_compared(least, other):
+    compared = set()
+
+    def forward(self, x):
+        assert x.shape[-1] >= least
+        if x.device.type != "meta":
+            compared.add((len(x), int(x.shape[-1])))
+        return self.norm(self.conv(x))
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    fold(model, (torch.randn(1, 3, 128, 128),))
+    assert compared == {(1, 128), (2, other)}

@@ -118,6 +118,11 @@ def test_the_command_folds_a_model_nested_200_deep(tmp_path):
         + "\n\n"
         + inspect.getsource(nested)
     )
-    done = run("fold", "deep:nested", "--input", "1x3x4x4", "--json", cwd=tmp_path)
+    words = ("fold", "deep:nested", "--input", "1x3x4x4", "--json")
+    done = run(*words, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    unneeded = {"onnx", "onnxruntime", "deployfold.lowering", "torchvision", "timm"}
+    assert "torch" in imported
+    assert not unneeded & imported  # their imports take longer than folding
     assert len(json.loads(done.stdout)["fold"]["folded"]) == 200

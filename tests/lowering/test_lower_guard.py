@@ -21,8 +21,8 @@ from deployfold.errors import AccuracyError, UsageError
 from deployfold.lowering import lower
 from deployfold.lowering.cast.guard import CastGuard
 from deployfold.lowering.cast.sensitivity import costliest
-from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
-from deployfold.scoring import Scoring, TaskMetric
+from deployfold.lowering.request import LoweringData, LoweringOptions
+from deployfold.scoring import ScoredData, Scoring, TaskMetric
 from deployfold.util.numerics import sqnr_db
 
 LOOSE = GuardSpec(enabled=False)

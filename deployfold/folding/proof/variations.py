@@ -36,26 +36,28 @@ def variations(inputs: Inputs) -> list[list[Inputs]]:
     return [[random_like(item) for item in group] for group in groups]
 
 
-_LARGE = 64
-"""Heights, widths and lengths of at least this size are halved, which makes a proof cheaper."""
+_LEAST = 32
+"""The least height, width or length that division makes; smaller maps show less of a kernel."""
 
 
-def smaller(inputs: Inputs) -> Inputs | None:
-    """Random inputs with another batch size and every height, width and length about halved.
+def smaller(inputs: Inputs) -> list[Inputs]:
+    """Random inputs of another batch size, with heights, widths and lengths a fourth or a half.
 
-    An even length becomes odd and an odd length even. The result is ``None`` unless all these axes
-    are large (``_LARGE``).
+    An even length becomes odd and an odd length even. A division is left out if an axis would
+    become shorter than ``_LEAST``. The smaller input comes first, because it costs the proof less.
     """
-    (axes, *_), found = [*_axes(inputs), ()], another_batch(inputs)
+    axes = [*_axes(inputs), ()][0]
     first = next((tensor for tensor in tensors_in(inputs) if tensor.dim()), None)
-    large = [axis for axis in axes if first is not None and first.shape[axis] >= _LARGE]
-    if first is None or not large or len(large) < len(axes):
-        return None
-    for axis in large:
-        size = first.shape[axis]
-        half = size // 2 + (size // 2 + size + 1) % 2
-        found = resized(found, (axis,), half - size)
-    return random_like(found)
+    sizes = [] if first is None else [first.shape[axis] for axis in axes]
+    found = []
+    for divisor in (4, 2):
+        if sizes and min(sizes) >= divisor * _LEAST:
+            item = another_batch(inputs)
+            for axis, size in zip(axes, sizes, strict=True):
+                part = size // divisor
+                item = resized(item, (axis,), part + (part + size + 1) % 2 - size)
+            found.append(random_like(item))
+    return found
 
 
 _FARTHER = (1 / 2, 1 / 4, 2, 4)  # small ones first, because they cost the proof less

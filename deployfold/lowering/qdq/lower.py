@@ -20,9 +20,9 @@ from deployfold.lowering.graph import prepare, write
 from deployfold.lowering.keep import asked_for
 from deployfold.lowering.opset import raise_checked
 from deployfold.lowering.progress import Progress, part_of, silent, unbounded
-from deployfold.lowering.request import LoweringData, LoweringOptions, ScoredData
+from deployfold.lowering.request import LoweringData, LoweringOptions
 from deployfold.lowering.result import KeptNode, LoweredModel
-from deployfold.scoring import Scoring
+from deployfold.scoring import ScoredData, Scoring
 from deployfold.util.memory import release
 
 from .channels import best_channels
