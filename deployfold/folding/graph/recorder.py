@@ -163,6 +163,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for parameter, original in self._originals.values():
                 parameter.copy_(original)
 
+    def stores(self, tensor: Any) -> bool:
+        """Whether ``tensor`` is a parameter or a buffer of the model."""
+        value = self._known(tensor) if torch.is_tensor(tensor) else None
+        return value is not None and value.name is not None
+
     def _known(self, tensor: torch.Tensor) -> Value | None:
         """The value that ``tensor`` holds at this moment; None if the recorder has none."""
         reference, value = self._values.get(id(tensor), (None, None))

@@ -1,213 +1,56 @@
 """Branches on numbers that a forward's code computes from sizes, found in the code's source.
 
-:class:`.sizes.Size` numbers report how they are compared, but ``int(size)``, ``len(tensor)``,
-``range(size)``, ``math.log2(size)`` and the like give plain numbers. This module follows such
-numbers through the source of every function that read a size, and into the functions that get them
-as arguments. Sizes and the numbers that report their comparisons are *watched*; the others are
-*plain*.
+:class:`.sizes.Size` numbers report how they are compared; :mod:`.size_flow` follows the others.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Iterator, Mapping
-from enum import IntEnum
-from functools import lru_cache
+from opcode import opname
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, MethodType
-from typing import Any
+from types import CodeType
+
+from .size_flow import HIDDEN, Flow, Flows, Kind
+from .size_readers import Reader
 
 
-class Kind(IntEnum):
-    """What is known of an expression: whether its value is a size, or computed from sizes."""
-
-    OTHER = 0
-    WATCHED = 1
-    PLAIN = 2
-
-
-_SIZES = frozenset({"size", "numel", "nelement"})  # as methods of a tensor
-_PLAIN_SIZES = frozenset({"stride", "nbytes"})
-_WATCHED = frozenset(
-    "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
-)
-_PLAIN = frozenset(
-    "arange as_tensor bool enumerate float format int len range repr set str tensor zip".split()
-)
-_MODULES = frozenset({"math", "np", "numpy", "torch"})
-_CALLS = 3
-"""How many calls of functions deep a plain number is followed."""
-
-_Names = dict[str, Kind]
-
-
-class Reader:
-    """A function that read sizes, or looked them up: its code, and the lines where it did."""
-
-    def __init__(self, frame: FrameType) -> None:
-        self.code = frame.f_code
-        self.lines: set[int] = set()
-        self.lookups: set[int] = set()
-        self._globals = frame.f_globals
-        self._self = (*self.code.co_varnames, "")[0]
-        self._owner = type(frame.f_locals.get(self._self))
-
-    def function(self, call: ast.Call) -> tuple[CodeType, bool] | None:
-        """The code that ``call`` runs, and whether it is a method; None if that is not known."""
-        called, method = call.func, False
-        found: Any = None
-        if isinstance(called, ast.Name):
-            found = self._globals.get(called.id)
-        elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
-            method = called.value.id == self._self
-            found = getattr(self._owner, called.attr, None) if method else None
-        if isinstance(found, MethodType):
-            found = found.__func__
-        return (found.__code__, method) if isinstance(found, FunctionType) else None
-
-
-def tests_of(reader: Reader) -> list[tuple[str, bool]]:
-    """The places, as file and line, where the code depends on the value of a plain number.
+def tests_of(readers: Mapping[CodeType, Reader]) -> list[tuple[str, bool]]:
+    """The places, as file and line, where the code depends on a number that reports nothing.
 
     The code branches there (True), or takes the least or largest of several numbers (False).
     """
-    return list(_Function(reader, reader.code, {}, _CALLS).tests())
+    flows = Flows(readers).all()
+    return list(dict.fromkeys(place for flow in flows for place in _tests(flow)))
 
 
-class _Function:
-    """The source of one function, and what is known of each of its names."""
+def _tests(flow: Flow) -> Iterator[tuple[str, bool]]:
+    code = flow.reader.code
+    file = Path(code.co_filename).name
+    if len(flow.nodes) == 1 and flow.reader.lines and _branches(code):
+        yield f"{file}:{code.co_firstlineno}", True
+    checks = {inner for node in flow.nodes for inner in _checks_of(node)}
+    for node in flow.nodes:
+        if node in checks:
+            continue
+        line = getattr(node, "lineno", 0)
+        for test in _tested(node):
+            if flow.kind(test) & HIDDEN:
+                yield f"{file}:{test.lineno}", True
+        if isinstance(node, (ast.For, ast.comprehension)):
+            turns = flow.items(node.iter)
+            if turns & HIDDEN and turns & Kind.LESS:  # no turn at all, at some sizes
+                yield f"{file}:{node.iter.lineno}", True
+        elif (line in flow.reader.lookups and _looks_up(flow, node)) or _chooses(flow, node):
+            yield f"{file}:{line}", True
+        bounds = isinstance(node, ast.Call) and ast.unparse(node.func) in ("min", "max")
+        if bounds and flow.kind(node) & Kind.PLAIN:
+            yield f"{file}:{line}", False
 
-    def __init__(
-        self, reader: Reader, code: CodeType, given: Mapping[str, Kind], deep: int
-    ) -> None:
-        self._reader, self._code, self._deep = reader, code, deep
-        self._tree = _source_of(code)
-        self._names: _Names = dict(given)
-        self._own = code is reader.code
-        self._checks = {inner for node in ast.walk(self._tree) for inner in _checks_of(node)}
-        before = None
-        while before != self._names:
-            before = dict(self._names)
-            for node in ast.walk(self._tree):
-                self._bind(node)
 
-    def tests(self) -> Iterator[tuple[str, bool]]:
-        """Yield the places of :func:`tests_of`."""
-        file = Path(self._code.co_filename).name
-        for node in ast.walk(self._tree):
-            if node in self._checks:
-                continue
-            for test in _tested(node):
-                if self._uses(test) is Kind.PLAIN:
-                    yield f"{file}:{test.lineno}", True
-            line = getattr(node, "lineno", 0)
-            if self._own and line in self._reader.lookups and self._looks_up(node):
-                yield f"{file}:{line}", True
-            if isinstance(node, ast.Call):
-                if ast.unparse(node.func) in ("min", "max") and self._kind(node) is Kind.PLAIN:
-                    yield f"{file}:{line}", False
-                yield from self._inside(node)
-
-    def _looks_up(self, node: ast.AST) -> bool:
-        """Whether ``node`` chooses by a key, from what the function itself does not fill."""
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            place = node.value
-            if self._kind(place):  # one size of a shape
-                return False
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            place = node.func.value
-            if node.func.attr != "get":
-                return False
-        elif isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.In, ast.NotIn)):
-            place = node.comparators[-1]
-        else:
-            return False
-        return ast.unparse(place) not in {
-            ast.unparse(one.value)
-            for one in ast.walk(self._tree)
-            if isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store)
-        }
-
-    def _inside(self, call: ast.Call) -> Iterator[tuple[str, bool]]:
-        """The tests in a function that gets a plain number as an argument."""
-        kinds = [self._kind(argument) for argument in call.args]
-        named = {item.arg: self._kind(item.value) for item in call.keywords if item.arg}
-        if not self._deep or Kind.PLAIN not in (*kinds, *named.values()):
-            return
-        found = self._reader.function(call)
-        if found is None or found[0] is self._code:
-            return
-        code, method = found
-        names = code.co_varnames[method : code.co_argcount]
-        given = {**dict(zip(names, kinds, strict=False)), **named}
-        yield from _Function(self._reader, code, given, self._deep - 1).tests()
-
-    def _bind(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Assign):
-            pairs = [(target, node.value) for target in node.targets]
-        elif isinstance(node, (ast.AugAssign, ast.AnnAssign, ast.NamedExpr)) and node.value:
-            pairs = [(node.target, node.value)]
-        elif isinstance(node, (ast.For, ast.comprehension)):
-            pairs = [(node.target, node.iter)]
-        else:
-            return
-        for target, value in pairs:
-            kind = self._kind(value)
-            for name in ast.walk(target):
-                if isinstance(name, (ast.Name, ast.Attribute)) and kind:
-                    key = ast.unparse(name)
-                    self._names[key] = max(kind, self._names.get(key, Kind.OTHER))
-
-    def _kind(self, node: ast.AST) -> Kind:
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            known = self._names.get(ast.unparse(node), Kind.OTHER)
-            return known or (self._attribute(node) if isinstance(node, ast.Attribute) else known)
-        if isinstance(node, ast.Call):
-            return self._call(node)
-        if isinstance(node, (ast.Lambda, ast.Constant)):
-            return Kind.OTHER
-        if isinstance(node, (ast.Subscript, ast.Starred, ast.NamedExpr, ast.FormattedValue)):
-            kind = self._kind(node.value)
-            return Kind.PLAIN if kind and isinstance(node, ast.FormattedValue) else kind
-        return self._uses(node)
-
-    def _uses(self, node: ast.AST) -> Kind:
-        """The kind of an expression that is computed from all of its parts."""
-        if isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)):
-            return self._kind(node)
-        children = (*ast.iter_child_nodes(node),)
-        return max((self._kind(child) for child in children), default=Kind.OTHER)
-
-    def _attribute(self, node: ast.Attribute) -> Kind:
-        if node.attr == "shape" and self._reads(node):
-            return Kind.WATCHED
-        return Kind.PLAIN if node.attr in _PLAIN_SIZES and self._reads(node) else Kind.OTHER
-
-    def _call(self, node: ast.Call) -> Kind:
-        called = node.func
-        given = max(map(self._kind, (*node.args, *(k.value for k in node.keywords))), default=0)
-        name = called.id if isinstance(called, ast.Name) else ""
-        if isinstance(called, ast.Attribute):
-            name, owner = called.attr, called.value
-            if self._kind(owner):  # a method of a number, a shape, or a tensor of sizes
-                return Kind.PLAIN
-            if name in _SIZES | _PLAIN_SIZES and self._reads(node):
-                return Kind.WATCHED if name in _SIZES else Kind.PLAIN
-            if not (isinstance(owner, ast.Name) and owner.id in _MODULES):
-                return Kind.OTHER
-            name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
-            name = "int" if owner.id == "math" and name not in _WATCHED else name
-        if name == "len" and node.args and self._reads(node):
-            return Kind.PLAIN
-        if not given or name not in _WATCHED | _PLAIN:
-            return Kind.OTHER
-        return Kind(given) if name in _WATCHED else Kind.PLAIN
-
-    def _reads(self, node: ast.expr) -> bool:
-        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        return self._own and any(line in self._reader.lines for line in lines)
+def _branches(code: CodeType) -> bool:
+    """Whether a function branches, for a function without source."""
+    return any("JUMP_IF" in opname[one] for one in code.co_code[::2])
 
 
 def _tested(node: ast.AST) -> list[ast.expr]:
@@ -229,6 +72,48 @@ def _tested(node: ast.AST) -> list[ast.expr]:
     return []
 
 
+def _chooses(flow: Flow, node: ast.AST) -> bool:
+    """Whether a number chooses one of several modules, or whether an item is there to be read."""
+    if isinstance(node, ast.Subscript):
+        return flow.reader.holds_several(node.value) and bool(flow.kind(node.slice) & HIDDEN)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        kinds = [flow.kind(argument) for argument in node.args]
+        if node.func.id == "getattr":
+            return any(kind & HIDDEN for kind in kinds)
+        several = any(map(flow.reader.holds_several, node.args))  # how many of them run
+        return node.func.id == "zip" and several and any(kind & HIDDEN for kind in kinds)
+    if isinstance(node, ast.Try) and any(
+        not isinstance(h.body[-1], ast.Raise) for h in node.handlers
+    ):
+        inside = [item for statement in node.body for item in ast.walk(statement)]
+        return any(
+            isinstance(item, ast.Subscript) and flow.kind(item.value) & Kind.PIECES
+            for item in inside
+        )
+    return False
+
+
+def _looks_up(flow: Flow, node: ast.AST) -> bool:
+    """Whether ``node`` chooses by a key, from what the function itself does not fill."""
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        place = node.value
+        if flow.kind(place):  # one size of a shape
+            return False
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        place = node.func.value
+        if node.func.attr != "get":
+            return False
+    elif isinstance(node, ast.Compare) and isinstance(node.ops[-1], (ast.In, ast.NotIn)):
+        place = node.comparators[-1]
+    else:
+        return False
+    return ast.unparse(place) not in {
+        ast.unparse(one.value)
+        for one in flow.nodes
+        if isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store)
+    }
+
+
 def _checks_of(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes inside a check whose failure raises: the model then refuses the input."""
     if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise) and not node.orelse:
@@ -238,23 +123,3 @@ def _checks_of(node: ast.AST) -> Iterator[ast.AST]:
         isinstance(node, ast.Call) and ast.unparse(node.func).endswith("_assert")
     ):
         yield from ast.walk(node)
-
-
-@lru_cache(maxsize=1024)
-def _source_of(code: CodeType) -> ast.AST:
-    """The syntax of a function, with the line numbers of its file; empty without a source."""
-    try:
-        lines, first = inspect.getsourcelines(code)
-        try:
-            tree = ast.parse(textwrap.dedent("".join(lines)))
-        except SyntaxError:  # a lambda inside an expression
-            whole = ast.parse("".join(inspect.findsource(code)[0]))
-            own = [
-                node
-                for node in ast.walk(whole)
-                if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
-            ]
-            return ast.Module([ast.Expr(node) for node in own], [])
-    except (OSError, SyntaxError, TypeError):
-        return ast.Module([], [])
-    return ast.increment_lineno(tree, max(first, 1) - 1)

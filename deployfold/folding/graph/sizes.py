@@ -19,9 +19,15 @@ from typing import Any
 
 import torch
 
-from .size_tests import Reader, tests_of
+from .size_readers import Reader
+from .size_tests import tests_of
 
 _TORCH = str(Path(torch.__file__).parent)
+_WIDE = 8
+"""A larger range of numbers than the strides of layers give a rest, as in ``max(0, -size % 4)``."""
+_OWN = str(Path(__file__).parent)
+_CALLERS = 2
+"""How many calling functions are followed, beside the one that reads a size."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,16 @@ class Side:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One answer of a comparison; ``origin`` stands for the sizes that were compared."""
+    """One answer of a comparison; ``origin`` stands for the sizes that were compared.
+
+    ``above_zero`` is the number that was computed from sizes, where it was compared with 0.
+    """
 
     turn: int
     number: float
     origin: int
     answer: bool
+    above_zero: float | None
 
 
 class Comparisons:
@@ -67,12 +77,16 @@ class Comparisons:
         self._seen: defaultdict[Place, set[_Answer]] = defaultdict(set)
         self._turns: Counter[Place] = Counter()
         self._readers: dict[CodeType, Reader] = {}
-        self._read_lines = 0
+        self._splits: Counter[tuple[CodeType, int]] = Counter()
+        self._lengths: dict[tuple[CodeType, int, int], int] = {}
+        self._known = self._passes = 0
         self._unfollowed: dict[tuple[str, bool], None] = {}
 
     def begin(self) -> None:
         """Begin another pass."""
         self._turns.clear()
+        self._splits.clear()
+        self._passes += 1
 
     @property
     def any(self) -> bool:
@@ -83,13 +97,25 @@ class Comparisons:
         """The comparisons that the sizes of several passes answered alike."""
         return {side for place, seen in self._seen.items() for side in _one_sided(place, seen)}
 
+    def hidden(self) -> set[str]:
+        """The lines that bound a number from below by 0, as ``max(0, size - 100)`` does.
+
+        Only those count where all sizes tried gave 0, or none, though the number varied widely.
+        """
+        lines = set()
+        for place, seen in self._seen.items():
+            numbers = [one.above_zero for one in seen if one.above_zero is not None]
+            wide = bool(numbers) and max(numbers) - min(numbers) > _WIDE
+            if not place.direct and wide and len({one.answer for one in seen}) == 1:
+                lines.add(place.line)
+        return lines
+
     def unfollowed(self) -> list[tuple[str, bool]]:
         """The places that depend on plain numbers computed from sizes; see :mod:`.size_tests`."""
-        lines = sum(len(reader.lines | reader.lookups) for reader in self._readers.values())
-        if lines != self._read_lines:
-            self._read_lines = lines
-            for reader in self._readers.values():
-                self._unfollowed.update(dict.fromkeys(tests_of(reader)))
+        known = sum(reader.known for reader in self._readers.values())
+        if known != self._known:
+            self._known = known
+            self._unfollowed.update(dict.fromkeys(tests_of(self._readers)))
         return list(self._unfollowed)
 
     def note_read(self) -> None:
@@ -102,13 +128,49 @@ class Comparisons:
         reader, line = self._reader_of(sys._getframe(2))
         reader.lookups.add(line)
 
+    def note_split(self, length: int) -> None:
+        """Record the line of code that splits an axis of this length into a number of tensors."""
+        reader, line = self._reader_of(sys._getframe(2))
+        key = (reader.code, line)
+        if self._lengths.setdefault((*key, self._splits[key]), length) != length:
+            reader.splits.add(line)
+        self._splits[key] += 1
+
+    def note_caught(self, places: list[str]) -> None:
+        """Record the places where torch raised an error that a forward caught."""
+        self._unfollowed.update(dict.fromkeys((place, True) for place in places))
+
+    def place(self) -> str:
+        """The file and line of code outside torch that called the function that calls this."""
+        reader, line = self._reader_of(sys._getframe(2))
+        return f"{Path(reader.code.co_filename).name}:{line}"
+
     def _reader_of(self, frame: FrameType) -> tuple[Reader, int]:
-        """The function outside torch that ``frame`` runs, or is called by, and its line."""
+        """The function outside torch that ``frame`` runs, or is called by, and its line.
+
+        The functions that call it may get the size as its result.
+        """
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
             frame = frame.f_back
-        return self._readers.setdefault(frame.f_code, Reader(frame)), frame.f_lineno
+        found, line = self._reader(frame), frame.f_lineno
+        callers = 0
+        while callers < _CALLERS and frame.f_back is not None:
+            frame = frame.f_back
+            file = frame.f_code.co_filename
+            if file.startswith(_OWN):  # it runs the model
+                break
+            if not file.startswith(_TORCH):
+                self._reader(frame)
+                callers += 1
+        return found, line
 
-    def note(self, size: int, answer: bool, other: Any, *, ordered: bool) -> None:
+    def _reader(self, frame: FrameType) -> Reader:
+        found = self._readers.get(frame.f_code)
+        if found is None:
+            found = self._readers[frame.f_code] = Reader.of(frame)
+        return found
+
+    def note(self, size: Size | Ratio, answer: bool, other: Any, *, ordered: bool) -> None:
         """Record a comparison by the code that called the size's operator."""
         frame = sys._getframe(2)
         code = frame.f_code
@@ -117,7 +179,9 @@ class Comparisons:
             direct = "CALL" not in opname[code.co_code[frame.f_lasti]]
             place = Place(line, frame.f_lasti, ordered, direct)
             number = float(other) if type(other) in (int, float) else 0.0
-            self._seen[place].add(_Answer(self._turns[place], number, size, answer))
+            above = float(size) if type(other) is int and other == 0 else None
+            turn = self._turns[place]
+            self._seen[place].add(_Answer(turn, number, size.origin, answer, above))
             self._turns[place] += 1
 
     def watched(self, result: Any, origin: int | None = None) -> Any:
@@ -132,7 +196,9 @@ class Comparisons:
         if type(result) not in (int, float):
             return result
         made = (Size if type(result) is int else Ratio)(result)
-        made.comparisons, made.origin = self, int(result) if origin is None else origin
+        # Of an empty slice, a size of zero does not show that the whole has another size.
+        own = int(result) or -self._passes
+        made.comparisons, made.origin = self, own if origin is None else origin
         return made
 
 
@@ -185,7 +251,7 @@ def _answering(answer_of: Callable[..., Any], kind: str) -> Callable[..., Any]:
         alike = kind == "equality" and isinstance(others[0], (Size, Ratio))
         if answer is not NotImplemented and not alike:
             other = others[0] if others else None
-            self.comparisons.note(self.origin, answer, other, ordered=kind == "order")
+            self.comparisons.note(self, answer, other, ordered=kind == "order")
         return answer
 
     return method

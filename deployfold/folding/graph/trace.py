@@ -30,6 +30,7 @@ from deployfold.folding.proof.compare import forward_failed
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
+from .size_flow import SPLITS
 from .sizes import Comparisons
 
 
@@ -146,7 +147,7 @@ def _record_all(
                         break
                     try_size(more)
         places = [side.place for side in comparisons.one_sided()]
-        one_sided = sorted({place.line for place in places if place.direct})
+        one_sided = sorted({place.line for place in places if place.direct} | comparisons.hidden())
         unfollowed = [line for line, branches in comparisons.unfollowed() if branches]
         return replace(
             recorder.graph(),
@@ -171,9 +172,11 @@ def _record_pass(
     try:
         arguments = tuple(recorder.adopt_input(argument) for argument in inputs)
         comparisons.begin()
-        with recorder.watching_modules(), Reads(recorder, comparisons), recorder:
+        reads = Reads(recorder, comparisons)
+        with recorder.watching_modules(), reads, recorder:
             outputs = shadow(*arguments)
         recorder.adopt_outputs(outputs)
+        comparisons.note_caught(reads.raised)
     except FoldError:
         raise
     except Exception as error:
@@ -184,12 +187,16 @@ class Reads(TorchFunctionMode):
     """A function mode that records what no operator shows.
 
     Code outside torch may read a tensor's numbers, or compare its sizes.
+
+    Attributes:
+        raised: the places where a function of torch raised an error, which the forward may catch.
     """
 
     def __init__(self, recorder: Recorder, comparisons: Comparisons) -> None:
         super().__init__()
         self._recorder = recorder
         self._comparisons = comparisons
+        self.raised: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -197,13 +204,20 @@ class Reads(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__getitem__":
             args = (args[0], self._with_tensors(args[1]))
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except Exception:
+            self.raised.append(self._comparisons.place())
+            raise
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
         if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
             self._comparisons.note_read()
-        return self._comparisons.watched(result) if sizes else result
+        elif name in SPLITS and args and torch.is_tensor(args[0]):
+            self._comparisons.note_split(_split_length(name, *args, **(kwargs or {})))
+        stored = sizes and self._recorder.stores(args[0])  # the same size in every pass
+        return self._comparisons.watched(result) if sizes and not stored else result
 
     def _with_tensors(self, index: Any) -> Any:
         """An index of a tensor, with tensors in the place of lists of numbers."""
@@ -212,6 +226,13 @@ class Reads(TorchFunctionMode):
         if isinstance(index, list) and _is_of_integers(index):
             return self._recorder.bind_index(index)
         return index
+
+
+def _split_length(name: str, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    """The length of the axis that a function of torch splits into several tensors."""
+    given = args[name != "unbind" :]
+    axis = kwargs.get("dim", given[0] if given else 0)
+    return len(tensor) if name in ("hsplit", "vsplit", "dsplit") else int(tensor.shape[axis])
 
 
 def _is_of_integers(items: list[Any]) -> bool:

@@ -1,0 +1,332 @@
+"""Follows the numbers that code computes from sizes through the source of its functions.
+
+Sizes and the numbers that report their comparisons are *watched* (:mod:`.sizes`); ``int(size)``,
+``len(tensor)`` and the like give *plain* numbers. *Pieces* are lists, tuples and dictionaries that
+hold as many items as a size says, such as ``x.split(8)``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from enum import IntFlag
+from functools import cached_property
+from types import CodeType
+
+from .size_readers import Reader, source_of
+
+
+class Kind(IntFlag):
+    """What is known of an expression whose value is a size, or computed from sizes."""
+
+    OTHER = 0
+    WATCHED = 1
+    PLAIN = 2
+    PIECES = 4
+    LESS = 8
+    """It may be zero or empty, as differences, quotients and slices may be."""
+
+
+HIDDEN = Kind.PLAIN | Kind.PIECES
+_SIZES = frozenset({"size", "numel", "nelement"})  # as methods of a tensor
+_PLAIN_SIZES = frozenset({"stride", "nbytes"})
+_WATCHED = frozenset(
+    "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
+)
+_PLAIN = frozenset(
+    "arange as_tensor bool enumerate float format int len range repr set str tensor zip".split()
+)
+_HOLD_PIECES = frozenset(
+    "list tuple set reversed sorted enumerate zip iter dict deque items keys values".split()
+)
+SPLITS = frozenset(
+    """split chunk unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk
+    split_with_sizes""".split()
+)
+_MODULES = frozenset({"math", "np", "numpy", "torch"})
+_CALLS = 3
+"""How many calls of functions deep a number is followed."""
+
+_Names = dict[str, Kind]
+_Loop = (ast.For, ast.comprehension)
+_Functions = (ast.FunctionDef, ast.Lambda)
+
+
+class Flows:
+    """The flows through all functions of a forward, and the numbers that modules keep.
+
+    ``attributes`` holds, for each class, the attributes in which its methods keep such numbers.
+    """
+
+    def __init__(self, readers: Mapping[CodeType, Reader]) -> None:
+        self._readers = readers
+        self._flows: dict[tuple[CodeType, frozenset[tuple[str, Kind]]], Flow] = {}
+        self.attributes: defaultdict[type, _Names] = defaultdict(dict)
+
+    def all(self) -> list[Flow]:
+        """The flows through all functions that read sizes, or get numbers computed from them."""
+        before = None
+        while before != repr(self.attributes):
+            before = repr(self.attributes)
+            self._flows.clear()
+            for reader in list(self._readers.values()):
+                self.flow(reader, {}, _CALLS)
+                for method in reader.methods(self.attributes.get(type(reader.owner), ())):
+                    self.flow(method, {}, _CALLS)
+        return list(self._flows.values())
+
+    def inside(self, code: CodeType) -> list[Reader]:
+        """The readers of the functions that a function defines."""
+        inner = [item for item in code.co_consts if isinstance(item, CodeType)]
+        found = [self._readers[item] for item in inner if item in self._readers]
+        return found + [one for item in inner for one in self.inside(item)]
+
+    def flow(self, reader: Reader, given: Mapping[str, Kind], deep: int) -> Flow | None:
+        """The flow through a function with arguments of the kinds ``given``.
+
+        The result is None if the function reads no size and gets none, or lies too deep.
+        """
+        names = {name: kind for name, kind in given.items() if kind}
+        kept = self.attributes.get(type(reader.owner), {})
+        reads = reader.code in self._readers or any(name in kept for name in reader.code.co_names)
+        if not deep or not (names or reads):
+            return None
+        key = (reader.code, frozenset(names.items()))
+        if key not in self._flows:
+            self._flows[key] = Flow(self, self._readers.get(reader.code, reader), names, deep)
+            self._flows[key].follow()
+        return self._flows[key]
+
+
+class Flow:
+    """The source of one function, and what is known of each of its names."""
+
+    def __init__(self, flows: Flows, reader: Reader, given: _Names, deep: int) -> None:
+        self.reader, self._flows, self._deep = reader, flows, deep
+        self._inner = [reader, *flows.inside(reader.code)]
+        self._tree = source_of(reader.code)
+        self.nodes = list(ast.walk(self._tree))
+        self._names = dict(given)
+        self._loops = {
+            inner: loop for loop in self.nodes if isinstance(loop, ast.For) for inner in _body(loop)
+        }
+        functions = [item for item in self.nodes if isinstance(item, _Functions)]
+        self._local = {item.name: item for item in functions[1:] if hasattr(item, "name")}
+        self._lambdas = {
+            ast.unparse(item.targets[0]): item.value
+            for item in self.nodes
+            if isinstance(item, ast.Assign) and isinstance(item.value, ast.Lambda)
+        }
+
+    def follow(self) -> None:
+        """Find the kinds of all names."""
+        before = None
+        while before != self._names:
+            before = dict(self._names)
+            for node in self.nodes:
+                self._bind(node)
+                if isinstance(node, ast.Call):
+                    self.kind(node)  # the function may test what it gets
+
+    def reads(self, node: ast.expr) -> bool:
+        """Whether ``node`` read a size."""
+        lines = _lines(node)
+        return any(not one.lines.isdisjoint(lines) for one in self._inner)
+
+    def splits(self, node: ast.expr) -> bool:
+        """Whether ``node`` split an axis whose length differed between the passes."""
+        lines = _lines(node)
+        return any(not one.splits.isdisjoint(lines) for one in self._inner)
+
+    @cached_property
+    def _returned(self) -> list[ast.expr]:
+        whole = next((item for item in self.nodes if isinstance(item, _Functions)), None)
+        if isinstance(whole, ast.Lambda):
+            return [whole.body]
+        return [item.value for item in self.nodes if isinstance(item, ast.Return) and item.value]
+
+    # Names.
+
+    def _bind(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                self._assign(target, node.value)
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign, ast.NamedExpr)) and node.value:
+            self._assign(node.target, node.value)
+            if isinstance(node, ast.AugAssign) and self._counts(node, node.value):
+                self._set(node.target, Kind.PLAIN)
+        elif isinstance(node, _Loop):
+            self._bind_items(node.target, node.iter)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            fills = node.func.attr in ("append", "extend", "add") and self._in_hidden_loop(node)
+            self._set(node.func.value, Kind.PIECES if fills else Kind.OTHER)
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        kind = self.kind(value)
+        if isinstance(target, (ast.Tuple, ast.List)):
+            pieces = kind & Kind.PIECES or self.splits(value)
+            for item in target.elts:
+                rest = Kind.PIECES | Kind.LESS if pieces and isinstance(item, ast.Starred) else 0
+                self._set(item, kind & ~Kind.PIECES | rest)
+        else:
+            self._set(target, kind)
+
+    def _bind_items(self, target: ast.expr, items: ast.expr) -> None:
+        """Bind the target of a loop to the items of what it runs over."""
+        if isinstance(items, ast.Call) and isinstance(target, ast.Tuple):
+            name = ast.unparse(items.func)
+            if name == "enumerate" and len(target.elts) == 2 and self.items(items):
+                self._set(target.elts[0], Kind.PLAIN)
+                return self._bind_items(target.elts[1], items.args[0])
+            if name == "zip" and len(target.elts) == len(items.args):
+                for each, item in zip(target.elts, items.args, strict=True):
+                    self._bind_items(each, item)
+                return None
+        kind = self.kind(items) & ~(Kind.PIECES | Kind.LESS)
+        for one in ast.walk(target):
+            self._set(one, kind)
+        return None
+
+    def _set(self, target: ast.AST, kind: Kind) -> None:
+        node = target.value if isinstance(target, ast.Starred) else target
+        if not kind or not isinstance(node, (ast.Name, ast.Attribute)):
+            return
+        key = ast.unparse(node)
+        self._names[key] = kind | self._names.get(key, Kind.OTHER)
+        if isinstance(node, ast.Attribute) and self.reader.is_own(node) and kind & HIDDEN:
+            kept = self._flows.attributes[type(self.reader.owner)]
+            kept[node.attr] = kind | kept.get(node.attr, Kind.OTHER)
+
+    def _in_hidden_loop(self, node: ast.AST) -> bool:
+        """Whether ``node`` runs in a loop whose number of turns is computed from sizes."""
+        loop = self._loops.get(node)
+        return loop is not None and bool(self.items(loop.iter) & HIDDEN)
+
+    def _counts(self, node: ast.AST, step: ast.expr) -> bool:
+        """Whether ``node`` adds the number ``step`` in each turn of such a loop."""
+        number = isinstance(step, ast.Constant) or bool(self.kind(step))
+        return number and self._in_hidden_loop(node)
+
+    # Expressions.
+
+    def items(self, node: ast.expr) -> Kind:
+        """The kind of what a loop runs over; a tensor is a list of its rows."""
+        return self.kind(node) | (Kind.PIECES if self.splits(node) else Kind.OTHER)
+
+    def kind(self, node: ast.AST) -> Kind:
+        """What is known of an expression."""
+        if isinstance(node, ast.Name):
+            return self._names.get(node.id, Kind.OTHER)
+        if isinstance(node, ast.Attribute):
+            return self._names.get(ast.unparse(node), Kind.OTHER) or self._attribute(node)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, (ast.Lambda, ast.Constant)):
+            return Kind.OTHER
+        if isinstance(node, ast.Subscript):
+            kind = self.kind(node.value)
+            if not kind & Kind.PIECES:
+                return kind
+            return kind | Kind.LESS if isinstance(node.slice, ast.Slice) else kind & ~Kind.PIECES
+        if isinstance(node, (ast.Starred, ast.NamedExpr)):
+            return self.kind(node.value)
+        if isinstance(node, ast.FormattedValue):
+            return Kind.PLAIN if self.kind(node.value) else Kind.OTHER
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+            return Kind.OTHER
+        if isinstance(node, ast.comprehension):
+            return self.items(node.iter) | (Kind.LESS if node.ifs else Kind.OTHER)
+        kind = _union(self.kind(child) for child in ast.iter_child_nodes(node))
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            return kind | (Kind.PIECES if kind & HIDDEN else Kind.OTHER)
+        if isinstance(node, ast.BinOp) and kind:
+            if isinstance(node.op, ast.Add) and ast.Constant in (type(node.left), type(node.right)):
+                return kind & ~Kind.LESS
+            less = isinstance(node.op, (ast.Sub, ast.FloorDiv, ast.Div, ast.Mod, ast.RShift))
+            return kind | (Kind.LESS if less else Kind.OTHER)
+        return kind
+
+    def _attribute(self, node: ast.Attribute) -> Kind:
+        if node.attr == "shape" and self.reads(node):
+            return Kind.WATCHED
+        if node.attr in _PLAIN_SIZES and self.reads(node):
+            return Kind.PLAIN
+        if not self.reader.is_own(node):
+            return Kind.OTHER
+        kept = self._flows.attributes.get(type(self.reader.owner), {})
+        return kept.get(node.attr) or self._result(node, [], [])
+
+    def _call(self, node: ast.Call) -> Kind:
+        called = node.func
+        name = called.id if isinstance(called, ast.Name) else ""
+        if isinstance(called, ast.Attribute):
+            name, owner = called.attr, called.value
+            if name in SPLITS and (self.splits(node) or any(self.kind(one) for one in node.args)):
+                return Kind.PIECES
+            of = self.kind(owner)
+            if of & Kind.PIECES:
+                return of if name in _HOLD_PIECES else of & ~Kind.PIECES
+            if of:  # a method of a number, a shape, or a tensor of sizes
+                return Kind.PLAIN
+            if name in _SIZES | _PLAIN_SIZES and self.reads(node):
+                return Kind.WATCHED if name in _SIZES else Kind.PLAIN
+            if not (isinstance(owner, ast.Name) and owner.id in _MODULES):
+                return self._result(called, node.args, node.keywords)
+            name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
+            name = "int" if owner.id == "math" and name not in _WATCHED else name
+        if name == "len" and node.args and self.reads(node):
+            return Kind.PLAIN
+        given = _union(self.kind(item) for item in (*node.args, *(k.value for k in node.keywords)))
+        if name in _HOLD_PIECES and (given & Kind.PIECES or (node.args and self.splits(node))):
+            return given | Kind.PIECES
+        if given & Kind.PIECES and name == "sum" and not self._adds_numbers(node.args[0]):
+            given &= ~Kind.PIECES  # a sum of tensors
+        if not given or name not in _WATCHED | _PLAIN:
+            return self._result(called, node.args, node.keywords)
+        hidden = name in _PLAIN or given & Kind.PIECES
+        return given & ~Kind.PIECES | (Kind.PLAIN if hidden else Kind.OTHER)
+
+    def _adds_numbers(self, node: ast.expr) -> bool:
+        """Whether ``node`` gives numbers, and no tensors, to ``sum``."""
+        if not isinstance(node, (ast.GeneratorExp, ast.ListComp)):
+            return False
+        return isinstance(node.elt, ast.Constant) or bool(self.kind(node.elt))
+
+    def _result(
+        self, called: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]
+    ) -> Kind:
+        """The kind of the result of a function whose source is at hand."""
+        given = [self.kind(argument) for argument in arguments]
+        local = self._lambdas.get(ast.unparse(called)) or self._local.get(ast.unparse(called))
+        if local is not None:
+            for parameter, kind in zip(local.args.args, given, strict=False):
+                self._set(ast.Name(parameter.arg), kind)
+            inside = [item for item in ast.walk(local) if isinstance(item, ast.Return)]
+            values = [item.value for item in inside if item.value]
+            return _union(map(self.kind, [local.body] if isinstance(local, ast.Lambda) else values))
+        found = self.reader.function(called)
+        if found is None or found[0].code is self.reader.code:
+            return Kind.OTHER
+        reader, bound = found
+        names = reader.code.co_varnames[bound : reader.code.co_argcount]
+        named = {item.arg: self.kind(item.value) for item in keywords if item.arg}
+        flow = self._flows.flow(
+            reader, {**dict(zip(names, given, strict=False)), **named}, self._deep - 1
+        )
+        return Kind.OTHER if flow is None else _union(map(flow.kind, flow._returned))
+
+
+def _union(kinds: Iterable[Kind]) -> Kind:
+    found = Kind.OTHER
+    for kind in kinds:
+        found |= kind
+    return found
+
+
+def _lines(node: ast.expr) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _body(loop: ast.For) -> list[ast.AST]:
+    return [inner for statement in loop.body for inner in ast.walk(statement)]

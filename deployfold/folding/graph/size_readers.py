@@ -1,0 +1,119 @@
+"""The functions of a model's code that read sizes, and the source of functions."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+
+class Reader:
+    """A function that read sizes, or called one that did: its code, and the lines where it did.
+
+    Attributes:
+        owner: the object whose method it is, such as a module; otherwise any first argument.
+        own: the name of that argument.
+        lines: the lines that read a size.
+        lookups: the lines that looked a size up.
+        splits: the lines that split an axis whose length differed between the passes.
+    """
+
+    def __init__(self, code: CodeType, names: Mapping[str, Any], owner: object) -> None:
+        self.code, self.owner = code, owner
+        self.own = (*code.co_varnames, "")[0]
+        self.lines: set[int] = set()
+        self.lookups: set[int] = set()
+        self.splits: set[int] = set()
+        self._globals = names
+
+    @classmethod
+    def of(cls, frame: FrameType) -> Reader:
+        """The reader of the function that ``frame`` runs."""
+        code, inside = frame.f_code, frame.f_locals
+        enclosed = {name: inside[name] for name in code.co_freevars if name in inside}
+        names = ChainMap(enclosed, frame.f_globals)
+        return cls(code, names, inside.get((*code.co_varnames, "")[0]))
+
+    @property
+    def known(self) -> int:
+        """A number that grows whenever a pass adds a line."""
+        return len(self.lines | self.lookups | self.splits)
+
+    def is_own(self, node: ast.AST) -> bool:
+        """Whether ``node`` is an attribute of the owner."""
+        owned = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        return owned and node.value.id == self.own  # type: ignore[attr-defined]
+
+    def holds_several(self, node: ast.AST) -> bool:
+        """Whether ``node`` is an attribute of the owner that holds several modules or objects."""
+        if not isinstance(node, ast.Attribute) or not self.is_own(node):
+            return False
+        held = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, list, tuple, dict)
+        return isinstance(_member(self.owner, node.attr), held)
+
+    def function(self, node: ast.expr) -> tuple[Reader, bool] | None:
+        """The function outside torch that ``node`` names, and whether its first argument is bound.
+
+        A property is a function of its owner. The result is None if the source does not show which
+        function runs.
+        """
+        found: Any = None
+        owner, bound = self.owner, False
+        if isinstance(node, ast.Name):
+            found = self._globals.get(node.id)
+        elif isinstance(node, ast.Attribute) and self.is_own(node):
+            found = _member(self.owner, node.attr)
+            bound = isinstance(found, (FunctionType, classmethod, property))
+            if isinstance(found, nn.Module):
+                found, owner, bound = type(found).forward, found, True
+            elif isinstance(found, property):
+                found = found.fget
+            elif isinstance(found, (staticmethod, classmethod)):
+                found = found.__func__
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = self._globals.get(node.value.id)
+            found = vars(module).get(node.attr) if isinstance(module, ModuleType) else None
+        if not isinstance(found, FunctionType) or str(found.__module__).startswith("torch."):
+            return None
+        return Reader(found.__code__, found.__globals__, owner if bound else None), bound
+
+    def methods(self, attributes: Iterable[str]) -> Iterator[Reader]:
+        """The owner's methods and properties that read one of its ``attributes``."""
+        wanted = {*attributes}
+        for item in list(vars(type(self.owner)).values()):
+            function = item.fget if isinstance(item, property) else item
+            if isinstance(function, FunctionType) and wanted & {*function.__code__.co_names}:
+                yield Reader(function.__code__, function.__globals__, self.owner)
+
+
+def _member(owner: object, name: str) -> Any:
+    """A member of an object or of its class, found without running code."""
+    modules = vars(owner).get("_modules", {}) if isinstance(owner, nn.Module) else {}
+    return modules.get(name) or inspect.getattr_static(owner, name, None)
+
+
+@lru_cache(maxsize=1024)
+def source_of(code: CodeType) -> ast.AST:
+    """The syntax of a function, with the line numbers of its file; empty without a source."""
+    try:
+        lines, first = inspect.getsourcelines(code)
+        try:
+            tree = ast.parse(textwrap.dedent("".join(lines)))
+        except SyntaxError:  # a lambda inside an expression
+            whole = ast.parse("".join(inspect.findsource(code)[0]))
+            own = [
+                node
+                for node in ast.walk(whole)
+                if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
+            ]
+            return ast.Module([ast.Expr(node) for node in own], [])
+    except (OSError, SyntaxError, TypeError):
+        return ast.Module([], [])
+    return ast.increment_lineno(tree, max(first, 1) - 1)
