@@ -49,10 +49,11 @@ def compact(numbers: Tensor) -> Tensor:
         if size == 1:
             continue
         first = numbers.narrow(axis, 0, 1)
-        same = numbers == first
-        if not bool(same.all()):
-            same |= numbers.isnan() & first.isnan()
-            if not bool(same.all()):
+        if not torch.equal(numbers, first.expand_as(numbers)):
+            unknown = first.isnan()  # NaN is unequal to itself
+            if not bool(unknown.any()):
+                continue
+            if not bool(((numbers == first) | (numbers.isnan() & unknown)).all()):
                 continue
         numbers = first
     return numbers

@@ -170,14 +170,17 @@ class Cells(Labels):
         return compact(torch.cat(whole, axis))
 
     def _demand(self, labels: Tensor, link: Link, op: Op) -> None:
+        if not (link.positive or link.no_shift or link.constant != 0.0):
+            return
+        cells = self.ids(labels)
         if link.positive:
-            self.positive.append(self.ids(labels))
+            self.positive.append(cells)
         if link.no_shift:
             reason = f"{describe(op)} reads it: {link.no_shift}"
-            self.fixed_offset.append(Demand(self.ids(labels), reason))
+            self.fixed_offset.append(Demand(cells, reason))
         if link.constant != 0.0:
             reason = f"{describe(op)} adds a constant to it"
-            self.fixed_scale.append(Demand(self.ids(labels), reason))
+            self.fixed_scale.append(Demand(cells, reason))
 
     def _summed(self, link: Link, parts: list[Tensor]) -> Tensor:
         """Begin new cells for a weighted sum: one for each combination of input cells."""
