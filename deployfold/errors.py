@@ -108,7 +108,8 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     """The most useful line of an exception's message: the first line of its innermost cause.
 
     PyTorch wraps the cause in further exceptions. For errors of TorchScript operations, the last
-    line is taken: the first lines show the place, and the last one the reason.
+    line is taken: the first lines show the place, and the last one the reason. Where torch gives
+    the exception's type alone there, the code at the place is added.
 
     Returns:
         At most ``limit`` characters; the exception's type if it has no message.
@@ -119,6 +120,11 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     if not lines:
         return type(error).__name__
     in_torchscript = lines[0].startswith("The following operation failed in the TorchScript")
+    if in_torchscript and lines[-1].endswith(":"):
+        places = [index for index, line in enumerate(lines) if line.endswith("<--- HERE")]
+        return _at_most(
+            limit, f"{lines[-1]} {lines[places[-1] - 1] if places else ''}".rstrip(": ")
+        )
     return _at_most(limit, lines[-1 if in_torchscript else 0])
 
 

@@ -126,6 +126,21 @@ def model_of(spec: BuildSpec) -> LoadedModel:
     )
 
 
+def with_asked_arguments(
+    model: LoadedModel, spec: BuildSpec, requested: InputSpec | None
+) -> LoadedModel:
+    """The model with the inputs that the user names, and without those that ``--fix`` sets.
+
+    Raises:
+        UsageError: an input of ``--fix`` is unknown, or its value does not fit.
+    """
+    if model.kind == "onnx" and spec.fixed:
+        from .onnx_fixed import fixed  # imports onnx
+
+        return fixed(model, dict(spec.fixed))
+    return with_arguments(model, requested, dict(spec.fixed))
+
+
 def load(spec: BuildSpec, journal: Journal, *, exported: bool = True) -> Loaded:
     """Load the model and its data.
 
@@ -141,7 +156,7 @@ def load(spec: BuildSpec, journal: Journal, *, exported: bool = True) -> Loaded:
         model = model_of(spec)
         shown = None if spec.image_input else _shown_by_data(model, spec)
         requested = spec.inputs or shown
-        model = with_arguments(model, requested)
+        model = with_asked_arguments(model, spec, requested)
         if exported:
             model, requested = in_single_precision(model, requested)
         shipped = shipped_file(spec.source)

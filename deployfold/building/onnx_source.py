@@ -14,9 +14,15 @@ import onnx_ir as ir
 import torch
 
 from deployfold.config.build_spec import BuildSpec
+from deployfold.config.inputs import InputSpec
 from deployfold.errors import DeployfoldError, ExportError, FoldError, UsageError, first_line
 from deployfold.exporting import onnx_graph
-from deployfold.exporting.given import drop_identities, in_single_precision, repair
+from deployfold.exporting.given import (
+    drop_identities,
+    in_single_precision,
+    repair,
+    with_branches_decided,
+)
 from deployfold.exporting.onnx import ONNX, check_file
 from deployfold.exporting.pixels import cast_first
 from deployfold.exporting.program import PROGRAM
@@ -68,7 +74,7 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
     assert isinstance(module, OnnxModule)
     with journal.running("fold", "reading, folding and verifying") as stage:
         checks = checks_of(module, loaded)
-        graph, notes, checks = _standard_form(module.path, checks)
+        graph, notes, checks = _standard_form(module.path, checks, loaded.inputs)
         for value, output in zip(graph.graph.outputs, checks.outputs[0], strict=True):
             if value.shape is None:  # ONNX's checker wants the number of axes
                 value.shape = ir.Shape([None] * output.dim())
@@ -190,20 +196,26 @@ def _graph_of(folded: Folded) -> ir.Model:
     return module.graph
 
 
-def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...], Checks]:
+def _standard_form(
+    path: Path, checks: Checks, inputs: InputSpec
+) -> tuple[ir.Model, tuple[str, ...], Checks]:
     """The graph in float32 and in the opset of our exports, if it can be raised; notes; checks.
+
+    Branches that the shapes decide are gone.
 
     Q/DQ nodes are brought into TensorRT's form, and the checks for them round no activation.
 
     Raises:
         FoldError: the graph cannot be brought into float32, or its Q/DQ nodes not into that form.
     """
-    raised = True
+    raised = decide = True
     notes: tuple[str, ...] = ()
     while True:
-        graph = load_graph(path)
+        graph, gone = load_graph(path), 0
         try:
             repair(graph)
+            if decide:
+                graph, gone = with_branches_decided(graph, inputs)
             given = graph.opset_imports.get("", OPSET)
             if raised:
                 graph = raise_opset(graph, OPSET)
@@ -213,9 +225,12 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
             graph.metadata_props.update(metadata)
             replaced = in_single_precision(graph)
             drop_identities(graph)
-            if cast_first(graph) or replaced or given < OPSET:
+            if cast_first(graph) or replaced or gone or given < OPSET:
                 checks.compare(graph)
         except Exception as error:
+            if gone:  # a size that the file records may be wrong
+                decide = False
+                continue
             reason = error.message if isinstance(error, DeployfoldError) else first_line(error)
             if not raised or given >= OPSET:
                 raise FoldError(
@@ -225,6 +240,11 @@ def _standard_form(path: Path, checks: Checks) -> tuple[ir.Model, tuple[str, ...
             notes = (f"{path.name} stays in opset {given}; raised to {OPSET}: {reason}",)
             raised = False
             continue
+        if gone:
+            notes += (
+                f"The shapes of the inputs decide {gone} of the branches (If) of {path.name}, "
+                "which are gone: the built files take these shapes alone.",
+            )
         if replaced:
             names = " and ".join(dtype.name.lower() for dtype in replaced)
             notes += (f"The {names} tensors are computed in float32; --fp16 builds in float16.",)

@@ -11,6 +11,7 @@ from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import Dynamic, DynamicBatch, Shape
 from deployfold.errors import UsageError
 from deployfold.loading import LoadedModel
+from deployfold.loading.onnx_module import OnnxModule
 from deployfold.runtimes.inputs import StatedInput
 from deployfold.runtimes.onnx_inputs import stated_inputs
 
@@ -32,7 +33,8 @@ def resolve_onnx_inputs(
     Raises:
         UsageError: an input is unknown, a size is not known, or the graph fixes another one.
     """
-    path = Path(model.source)
+    assert isinstance(model.module, OnnxModule)
+    path = model.module.path
     stated = stated_inputs(path)
     if requested is None and dynamic and not isinstance(dynamic[0], DynamicBatch):
         shapes = tuple(TensorSpec(one.opt, one.name or None) for one in dynamic[0])

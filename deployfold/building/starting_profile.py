@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from deployfold.building.load import model_of
+from deployfold.building.load import model_of, with_asked_arguments
 from deployfold.config.build_profiles import names_function
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision, titles
 from deployfold.errors import UsageError
 from deployfold.folding import count_parameters
-from deployfold.loading import LoadedModel, in_single_precision, resolve_inputs, with_arguments
+from deployfold.loading import LoadedModel, in_single_precision, resolve_inputs
 from deployfold.reporting import text
 from deployfold.targets.catalogue import GpuTarget
 from deployfold.targets.machine import Gpu, Machine
@@ -54,7 +54,7 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
         LoadError, UsageError: the model cannot be loaded.
     """
     model = model_of(spec)
-    model = with_arguments(model, spec.inputs)
+    model = with_asked_arguments(model, spec, spec.inputs)
     model, requested = in_single_precision(model, spec.inputs)
     try:
         resolve = resolve_onnx_inputs if model.kind == "onnx" else resolve_inputs
@@ -92,6 +92,9 @@ def _model(model: LoadedModel, spec: BuildSpec) -> list[str]:
     if spec.arch_options:
         written = [f"{name}={value}" for name, value in spec.arch_options]
         lines.append(f"arch-arg = {json.dumps(written, ensure_ascii=False)}")
+    if spec.fixed:
+        written = [f"{name}={value}" for name, value in spec.fixed]
+        lines.append(f"fix = {json.dumps(written, ensure_ascii=False)}")
     if spec.weights is not None:
         lines.append(f"weights = {_text(spec.weights)}")
     return [*lines, ""]

@@ -97,7 +97,7 @@ def _bound(number: float | None) -> float | None:
 
 _OPTIONS = {one.key: one for one in build_options()}
 
-MODEL = ("arch", "arch-arg", "weights", "input", "allow-global", "trust")
+MODEL = ("arch", "arch-arg", "weights", "input", "fix", "allow-global", "trust")
 """The options of a model to load."""
 FOLDING = ("no-reparam", "no-fold-norm-affine", "keep-parametrizations", "reestimate-bn")
 

@@ -8,6 +8,7 @@ the key of build profiles, the keyword of :func:`deployfold.build` and the JSON 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ class BuildSpec:
         metavar="SHAPE",
         common=True,
         read=read_inputs,
+    )
+    fixed: tuple[tuple[str, Any], ...] = option(
+        (),
+        "Give an input one value, such as sr=16000: the model then has no such input. Repeat it "
+        "for several.",
+        Panel.MODEL,
+        key="fix",
+        metavar="NAME=VALUE",
+        read=partial(read_arguments, example="--fix sr=16000"),
     )
     input_data: CalibrationSpec | None = option(
         None,

@@ -45,15 +45,16 @@ _JSON_WORDS = {"true": "True", "false": "False", "null": "None"}
 """Words as JSON and YAML have them. The text ``"false"`` would count as true in Python."""
 
 
-def read_arguments(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+def read_arguments(
+    texts: tuple[str, ...], *, example: str = "--arch-arg width=64"
+) -> tuple[tuple[str, Any], ...]:
     """Read each ``NAME=VALUE``: a literal of Python, a word of JSON, or a string."""
     found = []
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator or not name.isidentifier():
-            raise UsageError(
-                f"--arch-arg {text!r} is not NAME=VALUE.", hint="Write it as --arch-arg width=64."
-            )
+        if not separator or not all(part.isidentifier() for part in name.split(".")):
+            flag = example.partition(" ")[0]
+            raise UsageError(f"{flag} {text!r} is not NAME=VALUE.", hint=f"Write it as {example}.")
         try:
             found.append((name, ast.literal_eval(_JSON_WORDS.get(value, value))))
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
 
+from deployfold.config.inputs import InputSpec
 from deployfold.util.quiet import quiet
 
 from .dynamic import BATCH_AXIS
+from .onnx_graph import count_nodes
 
 _OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _WEIGHTS_APART = 4
@@ -87,6 +90,43 @@ def in_single_precision(model: ir.Model) -> tuple[ir.DataType, ...]:
         if value.dtype in found:
             value.dtype = ir.DataType.FLOAT
     return tuple(sorted(found, key=lambda dtype: dtype.name))
+
+
+def with_branches_decided(model: ir.Model, inputs: InputSpec) -> tuple[ir.Model, int]:
+    """Replace each ``If`` whose condition follows from the shapes of the inputs by its branch.
+
+    Exporters of TorchScript write such branches: whether a Squeeze finds an axis of size 1. No
+    engine takes branches whose outputs differ in shape, and no lowering looks inside.
+
+    Args:
+        model: stays as it is.
+        inputs: in the order of the graph; their dynamic axes stay free.
+
+    Returns:
+        A model for these shapes, and the number of branches that are gone; the same model and 0 if
+        no condition follows.
+    """
+    before = count_nodes(model, "If")
+    if not before:
+        return model, 0
+    decided = ir.from_proto(ir.to_proto(model))
+    asked = zip(inputs.tensors, inputs.dynamic_axes, strict=True)
+    for value, (tensor, axes) in zip(decided.graph.inputs, asked, strict=True):
+        sizes = enumerate(zip(tensor.shape, value.shape or (), strict=True))
+        value.shape = ir.Shape([own if axis in axes else size for axis, (size, own) in sizes])
+    with quiet():
+        changed = True
+        while changed:
+            common.ShapeInferencePass(check_type=False, strict_mode=False)(decided)
+            changed = fold_constants(decided, should_fold=_is_foldable).modified
+            common.RemoveUnusedNodesPass()(decided)
+    gone = before - count_nodes(decided, "If")
+    return (decided, gone) if gone else (model, 0)
+
+
+def _is_foldable(node: ir.Node) -> bool | None:
+    """Keep the Q/DQ pairs of weights; the pass decides about other nodes."""
+    return False if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
 
 
 def drop_identities(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ from deployfold.folding.modules import copy_modules
 from deployfold.folding.proof.compare import difference, rounding_limit
 from deployfold.util.seeded import Seeded
 
-from .outputs import call_module, flatten_outputs
+from .outputs import call_module, flatten_outputs, is_torchscript
 
 _HINT = "deployfold fold takes the model as it is."
 
@@ -78,10 +78,15 @@ def check_repeatable(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> obj
         if name not in before or not torch.equal(before[name], buffer)
     ]
     where = f" in {first_few(written)}" if written else ""
+    shipped = (
+        "If its author also ships a file that takes the state as an input, often an ONNX, build "
+        "that one. "
+    )
     raise ExportError(
         f"The model keeps state{where} from one call to the next, so its outputs depend on "
         "earlier calls. An exported file has no state.",
-        hint=f"Make the state an input and an output of forward. {_HINT}",
+        hint="Make the state an input and an output of forward. "
+        f"{shipped if is_torchscript(module) else ''}{_HINT}",
     )
 
 

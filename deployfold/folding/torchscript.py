@@ -65,11 +65,11 @@ def fold_torchscript(
             frozen, exact, after = module, 0.0, names
             parameters = learned = _learned(module.graph)
         native = [_apart(module, frozen, item) for item in inputs]
-    except RuntimeError as error:
+    except (RuntimeError, torch.jit.Error) as error:
         raise FoldError(
             f"The TorchScript model cannot be frozen or run: {first_line(error)}",
-            hint="Check --input, give the values that the model needs by --input-data, or give the "
-            "eager model instead.",
+            hint="Check --input, give the values that the model needs by --input-data (an "
+            "integer input without data is 0 or 1), or give the eager model instead.",
         ) from error
     if not exact <= TOLERANCE:
         raise FoldError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from deployfold.errors import UsageError
 from .model import LoadedModel
 from .zoo import is_zoo_name
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _SEQUENCE = re.compile(r"\b(list|tuple|Sequence)\b", re.IGNORECASE)
 
 
@@ -46,10 +47,19 @@ class Adapted(nn.Module):
         model: the wrapped model.
         positional, keywords: see :class:`Layout`; ``positional`` is ``None`` if the model takes
             one positional argument per tensor.
+        constants: keyword arguments with one value each.
+        names: of the inputs; ``None`` if the layout has none.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout | None,
+        constants: Mapping[str, Any] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
+        self.constants, self.names = dict(constants or {}), names
         self.model = model
         self.positional = None if layout is None else list(layout.positional)
         self.keywords = {} if layout is None else dict(layout.keywords)
@@ -60,7 +70,7 @@ class Adapted(nn.Module):
             return plain(self.model(*inputs))
         arguments = [_filled(place, inputs) for place in self.positional]
         keywords = {key: _filled(place, inputs) for key, place in self.keywords.items()}
-        return plain(self.model(*arguments, **keywords))
+        return plain(self.model(*arguments, **keywords, **self.constants))
 
 
 def plain(output: Any) -> Any:
@@ -80,7 +90,9 @@ def plain(output: Any) -> Any:
     return output
 
 
-def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedModel:
+def with_arguments(
+    loaded: LoadedModel, requested: InputSpec | None, fixed: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """Adapt a model to the names of the requested inputs, if its forward needs that.
 
     1. An input named like a keyword argument, or with any name where the forward has ``**kwargs``,
@@ -91,10 +103,14 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
        it is not annotated as a tensor.
     4. Several inputs without names are passed in a list, if the forward has one argument only and
        it is annotated as a list or tuple.
+    5. An argument in ``fixed`` has the value there, and all others are passed by keyword.
 
     Raises:
-        UsageError: the keys of a list are not 0, 1, 2 and so on.
+        UsageError: the keys of a list are not 0, 1, 2 and so on; or an argument of ``fixed`` is
+            unknown, or the model is compiled.
     """
+    if fixed:
+        return _with_fixed(loaded, requested, fixed)
     if requested is None or loaded.kind in ("torchscript", "program", "onnx"):
         return loaded
     layout = _layout(loaded.module, [tensor.name for tensor in requested.tensors])
@@ -103,6 +119,38 @@ def with_arguments(loaded: LoadedModel, requested: InputSpec | None) -> LoadedMo
     note = "An adapter passes the inputs to the model by the names that --input gives them."
     return replace(
         loaded, module=Adapted(loaded.module, layout).eval(), notes=(*loaded.notes, note)
+    )
+
+
+def _with_fixed(
+    loaded: LoadedModel, requested: InputSpec | None, fixed: Mapping[str, Any]
+) -> LoadedModel:
+    if loaded.kind in ("torchscript", "program"):
+        raise UsageError(
+            f"--fix {next(iter(fixed))} has no effect: the arguments of a compiled model cannot be "
+            "fixed.",
+            hint="Give the PyTorch model or an ONNX, or the value by --input-data.",
+        )
+    parameters = inspect.signature(loaded.module.forward).parameters
+    named = {key: one for key, one in parameters.items() if one.kind in _NAMED}
+    anything = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    unknown = [name for name in fixed if name not in named]
+    if unknown and not anything:
+        raise UsageError(
+            f"The model has no input named {unknown[0]!r}.",
+            hint=f"Its inputs are: {', '.join(named)}.",
+        )
+    free = {key: one.default is one.empty for key, one in named.items() if key not in fixed}
+    given = [one.name for one in requested.tensors] if requested else []
+    unnamed = iter([key for key in free if key not in given])
+    names = [name or next(unnamed, "") for name in given]
+    names += [key for key, required in free.items() if required and key not in names]
+    layout = Layout((), {name: index for index, name in enumerate(names)})
+    note = "; ".join(f"{name} is fixed at {value!r}" for name, value in fixed.items())
+    return replace(
+        loaded,
+        module=Adapted(loaded.module, layout, fixed, tuple(names)).eval(),
+        notes=(*loaded.notes, f"{note}: the model has no such input any more."),
     )
 
 

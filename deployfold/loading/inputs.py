@@ -13,6 +13,7 @@ from deployfold.config.optimization_profiles import Dynamic, DynamicBatch
 from deployfold.errors import UsageError
 
 from . import transformers_zoo, zoo
+from .arguments import Adapted
 from .formats.torchscript import first_weight
 from .model import LoadedModel
 
@@ -122,6 +123,8 @@ def forward_of(module: nn.Module) -> _Forward:
         required = sum(not argument.has_default_value() for argument in arguments)
         # Tracing appends a number to a name, such as input.1.
         return _Forward(tuple(item.name.partition(".")[0] for item in arguments), required)
+    if isinstance(module, Adapted) and module.names is not None:
+        return _Forward(tuple(module.names), len(module.names))
     parameters = list(inspect.signature(module.forward).parameters.values())
     is_open = any(item.kind is item.VAR_POSITIONAL for item in parameters)
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -371,6 +371,62 @@ def test_scalars_come_from_the_data_and_what_stays_in_branches_is_not_lowered(
     assert "Export the model without the branch or loop" in str(report.status.message)
 
 
+def _squeezing(path: Path) -> Path:
+    """Branches as exporters of TorchScript write them, behind one that an option input chooses.
+
+    No engine takes the file: for 8 samples the branch for 8000 fails, and the branches of the
+    inner ``If`` differ in rank.
+    """
+    text = """<ir_version: 9, opset_import: ["": 16]> net (float[batch,samples] x, int64 rate)
+        => (float[n,2] y) {
+        high = Constant <value_int: int = 16000> ()
+        fast = Equal (rate, high)
+        y = If (fast) <
+            then_branch = a () => (float[n,2] p) {
+                axis = Constant <value_ints = [0]> ()
+                pairs = Constant <value_ints = [-1,2]> ()
+                sizes = Shape <start = 0, end = 1> (x)
+                one = Constant <value_ints = [1]> ()
+                single = Equal (sizes, one)
+                q = If (single) <then_branch = c () => (float[samples] r) {r = Squeeze (x, axis)},
+                                 else_branch = d () => (float[batch,samples] s) {s = Identity (x)}>
+                p = Reshape (q, pairs)
+            },
+            else_branch = b () => (float[n,2] v) {
+                shape = Constant <value_ints = [1,3]> ()
+                v = Reshape (x, shape)
+            }>
+        }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_a_fixed_input_and_the_shapes_decide_branches(tmp_path: Path) -> None:
+    source = _squeezing(tmp_path / "vad.onnx")
+    report, path = _built(
+        source, **{"no-engine": False, "target": ["sm_89"], "fp16": True, "input": ["x=1x8"],
+                   "fix": ["rate=16000"]}
+    )  # fmt: skip
+    assert [(one.name, tuple(one.shape)) for one in report.inputs] == [("x", (1, 8))]
+    assert "If" not in {node.op_type for node in onnx.load(path).graph.node}
+    assert {row.name for row in report.rows if row.artifact} > {"tensorrt-fp16"}
+    feeds = {"x": np.random.default_rng(3).standard_normal((1, 8)).astype(np.float32)}
+    (before,) = _run(source, {**feeds, "rate": np.array(16000)})
+    np.testing.assert_array_equal(before, _run(path, feeds)[0])
+    notes = " ".join(report.notes)
+    assert "rate is fixed at 16000" in notes
+    assert "decide 2 of the branches (If) of vad.onnx" in notes
+
+
+@pytest.mark.parametrize(
+    ("fix", "message"),
+    [("speed=1", "no input named 'speed'"), ("rate=1.5", "scalar int64, and 1.5 does not fit")],
+)
+def test_a_fixed_input_that_does_not_fit_is_refused(fix: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        _built(_squeezing(tmp_path / "vad.onnx"), **{"input": ["x=1x8"], "fix": [fix]})
+
+
 def test_a_quantised_file_keeps_its_scales_and_builds_in_their_precision(tmp_path: Path) -> None:
     source = files.save(trained(), tmp_path / "net.onnx")
     report, path = _built(source, **{"no-engine": False, "target": ["sm_89"], "fp16": True})

@@ -76,6 +76,7 @@ def test_state_is_refused_and_its_buffer_named(form: str) -> None:
     with pytest.raises(ExportError, match="keeps state in last from one call") as caught:
         check_repeatable(module, INPUTS)
     assert "an output of forward" in caught.value.hint
+    assert ("often an ONNX" in caught.value.hint) == (form == "scripted")
     assert not module.last.any()  # a copy ran
 
 

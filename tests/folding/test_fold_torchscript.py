@@ -46,6 +46,18 @@ def test_torchscript_that_fails_on_its_input_is_an_error():
         fold(torch.jit.script(small()), (torch.randn(1, 5, 6, 6),))
 
 
+class Rate(nn.Module):
+    def forward(self, x: torch.Tensor, rate: int) -> torch.Tensor:
+        if rate != 16000:
+            raise ValueError("Supported rate: 16000")
+        return x
+
+
+def test_an_exception_that_torchscript_code_raises_is_an_error():
+    with pytest.raises(FoldError, match="Supported rate: 16000"):
+        fold(torch.jit.script(Rate().eval()), (torch.ones(2), torch.tensor(1)))
+
+
 def image() -> torch.Tensor:
     return torch.randn(2, 3, 6, 6)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,27 @@ from deployfold.loading import LoadedModel, make_inputs, resolve_inputs
 from deployfold.loading.arguments import Adapted, with_arguments, with_plain_outputs
 
 A, B = torch.full((1, 2), 3.0), torch.full((1, 2), 5.0)
+
+
+class Options(nn.Module):
+    def forward(self, image: Any, mask: Any, mode: str = "loss", *, scale: int) -> torch.Tensor:
+        assert mode == "predict"
+        return (image - 2 * mask) * scale
+
+
+def test_fixed_arguments_are_no_inputs() -> None:
+    net = loaded(Options())
+    fixed = {"mode": "predict", "scale": 3}
+    for texts in (["1x2", "1x2"], ["image=1x2", "mask=1x2"]):
+        spec = InputSpec.parse(texts)
+        adapted = with_arguments(net, spec, fixed)
+        assert resolve_inputs(adapted, spec).names == ("image", "mask")
+        torch.testing.assert_close(adapted.module(A, B), (A - 2 * B) * 3)
+    with pytest.raises(UsageError, match="no input named 'sizes'"):
+        with_arguments(net, None, {"sizes": 1})
+    scripted = replace(loaded(torch.jit.script(nn.ReLU())), kind="torchscript")
+    with pytest.raises(UsageError, match="compiled model cannot be fixed"):
+        with_arguments(scripted, None, {"input": 1})
 
 
 class KeywordOnly(nn.Module):

@@ -233,8 +233,9 @@ def _not_built(
     hints += ["Known issues:", *known] if known else []
     if branches:
         hints.append(
-            "The model has branches (If). Export it for one case without them, or use a file of "
-            "its author that has none."
+            "The model has branches (If). If an input chooses the branch, give it one value with "
+            "--fix NAME=VALUE; else export the model for one case, or use a file of its author "
+            "without branches."
         )
     return NotBuilt(
         f"{title} could not build the engine{log.because()}.",

@@ -130,7 +130,9 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True)
 def shapes_of(inputs: Sequence[Any]) -> str:
     """The shapes of the arguments, such as ``1x3x224x224``."""
     return ", ".join(
-        "x".join(map(str, argument.shape)) if torch.is_tensor(argument) else repr(argument)
+        "x".join(map(str, argument.shape)) or "scalar"
+        if torch.is_tensor(argument)
+        else repr(argument)
         for argument in inputs
     )
 
@@ -143,11 +145,18 @@ def forward_failed(inputs: Sequence[Any], error: Exception) -> FoldError:
             f"adds, exceeds Python's recursion limit of {sys.getrecursionlimit()}.",
             hint="Raise the limit first, for example sys.setrecursionlimit(10_000).",
         )
+    hint = (
+        "Give the shape that the model expects with --input, and its dtype if that is not float32 "
+        "(--input 1x16:int64), or real inputs with --input-data."
+    )
+    if any(torch.is_tensor(one) and not one.is_floating_point() for one in inputs):
+        hint += (
+            " An integer input without data is 0 or 1; --fix NAME=VALUE gives an option its value."
+        )
     return FoldError(
         f"The model's forward pass fails on the example input {shapes_of(inputs)}: "
         f"{type(error).__name__}: {first_line(error)}",
-        hint="Give the shape that the model expects with --input, and its dtype if that is not "
-        "float32 (--input 1x16:int64), or real inputs with --input-data.",
+        hint=hint,
     )
 
 
