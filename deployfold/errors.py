@@ -104,6 +104,18 @@ class BundleError(DeployfoldError):
     exit_code = ExitCode.BUNDLE
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a command that keeps finished files.
+
+    Args:
+        hint: the files that are kept, and what to do.
+    """
+
+    def __init__(self, hint: str) -> None:
+        super().__init__("interrupted")
+        self.hint = hint
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The most useful line of an exception's message: the first line of its innermost cause.
 

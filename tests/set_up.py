@@ -2,24 +2,30 @@
 
     python3 tests/set_up.py .venv zoo
 
-Unpacking wheels takes most of the time, and one pip does it on one core. So one pip chooses the
-versions, and two pips then install at the same time: NVIDIA's libraries, which are half of all
-bytes, and everything else. The logs are ``pip-*.log`` in the environment.
+Unpacking wheels takes most of the time, and one pip does it on one core. So one pip installs a
+current pip and this package, the current pip chooses the versions of everything else, and two pips
+then install half of the bytes each. The logs are ``pip-*.log`` in the environment.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import venv
+from importlib import metadata
 from pathlib import Path
 
 _TAIL = 20
 """Lines of a log that are printed if pip fails."""
+_OTHER_PYTHON = (22, 3)
+"""The first pip that installs for another Python. One that is there saves installing it twice."""
+_FOR_GPUS = "triton"
+"""A sixth of all bytes. torch imports it only to compile for a GPU."""
 _STEP = re.compile(r"^ *(?:Downloading (\S+?)-\d\S* \((.* [MG]B)\)|(Installing) collected)", re.M)
 
 
@@ -28,8 +34,13 @@ class Pip:
 
     def __init__(self, environment: Path, name: str, *arguments: str) -> None:
         self.log = environment / f"pip-{name}.log"
+        python = str(environment / "bin" / "python")
+        has_pip = (environment / "bin" / "pip").exists()
+        pip = (
+            [python, "-m", "pip"] if has_pip else [sys.executable, "-m", "pip", "--python", python]
+        )
         # Python writes the bytecode of a module at its first import: most are never imported.
-        command = [str(environment / "bin" / "python"), "-m", "pip", "install", "--no-compile"]
+        command = [*pip, "install", "--no-compile"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
 
@@ -79,20 +90,37 @@ class SetUp:
     def run(self, extras: str) -> None:
         """Create the environment, choose versions, and install."""
         if not (self.environment / "bin" / "python").exists():
-            venv.create(self.environment, with_pip=True)
-        self.say("a current pip")  # the pip of a new environment may take twice as long to resolve
-        self.pip(itself=["--upgrade", "pip"])
+            venv.create(self.environment, with_pip=not _installs_elsewhere())
+        self.say("a current pip, and deployfold")  # an old pip may take twice as long to resolve
+        self.pip(first=["--no-deps", "--upgrade", "pip", "--editable", "."])
         self.say("choosing versions")
         plan = self.environment / "pip-plan.json"
-        self.pip(plan=["--dry-run", "--report", str(plan), f".[{extras}]"])
+        self.pip(plan=["--dry-run", "--report", str(plan), f"deployfold[{extras}]"])
         found = [one["metadata"] for one in json.loads(plan.read_text("utf-8"))["install"]]
-        pins = [f"{one['name']}=={one['version']}" for one in found if one["name"] != "deployfold"]
-        nvidia = [pin for pin in pins if pin.startswith("nvidia-")]
-        others = [pin for pin in pins if pin not in nvidia]
+        pins = [f"{one['name']}=={one['version']}" for one in found]
+        if "dev" not in extras and not _has_gpu():
+            pins = [pin for pin in pins if not pin.startswith(f"{_FOR_GPUS}==")]
+        # NVIDIA's libraries without cuDNN weigh as much as everything else.
+        first = [pin for pin in pins if re.match("nvidia-(?!cudnn)", pin)]
+        second = [pin for pin in pins if pin not in first]
         self.say(f"installing {len(pins)} packages")
-        first = ["--no-deps", *nvidia, "--editable", "."]
-        self.pip(nvidia=first, **({"others": ["--no-deps", *others]} if others else {}))
+        parts = {"one": first, "two": second}
+        self.pip(**{name: ["--no-deps", *part] for name, part in parts.items() if part})
         self.say("set up")
+
+
+def _has_gpu() -> bool:
+    """Whether an NVIDIA driver is here."""
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
+
+
+def _installs_elsewhere() -> bool:
+    """Whether the pip of this Python, if it has one, can install into another environment."""
+    try:
+        version = metadata.version("pip").split(".")
+        return (int(version[0]), int(version[1])) >= _OTHER_PYTHON
+    except (metadata.PackageNotFoundError, ValueError, IndexError):
+        return False
 
 
 def main() -> None:

@@ -7,11 +7,12 @@ parts; a killed build leaves no report.
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from deployfold.config.build_spec import BuildSpec
-from deployfold.errors import AccuracyError, DeployfoldError, ThresholdError
+from deployfold.errors import AccuracyError, DeployfoldError, Interrupted, ThresholdError
 from deployfold.events import Emit, ignore
 from deployfold.lowering.keep import check_operators
 from deployfold.reporting.report import Report, Status
@@ -48,7 +49,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         LoadError, FoldError, ExportError, CompileError, MeasureError: the stage failed.
         UsageError: there is no such device, the directory cannot be written, or another build is
             writing to it.
-        KeyboardInterrupt: Ctrl-C, after the report was written.
+        Interrupted: Ctrl-C, after the report was written.
     """
     resolve_device(spec.device)  # report a missing GPU before any work
     check_tuning(spec)
@@ -88,6 +89,8 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             # If writing the report fails too, the user must still see the first error.
             with suppress(Exception):
                 save_report(partial_report(spec, loaded, folded, journal, status), directory)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(_kept(journal, directory)) from error
             raise
 
 
@@ -98,6 +101,18 @@ def _stopped(error: Exception | KeyboardInterrupt, stage: str) -> Status:
     if isinstance(error, Exception):
         return Status(state="failed", stage=stage, message=f"internal error: {error}")
     return Status(state="interrupted", stage=stage)
+
+
+def _kept(journal: Journal, directory: Path) -> str:
+    """The complete files of an interrupted build, and what to do."""
+    made = [one.path for one in journal.artifacts if one.path is not None]
+    names = dict.fromkeys(path.name for path in made if path.parent == directory)
+    if not names:
+        return "No artifact was complete. Run the same command again."
+    return (
+        f"{directory} keeps the complete artifacts: {', '.join(names)}. deployfold report "
+        f"{shlex.quote(str(directory))} shows them; the same command starts from the beginning."
+    )
 
 
 def check_outcome(report: Report) -> None:

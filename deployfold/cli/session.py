@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from deployfold.errors import DeployfoldError, ExitCode, UsageError
+from deployfold.errors import DeployfoldError, ExitCode, Interrupted, UsageError
 from deployfold.events import Emit, Event
 from deployfold.reporting.text import clean
 
@@ -166,8 +166,8 @@ def _failure(error: BaseException) -> DeployfoldError:
         return error
     # pybind11 turns an interrupt during the loading of an extension into an ImportError.
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
-        again = "Run the same command again to continue."
-        return _Failure(ExitCode.INTERRUPTED, "Interrupted.", again)
+        hint = error.hint if isinstance(error, Interrupted) else "Run the same command again."
+        return _Failure(ExitCode.INTERRUPTED, "Interrupted.", hint)
     if isinstance(error, SystemExit):  # deployfold's code does not exit within a command
         return _Failure(
             ExitCode.FOLD,

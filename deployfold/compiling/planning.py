@@ -160,13 +160,13 @@ def _named(
 ) -> EngineRequest | NoEngine:
     """Cases 1 and 4 of :func:`plan_engines`: an engine for one GPU."""
     choice, gpu = compiler_for(target, machine), machine.gpu
-    if choice.library is None:
-        return NoEngine(name, choice.reason)
     capabilities = (target.compute_capability,)
+    on_device = precision_refusal(precision, capabilities, "tensorrt")
+    if choice.library is None:
+        return NoEngine(name, on_device or choice.reason, elsewhere=on_device is None)
     refusal = precision_refusal(precision, capabilities, choice.library)
     if refusal is not None:
-        elsewhere = precision_refusal(precision, capabilities, "tensorrt") is None
-        return NoEngine(name, refusal, elsewhere=elsewhere)
+        return NoEngine(name, refusal, elsewhere=on_device is None)
     return EngineRequest(
         library=choice.library,
         precision=precision,

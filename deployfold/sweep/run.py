@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from deployfold.compiling.planning import plan_engines
+from deployfold.compiling.records import NoEngine
 from deployfold.errors import UsageError
 from deployfold.events import Emit, Note, StageFinished, StageProgress, StageStarted
 from deployfold.measuring.machine_load import allowed_cpus
+from deployfold.targets.machine import detect
 from deployfold.util.files import make_directory, unwritable
 from deployfold.util.locks import claim
 
@@ -71,6 +74,18 @@ def planned(fleet: Fleet, root: Path, scheduler: str | None = None) -> tuple[Job
     """The jobs that :func:`sweep` would run now."""
     cells = _cells(fleet, scheduler)
     return pending(cells, finished(cells, root.resolve()), root.resolve())
+
+
+def refusals(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The engines of the jobs that no library builds on any machine, each with the reason."""
+    machine = detect()
+    return tuple(
+        f"{cell.model.name} {cell.precision.value} for {cell.target}: {entry.reason}"
+        for job in jobs
+        for cell in job.cells
+        for entry in plan_engines([cell.target], cell.precision, machine)
+        if isinstance(entry, NoEngine) and not entry.elsewhere
+    )
 
 
 def _cells(fleet: Fleet, scheduler: str | None) -> tuple[Cell, ...]:

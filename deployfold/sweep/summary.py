@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.errors import DeployfoldError
+from deployfold.finish.kit import FINISH_JSON
 from deployfold.reporting import units
 from deployfold.reporting.markdown import escape, table_lines
 from deployfold.reporting.metrics import METRICS
@@ -230,7 +231,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
         return CellResult(*names, state="refused", message=report.status.message, **common)
     name = f"tensorrt-{cell.precision.value}-{cell.target}"
     left = next((row for row in report.rows if row.name == name), None)
-    state: State = "to finish" if (directory / "finish.json").exists() else "refused"
+    state: State = "to finish" if _in_kit(cell, directory) else "refused"
     return CellResult(
         *names, state=state, message=left.not_measured if left is not None else None, **common
     )
@@ -247,6 +248,15 @@ def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
             if right and cell.target in sidecar.get("targets", ()):
                 return row
     return None
+
+
+def _in_kit(cell: Cell, directory: Path) -> bool:
+    """Whether the device itself can still build the cell's engine."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        kit = json.loads((directory / FINISH_JSON).read_text(encoding="utf-8"))
+        pairs = [(one["precision"], one["target"]) for one in kit["engines"]]
+        return (cell.precision.value, cell.target) in pairs
+    return False
 
 
 def _sqnr(report: Report, precision: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -84,8 +85,11 @@ def test_a_stopped_build_leaves_whole_artifacts(folder, tmp_path, after, number,
         if line.startswith(after):
             break
     time.sleep(0.3)  # into the next stage
-    _end(process, number)
+    said = _end(process, number)
     names = check_whole(tmp_path / "o")
+    listed = re.search(r"keeps the complete artifacts: (.+?)\. deployfold report", said)
+    assert set(listed[1].split(", ") if listed else []) >= artifacts
+    assert listed is not None or "No artifact was complete." in said
     assert names >= artifacts | {"report.json", "report.md"}
     report = load_report(tmp_path / "o" / "report.json")
     assert report.status.state == "interrupted"

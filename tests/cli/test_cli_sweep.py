@@ -104,6 +104,16 @@ def test_one_that_fails_does_not_stop_the_others(fleet: Path) -> None:
     assert "bad.pt" in found[2]["message"]
 
 
+def test_a_dry_run_refuses_what_no_machine_builds(fleet: Path) -> None:
+    text = FLEET.replace('"fp32", ', '"fp8", ').replace('"h100"]', '"jetson-agx-orin"]')
+    text = text.replace("no-measure = true", 'no-measure = true\ncalib = "random"')
+    (fleet / "fleet.toml").write_text(text)
+    done = run("sweep", "fleet.toml", "--dry-run", cwd=fleet)
+    assert done.returncode == 11, done.stderr
+    assert "net fp8 for jetson-agx-orin: No fp8 engine for sm_87" in done.stderr
+    assert "fp16 for" not in done.stderr
+
+
 def test_latency_is_not_measured_beside_other_builds(fleet: Path) -> None:
     (fleet / "fleet.toml").write_text(FLEET.replace("no-measure = true", ""))
     done = run("sweep", "fleet.toml", "--jobs", "2", cwd=fleet)

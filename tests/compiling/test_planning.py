@@ -68,6 +68,14 @@ def test_auto_without_a_gpu_or_a_library_plans_no_engine() -> None:
     assert "tensorrt-rtx" in entry.reason
 
 
+@pytest.mark.parametrize("precision", [Precision.FP8, Precision.FP16])
+def test_a_device_is_offered_only_precisions_that_it_has(precision: Precision) -> None:
+    entry = plan("jetson-agx-orin", NO_GPU, precision)
+    assert isinstance(entry, NoEngine)
+    assert entry.elsewhere is (precision is Precision.FP16)
+    assert ("No fp8 engine for sm_87" in entry.reason) is (precision is Precision.FP8)
+
+
 def test_auto_with_a_gpu_takes_tensorrt_first() -> None:
     here = machine("NVIDIA L4", (8, 9), tensorrt="11.4.0", tensorrt_rtx="1.7.1")
     entry = plan("auto", here)

@@ -81,15 +81,20 @@ def sweep(
     """The command ``deployfold sweep``."""
     from deployfold.errors import SweepError
     from deployfold.sweep.fleet import read_fleet
-    from deployfold.sweep.run import planned
+    from deployfold.sweep.run import planned, refusals
     from deployfold.sweep.run import sweep as run_sweep
     from deployfold.sweep.summary import to_json, to_table
 
     read = read_fleet(fleet, allow_code or ())
     root = output or Path("build") / fleet.stem
     if dry_run:
-        for job in planned(read, root, scheduler):
+        missing = planned(read, root, scheduler)
+        for job in missing:
             run.line(" ".join(["deployfold", *job.command]))
+        if refused := refusals(missing):
+            raise SweepError(
+                f"No machine builds {len(refused)} of these engines.", hint=" ".join(refused)
+            )
         return
     results = run_sweep(read, root, emit=run.emit, jobs=jobs, scheduler=scheduler)
     if run.json:

@@ -24,6 +24,7 @@ from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import REPORT_JSON, Report, load_report
 from deployfold.runtimes import EAGER, ONNX_RUNTIME, TENSORRT, RunSettings, runtime_of
 from deployfold.runtimes.tensors import to_array
+from deployfold.util.files import sha256
 
 from .differences import compare_pairs
 from .eager import EagerSide, check_visible
@@ -101,6 +102,8 @@ def compare_files(
             files.append(_open(source, arch, allow_globals, trust))
         else:
             shapes = inputs_of(built)
+            here = built.source.model_copy(update={"path": source})
+            built = built.model_copy(update={"source": here})
             model = load_again(built, shapes, allow_globals=allow_globals, trust=trust)
             check_visible(source, model.module)
             files.append(_File(source, model))
@@ -178,11 +181,16 @@ def _report_beside(source: str) -> Report | None:
 
 
 def _is_source(source: str, of: Source) -> bool:
-    """Whether ``source`` is the original model of a build in PyTorch."""
-    paths = Path(source), Path(of.path)
+    """Whether ``source`` is the original model of a build in PyTorch.
+
+    The report's path may be relative to the directory of the build, so the content decides.
+    """
+    path, built = Path(source), Path(of.path)
     if of.kind == "onnx":  # compared as the file that it is
         return False
-    return source == of.path or (all(one.exists() for one in paths) and paths[0].samefile(paths[1]))
+    if path.is_file():
+        return path.stat().st_size == of.bytes and sha256(path) == of.sha256
+    return source == of.path or (path.exists() and built.exists() and path.samefile(built))
 
 
 def _inputs(files: Sequence[_File]) -> InputSpec:
