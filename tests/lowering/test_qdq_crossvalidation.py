@@ -37,7 +37,7 @@ def test_an_error_that_all_pictures_share_is_made_up_for():
 
     layer, weight, one = problem(8, 4000, halved)
     found = fit(layer, weight, one, STRENGTHS, INT8)
-    assert found.strength is STRENGTHS[-1]
+    assert found.choice.strength is STRENGTHS[-1]
     ratio = found.weight[:, 0, 0, 0] * found.weight_scale / weight[:, 0, 0, 0]
     assert np.median(ratio) > 1.2
 
@@ -51,7 +51,7 @@ def test_an_error_of_one_picture_alone_is_not():
 
     layer, weight, one = problem(64, 40, random_mix)
     found = fit(layer, weight, one, STRENGTHS, INT8)
-    assert found.strength is not STRENGTHS[-1]
+    assert found.choice.strength is not STRENGTHS[-1]
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -61,7 +61,7 @@ def test_a_bias_moves_only_where_the_mean_error_is_the_same_in_other_pictures(sh
 
     layer, weight, one = problem(8, 500, shifted)
     found = fit(layer, weight, one, (NEAREST,), INT8)
-    assert found.corrected is shared
+    assert found.choice.corrected is shared
     if shared:
         wanted = -0.3 * weight.sum((1, 2, 3))
         np.testing.assert_allclose(found.bias, wanted, atol=0.05)

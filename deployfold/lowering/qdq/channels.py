@@ -60,7 +60,7 @@ def best_channels(
         ExportError: ONNX Runtime cannot run the model.
     """
     fp32 = ir.to_proto(model)
-    measurer = Measurer(source, _some(held_back, COMPARED), None)
+    measurer = Measurer(source, _some(held_back, COMPARED), None, optimize=True)
     path = scratch / "variant.onnx"
     best, highest = fp32, float("-inf")
     compared: set[tuple[_Step, ...]] = set()
@@ -75,7 +75,9 @@ def best_channels(
         compared.add(effective)
         variant = ir.to_proto(changed) if effective else fp32
         few = _some(feeds, CALIBRATED)
-        results = quantise_layers(variant, layers, few, form, strengths=(NEAREST,), progress=part)
+        results = quantise_layers(
+            variant, layers, few, form, strengths=(NEAREST,), reported=0, progress=part
+        )
         rounded, _ = build(variant, results, form, None)
         write_model(rounded, path, threshold=SCRATCH_THRESHOLD)
         found = measurer.measure(path, optimize=True).sqnr_db

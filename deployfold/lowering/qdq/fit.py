@@ -78,6 +78,19 @@ HOPELESS = 1.05
 first fold alone stops the search as well."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How closely a layer follows the samples.
+
+    Attributes:
+        strength: the strength of the fit.
+        corrected: whether the bias correction is applied.
+    """
+
+    strength: Strength
+    corrected: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A quantised weight and its corrected bias.
@@ -86,19 +99,22 @@ class Fitted:
         weight: the codes, in the type and layout of the ONNX initialiser.
         weight_scale: float32 scales, see :class:`~.layers.QuantisedLayer`.
         bias: the new bias, float32; ``None`` for a layer without a bias.
-        strength: the chosen strength.
-        corrected: whether the bias correction was applied.
+        choice: how closely both follow the samples.
     """
 
     weight: Array
     weight_scale: Array
     bias: Array | None
-    strength: Strength
-    corrected: bool
+    choice: Choice
 
 
 def fit(
-    layer: Layer, weight: Array, problem: Problem, strengths: Sequence[Strength], form: Format
+    layer: Layer,
+    weight: Array,
+    problem: Problem,
+    strengths: Sequence[Strength],
+    form: Format,
+    choice: Choice | None = None,
 ) -> Fitted:
     """Quantise the weight and correct the bias of one layer, as the module describes.
 
@@ -106,6 +122,7 @@ def fit(
         weight: the fp32 weight in the layout of the ONNX initialiser.
         problem: the same layer as rows and columns.
         strengths: the strengths to try, :data:`NEAREST` first.
+        choice: a choice of before, which spares the cross-validation.
     """
     rows = problem.rows
     folds: list[Moments] = []
@@ -113,19 +130,19 @@ def fit(
         strengths = (NEAREST,)
     elif len(strengths) > 1:
         folds = moments_of(problem.exact, problem.read)
-    strength, corrected = _best(problem, strengths, folds, form, layer.block)
+    if choice is None:
+        choice = _best(problem, strengths, folds, form, layer.block)
     whole = functools.reduce(operator.add, folds) if folds else None
-    steps, codes = _quantised(rows, whole, strength, form, layer.block)
+    steps, codes = _quantised(rows, whole, choice.strength, form, layer.block)
     offset = None
-    if corrected:
+    if choice.corrected:
         offset = problem.offset(problem.outputs(codes * spread(steps, rows)), problem.parts)
     bias = problem.bias if offset is None or problem.bias is None else problem.bias + offset
     return Fitted(
         weight=stored_weight(layer, codes, weight.shape, form),
         weight_scale=stored_scale(layer, steps),
         bias=None if bias is None else bias.flatten().numpy(),
-        strength=strength,
-        corrected=corrected,
+        choice=choice,
     )
 
 
@@ -135,12 +152,14 @@ def _best(
     folds: Sequence[Moments],
     form: Format,
     block: int,
-) -> tuple[Strength, bool]:
-    """The strength with the least error outside the fit, and whether the bias is corrected."""
+) -> Choice:
+    """The choice with the least error outside the fit."""
     parts = problem.parts
     if len(parts) < 2:
-        return strengths[min(1, len(strengths) - 1)], True  # nothing can judge a stronger fit
-    best, least = (NEAREST, False), [float("inf")] * len(parts)
+        return Choice(
+            strengths[min(1, len(strengths) - 1)], True
+        )  # nothing can judge a stronger fit
+    best, least = Choice(NEAREST, False), [float("inf")] * len(parts)
     # All folds are fitted in one batch, as further groups: the rounding goes column by column.
     rows = problem.rows.repeat(len(parts), 1, 1)
     others = stacked([_without(folds, index) for index in range(len(parts))]) if folds else None
@@ -157,7 +176,7 @@ def _best(
             if errors[-1] > HOPELESS * least[index]:
                 return best
         if errors[-1] < least[-1]:
-            best, least = (strength, corrected < plain), errors
+            best, least = Choice(strength, corrected < plain), errors
     return best
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx import numpy_helper
 
 from deployfold.config.precision import Precision
 from deployfold.data.labels import Label
@@ -26,6 +25,7 @@ from deployfold.scoring import ScoredData, Scoring
 from deployfold.util.memory import release
 
 from .channels import best_channels
+from .costs import outputs_alone
 from .fit import STRENGTHS
 from .formats import FORMATS, Format
 from .guard import Step, keep_accuracy
@@ -33,7 +33,6 @@ from .layers import Layer, suitable_layers
 from .quantise import LayerResult, quantise_layers
 from .reports import low_note, notes_of, report_layers, titles, unsure_notes
 from .rest import Rest, build, plan_rest, round_rest
-from .rounding import plain
 from .sample_split import SampleSplit, check_finite, split_samples
 from .skips import with_skips
 from .tune import Tuned, tune, without
@@ -104,7 +103,12 @@ def lower(
             rest=rest,
             samples=samples,
             measurer=Measurer(
-                source, guarding, labels, _scoring(data.scored, labels), pictures=pictures
+                source,
+                guarding,
+                labels,
+                _scoring(data.scored, labels),
+                pictures=pictures,
+                optimize=True,
             ),
             scored=data.scored,
             scratch=temporary.parent,
@@ -182,7 +186,7 @@ class _Job:
         return quantise_layers(
             self.proto, self.layers, self.samples.feeds, self.form,
             excluded={*excluded, *self.unfit}, strengths=STRENGTHS if self.samples.fitted else (),
-            folds=self.samples.folds, progress=progress,
+            folds=self.samples.folds, earlier=self.every if excluded else (), progress=progress,
         )  # fmt: skip
 
     @functools.cached_property
@@ -223,7 +227,7 @@ class _Job:
         self.progress(f"measuring on {self.samples.measured_on}")
         rounded = self._rounded(step.results)
         scoring = _scoring(self.scored, labels) if same else None
-        measured = Measurer(self.source, feeds, labels, scoring).measure(rounded)
+        measured = Measurer(self.source, feeds, labels, scoring, optimize=True).measure(rounded)
         if same or self.scored is None:
             return measured
         # The labels are those of the build's inputs, not of the calibration data.
@@ -233,23 +237,12 @@ class _Job:
     def costs(self) -> dict[str, Measured]:
         """The accuracy with one layer alone rounded to nearest and all others in fp32, by layer."""
         few = self.samples.feeds[:: max(1, len(self.samples.feeds) // SENSITIVITY_SAMPLES)]
-        path = self.scratch / "one.onnx"
-        measurer = Measurer(self.source, few, None)
+        measurer = Measurer(self.source, few, None, optimize=True)
         names = titles(self.layers)
-        weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
         found = {}
-        for result in self.every:
-            layer, quantised = result.layer, result.quantised
-            if quantised is None:
-                continue
-            self.progress(f"what {names[layer.name]} costs")
-            codes, steps = plain(layer, numpy_helper.to_array(weights[layer.weight]), self.form)
-            alone = dataclasses.replace(quantised, weight=codes, weight_scale=steps, bias=None)
-            model, _ = build(
-                self.proto, [dataclasses.replace(result, quantised=alone)], self.form, None
-            )
-            write_model(model, path, threshold=SCRATCH_THRESHOLD)
-            found[layer.name] = measurer.measure(path, optimize=True)
+        for name, outputs in outputs_alone(self.proto, few, self.every, self.form):
+            self.progress(f"what {names[name]} costs")
+            found[name] = measurer.compare(outputs)
         return found
 
     def _rounded(self, results: Sequence[LayerResult]) -> Path:

@@ -61,19 +61,23 @@ class PartialRuns:
             made = {output for node in nodes for output in node.output if output}
             later = self._before(self._pending, self._tensors.keys() | made)[1]
             names = [name, *(one for one in later if one in made and one != name)]
-            model = self._model(names, nodes, borders, weights)
-            size = sum(len(self._weights[key].raw_data) for key in weights)
-            count = len(next(iter(self._tensors.values())))
-            with scratch_session(model, size) as session:
-                runs = [
-                    run_session(session, {one: self._tensors[one][i] for one in borders})
-                    for i in range(count)
-                ]
-            for index, key in enumerate(names):
-                values = [run[index] for run in runs]
+            found = self._run(names, nodes, {one: self._tensors[one] for one in borders}, weights)
+            for key, values in found.items():
                 if key == name or isinstance(values[0], np.ndarray):  # not a sequence
                     self._tensors[key] = values
         return self._tensors[name]
+
+    def replaced(self, name: str, values: Batch, wanted: Sequence[str]) -> list[Batch]:
+        """The tensors ``wanted`` as they would be if ``name`` were ``values``.
+
+        Nothing is kept. The tensors known so far must not depend on ``name``.
+        """
+        known = self._tensors | {name: values}
+        nodes, borders, weights = self._before(wanted, known)
+        names = [one for one in wanted if one not in known]
+        given = {one: known[one] for one in borders}
+        found = self._run(names, nodes, given, weights) if names else {}
+        return [known[one] if one in known else found[one] for one in wanted]
 
     def done(self, name: str) -> None:
         """Finish one request for ``name``, and drop every tensor that no other request needs."""
@@ -103,20 +107,33 @@ class PartialRuns:
                     stack += self._reads[index]
         return [self._nodes[index] for index in sorted(nodes)], list(borders), list(weights)
 
-    def _model(
-        self, names: list[str], nodes: list[onnx.NodeProto], borders: list[str], weights: list[str]
-    ) -> onnx.ModelProto:
+    def _run(
+        self,
+        names: Sequence[str],
+        nodes: list[onnx.NodeProto],
+        given: Mapping[str, Batch],
+        weights: list[str],
+    ) -> dict[str, Batch]:
+        """The tensors ``names``, which ``nodes`` compute from ``given``, on every sample."""
         inputs = [
             helper.make_tensor_value_info(
-                border, helper.np_dtype_to_tensor_dtype(self._tensors[border][0].dtype), None
+                name, helper.np_dtype_to_tensor_dtype(values[0].dtype), None
             )
-            for border in borders
+            for name, values in given.items()
         ]
         graph = helper.make_graph(
             nodes, "segment", inputs, [onnx.ValueInfoProto(name=name) for name in names],
             initializer=[self._weights[key] for key in weights],
         )  # fmt: skip
-        return helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
+        model = helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
+        size = sum(len(self._weights[key].raw_data) for key in weights)
+        count = len(next(iter(self._tensors.values())))
+        with scratch_session(model, size) as session:
+            runs = [
+                run_session(session, {name: values[i] for name, values in given.items()})
+                for i in range(count)
+            ]
+        return {name: [run[index] for run in runs] for index, name in enumerate(names)}
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
