@@ -42,6 +42,7 @@ from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 from trained_nets import NETS, Trained
@@ -144,6 +145,11 @@ def onnxruntime(method: CalibrationMethod, **options: Any) -> Quantiser:
     return quantise
 
 
+def onnxruntime_dynamic(source: Path, path: Path, *_: object) -> None:
+    """ONNX Runtime's dynamic quantiser: ranges of each input at run time, unknown to TensorRT."""
+    quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
+
+
 def peer(name: str, python: str) -> Quantiser:
     """The quantiser of another project, which needs other versions of many packages."""
 
@@ -166,6 +172,7 @@ QUANTISERS: dict[str, Quantiser] = {
         CalibrationMethod.Percentile, CalibPercentile=99.999
     ),
     "onnxruntime Entropy": onnxruntime(CalibrationMethod.Entropy),
+    "onnxruntime dynamic": onnxruntime_dynamic,
 }
 
 PRECISIONS: dict[str, Quantiser] = {

@@ -29,6 +29,7 @@ def modelopt(method: str, source: Path, samples: np.ndarray, path: Path) -> None
         calibration_method=method,
         calibration_eps=["cpu"],
         high_precision_dtype="fp32",
+        enable_gemv_detection_for_trt=False,  # which would leave the last layer in fp32
         output_path=str(path),
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+INTEGER = {"ConvInteger", "MatMulInteger"}
 MOVES = {"Cast", "Clip", "Concat", "Flatten", "Identity", "MaxPool", "Pad", "Relu", "Reshape",
          "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
 """Operators that may stand between a DequantizeLinear and the layer that reads it."""
@@ -24,4 +25,6 @@ def int8_layers(path: Path) -> str:
         return node is not None and node.op_type == "DequantizeLinear"
 
     layers = [node for node in nodes if node.op_type in LAYERS]
-    return f"{sum(all(map(dequantised, node.input[:2])) for node in layers)} of {len(layers)}"
+    integer = sum(node.op_type in INTEGER for node in nodes)
+    count = sum(all(map(dequantised, node.input[:2])) for node in layers)
+    return f"{integer + count} of {integer + len(layers)}"
