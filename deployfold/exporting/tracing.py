@@ -26,6 +26,10 @@ def trace(
 ) -> ExportedProgram:
     """Run ``torch.export`` on ``module``, with the dynamic axes of ``spec``.
 
+    Where ``torch.export`` refuses a model, torch prints the graph so far to ``sys.stderr`` and has
+    no switch for that. A command hides it. In a program that uses deployfold as a library it stays,
+    because redirecting ``sys.stderr`` would also hide what other threads of the program print.
+
     Raises:
         ExportError: ``torch.export`` refuses the model, or makes a dynamic axis constant.
     """

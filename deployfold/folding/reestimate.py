@@ -12,7 +12,8 @@ statistics of single batches (Wu and Johnson, Â«Rethinking "Batch" in BatchNormÂ
    larger batch or calls one BatchNorm at several places. Each repetition settles at least one more
    layer of a model that calls each BatchNorm once.
 
-Sums are taken over all samples in float64. The variance is divided by ``count - 1``, as for the
+A model in half precision runs in float32, and its new statistics are rounded to its dtype. Sums are
+taken over all samples in float64. The variance is divided by ``count - 1``, as for the
 running variance of ``torch.nn.BatchNorm2d``.
 """
 
@@ -27,7 +28,9 @@ import torch
 from torch import nn
 
 from deployfold.errors import FoldError, first_few
+from deployfold.util.tensors import is_finite
 
+from .half import half_on_cpu, in_float32
 from .modules import copy_modules
 from .moments import LEAST_SAMPLES, Norm, measure, norms_of
 from .proof.compare import difference, forward_failed, run_model
@@ -82,7 +85,8 @@ def reestimated(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> Reestima
 
     Raises:
         FoldError: the model is TorchScript or has no BatchNorm that the samples reach, the samples
-            are too few, the forward fails, or the statistics do not settle.
+            are too few, the forward fails, or the statistics do not settle or exceed what half
+            precision holds.
     """
     samples = sum(len(item[0]) if torch.is_tensor(item[0]) else 1 for item in inputs)
     if samples < LEAST_SAMPLES:
@@ -93,7 +97,8 @@ def reestimated(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> Reestima
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise _nothing("is TorchScript, whose statistics are part of a fixed graph")
-    copied = copy_modules(model)
+    single, inputs = _in_float32(model, inputs)
+    copied = copy_modules(single)
     norms = norms_of(copied)
     if not norms:
         raise _nothing("has no BatchNorm with running statistics in evaluation mode")
@@ -108,8 +113,14 @@ def reestimated(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> Reestima
         new = Norm(result.get_submodule(name))
         new.running_mean.copy_(norm.running_mean)
         new.running_var.copy_(norm.running_var)
-    before = [run_model(model, item) for item in inputs]
-    after = [run_model(result, item) for item in inputs]
+        if not (is_finite(new.running_mean) and is_finite(new.running_var)):
+            raise FoldError(
+                f"The statistics of {name} on this data exceed what {new.running_var.dtype} holds.",
+                hint="Convert the model to float32 first (model.float()).",
+            )
+    before = [run_model(single, item) for item in inputs]
+    changed = result if single is model else copy_modules(result, share_parameters=False).float()
+    after = [run_model(changed, item) for item in inputs]
     return Reestimated(
         model=result,
         names=tuple(reached),
@@ -118,6 +129,24 @@ def reestimated(model: nn.Module, inputs: Sequence[tuple[Any, ...]]) -> Reestima
         samples=samples,
         moved=max(difference(*pair).relative for pair in zip(before, after, strict=True)),
     )
+
+
+def _in_float32(
+    model: nn.Module, inputs: Sequence[tuple[Any, ...]]
+) -> tuple[nn.Module, Sequence[tuple[Any, ...]]]:
+    """A float32 copy of a model in half precision on the CPU, and its inputs in float32.
+
+    A model that is in another precision, or whose code computes in half precision, stays.
+    """
+    if half_on_cpu(model) is None:
+        return model, inputs
+    single = copy_modules(model, share_parameters=False).float()
+    wide = [in_float32(item) for item in inputs]
+    try:
+        run_model(single, wide[0])
+    except Exception:  # the same forward runs in half precision next, and reports its own error
+        return model, inputs
+    return single, wide
 
 
 def _settle(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from deployfold.errors import LoadError
 from deployfold.util.tensors import is_finite
@@ -68,9 +69,13 @@ def checked(loaded: LoadedModel) -> LoadedModel:
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:
-    """Refuse quantised layers, whose weights are packed."""
+    """Refuse layers that are quantised: with packed weights, or torch's own with integers."""
     if ".quantized." in f"{type(layer).__module__}." and type(layer).__name__ != "FloatFunctional":
         raise LoadError(f"{name or 'The model'} is a quantised layer already.", hint=_QUANTISED)
+    if isinstance(layer, (_ConvNd, nn.Linear)) and layer.__module__.startswith("torch.nn.modules."):
+        for key, tensor in layer.named_parameters(recurse=False):
+            if not tensor.is_floating_point():
+                raise _stored_narrow(f"{name}.{key}".lstrip("."), tensor)
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -145,12 +150,20 @@ def _not_numbers(tensor: torch.Tensor, *, infinite: bool) -> int:
 
 
 def dtype_notes(module: nn.Module) -> list[str]:
-    """A note on float types other than float32, for a loaded model."""
-    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
-    if not dtypes:
-        return []
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    return [f"The model has {names} parameters; they are kept."]
+    """A note on float types other than float32, and one on integers, for a loaded model."""
+    dtypes = {parameter.dtype for parameter in module.parameters()} - {torch.float32}
+    floats = {dtype for dtype in dtypes if dtype.is_floating_point}
+    notes = [f"The model has {_names(floats)} parameters; they are kept."] if floats else []
+    if integers := dtypes - floats:
+        notes.append(
+            f"The model has {_names(integers)} parameters, which its own code turns into numbers. "
+            "ONNX files and engines may hold those as floats, and --int8 chooses scales of its own."
+        )
+    return notes
+
+
+def _names(dtypes: Set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 _STRUCTURE = frozenset({"_modules", "_parameters", "_buffers"})

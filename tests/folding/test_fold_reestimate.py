@@ -61,6 +61,25 @@ def test_the_statistics_are_those_of_each_layer_in_evaluation_mode(batch):
         np.testing.assert_allclose(layer.running_var, variance, rtol=1e-5)
 
 
+def test_a_model_in_half_precision_runs_in_float32():
+    wide, data = net(), samples()
+    half = net().half()
+    dtypes = set()
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda layer, arguments: dtypes.add(arguments[0].dtype)
+    )
+    result = reestimated(half, [(item.half(),) for (item,) in data])
+    hook.remove()
+    assert dtypes == {torch.float32}
+    expected = reestimated(wide, data)
+    for name in result.names:
+        found, exact = result.model.get_submodule(name), expected.model.get_submodule(name)
+        assert found.running_var.dtype == torch.float16
+        torch.testing.assert_close(found.running_var.float(), exact.running_var, rtol=5e-3, atol=0)
+    with pytest.raises(FoldError, match=r"exceed what torch\.float16 holds"):
+        reestimated(half, [(item.half() * 1000,) for (item,) in data])
+
+
 def test_a_model_that_takes_one_sample_at_a_time_settles_at_the_same():
     def forward(self, x):
         assert x.shape[0] == 1

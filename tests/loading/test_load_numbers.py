@@ -79,3 +79,19 @@ def test_a_quantised_layer_is_refused_by_its_name(tmp_path):
     net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
     with pytest.raises(LoadError, match=r"^1 is a quantised layer already"):
         load_model(saved(net, tmp_path), trust=True)
+
+
+def test_integers_in_a_layer_of_torch_are_refused_and_in_an_own_one_are_said(
+    tmp_path,
+):
+    codes = nn.Parameter(torch.ones(2, 4, dtype=torch.int8), requires_grad=False)
+    net = nn.Sequential(nn.Linear(4, 2))
+    net[0].weight = codes
+    with pytest.raises(LoadError, match=r"^0\.weight is int8, so it is quantised already"):
+        load_model(saved(net, tmp_path))
+    own = nn.Module()
+    own.codes = codes
+    assert (
+        "int8 parameters, which its own code turns into numbers"
+        in load_model(saved(own, tmp_path)).notes[0]
+    )
