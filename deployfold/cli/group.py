@@ -22,7 +22,9 @@ def _plain(text: str | None) -> str | None:
     """
     if text is None:
         return None
-    paragraphs = text.split("\n\n")
+    summary, *paragraphs = text.split("\n\n")
+    # typer takes the indentation of the second paragraph away, unless that paragraph is empty.
+    paragraphs = [summary, *[""] * bool(paragraphs), *paragraphs]
     lines = (one if "\n " in one else one.replace("\n", " ") for one in paragraphs)
     return re.sub(r"(?<!\\)\[(?=[a-z#/@\[])", r"\\[", "\n\n".join(lines))
 
@@ -30,6 +32,9 @@ def _plain(text: str | None) -> str | None:
 def _put_right(params: list[Any]) -> list[Any]:
     for param in params:
         param.help = _plain(getattr(param, "help", None))
+        if param.param_type_name == "argument":
+            # The name tells what it takes: show DIR|FILE, not DIR|FILE <list[Path]>.
+            param.display_type_rich = lambda ctx: None
         if getattr(param, "is_flag", False):
             if param.default is None:
                 # With the default None, typer imports pydantic, which takes 0.1 s; with False, it

@@ -77,6 +77,7 @@ class BuildSpec:
         None,
         "Architecture of a state dict; torchvision:NAME, timm:NAME or package.module:factory.",
         Panel.MODEL,
+        metavar="NAME",
         common=True,
     )
     arch_options: tuple[tuple[str, Any], ...] = option(

@@ -101,7 +101,7 @@ def _plain(report: Report) -> list[str]:
     others = [s for s in speedups if not s.low == s.high == 1.0]
     if any(speedup.bounded for speedup in others):
         if any(speedup.undecided for speedup in others):
-            words += "; ≈ where that holds 1"
+            words += "; ≈ if it contains 1"
         if rounds < ENOUGH_ROUNDS:
             words += (
                 f". With fewer than {ENOUGH_ROUNDS} rounds the interval can be too narrow where the"

@@ -166,7 +166,10 @@ def load_report(path: Path) -> Report:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+        raise UsageError(
+            f"Cannot read {path}: {error.strerror}.",
+            hint="Give the directory of a build, or its report.json.",
+        ) from error
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:

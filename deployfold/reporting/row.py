@@ -34,7 +34,7 @@ class Speedup(Frozen):
 
     @property
     def undecided(self) -> bool:
-        """The interval holds 1: neither faster nor slower."""
+        """The interval contains 1: neither faster nor slower."""
         return self.low <= 1.0 <= self.high
 
 

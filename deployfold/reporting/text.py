@@ -77,7 +77,7 @@ def ratio(value: float) -> str:
 
 
 def speedup(value: Speedup, *, interval: bool = True) -> str:
-    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` where the interval holds 1."""
+    """``1.31× [1.29, 1.33]``, or ``≈ [0.98, 1.02]`` if the interval contains 1."""
     head = "≈" if value.undecided else f"{ratio(value.value)}×"
     return f"{head} [{ratio(value.low)}, {ratio(value.high)}]" if interval else head
 

@@ -27,7 +27,7 @@ def bench(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR|FILE…",
+            metavar="DIR|FILE",
             help="A directory that deployfold build wrote, or files of any runtime. The first one "
             "is the baseline.",
             show_default=False,

@@ -4,7 +4,7 @@ With --layers: find the first layer whose outputs differ.
 
 Examples:
   deployfold compare main/build/resnet50 build/resnet50
-  deployfold compare old.json new.json --fail latency=5% --fail onnxruntime:size=never
+  deployfold compare old.json new.json --fail latency=5% --fail size=never
   deployfold compare resnet50.pt build/resnet50/resnet50.int8.onnx --layers
 """
 
@@ -153,7 +153,7 @@ def compare(
         ),
     ] = None,
     seed: Annotated[
-        int | None, opt.option("Seed of the random inputs; 0.", panel=LAYERS, min=0)
+        int | None, opt.option("Seed of the random inputs; 0.", panel=LAYERS, metavar="N", min=0)
     ] = None,
     allow_global: opt.AllowGlobals = None,
     trust: opt.Trust = False,

@@ -116,10 +116,10 @@ def _parse(flags: list[str]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    if value is None or value in ("", []):
+    if value is None or value in ("", [], ()):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)

@@ -35,7 +35,7 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR|FILE…",
+            metavar="DIR|FILE",
             help="The directory of a build, or its report.json; several make one page.",
             show_default=False,
         ),
