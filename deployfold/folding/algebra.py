@@ -135,6 +135,12 @@ def scale_columns(weight: Tensor, scale: Tensor, *, transposed: bool, groups: in
     return scale_rows(weight, scale, transposed=not transposed, groups=groups)
 
 
+def forward_weight(weight: Tensor, *, groups: int) -> Tensor:
+    """A transposed weight ``(in, out / groups, *kernel)`` as ``(out, in / groups, *kernel)``."""
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    return grouped.transpose(1, 2).flatten(0, 1)
+
+
 def response_to(weight: Tensor, shift: Tensor, *, groups: int) -> Tensor:
     """The response of a convolution or linear layer to the constant input ``shift``: ``(out,)``.
 

@@ -27,6 +27,8 @@ _PRODUCTS = {
     "bmm": ("self", "mat2"),
     "linear": ("input", "weight"),
 }
+_CONTRACTIONS = {"tensordot": ("self", "other"), "inner": ("self", "other"), "mv": ("self", "vec")}
+"""Products that sum over given axes, or over the last axis of both factors."""
 _TURNS = frozenset("t transpose permute numpy_T swapaxes swapdims movedim mT matrix_H".split())
 
 
@@ -153,6 +155,8 @@ def _factors(op: Op) -> tuple[Value, Value, str, str, str] | None:
     """The variable and the stored factor of a product, the letters of both and of the result."""
     if op.name == "einsum":
         tensors = op["tensors"]
+    elif op.name in _CONTRACTIONS:
+        tensors = [op.arguments[key] for key in _CONTRACTIONS[op.name]]
     elif op.name in _PRODUCTS and len(op.inputs) > 1:
         tensors = [op.arguments[key] for key in _PRODUCTS[op.name]]
     else:
@@ -160,7 +164,7 @@ def _factors(op: Op) -> tuple[Value, Value, str, str, str] | None:
     ranks = [len(one.shape) for one in tensors]
     if len(tensors) != 2:
         return None
-    equation = Equation.read(op["equation"], ranks) if op.name == "einsum" else _product(op, ranks)
+    equation = _equation(op, ranks)
     for index in (1, 0):
         source, (weight, order) = tensors[1 - index], _stored(tensors[index])
         if weight.name is not None and not source.constant:
@@ -181,6 +185,22 @@ def _stored(value: Value) -> tuple[Value, Sequence[int]]:
     lengths = [axis + 2 for axis in plain]
     went = turn.rerun({turn.inputs[0]: torch.empty(lengths)}).shape
     return turn.inputs[0], [list(went).index(length) for length in lengths]
+
+
+def _equation(op: Op, ranks: list[int]) -> Equation:
+    if op.name == "einsum":
+        return Equation.read(op["equation"], ranks)
+    if op.name not in _CONTRACTIONS:
+        return _product(op, ranks)
+    axes = [op.arguments.get(f"dims_{key}", [-1]) for key in _CONTRACTIONS["tensordot"]]
+    axes = [[axis % rank for axis in each] for each, rank in zip(axes, ranks, strict=True)]
+    first = ascii_letters[: ranks[0]]
+    second = list(ascii_letters[ranks[0] : sum(ranks)])
+    for one, other in zip(*axes, strict=True):
+        second[other] = first[one]
+    summed = {first[one] for one in axes[0]}
+    result = "".join(letter for letter in (*first, *second) if letter not in summed)
+    return Equation((first, "".join(second)), result)
 
 
 def _product(op: Op, ranks: list[int]) -> Equation:

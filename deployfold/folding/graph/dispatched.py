@@ -48,6 +48,8 @@ def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     if name == "embedding":
         return {**arguments, "input": arguments["indices"], "bias": None}
+    if name in ("index", "index_select"):
+        return _rows_of_parameter(arguments) or arguments
     if name not in _PRODUCTS:
         return arguments
     first, second = _PRODUCTS[name]
@@ -59,6 +61,19 @@ def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if bias is not None and bias.shape != weight.shape[1:]:
         return arguments
     return {**arguments, "input": arguments[first], "weight": weight, "bias": bias}
+
+
+def _rows_of_parameter(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of the embedding that ``weight[indices]`` is; None for other indexing."""
+    weight, indices = arguments["self"], arguments.get("indices")
+    if indices is None:
+        indices = [arguments["index"]] if arguments["dim"] == 0 else []
+    if weight.name is None or len(weight.shape) != 2 or len(indices) != 1:
+        return None
+    (rows,) = indices
+    if rows is None or rows.constant or rows.dtype == torch.bool:
+        return None
+    return {"input": rows, "weight": weight, "bias": None}
 
 
 def run_operator(

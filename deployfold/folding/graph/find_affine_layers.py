@@ -71,6 +71,9 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
         functional=not (inside and is_batchnorm_module(module)),
     )
     mean, variance = op["running_mean"], op["running_var"]
+    if op.call.transformed:
+        affine_layer.reason = "it runs inside torch.vmap or another torch.func transform"
+        return affine_layer
     if mean is None:
         affine_layer.reason = "it has no running statistics, so it depends on the batch"
         return affine_layer

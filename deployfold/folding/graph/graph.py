@@ -45,13 +45,17 @@ class Value:
 
 @dataclass(eq=False)
 class Call:
-    """One call of one module: the module's path, and the tensors that it took and returned."""
+    """One call of one module: the module's path, and the tensors that it took and returned.
+
+    ``transformed`` calls run inside ``torch.vmap`` or another transform of ``torch.func``.
+    """
 
     path: str
     module: torch.nn.Module
     parent: Call | None
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
+    transformed: bool = False
 
     def within(self, other: Call) -> bool:
         """Whether this call is ``other``, or ``other`` made it directly or indirectly."""

@@ -22,6 +22,7 @@ _FORWARDS = frozenset(
         nn.ConvTranspose2d.forward,
         nn.ConvTranspose3d.forward,
         nn.Linear.forward,
+        nn.Bilinear.forward,
     }
 )
 
@@ -38,6 +39,8 @@ class Layer:
         path: the module whose forward runs the layer; ``""`` is the model itself.
         weight: the qualified name of the weight.
         bias: the qualified name of the bias; ``None`` if the layer has no bias yet.
+        padded: outputs at borders read zeros. A transposed convolution sums other taps at other
+            positions, unless each output reads one input.
         rank: the number of spatial axes; 0 for a linear layer.
         geometry: for every spatial axis: kernel size, stride, leading padding, dilation.
         functional: the forward ignores a ``bias`` attribute set on the module, so folding writes a
@@ -66,10 +69,10 @@ class Layer:
         """Why the layer cannot absorb a shift of its input, as a phrase; empty if it can."""
         if self.kind == "deform_conv":
             return "takes zeros beyond its borders"
+        if self.padded and self.kind == "conv_transpose":
+            return "sums other taps at other positions"
         if self.padded:
             return "pads with zeros, which the shift would have to change as well"
-        if self.kind == "conv_transpose":
-            return "sums other taps at other positions"
         return ""
 
     @property
@@ -80,7 +83,7 @@ class Layer:
 
 def is_layer(op: Op) -> bool:
     """Whether ``op`` is a convolution, transposed convolution or linear operator."""
-    return record_of(op).layer is not None and "weight" in op.arguments
+    return record_of(op).layer is not None and {"input", "weight"} <= op.arguments.keys()
 
 
 def layer_of(op: Op) -> Layer | str:
@@ -120,6 +123,7 @@ def layer_of(op: Op) -> Layer | str:
         groups=groups,
         geometry=geometry,
         padded=kind == "deform_conv"
+        or (kind == "conv_transpose" and not _is_pointwise(op, weight, rank))
         or any(padding for _, _, padding, _ in geometry)
         or _same_padding_adds(op, geometry),
         functional=bias is None and not _reads_bias(op),
@@ -158,6 +162,12 @@ def _geometry(op: Op, weight: Value, rank: int) -> tuple[tuple[int, int, int, in
 
 def _same_padding_adds(op: Op, geometry: tuple[tuple[int, int, int, int], ...]) -> bool:
     return op.arguments.get("padding") == "same" and any(kernel > 1 for kernel, *_ in geometry)
+
+
+def _is_pointwise(op: Op, weight: Value, rank: int) -> bool:
+    """Whether each output of a transposed convolution reads one input, by the same tap."""
+    gaps = max(_spread(op["output_padding"], rank), default=0)
+    return {*weight.shape[2:], *_spread(op["stride"], rank)} == {1} and not gaps
 
 
 def _spread(item: int | list[int] | tuple[int, ...], rank: int) -> list[int]:

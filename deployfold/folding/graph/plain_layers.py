@@ -2,14 +2,19 @@
 
 1. A recurrent operator multiplies its input by ``weight_ih`` first. That product becomes a separate
    linear layer, so an affine layer before the recurrent operator can fold into the product.
-2. Other products with a stored tensor become linear layers; see :mod:`.contractions`.
+2. A bilinear operator multiplies the outer product of its inputs by its weight. That product
+   becomes a linear layer.
+3. The mean of rows of an embedding, none of which is empty, becomes an embedding.
+4. Other products with a stored tensor become linear layers; see :mod:`.contractions`.
 
 The model keeps its form: folding changes its weights and biases by name.
 """
 
 from __future__ import annotations
 
-from .contractions import write_as_layer
+from deployfold.folding.operators.products import bag_barrier
+
+from .contractions import Form, write_as_layer
 from .graph import Graph, Op, Value
 
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
@@ -23,8 +28,36 @@ def write_plainly(graph: Graph) -> None:
             _split(graph, op, _first_weights(op))
         elif op.name in _CELLS:
             _split(graph, op, [(op["w_ih"], op.arguments.get("b_ih"))])
+        elif op.name == "bilinear" and op["weight"].name is not None:
+            _split_bilinear(graph, op)
+        elif op.name == "embedding_bag" and not bag_barrier(op):
+            indices, weight = op["indices"], op["weight"]
+            op.arguments = {"input": indices, "weight": weight, "bias": None}
         else:
             write_as_layer(graph, op)
+
+
+def _split_bilinear(graph: Graph, op: Op) -> None:
+    """Replace ``op`` by the outer product of its inputs and a linear layer."""
+    first, second, weight, bias = (op[key] for key in ("input1", "input2", "weight", "bias"))
+    if first.constant or second.constant:
+        return
+    rows, left, right = weight.shape
+    width = left * right
+    form = Form((0, 1, 2), (rows, left, right), rows, width, (rows,), (0,), (rows,))
+    arguments = {"input1": first, "input2": second}
+    outer = Op(op.name, None, arguments, op.call, op.occurrence, [first, second])
+    outer.outputs = [Value((*first.shape[:-1], width), first.dtype, producer=outer)]
+    for value in op.inputs:
+        value.drop_reader(op)
+    for value in outer.inputs:
+        value.consumers.append(outer)
+    op.arguments = {"input": outer.output, "weight": weight, "bias": bias, "form": form}
+    op.inputs = [value for value in (outer.output, weight, bias) if value is not None]
+    for value in op.inputs:
+        value.consumers.append(op)
+    position = graph.operators.pop(op)
+    graph.operators[outer] = graph.operators[op] = position  # equal positions keep the order
 
 
 def _first_weights(op: Op) -> list[tuple[Value, Value | None]]:

@@ -95,6 +95,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.consumers = [op for op in value.consumers if op not in gone]
         del self._ops[ops:], self._calls[calls:], self._inputs[inputs:], self._outputs[outputs:]
 
+    def note_transform(self) -> None:
+        """Record that the module call at hand runs inside a transform of ``torch.func``."""
+        self._stack[-1].transformed = True
+
     def note_read(self, name: str, tensor: torch.Tensor) -> None:
         """Record that code outside torch reads ``tensor``."""
         self._record(name, None, {"self": self._value(tensor)}, [])

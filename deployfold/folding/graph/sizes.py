@@ -140,17 +140,20 @@ class Comparisons:
         """Record the places where torch raised an error that a forward caught."""
         self._unfollowed.update(dict.fromkeys((place, True) for place in places))
 
-    def place(self) -> str:
-        """The file and line of code outside torch that called the function that calls this."""
-        reader, line = self._reader_of(sys._getframe(2))
-        return f"{Path(reader.code.co_filename).name}:{line}"
+    def caller(self) -> list[str]:
+        """The file and line of the code that called a function of torch, if it is outside torch."""
+        frame = sys._getframe(2)
+        inside = frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH)
+        frame = frame.f_back if inside and frame.f_back else frame  # a method written in Python
+        file = Path(frame.f_code.co_filename)
+        return [] if str(file).startswith((_TORCH, _OWN)) else [f"{file.name}:{frame.f_lineno}"]
 
     def _reader_of(self, frame: FrameType) -> tuple[Reader, int]:
         """The function outside torch that ``frame`` runs, or is called by, and its line.
 
         The functions that call it may get the size as its result.
         """
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH):
+        while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _OWN)):
             frame = frame.f_back
         found, line = self._reader(frame), frame.f_lineno
         callers = 0

@@ -202,12 +202,14 @@ class Reads(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            self._recorder.note_transform()
         if name == "__getitem__":
             args = (args[0], self._with_tensors(args[1]))
         try:
             result = func(*args, **(kwargs or {}))
         except Exception:
-            self.raised.append(self._comparisons.place())
+            self.raised += self._comparisons.caller()
             raise
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])

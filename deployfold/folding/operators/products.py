@@ -56,6 +56,41 @@ def contracts(op: Op) -> list[Link]:
     raise NotSeparable("the einsum is neither a product with a stored tensor nor an attention")
 
 
+def bag_barrier(op: Op) -> str:
+    """Why an ``embedding_bag`` is no embedding; empty if it is the mean of some of its rows.
+
+    The rows of an embedding may take a shift, which then passes the mean.
+    """
+    if op["mode"] != 1:
+        what = "adds up" if op["mode"] == 0 else "takes the largest of"
+        return f"it {what} rows of its weight, which no shift passes"
+    left_out = op["padding_idx"] is not None and op["padding_idx"] >= 0
+    if left_out or op["per_sample_weights"] is not None:
+        return "it weights or leaves out rows of its weight"
+    starts = number_of(op["offsets"])
+    length = op["indices"].shape[0]
+    if starts is None or not bool((starts.diff(append=starts.new_tensor([length])) > 0).all()):
+        return "a bag without rows gives zeros, which a shift would have to change"
+    return ""
+
+
+def bags(op: Op) -> list[Link]:
+    """The reason why no map passes an ``embedding_bag``."""
+    raise NotSeparable(bag_barrier(op))
+
+
+def multiplies_two(op: Op) -> list[Link]:
+    """The reason why no map passes a bilinear operator."""
+    raise NotSeparable("it multiplies two tensors that depend on the input")
+
+
+def unread(op: Op) -> list[Link]:
+    """The reason why no map passes products whose form folding does not read."""
+    raise NotSeparable(
+        "folding does not read this form of product; F.linear or torch.matmul in its place folds"
+    )
+
+
 _SHAPES_ALONE = frozenset({"reshape", "view", "flatten", "expand", "unsqueeze", "squeeze"})
 _SAME = frozenset({"contiguous", "clone", "dropout", "feature_dropout", "alpha_dropout"})
 

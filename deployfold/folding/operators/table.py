@@ -29,7 +29,7 @@ from .links import (
     rectifies,
 )
 from .partial import NotSeparable
-from .products import attends, contracts
+from .products import attends, bags, contracts, multiplies_two, unread
 
 LayerKind = Literal["conv", "conv_transpose", "deform_conv", "linear", "product", "embedding"]
 
@@ -91,10 +91,14 @@ _RECORDS = (
     *(Operator(f"conv_transpose{n}d", layer="conv_transpose", spatial_axes=n) for n in (1, 2, 3)),
     Operator("deform_conv2d", layer="deform_conv", spatial_axes=2),
     Operator("linear", layer="linear"),
-    Operator("addmm", layer="product"),
+    Operator("addmm", unread, layer="product"),
     Operator("mm", layer="product"),
     Operator("matmul", attends, layer="product"),
     Operator("embedding", layer="embedding"),
+    Operator("embedding_bag", bags, layer="embedding"),
+    Operator("bilinear", multiplies_two, layer="linear"),
+    *(Operator(name, unread, layer="linear") for name in ("tensordot", "inner", "mv")),
+    *_several("baddbmm addbmm addmv addr linalg_multi_dot", unread),
     # Batch norms.
     Operator("batch_norm", batch_norm=True),
     Operator("cudnn_batch_norm", batch_norm=True),
@@ -140,7 +144,9 @@ _RECORDS = (
         _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d""",
         moves,
     ),
-    *_several("gather index index_select", moves_by_index),
+    Operator("gather", moves_by_index),
+    Operator("index", moves_by_index, layer="embedding"),
+    Operator("index_select", moves_by_index, layer="embedding"),
     *_several("cat concat concatenate stack", joins),
     # Weighted averages and maxima, with the number of trailing axes; 0: the axes in the argument.
     *(

@@ -25,6 +25,10 @@ _OPERATORS = {
 """The torch name of each Python operator whose name differs from it."""
 
 
+_WITHOUT_BIAS = frozenset({"matmul", "mm", "bmm", "mv", "einsum", "inner", "tensordot"})
+"""Products that take no bias, so that folding adds one to their result."""
+
+
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
     """Why ``torch.fx`` cannot remove an operator from the forward of ``module``; None if it can."""
     if "forward" in vars(module):  # torch.fx would trace the forward of the class
@@ -65,13 +69,14 @@ def rewrite_forward(
         module.register_parameter(attribute, bias)
         with graph.inserting_before(node):
             source = graph.get_attr(attribute)
-        if name in ("matmul", "mm", "bmm", "einsum"):
+        position = 3 if name == "bilinear" else 2
+        if name in _WITHOUT_BIAS:
             with graph.inserting_after(node):
                 total = graph.call_function(torch.add, (node, source))
             node.replace_all_uses_with(total)
             total.update_arg(0, node)
-        elif len(node.args) > 2:
-            node.update_arg(2, source)
+        elif len(node.args) > position:
+            node.update_arg(position, source)
         else:
             node.update_kwarg("bias", source)
     for name, occurrence, shift in shifts:

@@ -146,7 +146,9 @@ def _term(model: nn.Module, layer: Layer, term: Term) -> tuple[Tensor, Tensor]:
     shift = torch.zeros_like(rows)
     if term.columns is not None:
         if term.columns.has_shift:
-            forth = weight.t() if layer.kind == "product" else weight
+            forth = (
+                algebra.forward_weight(weight, groups=source.groups) if layer.transposed else weight
+            )
             constant = term.columns.shift.to(device)
             shift = rows * algebra.response_to(forth, constant, groups=source.groups)
         weight = algebra.scale_columns(

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 
 from deployfold.errors import FoldError
 
+from .at_each_place import AtEachPlace
 from .into_consumers import IntoConsumers
 from .into_neighbours import IntoNeighbours
 from .into_producer import IntoProducers
@@ -16,6 +17,7 @@ from .scale_of_input import ScaleOfInput
 RULES: tuple[Rule, ...] = (
     IntoProducers(),
     IntoConsumers(),
+    AtEachPlace(),
     MergeBranches(),
     IntoNeighbours(),
     ScaleOfInput(),

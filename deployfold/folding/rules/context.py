@@ -95,6 +95,10 @@ class Context:
         Raises:
             CannotFold: one of them is computed, shared, or written to in forward.
         """
+        if op.call.transformed:
+            raise CannotFold(
+                f"{describe(op)} runs inside torch.vmap or another torch.func transform"
+            )
         written = f"{op.call.path}.weight" if op["weight"].name is None else op["weight"].name
         if written in self.graph.mutated:
             raise CannotFold(f"{written} is written to in forward")
@@ -108,7 +112,7 @@ class Context:
                 continue
             strangers = [user for user in op[argument].consumers if not user.repeats(op)]
             if strangers:
-                raise CannotFold(f"{name} is also used by {describe(strangers[0])}")
+                raise CannotFold(_used_otherwise(name, argument, op, strangers[0]))
             fixed = [user for user in op[argument].consumers if not user.variable]
             if fixed and op.variable:
                 raise CannotFold(f"{describe(fixed[0])} also runs on a constant")
@@ -251,6 +255,14 @@ class Context:
             return self.pending[layer.weight]
         rows = torch.ones(layer.out_channels, dtype=torch.float64)
         return LayerEdit(layer, (Term(layer, rows),), 0 * rows, layer.bias is not None)
+
+
+def _used_otherwise(name: str, argument: str, op: Op, stranger: Op) -> str:
+    """Why a tensor of the layer at ``op`` cannot change: another operator reads it, too."""
+    tied = is_layer(stranger) and stranger.name == op.name and stranger["weight"] is op[argument]
+    if argument == "weight" and tied and stranger["bias"] is not op["bias"]:
+        return f"{describe(op)} and {describe(stranger)} have one weight and different biases"
+    return f"{name} is also used by {describe(stranger)}"
 
 
 def _absorbing(edit: LayerEdit, request: Request) -> LayerEdit:

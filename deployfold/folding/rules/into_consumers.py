@@ -37,14 +37,20 @@ class IntoConsumers(RuleForOne):
         requests: list[Request] = []
         reached: set[Value] = set()
         for site in affine_layer.sites:
-            result = site.output
-            axis = affine_layer.channel_axis(result)
-            change = Change.of_axis(result, axis, affine_layer.affine)
-            requests += absorb(context, result, change, reached)
+            requests += requests_behind(affine_layer, site, context, reached)
         agreed = context.agree(requests)
         if affine_layer.of_norm:
             _check_needs_no_bias(context, agreed)
         return agreed
+
+
+def requests_behind(
+    affine_layer: AffineLayer, site: Op, context: Context, reached: set[Value]
+) -> list[Request]:
+    """The requests that let the readers at one place absorb the affine layer."""
+    result = site.output
+    change = Change.of_axis(result, affine_layer.channel_axis(result), affine_layer.affine)
+    return absorb(context, result, change, reached)
 
 
 def _check_needs_no_bias(context: Context, requests: list[Request]) -> None:

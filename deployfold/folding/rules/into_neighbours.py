@@ -195,9 +195,14 @@ class _System:
                 changes = self._offsets.change(
                     one, rest / scale, limit / abs(scale), own.__getitem__
                 )
+                # Sums may carry a change of one side of the affine layer to its other side.
+                if isinstance(changes, dict) and other in changes:
+                    changes = _scaled(changes, rest / (rest - changes[other]))
                 reasons = [changes]
                 if isinstance(changes, str):
                     changes = self._offsets.change(other, -rest, limit, own.__getitem__)
+                    if isinstance(changes, dict) and one in changes:
+                        changes = _scaled(changes, rest / (rest + scale * changes[one]))
                     reasons.append(changes)
                 if isinstance(changes, str):
                     before_it = self._why(one, "offset", item) or reasons[0]
@@ -273,6 +278,13 @@ class _System:
                 weight = context.layer(absorber.op).weight
                 name = weight.rpartition(".")[0] or weight
             yield _Changed(name, np.unique(classes), request)
+
+
+def _scaled(changes: dict[int, float], factor: float) -> dict[int, float] | str:
+    """Changes times ``factor``, or the reason why there are none."""
+    if not abs(factor) <= _MAGNIFIED:
+        return "sums carry its shift to its other side"
+    return {item: change * factor for item, change in changes.items()}
 
 
 def _request(absorber: Absorber, scale: Tensor, offset: Tensor) -> Request:

@@ -39,11 +39,15 @@ class IntoProducers(RuleForOne):
         """Return the requests to the producers; see :class:`.RuleForOne`."""
         requests: list[Request] = []
         for site in affine_layer.sites:
-            source = site.inputs[0]
-            axis = affine_layer.channel_axis(source)
-            change = Change.of_axis(source, axis, affine_layer.affine)
-            requests += _absorb(context, source, site, change)
+            requests += requests_before(affine_layer, site, context)
         return context.agree(requests)
+
+
+def requests_before(affine_layer: AffineLayer, site: Op, context: Context) -> list[Request]:
+    """The requests that let the producers at one place absorb the affine layer."""
+    source = site.inputs[0]
+    change = Change.of_axis(source, affine_layer.channel_axis(source), affine_layer.affine)
+    return _absorb(context, source, site, change)
 
 
 def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[Request]:

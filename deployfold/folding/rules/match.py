@@ -15,6 +15,7 @@ from deployfold.folding.modules import named_tensors
 from deployfold.folding.plan import Left, NormEdit, Plan
 
 from . import all_rules
+from .at_each_place import AtEachPlace
 from .context import Context
 from .rule import Rule
 
@@ -95,7 +96,10 @@ def _reason(affine_layer: AffineLayer, context: Context) -> str:
     if affine_layer.reason is not None:
         return affine_layer.reason
     rules: dict[str, list[str]] = {}
-    for rule, reason in context.refusals.get(affine_layer, {}).items():
+    refusals = dict(context.refusals.get(affine_layer, {}))
+    if AtEachPlace.name in refusals:  # the reason names both sides
+        refusals = {rule: why for rule, why in refusals.items() if rule not in AtEachPlace.covers}
+    for rule, reason in refusals.items():
         rules.setdefault(reason, []).append(rule)
     found = "; ".join(f"not {' or '.join(names)}: {why}" for why, names in rules.items())
     return found or "no rule applies to it"

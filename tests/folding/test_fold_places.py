@@ -1,0 +1,143 @@
+"""BatchNorms at several places, tied layers, and operators that are linear in a stored tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fold_nets import Net, folded, randomise, reason
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def image() -> torch.Tensor:
+    return torch.randn(2, 4, 6, 6)
+
+
+def test_a_norm_behind_one_layer_and_before_another_goes():
+    def forward(self, x):
+        return torch.tanh(self.norm(self.before(x))) + self.behind(self.norm(torch.sigmoid(x)))
+
+    for kernel, padding in ((1, 0), (3, 1)):
+        convs = [nn.Conv2d(4, 4, kernel, padding=padding) for _ in range(2)]
+        net = Net(forward, before=convs[0], behind=convs[1], norm=nn.BatchNorm2d(4))
+        result = folded(randomise(net), image(), gone=not padding, left=bool(padding))
+    assert "of its 2 places, number 2 takes it neither before (sigmoid" in reason(result)
+
+
+def test_a_norm_on_its_own_output_says_so():
+    net = Net(lambda self, x: self.norm(self.norm(self.conv(x))), conv=nn.Conv2d(4, 4, 1))
+    net.norm = nn.BatchNorm2d(4)
+    assert "its own output" in reason(folded(randomise(net), image(), gone=0, left=1))
+
+
+def test_a_shift_that_a_sum_carries_to_its_own_other_side():
+    """Both layers take half of the shift, because they have one bias."""
+    net = Net(lambda self, x: self.norm(self.a(x)) + self.b(x), norm=nn.BatchNorm2d(4, eps=0))
+    net.a, net.b = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
+    net.b.weight = net.a.weight
+    nn.init.normal_(net.norm.running_mean)
+    folded(net.eval(), image(), gone=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"padding": 1}, {"bias": False}])
+def test_a_pointwise_transposed_convolution_takes_a_shift(options):
+    conv = nn.ConvTranspose2d(4, 6, 1, **options)
+    folded(randomise(nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4), conv)), image(), gone=1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"), [(1, {"stride": 2}), (2, {"stride": 2}), (3, {"padding": 1})]
+)
+def test_another_transposed_convolution_takes_no_shift(kernel, options):
+    conv = nn.ConvTranspose2d(4, 6, kernel, **options)
+    model = randomise(nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4), conv))
+    assert "sums other taps" in reason(folded(model, image(), gone=0, left=1))
+
+
+class Stored(nn.Module):
+    """A product with a stored tensor, and a BatchNorm behind it."""
+
+    def __init__(self, shape, bias=None):
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.randn(shape)), nn.BatchNorm1d(5)
+        self.bias = None if bias is None else nn.Parameter(torch.randn(bias))
+
+
+class Contracted(Stored):
+    def forward(self, x):
+        return torch.tanh(self.norm(torch.tensordot(x, self.weight, dims=([1, 2], [1, 0]))))
+
+
+class Inner(Stored):
+    def forward(self, x):
+        return torch.tanh(self.norm(torch.inner(x, self.weight).transpose(1, 2)))
+
+
+class Bilinear(Stored):
+    def forward(self, x):
+        y = F.bilinear(x[:, 0], x[:, 1], self.weight, self.bias)
+        return torch.tanh(self.norm(y))
+
+
+class Rows(Stored):
+    def forward(self, x):
+        return torch.tanh(self.norm(self.weight[(x[:, 0] > 0).long() + 1].transpose(1, 2)))
+
+
+class Bags(Stored):
+    def __init__(self, mode, **options):
+        super().__init__(1)
+        self.bag = nn.EmbeddingBag(7, 5, mode=mode, **options)
+
+    def forward(self, x):
+        return torch.tanh(self.norm(self.bag((x[:, 0] > 0).long())))
+
+
+class Scaled(Stored):
+    def forward(self, x):
+        return torch.tanh(self.norm(torch.addmm(self.bias, x[:, 0], self.weight, alpha=2)))
+
+
+class Mapped(Stored):
+    def forward(self, x):
+        return torch.vmap(lambda y: torch.tanh(self.norm(y)), in_dims=1)(x @ self.weight)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Contracted((4, 3, 5)),
+        Inner((5, 4)),
+        Bilinear((5, 4, 4)),
+        Bilinear((5, 4, 4), 5),
+        Rows((3, 5)),
+        Bags("mean"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_tensor_that_an_operator_is_linear_in_takes_a_norm(model):
+    folded(randomise(model), torch.randn(2, 3, 4), gone=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Bags("sum"), "adds up rows"),
+        (Bags("max"), "takes the largest of rows"),
+        (Bags("mean", padding_idx=0), "leaves out rows"),
+        (Scaled((4, 5), 5), "does not read this form of product"),
+        (Mapped((4, 5)), "runs inside torch.vmap"),
+    ],
+    ids=["sum", "max", "padding", "alpha", "vmap"],
+)
+def test_the_reason_of_another_operator_is_its_own(model, why):
+    result = folded(randomise(model), torch.randn(2, 3, 4), gone=0, left=1)
+    assert why in reason(result)
+    assert not result.notes
+
+
+def test_a_norm_before_a_bilinear_layer_is_left():
+    net = Net(lambda self, x: self.two(self.norm(torch.sigmoid(x)), x), norm=nn.BatchNorm1d(4))
+    net.two = nn.Bilinear(4, 4, 5)
+    why = reason(folded(randomise(net), torch.randn(3, 4), gone=0, left=1))
+    assert "multiplies two tensors" in why
