@@ -74,15 +74,3 @@ def _rows_of_parameter(arguments: dict[str, Any]) -> dict[str, Any] | None:
     if rows is None or rows.constant or rows.dtype == torch.bool:
         return None
     return {"input": rows, "weight": weight, "bias": None}
-
-
-def run_operator(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], arguments: dict[str, Any]
-) -> Any:
-    """Run ``function``; ``arguments`` holds ``args`` and ``kwargs`` by schema name."""
-    if function is torch.ops.aten.batch_norm.default and not arguments["training"]:
-        source, mean = arguments["input"], arguments["running_mean"]
-        if source.is_meta and mean.shape == source.shape[1:2]:
-            # Torch's meta batch_norm imports the compiler and is slower than all convolutions.
-            return torch.empty_like(source)
-    return function(*args, **kwargs)

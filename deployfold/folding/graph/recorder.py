@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployfold.folding.modules import map_tensors, named_tensors, tensors_in
 from deployfold.util.seeded import Seeded, bind_schema, is_random
 
-from .dispatched import LIFTS, in_one_form, run_operator, with_layer_names
+from .dispatched import LIFTS, in_one_form, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
+from .meta_results import meta_result
 from .outline import reads_data
 
 Inputs = tuple[Any, ...]
@@ -254,7 +255,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if draws and not self.on_meta:
             result = self._draws.draw(func, args, kwargs)
         else:
-            result = run_operator(func, args, kwargs, arguments)
+            result = meta_result(func, arguments) if self.on_meta else None
+            result = func(*args, **kwargs) if result is None else result
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):
