@@ -35,7 +35,7 @@ DEPLOYFOLD = Path(sysconfig.get_path("scripts")) / "deployfold"
 PRECISIONS = ("fp16", "int8", "int8-weights")
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
 INSPECTED = "sm_89"
-SAMPLES = 56
+SAMPLES = 32
 """Crops that calibrate and judge MobileNetV2."""
 
 
