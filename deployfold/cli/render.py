@@ -123,7 +123,7 @@ def closing_lines(
         else:
             file = _measured_file(choice.row, benched)
     lines = [(choice.sentence if choice.row is None else f"Take {choice.sentence}", False)]
-    beside = "" if directory is None else ", in one folder with the other artifacts and report.json"
+    beside = "" if directory is None else "; report.json is beside it"
     if file is not None:
         lines.append((f"Its file is {file}{beside}.", True))
     elif directory is not None:
@@ -143,7 +143,7 @@ def closing_lines(
         if (directory / FINISH_JSON).is_file():
             about = "on the device, with a copy of the folder"
             steps.append((f"deployfold finish {folder}", about))
-        steps.append((f"deployfold report {folder} --open", "charts, fold map and all details"))
+        steps.append((f"deployfold report {folder} --open", "the charts and all details"))
     width = max((len(command) for command, _ in steps), default=0)
     return lines + [(f"next: {command:<{width}}  {about}", True) for command, about in steps]
 
