@@ -6,6 +6,7 @@ and the hint, and ends with the exit code. Any other exception is a bug in deplo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
@@ -116,6 +117,10 @@ class Interrupted(KeyboardInterrupt):
         self.hint = hint
 
 
+_CHATTER = re.compile(r"\s*(\(Could this error message be|This is an internal miniz error).*")
+"""What torch adds to the messages of its reader of archives, which no user can act on."""
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The most useful line of an exception's message: the first line of its innermost cause.
 
@@ -137,7 +142,7 @@ def first_line(error: BaseException, limit: int = 300) -> str:
         return _at_most(
             limit, f"{lines[-1]} {lines[places[-1] - 1] if places else ''}".rstrip(": ")
         )
-    return _at_most(limit, lines[-1 if in_torchscript else 0])
+    return _at_most(limit, _CHATTER.sub("", lines[-1 if in_torchscript else 0]))
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
@@ -162,7 +167,10 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
+_LONGEST_NAME = 300
+
+
 def first_few(names: Sequence[str], most: int = 3) -> str:
     """The first ``most`` names, and how many more there are: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(_at_most(_LONGEST_NAME, name) for name in names[:most]) + more

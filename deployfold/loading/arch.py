@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Match:
         if fit.missing and (fit.unexpected or not found):
             names = first_few(list(fit.weights.tensors))
             hint = f"Names in the file: {names}. Names in {self.arch}: {first_few(own)}. {hint}"
+        if any(".lora_A." in f".{key}" for key in fit.weights.tensors):
+            hint = (
+                "The file has LoRA adapters. Merge them into the model first "
+                "(merge_and_unload() of peft), and save its state_dict()."
+            )
         return LoadError(
             f"The checkpoint does not fit {self.arch}: the file has {found} of its {len(own)} "
             f"tensors{where}; {summary(fit)}.",
@@ -101,11 +107,27 @@ def create(arch: str, **options: Any) -> nn.Module:
         raise
     except (Exception, SystemExit) as error:  # any code may run in a factory
         raise LoadError(
-            f"Building {arch} failed: {type(error).__name__}: {one_line(error)}."
+            f"Building {arch} failed: {type(error).__name__}: {one_line(error)}.",
+            hint=_arguments_of(builder),
         ) from error
     if not isinstance(module, nn.Module):
-        raise LoadError(f"{arch} returned {type(module).__name__} and not an nn.Module.")
+        raise LoadError(
+            f"{arch} returned {type(module).__name__} and not an nn.Module.",
+            hint="Give a function that returns the model alone, or the model's class.",
+        )
     return module
+
+
+def _arguments_of(builder: Any) -> str:
+    """A hint with the arguments that a builder takes."""
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):  # written in C, for example
+        return "Give its arguments with --arch-arg NAME=VALUE."
+    names = [str(one.replace(annotation=one.empty)) for one in parameters]
+    if not names:
+        return "Call it in Python by itself first."
+    return f"It takes {first_few(names, 12)}: give an argument with --arch-arg NAME=VALUE."
 
 
 def match(
@@ -285,7 +307,10 @@ def _factory(package: str, name: str) -> Any:
     if isinstance(factory, nn.Module):
         return lambda: copy.deepcopy(factory)
     if not callable(factory):
-        raise UsageError(f"{package}:{name} cannot be called.")
+        raise UsageError(
+            f"{package}:{name} cannot be called.",
+            hint="Name a function that returns the model, or the model's class.",
+        )
     return factory
 
 

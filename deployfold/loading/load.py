@@ -248,6 +248,12 @@ def _with_own_architecture(loaded: LoadedModel, path: Path) -> LoadedModel:
 
 
 def _missing(source: str) -> LoadError:
+    if Path(source).is_symlink():
+        target = Path(source).readlink()
+        return LoadError(
+            f"{source} is a link to {target}, which does not exist.",
+            hint="Give the file itself, or link it again.",
+        )
     # Looking for names imports torchvision and timm; no name has a slash or a suffix.
     known = [] if "/" in source or Path(source).suffix else near(source)
     if "://" in source or _HUB.fullmatch(source):

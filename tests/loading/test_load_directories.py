@@ -102,10 +102,12 @@ def test_a_directory_with_another_configuration_is_refused(
 
 
 def test_a_directory_without_weights_lists_its_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / "step_3.pt").write_bytes(b"")
-    with pytest.raises(LoadError, match="is a directory") as caught:
-        load_model(str(tmp_path))
-    assert "step_3.pt" in str(caught.value.hint)
+    for depth, words in enumerate(("has no checkpoint", "run/weights/best.pt", "step_3.pt")):
+        with pytest.raises(LoadError, match="is a directory") as caught:
+            load_model(str(tmp_path))
+        assert words in str(caught.value.hint)
+        (tmp_path / "run" / "weights").mkdir(parents=True, exist_ok=True)
+        (tmp_path / ("run/weights/best.pt", "step_3.pt", "")[depth]).touch()
 
 
 @pytest.mark.parametrize(
@@ -164,8 +166,9 @@ def test_the_users_code_is_a_source_and_takes_arguments(tmp_path: Path) -> None:
         str(tmp_path / "w.pt"), arch=f"{__name__}:factory", arch_options={"width": 8}
     )
     assert filled.module[0].out_channels == 8
-    with pytest.raises(LoadError, match=r"Building .* failed"):
+    with pytest.raises(LoadError, match=r"Building .* failed") as caught:
         load_model(f"{__name__}:factory", arch_options={"height": 6}, factories=True)
+    assert "It takes width" in str(caught.value.hint)
     with pytest.raises(UsageError, match="has no nothing"):
         load_model(f"{__name__}:nothing", factories=True)
     with pytest.raises(UsageError, match="--arch has no effect"):

@@ -169,6 +169,9 @@ def test_directory_and_missing_file(tmp_path):
         load_model(str(tmp_path))
     with pytest.raises(LoadError, match="does not exist"):
         load_model(str(tmp_path / "nothing.pt"))
+    (tmp_path / "link.pt").symlink_to(tmp_path / "gone.pt")
+    with pytest.raises(LoadError, match=r"is a link to .*gone\.pt, which does not exist"):
+        load_model(str(tmp_path / "link.pt"))
 
 
 def test_decompression_bomb_is_refused(tmp_path):

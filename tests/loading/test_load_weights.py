@@ -408,6 +408,32 @@ def test_shards_with_an_index(tmp_path: pathlib.Path) -> None:
         load_model(str(index), arch=ARCH)
 
 
+def test_one_shard_is_refused_as_such(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    save_file(net().state_dict(), path)
+    with pytest.raises(LoadError, match="is one of 2 files of one model"):
+        load_model(str(path), arch=ARCH)
+
+
+def test_a_header_of_safetensors_may_begin_as_a_pickle_does(tmp_path: pathlib.Path) -> None:
+    path, state = tmp_path / "w.safetensors", net().state_dict()
+    for pad in range(600):
+        save_file(state, path, metadata={"pad": "x" * pad})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    content = path.read_bytes()
+    assert content[1] in (2, 3, 4, 5)
+    loaded = load_model(str(path), arch=ARCH)
+    assert torch.equal(loaded.module[2][0].weight, state["2.0.weight"])
+
+
+def test_lora_adapters_are_to_be_merged(tmp_path: pathlib.Path) -> None:
+    state = {**net().state_dict(), "2.0.lora_A.default.weight": torch.ones(2, 2)}
+    with pytest.raises(LoadError, match="does not fit") as caught:
+        load(tmp_path, state)
+    assert "merge_and_unload" in str(caught.value.hint)
+
+
 class Colour(enum.Enum):
     RED = 1
 

@@ -13,13 +13,15 @@ from .format import Content, Format, Permissions, read_header
 FORMATS: tuple[Format, ...] = (
     program.FORMAT,
     torchscript.FORMAT,
-    pickled.FORMAT,
     safetensors_file.FORMAT,
+    pickled.FORMAT,
     safetensors_file.INDEX,
     onnx_file.FORMAT,
 )
-"""The order counts: the first format that recognises a file reads it."""
+"""The order counts: the first format that recognises a file reads it. The length of a safetensors
+header, its first bytes, can look like the beginning of a pickle."""
 
+_SHARD = re.compile(r".+-\d{5}-of-(?P<count>\d{5})\.(safetensors|bin)")
 _WEB_PAGE = ("a web page, not a model", "Download the file again; the link may need a login.")
 _OTHER_FILES = (
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "Run git lfs pull."),
@@ -27,6 +29,9 @@ _OTHER_FILES = (
     (b"<html", *_WEB_PAGE),
     (b"\x1f\x8b", "compressed with gzip", "Unpack it with gunzip first."),
     (b"\x89hdf", "an HDF5 file, as Keras writes", "Export the model from Keras to ONNX first."),
+    (b"\x93numpy", "a numpy array", "Save a dictionary of named arrays with torch.save."),
+    (b"gguf", "a GGUF file", "Give the checkpoint that it was converted from."),
+    (b"ftrt", "a TensorRT engine", "Give the model that it was built from."),
 )
 """Files that people take for checkpoints: first bytes in lower case, what it is, what to do."""
 
@@ -41,6 +46,12 @@ def detect(path: Path) -> Format:
     """
     if path.is_dir():
         return directory.FORMAT
+    shard = _SHARD.fullmatch(path.name)
+    if shard is not None and int(shard["count"]) > 1:
+        raise LoadError(
+            f"{path} is one of {int(shard['count'])} files of one model.",
+            hint=f"Give their folder, {path.parent}, or the index of the files.",
+        )
     header = read_header(path)
     found = next((one for one in FORMATS if one.recognise(header)), None)
     if found is not None:

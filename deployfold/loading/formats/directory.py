@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deployfold.errors import LoadError, one_line
+from deployfold.errors import LoadError, first_few, one_line
 from deployfold.loading import transformers_zoo
 
 from . import pickled, safetensors_file
@@ -37,7 +38,7 @@ def read(path: Path, permissions: Permissions) -> Content:
     if weights is None:
         raise LoadError(f"{path} is a directory.", hint=_hint(path))
     header = read_header(weights)
-    formats = (safetensors_file.INDEX, pickled.FORMAT, safetensors_file.FORMAT)
+    formats = (safetensors_file.INDEX, safetensors_file.FORMAT, pickled.FORMAT)
     found = next((one for one in formats if one.recognise(header)), None)
     if found is None:
         raise LoadError(f"{weights} is not a file of weights.")
@@ -112,5 +113,9 @@ def _hint(folder: Path) -> str:
         )
     if (folder / "adapter_config.json").is_file():
         return "It holds an adapter alone. Merge it first (merge_and_unload), and save the model."
-    files = sorted(one.name for one in folder.iterdir() if one.suffix in suffixes)[:5]
-    return f"Give a file in it: {', '.join(files)}." if files else "Give the checkpoint file in it."
+    for depth in range(1, 4):  # trainers write folders such as weights/best.pt
+        found = (one for one in folder.glob("/".join("*" * depth)) if one.suffix in suffixes)
+        files = sorted(one.relative_to(folder).as_posix() for one in islice(found, 50))
+        if files:
+            return f"Give a file in it: {first_few(files, 5)}."
+    return "It has no checkpoint, and its folders have none."

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from deployfold.errors import LoadError
+from deployfold.errors import LoadError, first_line
 from deployfold.loading.archive import read_entries
 from deployfold.loading.importing import working_directory_importable
 from deployfold.loading.placeholder import close, mappings_in, stand_ins
@@ -134,10 +134,10 @@ def _mappings(path: Path) -> set[str]:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    _, marked, text = str(error).rpartition("WeightsUnpickler error:")
     if "persistent_load of storage" in text:
         return "torch cannot restrict a whole module in its file format of before 2020."
     if text.strip().startswith("Unsupported operand"):
         return PROTOCOL
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+    return lines[0][:300] if marked and lines else first_line(error)

@@ -50,7 +50,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except (SafetensorError, OSError, KeyError) as error:
-        raise LoadError(f"{path} is damaged: {one_line(error)}.") from error
+        raise LoadError(
+            f"{path} is damaged: {one_line(error)}.",
+            hint="Compare its size with the original's, and download or copy it again.",
+        ) from error
     shared = {name: state[kept] for name, kept in metadata.items() if kept in state}
     return {**shared, **state}
 
