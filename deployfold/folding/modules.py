@@ -156,9 +156,11 @@ def map_tensors(item: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:
     """Yield every tensor in nested sequences, mappings and objects with attributes."""
+    if type(item) in _IMMUTABLE:  # most arguments; the other checks are slow
+        return
     if torch.is_tensor(item):
         yield item
-    elif isinstance(item, (str, bytes, int, float, torch.nn.Module)) or item is None or depth > 8:
+    elif isinstance(item, (str, bytes, int, float, torch.nn.Module)) or depth > 8:
         return
     elif isinstance(item, dict):
         for element in item.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import Any
 
 import torch
@@ -129,15 +130,17 @@ def _dropped(
 
 def bind_schema(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by their names in the operator's schema, with defaults filled in."""
-    arguments = {}
-    for index, argument in enumerate(func._schema.arguments):
-        if index < len(args):
-            arguments[argument.name] = args[index]
-        elif argument.name in kwargs:
-            arguments[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            arguments[argument.name] = argument.default_value
-    return arguments
+    names, defaults = _names_of(func)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: given.get(name, defaults.get(name)) for name in names}
+
+
+@cache
+def _names_of(func: Any) -> tuple[list[str], dict[str, Any]]:
+    """The argument names of an operator's schema, and the default values among them."""
+    arguments = func._schema.arguments
+    defaults = {one.name: one.default_value for one in arguments if one.has_default_value()}
+    return [one.name for one in arguments], defaults
 
 
 def is_random(function: Any, arguments: dict[str, Any]) -> bool:

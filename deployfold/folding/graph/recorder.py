@@ -243,7 +243,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return made
         written = [
             tensor
-            for argument in func._schema.arguments
+            for argument in (func._schema.arguments if func._schema.is_mutable else ())
             if argument.alias_info is not None and argument.alias_info.is_write
             for tensor in tensors_in(arguments.get(argument.name))
         ]
