@@ -141,3 +141,46 @@ def test_a_norm_before_a_bilinear_layer_is_left():
     net.two = nn.Bilinear(4, 4, 5)
     why = reason(folded(randomise(net), torch.randn(3, 4), gone=0, left=1))
     assert "multiplies two tensors" in why
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_and_a_norm_whose_forwards_are_called(bias):
+    """No hook sees such calls."""
+    net = Net(lambda self, x: self.norm.forward(self.conv.forward(x)), norm=nn.BatchNorm2d(5))
+    net.conv = nn.Conv2d(4, 5, 3, bias=bias)
+    assert folded(randomise(net), image(), gone=1).model.conv.bias is not None
+
+
+def test_a_forward_called_through_the_class_is_left():
+    net = Net(lambda self, x: nn.BatchNorm2d.forward(self.norm, x), norm=nn.BatchNorm2d(4))
+    model = randomise(nn.Sequential(nn.Conv2d(4, 4, 1), net))
+    folded(model, image(), gone=0, left=1)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.LayerNorm(4, bias=False)],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_the_affine_part_of_a_norm_takes_up_a_batchnorm(norm):
+    last = isinstance(norm, nn.LayerNorm)
+    model = nn.Sequential(norm, nn.Flatten(0, 2) if last else nn.Identity(), nn.BatchNorm2d(4))
+    model[2] = nn.BatchNorm1d(4) if last else model[2]
+    x = image().permute(0, 2, 3, 1) if last else image()
+    result = folded(randomise(model.append(nn.Tanh())), x, gone=1)
+    assert result.folded[0].into == ("0",)
+
+
+def test_the_signs_that_keep_a_positive_norm_are_told():
+    """The norm before has negative scales, and a sum ties both."""
+
+    def forward(self, x):
+        y = self.one(torch.relu(self.a(x)))
+        return self.c(self.two(torch.relu(self.b(y))) + y)
+
+    net = Net(forward, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(4, 4, 1))
+    net.one, net.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    randomise(net)
+    nn.init.uniform_(net.one.weight, -2, -1)
+    nn.init.uniform_(net.two.weight, 1, 2)
+    assert "its scales are positive" in reason(folded(net, image(), gone=1, left=1))

@@ -74,3 +74,11 @@ def _rows_of_parameter(arguments: dict[str, Any]) -> dict[str, Any] | None:
     if rows is None or rows.constant or rows.dtype == torch.bool:
         return None
     return {"input": rows, "weight": weight, "bias": None}
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number that tensors on one storage share."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse tensors and others have no storage
+        return id(tensor)

@@ -1,7 +1,8 @@
 """Finds the affine parameters of LayerNorm, RMSNorm, GroupNorm and InstanceNorm.
 
-``y = weight * normalised(x) + bias`` ends in a channel-wise affine map, which may fold into the
-layers behind the norm. The normalisation itself uses statistics of the input and stays.
+``y = weight * normalised(x) + bias`` ends in a channel-wise affine map. The map may fold into the
+layers behind the norm, or take up a BatchNorm behind the norm. The normalisation itself uses
+statistics of the input and stays.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def norm_affines(graph: Graph, tensors: dict[str, Tensor]) -> list[AffineLayer]:
                 affine=Affine(scale.cpu(), shift.cpu(), bias is not None),
                 removals=(DropAffine(path),),
                 kind=kind,
+                editable=kind != "RMSNorm",  # which has no bias
             )
         found[path].sites.append(_split(graph, op, axis))
     return [item for item in found.values() if item.affine.finite]

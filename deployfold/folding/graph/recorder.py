@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployfold.folding.modules import map_tensors, named_tensors, tensors_in
+from deployfold.folding.operators.table import OPERATORS
 from deployfold.util.seeded import Seeded, bind_schema, is_random
 
-from .dispatched import LIFTS, in_one_form, with_layer_names
+from .direct_calls import DirectCalls
+from .dispatched import LIFTS, in_one_form, storage_of, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
 from .meta_results import meta_result
 from .outline import reads_data
@@ -43,18 +46,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._has_read = False  # whether this pass gave data to code outside torch
         self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
         self._paths = {id(module): path for path, module in model.named_modules()}
+        self._direct_calls = DirectCalls(self._paths, model)
         self._constants: dict[str, Value] = {}
         self._originals: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._mutated: set[str] = set()
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
         self._occurrences: dict[tuple[Call, str], int] = {}
-        self._state = [
-            (place, type(place)(place))
-            for module in model.modules()
-            for place in (*vars(module).values(), vars(module))
-            if type(place) in (dict, list)
-        ]
+        places = [place for one in model.modules() for place in (*vars(one).values(), vars(one))]
+        self._state = [(one, type(one)(one)) for one in places if type(one) in (dict, list)]
         self._model = model  # keeps the tensors alive while their ids are used
         for name, tensor in named_tensors(model):
             value = self._known(tensor)
@@ -170,8 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def stores(self, tensor: Any) -> bool:
         """Whether ``tensor`` is a parameter or a buffer of the model."""
-        value = self._known(tensor) if torch.is_tensor(tensor) else None
-        return value is not None and value.name is not None
+        return getattr(self._known(tensor), "name", None) is not None
 
     def _known(self, tensor: torch.Tensor) -> Value | None:
         """The value that ``tensor`` holds at this moment; None if the recorder has none."""
@@ -182,17 +181,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _bind(self, tensor: torch.Tensor, value: Value) -> None:
         reference = weakref.ref(tensor)
         if self._known(tensor) is None:
-            self._aliases.setdefault(_storage(tensor), []).append(reference)
+            self._aliases.setdefault(storage_of(tensor), []).append(reference)
         self._values[id(tensor)] = (reference, value)
 
     def _living_aliases(self, tensor: torch.Tensor) -> list[tuple[torch.Tensor, Value]]:
         """Every living tensor on the same storage, with the value that the tensor holds."""
-        key = _storage(tensor)
+        key = storage_of(tensor)
         living = []
         for reference in self._aliases.get(key, []):
             alias = reference()
             value = None if alias is None else self._known(alias)
-            if alias is not None and value is not None and _storage(alias) == key:
+            if alias is not None and value is not None and storage_of(alias) == key:
                 living.append((alias, value))
         self._aliases[key] = [weakref.ref(alias) for alias, _ in living]
         return living
@@ -215,6 +214,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, name: str, function: Any, arguments: dict[str, Any], results: list[torch.Tensor]
     ) -> list[Value]:
         call = self._stack[-1]
+        if (record := OPERATORS.get(name)) and (record.layer or record.batch_norm):
+            call = self._direct_calls.innermost(sys._getframe(1), call)
         key = (call, name)
         op = Op(name, function, arguments, call, self._occurrences.get(key, 0))
         self._occurrences[key] = op.occurrence + 1
@@ -299,10 +300,3 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for alias, value in self._living_aliases(tensor):
             if alias is not tensor:
                 self._record("write", None, {"self": value, "by": changed}, [alias])
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse tensors and others have no storage
-        return id(tensor)

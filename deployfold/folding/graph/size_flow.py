@@ -9,42 +9,27 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from enum import IntFlag
+from collections.abc import Mapping
 from functools import cached_property
 from types import CodeType
 
+from .size_kinds import (
+    HIDDEN,
+    HOLD_PIECES,
+    MODULES,
+    PLAIN,
+    PLAIN_SIZES,
+    SIZES,
+    SPLITS,
+    WATCHED,
+    Kind,
+    adds_numbers,
+    body_of,
+    lines_of,
+    union,
+)
 from .size_readers import Reader, source_of
 
-
-class Kind(IntFlag):
-    """What is known of an expression whose value is a size, or computed from sizes."""
-
-    OTHER = 0
-    WATCHED = 1
-    PLAIN = 2
-    PIECES = 4
-    LESS = 8
-    """It may be zero or empty, as differences, quotients and slices may be."""
-
-
-HIDDEN = Kind.PLAIN | Kind.PIECES
-_SIZES = frozenset({"size", "numel", "nelement"})  # as methods of a tensor
-_PLAIN_SIZES = frozenset({"stride", "nbytes"})
-_WATCHED = frozenset(
-    "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
-)
-_PLAIN = frozenset(
-    "arange as_tensor bool enumerate float format int len range repr set str tensor zip".split()
-)
-_HOLD_PIECES = frozenset(
-    "list tuple set reversed sorted enumerate zip iter dict deque items keys values".split()
-)
-SPLITS = frozenset(
-    """split chunk unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk
-    split_with_sizes""".split()
-)
-_MODULES = frozenset({"math", "np", "numpy", "torch"})
 _CALLS = 3
 """How many calls of functions deep a number is followed."""
 
@@ -109,7 +94,10 @@ class Flow:
         self.nodes = list(ast.walk(self._tree))
         self._names = dict(given)
         self._loops = {
-            inner: loop for loop in self.nodes if isinstance(loop, ast.For) for inner in _body(loop)
+            inner: loop
+            for loop in self.nodes
+            if isinstance(loop, ast.For)
+            for inner in body_of(loop)
         }
         functions = [item for item in self.nodes if isinstance(item, _Functions)]
         self._local = {item.name: item for item in functions[1:] if hasattr(item, "name")}
@@ -131,12 +119,12 @@ class Flow:
 
     def reads(self, node: ast.expr) -> bool:
         """Whether ``node`` read a size."""
-        lines = _lines(node)
+        lines = lines_of(node)
         return any(not one.lines.isdisjoint(lines) for one in self._inner)
 
     def splits(self, node: ast.expr) -> bool:
         """Whether ``node`` split an axis whose length differed between the passes."""
-        lines = _lines(node)
+        lines = lines_of(node)
         return any(not one.splits.isdisjoint(lines) for one in self._inner)
 
     @cached_property
@@ -237,7 +225,7 @@ class Flow:
             return Kind.OTHER
         if isinstance(node, ast.comprehension):
             return self.items(node.iter) | (Kind.LESS if node.ifs else Kind.OTHER)
-        kind = _union(self.kind(child) for child in ast.iter_child_nodes(node))
+        kind = union(self.kind(child) for child in ast.iter_child_nodes(node))
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             return kind | (Kind.PIECES if kind & HIDDEN else Kind.OTHER)
         if isinstance(node, ast.BinOp) and kind:
@@ -250,7 +238,7 @@ class Flow:
     def _attribute(self, node: ast.Attribute) -> Kind:
         if node.attr == "shape" and self.reads(node):
             return Kind.WATCHED
-        if node.attr in _PLAIN_SIZES and self.reads(node):
+        if node.attr in PLAIN_SIZES and self.reads(node):
             return Kind.PLAIN
         if not self.reader.is_own(node):
             return Kind.OTHER
@@ -266,32 +254,26 @@ class Flow:
                 return Kind.PIECES
             of = self.kind(owner)
             if of & Kind.PIECES:
-                return of if name in _HOLD_PIECES else of & ~Kind.PIECES
+                return of if name in HOLD_PIECES else of & ~Kind.PIECES
             if of:  # a method of a number, a shape, or a tensor of sizes
                 return Kind.PLAIN
-            if name in _SIZES | _PLAIN_SIZES and self.reads(node):
-                return Kind.WATCHED if name in _SIZES else Kind.PLAIN
-            if not (isinstance(owner, ast.Name) and owner.id in _MODULES):
+            if name in SIZES | PLAIN_SIZES and self.reads(node):
+                return Kind.WATCHED if name in SIZES else Kind.PLAIN
+            if not (isinstance(owner, ast.Name) and owner.id in MODULES):
                 return self._result(called, node.args, node.keywords)
             name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
-            name = "int" if owner.id == "math" and name not in _WATCHED else name
+            name = "int" if owner.id == "math" and name not in WATCHED else name
         if name == "len" and node.args and self.reads(node):
             return Kind.PLAIN
-        given = _union(self.kind(item) for item in (*node.args, *(k.value for k in node.keywords)))
-        if name in _HOLD_PIECES and (given & Kind.PIECES or (node.args and self.splits(node))):
+        given = union(self.kind(item) for item in (*node.args, *(k.value for k in node.keywords)))
+        if name in HOLD_PIECES and (given & Kind.PIECES or (node.args and self.splits(node))):
             return given | Kind.PIECES
-        if given & Kind.PIECES and name == "sum" and not self._adds_numbers(node.args[0]):
+        if given & Kind.PIECES and name == "sum" and not adds_numbers(node.args[0], self.kind):
             given &= ~Kind.PIECES  # a sum of tensors
-        if not given or name not in _WATCHED | _PLAIN:
+        if not given or name not in WATCHED | PLAIN:
             return self._result(called, node.args, node.keywords)
-        hidden = name in _PLAIN or given & Kind.PIECES
+        hidden = name in PLAIN or given & Kind.PIECES
         return given & ~Kind.PIECES | (Kind.PLAIN if hidden else Kind.OTHER)
-
-    def _adds_numbers(self, node: ast.expr) -> bool:
-        """Whether ``node`` gives numbers, and no tensors, to ``sum``."""
-        if not isinstance(node, (ast.GeneratorExp, ast.ListComp)):
-            return False
-        return isinstance(node.elt, ast.Constant) or bool(self.kind(node.elt))
 
     def _result(
         self, called: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]
@@ -304,7 +286,7 @@ class Flow:
                 self._set(ast.Name(parameter.arg), kind)
             inside = [item for item in ast.walk(local) if isinstance(item, ast.Return)]
             values = [item.value for item in inside if item.value]
-            return _union(map(self.kind, [local.body] if isinstance(local, ast.Lambda) else values))
+            return union(map(self.kind, [local.body] if isinstance(local, ast.Lambda) else values))
         found = self.reader.function(called)
         if found is None or found[0].code is self.reader.code:
             return Kind.OTHER
@@ -314,19 +296,4 @@ class Flow:
         flow = self._flows.flow(
             reader, {**dict(zip(names, given, strict=False)), **named}, self._deep - 1
         )
-        return Kind.OTHER if flow is None else _union(map(flow.kind, flow._returned))
-
-
-def _union(kinds: Iterable[Kind]) -> Kind:
-    found = Kind.OTHER
-    for kind in kinds:
-        found |= kind
-    return found
-
-
-def _lines(node: ast.expr) -> range:
-    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
-
-
-def _body(loop: ast.For) -> list[ast.AST]:
-    return [inner for statement in loop.body for inner in ast.walk(statement)]
+        return Kind.OTHER if flow is None else union(map(flow.kind, flow._returned))

@@ -11,7 +11,8 @@ from opcode import opname
 from pathlib import Path
 from types import CodeType
 
-from .size_flow import HIDDEN, Flow, Flows, Kind
+from .size_flow import Flow, Flows
+from .size_kinds import HIDDEN, Kind
 from .size_readers import Reader
 
 

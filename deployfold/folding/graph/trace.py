@@ -30,7 +30,7 @@ from deployfold.folding.proof.compare import forward_failed
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
-from .size_flow import SPLITS
+from .size_kinds import SPLITS
 from .sizes import Comparisons
 
 

@@ -108,6 +108,8 @@ def negates(op: Op) -> list[Link]:
 
 def multiplies(op: Op) -> list[Link]:
     """Links for ``x * factor`` and ``x / factor``; the factor is known, finite and nowhere zero."""
+    if len(op.variable) > 1:
+        raise NotSeparable("its factors both depend on the input, so no shift passes")
     source = single(op)
     name = op.name.rstrip("_")
     if op.arguments.get("rounding_mode"):

@@ -68,16 +68,20 @@ def edit_layer(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None
 
 
 def edit_norm(module: nn.Module, edit: NormEdit, exact: Exact) -> None:
-    """Set the weight and bias of a BatchNorm so that the BatchNorm computes ``edit.affine``."""
-    mean, variance = module.get_buffer("running_mean"), module.get_buffer("running_var")
-    device = mean.device
-    scale, shift = edit.affine.scale.to(device), edit.affine.shift.to(device)
-    eps: float = module.eps  # type: ignore[assignment]
-    weight = scale * torch.sqrt(variance.double() + eps)
-    bias = shift + mean.double() * scale
+    """Set the weight and bias of a norm so that its affine part computes ``edit.affine``.
+
+    The affine part of a BatchNorm includes its statistics.
+    """
+    like: Tensor = module.weight if module.weight is not None else module.running_mean  # type: ignore[assignment]
+    weight, bias = edit.affine.scale.to(like.device), edit.affine.shift.to(like.device)
+    mean, variance = (getattr(module, f"running_{name}", None) for name in ("mean", "var"))
+    if mean is not None and variance is not None:
+        eps: float = module.eps  # type: ignore[assignment]
+        bias = bias + mean.double() * weight
+        weight = weight * torch.sqrt(variance.double() + eps)
     for name, value in (("weight", weight), ("bias", bias)):
         if getattr(module, name) is None:
-            module.register_parameter(name, nn.Parameter(value.to(mean.dtype)))
+            module.register_parameter(name, nn.Parameter(value.to(like.dtype)))
         else:
             _store(module.get_parameter(name), value, f"{edit.path}.{name}")
         exact.keep(module.get_parameter(name), value)

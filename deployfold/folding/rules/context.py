@@ -284,5 +284,5 @@ def _absorbing(edit: LayerEdit, request: Request) -> LayerEdit:
 def describe(op: Op) -> str:
     """Name an operator for a report: by its module, or by its function and where that ran."""
     place = op.call.path or "the model's forward"
-    own = {type(op.call.module).__name__.lower(), type(op.call.module).__name__}
+    own = {type(op.call.module).__name__.lower(), type(op.call.module).__name__, "channel_affine"}
     return place if op.name.rstrip("_").lower() in own else f"{op.name} in {place}"

@@ -170,9 +170,13 @@ class _System:
                 continue
             if self._scales.tie(one, other, -ratio, owned):
                 negative = int((affine.scale < 0).sum())
+                signs = (
+                    f"{negative} of its {len(affine.scale)} scales are negative, which"
+                    if negative
+                    else "its scales are positive, which"
+                )
                 raise CannotFold(
-                    f"{negative} of its {len(affine.scale)} scales are negative, which does not "
-                    "fit the signs that sums and rectifiers around it require"
+                    f"{signs} does not fit the signs that sums and rectifiers around it require"
                 )
             before_it = self._why(one, "scale", item) or _TIED
             behind_it = self._why(other, "scale", item) or _TIED

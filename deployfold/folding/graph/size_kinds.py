@@ -1,0 +1,62 @@
+"""The kinds of numbers that code computes from sizes, and the functions that give them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable
+from enum import IntFlag
+
+
+class Kind(IntFlag):
+    """What is known of an expression whose value is a size, or computed from sizes."""
+
+    OTHER = 0
+    WATCHED = 1
+    PLAIN = 2
+    PIECES = 4
+    LESS = 8
+    """It may be zero or empty, as differences, quotients and slices may be."""
+
+
+HIDDEN = Kind.PLAIN | Kind.PIECES
+SIZES = frozenset({"size", "numel", "nelement"})  # as methods of a tensor
+PLAIN_SIZES = frozenset({"stride", "nbytes"})
+WATCHED = frozenset(
+    "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
+)
+PLAIN = frozenset(
+    "arange as_tensor bool enumerate float format int len range repr set str tensor zip".split()
+)
+HOLD_PIECES = frozenset(
+    "list tuple set reversed sorted enumerate zip iter dict deque items keys values".split()
+)
+SPLITS = frozenset(
+    """split chunk unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk
+    split_with_sizes""".split()
+)
+MODULES = frozenset({"math", "np", "numpy", "torch"})
+
+
+def union(kinds: Iterable[Kind]) -> Kind:
+    """The kinds together."""
+    found = Kind.OTHER
+    for kind in kinds:
+        found |= kind
+    return found
+
+
+def lines_of(node: ast.expr) -> range:
+    """The lines of an expression."""
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def body_of(loop: ast.For) -> list[ast.AST]:
+    """Every node in the body of a loop."""
+    return [inner for statement in loop.body for inner in ast.walk(statement)]
+
+
+def adds_numbers(node: ast.expr, kind: Callable[[ast.expr], Kind]) -> bool:
+    """Whether ``node`` gives numbers, and no tensors, to ``sum``."""
+    if not isinstance(node, (ast.GeneratorExp, ast.ListComp)):
+        return False
+    return isinstance(node.elt, ast.Constant) or bool(kind(node.elt))
