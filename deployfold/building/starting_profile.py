@@ -161,10 +161,10 @@ def _has(gpu: Gpu, profile: GpuTarget | None, precision: Precision) -> bool:
 def _rest(inputs: InputSpec | None) -> list[str]:
     batch = inputs.batch if inputs else 1
     return [
-        "# Serve several batch sizes: least, usual, greatest.",
+        "# Serve several batch sizes: minimum, optimum, maximum.",
         f'# dynamic-batch = "1:{max(batch, 8)}:{4 * max(batch, 8)}"',
         "",
-        "# Fail with exit code 7 where the result is past a limit.",
+        "# Fail with exit code 7 if a result is past a limit.",
         "# min-speedup = 1.5",
         "# max-diff = 1e-3",
     ]

@@ -90,7 +90,7 @@ class BuildSpec:
     )
     weights: str | None = option(
         None,
-        "Which weights of a checkpoint with several to take, by key or prefix, such as ema.",
+        "Weights to load from a checkpoint with several sets: a key or prefix, such as ema.",
         Panel.MODEL,
         metavar="KEY",
     )
@@ -106,8 +106,8 @@ class BuildSpec:
     )
     fixed: tuple[tuple[str, Any], ...] = option(
         (),
-        "Give an input one value, such as sr=16000: the model then has no such input. Repeat it "
-        "for several.",
+        "Fix an input at one value, such as sr=16000; the files no longer have that input. "
+        "Repeat it for several.",
         Panel.MODEL,
         key="fix",
         metavar="NAME=VALUE",
@@ -183,8 +183,8 @@ class BuildSpec:
     qdq: QdqSpec = group(QdqSpec)
     tail: str = option(
         "auto",
-        "Operators that TensorRT-RTX lacks, such as NonMaxSuppression, and all behind them; cut: "
-        "ONNX Runtime runs them behind the engine, keep: the engine has to.",
+        "Where operators run that TensorRT-RTX lacks, such as NonMaxSuppression; cut: in ONNX "
+        "Runtime, with all nodes behind them, keep: in the engine.",
         Panel.ENGINE,
         choices=("auto", "keep", "cut"),
     )
@@ -220,7 +220,7 @@ class BuildSpec:
     )
     torch_fp16: bool = option(
         False,
-        "Also run the folded model in fp16 with PyTorch; on a GPU that row is always there.",
+        "Also run the folded model in fp16 with PyTorch; on a GPU always.",
         Panel.MEASUREMENT,
     )
     torch_compile: bool = option(False, "Add a row for torch.compile.", Panel.MEASUREMENT)
@@ -263,7 +263,7 @@ class BuildSpec:
     thresholds: Thresholds = group(Thresholds)
     choose: str | None = option(
         None,
-        "Name the artifact that is best by this and keeps the accuracy and every limit.",
+        "Name the artifact that is best by this metric and keeps the accuracy and every limit.",
         Panel.LIMITS,
         choices=("latency", "throughput", "size"),
     )

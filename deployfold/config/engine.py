@@ -75,7 +75,7 @@ class EngineOptions:
     )
     gpu_fallback: bool = option(
         True,
-        "Fail where the DLA cannot run a layer, instead of running it on the GPU.",
+        "Fail if the DLA cannot run a layer, instead of running it on the GPU.",
         Panel.ENGINE,
     )
 

@@ -146,7 +146,7 @@ _INT8_WEIGHTS = PrecisionRecord(
     name="int8-weights",
     title="INT8 weights",
     family="qdq",
-    summary="Keep the weights in INT8 and compute in FP16; fitted to --calib where that is given; "
+    summary="Keep the weights in INT8 and compute in FP16; fitted to --calib if given; "
     "Ampere and newer.",
     onnx_type="INT8",
     tensorrt_type="INT8",
@@ -180,7 +180,7 @@ _INT4 = PrecisionRecord(
     name="int4",
     title="INT4",
     family="qdq",
-    summary="Keep the weights of matrix products in INT4; fitted to --calib where that is given; "
+    summary="Keep the weights of matrix products in INT4; fitted to --calib if given; "
     "Ampere and newer.",
     onnx_type="INT4",
     tensorrt_type="INT4",

@@ -151,7 +151,7 @@ class CalibrationSpec:
     )
     held_back: float = option(
         0.25,
-        "Least share of the samples to measure on; 64 of the others calibrate.",
+        "Minimum share of the samples to measure on; 64 of the others calibrate.",
         Panel.QUANTIZATION,
         metavar="SHARE",
         above=0,
