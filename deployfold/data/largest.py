@@ -25,14 +25,15 @@ def largest_feeds(
     """
     found: dict[tuple[tuple[int, ...], ...], dict[str, NDArray[Any]]] = {}
     for profile in inputs.profiles:
-        batched = len({(one.min[:1], one.max[:1]) for one in profile}) == 1
+        batched = len({(one.min[:1], one.max[:1]) for one in profile if one.max}) == 1
         wide: dict[str, NDArray[Any]] = {}
         for name, one in zip(inputs.names, profile, strict=True):
             array = feed[name]
             extra = [max(0, most - size) for size, most in zip(array.shape, one.max, strict=True)]
             if batched and extra:
                 extra[0] = 0
-            wide[name] = np.pad(array, [(0, more) for more in extra], mode="wrap")
+            padding = [(0, more) for more in extra]
+            wide[name] = np.pad(array, padding, mode="wrap") if padding else array
         if any(wide[name].shape != array.shape for name, array in feed.items()):
             found[tuple(array.shape for array in wide.values())] = wide
     return tuple(found.values())

@@ -74,7 +74,7 @@ class Adapted(nn.Module):
 
 
 def plain(output: Any) -> Any:
-    """``output`` with dataclasses and other mappings replaced by dictionaries.
+    """``output`` with dataclasses, named tuples and other mappings replaced by dictionaries.
 
     Fields that are ``None`` are left out. Containers that torch's pytree knows stay.
     """
@@ -85,6 +85,8 @@ def plain(output: Any) -> Any:
         return {key: plain(value) for key, value in fields.items() if value is not None}
     if isinstance(output, Mapping):
         return {str(key): plain(value) for key, value in output.items() if value is not None}
+    if _is_named_tuple(output):
+        return plain(output._asdict())
     if type(output) in (tuple, list):
         return type(output)(plain(item) for item in output)
     return output
@@ -100,9 +102,9 @@ def with_arguments(
     2. Inputs named ``NAME.KEY``, for an argument NAME, are passed in a dictionary, or in a list if
        the keys are numbers.
     3. Inputs with other names are passed in a dictionary, if the forward has one argument only and
-       it is not annotated as a tensor.
-    4. Several inputs without names are passed in a list, if the forward has one argument only and
-       it is annotated as a list or tuple.
+       it is not annotated as a tensor, a list or a tuple.
+    4. Several inputs with other names or none are passed in a list, if the forward has one argument
+       only and it is annotated as a list or tuple.
     5. An argument in ``fixed`` has the value there, and all others are passed by keyword.
 
     Raises:
@@ -155,7 +157,7 @@ def _with_fixed(
 
 
 def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) -> LoadedModel:
-    """Adapt a model that returns dataclasses or mappings, so that exported graphs can return them.
+    """Adapt a model that returns dataclasses, named tuples or mappings to what files can hold.
 
     The model runs once on ``inputs``, except one of torchvision or timm: those return plain
     containers. If that run fails, the model stays as it is, and a later stage reports the failure.
@@ -168,12 +170,19 @@ def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) ->
     try:
         with torch.no_grad():
             output = module(*inputs)
-        leaves = pytree.tree_leaves(output)
+        leaves = pytree.tree_leaves(output, is_leaf=_is_named_tuple)
     except Exception:  # any code may run in a forward
         return loaded
-    if not any(isinstance(one, Mapping) or dataclasses.is_dataclass(one) for one in leaves):
+    if not any(
+        isinstance(one, Mapping) or dataclasses.is_dataclass(one) or _is_named_tuple(one)
+        for one in leaves
+    ):
         return loaded
     return replace(loaded, module=Adapted(module, None).eval())
+
+
+def _is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 def _filled(place: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
@@ -205,7 +214,10 @@ def _layout(module: nn.Module, given: list[str | None]) -> Layout | None:
     if foreign and not any_keyword:
         alone = len(names) == 1 and not any_position
         if len(foreign) == len(given) > 1 and alone and not _is_tensor(positional[0]):
-            return Layout(({name: places[name] for name in named},), {})
+            items: Any = {name: places[name] for name in named}
+            if _SEQUENCE.search(str(positional[0].annotation)):
+                items = list(items.values())
+            return Layout((items,), {})
         return None
     if None in given and (others or grouped):
         return None  # resolve_inputs reports the missing names

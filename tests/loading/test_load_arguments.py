@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -84,6 +84,7 @@ def loaded(module: nn.Module) -> LoadedModel:
         (OneDict(), ["batch.image=1x2", "batch.mask=1x2"]),
         (OneList(), ["1x2", "1x2"]),
         (OneList(), ["items.0=1x2", "items.1=1x2"]),
+        (OneList(), ["image=1x2", "mask=1x2"]),
         (AnyPosition(), ["1x2", "1x2"]),
         (AnyPosition(), ["image=1x2", "mask=1x2"]),
     ],
@@ -138,6 +139,11 @@ class Record(OrderedDict):  # type: ignore[type-arg]
     pass
 
 
+class Named(NamedTuple):
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+
+
 class Returns(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -148,11 +154,13 @@ class Returns(nn.Module):
             return Output(x, (x + 1, x + 2))
         if self.kind == "mapping":
             return Record(logits=x, loss=None, hidden=(x + 1, x + 2))
+        if self.kind == "named tuple":
+            return Named(x, (x + 1, x + 2))
         return (x, {"a": x + 1})
 
 
-def test_dataclasses_and_mappings_become_dictionaries() -> None:
-    for kind in ("dataclass", "mapping"):
+def test_dataclasses_named_tuples_and_mappings_become_dictionaries() -> None:
+    for kind in ("dataclass", "mapping", "named tuple"):
         adapted = with_plain_outputs(loaded(Returns(kind)), (A,))
         output = adapted.module(A)
         assert type(output) is dict

@@ -131,16 +131,21 @@ def test_a_sum_over_the_longest_sequence_does_not_overflow(tmp_path):
 
 def test_the_largest_inputs_leave_the_batch_alone():
     spec = InputSpec(
-        (TensorSpec((1, 3), "a", "int64"), TensorSpec((1, 2), "b")),
-        profiles=(
-            (InputShapes("a", (1, 1), (1, 3), (8, 5)), InputShapes("b", (1, 2), (1, 2), (8, 2))),
-            (InputShapes("a", (1, 3), (1, 3), (64, 3)), InputShapes("b", (1, 2), (1, 2), (64, 2))),
+        (TensorSpec((1, 3), "a", "int64"), TensorSpec((1, 2), "b"), TensorSpec((), "scale")),
+        profiles=tuple(
+            (
+                InputShapes("a", (1, least), (1, 3), (batch, most)),
+                InputShapes("b", (1, 2), (1, 2), (batch, 2)),
+                InputShapes("scale", (), (), ()),
+            )
+            for least, batch, most in ((1, 8, 5), (3, 64, 3))
         ),
     )
-    feed = {"a": np.array([[4, 5, 6]]), "b": np.ones((1, 2), np.float32)}
+    feed = {"a": np.array([[4, 5, 6]]), "b": np.ones((1, 2), np.float32), "scale": np.array(2.0)}
     (largest,) = largest_feeds(spec, feed)
     assert largest["a"].tolist() == [[4, 5, 6, 4, 5]]
     assert largest["b"].shape == (1, 2)
+    assert largest["scale"] == 2
 
 
 def test_wrong_integers_are_told(tmp_path):
