@@ -12,7 +12,8 @@
    is worth a measurement.
 5. Steps 2 to 4 take the weights of the model with all layers quantised. In the end, the last choice
    that missed the limits and the one that holds them are fitted anew, because each layer makes up
-   for the errors of those before it. The first that holds, and gains, stays.
+   for the errors of those before it. Layers in front of the first that went back stay, and the
+   others keep the strengths of their fits. The first choice that holds, and gains, stays.
 
 The best of many models on few samples is often a lucky one, and other samples differ. Therefore the
 likely agreement and the likely SQNR of the chosen model must hold the limits as well
