@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 
 import pytest
 import torch
@@ -267,6 +269,9 @@ PLAIN = {
     "a piece that is missing": lambda x: has_last(tiles(x)),
     "no turn": lambda x: [i + 1 for i in range(x.shape[-1] // 8 - 5)],
     "an error": lambda x: caught(x),
+    "a function without source": lambda x: operator.gt(int(x.shape[-1]), 60),
+    "some of the pieces": lambda x: [1 for _ in itertools.islice(tiles(x), 6, None)],
+    "an item": lambda x: (0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1)[x.shape[-1] // 8],
 }
 
 

@@ -19,6 +19,7 @@ from .size_kinds import (
     MODULES,
     PLAIN,
     PLAIN_SIZES,
+    SILENT,
     SIZES,
     SPLITS,
     WATCHED,
@@ -30,7 +31,7 @@ from .size_kinds import (
 )
 from .size_readers import Reader, source_of
 
-_CALLS = 3
+_CALLS = 5
 """How many calls of functions deep a number is followed."""
 
 _Names = dict[str, Kind]
@@ -142,7 +143,8 @@ class Flow:
                 self._assign(target, node.value)
         elif isinstance(node, (ast.AugAssign, ast.AnnAssign, ast.NamedExpr)) and node.value:
             self._assign(node.target, node.value)
-            if isinstance(node, ast.AugAssign) and self._counts(node, node.value):
+            number = isinstance(node.value, ast.Constant) or self.kind(node.value)
+            if isinstance(node, ast.AugAssign) and number and self._in_hidden_loop(node):
                 self._set(node.target, Kind.PLAIN)
         elif isinstance(node, _Loop):
             self._bind_items(node.target, node.iter)
@@ -190,11 +192,6 @@ class Flow:
         """Whether ``node`` runs in a loop whose number of turns is computed from sizes."""
         loop = self._loops.get(node)
         return loop is not None and bool(self.items(loop.iter) & HIDDEN)
-
-    def _counts(self, node: ast.AST, step: ast.expr) -> bool:
-        """Whether ``node`` adds the number ``step`` in each turn of such a loop."""
-        number = isinstance(step, ast.Constant) or bool(self.kind(step))
-        return number and self._in_hidden_loop(node)
 
     # Expressions.
 
@@ -288,12 +285,19 @@ class Flow:
             values = [item.value for item in inside if item.value]
             return union(map(self.kind, [local.body] if isinstance(local, ast.Lambda) else values))
         found = self.reader.function(called)
-        if found is None or found[0].code is self.reader.code:
+        if found is None:
+            if self.reader.is_torchs(called) or ast.unparse(called) in SILENT:
+                return Kind.OTHER
+            hidden = union(given) & HIDDEN  # all of it, or some
+            return hidden | Kind.LESS if hidden & Kind.PIECES else hidden
+        if found[0].code is self.reader.code:
             return Kind.OTHER
         reader, bound = found
         names = reader.code.co_varnames[bound : reader.code.co_argcount]
         named = {item.arg: self.kind(item.value) for item in keywords if item.arg}
-        flow = self._flows.flow(
-            reader, {**dict(zip(names, given, strict=False)), **named}, self._deep - 1
-        )
+        named |= dict(zip(names, given, strict=False))
+        if more := union(given[len(names) :]):
+            rest = reader.code.co_argcount + reader.code.co_kwonlyargcount
+            named |= dict.fromkeys(reader.code.co_varnames[rest : rest + 1], more | Kind.PIECES)
+        flow = self._flows.flow(reader, named, self._deep - 1)
         return Kind.OTHER if flow is None else union(map(flow.kind, flow._returned))

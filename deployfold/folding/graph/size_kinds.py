@@ -34,6 +34,8 @@ SPLITS = frozenset(
     """split chunk unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk
     split_with_sizes""".split()
 )
+SILENT = frozenset("isinstance hasattr callable type print slice super".split())
+"""Functions whose results tell nothing of the sizes that they get."""
 MODULES = frozenset({"math", "np", "numpy", "torch"})
 
 
@@ -58,5 +60,5 @@ def body_of(loop: ast.For) -> list[ast.AST]:
 def adds_numbers(node: ast.expr, kind: Callable[[ast.expr], Kind]) -> bool:
     """Whether ``node`` gives numbers, and no tensors, to ``sum``."""
     if not isinstance(node, (ast.GeneratorExp, ast.ListComp)):
-        return False
+        return isinstance(node, ast.Call) and ast.unparse(node.func) == "map"
     return isinstance(node.elt, ast.Constant) or bool(kind(node.elt))

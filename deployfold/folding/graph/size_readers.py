@@ -65,11 +65,13 @@ class Reader:
         function runs.
         """
         found: Any = None
-        owner, bound = self.owner, False
+        owner, bound = self._object(node.value) if isinstance(node, ast.Attribute) else None, False
         if isinstance(node, ast.Name):
             found = self._globals.get(node.id)
-        elif isinstance(node, ast.Attribute) and self.is_own(node):
-            found = _member(self.owner, node.attr)
+        elif isinstance(node, ast.Attribute) and isinstance(owner, ModuleType):
+            found = vars(owner).get(node.attr)
+        elif isinstance(node, ast.Attribute) and owner is not None:
+            found = _member(owner, node.attr)
             bound = isinstance(found, (FunctionType, classmethod, property))
             if isinstance(found, nn.Module):
                 found, owner, bound = type(found).forward, found, True
@@ -77,12 +79,27 @@ class Reader:
                 found = found.fget
             elif isinstance(found, (staticmethod, classmethod)):
                 found = found.__func__
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            module = self._globals.get(node.value.id)
-            found = vars(module).get(node.attr) if isinstance(module, ModuleType) else None
         if not isinstance(found, FunctionType) or str(found.__module__).startswith("torch."):
             return None
         return Reader(found.__code__, found.__globals__, owner if bound else None), bound
+
+    def _object(self, node: ast.expr) -> Any:
+        """The module or Python module that ``node`` names; None if the source does not show it."""
+        if isinstance(node, ast.Name):
+            found = self.owner if node.id == self.own else self._globals.get(node.id)
+            return found if node.id == self.own or isinstance(found, ModuleType) else None
+        if not isinstance(node, ast.Attribute) or not self._object(node.value):
+            return None
+        found = _member(self._object(node.value), node.attr)
+        return found if isinstance(found, nn.Module) else None
+
+    def is_torchs(self, node: ast.expr) -> bool:
+        """Whether ``node`` is a function of torch, or of an object that is no Python module."""
+        if isinstance(node, ast.Attribute):
+            module = self._object(node.value)
+            return not isinstance(module, ModuleType) or module.__name__.startswith("torch")
+        found = self._globals.get(node.id) if isinstance(node, ast.Name) else None
+        return str(getattr(found, "__module__", "")).startswith("torch")
 
     def methods(self, attributes: Iterable[str]) -> Iterator[Reader]:
         """The owner's methods and properties that read one of its ``attributes``."""

@@ -76,10 +76,12 @@ def _tested(node: ast.AST) -> list[ast.expr]:
 def _chooses(flow: Flow, node: ast.AST) -> bool:
     """Whether a number chooses one of several modules, or whether an item is there to be read."""
     if isinstance(node, ast.Subscript):
-        return flow.reader.holds_several(node.value) and bool(flow.kind(node.slice) & HIDDEN)
+        several = isinstance(node.value, (ast.List, ast.Tuple))
+        several = several or flow.reader.holds_several(node.value)
+        return several and bool(flow.kind(node.slice) & (HIDDEN | Kind.WATCHED))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         kinds = [flow.kind(argument) for argument in node.args]
-        if node.func.id == "getattr":
+        if node.func.id == "getattr" or (node.func.id == "next" and len(kinds) > 1):
             return any(kind & HIDDEN for kind in kinds)
         several = any(map(flow.reader.holds_several, node.args))  # how many of them run
         return node.func.id == "zip" and several and any(kind & HIDDEN for kind in kinds)

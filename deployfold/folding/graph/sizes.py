@@ -26,7 +26,7 @@ _TORCH = str(Path(torch.__file__).parent)
 _WIDE = 8
 """A larger range of numbers than the strides of layers give a rest, as in ``max(0, -size % 4)``."""
 _OWN = str(Path(__file__).parent)
-_CALLERS = 2
+_CALLERS = 4
 """How many calling functions are followed, beside the one that reads a size."""
 
 
