@@ -84,7 +84,7 @@ def unet() -> nn.Module:
 
 
 TRAINED = "MobileNetV2"
-NETS = {"ResNet-50": (resnet50, 224), "MobileNetV2": (mobilenet, 224), "U-Net": (unet, 128)}
+NETS = {"ResNet-50": (resnet50, 64), "MobileNetV2": (mobilenet, 224), "U-Net": (unet, 128)}
 
 
 def rows_of(name: str, folder: Path) -> dict[str, Any]:
