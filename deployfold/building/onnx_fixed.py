@@ -15,6 +15,7 @@ from deployfold.errors import UsageError
 from deployfold.exporting.given import repair
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.loading import LoadedModel
+from deployfold.loading.arguments import fixed_note
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.lowering.graph import load
 
@@ -48,11 +49,10 @@ def fixed(loaded: LoadedModel, values: Mapping[str, Any]) -> LoadedModel:
         UsageError: an input is unknown, or does not take the value.
     """
     assert isinstance(loaded.module, OnnxModule)
-    note = "; ".join(f"{name} is fixed at {value!r}" for name, value in values.items())
     return replace(
         loaded,
         module=FixedOnnx(loaded.module, values),
-        notes=(*loaded.notes, f"{note}: the model has no such input any more."),
+        notes=(*loaded.notes, fixed_note(values)),
     )
 
 

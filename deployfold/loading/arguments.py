@@ -148,12 +148,17 @@ def _with_fixed(
     names = [name or next(unnamed, "") for name in given]
     names += [key for key, required in free.items() if required and key not in names]
     layout = Layout((), {name: index for index, name in enumerate(names)})
-    note = "; ".join(f"{name} is fixed at {value!r}" for name, value in fixed.items())
     return replace(
         loaded,
         module=Adapted(loaded.module, layout, fixed, tuple(names)).eval(),
-        notes=(*loaded.notes, f"{note}: the model has no such input any more."),
+        notes=(*loaded.notes, fixed_note(fixed)),
     )
+
+
+def fixed_note(fixed: Mapping[str, Any]) -> str:
+    """The note on inputs that ``--fix`` replaced by values."""
+    text = "; ".join(f"{name} is fixed at {value!r}" for name, value in fixed.items())
+    return f"{text}: the model has no such input any more."
 
 
 def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) -> LoadedModel:
