@@ -257,7 +257,7 @@ class _System:
     def classes_around(self, item: AffineLayer) -> Indices:
         """The scale classes of the input and the output of an affine layer."""
         cells = np.concatenate([self._cells.read[item], self._cells.written[item]])
-        found: Indices = np.unique(self._scale_class[cells])
+        found: Indices = self._scale_class[cells]
         return found
 
     def changed(self, context: Context, going: set[AffineLayer]) -> Iterator[_Changed]:
@@ -281,7 +281,7 @@ class _System:
             else:
                 weight = context.layer(absorber.op).weight
                 name = weight.rpartition(".")[0] or weight
-            yield _Changed(name, np.unique(classes), request)
+            yield _Changed(name, classes, request)
 
 
 def _scaled(changes: dict[int, float], factor: float) -> dict[int, float] | str:
