@@ -21,8 +21,7 @@ from .graph import Call, Graph, Op, Value, values_in
 from .meta_results import meta_result
 from .outline import reads_data
 
-Inputs = tuple[Any, ...]
-"""The arguments of one forward call."""
+Inputs = tuple[Any, ...]  # the arguments of one forward call
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -30,8 +29,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # True makes torch import its compiler, to exclude it from the mode: over a second.
-        return False
+        return False  # True makes torch import its compiler, which takes over a second
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -31,11 +31,9 @@ from .size_kinds import (
 )
 from .size_readers import Reader, source_of
 
-_CALLS = 5
-"""How many calls of functions deep a number is followed."""
+_CALLS = 5  # the most functions through which a number is followed
 
 _Names = dict[str, Kind]
-_Loop = (ast.For, ast.comprehension)
 _Functions = (ast.FunctionDef, ast.Lambda)
 
 
@@ -65,8 +63,8 @@ class Flows:
     def inside(self, code: CodeType) -> list[Reader]:
         """The readers of the functions that a function defines."""
         inner = [item for item in code.co_consts if isinstance(item, CodeType)]
-        found = [self._readers[item] for item in inner if item in self._readers]
-        return found + [one for item in inner for one in self.inside(item)]
+        own = [self._readers[item] for item in inner if item in self._readers]
+        return own + [one for item in inner for one in self.inside(item)]
 
     def flow(self, reader: Reader, given: Mapping[str, Kind], deep: int) -> Flow | None:
         """The flow through a function with arguments of the kinds ``given``.
@@ -100,8 +98,8 @@ class Flow:
             if isinstance(loop, ast.For)
             for inner in body_of(loop)
         }
-        functions = [item for item in self.nodes if isinstance(item, _Functions)]
-        self._local = {item.name: item for item in functions[1:] if hasattr(item, "name")}
+        self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
+        self._local = {item.name: item for item in self._functions[1:] if hasattr(item, "name")}
         self._lambdas = {
             ast.unparse(item.targets[0]): item.value
             for item in self.nodes
@@ -130,8 +128,7 @@ class Flow:
 
     @cached_property
     def _returned(self) -> list[ast.expr]:
-        whole = next((item for item in self.nodes if isinstance(item, _Functions)), None)
-        if isinstance(whole, ast.Lambda):
+        if self._functions and isinstance(whole := self._functions[0], ast.Lambda):
             return [whole.body]
         return [item.value for item in self.nodes if isinstance(item, ast.Return) and item.value]
 
@@ -146,7 +143,7 @@ class Flow:
             number = isinstance(node.value, ast.Constant) or self.kind(node.value)
             if isinstance(node, ast.AugAssign) and number and self._in_hidden_loop(node):
                 self._set(node.target, Kind.PLAIN)
-        elif isinstance(node, _Loop):
+        elif isinstance(node, (ast.For, ast.comprehension)):
             self._bind_items(node.target, node.iter)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             fills = node.func.attr in ("append", "extend", "add") and self._in_hidden_loop(node)
@@ -269,8 +266,8 @@ class Flow:
             given &= ~Kind.PIECES  # a sum of tensors
         if not given or name not in WATCHED | PLAIN:
             return self._result(called, node.args, node.keywords)
-        hidden = name in PLAIN or given & Kind.PIECES
-        return given & ~Kind.PIECES | (Kind.PLAIN if hidden else Kind.OTHER)
+        plain = Kind.PLAIN if name in PLAIN or given & Kind.PIECES else Kind.OTHER
+        return given & ~Kind.PIECES | plain
 
     def _result(
         self, called: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]
