@@ -178,13 +178,16 @@ def _is_foreign(names: Names, key: str) -> bool:
     2. An average at the top level, such as ``ema_backbone_conv1_weight`` of mmengine.
     3. A tensor of a top-level submodule that the architecture lacks, such as a loss. A number
        as its name means one more layer instead: the architecture is too short.
+    4. A tensor at the top level, such as the weights of a loss, if the architecture has none there.
     """
     if key.rpartition(".")[2] in _COUNTERS or key in names.non_persistent:
         return True
     top, _, rest = key.partition(".")
     if top in names.children:
         return False
-    return is_average(top) or (bool(rest) and not top.isdigit())
+    if not rest and any("." not in own for own in names.shapes):
+        return is_average(top)
+    return not top.isdigit()
 
 
 def _prefixes(names: Names, given: Mapping[str, Tensor]) -> list[str]:

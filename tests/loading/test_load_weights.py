@@ -58,6 +58,10 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
 
 
+def without_bias() -> nn.Module:
+    return nn.Linear(3, 3, bias=False)
+
+
 def headed() -> State:
     torch.manual_seed(1)
     return Headed().state_dict()
@@ -125,6 +129,7 @@ SHAPES: dict[str, Callable[[State], Any]] = {
         "state_dict": under("model.", s) | {"criterion.pos_weight": torch.ones(1)}
     },
     "metric": lambda s: {"state_dict": under("model.", s) | {"val_acc.total": torch.tensor(3)}},
+    "a tensor beside": lambda s: s | {"pos_weight": torch.ones(1)},
     "mean and std": lambda s: under("model.", s) | {"mean": torch.ones(3), "std": torch.ones(3)},
     "student and teacher": lambda s: under("student.", s) | under("teacher.", other(s)),
     "average beside": lambda s: under("model.", s) | under("ema_model.module.", other(s)),
@@ -330,6 +335,8 @@ def test_a_longer_network_does_not_fit_a_shorter_one(tmp_path: pathlib.Path) -> 
     deeper = headed() | {"stem.extra.weight": torch.ones(2)}
     with pytest.raises(LoadError, match=r"stem\.extra\.weight is unexpected"):
         load(tmp_path, deeper, arch=f"{__name__}:Headed")
+    with pytest.raises(LoadError, match="bias is unexpected"):
+        load(tmp_path, nn.Linear(3, 3).state_dict(), arch=f"{__name__}:without_bias")
 
 
 def test_a_network_that_contains_the_named_one_is_not_recognised_as_it(
