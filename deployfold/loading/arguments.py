@@ -24,6 +24,8 @@ from .model import LoadedModel
 from .zoo import is_zoo_name
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_NESTED = re.compile(r"\.(?!\d+$)")
+"""A dotted name, other than the one that tracing makes, such as ``input.1``."""
 _SEQUENCE = re.compile(r"\b(list|tuple|Sequence)\b", re.IGNORECASE)
 
 
@@ -100,7 +102,7 @@ def with_arguments(
     1. An input named like a keyword argument, or with any name where the forward has ``**kwargs``,
        is passed by keyword. So is an argument that follows an omitted argument with a default.
     2. Inputs named ``NAME.KEY``, for an argument NAME, are passed in a dictionary, or in a list if
-       the keys are numbers.
+       the keys are numbers. Further dots nest: ``NAME.KEY.0`` is in a list in a dictionary.
     3. Inputs with other names are passed in a dictionary, if the forward has one argument only and
        it is not annotated as a tensor, a list or a tuple.
     4. Several inputs with other names or none are passed in a list, if the forward has one argument
@@ -192,9 +194,9 @@ def _is_named_tuple(value: Any) -> bool:
 
 def _filled(place: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
     if isinstance(place, dict):
-        return {key: inputs[index] for key, index in place.items()}
+        return {key: _filled(part, inputs) for key, part in place.items()}
     if isinstance(place, list):
-        return [inputs[index] for index in place]
+        return [_filled(part, inputs) for part in place]
     return inputs[place]
 
 
@@ -212,25 +214,21 @@ def _layout(module: nn.Module, given: list[str | None]) -> Layout | None:
             return Layout((list(range(len(given))),), {})
         return None
     places = {name: index for index, name in enumerate(given) if name is not None}
-    parts = {name: name.partition(".") for name in named if "." in name}
-    grouped = {name for name in named if name in parts and parts[name][0] in {*names, *keywords}}
+    grouped = {
+        name for name in named if "." in name and name.partition(".")[0] in {*names, *keywords}
+    }
     others = [name for name in named if name not in names and name not in grouped]
     foreign = [name for name in others if name not in keywords]
     if foreign and not any_keyword:
         alone = len(names) == 1 and not any_position
-        if len(foreign) == len(given) > 1 and alone and not _is_tensor(positional[0]):
-            items: Any = {name: places[name] for name in named}
-            if _SEQUENCE.search(str(positional[0].annotation)):
-                items = list(items.values())
-            return Layout((items,), {})
+        several = len(given) > 1 or _NESTED.search(foreign[0])
+        if len(foreign) == len(given) and several and alone and not _is_tensor(positional[0]):
+            listed = _SEQUENCE.search(str(positional[0].annotation))
+            return Layout((list(places.values()) if listed else _nested(places),), {})
         return None
     if None in given and (others or grouped):
         return None  # resolve_inputs reports the missing names
-    values: dict[str, Any] = {name: places[name] for name in named if name not in grouped}
-    for name in sorted(grouped, key=lambda one: places[one]):
-        owner, _, key = parts[name]
-        values.setdefault(owner, {})[key] = places[name]
-    values = {name: _as_list(name, value) for name, value in values.items()}
+    values = _nested(places)
     leading = [name for index, name in enumerate(names) if set(names[: index + 1]) <= set(values)]
     rest = {name: value for name, value in values.items() if name not in leading}
     if not rest and not grouped:
@@ -245,13 +243,33 @@ def _is_tensor(parameter: inspect.Parameter) -> bool:
     return str(parameter.annotation).strip("'\"").endswith(("Tensor", "Tensor'>"))
 
 
+def _nested(places: Mapping[str, int]) -> dict[str, Any]:
+    """Inputs by dotted names in nested dictionaries, or in lists where the keys are numbers."""
+    found: dict[str, Any] = {}
+    for name, index in places.items():
+        *owners, key = name.split(".")
+        level: Any = found
+        for owner in owners:
+            level = level.setdefault(owner, {}) if isinstance(level, dict) else None
+        if not isinstance(level, dict) or key in level:
+            raise UsageError(
+                f"The input {name!r} and another are given, one of them inside of the other.",
+                hint="An input is a tensor, or has items such as NAME.KEY or NAME.0, and not both.",
+            )
+        level[key] = index
+    return {key: _as_list(key, value) for key, value in found.items()}
+
+
 def _as_list(name: str, value: Any) -> Any:
-    """A dictionary with the keys 0, 1, 2 and so on as a list."""
-    if not isinstance(value, dict) or not all(key.isdigit() for key in value):
+    """A dictionary with the keys 0, 1, 2 and so on as a list, and so are those in it."""
+    if not isinstance(value, dict):
         return value
-    if sorted(value, key=int) != [str(index) for index in range(len(value))]:
+    items = {key: _as_list(f"{name}.{key}", item) for key, item in value.items()}
+    if not all(key.isdigit() for key in items):
+        return items
+    if sorted(items, key=int) != [str(index) for index in range(len(items))]:
         raise UsageError(
-            f"The list {name!r} has the items {', '.join(value)}.",
+            f"The list {name!r} has the items {', '.join(items)}.",
             hint=f"Number them from 0: --input {name}.0=… --input {name}.1=….",
         )
-    return [value[str(index)] for index in range(len(value))]
+    return [items[str(index)] for index in range(len(items))]

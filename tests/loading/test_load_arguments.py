@@ -60,6 +60,11 @@ class OneDict(nn.Module):
         return batch["image"] - 2 * batch["mask"]
 
 
+class Nested(nn.Module):
+    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+        return batch["image"]["left"] - 2 * batch["masks"][0]["all"]
+
+
 class OneList(nn.Module):
     def forward(self, items: list[torch.Tensor]) -> torch.Tensor:
         return items[0] - 2 * items[1]
@@ -82,6 +87,8 @@ def loaded(module: nn.Module) -> LoadedModel:
         (AfterDefault(), ["image=1x2", "mask=1x2"]),
         (OneDict(), ["image=1x2", "mask=1x2"]),
         (OneDict(), ["batch.image=1x2", "batch.mask=1x2"]),
+        (Nested(), ["batch.image.left=1x2", "batch.masks.0.all=1x2"]),
+        (Nested(), ["image.left=1x2", "masks.0.all=1x2"]),
         (OneList(), ["1x2", "1x2"]),
         (OneList(), ["items.0=1x2", "items.1=1x2"]),
         (OneList(), ["image=1x2", "mask=1x2"]),
@@ -126,6 +133,9 @@ def test_a_plain_forward_is_not_adapted() -> None:
 def test_items_of_a_list_are_numbered_from_0() -> None:
     with pytest.raises(UsageError, match="has the items 0, 2"):
         with_arguments(loaded(OneList()), InputSpec.parse(["items.0=1x2", "items.2=1x2"]))
+    for texts in (["a=1x2", "a.b=1x2"], ["a.b=1x2", "a=1x2"], ["a=1x2", "a.b.c=1x2"]):
+        with pytest.raises(UsageError, match="inside of the other"):
+            with_arguments(loaded(Nested()), InputSpec.parse(texts))
 
 
 @dataclass
