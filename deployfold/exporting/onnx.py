@@ -21,7 +21,7 @@ from . import onnx_graph, torch_onnx
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
 from .neutral import drop_zero_additions
-from .outputs import check_outputs, flatten_outputs, is_torchscript
+from .outputs import check_outputs, flatten_outputs, is_torchscript, refuse_text
 from .pixels import cast_first
 from .session import open_session, run_session
 from .storage import EXTERNAL_DATA_BYTES, scratch_file, staged, write_model
@@ -105,6 +105,7 @@ def export_onnx(
     compared = _compared(job)
     reason = program if isinstance(program, str) else ""
     if is_torchscript(job.module):
+        refuse_text(compared.nested, "the ONNX of a TorchScript model")
         reason = "the model is TorchScript, which torch.export does not take"
     elif not isinstance(program, str):
         try:

@@ -56,6 +56,19 @@ def flatten_outputs(outputs: object) -> tuple[tuple[torch.Tensor, ...], tuple[st
     return tuple(tensors), tuple(names)
 
 
+def refuse_text(outputs: object, what: str) -> None:
+    """Refuse outputs with text among them, for a format that fails on it with no true reason.
+
+    Raises:
+        ExportError: a leaf is a string; ``what`` is the format in the message.
+    """
+    if any(isinstance(leaf, str) for leaf in pytree.tree_leaves(outputs)):
+        raise ExportError(
+            f"The model returns text among its outputs, which {what} cannot return.",
+            hint="Let the forward return tensors alone.",
+        )
+
+
 class FlatOutputs(torch.nn.Module):
     """A module that returns the tensors in its outputs as one flat tuple."""
 

@@ -15,7 +15,7 @@ from deployfold.util.torch_files import torch_file
 
 from .dynamic import checking_inputs
 from .exporter import ExportedFile, Exporter, ExportJob
-from .outputs import compare_loaded
+from .outputs import compare_loaded, refuse_text
 
 _WHAT = "The .pt2 program"
 
@@ -32,6 +32,7 @@ def export_program(job: ExportJob, path: Path) -> ExportedFile:
     program = job.program
     checks = checking_inputs(job.inputs, job.spec)
     references = [job.reference.flat(check) for check in checks]
+    refuse_text(job.reference.nested(job.inputs), "a .pt2 program")
     with atomic_path(path) as temporary:
         try:
             with ONE_AT_A_TIME, quiet():

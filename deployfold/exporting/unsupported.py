@@ -22,8 +22,8 @@ def unsupported(program: ExportedProgram | None, torchscript: str, dynamo: str) 
     """
     lacking = "" if program is None else _lacking(program, f"{torchscript} {dynamo}")
     return ExportError(
-        f"Neither ONNX exporter takes this model. {lacking}TorchScript-based: {torchscript} "
-        f"Dynamo: {dynamo}.",
+        f"Neither ONNX exporter takes this model. {lacking}TorchScript-based: "
+        f"{torchscript.rstrip('.')}. Dynamo: {dynamo.rstrip('.')}.",
         hint="Write that line with other operators, or end the forward before it."
         if lacking
         else "Remove the operation in the message, or give the model as TorchScript.",

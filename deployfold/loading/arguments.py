@@ -78,15 +78,19 @@ class Adapted(nn.Module):
 def plain(output: Any) -> Any:
     """``output`` with dataclasses, named tuples and other mappings replaced by dictionaries.
 
-    Fields that are ``None`` are left out. Containers that torch's pytree knows stay.
+    Fields that are ``None`` or text are left out, and text in a sequence becomes ``None``: no graph
+    returns text. Containers that torch's pytree knows stay.
     """
     if isinstance(output, torch.Tensor):
         return output
+    if isinstance(output, str):
+        return None
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         fields = {one.name: getattr(output, one.name) for one in dataclasses.fields(output)}
-        return {key: plain(value) for key, value in fields.items() if value is not None}
+        return plain(fields)
     if isinstance(output, Mapping):
-        return {str(key): plain(value) for key, value in output.items() if value is not None}
+        kept = {str(key): value for key, value in output.items() if value is not None}
+        return {key: plain(value) for key, value in kept.items() if not isinstance(value, str)}
     if _is_named_tuple(output):
         return plain(output._asdict())
     if type(output) in (tuple, list):
@@ -181,11 +185,14 @@ def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) ->
     except Exception:  # any code may run in a forward
         return loaded
     if not any(
-        isinstance(one, Mapping) or dataclasses.is_dataclass(one) or _is_named_tuple(one)
+        isinstance(one, (Mapping, str)) or dataclasses.is_dataclass(one) or _is_named_tuple(one)
         for one in leaves
     ):
         return loaded
-    return replace(loaded, module=Adapted(module, None).eval())
+    notes = loaded.notes
+    if any(isinstance(one, str) for one in pytree.tree_leaves(output)):
+        notes += ("The text among the model's outputs is left out: a graph returns tensors.",)
+    return replace(loaded, module=Adapted(module, None).eval(), notes=notes)
 
 
 def _is_named_tuple(value: Any) -> bool:

@@ -230,10 +230,24 @@ def test_a_model_that_both_exporters_refuse_is_one_error(tmp_path: Path) -> None
     net = torch.nn.Sequential(torch.nn.Identity(), Inverse())
     with pytest.raises(ExportError, match=r"Neither ONNX exporter .* Dynamo: ") as caught:
         export(net, (torch.eye(3),), tmp_path / "m.onnx")
-    assert "\n" not in caught.value.message
+    assert re.search(r"[^.]\. Dynamo: .*[^.]\.$", caught.value.message)
     line = r"linalg_eigvalsh, which the module '1' calls \(test_export_onnx.py:\d+\)\."
     assert OLD or re.search(line, caught.value.message)
     assert "before it" in str(caught.value.hint)
+
+
+class Text(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+        return x + 1, "softmax"
+
+
+def test_text_among_the_outputs_is_the_reason(tmp_path: Path) -> None:
+    inputs, text = (torch.ones(1, 3),), "returns text among its outputs"
+    with pytest.raises(ExportError, match=text):
+        export(torch.jit.script(Text()), inputs, tmp_path / "m.onnx", exporter="torchscript")
+    with pytest.raises(ExportError, match=text):
+        toys.export_program(Text(), inputs, tmp_path / "m.pt2", spec=toys.spec_for(inputs))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_tracing_bakes_in_is_found_at_the_second_size(tmp_path: Path) -> None:

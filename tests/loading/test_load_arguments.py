@@ -166,6 +166,8 @@ class Returns(nn.Module):
             return Record(logits=x, loss=None, hidden=(x + 1, x + 2))
         if self.kind == "named tuple":
             return Named(x, (x + 1, x + 2))
+        if self.kind == "text":
+            return (x, "softmax", {"a": x + 1, "b": "softmax"})
         return (x, {"a": x + 1})
 
 
@@ -176,6 +178,10 @@ def test_dataclasses_named_tuples_and_mappings_become_dictionaries() -> None:
         assert type(output) is dict
         assert list(output) == ["logits", "hidden"]
         assert torch.equal(output["hidden"][1], A + 2)
+    spoken = with_plain_outputs(loaded(Returns("text")), (A,))
+    _, text, items = spoken.module(A)
+    assert (text, list(items)) == (None, ["a"])
+    assert "text among the model's outputs is left out" in spoken.notes[-1]
     model = loaded(Returns("plain"))
     assert with_plain_outputs(model, (A,)) is model
 
