@@ -76,13 +76,17 @@ def loses(row: Row, baseline: Row) -> bool:
 
 
 def describe(row: Row, baseline: Row) -> str:
-    """``ONNX Runtime: 1.55× as fast as PyTorch here [1.40, 1.98], the same outputs, 46.7 MB``."""
+    """``ONNX Runtime: 1.55× as fast as PyTorch here [1.40, 1.98], the same outputs, 46.7 MB``.
+
+    A speed-up whose row is not stable says so behind its interval.
+    """
     parts = []
     speedup = settled_speedup(row)
     if speedup is not None:
         bounds = f"[{text.ratio(speedup.low)}, {text.ratio(speedup.high)}]"
         first = text.clean(baseline.title)
-        parts.append(f"{text.ratio(speedup.value)}× as fast as {first} here {bounds}")
+        doubt = "" if row.latency is None or row.latency.stable else " (not stable)"
+        parts.append(f"{text.ratio(speedup.value)}× as fast as {first} here {bounds}{doubt}")
     parts += [outputs(row, baseline), text.size(row.bytes) if row.bytes else ""]
     return f"{text.clean(row.title)}: {', '.join(part for part in parts if part)}."
 

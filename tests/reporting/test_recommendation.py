@@ -61,9 +61,19 @@ def test_labels_judge_in_place_of_decibels() -> None:
 def test_a_lossy_row_says_how_much_it_loses() -> None:
     near = Accuracy(max_abs_diff=0.1, sqnr_db=40.2, top1_agreement=0.992, samples=500)
     assert recommend(with_row(sample_report(), 4, accuracy=near)).sentence == (
-        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04, 2.09], outputs to 40.2 dB SQNR, the"
-        " same first class for 99.2 % of 500 samples, 102.1 MB."
+        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04, 2.09] (not stable), outputs to 40.2 dB"
+        " SQNR, the same first class for 99.2 % of 500 samples, 102.1 MB."
     )
+
+
+def test_a_row_that_is_not_stable_is_recommended_with_a_caveat() -> None:
+    report = sample_report()
+    latency = report.rows[4].latency
+    assert latency is not None
+    assert not latency.stable
+    assert "PyTorch here [2.04, 2.09] (not stable), " in recommend(report).sentence
+    sure = latency.model_copy(update={"stable": True})
+    assert "stable" not in recommend(with_row(report, 4, latency=sure)).sentence
 
 
 def test_a_report_without_a_choice_says_why() -> None:
