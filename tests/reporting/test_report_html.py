@@ -100,8 +100,8 @@ def test_everything_that_was_measured_is_drawn() -> None:
 def test_the_page_begins_with_what_to_take() -> None:
     source = render_html(sample_report())
     verdict = (
-        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04,\u00a02.09] (not stable), the same outputs"
-        " to float32 rounding, 102.1 MB."
+        "ONNX Runtime: 2.06× as fast as PyTorch here [2.04,\u00a02.09] (not stable), the same"
+        " outputs to float32 rounding, 102.1 MB."
     )
     assert source.index(verdict) < source.index("<svg") < source.index("<table")
 
