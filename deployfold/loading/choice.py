@@ -12,7 +12,7 @@ from torch import nn
 from deployfold.errors import LoadError, UsageError
 
 from .fit import Fit
-from .weights import is_average
+from .weights import find_lists, is_average, size_of
 
 _T = TypeVar("_T")
 _USUAL = (
@@ -86,6 +86,22 @@ def unused(labels: Sequence[str], key: str | None) -> tuple[str, ...]:
         for label in labels
         if label
     )
+
+
+def unnamed(tree: Any, module: nn.Module) -> tuple[str, ...]:
+    """A note on each list of averaged weights, as torch_ema and diffusers write it: the parameters
+    in their order, without names. Frozen parameters may be left out.
+    """
+    notes = []
+    for path, tensors in find_lists(tree):
+        label, parameters = ".".join(path), (one.shape for one in module.parameters())
+        if is_average(label) and all(size_of(one) in parameters for one in tensors):
+            notes.append(
+                f"The averaged weights under {label!r} are a list without names and are not used. "
+                "To use them, call ema.copy_to(model.parameters()) where the model was trained, "
+                "and save model.state_dict()."
+            )
+    return tuple(notes)
 
 
 def _undecided(labels: Sequence[str]) -> bool:

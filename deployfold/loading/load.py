@@ -17,7 +17,7 @@ from deployfold.util.files import sha256
 from . import zoo
 from .arch import Match, create, match, near, recognise
 from .checks import as_module, check_state, checked, missing_parts, safe_name
-from .choice import choose_fit, choose_module, unused
+from .choice import choose_fit, choose_module, unnamed, unused
 from .fit import Names, fits
 from .formats import Content, Permissions, detect, stem
 from .model import LoadedModel
@@ -101,6 +101,8 @@ def load_model(
     else:
         content = replace(content, options={**content.options, **options})
         loaded = _from_tree(loaded, path, content, weights)
+        nameless = unnamed(content.tree, loaded.module) if weights is None else ()
+        loaded = replace(loaded, notes=(*loaded.notes, *nameless))
     return _sized(checked(loaded))
 
 

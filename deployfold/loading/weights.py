@@ -9,7 +9,7 @@ has the model's weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,27 @@ def find_modules(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     A module whose class was not loaded is a :class:`Placeholder`. A list or dictionary of modules
     has no forward, so each of its items counts.
     """
+    return _find(tree, lambda value: is_module(value) and type(value) not in _CONTAINERS)
+
+
+def find_lists(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """Every list of tensors alone, which have no names, with the keys that lead to it."""
+    return _find(tree, _is_list_of_tensors)
+
+
+def _is_list_of_tensors(value: Any) -> bool:
+    listed = type(value) in (list, tuple) and len(value) > 0  # a placeholder has no length
+    return listed and all(isinstance(one, Tensor) for one in value)
+
+
+def _find(tree: Any, wanted: Callable[[Any], bool]) -> list[tuple[tuple[str, ...], Any]]:
+    """The outermost values that are ``wanted``, with their keys, the shortest path first."""
     found: list[tuple[tuple[str, ...], Any]] = []
     pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     budget = _Budget()
     while pending and budget.spend():
         path, value = pending.pop(0)
-        if is_module(value) and type(value) not in _CONTAINERS:
+        if wanted(value):
             found.append((path, value))
         elif len(path) < _DEPTH:
             # The arguments of a call can be the parts of a module, as those of a GraphModule are.

@@ -76,7 +76,7 @@ def other(state: State) -> State:
     return {k: v * 1.01 if v.is_floating_point() else v for k, v in state.items()}
 
 
-def load(tmp_path: pathlib.Path, content: Any, arch: str = ARCH, **options: Any) -> Any:
+def load(tmp_path: pathlib.Path, content: Any, arch: str | None = ARCH, **options: Any) -> Any:
     torch.save(content, tmp_path / "w.pth")
     return load_model(str(tmp_path / "w.pth"), arch=arch, **options)
 
@@ -203,6 +203,18 @@ def test_an_average_of_tensors_beside_a_module_takes_its_place(tmp_path: pathlib
     assert torch.equal(averaged.module[0].weight, other(model.state_dict())["0.weight"])
     with pytest.raises(UsageError, match="No weights under 'nothing'"):
         load_model(str(tmp_path / "w.pt"), weights="nothing")
+
+
+def test_an_average_without_names_is_reported(tmp_path: pathlib.Path) -> None:
+    model = net()
+    state = model.state_dict()
+    ema = {"decay": 0.99, "shadow_params": [one.detach() for one in model.parameters()]}
+    for content in ({"model": state, "ema": ema}, state | {"ema": ema}, {"model": model, **ema}):
+        notes = load(tmp_path, content, arch=None if "decay" in content else ARCH).notes
+        assert sum("a list without names and are not used" in note for note in notes) == 1
+        assert "shadow_params" in notes[-1]
+    losses = {"model": state, "ema": {"losses": [torch.ones(()), torch.ones(())]}}
+    assert not any("without names" in note for note in load(tmp_path, losses).notes)
 
 
 def test_the_architecture_may_be_named_in_the_file(tmp_path: pathlib.Path) -> None:
