@@ -94,7 +94,7 @@ def unnamed(tree: Any, module: nn.Module) -> tuple[str, ...]:
     """
     notes = []
     for path, tensors in find_lists(tree):
-        label, parameters = ".".join(path), (one.shape for one in module.parameters())
+        label, parameters = ".".join(path), (size_of(one) for one in module.parameters())
         if is_average(label) and all(size_of(one) in parameters for one in tensors):
             notes.append(
                 f"The averaged weights under {label!r} are a list without names and are not used. "
