@@ -81,7 +81,7 @@ def test_the_table_and_the_progress_stand_on_their_own_streams(folder, built):
     for row in report.rows:
         assert row.title in built.stdout, row.title
     assert f"{PARAMETERS:,}" in built.stdout
-    assert "in one folder with the other artifacts and report.json." in built.stdout
+    assert "; report.json is beside it." in built.stdout
     stages = [line.split()[1] for line in built.stderr.splitlines() if line.startswith("✓")]
     assert stages == ["load", "fold", "export", "lower", "compile", "measure"]
     assert "✓" not in built.stdout

@@ -122,7 +122,7 @@ def test_values_get_the_precision_of_the_model(tmp_path: Path) -> None:
         ("two.onnx", ("a=hello",), UsageError, "is not an input shape"),
         ("two.onnx", ("a=3", "b=4"), MeasureError, "two.onnx failed"),
         ("two.ts.pt", ("a=3", "b=4"), MeasureError, "failed"),
-        ("a.npy", (), LoadError, "not a checkpoint"),
+        ("a.npy", (), LoadError, "is a numpy array"),
     ],
 )
 def test_the_error_names_what_is_wrong_with_the_inputs(
