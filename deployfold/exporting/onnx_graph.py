@@ -126,8 +126,9 @@ def name_axes(
 ) -> None:
     """Name every dynamic batch axis ``batch``, and other dynamic axes after their first input.
 
-    The dynamo exporter names an axis ``s77``, or makes its size constant. An axis is dynamic if the
-    eager module's shapes differ in it between two sets of inputs.
+    The dynamo exporter names an axis ``s77``, or makes its size constant; the fallback exporter may
+    take an axis of size 1 for the batch. An axis is dynamic if the eager module's shapes differ in
+    it between two sets of inputs; an output's axis that does not differ has no dynamic name.
 
     Args:
         inputs: the shapes of all inputs, in the first and in the second set.
@@ -157,6 +158,16 @@ def name_axes(
                 _set_dim(value, axis, BATCH_AXIS)
             elif sizes[0] != sizes[1] and isinstance(value.shape[axis], int):
                 _set_dim(value, axis, None)
+    dynamic = {*names, *names.values()}
+    for value, first, second in zip(graph.outputs, *outputs, strict=True):
+        for axis, sizes in enumerate(zip(first, second, strict=True)):
+            symbol = value.shape[axis] if value.shape is not None else None
+            if (
+                sizes[0] == sizes[1]
+                and isinstance(symbol, ir.SymbolicDim)
+                and symbol.value in dynamic
+            ):
+                _set_dim(value, axis, sizes[0])
     _rename_symbols(model, {old: new for old, new in names.items() if old != new})
 
 
@@ -173,9 +184,9 @@ def _symbol(value: ir.Value, axis: int) -> str:
     raise ExportError(f"The exporter fixed {what} {dimension} in the input {value.name!r}.")
 
 
-def _set_dim(value: ir.Value, axis: int, dimension: str | None) -> None:
+def _set_dim(value: ir.Value, axis: int, size: int | str | None) -> None:
     dimensions = list(value.shape or ())
-    dimensions[axis] = ir.SymbolicDim(dimension)
+    dimensions[axis] = size if isinstance(size, int) else ir.SymbolicDim(size)
     value.shape = ir.Shape(dimensions)
 
 

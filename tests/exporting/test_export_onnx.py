@@ -7,12 +7,14 @@ from pathlib import Path
 import export_toys as toys
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 from torchvision_nets import torchvision_model
 
 from deployfold.errors import ExportError
+from deployfold.exporting import onnx_graph
 from deployfold.exporting.onnx import OnnxArtifact
 from deployfold.util.onnx_files import data_path
 
@@ -85,9 +87,10 @@ def test_a_dynamic_batch_is_called_batch_everywhere(tmp_path: Path, exporter: st
             super().__init__()
             self.module = toys.conv_bn()
 
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
             result = self.module(image)
-            return result, torch.cat([result, result])  # the second: twice the batch
+            token = result.unsqueeze(1)
+            return result, torch.cat([result, result]), token  # the second: twice the batch
 
     module, inputs = Merged().eval(), toys.image_inputs(1)
     path = tmp_path / "m.onnx"
@@ -99,12 +102,22 @@ def test_a_dynamic_batch_is_called_batch_everywhere(tmp_path: Path, exporter: st
     assert outputs["output_0"] == ["batch", 5]
     assert isinstance(outputs["output_1"][0], str)
     assert outputs["output_1"][0] != "batch"
+    assert outputs["output_2"] == ["batch", 1, 5]
     symbols = {str(d) for dims in dimensions(list(model.graph.value_info)).values() for d in dims}
     assert not [symbol for symbol in symbols if re.fullmatch(r".*\bs\d+\b.*", symbol)]
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch in (1, 5, 8):
-        single, double = session.run(None, {"image": toys.image_inputs(batch)[0].numpy()})
+        single, double, _ = session.run(None, {"image": toys.image_inputs(batch)[0].numpy()})
         assert (len(single), len(double)) == (batch, 2 * batch)
+
+
+def test_an_axis_that_does_not_follow_the_batch_is_not_called_batch() -> None:
+    graph = "net (float[s0, 4] x) => (float[s0, s0, 4] y) { one = Constant<value_ints = [1]>() "
+    text = f'<ir_version: 8, opset_import: ["" : 17]> {graph} y = Unsqueeze(x, one) }}'
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    inputs, outputs = (((1, 4),), ((2, 4),)), (((1, 1, 4),), ((2, 1, 4),))
+    onnx_graph.name_axes(model, inputs, outputs, (1, 2))
+    assert [str(size) for size in model.graph.outputs[0].shape or ()] == ["batch", "1", "4"]
 
 
 @EXPORTERS
