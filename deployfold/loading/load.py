@@ -15,7 +15,7 @@ from deployfold.errors import LoadError, UsageError
 from deployfold.util.files import sha256
 
 from . import zoo
-from .arch import Match, create, match, near, recognise
+from .arch import Match, create, match
 from .checks import as_module, check_state, checked, missing_parts, safe_name
 from .choice import choose_fit, choose_module, unnamed, unused
 from .fit import Names, fits
@@ -23,6 +23,7 @@ from .formats import Content, Permissions, detect, stem
 from .model import LoadedModel
 from .onnx_module import OnnxModule
 from .placeholder import name_of
+from .recognise import near, recognise
 from .safe_globals import refusal
 from .weights import Weights, find_modules, find_weights, is_average
 from .wrappers import unwrap

@@ -8,7 +8,8 @@ from torch import nn
 
 from deployfold.errors import LoadError, UsageError
 from deployfold.loading import load_model, resolve_inputs
-from deployfold.loading.arch import candidates, create, match, near
+from deployfold.loading.arch import create, match
+from deployfold.loading.recognise import candidates, near
 from deployfold.loading.skeleton import with_memory
 from deployfold.loading.wrappers import unwrap
 
