@@ -28,7 +28,7 @@ def failed(command: Command, ended: Ended, reason: str) -> None:
     if command.name == "sweep" and ended.code == 11:
         ended.error()  # the table and sweep.json have the reasons
     elif command.name == "unpack" and ended.code == 10:
-        assert re.search("needs .* and .* are free", ended.error())
+        assert re.search("needs .*, but .* are free", ended.error())
     else:
         assert ended.code == 2, ended
         assert "Cannot write" in ended.error()
