@@ -121,6 +121,13 @@ _CHATTER = re.compile(r"\s*(\(Could this error message be|This is an internal mi
 """What torch adds to the messages of its reader of archives, which no user can act on."""
 
 
+def unknown_input(owner: str, name: str, known: Iterable[str], more: str = "") -> UsageError:
+    """The error for an input that ``owner``, a model or a file, lacks; ``more`` ends the hint."""
+    return UsageError(
+        f"{owner} has no input named {name!r}.", hint=f"Its inputs are: {', '.join(known)}.{more}"
+    )
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The most useful line of an exception's message: the first line of its innermost cause.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 from deployfold.exporting.given import repair
 from deployfold.exporting.storage import SCRATCH_THRESHOLD, write_model
 from deployfold.loading import LoadedModel
@@ -31,10 +31,7 @@ class FixedOnnx(OnnxModule):
         inputs = {value.name or "": value for value in model.graph.inputs}
         for name, value in values.items():
             if name not in inputs:
-                raise UsageError(
-                    f"{given.path.name} has no input named {name!r}.",
-                    hint=f"Its inputs are: {', '.join(inputs)}.",
-                )
+                raise unknown_input(given.path.name, name, inputs)
             one = inputs[name]
             one.const_value = ir.tensor(_array(one, value), name=name)
             model.graph.inputs.remove(one)

@@ -9,7 +9,7 @@ import onnx
 
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import Dynamic, DynamicBatch, Shape
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 from deployfold.loading import LoadedModel
 from deployfold.loading.onnx_module import OnnxModule
 from deployfold.runtimes.inputs import StatedInput
@@ -75,9 +75,7 @@ def _by_name(
     for tensor in tensors:
         name = tensor.name if tensor.name is not None else next(free)
         if name not in known:
-            raise UsageError(
-                f"{file} has no input named {name!r}.", hint=f"Its inputs are: {', '.join(known)}."
-            )
+            raise unknown_input(file, name, known)
         _check_shape(known[name], tensor.shape, file)
         found[name] = tensor.shape
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 
 Shape = tuple[int, ...]
 
@@ -181,10 +181,7 @@ def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> Optim
     named = {one.name: one for one in profile if one.name}
     for name in named:
         if name not in shapes:
-            raise UsageError(
-                f"The model has no input named {name!r}.",
-                hint=f"Its inputs are: {', '.join(shapes)}.",
-            )
+            raise unknown_input("The model", name, shapes)
     unnamed = [one for one in profile if not one.name]
     free = [name for name in shapes if name not in named]
     if len(unnamed) > len(free):

@@ -146,27 +146,22 @@ def name_axes(
                 name = axis_name(str(value.name), axis, sizes, batches)
                 if not value.uses() and isinstance(value.shape, ir.Shape):
                     value.shape[axis] = name
-                names.setdefault(_symbol(value, axis), name)
+                names.setdefault(_input_symbol(value, axis), name)
     for value, first, second in zip(graph.outputs, *outputs, strict=True):
         if value.shape is None or len(value.shape) != len(first):
             value.shape = ir.Shape([None] * len(first))
         for axis, sizes in enumerate(zip(first, second, strict=True)):
             if sizes == batches and sizes[0] != sizes[1]:
-                symbol = value.shape[axis]
-                if isinstance(symbol, ir.SymbolicDim) and re.fullmatch(r"\w+", symbol.value or ""):
-                    names.setdefault(str(symbol.value), BATCH_AXIS)
+                symbol = _symbol(value, axis)
+                if symbol is not None and re.fullmatch(r"\w+", symbol):
+                    names.setdefault(symbol, BATCH_AXIS)
                 _set_dim(value, axis, BATCH_AXIS)
             elif sizes[0] != sizes[1] and isinstance(value.shape[axis], int):
                 _set_dim(value, axis, None)
     dynamic = {*names, *names.values()}
     for value, first, second in zip(graph.outputs, *outputs, strict=True):
         for axis, sizes in enumerate(zip(first, second, strict=True)):
-            symbol = value.shape[axis] if value.shape is not None else None
-            if (
-                sizes[0] == sizes[1]
-                and isinstance(symbol, ir.SymbolicDim)
-                and symbol.value in dynamic
-            ):
+            if sizes[0] == sizes[1] and _symbol(value, axis) in dynamic:
                 _set_dim(value, axis, sizes[0])
     _rename_symbols(model, {old: new for old, new in names.items() if old != new})
 
@@ -176,10 +171,17 @@ def axis_name(name: str, axis: int, sizes: tuple[int, int], batches: tuple[int, 
     return BATCH_AXIS if sizes == batches else f"{name}_dim_{axis}"
 
 
-def _symbol(value: ir.Value, axis: int) -> str:
-    dimension = value.shape[axis] if value.shape is not None else None
-    if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
-        return str(dimension.value)
+def _symbol(value: ir.Value, axis: int) -> str | None:
+    """The symbol of an axis; ``None`` for a constant size and for an unknown one."""
+    dimension = None if value.shape is None else value.shape[axis]
+    return dimension.value if isinstance(dimension, ir.SymbolicDim) else None
+
+
+def _input_symbol(value: ir.Value, axis: int) -> str:
+    symbol = _symbol(value, axis)
+    if symbol is not None:
+        return symbol
+    dimension = None if value.shape is None else value.shape[axis]
     what = "the batch size" if axis == 0 else f"the size of axis {axis},"
     raise ExportError(f"The exporter fixed {what} {dimension} in the input {value.name!r}.")
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from deployfold.config.inputs import InputSpec
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 
 from .model import LoadedModel
 from .zoo import is_zoo_name
@@ -144,10 +144,7 @@ def _with_fixed(
     anything = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     unknown = [name for name in fixed if name not in named]
     if unknown and not anything:
-        raise UsageError(
-            f"The model has no input named {unknown[0]!r}.",
-            hint=f"Its inputs are: {', '.join(named)}.",
-        )
+        raise unknown_input("The model", unknown[0], named)
     free = {key: one.default is one.empty for key, one in named.items() if key not in fixed}
     given = [one.name for one in requested.tensors] if requested else []
     unnamed = iter([key for key in free if key not in given])

@@ -10,7 +10,7 @@ from torch import nn
 
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import Dynamic, DynamicBatch
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 
 from . import transformers_zoo, zoo
 from .arguments import Adapted
@@ -159,11 +159,10 @@ def _in_order(requested: InputSpec, forward: _Forward) -> InputSpec:
         return requested  # others are missing: _check_count refuses them
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise UsageError(
-            f"The model has no input named {unknown[0]!r}.",
-            hint=f"Its inputs are: {', '.join((*names, *forward.keywords))}. An item of a list "
-            "or dictionary is NAME.0 or NAME.KEY.",
-        )
+        raise unknown_input(
+            "The model", unknown[0], (*names, *forward.keywords),
+            " An item of a list or dictionary is NAME.0 or NAME.KEY.",
+        )  # fmt: skip
     if len(requested.tensors) > len(names):
         return requested  # too many: _check_count refuses them
     placed = {tensor.name: tensor for tensor in requested.tensors if tensor.name is not None}

@@ -10,7 +10,7 @@ import numpy as np
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import within
-from deployfold.errors import UsageError
+from deployfold.errors import UsageError, unknown_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +84,13 @@ def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> I
         return InputSpec((TensorSpec(given[0].shape, names[0], given[0].dtype),))
     by_name = {one.name: one for one in given}
     for name in by_name:
-        if name is None or name not in names:
-            problem = "has several inputs, so each needs a name"
-            if name is not None:
-                problem = f"has no input named {name!r}"
-            raise UsageError(f"{file} {problem}.", hint=f"Its inputs are: {', '.join(names)}.")
+        if name is None:
+            raise UsageError(
+                f"{file} has several inputs, so each needs a name.",
+                hint=f"Its inputs are: {', '.join(names)}.",
+            )
+        if name not in names:
+            raise unknown_input(file, name, names)
     return InputSpec(tuple(by_name.get(one.name, one) for one in wanted), origin=file)
 
 

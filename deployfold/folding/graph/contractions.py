@@ -122,9 +122,7 @@ def write_as_layer(graph: Graph, op: Op) -> None:
     layer = Op(op.name, None, arguments, op.call, op.occurrence)
     layer.inputs = [one for one in (value, weight, bias) if one is not None]
     layer.outputs = [Value((*before, form.rows), op.output.dtype, producer=layer)]
-    for one in layer.inputs:
-        one.consumers.append(layer)
-    graph.operators[layer] = position
+    graph.insert(layer, position)
     apart = [*before, *form.bias_sizes]
     value = _moved(graph, op, position, layer.output, "reshape", "shape", apart)
     dims = [(*rest, *channels).index(one) for one in result]
@@ -146,8 +144,7 @@ def _moved(
     result = result or Value(tuple(shape), source.dtype)
     result.producer = move
     move.outputs = [result]
-    source.consumers.append(move)
-    graph.operators[move] = position  # equal positions keep the order of entry
+    graph.insert(move, position)
     return result
 
 

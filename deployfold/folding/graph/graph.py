@@ -194,6 +194,12 @@ class Graph:
         """The remaining operators, in the order they ran."""
         return sorted(self.operators, key=self.operators.__getitem__)
 
+    def insert(self, op: Op, position: int) -> None:
+        """Add ``op`` as a reader of its inputs; equal positions keep the order of entry."""
+        for value in op.inputs:
+            value.consumers.append(op)
+        self.operators[op] = position
+
     def remove(self, op: Op) -> None:
         """Remove an operator whose outputs have no readers."""
         del self.operators[op]

@@ -50,14 +50,11 @@ def _split_bilinear(graph: Graph, op: Op) -> None:
     outer.outputs = [Value((*first.shape[:-1], width), first.dtype, producer=outer)]
     for value in op.inputs:
         value.drop_reader(op)
-    for value in outer.inputs:
-        value.consumers.append(outer)
+    position = graph.operators.pop(op)
     op.arguments = {"input": outer.output, "weight": weight, "bias": bias, "form": form}
     op.inputs = [value for value in (outer.output, weight, bias) if value is not None]
-    for value in op.inputs:
-        value.consumers.append(op)
-    position = graph.operators.pop(op)
-    graph.operators[outer] = graph.operators[op] = position  # equal positions keep the order
+    graph.insert(outer, position)
+    graph.insert(op, position)
 
 
 def _first_weights(op: Op) -> list[tuple[Value, Value | None]]:
@@ -85,8 +82,6 @@ def _split(graph: Graph, op: Op, weights: list[tuple[Value, Value | None]]) -> N
         layer.inputs = [value for value in (source, weight, bias) if value is not None]
         shape = (*source.shape[:-1], weight.shape[0])
         layer.outputs = [Value(shape, source.dtype, producer=layer, consumers=[op])]
-        for value in layer.inputs:
-            value.consumers.append(layer)
         op.inputs.append(layer.output)
-        graph.operators[layer] = position
-    graph.operators[op] = position  # equal positions keep the order of entry
+        graph.insert(layer, position)
+    graph.operators[op] = position  # it reads its inputs already

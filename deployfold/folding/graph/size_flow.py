@@ -27,6 +27,7 @@ from .size_kinds import (
     adds_numbers,
     body_of,
     lines_of,
+    returned_by,
     union,
 )
 from .size_readers import Reader, source_of
@@ -128,9 +129,8 @@ class Flow:
 
     @cached_property
     def _returned(self) -> list[ast.expr]:
-        if self._functions and isinstance(whole := self._functions[0], ast.Lambda):
-            return [whole.body]
-        return [item.value for item in self.nodes if isinstance(item, ast.Return) and item.value]
+        first = next(iter(self._functions), None)
+        return returned_by(first if isinstance(first, ast.Lambda) else self._tree)
 
     # Names.
 
@@ -278,9 +278,7 @@ class Flow:
         if local is not None:
             for parameter, kind in zip(local.args.args, given, strict=False):
                 self._set(ast.Name(parameter.arg), kind)
-            inside = [item for item in ast.walk(local) if isinstance(item, ast.Return)]
-            values = [item.value for item in inside if item.value]
-            return union(map(self.kind, [local.body] if isinstance(local, ast.Lambda) else values))
+            return union(map(self.kind, returned_by(local)))
         found = self.reader.function(called)
         if found is None:
             if self.reader.is_torchs(called) or ast.unparse(called) in SILENT:

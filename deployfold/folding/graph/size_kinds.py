@@ -52,6 +52,15 @@ def lines_of(node: ast.expr) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
+def returned_by(function: ast.AST) -> list[ast.expr]:
+    """The expressions that a function returns."""
+    if isinstance(function, ast.Lambda):
+        return [function.body]
+    return [
+        item.value for item in ast.walk(function) if isinstance(item, ast.Return) and item.value
+    ]
+
+
 def body_of(loop: ast.For) -> list[ast.AST]:
     """Every node in the body of a loop."""
     return [inner for statement in loop.body for inner in ast.walk(statement)]

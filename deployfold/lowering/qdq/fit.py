@@ -156,9 +156,8 @@ def _best(
     """The choice with the least error outside the fit."""
     parts = problem.parts
     if len(parts) < 2:
-        return Choice(
-            strengths[min(1, len(strengths) - 1)], True
-        )  # nothing can judge a stronger fit
+        # Nothing can judge a stronger fit.
+        return Choice(strengths[min(1, len(strengths) - 1)], True)
     best, least = Choice(NEAREST, False), [float("inf")] * len(parts)
     # All folds are fitted in one batch, as further groups: the rounding goes column by column.
     rows = problem.rows.repeat(len(parts), 1, 1)
