@@ -45,6 +45,16 @@ def profile_options() -> tuple[Option, ...]:
     return tuple(one for one in build_options() if one.in_profiles)
 
 
+def path_keys() -> tuple[str, ...]:
+    """The keys of a build profile whose value may be a path."""
+    return tuple(one.key for one in profile_options() if one.path)
+
+
+def code_keys() -> tuple[str, ...]:
+    """The keys of a build profile whose value may be the user's code."""
+    return tuple(one.key for one in profile_options() if one.code)
+
+
 def with_current_keys(table: Mapping[str, Any]) -> dict[str, Any]:
     """The table with every key of an older version renamed to its current key."""
     current = {older: one.key for one in build_options() for older in one.older_keys}

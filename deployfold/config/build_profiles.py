@@ -19,7 +19,13 @@ from typing import Any
 from deployfold.errors import UsageError, nearest
 from deployfold.util.toml import place_of, read_toml
 
-from .build_options import build_options, profile_options, with_current_keys
+from .build_options import (
+    build_options,
+    code_keys,
+    path_keys,
+    profile_options,
+    with_current_keys,
+)
 from .build_spec import BuildSpec
 from .make_spec import make_spec
 from .profiles_root import profiles_root
@@ -27,10 +33,6 @@ from .schema import check_written, first_problem, profile_model
 
 DEFAULT = "default"
 """The origin of a value that neither a profile nor a flag sets."""
-PATHS = ("calib", "input-data", "labels", "preprocess", "timing-cache")
-"""Keys whose value may be a path. A path in a profile is relative to the profile's folder."""
-CODE = ("arch", "calib", "input-data")
-"""Keys whose ``package.module:function`` form runs code. A profile may not use that form."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def read_profile(name: str) -> dict[str, Any]:
     table = with_current_keys(table)
     check_table(path, text, table)
     if name not in known:
-        for key in PATHS:
+        for key in path_keys():
             if key in table and table[key] not in ("auto", "random"):
                 table[key] = str(path.parent / table[key])
     return table
@@ -131,7 +133,7 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
                 f"{place_of(path, text, key)}: unknown key {key!r}.",
                 hint=nearest(key, known) or "The keys are the flags of build.",
             )
-    for key in CODE:
+    for key in code_keys():
         if names_function(table.get(key)):
             raise UsageError(
                 f"{place_of(path, text, key)}: {key!r} would run code that the profile chose.",
@@ -149,7 +151,10 @@ def profile_keys() -> list[str]:
 
 
 def names_function(value: object) -> bool:
-    """Whether a value has the form ``package.module:function``, so that reading it runs code."""
+    """Whether a value has the form ``package.module:function``, so that reading it runs code.
+
+    Python imports modules of any name without a separator of paths, such as ``my-net``.
+    """
     if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
         return False
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
+    return re.fullmatch(r"[^/\\:]+:[^/\\:]+", value) is not None

@@ -79,6 +79,7 @@ class BuildSpec:
         Panel.MODEL,
         metavar="NAME",
         common=True,
+        code=True,
     )
     arch_options: tuple[tuple[str, Any], ...] = option(
         (),
@@ -121,6 +122,8 @@ class BuildSpec:
         aliases=("--inputs",),
         metavar="SOURCE",
         common=True,
+        path=True,
+        code=True,
         read=read_input_data,
     )
     labels: Path | None = option(

@@ -10,6 +10,11 @@ from typing import Any
 from deployfold.errors import UsageError
 
 
+def is_function(text: str) -> bool:
+    """Whether a text has the form ``package.module:function``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text) is not None
+
+
 def read_device(text: str) -> str:
     """Read ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into lower case.
 

@@ -52,5 +52,7 @@ class FoldOptions:
         "folding; the result is another function than the checkpoint.",
         Panel.MODEL,
         metavar="SOURCE",
+        path=True,
+        code=True,
         read=_read_reestimation,
     )

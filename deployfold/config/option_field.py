@@ -55,6 +55,8 @@ class Option:
         metavar: the placeholder of the value in ``--help``.
         common: whether ``build --help`` lists the flag; ``--help-all`` lists every flag.
         in_profiles: whether a build profile may set it.
+        path: whether the value may be a path, which in a profile is relative to its folder.
+        code: whether the value may be the user's code, ``package.module:function``.
         least, most: the range of a number, bounds included.
         above, below: the range of a number, bounds excluded.
         read: converts the written value into the field's value, where they differ.
@@ -73,6 +75,8 @@ class Option:
     metavar: str | None = None
     common: bool = False
     in_profiles: bool = True
+    path: bool = False
+    code: bool = False
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -200,6 +204,7 @@ def _option(
     if choices:
         kind = Literal[choices]
     elif read is not None or many or kind is Path:
+        more["path"] = kind is Path or more.get("path", False)
         read = read or (tuple if many else Path)
         kind = str
     elif kind is bool and default is True:

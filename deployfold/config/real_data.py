@@ -82,6 +82,7 @@ class PreprocessSpec:
         Panel.IMAGES,
         key="preprocess",
         metavar="auto|FILE",
+        path=True,
     )
     resize: int | None = option(
         None,
@@ -140,6 +141,8 @@ class CalibrationSpec:
         key="calib",
         metavar="SOURCE",
         common=True,
+        path=True,
+        code=True,
     )
     samples: int = option(
         256,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
+from deployfold.config.flag_values import is_function
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import UsageError
@@ -19,8 +19,6 @@ from .samples import SOURCES, SampleForm, SampleSource
 
 _LABELS = "labels"
 """The array of an ``.npz`` that holds labels, unless the model has an input of that name."""
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def open_source(
@@ -41,7 +39,7 @@ def open_source(
     if path.is_dir():
         return image_source(path, form, resolve_preprocess(spec.preprocess, inputs, arch))
     if not path.exists():
-        if _FUNCTION.fullmatch(spec.source):
+        if is_function(spec.source):
             return function_source(spec.source, form, spec.samples)
         raise UsageError(f"The {role} {path} does not exist.", hint=SOURCES)
     if not path.is_file():

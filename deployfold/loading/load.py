@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deployfold.config.flag_values import is_function
 from deployfold.errors import LoadError, UsageError
 from deployfold.util.files import sha256
 
@@ -28,7 +29,6 @@ from .safe_globals import refusal
 from .weights import Weights, find_modules, find_weights, is_average
 from .wrappers import unwrap
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _HUB = re.compile(r"[\w-]+/[\w-]+(?:\.\d+[\w.-]*)?")
 _OVERHEAD = 1 << 16
 """Bytes of a file other than tensors: names, code, the archive's directory."""
@@ -70,7 +70,7 @@ def load_model(
     except OSError as error:  # a folder without search permission, or too long a name
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
     options = dict(arch_options or {})
-    built = zoo.is_zoo_name(source) or (factories and _FACTORY.fullmatch(source) is not None)
+    built = zoo.is_zoo_name(source) or (factories and is_function(source))
     if built and not exists:
         for flag, value in (("--arch", arch), ("--weights", weights)):
             if value is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from deployfold.config.flag_values import is_function
 from deployfold.errors import UsageError
 
 from .box_ap import BOX_AP, BOX_AP_IDS
@@ -19,8 +18,6 @@ __all__ = ["READY", "ScoredData", "Scores", "Scoring", "TaskMetric", "find_metri
 READY = (TOP1, TOP5, MEAN_IOU, BOX_AP, BOX_AP_IDS, COSINE)
 """The metrics that come with the package; ``config.task_metrics.READY`` has their names."""
 
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
 
 def find_metrics(names: tuple[str, ...]) -> tuple[TaskMetric, ...]:
     """The metrics of ``--metric``: ready ones, and functions, which are imported.
@@ -31,7 +28,7 @@ def find_metrics(names: tuple[str, ...]) -> tuple[TaskMetric, ...]:
     ready = {one.name: one for one in READY}
     found = []
     for name in names:
-        if name not in ready and not _FUNCTION.fullmatch(name):
+        if name not in ready and not is_function(name):
             raise UsageError(
                 f"There is no metric {name!r}.",
                 hint=f"Give package.module:function, or one of {', '.join(ready)}.",

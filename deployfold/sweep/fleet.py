@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.planning import check_target
-from deployfold.config.build_options import with_current_keys
-from deployfold.config.build_profiles import CODE, PATHS, check_table, names_function
+from deployfold.config.build_options import code_keys, path_keys, with_current_keys
+from deployfold.config.build_profiles import check_table, names_function
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import check_calibration
 from deployfold.errors import UsageError
@@ -113,7 +113,7 @@ def _model(
     own = with_current_keys({key: value for key, value in entry.items() if key not in _OWN})
     check(own, f"the model {source}")
     settings = {**common, **own}
-    for key in PATHS:
+    for key in path_keys():
         value = settings.get(key)
         if value not in (None, "auto", "random") and not names_function(value):
             settings[key] = str(base / value)
@@ -155,7 +155,7 @@ def _check_settings(
                 f"{path}: the sweep sets {key!r} itself, so {where} may not.",
                 hint="List them as precisions = […] and targets = […].",
             )
-    functions = {key: settings[key] for key in CODE if names_function(settings.get(key))}
+    functions = {key: settings[key] for key in code_keys() if names_function(settings.get(key))}
     for key, function in functions.items():
         if function not in allow_code:
             raise UsageError(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.config.build_profiles import CODE, names_function
+from deployfold.config.build_options import code_keys
+from deployfold.config.build_profiles import names_function
 from deployfold.config.conflicts import used
 from deployfold.config.precision import Precision
 from deployfold.errors import ExitCode
@@ -228,5 +229,5 @@ def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Jo
 
 def _code(model: FleetModel) -> Path | None:
     """The directory of functions in a model's settings: the working directory of the sweep."""
-    named = any(names_function(model.settings.get(key)) for key in CODE)
+    named = any(names_function(model.settings.get(key)) for key in code_keys())
     return Path.cwd() if named else None

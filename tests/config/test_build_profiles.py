@@ -89,19 +89,20 @@ def test_invalid_toml_is_refused(tmp_path):
         merge(str(tmp_path / "mine.toml"), {})
 
 
-@pytest.mark.parametrize("key", ["calib", "arch", "input-data"])
+@pytest.mark.parametrize("key", ["calib", "arch", "input-data", "reestimate-bn"])
 def test_a_profile_runs_no_code_that_its_user_did_not_name(tmp_path, key):
-    path = profile(tmp_path, f'{key} = "os.path:join"\n')
-    with pytest.raises(UsageError, match="run code"):
-        merge(path, {})
+    for code in ("os.path:join", "os:path.join", "my-net:build", "2d:build"):
+        with pytest.raises(UsageError, match="run code"):
+            merge(profile(tmp_path, f'{key} = "{code}"\n'), {})
     assert merge(None, {key: "os.path:join"}).origins[key] == "flag"
     assert read_profile(profile(tmp_path, 'arch = "timm:resnet18"\n'))["arch"] == "timm:resnet18"
 
 
 def test_paths_in_a_profile_are_relative_to_it(tmp_path):
-    path = profile(tmp_path, 'calib = "pictures"\nlabels = "/abs/labels.csv"\n')
-    found = read_profile(path)
-    assert found["calib"] == str(tmp_path / "pictures")
+    keys = ("calib", "input-data", "reestimate-bn", "preprocess", "timing-cache")
+    text = "".join(f'{key} = "pictures"\n' for key in keys)
+    found = read_profile(profile(tmp_path, text + 'labels = "/abs/labels.csv"\n'))
+    assert {found[key] for key in keys} == {str(tmp_path / "pictures")}
     assert found["labels"] == "/abs/labels.csv"
     assert read_profile(profile(tmp_path, 'calib = "random"\n'))["calib"] == "random"
 
