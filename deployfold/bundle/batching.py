@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deployfold.errors import one_line
 from deployfold.finish.reference import Array, read_reference
 from deployfold.util.numerics import sqnr_db
+from deployfold.util.onnx_files import dims_of, graph_inputs, read_graph
 
 _SAME_DB = 40.0
 """SQNR in dB from which two rows are equal. fp16 rounds at about 60 dB. A row that depends on its
@@ -34,8 +34,12 @@ def why_not_joined(onnx: Path, reference: Path, smallest: int = 1) -> str | None
         reference: the reference inference, from whose inputs the batches are made.
         smallest: the smallest batch that the model serves.
     """
-    symbols = _first_axes(onnx)
-    if (reason := _not_one_symbol(*symbols)) is not None:
+    graph = read_graph(onnx)
+    axes = [
+        [(one.name, next(iter(dims_of(one)), None)) for one in side]
+        for side in (graph_inputs(graph), graph.output)
+    ]
+    if (reason := _not_one_symbol(*axes)) is not None:
         return reason
     try:
         inputs, _ = read_reference(reference)
@@ -46,24 +50,6 @@ def why_not_joined(onnx: Path, reference: Path, smallest: int = 1) -> str | None
 
 Axes = list[tuple[str, str | int | None]]
 """The first axis of each tensor: a symbol, a size, or ``None`` for a scalar."""
-
-
-def _first_axes(onnx: Path) -> tuple[Axes, Axes]:
-    import onnx as package
-
-    graph = package.load(str(onnx), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    return [(one.name, _first_axis(one)) for one in inputs], [
-        (one.name, _first_axis(one)) for one in graph.output
-    ]
-
-
-def _first_axis(value: Any) -> str | int | None:
-    dims = value.type.tensor_type.shape.dim
-    if not dims:
-        return None
-    return int(dims[0].dim_value) if dims[0].HasField("dim_value") else str(dims[0].dim_param)
 
 
 def _not_one_symbol(inputs: Axes, outputs: Axes) -> str | None:

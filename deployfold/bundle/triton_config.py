@@ -15,6 +15,7 @@ from deployfold.compiling.sidecar import engine_tensors, read_sidecar
 from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.errors import BundleError, UsageError
 from deployfold.runtimes import TritonModel
+from deployfold.util.onnx_files import dims_of, dtype_of, graph_inputs, read_graph
 
 from .pbtxt import Name, text
 
@@ -63,13 +64,9 @@ def onnx_interface(path: Path) -> Interface:
     Raises:
         BundleError: an input or output is not a tensor.
     """
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
+    graph = read_graph(path)
     return Interface(
-        tuple(_onnx_tensor(value) for value in graph.input if value.name not in weights),
-        tuple(_onnx_tensor(value) for value in graph.output),
+        tuple(map(_onnx_tensor, graph_inputs(graph))), tuple(map(_onnx_tensor, graph.output))
     )
 
 
@@ -213,10 +210,7 @@ def tensor_entry(tensor: Tensor, *, batched: bool) -> dict[str, Any]:
 
 
 def _onnx_tensor(value: Any) -> Tensor:
-    from onnx import helper
-
     if not value.type.HasField("tensor_type"):
         raise BundleError(f"{value.name!r} is not a tensor, but Triton serves only tensors.")
-    kind = value.type.tensor_type
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
-    return Tensor(value.name, str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+    shape = tuple(size if isinstance(size, int) else -1 for size in dims_of(value))
+    return Tensor(value.name, dtype_of(value), shape)

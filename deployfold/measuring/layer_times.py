@@ -14,6 +14,7 @@ from deployfold.reporting.layers import LayerTimes, TimedLayer
 from deployfold.runtimes.failures import summary
 from deployfold.runtimes.layer_times import LayerProfiler, LayerTime
 from deployfold.runtimes.protocol import Inputs, Runner
+from deployfold.util.onnx_files import read_graph
 
 CALLS = 30
 _FAR = 8
@@ -69,10 +70,8 @@ class Modules:
         """Read a graph without its weights; nothing is known without a readable file."""
         if path is None or not path.is_file():
             return cls()
-        import onnx
-
         try:
-            nodes = list(onnx.load(str(path), load_external_data=False).graph.node)
+            nodes = list(read_graph(path).node)
         except Exception:  # the names of modules are a help, and no reason to fail
             return cls()
         return cls(

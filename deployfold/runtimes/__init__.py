@@ -71,12 +71,5 @@ def runtime_of(file: Path | str) -> Runtime | None:
 
 
 def runtime_by_key(key: str) -> Runtime:
-    """The runtime with this key.
-
-    Raises:
-        KeyError: no runtime has the key.
-    """
-    for one in all_runtimes():
-        if one.key == key:
-            return one
-    raise KeyError(f"No runtime has the key {key!r}.")
+    """The runtime with this key; a ``KeyError`` without one."""
+    return {one.key: one for one in all_runtimes()}[key]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deployfold.errors import MeasureError, UsageError
 
 from .device import is_gpu
-from .inputs import StatedInput, check_shapes, fill
+from .inputs import StatedInput, check_count, check_shapes, fill
 from .runtime import Runtime, Shipping
 from .torch_runner import TorchFileRunner
 
@@ -91,10 +91,7 @@ class AotInductorRunner(TorchFileRunner):
         stated = stated_inputs(self._path)
         if stated is None:
             return
-        if len(stated) != len(inputs):
-            raise MeasureError(
-                f"{self._path.name} takes {len(stated)} inputs, but {len(inputs)} were given."
-            )
+        check_count(self._path.name, len(stated), len(inputs))
         for one, value in zip(stated, inputs, strict=True):
             shape = tuple(int(size) for size in value.shape)
             dtype = str(value.dtype).removeprefix("torch.")

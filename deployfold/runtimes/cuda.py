@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,24 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuGraphExecDestroy": (_HANDLE,),
     "cuGetErrorName": (ctypes.c_int, _HANDLE),
 }
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Page-locked host memory with an array of it, and as many bytes on the device.
+
+    ``device`` equals ``host`` where the device uses the memory of the host itself.
+    """
+
+    host: int
+    array: NDArray[Any]
+    device: int
+    size: int
+
+    @property
+    def copied(self) -> bool:
+        """Whether the two memories differ."""
+        return self.device != self.host
 
 
 class Cuda:
@@ -141,6 +160,30 @@ class Cuda:
     def free_pinned(self, address: int) -> None:
         """Free the memory of :meth:`pinned`; its array must not be used afterwards."""
         self.call("cuMemFreeHost", address)
+
+    def buffer(self, size: int, *, on_host: bool = False) -> Buffer:
+        """New memory of ``size`` bytes; ``on_host`` allocates none on the device."""
+        host, array = self.pinned(size)
+        return Buffer(host, array, host if on_host else self.device_memory(size), size)
+
+    def free(self, buffers: Iterable[Buffer]) -> None:
+        """Free the memory of buffers; their arrays must not be used afterwards."""
+        for one in buffers:
+            if one.copied:
+                self.free_device(one.device)
+            self.free_pinned(one.host)
+
+    def copy_in(self, buffers: Iterable[Buffer], stream: int) -> None:
+        """Enqueue the copies from the host to the device."""
+        for one in buffers:
+            if one.copied:
+                self.call("cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, stream)
+
+    def copy_out(self, buffers: Iterable[Buffer], stream: int) -> None:
+        """Enqueue the copies from the device to the host."""
+        for one in buffers:
+            if one.copied:
+                self.call("cuMemcpyDtoHAsync_v2", one.host, one.device, one.size, stream)
 
     def stream(self) -> int:
         """A new stream, which does not wait for the default stream."""

@@ -64,7 +64,7 @@ class EagerRunner(TorchRunner):
 
 
 def on_device(module: Module, device: str) -> Module:
-    """``module`` itself for the CPU; for a GPU, a copy of ``module`` on that GPU."""
+    """``module`` itself for the CPU; for a GPU, a copy on that GPU."""
     return copy.deepcopy(module).to(device) if is_gpu(device) else module
 
 
@@ -99,12 +99,6 @@ class CheckpointRunner(TorchFileRunner):
         """The module that Python runs; ``None`` for TorchScript and exported programs."""
         return None if self._model.kind in ("torchscript", "program") else self._model.module
 
-    def load(self) -> None:
-        """Take the module, or a copy of it on the GPU."""
-        if self._call is None:
-            with as_measure_error(f"{self._path.name} cannot be loaded"):
-                self._call = on_device(self._model.module, self._device)
-
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
         """See :func:`deployfold.loading.resolve_inputs`."""
         from deployfold.loading import resolve_inputs
@@ -112,7 +106,7 @@ class CheckpointRunner(TorchFileRunner):
         return resolve_inputs(self._model, asked)
 
     def _read(self) -> Callable[..., Any]:
-        return self._model.module
+        return on_device(self._model.module, self._device)
 
 
 EAGER = Runtime(

@@ -10,7 +10,7 @@ import numpy as np
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.optimization_profiles import within
-from deployfold.errors import UsageError, unknown_input
+from deployfold.errors import MeasureError, UsageError, unknown_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,12 +66,18 @@ def batch_of(inputs: Inputs) -> int:
     return int(shape[0]) if shape else 1
 
 
+def check_count(file: str, wanted: int, given: int) -> None:
+    """Refuse another number of inputs than the file takes, by a :class:`MeasureError`."""
+    if wanted != given:
+        raise MeasureError(f"{file} takes {wanted} inputs, but {given} were given.")
+
+
 def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> InputSpec:
     """The inputs of one inference: the declared inputs, in the requested or else usual shapes.
 
     Args:
         stated: the inputs that the file declares.
-        asked: the requested inputs, all or some of them.
+        asked: all or some of the inputs; ``None`` without a request.
         file: the file's name.
 
     Raises:
@@ -95,11 +101,10 @@ def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> I
 
 
 def check_shapes(inputs: InputSpec, stated: Sequence[StatedInput], file: str) -> None:
-    """Refuse shapes that the file does not accept.
+    """Refuse a rank, or a size of a fixed axis, that the file does not declare.
 
     Raises:
-        UsageError: a fixed axis has another size, or the rank differs. The message names both
-            shapes.
+        UsageError: names both shapes.
     """
     for given, one in zip(inputs.tensors, stated, strict=True):
         free = ["?" if size is None else str(size) for size in one.shape]

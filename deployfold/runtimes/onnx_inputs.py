@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployfold.errors import MeasureError
+from deployfold.util.onnx_files import dims_of, dtype_of, graph_inputs, read_graph
 
 from .inputs import StatedInput
 
@@ -16,22 +17,13 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
     Raises:
         MeasureError: the file is not an ONNX.
     """
-    import onnx
-    from onnx import helper
-
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = read_graph(path)
     except Exception as error:
         raise MeasureError(f"{path.name} cannot be loaded: it is not an ONNX file.") from error
-    weights = {tensor.name for tensor in graph.initializer}
-    found = []
-    for value in graph.input:
-        if value.name not in weights:
-            kind = value.type.tensor_type
-            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            found.append(stated_input(value.name, dtype, sizes))
-    return tuple(found)
+    return tuple(
+        stated_input(value.name, dtype_of(value), dims_of(value)) for value in graph_inputs(graph)
+    )
 
 
 def stated_input(name: str, dtype: str, sizes: Sequence[object]) -> StatedInput:

@@ -15,7 +15,7 @@ from deployfold.util.onnx_files import onnx_files
 from .cuda import Cuda
 from .device import gpu_index, is_gpu
 from .failures import as_measure_error
-from .inputs import StatedInput, as_array, check_shapes, fill
+from .inputs import StatedInput, as_array, check_count, check_shapes, fill
 from .layer_times import WARM_UP, Profile
 from .onnx_inputs import numpy_name, stated_input, stated_inputs
 from .onnxruntime_cuda import BoundSession, provider_options
@@ -126,9 +126,7 @@ class OnnxRuntimeRunner:
     def profile(self, inputs: Inputs, calls: int) -> Profile:
         """The time of each node; see :class:`.layer_times.LayerProfiler`.
 
-        Raises:
-            MeasureError: a node runs on another provider than the CPU's, whose profile holds the
-                time of the launch alone.
+        The profile of another provider than the CPU's has the time of the launch alone.
         """
         if self._provider != CPU:
             raise MeasureError(
@@ -200,11 +198,7 @@ class OnnxRuntimeRunner:
         return options
 
     def _on_gpu(self) -> dict[str, str]:
-        """Open the GPU that all rows run on, and return the provider's options.
-
-        Raises:
-            MeasureError: this ONNX Runtime has no CUDA provider, or there is no GPU.
-        """
+        """Open the GPU that all rows run on, and return the provider's options."""
         try:
             resolve_provider("cuda")
         except UsageError as error:
@@ -226,10 +220,7 @@ class OnnxRuntimeRunner:
     def _feed(self, inputs: Inputs) -> dict[str, Array]:
         wanted = self._loaded().get_inputs()
         names = self._names or tuple(value.name for value in wanted)
-        if len(names) != len(inputs):
-            raise MeasureError(
-                f"{self._path.name} takes {len(names)} inputs, but {len(inputs)} were given."
-            )
+        check_count(self._path.name, len(names), len(inputs))
         given = dict(zip(names, inputs, strict=True))
         missing = [value.name for value in wanted if value.name not in given]
         if missing:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cuda import Cuda
+from .cuda import Buffer, Cuda
 from .times import DeviceTimes, Timeline
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """Page-locked host memory, and for inputs device memory of the same size."""
-
-    host: int
-    array: Array
-    device: int
-    size: int
 
 
 class BoundSession:
@@ -36,13 +25,12 @@ class BoundSession:
     def __init__(self, session: Any, cuda: Cuda, stream: int, feed: Mapping[str, Array]) -> None:
         self._session, self._cuda, self._stream = session, cuda, stream
         self._timeline = Timeline(cuda, stream)
-        self._inputs: list[_Buffer] = []
-        self._outputs: list[_Buffer] = []
+        self._inputs: list[Buffer] = []
+        self._outputs: list[Buffer] = []
         self._binding = session.io_binding()
         for name, array in feed.items():
-            host, memory = cuda.pinned(array.nbytes)
-            buffer = _Buffer(host, memory, cuda.device_memory(array.nbytes), array.nbytes)
-            memory[...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+            buffer = cuda.buffer(array.nbytes)
+            buffer.array[...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
             self._inputs.append(buffer)
             self._binding.bind_input(
                 name, "cuda", cuda.index, array.dtype, array.shape, buffer.device
@@ -56,16 +44,12 @@ class BoundSession:
 
     def close(self) -> None:
         """Free the memory and the events on the GPU."""
-        for one in self._inputs:
-            self._cuda.free_device(one.device)
-        for one in (*self._inputs, *self._outputs):
-            self._cuda.free_pinned(one.host)
+        self._cuda.free((*self._inputs, *self._outputs))
         self._timeline.close()
         self._inputs, self._outputs = [], []
 
     def _copy_in(self) -> None:
-        for one in self._inputs:
-            self._cuda.call("cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, self._stream)
+        self._cuda.copy_in(self._inputs, self._stream)
 
     def _compute(self) -> None:
         self._session.run_with_iobinding(self._binding)
@@ -76,13 +60,11 @@ class BoundSession:
             address = value.data_ptr()
             self._cuda.call("cuMemcpyDtoHAsync_v2", buffer.host, address, buffer.size, self._stream)
 
-    def _room_for(self, values: list[Any]) -> list[_Buffer]:
+    def _room_for(self, values: list[Any]) -> list[Buffer]:
         """Host memory for the outputs, allocated in the first step."""
         if len(self._outputs) != len(values):
-            for value in values:
-                size = value.tensor_size_in_bytes()
-                host, memory = self._cuda.pinned(size)
-                self._outputs.append(_Buffer(host, memory, 0, size))
+            sizes = [value.tensor_size_in_bytes() for value in values]
+            self._outputs = [self._cuda.buffer(size, on_host=True) for size in sizes]
         return self._outputs
 
 

@@ -26,7 +26,7 @@ CUDA = "CUDAExecutionProvider"
 _RTX = "NvTensorRTRTXExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 _MISSING = {
-    "CUDAExecutionProvider": ("CUDA", "onnxruntime-gpu in place of onnxruntime"),
+    CUDA: ("CUDA", "onnxruntime-gpu in place of onnxruntime"),
     "TensorrtExecutionProvider": (
         "TensorRT",
         "onnxruntime-gpu in place of onnxruntime, and tensorrt",
@@ -98,10 +98,6 @@ def open_session(
     settings: Mapping[str, str] | None = None,
 ) -> tuple[Any, str | None]:
     """A session of ``path`` in ``provider``, and a note on the nodes that run there.
-
-    Args:
-        path: the ``.onnx`` file.
-        provider: ONNX Runtime's name of the provider.
 
     Returns:
         The session and the note. The note is ``None`` for the CPU, and if ONNX Runtime cannot

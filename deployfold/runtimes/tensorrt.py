@@ -19,7 +19,7 @@ from deployfold.targets.libraries import LIBRARIES
 from .cuda import Cuda
 from .device import CPU, gpu_index
 from .failures import NoDevice
-from .inputs import StatedInput, as_array, fill
+from .inputs import StatedInput, as_array, check_count, fill
 from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
 from .settings import RunSettings
@@ -68,8 +68,8 @@ class TensorRTRunner:
 
         Raises:
             NoDevice: this machine has no GPU or no driver.
-            MeasureError: the rows run on the CPU, the library is not installed, or the sidecar or
-                the library refuses the engine for this GPU or library version.
+            MeasureError: the rows run on the CPU, the library is not installed, or the engine is
+                not for this GPU and library version.
         """
         if self._runner is not None:
             return
@@ -85,8 +85,7 @@ class TensorRTRunner:
 
     def prepare(self, inputs: Inputs) -> Step:
         """Copy the inputs to pinned memory; see :meth:`.tensorrt_engine.EngineRunner.step`."""
-        runner = self._bind(inputs)
-        return runner.step
+        return self._bind(inputs).step
 
     def run(self, inputs: Inputs) -> tuple[Array, ...]:
         """Run one inference; the outputs in the engine's order."""
@@ -106,11 +105,7 @@ class TensorRTRunner:
 
     @property
     def stated(self) -> tuple[StatedInput, ...]:
-        """The inputs that the sidecar lists.
-
-        Raises:
-            UsageError: the sidecar does not list the inputs.
-        """
+        """The inputs that the sidecar lists; see :func:`stated_inputs`."""
         return stated_inputs(self._path)
 
     @property
@@ -157,10 +152,7 @@ class TensorRTRunner:
     def _bind(self, inputs: Inputs) -> EngineRunner:
         runner = self._loaded()
         names = runner.input_names
-        if len(names) != len(inputs):
-            raise MeasureError(
-                f"{self._path.name} takes {len(names)} inputs, but {len(inputs)} were given."
-            )
+        check_count(self._path.name, len(names), len(inputs))
         runner.bind(dict(zip(names, map(as_array, inputs), strict=True)))
         return runner
 

@@ -7,7 +7,7 @@ here, with the same signature.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from deployfold.compiling.tensorrt.network import DTYPES
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import CudaGraph, RunOptions, select_profile
 
-from .cuda import Cuda
+from .cuda import Buffer, Cuda
 from .failures import as_measure_error
 from .layer_times import Profile
 from .tensorrt_file import numpy_dtype, plain
@@ -27,23 +27,6 @@ from .tensorrt_profile import profile_engine
 from .times import DeviceTimes, Timeline
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """One tensor: page-locked host memory and device memory of the same size.
-
-    ``device`` equals ``host`` if TensorRT needs the tensor on the host.
-    """
-
-    host: int
-    array: Array
-    device: int
-    size: int
-
-    @property
-    def copied(self) -> bool:
-        return self.device != self.host
 
 
 class EngineRunner:
@@ -66,8 +49,8 @@ class EngineRunner:
         self._context: Any = None
         self._stream = 0
         self._timeline: Timeline | None = None
-        self._inputs: dict[str, _Buffer] = {}
-        self._outputs: dict[str, _Buffer] = {}
+        self._inputs: dict[str, Buffer] = {}
+        self._outputs: dict[str, Buffer] = {}
         self._recorded, self._graph = False, 0
         self.cuda_graph = CudaGraph(False, "nothing was run yet")
         """How the engine's work is launched; known after :meth:`bind`."""
@@ -237,37 +220,25 @@ class EngineRunner:
         self._cuda.call("cuStreamSynchronize", self._stream)
 
     def _copy_in(self) -> None:
-        for one in self._inputs.values():
-            if one.copied:
-                self._cuda.call(
-                    "cuMemcpyHtoDAsync_v2", one.device, one.host, one.size, self._stream
-                )
+        self._cuda.copy_in(self._inputs.values(), self._stream)
 
     def _copy_out(self) -> None:
-        for one in self._outputs.values():
-            if one.copied:
-                self._cuda.call(
-                    "cuMemcpyDtoHAsync_v2", one.host, one.device, one.size, self._stream
-                )
+        self._cuda.copy_out(self._outputs.values(), self._stream)
 
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> _Buffer:
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Buffer:
         dtype = self._dtype(name)
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        host, memory = self._cuda.pinned(size)
         on_host = self._engine.get_tensor_location(name).name == "HOST"
-        device = host if on_host else self._cuda.device_memory(size)
-        if not self._context.set_tensor_address(name, device):
+        made = self._cuda.buffer(size, on_host=on_host)
+        if not self._context.set_tensor_address(name, made.device):
             raise MeasureError(f"{self._path.name}: no address for {name!r}{self._because()}.")
-        return _Buffer(host, memory.view(dtype).reshape(shape), device, size)
+        return replace(made, array=made.array.view(dtype).reshape(shape))
 
     def _free(self) -> None:
         if self._graph:
             self._cuda.call("cuGraphExecDestroy", self._graph)
         self._recorded, self._graph = False, 0
-        for one in (*self._inputs.values(), *self._outputs.values()):
-            if one.copied:
-                self._cuda.free_device(one.device)
-            self._cuda.free_pinned(one.host)
+        self._cuda.free((*self._inputs.values(), *self._outputs.values()))
         self._inputs, self._outputs = {}, {}
 
     def _names(self, mode: str) -> list[str]:

@@ -79,23 +79,16 @@ class Context:
 def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context:
     """An execution context for ``engine``, with the runtime options of TensorRT-RTX if it has any.
 
-    Args:
-        trt: the library's module.
-    """
-    made = _rtx_context(trt, engine, options, cache_name)
-    return made or Context(engine.create_execution_context())
-
-
-def _rtx_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context | None:
-    """An execution context with the runtime options of TensorRT-RTX; ``None`` without such options.
-
     ``EAGER`` compiles the kernels for the bound shapes before the first run. Otherwise,
     TensorRT-RTX would run fallback kernels meanwhile, and a measurement would include both kinds.
     TensorRT-RTX captures CUDA graphs itself, because only it knows when its kernels are ready:
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html.
+
+    Args:
+        trt: the library's module.
     """
     if not hasattr(trt, "CudaGraphStrategy"):
-        return None
+        return Context(engine.create_execution_context())
     runtime_config = engine.create_runtime_config()
     specialization = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     runtime_config.dynamic_shapes_kernel_specialization_strategy = specialization
@@ -137,14 +130,11 @@ def select_profile(
 ) -> bool:
     """Select the first optimization profile of ``context`` that contains ``shapes``.
 
-    Args:
-        context: the engine's execution context.
-        stream: the handle of a CUDA stream, to be synchronised afterwards.
-        shapes: the shape of every input, by name.
+    The work is enqueued on ``stream``, which must be synchronised afterwards.
 
     Returns:
-        Whether there is such a profile. For an engine with a single profile the result is always
-        ``True``, because ``set_input_shape`` checks the shapes and logs the reason of a failure.
+        Whether there is such a profile; always ``True`` for an engine with a single profile,
+        because ``set_input_shape`` checks the shapes and logs the reason of a failure.
     """
     count = engine.num_optimization_profiles
     if count < 2:

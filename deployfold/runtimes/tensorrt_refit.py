@@ -160,10 +160,7 @@ def _foreign(onnx: Path, reason: str) -> MeasureError:
 def keep(
     opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, digest: str, output: Path
 ) -> None:
-    """Write an engine in memory with its weights, and its sidecar.
-
-    Args:
-        onnx, digest: the file that the weights came from, and its SHA-256.
+    """Write an engine in memory with its weights, which came from ``onnx``, and its sidecar.
 
     Raises:
         UsageError: the files cannot be written.

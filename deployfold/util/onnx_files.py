@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .files import sha256
 
@@ -26,3 +27,29 @@ def onnx_sha256(path: Path) -> str:
 def onnx_bytes(path: Path) -> int:
     """Size on disk: the ONNX file and its external data."""
     return sum(file.stat().st_size for file in onnx_files(path))
+
+
+def read_graph(path: Path) -> Any:
+    """The ``GraphProto`` of an ONNX file, without its external weights."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False).graph
+
+
+def graph_inputs(graph: Any) -> list[Any]:
+    """The inputs of a graph, without the weights that older files list among them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def dims_of(value: Any) -> list[int | str]:
+    """The axes of an input or output: a size, or a symbol, which may be empty."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims]
+
+
+def dtype_of(value: Any) -> str:
+    """numpy's name of the dtype of an input or output."""
+    from onnx import helper
+
+    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deployfold.errors import UsageError
+from deployfold.util.onnx_files import dims_of, graph_inputs, read_graph
 
 NODES = 2000
 """Nodes that are listed; a page with more is slow to open."""
@@ -39,13 +41,10 @@ def read_outline(path: Path) -> Outline:
     Raises:
         UsageError: it cannot be read as ONNX.
     """
-    import onnx
-
     try:
-        model = onnx.load(path, load_external_data=False)
+        graph = read_graph(path)
     except Exception as error:
         raise UsageError(f"{path} cannot be read as ONNX.") from error
-    graph = model.graph
     values = (*graph.input, *graph.value_info, *graph.output)
     shapes = {value.name: _shape(value) for value in values}
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
@@ -58,7 +57,7 @@ def read_outline(path: Path) -> Outline:
         )
         for node in graph.node[:NODES]
     )
-    given = [value.name for value in graph.input if value.name not in weights]
+    given = [value.name for value in graph_inputs(graph)]
     return Outline(
         file=path.name,
         inputs=tuple(f"{name} {shapes[name]}" for name in given),
@@ -68,8 +67,7 @@ def read_outline(path: Path) -> Outline:
     )
 
 
-def _shape(value: object) -> str:
-    kind = value.type.tensor_type  # type: ignore[attr-defined]
-    if not kind.HasField("shape"):
+def _shape(value: Any) -> str:
+    if not value.type.tensor_type.HasField("shape"):
         return ""
-    return "×".join(str(dim.dim_param or dim.dim_value or "?") for dim in kind.shape.dim)
+    return "×".join(str(size or "?") for size in dims_of(value))
