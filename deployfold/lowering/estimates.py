@@ -36,7 +36,11 @@ def likely_sqnr_db(
     """The SQNR (dB) that as many other pictures keep in 19 of 20 cases.
 
     The noise over the signal is a ratio of two sums over pictures. Its standard error is that of
-    the first order (Cochran, Sampling Techniques, 1977, section 6.4).
+    the first order (Cochran, Sampling Techniques, 1977, section 6.4). Where pictures differ by many
+    decibels, a few of them make up most of the noise, and a sample without them shows too small an
+    error. Their ratios are therefore taken as log-normal too: the larger of both errors counts, and
+    so does the error of the spread itself (Cox's method; Olsson, Journal of Statistics Education
+    13(1), 2005).
 
     Args:
         expected, found: the outputs, one array a sample.
@@ -54,8 +58,14 @@ def likely_sqnr_db(
     if not (np.isfinite(noise).all() and np.isfinite(total) and total > 0.0 and noise.any()):
         return sqnr_db(expected, found)
     ratio = noise.sum() / total
-    error = _standard_error(noise - ratio * signal, pictures) / total
-    deviations = _student(pictures or range(len(noise))) * math.sqrt(2.0) * error / ratio
+    error = _standard_error(noise - ratio * signal, pictures) / total / ratio
+    signal, noise = (_by_picture(part, pictures) for part in (signal, noise))
+    both = (signal > 0.0) & (noise > 0.0)
+    each = np.log(noise[both]) - np.log(signal[both])
+    count = max(len(each), 2)
+    spread = float(each.var(ddof=1)) if len(each) > 1 else 0.0
+    variance = max(error**2, spread / count) + spread**2 / (2.0 * (count - 1))
+    deviations = _student(pictures or range(len(noise))) * math.sqrt(2.0 * variance)
     # Decibels are a logarithm.
     return float(-10.0 * (math.log10(ratio) + deviations / math.log(10.0)))
 
@@ -106,10 +116,17 @@ def enough_pictures(count: int, measured: float, likely: float, limit: float) ->
 
 def _standard_error(residuals: Array, pictures: Sequence[int]) -> float:
     """The standard error of a sum with these residuals, the samples of a picture taken together."""
-    if pictures:
-        residuals = np.bincount(np.unique(pictures, return_inverse=True)[1], residuals)
+    residuals = _by_picture(residuals, pictures)
     count = len(residuals)
     return math.sqrt(np.square(residuals).sum() * count / (count - 1)) if count > 1 else 0.0
+
+
+def _by_picture(values: Array, pictures: Sequence[int]) -> Array:
+    """The sum over the samples of each picture; without pictures, the values of the samples."""
+    if not pictures:
+        return values
+    sums: Array = np.bincount(np.unique(pictures, return_inverse=True)[1], values)
+    return sums
 
 
 def _student(pictures: Sequence[int]) -> float:
