@@ -28,7 +28,7 @@ from .plan import Plan
 from .proof.attribute_reads import attributes_read
 from .proof.compare import random_like, shapes_of
 from .proof.search import keep_needed, most_folds
-from .proof.variations import further, smaller, variations
+from .proof.variations import apart, further, smaller, variations
 from .proof.verify import FoldedFails, NotTheSame, verify
 from .result import FoldResult, count_parameters
 from .rewrite.rewrite import RewriteFault, apply
@@ -109,8 +109,13 @@ class _Folder:
             FoldError: the model's own forward fails.
         """
         model = self._model
-        more = further(self._example)
-        graph = trace(model, *attempt.traced, others=self._others, further=more)
+        graph = trace(
+            model,
+            *attempt.traced,
+            others=self._others,
+            further=further(self._example),
+            apart=apart(self._example),
+        )
         self._plan = plan = match(
             graph,
             model,
@@ -259,9 +264,9 @@ def _shape_notes(graph: Graph) -> list[str]:
         )
     if graph.one_sided:
         notes.append(
-            f"The forward compares a size with a number ({first_few(graph.one_sided)}), with one "
-            "answer at all sizes tried: what it does where the answer is another is not proved. "
-            "Give inputs of such sizes with more_inputs."
+            "The forward compares a size with a number or another size "
+            f"({first_few(graph.one_sided)}), with one answer at all sizes tried: what it does "
+            "where the answer is another is not proved. Give inputs of such sizes with more_inputs."
         )
     if graph.unfollowed:
         notes.append(

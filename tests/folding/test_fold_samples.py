@@ -219,6 +219,11 @@ BRANCHES = {
     "a quotient": lambda x: x.size(-1) // 32 == 1,
     "bits": lambda x: x.shape[-1] >> 5,
     "the second on one line": lambda x: x.shape[-1] > 4 and x.shape[-1] > 60,
+    "a size with its least": lambda x: min(x.shape[2], 64) != x.shape[2],
+    "a cut length": lambda x: x[..., :64].shape != x.shape,
+    "a first piece": lambda x: x.split(64, 3)[0].shape != x.shape,
+    "a quotient that is zero": lambda x: x.repeat(1, 1, 1, 1 + x.shape[3] // 64).shape != x.shape,
+    "a pooled length": lambda x: F.adaptive_avg_pool2d(x, 23).shape == x.shape,
     "the last turn of a loop": lambda x: sum(x.shape[-1] > limit for limit in (4, 8, 60)) == 3,
 }
 
@@ -290,6 +295,12 @@ def test_a_branch_on_a_number_computed_from_a_size_is_met_and_noted(branch):
     assert "branches on a number computed from sizes (test_fold_samples.py:" in result.notes[-1]
 
 
+UNPROVED = {
+    "more than 1000": lambda x: x.shape[-1] > 1000,
+    "a size with its least": lambda x: min(x.shape[2], 1000) != x.shape[2],
+    "a cut length": lambda x: x[:, ..., -1000:].shape != x.shape,
+    "a pooled length": lambda x: F.adaptive_avg_pool2d(x, 200).shape == x.shape,
+}
 UNMET = {
     "a number": lambda x: int(x.shape[-1]) == 1234,
     "a key": lambda x: {1234: True}.get(x.shape[-1]),
@@ -352,14 +363,34 @@ def test_a_size_is_kept_where_it_changes_an_answer(limit, sizes):
     assert [sizes in note and "1x4x80x80" not in note for note in traced] == [True] * bool(sizes)
 
 
-def test_a_branch_on_a_size_that_was_not_met_is_noted():
-    result = fold(branching(lambda x: x.shape[-1] > 1000), (torch.randn(1, 4, 20, 20),))
+@pytest.mark.parametrize("branch", UNPROVED)
+def test_a_branch_on_a_size_that_was_not_met_is_noted(branch):
+    result = fold(branching(UNPROVED[branch]), (torch.randn(1, 4, 20, 20),))
     assert result.batchnorms_after == 0
     (note,) = result.notes
-    assert "compares a size with a number (test_fold_samples.py:" in note
-    # The largest of two sizes changes no operator, and functions of torch check their own sizes.
-    quiet = branching(lambda x: max(x.shape[-1], 1000) == 0)
-    assert not fold(quiet, (torch.randn(1, 4, 20, 20),)).notes
+    assert "compares a size with a number or another size (test_fold_samples.py:" in note
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda x: max(x.shape[-1], 1000) == 0,  # functions of torch check their own sizes
+        lambda x: x.shape != torch.relu(x).shape,
+        lambda x: x[..., :-1].shape == x[..., 1:].shape,
+        lambda x: x.shape == x[..., ::2].shape,
+    ],
+)
+def test_sizes_that_grow_together_are_not_noted(condition):
+    assert not fold(branching(condition), (torch.randn(1, 4, 20, 20),)).notes
+
+
+def test_two_inputs_are_tried_with_different_sizes():
+    def forward(self, x, other):
+        y = self.norm(torch.sigmoid(x))
+        return self.conv(y if y.shape == other.shape else F.pad(y, (0, 1))), torch.relu(other)
+
+    model = randomise(Net(forward, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 2, 3)))
+    assert fold(model, (torch.randn(1, 4, 9, 9), torch.randn(1, 4, 9, 9))).batchnorms_after == 1
 
 
 class Keeps(nn.Module):
@@ -395,7 +426,7 @@ def test_a_size_is_followed_into_other_methods(late):
 
 def test_a_bound_that_was_not_met_is_noted():
     (note, *_) = fold(randomise(Keeps("bound")), (torch.randn(1, 4, 20, 20),)).notes
-    assert "compares a size with a number (test_fold_samples.py:" in note
+    assert "compares a size with a number or another size (test_fold_samples.py:" in note
 
 
 def test_a_factor_that_is_a_size_is_met():

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from opcode import opname
 from pathlib import Path
 from types import CodeType, FrameType
@@ -71,11 +71,18 @@ class _Answer:
 
 
 class Comparisons:
-    """The comparisons of sizes in code outside torch, over all passes so far."""
+    """The comparisons of sizes in code outside torch, over all passes so far.
+
+    Two sizes usually grow together, and their equality then has one answer for a reason. It has
+    none where one size never changed, or where a *bound* was not reached: ``x[..., :64]`` and
+    ``min(x.shape[-1], 64)`` are as long as ``x`` up to 64.
+    """
 
     def __init__(self) -> None:
         self._seen: defaultdict[Place, set[_Answer]] = defaultdict(set)
-        self._turns: Counter[Place] = Counter()
+        self._pairs: defaultdict[tuple[Place, int], set[tuple[float, float]]] = defaultdict(set)
+        self._bounds: defaultdict[Hashable, dict[float, bool]] = defaultdict(dict)
+        self._turns: Counter[Hashable] = Counter()
         self._readers: dict[CodeType, Reader] = {}
         self._splits: Counter[tuple[CodeType, int]] = Counter()
         self._lengths: dict[tuple[CodeType, int, int], int] = {}
@@ -95,7 +102,24 @@ class Comparisons:
 
     def one_sided(self) -> set[Side]:
         """The comparisons that the sizes of several passes answered alike."""
-        return {side for place, seen in self._seen.items() for side in _one_sided(place, seen)}
+        sides = {side for place, seen in self._seen.items() for side in _one_sided(place, seen)}
+        unreached = any(len(seen) > 1 and not any(seen.values()) for seen in self._bounds.values())
+        bounded = unreached or any(not side.place.direct for side in sides)
+        for (place, turn), pairs in self._pairs.items():
+            varied = [len(set(numbers)) > 1 for numbers in zip(*pairs, strict=True)]
+            answers = {one == other for one, other in pairs}
+            if (
+                len(answers) == 1
+                and any(varied)
+                and (not all(varied) or (bounded and True in answers))
+            ):
+                sides.add(Side(replace(place, ordered=all(varied)), turn, 0.0))
+        return sides
+
+    @property
+    def any_pair(self) -> bool:
+        """Whether the code has asked whether two sizes are equal."""
+        return bool(self._pairs)
 
     def hidden(self) -> set[str]:
         """The lines that bound a number from below by 0, as ``max(0, size - 100)`` does.
@@ -179,13 +203,25 @@ class Comparisons:
         code = frame.f_code
         if not code.co_filename.startswith(_TORCH):
             line = f"{Path(code.co_filename).name}:{frame.f_lineno}"
-            direct = "CALL" not in opname[code.co_code[frame.f_lasti]]
+            pair = not ordered and isinstance(other, (Size, Ratio))
+            direct = pair or "CALL" not in opname[code.co_code[frame.f_lasti]]
             place = Place(line, frame.f_lasti, ordered, direct)
+            if pair:
+                self._pairs[place, self._turns[place]].add((float(size), float(other)))
+                self._turns[place] += 1
+                return
             number = float(other) if type(other) in (int, float) else 0.0
             above = float(size) if type(other) is int and other == 0 else None
             turn = self._turns[place]
             self._seen[place].add(_Answer(turn, number, size.origin, answer, above))
             self._turns[place] += 1
+
+    def note_bound(self, length: float, bound: float) -> None:
+        """Record that code cuts a length, or divides a size, which shows above a bound only."""
+        frame = sys._getframe(2)
+        place = (frame.f_code, frame.f_lasti, bound)
+        self._bounds[place, self._turns[place]][float(length)] = float(length) > bound
+        self._turns[place] += 1
 
     def watched(self, result: Any, origin: int | None = None) -> Any:
         """A shape, or one number, whose comparisons are recorded.
@@ -239,9 +275,12 @@ class Ratio(float):
     __hash__ = float.__hash__
 
 
-def _computing(compute: Callable[..., Any]) -> Callable[..., Any]:
+def _computing(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Size | Ratio, *others: Any) -> Any:
         origins = [getattr(other, "origin", 0) for other in others]
+        if name in ("__floordiv__", "__mod__", "__rshift__") and type(others[0]) is int:
+            least = 1 << others[0] if name == "__rshift__" else others[0]
+            self.comparisons.note_bound(self, least - 1)
         return self.comparisons.watched(compute(self, *others), hash((self.origin, *origins)))
 
     return method
@@ -250,9 +289,7 @@ def _computing(compute: Callable[..., Any]) -> Callable[..., Any]:
 def _answering(answer_of: Callable[..., Any], kind: str) -> Callable[..., Any]:
     def method(self: Size | Ratio, *others: Any) -> Any:
         answer = answer_of(self, *others)
-        # Sizes of two tensors usually grow together, so their equality has one answer for a reason.
-        alike = kind == "equality" and isinstance(others[0], (Size, Ratio))
-        if answer is not NotImplemented and not alike:
+        if answer is not NotImplemented:
             other = others[0] if others else None
             self.comparisons.note(self, answer, other, ordered=kind == "order")
         return answer
@@ -267,7 +304,7 @@ _ANSWERS = {"lt le gt ge": "order", "eq ne": "equality", "bool": "truth"}
 
 for _class in (Size, Ratio):
     for _name in (f"__{name}__" for name in _ARITHMETIC + _BITS * (_class is Size)):
-        setattr(_class, _name, _computing(getattr(_class, _name)))
+        setattr(_class, _name, _computing(_name, getattr(_class, _name)))
     for _names, _kind in _ANSWERS.items():
         for _name in (f"__{name}__" for name in _names.split()):
             setattr(_class, _name, _answering(getattr(_class, _name), _kind))

@@ -11,7 +11,7 @@ reads a number fails there, and the trace then repeats the pass on the real numb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ def trace(
     *samples: Inputs,
     others: Sequence[Sequence[Inputs]] = (),
     further: Sequence[Iterable[Inputs]] = ((), ()),
+    apart: Iterable[Inputs] = (),
 ) -> Graph:
     """Record one forward pass of ``model`` for each sample that runs a new list of operators.
 
@@ -58,6 +59,8 @@ def trace(
             the forward compares sizes and every size had the same answer, and kept if they change
             one; the next sizes only while such a comparison is not of order. ``Graph.one_sided``
             holds the places left.
+        apart: inputs in which one tensor alone has another size, tried if the code asks whether two
+            sizes are equal.
 
     Raises:
         FoldError: the forward pass fails on ``samples``, or the model cannot be copied.
@@ -66,7 +69,7 @@ def trace(
     try:
         shapes = [map_tensors(inputs, _on_meta) for inputs in samples]
         with without_numbers(shadow), torch.device("meta"):
-            return _record_all(shadow, shapes, others, further)
+            return _record_all(shadow, shapes, others, further, apart)
     except Exception:  # model code may need numbers, or tensors outside the module
         return _record_all(copy_modules(model), samples, others)
 
@@ -80,6 +83,7 @@ def _record_all(
     samples: Sequence[Inputs],
     others: Sequence[Sequence[Inputs]],
     further: Sequence[Iterable[Inputs]] = ((), ()),
+    apart: Iterable[Inputs] = (),
 ) -> Graph:
     recorder = Recorder(shadow)
     comparisons = Comparisons()
@@ -135,6 +139,10 @@ def _record_all(
                 if not record_other(group[0]):
                     for inputs in group[1:]:
                         record_other(inputs)
+            for inputs in apart:
+                if not comparisons.any_pair:
+                    break
+                record_other(inputs)
             for of_order, sizes in zip((True, False), further, strict=True):
                 tried = iter(sizes)
                 while (
@@ -211,13 +219,19 @@ class Reads(TorchFunctionMode):
         except Exception:
             self.raised += self._comparisons.caller()
             raise
+        if name == "__getitem__":
+            for length, end in _cuts(*args):
+                self._comparisons.note_bound(length, end)
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
         if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
             self._comparisons.note_read()
         elif name in SPLITS and args and torch.is_tensor(args[0]):
-            self._comparisons.note_split(_split_length(name, *args, **(kwargs or {})))
+            length, parts = _split(name, *args, **(kwargs or {}))
+            self._comparisons.note_split(length)
+            if name == "split" and type(parts) is int:
+                self._comparisons.note_bound(length, parts)
         stored = sizes and self._recorder.stores(args[0])  # the same size in every pass
         return self._comparisons.watched(result) if sizes and not stored else result
 
@@ -230,11 +244,23 @@ class Reads(TorchFunctionMode):
         return index
 
 
-def _split_length(name: str, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> int:
-    """The length of the axis that a function of torch splits into several tensors."""
+def _split(name: str, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[int, Any]:
+    """The length of the axis that a function of torch splits, and into what it splits the axis."""
     given = args[name != "unbind" :]
     axis = kwargs.get("dim", given[0] if given else 0)
-    return len(tensor) if name in ("hsplit", "vsplit", "dsplit") else int(tensor.shape[axis])
+    length = len(tensor) if name in ("hsplit", "vsplit", "dsplit") else int(tensor.shape[axis])
+    return length, args[0] if args else kwargs.get("split_size")
+
+
+def _cuts(tensor: torch.Tensor, index: Any) -> Iterator[tuple[int, int]]:
+    """The lengths that ``tensor[index]`` cuts at a fixed place, which may lie beyond their ends."""
+    items = [item for item in (index if type(index) is tuple else (index,)) if item is not None]
+    dots = next((at for at, item in enumerate(items) if item is ...), len(items))
+    for place, item in enumerate(items):
+        axis = place if place < dots else place - len(items)
+        for end in (item.start, item.stop) if isinstance(item, slice) else ():
+            if type(end) is int and abs(end) > 1:
+                yield tensor.shape[axis], abs(end)
 
 
 def _is_of_integers(items: list[Any]) -> bool:

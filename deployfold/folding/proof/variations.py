@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -63,6 +64,19 @@ def smaller(inputs: Inputs) -> list[Inputs]:
 _FARTHER = (1 / 2, 1 / 4, 2, 4)  # small ones first, because they cost the proof less
 _NEXT = range(2, 9)  # multiples of small numbers
 _MOST_NUMBERS = 1 << 26
+
+
+def apart(inputs: Inputs) -> Iterator[Inputs]:
+    """Random inputs in which one of several tensors alone is one longer, for each tensor."""
+    tensors = list(tensors_in(inputs))
+    for own in tensors if len(tensors) > 1 else ():
+        for axes in _axes((own,)):
+            longer = {id(own): resized((own,), axes, 1)[0]}
+            yield random_like(map_tensors(inputs, partial(_replaced, longer)))
+
+
+def _replaced(new: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    return new.get(id(tensor), tensor)
 
 
 def further(inputs: Inputs) -> tuple[Iterator[Inputs], Iterator[Inputs]]:
