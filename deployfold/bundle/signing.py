@@ -24,11 +24,7 @@ def signature_path(bundle: Path) -> Path:
 
 
 def check_key(key: Path) -> None:
-    """Check that the file of a key exists.
-
-    Raises:
-        UsageError: the file is missing.
-    """
+    """Refuse the file of a key that does not exist, by a ``UsageError``."""
     if not key.is_file():
         raise UsageError(f"There is no key {key}.", hint="ssh-keygen -t ed25519 -f KEY makes one.")
 
@@ -52,7 +48,6 @@ def check_signature(bundle: Path, signers: Path) -> str:
     """The name of the allowed signer who signed a bundle.
 
     Args:
-        bundle: the file; its signature is in the same folder.
         signers: a file with lines such as ``release@example.org ssh-ed25519 AAAA…``.
 
     Raises:

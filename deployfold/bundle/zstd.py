@@ -20,11 +20,7 @@ _WINDOW_LOG = 27
 
 
 def library() -> Any:
-    """The module ``compression.zstd`` or ``backports.zstd``.
-
-    Raises:
-        BundleError: the module is not installed.
-    """
+    """The module ``compression.zstd`` or ``backports.zstd``."""
     try:
         name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         return import_module(name)
@@ -69,11 +65,7 @@ class Reader:
         )
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Exactly ``size`` bytes, in pieces of at most 64 KiB.
-
-        Raises:
-            BundleError: the frame is damaged, or ends early.
-        """
+        """Exactly ``size`` bytes, in pieces of at most 64 KiB."""
         while size > 0:
             block = self._some(min(size, _BLOCK))
             if not block:

@@ -1,1 +1,4 @@
-"""Real inputs: images, arrays, tensors and labels, for calibration, accuracy and runs."""
+"""Real inputs: images, arrays, tensors and labels, for calibration, accuracy and runs.
+
+Data that cannot be used raises a ``UsageError`` with the file and the place in it.
+"""

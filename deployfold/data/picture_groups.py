@@ -29,11 +29,7 @@ _SIDE = 8
 
 
 def by_picture(drawn: Drawn, seed: int) -> tuple[Drawn, tuple[int, ...]]:
-    """The samples with those of one picture together, and the number of each sample's picture.
-
-    Args:
-        seed: of the order of the pictures.
-    """
+    """The samples with those of one picture together, and the number of each sample's picture."""
     count = len(drawn.samples)
     order = sorted(range(count), key=drawn.indices.__getitem__)
     block = math.isqrt(count)

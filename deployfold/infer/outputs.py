@@ -23,7 +23,6 @@ class Output(Frozen):
     """One output tensor.
 
     Attributes:
-        name, shape, dtype: those of the tensor.
         minimum, maximum, mean: of the finite values; ``None`` without any, or for a dtype that is
             not a number.
         nonfinite: the number of values that are NaN or infinite.
@@ -87,12 +86,7 @@ def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
 
 
 def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``.
-
-    Raises:
-        UsageError: the path has another suffix, there are several outputs for an ``.npy``, or the
-            file cannot be written.
-    """
+    """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``."""
     check_suffix(path)
     if path.suffix == ".npy" and len(arrays) != 1:
         raise UsageError(f"{len(arrays)} outputs do not fit one .npy file.", hint="Name an .npz.")
@@ -104,11 +98,7 @@ def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that is neither ``.npz`` nor ``.npy``.
-
-    Raises:
-        UsageError: the path has another suffix.
-    """
+    """Refuse a file that is neither ``.npz`` nor ``.npy``."""
     if path.suffix not in FILES:
         raise UsageError(f"{path} is neither an .npz nor an .npy file.")
 

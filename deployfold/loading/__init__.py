@@ -1,4 +1,8 @@
-"""Loads models from every supported source; a checkpoint runs no code without permission."""
+"""Loads models from every supported source; a checkpoint runs no code without permission.
+
+A source that cannot be read, or could run code, raises a ``LoadError``; an unknown name raises a
+``UsageError``.
+"""
 
 from __future__ import annotations
 

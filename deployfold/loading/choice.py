@@ -28,10 +28,6 @@ def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ..
     Args:
         fits: fits without problems; at least one.
         key: the user's choice, as part of a key or prefix; ``None`` chooses by the usual names.
-
-    Raises:
-        LoadError: several sets differ, and no name is more usual than the others.
-        UsageError: ``key`` names none of them.
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
     chosen, others = _choose(whole, key, lambda fit: fit.label)
@@ -56,11 +52,6 @@ def choose_module(
 
     Args:
         found: the modules, each with the keys under which the checkpoint has it; at least one.
-        key: the user's choice, as part of a key; ``None`` chooses by the usual names.
-
-    Raises:
-        LoadError: several models differ, and no name is more usual than the others.
-        UsageError: ``key`` names none of them.
     """
     chosen, others = _choose(found, key, lambda one: ".".join(one[0]))
     rivals = [one for one in others if not is_average(".".join(one[0])) and _differ(one, chosen)]

@@ -12,11 +12,7 @@ from deployfold.errors import LoadError, first_line
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file that runs in ONNX Runtime on the CPU; the module has no parameters.
-
-    Attributes:
-        path: the file; its external data lies beside it.
-    """
+    """An ONNX file that runs in ONNX Runtime on the CPU; the module has no parameters."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -24,11 +20,7 @@ class OnnxModule(nn.Module):
         self._session: Any = None
 
     def open(self) -> Any:
-        """ONNX Runtime's session of the file, which is made once.
-
-        Raises:
-            LoadError: ONNX Runtime cannot load the file.
-        """
+        """ONNX Runtime's session of the file, which is made once."""
         if self._session is None:
             import onnxruntime as ort
 

@@ -35,11 +35,7 @@ def in_training(module: nn.Module) -> bool:
 
 
 def frozen(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """A copy of a model in evaluation mode whose scales stay as they are; notes.
-
-    Raises:
-        LoadError: a fake-quantise module is of a kind that is not known.
-    """
+    """A copy of a model in evaluation mode whose scales stay as they are; notes."""
     from torch.ao.quantization import FakeQuantize, ObserverBase
 
     module = copy.deepcopy(module).eval()
@@ -185,11 +181,7 @@ class _NeverSet(nn.Module):
         self.name = name
 
     def forward(self, _: Tensor) -> Tensor:
-        """Refuse.
-
-        Raises:
-            LoadError: always.
-        """
+        """Refuse."""
         raise _never_set(self.name)
 
 

@@ -103,13 +103,7 @@ def layers_table(report: Report) -> Group:
 
 
 def fold_table(report: Report, *, explain: bool = False) -> Table:
-    """Every BatchNorm: folded into what by which rule, or left and why.
-
-    Args:
-        report: the report; without a fold summary the table is empty.
-        explain: show all; else those that were left are grouped by their reason, and a long list
-            of folded ones shows its first and last entries only.
-    """
+    """Every BatchNorm: folded into what by which rule, or left and why."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in ("BatchNorm", "into", "rule, or why it was left"):
         table.add_column(Text(header, style="bold"), overflow="fold")

@@ -12,11 +12,7 @@ from .inputs import StatedInput
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an ONNX file, read without its weights.
-
-    Raises:
-        MeasureError: the file is not an ONNX.
-    """
+    """The inputs of an ONNX file, read without its weights."""
     try:
         graph = read_graph(path)
     except Exception as error:

@@ -12,12 +12,10 @@ class RunSettings:
     """The settings for running files. Every runtime uses the settings that apply to it.
 
     Attributes:
-        threads: CPU threads; ``None`` keeps the runtime's default.
         device: ``cpu`` or ``cuda:0``, see :func:`.device_choice.resolve_device`; ``None`` is
             the runtime's default device.
         tf32: whether every runtime may round fp32 to TF32 on a GPU.
         provider: an execution provider of ONNX Runtime, in the form of ``--provider``.
-        engine: the options for running TensorRT engines.
         trust: whether the file may run its own code, because its author is trusted.
         allow_globals: classes that a pickled module may use, besides those of known packages.
     """

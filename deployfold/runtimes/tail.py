@@ -72,11 +72,7 @@ class TailedRunner:
         return (f"head {head:.3g} ms, tail {tail:.3g} ms (medians of {len(self._times)} calls)",)
 
     def load(self) -> None:
-        """Load both parts.
-
-        Raises:
-            MeasureError: a part is missing, or cannot run here.
-        """
+        """Load both parts."""
         if not self._path.is_file():
             raise MeasureError(
                 f"There is no {self._path.name}, which runs behind this file.",
@@ -118,11 +114,7 @@ class TailedRunner:
         self._tail.close()
 
     def profile(self, inputs: Inputs, calls: int) -> Profile:
-        """The layers of the head, then those of the tail, whose names begin with ``tail:``.
-
-        Raises:
-            MeasureError: a runtime cannot tell the times here.
-        """
+        """The layers of the head, then those of the tail, whose names begin with ``tail:``."""
         head: Profile = self._head.profile(inputs, calls)
         behind = self._tail.profile(self._for_tail(inputs, self._head.run(inputs)), calls)
         layers = tuple(replace(one, name=f"tail: {one.name}") for one in behind.layers)

@@ -94,12 +94,7 @@ class TensorRTRunner:
         return tuple(runner.outputs().values())
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The engine's inputs, in the opt shapes of its first optimization profile.
-
-        Raises:
-            MeasureError: the engine or its sidecar is missing or damaged.
-            UsageError: the sidecar does not list the inputs, or the engine has no such input.
-        """
+        """The engine's inputs, in the opt shapes of its first optimization profile."""
         runnable_sidecar(self._path)
         return fill(self.stated, asked, self._path.name)
 
@@ -163,12 +158,7 @@ class TensorRTRunner:
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an engine that its sidecar lists, with the first profile's opt shapes.
-
-    Raises:
-        MeasureError: there is no readable sidecar.
-        UsageError: the sidecar does not list the inputs.
-    """
+    """The inputs of an engine that its sidecar lists, with the first profile's opt shapes."""
     tensors = engine_tensors(read_sidecar(path), path)
     ranges = {one.name: one for one in (tensors.profiles or ((),))[0]}
     stated = []

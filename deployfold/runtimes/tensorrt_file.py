@@ -39,10 +39,6 @@ def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> 
 
     Args:
         host_code: let a version-compatible engine run the lean runtime that it contains.
-
-    Raises:
-        MeasureError: the sidecar names another GPU or library version, or the library cannot load
-            the engine.
     """
     name = path.name
     sidecar = whole_sidecar(path)
@@ -69,11 +65,7 @@ def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> 
 
 
 def whole_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of an engine that is there and has the size that the sidecar says.
-
-    Raises:
-        MeasureError: it is not.
-    """
+    """The sidecar of an engine that is there, in the size that the sidecar says; else an error."""
     if not path.is_file():
         raise MeasureError(f"{path.name} cannot be loaded: there is no such file.")
     sidecar = read_sidecar(path)
@@ -96,11 +88,7 @@ def invalidity(trt: Any, runtime: Any, engine: bytes) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype of that name; of ``bfloat16`` and the like by ``ml_dtypes``, which onnx brings.
-
-    Raises:
-        TypeError: there is none.
-    """
+    """The dtype of that name; of ``bfloat16`` and the like by ``ml_dtypes``, which onnx brings."""
     try:
         return np.dtype(name)
     except TypeError:

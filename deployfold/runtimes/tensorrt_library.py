@@ -47,7 +47,6 @@ class Context:
     """An execution context.
 
     Attributes:
-        context: the library's ``IExecutionContext``.
         captures: whether TensorRT-RTX captures CUDA graphs itself.
         runtime_cache: the runtime cache of TensorRT-RTX, which :meth:`close` writes to
             ``cache_file``.
@@ -66,11 +65,7 @@ class Context:
         return CudaGraph(True, "captured by TensorRT-RTX itself")
 
     def close(self) -> None:
-        """Write the runtime cache.
-
-        Raises:
-            UsageError: the file cannot be written.
-        """
+        """Write the runtime cache; a ``UsageError`` if that fails."""
         runtime_cache = self.runtime_cache
         if runtime_cache is not None and self.cache_file is not None:
             write_bytes(self.cache_file, bytes(memoryview(runtime_cache.serialize())))
@@ -83,9 +78,6 @@ def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) 
     TensorRT-RTX would run fallback kernels meanwhile, and a measurement would include both kinds.
     TensorRT-RTX captures CUDA graphs itself, because only it knows when its kernels are ready:
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html.
-
-    Args:
-        trt: the library's module.
     """
     if not hasattr(trt, "CudaGraphStrategy"):
         return Context(engine.create_execution_context())

@@ -24,8 +24,6 @@ class TorchRunner:
     The number of threads is torch's global setting, see ``measuring.latency.torch_threads``.
 
     Args:
-        name: the subject of error messages: ``The PyTorch model`` or ``net.pt2``.
-        device: see :class:`.settings.RunSettings`.
         cuda_graph: see :func:`.torch_cuda.cuda_step`.
     """
 
@@ -106,11 +104,7 @@ class TorchFileRunner(TorchRunner):
         self._ready = False
 
     def load(self) -> None:
-        """Read the file onto the device.
-
-        Raises:
-            MeasureError: the file cannot be read, or reading it could run code and is not trusted.
-        """
+        """Read the file onto the device."""
         if self._ready:
             return
         if not self._path.is_file():
@@ -126,12 +120,7 @@ class TorchFileRunner(TorchRunner):
                 ) from error
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs of its ``forward``, with shapes from the file or from its first layer.
-
-        Raises:
-            LoadError: the file cannot be read, or reading it could run code and is not trusted.
-            UsageError: the forward has no such inputs, or their shapes are not known.
-        """
+        """The inputs of its ``forward``, with shapes from the file or from its first layer."""
         from deployfold.loading import load_model, resolve_inputs
 
         loaded = load_model(

@@ -20,11 +20,7 @@ READY = (TOP1, TOP5, MEAN_IOU, BOX_AP, BOX_AP_IDS, COSINE)
 
 
 def find_metrics(names: tuple[str, ...]) -> tuple[TaskMetric, ...]:
-    """The metrics of ``--metric``: ready ones, and functions, which are imported.
-
-    Raises:
-        UsageError: a name is unknown, or a function cannot be imported.
-    """
+    """The metrics of ``--metric``: ready ones, and functions, which are imported."""
     ready = {one.name: one for one in READY}
     found = []
     for name in names:

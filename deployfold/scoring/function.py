@@ -21,11 +21,7 @@ _NAME = re.compile(r"[A-Za-z_][\w.@-]{0,39}", re.ASCII)
 
 
 def function_metric(name: str) -> TaskMetric:
-    """The metric of a function; a parameter ``reference`` gets the original's outputs as well.
-
-    Raises:
-        UsageError: the function cannot be imported.
-    """
+    """The metric of a function; a parameter ``reference`` gets the original's outputs as well."""
     package, _, attribute = name.partition(":")
     function = import_named(package, attribute, hint=_HINT)
     if not callable(function):

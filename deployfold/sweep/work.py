@@ -40,10 +40,8 @@ class Outcome:
     """The end of a job.
 
     Attributes:
-        seconds: the time of the build.
         peak_bytes: the greatest resident memory of the build; ``None`` if unknown.
         failure: the reason in one sentence; ``None`` if the directory of the job is complete.
-        code: the exit code of ``deployfold build``.
         cached: whether another run built the job meanwhile.
     """
 
@@ -95,14 +93,7 @@ def run_job(
 
     A failed job with several precisions or targets is built again in parts, so that the error of
     one part does not affect the others. A build that measures latency waits until no other build of
-    a sweep runs on this machine, and other builds wait for its end.
-
-    Args:
-        processes: the list to which the process of the build is added.
-        environment: variables in addition to those of this process.
-
-    Returns:
-        The outcome of the job, or those of its parts; none if the sweep was stopped.
+    a sweep runs on this machine, and other builds wait for its end. A stopped sweep has no outcome.
     """
     processes = processes or Processes()
     with on_this_machine(alone=job.measures, stopped=lambda: processes.stopped):
@@ -123,9 +114,7 @@ def _run_parts(
 def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[None]:
     """Wait until a build may run on this machine, among all sweeps of the same user.
 
-    Args:
-        alone: whether all other builds must wait during the block.
-        stopped: returns whether to stop waiting; called between two attempts.
+    ``alone`` makes all other builds wait during the block; ``stopped`` ends the waiting.
     """
     name = f"deployfold-sweep-{os.getuid() if hasattr(os, 'getuid') else 'lock'}"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

@@ -37,9 +37,6 @@ class Bundle:
     Attributes:
         inputs: name and shape of each input, in the model's order.
         preprocess: how an image becomes the input; ``None`` for other inputs.
-        labels: the names of the classes; empty if unknown.
-        reference: the file with the reference inference.
-        artifacts: the files that can run here.
         chosen: the name of the file that ``--choose`` named; ``None`` without one.
     """
 
@@ -53,11 +50,7 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read the manifest of an unpacked bundle.
-
-    Raises:
-        UsageError: the manifest is missing or damaged.
-    """
+    """Read the manifest of an unpacked bundle."""
     path = folder / "manifest.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -26,14 +26,7 @@ Inputs = tuple[torch.Tensor, ...]
 
 
 class EagerSide:
-    """A module with its submodules; see :class:`~.side.Side`.
-
-    Args:
-        feeds: the arguments of each forward.
-
-    Raises:
-        FoldError: the module does not run on these inputs.
-    """
+    """A module with its submodules; see :class:`~.side.Side`."""
 
     def __init__(self, name: str, module: nn.Module, feeds: Sequence[Inputs]) -> None:
         self.name = name
@@ -60,11 +53,7 @@ class EagerSide:
 
 
 def check_visible(name: str, module: nn.Module) -> None:
-    """Refuse a module without visible submodules.
-
-    Raises:
-        UsageError: the module is a compiled graph.
-    """
+    """Refuse a module without visible submodules."""
     if is_torchscript(module) or isinstance(module, torch.fx.GraphModule):
         raise UsageError(
             f"The layers of {name} are not visible, because it is a compiled graph.",

@@ -42,8 +42,6 @@ class OnnxSide:
 
     Args:
         model: the result of :func:`read` for ``path``, which is changed.
-        feeds: arrays by input name.
-        scratch: an empty directory for the copy.
     """
 
     def __init__(self, path: Path, model: ir.Model, feeds: Sequence[Feed], scratch: Path) -> None:
@@ -103,11 +101,7 @@ class OnnxSide:
 
 
 def read(path: Path) -> ir.Model:
-    """Read an ONNX file with its weights, and infer the types of 16-bit tensors.
-
-    Raises:
-        UsageError: the file is not an ONNX.
-    """
+    """Read an ONNX file with its weights, and infer the types of 16-bit tensors."""
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)

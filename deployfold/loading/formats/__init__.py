@@ -39,11 +39,7 @@ __all__ = ["FORMATS", "Content", "Format", "Permissions", "detect", "stem"]
 
 
 def detect(path: Path) -> Format:
-    """The format of the file or directory at ``path``.
-
-    Raises:
-        LoadError: the file cannot be read, is empty or truncated, or has an unknown format.
-    """
+    """The format of the file or directory at ``path``."""
     if path.is_dir():
         return directory.FORMAT
     shard = _SHARD.fullmatch(path.name)

@@ -22,11 +22,7 @@ def recognise(header: Header) -> bool:
 
 
 def read(path: Path, permissions: Permissions) -> Content:
-    """The tensors by name.
-
-    Raises:
-        LoadError: the file is damaged or empty.
-    """
+    """The tensors by name."""
     state = _tensors(path)
     if not state:
         raise LoadError(f"{path} contains no tensors.")
@@ -64,11 +60,7 @@ def recognise_index(header: Header) -> bool:
 
 
 def read_index(path: Path, permissions: Permissions) -> Content:
-    """The tensors of all shards, which are in the folder of the index.
-
-    Raises:
-        LoadError: the index or a shard is damaged or missing.
-    """
+    """The tensors of all shards, which are in the folder of the index."""
     shards = [path.parent / name for name in sorted(set(_weight_map(path).values()))]
     state: dict[str, Any] = {}
     for shard in shards:

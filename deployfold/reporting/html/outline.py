@@ -36,11 +36,7 @@ class Outline:
 
 
 def read_outline(path: Path) -> Outline:
-    """Read the graph of an ONNX file, without its weights.
-
-    Raises:
-        UsageError: it cannot be read as ONNX.
-    """
+    """Read the graph of an ONNX file, without its weights; another file is a ``UsageError``."""
     try:
         graph = read_graph(path)
     except Exception as error:

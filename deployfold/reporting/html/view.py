@@ -49,12 +49,10 @@ class View:
         decision: the chart of latency against accuracy; ``equal`` says whether it has the band of
             rows that differ by rounding alone.
         unmeasured: the rows without a latency, by the reason.
-        chosen: the index of the row to take.
         layers: for each quantised row its chart and its table.
         engines: the precision that each layer of a quantised engine got.
         times: the time of each module, for each row whose layers were timed.
         untimed: why the layers of the other rows have no times, where that was asked for.
-        sections: the titles of the sections, by their ids.
     """
 
     report: Report
