@@ -77,7 +77,7 @@ def artifacts_of(
             notes=row.notes, quantization=row.quantization, engine_layers=row.engine_layers,
         )  # fmt: skip
         path = None if row.artifact is None else directory / row.artifact
-        if row is report.baseline:
+        if row is report.rows[0]:
             try:
                 runner = original(report, inputs, opener.settings)
                 chosen_rows.append(replace(artifact, runner=runner))

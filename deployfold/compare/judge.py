@@ -105,7 +105,7 @@ def _compare_row(
 ) -> list[Change]:
     found = []
     if old.latency is not None and new.latency is None:
-        why = f"no longer measured: {new.not_measured or 'no reason was recorded'}"
+        why = f"no longer measured: {new.not_measured or text.NO_REASON}"
         found.append(_lost(new, why, tolerances))
     for metric in metrics_of((old, new)):
         tolerance = tolerance_for(tolerances, new.name, metric.key)

@@ -101,20 +101,7 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
     def __call__(self, *arguments: Any, **options: Any) -> NoReturn:
         _refuse(self.name)
 
-    def __bool__(self) -> NoReturn:
-        _refuse(self.name)
-
-    def __len__(self) -> NoReturn:
-        _refuse(self.name)
-
-    def __iter__(self) -> NoReturn:
-        _refuse(self.name)
-
-    def __contains__(self, item: object) -> NoReturn:
-        _refuse(self.name)
-
-    def __getitem__(self, index: Any) -> NoReturn:
-        _refuse(self.name)
+    __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__
 
 
 def stand_ins(names: Sequence[str], mappings: set[str]) -> list[tuple[type, str]]:

@@ -25,12 +25,12 @@ from contextlib import contextmanager
 
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore
+from deployfold.reporting.intervals import MIN_FOR_INTERVAL
 from deployfold.runtimes.inputs import batch_of
 from deployfold.runtimes.protocol import Inputs, Runner
 
 from .measurements import MeasurementInterrupted, Measurements
 from .session import Session
-from .stats import MIN_FOR_INTERVAL
 from .timed_runner import TimedRunner
 
 

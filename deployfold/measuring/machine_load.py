@@ -28,15 +28,6 @@ class Contention:
     others: float
     cpus: int
 
-    def threads_that_fit(self) -> int:
-        """The number of threads that would have had a CPU each nearly all the time; at least 1."""
-        return max(1, int(self.cpus - self.others + SLACK))
-
-
-SLACK = 0.25
-"""Others usually take up to a quarter of a CPU: an editor, a browser, the terminal with our
-progress bar."""
-
 
 @dataclass(frozen=True)
 class _Clock:

@@ -27,7 +27,7 @@ def latency_of(
         own: the interval of the rounds' medians.
     """
     median, p90, p95, p99 = percentiles(samples)
-    found = doubts(evidence)
+    found, device = doubts(evidence), evidence.device
     return Latency(
         median_ms=median,
         p90_ms=p90,
@@ -39,8 +39,8 @@ def latency_of(
         stable=not found,
         note="; ".join(one.text for one in found) or None,
         doubts=tuple(one.kind for one in found),
-        h2d_ms=evidence.h2d_ms,
-        d2h_ms=evidence.d2h_ms,
+        h2d_ms=None if device is None else device.h2d_ms,
+        d2h_ms=None if device is None else device.d2h_ms,
         # The median of pooled calls can lie outside the interval of the rounds' medians.
         median_low_ms=min(own.low, median),
         median_high_ms=max(own.high, median),

@@ -172,8 +172,7 @@ class Session:
         if row is self._baseline:
             speedup = Interval(1.0, 1.0, 1.0)
         evidence = self._evidence(row, coefficient_of_variation(samples), interval)
-        device = row.device_times()
-        graph = None if device is None else device.graph
+        graph = None if evidence.device is None else evidence.device.graph
         return Measured(
             row.name,
             latency_of(
@@ -221,9 +220,6 @@ class Session:
             threads=self.threads,
             preemptions=row.preemptions_per_second(),
             contention=self.contention,
-            compute_ms=None if device is None else device.compute_ms,
-            h2d_ms=None if device is None else device.h2d_ms,
-            d2h_ms=None if device is None else device.d2h_ms,
-            enqueue_ms=None if device is None else device.enqueue_ms,
+            device=device,
             gpu=None if device is None else self.gpu,
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deployfold.reporting.conditions import SLACK, fitting_threads
+from deployfold.reporting.intervals import MIN_FOR_INTERVAL
 from deployfold.reporting.row import GpuState
+from deployfold.runtimes.times import DeviceTimes
 
-from .machine_load import SLACK, Contention
-from .stats import MIN_FOR_INTERVAL, Interval
+from .machine_load import Contention
+from .stats import Interval
 
 MAX_VARIATION = 0.025
 """The coefficient of variation (standard deviation over mean) above which a CPU row is unstable."""
@@ -35,7 +38,7 @@ class Evidence:
         converged: whether the measurement reached its goal before the time limit.
         preemptions: involuntary context switches per second during the calls.
         contention: the CPU time of other programs meanwhile; ``None`` if unknown.
-        compute_ms, h2d_ms, d2h_ms, enqueue_ms: medians of a GPU row; ``None`` on the CPU.
+        device: the medians of a GPU row; ``None`` on the CPU.
     """
 
     variation: float
@@ -45,10 +48,7 @@ class Evidence:
     threads: int
     preemptions: float = 0.0
     contention: Contention | None = None
-    compute_ms: float | None = None
-    h2d_ms: float | None = None
-    d2h_ms: float | None = None
-    enqueue_ms: float | None = None
+    device: DeviceTimes | None = None
     gpu: GpuState | None = None
 
 
@@ -70,8 +70,8 @@ def doubts(row: Evidence) -> tuple[Doubt, ...]:
             f" (at least {MIN_FOR_INTERVAL}); allow more time with --max-seconds"
         )
         found.append(Doubt("rounds", text))
-    found.extend(_contended(row) if row.compute_ms is None else _gpu(row))
-    limit = MAX_VARIATION if row.compute_ms is None else MAX_GPU_VARIATION
+    found.extend(_contended(row) if row.device is None else _gpu(row.device, row.gpu))
+    limit = MAX_VARIATION if row.device is None else MAX_GPU_VARIATION
     if row.variation > limit:
         text = f"coefficient of variation {_percent(row.variation)}, above {_percent(limit)}"
         found.append(Doubt("variation", text))
@@ -98,7 +98,7 @@ def _contended(row: Evidence) -> list[Doubt]:
     if row.threads == 1:
         text = f"{others} and interrupted it {row.preemptions:.0f} times per second; close them"
         return [Doubt("contended", text)]
-    fit = taken.threads_that_fit()
+    fit = fitting_threads(taken.cpus, taken.others)
     text = (
         f"{others}, so its {row.threads} threads waited for each other"
         f" ({row.preemptions:.0f} interruptions per second); close them, or use --threads {fit}"
@@ -106,20 +106,17 @@ def _contended(row: Evidence) -> list[Doubt]:
     return [Doubt("contended", text)]
 
 
-def _gpu(row: Evidence) -> list[Doubt]:
-    compute = row.compute_ms or 0.0
+def _gpu(times: DeviceTimes, gpu: GpuState | None) -> list[Doubt]:
     found = []
-    if row.enqueue_ms is not None and row.enqueue_ms > ENQUEUE_SHARE * compute:
+    if times.enqueue_ms is not None and times.enqueue_ms > ENQUEUE_SHARE * times.compute_ms:
         text = "launch-bound: the CPU launches no faster than the GPU computes"
         found.append(Doubt("launch", text))
-    if row.h2d_ms is not None and row.h2d_ms >= compute:
-        text = "transfer-bound: copying the inputs takes as long as computing"
-        found.append(Doubt("transfer", text))
-    if row.d2h_ms is not None and row.d2h_ms >= compute:
-        text = "transfer-bound: copying the outputs takes as long as computing"
-        found.append(Doubt("transfer", text))
-    if row.gpu is not None and row.gpu.throttled_by:
-        text = f"the GPU is throttled by {' and '.join(row.gpu.throttled_by)}"
+    for copied, ms in (("inputs", times.h2d_ms), ("outputs", times.d2h_ms)):
+        if ms >= times.compute_ms:
+            text = f"transfer-bound: copying the {copied} takes as long as computing"
+            found.append(Doubt("transfer", text))
+    if gpu is not None and gpu.throttled_by:
+        text = f"the GPU is throttled by {' and '.join(gpu.throttled_by)}"
         found.append(Doubt("throttled", text))
     return found
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deployfold.reporting.intervals import MIN_FOR_INTERVAL
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
-MIN_FOR_INTERVAL = 6
-"""Least number of values for a 95 % interval of the median. All n values lie on one side of the
-true median with probability 2 / 2^n. For n < 6 this exceeds 5 %, so even the interval from the
-least to the greatest value is too narrow."""
-
 
 WINDOWED_FROM = 30
 """Least number of values for autocorrelations at single lags; with fewer, they are mostly noise."""

@@ -6,6 +6,14 @@ from pydantic import Field
 
 from .fields import Count, Frozen, Number
 
+SLACK = 0.25
+"""CPUs that other programs usually take: an editor, a browser, the terminal with a progress bar."""
+
+
+def fitting_threads(cpus: int, others: float) -> int:
+    """The threads that have a CPU each nearly all the time beside other programs; at least 1."""
+    return max(1, int(cpus - others + SLACK))
+
 
 class Source(Frozen):
     """The model that came in. ``sha256`` and ``bytes`` are of the file; ``None`` without one."""

@@ -73,9 +73,11 @@ def cold_start_grid(report: Report) -> Grid | None:
         rows.append(
             (
                 title,
-                _milliseconds(cold.load_ms),
-                _milliseconds(cold.first_ms),
-                Cell(text.milliseconds(cold.total_ms), _best(cold.total_ms, totals)),
+                *(
+                    Cell(text.NOTHING if one is None else text.digits(one))
+                    for one in (cold.load_ms, cold.first_ms)
+                ),
+                Cell(text.digits(cold.total_ms), _best(cold.total_ms, totals)),
                 Cell(text.size(cold.peak_bytes), _best(cold.peak_bytes, peaks)),
             )
         )
@@ -194,7 +196,7 @@ def _point(point: BatchPoint | None, best: float | None, reasons: dict[str, int]
         return Cell(text.NOTHING, Mark.ABSENT)
     if point.throughput is None:
         return _absent(point.not_measured, reasons)
-    written = ("" if point.stable else "~") + text.rate(point.throughput)
+    written = ("" if point.stable else "~") + text.digits(point.throughput)
     return Cell(written, Mark.BEST if best is not None and point.throughput == best else Mark.PLAIN)
 
 
@@ -206,10 +208,6 @@ def _saturation(points: Sequence[BatchPoint]) -> str:
     return f"still rising at {batch}" if batch == greatest else f"batch {batch}"
 
 
-def _milliseconds(value: float | None) -> Cell:
-    return Cell(text.NOTHING if value is None else text.milliseconds(value))
-
-
 def _best(value: float | None, values: Sequence[float]) -> Mark:
     if value is None:
         return Mark.ABSENT
@@ -218,13 +216,10 @@ def _best(value: float | None, values: Sequence[float]) -> Mark:
 
 def _absent(why: str | None, reasons: dict[str, int]) -> Cell:
     """A cell without a value, with the number of the reason."""
-    why = text.clean(why or "no reason was recorded")
-    return Cell(text.NOTHING, Mark.ABSENT, _mark(reasons.setdefault(why, len(reasons) + 1)))
+    why = text.clean(why or text.NO_REASON)
+    mark = text.superscript(reasons.setdefault(why, len(reasons) + 1))
+    return Cell(text.NOTHING, Mark.ABSENT, mark)
 
 
 def _reasons(reasons: dict[str, int]) -> list[str]:
-    return [f"{_mark(number)} {reason}" for reason, number in reasons.items()]
-
-
-def _mark(number: int) -> str:
-    return str(number).translate(text.SUPERSCRIPTS)
+    return [f"{text.superscript(number)} {reason}" for reason, number in reasons.items()]

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from deployfold.util.grouping import grouped
 
 from . import text
+from .conditions import SLACK, fitting_threads
+from .intervals import MIN_FOR_INTERVAL
 from .report import Report
 from .row import Latency, Row
 
-FEW_ROUNDS = 6
-"""Fewer rounds have no 95 % interval of their median."""
 ENOUGH_ROUNDS = 30
 """Fewer rounds hardly show whether successive ones are alike. Under an autocorrelation of 0.6 the
 intervals of 6 rounds hold the true value in 88 % of runs, of 15 in 89 %, of 30 in 99 %
 (``tests/benchmarks/interval_coverage.py``)."""
-BUSY = 0.25
-"""CPUs that other programs may keep busy before a note says so."""
 MOST = 6
 """Footnotes that a row has at most."""
 _GOOD_GOVERNORS = {"performance"}
@@ -41,7 +39,7 @@ class Footnotes:
 
     def mark(self, numbers: tuple[int, ...]) -> str:
         """The superscript of some notes: ``¹``, or ``¹ ²``."""
-        return " ".join(str(number).translate(text.SUPERSCRIPTS) for number in numbers)
+        return " ".join(map(text.superscript, numbers))
 
 
 def footnotes(report: Report) -> Footnotes:
@@ -55,7 +53,7 @@ def footnotes(report: Report) -> Footnotes:
     others: dict[str, tuple[int, ...]] = {}
     for row in report.rows:
         if row.latency is None:
-            why[row.name] = number(row.not_measured or "no reason was recorded")
+            why[row.name] = number(row.not_measured or text.NO_REASON)
         notes = _limited([*row.notes, *_of_row(row)])
         others[row.name] = tuple(dict.fromkeys(number(note) for note in notes))
     return Footnotes(tuple(order), why, others, tuple(_plain(report)))
@@ -159,7 +157,7 @@ def _why(rows: Sequence[Row]) -> str:
         return latencies[0].note or ""
     parts = []
     rounds = min(one.rounds for one in latencies)
-    if rounds < FEW_ROUNDS:
+    if rounds < MIN_FOR_INTERVAL:
         plural = "" if rounds == 1 else "s"
         parts.append(f"{rounds} round{plural}, too few for an interval")
     variations = [one.variation for one in latencies if one.variation is not None]
@@ -175,7 +173,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     steps = []
     others = max((one.other_cpus or 0.0 for one in latencies), default=0.0)
     said = len(latencies) == 1 and "contended" in latencies[0].doubts
-    if others > BUSY and environment.cpus and not said:
+    if others > SLACK and environment.cpus and not said:
         steps.append(_crowded(others, environment.cpus, environment.threads))
     governor = environment.governor
     if governor and not set(governor.split(", ")) <= _GOOD_GOVERNORS:
@@ -190,10 +188,10 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
 
 
 def _crowded(others: float, cpus: int, threads: int) -> str:
-    fit = max(1, int(cpus - others + BUSY))
+    fit = fitting_threads(cpus, others)
     fewer = f", or use --threads {fit}" if threads > fit else ""
     return f"Other programs kept {others:.1f} of {cpus} CPUs busy: close them{fewer}."
 
 
 def _short(latency: Latency) -> bool:
-    return latency.rounds < FEW_ROUNDS or "time" in latency.doubts
+    return latency.rounds < MIN_FOR_INTERVAL or "time" in latency.doubts

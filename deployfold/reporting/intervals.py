@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float]
 
+MIN_FOR_INTERVAL = 6
+"""Least number of values for a 95 % interval of the median. All n values lie on one side of the
+true median with probability 2 / 2^n. For n < 6 this exceeds 5 %, so even the interval from the
+least to the greatest value is too narrow."""
+
 
 def settled_speedup(row: Row) -> Speedup | None:
     """The speed-up, where there were rounds enough for an interval."""

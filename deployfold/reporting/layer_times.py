@@ -69,14 +69,14 @@ def _grid(row: Row, times: LayerTimes, everything: bool) -> Grid:
         rows.append((Cell(name, Mark.ABSENT), Cell(""), *_time(rest, total)))
     converting = [layer for layer in times.layers if layer.kind in CONVERSIONS]
     notes = [
-        f"{len(times.layers)} layers, {text.milliseconds(total)} ms: medians of {times.calls} "
+        f"{len(times.layers)} layers, {text.digits(total)} ms: medians of {times.calls} "
         "profiled calls, which are slower than usual ones"
     ]
     if converting:
         part = sum(layer.ms for layer in converting)
         notes.append(
             f"Conversions of layout, place or precision: {len(converting)} layers, "
-            f"{text.milliseconds(part)} ms, {text.percent(part / total if total else 0.0)}"
+            f"{text.digits(part)} ms, {text.percent(part / total if total else 0.0)}"
         )
     return Grid(
         f"{text.clean(row.title)}: time by module",
@@ -97,7 +97,7 @@ def _by_module(layers: Sequence[TimedLayer]) -> list[tuple[str, list[TimedLayer]
 
 def _time(layers: Sequence[TimedLayer], total: float) -> tuple[Cell, Cell]:
     ms = sum(layer.ms for layer in layers)
-    return Cell(text.milliseconds(ms)), Cell(text.percent(ms / total if total else 0.0))
+    return Cell(text.digits(ms)), Cell(text.percent(ms / total if total else 0.0))
 
 
 def write_layer_times(report: Report, directory: Path) -> list[Path]:

@@ -38,9 +38,9 @@ def recommend(report: Report) -> Recommendation:
         return Recommendation(None, "The report has no artifacts.")
     baseline = report.rows[0]
     if not any(row.latency for row in report.rows):
-        reason = baseline.not_measured or report.rows[-1].not_measured or "no reason was recorded"
+        reason = baseline.not_measured or report.rows[-1].not_measured or text.NO_REASON
         return Recommendation(None, text.sentence(f"No latency was measured: {reason}"))
-    candidates = [row for row in report.rows[1:] if is_candidate(row, baseline)]
+    candidates = [row for row in report.rows[1:] if faster(row) and accurate(row, baseline)]
     if not candidates:
         first = text.clean(baseline.title)
         if any(settled_speedup(row) for row in report.rows[1:]):
@@ -52,11 +52,6 @@ def recommend(report: Report) -> Recommendation:
         )
     row = max(candidates, key=lambda one: METRICS["speedup"].read(one) or 0.0)
     return Recommendation(row, describe(row, baseline))
-
-
-def is_candidate(row: Row, baseline: Row) -> bool:
-    """The row meets the three conditions in this module's description."""
-    return faster(row) and accurate(row, baseline)
 
 
 def accurate(row: Row, baseline: Row) -> bool:
@@ -125,6 +120,6 @@ def not_measured(report: Report) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in report.rows:
         if row.latency is None:
-            reason = text.clean(row.not_measured or "no reason was recorded")
+            reason = text.clean(row.not_measured or text.NO_REASON)
             found.setdefault(reason, []).append(row)
     return found

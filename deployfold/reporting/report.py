@@ -100,11 +100,6 @@ class Report(Frozen):
     options: dict[str, Any] | None = None
     chosen: Chosen | None = None
 
-    @property
-    def baseline(self) -> Row | None:
-        """The row that all others are compared with."""
-        return self.rows[0] if self.rows else None
-
     def to_json(self) -> str:
         """The JSON text of the report, indented, with a final newline.
 

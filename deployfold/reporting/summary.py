@@ -101,7 +101,7 @@ def _saturation(rows: tuple[Row, ...]) -> list[Line]:
     if best is None:
         return []
     rate, batch, row = best
-    value = f"{text.rate(rate)} samples/s, {text.clean(row.title)} at batch {batch}"
+    value = f"{text.digits(rate)} samples/s, {text.clean(row.title)} at batch {batch}"
     return [Line("peak", value)]
 
 

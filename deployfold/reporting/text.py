@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from .row import GpuState, Latency, Speedup
 
 NOTHING = "–"
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+NO_REASON = "no reason was recorded"
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def superscript(number: int) -> str:
+    """The mark of a footnote: ``¹²`` for 12."""
+    return str(number).translate(_SUPERSCRIPTS)
 
 
 def clean(text: str) -> str:
@@ -36,11 +42,6 @@ def sentence(text: str) -> str:
     return f"{clean(text).rstrip('.')}."
 
 
-def exact(count: int | None) -> str:
-    """``25,557,032``."""
-    return NOTHING if count is None else f"{count:,}"
-
-
 def short(count: int | None) -> str:
     """``25.56 M``: four significant digits with a decimal prefix."""
     if count is None:
@@ -61,13 +62,8 @@ def size(count: int | None) -> str:
     return f"{count} B"
 
 
-def milliseconds(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits or more, no unit: ``0.0512``, ``3.14``, ``45.3``, ``1,204``."""
-    return _significant(value, 3)
-
-
-def rate(value: float) -> str:
-    """Samples per second, three significant digits or more."""
     return _significant(value, 3)
 
 
@@ -141,8 +137,8 @@ def gpu_time(latency: Latency) -> str | None:
     graph = latency.graph
     launched = "" if graph is None else f", {cuda_graph(graph.used, graph.reason)}"
     return (
-        f"GPU time by CUDA events{launched}; the copies take {milliseconds(latency.h2d_ms)} ms in"
-        f" and {milliseconds(latency.d2h_ms)} ms out"
+        f"GPU time by CUDA events{launched}; the copies take {digits(latency.h2d_ms)} ms in"
+        f" and {digits(latency.d2h_ms)} ms out"
     )
 
 

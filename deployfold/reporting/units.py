@@ -42,13 +42,15 @@ def _count(value: float) -> str:
 
 
 MILLISECONDS = Unit(
-    lambda value: f"{text.milliseconds(value)} ms",
-    text.milliseconds,
+    lambda value: f"{text.digits(value)} ms",
+    text.digits,
     {"ms": 1.0, "us": 1e-3, "s": 1e3},
 )
 BYTES = Unit(_size, _size, {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9})
 COUNT = Unit(_count, _count, {"": 1.0})
-SAMPLES_PER_SECOND = Unit(lambda value: f"{text.rate(value)}/s", text.rate, {"": 1.0, "/s": 1.0})
+SAMPLES_PER_SECOND = Unit(
+    lambda value: f"{text.digits(value)}/s", text.digits, {"": 1.0, "/s": 1.0}
+)
 TIMES = Unit(
     lambda value: f"{text.ratio(value)}×", lambda value: f"{text.ratio(value)}×", {"": 1.0}
 )

@@ -12,6 +12,7 @@ import pytest
 
 from deployfold.measuring import machine_load
 from deployfold.measuring.machine_load import Contention, CpuWatch
+from deployfold.reporting.conditions import fitting_threads
 
 TICKS = 100
 
@@ -70,7 +71,7 @@ def test_a_rounding_of_ticks_is_not_less_than_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("others", "fit"), [(0.0, 2), (0.2, 2), (0.3, 1), (1.0, 1), (2.0, 1)])
 def test_threads_that_fit_beside_others(others: float, fit: int) -> None:
-    assert Contention(others, 2).threads_that_fit() == fit
+    assert fitting_threads(2, others) == fit
 
 
 def test_the_governor_of_every_cpu(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from deployfold.errors import MeasureError
 from deployfold.events import Event, StageProgress
 from deployfold.measuring.latency import measure
 from deployfold.measuring.measurements import Measured, MeasurementInterrupted, Measurements
-from deployfold.measuring.stats import MIN_FOR_INTERVAL
+from deployfold.reporting.intervals import MIN_FOR_INTERVAL
 from deployfold.reporting.row import Speedup
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import DeviceTimes

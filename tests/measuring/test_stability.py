@@ -10,20 +10,26 @@ from deployfold.measuring.machine_load import Contention
 from deployfold.measuring.stability import Evidence, doubts
 from deployfold.measuring.stats import Interval
 from deployfold.reporting.row import GpuState
+from deployfold.runtimes.times import DeviceTimes
 
 STABLE = Evidence(
     variation=0.02, interval=Interval(10.0, 9.9, 10.1), rounds=40, converged=True, threads=2
 )
-GPU = dataclasses.replace(STABLE, variation=0.005, compute_ms=2.0, h2d_ms=0.1, d2h_ms=0.1)
+TIMES = DeviceTimes(compute_ms=2.0, h2d_ms=0.1, d2h_ms=0.1)
+GPU = dataclasses.replace(STABLE, variation=0.005, device=TIMES)
 
 
 def reason(row: Evidence, **changes: object) -> str:
     return "; ".join(one.text for one in doubts(dataclasses.replace(row, **changes)))  # type: ignore[arg-type]
 
 
+def timed(**changes: float) -> DeviceTimes:
+    return dataclasses.replace(TIMES, **changes)
+
+
 def test_a_calm_row_has_no_doubts() -> None:
     assert doubts(STABLE) == ()
-    assert doubts(dataclasses.replace(GPU, enqueue_ms=1.0)) == ()
+    assert doubts(dataclasses.replace(GPU, device=timed(enqueue_ms=1.0))) == ()
 
 
 def test_variation_and_width() -> None:
@@ -58,9 +64,9 @@ def test_two_threads_beside_a_busy_program() -> None:
 
 def test_a_gpu_row_is_judged_by_the_gpus_clock() -> None:
     assert reason(GPU, variation=0.012) == "coefficient of variation 1.2 %, above 1 %"
-    assert "launch-bound" in reason(GPU, enqueue_ms=1.61)
-    assert "inputs" in reason(GPU, h2d_ms=2.0)
-    assert "outputs" in reason(GPU, d2h_ms=2.0)
+    assert "launch-bound" in reason(GPU, device=timed(enqueue_ms=1.61))
+    assert "inputs" in reason(GPU, device=timed(h2d_ms=2.0))
+    assert "outputs" in reason(GPU, device=timed(d2h_ms=2.0))
     held = GpuState(throttled_by=("the power limit",))
     assert reason(GPU, gpu=held) == "the GPU is throttled by the power limit"
     assert reason(GPU, contention=Contention(2.0, 2), preemptions=500.0) == ""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deployfold.errors import MeasureError
 from deployfold.finish import reference
-from deployfold.measuring.stats import MIN_FOR_INTERVAL, median_interval, percentiles
+from deployfold.measuring.stats import median_interval, percentiles
+from deployfold.reporting.intervals import MIN_FOR_INTERVAL
 from deployfold.runtimes.protocol import Step
 from deployfold.util.numerics import RunningDifference
 

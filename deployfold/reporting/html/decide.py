@@ -149,10 +149,10 @@ def _mark(svg: Element, row: Row, y: float, most: float, largest: int, kind: str
 def _tip(row: Row) -> str:
     """The text that a mouse over the mark shows."""
     bounds = latency_interval(row)
-    median = text.milliseconds(_median(row))
+    median = text.digits(_median(row))
     interval = ""
     if bounds is not None:
-        low, high = map(text.milliseconds, bounds)
+        low, high = map(text.digits, bounds)
         interval = f" [{low}, {high}]"
     size = f", {text.size(row.bytes)}" if row.bytes else ""
     return f"{row.title}: {median}{interval} ms{size}"

@@ -98,7 +98,7 @@ def _lines(summary: QuantizationSummary) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for layer in summary.layers:
         if layer.precision != summary.precision:
-            key = (layer.precision, text.clean(layer.reason or "no reason was recorded"))
+            key = (layer.precision, text.clean(layer.reason or text.NO_REASON))
             reasons.setdefault(key, []).append(text.clean(layer.name))
     lines += [
         f"{len(names)} in {precision}: {first_few(names)} ({reason})."

@@ -66,8 +66,8 @@ def stage_strips(report: Report) -> Strips | None:
 
 def _latencies(name: str, marks: Sequence[float], most: float) -> Strip:
     at = [percent(min(1.0, mark / most)) for mark in marks]
-    median = text.milliseconds(marks[_MEDIAN])
-    low, high = text.milliseconds(marks[_LOW]), text.milliseconds(marks[_HIGH])
+    median = text.digits(marks[_MEDIAN])
+    low, high = text.digits(marks[_LOW]), text.digits(marks[_HIGH])
     svg = drawing(f"{name}: median {median} ms, 90 % of calls from {low} to {high} ms", _HEIGHT)
     add(svg, "line", x1=at[_LOW], x2=at[_HIGH], y1=11, y2=11, class_="whisker")
     width = percent((marks[_Q3] - marks[_Q1]) / most)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-
-from markupsafe import Markup
+from types import SimpleNamespace
 
 from deployfold.reporting import text
-from deployfold.reporting.comparison import Cell, comparison
+from deployfold.reporting.comparison import comparison
 from deployfold.reporting.details import (
-    Grid,
     cold_start_grid,
     engine_grids,
     layer_grids,
     sweep_grid,
 )
-from deployfold.reporting.footnotes import Footnotes, footnotes
+from deployfold.reporting.footnotes import footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
-from deployfold.reporting.recommendation import Recommendation, not_measured, outputs, recommend
+from deployfold.reporting.recommendation import not_measured, outputs, recommend
 from deployfold.reporting.report import Report
 from deployfold.reporting.row import Row
-from deployfold.reporting.summary import Line, summary_lines
+from deployfold.reporting.summary import summary_lines
 
 from .decide import decision_chart, drawn_rows
-from .fold_map import OPEN, Group, fold_map
-from .layers import LayerChart, layer_charts
+from .fold_map import OPEN, fold_map
+from .layers import layer_charts
 from .outline import Outline
-from .spread import Strips, latency_strips, stage_strips
+from .spread import latency_strips, stage_strips
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "tensorrt")
 """The packages that a build depends on, in the order of the command."""
@@ -41,55 +39,17 @@ class Unmeasured:
     facts: str
 
 
-@dataclass(frozen=True)
-class View:
+def view(report: Report, outline: Outline | None) -> SimpleNamespace:
     """The parts of one report's page; ``None`` or empty where there is nothing to show.
 
-    Attributes:
-        decision: the chart of latency against accuracy; ``equal`` says whether it has the band of
-            rows that differ by rounding alone.
-        unmeasured: the rows without a latency, by the reason.
-        layers: for each quantised row its chart and its table.
-        engines: the precision that each layer of a quantised engine got.
-        times: the time of each module, for each row whose layers were timed.
-        untimed: why the layers of the other rows have no times, where that was asked for.
+    ``equal`` says whether the chart has the band of rows that differ by rounding alone, ``chosen``
+    is the index of the row to take, and ``sections`` has the titles by their ids.
     """
-
-    report: Report
-    choice: Recommendation
-    decision: Markup | None
-    equal: bool
-    unmeasured: dict[str, list[Unmeasured]]
-    headers: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    chosen: int | None
-    notes: Footnotes
-    lines: list[Line]
-    latencies: Strips | None
-    grids: list[Grid]
-    fold_map: Group | None
-    fold_open: bool
-    layers: list[tuple[LayerChart, Grid]]
-    engines: list[Grid]
-    times: list[Grid]
-    untimed: list[str]
-    outline: Outline | None
-    stages: Strips | None
-    environment: dict[str, str]
-    install: str
-    command: str | None
-    json: str
-    sections: dict[str, str]
-
-
-def view(report: Report, outline: Outline | None) -> View:
-    """Everything that the page shows of a report."""
     choice, notes = recommend(report), footnotes(report)
     shown = comparison(report, notes).columns
     decision = decision_chart(report, choice.row)
     fold = report.fold if report.fold and (report.fold.folded or report.fold.left) else None
-    found = View(
+    found = SimpleNamespace(
         report=report,
         choice=choice,
         decision=decision,
@@ -115,9 +75,8 @@ def view(report: Report, outline: Outline | None) -> View:
         install=_install_command(report),
         command=_build_command(report),
         json=report.to_json(),
-        sections={},
     )
-    found.sections.update(_sections(found))
+    found.sections = _sections(found)
     return found
 
 
@@ -157,7 +116,7 @@ def _environment(report: Report) -> dict[str, str]:
     return {label: text.clean(value) for label, value in parts.items() if value}
 
 
-def _sections(found: View) -> dict[str, str]:
+def _sections(found: SimpleNamespace) -> dict[str, str]:
     grids = {grid.title.replace(" ", "-").replace("/", "-"): grid.title for grid in found.grids}
     titles = {
         "artifacts": ("Artifacts", found.rows),
