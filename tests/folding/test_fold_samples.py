@@ -259,12 +259,30 @@ def turns(pieces) -> int:
     return count
 
 
+def halvings(x) -> int:
+    size, count = x.shape[-1], 0
+    while size > 30:
+        size //= 2
+        count += 1
+    return count
+
+
+def chosen(x) -> bool:
+    choices = [False, True]
+    return choices[x.shape[-1] // 64]
+
+
 PLAIN = {
     "a length": lambda x: len(x) > 3,
     "an integer": lambda x: int(x.shape[-1] * 1.5) > 60,
     "a logarithm": lambda x: math.log2(x.shape[-1]) > 5,
     "a range": lambda x: [i for i in range(x.shape[-1]) if i > 60],
     "text": lambda x: {"40": True}.get(str(x.shape[-1])),
+    "text by %": lambda x: "%d" % x.shape[-1] == "40",  # noqa: UP031
+    "joined text": lambda x: "x".join(map(str, x.shape[2:])) == "40x40",
+    "a hash": lambda x: hash(x.shape[-1]) == 40,
+    "turns of a loop": lambda x: halvings(x) > 1,
+    "an item of a list": chosen,
     "bytes": lambda x: x.stride(1) > 3000,
     "an argument": lambda x: at_least(int(x.shape[-1]), 60),
     "a result": lambda x: turns([tile + 1 for tile in tiles(x)]) > 6,
@@ -285,6 +303,13 @@ def caught(x) -> bool:
         return bool(x.narrow(3, 60, 1).shape)
     except (IndexError, RuntimeError):
         return False
+
+
+def test_a_branch_in_a_function_without_source_is_noted():
+    names: dict = {}
+    exec("def condition(x):\n    return True if x.stride(1) > 3000 else False", names)
+    result = fold(branching(names["condition"]), (torch.randn(1, 4, 20, 20),))
+    assert "branches on a number computed from sizes (<string>:1)" in result.notes[-1]
 
 
 @pytest.mark.parametrize("branch", PLAIN)

@@ -11,6 +11,7 @@ import torch
 from fold_nets import Net, folded, outputs_of, randomise, reason
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from deployfold.errors import FoldError
 from deployfold.folding import attempts as fold_attempts
@@ -213,6 +214,26 @@ def test_hooks_are_respected(place, kind):
 
 def _ignore(*arguments: object) -> None:
     return None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda norm: bool(norm._forward_hooks),
+        lambda norm: torch.is_inference_mode_enabled(),
+        lambda norm: _get_current_dispatch_mode() is not None,
+    ],
+    ids=["hooks", "inference mode", "dispatch mode"],
+)
+def test_a_forward_that_behaves_while_it_is_traced_is_noticed(asked):
+    """A failed proof is not blamed on the rounding of a model that magnifies none."""
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if asked(self.norm) else self.norm(y) + y
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    folded(model, image(), gone=0, left=1)
 
 
 def test_hook_that_changes_the_output_is_part_of_the_dataflow():

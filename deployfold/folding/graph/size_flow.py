@@ -96,15 +96,16 @@ class Flow:
         self._loops = {
             inner: loop
             for loop in self.nodes
-            if isinstance(loop, ast.For)
+            if isinstance(loop, (ast.For, ast.While))
             for inner in body_of(loop)
         }
         self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
         self._local = {item.name: item for item in self._functions[1:] if hasattr(item, "name")}
-        self._lambdas = {
+        self.literals = {  # lambdas, lists and tuples that have a name
             ast.unparse(item.targets[0]): item.value
             for item in self.nodes
-            if isinstance(item, ast.Assign) and isinstance(item.value, ast.Lambda)
+            if isinstance(item, ast.Assign)
+            and isinstance(item.value, (ast.Lambda, ast.List, ast.Tuple))
         }
 
     def follow(self) -> None:
@@ -188,6 +189,8 @@ class Flow:
     def _in_hidden_loop(self, node: ast.AST) -> bool:
         """Whether ``node`` runs in a loop whose number of turns is computed from sizes."""
         loop = self._loops.get(node)
+        if isinstance(loop, ast.While):
+            return bool(self.kind(loop.test))
         return loop is not None and bool(self.items(loop.iter) & HIDDEN)
 
     # Expressions.
@@ -223,6 +226,8 @@ class Flow:
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             return kind | (Kind.PIECES if kind & HIDDEN else Kind.OTHER)
         if isinstance(node, ast.BinOp) and kind:
+            if _is_text(node.left):
+                return Kind.PLAIN
             if isinstance(node.op, ast.Add) and ast.Constant in (type(node.left), type(node.right)):
                 return kind & ~Kind.LESS
             less = isinstance(node.op, (ast.Sub, ast.FloorDiv, ast.Div, ast.Mod, ast.RShift))
@@ -244,6 +249,8 @@ class Flow:
         name = called.id if isinstance(called, ast.Name) else ""
         if isinstance(called, ast.Attribute):
             name, owner = called.attr, called.value
+            if _is_text(owner):
+                return Kind.PLAIN if union(map(self.kind, node.args)) else Kind.OTHER
             if name in SPLITS and (self.splits(node) or any(self.kind(one) for one in node.args)):
                 return Kind.PIECES
             of = self.kind(owner)
@@ -274,8 +281,9 @@ class Flow:
     ) -> Kind:
         """The kind of the result of a function whose source is at hand."""
         given = [self.kind(argument) for argument in arguments]
-        local = self._lambdas.get(ast.unparse(called)) or self._local.get(ast.unparse(called))
-        if local is not None:
+        name = ast.unparse(called)
+        local = self.literals.get(name) or self._local.get(name)
+        if isinstance(local, _Functions):
             for parameter, kind in zip(local.args.args, given, strict=False):
                 self._set(ast.Name(parameter.arg), kind)
             return union(map(self.kind, returned_by(local)))
@@ -296,3 +304,7 @@ class Flow:
             named |= dict.fromkeys(reader.code.co_varnames[rest : rest + 1], more | Kind.PIECES)
         flow = self._flows.flow(reader, named, self._deep - 1)
         return Kind.OTHER if flow is None else union(map(flow.kind, flow._returned))
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Callable, Iterable
 from enum import IntFlag
 
@@ -24,9 +25,10 @@ PLAIN_SIZES = frozenset({"stride", "nbytes"})
 WATCHED = frozenset(
     "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
 )
-PLAIN = frozenset(
-    "arange as_tensor bool enumerate float format int len range repr set str tensor zip".split()
-)
+SILENT = frozenset("isinstance hasattr callable type print slice super".split())
+"""Functions whose results tell nothing of the sizes that they get."""
+_KEEPING = frozenset("all any dict getattr iter next pow setattr".split())
+PLAIN = {"arange", "as_tensor", "tensor", *vars(builtins)} - WATCHED - SILENT - _KEEPING
 HOLD_PIECES = frozenset(
     "list tuple set reversed sorted enumerate zip iter dict deque items keys values".split()
 )
@@ -34,8 +36,6 @@ SPLITS = frozenset(
     """split chunk unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk
     split_with_sizes""".split()
 )
-SILENT = frozenset("isinstance hasattr callable type print slice super".split())
-"""Functions whose results tell nothing of the sizes that they get."""
 MODULES = frozenset({"math", "np", "numpy", "torch"})
 
 
@@ -61,7 +61,7 @@ def returned_by(function: ast.AST) -> list[ast.expr]:
     ]
 
 
-def body_of(loop: ast.For) -> list[ast.AST]:
+def body_of(loop: ast.For | ast.While) -> list[ast.AST]:
     """Every node in the body of a loop."""
     return [inner for statement in loop.body for inner in ast.walk(statement)]
 

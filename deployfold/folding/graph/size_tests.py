@@ -51,7 +51,8 @@ def _tests(flow: Flow) -> Iterator[tuple[str, bool]]:
 
 def _branches(code: CodeType) -> bool:
     """Whether a function branches, for a function without source."""
-    return any("JUMP_IF" in opname[one] for one in code.co_code[::2])
+    names = {opname[one] for one in code.co_code[::2]}
+    return any("JUMP" in name and "_IF_" in name for name in names)
 
 
 def _tested(node: ast.AST) -> list[ast.expr]:
@@ -76,7 +77,8 @@ def _tested(node: ast.AST) -> list[ast.expr]:
 def _chooses(flow: Flow, node: ast.AST) -> bool:
     """Whether a number chooses one of several modules, or whether an item is there to be read."""
     if isinstance(node, ast.Subscript):
-        several = isinstance(node.value, (ast.List, ast.Tuple))
+        place = flow.literals.get(ast.unparse(node.value), node.value)
+        several = isinstance(place, (ast.List, ast.Tuple)) and bool(place.elts)
         several = several or flow.reader.holds_several(node.value)
         return several and bool(flow.kind(node.slice) & (HIDDEN | Kind.WATCHED))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

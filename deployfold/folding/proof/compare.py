@@ -112,7 +112,7 @@ def run_model(model: nn.Module, inputs: tuple[Any, ...], *, random: bool = True)
     """
     arguments = map_tensors(inputs, torch.clone)
     seeds = Seeded() if random else nullcontext()
-    with torch.inference_mode(), seeds, _FrozenBuffers(model):
+    with torch.no_grad(), seeds, _FrozenBuffers(model):
         result = model(*arguments)
     outputs = list(tensors_in(result))
     if not outputs:

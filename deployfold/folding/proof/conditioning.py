@@ -43,7 +43,7 @@ _MARGIN = 100.0
 
 def first_departure(
     original: nn.Module, plan: Plan, inputs: tuple[Any, ...], tolerance: float
-) -> str | None:
+) -> tuple[str | None, float]:
     """Find the first module that folding changes by more than the model's conditioning allows.
 
     The modules are compared in float64, in the order in which they finish.
@@ -52,8 +52,9 @@ def first_departure(
         tolerance: the relative difference that is always allowed.
 
     Returns:
-        A module's path, ``the output`` for the model itself, or ``None``. If the model does not
-        compute the same twice, the path of the first module that does not.
+        A module's path, ``the output`` for the model itself, or ``None``; and how far the model's
+        conditioning allows folding to move its output. If the model does not compute the same
+        twice, the path is that of the first module that does not.
     """
     wide = double_inputs(inputs)
     reference = copy_modules(original, share_parameters=False).double()
@@ -61,7 +62,10 @@ def first_departure(
     again = _module_outputs(reference, wide)
     for path, outputs in expected.items():
         if path not in again or difference(outputs, again[path]).relative > tolerance:
-            return path or "the output"  # the module differs from itself, so no proof is possible
+            return (
+                path or "the output",
+                tolerance,
+            )  # the module differs from itself, so no proof is possible
     moved = dict.fromkeys(expected, 0.0)
     for seed in range(_TRIALS):
         shaken = _module_outputs(perturb(reference, seed), wide)
@@ -72,15 +76,13 @@ def first_departure(
             else:
                 moved[path] = float("inf")
     actual = _module_outputs(apply(plan, reference), wide)
+    limits = {path: max(tolerance, _MARGIN * distance) for path, distance in moved.items()}
     for path, outputs in expected.items():
-        limit = max(tolerance, _MARGIN * moved[path])
-        if path not in actual or difference(outputs, actual[path]).relative <= limit:
+        if path not in actual or difference(outputs, actual[path]).relative <= limits[path]:
             continue
-        if not path:
-            return "the output"
-        if not all(map(_is_affine_image, outputs, actual[path])):
-            return path
-    return None
+        if not path or not all(map(_is_affine_image, outputs, actual[path])):
+            return path or "the output", limits[""]
+    return None, limits[""]
 
 
 def _is_affine_image(before: Tensor, after: Tensor) -> bool:
