@@ -139,7 +139,7 @@ def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner
     path = getattr(model.module, "path", None)
     if model.kind == "onnx" and path == Path(source.path):  # not a copy that takes raw frames
         return ONNX_RUNTIME.open(path, settings)
-    return EagerRunner(model.module, device=settings.device, cuda_graph=settings.engine.cuda_graph)
+    return EagerRunner(model.module, device=settings.device, cuda_graph=settings.cuda_graph)
 
 
 def _changed(source: Source) -> bool:

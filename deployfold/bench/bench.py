@@ -27,7 +27,6 @@ from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.select import selected_names
 from deployfold.runtimes.device_choice import resolve_device
 from deployfold.runtimes.settings import RunSettings
-from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.scoring import Scoring, find_metrics
 from deployfold.util.files import sha256
@@ -51,7 +50,8 @@ def bench(
     metrics: tuple[str, ...] = (),
     cold_start: bool = False,
     layers: bool = False,
-    engines: RunOptions | None = None,
+    cuda_graph: bool = True,
+    runtime_cache: Path | None = None,
     providers: tuple[str, ...] = (),
     device: str = "auto",
     tf32: bool = True,
@@ -103,7 +103,8 @@ def bench(
         threads=threads or default_threads(),
         device=resolve_device(device),
         tf32=tf32,
-        engine=engines or RunOptions(),
+        cuda_graph=cuda_graph,
+        runtime_cache=runtime_cache,
         trust=trust,
         allow_globals=allow_globals,
     )

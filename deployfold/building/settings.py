@@ -6,7 +6,6 @@ from deployfold.config.build_spec import BuildSpec
 from deployfold.measuring.environment import default_threads
 from deployfold.runtimes import RunSettings
 from deployfold.runtimes.device_choice import resolve_device
-from deployfold.runtimes.tensorrt_library import RunOptions
 
 
 def run_settings(spec: BuildSpec) -> RunSettings:
@@ -19,6 +18,6 @@ def run_settings(spec: BuildSpec) -> RunSettings:
         threads=spec.threads or default_threads(),
         device=resolve_device(spec.device),
         tf32=spec.options.tf32,
-        engine=RunOptions(cuda_graph=spec.cuda_graph),
+        cuda_graph=spec.cuda_graph,
         trust=True,
     )

@@ -27,7 +27,6 @@ from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tail_name import head_reference, tail_name
 from deployfold.runtimes.tensorrt import TensorRTRunner
-from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import AUTO
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
@@ -166,8 +165,8 @@ def _run(row: Row, path: Path, request: EngineRequest, kit: Kit, how: _How) -> R
     """The row of an engine after it ran on the reference inputs, with latency and accuracy."""
     started, emit = time.monotonic(), how.emit
     # The native code in a version-compatible engine is trusted, because this run built it.
-    options = RunOptions(how.cuda_graph, allow_host_code=request.options.version_compatible)
-    runner = TensorRTRunner(path, RunSettings(engine=options))  # without a tail
+    settings = RunSettings(cuda_graph=how.cuda_graph, trust=request.options.version_compatible)
+    runner = TensorRTRunner(path, settings)  # without a tail
     inputs = tuple(kit.inputs.values())
     emit(StageStarted("measure", path.name))
     try:

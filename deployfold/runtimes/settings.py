@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
-from .tensorrt_library import RunOptions
+from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,11 @@ class RunSettings:
             the runtime's default device.
         tf32: whether every runtime may round fp32 to TF32 on a GPU.
         provider: an execution provider of ONNX Runtime, in the form of ``--provider``.
-        trust: whether the file may run its own code, because its author is trusted.
+        cuda_graph: launch the work of a call as one CUDA graph, if it can be captured.
+        runtime_cache: a directory where TensorRT-RTX keeps the kernels that it compiles when an
+            engine first runs, one file per engine. TensorRT compiles no kernels at run time.
+        trust: whether the file may run its own code, because its author is trusted: Python,
+            native code, or the lean runtime in a version-compatible engine.
         allow_globals: classes that a pickled module may use, besides those of known packages.
     """
 
@@ -24,11 +27,7 @@ class RunSettings:
     device: str | None = None
     tf32: bool = True
     provider: str | None = None
-    engine: RunOptions = field(default_factory=RunOptions)
+    cuda_graph: bool = True
+    runtime_cache: Path | None = None
     trust: bool = False
     allow_globals: tuple[str, ...] = ()
-
-    @property
-    def engine_options(self) -> RunOptions:
-        """The options for running engines; a trusted engine may run the code that it contains."""
-        return replace(self.engine, allow_host_code=self.engine.allow_host_code or self.trust)

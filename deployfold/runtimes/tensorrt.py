@@ -38,10 +38,6 @@ class TensorRTRunner:
     """Runs an engine file with its sidecar ``<engine>.json``, which names the library.
 
     The runner has one set of buffers: a step uses the inputs of the latest ``prepare`` or ``run``.
-
-    Args:
-        settings: ``engine`` has the options of the run. ``trust`` lets a version-compatible engine
-            run the lean runtime that it contains, as ``engine.allow_host_code`` does.
     """
 
     key: str | None = "tensorrt"
@@ -80,7 +76,7 @@ class TensorRTRunner:
             raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
         if self.settings.device == CPU:
             raise MeasureError("engines run on a GPU, but the rows of this table run on the CPU")
-        self._runner = EngineRunner(self._path, self._cuda, self.settings.engine_options)
+        self._runner = EngineRunner(self._path, self._cuda, self.settings)
         self._runner.load()
 
     def prepare(self, inputs: Inputs) -> Step:
@@ -115,8 +111,7 @@ class TensorRTRunner:
         The engine is loaded once more, because a CUDA graph hides its layers.
         """
         self._loaded()
-        options = replace(self.settings.engine_options, cuda_graph=False)
-        plain = TensorRTRunner(self._path, replace(self.settings, engine=options))
+        plain = TensorRTRunner(self._path, replace(self.settings, cuda_graph=False))
         plain.load()
         try:
             return plain._bind(inputs).profile(calls)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from deployfold.compiling.tensorrt.network import DTYPES
 from deployfold.errors import MeasureError
-from deployfold.runtimes.tensorrt_library import CudaGraph, RunOptions, select_profile
+from deployfold.runtimes.tensorrt_library import CudaGraph, select_profile
 
 from .cuda import Buffer, Cuda
 from .failures import as_measure_error
 from .layer_times import Profile
+from .settings import RunSettings
 from .tensorrt_file import numpy_dtype, plain
 from .tensorrt_load import LoadedEngine, load_engine
 from .tensorrt_profile import profile_engine
@@ -37,10 +38,10 @@ class EngineRunner:
     once as a CUDA graph and launches that graph. TensorRT-RTX captures the graph itself.
     """
 
-    def __init__(self, path: Path, cuda: Cuda, options: RunOptions | None = None) -> None:
+    def __init__(self, path: Path, cuda: Cuda, settings: RunSettings | None = None) -> None:
         self._path = path
         self._cuda = cuda
-        self._options = options or RunOptions()
+        self._settings = settings or RunSettings()
         self._loaded: LoadedEngine | None = None
         self._engine: Any = None
         self._context: Any = None
@@ -54,7 +55,7 @@ class EngineRunner:
 
     def load(self) -> None:
         """Load the engine."""
-        self.take(load_engine(self._path, self._cuda.compute_capability, self._options))
+        self.take(load_engine(self._path, self._cuda.compute_capability, self._settings))
 
     def take(self, loaded: LoadedEngine) -> None:
         """Use ``loaded``, which :meth:`close` then closes."""
@@ -177,7 +178,7 @@ class EngineRunner:
         """
         self._copy_in()
         self._enqueue_and_wait()
-        if not self._options.cuda_graph:
+        if not self._settings.cuda_graph:
             self.cuda_graph = CudaGraph(False, "--no-cuda-graph")
         elif self._loaded is not None and self._loaded.context.captures:
             self.cuda_graph = self._loaded.context.graph(self._stream)

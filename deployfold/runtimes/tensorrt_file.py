@@ -34,12 +34,8 @@ class OpenEngine:
     engine: Any
 
 
-def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> OpenEngine:
-    """Read the engine at ``path`` on the current device.
-
-    Args:
-        host_code: let a version-compatible engine run the lean runtime that it contains.
-    """
+def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> OpenEngine:
+    """Read the engine at ``path`` on the current device; see :attr:`.RunSettings.trust`."""
     name = path.name
     sidecar = whole_sidecar(path)
     trt = import_library(sidecar["library"], MeasureError)
@@ -49,7 +45,7 @@ def open_engine(path: Path, capability: tuple[int, int], *, host_code: bool) -> 
     log = collecting_logger(trt, messages)
     with as_measure_error(f"{name} cannot be loaded"):
         runtime = trt.Runtime(log)
-        if host_code:
+        if trust:
             runtime.engine_host_code_allowed = True
         content = path.read_bytes()
         engine = runtime.deserialize_cuda_engine(content)

@@ -5,30 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployfold.config.optimization_profiles import within
 from deployfold.util.files import write_bytes
 
+if TYPE_CHECKING:
+    from .settings import RunSettings
+
 Bounds = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 """An optimization profile: min, opt and max shape of each input, by name."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options for running an engine.
-
-    Attributes:
-        cuda_graph: launch the engine's work as one CUDA graph, if it can be captured.
-        runtime_cache: a directory where TensorRT-RTX keeps the kernels that it compiles when an
-            engine first runs, one file per engine. TensorRT compiles no kernels at run time.
-        allow_host_code: let a version-compatible engine run the lean runtime that it contains. The
-            lean runtime is native code, so the engine's author must be trusted.
-    """
-
-    cuda_graph: bool = True
-    runtime_cache: Path | None = None
-    allow_host_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ class Context:
             write_bytes(self.cache_file, bytes(memoryview(runtime_cache.serialize())))
 
 
-def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) -> Context:
+def create_context(trt: Any, engine: Any, settings: RunSettings, cache_name: str) -> Context:
     """An execution context for ``engine``, with the runtime options of TensorRT-RTX if it has any.
 
     ``EAGER`` compiles the kernels for the bound shapes before the first run. Otherwise,
@@ -84,17 +70,17 @@ def create_context(trt: Any, engine: Any, options: RunOptions, cache_name: str) 
     runtime_config = engine.create_runtime_config()
     specialization = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     runtime_config.dynamic_shapes_kernel_specialization_strategy = specialization
-    if options.cuda_graph:
+    if settings.cuda_graph:
         runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     runtime_cache, path = None, None
-    if options.runtime_cache is not None:
-        path = options.runtime_cache / cache_name
+    if settings.runtime_cache is not None:
+        path = settings.runtime_cache / cache_name
         runtime_cache = runtime_config.create_runtime_cache()
         if path.is_file() and not runtime_cache.deserialize(path.read_bytes()):
             runtime_cache.reset()  # the file is from another version or driver
         runtime_config.set_runtime_cache(runtime_cache)
     context = engine.create_execution_context(runtime_config)
-    return Context(context, options.cuda_graph, runtime_cache, path)
+    return Context(context, settings.cuda_graph, runtime_cache, path)
 
 
 def stream_weights(engine: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from deployfold.compiling.sidecar import weight_stripped
 from deployfold.errors import MeasureError
-from deployfold.runtimes.tensorrt_library import Context, RunOptions, create_context, stream_weights
+from deployfold.runtimes.tensorrt_library import Context, create_context, stream_weights
 from deployfold.targets.compute_capability import sm_name
 
 from .failures import as_measure_error
+from .settings import RunSettings
 from .tensorrt_file import OpenEngine, because, whole_sidecar
 from .tensorrt_refit import onnx_with_weights, with_weights
 
@@ -36,17 +37,17 @@ class LoadedEngine(OpenEngine):
             self.runtime = None
 
 
-def load_engine(path: Path, capability: tuple[int, int], options: RunOptions) -> LoadedEngine:
+def load_engine(path: Path, capability: tuple[int, int], settings: RunSettings) -> LoadedEngine:
     """Load the engine at ``path`` on the current device, whose compute capability is given.
 
     A weight-stripped engine gets its weights first; see :func:`.tensorrt_refit.with_weights`.
     """
-    opened = with_weights(path, capability, host_code=options.allow_host_code)
+    opened = with_weights(path, capability, trust=settings.trust)
     name, trt, engine = path.name, opened.library, opened.engine
     with as_measure_error(f"{name} cannot be loaded"):
         stream_weights(engine)
         cache = f"{name}-{trt.__version__}-{sm_name(capability)}.cache"
-        made = create_context(trt, engine, options, cache)
+        made = create_context(trt, engine, settings, cache)
         if made.context is None:
             raise MeasureError(f"{name} has no execution context{because(opened.messages)}.")
     return LoadedEngine(**vars(opened), context=made)

@@ -32,7 +32,7 @@ _NAMED = 3
 """Missing weights that an error names."""
 
 
-def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, host_code: bool) -> None:
+def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, trust: bool) -> None:
     """Write a copy of an engine with the weights of ``onnx``, and its sidecar.
 
     Args:
@@ -45,7 +45,7 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, host_code: b
         MeasureError: the engine does not load here, or the weights are not its own.
     """
     sidecar = check_refittable(path, onnx)
-    opened = open_engine(path, cuda.compute_capability, host_code=host_code)
+    opened = open_engine(path, cuda.compute_capability, trust=trust)
     refit(opened, onnx)
     keep(opened, sidecar, onnx, onnx_sha256(onnx), output)
 
@@ -63,7 +63,7 @@ def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
     return sidecar
 
 
-def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) -> OpenEngine:
+def with_weights(path: Path, capability: tuple[int, int], *, trust: bool) -> OpenEngine:
     """Open an engine; one without weights gets those of the ONNX that it was built from.
 
     The engine with its weights is kept as ``NAME.refitted.engine`` where the folder can be written,
@@ -71,7 +71,7 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
     """
     sidecar = whole_sidecar(path)
     if not weight_stripped(sidecar):
-        return open_engine(path, capability, host_code=host_code)
+        return open_engine(path, capability, trust=trust)
     kept = refitted_path(path)
     if kept.is_file() and sidecar_path(kept).is_file():
         found = read_sidecar(kept)
@@ -79,7 +79,7 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
             found.get(ours) == sidecar.get(theirs)
             for ours, theirs in (("refitted_from", "sha256"), ("onnx_sha256", "onnx_sha256"))
         ):
-            return open_engine(kept, capability, host_code=host_code)
+            return open_engine(kept, capability, trust=trust)
     onnx = onnx_with_weights(sidecar, path)
     digest = onnx_sha256(onnx)
     if isinstance(sidecar.get("onnx_sha256"), str) and digest != sidecar["onnx_sha256"]:
@@ -87,7 +87,7 @@ def with_weights(path: Path, capability: tuple[int, int], *, host_code: bool) ->
             f"{path.name} has no weights, and {onnx.name} is not the file it was built from.",
             hint=f"To take other weights: deployfold refit {path.name} --weights {onnx.name}",
         )
-    opened = open_engine(path, capability, host_code=host_code)
+    opened = open_engine(path, capability, trust=trust)
     refit(opened, onnx)
     with suppress(UsageError):  # a folder that cannot be written costs the time of the next refit
         keep(opened, sidecar, onnx, digest, kept)

@@ -98,8 +98,7 @@ class TorchFileRunner(TorchRunner):
 
     def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
         self.settings = settings or RunSettings(trust=True)
-        graph = self.settings.engine.cuda_graph
-        super().__init__(path.name, self.settings.device, cuda_graph=graph)
+        super().__init__(path.name, self.settings.device, cuda_graph=self.settings.cuda_graph)
         self._path = path
         self._ready = False
 

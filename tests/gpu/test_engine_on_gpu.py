@@ -33,7 +33,6 @@ from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt import TensorRTRunner
 from deployfold.runtimes.tensorrt_engine import EngineRunner
-from deployfold.runtimes.tensorrt_library import RunOptions
 from deployfold.targets.catalogue import normalise
 from deployfold.targets.libraries import Library
 from deployfold.targets.machine import Machine
@@ -149,9 +148,7 @@ def test_a_cuda_graph_computes_what_single_launches_do(
     build: Build, gpu_net: GpuNet, library: Library, graph: bool
 ) -> None:
     made = build(library, Precision.FP16)
-    with closing(
-        TensorRTRunner(made.path, RunSettings(engine=RunOptions(cuda_graph=graph)))
-    ) as runner:
+    with closing(TensorRTRunner(made.path, RunSettings(cuda_graph=graph))) as runner:
         runner.load()
         for batch, seed in ((2, 2), (2, 12), (5, 5), (2, 22)):
             data = make_data(seed)[:batch]
@@ -161,7 +158,7 @@ def test_a_cuda_graph_computes_what_single_launches_do(
         if library == "tensorrt" or not graph:
             assert runner.cuda_graph.used is graph
     found = measure(
-        {"engine": TensorRTRunner(made.path, RunSettings(engine=RunOptions(cuda_graph=graph)))},
+        {"engine": TensorRTRunner(made.path, RunSettings(cuda_graph=graph))},
         (make_data(8),),
         max_seconds=2.0,
     )
@@ -175,7 +172,7 @@ def test_tensorrt_rtx_keeps_the_kernels_that_it_compiled(
     build: Build, gpu_net: GpuNet, tmp_path: Path
 ) -> None:
     made, data = build("tensorrt_rtx", Precision.FP16), make_data(2)
-    options = RunSettings(engine=RunOptions(runtime_cache=tmp_path / "cache"))
+    options = RunSettings(runtime_cache=tmp_path / "cache")
     for _ in range(2):
         with closing(TensorRTRunner(made.path, options)) as runner:
             runner.load()

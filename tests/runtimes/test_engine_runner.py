@@ -12,16 +12,17 @@ from copying_engine import CopyingContext, CopyingEngine
 
 from deployfold.errors import MeasureError
 from deployfold.runtimes.cuda import Cuda
+from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_engine import EngineRunner
 from deployfold.runtimes.tensorrt_file import numpy_dtype
-from deployfold.runtimes.tensorrt_library import Context, RunOptions
+from deployfold.runtimes.tensorrt_library import Context
 from deployfold.runtimes.tensorrt_load import LoadedEngine
 
 
 def runner_of(
     cuda: Cuda, context: CopyingContext, *, graph: bool = True, location: str = "DEVICE"
 ) -> EngineRunner:
-    runner = EngineRunner(Path("net.engine"), cuda, RunOptions(cuda_graph=graph))
+    runner = EngineRunner(Path("net.engine"), cuda, RunSettings(cuda_graph=graph))
     engine = CopyingEngine(location)
     runner.take(LoadedEngine(None, ["the last error"], None, None, engine, Context(context)))
     return runner

@@ -22,7 +22,7 @@ from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.onnxruntime import OnnxRuntimeRunner
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tensorrt_engine import EngineRunner
-from deployfold.runtimes.tensorrt_library import Context, RunOptions
+from deployfold.runtimes.tensorrt_library import Context
 from deployfold.runtimes.tensorrt_load import LoadedEngine
 
 IMAGE = torch.zeros(1, 8, 8, 8)
@@ -99,7 +99,7 @@ class InspectedEngine(CopyingEngine):
 @pytest.fixture
 def profiled(library: str) -> Any:
     cuda = Cuda(library)
-    runner = EngineRunner(Path("net.engine"), cuda, RunOptions(cuda_graph=False))
+    runner = EngineRunner(Path("net.engine"), cuda, RunSettings(cuda_graph=False))
     context = ProfiledContext(cuda)
     runner.take(LoadedEngine(tensorrt_rtx, [], None, None, InspectedEngine(), Context(context)))
     yield runner, context

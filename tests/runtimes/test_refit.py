@@ -76,7 +76,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The engines that were opened, in their order."""
     paths: list[Path] = []
 
-    def open_engine(path: Path, capability: Any, *, host_code: bool) -> OpenEngine:
+    def open_engine(path: Path, capability: Any, *, trust: bool) -> OpenEngine:
         paths.append(path)
         return OpenEngine(LIBRARY, [], None, None, Engine())
 
@@ -100,16 +100,16 @@ def test_a_stripped_engine_gets_its_weights_and_the_result_is_kept(
     tmp_path: Path, opened: list[Path]
 ) -> None:
     path = make_engine(tmp_path, strip_plan=True)
-    engine = with_weights(path, (8, 9), host_code=False).engine
+    engine = with_weights(path, (8, 9), trust=False).engine
     kept = tmp_path / "net.refitted.engine"
     assert engine.weights == b"weights"
     assert kept.read_bytes() == b"plan with weights"
     assert not weight_stripped(read_sidecar(kept))
-    with_weights(path, (8, 9), host_code=False)
+    with_weights(path, (8, 9), trust=False)
     assert opened == [path, kept], "the second start opens what was kept"
 
     make_engine(tmp_path, b"newer", strip_plan=True)
-    assert with_weights(path, (8, 9), host_code=False).engine.weights == b"newer"
+    assert with_weights(path, (8, 9), trust=False).engine.weights == b"newer"
 
 
 def test_other_weights_than_those_of_the_build_are_never_taken_unasked(
@@ -118,9 +118,9 @@ def test_other_weights_than_those_of_the_build_are_never_taken_unasked(
     path = make_engine(tmp_path, strip_plan=True)
     (tmp_path / "net.onnx").write_bytes(b"others")
     with pytest.raises(MeasureError, match=r"net\.onnx is not the file it was built from"):
-        with_weights(path, (8, 9), host_code=False)
+        with_weights(path, (8, 9), trust=False)
     assert opened == []
-    refit_file(path, tmp_path / "net.onnx", tmp_path / "new.engine", CUDA, host_code=False)
+    refit_file(path, tmp_path / "net.onnx", tmp_path / "new.engine", CUDA, trust=False)
     assert (tmp_path / "new.engine").read_bytes() == b"plan with others"
     sidecar = read_sidecar(tmp_path / "new.engine")
     assert sidecar["onnx_sha256"] == sha256(tmp_path / "net.onnx")
@@ -130,7 +130,7 @@ def test_other_weights_than_those_of_the_build_are_never_taken_unasked(
 
 def test_an_engine_with_its_weights_is_opened_as_it_is(tmp_path: Path, opened: list[Path]) -> None:
     path = make_engine(tmp_path)
-    assert with_weights(path, (8, 9), host_code=False).engine.weights == b""
+    assert with_weights(path, (8, 9), trust=False).engine.weights == b""
     assert not (tmp_path / "net.refitted.engine").exists()
 
 
@@ -146,7 +146,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_written(
 ) -> None:
     path = make_engine(tmp_path, onnx, refit=True)
     with pytest.raises(MeasureError, match=reason):
-        refit_file(path, tmp_path / "net.onnx", tmp_path / "new.engine", CUDA, host_code=False)
+        refit_file(path, tmp_path / "net.onnx", tmp_path / "new.engine", CUDA, trust=False)
     assert not (tmp_path / "new.engine").exists()
 
 

@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 from deployfold.measuring.cold_start import cold_start, opened_file
 from deployfold.runtimes import RUNTIMES, runtime_by_key, runtime_of
 from deployfold.runtimes.settings import RunSettings
-from deployfold.runtimes.tensorrt_library import RunOptions
 
 EXAMPLE = Path(__file__).parents[1] / "support" / "example_runtime"
 
@@ -64,7 +63,8 @@ def test_settings_survive_json() -> None:
     settings = RunSettings(
         threads=3,
         provider="cuda",
-        engine=RunOptions(cuda_graph=False, runtime_cache=Path("cache")),
+        cuda_graph=False,
+        runtime_cache=Path("cache"),
         trust=True,
         allow_globals=("a.B",),
     )

@@ -115,7 +115,6 @@ def bench(
 
     from deployfold.bench.bench import bench as run_bench
     from deployfold.config.inputs import InputSpec
-    from deployfold.runtimes.tensorrt_library import RunOptions
 
     report = run_bench(
         artifacts,
@@ -137,7 +136,8 @@ def bench(
         tf32=not no_tf32,
         torch_fp16=torch_fp16,
         torch_compile=torch_compile,
-        engines=RunOptions(not no_cuda_graph, runtime_cache),
+        cuda_graph=not no_cuda_graph,
+        runtime_cache=runtime_cache,
         emit=run.emit,
     )
     directory = artifacts[0] if artifacts[0].is_dir() else None

@@ -67,7 +67,7 @@ def refit(
     check_refittable(engine, weights)  # report errors before opening the GPU
     cuda = Cuda(index=gpu_index(device))
     try:
-        refit_file(engine, weights, path, cuda, host_code=trust)
+        refit_file(engine, weights, path, cuda, trust=trust)
     finally:
         cuda.close()
     run.line(f"Refitted engine: {path}")

@@ -69,12 +69,12 @@ def run(
     from deployfold.infer.artifact import run_artifact
     from deployfold.runtimes import RunSettings
     from deployfold.runtimes.device_choice import resolve_device
-    from deployfold.runtimes.tensorrt_library import RunOptions
 
     settings = RunSettings(
         provider=provider,
         device=resolve_device(device) if device != BuildSpec.device else None,
-        engine=RunOptions(not no_cuda_graph, runtime_cache),
+        cuda_graph=not no_cuda_graph,
+        runtime_cache=runtime_cache,
         trust=trust,
         allow_globals=tuple(allow_global or ()),
     )
