@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -170,3 +171,6 @@ def tensors_in(item: Any, depth: int = 0) -> Iterator[torch.Tensor]:
             yield from tensors_in(element, depth + 1)
     elif hasattr(item, "__dict__") and not isinstance(item, type):
         yield from tensors_in(vars(item), depth + 1)
+    elif is_dataclass(item) and not isinstance(item, type):  # with slots
+        for one in fields(item):
+            yield from tensors_in(getattr(item, one.name, None), depth + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import dataclass
 from types import MethodType
 
 import pytest
@@ -471,11 +472,19 @@ def test_no_running_statistics_is_left():
     assert "no running statistics" in reason(folded(model, image(), gone=0, left=1))
 
 
-@pytest.mark.parametrize("variance", [0.0, -1.0, float("nan")])
-def test_statistics_without_meaning_are_left(variance):
+@pytest.mark.parametrize(
+    ("name", "number", "why"),
+    [
+        ("running_var", 0.0, "not positive"),
+        ("running_var", -1.0, "not positive"),
+        ("running_var", float("nan"), "running_var holds inf or NaN"),
+        ("weight", float("inf"), "weight holds inf or NaN"),
+    ],
+)
+def test_statistics_without_meaning_are_left(name, number, why):
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.0)))
-    model[1].running_var[1] = variance
-    assert "inf or NaN" in reason(fold(model, (image(),)))
+    getattr(model[1], name).data[1] = number
+    assert why in reason(fold(model, (image(),)))
 
 
 def test_a_model_whose_outputs_are_nan_is_refused_with_the_cause():
@@ -484,7 +493,7 @@ def test_a_model_whose_outputs_are_nan_is_refused_with_the_cause():
     model[1].running_var[1] = -1.0
     with pytest.raises(FoldError, match="nothing can be proved") as caught:
         fold(model, (image(),))
-    assert caught.value.hint.startswith("1: its statistics give inf or NaN")
+    assert caught.value.hint.startswith("1: its running_var gives inf or NaN")
 
 
 def test_gamma_of_zero_is_fine():
@@ -501,6 +510,59 @@ def test_float16_overflow_is_an_error_with_a_way_out():
     nn.init.constant_(model[1].weight, 1.0)
     with pytest.raises(FoldError, match="float16"):
         fold(model.half(), (image().half(),))
+
+
+# Modules and results out of the ordinary.
+
+
+class CalledNorm(nn.BatchNorm2d):
+    def __call__(self, x):
+        return super().__call__(x).relu()
+
+
+def held_by_a_function() -> nn.Module:
+    norm = randomise(nn.BatchNorm2d(4))
+    return Net(lambda self, x: norm(self.conv(x)), conv=nn.Conv2d(3, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), CalledNorm(4)), "has a __call__ of its own"),
+        (held_by_a_function(), "weight is no parameter or buffer of a registered module"),
+    ],
+    ids=["its own __call__", "held by a function"],
+)
+def test_the_reason_of_an_unusual_norm_is_true(model, why):
+    assert why in reason(fold(randomise(model), (image(),)))
+
+
+@torch.jit.script
+def doubled_if_wide(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 if x.size(-1) > 1000 else x
+
+
+def test_torchscript_inside_a_model_is_left_with_a_note():
+    def forward(self, x):
+        return self.script(doubled_if_wide(self.norm(self.conv(x))))
+
+    script = torch.jit.script(randomise(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))))
+    model = Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    model = randomise(model).double()
+    model.script = script.double()
+    result = folded(model, image().double(), gone=1, left=1)
+    assert "in TorchScript" in result.notes[-1]
+    assert "doubled_if_wide" in result.notes[-1]
+
+
+def test_a_result_with_slots_is_compared():
+    @dataclass(slots=True)
+    class Result:
+        features: torch.Tensor
+
+    model = Net(lambda self, x: Result(self.norm(self.conv(x))), conv=nn.Conv2d(3, 4, 3))
+    model.norm = nn.BatchNorm2d(4)
+    folded(randomise(model), image(), gone=1)
 
 
 # What a folded model is good for.

@@ -21,6 +21,7 @@ from .arithmetic import arithmetic_layers
 from .graph import Graph, Op, Value, forward_of, has_hooks
 from .input_scaling import input_scalings
 
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
 _PLAIN_FORWARDS = frozenset({_BatchNorm.forward, nn.SyncBatchNorm.forward})
 
 
@@ -39,8 +40,8 @@ def find_affine_layers(graph: Graph, tensors: dict[str, torch.Tensor]) -> list[A
     for op in graph.ops:
         if record_of(op).batch_norm and not op.inputs[0].constant:
             key = tuple(
-                None if op[name] is None else op[name].name or id(op[name])
-                for name in ("weight", "bias", "running_mean", "running_var")
+                None if op[name] is None else op[name].name or (op.call.path, op.occurrence)
+                for name in _TENSORS
             )
             if all(name is None for name in key):  # stateless, such as F.instance_norm
                 if not isinstance(op.call.module, _BatchNorm):
@@ -80,9 +81,13 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
     if variance is None or op.arguments.get("training"):
         affine_layer.reason = "it is in training mode; call model.eval() first"
         return affine_layer
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    for name in _TENSORS:
         if op[name] is not None and op[name].name is None:
-            affine_layer.reason = f"its {name} is computed in forward"
+            affine_layer.reason = (
+                f"its {name} is computed in forward"
+                if op[name].producer is not None
+                else f"its {name} is no parameter or buffer of a registered module"
+            )
             return affine_layer
     weight, bias = (
         None if value is None else tensors[value.name] for value in (op["weight"], op["bias"])
@@ -90,8 +95,12 @@ def _batch_norm_layer(op: Op, tensors: dict[str, torch.Tensor]) -> AffineLayer:
     eps = op["eps"] if "eps" in op.arguments else op["epsilon"]
     affine_layer.affine = batch_norm(weight, bias, tensors[mean.name], tensors[variance.name], eps)
     if not affine_layer.affine.finite:
+        stored = [name for name in _TENSORS if op[name] is not None]
+        wrong = [name for name in stored if not tensors[op[name].name].isfinite().all()]
         affine_layer.reason = (
-            "its statistics give inf or NaN (a running variance that is not positive?)"
+            f"its {wrong[0]} holds inf or NaN"
+            if wrong
+            else "its running_var gives inf or NaN: plus eps it is not positive"
         )
     plain = forward_of(module) in _PLAIN_FORWARDS
     affine_layer.editable = inside and (plain or _computes_its_own(op, module, eps))
@@ -103,8 +112,9 @@ def _computes_its_own(op: Op, module: nn.Module, eps: float) -> bool:
 
     New numbers for ``weight`` and ``bias`` then have the same effect as in torch's BatchNorm.
     """
-    names = ("weight", "bias", "running_mean", "running_var")
-    own = all(op[name] is not None and op[name].name == f"{op.call.path}.{name}" for name in names)
+    own = all(
+        op[name] is not None and op[name].name == f"{op.call.path}.{name}" for name in _TENSORS
+    )
     return (
         own
         and getattr(module, "eps", None) == eps
@@ -128,6 +138,9 @@ def _plan_removal(graph: Graph, affine_layer: AffineLayer) -> None:
     module = sites[0].call.module
     if has_hooks(module):
         affine_layer.reason = "it has forward hooks"
+        return
+    if type(module).__call__ is not nn.Module.__call__:
+        affine_layer.reason = f"its class {type(module).__name__} has a __call__ of its own"
         return
     if forward_of(module) in _PLAIN_FORWARDS:
         affine_layer.removals = (Replacement(affine_layer.module_path),)

@@ -266,7 +266,12 @@ def has_hooks(module: torch.nn.Module) -> bool:
 
 
 def forward_of(module: torch.nn.Module) -> Any:
-    """The function that a call of ``module`` runs: its class's, or one set on the module itself."""
+    """The function that a call of ``module`` runs: its class's, or one set on the module itself.
+
+    TorchScript modules have none in Python.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
     return vars(module).get("forward", type(module).forward)
 
 

@@ -117,12 +117,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call = self._stack.pop()
             call.outputs = tuple(self._value(t) for t in tensors_in(result))
 
-        # Hook only the modules of this copy: torch's global hooks would also see other threads.
-        handles = []
+        handles = []  # of this copy's modules: torch's global hooks would also see other threads
         for module in self._model.modules():
-            handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            hook = module.register_forward_hook(leave, prepend=True, always_call=True)
-            handles.append(hook)
+            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                handles.append(module.register_forward_pre_hook(enter, prepend=True))
+                hook = module.register_forward_hook(leave, prepend=True, always_call=True)
+                handles.append(hook)
         try:
             yield
         finally:

@@ -11,7 +11,10 @@ from functools import lru_cache
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
+
+from .graph import forward_of
 
 
 class Reader:
@@ -74,7 +77,7 @@ class Reader:
             found = _member(owner, node.attr)
             bound = isinstance(found, (FunctionType, classmethod, property))
             if isinstance(found, nn.Module):
-                found, owner, bound = type(found).forward, found, True
+                found, owner, bound = forward_of(found), found, True
             elif isinstance(found, property):
                 found = found.fget
             elif isinstance(found, (staticmethod, classmethod)):
@@ -112,6 +115,8 @@ class Reader:
 
 def _member(owner: object, name: str) -> Any:
     """A member of an object or of its class, found without running code."""
+    if isinstance(owner, torch.jit.ScriptModule):
+        return None
     modules = vars(owner).get("_modules", {}) if isinstance(owner, nn.Module) else {}
     return modules.get(name) or inspect.getattr_static(owner, name, None)
 

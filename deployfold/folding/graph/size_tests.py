@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator, Mapping
 from opcode import opname
 from pathlib import Path
 from types import CodeType
+
+import torch
+from torch import nn
 
 from .size_flow import Flow, Flows
 from .size_kinds import HIDDEN, Kind
@@ -23,6 +27,26 @@ def tests_of(readers: Mapping[CodeType, Reader]) -> list[tuple[str, bool]]:
     """
     flows = Flows(readers).all()
     return list(dict.fromkeys(place for flow in flows for place in _tests(flow)))
+
+
+def scripted_tests(model: nn.Module) -> Iterator[str]:
+    """The TorchScript modules and functions of a model that read a size and branch, unseen."""
+    scripts: dict[str, object] = {
+        path: module.inlined_graph
+        for path, module in model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+    }
+    holders = {holder for module in model.modules() for holder in (module, type(module))}
+    functions = (item for one in holders for item in vars(one).values() if inspect.isfunction(item))
+    for function in functions:
+        for name in function.__code__.co_names:
+            item = function.__globals__.get(name)
+            if isinstance(item, torch.jit.ScriptFunction):
+                scripts[name] = item.inlined_graph
+    for name, graph in scripts.items():
+        text = str(graph)
+        if "prim::If" in text and "aten::size" in text:
+            yield f"{name} in TorchScript"
 
 
 def _tests(flow: Flow) -> Iterator[tuple[str, bool]]:

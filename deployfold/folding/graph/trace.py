@@ -31,6 +31,7 @@ from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
 from .size_kinds import SPLITS
+from .size_tests import scripted_tests
 from .sizes import Comparisons
 
 
@@ -162,7 +163,7 @@ def _record_all(
             taken=tuple(taken),
             differing=tuple(differing),
             one_sided=tuple(one_sided),
-            unfollowed=tuple(unfollowed),
+            unfollowed=(*unfollowed, *scripted_tests(shadow)),
         )
     finally:
         recorder.restore_parameters()

@@ -127,7 +127,11 @@ def _module_outputs(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list
 
         return hook
 
-    handles = [m.register_forward_hook(record(path)) for path, m in model.named_modules()]
+    handles = [
+        module.register_forward_hook(record(path))
+        for path, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+    ]
     try:
         with InFloat64():
             run_model(model, inputs)
