@@ -30,14 +30,10 @@ def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ..
         key: the user's choice, as part of a key or prefix; ``None`` chooses by the usual names.
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
-    chosen, others = _choose(whole, key, lambda fit: fit.label)
-    rivals = [fit for fit in others if not is_average(fit.label) and not _equal(fit, chosen)]
-    if key is None and _undecided([fit.label for fit in (chosen, *rivals)]):
-        sets = "; ".join(_described(fit) for fit in (chosen, *rivals))
-        raise LoadError(
-            f"The checkpoint has several sets of weights that fit, and they differ: {sets}.",
-            hint=f"Choose one: --weights {chosen.label or rivals[0].label}.",
-        )
+    chosen, others, rivals = _choose(
+        whole, key, "sets of weights that fit, and they differ", lambda fit: fit.label, _described,
+        lambda one, other: not _equal(one, other),
+    )  # fmt: skip
     notes = []
     if chosen.weights.path:
         notes.append(f"The weights are those under {chosen.weights.label!r} in the file.")
@@ -53,16 +49,10 @@ def choose_module(
     Args:
         found: the modules, each with the keys under which the checkpoint has it; at least one.
     """
-    chosen, others = _choose(found, key, lambda one: ".".join(one[0]))
-    rivals = [one for one in others if not is_average(".".join(one[0])) and _differ(one, chosen)]
-    if key is None and _undecided([".".join(path) for path, _ in (chosen, *rivals)]):
-        models = "; ".join(
-            f"{'.'.join(path)!r} ({type(one).__name__})" for path, one in (chosen, *rivals)
-        )
-        raise LoadError(
-            f"The checkpoint has several models: {models}.",
-            hint=f"Choose one: --weights {'.'.join(chosen[0])}.",
-        )
+    chosen, others, _ = _choose(
+        found, key, "models", lambda one: ".".join(one[0]),
+        lambda one: f"{'.'.join(one[0])!r} ({type(one[1]).__name__})", _differ,
+    )  # fmt: skip
     return chosen[1], unused([".".join(path) for path, _ in others], key)
 
 
@@ -95,12 +85,6 @@ def unnamed(tree: Any, module: nn.Module) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _undecided(labels: Sequence[str]) -> bool:
-    """Whether the first of several labels is not more usual than the others."""
-    first, *others = _ranks(labels)
-    return bool(others) and first >= min(others)
-
-
 def _differ(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
     """Whether two loaded modules with parameters are different models."""
     first, second = one[1], other[1]
@@ -115,14 +99,31 @@ def _differ(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
 
 
 def _choose(
-    items: Sequence[_T], key: str | None, label: Callable[[_T], str]
-) -> tuple[_T, list[_T]]:
+    items: Sequence[_T],
+    key: str | None,
+    what: str,
+    label: Callable[[_T], str],
+    describe: Callable[[_T], str],
+    differ: Callable[[_T, _T], bool],
+) -> tuple[_T, list[_T], list[_T]]:
+    """The likeliest item, the others, and those of them that differ from it and are no average.
+
+    Without a ``key``, items that differ are refused if no name is more usual than the others.
+    """
     if key is not None:
         items = _named(items, key, label)
     labels = [label(item) for item in items]
     keys = [(is_average(one), rank) for one, rank in zip(labels, _ranks(labels), strict=True)]
     ordered = [items[index] for index in sorted(range(len(items)), key=keys.__getitem__)]
-    return ordered[0], ordered[1:]
+    chosen, *others = ordered
+    rivals = [one for one in others if not is_average(label(one)) and differ(one, chosen)]
+    first, *rest = _ranks([label(one) for one in (chosen, *rivals)])
+    if key is None and rest and first >= min(rest):
+        raise LoadError(
+            f"The checkpoint has several {what}: {'; '.join(map(describe, (chosen, *rivals)))}.",
+            hint=f"Choose one: --weights {label(chosen) or label(rivals[0])}.",
+        )
+    return chosen, others, rivals
 
 
 def _named(items: Sequence[_T], key: str, label: Callable[[_T], str]) -> Sequence[_T]:

@@ -33,7 +33,7 @@ PRECISIONS = tuple(
 AUTO = "auto"
 """The ``--target`` for the GPU in the machine; see :mod:`deployfold.compiling.planning`."""
 
-_REQUIRED: dict[str, type] = {
+_KINDS: dict[str, type] = {
     "name": str,
     "title": str,
     "family": str,
@@ -42,8 +42,8 @@ _REQUIRED: dict[str, type] = {
     "precisions": list,
     "source": str,
     "memory_source": str,
+    "aliases": list,  # the only key that may be missing
 }
-_OPTIONAL: dict[str, type] = {"aliases": list}
 _HINT = "List the known GPUs with deployfold targets."
 
 
@@ -99,17 +99,14 @@ def read_target(path: Path) -> GpuTarget:
     """Read and validate one GPU profile."""
     table, _ = read_toml(path, "GPU profile")
     _check_keys(path, table)
-    return GpuTarget(
-        name=table["name"],
-        title=table["title"],
-        family=table["family"],
-        compute_capability=_capability_of(path, table["compute_capability"]),
-        memory_gib=float(table["memory_gib"]),
-        precisions=tuple(table["precisions"]),
-        source=table["source"],
-        memory_source=table["memory_source"],
-        aliases=tuple(table.get("aliases", ())),
-    )
+    text = table["compute_capability"]
+    if (capability := parse_dotted(text)) is None:
+        raise UsageError(f"{path}: 'compute_capability' must be like \"8.9\", not {text!r}.")
+    found: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in table.items()
+    }
+    found |= {"compute_capability": capability, "memory_gib": float(table["memory_gib"])}
+    return GpuTarget(**found)
 
 
 def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
@@ -180,20 +177,18 @@ def _unknown(name: str, near: Sequence[str]) -> UsageError:
 
 
 def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
-    expected = _REQUIRED | _OPTIONAL
-    for key in table.keys() - expected.keys():
-        raise UsageError(
-            f"{path}: unknown key {key!r}.", hint=f"The keys are {', '.join(expected)}."
-        )
-    for key in _REQUIRED:
-        if key not in table:
+    for key in table.keys() - _KINDS.keys():
+        raise UsageError(f"{path}: unknown key {key!r}.", hint=f"The keys are {', '.join(_KINDS)}.")
+    for key in _KINDS:
+        if key not in table and key != "aliases":
             raise UsageError(f"{path}: the key {key!r} is missing.")
     for key, value in table.items():
-        kind = expected[key]
+        kind = _KINDS[key]
         # A number in TOML may be an integer. Python counts booleans as integers, so exclude them.
         accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) or not isinstance(value, accepted):
-            raise UsageError(f"{path}: {key!r} must be a {_kind_name(kind)}, not {value!r}.")
+            name = {str: "string", float: "number", list: "list of words"}[kind]
+            raise UsageError(f"{path}: {key!r} must be a {name}, not {value!r}.")
         words = value if isinstance(value, list) else []
         if not all(isinstance(word, str) and word for word in words):
             raise UsageError(f"{path}: {key!r} must be a list of words, not {value!r}.")
@@ -210,14 +205,3 @@ def _check_keys(path: Path, table: Mapping[str, Any]) -> None:
     for key in ("source", "memory_source"):
         if not table[key].startswith("https://"):
             raise UsageError(f"{path}: {key!r} must be an https address, not {table[key]!r}.")
-
-
-def _kind_name(kind: type) -> str:
-    return {str: "string", float: "number", list: "list of words"}[kind]
-
-
-def _capability_of(path: Path, text: str) -> ComputeCapability:
-    capability = parse_dotted(text)
-    if capability is None:
-        raise UsageError(f"{path}: 'compute_capability' must be like \"8.9\", not {text!r}.")
-    return capability

@@ -20,7 +20,7 @@ from deployfold.runtimes.tensors import to_array
 from deployfold.util.seeded import Seeded
 
 from .folding import find_folds
-from .side import OUTPUT, Folds, LayerOutput, Side
+from .side import Folds, LayerOutput, Side, model_output
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -117,13 +117,9 @@ def _points(graph: Graph) -> list[LayerOutput]:
         seen[call.path] += 1
         value = call.outputs[0] if len(call.outputs) == 1 else None
         made = None if value is None else value.producer
-        if (
-            not call.path
-            or value is None
-            or made is None
-            or value.constant
-            or not value.dtype.is_floating_point
-        ):
+        if not call.path or value is None or made is None or value.constant:
+            continue
+        if not value.dtype.is_floating_point:
             continue
         which = (call.path, number, total[call.path])
         keys: list[Hashable] = [("call", *which)]
@@ -140,17 +136,8 @@ def _points(graph: Graph) -> list[LayerOutput]:
     for index, value in enumerate(graph.outputs):
         if value.dtype.is_floating_point:
             name = "output" if len(graph.outputs) == 1 else f"output {index}"
-            points.append(
-                LayerOutput(
-                    name,
-                    OUTPUT,
-                    (("output", index),),
-                    ("output", index),
-                    value,
-                    math.prod(value.shape),
-                    exact=True,
-                )
-            )
+            size = math.prod(value.shape)
+            points.append(model_output(name, index, ("output", index), value, size))
     return points
 
 

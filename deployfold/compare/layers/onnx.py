@@ -21,7 +21,7 @@ from deployfold.lowering.emulate import emulate
 from deployfold.lowering.qdq.equalise import EQUALISED_KEY
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 
-from .side import OUTPUT, Folds, LayerOutput, Side
+from .side import Folds, LayerOutput, Side, model_output
 
 Feed = Mapping[str, Array]
 Tensors = dict[str, tuple[int, ...]]
@@ -159,17 +159,7 @@ def _points(model: ir.Model) -> list[LayerOutput]:
         )
     for index, value in enumerate(model.graph.outputs):
         if value.dtype in _FLOATS and value.name and value.producer() is not None:
-            found.append(
-                LayerOutput(
-                    str(value.name),
-                    OUTPUT,
-                    (("output", index),),
-                    value.name,
-                    value,
-                    _elements(value),
-                    exact=True,
-                )
-            )
+            found.append(model_output(value.name, index, value.name, value, _elements(value)))
     return found
 
 

@@ -39,6 +39,13 @@ class LayerOutput:
     shift: float = 0.0
 
 
+def model_output(
+    name: str, index: int, handle: Hashable, tensor: Hashable, elements: int | None
+) -> LayerOutput:
+    """The point of an output of the whole model."""
+    return LayerOutput(name, OUTPUT, (("output", index),), handle, tensor, elements, exact=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Folds:
     """The differences by design of one side, because the other side has BatchNorms folded.
