@@ -26,16 +26,18 @@ from .size_kinds import (
     Kind,
     adds_numbers,
     body_of,
+    is_text,
     lines_of,
     returned_by,
     union,
 )
-from .size_readers import Reader, source_of
+from .size_readers import Reader, Use, source_of
 
 _CALLS = 5  # the most functions through which a number is followed
 
 _Names = dict[str, Kind]
 _Functions = (ast.FunctionDef, ast.Lambda)
+_LITERALS = (ast.Lambda, ast.List, ast.Tuple)
 
 
 class Flows:
@@ -93,20 +95,15 @@ class Flow:
         self._tree = source_of(reader.code)
         self.nodes = list(ast.walk(self._tree))
         self._names = dict(given)
-        self._loops = {
-            inner: loop
-            for loop in self.nodes
-            if isinstance(loop, (ast.For, ast.While))
-            for inner in body_of(loop)
-        }
+        loops = [item for item in self.nodes if isinstance(item, (ast.For, ast.While))]
+        self._loops = {inner: loop for loop in loops for inner in body_of(loop)}
         self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
-        self._local = {item.name: item for item in self._functions[1:] if hasattr(item, "name")}
-        self.literals = {  # lambdas, lists and tuples that have a name
-            ast.unparse(item.targets[0]): item.value
-            for item in self.nodes
-            if isinstance(item, ast.Assign)
-            and isinstance(item.value, (ast.Lambda, ast.List, ast.Tuple))
+        self.named: dict[str, ast.AST] = {  # functions, lists and tuples
+            item.name: item for item in self._functions[1:] if isinstance(item, ast.FunctionDef)
         }
+        for item in self.nodes:
+            if isinstance(item, ast.Assign) and isinstance(item.value, _LITERALS):
+                self.named[ast.unparse(item.targets[0])] = item.value
 
     def follow(self) -> None:
         """Find the kinds of all names."""
@@ -118,15 +115,10 @@ class Flow:
                 if isinstance(node, ast.Call):
                     self.kind(node)  # the function may test what it gets
 
-    def reads(self, node: ast.expr) -> bool:
-        """Whether ``node`` read a size."""
+    def ran(self, use: Use, node: ast.expr) -> bool:
+        """Whether ``node`` read a size, or split an axis whose length differed."""
         lines = lines_of(node)
-        return any(not one.lines.isdisjoint(lines) for one in self._inner)
-
-    def splits(self, node: ast.expr) -> bool:
-        """Whether ``node`` split an axis whose length differed between the passes."""
-        lines = lines_of(node)
-        return any(not one.splits.isdisjoint(lines) for one in self._inner)
+        return any(not one.lines[use].isdisjoint(lines) for one in self._inner)
 
     @cached_property
     def _returned(self) -> list[ast.expr]:
@@ -153,7 +145,7 @@ class Flow:
     def _assign(self, target: ast.expr, value: ast.expr) -> None:
         kind = self.kind(value)
         if isinstance(target, (ast.Tuple, ast.List)):
-            pieces = kind & Kind.PIECES or self.splits(value)
+            pieces = kind & Kind.PIECES or self.ran("split", value)
             for item in target.elts:
                 rest = Kind.PIECES | Kind.LESS if pieces and isinstance(item, ast.Starred) else 0
                 self._set(item, kind & ~Kind.PIECES | rest)
@@ -197,7 +189,7 @@ class Flow:
 
     def items(self, node: ast.expr) -> Kind:
         """The kind of what a loop runs over; a tensor is a list of its rows."""
-        return self.kind(node) | (Kind.PIECES if self.splits(node) else Kind.OTHER)
+        return self.kind(node) | (Kind.PIECES if self.ran("split", node) else Kind.OTHER)
 
     def kind(self, node: ast.AST) -> Kind:
         """What is known of an expression."""
@@ -226,7 +218,7 @@ class Flow:
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             return kind | (Kind.PIECES if kind & HIDDEN else Kind.OTHER)
         if isinstance(node, ast.BinOp) and kind:
-            if _is_text(node.left):
+            if is_text(node.left):
                 return Kind.PLAIN
             if isinstance(node.op, ast.Add) and ast.Constant in (type(node.left), type(node.right)):
                 return kind & ~Kind.LESS
@@ -235,9 +227,9 @@ class Flow:
         return kind
 
     def _attribute(self, node: ast.Attribute) -> Kind:
-        if node.attr == "shape" and self.reads(node):
+        if node.attr == "shape" and self.ran("read", node):
             return Kind.WATCHED
-        if node.attr in PLAIN_SIZES and self.reads(node):
+        if node.attr in PLAIN_SIZES and self.ran("read", node):
             return Kind.PLAIN
         if not self.reader.is_own(node):
             return Kind.OTHER
@@ -249,25 +241,26 @@ class Flow:
         name = called.id if isinstance(called, ast.Name) else ""
         if isinstance(called, ast.Attribute):
             name, owner = called.attr, called.value
-            if _is_text(owner):
+            if is_text(owner):
                 return Kind.PLAIN if union(map(self.kind, node.args)) else Kind.OTHER
-            if name in SPLITS and (self.splits(node) or any(self.kind(one) for one in node.args)):
+            sized = self.ran("split", node) or any(map(self.kind, node.args))
+            if name in SPLITS and sized:
                 return Kind.PIECES
             of = self.kind(owner)
             if of & Kind.PIECES:
                 return of if name in HOLD_PIECES else of & ~Kind.PIECES
             if of:  # a method of a number, a shape, or a tensor of sizes
                 return Kind.PLAIN
-            if name in SIZES | PLAIN_SIZES and self.reads(node):
+            if name in SIZES | PLAIN_SIZES and self.ran("read", node):
                 return Kind.WATCHED if name in SIZES else Kind.PLAIN
             if not (isinstance(owner, ast.Name) and owner.id in MODULES):
                 return self._result(called, node.args, node.keywords)
             name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
             name = "int" if owner.id == "math" and name not in WATCHED else name
-        if name == "len" and node.args and self.reads(node):
+        if name == "len" and node.args and self.ran("read", node):
             return Kind.PLAIN
         given = union(self.kind(item) for item in (*node.args, *(k.value for k in node.keywords)))
-        if name in HOLD_PIECES and (given & Kind.PIECES or (node.args and self.splits(node))):
+        if name in HOLD_PIECES and (given & Kind.PIECES or (node.args and self.ran("split", node))):
             return given | Kind.PIECES
         if given & Kind.PIECES and name == "sum" and not adds_numbers(node.args[0], self.kind):
             given &= ~Kind.PIECES  # a sum of tensors
@@ -281,8 +274,7 @@ class Flow:
     ) -> Kind:
         """The kind of the result of a function whose source is at hand."""
         given = [self.kind(argument) for argument in arguments]
-        name = ast.unparse(called)
-        local = self.literals.get(name) or self._local.get(name)
+        local = self.named.get(ast.unparse(called))
         if isinstance(local, _Functions):
             for parameter, kind in zip(local.args.args, given, strict=False):
                 self._set(ast.Name(parameter.arg), kind)
@@ -304,7 +296,3 @@ class Flow:
             named |= dict.fromkeys(reader.code.co_varnames[rest : rest + 1], more | Kind.PIECES)
         flow = self._flows.flow(reader, named, self._deep - 1)
         return Kind.OTHER if flow is None else union(map(flow.kind, flow._returned))
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)

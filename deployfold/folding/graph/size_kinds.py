@@ -71,3 +71,8 @@ def adds_numbers(node: ast.expr, kind: Callable[[ast.expr], Kind]) -> bool:
     if not isinstance(node, (ast.GeneratorExp, ast.ListComp)):
         return isinstance(node, ast.Call) and ast.unparse(node.func) == "map"
     return isinstance(node.elt, ast.Constant) or bool(kind(node.elt))
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether ``node`` is a string."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections import ChainMap
+from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FrameType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .graph import forward_of
+
+Use = Literal["read", "lookup", "split"]
 
 
 class Reader:
@@ -23,17 +25,14 @@ class Reader:
     Attributes:
         owner: the object whose method it is, such as a module; otherwise any first argument.
         own: the name of that argument.
-        lines: the lines that read a size.
-        lookups: the lines that looked a size up.
-        splits: the lines that split an axis whose length differed between the passes.
+        lines: the lines that read a size, those that looked one up, and those that split an axis
+            whose length differed between the passes.
     """
 
     def __init__(self, code: CodeType, names: Mapping[str, Any], owner: object) -> None:
         self.code, self.owner = code, owner
         self.own = (*code.co_varnames, "")[0]
-        self.lines: set[int] = set()
-        self.lookups: set[int] = set()
-        self.splits: set[int] = set()
+        self.lines: defaultdict[Use, set[int]] = defaultdict(set)
         self._globals = names
 
     @classmethod
@@ -47,7 +46,7 @@ class Reader:
     @property
     def known(self) -> int:
         """A number that grows whenever a pass adds a line."""
-        return len(self.lines | self.lookups | self.splits)
+        return sum(map(len, self.lines.values()))
 
     def is_own(self, node: ast.AST) -> bool:
         """Whether ``node`` is an attribute of the owner."""

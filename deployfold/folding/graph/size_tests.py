@@ -52,7 +52,7 @@ def scripted_tests(model: nn.Module) -> Iterator[str]:
 def _tests(flow: Flow) -> Iterator[tuple[str, bool]]:
     code = flow.reader.code
     file = Path(code.co_filename).name
-    if len(flow.nodes) == 1 and flow.reader.lines and _branches(code):
+    if len(flow.nodes) == 1 and flow.reader.lines["read"] and _branches(code):
         yield f"{file}:{code.co_firstlineno}", True
     checks = {inner for node in flow.nodes for inner in _checks_of(node)}
     for node in flow.nodes:
@@ -66,7 +66,9 @@ def _tests(flow: Flow) -> Iterator[tuple[str, bool]]:
             turns = flow.items(node.iter)
             if turns & HIDDEN and turns & Kind.LESS:  # no turn at all, at some sizes
                 yield f"{file}:{node.iter.lineno}", True
-        elif (line in flow.reader.lookups and _looks_up(flow, node)) or _chooses(flow, node):
+        elif (line in flow.reader.lines["lookup"] and _looks_up(flow, node)) or _chooses(
+            flow, node
+        ):
             yield f"{file}:{line}", True
         bounds = isinstance(node, ast.Call) and ast.unparse(node.func) in ("min", "max")
         if bounds and flow.kind(node) & Kind.PLAIN:
@@ -101,7 +103,7 @@ def _tested(node: ast.AST) -> list[ast.expr]:
 def _chooses(flow: Flow, node: ast.AST) -> bool:
     """Whether a number chooses one of several modules, or whether an item is there to be read."""
     if isinstance(node, ast.Subscript):
-        place = flow.literals.get(ast.unparse(node.value), node.value)
+        place = flow.named.get(ast.unparse(node.value), node.value)
         several = isinstance(place, (ast.List, ast.Tuple)) and bool(place.elts)
         several = several or flow.reader.holds_several(node.value)
         return several and bool(flow.kind(node.slice) & (HIDDEN | Kind.WATCHED))

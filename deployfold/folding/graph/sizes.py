@@ -14,20 +14,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from opcode import opname
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
-from .size_readers import Reader
-from .size_tests import tests_of
+from .size_lines import TORCH, SizeLines
 
-_TORCH = str(Path(torch.__file__).parent)
 _WIDE = 8
 """A larger range of numbers than the strides of layers give a rest, as in ``max(0, -size % 4)``."""
-_OWN = str(Path(__file__).parent)
-_CALLERS = 4
-"""How many calling functions are followed, beside the one that reads a size."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +77,14 @@ class Comparisons:
         self._pairs: defaultdict[tuple[Place, int], set[tuple[float, float]]] = defaultdict(set)
         self._bounds: defaultdict[Hashable, dict[float, bool]] = defaultdict(dict)
         self._turns: Counter[Hashable] = Counter()
-        self._readers: dict[CodeType, Reader] = {}
-        self._splits: Counter[tuple[CodeType, int]] = Counter()
-        self._lengths: dict[tuple[CodeType, int, int], int] = {}
-        self._known = self._passes = 0
-        self._unfollowed: dict[tuple[str, bool], None] = {}
+        self._passes = 0
+        self.lines = SizeLines()
 
     def begin(self) -> None:
         """Begin another pass."""
         self._turns.clear()
-        self._splits.clear()
         self._passes += 1
+        self.lines.begin()
 
     @property
     def any(self) -> bool:
@@ -108,11 +99,8 @@ class Comparisons:
         for (place, turn), pairs in self._pairs.items():
             varied = [len(set(numbers)) > 1 for numbers in zip(*pairs, strict=True)]
             answers = {one == other for one, other in pairs}
-            if (
-                len(answers) == 1
-                and any(varied)
-                and (not all(varied) or (bounded and True in answers))
-            ):
+            unproved = (bounded and answers == {True}) if all(varied) else any(varied)
+            if len(answers) == 1 and unproved:
                 sides.add(Side(replace(place, ordered=all(varied)), turn, 0.0))
         return sides
 
@@ -134,74 +122,11 @@ class Comparisons:
                 lines.add(place.line)
         return lines
 
-    def unfollowed(self) -> list[tuple[str, bool]]:
-        """The places that depend on plain numbers computed from sizes; see :mod:`.size_tests`."""
-        known = sum(reader.known for reader in self._readers.values())
-        if known != self._known:
-            self._known = known
-            self._unfollowed.update(dict.fromkeys(tests_of(self._readers)))
-        return list(self._unfollowed)
-
-    def note_read(self) -> None:
-        """Record the line of code outside torch that reads a size of a tensor."""
-        reader, line = self._reader_of(sys._getframe(2))
-        reader.lines.add(line)
-
-    def note_lookup(self) -> None:
-        """Record the line of code that looks up a size, as in a dictionary."""
-        reader, line = self._reader_of(sys._getframe(2))
-        reader.lookups.add(line)
-
-    def note_split(self, length: int) -> None:
-        """Record the line of code that splits an axis of this length into a number of tensors."""
-        reader, line = self._reader_of(sys._getframe(2))
-        key = (reader.code, line)
-        if self._lengths.setdefault((*key, self._splits[key]), length) != length:
-            reader.splits.add(line)
-        self._splits[key] += 1
-
-    def note_caught(self, places: list[str]) -> None:
-        """Record the places where torch raised an error that a forward caught."""
-        self._unfollowed.update(dict.fromkeys((place, True) for place in places))
-
-    def caller(self) -> list[str]:
-        """The file and line of the code that called a function of torch, if it is outside torch."""
-        frame = sys._getframe(2)
-        inside = frame.f_back is not None and frame.f_code.co_filename.startswith(_TORCH)
-        frame = frame.f_back if inside and frame.f_back else frame  # a method written in Python
-        file = Path(frame.f_code.co_filename)
-        return [] if str(file).startswith((_TORCH, _OWN)) else [f"{file.name}:{frame.f_lineno}"]
-
-    def _reader_of(self, frame: FrameType) -> tuple[Reader, int]:
-        """The function outside torch that ``frame`` runs, or is called by, and its line.
-
-        The functions that call it may get the size as its result.
-        """
-        while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _OWN)):
-            frame = frame.f_back
-        found, line = self._reader(frame), frame.f_lineno
-        callers = 0
-        while callers < _CALLERS and frame.f_back is not None:
-            frame = frame.f_back
-            file = frame.f_code.co_filename
-            if file.startswith(_OWN):  # it runs the model
-                break
-            if not file.startswith(_TORCH):
-                self._reader(frame)
-                callers += 1
-        return found, line
-
-    def _reader(self, frame: FrameType) -> Reader:
-        found = self._readers.get(frame.f_code)
-        if found is None:
-            found = self._readers[frame.f_code] = Reader.of(frame)
-        return found
-
     def note(self, size: Size | Ratio, answer: bool, other: Any, *, ordered: bool) -> None:
         """Record a comparison by the code that called the size's operator."""
         frame = sys._getframe(2)
         code = frame.f_code
-        if not code.co_filename.startswith(_TORCH):
+        if not code.co_filename.startswith(TORCH):
             line = f"{Path(code.co_filename).name}:{frame.f_lineno}"
             pair = not ordered and isinstance(other, (Size, Ratio))
             direct = pair or "CALL" not in opname[code.co_code[frame.f_lasti]]
@@ -263,7 +188,7 @@ class Size(int):
     origin: int
 
     def __hash__(self) -> int:
-        self.comparisons.note_lookup()
+        self.comparisons.lines.note("lookup")
         return int.__hash__(self)
 
 

@@ -125,7 +125,7 @@ def _record_all(
         """
         start, before, sides = recorder.begin(), len(differing), comparisons.one_sided()
         accepted = record_other(inputs)
-        changed = comparisons.unfollowed() or not sides <= comparisons.one_sided()
+        changed = comparisons.lines.unfollowed() or not sides <= comparisons.one_sided()
         if accepted and len(differing) > before and not changed:
             recorder.undo(start)
             outlines.popitem()
@@ -147,7 +147,7 @@ def _record_all(
             for of_order, sizes in zip((True, False), further, strict=True):
                 tried = iter(sizes)
                 while (
-                    comparisons.unfollowed()
+                    comparisons.lines.unfollowed()
                     or (comparisons.any and not _any_of_another_size(taken, samples[0]))
                     or any(of_order or not side.place.ordered for side in comparisons.one_sided())
                 ):
@@ -157,7 +157,7 @@ def _record_all(
                     try_size(more)
         places = [side.place for side in comparisons.one_sided()]
         one_sided = sorted({place.line for place in places if place.direct} | comparisons.hidden())
-        unfollowed = [line for line, branches in comparisons.unfollowed() if branches]
+        unfollowed = [line for line, branches in comparisons.lines.unfollowed() if branches]
         return replace(
             recorder.graph(),
             taken=tuple(taken),
@@ -185,7 +185,7 @@ def _record_pass(
         with recorder.watching_modules(), reads, recorder:
             outputs = shadow(*arguments)
         recorder.adopt_outputs(outputs)
-        comparisons.note_caught(reads.raised)
+        comparisons.lines.note_caught(reads.raised)
     except FoldError:
         raise
     except Exception as error:
@@ -218,7 +218,7 @@ class Reads(TorchFunctionMode):
         try:
             result = func(*args, **(kwargs or {}))
         except Exception:
-            self.raised += self._comparisons.caller()
+            self.raised += self._comparisons.lines.caller()
             raise
         if name == "__getitem__":
             for length, end in _cuts(*args):
@@ -227,10 +227,10 @@ class Reads(TorchFunctionMode):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
         if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
-            self._comparisons.note_read()
+            self._comparisons.lines.note("read")
         elif name in SPLITS and args and torch.is_tensor(args[0]):
             length, parts = _split(name, *args, **(kwargs or {}))
-            self._comparisons.note_split(length)
+            self._comparisons.lines.note_split(length)
             if name == "split" and type(parts) is int:
                 self._comparisons.note_bound(length, parts)
         stored = sizes and self._recorder.stores(args[0])  # the same size in every pass
