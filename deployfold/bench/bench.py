@@ -25,7 +25,7 @@ from deployfold.measuring.environment import default_threads, describe
 from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.select import selected_names
-from deployfold.runtimes.device_choice import resolve_device
+from deployfold.runtimes.device import resolve_device
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.scoring import Scoring, find_metrics

@@ -114,27 +114,25 @@ def _groups(build: Build, emit: Emit) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for artifact in build.artifacts:
         backend = artifact.runtime.triton if artifact.runtime else None
-        if backend is None:
-            emit(Note(f"{artifact.file} is left out: Triton has no backend for it.", "warning"))
-            continue
-        if (why := _unfit(build, artifact)) is not None:
-            emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
-            continue
-        name = f"{build.name}_{backend.backend}_{artifact.precision}"
+        name = f"{build.name}_{backend.backend if backend else ''}_{artifact.precision}"
         if tail_name(artifact.file) is not None:
             name += _HEAD
         before = groups[name].artifacts if name in groups else ()
         taken = {sm for one in before for sm in one.compute_capabilities}
-        if taken & set(artifact.compute_capabilities):
+        why = _unfit(build, artifact)
+        if why is None and taken & set(artifact.compute_capabilities):
             why = "Triton chooses engines by compute capability, and another engine has the same"
+        if why is not None or backend is None:
             emit(Note(f"{artifact.file} is left out: {why}.", "warning"))
-            continue
-        groups[name] = _Group(name, backend, (*before, artifact))
+        else:
+            groups[name] = _Group(name, backend, (*before, artifact))
     return list(groups.values())
 
 
 def _unfit(build: Build, artifact: Artifact) -> str | None:
     """Why Triton cannot serve an artifact; ``None`` if it can."""
+    if artifact.runtime is None or artifact.runtime.triton is None:
+        return "Triton has no backend for it"
     if artifact.runtime is not TENSORRT:
         return None
     if artifact.library != "tensorrt":

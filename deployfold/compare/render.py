@@ -31,17 +31,23 @@ _MARKS: dict[Verdict, Mark] = {
 def changes_renderable(changes: Changes, *, everything: bool = False) -> RenderableType:
     """The figures that moved, and the machines' differences; ``everything`` adds the others."""
     shown = changes.changes if everything else changes.moved
-    parts: list[RenderableType] = [
-        Text(f"old  {changes.old}", style="dim"),
-        Text(f"new  {changes.new}", style="dim"),
+    grid = _grid(shown) if shown else None
+    below, verdict = _below(changes, everything), _verdict(changes)
+    return framed((changes.old, changes.new), grid, below, verdict, passed=changes.passed)
+
+
+def framed(
+    names: tuple[str, str], grid: Grid | None, below: list[str], verdict: str, *, passed: bool
+) -> RenderableType:
+    """A comparison: the names of the old and the new, a table, lines below it, and the verdict."""
+    lines = [f"{word}  {name}" for word, name in zip(("old", "new"), names, strict=True)]
+    return Group(
+        *(Text(line, style="dim") for line in lines),
         Text(),
-    ]
-    if shown:
-        parts += [grid_table(_grid(shown)), Text()]
-    parts += [Text(line, style="dim") for line in _below(changes, everything)]
-    style = "bold green" if changes.passed else "bold red"
-    parts.append(Text(_verdict(changes), style=style))
-    return Group(*parts)
+        *((grid_table(grid), Text()) if grid else ()),
+        *(Text(line, style="dim") for line in below),
+        Text(verdict, style="bold green" if passed else "bold red"),
+    )
 
 
 def changes_markdown(changes: Changes) -> str:

@@ -17,6 +17,9 @@ from .samples import Array, Sample, SampleForm, SampleSource, text_shape
 
 _T = TypeVar("_T")
 
+SUFFIXES = (".npy", ".npz")
+"""The suffixes of NumPy's files."""
+
 _INFLATION = 50
 _SMALL = 1 << 30
 """An archive is a decompression bomb if its entries claim more than ``_SMALL`` bytes and more than

@@ -15,7 +15,7 @@ import numpy as np
 
 from deployfold.errors import UsageError, first_few
 
-from .arrays import open_arrays
+from .arrays import SUFFIXES, open_arrays
 from .boxes import Boxes, coco_labels, is_coco
 from .masks import mask_labels
 from .samples import Array, SampleSource, sample_digest
@@ -90,7 +90,7 @@ def label_digest(label: Label) -> int | str:
 
 def read_labels(path: Path) -> list[Label] | dict[str, Any]:
     """The labels in a file: arrays for :func:`labels_in`, or text for :func:`parse_labels`."""
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix in SUFFIXES:
         arrays = open_arrays(path)
         found = arrays.get("labels", next(iter(arrays.values())) if len(arrays) == 1 else None)
         if found is None:

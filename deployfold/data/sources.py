@@ -10,7 +10,7 @@ from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.errors import UsageError
 
-from .arrays import array_source, open_arrays
+from .arrays import SUFFIXES, array_source, open_arrays
 from .images import image_source
 from .labels import labels_in
 from .objects import function_source, tensor_source
@@ -35,7 +35,7 @@ def open_source(
     if not path.is_file():
         raise UsageError(f"The {role} {path} is neither a file nor a folder.", hint=SOURCES)
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
+    if suffix in SUFFIXES:
         arrays = open_arrays(path)
         labels = None
         if len(arrays) > 1 and _LABELS in arrays and _LABELS not in form.names:
@@ -58,7 +58,7 @@ def inputs_in(source: str) -> InputSpec | None:
         input for a single array has no name, because a single array may have any name.
     """
     path = Path(source)
-    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return None
     tensors = []
     arrays = open_arrays(path)

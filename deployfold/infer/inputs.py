@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployfold.config.inputs import DTYPES, InputSpec, TensorSpec
-from deployfold.data.arrays import open_arrays
+from deployfold.data.arrays import SUFFIXES, open_arrays
 from deployfold.errors import UsageError
 from deployfold.runtimes.tensorrt_file import numpy_dtype
-
-_FILES = (".npy", ".npz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ def _parse(text: str) -> Iterator[Given]:
     name, separator, rest = text.partition("=")
     named = separator and re.fullmatch(r"[^\s/\\=]+", name) and not Path(text).exists()
     word = rest if named else text
-    if not word.lower().endswith(_FILES):
+    if not word.lower().endswith(SUFFIXES):
         yield Given(TensorSpec.parse(text))
         return
     path = Path(word)

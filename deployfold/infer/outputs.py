@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deployfold.data.arrays import SUFFIXES
 from deployfold.errors import UsageError
 from deployfold.reporting.fields import Count, Frozen, Number
 from deployfold.reporting.row import CudaGraph
@@ -16,7 +17,6 @@ from deployfold.util.files import atomic_path
 from deployfold.util.numerics import top_classes
 
 TOP = 5
-FILES = (".npz", ".npy")
 
 
 class Output(Frozen):
@@ -99,7 +99,7 @@ def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def check_suffix(path: Path) -> None:
     """Refuse a file that is neither ``.npz`` nor ``.npy``."""
-    if path.suffix not in FILES:
+    if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is neither an .npz nor an .npy file.")
 
 

@@ -112,7 +112,7 @@ def with_arguments(
     """
     if fixed:
         return _with_fixed(loaded, requested, fixed)
-    if requested is None or loaded.kind in ("torchscript", "program", "onnx"):
+    if requested is None or (loaded.compiled or loaded.in_onnx):
         return loaded
     layout = _layout(loaded.module, [tensor.name for tensor in requested.tensors])
     if layout is None:
@@ -126,7 +126,7 @@ def with_arguments(
 def _with_fixed(
     loaded: LoadedModel, requested: InputSpec | None, fixed: Mapping[str, Any]
 ) -> LoadedModel:
-    if loaded.kind in ("torchscript", "program"):
+    if loaded.compiled:
         raise UsageError(
             f"--fix {next(iter(fixed))} has no effect: the arguments of a compiled model cannot be "
             "fixed.",
@@ -164,7 +164,7 @@ def with_plain_outputs(loaded: LoadedModel, inputs: tuple[torch.Tensor, ...]) ->
     containers. If that run fails, the model stays as it is, and a later stage reports the failure.
     """
     module = loaded.module
-    if loaded.kind in ("torchscript", "program", "onnx") or isinstance(module, Adapted):
+    if (loaded.compiled or loaded.in_onnx) or isinstance(module, Adapted):
         return loaded
     if is_zoo_name(loaded.arch or ""):
         return loaded

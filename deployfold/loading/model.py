@@ -42,6 +42,11 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
+    def compiled(self) -> bool:
+        """Whether the file holds a compiled graph, whose dtypes and arguments are part of it."""
+        return self.kind in ("torchscript", "program")
+
+    @property
     def in_onnx(self) -> bool:
         """Whether the stages work on the ONNX file of the module, and not on a PyTorch module."""
         return isinstance(self.module, OnnxModule)

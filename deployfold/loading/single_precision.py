@@ -33,7 +33,7 @@ def in_single_precision(
     place.
     """
     replaced = _replaced(loaded.module)
-    if loaded.kind in ("torchscript", "program") or not replaced:
+    if loaded.compiled or not replaced:
         return loaded, requested
     kept = dtype_notes(loaded.module)
     for tensor in (*loaded.module.parameters(), *loaded.module.buffers()):

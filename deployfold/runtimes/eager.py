@@ -89,7 +89,7 @@ class CheckpointRunner(TorchFileRunner):
     @property
     def eager_module(self) -> Module | None:
         """The module that Python runs; ``None`` for TorchScript and exported programs."""
-        return None if self._model.kind in ("torchscript", "program") else self._model.module
+        return None if self._model.compiled else self._model.module
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
         """See :func:`deployfold.loading.resolve_inputs`."""

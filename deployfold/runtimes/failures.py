@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from deployfold.errors import DeployfoldError, MeasureError, first_line
 
+ON_CPU = "engines run on a GPU, but the rows of this table run on the CPU"
+
 
 class NoDevice(MeasureError):
     """The GPU that a file was compiled for is not in this machine.

@@ -18,7 +18,7 @@ from deployfold.targets.libraries import LIBRARIES
 
 from .cuda import Cuda
 from .device import CPU, gpu_index
-from .failures import NoDevice
+from .failures import ON_CPU, NoDevice
 from .inputs import StatedInput, as_array, check_count, fill
 from .layer_times import Profile
 from .runtime import Runtime, Shipping, TritonModel
@@ -75,7 +75,7 @@ class TensorRTRunner:
         except MeasureError as error:
             raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
         if self.settings.device == CPU:
-            raise MeasureError("engines run on a GPU, but the rows of this table run on the CPU")
+            raise MeasureError(ON_CPU)
         self._runner = EngineRunner(self._path, self._cuda, self.settings)
         self._runner.load()
 

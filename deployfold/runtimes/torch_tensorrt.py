@@ -11,6 +11,7 @@ from deployfold.compiling.torch_tensorrt.compile import INSTALL
 from deployfold.errors import MeasureError, UsageError
 
 from .device import CPU
+from .failures import ON_CPU
 from .runtime import Runtime
 from .settings import RunSettings
 from .torch_runner import TorchFileRunner
@@ -40,7 +41,7 @@ class TorchTensorRTRunner(TorchFileRunner):
         import torch
 
         if self._on_cpu:
-            raise MeasureError("engines run on a GPU, but the rows of this table run on the CPU")
+            raise MeasureError(ON_CPU)
         if not torch.cuda.is_available():
             raise MeasureError(f"{self._path.name} runs only on the GPU that it was compiled for.")
         super().load()

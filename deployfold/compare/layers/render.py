@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import math
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
-from deployfold.compare.render import grid_markdown
+from deployfold.compare.render import framed, grid_markdown
 from deployfold.errors import first_few
 from deployfold.reporting import text
 from deployfold.reporting.comparison import Cell, Mark
 from deployfold.reporting.details import Grid
 from deployfold.reporting.markdown import escape
-from deployfold.reporting.terminal import grid_table
 
 from .result import LayerComparison, LayerDifference
 
 
 def layers_renderable(found: LayerComparison) -> RenderableType:
     """Every layer, with a mark at the first one beyond the limits, and the layers not compared."""
-    style = "bold green" if found.passed else "bold red"
-    return Group(
-        Text(f"old  {text.clean(found.old)} ({found.old_precision})", style="dim"),
-        Text(f"new  {text.clean(found.new)} ({found.new_precision})", style="dim"),
-        Text(),
-        grid_table(_grid(found)),
-        Text(),
-        *(Text(line, style="dim") for line in _below(found)),
-        Text(verdict(found), style=style),
+    names = (
+        f"{text.clean(found.old)} ({found.old_precision})",
+        f"{text.clean(found.new)} ({found.new_precision})",
     )
+    return framed(names, _grid(found), _below(found), verdict(found), passed=found.passed)
 
 
 def layers_markdown(found: LayerComparison) -> str:
