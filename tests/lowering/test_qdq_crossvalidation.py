@@ -80,3 +80,23 @@ def test_the_mean_is_kept_behind_the_activation():
     one = Problem(positive, one.bias, one.bounds, one.exact, one.read)
     found = fit(layer, np.abs(weight), one, (NEAREST,), INT8)
     assert float(np.abs(found.bias).max()) < 0.02
+
+
+def test_a_few_huge_tokens_do_not_take_the_weights_of_the_others():
+    """One token in a hundred is 100 times as large, and the layers before lose a tenth of it."""
+    random = np.random.default_rng(0)
+    huge = torch.from_numpy(np.where(random.random(2000) < 0.01, 100.0, 1.0).astype("f4"))
+    layer, weight, one = problem(32, 1000, lambda *_: 0.0)
+    exact = one.exact.values * huge
+    lost = torch.where(huge > 1.0, 0.9, 1.0)
+    columns = Columns(exact, one.parts), Columns(exact * lost, one.parts)
+
+    def error(tokens: bool) -> float:
+        given = Problem(one.rows, None, UNBOUNDED, *columns, tokens=tokens)
+        found = fit(layer, weight, given, STRENGTHS, INT8)
+        fitted = found.weight.reshape(16, 32) * found.weight_scale[:, None]
+        usual = exact[0][:, huge == 1.0].numpy()
+        wanted = weight.reshape(16, 32) @ usual
+        return float(np.square(fitted @ usual - wanted).sum() / np.square(wanted).sum())
+
+    assert error(tokens=True) < 0.2 * error(tokens=False)

@@ -129,7 +129,7 @@ def fit(
     if rows.shape[2] > WIDEST:
         strengths = (NEAREST,)
     elif len(strengths) > 1:
-        folds = moments_of(problem.exact, problem.read)
+        folds = moments_of(problem.exact, problem.read, problem.weights)
     if choice is None:
         choice = _best(problem, strengths, folds, form, layer.block)
     whole = functools.reduce(operator.add, folds) if folds else None

@@ -40,9 +40,16 @@ class Moments:
         return Moments(self.gram + other.gram, self.cross + other.cross)
 
 
-def moments_of(exact: Columns, read: Columns) -> list[Moments]:
-    """The moments of every fold of the columns."""
-    return [_moments(exact.values[:, :, part], read.values[:, :, part]) for part in read.folds]
+def moments_of(exact: Columns, read: Columns, weights: Tensor | None = None) -> list[Moments]:
+    """The moments of every fold of the columns; ``weights`` say how much each column counts."""
+    return [
+        _moments(
+            exact.values[:, :, part],
+            read.values[:, :, part],
+            None if weights is None else weights[part],
+        )
+        for part in read.folds
+    ]
 
 
 def stacked(several: Sequence[Moments]) -> Moments:
@@ -52,12 +59,14 @@ def stacked(several: Sequence[Moments]) -> Moments:
     )
 
 
-def _moments(exact: Tensor, read: Tensor) -> Moments:
+def _moments(exact: Tensor, read: Tensor, weights: Tensor | None) -> Moments:
     groups, width, count = exact.shape
     gram, cross = (torch.zeros(groups, width, width, dtype=torch.float64) for _ in range(2))
     for start in range(0, count, _CHUNK):
         given = read[:, :, start : start + _CHUNK]
         turned = given.transpose(1, 2)
+        if weights is not None:
+            turned = turned * weights[start : start + _CHUNK, None]
         gram += given @ turned
         cross += (given - exact[:, :, start : start + _CHUNK]) @ turned
     return Moments(gram.float(), cross.float())

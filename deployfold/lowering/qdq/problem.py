@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, cat, zeros_like
+from torch import Tensor, cat, ones_like, zeros_like
 
 from .columns import Columns
 from .formats import Format
@@ -25,6 +25,9 @@ RARE = 0.01
 Bounds = tuple[float, float]
 """The bounds to which the activation behind a layer clips, such as ``(0, 6)`` for ReLU6."""
 
+_CHUNK = 4096
+"""Number of columns with outputs in memory at a time."""
+
 UNBOUNDED: Bounds = (-float("inf"), float("inf"))
 
 
@@ -38,6 +41,9 @@ class Problem:
         bounds: the bounds of the activation behind the layer.
         exact: the columns in fp32.
         read: the columns as the quantised layer reads them.
+        tokens: whether the columns are tokens. A transformer has a few tokens with outputs that are
+            many times as large as those of the others, and the normalisation that follows divides
+            each token by its own size. Therefore a token counts no more than one of median power.
     """
 
     rows: Tensor
@@ -45,6 +51,7 @@ class Problem:
     bounds: Bounds
     exact: Columns
     read: Columns
+    tokens: bool = False
 
     def quantised(self, scale: float, form: Format) -> Problem:
         """The problem with the read columns rounded to the format with one scale."""
@@ -72,6 +79,14 @@ class Problem:
             errors[name] = float((error / (power + least)).sum())
         return errors
 
+    @functools.cached_property
+    def weights(self) -> Tensor | None:
+        """How much the squared error of each column counts in a fit; ``None``: all alike."""
+        if not self.tokens:
+            return None
+        chunks = self.exact.values.split(_CHUNK, 2)
+        return _weights(cat([_power(self._product(self.rows, chunk)) for chunk in chunks]))
+
     @property
     def parts(self) -> tuple[slice, ...]:
         """The folds of the outputs."""
@@ -95,7 +110,10 @@ class Problem:
         ``offset`` is an addition to the bias.
         """
         given = outputs[:, :, part] + (0.0 if offset is None else offset)
-        return float((given.clamp_(*self.bounds) - self.wanted[:, :, part]).square_().sum())
+        power = _power(given.clamp_(*self.bounds) - self.wanted[:, :, part])
+        if self.tokens:
+            power *= _weights(_power(self.wanted))[part]
+        return float(power.sum())
 
     def offset(self, outputs: Tensor, parts: Sequence[slice]) -> Tensor | None:
         """The addition to the bias that removes the mean error behind the activation.
@@ -125,3 +143,14 @@ class Problem:
     def _product(self, weight: Tensor, columns: Tensor) -> Tensor:
         product = weight @ columns
         return product if self.bias is None else product.add_(self.bias)
+
+
+def _power(outputs: Tensor) -> Tensor:
+    """The power of each column, ``(n,)``."""
+    return outputs.square().sum((0, 1))
+
+
+def _weights(power: Tensor) -> Tensor:
+    """1 for a column of at most median power, and less for one of more."""
+    usual = power[power > 0.0]
+    return (usual.median() / power).clamp(max=1.0) if len(usual) else ones_like(power)

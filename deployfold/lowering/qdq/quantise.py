@@ -196,7 +196,9 @@ class _Quantiser:
         added = None
         if bias is not None:
             added = torch.from_numpy(np.array(bias, np.float32)).reshape(*rows.shape[:2], 1)
-        return Problem(rows, added, runner.bounds(layer), *columns)
+        exact, read = columns
+        tokens = layer.op_type == "MatMul" and before[0].ndim > 2
+        return Problem(rows, added, runner.bounds(layer), exact, read, tokens)
 
 
 def summed(values: Batch, skip: Batch, scale: float | None, form: Format) -> Batch:
