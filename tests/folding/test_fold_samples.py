@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -272,7 +273,39 @@ def chosen(x) -> bool:
     return choices[x.shape[-1] // 64]
 
 
+def numbers_up_to(size):
+    yield from range(size)
+
+
+def held(x, holder) -> bool:
+    holder["size"] = int(x.shape[-1])
+    return is_large(holder)
+
+
+def is_large(holder) -> bool:
+    return holder["size"] > 60
+
+
+def kept_by_an_object(x) -> bool:
+    shape = SimpleNamespace()
+    shape.width = int(x.shape[-1])
+    return at_least(shape.width, 60)
+
+
+def refused(x) -> bool:
+    try:
+        x.new_zeros(60)[: x.shape[-1]].reshape(x.shape[-1])
+    except RuntimeError:
+        return True
+    return False
+
+
 PLAIN = {
+    "a dictionary": lambda x: held(x, {}),
+    "an object": kept_by_an_object,
+    "a generator": lambda x: any(i > 60 for i in numbers_up_to(int(x.shape[-1]))),
+    "a list of that length": lambda x: ([0] * x.shape[-1])[60:],
+    "an error with a size": refused,
     "a length": lambda x: len(x) > 3,
     "an integer": lambda x: int(x.shape[-1] * 1.5) > 60,
     "a logarithm": lambda x: math.log2(x.shape[-1]) > 5,
@@ -334,6 +367,8 @@ UNMET = {
     "pieces": lambda x: len(x.chunk(1234, 3)) == 1234,
 }
 QUIET = {
+    "the number of axes": lambda x: len(x.shape) == 3 or len(x.size()) == 3,
+    "a tensor's type": lambda x: (x[0, 0, 0, 0] * int(x.shape[-1])).dtype == torch.int8,
     "as many pieces": lambda x: torch.cat([piece * 2 for piece in x.split(8, 3)], 3) is None,
     "a check": lambda x: _refuse_above(x, 1000),
     "a cache": lambda x: _cached({}, x.shape[-1]) is None,
@@ -418,6 +453,11 @@ def test_two_inputs_are_tried_with_different_sizes():
     assert fold(model, (torch.randn(1, 4, 9, 9), torch.randn(1, 4, 9, 9))).batchnorms_after == 1
 
 
+class PadsIfWide(nn.Module):
+    def forward(self, y):
+        return F.pad(y, (0, 1)) if self.width > 60 else y
+
+
 class Keeps(nn.Module):
     """Keeps a number in an attribute, chooses a module by it, and compares with a stored size."""
 
@@ -425,6 +465,7 @@ class Keeps(nn.Module):
         super().__init__()
         self.norm, self.conv, self.late = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), late
         self.pads = nn.ModuleList(nn.ZeroPad2d((0, i // 5, 0, 0)) for i in range(9))
+        self.padding = PadsIfWide()
         self.register_buffer("table", torch.zeros(40))
 
     def forward(self, x):
@@ -440,11 +481,15 @@ class Keeps(nn.Module):
     def stored(self, y):
         return F.pad(y, (0, 1)) if y.shape[-1:] == self.table.shape else y
 
+    def child(self, y):
+        self.padding.width = int(y.shape[-1])
+        return self.padding(y)
+
     def bound(self, y):
         return F.pad(y, (0, max(0, y.shape[-1] - 1000)))
 
 
-@pytest.mark.parametrize("late", ["branch", "choice", "stored"])
+@pytest.mark.parametrize("late", ["branch", "choice", "stored", "child"])
 def test_a_size_is_followed_into_other_methods(late):
     assert fold(randomise(Keeps(late)), (torch.randn(1, 4, 20, 20),)).batchnorms_after == 1
 

@@ -1,4 +1,4 @@
-"""Follows the numbers that code computes from sizes through the source of its functions.
+"""Follows the numbers that code computes from sizes through the source of a function.
 
 Sizes and the numbers that report their comparisons are *watched* (:mod:`.sizes`); ``int(size)``,
 ``len(tensor)`` and the like give *plain* numbers. *Pieces* are lists, tuples and dictionaries that
@@ -8,17 +8,16 @@ hold as many items as a size says, such as ``x.split(8)``.
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
-from collections.abc import Mapping
 from functools import cached_property
-from types import CodeType
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from .size_kinds import (
     HIDDEN,
     HOLD_PIECES,
     MODULES,
     PLAIN,
-    PLAIN_SIZES,
     SILENT,
     SIZES,
     SPLITS,
@@ -26,6 +25,7 @@ from .size_kinds import (
     Kind,
     adds_numbers,
     body_of,
+    is_shape,
     is_text,
     lines_of,
     returned_by,
@@ -33,63 +33,17 @@ from .size_kinds import (
 )
 from .size_readers import Reader, Use, source_of
 
-_CALLS = 5  # the most functions through which a number is followed
+if TYPE_CHECKING:
+    from .size_functions import Flows
 
-_Names = dict[str, Kind]
+Names = dict[str, Kind]
 _Functions = (ast.FunctionDef, ast.Lambda)
-_LITERALS = (ast.Lambda, ast.List, ast.Tuple)
-
-
-class Flows:
-    """The flows through all functions of a forward, and the numbers that modules keep.
-
-    ``attributes`` holds, for each class, the attributes in which its methods keep such numbers.
-    """
-
-    def __init__(self, readers: Mapping[CodeType, Reader]) -> None:
-        self._readers = readers
-        self._flows: dict[tuple[CodeType, frozenset[tuple[str, Kind]]], Flow] = {}
-        self.attributes: defaultdict[type, _Names] = defaultdict(dict)
-
-    def all(self) -> list[Flow]:
-        """The flows through all functions that read sizes, or get numbers computed from them."""
-        before = None
-        while before != repr(self.attributes):
-            before = repr(self.attributes)
-            self._flows.clear()
-            for reader in list(self._readers.values()):
-                self.flow(reader, {}, _CALLS)
-                for method in reader.methods(self.attributes.get(type(reader.owner), ())):
-                    self.flow(method, {}, _CALLS)
-        return list(self._flows.values())
-
-    def inside(self, code: CodeType) -> list[Reader]:
-        """The readers of the functions that a function defines."""
-        inner = [item for item in code.co_consts if isinstance(item, CodeType)]
-        own = [self._readers[item] for item in inner if item in self._readers]
-        return own + [one for item in inner for one in self.inside(item)]
-
-    def flow(self, reader: Reader, given: Mapping[str, Kind], deep: int) -> Flow | None:
-        """The flow through a function with arguments of the kinds ``given``.
-
-        The result is None if the function reads no size and gets none, or lies too deep.
-        """
-        names = {name: kind for name, kind in given.items() if kind}
-        kept = self.attributes.get(type(reader.owner), {})
-        reads = reader.code in self._readers or any(name in kept for name in reader.code.co_names)
-        if not deep or not (names or reads):
-            return None
-        key = (reader.code, frozenset(names.items()))
-        if key not in self._flows:
-            self._flows[key] = Flow(self, self._readers.get(reader.code, reader), names, deep)
-            self._flows[key].follow()
-        return self._flows[key]
 
 
 class Flow:
     """The source of one function, and what is known of each of its names."""
 
-    def __init__(self, flows: Flows, reader: Reader, given: _Names, deep: int) -> None:
+    def __init__(self, flows: Flows, reader: Reader, given: Names, deep: int) -> None:
         self.reader, self._flows, self._deep = reader, flows, deep
         self._inner = [reader, *flows.inside(reader.code)]
         self._tree = source_of(reader.code)
@@ -98,12 +52,12 @@ class Flow:
         loops = [item for item in self.nodes if isinstance(item, (ast.For, ast.While))]
         self._loops = {inner: loop for loop in loops for inner in body_of(loop)}
         self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
-        self.named: dict[str, ast.AST] = {  # functions, lists and tuples
-            item.name: item for item in self._functions[1:] if isinstance(item, ast.FunctionDef)
+        assigned = [item for item in self.nodes if isinstance(item, ast.Assign)]
+        inner = [item for item in self._functions[1:] if isinstance(item, ast.FunctionDef)]
+        self.named: dict[str, ast.AST] = {
+            ast.unparse(one.targets[0]): one.value for one in assigned
         }
-        for item in self.nodes:
-            if isinstance(item, ast.Assign) and isinstance(item.value, _LITERALS):
-                self.named[ast.unparse(item.targets[0])] = item.value
+        self.named.update({item.name: item for item in inner})
 
     def follow(self) -> None:
         """Find the kinds of all names."""
@@ -170,13 +124,19 @@ class Flow:
 
     def _set(self, target: ast.AST, kind: Kind) -> None:
         node = target.value if isinstance(target, ast.Starred) else target
+        if isinstance(node, ast.Subscript):
+            node, kind = node.value, kind | Kind.PIECES if kind & HIDDEN else Kind.OTHER
         if not kind or not isinstance(node, (ast.Name, ast.Attribute)):
             return
         key = ast.unparse(node)
         self._names[key] = kind | self._names.get(key, Kind.OTHER)
-        if isinstance(node, ast.Attribute) and self.reader.is_own(node) and kind & HIDDEN:
-            kept = self._flows.attributes[type(self.reader.owner)]
-            kept[node.attr] = kind | kept.get(node.attr, Kind.OTHER)
+        if isinstance(node, ast.Attribute) and kind & HIDDEN:
+            holder = self.reader.object_of(node.value)
+            if holder is None:
+                self._set(node.value, kind)
+            else:
+                kept = self._flows.attributes[type(holder)]
+                kept[node.attr] = kind | kept.get(node.attr, Kind.OTHER)
 
     def _in_hidden_loop(self, node: ast.AST) -> bool:
         """Whether ``node`` runs in a loop whose number of turns is computed from sizes."""
@@ -220,17 +180,25 @@ class Flow:
         if isinstance(node, ast.BinOp) and kind:
             if is_text(node.left):
                 return Kind.PLAIN
+            if {ast.List, ast.Tuple} & {type(node.left), type(node.right)}:
+                return kind | Kind.PIECES | Kind.LESS
             if isinstance(node.op, ast.Add) and ast.Constant in (type(node.left), type(node.right)):
                 return kind & ~Kind.LESS
             less = isinstance(node.op, (ast.Sub, ast.FloorDiv, ast.Div, ast.Mod, ast.RShift))
             return kind | (Kind.LESS if less else Kind.OTHER)
         return kind
 
+    def _size(self, name: str, node: ast.expr) -> Kind:
+        """The kind of the attribute or method ``name`` of a tensor, if it gave a size."""
+        if not self.ran("read", node):
+            return Kind.OTHER
+        return SIZES.get(name, Kind.OTHER)
+
     def _attribute(self, node: ast.Attribute) -> Kind:
-        if node.attr == "shape" and self.ran("read", node):
-            return Kind.WATCHED
-        if node.attr in PLAIN_SIZES and self.ran("read", node):
-            return Kind.PLAIN
+        if kind := self._size(node.attr, node):
+            return kind
+        if self.kind(node.value) & HIDDEN and not hasattr(Tensor, node.attr):
+            return Kind.PLAIN  # of an object that holds such a number
         if not self.reader.is_own(node):
             return Kind.OTHER
         kept = self._flows.attributes.get(type(self.reader.owner), {})
@@ -251,14 +219,17 @@ class Flow:
                 return of if name in HOLD_PIECES else of & ~Kind.PIECES
             if of:  # a method of a number, a shape, or a tensor of sizes
                 return Kind.PLAIN
-            if name in SIZES | PLAIN_SIZES and self.ran("read", node):
-                return Kind.WATCHED if name in SIZES else Kind.PLAIN
+            if kind := self._size(name, node):
+                return kind
             if not (isinstance(owner, ast.Name) and owner.id in MODULES):
                 return self._result(called, node.args, node.keywords)
             name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
             name = "int" if owner.id == "math" and name not in WATCHED else name
-        if name == "len" and node.args and self.ran("read", node):
-            return Kind.PLAIN
+        if name == "len" and node.args:
+            if is_shape(self.named.get(ast.unparse(node.args[0]), node.args[0])):
+                return Kind.OTHER  # the number of axes
+            if self.ran("read", node):
+                return Kind.PLAIN
         given = union(self.kind(item) for item in (*node.args, *(k.value for k in node.keywords)))
         if name in HOLD_PIECES and (given & Kind.PIECES or (node.args and self.ran("split", node))):
             return given | Kind.PIECES

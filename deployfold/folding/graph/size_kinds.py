@@ -20,8 +20,10 @@ class Kind(IntFlag):
 
 
 HIDDEN = Kind.PLAIN | Kind.PIECES
-SIZES = frozenset({"size", "numel", "nelement"})  # as methods of a tensor
-PLAIN_SIZES = frozenset({"stride", "nbytes"})
+SIZES = {  # attributes and methods of a tensor
+    **dict.fromkeys(("shape", "size", "numel", "nelement"), Kind.WATCHED),
+    **dict.fromkeys(("stride", "nbytes"), Kind.PLAIN),
+}
 WATCHED = frozenset(
     "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
 )
@@ -53,12 +55,11 @@ def lines_of(node: ast.expr) -> range:
 
 
 def returned_by(function: ast.AST) -> list[ast.expr]:
-    """The expressions that a function returns."""
+    """The expressions that a function returns or yields."""
     if isinstance(function, ast.Lambda):
         return [function.body]
-    return [
-        item.value for item in ast.walk(function) if isinstance(item, ast.Return) and item.value
-    ]
+    gives = (ast.Return, ast.Yield, ast.YieldFrom)
+    return [item.value for item in ast.walk(function) if isinstance(item, gives) and item.value]
 
 
 def body_of(loop: ast.For | ast.While) -> list[ast.AST]:
@@ -76,3 +77,12 @@ def adds_numbers(node: ast.expr, kind: Callable[[ast.expr], Kind]) -> bool:
 def is_text(node: ast.AST) -> bool:
     """Whether ``node`` is a string."""
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def is_shape(node: ast.AST) -> bool:
+    """Whether ``node`` is the shape of a tensor, or a slice of it."""
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.slice, ast.Slice) and is_shape(node.value)
+    if isinstance(node, ast.Call):
+        return not node.args and isinstance(node.func, ast.Attribute) and node.func.attr == "size"
+    return isinstance(node, ast.Attribute) and node.attr == "shape"

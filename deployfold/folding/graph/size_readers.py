@@ -67,7 +67,10 @@ class Reader:
         function runs.
         """
         found: Any = None
-        owner, bound = self._object(node.value) if isinstance(node, ast.Attribute) else None, False
+        owner, bound = (
+            self.object_of(node.value) if isinstance(node, ast.Attribute) else None,
+            False,
+        )
         if isinstance(node, ast.Name):
             found = self._globals.get(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(owner, ModuleType):
@@ -85,20 +88,20 @@ class Reader:
             return None
         return Reader(found.__code__, found.__globals__, owner if bound else None), bound
 
-    def _object(self, node: ast.expr) -> Any:
+    def object_of(self, node: ast.expr) -> Any:
         """The module or Python module that ``node`` names; None if the source does not show it."""
         if isinstance(node, ast.Name):
             found = self.owner if node.id == self.own else self._globals.get(node.id)
             return found if node.id == self.own or isinstance(found, ModuleType) else None
-        if not isinstance(node, ast.Attribute) or not self._object(node.value):
+        if not isinstance(node, ast.Attribute) or not self.object_of(node.value):
             return None
-        found = _member(self._object(node.value), node.attr)
+        found = _member(self.object_of(node.value), node.attr)
         return found if isinstance(found, nn.Module) else None
 
     def is_torchs(self, node: ast.expr) -> bool:
         """Whether ``node`` is a function of torch, or of an object that is no Python module."""
         if isinstance(node, ast.Attribute):
-            module = self._object(node.value)
+            module = self.object_of(node.value)
             return not isinstance(module, ModuleType) or module.__name__.startswith("torch")
         found = self._globals.get(node.id) if isinstance(node, ast.Name) else None
         return str(getattr(found, "__module__", "")).startswith("torch")

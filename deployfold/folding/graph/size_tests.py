@@ -1,6 +1,6 @@
 """Branches on numbers that a forward's code computes from sizes, found in the code's source.
 
-:class:`.sizes.Size` numbers report how they are compared; :mod:`.size_flow` follows the others.
+:class:`.sizes.Size` numbers report how they are compared; :class:`.Flows` follow the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from types import CodeType
 import torch
 from torch import nn
 
-from .size_flow import Flow, Flows
+from .size_flow import Flow
+from .size_functions import Flows
 from .size_kinds import HIDDEN, Kind
 from .size_readers import Reader
 
@@ -118,7 +119,8 @@ def _chooses(flow: Flow, node: ast.AST) -> bool:
     ):
         inside = [item for statement in node.body for item in ast.walk(statement)]
         return any(
-            isinstance(item, ast.Subscript) and flow.kind(item.value) & Kind.PIECES
+            (isinstance(item, ast.Subscript) and flow.kind(item.value) & Kind.PIECES)
+            or (isinstance(item, ast.Call) and any(map(flow.kind, item.args)))
             for item in inside
         )
     return False
