@@ -6,7 +6,8 @@
 
 The networks and their inputs come from packages: see ``trained_nets.py``, ``trained_inputs.py`` and
 ``trained_text.py``. ``--precisions`` compares our own precisions instead of other quantisers: each
-file as written, with every 16-bit tensor really rounded.
+file as written, with every 16-bit tensor really rounded. ``--only`` takes the titles of both, and
+those of ``onnxruntime_quantisers.MATRICES``.
 A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
 
     python -m venv nncf; nncf/bin/pip install nncf onnx onnxruntime
@@ -16,9 +17,10 @@ Every quantiser gets the same fp32 ONNX and the same N crops of one set of photo
 runs in ONNX Runtime without its graph optimisations, and is compared with the fp32 ONNX twice: on
 other crops of the same photographs, and on crops of other photographs. Ours divides its N crops by
 photograph: it is fitted to some, and chooses between variants on the others. Prints a Markdown
-table. Its column «layers» counts convolutions and matrix products that read int8 activations and
-int8 weights; a quantiser that leaves some out has an easier task, which ``--keep NODE`` gives ours
-as well. Seconds are those of this process and its children on the CPU.
+table. Its column «task» is what ``task_agreement.py`` counts for the network. «Layers» are the
+convolutions and matrix products that read int8 activations and int8 weights; a quantiser that
+leaves some out has an easier task, which ``--keep NODE`` gives ours as well. Seconds are those of
+this process and its children on the CPU.
 """
 
 from __future__ import annotations
@@ -27,39 +29,25 @@ import argparse
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from math import gcd
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime_quantisers
 from int8_layers import int8_layers
 from lowering_calls import lower_cast, lower_qdq
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime_quantisers import Feed, Quantiser
 from trained_nets import NETS, Trained
 
 from deployfold.config.accuracy import GuardSpec, KeepSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import AccuracyError
+from deployfold.exporting.session import open_session, run_session
 from deployfold.lowering.accuracy import Measurer
 from deployfold.lowering.emulate import emulate
 from deployfold.lowering.request import RANGE_SAMPLES
-
-_AT_ONCE = 18
-"""Samples that ONNX Runtime calibrates on at a time; a divisor of 126."""
-
-Feed = dict[str, np.ndarray]
-Quantiser = Callable[[Path, Path, list[Feed], list[int]], None]
-"""Source, destination, calibration samples, and the photograph that each of them is from."""
 
 
 def deployfold(precision: Precision, **options: Any) -> Quantiser:
@@ -98,82 +86,26 @@ def rounded(path: Path) -> Path:
     return copy
 
 
-class Reader(CalibrationDataReader):
-    """Hands ONNX Runtime one sample after another, of the range that it asks for."""
-
-    def __init__(self, feeds: Sequence[Feed]) -> None:
-        self._all = feeds
-        self._feeds = iter(feeds)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Go on with these samples."""
-        self._feeds = iter(self._all[start_index:end_index])
-
-    def get_next(self) -> Feed | None:
-        """The next sample."""
-        return next(self._feeds, None)
-
-
-def onnxruntime(method: CalibrationMethod, **options: Any) -> Quantiser:
-    """ONNX Runtime's static quantiser in TensorRT's form: symmetric, weights per channel.
-
-    Its histograms are those of all samples, merged from a few samples at a time: of 126 at once it
-    keeps every activation of EfficientNet-Lite2, 14 GB.
-    """
-
-    def quantise(source: Path, path: Path, samples: list[Feed], _: list[int]) -> None:
-        quantize_static(
-            source,
-            path,
-            Reader(samples),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=method,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "CalibStridedMinMax": gcd(len(samples), _AT_ONCE),
-            }
-            | options,
-        )
-
-    return quantise
-
-
-def onnxruntime_dynamic(source: Path, path: Path, *_: object) -> None:
-    """ONNX Runtime's dynamic quantiser: ranges of each input at run time, unknown to TensorRT."""
-    quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
-
-
 def peer(name: str, python: str) -> Quantiser:
     """The quantiser of another project, which needs other versions of many packages."""
 
     def quantise(source: Path, path: Path, samples: list[Feed], _: list[int]) -> None:
         given = path.with_suffix(".npy")
         np.save(given, np.stack([next(iter(feed.values())) for feed in samples]))
-        script = Path(__file__).with_name("int8_peers.py")
-        subprocess.run([python, script, name, source, given, path], check=True, capture_output=True)
+        script = Path(__file__).resolve().with_name("int8_peers.py")
+        command = [
+            Path(python).absolute(),
+            script,
+            name,
+            *(p.resolve() for p in (source, given, path)),
+        ]
+        # Model-Optimizer builds an extension, where a pyproject.toml would be taken for its own.
+        subprocess.run(command, check=True, capture_output=True, cwd=path.parent)
 
     return quantise
 
 
-QUANTISERS: dict[str, Quantiser] = {
-    "deployfold": deployfold(Precision.INT8),
-    "onnxruntime MinMax": onnxruntime(CalibrationMethod.MinMax),
-    "onnxruntime Percentile 99.99": onnxruntime(
-        CalibrationMethod.Percentile, CalibPercentile=99.99
-    ),
-    "onnxruntime Percentile 99.999": onnxruntime(
-        CalibrationMethod.Percentile, CalibPercentile=99.999
-    ),
-    "onnxruntime Entropy": onnxruntime(CalibrationMethod.Entropy),
-    "onnxruntime dynamic": onnxruntime_dynamic,
-}
+QUANTISERS = {"deployfold": deployfold(Precision.INT8)} | onnxruntime_quantisers.INT8
 
 PRECISIONS: dict[str, Quantiser] = {
     "INT8, skips too": deployfold(Precision.INT8, residual=True),
@@ -186,14 +118,29 @@ PRECISIONS: dict[str, Quantiser] = {
 """Our own precisions, and INT8 with the skips of residual sums."""
 
 
-def measured(net: Trained, source: Path, key: str, count: int) -> tuple[Measurer, Measurer]:
-    """Comparisons on other samples of the seen files, and on other files."""
-    sets = ((net.seen, 1), (net.other, 2))
-    same, other = (
-        Measurer(source, [{key: values} for values in net.draw(files, count, seed)], None)
-        for files, seed in sets
-    )
-    return same, other
+class Judge:
+    """Compares quantised files with the fp32 one on the same inputs."""
+
+    def __init__(self, net: Trained, source: Path, feeds: list[Feed]) -> None:
+        self._net = net
+        self._feeds = feeds
+        self._expected = self._run(source)
+        names = [value.name for value in onnx.load(source, load_external_data=False).graph.output]
+        outputs = dict(zip(names, zip(*self._expected, strict=True), strict=True))
+        self._measurer = Measurer(source, feeds, None, outputs=outputs)
+
+    def cells(self, path: Path) -> str:
+        """The SQNR, and the share of the task's results that stay as they were."""
+        found = self._run(path)
+        decibels = self._measurer.compare(list(zip(*found, strict=True))).sqnr_db
+        agree = self._net.agree
+        return f"{decibels:.1f} | " + (
+            "–" if agree is None else f"{agree(self._expected, found):.1%}"
+        )
+
+    def _run(self, path: Path) -> list[list[np.ndarray]]:
+        session = open_session(path)
+        return [list(run_session(session, feed)) for feed in self._feeds]
 
 
 def main() -> None:
@@ -209,14 +156,16 @@ def main() -> None:
     parser.add_argument("peers", nargs="*")
     given = parser.parse_args()
     others = [word.partition("=") for word in given.peers]
-    quantisers = (PRECISIONS if given.precisions else QUANTISERS) | {
-        name: peer(name, python) for name, _, python in others
-    }
+    peers = {name: peer(name, python) for name, _, python in others}
+    quantisers = (PRECISIONS if given.precisions else QUANTISERS) | peers
+    if given.only:
+        known = QUANTISERS | onnxruntime_quantisers.MATRICES | PRECISIONS | peers
+        quantisers = {title: known[title] for title in [*given.only, *peers]}
     if given.keep:
         keep = KeepSpec(tuple(given.keep))
         quantisers["deployfold, some kept"] = deployfold(Precision.INT8, keep=keep)
     given.folder.mkdir(parents=True, exist_ok=True)
-    print("| network | quantiser | layers | same: dB | top-1 | other: dB | top-1 | CPU s |")
+    print("| network | quantiser | layers | same: dB | task | other: dB | task | CPU s |")
     print("|---|---|---|---|---|---|---|---|")
     for name in given.net or NETS:
         net = NETS[name]
@@ -225,12 +174,13 @@ def main() -> None:
             net.export(source)
         key = onnx.load(source).graph.input[0].name
         feeds = [{key: values} for values in net.draw(net.seen, given.samples, 0)]
-        files = sum(len(paths) for paths in net.seen.values())
-        pictures = [index % files for index in range(len(feeds))]
-        sets = measured(net, source, key, given.judged)
+        count = sum(map(len, net.seen.values()))
+        pictures = [index % count for index in range(len(feeds))]
+        judges = [
+            Judge(net, source, [{key: values} for values in net.draw(files, given.judged, seed)])
+            for files, seed in ((net.seen, 1), (net.other, 2))
+        ]
         for title, quantise in quantisers.items():
-            if given.only and title not in given.only:
-                continue
             path = source.with_suffix(f".{title.replace(' ', '-')}.onnx")
             start = _seconds()
             try:
@@ -239,11 +189,8 @@ def main() -> None:
                 print(f"| {name} | {title} | failed: {error} | | | | | |", flush=True)
                 continue
             seconds = _seconds() - start
-            cells = [int8_layers(path)]
-            for measurer in sets:
-                found = measurer.measure(rounded(path) if given.precisions else path)
-                agreement = "–" if found.agreement is None else f"{found.agreement:.1%}"
-                cells.append(f"{found.sqnr_db:.1f} | {agreement}")
+            judged = rounded(path) if title in PRECISIONS else path
+            cells = [int8_layers(path), *(judge.cells(judged) for judge in judges)]
             print(f"| {name} | {title} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
 
 

@@ -16,14 +16,16 @@ import onnx
 from onnx import numpy_helper
 
 
-def modelopt(method: str, source: Path, samples: np.ndarray, path: Path) -> None:
+def modelopt(
+    method: str, source: Path, samples: np.ndarray, path: Path, mode: str = "int8"
+) -> None:
     """nvidia-modelopt's post-training quantisation of an ONNX."""
     from modelopt.onnx.quantization import quantize
 
     name = onnx.load(source).graph.input[0].name
     quantize(
         str(source),
-        quantize_mode="int8",
+        quantize_mode=mode,
         # Of one big batch its entropy calibration sees a single histogram, and equals max.
         calibration_data={name: samples.reshape(-1, *samples.shape[2:])},
         calibration_method=method,
@@ -34,8 +36,14 @@ def modelopt(method: str, source: Path, samples: np.ndarray, path: Path) -> None
     )
 
 
-def nncf(fast: bool, source: Path, samples: np.ndarray, path: Path) -> None:
-    """NNCF, whose uint8 activations are then made int8 over the same range."""
+def nncf(
+    fast: bool, source: Path, samples: np.ndarray, path: Path, transformer: bool = False
+) -> None:
+    """NNCF, whose uint8 activations are then made int8 over the same range.
+
+    Args:
+        transformer: quantise as NNCF does transformers, with SmoothQuant.
+    """
     import nncf as library
 
     model = onnx.load(source)
@@ -46,8 +54,33 @@ def nncf(fast: bool, source: Path, samples: np.ndarray, path: Path) -> None:
         subset_size=len(samples),
         preset=library.QuantizationPreset.PERFORMANCE,  # symmetric
         fast_bias_correction=fast,
+        model_type=library.ModelType.TRANSFORMER if transformer else None,
     )
     onnx.save(_signed(quantised), path)
+
+
+def nncf_int4(source: Path, samples: np.ndarray, path: Path) -> None:
+    """NNCF's INT4 weights, 128 to a scale, with AWQ and its estimation of scales."""
+    import nncf as library
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()  # NNCF wants shapes without Shape nodes
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(source, options)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    name = model.graph.input[0].name
+    compressed = library.compress_weights(
+        model,
+        mode=library.CompressWeightsMode.INT4_SYM,
+        group_size=128,
+        all_layers=True,  # else the last matrix product is in INT8
+        ignored_scope=library.IgnoredScope(types=["Gather"]),
+        dataset=library.Dataset([{name: sample} for sample in samples]),
+        awq=True,
+        scale_estimation=True,
+    )
+    onnx.save(compressed, path)
 
 
 def _signed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,7 +110,11 @@ PEERS = {
     "modelopt-entropy": lambda *files: modelopt("entropy", *files),
     "modelopt-max": lambda *files: modelopt("max", *files),
     "nncf-fast": lambda *files: nncf(True, *files),
+    "modelopt-int4-rtn": lambda *files: modelopt("rtn_dq", *files, mode="int4"),
+    "modelopt-int4-awq": lambda *files: modelopt("awq_clip", *files, mode="int4"),
     "nncf-full": lambda *files: nncf(False, *files),
+    "nncf-transformer": lambda *files: nncf(True, *files, transformer=True),
+    "nncf-int4": nncf_int4,
 }
 
 

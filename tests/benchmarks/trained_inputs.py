@@ -47,16 +47,21 @@ def paths(files: Files) -> list[Path]:
 
 
 def crops(
-    files: Files, count: int, seed: int, mean: Sequence[float], std: Sequence[float]
+    files: Files,
+    count: int,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int = 224,
 ) -> Iterator[np.ndarray]:
-    """Random crops, some mirrored, ``(1, 3, 224, 224)`` float32, of each photograph in turn."""
+    """Random crops, some mirrored, ``(1, 3, size, size)`` float32, of each photograph in turn."""
     random = np.random.default_rng(seed)
     images = [Image.open(path).convert("RGB") for path in paths(files)]
     for index in range(count):
         image = images[index % len(images)]
         side = int(min(image.size) * random.uniform(0.4, 1.0))
         left, top = (int(random.integers(0, extent - side + 1)) for extent in image.size)
-        part = image.crop((left, top, left + side, top + side)).resize((224, 224))
+        part = image.crop((left, top, left + side, top + side)).resize((size, size))
         pixels = np.asarray(part, np.float32) / 255
         pixels = pixels[:, ::-1] if random.random() < 0.5 else pixels
         scaled = (pixels - np.float32(mean)) / np.float32(std)

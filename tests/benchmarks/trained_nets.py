@@ -21,6 +21,7 @@ import torch
 import torchvision
 from onnx import version_converter
 from onnx.tools.update_model_dims import update_inputs_outputs_dims
+from task_agreement import Outputs, detections, retrieval, top_class
 from torch import nn
 from trained_inputs import OTHER, OTHER_SOUND, SEEN, SEEN_SOUND, Files, crops, frames, package
 from trained_text import OTHER_TEXT, SEEN_TEXT, passages
@@ -42,18 +43,27 @@ class Trained:
         export: writes the folded network as ONNX.
         draw: inputs of the given files, so many, by a seed.
         seen, other: the files that calibrate, and those that judge.
+        agree: what a task would see, a function of ``task_agreement.py``.
     """
 
     export: Callable[[Path], object]
     draw: Callable[[Files, int, int], Iterator[np.ndarray]]
     seen: Files
     other: Files
+    agree: Callable[[Outputs, Outputs], float] | None = top_class
 
 
 def _pictures(
-    export: Callable[[Path], object], mean: tuple[float, ...], std: tuple[float, ...]
+    export: Callable[[Path], object],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    agree: Callable[[Outputs, Outputs], float] | None = top_class,
+    size: int = IMAGE[2],
 ) -> Trained:
-    return Trained(export, lambda files, n, seed: crops(files, n, seed, mean, std), SEEN, OTHER)
+    def draw(files: Files, count: int, seed: int) -> Iterator[np.ndarray]:
+        return crops(files, count, seed, mean, std, size)
+
+    return Trained(export, draw, SEEN, OTHER, agree)
 
 
 def _folded(net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
@@ -87,7 +97,8 @@ def _nudenet(path: Path) -> None:
     """YOLOv8n, which comes as an ONNX with its BatchNorm folded; at one size of input."""
     model = onnx.load(package("nudenet") / "320n.onnx")
     name, output = model.graph.input[0].name, model.graph.output[0].name
-    onnx.save(update_inputs_outputs_dims(model, {name: IMAGE}, {output: (1, 22, 1029)}), path)
+    sizes = {name: (1, 3, 320, 320)}, {output: (1, 22, 2100)}
+    onnx.save(update_inputs_outputs_dims(model, *sizes), path)
 
 
 def _centerface(path: Path) -> None:
@@ -138,8 +149,8 @@ NETS = {
         f"EfficientNet-Lite{number}": _pictures(_efficientnet(number), *_LITE)
         for number in (0, 1, 2)
     },
-    "CenterFace": _pictures(_centerface, (0.0,) * 3, (1 / 255,) * 3),
-    "YOLOv8n (NudeNet)": _pictures(_nudenet, (0.0,) * 3, (1.0,) * 3),
+    "CenterFace": _pictures(_centerface, (0.0,) * 3, (1 / 255,) * 3, None),
+    "YOLOv8n (NudeNet)": _pictures(_nudenet, (0.0,) * 3, (1.0,) * 3, detections, 320),
     "CREPE tiny": Trained(_crepe, frames, SEEN_SOUND, OTHER_SOUND),
-    "MiniLM-L6": Trained(export_text, passages, SEEN_TEXT, OTHER_TEXT),
+    "MiniLM-L6": Trained(export_text, passages, SEEN_TEXT, OTHER_TEXT, retrieval),
 }
