@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from deployfold.building.artifact import Artifact
 from deployfold.building.load_again import inputs_of
 from deployfold.building.report import model_inputs
 from deployfold.building.rows import Extras, measure_rows
+from deployfold.building.settings import run_settings
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.engine import EngineOptions
 from deployfold.config.inputs import InputSpec
@@ -21,11 +23,10 @@ from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
 from deployfold.events import Emit, StageFinished, StageStarted, ignore
 from deployfold.loading import make_inputs
-from deployfold.measuring.environment import default_threads, describe
+from deployfold.measuring.environment import describe
 from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import Report, load_report, now
 from deployfold.reporting.select import selected_names
-from deployfold.runtimes.device import resolve_device
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.scoring import Scoring, find_metrics
@@ -93,20 +94,15 @@ def bench(
         max_seconds=max_seconds,
         seed=seed,
         device=device,
+        cuda_graph=cuda_graph,
         options=EngineOptions(tf32=tf32),
     )
     missing = [path for path in artifacts if not path.exists()]
     if missing:
         raise UsageError(f"{missing[0]} does not exist.", hint="deployfold build makes artifacts.")
     scoring = Scoring(find_metrics(metrics)) if metrics else None
-    settings = RunSettings(
-        threads=threads or default_threads(),
-        device=resolve_device(device),
-        tf32=tf32,
-        cuda_graph=cuda_graph,
-        runtime_cache=runtime_cache,
-        trust=trust,
-        allow_globals=allow_globals,
+    settings = replace(
+        run_settings(spec), runtime_cache=runtime_cache, trust=trust, allow_globals=allow_globals
     )
     variants = variants_on(settings.device, fp16=torch_fp16, compiled=torch_compile)
     opener = Opener(settings, providers, variants)

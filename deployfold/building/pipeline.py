@@ -16,7 +16,7 @@ from deployfold.errors import AccuracyError, DeployfoldError, Interrupted, Thres
 from deployfold.events import Emit, ignore
 from deployfold.lowering.keep import check_operators
 from deployfold.reporting.report import Report, Status
-from deployfold.runtimes.device import resolve_device
+from deployfold.runtimes.device_choice import resolve_device
 from deployfold.util.files import make_directory
 from deployfold.util.locks import claimed
 

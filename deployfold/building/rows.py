@@ -22,7 +22,8 @@ from deployfold.measuring.measurements import Measured, MeasurementInterrupted, 
 from deployfold.measuring.shared_runners import shared
 from deployfold.reporting.layers import LayerTimes
 from deployfold.reporting.row import Accuracy, BatchPoint, ColdStart, Row
-from deployfold.runtimes.device import is_gpu, torch_tf32
+from deployfold.runtimes.device import is_gpu
+from deployfold.runtimes.device_choice import torch_tf32
 from deployfold.scoring import Scoring
 
 from .artifact import Artifact

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployfold.config.build_spec import BuildSpec
 from deployfold.measuring.environment import default_threads
 from deployfold.runtimes import RunSettings
-from deployfold.runtimes.device import resolve_device
+from deployfold.runtimes.device_choice import resolve_device
 
 
 def run_settings(spec: BuildSpec) -> RunSettings:

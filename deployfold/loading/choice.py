@@ -31,8 +31,8 @@ def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ..
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
     chosen, others, rivals = _choose(
-        whole, key, "sets of weights that fit, and they differ", lambda fit: fit.label, _described,
-        lambda one, other: not _equal(one, other),
+        whole, key, "several sets of weights that fit, and they differ", lambda fit: fit.label,
+        _described, lambda one, other: not _equal(one, other),
     )  # fmt: skip
     notes = []
     if chosen.weights.path:
@@ -50,7 +50,7 @@ def choose_module(
         found: the modules, each with the keys under which the checkpoint has it; at least one.
     """
     chosen, others, _ = _choose(
-        found, key, "models", lambda one: ".".join(one[0]),
+        found, key, "several models", lambda one: ".".join(one[0]),
         lambda one: f"{'.'.join(one[0])!r} ({type(one[1]).__name__})", _differ,
     )  # fmt: skip
     return chosen[1], unused([".".join(path) for path, _ in others], key)
@@ -120,7 +120,7 @@ def _choose(
     first, *rest = _ranks([label(one) for one in (chosen, *rivals)])
     if key is None and rest and first >= min(rest):
         raise LoadError(
-            f"The checkpoint has several {what}: {'; '.join(map(describe, (chosen, *rivals)))}.",
+            f"The checkpoint has {what}: {'; '.join(map(describe, (chosen, *rivals)))}.",
             hint=f"Choose one: --weights {label(chosen) or label(rivals[0])}.",
         )
     return chosen, others, rivals

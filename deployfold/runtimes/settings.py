@@ -11,7 +11,7 @@ class RunSettings:
     """The settings for running files. Every runtime uses the settings that apply to it.
 
     Attributes:
-        device: ``cpu`` or ``cuda:0``, see :func:`.device.resolve_device`; ``None`` is
+        device: ``cpu`` or ``cuda:0``, see :func:`.device_choice.resolve_device`; ``None`` is
             the runtime's default device.
         tf32: whether every runtime may round fp32 to TF32 on a GPU.
         provider: an execution provider of ONNX Runtime, in the form of ``--provider``.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.reporting import units
@@ -238,8 +239,8 @@ def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
     for row in report.rows:
         if row.artifact is None or runtime_of(row.artifact) is not TENSORRT:
             continue
-        with suppress(OSError, ValueError):
-            sidecar = json.loads((directory / f"{row.artifact}.json").read_text(encoding="utf-8"))
+        with suppress(DeployfoldError):
+            sidecar = read_sidecar(directory / row.artifact)
             right = sidecar.get("precision") == cell.precision.value
             if right and cell.target in sidecar.get("targets", ()):
                 return row

@@ -17,7 +17,7 @@ from deployfold.measuring.latency import measure
 from deployfold.runtimes import AOT_INDUCTOR, ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings
 from deployfold.runtimes.aot_inductor import missing_compiler
 from deployfold.runtimes.cuda import Cuda
-from deployfold.runtimes.device import resolve_device, torch_tf32
+from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.protocol import Runner
 from deployfold.runtimes.torch_variants import CompiledRunner, HalfRunner

@@ -15,7 +15,8 @@ from deployfold.errors import ExitCode, MeasureError, UsageError
 from deployfold.measuring.latency import measure
 from deployfold.runtimes import ONNX_RUNTIME, PROGRAM, TORCHSCRIPT, RunSettings
 from deployfold.runtimes.aot_inductor import missing_compiler
-from deployfold.runtimes.device import gpu_index, is_gpu, resolve_device, torch_tf32
+from deployfold.runtimes.device import gpu_index, is_gpu
+from deployfold.runtimes.device_choice import resolve_device, torch_tf32
 from deployfold.runtimes.eager import EagerRunner
 from deployfold.runtimes.torch_variants import CompiledRunner, HalfRunner
 

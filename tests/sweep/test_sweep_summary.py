@@ -21,7 +21,8 @@ def test_an_fp16_engine_does_not_count_as_the_requested_int8(tmp_path: Path) -> 
     directory.mkdir(parents=True)
     (directory / RECORD).write_text("{}")
     name = "net.fp16.sm_89.engine"
-    (directory / f"{name}.json").write_text(json.dumps({"precision": "fp16", "targets": ["l4"]}))
+    sidecar = {"library": "tensorrt_rtx", "precision": "fp16", "targets": ["l4"]}
+    (directory / f"{name}.json").write_text(json.dumps(sidecar))
     environment = Environment(
         cpu="a CPU", physical_cores=1, threads=1, os="an OS", python="3", packages={}
     )

@@ -68,7 +68,7 @@ def run(
 
     from deployfold.infer.artifact import run_artifact
     from deployfold.runtimes import RunSettings
-    from deployfold.runtimes.device import resolve_device
+    from deployfold.runtimes.device_choice import resolve_device
 
     settings = RunSettings(
         provider=provider,
