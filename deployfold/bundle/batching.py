@@ -15,7 +15,7 @@ import numpy as np
 from deployfold.errors import one_line
 from deployfold.finish.reference import Array, read_reference
 from deployfold.util.numerics import sqnr_db
-from deployfold.util.onnx_files import dims_of, graph_inputs, read_graph
+from deployfold.util.onnx_files import cpu_session, dims_of, graph_inputs, read_graph
 
 _SAME_DB = 40.0
 """SQNR in dB from which two rows are equal. fp16 rounds at about 60 dB. A row that depends on its
@@ -68,11 +68,7 @@ def _not_one_symbol(inputs: Axes, outputs: Axes) -> str | None:
 
 
 def _not_by_rows(onnx: Path, inputs: Sequence[Array], smallest: int) -> str | None:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the exception already has the error
-    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(onnx)
     names = [one.name for one in session.get_inputs()]
     outputs = [one.name for one in session.get_outputs()]
     rows = [_different_rows(array, smallest + 1) for array in inputs]

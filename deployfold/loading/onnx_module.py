@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import LoadError, first_line
+from deployfold.util.onnx_files import cpu_session
 
 
 class OnnxModule(nn.Module):
@@ -22,17 +23,8 @@ class OnnxModule(nn.Module):
     def open(self) -> Any:
         """ONNX Runtime's session of the file, which is made once."""
         if self._session is None:
-            import onnxruntime as ort
-
-            options = ort.SessionOptions()
-            options.log_severity_level = 4  # what goes wrong is in the exception
             try:
-                self._session = ort.InferenceSession(
-                    str(self.path),
-                    options,
-                    providers=["CPUExecutionProvider"],
-                    enable_fallback=0,  # it would print to stdout, and try the same again
-                )
+                self._session = cpu_session(self.path)
             except Exception as error:
                 raise LoadError(
                     f"ONNX Runtime cannot load {self.path.name}: {first_line(error)}",

@@ -53,3 +53,14 @@ def dtype_of(value: Any) -> str:
     from onnx import helper
 
     return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+
+def cpu_session(path: Path) -> Any:
+    """ONNX Runtime's session of a file on the CPU, which prints nothing: exceptions have it all."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # The fallback would print to stdout, and try the same again.
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)

@@ -154,10 +154,12 @@ def test_arrays_go_in_and_come_out(bare: Path, device: Path, tmp_path: Path) -> 
 
 def test_a_file_other_than_a_picture_is_an_error(bare: Path, device: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("not a picture")
-    for word in (tmp_path / "x.jpg", tmp_path / "gone.jpg"):
+    (tmp_path / "cut.npz").write_bytes((device / "reference.npz").read_bytes()[:200])
+    for word in (tmp_path / "x.jpg", tmp_path / "cut.npz", tmp_path / "gone.jpg"):
         done = run(bare, device, word)
         assert done.returncode == 2
-        assert done.stderr.splitlines()[-1].startswith("Error: ")
+        assert any(line.startswith("Error: ") for line in done.stderr.splitlines()[-2:])
+        assert "Traceback" not in done.stderr
 
 
 def test_the_part_that_runs_engines_is_there_too(bare: Path, device: Path) -> None:

@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402 - the bundle's own files first
 from deployfold.bundle.device.artifacts import Artifact, Bundle, order, read_bundle  # noqa: E402
 from deployfold.bundle.device.checking import bench, check, read_reference  # noqa: E402
 from deployfold.bundle.device.runtimes import onnx_gpu, open_artifact, title  # noqa: E402
+from deployfold.data.arrays import SUFFIXES, open_arrays  # noqa: E402
 from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa: E402
 from deployfold.runtimes.tail import TailedRunner  # noqa: E402
 from deployfold.runtimes.tail_name import head_reference  # noqa: E402
@@ -107,7 +108,7 @@ def _open(bundle: Bundle, name: str | None, *, trust: bool) -> tuple[Artifact, A
 
 def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespace) -> int:
     result: dict[str, Any] = {"artifact": artifact.file.name, "runtime": title(runner)}
-    is_picture = args.input is not None and args.input.suffix not in (".npy", ".npz")
+    is_picture = args.input is not None and args.input.suffix not in SUFFIXES
     if args.draw is not None and not is_picture:
         raise UsageError("--draw draws on a picture.", hint="Give one: run.py picture.jpg --draw …")
     arrays, expected, picture = _inputs(bundle, runner, args.input)
@@ -151,7 +152,7 @@ def _inputs(
         return *read_reference(bundle.reference), None
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix in SUFFIXES:
         return _arrays(bundle, path), [], None
     picture = _read(bundle, path)
     return [_preprocessed(*picture, runner)], [], picture
@@ -159,15 +160,9 @@ def _inputs(
 
 def _arrays(bundle: Bundle, path: Path) -> list[Any]:
     names = [name for name, _ in bundle.inputs]
-    try:
-        loaded = np.load(path, allow_pickle=False)  # a pickle could run code
-        if isinstance(loaded, np.ndarray):
-            given = {names[0]: loaded}
-        else:
-            with loaded:
-                given = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} is not a NumPy file of numbers: {error}.") from error
+    given = open_arrays(path)
+    if "" in given:  # of an .npy
+        given = {names[0]: given[""]}
     missing = [name for name in names if name not in given]
     if missing:
         raise UsageError(f"{path} has no array {missing[0]!r}.", hint=f"The inputs are {names}.")
