@@ -30,9 +30,9 @@ from deployfold.folding.proof.compare import forward_failed
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
-from .size_kinds import SPLITS
-from .size_tests import scripted_tests
-from .sizes import Comparisons
+from .sizes.branches import scripted_tests
+from .sizes.comparisons import Comparisons
+from .sizes.kinds import SPLITS
 
 
 def trace(

@@ -9,11 +9,11 @@ from types import CodeType, FrameType
 
 import torch
 
-from .size_readers import Reader, Use
-from .size_tests import tests_of
+from .branches import tests_of
+from .readers import Reader, Use
 
 TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parent)
+_OWN = str(Path(__file__).parents[1])
 _CALLERS = 4
 """How many calling functions are followed, beside the one that reads a size."""
 
@@ -33,7 +33,7 @@ class SizeLines:
         self._splits.clear()
 
     def unfollowed(self) -> list[tuple[str, bool]]:
-        """The places that depend on plain numbers computed from sizes; see :mod:`.size_tests`."""
+        """The places that depend on plain numbers computed from sizes; see :mod:`.branches`."""
         known = sum(reader.known for reader in self._readers.values())
         if known != self._known:
             self._known = known

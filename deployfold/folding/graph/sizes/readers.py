@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .graph import forward_of
+from deployfold.folding.graph.graph import forward_of
 
 Use = Literal["read", "lookup", "split"]
 

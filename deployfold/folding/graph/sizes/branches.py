@@ -1,6 +1,6 @@
 """Branches on numbers that a forward's code computes from sizes, found in the code's source.
 
-:class:`.sizes.Size` numbers report how they are compared; :class:`.Flows` follow the others.
+:class:`.Size` numbers report how they are compared; :class:`.Flows` follow the others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from types import CodeType
 import torch
 from torch import nn
 
-from .size_flow import Flow
-from .size_functions import Flows
-from .size_kinds import HIDDEN, Kind
-from .size_readers import Reader
+from .flow import Flow
+from .functions import Flows
+from .kinds import HIDDEN, Kind
+from .readers import Reader
 
 
 def tests_of(readers: Mapping[CodeType, Reader]) -> list[tuple[str, bool]]:

@@ -1,8 +1,8 @@
 """Follows the numbers that code computes from sizes through the source of a function.
 
-Sizes and the numbers that report their comparisons are *watched* (:mod:`.sizes`); ``int(size)``,
-``len(tensor)`` and the like give *plain* numbers. *Pieces* are lists, tuples and dictionaries that
-hold as many items as a size says, such as ``x.split(8)``.
+Sizes and the numbers that report their comparisons are *watched* (:mod:`.comparisons`);
+``int(size)``, ``len(tensor)`` and the like give *plain* numbers. *Pieces* are lists, tuples and
+dictionaries that hold as many items as a size says, such as ``x.split(8)``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .size_kinds import (
+from .kinds import (
     HIDDEN,
     HOLD_PIECES,
     MODULES,
@@ -31,10 +31,10 @@ from .size_kinds import (
     returned_by,
     union,
 )
-from .size_readers import Reader, Use, source_of
+from .readers import Reader, Use, source_of
 
 if TYPE_CHECKING:
-    from .size_functions import Flows
+    from .functions import Flows
 
 Names = dict[str, Kind]
 _Functions = (ast.FunctionDef, ast.Lambda)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from types import CodeType
 
-from .size_flow import Flow, Names
-from .size_kinds import Kind
-from .size_readers import Reader
+from .flow import Flow, Names
+from .kinds import Kind
+from .readers import Reader
 
 _CALLS = 5  # the most functions through which a number is followed
 

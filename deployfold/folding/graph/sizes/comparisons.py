@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .size_lines import TORCH, SizeLines
+from .lines import TORCH, SizeLines
 
 _WIDE = 8
 """A larger range of numbers than the strides of layers give a rest, as in ``max(0, -size % 4)``."""

@@ -1,0 +1,1 @@
+"""How a forward's Python code depends on the sizes of its input: comparisons and branches."""
