@@ -12,7 +12,7 @@ import torch
 
 from deployfold.errors import LoadError, UsageError, one_line
 from deployfold.loading.formats import detect, pickled
-from deployfold.loading.importing import import_named, working_directory_importable
+from deployfold.loading.importing import import_function, working_directory_importable
 
 from .arrays import array_source, by_input
 from .samples import Array, Sample, SampleForm, SampleSource, text_shape
@@ -47,10 +47,7 @@ def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
     The function is called without arguments. It may return any object that a ``.pt`` file may
     have, or an iterable, whose first ``samples`` samples are taken.
     """
-    package, _, attribute = name.partition(":")
-    function = import_named(package, attribute, hint=_YIELD)
-    if not callable(function):
-        raise UsageError(f"{name} is not a function.", hint=_YIELD)
+    function = import_function(name, hint=_YIELD)
     with working_directory_importable():
         value = _call(name, function)
         what = f"samples from {name}"

@@ -28,6 +28,15 @@ def import_named(package: str, name: str, *, hint: str) -> Any:
     return item
 
 
+def import_function(name: str, *, hint: str) -> Callable[..., Any]:
+    """The function ``package.module:function``; see :func:`import_named`."""
+    package, _, attribute = name.partition(":")
+    function: Callable[..., Any] = import_named(package, attribute, hint=hint)
+    if not callable(function):
+        raise UsageError(f"{name} is not a function.", hint=hint)
+    return function
+
+
 def working_directory_importable() -> AbstractContextManager[None]:
     """Put the working directory first on ``sys.path``, as ``python script.py`` would."""
     return _IMPORTABLE.made()

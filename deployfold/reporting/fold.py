@@ -7,6 +7,9 @@ from typing import Literal
 
 from .fields import Count, Frozen, Number
 
+HEADERS = ("BatchNorm", "into", "rule, or why it was left")
+"""The columns of a table of BatchNorms."""
+
 
 class FoldedNorm(Frozen):
     """A BatchNorm that folding removed, by one rule, ``into`` one module.

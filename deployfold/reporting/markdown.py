@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from . import text
 from .comparison import Cell, Mark, comparison
 from .details import Grid, cold_start_grid, engine_grids, layer_grids, stages_grid, sweep_grid
-from .fold import FoldSummary
+from .fold import HEADERS, FoldSummary
 from .footnotes import footnotes
 from .recommendation import recommend
 from .report import Report
@@ -83,8 +83,7 @@ def _layers(grid: Grid) -> str:
 def _fold(fold: FoldSummary) -> str:
     rows = [(one.name, "left", one.reason) for one in fold.left]
     rows += [(one.name, one.into, one.rule) for one in fold.folded]
-    headers = ("BatchNorm", "into", "rule, or why it was left")
-    table = table_lines(headers, (False,) * 3, (map(escape, row) for row in rows))
+    table = table_lines(HEADERS, (False,) * 3, (map(escape, row) for row in rows))
     summary = f"<summary>{fold.outcome} folded</summary>"
     return "\n".join(["<details>", summary, "", *table, "", "</details>"])
 

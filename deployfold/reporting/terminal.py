@@ -23,7 +23,7 @@ from . import text
 from .column_fit import fit
 from .comparison import Cell, Mark, comparison
 from .details import Grid, engine_grids, layer_grids
-from .fold import FoldedNorm
+from .fold import HEADERS, FoldedNorm, LeftNorm
 from .footnotes import footnotes
 from .layer_times import layer_time_grids, untimed
 from .report import Report
@@ -103,24 +103,23 @@ def layers_table(report: Report) -> Group:
 
 
 def fold_table(report: Report, *, explain: bool = False) -> Table:
-    """Every BatchNorm: folded into what by which rule, or left and why."""
+    """Every BatchNorm: folded into what by which rule, or left and why.
+
+    Without ``explain``, those left for one reason share a row, and a long list of folded ones
+    shows its first and last entries only.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for header in ("BatchNorm", "into", "rule, or why it was left"):
+    for header in HEADERS:
         table.add_column(Text(header, style="bold"), overflow="fold")
     fold = report.fold
     if fold is None:
         return table
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[LeftNorm]] = {}
     for left in fold.left:
-        key = left.name if explain else left.reason
-        reasons.setdefault(key, []).append(left.name)
-    by_name = {left.name: left.reason for left in fold.left}
-    for names in reasons.values():
-        table.add_row(
-            Text(text.clean(first_few(names))),
-            Text("left", style="yellow"),
-            Text(text.clean(by_name[names[0]])),
-        )
+        reasons.setdefault(left.name if explain else left.reason, []).append(left)
+    for alike in reasons.values():
+        names, why = first_few([left.name for left in alike]), alike[0].reason
+        table.add_row(Text(text.clean(names)), Text("left", style="yellow"), Text(text.clean(why)))
     folded = list(fold.folded)
     hidden = 0 if explain or len(folded) <= 8 else len(folded) - 5
     for entry in folded[:4] if hidden else folded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from deployfold.errors import DeployfoldError, MeasureError, first_line
 
@@ -23,6 +24,12 @@ class NoDevice(MeasureError):
             f"built for {built_for}; measure it there: deployfold bench DIR", hint=reason
         )
         self.file, self.built_for, self.reason = file, built_for, reason
+
+
+def check_there(path: Path) -> None:
+    """Refuse a file that is not there, by a :class:`MeasureError`."""
+    if not path.is_file():
+        raise MeasureError(f"{path.name} cannot be loaded: there is no such file.")
 
 
 def summary(error: BaseException) -> str:

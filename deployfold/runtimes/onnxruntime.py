@@ -14,7 +14,7 @@ from deployfold.util.onnx_files import onnx_files
 
 from .cuda import Cuda
 from .device import gpu_index, is_gpu
-from .failures import as_measure_error
+from .failures import as_measure_error, check_there
 from .inputs import StatedInput, as_array, check_count, check_shapes, fill
 from .layer_times import WARM_UP, Profile
 from .onnx_inputs import numpy_name, stated_input, stated_inputs
@@ -82,8 +82,7 @@ class OnnxRuntimeRunner:
         """Read the model and let ONNX Runtime optimise it."""
         if self._session is not None:
             return
-        if not self._path.is_file():
-            raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
+        check_there(self._path)
         own = self._on_gpu() if self._implied else None
         self._session, self.placement = open_session(
             self._path, self._options(), self._provider, own

@@ -20,7 +20,7 @@ from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import collecting_logger
 from deployfold.targets.libraries import import_library, lean_runtime_hint
 
-from .failures import as_measure_error
+from .failures import as_measure_error, check_there
 
 
 @dataclass
@@ -62,8 +62,7 @@ def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> Open
 
 def whole_sidecar(path: Path) -> dict[str, Any]:
     """The sidecar of an engine that is there, in the size that the sidecar says; else an error."""
-    if not path.is_file():
-        raise MeasureError(f"{path.name} cannot be loaded: there is no such file.")
+    check_there(path)
     sidecar = read_sidecar(path)
     if (broken := wrong_size(sidecar, path)) is not None:
         raise MeasureError(f"{path.name} is damaged: {broken}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deployfold.errors import LoadError, MeasureError
 
 from .device import CPU, is_gpu
-from .failures import as_measure_error
+from .failures import as_measure_error, check_there
 from .settings import RunSettings
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ class TorchFileRunner(TorchRunner):
         """Read the file onto the device."""
         if self._ready:
             return
-        if not self._path.is_file():
-            raise MeasureError(f"{self._path.name} cannot be loaded: there is no such file.")
+        check_there(self._path)
         with as_measure_error(f"{self._path.name} cannot be loaded"):
             try:
                 if self._call is None or is_gpu(self._device):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from deployfold.errors import UsageError, one_line
-from deployfold.loading.importing import import_named, working_directory_importable
+from deployfold.loading.importing import import_function, working_directory_importable
 
 from .metric import Array, TaskMetric
 
@@ -22,10 +22,7 @@ _NAME = re.compile(r"[A-Za-z_][\w.@-]{0,39}", re.ASCII)
 
 def function_metric(name: str) -> TaskMetric:
     """The metric of a function; a parameter ``reference`` gets the original's outputs as well."""
-    package, _, attribute = name.partition(":")
-    function = import_named(package, attribute, hint=_HINT)
-    if not callable(function):
-        raise UsageError(f"{name} is not a function.", hint=_HINT)
+    function = import_function(name, hint=_HINT)
     return TaskMetric(name, lambda: _Collected(name, function), "any")
 
 

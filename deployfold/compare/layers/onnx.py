@@ -20,6 +20,7 @@ from deployfold.lowering.activations import iterate_activations
 from deployfold.lowering.emulate import emulate
 from deployfold.lowering.qdq.equalise import EQUALISED_KEY
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
+from deployfold.util.onnx_values import LAYERS
 
 from .side import Folds, LayerOutput, Side, model_output
 
@@ -31,7 +32,6 @@ _FLOATS = frozenset({*_HALVES, ir.DataType.FLOAT, ir.DataType.DOUBLE, None})
 _NO_LAYERS = frozenset(
     "Constant Cast Identity QuantizeLinear DequantizeLinear Shape ConstantOfShape Range".split()
 )
-_LAYERS = frozenset("Conv ConvTranspose Gemm MatMul".split())
 
 
 class OnnxSide:
@@ -152,7 +152,7 @@ def _points(model: ir.Model) -> list[LayerOutput]:
                 value,
                 _elements(value),
                 exact=bool(own) and node.op_type not in _NO_LAYERS,
-                weights=node.op_type in _LAYERS,
+                weights=node.op_type in LAYERS,
                 by_channel=EQUALISED_KEY in node.metadata_props,
                 shift=float(node.metadata_props.get(SHIFT_KEY, 0.0)),
             )
@@ -205,7 +205,7 @@ def _owner(node: ir.Node) -> str | None:
     """The module whose weights a node reads."""
     if node.op_type in _NO_LAYERS:
         return None
-    if node.op_type in _LAYERS and module_of(node):
+    if node.op_type in LAYERS and module_of(node):
         return module_of(node)
     weights = [v for v in node.inputs if v is not None and v.const_value is not None]
     named = [str(value.name).rpartition(".")[0] for value in weights if "." in str(value.name)]
@@ -233,7 +233,7 @@ def _normalised(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Value]]:
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "BatchNormalization" else None
         layer = None if source is None else source.producer()
-        if source is None or layer is None or layer.op_type not in _LAYERS:
+        if source is None or layer is None or layer.op_type not in LAYERS:
             continue
         if len(list(source.uses())) == 1:
             yield node.outputs[0], source
