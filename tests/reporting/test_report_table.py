@@ -97,6 +97,7 @@ def test_hostile_names_are_shown_and_not_obeyed(width: int) -> None:
         output = plain(renderable, width)
         assert "[red]" in output
         assert not any(c in output for c in "\x1b\x07\u202e\ud800")
+    assert plain(fold_table(report), 300).count("[red]") == 2, "the name and the reason"
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
