@@ -444,6 +444,19 @@ def test_sizes_that_grow_together_are_not_noted(condition):
     assert not fold(branching(condition), (torch.randn(1, 4, 20, 20),)).notes
 
 
+def test_two_inputs_keep_the_ratio_of_their_sizes():
+    """No input whose sizes are both one larger is accepted here."""
+
+    def forward(self, x, half):
+        x = x + F.interpolate(half, scale_factor=2)
+        y = self.norm(torch.sigmoid(x))
+        return self.conv(F.pad(y, (0, 1)) if x.shape[-1] > 60 else y)
+
+    model = randomise(Net(forward, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 2, 3)))
+    inputs = (torch.randn(1, 4, 20, 20), torch.randn(1, 4, 10, 10))
+    assert fold(model, inputs).batchnorms_after == 1
+
+
 def test_two_inputs_are_tried_with_different_sizes():
     def forward(self, x, other):
         y = self.norm(torch.sigmoid(x))

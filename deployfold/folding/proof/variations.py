@@ -121,7 +121,8 @@ def resized(inputs: Inputs, axes: Sequence[int], by: int) -> Inputs:
     """The same inputs with ``axes`` of the first tensor longer by ``by`` elements.
 
     In tensors of another rank, every axis behind the batch that has the old length changes as well.
-    New elements repeat the last element.
+    A tensor of the same rank keeps its ratio to the first where that gives a whole number. New
+    elements repeat the last element.
     """
     first = next(tensor for tensor in tensors_in(inputs) if tensor.dim())
     lengths = {first.shape[axis] for axis in axes}
@@ -134,9 +135,12 @@ def resized(inputs: Inputs, axes: Sequence[int], by: int) -> Inputs:
         )
         for axis in own:
             size = tensor.shape[axis]
-            if size + by < 1:
+            whole = first.shape[axis] if own is axes else size
+            scaled, rest = divmod(size * (whole + by), whole)
+            length = size + by if rest else scaled
+            if length < 1:
                 continue
-            index = torch.arange(size + by, device=tensor.device).clamp(max=size - 1)
+            index = torch.arange(length, device=tensor.device).clamp(max=size - 1)
             tensor = tensor.index_select(axis, index)
         return tensor
 
