@@ -9,7 +9,6 @@ from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.onnx_checks import check_finite
-from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
@@ -145,6 +144,8 @@ def _torch_tensorrt(
     if program.path is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
         return journal.keep(replace(artifact, not_measured=reason))
+    from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
+
     path = program.path.with_name(f"{loaded.name}.{name}{TORCH_TENSORRT.suffix}")
     with journal.running("compile", artifact.title) as stage:
         made = compile_torch_tensorrt(

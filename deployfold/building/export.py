@@ -19,7 +19,6 @@ from deployfold.runtimes.device import CPU
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
-from .onnx_source import export_onnx
 from .results import Exported, Folded
 from .settings import run_settings
 
@@ -34,6 +33,8 @@ def export(
     """
     metadata = _metadata(loaded.model, folded.result)
     if loaded.model.in_onnx:
+        from .onnx_source import export_onnx
+
         return export_onnx(loaded, folded, directory, metadata, spec, journal)
     result, settings = folded.result, run_settings(spec)
     base = Artifact("", "", parameters=result.parameters_after, batchnorms=result.batchnorms_after)

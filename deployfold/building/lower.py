@@ -14,7 +14,6 @@ from deployfold.errors import AccuracyError
 from deployfold.events import StageProgress
 from deployfold.lowering import lower as lower_onnx
 from deployfold.lowering.cache import LoweringCache, default_cache_directory
-from deployfold.lowering.qdq.lower_given import check_given
 from deployfold.lowering.request import LoweringData, LoweringOptions, Tuning
 from deployfold.lowering.result import LoweredModel
 from deployfold.reporting.layers import QuantizationSummary
@@ -87,6 +86,8 @@ def _lower_given(
     Raises:
         UsageError: a requested precision would quantise the model a second time.
     """
+    from deployfold.lowering.qdq.lower_given import check_given
+
     for precision in spec.precisions:
         check_given(given, precision)
     if spec.calibration is not None:

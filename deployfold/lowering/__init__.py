@@ -6,6 +6,8 @@ the record of the precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import onnxruntime
@@ -15,16 +17,11 @@ from deployfold.config.precision import Precision
 from deployfold.util.onnx_files import onnx_sha256
 
 from .cache import LoweringCache, cache_key
-from .cast import lower as _cast
 from .graph import load
 from .progress import Progress, silent
-from .qdq import lower as _qdq
 from .qdq.given import quantised_as
-from .qdq.lower_given import check_given, lower_given
 from .request import LoweringData, LoweringOptions
 from .result import LoweredModel
-
-_FAMILIES = {"cast": _cast.lower, "qdq": _qdq.lower}
 
 
 def lower(
@@ -58,9 +55,13 @@ def lower(
     model = load(source, weights=False)
     given = quantised_as(model)
     if given is not None:
+        from .qdq.lower_given import check_given, lower_given
+
         check_given(given, precision)
         return lower_given(model, source, path, given, data, options, progress)
-    write = _FAMILIES[precision.record.family]
+    # The other families would cost every build a tenth of a second.
+    write: Callable[..., LoweredModel]
+    write = import_module(f".{precision.record.family}.lower", __name__).lower
     # A task metric can be any code, and its numbers belong to the result.
     keyed = data.digest is not None and data.scored is None
     if cache is None or not keyed or precision.record.family != "qdq":

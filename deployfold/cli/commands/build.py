@@ -60,7 +60,6 @@ def build(
     from deployfold.compiling.planning import check_target
     from deployfold.config.build_profiles import merge
     from deployfold.config.conflicts import LAYERS, check_used
-    from deployfold.reporting.html import check_installed
     from deployfold.reporting.report import REPORT_HTML
     from deployfold.reporting.select import check_column
 
@@ -71,6 +70,8 @@ def build(
     spec = merge(profile, flags).spec(model)
     check_used([*flags, *[LAYERS] * layers], spec)
     if html:
+        from deployfold.reporting.html import check_installed
+
         check_installed()
     for name in spec.targets:
         check_target(name)
