@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from deployfold.exporting.session import Array
 
@@ -56,6 +57,8 @@ def emulate(model: ir.Model, half: ir.DataType) -> None:
 
 
 def _widened(array: Array) -> Array:
+    if array.dtype == np.float16:  # a quarter of NumPy's time
+        return torch.from_numpy(np.array(array)).float().numpy()
     return array.astype(np.float32)
 
 
