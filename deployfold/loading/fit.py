@@ -277,12 +277,12 @@ def _without_pruning(names: Names, tensors: Mapping[str, Tensor]) -> Mapping[str
     return found
 
 
-def summary(fit: Fit, shown: int = 3) -> str:
+def summary(fit: Fit) -> str:
     """The first of each kind of problem, and how many more there are."""
     missing = [f"{key} is missing" for key in fit.missing]
     unexpected = [f"{key} is unexpected" for key in fit.unexpected]
     kinds = (missing, unexpected, fit.shapes)
-    return "; ".join(first_few(kind, shown) for kind in kinds if kind)
+    return "; ".join(first_few(kind) for kind in kinds if kind)
 
 
 def _is_counter(key: str) -> bool:

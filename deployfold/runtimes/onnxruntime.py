@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -42,9 +41,6 @@ class OnnxRuntimeRunner:
     Args:
         settings: ``threads`` are intra-op threads. ``None`` takes torch's number if torch is
             imported, so that all rows agree, and else ONNX Runtime's default.
-        names: the input names of the values that :meth:`run` gets, in their order; ``None`` means
-            the model's order. Names allow values for inputs that the exporter found unused and
-            removed; these values are ignored.
 
     Raises:
         UsageError: the provider is not installed, or does not exist.
@@ -53,14 +49,11 @@ class OnnxRuntimeRunner:
 
     key: str | None = "onnxruntime"
 
-    def __init__(
-        self, path: Path, settings: RunSettings | None = None, *, names: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, settings: RunSettings | None = None) -> None:
         self.settings = settings or RunSettings()
         self.placement: str | None = None
         """The nodes that a provider other than the CPU's runs; known once the model is loaded."""
         self._path = path
-        self._names = None if names is None else tuple(names)
         self._implied = is_gpu(self.settings.device) and self.settings.provider is None
         self._provider = CUDA if self._implied else resolve_provider(self.settings.provider)
         self._session: Any = None
@@ -209,13 +202,10 @@ class OnnxRuntimeRunner:
 
     def _feed(self, inputs: Inputs) -> dict[str, Array]:
         wanted = self._loaded().get_inputs()
-        names = self._names or tuple(value.name for value in wanted)
-        check_count(self._path.name, len(names), len(inputs))
-        given = dict(zip(names, inputs, strict=True))
-        missing = [value.name for value in wanted if value.name not in given]
-        if missing:
-            raise MeasureError(f"{self._path.name} needs an input named {missing[0]!r}.")
-        return {value.name: self._as(value.type, given[value.name]) for value in wanted}
+        check_count(self._path.name, len(wanted), len(inputs))
+        return {
+            value.name: self._as(value.type, one) for value, one in zip(wanted, inputs, strict=True)
+        }
 
     def _as(self, declared: str, value: Array | Tensor) -> Array:
         dtype = numpy_name(declared)
