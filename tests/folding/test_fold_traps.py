@@ -622,6 +622,18 @@ def test_a_forward_that_fails_is_an_error_with_the_input_shape():
     assert "--input" in caught.value.hint
 
 
+def test_a_forward_that_computes_gradients_is_not_called_a_failing_one():
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.norm(self.conv(x)).sum(), x)[0]
+
+    model = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    with pytest.raises(FoldError, match=r"runs, but fails in torch\.inference_mode") as caught:
+        fold(model, (image(),))
+    assert "computes gradients" in caught.value.hint
+
+
 def test_a_model_that_cannot_be_copied_is_refused():
     import threading
 

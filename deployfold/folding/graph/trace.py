@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from deployfold.errors import FoldError
+from deployfold.errors import FoldError, first_line
 from deployfold.folding.modules import (
     copy_modules,
     map_tensors,
     tensors_in,
     without_numbers,
 )
-from deployfold.folding.proof.compare import forward_failed
+from deployfold.folding.proof.compare import forward_failed, run_model
 
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
@@ -72,7 +72,29 @@ def trace(
         with without_numbers(shadow), torch.device("meta"):
             return _record_all(shadow, shapes, others, further, apart)
     except Exception:  # model code may need numbers, or tensors outside the module
-        return _record_all(copy_modules(model), samples, others)
+        try:
+            return _record_all(copy_modules(model), samples, others)
+        except FoldError as error:
+            raise _only_when_traced(model, samples, error) or error from error.__cause__
+
+
+def _only_when_traced(
+    model: torch.nn.Module, samples: Sequence[Inputs], error: FoldError
+) -> FoldError | None:
+    """The error for a forward that runs, but not in inference mode as the trace does."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, RecursionError):
+        return None
+    try:
+        for inputs in samples:
+            run_model(copy_modules(model), inputs)
+    except Exception:
+        return None
+    return FoldError(
+        "The model's forward pass runs, but fails in torch.inference_mode, in which folding traces "
+        f"it: {type(cause).__name__}: {first_line(cause)}",
+        hint="A forward that computes gradients, or starts threads, cannot be folded.",
+    )
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
