@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from deployfold.reporting.row import Latency
 from deployfold.runtimes.protocol import Array
 
-from .machine_load import Contention
 from .stability import Evidence, doubts
 from .stats import Interval, percentiles
 
@@ -79,9 +78,7 @@ class Measurements:
     rows: tuple[Measured, ...]
     rounds: int
     seconds: float
-    threads: int
     converged: bool
-    contention: Contention | None = None
 
 
 class MeasurementInterrupted(KeyboardInterrupt):

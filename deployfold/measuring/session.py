@@ -155,9 +155,7 @@ class Session:
             rows=tuple(self._measured(row) for row in self.all_rows),
             rounds=self.completed,
             seconds=0.0 if self.started is None else (end - self.started) / 1e9,
-            threads=self.threads,
             converged=self.converged,
-            contention=self.contention,
         )
 
     def _measured(self, row: TimedRunner) -> Measured:

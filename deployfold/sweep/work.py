@@ -42,7 +42,6 @@ class Outcome:
     Attributes:
         peak_bytes: the greatest resident memory of the build; ``None`` if unknown.
         failure: the reason in one sentence; ``None`` if the directory of the job is complete.
-        cached: whether another run built the job meanwhile.
     """
 
     job: Job
@@ -50,7 +49,6 @@ class Outcome:
     peak_bytes: int | None = None
     failure: str | None = None
     code: int = 0
-    cached: bool = False
 
 
 class Processes:
@@ -134,7 +132,7 @@ def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[Non
 def _build(job: Job, processes: Processes, environment: Mapping[str, str] | None) -> Outcome:
     start = time.monotonic()
     if (job.directory / RECORD).exists():
-        return Outcome(job, 0.0, cached=True)
+        return Outcome(job, 0.0)
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     work = job.directory.parent / f"{WORK}{secrets.token_hex(4)}"
     work.mkdir()
@@ -151,21 +149,14 @@ def _build(job: Job, processes: Processes, environment: Mapping[str, str] | None
             "peak_bytes": peak,
         }
         write_text(work / RECORD, json.dumps(record, indent=2) + "\n")
-        cached = _publish(work, job.directory)
-        return Outcome(job, seconds, peak, code=code, cached=cached)
+        try:
+            work.rename(job.directory)
+        except OSError:
+            if not (job.directory / RECORD).exists():  # else another process has published it
+                raise
+        return Outcome(job, seconds, peak, code=code)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _publish(work: Path, directory: Path) -> bool:
-    """Rename ``work``, and return whether another process had already published the result."""
-    try:
-        work.rename(directory)
-    except OSError:
-        if not (directory / RECORD).exists():
-            raise
-        return True
-    return False
 
 
 def _run(
