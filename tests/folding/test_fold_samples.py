@@ -507,6 +507,19 @@ def test_a_size_is_followed_into_other_methods(late):
     assert fold(randomise(Keeps(late)), (torch.randn(1, 4, 20, 20),)).batchnorms_after == 1
 
 
+def test_a_cache_that_the_forward_fills_is_not_noted():
+    def forward(self, x):
+        key = tuple(x.shape)
+        if key not in self.found:
+            self.found[key] = torch.zeros(key[-1])
+        return self.norm(self.conv(x)) + self.found[key]
+
+    model = Net(forward, conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4))
+    model.found = {}
+    result = fold(randomise(model), POSITIVE)
+    assert (result.batchnorms_after, result.notes) == (0, ())
+
+
 def test_a_bound_that_was_not_met_is_noted():
     (note, *_) = fold(randomise(Keeps("bound")), (torch.randn(1, 4, 20, 20),)).notes
     assert "compares a size with a number or another size (test_fold_samples.py:" in note

@@ -107,7 +107,8 @@ def _chooses(flow: Flow, node: ast.AST) -> bool:
         place = flow.named.get(ast.unparse(node.value), node.value)
         several = isinstance(place, (ast.List, ast.Tuple)) and bool(place.elts)
         several = several or flow.reader.holds_several(node.value)
-        return several and bool(flow.kind(node.slice) & (HIDDEN | Kind.WATCHED))
+        chosen = flow.kind(node.slice) & (HIDDEN | Kind.WATCHED)
+        return several and bool(chosen) and ast.unparse(node.value) not in flow.filled
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         kinds = [flow.kind(argument) for argument in node.args]
         if node.func.id == "getattr" or (node.func.id == "next" and len(kinds) > 1):
@@ -140,11 +141,7 @@ def _looks_up(flow: Flow, node: ast.AST) -> bool:
         place = node.comparators[-1]
     else:
         return False
-    return ast.unparse(place) not in {
-        ast.unparse(one.value)
-        for one in flow.nodes
-        if isinstance(one, ast.Subscript) and isinstance(one.ctx, ast.Store)
-    }
+    return ast.unparse(place) not in flow.filled
 
 
 def _checks_of(node: ast.AST) -> Iterator[ast.AST]:

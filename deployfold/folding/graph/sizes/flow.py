@@ -79,6 +79,12 @@ class Flow:
         first = next(iter(self._functions), None)
         return returned_by(first if isinstance(first, ast.Lambda) else self._tree)
 
+    @cached_property
+    def filled(self) -> set[str]:
+        """The dictionaries and lists that the function itself fills, such as caches."""
+        items = [item for item in self.nodes if isinstance(item, ast.Subscript)]
+        return {ast.unparse(item.value) for item in items if isinstance(item.ctx, ast.Store)}
+
     # Names.
 
     def _bind(self, node: ast.AST) -> None:
