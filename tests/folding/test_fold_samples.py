@@ -70,11 +70,17 @@ def test_an_operator_seen_in_one_sample_limits_the_fold():
 
 def test_a_sample_of_the_same_path_costs_no_fold():
     """Merging branches needs a block that runs once; equal passes count once."""
-    timm = pytest.importorskip("timm")
-    model = randomise(timm.create_model("repvgg_a0"), positive=True)
-    samples = [(torch.randn(1, 3, 64, 64),) for _ in range(3)]
+
+    def forward(self, x):
+        return torch.relu(self.one(self.wide(x)) + self.two(self.narrow(x)) + self.three(x))
+
+    norms = {name: nn.BatchNorm2d(4) for name in ("one", "two", "three")}
+    convs = {"wide": nn.Conv2d(4, 4, 3, padding=1), "narrow": nn.Conv2d(4, 4, 1)}
+    model = randomise(Net(forward, **norms, **convs), positive=True)
+    samples = [(torch.randn(1, 4, 8, 8),) for _ in range(3)]
     result = fold(model, samples[0], more_inputs=samples[1:])
     assert result.batchnorms_after == 0
+    assert "branch" in {item.kind for item in result.folded}
     assert result.parameters_after == fold(model, samples[0]).parameters_after
 
 
