@@ -13,15 +13,6 @@ from .build_spec import BuildSpec
 from .make_spec import make_spec
 from .precision import QUANTISED, Precision, flags
 
-
-def _calibrated(spec: BuildSpec) -> bool:
-    return any(one.record.calibration != "none" for one in spec.precisions)
-
-
-def _quantised(spec: BuildSpec) -> bool:
-    return any(one.record.family == "qdq" for one in spec.precisions)
-
-
 _ADD_CALIBRATED = f"Add {flags(one for one in Precision if one.record.calibration != 'none')}."
 _ADD_QUANTISED = f"Add {flags(QUANTISED)}."
 _ADD_ACTIVATIONS = f"Add {flags(one for one in Precision if one.record.quantises_activations)}."
@@ -65,7 +56,7 @@ NEEDS = (
     ),
     Need(
         ("calib", "calib-samples", "held-back"),
-        _calibrated,
+        lambda spec: any(one.record.calibration != "none" for one in spec.precisions),
         "no precision of this build is calibrated",
         _ADD_CALIBRATED,
     ),
@@ -77,7 +68,7 @@ NEEDS = (
     ),
     Need(
         ("min-sqnr", "min-agreement", "min-quantized-share", "rest-precision", LAYERS),
-        _quantised,
+        lambda spec: any(one.record.family == "qdq" for one in spec.precisions),
         "no precision of this build is quantised",
         _ADD_QUANTISED,
     ),

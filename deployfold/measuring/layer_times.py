@@ -12,7 +12,7 @@ from deployfold.events import Emit, StageProgress, ignore
 from deployfold.exporting.onnx_graph import MODULE_KEY
 from deployfold.reporting.layers import LayerTimes, TimedLayer
 from deployfold.runtimes.failures import summary
-from deployfold.runtimes.layer_times import LayerProfiler, LayerTime
+from deployfold.runtimes.layer_times import LayerProfiler
 from deployfold.runtimes.protocol import Inputs, Runner
 from deployfold.util.onnx_files import read_graph
 
@@ -37,14 +37,11 @@ def layer_times(
         return LayerTimes(not_measured=summary(error))
     finally:
         runner.close()
-    layers = tuple(_timed(one, modules) for one in profile.layers)
-    return LayerTimes(layers=layers, calls=calls, details=profile.details)
-
-
-def _timed(one: LayerTime, modules: Modules) -> TimedLayer:
-    return TimedLayer(
-        name=one.name, kind=one.kind, ms=one.ms, module=modules.find(one.onnx_nodes, one.kind)
+    layers = tuple(
+        TimedLayer(name=o.name, kind=o.kind, ms=o.ms, module=modules.find(o.onnx_nodes, o.kind))
+        for o in profile.layers
     )
+    return LayerTimes(layers=layers, calls=calls, details=profile.details)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from . import text
 from .conditions import SLACK, fitting_threads
 from .intervals import MIN_FOR_INTERVAL
 from .report import Report
-from .row import Latency, Row
+from .row import Row
 
 ENOUGH_ROUNDS = 30
 """Fewer rounds hardly show whether successive ones are alike. Under an autocorrelation of 0.6 the
@@ -180,7 +180,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
         steps.append(f"The CPU governor is {governor}: sudo cpupower frequency-set -g performance.")
     if any(one.gpu and one.gpu.throttled_by for one in latencies):
         steps.append("Lock the GPU's clocks: sudo nvidia-smi -lgc MHZ.")
-    if any(_short(one) for one in latencies):
+    if any(one.rounds < MIN_FOR_INTERVAL or "time" in one.doubts for one in latencies):
         steps.append("Allow more time with --max-seconds.")
     if not steps and not said:
         steps.append("Close other programs, or allow more time with --max-seconds.")
@@ -191,7 +191,3 @@ def _crowded(others: float, cpus: int, threads: int) -> str:
     fit = fitting_threads(cpus, others)
     fewer = f", or use --threads {fit}" if threads > fit else ""
     return f"Other programs kept {others:.1f} of {cpus} CPUs busy: close them{fewer}."
-
-
-def _short(latency: Latency) -> bool:
-    return latency.rounds < MIN_FOR_INTERVAL or "time" in latency.doubts

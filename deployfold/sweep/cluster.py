@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from deployfold.errors import UsageError
@@ -73,7 +73,9 @@ def _check_shared(client: Any, jobs: Sequence[Job]) -> None:
     probe = jobs[0].root / f".probe-{uuid.uuid4().hex}"
     probe.touch()
     try:
-        blind = [worker for worker, sees in client.run(_exists, str(probe)).items() if not sees]
+        blind = [
+            worker for worker, sees in client.run(os.path.exists, str(probe)).items() if not sees
+        ]
     finally:
         probe.unlink()
     if blind:
@@ -81,10 +83,6 @@ def _check_shared(client: Any, jobs: Sequence[Job]) -> None:
             f"The Dask worker {blind[0]} has no directory {jobs[0].root}.",
             hint="Put the sweep's directory, the fleet file and its models on a shared disk.",
         )
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()
 
 
 def _workers(client: Any, address: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from deployfold.errors import DeployfoldError, UsageError
@@ -43,7 +44,8 @@ def atomic_path(path: Path, *, name: str | None = None) -> Iterator[Path]:
     """
     make_directory(path.parent)
     try:
-        locked, lock = _make_locked(path, _make_file if name is None else _make_directory)
+        make = partial(Path.touch, exist_ok=False) if name is None else Path.mkdir
+        locked, lock = _make_locked(path, make)
     except OSError as error:
         raise unwritable(path, error) from error
     temporary = locked if name is None else locked / name
@@ -80,7 +82,7 @@ def temporary_directory(path: Path) -> Iterator[Path]:
     path = path.absolute()
     make_directory(path.parent)
     try:
-        directory, lock = _make_locked(path, _make_directory)
+        directory, lock = _make_locked(path, Path.mkdir)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -113,7 +115,7 @@ def check_new(path: Path) -> None:
         raise UsageError(f"{path} is not empty.", hint="Choose a new directory.")
 
 
-def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | None]:
+def _make_locked(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
     """Make a temporary file or directory for ``path`` and lock it.
 
     Temporary files that killed processes left behind are removed first.
@@ -124,7 +126,7 @@ def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | 
     """
     _clear_left(path)
     while True:
-        temporary = make(path)
+        temporary = _make_new(path, make)
         try:
             lock = os.open(temporary, os.O_RDONLY)
         except FileNotFoundError:
@@ -141,14 +143,6 @@ def _make_locked(path: Path, make: Callable[[Path], Path]) -> tuple[Path, int | 
         except (BlockingIOError, FileNotFoundError):
             pass
         os.close(lock)
-
-
-def _make_file(path: Path) -> Path:
-    return _make_new(path, lambda new: new.touch(exist_ok=False))
-
-
-def _make_directory(path: Path) -> Path:
-    return _make_new(path, lambda new: new.mkdir())
 
 
 def _make_new(path: Path, make: Callable[[Path], None]) -> Path:
