@@ -22,6 +22,8 @@ from deployfold.events import Event, Note, StageFinished, StageProgress, StageSt
 from deployfold.reporting.text import clean, size
 
 _WIDTH = 11  # of the longest stage name, so that the lines align
+_NARROWEST = 20
+"""Columns of a text beside its heading, however narrow the terminal is."""
 _ROOMY = 100
 """Columns of a terminal from which the bar is long."""
 
@@ -102,21 +104,26 @@ class Progress:
             self._end_task()
             peak = event.peak_bytes if self._verbose else None
             memory = "" if peak is None else f", peak {size(peak)}"
-            line = Text.assemble(
-                ("✓ ", "green"),
-                (f"{event.stage:<{_WIDTH}} ", "bold"),
-                clean(event.summary),
-                (f"  {event.seconds:.1f} s{memory}", "dim"),
+            self._print(
+                Text.assemble(("✓ ", "green"), (f"{event.stage:<{_WIDTH}} ", "bold")),
+                Text.assemble(clean(event.summary), (f"  {event.seconds:.1f} s{memory}", "dim")),
             )
-            self._live.console.print(line, soft_wrap=not self._console.is_terminal)
         elif isinstance(event, Note):
             self._show_note(event)
 
     def _show_note(self, note: Note) -> None:
         if note.level == "warning":
-            self._live.console.print(Text.assemble(("! ", "yellow"), clean(note.text)))
+            self._print(Text("! ", "yellow"), Text(clean(note.text)))
         elif self._verbose:
-            self._live.console.print(Text.assemble(("  ", ""), (clean(note.text), "dim")))
+            self._print(Text("  "), Text(clean(note.text), "dim"))
+
+    def _print(self, head: Text, body: Text) -> None:
+        """Print a line; on a terminal, what does not fit goes below the beginning of ``body``."""
+        if self._console.is_terminal:
+            indent = head.cell_len
+            lines = body.wrap(self._console, max(_NARROWEST, self._console.width - indent))
+            body = Text("\n" + " " * indent).join(lines)
+        self._live.console.print(head + body, soft_wrap=True)
 
     def _end_task(self) -> None:
         if self._task is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from deployfold.errors import DeployfoldError, ExitCode, Interrupted, UsageError
-from deployfold.events import Emit, Event
+from deployfold.events import Emit, Event, StageStarted
 from deployfold.reporting.text import clean
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class Session:
     json: bool
     verbose: bool
     quiet: bool = False
+
+    def show_import(self) -> None:
+        """Show that the command works while it imports torch, which takes seconds."""
+        self.emit(StageStarted("load", "importing PyTorch"))
 
     def write_json(self, value: object) -> None:
         """Write a value as JSON, the whole result of the command."""

@@ -137,7 +137,9 @@ class LoweredModel:
             rounded = f"every {self.precision.value} tensor"
         room = ""
         if self.head_room is not None and self.head_room.factor < _ENOUGH:
-            room = f"; inputs {self.head_room.factor:.3g} times as large still fit float16"
+            factor = self.head_room.factor
+            times = f"{factor:.3g}" if factor < 1000 else f"{factor:,.0f}"
+            room = f"; inputs {times} times as large still fit float16"
         each = ""
         if len(self.outputs) > 1:
             each = "; " + first_few([f"{one.name} {one.sqnr_db:.1f} dB" for one in self.outputs])

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from deployfold.cli.progress import Progress
-from deployfold.events import StageFinished, StageProgress, StageStarted
+from deployfold.events import Note, StageFinished, StageProgress, StageStarted
 
 
 def test_a_stage_that_is_over_leaves_its_line_alone():
@@ -40,3 +40,24 @@ def test_a_stage_takes_one_line_with_its_times(width: int):
     line = frames[-1].split("\n")[0].rstrip()
     assert len(line) <= width
     assert re.search(r"int8: what .*… .*0:00:00 about 1 s left$", line), frames[-1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_does_not_fit_goes_below_the_beginning(terminal: bool):
+    """On a terminal alone: a log gets one line for a stage and one for a warning."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=60, color_system=None)
+    words = "20 of 20 BatchNorm layers folded, 4,800 parameters fewer, same function in float64"
+    with Progress(console) as progress:
+        progress.show(StageFinished("fold", words, 1.5))
+        progress.show(Note(words, "warning"))
+    lines = re.sub(r"\x1b\[[?\d]*[a-zA-Z]|\r", "", stream.getvalue()).splitlines()
+    if not terminal:
+        assert lines == [f"✓ fold        {words}  1.5 s", f"! {words}"]
+        return
+    lines = [line for line in lines if line]
+    assert [len(line) - len(line.lstrip(" ")) for line in lines] == [0, 14, 14, 0, 2]
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line.strip("✓! ") for line in lines).split() == (
+        ["fold", *words.split(), "1.5", "s", *words.split()]
+    )

@@ -86,6 +86,7 @@ def build(
             show_plan(run, plan)
             return
 
+    run.show_import()
     from deployfold.building.pipeline import build as run_pipeline
     from deployfold.building.pipeline import check_outcome
 

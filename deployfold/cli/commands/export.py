@@ -22,9 +22,11 @@ def export(
     **written: Any,
 ) -> None:
     """The command ``deployfold export``."""
-    from deployfold.building.pipeline import build
     from deployfold.config.make_spec import spec_of_keywords
 
     spec = spec_of_keywords(model, {**written, "engine": False, "measure": False})
+    run.show_import()
+    from deployfold.building.pipeline import build
+
     report, directory = build(spec, emit=run.emit)
     show_report(run, report, directory)

@@ -43,10 +43,12 @@ def fold(
     **written: Any,
 ) -> None:
     """The command ``deployfold fold``."""
-    from deployfold.building.fold_file import fold_file
     from deployfold.config.make_spec import spec_of_keywords
 
     spec = spec_of_keywords(model, {**written, "measure": False})
+    run.show_import()
+    from deployfold.building.fold_file import fold_file
+
     report = fold_file(spec, output, emit=run.emit)
     _show(run, report, explain or run.verbose, output)
 
