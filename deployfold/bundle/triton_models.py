@@ -77,7 +77,7 @@ def models_of(
         for one in group.artifacts
         if one.runtime is TENSORRT
     }
-    batch = _greatest_batch(build, onnx, interface, engines, max_batch, emit)
+    batch = _batch_to_serve(build, onnx, interface, engines, max_batch, emit)
     models = [
         _model(group, build, interface, engines, batch, instances, labels) for group in groups
     ]
@@ -144,7 +144,7 @@ def _unfit(build: Build, artifact: Artifact) -> str | None:
     return "it is weight-stripped, but Triton cannot refit" if options.get("strip_plan") else None
 
 
-def _greatest_batch(
+def _batch_to_serve(
     build: Build,
     onnx: Artifact,
     interface: Interface,

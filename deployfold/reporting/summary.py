@@ -34,8 +34,8 @@ def summary_lines(report: Report) -> list[Line]:
         lines.append(Line("status", text.clean(str(status)), tone))
     if report.fold is not None:
         lines.extend(_fold(report.fold))
-    lines.extend(_best(report.rows))
-    lines.extend(_saturation(report.rows))
+    lines.extend(_fastest_and_smallest(report.rows))
+    lines.extend(_peak(report.rows))
     told = report.fold.reestimation if report.fold else None
     notes = grouped([note for note in report.notes if note != told])
     lines.extend(Line("note", text.clean(note)) for note in notes[:MOST_NOTES])
@@ -65,7 +65,7 @@ def _fold(fold: FoldSummary) -> list[Line]:
     return lines
 
 
-def _best(rows: tuple[Row, ...]) -> list[Line]:
+def _fastest_and_smallest(rows: tuple[Row, ...]) -> list[Line]:
     lines = []
     faster = [
         (row.latency.speedup, row)
@@ -91,7 +91,7 @@ def _best(rows: tuple[Row, ...]) -> list[Line]:
     return lines
 
 
-def _saturation(rows: tuple[Row, ...]) -> list[Line]:
+def _peak(rows: tuple[Row, ...]) -> list[Line]:
     """The row with the greatest throughput of a sweep."""
     best: tuple[float, int, Row] | None = None
     for row in rows:

@@ -54,11 +54,11 @@ def _setting(key: str, value: object) -> object:
     if not isinstance(value, str):
         return value
     if key in code_keys() and names_function(value):
-        return f"{value} {_code(value)}"
+        return f"{value} {_code_hash(value)}"
     return _content(value) if key in path_keys() else value
 
 
-def _code(function: str) -> str:
+def _code_hash(function: str) -> str:
     """The hash of the user's module or package; empty for a library, whose version counts."""
     top = Path(function.partition(":")[0].partition(".")[0])
     for path in (top.with_suffix(".py"), top):

@@ -220,10 +220,12 @@ def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Jo
     for (name, precision), group in missing.items():
         targets = tuple(cell.target for cell in group)
         jobs.setdefault((name, precision is Precision.FP32, targets), []).extend(group)
-    return tuple(Job(tuple(group), root, _code(group[0].model)) for group in jobs.values())
+    return tuple(
+        Job(tuple(group), root, _code_directory(group[0].model)) for group in jobs.values()
+    )
 
 
-def _code(model: FleetModel) -> Path | None:
+def _code_directory(model: FleetModel) -> Path | None:
     """The directory of functions in a model's settings: the working directory of the sweep."""
     named = any(names_function(model.settings.get(key)) for key in code_keys())
     return Path.cwd() if named else None
