@@ -92,7 +92,7 @@ class Fit:
 
 def fits(names: Names, weights: Weights, arch: str) -> list[Fit]:
     """Every way in which weights fit an architecture; the nearest attempt if none fits."""
-    nearest: Fit | None = None
+    tried: list[Fit] = []
     tensors = _without_pruning(names, weights.tensors)
     for rename in (str, _unwrapped, _without_data_parallel, _renamed_for(names)):
         given = _renamed(tensors, rename)
@@ -106,10 +106,8 @@ def fits(names: Names, weights: Weights, arch: str) -> list[Fit]:
         added = _with_prefix_added(names, given)
         if added is not None:
             return [_fit(names, weights, added, "", arch)]
-        for fit in found:
-            if nearest is None or len(fit.problems) < len(nearest.problems):
-                nearest = fit
-    return [] if nearest is None else [nearest]
+        tried += found
+    return [min(tried, key=lambda fit: len(fit.problems))] if tried else []
 
 
 def _fit(

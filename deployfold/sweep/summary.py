@@ -257,7 +257,5 @@ def _in_kit(cell: Cell, directory: Path) -> bool:
 
 
 def _sqnr(report: Report, precision: str) -> float | None:
-    for row in report.rows:
-        if row.name == f"onnxruntime-{precision}" and row.accuracy is not None:
-            return row.accuracy.sqnr_db
-    return None
+    accuracy = (row.accuracy for row in report.rows if row.name == f"onnxruntime-{precision}")
+    return next((one.sqnr_db for one in accuracy if one is not None), None)

@@ -10,7 +10,6 @@ from cli_runs import run
 from torch import nn
 
 FAST = ("--fp16", "--no-measure", "--target", "l4", "--input", "1x3x16x16")
-EXTRA = ("--strip-plan", "--torch-tensorrt")
 
 
 def test_options_reach_the_engine(folder, tmp_path):
