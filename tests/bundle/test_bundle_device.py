@@ -150,6 +150,8 @@ def test_arrays_go_in_and_come_out(bare: Path, device: Path, tmp_path: Path) -> 
     assert (done.returncode, "no array 'x'" in done.stderr) == (2, True)
     np.save(tmp_path / "bad.npy", x[:, :2])
     assert run(bare, device, tmp_path / "bad.npy").returncode == 8
+    done = run(bare, device, tmp_path / "x.npz", "-o", tmp_path / "x.npy" / "y.npz")
+    assert (done.returncode, "Error: Cannot write" in done.stderr) == (2, True)
 
 
 def test_a_file_other_than_a_picture_is_an_error(bare: Path, device: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from deployfold.errors import DeployfoldError, MeasureError, UsageError  # noqa:
 from deployfold.runtimes.tail import TailedRunner  # noqa: E402
 from deployfold.runtimes.tail_name import head_reference  # noqa: E402
 from deployfold.scoring.detections import FORMS  # noqa: E402
+from deployfold.util.files import atomic_path  # noqa: E402
 from deployfold.util.numerics import top_classes  # noqa: E402
 
 TOP = 5
@@ -134,7 +135,7 @@ def _run(bundle: Bundle, artifact: Artifact, runner: Any, args: argparse.Namespa
     if args.draw is not None and picture:
         _draw(picture[0], args.draw, result)
     if args.output is not None:
-        with args.output.open("wb") as file:
+        with atomic_path(args.output) as temporary, temporary.open("wb") as file:
             named = {f"output_{index}": one for index, one in enumerate(outputs)}
             np.savez(file, **named)  # no array is named allow_pickle
     print(json.dumps(_finite(result), indent=2) if args.json else _text(result))
