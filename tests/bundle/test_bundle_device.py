@@ -101,6 +101,9 @@ def test_an_engine_that_was_finished_on_the_device_is_taken(
     assert run(bare, other, "--list").stdout.split()[:2] == [
         "net.int8.sm_87.engine", "net.fp16.sm_89.engine",
     ]  # fmt: skip
+    (other / "net.int8.sm_87.engine.json").write_text("{")
+    done = run(bare, other, "--list")
+    assert (done.returncode, "net.int8.sm_87.engine.json is not JSON" in done.stderr) == (8, True)
 
 
 def test_an_engine_without_its_weights_is_not_run(bare: Path, device: Path, tmp_path: Path) -> None:

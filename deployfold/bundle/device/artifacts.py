@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployfold.compiling.sidecar import read_sidecar, sidecar_path
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.runtimes.tensorrt import TENSORRT
@@ -89,10 +90,8 @@ def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
     shipped = {one["file"] for one in data["artifacts"]}
     found = []
     for path in sorted(folder.glob(f"*{TENSORRT.suffix}")):
-        sidecar = path.with_name(f"{path.name}.json")
-        if path.name not in shipped and sidecar.is_file():
-            precision = json.loads(sidecar.read_text(encoding="utf-8"))["precision"]
-            found.append(Artifact(path, precision, None))
+        if path.name not in shipped and sidecar_path(path).is_file():
+            found.append(Artifact(path, read_sidecar(path)["precision"], None))
     return found
 
 
