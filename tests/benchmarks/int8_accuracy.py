@@ -7,7 +7,7 @@
 The networks and their inputs come from packages: see ``trained_nets.py``, ``trained_inputs.py`` and
 ``trained_text.py``. ``--precisions`` compares our own precisions instead of other quantisers: each
 file as written, with every 16-bit tensor really rounded. ``--only`` takes the titles of both, and
-those of ``onnxruntime_quantisers.MATRICES``.
+those of ``onnxruntime_quantisers.PARTS``.
 A PEER of ``int8_peers.py``, such as nncf-full, is run by that PYTHON, which has its package:
 
     python -m venv nncf; nncf/bin/pip install nncf onnx onnxruntime
@@ -159,7 +159,7 @@ def main() -> None:
     peers = {name: peer(name, python) for name, _, python in others}
     quantisers = (PRECISIONS if given.precisions else QUANTISERS) | peers
     if given.only:
-        known = QUANTISERS | onnxruntime_quantisers.MATRICES | PRECISIONS | peers
+        known = QUANTISERS | onnxruntime_quantisers.PARTS | PRECISIONS | peers
         quantisers = {title: known[title] for title in [*given.only, *peers]}
     if given.keep:
         keep = KeepSpec(tuple(given.keep))

@@ -98,20 +98,26 @@ def int4(config: DefaultWeightOnlyQuantConfig | HQQWeightOnlyQuantConfig) -> Qua
     return quantise
 
 
+_PERCENTILE = {"CalibPercentile": 99.99}
+
 INT8: dict[str, Quantiser] = {
     "onnxruntime MinMax": static(CalibrationMethod.MinMax),
-    "onnxruntime Percentile 99.99": static(CalibrationMethod.Percentile, CalibPercentile=99.99),
+    "onnxruntime Percentile 99.99": static(CalibrationMethod.Percentile, **_PERCENTILE),
     "onnxruntime Percentile 99.999": static(CalibrationMethod.Percentile, CalibPercentile=99.999),
     "onnxruntime Entropy": static(CalibrationMethod.Entropy),
     "onnxruntime dynamic": dynamic,
 }
 
-MATRICES: dict[str, Quantiser] = {
-    "onnxruntime MinMax, MatMul": static(CalibrationMethod.MinMax, ["MatMul"]),
-    "onnxruntime Percentile 99.99, MatMul": static(
-        CalibrationMethod.Percentile, ["MatMul"], CalibPercentile=99.99
-    ),
+PARTS: dict[str, Quantiser] = {
+    **{
+        f"{title}, {kind}": static(method, [kind], **options)
+        for kind in ("Conv", "MatMul")
+        for title, method, options in (
+            ("onnxruntime MinMax", CalibrationMethod.MinMax, {}),
+            ("onnxruntime Percentile 99.99", CalibrationMethod.Percentile, _PERCENTILE),
+        )
+    },
     "onnxruntime INT4": int4(DefaultWeightOnlyQuantConfig(block_size=128, is_symmetric=True)),
     "onnxruntime INT4, HQQ": int4(HQQWeightOnlyQuantConfig(block_size=128)),
 }
-"""Matrix products alone, and their weights alone; ``--only`` runs them."""
+"""Convolutions or matrix products alone, and weights alone; ``--only`` runs them."""
