@@ -8,7 +8,9 @@ import torch
 from torch.nn import functional
 
 from deployfold.lowering.qdq.columns import LEAST_COLUMNS, columns_of, rows_of
+from deployfold.lowering.qdq.formats import INT8
 from deployfold.lowering.qdq.layers import Layer
+from deployfold.lowering.qdq.rounding import stored_weight
 
 CONVOLUTIONS = {
     "1-D": ((2, 4, 9), (6, 4, 3), {"pads": [1, 2], "dilations": [2]}, 1),
@@ -47,6 +49,32 @@ def test_a_convolution_is_a_product(name):
 
 
 @pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [2, 2]},
+        {"strides": [3, 1], "dilations": [1, 2], "pads": [1, 0, 1, 0], "output_padding": [2, 0]},
+    ],
+)
+def test_a_transposed_convolution_is_a_product(attributes):
+    random = np.random.default_rng(0)
+    value = random.standard_normal((2, 3, 5, 4)).astype("float32")
+    weight = random.standard_normal((3, 4, 2, 3)).astype("float32")
+    one = layer("ConvTranspose", 1)
+    (columns,) = columns_of(one, [[value]], weight, attributes) or ()
+    wanted = functional.conv_transpose2d(
+        torch.from_numpy(value), torch.from_numpy(weight), stride=attributes["strides"],
+        padding=attributes.get("pads", [0, 0])[:2], dilation=attributes.get("dilations", 1),
+        output_padding=attributes.get("output_padding", 0),
+    )  # fmt: skip
+    found = rows_of(one, weight) @ columns.values
+    torch.testing.assert_close(found[0], wanted.transpose(0, 1).flatten(1), rtol=1e-4, atol=1e-5)
+    codes = torch.from_numpy(random.integers(-127, 128, (*found.shape[:2], 18))).float()
+    stored = torch.from_numpy(stored_weight(one, codes, weight.shape, INT8))
+    assert stored.shape == weight.shape
+    assert torch.equal(rows_of(one, stored), codes)
+
+
+@pytest.mark.parametrize(
     ("op_type", "axis", "shape"),
     [("MatMul", 1, (2, 5, 6)), ("Gemm", 0, (7, 6)), ("Gemm", 1, (7, 6))],
 )
@@ -74,4 +102,5 @@ def test_of_many_columns_the_same_are_drawn_of_two_inputs():
 def test_padding_that_is_not_told_in_numbers_is_left_alone():
     value, weight = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 2, 3, 3), np.float32)
     assert columns_of(layer("Conv"), [[value]], weight, {"auto_pad": b"SAME_UPPER"}) is None
-    assert columns_of(layer("ConvTranspose", 1), [[value]], weight, {}) is None
+    given = {"output_shape": [8, 8]}
+    assert columns_of(layer("ConvTranspose", 1), [[value]], weight, given) is None

@@ -82,16 +82,16 @@ def columns_of(
         fitted: sample enough columns for a fit, rather than for comparisons alone.
 
     Returns:
-        The columns of each batch; ``None`` for a layer that cannot be written as a matrix product
-        here, such as a ConvTranspose.
+        The columns of each batch; ``None`` for a convolution with automatic padding, which is not
+        written as a matrix product here.
     """
     window = None
-    if layer.op_type == "Conv":
-        window = _Window.of(weight, attributes)
-    if window is None and layer.op_type not in ("Gemm", "MatMul"):
-        return None
-    width = math.prod(weight.shape[1:]) if window else weight.shape[1 - layer.axis]
-    rows = width * layer.groups
+    if layer.op_type in ("Conv", "ConvTranspose"):
+        window = _Window.of(layer, weight, attributes)
+        if window is None:
+            return None
+    rows = weight.size // weight.shape[layer.axis] * layer.groups
+    width = rows // layer.groups
     most = _compared(rows)
     if fitted:
         most = max(most, min(COLUMNS, max(LEAST_COLUMNS, 16 * width), _VALUES // rows))
@@ -120,18 +120,26 @@ def columns_of(
 
 @dataclass(frozen=True)
 class _Window:
-    """The window of a convolution; each field has one number for every spatial axis."""
+    """The window of a convolution; each tuple has one number for every spatial axis.
+
+    A transposed convolution reads its input as if zeros stood between the elements, so each output
+    has a window as well: of tap ``t``, the element ``(output + before - t * dilation) / stride`` if
+    this is a whole number.
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+    more: tuple[int, ...]
+    transposed: bool
 
     @classmethod
-    def of(cls, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
-        """The window of a Conv node; ``None`` for automatic padding (``auto_pad``)."""
-        if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
+    def of(cls, layer: Layer, weight: Array, attributes: Mapping[str, object]) -> _Window | None:
+        """The window of a node; ``None`` for automatic padding (``auto_pad``, ``output_shape``)."""
+        automatic = attributes.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET")
+        if automatic or "output_shape" in attributes:
             return None
         axes = weight.ndim - 2
         pads = _ints(attributes, "pads", 2 * axes, 0)
@@ -141,6 +149,8 @@ class _Window:
             dilations=_ints(attributes, "dilations", axes, 1),
             before=pads[:axes],
             after=pads[axes:],
+            more=_ints(attributes, "output_padding", axes, 0),
+            transposed=layer.op_type == "ConvTranspose",
         )
 
     def count(self, shape: Sequence[int]) -> int:
@@ -160,20 +170,25 @@ class _Window:
         inside = torch.ones_like(at, dtype=torch.bool)
         for axis, size in enumerate(sizes):
             taps = torch.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]
-            place = outputs[axis][:, None] * self.strides[axis] + taps
-            at = (at[:, :, None] * size + place.clamp(0, size - 1)[:, None]).flatten(1)
+            stride, output = self.strides[axis], outputs[axis][:, None]
+            place = (output - taps) // stride if self.transposed else output * stride + taps
             within = (place >= 0) & (place < size)
+            if self.transposed:
+                within &= (output - taps) % stride == 0
+            at = (at[:, :, None] * size + place.clamp(0, size - 1)[:, None]).flatten(1)
             inside = (inside[:, :, None] & within[:, None]).flatten(1)
         return _Places(at.T.contiguous(), None if inside.all() else ~inside.T)
 
     def _outputs(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        fields = self.kernel, self.strides, self.dilations, self.before, self.after, self.more
         return tuple(
-            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, dilation, before, after in zip(
-                sizes, self.kernel, self.strides, self.dilations, self.before, self.after,
-                strict=True,
+            (size - 1) * stride + dilation * (kernel - 1) + 1 - before - after + more
+            if self.transposed
+            else (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation, before, after, more in zip(
+                sizes, *fields, strict=True
             )
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +221,5 @@ def _ints(attributes: Mapping[str, object], key: str, count: int, default: int) 
 
 def rows_of(layer: Layer, weight: Array) -> Tensor:
     """The weight as ``(groups, out / groups, width)`` in float32, ready to multiply columns."""
-    matrix = torch.from_numpy(np.array(weight, np.float32))
-    if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
-        matrix = matrix.T
+    matrix = torch.from_numpy(np.moveaxis(np.array(weight, np.float32), layer.axis, 0))
     return matrix.reshape(layer.groups, -1, matrix[0].numel())

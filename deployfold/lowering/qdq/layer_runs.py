@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 
 from deployfold.exporting.session import Array, run_session
@@ -14,7 +15,9 @@ from deployfold.lowering.activations import scratch_session
 from .formats import Format
 from .layers import Layer, QuantisedLayer
 from .partial_runs import Batch
-from .problem import UNBOUNDED, Bounds
+from .problem import UNBOUNDED, Bounds, Curve
+
+_CURVES: dict[str, Curve] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
 
 
 class LayerRunner:
@@ -39,10 +42,9 @@ class LayerRunner:
 
         The bounds are infinite unless the Relu or Clip is the only reader of the layer's output.
         """
-        readers = self._readers.get(layer.output, ())
-        if len(readers) != 1:
+        node = self._reader(layer)
+        if node is None:
             return UNBOUNDED
-        (node,) = readers
         if node.op_type == "Relu":
             return 0.0, float("inf")
         limits = [self._tensors.get(name) for name in node.input[1:3]]
@@ -50,6 +52,16 @@ class LayerRunner:
             return UNBOUNDED
         low, high = (numpy_helper.to_array(limit).item() for limit in limits if limit is not None)
         return low, high
+
+    def curve(self, layer: Layer) -> Curve | None:
+        """A Sigmoid or Tanh behind the layer that is the only reader of its output."""
+        node = self._reader(layer)
+        return None if node is None else _CURVES.get(node.op_type)
+
+    def _reader(self, layer: Layer) -> onnx.NodeProto | None:
+        """The only node that reads the layer's output."""
+        readers = self._readers.get(layer.output, ())
+        return readers[0] if len(readers) == 1 else None
 
     def attributes(self, layer: Layer) -> dict[str, object]:
         """The node's attributes as Python values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, cat, ones_like, zeros_like
@@ -25,6 +25,9 @@ RARE = 0.01
 Bounds = tuple[float, float]
 """The bounds to which the activation behind a layer clips, such as ``(0, 6)`` for ReLU6."""
 
+Curve = Callable[[Tensor], Tensor]
+"""An activation without bounds that it clips to, such as a Sigmoid."""
+
 _CHUNK = 4096
 """Number of columns with outputs in memory at a time."""
 
@@ -41,6 +44,7 @@ class Problem:
         bounds: the bounds of the activation behind the layer.
         exact: the columns in fp32.
         read: the columns as the quantised layer reads them.
+        curve: the activation behind the layer that has a curve.
         tokens: whether the columns are tokens. A transformer has a few tokens with outputs that are
             many times as large as those of the others, and the normalisation that follows divides
             each token by its own size. Therefore a token counts no more than one of median power.
@@ -51,6 +55,7 @@ class Problem:
     bounds: Bounds
     exact: Columns
     read: Columns
+    curve: Curve | None = None
     tokens: bool = False
 
     def quantised(self, scale: float, form: Format) -> Problem:
@@ -62,20 +67,22 @@ class Problem:
         """Some of ``exact`` and of ``read``, on which candidates are compared."""
         return self.exact.thinned(), self.read.thinned()
 
-    def errors(self, scales: Mapping[str, float], form: Format) -> dict[str, float]:
-        """The output error for each candidate scale of the input, by name.
+    def errors(self, scales: Mapping[str, float], form: Format, part: slice) -> dict[str, float]:
+        """The output error in ``part`` for each candidate scale of the input, by name.
 
-        The error is the sum over the output channels of the mean squared error divided by the
-        channel's variance. So a channel with outliers counts no more than another. Values beyond
-        the bounds do not count as errors.
+        The error is the sum over the output channels of the root of the mean fourth power, divided
+        by the channel's variance. So a channel with outliers counts no more than another, and a few
+        large errors, those of values beyond the range, count more than many small ones: the layers
+        behind average out what is small and independent. Of tokens, whose outliers are many, the
+        mean square counts. Values beyond the bounds do not count as errors.
         """
-        power = self.wanted.var(2, correction=0)
+        power = self._goal.var(2, correction=0)
         least = POWER_FLOOR * power.mean() + 1e-30
         errors = {}
         for name, scale in scales.items():
-            read = form.fake_quantise(self.compared[1].values, scale)
-            given = self._product(self.rows, read).clamp_(*self.bounds)
-            error = given.sub_(self.wanted).square_().mean(2)
+            read = form.fake_quantise(self.compared[1].values[:, :, part], scale)
+            square = self._difference(self._product(self.rows, read), part).square_()
+            error = square.mean(2) if self.tokens else square.square_().mean(2).sqrt()
             errors[name] = float((error / (power + least)).sum())
         return errors
 
@@ -96,7 +103,7 @@ class Problem:
 
     @functools.cached_property
     def wanted(self) -> Tensor:
-        """The fp32 outputs behind the activation, of the compared columns."""
+        """The fp32 outputs within the bounds, of the compared columns."""
         return self._product(self.rows, self.compared[0].values).clamp_(*self.bounds)
 
     def outputs(self, weight: Tensor) -> Tensor:
@@ -112,7 +119,7 @@ class Problem:
         ``offset`` is an addition to the bias.
         """
         given = outputs[:, :, part] + (0.0 if offset is None else offset)
-        power = _power(given.clamp_(*self.bounds) - self.wanted[:, :, part])
+        power = _power(self._difference(given, part))
         if self.tokens:
             power *= _weights(_power(self.wanted))[part]
         return float(power.sum())
@@ -141,6 +148,17 @@ class Problem:
             if self.bounds == UNBOUNDED:
                 break
         return total
+
+    @functools.cached_property
+    def _goal(self) -> Tensor:
+        """The fp32 outputs behind the activation, of the compared columns."""
+        return self.wanted if self.curve is None else self.curve(self.wanted)
+
+    def _difference(self, given: Tensor, part: slice) -> Tensor:
+        """The error of the outputs ``given`` in ``part``, behind the activation."""
+        given = given.clamp_(*self.bounds)
+        given = given if self.curve is None else self.curve(given)
+        return given.sub_(self._goal[:, :, part])
 
     def _product(self, weight: Tensor, columns: Tensor) -> Tensor:
         product = weight @ columns

@@ -22,7 +22,7 @@ from .layer_runs import LayerRunner
 from .layers import Layer, QuantisedLayer, Skip
 from .partial_runs import Batch, PartialRuns
 from .problem import Problem
-from .ranges import candidates
+from .ranges import candidates, magnitudes
 from .rounding import half, plain
 
 REPORTED = 8
@@ -86,7 +86,11 @@ def quantise_layers(
     skips = [layer.skip.source for layer in layers if layer.skip is not None]
     exact, actual = PartialRuns(model, feeds, sources), PartialRuns(model, feeds, sources + skips)
     known = {one.layer.name: one for one in earlier if one.quantised is not None}
-    quantiser = _Quantiser(LayerRunner(model), form, strengths, folds)
+    readers: dict[str, list[Layer]] = {layer.source: [] for layer in layers}
+    for layer in layers:
+        if layer.name not in excluded:
+            readers[layer.source].append(layer)
+    quantiser = _Quantiser(LayerRunner(model), form, strengths, folds, readers)
     runner, unchanged = quantiser.runner, True
     results = []
     for number, layer in enumerate(layers, start=1):
@@ -133,14 +137,15 @@ class _Quantiser:
     """Quantises one layer after another.
 
     Attributes:
-        ranges: for each tensor, how its range was found, and the range: layers that read one tensor
-            share its Q/DQ pair.
+        readers: the layers that read each tensor, which share its Q/DQ pair.
+        ranges: for each tensor, how its range was found, and the range.
     """
 
     runner: LayerRunner
     form: Format
     strengths: Sequence[Strength]
     folds: Sequence[int]
+    readers: Mapping[str, Sequence[Layer]]
     ranges: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def quantise(
@@ -159,7 +164,9 @@ class _Quantiser:
             top, scale = math.nan, None
         else:
             if layer.source not in self.ranges:
-                self.ranges[layer.source] = self._range(after, problem)
+                others = (one for one in self.readers[layer.source] if problem and one is not layer)
+                readers = (problem, *(self._problem(one, before, after) for one in others))
+                self.ranges[layer.source] = self._range(after, [one for one in readers if one])
             estimator, top = self.ranges[layer.source]
             scale = _scale(top, form)
         if problem is None:
@@ -172,18 +179,30 @@ class _Quantiser:
         quantised = QuantisedLayer(layer, found.weight, found.weight_scale, found.bias, scale)
         return LayerResult(layer, quantised, estimator, top, math.nan, 0, found.choice)
 
-    def _range(self, values: Batch, problem: Problem | None) -> tuple[str, float]:
-        """How the best range of a layer's input is found, and the range."""
-        proposed = candidates(values, self.form)
-        if problem is None:
-            return _least_error(proposed)
-        scales = {name: _scale(top, self.form) for name, top in proposed.items()}
-        errors = problem.errors(scales, self.form)
+    def _range(self, values: Batch, readers: Sequence[Problem]) -> tuple[str, float]:
+        """How the best range of a tensor is found, and the range.
+
+        The ranges that the other folds propose are judged on each fold, by the layers that read the
+        tensor. A single fold judges its own, without head-room.
+        """
+        folds = magnitudes(values, self.folds)
+        several = len(folds) > 1
+        proposed = candidates(folds, self.form, wider=several)
+        if not readers:
+            return "mse", proposed["mse"]
+        errors = dict.fromkeys(proposed, 0.0)
+        for index in range(len(folds)):
+            others = [*folds[:index], *folds[index + 1 :]] or folds
+            tops = candidates(others, self.form, wider=several)
+            scales = {name: _scale(top, self.form) for name, top in tops.items()}
+            for problem in readers:
+                found = problem.errors(scales, self.form, problem.parts[index])
+                errors = {name: error + found[name] for name, error in errors.items()}
         best = min(errors, key=lambda name: errors[name])
         return best, proposed[best]
 
     def _problem(self, layer: Layer, before: Batch, after: Batch) -> Problem | None:
-        """The layer as a matrix product on sampled columns; ``None`` for a ConvTranspose."""
+        """The layer as a matrix product on sampled columns; ``None`` with automatic padding."""
         runner = self.runner
         weight, bias = runner.weights(layer)
         columns = columns_of(
@@ -198,7 +217,8 @@ class _Quantiser:
             added = torch.from_numpy(np.array(bias, np.float32)).reshape(*rows.shape[:2], 1)
         exact, read = columns
         tokens = layer.op_type == "MatMul" and before[0].ndim > 2
-        return Problem(rows, added, runner.bounds(layer), exact, read, tokens)
+        curve = runner.curve(layer)
+        return Problem(rows, added, runner.bounds(layer), exact, read, curve, tokens)
 
 
 def summed(values: Batch, skip: Batch, scale: float | None, form: Format) -> Batch:
@@ -217,13 +237,8 @@ def _skip_scale(
     if values[0].shape != added_to[0].shape:
         return None
     if skip.source not in ranges:
-        ranges[skip.source] = _least_error(candidates(values, form))
+        ranges[skip.source] = "mse", candidates(magnitudes(values), form)["mse"]
     return _scale(ranges[skip.source][1], form)
-
-
-def _least_error(proposed: Mapping[str, float]) -> tuple[str, float]:
-    name = "mse" if "mse" in proposed else "max"
-    return name, proposed[name]
 
 
 def _scale(top: float, form: Format) -> float:

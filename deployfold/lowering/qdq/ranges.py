@@ -3,14 +3,17 @@
 * ``max``: the largest observed magnitude; no value is clipped.
 * ``percentile``: the range of 99.99 % of the values.
 * ``mse``: the range with the least mean squared error of the quantised values.
+* each of these with :data:`HEADROOM`.
 
-The error of the layer's output decides between these estimators, see
-:mod:`deployfold.lowering.qdq.fit`.
+The error of the layers' outputs decides between these estimators, on other pictures than those that
+the range is estimated from, see :mod:`deployfold.lowering.qdq.quantise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +23,9 @@ from deployfold.exporting.session import Array
 from .formats import INT8, Format
 
 PERCENTILE = 99.99
+HEADROOM = 1.2
+"""How much wider than its estimate a range may be, for values that the samples do not have."""
+
 _BINS = 2048
 _COUNTED = 2**22
 """About how many values the distribution is counted from; the largest is that of all values."""
@@ -29,27 +35,66 @@ _TINY = float(np.finfo(np.float16).tiny)
 """The least scale. The scale stays positive in float16 even for a tensor of zeros."""
 
 
-def candidates(values: Iterable[Array], form: Format = INT8) -> dict[str, float]:
-    """The range that each estimator proposes for a tensor; every range is positive and finite."""
+@dataclass(frozen=True, eq=False)
+class Magnitudes:
+    """The distribution of a tensor's magnitudes.
+
+    Attributes:
+        top: the largest magnitude.
+        counts: the numbers of values in equal bins from 0 on.
+        width: the width of a bin.
+    """
+
+    top: float
+    counts: Array
+    width: float
+
+
+def magnitudes(values: Sequence[Array], folds: Sequence[int] = ()) -> list[Magnitudes]:
+    """The distribution in each fold of the samples, in the same bins.
+
+    Args:
+        values: the tensor, one array a sample.
+        folds: the index where each fold begins, without the first.
+    """
     arrays = [np.asarray(value, np.float32).ravel() for value in values]
-    tops = (float(max(array.max(), -array.min())) for array in arrays if array.size)
-    top = max(tops, default=0.0)
-    if top <= _TINY * form.largest:
-        return {"max": _TINY * form.largest}
-    counts = np.zeros(_BINS, np.int64)
+    tops = [max(float(array.max()), -float(array.min())) if array.size else 0.0 for array in arrays]
+    width = max(*tops, _TINY) / _BINS
     # An odd step meets every row and channel of a tensor, whose sizes are mostly even.
     step = sum(array.size for array in arrays) // _COUNTED | 1
-    for array in arrays:  # three times as fast as numpy.histogram
-        bins = np.abs(array[::step] * np.float32(_BINS / top)).astype(np.int32)
-        counts += np.bincount(np.minimum(bins, _BINS - 1, out=bins), minlength=_BINS)
-    edges = np.linspace(0.0, top, _BINS + 1)
-    cumulative = np.cumsum(counts) / counts.sum()
+    marks = [0, *folds, len(arrays)]
+    found = []
+    for start, stop in itertools.pairwise(marks):
+        counts = np.zeros(_BINS, np.int64)
+        for array in arrays[start:stop]:  # three times as fast as numpy.histogram
+            bins = np.abs(array[::step] * np.float32(1.0 / width)).astype(np.int32)
+            counts += np.bincount(np.minimum(bins, _BINS - 1, out=bins), minlength=_BINS)
+        found.append(Magnitudes(max(tops[start:stop]), counts, width))
+    return found
+
+
+def candidates(
+    folds: Sequence[Magnitudes], form: Format = INT8, *, wider: bool = False
+) -> dict[str, float]:
+    """The range that each estimator proposes for a tensor; every range is positive and finite.
+
+    Args:
+        folds: the distribution in some folds, from :func:`magnitudes`.
+        wider: propose the ranges with head-room as well.
+    """
+    counts = np.sum([fold.counts for fold in folds], 0)
+    top = max(*(fold.top for fold in folds), _TINY * form.largest)
+    edges = folds[0].width * np.arange(_BINS + 1)
+    cumulative = np.cumsum(counts) / max(counts.sum(), 1)
     within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)
-    return {
+    found = {
         "max": top,
-        "percentile": float(edges[within + 1]),
+        "percentile": max(float(edges[within + 1]), _TINY * form.largest),
         "mse": _mse(counts, edges, top, form),
     }
+    if wider:
+        found |= {f"{name} + {HEADROOM - 1:.0%}": HEADROOM * end for name, end in found.items()}
+    return found
 
 
 def _mse(counts: Array, edges: Array, top: float, form: Format) -> float:

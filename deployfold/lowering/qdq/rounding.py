@@ -115,10 +115,9 @@ def compensated(rows: Tensor, steps: Tensor, gram: Tensor, form: Format) -> Tens
 
 def stored_weight(layer: Layer, codes: Tensor, shape: tuple[int, ...], form: Format) -> Array:
     """Convert codes to the layout and type of the ONNX initialiser."""
-    matrix = codes.reshape(-1, codes.shape[2])
-    if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and layer.axis == 1):
-        matrix = matrix.T
-    return np.ascontiguousarray(form.stored(matrix.reshape(shape).numpy()))
+    first = (shape[layer.axis], *shape[: layer.axis], *shape[layer.axis + 1 :])
+    moved = np.moveaxis(codes.reshape(first).numpy(), 0, layer.axis)
+    return np.ascontiguousarray(form.stored(moved))
 
 
 def stored_scale(layer: Layer, steps: Tensor) -> Array:

@@ -1,0 +1,78 @@
+"""The range of an activation serves pictures that calibration has not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from deployfold.lowering.qdq.columns import Columns
+from deployfold.lowering.qdq.fit import NEAREST
+from deployfold.lowering.qdq.formats import INT8
+from deployfold.lowering.qdq.layers import Layer
+from deployfold.lowering.qdq.problem import UNBOUNDED, Problem
+from deployfold.lowering.qdq.quantise import LayerResult, quantise_layers
+
+
+def quantised(tops: list[float], weights: dict[str, np.ndarray], folds: tuple[int, ...]):
+    """Matrix products that read samples of uniform values from 0 to each of ``tops``."""
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.uniform(0, top, (400, 4)).astype("float32")} for top in tops]
+    nodes = [helper.make_node("MatMul", ["x", key], [f"{key}.out"], name=key) for key in weights]
+    graph = helper.make_graph(
+        nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (400, 4))],
+        [helper.make_tensor_value_info(f"{key}.out", TensorProto.FLOAT, None) for key in weights],
+        [numpy_helper.from_array(weight, key) for key, weight in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    layers = [Layer(key, "MatMul", "x", f"{key}.out", key, None, 1) for key in weights]
+    found = quantise_layers(model, layers, feeds, INT8, strengths=(NEAREST,), folds=folds)
+    return {result.layer.name: result for result in found}
+
+
+@pytest.mark.parametrize(("tops", "folds", "wider"), [
+    ([1.0, 1.2], (1,), True), ([1.0, 1.0], (1,), False), ([1.0, 1.2], (), False),
+])  # fmt: skip
+def test_a_range_is_wider_than_the_samples_where_pictures_differ(tops, folds, wider):
+    result: LayerResult = quantised(tops, {"first": np.eye(4, dtype="f4")}, folds)["first"]
+    assert (result.input_range > max(tops)) is wider
+    assert ("20%" in result.estimator) is wider
+
+
+def test_all_readers_of_a_tensor_choose_its_range():
+    """No error reaches the output of the first."""
+    first = np.zeros((4, 1), "f4")
+    alone = quantised([1.0, 1.2], {"first": first}, (1,))["first"].input_range
+    both = quantised([1.0, 1.2], {"first": first, "second": np.eye(4, dtype="f4")}, (1,))
+    assert both["first"].input_range == both["second"].input_range > 1.2 > alone
+
+
+def problem(values: np.ndarray, curve=None, tokens=False) -> Problem:
+    columns = Columns(torch.from_numpy(values.astype("float32")).reshape(1, 1, -1),
+                      (slice(0, values.size),))  # fmt: skip
+    return Problem(torch.ones(1, 1, 1), None, UNBOUNDED, columns, columns, curve, tokens)
+
+
+def errors(one: Problem, **scales: float) -> dict[str, float]:
+    return one.errors(scales, INT8, one.parts[0])
+
+
+def test_a_few_large_errors_count_more_than_many_small_ones():
+    """Steps of 1 are exact but for one value beyond the range; those of 1.3 round all others."""
+    values = np.append(np.arange(999) % 127, 130)
+    clipping, tokens = problem(values), problem(values, tokens=True)
+    found = errors(clipping, narrow=1.0, wide=1.3)
+    assert found["wide"] < found["narrow"]
+    found = errors(tokens, narrow=1.0, wide=1.3)
+    assert found["wide"] > found["narrow"]
+
+
+def test_a_range_may_cut_what_a_sigmoid_saturates():
+    values = np.append(np.linspace(-6, 6, 999), 60)
+    scales = {"narrow": 12 / 127, "wide": 60 / 127}
+    linear, saturated = (
+        errors(problem(values, curve), **scales) for curve in (None, torch.sigmoid)
+    )
+    assert linear["wide"] < linear["narrow"]
+    assert saturated["wide"] > saturated["narrow"]
