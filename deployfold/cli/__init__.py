@@ -16,7 +16,6 @@ def main() -> None:
     import sys
 
     from deployfold.errors import ExitCode
-    from deployfold.util.memory import keep_freed_pages
     from deployfold.util.quiet import claim_process
 
     from .streams import Lossy, discard_stdout, open_closed_streams, write_alike
@@ -24,7 +23,6 @@ def main() -> None:
     open_closed_streams()
     claim_process()
     gc.set_threshold(_NEW_OBJECTS, 20, 20)
-    keep_freed_pages()
     # Models with many nested modules need a higher limit.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _RECURSION))
     try:

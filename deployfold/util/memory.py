@@ -13,11 +13,6 @@ _WORTH_BYTES = 2 << 30
 """Resident memory above which :func:`release` is worth the third of a second that it takes."""
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's ``mallopt``: the free bytes at the heap's end that go back to the system,
-and the size from which a block gets pages of its own, which go back when it is freed."""
-
-
 def release() -> None:
     """Give unused memory back to the system, if the process is large.
 
@@ -32,20 +27,6 @@ def release() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another libc has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def keep_freed_pages() -> None:
-    """Let glibc keep freed blocks for the next allocation, for a process that a command owns.
-
-    By default glibc returns every block over 32 MiB at once. A build allocates and frees blocks of
-    the size of its weights dozens of times, and the kernel clears each page anew: of ResNet-50, 6 %
-    of the CPU time. :func:`release` still gives the memory of a large process back.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc has no mallopt
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_THRESHOLD, 256 << 20)
-            mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def forget_peak() -> None:

@@ -35,28 +35,6 @@ def test_reference_cycles_are_freed() -> None:
     assert int(done.stdout) < 1 << 28
 
 
-REUSE = """
-import resource
-from deployfold.util.memory import keep_freed_pages
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        b"x" * (100 << 20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-first = faults()
-keep_freed_pages()
-print(first / faults())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is part of glibc")
-def test_freed_pages_serve_the_next_allocation() -> None:
-    done = subprocess.run([sys.executable, "-c", REUSE], capture_output=True, text=True, check=True)
-    assert float(done.stdout) > 3, "every block gets new pages"
-
-
 def test_available_memory_is_less_than_the_machine_has() -> None:
     available = available_bytes()
     assert available is not None
