@@ -9,6 +9,7 @@ from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import EngineRequest, NoEngine, optimization_profiles
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.compiling.tensorrt.onnx_checks import check_finite
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
@@ -68,8 +69,8 @@ def compile(
             if isinstance(request, EngineRequest):
                 artifacts.append(_engine(onnx, request, spec, journal, several=len(plan) > 1))
                 continue
-            name, title = precision.value, f"TensorRT {precision.value}, {request.target}"
-            missing = Artifact(f"tensorrt-{name}-{request.target}", title)
+            title = row_names.engine_title(LIBRARIES["tensorrt"].title, precision, request.target)
+            missing = Artifact(row_names.engine(precision, request.target), title)
             artifacts.append(journal.keep(replace(missing, not_measured=request.reason)))
             journal.warn(request.reason)
             if request.elsewhere:
@@ -109,6 +110,7 @@ def _engine(
         counts = engine.layer_counts
         stage.result(f"{title} {engine.library_version} {precision} engine for {where}")
         journal.note(engine.notes)
+    label = request.label if several else ""
     layers = f"{counts.compute} compute layers"
     if request.precision is not Precision.FP32:
         layers = f"{counts.of(request.precision)} of {layers} in {precision}"
@@ -117,8 +119,8 @@ def _engine(
     settings = run_settings(spec)
     return journal.keep(
         Artifact(
-            name=f"tensorrt-{precision}" + (f"-{request.label}" if several else ""),
-            title=f"{title} {precision}" + (f", {request.label}" if several else ""),
+            name=row_names.engine(request.precision, label),
+            title=row_names.engine_title(title, request.precision, label),
             runner=TENSORRT.open(path, settings),
             path=path,
             parameters=onnx.parameters,
@@ -140,7 +142,7 @@ def _torch_tensorrt(
 ) -> Artifact:
     """Compile the ``.pt2`` into a program with engines inside, or report why that failed."""
     name = precision.value
-    artifact = Artifact(f"torch-tensorrt-{name}", f"torch-tensorrt {name}")
+    artifact = Artifact(row_names.torch_tensorrt(precision), f"torch-tensorrt {precision.value}")
     if program.path is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
         return journal.keep(replace(artifact, not_measured=reason))

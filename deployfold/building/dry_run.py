@@ -14,6 +14,7 @@ from typing import Any
 
 from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import NoEngine
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import RANDOM
@@ -93,13 +94,17 @@ def _by_name(source: str) -> bool:
 
 def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
     given_onnx = spec.is_onnx
-    yield PlannedRow("original" if given_onnx else "pytorch", None, "the original model")
+    yield PlannedRow(
+        row_names.ORIGINAL_ONNX if given_onnx else row_names.PYTORCH, None, "the original model"
+    )
     if not given_onnx:
-        yield PlannedRow("folded", f"{name}.folded.pt", "BatchNorm folding")
+        yield PlannedRow(row_names.FOLDED, f"{name}.folded.pt", "BatchNorm folding")
     if spec.measure and not given_onnx:
         device = run_settings(spec).device
         for one in variants_on(device, fp16=spec.torch_fp16, compiled=spec.torch_compile):
-            yield PlannedRow(f"folded-{one.key}", None, f"the folded model, {one.label}")
+            yield PlannedRow(
+                f"{row_names.FOLDED}-{one.key}", None, f"the folded model, {one.label}"
+            )
     for exporter in EXPORTERS:
         wanted = exporter.option is None or getattr(spec, exporter.option)
         if wanted and (exporter is ONNX or not given_onnx):
@@ -109,7 +114,7 @@ def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
         if precision.record.calibration != "none" and spec.calibration is not None:
             made_by += f", calibrated on {spec.calibration.source}"
         file = f"{name}.{precision.value}.onnx"
-        yield PlannedRow(f"onnxruntime-{precision.value}", file, made_by)
+        yield PlannedRow(row_names.lowered_onnx(precision), file, made_by)
     if spec.engine:
         for precision in spec.precisions or (Precision.FP32,):
             yield from _engines(spec, name, precision, machine)
@@ -121,20 +126,19 @@ def _engines(
     stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
     entries = engines_of(spec, precision, machine)
     for entry in entries:
-        row = f"tensorrt-{precision.value}"
         if isinstance(entry, NoEngine):
             how = f"deployfold finish on {entry.target}"
-            yield PlannedRow(f"{row}-{entry.target}", None, how, entry.reason)
+            yield PlannedRow(row_names.engine(precision, entry.target), None, how, entry.reason)
             continue
         yield PlannedRow(
-            row + (f"-{entry.label}" if len(entries) > 1 else ""),
+            row_names.engine(precision, entry.label if len(entries) > 1 else ""),
             f"{stem}.{entry.label}{TENSORRT.suffix}",
             f"{LIBRARIES[entry.library].title} for {sm_names(entry.compute_capabilities)}",
         )
     if spec.torch_tensorrt:
         installed = importlib.util.find_spec("torch_tensorrt") is not None
         yield PlannedRow(
-            f"torch-tensorrt-{precision.value}",
+            row_names.torch_tensorrt(precision),
             f"{name}.{precision.value}{TORCH_TENSORRT.suffix}" if installed else None,
             "torch-tensorrt",
             None if installed else "torch-tensorrt is not installed.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
 from deployfold.folding import fold as fold_model
@@ -94,7 +95,7 @@ def fold(
         )
     original = journal.keep(
         Artifact(
-            name="pytorch",
+            name=row_names.PYTORCH,
             title="PyTorch (original)",
             runner=EagerRunner(model.module, device=settings.device),
             parameters=result.parameters_before,
@@ -104,7 +105,7 @@ def fold(
     )
     eager = journal.keep(
         Artifact(
-            name="folded",
+            name=row_names.FOLDED,
             title="PyTorch, folded",
             runner=EagerRunner(result.model, title="The folded model", device=settings.device),
             path=path,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.data.largest import largest_feeds
@@ -184,7 +185,7 @@ def _unmeasured(fp32: Artifact, precision: Precision) -> Artifact:
     """The row of a lowered ONNX without its file."""
     return replace(
         fp32,
-        name=f"onnxruntime-{precision.value}",
+        name=row_names.lowered_onnx(precision),
         title=f"ONNX Runtime, {precision.value}",
         runner=None,
         not_measured=precision.record.no_cpu_latency,

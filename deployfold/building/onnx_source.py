@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import DeployfoldError, ExportError, FoldError, UsageError, first_line
@@ -113,10 +114,10 @@ def fold_onnx(loaded: Loaded, spec: BuildSpec, journal: Journal) -> Folded:
     journal.note(notes)
     settings = run_settings(spec)
     if isinstance(module, TrainedOnnx):
-        name, runtime = "pytorch", "PyTorch"
+        name, runtime = row_names.PYTORCH, "PyTorch"
         runner: Runner = EagerRunner(module, device=settings.device)
     else:
-        name, runtime = "original", "ONNX Runtime"
+        name, runtime = row_names.ORIGINAL_ONNX, "ONNX Runtime"
         runner = ONNX_RUNTIME.open(module.path, settings)
     original = Artifact(
         name=name,

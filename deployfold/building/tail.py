@@ -11,6 +11,7 @@ import torch
 from deployfold.compiling.planning import plan_engines
 from deployfold.compiling.records import EngineRequest
 from deployfold.compiling.tensorrt.missing_operators import MISSING_OPERATORS
+from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, ExportError
@@ -78,7 +79,7 @@ def cut_tail(exported: Exported, loaded: Loaded, spec: BuildSpec, journal: Journ
     row = journal.keep(
         replace(
             exported.onnx,
-            name="onnxruntime-cut",
+            name=row_names.CUT_ONNX,
             title="ONNX Runtime, cut",
             path=head,
             runner=ONNX_RUNTIME.open(head, run_settings(spec)),

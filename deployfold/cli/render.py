@@ -20,12 +20,13 @@ def write_page(reports: Sequence[tuple[Report, Path]], path: Path) -> None:
     Raises:
         UsageError: a package for HTML is not installed, or the page cannot be written.
     """
+    from deployfold.config import row_names
     from deployfold.reporting.html import read_outline, render_pages
     from deployfold.util.files import write_text
 
     pages = []
     for report, directory in reports:
-        onnx = next((row for row in report.rows if row.name == "onnxruntime"), None)
+        onnx = next((row for row in report.rows if row.name == row_names.FP32_ONNX), None)
         graph = directory / Path(onnx.artifact).name if onnx and onnx.artifact else None
         pages.append((report, read_outline(graph) if graph and graph.is_file() else None))
     write_text(path, render_pages(pages))

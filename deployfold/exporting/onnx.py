@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from deployfold.config import row_names
 from deployfold.errors import ExportError, first_line
 from deployfold.runtimes import ONNX_RUNTIME
 from deployfold.runtimes.tensors import to_array
@@ -264,7 +265,7 @@ def _export(job: ExportJob, path: Path) -> OnnxArtifact:
 
 ONNX = Exporter(
     key="onnx",
-    row="onnxruntime",
+    row=row_names.FP32_ONNX,
     title="ONNX Runtime",
     label="ONNX",
     runtime=ONNX_RUNTIME,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from deployfold.compiling.planning import PORTABLE, plan_engines
 from deployfold.compiling.records import EngineRequest, NoEngine
+from deployfold.config import row_names
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO, load_targets, resolve
+from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Machine
 
 from .kit import Kit, Wanted
@@ -66,8 +68,8 @@ def _wanted(
         if _is_for(one.target, entry, machine):
             return one
     label = entry.target if isinstance(entry, NoEngine) else entry.label
-    row = f"tensorrt-{precision.value}-{label}"
-    title = f"TensorRT {precision.value}, {label}"
+    row = row_names.engine(precision, label)
+    title = row_names.engine_title(LIBRARIES["tensorrt"].title, precision, label)
     if same:
         return replace(same[0], row=row, title=title, target=label)
     return Wanted(row, title, label, precision)

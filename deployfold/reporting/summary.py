@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from deployfold.config import row_names
 from deployfold.util.grouping import grouped
 
 from . import text
@@ -78,9 +79,7 @@ def _fastest_and_smallest(rows: tuple[Row, ...]) -> list[Line]:
         lines.append(Line("fastest", value, "good"))
     elif others := [row for row in rows[1:] if row.latency]:
         # Only a build begins with the original; bench takes any file for its baseline.
-        first = (
-            "the original" if rows[0].name in ("pytorch", "original") else text.clean(rows[0].title)
-        )
+        first = "the original" if rows[0].name in row_names.ORIGINALS else text.clean(rows[0].title)
         bounded = any(r.latency and r.latency.speedup and r.latency.speedup.bounded for r in others)
         value = f"nothing is faster than {first}" if bounded else "too few rounds to say"
         lines.append(Line("fastest", value, "warn"))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deployfold import __version__
 from deployfold.compiling.sidecar import read_sidecar
+from deployfold.config import row_names
+from deployfold.config.precision import Precision
 from deployfold.errors import DeployfoldError
 from deployfold.finish.kit import FINISH_JSON
 from deployfold.reporting import units
@@ -213,7 +215,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
     except DeployfoldError as error:
         return CellResult(*names, state="failed", message=error.message, **common)
     common["parameters"] = report.fold.parameters_after if report.fold else None
-    common["sqnr_db"] = _sqnr(report, cell.precision.value)
+    common["sqnr_db"] = _sqnr(report, cell.precision)
     engine = _engine_row(report, directory, cell)
     if engine is not None:
         return CellResult(
@@ -226,7 +228,7 @@ def _of_directory(cell: Cell, directory: Path, root: Path) -> CellResult:
         )
     if report.status.state == "failed":
         return CellResult(*names, state="refused", message=report.status.message, **common)
-    name = f"tensorrt-{cell.precision.value}-{cell.target}"
+    name = row_names.engine(cell.precision, cell.target)
     left = next((row for row in report.rows if row.name == name), None)
     state: State = "to finish" if _in_kit(cell, directory) else "refused"
     return CellResult(
@@ -256,6 +258,8 @@ def _in_kit(cell: Cell, directory: Path) -> bool:
     return False
 
 
-def _sqnr(report: Report, precision: str) -> float | None:
-    accuracy = (row.accuracy for row in report.rows if row.name == f"onnxruntime-{precision}")
+def _sqnr(report: Report, precision: Precision) -> float | None:
+    accuracy = (
+        row.accuracy for row in report.rows if row.name == row_names.lowered_onnx(precision)
+    )
     return next((one.sqnr_db for one in accuracy if one is not None), None)
