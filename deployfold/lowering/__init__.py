@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
 
-from deployfold import __version__
 from deployfold.config.precision import Precision
+from deployfold.util.files import sha256
 from deployfold.util.onnx_files import onnx_sha256
 
 from .cache import LoweringCache, cache_key
@@ -22,6 +23,9 @@ from .progress import Progress, silent
 from .qdq.given import quantised_as
 from .request import LoweringData, LoweringOptions
 from .result import LoweredModel
+
+PROGRAM = Path(__file__).parents[1]
+"""The folder of the source files that decide a result: a development install keeps its version."""
 
 
 def lower(
@@ -72,7 +76,8 @@ def lower(
             "data": str(data.digest),
             "precision": precision.value,
             "options": repr(options),
-            "versions": f"deployfold {__version__} onnxruntime {onnxruntime.__version__}",
+            "program": sha256(*sorted(PROGRAM.rglob("*.py"))),
+            "versions": f"onnxruntime {onnxruntime.__version__} torch {version('torch')}",
         }
     )
     facts = cache.get(key, path)

@@ -98,6 +98,26 @@ def test_other_external_weights_are_another_model(cache: LoweringCache, tmp_path
     assert sqnr_db([weights[0]], [weights[1]]) < 6
 
 
+def test_another_program_finds_no_result(
+    cache: LoweringCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A development install changes without a new version."""
+    source = write_graph(
+        tmp_path / "net.onnx", [node("MatMul", "x w", "y")],
+        weights={"w": normal((32, 32))}, shape=(1, 32),
+    )  # fmt: skip
+    data = LoweringData(inputs=[{"x": normal((1, 32))}], digest="of the same data")
+    program = tmp_path / "program"
+    program.mkdir()
+    monkeypatch.setattr("deployfold.lowering.PROGRAM", program)
+    counts = []
+    for code in ("a = 1", "a = 1", "a = 2"):
+        (program / "lower.py").write_text(code)
+        lower(source, tmp_path / "int8.onnx", Precision.INT8_WEIGHTS, data, cache=cache)
+        counts.append(len(list((tmp_path / "cache").iterdir())))
+    assert counts == [1, 1, 2]
+
+
 def test_a_key_cannot_be_a_path(cache: LoweringCache, artifact: Path) -> None:
     with pytest.raises(ValueError, match="not a SHA-256"):
         cache.put("../../etc", artifact, {})

@@ -10,23 +10,34 @@ from onnx import TensorProto, helper, numpy_helper
 from deployfold.lowering.qdq.columns import Columns
 from deployfold.lowering.qdq.fit import NEAREST
 from deployfold.lowering.qdq.formats import INT8
+from deployfold.lowering.qdq.layer_runs import LayerRunner
 from deployfold.lowering.qdq.layers import Layer
 from deployfold.lowering.qdq.problem import UNBOUNDED, Problem
 from deployfold.lowering.qdq.quantise import LayerResult, quantise_layers
 
 
-def quantised(tops: list[float], weights: dict[str, np.ndarray], folds: tuple[int, ...]):
-    """Matrix products that read samples of uniform values from 0 to each of ``tops``."""
+def quantised(
+    tops: list[float], weights: dict[str, np.ndarray], folds: tuple[int, ...], clip: float = 1e9
+):
+    """Matrix products that read samples of uniform values from 0 to each of ``tops``.
+
+    A Clip to ``clip`` and a Flatten make the tensor that they read.
+    """
     random = np.random.default_rng(0)
     feeds = [{"x": random.uniform(0, top, (400, 4)).astype("float32")} for top in tops]
-    nodes = [helper.make_node("MatMul", ["x", key], [f"{key}.out"], name=key) for key in weights]
+    nodes = [
+        helper.make_node("Clip", ["x", "low", "high"], ["clipped"]),
+        helper.make_node("Flatten", ["clipped"], ["flat"]),
+        *(helper.make_node("MatMul", ["flat", key], [f"{key}.out"], name=key) for key in weights),
+    ]
+    bounds = {"low": np.float32(0), "high": np.float32(clip)}
     graph = helper.make_graph(
         nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (400, 4))],
         [helper.make_tensor_value_info(f"{key}.out", TensorProto.FLOAT, None) for key in weights],
-        [numpy_helper.from_array(weight, key) for key, weight in weights.items()],
+        [numpy_helper.from_array(np.asarray(a), key) for key, a in (weights | bounds).items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    layers = [Layer(key, "MatMul", "x", f"{key}.out", key, None, 1) for key in weights]
+    layers = [Layer(key, "MatMul", "flat", f"{key}.out", key, None, 1) for key in weights]
     found = quantise_layers(model, layers, feeds, INT8, strengths=(NEAREST,), folds=folds)
     return {result.layer.name: result for result in found}
 
@@ -38,6 +49,27 @@ def test_a_range_is_wider_than_the_samples_where_pictures_differ(tops, folds, wi
     result: LayerResult = quantised(tops, {"first": np.eye(4, dtype="f4")}, folds)["first"]
     assert (result.input_range > max(tops)) is wider
     assert ("20%" in result.estimator) is wider
+
+
+def test_head_room_ends_at_the_bound_of_the_tensor():
+    found = quantised([1.0, 1.2], {"first": np.eye(4, dtype="f4")}, (1,), clip=1.3)["first"]
+    assert found.input_range == np.float32(1.3)
+    assert "20%" in found.estimator
+
+
+@pytest.mark.parametrize(("kinds", "limit"), [
+    (["Sigmoid"], 1), (["Tanh", "MaxPool"], 1), (["Sigmoid", "Add"], np.inf), (["Relu"], np.inf),
+])  # fmt: skip
+def test_the_limit_of_a_tensor(kinds, limit):
+    names = [*"abcd"][: len(kinds) + 1]
+    nodes = [
+        helper.make_node(kind, [name] * (1 + (kind == "Add")), [output])
+        for kind, name, output in zip(kinds, names, names[1:], strict=False)
+    ]
+    assert (
+        LayerRunner(helper.make_model(helper.make_graph(nodes, "g", [], []))).limit(names[-1])
+        == limit
+    )
 
 
 def test_all_readers_of_a_tensor_choose_its_range():

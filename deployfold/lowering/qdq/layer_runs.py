@@ -19,6 +19,14 @@ from .problem import UNBOUNDED, Bounds, Curve
 
 _CURVES: dict[str, Curve] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
 
+_WITHIN_ONE = frozenset({"HardSigmoid", "Sigmoid", "Softmax", "Tanh"})
+
+_NOT_RAISING = frozenset(
+    "AveragePool Concat Flatten GlobalAveragePool GlobalMaxPool Identity MaxPool Relu Reshape "
+    "Squeeze Transpose Unsqueeze".split()
+)
+"""Operators without an output of a larger magnitude than that of their largest input."""
+
 
 class LayerRunner:
     """Runs single layers of one model."""
@@ -28,6 +36,7 @@ class LayerRunner:
         self._nodes = {node.name: node for node in model.graph.node}
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._writers = {name: node for node in model.graph.node for name in node.output}
         for node in model.graph.node:
             for name in dict.fromkeys(node.input):
                 self._readers.setdefault(name, []).append(node)
@@ -45,8 +54,23 @@ class LayerRunner:
         node = self._reader(layer)
         if node is None:
             return UNBOUNDED
-        if node.op_type == "Relu":
-            return 0.0, float("inf")
+        return (0.0, float("inf")) if node.op_type == "Relu" else self._clip(node)
+
+    def limit(self, name: str) -> float:
+        """The largest magnitude that a tensor can have, by the Clip or Sigmoid that makes it."""
+        node = self._writers.get(name)
+        if node is None:
+            return float("inf")
+        if node.op_type in _WITHIN_ONE:
+            return 1.0
+        if node.op_type in _NOT_RAISING:
+            values = node.input if node.op_type == "Concat" else node.input[:1]
+            return max(map(self.limit, values))
+        low, high = self._clip(node)
+        return max(-low, high)
+
+    def _clip(self, node: onnx.NodeProto) -> Bounds:
+        """The bounds of a Clip; infinite for any other operator and for computed bounds."""
         limits = [self._tensors.get(name) for name in node.input[1:3]]
         if node.op_type != "Clip" or len(limits) != 2 or None in limits:
             return UNBOUNDED

@@ -166,7 +166,9 @@ class _Quantiser:
             if layer.source not in self.ranges:
                 others = (one for one in self.readers[layer.source] if problem and one is not layer)
                 readers = (problem, *(self._problem(one, before, after) for one in others))
-                self.ranges[layer.source] = self._range(after, [one for one in readers if one])
+                self.ranges[layer.source] = self._range(
+                    layer.source, after, [one for one in readers if one]
+                )
             estimator, top = self.ranges[layer.source]
             scale = _scale(top, form)
         if problem is None:
@@ -179,21 +181,21 @@ class _Quantiser:
         quantised = QuantisedLayer(layer, found.weight, found.weight_scale, found.bias, scale)
         return LayerResult(layer, quantised, estimator, top, math.nan, 0, found.choice)
 
-    def _range(self, values: Batch, readers: Sequence[Problem]) -> tuple[str, float]:
+    def _range(self, name: str, values: Batch, readers: Sequence[Problem]) -> tuple[str, float]:
         """How the best range of a tensor is found, and the range.
 
         The ranges that the other folds propose are judged on each fold, by the layers that read the
         tensor. A single fold judges its own, without head-room.
         """
         folds = magnitudes(values, self.folds)
-        several = len(folds) > 1
-        proposed = candidates(folds, self.form, wider=several)
+        several, limit = len(folds) > 1, self.runner.limit(name)
+        proposed = candidates(folds, self.form, wider=several, limit=limit)
         if not readers:
             return "mse", proposed["mse"]
         errors = dict.fromkeys(proposed, 0.0)
         for index in range(len(folds)):
             others = [*folds[:index], *folds[index + 1 :]] or folds
-            tops = candidates(others, self.form, wider=several)
+            tops = candidates(others, self.form, wider=several, limit=limit)
             scales = {name: _scale(top, self.form) for name, top in tops.items()}
             for problem in readers:
                 found = problem.errors(scales, self.form, problem.parts[index])

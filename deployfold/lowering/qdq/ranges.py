@@ -12,6 +12,7 @@ the range is estimated from, see :mod:`deployfold.lowering.qdq.quantise`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,13 +75,18 @@ def magnitudes(values: Sequence[Array], folds: Sequence[int] = ()) -> list[Magni
 
 
 def candidates(
-    folds: Sequence[Magnitudes], form: Format = INT8, *, wider: bool = False
+    folds: Sequence[Magnitudes],
+    form: Format = INT8,
+    *,
+    wider: bool = False,
+    limit: float = math.inf,
 ) -> dict[str, float]:
     """The range that each estimator proposes for a tensor; every range is positive and finite.
 
     Args:
         folds: the distribution in some folds, from :func:`magnitudes`.
         wider: propose the ranges with head-room as well.
+        limit: the largest magnitude that the tensor can have; head-room ends there.
     """
     counts = np.sum([fold.counts for fold in folds], 0)
     top = max(*(fold.top for fold in folds), _TINY * form.largest)
@@ -93,7 +99,10 @@ def candidates(
         "mse": _mse(counts, edges, top, form),
     }
     if wider:
-        found |= {f"{name} + {HEADROOM - 1:.0%}": HEADROOM * end for name, end in found.items()}
+        found |= {
+            f"{name} + {HEADROOM - 1:.0%}": min(HEADROOM * end, max(limit, end))
+            for name, end in found.items()
+        }
     return found
 
 
