@@ -101,7 +101,7 @@ def likely_agreement(expected: Array, found: Array, pictures: Sequence[int] = ()
     variance = 2.0 * error**2 + (stays * (1.0 - stays)).mean() / count
     deviation = math.sqrt(variance / changed if changed > 0.0 else 1.0 / count) / 2.0
     reach = _student(pictures or range(count)) * deviation
-    return float(1.0 - (math.sqrt(changed) + reach) ** 2)
+    return float(max(1.0 - (math.sqrt(changed) + reach) ** 2, 0.0))
 
 
 def enough_pictures(count: int, measured: float, likely: float, limit: float) -> int | None:

@@ -75,6 +75,10 @@ def test_other_pictures_keep_the_likely_agreement(pictures, each, noise):
     assert measured <= 0.5
 
 
+def test_two_pictures_promise_no_less_than_nothing():
+    assert likely_agreement(*scores(np.random.default_rng(0), 2, 5, 0.3)) == 0.0
+
+
 def test_many_pictures_need_little_margin():
     random = np.random.default_rng(0)
     drawn = [scores(random, 600, 1, 0.01) for _ in range(20)]
