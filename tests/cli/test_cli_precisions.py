@@ -29,7 +29,8 @@ def work(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(work: Path) -> subprocess.CompletedProcess[str]:
     return run(
         "build", "net.pt", "--bf16", "--fp8", "--int4", "--calib", "samples.npy", "-o", "out",
-        "--min-sqnr", "10", "--json", *TARGETS, *QUICK, cwd=work, XDG_CACHE_HOME=str(work / "cache"),
+        "--min-sqnr", "10", "--json", *TARGETS, *QUICK,
+        cwd=work, XDG_CACHE_HOME=str(work / "cache"),
     )  # fmt: skip
 
 
