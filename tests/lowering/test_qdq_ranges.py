@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from deployfold.config.precision import Precision
+from deployfold.lowering.progress import silent
+from deployfold.lowering.qdq.channels import Comparison
 from deployfold.lowering.qdq.columns import Columns
 from deployfold.lowering.qdq.fit import NEAREST
 from deployfold.lowering.qdq.formats import INT8
 from deployfold.lowering.qdq.layer_runs import LayerRunner
-from deployfold.lowering.qdq.layers import Layer
+from deployfold.lowering.qdq.layers import Layer, find_layers
 from deployfold.lowering.qdq.problem import UNBOUNDED, Problem
 from deployfold.lowering.qdq.quantise import LayerResult, quantise_layers
+from deployfold.lowering.qdq.sample_split import split_samples
+from deployfold.lowering.request import LoweringData
 
 
 def quantised(
@@ -90,14 +97,34 @@ def errors(one: Problem, **scales: float) -> dict[str, float]:
     return one.errors(scales, INT8, one.parts[0])
 
 
-def test_a_few_large_errors_count_more_than_many_small_ones():
-    """Steps of 1 are exact but for one value beyond the range; those of 1.3 round all others."""
-    values = np.append(np.arange(999) % 127, 130)
-    clipping, tokens = problem(values), problem(values, tokens=True)
-    found = errors(clipping, narrow=1.0, wide=1.3)
-    assert found["wide"] < found["narrow"]
-    found = errors(tokens, narrow=1.0, wide=1.3)
-    assert found["wide"] > found["narrow"]
+@pytest.mark.parametrize(("rare", "cuts"), [(True, False), (False, True)])
+def test_whole_models_on_other_pictures_decide_whether_ranges_cut(rare, cuts, tmp_path):
+    """One value of each picture is large, and no layer samples it: all that the output depends on,
+    or beyond a bound."""
+    random = np.random.default_rng(0)
+    feeds = [{"x": random.uniform(0, 1, (1, 1, 128, 128)).astype("f4")} for _ in range(6)]
+    for index, feed in enumerate(feeds):
+        feed["x"][0, 0, 20 * index, 9] = 20 + index
+    behind = ("Sub", ["h", "low"]) if rare else ("Clip", ["h", "zero", "low"])
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], name="conv"),
+        helper.make_node(*behind[:2], ["z"]),
+        helper.make_node("Relu", ["z"], ["y"]),
+    ]
+    image = (1, 1, 128, 128)
+    graph = helper.make_graph(
+        nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, image)],
+        [numpy_helper.from_array(np.full(shape, value, "f4"), name) for name, shape, value in
+         (("w", (1, 1, 1, 1), 1), ("low", (), 1), ("zero", (), 0))],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "net.onnx")
+    loaded = ir.load(tmp_path / "net.onnx")
+    data = LoweringData(feeds[:1], calibration=feeds, held_back=feeds[4:], calibration_real=True)
+    samples = split_samples(data, Precision.INT8)
+    comparison = Comparison(tmp_path / "net.onnx", find_layers(loaded), samples, INT8, tmp_path)
+    assert comparison.cuts(loaded, silent) is cuts
 
 
 def test_a_range_may_cut_what_a_sigmoid_saturates():

@@ -24,7 +24,7 @@ from deployfold.lowering.result import KeptNode, LoweredModel
 from deployfold.scoring import ScoredData, Scoring
 from deployfold.util.memory import release
 
-from .channels import best_channels
+from .channels import Comparison
 from .costs import outputs_alone
 from .fit import STRENGTHS
 from .formats import FORMATS, Format
@@ -40,9 +40,11 @@ from .tune import Tuned, tune, without
 SENSITIVITY_SAMPLES = 16
 """Calibration samples for the guard's comparison of layers and for the ranges of the rest."""
 
-_CHANNELS, _REST, _LAYERS = 0.3, 0.05, 0.45
-"""The shares of the time before the guard: scaling channels, the rest, and quantising the layers.
+_CHANNELS, _RANGES, _REST, _LAYERS = 0.2, 0.2, 0.05, 0.35
+"""The shares of the time before the guard: scaling channels, ranges, the rest, and the layers.
 The rest of the time measures the result. The guard's search then has no known end."""
+
+_BEFORE = _CHANNELS + _RANGES + _REST
 
 
 def lower(
@@ -81,16 +83,16 @@ def lower(
     if residual:
         layers = with_skips(model, layers)
     with staged(path) as temporary:
+        cut = True
         if precision is Precision.INT8:  # FP8 needs no equal ranges: its steps grow with the values
             able = [layer for layer in layers if layer.name not in unfit]
-            model = best_channels(
-                model, able, samples.feeds, samples.held_back, source, form, temporary.parent,
-                part_of(progress, 0.0, _CHANNELS),
-            )  # fmt: skip
+            comparison = Comparison(source, able, samples, form, temporary.parent)
+            model = comparison.best_channels(model, part_of(progress, 0.0, _CHANNELS))
+            cut = comparison.cuts(model, part_of(progress, _CHANNELS, _RANGES))
         rest = plan_rest(
             model, source, samples.feeds[:SENSITIVITY_SAMPLES], asked,
             guard.min_sqnr_db if options.guard.enabled else None, options, temporary.parent,
-            part_of(progress, _CHANNELS, _REST), data.largest,
+            part_of(progress, _CHANNELS + _RANGES, _REST), data.largest,
         )  # fmt: skip
         guarding, labels = samples.guarding(guard.enabled)
         pictures = data.held_back_pictures if guard.enabled else ()
@@ -99,6 +101,7 @@ def lower(
             proto=ir.to_proto(model),
             layers=layers,
             unfit=unfit,
+            cut=cut,
             form=form,
             rest=rest,
             samples=samples,
@@ -170,6 +173,7 @@ class _Job:
     proto: onnx.ModelProto
     layers: Sequence[Layer]
     unfit: Mapping[str, str]
+    cut: bool
     form: Format
     rest: Rest
     samples: SampleSplit
@@ -182,11 +186,12 @@ class _Job:
         """Quantise every suitable layer except ``excluded``."""
         progress = unbounded(self.progress)
         if not excluded:  # the first time
-            progress = part_of(self.progress, _CHANNELS + _REST, _LAYERS)
+            progress = part_of(self.progress, _BEFORE, _LAYERS)
         return quantise_layers(
             self.proto, self.layers, self.samples.feeds, self.form,
             excluded={*excluded, *self.unfit}, strengths=STRENGTHS if self.samples.fitted else (),
-            folds=self.samples.folds, earlier=self.every if excluded else (), progress=progress,
+            folds=self.samples.folds, earlier=self.every if excluded else (), cut=self.cut,
+            progress=progress,
         )  # fmt: skip
 
     @functools.cached_property
@@ -202,7 +207,7 @@ class _Job:
         """
         results = self.quantised(excluded) if anew else without(self.every, excluded)
         what = f"with {len(excluded)} layers put back" if excluded else "on held-back samples"
-        self.progress(f"measuring {what}", None if excluded else _CHANNELS + _REST + _LAYERS)
+        self.progress(f"measuring {what}", None if excluded else _BEFORE + _LAYERS)
         return self.measured(results)
 
     def measured(self, results: Sequence[LayerResult]) -> Step:

@@ -70,19 +70,16 @@ class Problem:
     def errors(self, scales: Mapping[str, float], form: Format, part: slice) -> dict[str, float]:
         """The output error in ``part`` for each candidate scale of the input, by name.
 
-        The error is the sum over the output channels of the root of the mean fourth power, divided
-        by the channel's variance. So a channel with outliers counts no more than another, and a few
-        large errors, those of values beyond the range, count more than many small ones: the layers
-        behind average out what is small and independent. Of tokens, whose outliers are many, the
-        mean square counts. Values beyond the bounds do not count as errors.
+        The error is the sum over the output channels of the mean squared error divided by the
+        channel's variance. So a channel with outliers counts no more than another. Values beyond
+        the bounds do not count as errors.
         """
         power = self._goal.var(2, correction=0)
         least = POWER_FLOOR * power.mean() + 1e-30
         errors = {}
         for name, scale in scales.items():
             read = form.fake_quantise(self.compared[1].values[:, :, part], scale)
-            square = self._difference(self._product(self.rows, read), part).square_()
-            error = square.mean(2) if self.tokens else square.square_().mean(2).sqrt()
+            error = self._difference(self._product(self.rows, read), part).square_().mean(2)
             errors[name] = float((error / (power + least)).sum())
         return errors
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ def quantise_layers(
     folds: Sequence[int] = (),
     earlier: Sequence[LayerResult] = (),
     reported: int = REPORTED,
+    cut: bool = True,
     progress: Progress = silent,
 ) -> list[LayerResult]:
     """Quantise every layer except ``excluded``, each on the real outputs of the quantised ones.
@@ -78,6 +80,7 @@ def quantise_layers(
         earlier: the same layers with fewer of them excluded. Layers in front of the first that is
             newly excluded stay as they are. The others are fitted anew, as closely as then.
         reported: most samples for the SQNR of each layer; 0 leaves it NaN.
+        cut: whether the range of an activation may cut values of the samples off.
 
     Raises:
         ExportError: ONNX Runtime cannot run a part of the model.
@@ -90,7 +93,7 @@ def quantise_layers(
     for layer in layers:
         if layer.name not in excluded:
             readers[layer.source].append(layer)
-    quantiser = _Quantiser(LayerRunner(model), form, strengths, folds, readers)
+    quantiser = _Quantiser(LayerRunner(model), form, strengths, folds, cut, readers)
     runner, unchanged = quantiser.runner, True
     results = []
     for number, layer in enumerate(layers, start=1):
@@ -145,6 +148,7 @@ class _Quantiser:
     form: Format
     strengths: Sequence[Strength]
     folds: Sequence[int]
+    cut: bool
     readers: Mapping[str, Sequence[Layer]]
     ranges: dict[str, tuple[str, float]] = field(default_factory=dict)
 
@@ -188,14 +192,18 @@ class _Quantiser:
         tensor. A single fold judges its own, without head-room.
         """
         folds = magnitudes(values, self.folds)
-        several, limit = len(folds) > 1, self.runner.limit(name)
-        proposed = candidates(folds, self.form, wider=several, limit=limit)
+        propose = functools.partial(
+            candidates, form=self.form, cut=self.cut, wider=len(folds) > 1,
+            limit=self.runner.limit(name),
+        )  # fmt: skip
+        proposed = propose(folds)
         if not readers:
-            return "mse", proposed["mse"]
+            name = "mse" if self.cut else "max"
+            return name, proposed[name]
         errors = dict.fromkeys(proposed, 0.0)
         for index in range(len(folds)):
             others = [*folds[:index], *folds[index + 1 :]] or folds
-            tops = candidates(others, self.form, wider=several, limit=limit)
+            tops = propose(others)
             scales = {name: _scale(top, self.form) for name, top in tops.items()}
             for problem in readers:
                 found = problem.errors(scales, self.form, problem.parts[index])

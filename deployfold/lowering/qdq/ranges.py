@@ -78,6 +78,7 @@ def candidates(
     folds: Sequence[Magnitudes],
     form: Format = INT8,
     *,
+    cut: bool = True,
     wider: bool = False,
     limit: float = math.inf,
 ) -> dict[str, float]:
@@ -85,19 +86,19 @@ def candidates(
 
     Args:
         folds: the distribution in some folds, from :func:`magnitudes`.
+        cut: propose ranges that cut values off.
         wider: propose the ranges with head-room as well.
         limit: the largest magnitude that the tensor can have; head-room ends there.
     """
-    counts = np.sum([fold.counts for fold in folds], 0)
-    top = max(*(fold.top for fold in folds), _TINY * form.largest)
-    edges = folds[0].width * np.arange(_BINS + 1)
-    cumulative = np.cumsum(counts) / max(counts.sum(), 1)
-    within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)
-    found = {
-        "max": top,
-        "percentile": max(float(edges[within + 1]), _TINY * form.largest),
-        "mse": _mse(counts, edges, top, form),
-    }
+    least = _TINY * form.largest
+    found = {"max": max(*(fold.top for fold in folds), least)}
+    if cut:
+        counts = np.sum([fold.counts for fold in folds], 0)
+        edges = folds[0].width * np.arange(_BINS + 1)
+        cumulative = np.cumsum(counts) / max(counts.sum(), 1)
+        within = min(int(np.searchsorted(cumulative, PERCENTILE / 100.0)), _BINS - 1)
+        found["percentile"] = max(float(edges[within + 1]), least)
+        found["mse"] = _mse(counts, edges, found["max"], form)
     if wider:
         found |= {
             f"{name} + {HEADROOM - 1:.0%}": min(HEADROOM * end, max(limit, end))
