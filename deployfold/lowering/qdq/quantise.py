@@ -197,7 +197,7 @@ class _Quantiser:
             limit=self.runner.limit(name),
         )  # fmt: skip
         proposed = propose(folds)
-        if not readers:
+        if not readers or len(proposed) == 1:
             name = "mse" if self.cut else "max"
             return name, proposed[name]
         errors = dict.fromkeys(proposed, 0.0)
