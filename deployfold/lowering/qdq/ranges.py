@@ -1,9 +1,9 @@
 """Proposes ranges for an activation: the largest magnitude that its scale can represent.
 
 * ``max``: the largest observed magnitude; no value is clipped.
-* ``percentile``: the range of 99.99 % of the values.
-* ``mse``: the range with the least mean squared error of the quantised values.
-* each of these with :data:`HEADROOM`.
+* ``percentile``: the range of 99.99 % of the values. Other values are cut off.
+* ``mse``: the range with the least mean squared error of the quantised values. It may cut as well.
+* each of these with :data:`HEADROOM`, as far as the tensor can reach.
 
 The error of the layers' outputs decides between these estimators, on other pictures than those that
 the range is estimated from, see :mod:`deployfold.lowering.qdq.quantise`.
