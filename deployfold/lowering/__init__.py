@@ -14,7 +14,6 @@ from pathlib import Path
 import onnxruntime
 
 from deployfold.config.precision import Precision
-from deployfold.util.files import sha256
 from deployfold.util.onnx_files import onnx_sha256
 
 from .cache import LoweringCache, cache_key
@@ -23,9 +22,6 @@ from .progress import Progress, silent
 from .qdq.given import quantised_as
 from .request import LoweringData, LoweringOptions
 from .result import LoweredModel
-
-PROGRAM = Path(__file__).parents[1]
-"""The folder of the source files that decide a result: a development install keeps its version."""
 
 
 def lower(
@@ -76,7 +72,6 @@ def lower(
             "data": str(data.digest),
             "precision": precision.value,
             "options": repr(options),
-            "program": sha256(*sorted(PROGRAM.rglob("*.py"))),
             "versions": f"onnxruntime {onnxruntime.__version__} torch {version('torch')}",
         }
     )

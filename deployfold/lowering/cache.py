@@ -20,6 +20,7 @@ from deployfold.exporting.storage import staged
 from deployfold.util.files import sha256
 from deployfold.util.onnx_files import data_path, onnx_files
 
+_PACKAGE = Path(__file__).parents[1]
 _FORMAT = 1
 _FACTS = "facts.json"
 _TEMPORARY = ".tmp-"
@@ -51,8 +52,12 @@ def default_cache_directory() -> Path | None:
 
 
 def cache_key(parts: Mapping[str, str]) -> str:
-    """The key of a cache entry: a hex SHA-256 over all that decides the result, by name."""
-    return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
+    """The key of a cache entry: a hex SHA-256 over all that decides the result, by name.
+
+    deployfold's source files count too, because a development install keeps its version.
+    """
+    whole = {**parts, "program": sha256(*sorted(_PACKAGE.rglob("*.py")))}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 class LoweringCache:

@@ -109,7 +109,7 @@ def test_another_program_finds_no_result(
     data = LoweringData(inputs=[{"x": normal((1, 32))}], digest="of the same data")
     program = tmp_path / "program"
     program.mkdir()
-    monkeypatch.setattr("deployfold.lowering.PROGRAM", program)
+    monkeypatch.setattr("deployfold.lowering.cache._PACKAGE", program)
     counts = []
     for code in ("a = 1", "a = 1", "a = 2"):
         (program / "lower.py").write_text(code)
