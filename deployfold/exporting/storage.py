@@ -13,8 +13,6 @@ import onnx_ir as ir
 from deployfold.util.files import temporary_directory
 from deployfold.util.onnx_files import data_path
 
-from . import inline_weights
-
 EXTERNAL_DATA_BYTES = int(1.8 * 2**30)
 """Bytes of weights above which they go to a second file. Protobuf's limit is 2 GiB, and the graph
 needs space too."""
@@ -52,10 +50,7 @@ def write_model(model: ir.Model, path: Path, *, threshold: int = EXTERNAL_DATA_B
         Whether the weights are external.
     """
     external = weights_bytes(model) > threshold
-    if external:
-        ir.save(model, path, external_data=data_path(path).name)
-    else:
-        inline_weights.save(model, path)
+    ir.save(model, path, external_data=data_path(path).name if external else None)
     return external
 
 
