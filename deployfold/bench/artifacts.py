@@ -26,6 +26,7 @@ class Opener:
     """The settings for opening artifacts.
 
     Attributes:
+        settings: the settings for running the files.
         providers: the execution providers of an ONNX.
         variants: further rows of a pickled module.
     """
@@ -56,7 +57,11 @@ class Opener:
 
 
 def known_runtime(path: Path) -> Runtime:
-    """The runtime of a file."""
+    """The runtime of a file.
+
+    Raises:
+        UsageError: no runtime opens it.
+    """
     runtime = runtime_of(path)
     if runtime is None:
         known = ", ".join(suffix for one in all_runtimes() for suffix in one.suffixes)
@@ -69,7 +74,15 @@ def known_runtime(path: Path) -> Runtime:
 def artifacts_of(
     directory: Path, report: Report, inputs: InputSpec, opener: Opener, notes: list[str]
 ) -> list[Artifact]:
-    """The rows of a build that can be run again, the original first."""
+    """The rows of a build that can be run again, the original first.
+
+    Args:
+        directory: the directory of the build.
+        report: the report of the build.
+        inputs: the inputs of the files.
+        opener: the settings for opening the files.
+        notes: receives a sentence if the original is left out.
+    """
     chosen_rows = []
     for row in report.rows:
         artifact = Artifact(
@@ -108,6 +121,11 @@ class LeftOut(Exception):
 
 def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner:
     """A runner of the original model: the same weights, in the precision that the build ran.
+
+    Args:
+        report: the report of the build.
+        inputs: the inputs of the build's files.
+        settings: how to run the model, and what its file may do.
 
     Raises:
         LeftOut: the model is gone or another one, or the report names code to run.

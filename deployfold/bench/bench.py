@@ -69,19 +69,24 @@ def bench(
             its inputs.
         allow_globals, trust: permissions for files that could run code, as for loading.
         threads: CPU threads for every row; ``None`` for the number of physical cores.
+        max_seconds: the time limit for warm-up and rounds.
         seed: seed of the random inputs and of the order of the rows.
         batches: also measure the throughput at these batch sizes.
         only: names of the rows to measure in addition to the baseline; empty for all.
         data: a file or folder of real inputs, which are all run; see
             :func:`deployfold.data.real_inputs.load_samples`.
+        labels: the labels of these inputs.
         metrics: the task metrics of every row, as ``--metric`` of a build names them.
         cold_start: also measure load to first output, and peak memory, in fresh processes.
         layers: also measure the time of each layer, in the runtimes that tell it.
+        cuda_graph, runtime_cache: see :class:`~deployfold.runtimes.RunSettings`.
         providers: execution providers for every ONNX, one row each, in the form of
             :func:`deployfold.runtimes.onnxruntime_providers.resolve_provider`; empty for the CPU's.
+        device: the device of every row, in the form of ``--device``.
         tf32: whether fp32 may be rounded to TF32 on a GPU, in every row.
         torch_fp16, torch_compile: also run pickled modules in fp16, and with ``torch.compile``. A
             GPU always has the row in fp16.
+        emit: receives the events of the measurement.
 
     Raises:
         UsageError: there is nothing to measure or no such device, the input shapes are not known, a

@@ -1,6 +1,4 @@
 """Bundles: one file with everything that a device needs of a build, and every byte checked.
 
 Nothing here imports torch. Making and unpacking a bundle needs neither a GPU nor the package onnx.
-A fault of a build or a bundle raises a ``BundleError``, a file that cannot be read or written a
-``UsageError``.
 """

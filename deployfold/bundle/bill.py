@@ -25,6 +25,12 @@ def make_bill(name: str, report: Report, files: Iterable[FileEntry]) -> bytes:
 
     Serial number and time come from the content and the report, so that the same build gives the
     same bytes.
+
+    Returns:
+        The JSON text, in UTF-8.
+
+    Raises:
+        BundleError: cyclonedx-python-lib is not installed.
     """
     try:
         from cyclonedx.model.bom import Bom, BomMetaData

@@ -26,7 +26,10 @@ class Build:
     """The parts of a finished build that a bundle needs.
 
     Attributes:
+        directory: the directory that ``deployfold build`` wrote.
         name: the model's name, which is the prefix of its artifacts' names.
+        report: the content of ``report.json``.
+        artifacts: the files that run the model.
         files: every file for the bundle, by its name there.
         preprocess: the content of ``preprocess.json``; ``None`` if the model takes no images.
     """
@@ -50,6 +53,7 @@ def collect(directory: Path, *, force: bool = False) -> Build:
     """Find the files for a bundle, and check that they are those of the build.
 
     Args:
+        directory: a directory that ``deployfold build`` wrote.
         force: accept a build that failed or missed a limit.
 
     Raises:

@@ -36,10 +36,13 @@ def create(
     are fixed.
 
     Args:
+        directory: a directory that ``deployfold build`` wrote.
         labels: a text file with the name of a class on every line.
         cpp: add C++ programs that run the artifacts.
         key: an SSH key to sign with; the signature goes to ``FILE.sig``.
         force: accept a build that failed or missed a limit.
+        limits: how much the bundle may unpack to.
+        emit: receives the progress.
 
     Raises:
         UsageError: the directory has no build, another run writes it, or a file cannot be read or

@@ -14,6 +14,9 @@ def read_labels(path: Path) -> list[str]:
     """The names of the classes, in the order of the outputs.
 
     Empty lines at the end do not count. An empty line between others is a class without a name.
+
+    Raises:
+        UsageError: the file cannot be read, is not text, or is empty.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -60,7 +60,7 @@ class Artifact(Frozen):
 
 
 class HowToRun(Frozen):
-    """The command, the packages that it needs, and the runtimes, of which one is enough."""
+    """The command, its packages, and the runtimes; one of the runtimes is enough."""
 
     command: str
     needs: tuple[str, ...]
@@ -131,6 +131,10 @@ class Manifest(Frozen):
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Read a manifest and check every name in it.
+
+    Args:
+        content: the bytes of the file.
+        where: the name of the bundle, for messages.
 
     Raises:
         BundleError: the content is not a manifest, or has a schema of a later version.

@@ -63,7 +63,13 @@ class Member:
 def make_members(
     build: Build, labels: Path | None, *, cpp: bool, emit: Emit
 ) -> tuple[Manifest, list[Member]]:
-    """The manifest, and the members that it lists, sorted by name; see :func:`.create.create`."""
+    """The manifest, and the members that it lists, sorted by name.
+
+    Args:
+        labels: a text file with the name of a class on every line.
+        cpp: whether to add the C++ programs.
+        emit: receives the progress.
+    """
     members = []
     for name, path in build.files.items():
         emit(StageProgress("bundle", f"reading {name}"))

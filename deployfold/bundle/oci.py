@@ -42,11 +42,20 @@ def write_layout(
 ) -> Manifest:
     """Write a bundle of a build as the OCI image layout ``output``, completely or not at all.
 
-    The bytes depend on the files of the build alone. Other arguments, and the errors, are those of
-    :func:`.create.create`.
+    The bytes depend on the files of the build alone.
 
     Args:
+        directory: a directory that ``deployfold build`` wrote.
         output: the directory of the layout; must be new or empty.
+        labels: a text file with the name of a class on every line.
+        cpp: add C++ programs that run the artifacts.
+        force: accept a build that failed or missed a limit.
+        emit: receives the progress.
+
+    Raises:
+        UsageError: the directory has no build, another run writes it, or the output cannot be
+            written or is not empty.
+        BundleError: the build is incomplete or missed a limit, or a package is missing.
     """
     check_new(output)
     start = time.perf_counter()

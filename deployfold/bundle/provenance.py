@@ -24,6 +24,9 @@ def make_provenance(report: Report, files: Iterable[FileEntry]) -> bytes:
     """State which model, options and packages made the files.
 
     The same report and files give the same bytes.
+
+    Returns:
+        The JSON text, in UTF-8.
     """
     entries = sorted(files, key=lambda entry: entry.path)
     packages = sorted(report.environment.packages.items())

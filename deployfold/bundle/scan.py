@@ -33,6 +33,7 @@ class Limits:
     """The limits of the unpacked size. A larger bundle is refused before it is unpacked.
 
     Attributes:
+        total: bytes of all files.
         ratio: unpacked bytes per byte of the bundle, for bundles that unpack to more than ``free``.
         free: unpacked bytes up to which ``ratio`` does not apply.
     """
@@ -49,8 +50,12 @@ def scan(path: Path, limits: Limits | None = None, sink: Sink | None = None) -> 
     before the files are decompressed. Memory does not grow with the bundle.
 
     Args:
+        limits: the limits of the unpacked size.
         sink: opens the files for writing; ``None`` to check only. Trust the files only after this
             function has returned.
+
+    Returns:
+        The manifest.
 
     Raises:
         BundleError: the file is not a bundle, is damaged or truncated, or breaks a rule.

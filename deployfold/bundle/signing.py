@@ -24,7 +24,11 @@ def signature_path(bundle: Path) -> Path:
 
 
 def check_key(key: Path) -> None:
-    """Refuse the file of a key that does not exist, by a ``UsageError``."""
+    """Check that the file of a key exists.
+
+    Raises:
+        UsageError: the file is missing.
+    """
     if not key.is_file():
         raise UsageError(f"There is no key {key}.", hint="ssh-keygen -t ed25519 -f KEY makes one.")
 
@@ -48,6 +52,7 @@ def check_signature(bundle: Path, signers: Path) -> str:
     """The name of the allowed signer who signed a bundle.
 
     Args:
+        bundle: the file; its signature is in the same folder.
         signers: a file with lines such as ``release@example.org ssh-ed25519 AAAA…``.
 
     Raises:

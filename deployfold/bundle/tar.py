@@ -24,7 +24,11 @@ _KINDS = {
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a file, with a fixed time, owner and mode."""
+    """The 512 bytes before a file, with a fixed time, owner and mode.
+
+    Raises:
+        BundleError: the name is too long.
+    """
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, _MTIME, 0o644
     # GNU's format stores sizes of 8 GiB and more in binary; the POSIX format cannot.
@@ -48,6 +52,9 @@ def read_header(block: bytes, where: str) -> tuple[str, int] | None:
     """The name and size of the file that follows; ``None`` at the end of the archive.
 
     The name is not checked.
+
+    Raises:
+        BundleError: the entry is not a plain file, or its header is not one of :func:`header`.
     """
     if not any(block):
         return None

@@ -31,14 +31,16 @@ def write_repository(
 ) -> tuple[int, tuple[str, ...]]:
     """Add a build to a Triton model repository, as the next version of its models.
 
-    If the latest version is the same build, only its missing parts are added. Other arguments are
-    those of :func:`.create.create`.
+    If the latest version is the same build, only its missing parts are added.
 
     Args:
+        directory: a directory that ``deployfold build`` wrote.
         repository: the model repository, which is made if it does not exist.
+        labels: a text file with the name of a class on every line.
         instances: instances of each model on every GPU, or on the CPU.
         max_batch: the greatest batch of ONNX and TorchScript, if the build's batch is dynamic. By
             default the greatest one that the build was made for.
+        force: accept a build that failed or missed a limit.
         emit: receives notes, such as the models that Triton cannot serve.
 
     Returns:

@@ -59,7 +59,11 @@ class Interface:
 
 
 def onnx_interface(path: Path) -> Interface:
-    """The inputs and outputs of an ONNX file, without batches."""
+    """The inputs and outputs of an ONNX file, without batches.
+
+    Raises:
+        BundleError: an input or output is not a tensor.
+    """
     graph = read_graph(path)
     return Interface(
         tuple(map(_onnx_tensor, graph_inputs(graph))), tuple(map(_onnx_tensor, graph.output))
@@ -67,7 +71,11 @@ def onnx_interface(path: Path) -> Interface:
 
 
 def engine_interface(path: Path) -> Interface:
-    """The inputs, outputs and batches of an engine, from its sidecar."""
+    """The inputs, outputs and batches of an engine, from its sidecar.
+
+    Raises:
+        BundleError: the sidecar does not describe them.
+    """
     try:
         tensors = engine_tensors(read_sidecar(path), path)
     except UsageError as error:
@@ -111,6 +119,7 @@ def torchscript_interface(onnx: Interface, *, fixed: Sequence[tuple[int, ...]] |
     Triton passes the inputs by position, as ``INPUT__0``, and reads ``OUTPUT__0`` likewise.
 
     Args:
+        onnx: the inputs and outputs of the ONNX of the same model.
         fixed: the shapes of the inputs and then of the outputs, if the archive accepts no others.
     """
     inputs = tuple(replace(one, name=f"INPUT__{index}") for index, one in enumerate(onnx.inputs))
@@ -140,6 +149,10 @@ def config(
     2. Else ``max_batch_size`` is 0, and ``dims`` are complete.
 
     Args:
+        name: the name of the model in the repository.
+        served: the backend, and the name of the file to serve.
+        interface: the inputs, outputs and batches of the file.
+        instances: instances of the model on every GPU, or on the CPU.
         labels: the file with the names of the classes, if the model is a classifier.
         by_capability: file names of engines by compute capability: ``{"8.9": "model.plan"}``.
     """
@@ -177,7 +190,11 @@ def config(
 
 
 def tensor_entry(tensor: Tensor, *, batched: bool) -> dict[str, Any]:
-    """The entry of an input or output in ``config.pbtxt``."""
+    """The entry of an input or output in ``config.pbtxt``.
+
+    Raises:
+        BundleError: Triton has no such dtype, or refuses such a shape when it loads the model.
+    """
     if tensor.dtype not in TYPES:
         raise BundleError(f"Triton has no dtype for {tensor.name!r}, which is {tensor.dtype}.")
     dims = tensor.shape[1:] if batched else tensor.shape

@@ -64,7 +64,11 @@ def models_of(
     """The models of a repository for a build; artifacts that Triton cannot serve become notes.
 
     Args:
+        max_batch: the greatest batch of ONNX and TorchScript; that of the build if ``None``.
         labels: whether the repository holds the names of the classes.
+
+    Raises:
+        BundleError: an input or output of the model is not a tensor that Triton has.
     """
     onnx = next(one for one in build.artifacts if one.runtime is ONNX_RUNTIME)
     interface = onnx_interface(build.directory / onnx.file)

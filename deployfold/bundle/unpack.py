@@ -21,6 +21,13 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
 
     The files go to a temporary directory, are checked again while they are written, and then move
     to ``directory`` in one step.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BundleError: the bundle fails a check, and no file is written.
+        UsageError: the directory is not empty, or cannot be written to.
     """
     check_new(directory)
     manifest = scan(path, limits)

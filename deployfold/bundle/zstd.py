@@ -20,7 +20,11 @@ _WINDOW_LOG = 27
 
 
 def library() -> Any:
-    """The module ``compression.zstd`` or ``backports.zstd``."""
+    """The module ``compression.zstd`` or ``backports.zstd``.
+
+    Raises:
+        BundleError: the module is not installed.
+    """
     try:
         name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         return import_module(name)
@@ -65,7 +69,11 @@ class Reader:
         )
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """Exactly ``size`` bytes, in pieces of at most 64 KiB."""
+        """Exactly ``size`` bytes, in pieces of at most 64 KiB.
+
+        Raises:
+            BundleError: the frame is damaged, or ends early.
+        """
         while size > 0:
             block = self._some(min(size, _BLOCK))
             if not block:

@@ -15,6 +15,8 @@ class Change(Frozen):
     """One metric of one row, in the old and in the new report.
 
     Attributes:
+        row, title: name and title of the row.
+        metric: the metric's key.
         old, new: the values in the metric's unit; ``None`` if not measured.
         verdict: ``worse`` or ``better``: the value moved beyond noise and within the tolerance;
             ``regression``: it got worse than the tolerance allows; ``same``: it did not move;
@@ -47,7 +49,9 @@ class Changes(Frozen):
 
     Attributes:
         differences: sentences on differences of machine, threads, inputs and libraries.
+        changes: every metric of every row.
         rows_gone, rows_new: names of rows that only the old or only the new report has.
+        limits: the results of absolute limits on the new report.
         strict: whether an unjudged figure with a limit counts as a failure.
     """
 

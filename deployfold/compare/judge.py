@@ -40,8 +40,12 @@ def compare_reports(
     4. An unjudged or missing figure is a regression if the user set a tolerance for it.
 
     Args:
+        tolerances: see :func:`.tolerances.parse_tolerances`.
         limits: results of :func:`deployfold.reporting.thresholds.check` on the rows of ``new``.
         strict: whether an unjudged figure with a limit fails.
+
+    Raises:
+        UsageError: a tolerance names a row that neither report has.
     """
     tolerances = tuple(tolerances)
     different = differences(old, new)

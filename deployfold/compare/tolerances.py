@@ -19,8 +19,10 @@ class Tolerance:
     """How much worse a metric may get: by a share of the old value, or by an amount.
 
     Attributes:
+        metric: the key, or :data:`ROWS`.
         share: the limit as a share of the old value; ``None`` with an amount.
         amount: the limit in the metric's unit. Without share and amount, any change is tolerated.
+        row: the name of the row; ``None`` for every row.
         asked: whether the user set the tolerance, and not a default.
     """
 
@@ -65,6 +67,9 @@ def parse_tolerances(texts: Iterable[str]) -> tuple[Tolerance, ...]:
 
     Returns:
         The user's tolerances, and :data:`DEFAULTS` for the other metrics.
+
+    Raises:
+        UsageError: a text does not follow that grammar.
     """
     found = {(one.row, one.metric): one for one in DEFAULTS}
     for text in texts:

@@ -49,7 +49,11 @@ class KeepSpec:
 
 
 def parse_min_sqnr(texts: tuple[str, ...]) -> tuple[tuple[Precision, float], ...]:
-    """Read every ``--min-sqnr-for PRECISION=DB``."""
+    """Read every ``--min-sqnr-for PRECISION=DB``.
+
+    Raises:
+        UsageError: a text is not ``PRECISION=DB``, or the precision is not a lowered one.
+    """
     lowered = {one.value: one for one in Precision if one.record.family != "none"}
     limits = []
     for text in texts:
@@ -75,6 +79,9 @@ class GuardSpec:
         by_precision: least SQNR in dB for single precisions. Other quantised precisions must keep
             ``min_sqnr_db``; fp16 and bf16 must keep the default of their precision record.
         enabled: ``False`` lowers every layer that can be lowered, regardless of accuracy.
+
+    Raises:
+        UsageError: a number is out of range.
     """
 
     min_sqnr_db: float = option(

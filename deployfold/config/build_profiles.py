@@ -40,6 +40,7 @@ class Merged:
     """The values of all options after a profile and flags have overridden the defaults.
 
     Attributes:
+        values: the value of every option, by key, in the form in which users write it.
         origins: the origin of each value, by key: ``default``, ``profile NAME`` or ``flag``.
     """
 
@@ -48,7 +49,11 @@ class Merged:
     description: str = ""
 
     def spec(self, source: str) -> BuildSpec:
-        """The specification of a build of the model ``source``."""
+        """The specification of a build of the model ``source``.
+
+        Raises:
+            UsageError: a value is malformed, or two values contradict each other.
+        """
         written = {key: value for key, value in self.values.items() if self.origins[key] != DEFAULT}
         return make_spec(source, written)
 
@@ -58,6 +63,10 @@ def merge(profile: str | None, flags: Mapping[str, Any]) -> Merged:
 
     Args:
         profile: the name of a shipped profile, or the path of a TOML file.
+        flags: the flags on the command line, by key (``dynamic-batch``).
+
+    Raises:
+        UsageError: the profile does not exist, or has an unknown key or a bad value.
     """
     table = read_profile(profile) if profile else {}
     check_written(flags)
@@ -78,6 +87,10 @@ def shipped() -> dict[str, Path]:
 
 def read_profile(name: str) -> dict[str, Any]:
     """The validated keys and values of one build profile.
+
+    Args:
+        name: the name of a shipped profile, or the path of a TOML file. Paths in such a file are
+            relative to its folder.
 
     Raises:
         UsageError: the profile does not exist, is not TOML, or has an unknown key or a bad value.
@@ -104,7 +117,15 @@ def read_profile(name: str) -> dict[str, Any]:
 
 
 def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
-    """Refuse a build profile with an unknown key, a bad value or a value that runs code."""
+    """Refuse a build profile with an unknown key, a bad value or a value that runs code.
+
+    Args:
+        path, text: the TOML file and its content, for the line number in the message.
+        table: the parsed content.
+
+    Raises:
+        UsageError: names the file, the line, the key and the problem.
+    """
     known = profile_keys()
     for key in table:
         if key not in known:

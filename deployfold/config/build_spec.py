@@ -46,6 +46,9 @@ class BuildSpec:
         input_data: the source of real inputs to run on; ``None`` takes seeded random inputs.
         preprocess: how images become inputs, for ``calibration`` and ``input_data`` alike.
         calibration: the data for precisions that need calibration, or that may use it.
+
+    Raises:
+        UsageError: a number is out of range, or two options exclude each other.
     """
 
     source: str

@@ -28,6 +28,8 @@ class Need:
     """A condition without which some options have no effect.
 
     Attributes:
+        keys: the keys of these options.
+        met: whether a build meets the condition.
         lack: the reason in the message «--KEY has no effect: …», where the build does not.
         hint: how to meet the condition.
     """

@@ -22,6 +22,9 @@ class EngineOptions:
 
     Every default keeps the library's own default. The worker process checks which options the
     library has. This class refuses the combinations that no library supports.
+
+    Raises:
+        UsageError: a value is out of its range, or two options exclude each other.
     """
 
     optimization_level: int | None = option(

@@ -16,7 +16,11 @@ def is_function(text: str) -> bool:
 
 
 def read_device(text: str) -> str:
-    """Read ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into lower case."""
+    """Read ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into lower case.
+
+    Raises:
+        UsageError: the text names another device.
+    """
     word = text.strip().lower()
     if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", word) is None:
         raise UsageError(f"{text!r} is not a device.", hint="Use auto, cpu, cuda or cuda:1.")
@@ -24,7 +28,11 @@ def read_device(text: str) -> str:
 
 
 def read_batches(text: str | None) -> tuple[int, ...]:
-    """Read ``1,8,32``; a missing flag gives no batch sizes."""
+    """Read ``1,8,32``; a missing flag gives no batch sizes.
+
+    Raises:
+        UsageError: the text is not a list of different positive integers.
+    """
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]

@@ -27,7 +27,11 @@ class TensorSpec:
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """Read ``[NAME=]1x3x224x224[:DTYPE]``; the shape ``scalar`` has no axes."""
+        """Read ``[NAME=]1x3x224x224[:DTYPE]``; the shape ``scalar`` has no axes.
+
+        Raises:
+            UsageError: the text does not follow that grammar.
+        """
         hint = "Write it as --input 1x3x224x224 or --input name=1x3x224x224:float32."
         match = re.fullmatch(r"(?:([^=]+)=)?(\d{1,9}(?:x\d{1,9})*|scalar)(?::([a-z0-9]+))?", text)
         if match is None:
@@ -68,7 +72,11 @@ class InputSpec:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> InputSpec:
-        """Read every ``--input``; see :meth:`TensorSpec.parse`."""
+        """Read every ``--input``; see :meth:`TensorSpec.parse`.
+
+        Raises:
+            UsageError: a text is malformed or a name is given twice.
+        """
         tensors = tuple(TensorSpec.parse(text) for text in texts)
         names = [tensor.name for tensor in tensors if tensor.name is not None]
         if len(set(names)) != len(names):
@@ -91,7 +99,11 @@ class InputSpec:
         return shape[0] if shape else 1
 
     def with_profiles(self, dynamic: Dynamic) -> InputSpec:
-        """The same inputs with these optimization profiles."""
+        """The same inputs with these optimization profiles.
+
+        Raises:
+            UsageError: a profile does not fit the inputs.
+        """
         shapes = {name: one.shape for name, one in zip(self.names, self.tensors, strict=True)}
         profiles = tuple(
             one.profile(shapes) if isinstance(one, DynamicBatch) else complete(one, shapes)

@@ -25,6 +25,9 @@ def make_spec(source: str, written: Mapping[str, Any], **values: Any) -> BuildSp
         written: values by key, such as ``{"no-engine": True}``, of the types that
             :func:`~deployfold.config.schema.written_model` checks.
         values: fields of ``BuildSpec`` in their final form, which override ``written``.
+
+    Raises:
+        UsageError: a value is malformed or out of range, or two values contradict each other.
     """
     groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(BuildSpec)}
     fields: dict[str, Any] = {}
@@ -71,6 +74,9 @@ def spec_of_keywords(source: str, keywords: Mapping[str, Any]) -> BuildSpec:
 
     A keyword is an option (``no_engine=True``, ``calib="pictures"``) or a field of ``BuildSpec``
     (``engine=False``, ``guard=GuardSpec(…)``). A text for a field is parsed as its flag is.
+
+    Raises:
+        UsageError: a keyword is unknown, or its value is malformed.
     """
     options = {one.keyword: one for one in build_options()}
     options |= {one.name: one for one in build_options() if not one.group}

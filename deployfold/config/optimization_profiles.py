@@ -17,6 +17,9 @@ class InputShapes:
     """The range of shapes of one input under one optimization profile.
 
     The name is empty until the model provides one.
+
+    Raises:
+        UsageError: the ranks differ, or some axis violates 1 <= min <= opt <= max.
     """
 
     name: str
@@ -81,6 +84,9 @@ def parse_profile(text: str) -> OptimizationProfile:
     """Read ``[NAME=]MIN:OPT:MAX``, such as ``1x3x224x224:4x3x224x224:8x3x320x320``.
 
     A comma separates inputs.
+
+    Raises:
+        UsageError: the text does not follow that grammar, or violates min <= opt <= max.
     """
     shape = r"\d{1,9}(?:x\d{1,9})*"
     profile = []
@@ -117,7 +123,11 @@ class DynamicBatch:
 
     @classmethod
     def parse(cls, text: str) -> DynamicBatch:
-        """Read ``MIN:OPT:MAX``."""
+        """Read ``MIN:OPT:MAX``.
+
+        Raises:
+            UsageError: the text is not three ordered positive integers.
+        """
         if re.fullmatch(r"\d{1,9}:\d{1,9}:\d{1,9}", text) is None:
             raise UsageError(
                 f"{text!r} is not a dynamic batch.",
@@ -161,6 +171,12 @@ def complete(profile: OptimizationProfile, shapes: Mapping[str, Shape]) -> Optim
 
     Unnamed ranges belong to the inputs that no range names, in order. Inputs without a range keep
     their shape.
+
+    Args:
+        shapes: the shape of every input, by name.
+
+    Raises:
+        UsageError: a name is unknown, a rank is wrong, or there are more ranges than inputs.
     """
     named = {one.name: one for one in profile if one.name}
     for name in named:

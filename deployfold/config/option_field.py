@@ -44,12 +44,15 @@ class Option:
         key: the key in a build profile, and the flag without its dashes.
         kind: the type that users write: ``bool``, ``int``, ``float``, ``str`` or a ``Literal``.
         default: the value when it is not written, in the form in which users write it.
+        help: for ``--help-all`` and for editors. ``--help`` prints the first clause alone, up to a
+            semicolon or a full stop.
         panel: the heading under which ``--help`` lists the flag.
         group: the field of ``BuildSpec`` whose dataclass has this field; empty for the fields of
             ``BuildSpec`` itself.
         many: whether the flag may be repeated, so that the key holds a list.
         aliases: other spellings of the flag, with their dashes.
         older_keys: keys of older versions. Flags, profiles and the Python API still take them.
+        metavar: the placeholder of the value in ``--help``.
         common: whether ``build --help`` lists the flag; ``--help-all`` lists every flag.
         in_profiles: whether a build profile may set it.
         path: whether the value may be a path, which in a profile is relative to its folder.
@@ -96,7 +99,11 @@ class Option:
         return self.key.replace("-", "_")
 
     def value(self, written: Any) -> Any:
-        """The field's value for a written value."""
+        """The field's value for a written value.
+
+        Raises:
+            UsageError: the text cannot be understood.
+        """
         return written if self.read is None else self.read(written)
 
     def refusal(self, value: Any) -> str | None:
@@ -136,6 +143,7 @@ def option(
 
     Args:
         default: the value when it is not written. ``MISSING`` makes the field required.
+        help, panel: see :class:`Option`.
         key: by default the field's name with dashes, prefixed with ``no-`` for a bool that is
             ``True`` by default.
         read: converts the written value into the field's value. ``default`` is then a written
@@ -210,7 +218,11 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def check_ranges(values: Any) -> None:
-    """Refuse a dataclass with a number outside its option's range."""
+    """Refuse a dataclass with a number outside its option's range.
+
+    Raises:
+        UsageError: names the flag, its range and the number.
+    """
     for one in options_of(values.__class__):
         refusal = one.refusal(getattr(values, one.name))
         if refusal is not None:

@@ -22,8 +22,10 @@ class PrecisionRecord:
 
     Attributes:
         name: the value of the enum member, the flag, and the key in profiles and file names.
+        title: for headings and messages.
         family: ``none`` is the exported fp32 model itself; ``cast`` changes the type of tensors;
             ``qdq`` puts QuantizeLinear and DequantizeLinear around layers.
+        summary: one sentence for ``--help``.
         onnx_type: the tensor type in the ONNX file, a member of ``onnx.TensorProto.DataType``.
         tensorrt_type: the member of ``tensorrt.DataType`` that layers then compute in.
         dtype: the name of that type in numpy and ml_dtypes.
@@ -35,6 +37,8 @@ class PrecisionRecord:
             another computation. Empty for fp32.
         min_sqnr_db: default limit of the accuracy guard: the least SQNR in dB of every output.
         layer_sqnr_db: limit for one layer in ``deployfold compare --layers``, in dB.
+        common: the short ``--help`` of ``build`` lists it.
+        weights_only: activations are not rounded.
         caveats: the report's remark on an engine of this precision, by library.
     """
 

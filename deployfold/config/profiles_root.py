@@ -13,6 +13,9 @@ def profiles_root() -> Path:
 
     A wheel carries it inside the package; in an editable install it lies beside the package, in
     the repository.
+
+    Raises:
+        DeployfoldError: neither place has it, so the installation is broken.
     """
     package = Path(str(files("deployfold")))
     for root in (package / "profiles", package.parent / "profiles"):

@@ -126,6 +126,11 @@ class CalibrationSpec:
         held_back: least share of the samples that calibration never sees and that the accuracy
             guard measures on. Samples that calibration does not need are held back too.
         seed: seed of the choice where the source has more than ``samples`` inputs.
+        labels: a file of labels, ``None`` for none.
+        preprocess: how images become inputs.
+
+    Raises:
+        UsageError: a number is out of range.
     """
 
     source: str = option(
@@ -169,7 +174,11 @@ def read_input_data(source: str | None) -> CalibrationSpec | None:
 
 
 def check_calibration(precisions: Iterable[Precision], calibration: object) -> None:
-    """Refuse precisions that need data, if there is none."""
+    """Check that there is data for the precisions that need data.
+
+    Raises:
+        UsageError: ``calibration`` is ``None``, and a precision needs data.
+    """
     need_data = [one.record.title for one in precisions if one.record.calibration == "required"]
     if need_data and calibration is None:
         raise UsageError(

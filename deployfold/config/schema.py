@@ -59,7 +59,11 @@ def _field(one: Option) -> tuple[Any, Any]:
 
 
 def check_written(written: Mapping[str, Any]) -> None:
-    """Check the types and ranges of written values."""
+    """Check the types and ranges of written values.
+
+    Raises:
+        UsageError: a value has the wrong type or is out of its range.
+    """
     problem = first_problem(written_model(), written)
     if problem is not None:
         key, reason = problem

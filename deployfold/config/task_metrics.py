@@ -22,6 +22,7 @@ class MetricLimit:
     """The least value of one number of a task metric.
 
     Attributes:
+        name: the number's name, such as ``box_ap``.
         value: the least value; with a unit, how much it may be below the original's.
         unit: empty for an absolute value, ``%`` for a share of the original's value, ``pt`` for
             hundredths.
@@ -47,7 +48,11 @@ _METRIC_LIMIT = re.compile(
 
 
 def parse_metric_limits(texts: Sequence[str]) -> tuple[MetricLimit, ...]:
-    """Read every ``--min-metric NAME=VALUE``, ``NAME=-1%`` or ``NAME=-1pt``."""
+    """Read every ``--min-metric NAME=VALUE``, ``NAME=-1%`` or ``NAME=-1pt``.
+
+    Raises:
+        UsageError: a text has another form.
+    """
     limits = []
     for text in texts:
         match = _METRIC_LIMIT.fullmatch(text)
@@ -68,6 +73,7 @@ class MetricSpec:
 
     Attributes:
         names: ready metrics and functions, as ``--metric`` has them.
+        limits: the least values.
     """
 
     names: tuple[str, ...] = option(

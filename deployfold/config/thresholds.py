@@ -12,7 +12,11 @@ from .option_field import Panel, option
 
 
 def parse_row_limits(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Read every ``ROW=LIMIT`` of ``--max-latency-ms``, ``--max-diff-of``, ``--min-speedup-of``."""
+    """Read every ``ROW=LIMIT`` of ``--max-latency-ms``, ``--max-diff-of``, ``--min-speedup-of``.
+
+    Raises:
+        UsageError: a text is not ``ROW=LIMIT`` with a positive number.
+    """
     limits = []
     for text in texts:
         row, limit = split_number(text)

@@ -37,6 +37,11 @@ def array_source(
 
     Args:
         arrays: the arrays by input name; for one input, a single array may have any name.
+        what: the name of the samples in messages.
+        where: the name of the file or object in messages.
+
+    Raises:
+        UsageError: names, shapes, dtypes or numbers of samples do not match the inputs.
     """
     arrays = by_input(arrays, form, where)
     shapes = dict(zip(form.names, form.shapes, strict=True))
@@ -68,7 +73,11 @@ def array_source(
 
 
 def by_input(given: Mapping[str, _T], form: SampleForm, where: str) -> Mapping[str, _T]:
-    """The given items by input name; for one input, a single item may have any name."""
+    """The given items by input name; for one input, a single item may have any name.
+
+    Raises:
+        UsageError: the names are not those of the inputs.
+    """
     if len(given) == len(form.names) == 1:
         return {form.names[0]: next(iter(given.values()))}
     if set(given) != set(form.names):
@@ -89,6 +98,10 @@ def open_arrays(path: Path) -> dict[str, Array]:
     """Open the arrays of an ``.npy`` or ``.npz`` file, memory-mapped unless they are compressed.
 
     Nothing is unpickled. The only array of an ``.npy`` file has the name ``""``.
+
+    Raises:
+        UsageError: the file cannot be read, is damaged, holds Python objects, or claims to hold
+            far more than its size.
     """
     try:
         with path.open("rb") as file:

@@ -75,7 +75,16 @@ def coco_labels(
     """The boxes of every image, moved as the preprocessing moves its pixels.
 
     Args:
+        value: the content of the JSON file.
+        path: the file, for messages.
         files: the images' paths below it; the file may name them by that path or by name.
+        preprocess: the steps from an image to the model's input.
+
+    Returns:
+        The labels in the order of ``files``, and notes for the report.
+
+    Raises:
+        UsageError: the file is damaged, or lacks an image.
     """
     try:
         coco = _Coco.model_validate(value)

@@ -46,6 +46,8 @@ class CalibrationData:
         origin: the source in one phrase, such as «64 of 412 images in pictures/, 192 others held
             back».
         calibrated: ``False`` for random inputs; every table and report then shows it.
+        skipped: one sentence for each file that could not be used.
+        notes: sentences on the decisions made.
         digest: hex SHA-256 over the chosen samples, the split and the labels.
     """
 
@@ -82,7 +84,14 @@ def load_calibration(
     """Choose and read the calibration data.
 
     Args:
+        spec: the source and the number of samples; its seed decides the choice and the split.
+        inputs: the model's inputs, with the batch size of one inference.
+        arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
         seed: seed of the values for the source ``random``.
+
+    Raises:
+        UsageError: the source does not exist, does not match the inputs, or has NaN; too many
+            samples cannot be read; or fewer than two samples are left.
     """
     if not inputs.tensors:
         raise UsageError("A model without inputs cannot be calibrated.")

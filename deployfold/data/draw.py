@@ -35,7 +35,9 @@ class Drawn:
     """The samples that could be read, in the order of the draw.
 
     Attributes:
+        indices: the index of each sample in its source.
         skipped: a sentence for each file that could not be read.
+        notes: sentences for the report.
     """
 
     indices: tuple[int, ...]
@@ -50,8 +52,11 @@ def draw(source: SampleSource, wanted: int, *, seed: int | None = None, least: i
 
     Other samples replace those that cannot be read. With a seed, a sample that equals an earlier
     one is left out: calibration must not see a copy of a held-back sample. Without a seed, the
-    samples keep their order, and equal ones stay. A source with too many unreadable samples (see
-    ``_SKIPPED_SHARE``), or fewer than ``least`` others, is refused.
+    samples keep their order, and equal ones stay.
+
+    Raises:
+        UsageError: too many samples cannot be read (see ``_SKIPPED_SHARE``), or fewer than
+            ``least`` remain.
     """
     order = range(source.count)
     indices = iter(order if seed is None else random.Random(seed).sample(order, source.count))
@@ -124,6 +129,9 @@ def held_back_feeds(samples: int, batch: int, share: float) -> tuple[int, int]:
 
     At least ``share`` of the feeds are held back, and so is everything beyond
     :data:`CALIBRATING` samples.
+
+    Raises:
+        UsageError: there are not enough samples for two feeds of ``batch`` samples.
     """
     feeds = samples // batch
     if feeds < 2:

@@ -21,7 +21,11 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def image_source(folder: Path, form: SampleForm, preprocess: Preprocess) -> SampleSource:
-    """The images below ``folder``; each is one sample of the model's only input."""
+    """The images below ``folder``; each is one sample of the model's only input.
+
+    Raises:
+        UsageError: the folder cannot be listed, or has no images.
+    """
     files = find_images(folder)
     if not files:
         raise UsageError(
@@ -53,6 +57,9 @@ def find_images(folder: Path) -> tuple[str, ...]:
 
     A file is an image if its suffix or its first bytes are those of an image. Links count, hidden
     files do not. A folder with several links to it counts once.
+
+    Raises:
+        UsageError: the folder cannot be listed.
     """
     try:
         with os.scandir(folder):
@@ -113,7 +120,11 @@ def read_image(path: Path, name: str, mode: str) -> Image.Image:
     A file with several frames gives the first one.
 
     Args:
+        name: the file's name in messages.
         mode: ``RGB`` or ``L``. Transparency is dropped, as in training pipelines.
+
+    Raises:
+        Unreadable: the file is not an image, is damaged, or is a decompression bomb.
     """
     try:
         if path.stat().st_size == 0:

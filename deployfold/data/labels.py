@@ -43,6 +43,12 @@ def load_labels(
             subfolders are then the classes, numbered in the order of their names as in
             torchvision's ImageFolder; or another folder, of masks.
         folder: the folder of the images; ``None`` for other samples.
+
+    Returns:
+        The labels in the order of the samples, and notes for the report.
+
+    Raises:
+        UsageError: the labels cannot be read, or do not match the samples.
     """
     files = source.files
     if path.is_dir():
@@ -89,7 +95,11 @@ def label_digest(label: Label) -> int | str:
 
 
 def read_labels(path: Path) -> list[Label] | dict[str, Any]:
-    """The labels in a file: arrays for :func:`labels_in`, or text for :func:`parse_labels`."""
+    """The labels in a file: arrays for :func:`labels_in`, or text for :func:`parse_labels`.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
     if path.suffix in SUFFIXES:
         arrays = open_arrays(path)
         found = arrays.get("labels", next(iter(arrays.values())) if len(arrays) == 1 else None)
@@ -107,7 +117,11 @@ def read_labels(path: Path) -> list[Label] | dict[str, Any]:
 
 
 def labels_in(array: Array, where: str) -> list[Label]:
-    """The labels in an array of integers: classes, or masks if each sample has two axes."""
+    """The labels in an array of integers: classes, or masks if each sample has two axes.
+
+    Raises:
+        UsageError: the array holds something else.
+    """
     if array.dtype.kind not in "iu":
         raise UsageError(f"The labels {where} are not integers.", hint=_FORMATS)
     if array.ndim == 3:
@@ -125,6 +139,13 @@ def parse_labels(text: str, where: str) -> list[Label] | dict[str, Any]:
        comma. Blank lines do not count.
 
     Labels are below 10⁹.
+
+    Args:
+        text: the file's content.
+        where: the file's name, for its suffix and for messages.
+
+    Raises:
+        UsageError: the text has another form; the message names the line.
     """
     if where.lower().endswith(".json"):
         return _from_json(text, where)

@@ -18,6 +18,10 @@ def largest_feeds(
 
     The values of ``feed`` repeat along the longer axes. The first axis keeps its size if all inputs
     share its range, because it is then the batch.
+
+    Args:
+        inputs: the shapes and profiles of the model's inputs.
+        feed: one input array for each name.
     """
     found: dict[tuple[tuple[int, ...], ...], dict[str, NDArray[Any]]] = {}
     for profile in inputs.profiles:

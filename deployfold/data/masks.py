@@ -27,9 +27,14 @@ def mask_labels(
     Args:
         masks: the folder; the mask of ``a/b.jpg`` is ``a/b.png`` in it, with one channel or a
             palette whose indices are the classes.
+        files: the images' paths below their own folder.
+        preprocess: the steps from an image to the model's input.
 
     Returns:
         Arrays of integers (height, width) in the order of ``files``.
+
+    Raises:
+        UsageError: a mask is missing or cannot be read.
     """
     paths = [masks / PurePosixPath(file).with_suffix(".png") for file in files]
     missing = [file for file, path in zip(files, paths, strict=True) if not path.is_file()]

@@ -26,7 +26,11 @@ _YIELD = (
 
 
 def tensor_source(path: Path, form: SampleForm) -> SampleSource:
-    """The tensors that ``torch.save`` wrote to ``path``; the file runs no code."""
+    """The tensors that ``torch.save`` wrote to ``path``; the file runs no code.
+
+    Raises:
+        UsageError: the file cannot be read, could run code, or does not match the inputs.
+    """
     try:
         is_pickle = detect(path) is pickled.FORMAT
         value = pickled.load_pickle(path, strict=True) if is_pickle else None
@@ -46,6 +50,9 @@ def function_source(name: str, form: SampleForm, samples: int) -> SampleSource:
 
     The function is called without arguments. It may return any object that a ``.pt`` file may
     have, or an iterable, whose first ``samples`` samples are taken.
+
+    Raises:
+        UsageError: the function is not found, raises, or does not match the inputs.
     """
     function = import_function(name, hint=_YIELD)
     with working_directory_importable():

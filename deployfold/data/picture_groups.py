@@ -29,7 +29,11 @@ _SIDE = 8
 
 
 def by_picture(drawn: Drawn, seed: int) -> tuple[Drawn, tuple[int, ...]]:
-    """The samples with those of one picture together, and the number of each sample's picture."""
+    """The samples with those of one picture together, and the number of each sample's picture.
+
+    Args:
+        seed: of the order of the pictures.
+    """
     count = len(drawn.samples)
     order = sorted(range(count), key=drawn.indices.__getitem__)
     block = math.isqrt(count)

@@ -28,6 +28,7 @@ class ReadData:
 
     Attributes:
         labels: the label of every sample of the source, in its order; ``None`` without labels.
+        notes: sentences for the report.
     """
 
     source: SampleSource
@@ -49,7 +50,9 @@ class RealInputs:
     Attributes:
         feeds: arrays by input name, in the shapes (with the batch axis) and dtypes of the inputs;
             float32 for bfloat16, which numpy lacks.
+        labels: the label of each sample, in order; ``None`` without labels.
         origin: the source in one phrase, such as «32 of 412 images in pictures/».
+        notes: sentences on the decisions made and the samples skipped.
     """
 
     feeds: tuple[Mapping[str, NDArray[Any]], ...]
@@ -81,10 +84,12 @@ def load_samples(
     """Draw and read inputs to run a model on.
 
     Args:
+        spec: the source, the number of samples, the seed of the draw, and labels.
         inputs: the model's inputs, with the batch size of one inference.
         arch: ``torchvision:NAME`` or ``timm:NAME`` for the preprocessing of images.
         every: read all samples of a file or folder in their order, with equal ones, instead of
             drawing ``spec.samples`` different ones.
+        role: the name of the data in messages.
 
     Raises:
         UsageError: the source does not exist, does not match the inputs, or has NaN; too many
@@ -120,7 +125,15 @@ def read_data(
     least: int,
     every: bool = False,
 ) -> ReadData:
-    """Open a source, read the labels, and draw the samples."""
+    """Open a source, read the labels, and draw the samples.
+
+    Args:
+        spec, inputs, arch, every: as for :func:`load_samples`.
+        role: the name of the data in messages, such as «calibration data».
+
+    Raises:
+        UsageError: as for :func:`load_samples`.
+    """
     source = open_source(spec, inputs, form, arch, role)
     labels, notes = source.labels, source.notes
     if labels is not None and len(labels) != source.count:

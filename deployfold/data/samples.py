@@ -50,7 +50,11 @@ class SampleForm:
 
     @classmethod
     def of(cls, inputs: InputSpec) -> SampleForm:
-        """The form of the samples of ``inputs``."""
+        """The form of the samples of ``inputs``.
+
+        Raises:
+            UsageError: an input is bfloat16, which neither numpy nor ONNX Runtime's CPU can feed.
+        """
         shapes = tuple(tensor.shape for tensor in inputs.tensors)
         stacked = all(shape and shape[0] == inputs.batch for shape in shapes)
         if any(tensor.dtype == "bfloat16" for tensor in inputs.tensors):
@@ -67,7 +71,11 @@ class SampleForm:
         )
 
     def check_dtype(self, index: int, dtype: np.dtype[Any], where: str) -> None:
-        """Refuse values of another kind than the input's; the width may differ."""
+        """Refuse values of another kind than the input's; the width may differ.
+
+        Raises:
+            UsageError: the kinds differ, such as uint8 pixels for a float input.
+        """
         wanted = self.dtypes[index]
         integers = wanted.kind in "iu" and dtype.kind in "iu"
         if dtype.kind == wanted.kind or integers:
@@ -81,7 +89,15 @@ class SampleForm:
         )
 
     def conform(self, index: int, values: Array, where: str) -> Array:
-        """A contiguous copy of one sample's ``values`` in the input's dtype."""
+        """A contiguous copy of one sample's ``values`` in the input's dtype.
+
+        Args:
+            values: values in the shape of the sample, with a checked dtype.
+            where: the name of the sample in the message.
+
+        Raises:
+            UsageError: a value is NaN, infinite, or beyond the dtype.
+        """
         wanted = self.dtypes[index]
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UsageError(
@@ -102,7 +118,9 @@ class SampleSource:
     Attributes:
         read: reads the sample at an index below ``count``, also from several threads. Raises
             Unreadable if another sample may replace it, and UsageError to end the reading.
+        what: the name of the samples in messages, such as «images in pictures/».
         files: the path of each sample below the folder; ``None`` if the samples are not files.
+        notes: sentences for the report.
         settings: all other settings that affect the values of the samples, for the digest.
         preprocess: the steps from an image to a sample; ``None`` if the samples are not images.
         labels: the labels that the source itself holds, in the order of the samples.

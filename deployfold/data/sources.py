@@ -24,7 +24,17 @@ _LABELS = "labels"
 def open_source(
     spec: CalibrationSpec, inputs: InputSpec, form: SampleForm, arch: str | None, role: str
 ) -> SampleSource:
-    """The samples in ``spec.source``, which are read on demand."""
+    """The samples in ``spec.source``, which are read on demand.
+
+    Args:
+        spec: the source, the number of samples, and the preprocessing of images.
+        inputs: the model's inputs.
+        arch: ``torchvision:NAME`` or ``timm:NAME``, for the preprocessing of images.
+        role: the name of the data in messages, such as «calibration data».
+
+    Raises:
+        UsageError: the source does not exist, or does not match the inputs.
+    """
     path = Path(spec.source)
     if path.is_dir():
         return image_source(path, form, resolve_preprocess(spec.preprocess, inputs, arch))
@@ -53,9 +63,15 @@ def inputs_in(source: str) -> InputSpec | None:
     The first axis of the arrays counts the samples, and the inputs have batch 1. Arrays that
     cannot have such an axis, because one is a scalar or their first axes differ, are one inference.
 
+    Args:
+        source: the source of real inputs, as the user named it.
+
     Returns:
         The inputs; ``None`` for any other kind of source, and for arrays that no input takes. The
         input for a single array has no name, because a single array may have any name.
+
+    Raises:
+        UsageError: the file is damaged.
     """
     path = Path(source)
     if path.suffix.lower() not in SUFFIXES or not path.is_file():

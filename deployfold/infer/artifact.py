@@ -30,6 +30,7 @@ def run_artifact(
         path: a file of any runtime. A file that matches no runtime is loaded as a checkpoint.
         given: inputs with values or shapes. Other inputs get seeded random values in the shapes
             that the artifact lists.
+        seed: seed of the random values.
 
     Raises:
         UsageError: the artifact has no such input, or a shape is not known.

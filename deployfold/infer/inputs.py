@@ -30,6 +30,10 @@ def parse_given(texts: Iterable[str]) -> tuple[Given, ...]:
     """Read every ``--input``: ``[NAME=]FILE.npy``, ``FILE.npz`` or ``[NAME=]SHAPE[:DTYPE]``.
 
     The arrays of an ``.npz`` are inputs by their names.
+
+    Raises:
+        UsageError: a text is none of these, a file cannot be read or holds no numbers, or an input
+            is given twice.
     """
     found = tuple(given for text in texts for given in _parse(text))
     names = [given.spec.name for given in found if given.spec.name is not None]

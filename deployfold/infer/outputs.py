@@ -23,6 +23,7 @@ class Output(Frozen):
     """One output tensor.
 
     Attributes:
+        name, shape, dtype: those of the tensor.
         minimum, maximum, mean: of the finite values; ``None`` without any, or for a dtype that is
             not a number.
         nonfinite: the number of values that are NaN or infinite.
@@ -86,7 +87,12 @@ def describe(name: str, array: NDArray[Any], *, alone: bool) -> Output:
 
 
 def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``."""
+    """Write outputs to an ``.npz`` by name, or a single one to an ``.npy``.
+
+    Raises:
+        UsageError: the path has another suffix, there are several outputs for an ``.npy``, or the
+            file cannot be written.
+    """
     check_suffix(path)
     if path.suffix == ".npy" and len(arrays) != 1:
         raise UsageError(f"{len(arrays)} outputs do not fit one .npy file.", hint="Name an .npz.")
@@ -98,7 +104,11 @@ def save_outputs(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that is neither ``.npz`` nor ``.npy``."""
+    """Refuse a file that is neither ``.npz`` nor ``.npy``.
+
+    Raises:
+        UsageError: the path has another suffix.
+    """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is neither an .npz nor an .npy file.")
 

@@ -1,8 +1,4 @@
-"""Loads models from every supported source; a checkpoint runs no code without permission.
-
-A source that cannot be read, or could run code, raises a ``LoadError``; an unknown name raises a
-``UsageError``.
-"""
+"""Loads models from every supported source; a checkpoint runs no code without permission."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ class Match:
     Attributes:
         module: built with seeded initial values; the checkpoint's weights are not loaded yet.
         fit: the weights under the architecture's names, or the nearest attempt.
+        notes: sentences on what was adapted.
     """
 
     arch: str
@@ -75,6 +76,10 @@ def create(arch: str, **options: Any) -> nn.Module:
 
     Args:
         options: keyword arguments for the builder, such as ``num_classes``.
+
+    Raises:
+        UsageError: the name is unknown, or its package is not installed.
+        LoadError: building fails.
     """
     package, _, name = arch.partition(":")
     if not package or not name:
@@ -128,8 +133,10 @@ def match(
     """Fit the weights of a checkpoint to an architecture, with the checkpoint's number of classes.
 
     Args:
+        arch: the architecture's name.
         weights: a state dict, or every set of weights in a checkpoint; at least one.
         key: the user's choice among several sets that fit.
+        options: keyword arguments for the builder.
 
     Raises:
         UsageError: the architecture is unknown, its package is not installed, or ``key`` names no

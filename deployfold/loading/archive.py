@@ -24,7 +24,11 @@ DAMAGED = (
 
 
 def read_entries(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The entries whose name, without the archive's leading folder, is ``wanted``."""
+    """The entries whose name, without the archive's leading folder, is ``wanted``.
+
+    Raises:
+        LoadError: the archive is damaged, or Python and torch read different entries.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -46,6 +50,9 @@ def check_sums(archive: zipfile.ZipFile) -> None:
     """Read every entry that has a checksum, because torch does not compare them.
 
     The checksum 0 means that none was computed (``torch.serialization.set_crc32_options(False)``).
+
+    Raises:
+        LoadError: an entry has changed since the archive was written.
     """
     try:
         for entry in archive.infolist():

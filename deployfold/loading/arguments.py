@@ -35,6 +35,7 @@ class Layout:
 
     Attributes:
         positional: for each positional argument an input, or a list or dictionary of inputs.
+        keywords: the same for each keyword argument, by name.
     """
 
     positional: tuple[Any, ...]
@@ -45,9 +46,11 @@ class Adapted(nn.Module):
     """A model that takes tensors in order and returns plain containers.
 
     Attributes:
+        model: the wrapped model.
         positional, keywords: see :class:`Layout`; ``positional`` is ``None`` if the model takes
             one positional argument per tensor.
         constants: keyword arguments with one value each.
+        names: of the inputs; ``None`` if the layout has none.
     """
 
     def __init__(
@@ -109,6 +112,10 @@ def with_arguments(
     4. Several inputs with other names or none are passed in a list, if the forward has one argument
        only and it is annotated as a list or tuple.
     5. An argument in ``fixed`` has the value there, and all others are passed by keyword.
+
+    Raises:
+        UsageError: the keys of a list are not 0, 1, 2 and so on; or an argument of ``fixed`` is
+            unknown, or the model is compiled.
     """
     if fixed:
         return _with_fixed(loaded, requested, fixed)

@@ -30,6 +30,9 @@ def as_module() -> Iterator[None]:
     """Turn the exceptions that a malformed module causes into one error.
 
     In a pickle, any object may stand in the place of a submodule, and a module may contain itself.
+
+    Raises:
+        LoadError: the module is malformed.
     """
     try:
         yield
@@ -39,6 +42,9 @@ def as_module() -> Iterator[None]:
 
 def checked(loaded: LoadedModel) -> LoadedModel:
     """Put a model in evaluation mode, and check its names and its tensors.
+
+    Returns:
+        The model, with notes on unusual dtypes.
 
     Raises:
         LoadError: a tensor is on the meta device, quantised, complex or not initialised; a tensor
@@ -97,7 +103,12 @@ def check_state(state: Mapping[str, torch.Tensor], learned: Set[str]) -> None:
     """Refuse weights that cannot be copied into a float model with the same numbers.
 
     Args:
+        state: the weights.
         learned: the names of float parameters; buffers may hold integers.
+
+    Raises:
+        LoadError: a tensor is quantised, sparse, complex or on the meta device, or a parameter is
+            stored in integers, whose scale is unknown.
     """
     for name, tensor in state.items():
         _check_tensor(name, tensor)

@@ -28,6 +28,10 @@ def choose_fit(fits: Sequence[Fit], key: str | None) -> tuple[Fit, tuple[str, ..
     Args:
         fits: fits without problems; at least one.
         key: the user's choice, as part of a key or prefix; ``None`` chooses by the usual names.
+
+    Raises:
+        LoadError: several sets differ, and no name is more usual than the others.
+        UsageError: ``key`` names none of them.
     """
     whole = [fit for fit in fits if not fit.weights.nested] or list(fits)
     chosen, others, rivals = _choose(
@@ -48,6 +52,11 @@ def choose_module(
 
     Args:
         found: the modules, each with the keys under which the checkpoint has it; at least one.
+        key: the user's choice, as part of a key; ``None`` chooses by the usual names.
+
+    Raises:
+        LoadError: several models differ, and no name is more usual than the others.
+        UsageError: ``key`` names none of them.
     """
     chosen, others, _ = _choose(
         found, key, "several models", lambda one: ".".join(one[0]),

@@ -32,6 +32,7 @@ class Names:
     Attributes:
         shapes: the shape of every tensor, by name, without BatchNorm's batch counters.
         ties: for each name of a shared parameter, all names of that parameter.
+        children: the names of the top-level submodules.
         non_persistent: the names of buffers that the architecture computes and does not save.
     """
 
@@ -61,9 +62,14 @@ class Fit:
     """A set of weights under the names of an architecture.
 
     Attributes:
+        weights: the source of the tensors.
+        prefix: the prefix that was removed from their names.
         state: the tensors under the architecture's names.
+        missing: names that the architecture has and the weights lack.
+        unexpected: names that the weights have and the architecture lacks.
         shapes: sentences on tensors of another shape.
         left_out: names of tensors that do not belong to the model.
+        notes: sentences on what was adapted.
     """
 
     weights: Weights

@@ -26,6 +26,9 @@ def check_names(module: nn.Module) -> None:
     """Refuse a model with a name that would act as code.
 
     Every attribute is checked, because ``torch.export`` also uses tensors in plain attributes.
+
+    Raises:
+        LoadError: a module, parameter, buffer or attribute has such a name.
     """
     for owner in module.modules():
         attributes = (vars(owner), owner._modules, owner._parameters, owner._buffers)

@@ -14,7 +14,11 @@ from deployfold.util.shared import SharedChange
 
 
 def import_named(package: str, name: str, *, hint: str) -> Any:
-    """Import ``package``, also from the working directory, and return its attribute ``name``."""
+    """Import ``package``, also from the working directory, and return its attribute ``name``.
+
+    Raises:
+        UsageError: the import fails for any reason, or the module has no such attribute.
+    """
     with working_directory_importable():
         try:
             item: Any = importlib.import_module(package)

@@ -28,6 +28,7 @@ class _Forward:
     """The positional arguments of a forward.
 
     Attributes:
+        names: the names, in order.
         required: the number of arguments without a default.
         open: whether the forward also takes ``*args``.
         keywords: the names of arguments without a default that are given by keyword only.
@@ -47,6 +48,7 @@ def resolve_inputs(
     Float inputs of a model in half or double precision get the model's dtype.
 
     Args:
+        loaded: the model.
         requested: the inputs of ``--input``, which override every default.
         dynamic: the optimization profiles. If the shapes lie outside all of them, the opt shapes of
             the first profile replace them.
@@ -96,6 +98,10 @@ def make_inputs(spec: InputSpec, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Make seeded inputs: standard-normal floats, uint8 of 0..255, other integers of 0 and 1.
 
     Other integers are usually indices or masks, for which 0 and 1 are valid.
+
+    Args:
+        spec: the inputs' shapes and dtypes.
+        seed: seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = []

@@ -225,6 +225,9 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load a fitting ``state`` into ``module``.
 
     If all floating-point tensors of the state have one dtype, the module is converted to it.
+
+    Raises:
+        LoadError: see :func:`deployfold.loading.checks.check_state`.
     """
     check_state(state, {name for name, one in module.named_parameters() if one.is_floating_point()})
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}

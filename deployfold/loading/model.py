@@ -19,6 +19,7 @@ class LoadedModel:
     Attributes:
         module: a ``ScriptModule`` for TorchScript, a ``GraphModule`` for a ``.pt2`` file, an
             ``OnnxModule`` for an ONNX.
+        kind: the kind of the source.
         name: a short stem for file names, such as ``resnet50``.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``; ``None`` if
             unknown.
@@ -28,6 +29,7 @@ class LoadedModel:
         weight_bytes: size of the model's tensors. A training checkpoint is larger, because it also
             has the optimizer's state.
         shapes: input shapes that the source states; ``()`` without any.
+        notes: sentences for the user, such as a guessed architecture.
     """
 
     module: nn.Module

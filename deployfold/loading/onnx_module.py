@@ -13,7 +13,11 @@ from deployfold.util.onnx_files import cpu_session
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file that runs in ONNX Runtime on the CPU; the module has no parameters."""
+    """An ONNX file that runs in ONNX Runtime on the CPU; the module has no parameters.
+
+    Attributes:
+        path: the file; its external data lies beside it.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -21,7 +25,11 @@ class OnnxModule(nn.Module):
         self._session: Any = None
 
     def open(self) -> Any:
-        """ONNX Runtime's session of the file, which is made once."""
+        """ONNX Runtime's session of the file, which is made once.
+
+        Raises:
+            LoadError: ONNX Runtime cannot load the file.
+        """
         if self._session is None:
             try:
                 self._session = cpu_session(self.path)

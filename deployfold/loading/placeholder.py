@@ -39,6 +39,7 @@ class Placeholder(list, metaclass=_Kind):  # type: ignore[type-arg]
 
     Attributes:
         name: the qualified name of the class or function in the pickle.
+        arguments: the arguments of the call that would have made the object.
         state: the state that would have set the object's attributes; ``None`` without one.
     """
 
@@ -108,6 +109,7 @@ def stand_ins(names: Sequence[str], mappings: set[str]) -> list[tuple[type, str]
     """A stand-in class for each global, in the form that ``safe_globals`` of torch takes.
 
     Args:
+        names: qualified names of globals in a pickle.
         mappings: the names whose objects are mappings, see :func:`mappings_in`.
     """
     return [(_mapping(name) if name in mappings else _class(name), name) for name in names]

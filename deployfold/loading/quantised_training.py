@@ -35,7 +35,11 @@ def in_training(module: nn.Module) -> bool:
 
 
 def frozen(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """A copy of a model in evaluation mode whose scales stay as they are; notes."""
+    """A copy of a model in evaluation mode whose scales stay as they are; notes.
+
+    Raises:
+        LoadError: a fake-quantise module is of a kind that is not known.
+    """
     from torch.ao.quantization import FakeQuantize, ObserverBase
 
     module = copy.deepcopy(module).eval()
@@ -181,7 +185,11 @@ class _NeverSet(nn.Module):
         self.name = name
 
     def forward(self, _: Tensor) -> Tensor:
-        """Refuse."""
+        """Refuse.
+
+        Raises:
+            LoadError: always.
+        """
         raise _never_set(self.name)
 
 

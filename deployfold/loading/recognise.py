@@ -31,6 +31,7 @@ def recognise(
     """The architecture in the file's name, if the names and shapes of the weights confirm it.
 
     Args:
+        path: the checkpoint.
         weights, key: see :func:`match`.
         named: the name of an architecture that the file contains.
     """

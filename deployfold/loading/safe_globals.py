@@ -98,16 +98,22 @@ LEGACY_PICKLES = 4
 
 @dataclass(frozen=True)
 class Globals:
-    """The globals of a checkpoint that torch does not allow by default, by their names there."""
+    """The globals of a checkpoint that torch does not allow by default.
+
+    Attributes:
+        allowed: the classes and functions to allow, each with the name that the checkpoint uses.
+        refused: the names of the others.
+    """
 
     allowed: tuple[tuple[Any, str], ...]
     refused: tuple[str, ...]
 
 
 def inspect_globals(source: Path | IO[bytes], also: Sequence[str]) -> Globals:
-    """Sort the globals of a checkpoint into allowed and refused ones, without running any of it.
+    """Sort the globals of a checkpoint into allowed and refused ones.
 
     Args:
+        source: the checkpoint, which is inspected without running any of it.
         also: globals that the user allows: ``package.module.Class``, or ``package.*`` for every
             ``nn.Module`` of a package.
 

@@ -29,8 +29,10 @@ def in_single_precision(
 
     float16 is converted if no parameter is float32, as in the checkpoints of detectors: a CPU
     computes float16 far slower than float32. A float16 part of a float32 model stays. TorchScript
-    and ``.pt2`` stay unchanged, because their dtypes are part of the code. The module is changed in
-    place.
+    and ``.pt2`` stay unchanged, because their dtypes are part of the code.
+
+    Returns:
+        The model and the inputs. The module is changed in place, and the notes list the changes.
     """
     replaced = _replaced(loaded.module)
     if loaded.compiled or not replaced:

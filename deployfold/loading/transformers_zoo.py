@@ -20,6 +20,9 @@ def builder(name: str) -> Callable[..., nn.Module]:
 
     The function takes ``config``, a directory with ``config.json``. Code in that directory never
     runs.
+
+    Raises:
+        UsageError: transformers is not installed, or has no class of that name.
     """
     package, kind = _class(name)
 
@@ -41,8 +44,10 @@ def builder(name: str) -> Callable[..., nn.Module]:
 def pretrained(name: str, folder: Path) -> nn.Module | None:
     """The model in ``folder``, loaded by transformers, which knows the names of older versions.
 
-    Only ``.safetensors`` are read, and code in the folder never runs. ``None`` if a tensor has no
-    weight there.
+    Only ``.safetensors`` are read, and code in the folder never runs.
+
+    Returns:
+        The model, or ``None`` if transformers does not find a weight for every tensor.
     """
     _, kind = _class(name)
     try:

@@ -39,6 +39,7 @@ class Weights:
 
     Attributes:
         path: the keys that lead to the tensors in the file; ``()`` at its top level.
+        tensors: the tensors by name.
         nested: whether the names are joined from several mappings; such weights are tried last.
     """
 

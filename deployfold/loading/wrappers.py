@@ -8,7 +8,10 @@ from torch import nn
 
 
 def unwrap(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """Remove the wrappers of training from a module and its submodules; notes on them.
+    """Remove the wrappers of training from a module and its submodules.
+
+    Returns:
+        The module, and notes on the removed wrappers.
 
     Raises:
         RecursionError: a wrapper contains itself.

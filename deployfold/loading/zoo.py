@@ -36,7 +36,11 @@ def names(zoo: str) -> list[str]:
 
 
 def builder(zoo: str, name: str) -> Callable[..., nn.Module]:
-    """The function that builds a model without trained weights."""
+    """The function that builds a model without trained weights.
+
+    Raises:
+        UsageError: the zoo is not installed, or has no model of that name.
+    """
     try:
         package = importlib.import_module(zoo)
     except ImportError as error:
@@ -101,8 +105,13 @@ def _torchvision_input_size(name: str) -> tuple[int, ...] | None:
 def cached_weights(arch: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """torchvision's default weights from torch.hub's cache, and module attributes to set.
 
-    ``None`` if the cache has none. Nothing is downloaded, because a build must not depend on the
-    network.
+    Nothing is downloaded, because a build must not depend on the network.
+
+    Returns:
+        The state dict and the attributes; ``None`` if the cache has no such weights.
+
+    Raises:
+        LoadError: the cached file is damaged.
     """
     zoo, _, name = arch.partition(":")
     if zoo != "torchvision":

@@ -21,6 +21,14 @@ def compare(
     """Compare ``outputs`` with ``reference``, tensor by tensor, in float64.
 
     Equal NaN or infinite values at the same place agree, and do not count in the numbers.
+
+    Args:
+        reference, outputs: the same number of arrays, of the same shapes, any dtype.
+        labels: the class of every sample; for classifiers only.
+
+    Raises:
+        MeasureError: the number of outputs or a shape differs, there is nothing to compare, the
+            model with labels is not a classifier, or the number of labels is wrong.
     """
     comparison = Comparison()
     comparison.add(reference, outputs, labels)
@@ -98,7 +106,11 @@ class Comparison:
             self._label(outputs[0], labels, count)
 
     def result(self) -> Accuracy:
-        """The numbers of everything added so far."""
+        """The numbers of everything added so far.
+
+        Raises:
+            MeasureError: nothing was added.
+        """
         if not self._tallies:
             raise MeasureError("There are no outputs to compare.")
         parts = [

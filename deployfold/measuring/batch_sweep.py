@@ -34,8 +34,13 @@ def sweep_batches(
     Args:
         runners: the runners by row name; each is loaded once, and closed at the end. The first has
             the expected shapes of the outputs.
+        batches: the batch sizes, in any order.
         max_seconds: the time limit for all sizes together.
         threads, seed, emit: as in :func:`.latency.measure`.
+
+    Raises:
+        MeasureError: there are no rows.
+        MeasurementInterrupted: Ctrl-C.
     """
     if not runners:
         raise MeasureError("There is nothing to measure.")

@@ -60,6 +60,10 @@ def cold_start(
 
     Args:
         runtime: the key of a runtime; see :func:`deployfold.runtimes.runtime_by_key`.
+        settings: the settings of the run; torch uses ``threads`` too.
+        runs: the number of processes.
+        timeout: seconds for one process.
+        emit: receives a :class:`StageProgress` of stage ``"measure"`` for each process.
     """
     import torch
 

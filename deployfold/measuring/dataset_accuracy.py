@@ -48,10 +48,14 @@ def compare_over(
             baseline's cost a row its comparison alone.
         scores: receives the numbers of the task metrics, or the reason why there are none, by row
             name, the baseline included.
+        emit: receives a :class:`StageProgress` of stage ``"measure"`` for each feed.
 
     Returns:
         The accuracy, or the reason why there is none, by row name. The baseline is included only
         with labels of classes, for its own accuracy.
+
+    Raises:
+        MeasureError: there is nothing to run, or the number of labels is not that of the samples.
     """
     if not runners or not feeds:
         raise MeasureError("There is nothing to compare.")

@@ -34,6 +34,7 @@ def describe(threads: int | None = None, device: str | None = None) -> Environme
     """Describe this machine.
 
     Args:
+        threads: the number of threads that the rows used; ``None`` for torch's number.
         device: the device that the rows used; the first GPU is described if that was the CPU.
     """
     return Environment(

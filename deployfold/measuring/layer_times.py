@@ -25,7 +25,11 @@ a convolution, its scale, an addition and an activation are four."""
 def layer_times(
     runner: Runner | None, inputs: Inputs, *, calls: int = CALLS, emit: Emit = ignore
 ) -> LayerTimes | None:
-    """Load a runner and profile it; ``None`` if its runtime never tells the time of a layer."""
+    """Load a runner and profile it; ``None`` if its runtime never tells the time of a layer.
+
+    Args:
+        calls: inferences whose median counts.
+    """
     if not isinstance(runner, LayerProfiler):
         return None
     emit(StageProgress("measure", "timing layers"))
@@ -49,6 +53,7 @@ class Modules:
     """The nodes of an ONNX file by their names and values, to find the module of a layer.
 
     Attributes:
+        nodes: by name.
         producers: the node that gives a value, by the value's name.
         consumers: a node that reads a value, by the value's name.
     """
@@ -77,6 +82,10 @@ class Modules:
 
         A fused kernel is named after its output, which may be that of an activation. The module is
         that of the operator that does the work: the nearest node before it of the layer's kind.
+
+        Args:
+            names: of the ONNX nodes that the layer computes, or of values that it gives.
+            kind: the layer's operator.
         """
         for name in names:
             node = self.nodes.get(name) or self.producers.get(name)

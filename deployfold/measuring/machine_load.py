@@ -23,6 +23,7 @@ class Contention:
     Attributes:
         others: the CPU time of other programs, and of a hypervisor's other guests, divided by the
             elapsed time.
+        cpus: the number of CPUs (hardware threads) that this process may run on.
     """
 
     others: float
@@ -40,6 +41,11 @@ class CpuWatch:
     """Compares the machine's CPU time with that of this process, between two calls.
 
     ``/proc/stat`` counts in ticks of 10 ms, so less than half a second gives no result.
+
+    Args:
+        stat: the file to read.
+        wall: returns the seconds of a monotonic clock.
+        own: returns the CPU seconds of this process and its finished children.
     """
 
     MIN_SECONDS = 0.5

@@ -24,6 +24,9 @@ def latency_of(
     Args:
         samples: the milliseconds of every timed call.
         own: the interval of the rounds' medians.
+        evidence: what decides whether the numbers are reliable.
+        batch: samples per call.
+        more: further fields of the latency, such as the speed-up.
     """
     median, p90, p95, p99 = percentiles(samples)
     found, device = doubts(evidence), evidence.device
@@ -56,6 +59,7 @@ class Measured:
     Attributes:
         latency: ``None`` for the reason in ``not_measured``.
         outputs: the outputs of the first inference.
+        notes: the runner's notes on its numbers.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Measurements:
 
     Attributes:
         rows: the rows; speed-ups are relative to the first one.
+        rounds: number of completed rounds.
         seconds: the time of warm-up and rounds.
         converged: whether every interval reached the goal before the time limit.
     """

@@ -34,11 +34,15 @@ class Evidence:
     """The facts about a row from which its reliability is judged.
 
     Attributes:
+        variation: coefficient of variation of the calls.
         interval: the interval of the speed-up, or of the time without a comparable baseline.
+        rounds: number of completed rounds.
         converged: whether the measurement reached its goal before the time limit.
+        threads: number of CPU threads.
         preemptions: involuntary context switches per second during the calls.
         contention: the CPU time of other programs meanwhile; ``None`` if unknown.
         device: the medians of a GPU row; ``None`` on the CPU.
+        gpu: the state of the GPU after the last round.
     """
 
     variation: float

@@ -41,7 +41,11 @@ class Interval:
 
 
 def percentiles(samples: ArrayLike) -> tuple[float, float, float, float]:
-    """Median, 90th, 95th and 99th percentile of raw samples, linearly interpolated."""
+    """Median, 90th, 95th and 99th percentile of raw samples, linearly interpolated.
+
+    Raises:
+        ValueError: there are no samples.
+    """
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0:
         raise ValueError("percentiles of no samples")
@@ -61,8 +65,6 @@ def coefficient_of_variation(samples: ArrayLike) -> float:
 def median_interval(values: ArrayLike, seed: int) -> Interval:
     """The median of positive ``values`` with a 95 % interval, from 0 to infinity for fewer than 6.
 
-    The values are in the order of their measurement.
-
     For 6 values or more, the interval is the wider one of the bootstrap's and the sign test's. The
     interval never exceeds the range of the values.
 
@@ -73,6 +75,12 @@ def median_interval(values: ArrayLike, seed: int) -> Interval:
        quantile.
     3. If successive values are correlated, both are widened by the square root of
        ``n / effective_count(values)``.
+
+    Args:
+        values: the values in the order of their measurement.
+
+    Raises:
+        ValueError: there are no values.
     """
     in_order = np.asarray(values, dtype=np.float64)
     ordered = np.sort(in_order)
@@ -105,6 +113,8 @@ def bootstrap_medians(
     statistics gives the same distribution as resampling, at a cost independent of n.
 
     Args:
+        ordered: the sorted values.
+        rng: the source of random numbers.
         inflation: the variance of the median, relative to that of independent values.
     """
     count = ordered.size
@@ -129,6 +139,10 @@ def percentile_interval(rounds: Sequence[NDArray[np.float64]], percent: float) -
 
     Args:
         rounds: the samples of each round, in the order of their measurement.
+        percent: the percentile, such as 95.
+
+    Raises:
+        ValueError: there are no samples.
     """
     ordered = np.sort(np.concatenate(rounds))
     value, count = float(np.percentile(ordered, percent)), ordered.size
@@ -152,8 +166,6 @@ def percentile_interval(rounds: Sequence[NDArray[np.float64]], percent: float) -
 def effective_count(values: ArrayLike) -> float:
     """The number of independent values that would determine the median as precisely as these.
 
-    The values are in the order of their measurement.
-
     Successive values are correlated if the machine is slow for a while. The variance of a median is
     then that of independent values times ``1 + 2 Σ s_k``, where ``s_k`` is the autocorrelation at
     lag k of the values' signs about the median. For a Gaussian process under any monotone
@@ -164,6 +176,9 @@ def effective_count(values: ArrayLike) -> float:
        (Marriott and Pope, 1954).
     2. For 30 values or more, every estimated ``rho_k`` up to the lag of 5 times the sum (Sokal,
        1997). These show a slow drift under independent noise.
+
+    Args:
+        values: the values in the order of their measurement.
     """
     series = np.asarray(values, dtype=np.float64)
     count = series.size

@@ -34,6 +34,8 @@ class TimedRunner:
 
     Attributes:
         failure: the reason why the row cannot be measured; ``None`` without a failure.
+        outputs: the outputs of the first inference.
+        notes: the runner's notes on its numbers.
         on_gpu: whether a GPU's clock times the row; known after the warm-up.
         round_ms: the mean time of a call, for every completed round.
         round_median_ms: the median time of a call, for every completed round.

@@ -51,6 +51,7 @@ class Environment(Frozen):
     """The machine and the libraries of a measurement.
 
     Attributes:
+        cpu: the model name of the CPU.
         physical_cores: cores, not hardware threads, that the process could run on.
         threads: CPU threads that every measured row used.
         os: operating system and machine architecture.

@@ -27,6 +27,7 @@ class Footnotes:
     """Numbered sentences, and for each row, by its name, the numbers of its sentences.
 
     Attributes:
+        numbered: ``numbered[i]`` is note ``i + 1``.
         why: the number of the note that explains a missing latency.
         others: the numbers of the other notes.
         plain: lines without a number, about the whole table.

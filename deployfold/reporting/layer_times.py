@@ -106,6 +106,12 @@ def write_layer_times(report: Report, directory: Path) -> list[Path]:
     The first is in the form of ``trtexec --exportProfile``, the second in that of
     ``trtexec --exportLayerInfo``, which TensorRT's engine explorer reads:
     https://github.com/NVIDIA/TensorRT/tree/main/tools/experimental/trt-engine-explorer.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: a file cannot be written.
     """
     written = []
     for row in report.rows:

@@ -14,11 +14,13 @@ class QuantizedLayer(Frozen):
     """One layer of a model that is quantised.
 
     Attributes:
+        precision: the row's, or ``fp16`` or ``fp32``.
         macs: multiply-accumulates of one inference.
         sqnr_db: of its output against the fp32 layer's; ``None`` if it was not measured.
         input_range: the greatest magnitude its input is quantised to.
         estimator: how that range was found, such as ``entropy`` or ``percentile 99.99``; where
             blocks of weights share a scale, how many weights.
+        reason: why it is not quantised.
     """
 
     name: str
@@ -38,6 +40,8 @@ class QuantizationSummary(Frozen):
         quantized_macs_share: the share (0 to 1) of its multiply-accumulates that are quantised.
         calibrated: false where the ranges come from random inputs, which say nothing about
             accuracy on real ones.
+        precision: such as ``int8``.
+        layers: every layer that could be quantised.
     """
 
     quantized_macs_share: Number
@@ -53,6 +57,7 @@ class BuiltLayer(Frozen):
         name, kind: the ONNX node, and TensorRT's type of layer.
         asked, got: the precision in the ONNX, and the one that the kernel reads; ``None`` where the
             library does not list it.
+        writes: the precision that the kernel writes.
     """
 
     name: str
@@ -68,6 +73,7 @@ class EngineLayers(Frozen):
     Attributes:
         kernels: kernels that one inference launches.
         conversions: those that only change the type or the layout of tensors.
+        layers: the compute layers of the network.
     """
 
     kernels: Count

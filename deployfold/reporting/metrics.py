@@ -57,6 +57,9 @@ class Metric:
 
     Attributes:
         key: its name in flags, in JSON of ``compare`` and in messages.
+        header: of its column.
+        unit: of its values.
+        better: whether less or more of it is better.
         read: the value of a row; ``None`` where it was not measured.
         depends_on: what has to be equal in two reports before their values can be compared.
         aliases: older keys, which flags still take.
@@ -69,6 +72,7 @@ class Metric:
             as for that flag; ``None`` allows any.
         follows: the metric that determines this one; ``compare`` then shows this one only if asked.
         in_table: the comparison has a column for it.
+        shown: whether the rows of a report have enough of it for a column.
         lost: whether the row, compared with the baseline, is marked as worse.
         contends: whether a row may be marked as the best.
         from_original: the original has no value, since it is what the others are compared with.

@@ -46,6 +46,10 @@ def choose_by(
     2. its accuracy was measured and kept, see :func:`~.choice.accurate`;
     3. it misses no limit of the user's;
     4. it has the value to choose by: a latency that was measured here, or a size.
+
+    Args:
+        rows: the baseline first, which has no file.
+        missed: the user's limits that were missed.
     """
     by = OBJECTIVES[objective]
     over = {one.row for one in missed if not one.passed}

@@ -63,6 +63,7 @@ class Chosen(Frozen):
     """The artifact that ``--choose`` names.
 
     Attributes:
+        by: ``latency``, ``throughput`` or ``size``.
         row, file: of the best one; ``None`` where no file can be chosen.
         runner_up: the row of the next best.
         sentence: the same for people.
@@ -149,6 +150,9 @@ def write_report(report: Report, path: Path) -> None:
 
 def load_report(path: Path) -> Report:
     """Read a ``report.json``.
+
+    Args:
+        path: the file, or the directory of the build that it lies in.
 
     Raises:
         UsageError: the file cannot be read, is not a report, or has a newer schema.

@@ -42,6 +42,8 @@ class GpuState(Frozen):
     """The state of one GPU; a field is ``None`` if NVML does not support it on this GPU.
 
     Attributes:
+        sm_clock_mhz, max_sm_clock_mhz: the current SM clock, and the maximum.
+        temperature_c: the temperature of the die, in degrees Celsius.
         power_w, power_limit_w: the current power draw, and the limit in force, in watts.
         throttled_by: the reasons for lowered clocks; empty without one.
     """
@@ -123,8 +125,10 @@ class OutputAccuracy(Frozen):
     """One output, or one part of an output, against the original's.
 
     Attributes:
+        index: its place in this list.
         name: of the output; ``output0[0:4]`` for a part. ``None`` where only the place is known.
         shape: its shape on the first inputs, with the batch axis.
+        max_abs_diff, sqnr_db, cosine: see :class:`Accuracy`.
     """
 
     index: Count
@@ -197,8 +201,10 @@ class ColdStart(Frozen):
 
     Attributes:
         load_ms: from the file to a model that can run.
+        first_ms: its first inference.
         total_ms: the two together.
         peak_bytes: how much the process grew at its peak, by resident memory.
+        not_measured: why there are no numbers.
     """
 
     load_ms: Number | None = None
@@ -214,7 +220,9 @@ class Row(Frozen):
 
     Attributes:
         name: stable and machine-readable, such as ``onnxruntime-fp16``; thresholds use it.
+        title: what people read.
         artifact: its file, relative to the report; ``None`` for a model in memory.
+        parameters, batchnorm_layers, bytes: ``None`` where they are not known.
         latency: ``None`` where it was not measured; ``not_measured`` then holds the reason.
         accuracy: ``None`` for the baseline (unless there were labels) and for what could not run.
         scores: the numbers of task metrics by name, more is better; of the baseline as well.

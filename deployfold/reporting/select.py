@@ -14,7 +14,11 @@ from .row import Row
 
 
 def sorted_by(report: Report, column: str) -> Report:
-    """The report with the original first, then the best of ``column``; rows without it last."""
+    """The report with the original first, then the best of ``column``; rows without it come last.
+
+    Raises:
+        UsageError: no metric has that key.
+    """
     metric = check_column(column)
 
     def place(row: Row) -> tuple[bool, float]:
@@ -28,7 +32,11 @@ def sorted_by(report: Report, column: str) -> Report:
 
 
 def check_column(column: str) -> Metric:
-    """The metric that :func:`sorted_by` sorts by; an unknown key is a ``UsageError``."""
+    """The metric that :func:`sorted_by` sorts by.
+
+    Raises:
+        UsageError: no metric has that key.
+    """
     metric = find_metric(column)
     if metric is None:
         raise UsageError(
@@ -39,14 +47,22 @@ def check_column(column: str) -> Metric:
 
 
 def only_rows(report: Report, names: Iterable[str]) -> Report:
-    """The report with these rows alone, and the original, which the others are compared with."""
+    """The report with these rows alone, and the original, which the others are compared with.
+
+    Raises:
+        UsageError: the report has no row of a name.
+    """
     kept = selected_names([row.name for row in report.rows], names)
     rows = tuple(row for row in report.rows if row.name in kept)
     return report.model_copy(update={"rows": rows})
 
 
 def selected_names(rows: Sequence[str], names: Iterable[str]) -> frozenset[str]:
-    """The first of ``rows`` and those in ``names``; all of them if there are no names."""
+    """The first of ``rows`` and those in ``names``; all of them if there are no names.
+
+    Raises:
+        UsageError: a name is not in ``rows``.
+    """
     wanted = list(names)
     for name in wanted:
         if name not in rows:

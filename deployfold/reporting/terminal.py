@@ -105,8 +105,10 @@ def layers_table(report: Report) -> Group:
 def fold_table(report: Report, *, explain: bool = False) -> Table:
     """Every BatchNorm: folded into what by which rule, or left and why.
 
-    Without ``explain``, those left for one reason share a row, and a long list of folded ones
-    shows its first and last entries only.
+    Args:
+        report: the report; without a fold summary the table is empty.
+        explain: show all; else those that were left are grouped by their reason, and a long list
+            of folded ones shows its first and last entries only.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in HEADERS:

@@ -40,7 +40,12 @@ class AotInductorRunner(TorchFileRunner):
     title = "AOTInductor"
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs according to the package's metadata, read without running the package."""
+        """The inputs according to the package's metadata, read without running the package.
+
+        Raises:
+            MeasureError: the file is not a package.
+            UsageError: the package has no such input, or its metadata does not list the inputs.
+        """
         stated = stated_inputs(self._path)
         if stated is None:
             if asked is None:
@@ -110,7 +115,11 @@ def inputs_to_json(inputs: InputSpec) -> str:
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...] | None:
-    """The inputs in a package's metadata; ``None`` if another program wrote the package."""
+    """The inputs in a package's metadata; ``None`` if another program wrote the package.
+
+    Raises:
+        MeasureError: the file is not a package, or its metadata is damaged.
+    """
     try:
         metadata = _metadata(path)
         if METADATA_KEY not in metadata:

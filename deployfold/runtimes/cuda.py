@@ -81,8 +81,11 @@ class Buffer:
 class Cuda:
     """A CUDA device whose primary context is current in this thread.
 
-    TensorRT's runtime API also uses the primary context, so both share streams and memory. The
-    object must outlive the runners and timelines that hold it.
+    TensorRT's runtime API also uses the primary context, so both share streams and memory.
+
+    Args:
+        library: the driver's library.
+        index: the device's index among the devices that CUDA shows.
 
     Raises:
         MeasureError: the driver or the device is missing, or a call fails. Every method may raise
@@ -194,6 +197,9 @@ class Cuda:
         """Capture the work that ``work`` enqueues on ``stream``, without running it.
 
         ``work`` may enqueue only work that CUDA can capture: it must neither allocate nor wait.
+
+        Returns:
+            The handle of a graph for ``cuGraphLaunch``.
 
         Raises:
             MeasureError: the work cannot be captured, or ``work`` raises the error. The stream

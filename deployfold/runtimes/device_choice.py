@@ -16,6 +16,9 @@ def resolve_device(text: str) -> str | None:
 
     ``auto`` gives the first GPU that PyTorch can use. Without such a GPU, ``auto`` gives ``None``:
     PyTorch then runs on the CPU, and an engine on the first GPU of CUDA, if there is one.
+
+    Raises:
+        UsageError: the text is not a device, or PyTorch cannot use that GPU.
     """
     word = read_device(text)
     if word == CPU:

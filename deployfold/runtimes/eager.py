@@ -25,6 +25,7 @@ class EagerRunner(TorchRunner):
     """Runs an ``nn.Module`` in evaluation mode, without changing it.
 
     Args:
+        title: the subject of error messages.
         device: the device to run on; a GPU runs a copy of the module.
         cuda_graph: on a GPU, launch a call as one CUDA graph, if it can be captured.
     """
@@ -41,7 +42,11 @@ class EagerRunner(TorchRunner):
         self._module: Module | None = module
 
     def load(self) -> None:
-        """Take the module, or a copy of it on the GPU."""
+        """Take the module, or a copy of it on the GPU.
+
+        Raises:
+            MeasureError: the runner was closed, or the GPU's memory is too small.
+        """
         if self._module is None:
             raise MeasureError(f"{self._name} was closed.")
         if self._call is None:
@@ -65,6 +70,9 @@ def on_device(module: Module, device: str) -> Module:
 
 class CheckpointRunner(TorchFileRunner):
     """Runs a file that contains a whole model: a pickled module, TorchScript or ``.pt2``.
+
+    Args:
+        source: the file. Its content decides its kind.
 
     Raises:
         LoadError: the file cannot be read, or reading it could run code and is not trusted.

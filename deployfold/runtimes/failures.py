@@ -15,6 +15,7 @@ class NoDevice(MeasureError):
     """The GPU that a file was compiled for is not in this machine.
 
     Attributes:
+        file: the file's name.
         built_for: the GPUs that the file was compiled for, such as ``sm_80, sm_89``.
         reason: the missing driver or GPU, in one sentence.
     """

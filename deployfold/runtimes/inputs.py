@@ -25,6 +25,7 @@ class StatedInput:
     Attributes:
         dtype: the name of the dtype, which NumPy, torch and ONNX share.
         shape: the shape, with ``None`` for an axis that accepts several sizes.
+        smallest: the smallest accepted shape.
         usual: the shape that an engine is tuned for; the smallest shape for an ONNX.
         largest: the largest accepted shape; ``None`` without a limit.
     """
@@ -73,6 +74,11 @@ def check_count(file: str, wanted: int, given: int) -> None:
 
 def fill(stated: Sequence[StatedInput], asked: InputSpec | None, file: str) -> InputSpec:
     """The inputs of one inference: the declared inputs, in the requested or else usual shapes.
+
+    Args:
+        stated: the inputs that the file declares.
+        asked: all or some of the inputs; ``None`` without a request.
+        file: the file's name.
 
     Raises:
         UsageError: the file has no input of a requested name.

@@ -12,7 +12,11 @@ from .inputs import StatedInput
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an ONNX file, read without its weights."""
+    """The inputs of an ONNX file, read without its weights.
+
+    Raises:
+        MeasureError: the file is not an ONNX.
+    """
     try:
         graph = read_graph(path)
     except Exception as error:

@@ -72,7 +72,11 @@ class OnnxRuntimeRunner:
         return "" if self._implied or self._provider == CPU else short_name(self._provider)
 
     def load(self) -> None:
-        """Read the model and let ONNX Runtime optimise it."""
+        """Read the model and let ONNX Runtime optimise it.
+
+        Raises:
+            MeasureError: the model cannot be loaded, or the provider does not run it.
+        """
         if self._session is not None:
             return
         check_there(self._path)
@@ -141,7 +145,12 @@ class OnnxRuntimeRunner:
         return (clock,) if self.placement is None else (self.placement, clock)
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The graph's inputs; a dynamic axis has size 1 unless ``asked`` sets it."""
+        """The graph's inputs; a dynamic axis has size 1 unless ``asked`` sets it.
+
+        Raises:
+            MeasureError: the file is not an ONNX.
+            UsageError: the graph has no such input, or does not accept the shape.
+        """
         stated = stated_inputs(self._path) if self._session is None else self.stated
         spec = fill(stated, asked, self._path.name)
         check_shapes(spec, stated, self._path.name)

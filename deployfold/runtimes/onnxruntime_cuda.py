@@ -19,6 +19,7 @@ class BoundSession:
 
     Args:
         session: a session made with :func:`provider_options` of the same ``cuda`` and ``stream``.
+        cuda: the device; it must outlive this object.
     """
 
     def __init__(self, session: Any, cuda: Cuda, stream: int, feed: Mapping[str, Array]) -> None:

@@ -24,6 +24,9 @@ def read_profile(path: Path, *, skip: int) -> Profile:
 
     Args:
         skip: calls at the start that do not count.
+
+    Raises:
+        MeasureError: the file holds no node.
     """
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in _events(path):

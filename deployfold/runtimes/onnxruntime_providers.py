@@ -40,7 +40,12 @@ _PLUGINS = {_RTX: "onnxruntime_ep_nv_tensorrt_rtx"}
 
 @dataclass(frozen=True)
 class Placement:
-    """The number of nodes in a graph, and the nodes that a provider leaves to the CPU."""
+    """The number of nodes in a graph, and the nodes that a provider leaves to the CPU.
+
+    Attributes:
+        nodes: the number of nodes after ONNX Runtime's first optimisations.
+        left: the number of nodes that the CPU computes, by operator.
+    """
 
     nodes: int
     left: dict[str, int]
@@ -58,6 +63,10 @@ def resolve_provider(text: str | None) -> str:
     """ONNX Runtime's name for ``cpu``, ``CUDA``, ``tensorrt-rtx`` or ``CUDAExecutionProvider``.
 
     A provider in a separate package is loaded.
+
+    Raises:
+        UsageError: the provider is not installed, or does not exist.
+        MeasureError: the provider is installed but cannot be loaded here.
     """
     if text is None or text.lower() == "cpu":
         return CPU

@@ -11,6 +11,7 @@ class RunSettings:
     """The settings for running files. Every runtime uses the settings that apply to it.
 
     Attributes:
+        threads: CPU threads; ``None`` keeps the runtime's default.
         device: ``cpu`` or ``cuda:0``, see :func:`.device_choice.resolve_device`; ``None`` is
             the runtime's default device.
         tf32: whether every runtime may round fp32 to TF32 on a GPU.

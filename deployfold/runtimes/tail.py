@@ -72,7 +72,11 @@ class TailedRunner:
         return (f"head {head:.3g} ms, tail {tail:.3g} ms (medians of {len(self._times)} calls)",)
 
     def load(self) -> None:
-        """Load both parts."""
+        """Load both parts.
+
+        Raises:
+            MeasureError: a part is missing, or cannot run here.
+        """
         if not self._path.is_file():
             raise MeasureError(
                 f"There is no {self._path.name}, which runs behind this file.",
@@ -114,7 +118,11 @@ class TailedRunner:
         self._tail.close()
 
     def profile(self, inputs: Inputs, calls: int) -> Profile:
-        """The layers of the head, then those of the tail, whose names begin with ``tail:``."""
+        """The layers of the head, then those of the tail, whose names begin with ``tail:``.
+
+        Raises:
+            MeasureError: a runtime cannot tell the times here.
+        """
         head: Profile = self._head.profile(inputs, calls)
         behind = self._tail.profile(self._for_tail(inputs, self._head.run(inputs)), calls)
         layers = tuple(replace(one, name=f"tail: {one.name}") for one in behind.layers)

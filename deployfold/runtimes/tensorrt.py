@@ -90,7 +90,12 @@ class TensorRTRunner:
         return tuple(runner.outputs().values())
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The engine's inputs, in the opt shapes of its first optimization profile."""
+        """The engine's inputs, in the opt shapes of its first optimization profile.
+
+        Raises:
+            MeasureError: the engine or its sidecar is missing or damaged.
+            UsageError: the sidecar does not list the inputs, or the engine has no such input.
+        """
         runnable_sidecar(self._path)
         return fill(self.stated, asked, self._path.name)
 
@@ -153,7 +158,12 @@ class TensorRTRunner:
 
 
 def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
-    """The inputs of an engine that its sidecar lists, with the first profile's opt shapes."""
+    """The inputs of an engine that its sidecar lists, with the first profile's opt shapes.
+
+    Raises:
+        MeasureError: there is no readable sidecar.
+        UsageError: the sidecar does not list the inputs.
+    """
     tensors = engine_tensors(read_sidecar(path), path)
     ranges = {one.name: one for one in (tensors.profiles or ((),))[0]}
     stated = []

@@ -36,6 +36,9 @@ class EngineRunner:
     A step copies the inputs from pinned memory, runs the engine and copies the outputs back, on one
     stream with events between, as trtexec does. If possible, the runner captures the engine's work
     once as a CUDA graph and launches that graph. TensorRT-RTX captures the graph itself.
+
+    Args:
+        cuda: the device; it must outlive the runner.
     """
 
     def __init__(self, path: Path, cuda: Cuda, settings: RunSettings | None = None) -> None:
@@ -54,7 +57,12 @@ class EngineRunner:
         """How the engine's work is launched; known after :meth:`bind`."""
 
     def load(self) -> None:
-        """Load the engine."""
+        """Load the engine.
+
+        Raises:
+            MeasureError: the sidecar names another GPU or library version, or the library cannot
+                load the engine.
+        """
         self.take(load_engine(self._path, self._cuda.compute_capability, self._settings))
 
     def take(self, loaded: LoadedEngine) -> None:
@@ -77,6 +85,9 @@ class EngineRunner:
         """Bind inputs by name: allocate buffers, run once, and capture the CUDA graph.
 
         Inputs with the same shapes as before reuse the buffers and the graph.
+
+        Raises:
+            MeasureError: the engine does not accept the inputs, or fails.
         """
         if self._context is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
@@ -97,7 +108,11 @@ class EngineRunner:
             self._record()
 
     def step(self) -> DeviceTimes:
-        """Run one inference on the bound inputs."""
+        """Run one inference on the bound inputs.
+
+        Raises:
+            MeasureError: the inference failed.
+        """
         if self._timeline is None:
             raise MeasureError(f"{self._path.name} is not loaded.")
         times = self._timeline.run(self._copy_in, self._launch, self._copy_out)

@@ -35,7 +35,15 @@ class OpenEngine:
 
 
 def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> OpenEngine:
-    """Read the engine at ``path`` on the current device; see :attr:`.RunSettings.trust`."""
+    """Read the engine at ``path`` on the current device.
+
+    Args:
+        trust: see :attr:`.RunSettings.trust`.
+
+    Raises:
+        MeasureError: the sidecar names another GPU or library version, or the library cannot load
+            the engine.
+    """
     name = path.name
     sidecar = whole_sidecar(path)
     trt = import_library(sidecar["library"], MeasureError)
@@ -61,7 +69,11 @@ def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> Open
 
 
 def whole_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of an engine that is there, in the size that the sidecar says; else an error."""
+    """The sidecar of an engine that is there and has the size that the sidecar says.
+
+    Raises:
+        MeasureError: it is not.
+    """
     check_there(path)
     sidecar = read_sidecar(path)
     if (broken := wrong_size(sidecar, path)) is not None:
@@ -83,7 +95,11 @@ def invalidity(trt: Any, runtime: Any, engine: bytes) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype of that name; of ``bfloat16`` and the like by ``ml_dtypes``, which onnx brings."""
+    """The dtype of that name; of ``bfloat16`` and the like by ``ml_dtypes``, which onnx brings.
+
+    Raises:
+        TypeError: there is none.
+    """
     try:
         return np.dtype(name)
     except TypeError:

@@ -33,6 +33,7 @@ class Context:
     """An execution context.
 
     Attributes:
+        context: the library's ``IExecutionContext``.
         captures: whether TensorRT-RTX captures CUDA graphs itself.
         runtime_cache: the runtime cache of TensorRT-RTX, which :meth:`close` writes to
             ``cache_file``.
@@ -51,7 +52,11 @@ class Context:
         return CudaGraph(True, "captured by TensorRT-RTX itself")
 
     def close(self) -> None:
-        """Write the runtime cache; a ``UsageError`` if that fails."""
+        """Write the runtime cache.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
         runtime_cache = self.runtime_cache
         if runtime_cache is not None and self.cache_file is not None:
             write_bytes(self.cache_file, bytes(memoryview(runtime_cache.serialize())))
@@ -64,6 +69,9 @@ def create_context(trt: Any, engine: Any, settings: RunSettings, cache_name: str
     TensorRT-RTX would run fallback kernels meanwhile, and a measurement would include both kinds.
     TensorRT-RTX captures CUDA graphs itself, because only it knows when its kernels are ready:
     https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html.
+
+    Args:
+        trt: the library's module.
     """
     if not hasattr(trt, "CudaGraphStrategy"):
         return Context(engine.create_execution_context())

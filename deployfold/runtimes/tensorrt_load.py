@@ -28,7 +28,11 @@ class LoadedEngine(OpenEngine):
         return because(self.messages)
 
     def close(self) -> None:
-        """Free context, engine and runtime, in that order, even if the cache cannot be written."""
+        """Free context, engine and runtime, in that order, as TensorRT asks for.
+
+        Raises:
+            UsageError: the runtime cache cannot be written; all is freed nevertheless.
+        """
         try:
             self.context.close()
         finally:
@@ -41,6 +45,9 @@ def load_engine(path: Path, capability: tuple[int, int], settings: RunSettings) 
     """Load the engine at ``path`` on the current device, whose compute capability is given.
 
     A weight-stripped engine gets its weights first; see :func:`.tensorrt_refit.with_weights`.
+
+    Raises:
+        MeasureError: by its sidecar it is not for this GPU and library, or it does not load.
     """
     opened = with_weights(path, capability, trust=settings.trust)
     name, trt, engine = path.name, opened.library, opened.engine
@@ -54,7 +61,11 @@ def load_engine(path: Path, capability: tuple[int, int], settings: RunSettings) 
 
 
 def runnable_sidecar(path: Path) -> dict[str, Any]:
-    """The sidecar of a whole engine that has its weights, or an ONNX with them beside it."""
+    """The sidecar of an engine that is there, whole, and with its weights or an ONNX that has them.
+
+    Raises:
+        MeasureError: it is not.
+    """
     sidecar = whole_sidecar(path)
     if weight_stripped(sidecar):
         onnx_with_weights(sidecar, path)

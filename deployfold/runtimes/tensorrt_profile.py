@@ -26,6 +26,9 @@ def profile_engine(loaded: LoadedEngine, run: Callable[[], None], calls: int) ->
     Args:
         loaded: its context has the inputs bound.
         run: one inference without a CUDA graph, waited for.
+
+    Raises:
+        MeasureError: TensorRT reported no layer.
     """
     trt: Any = loaded.library
     engine, context = loaded.engine, loaded.context.context

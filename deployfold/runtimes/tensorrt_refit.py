@@ -39,6 +39,8 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, trust: bool)
         path: an engine that was built with ``--strip-plan`` or ``--refit``.
         onnx: of the architecture and the precision that the engine was built from.
         output: the new engine, which can be refitted again.
+        cuda: the device, which must be one that the engine runs on.
+        trust: let a version-compatible engine run the lean runtime that it carries.
 
     Raises:
         UsageError: the engine cannot be refitted, or ``output`` cannot be written.
@@ -51,7 +53,12 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, trust: bool)
 
 
 def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
-    """The sidecar of an engine that can take the weights of ``onnx``, which is there."""
+    """The sidecar of an engine that can take the weights of ``onnx``, which is there.
+
+    Raises:
+        UsageError: the engine was built with its weights fixed, or there is no such ONNX.
+        MeasureError: the engine is missing or damaged.
+    """
     sidecar = whole_sidecar(path)
     if not refittable(sidecar):
         raise UsageError(
@@ -68,6 +75,9 @@ def with_weights(path: Path, capability: tuple[int, int], *, trust: bool) -> Ope
 
     The engine with its weights is kept as ``NAME.refitted.engine`` where the folder can be written,
     and later calls open that.
+
+    Raises:
+        MeasureError: the engine does not load here, or that ONNX is not beside it.
     """
     sidecar = whole_sidecar(path)
     if not weight_stripped(sidecar):
@@ -95,7 +105,11 @@ def with_weights(path: Path, capability: tuple[int, int], *, trust: bool) -> Ope
 
 
 def onnx_with_weights(sidecar: Mapping[str, Any], path: Path) -> Path:
-    """The ONNX that a weight-stripped engine was built from."""
+    """The ONNX that a weight-stripped engine was built from.
+
+    Raises:
+        MeasureError: it is not beside the engine.
+    """
     name = sidecar.get("onnx")
     onnx = path.with_name(Path(name).name) if isinstance(name, str) else None
     if onnx is None or not onnx.is_file():
@@ -112,7 +126,11 @@ def refitted_path(path: Path) -> Path:
 
 
 def refit(opened: OpenEngine, onnx: Path) -> None:
-    """Give an engine in memory the weights of an ONNX."""
+    """Give an engine in memory the weights of an ONNX.
+
+    Raises:
+        MeasureError: the ONNX lacks weights of the engine, or has others.
+    """
     trt, engine = opened.library, opened.engine
     with as_measure_error(f"{onnx.name} cannot be read"):
         refitter = trt.Refitter(engine, opened.log)
@@ -142,7 +160,11 @@ def _foreign(onnx: Path, reason: str) -> MeasureError:
 def keep(
     opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, digest: str, output: Path
 ) -> None:
-    """Write an engine in memory with its weights, which came from ``onnx``, and its sidecar."""
+    """Write an engine in memory with its weights, which came from ``onnx``, and its sidecar.
+
+    Raises:
+        UsageError: the files cannot be written.
+    """
     trt, engine = opened.library, opened.engine
     serialization = engine.create_serialization_config()
     serialization.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)

@@ -45,7 +45,11 @@ def median_times(times: Sequence[DeviceTimes]) -> DeviceTimes:
 
 
 class Timeline:
-    """Times the parts of an inference on one stream, by events between them."""
+    """Times the parts of an inference on one stream, by events between them.
+
+    Args:
+        cuda: the device; it must outlive this object.
+    """
 
     def __init__(self, cuda: Cuda, stream: int) -> None:
         self._cuda, self._stream = cuda, stream

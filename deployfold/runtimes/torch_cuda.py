@@ -30,7 +30,9 @@ def cuda_step(
     whether it was.
 
     Args:
+        call: the callable, with its weights on ``device``.
         inputs: tensors on the CPU, which are copied to pinned memory.
+        device: the GPU, such as ``cuda:0``.
         cuda_graph: whether to capture a CUDA graph; ``None`` for a call that launches its own
             graphs, which the times then do not describe.
     """

@@ -24,6 +24,8 @@ class TorchRunner:
     The number of threads is torch's global setting, see ``measuring.latency.torch_threads``.
 
     Args:
+        name: the subject of error messages: ``The PyTorch model`` or ``net.pt2``.
+        device: see :class:`.settings.RunSettings`.
         cuda_graph: see :func:`.torch_cuda.cuda_step`.
     """
 
@@ -103,7 +105,11 @@ class TorchFileRunner(TorchRunner):
         self._ready = False
 
     def load(self) -> None:
-        """Read the file onto the device."""
+        """Read the file onto the device.
+
+        Raises:
+            MeasureError: the file cannot be read, or reading it could run code and is not trusted.
+        """
         if self._ready:
             return
         check_there(self._path)
@@ -118,7 +124,12 @@ class TorchFileRunner(TorchRunner):
                 ) from error
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The inputs of its ``forward``, with shapes from the file or from its first layer."""
+        """The inputs of its ``forward``, with shapes from the file or from its first layer.
+
+        Raises:
+            LoadError: the file cannot be read, or reading it could run code and is not trusted.
+            UsageError: the forward has no such inputs, or their shapes are not known.
+        """
         from deployfold.loading import load_model, resolve_inputs
 
         loaded = load_model(

@@ -25,7 +25,12 @@ _GPU = "cuda:0"
 
 
 class TorchTensorRTRunner(TorchFileRunner):
-    """Runs an exported program with engines inside, on the GPU that it was compiled for."""
+    """Runs an exported program with engines inside, on the GPU that it was compiled for.
+
+    Args:
+        path: the output of :func:`~deployfold.compiling.torch_tensorrt.compile.
+            compile_torch_tensorrt`.
+    """
 
     key: str | None = "torch_tensorrt"
     title = "torch-tensorrt"
@@ -37,7 +42,12 @@ class TorchTensorRTRunner(TorchFileRunner):
         self._cuda_graph = None
 
     def load(self) -> None:
-        """Import torch-tensorrt, which registers the engines' class, and read the program."""
+        """Import torch-tensorrt, which registers the engines' class, and read the program.
+
+        Raises:
+            MeasureError: this machine has no GPU, torch-tensorrt cannot be imported, or the program
+                cannot be read.
+        """
         import torch
 
         if self._on_cpu:
@@ -47,7 +57,11 @@ class TorchTensorRTRunner(TorchFileRunner):
         super().load()
 
     def inputs(self, asked: InputSpec | None = None) -> InputSpec:
-        """The requested inputs, because the file can be read only on a machine with its GPU."""
+        """The requested inputs, because the file can be read only on a machine with its GPU.
+
+        Raises:
+            UsageError: no inputs were requested.
+        """
         if asked is None:
             raise UsageError(
                 f"{self._path.name} does not list its inputs on a machine without its GPU.",

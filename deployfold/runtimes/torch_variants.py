@@ -47,7 +47,11 @@ class CompiledRunner(EagerRunner):
         super().__init__(module, title="The compiled model", device=device)
 
     def load(self) -> None:
-        """Wrap the module; the first call compiles it."""
+        """Wrap the module; the first call compiles it.
+
+        Raises:
+            MeasureError: the runner was closed, or there is no C++ compiler.
+        """
         if not is_gpu(self._device) and (missing := missing_compiler("torch.compile")) is not None:
             raise MeasureError(missing)
         super().load()
@@ -96,6 +100,9 @@ def variants_on(
     """The further rows of an eager module on a device.
 
     On a GPU, fp16 always has a row: without deployfold, users would take it.
+
+    Args:
+        fp16, compiled: ``--torch-fp16`` and ``--torch-compile``.
     """
     rows = (
         (Variant("fp16", "fp16", HalfRunner), fp16 or is_gpu(device)),

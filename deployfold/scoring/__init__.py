@@ -20,7 +20,11 @@ READY = (TOP1, TOP5, MEAN_IOU, BOX_AP, BOX_AP_IDS, COSINE)
 
 
 def find_metrics(names: tuple[str, ...]) -> tuple[TaskMetric, ...]:
-    """The metrics of ``--metric``: ready ones, and functions, which are imported."""
+    """The metrics of ``--metric``: ready ones, and functions, which are imported.
+
+    Raises:
+        UsageError: a name is unknown, or a function cannot be imported.
+    """
     ready = {one.name: one for one in READY}
     found = []
     for name in names:

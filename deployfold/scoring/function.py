@@ -21,7 +21,11 @@ _NAME = re.compile(r"[A-Za-z_][\w.@-]{0,39}", re.ASCII)
 
 
 def function_metric(name: str) -> TaskMetric:
-    """The metric of a function; a parameter ``reference`` gets the original's outputs as well."""
+    """The metric of a function; a parameter ``reference`` gets the original's outputs as well.
+
+    Raises:
+        UsageError: the function cannot be imported.
+    """
     function = import_function(name, hint=_HINT)
     return TaskMetric(name, lambda: _Collected(name, function), "any")
 

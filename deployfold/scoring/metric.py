@@ -38,6 +38,7 @@ class TaskMetric:
     """A task metric that ``--metric`` takes.
 
     Attributes:
+        begin: a new tally, for one model.
         takes: the kind of labels; ``any`` also takes none, and ``none`` reads none.
         keys: the names of the numbers; ``None`` where only the result tells.
     """

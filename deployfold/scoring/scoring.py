@@ -18,7 +18,11 @@ _Feed = TypeVar("_Feed")
 
 @dataclass(frozen=True)
 class Scoring:
-    """The metrics, and the limits of ``--min-metric`` that lowered models have to keep."""
+    """The metrics, and the limits that lowered models have to keep.
+
+    Attributes:
+        limits: of ``--min-metric``.
+    """
 
     metrics: tuple[TaskMetric, ...]
     limits: tuple[MetricLimit, ...] = ()
@@ -39,7 +43,11 @@ class Scoring:
         )
 
     def check(self, labels: Sequence[Label] | None) -> None:
-        """Refuse labels that the metrics do not take, and limits of other names."""
+        """Refuse labels that the metrics do not take, and limits of other names.
+
+        Raises:
+            UsageError: labels are missing or of another kind; a limit names no metric.
+        """
         kind = None if labels is None else _KINDS.get(type(labels[0]), "masks")
         for one in self.metrics:
             if one.takes in ("any", "none") or one.takes == kind:
@@ -91,7 +99,9 @@ class ScoredData:
     """The samples that the task metrics of every row are measured on.
 
     Attributes:
+        feeds: the inputs of one inference each.
         labels: the label of every sample; ``None`` without labels.
+        origin: the source in one phrase.
     """
 
     scoring: Scoring

@@ -15,7 +15,11 @@ from deployfold.util.child import at_end_of_parent
 
 
 def main(words: list[str]) -> None:
-    """Run ``deployfold WORDS``, and exit with its code."""
+    """Run ``deployfold WORDS``.
+
+    Raises:
+        SystemExit: at the end, with the exit code.
+    """
     sys.argv = ["deployfold", *words]
     at_end_of_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     run_command()

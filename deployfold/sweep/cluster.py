@@ -16,7 +16,14 @@ from .work import Outcome, run_job
 
 
 def gpu_of_workers(address: str) -> str:
-    """The GPU of the target ``auto`` on the workers, which must all have the same GPU."""
+    """The GPU of the target ``auto`` on the workers, which must all have the same GPU.
+
+    Args:
+        address: ``dask://HOST:PORT``.
+
+    Raises:
+        UsageError: the scheduler does not answer, or the workers' GPUs differ.
+    """
     with _client(address) as client:
         _workers(client, address)
         found: list[str] = sorted(set(client.run(gpu_here).values()))
@@ -34,6 +41,13 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
     The workers need deployfold, and the directory of the sweep at the same path. A worker that has
     a resource named like a target (``dask worker --resources l4=1``) gets the jobs of this target.
     If a worker dies, another worker repeats its job.
+
+    Args:
+        address: ``dask://HOST:PORT``.
+
+    Raises:
+        UsageError: the package is missing, the scheduler does not answer, or a worker cannot see
+            the directory.
     """
     with _client(address) as client:
         from distributed import as_completed

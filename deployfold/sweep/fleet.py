@@ -33,6 +33,7 @@ class FleetModel:
 
     Attributes:
         name: the name of its directory, which no other model of the fleet has.
+        source: a model in the form of ``deployfold build``. The path of a file is absolute.
         settings: keys and values of a build profile. Paths are absolute.
     """
 
@@ -72,6 +73,9 @@ def read_fleet(path: Path, allow_code: Collection[str] = ()) -> Fleet:
 
     Args:
         allow_code: the functions that the file may name, as ``package.module:function``.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value in it is wrong.
     """
     table, text = read_toml(path, "fleet file", hint="deployfold sweep --help shows an example.")
     _only(path, table, _TOP)

@@ -28,6 +28,9 @@ def key_of(model: FleetModel, precision: Precision, auto_gpu: str | None = None)
 
     Args:
         auto_gpu: the GPU of the target ``auto``.
+
+    Raises:
+        UsageError: a checkpoint or data cannot be read.
     """
     settings = {
         key: _setting(key, value)

@@ -48,6 +48,7 @@ class Job:
 
     Attributes:
         cells: one for each pair of a precision and a target.
+        root: the sweep's directory.
         code: the directory of functions in the settings; ``None`` without any.
     """
 
@@ -142,6 +143,9 @@ def cells_of(fleet: Fleet, auto_gpu: str | None = None) -> tuple[Cell, ...]:
 
     Args:
         auto_gpu: the GPU of the target ``auto``; by default that of this machine.
+
+    Raises:
+        UsageError: a checkpoint or data that the fleet names cannot be read.
     """
     if fleet.asks_for_auto and auto_gpu is None:
         auto_gpu = gpu_here()

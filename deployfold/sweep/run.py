@@ -32,7 +32,10 @@ def sweep(
     """Build the missing parts of a fleet, and keep ``sweep.json`` and ``sweep.md`` up to date.
 
     Args:
+        fleet: the content of the fleet file.
         root: the directory of the results, which may have those of earlier sweeps.
+        emit: receives the progress.
+        jobs: number of simultaneous builds; overrides the fleet file.
         scheduler: ``dask://HOST:PORT``; ``None`` builds on this machine.
 
     Returns:

@@ -56,7 +56,12 @@ class MemoryGate:
 
 
 def run_here(jobs: Sequence[Job], *, workers: int, memory: int | None) -> Iterator[Outcome]:
-    """Run jobs in ``workers`` processes at a time, and yield each outcome when it is known."""
+    """Run jobs in ``workers`` processes at a time, and yield each outcome when it is known.
+
+    Args:
+        workers: number of simultaneous jobs.
+        memory: bytes for all jobs together; ``None`` for the memory that is free now.
+    """
     gate = MemoryGate(memory or available_bytes() or _UNKNOWN_MEMORY)
     processes = Processes()
     threads = max(1, len(allowed_cpus()) // workers)

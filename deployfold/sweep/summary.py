@@ -44,6 +44,9 @@ class CellResult:
         state: ``built``; ``to finish``, on the device with ``deployfold finish``; ``refused``, for
             example because INT8 would lose accuracy; ``failed``; or ``pending``, not started.
         directory: the directory of the build, relative to the sweep's; ``None`` without one.
+        artifact: the file name of the engine.
+        bytes: size of the engine.
+        parameters: number of parameters of the folded model.
         median_ms: median latency of the engine; ``None`` if not measured.
         sqnr_db: SQNR of the lowered model against the original, in dB.
         seconds, peak_bytes: time and peak memory of the build, for all its precisions and targets.
@@ -73,6 +76,7 @@ def summarise(
     Args:
         done: the directory of every finished cell.
         outcomes: the outcomes of this run's jobs, with the reasons of failures.
+        root: the directory of the sweep.
     """
     failed = {
         (cell.key, cell.target): outcome

@@ -40,8 +40,10 @@ class Outcome:
     """The end of a job.
 
     Attributes:
+        seconds: the time of the build.
         peak_bytes: the greatest resident memory of the build; ``None`` if unknown.
         failure: the reason in one sentence; ``None`` if the directory of the job is complete.
+        code: the exit code of ``deployfold build``.
     """
 
     job: Job
@@ -91,7 +93,14 @@ def run_job(
 
     A failed job with several precisions or targets is built again in parts, so that the error of
     one part does not affect the others. A build that measures latency waits until no other build of
-    a sweep runs on this machine, and other builds wait for its end. A stopped sweep has no outcome.
+    a sweep runs on this machine, and other builds wait for its end.
+
+    Args:
+        processes: the list to which the process of the build is added.
+        environment: variables in addition to those of this process.
+
+    Returns:
+        The outcome of the job, or those of its parts; none if the sweep was stopped.
     """
     processes = processes or Processes()
     with on_this_machine(alone=job.measures, stopped=lambda: processes.stopped):
@@ -112,7 +121,9 @@ def _run_parts(
 def on_this_machine(*, alone: bool, stopped: Callable[[], bool]) -> Iterator[None]:
     """Wait until a build may run on this machine, among all sweeps of the same user.
 
-    ``alone`` makes all other builds wait during the block; ``stopped`` ends the waiting.
+    Args:
+        alone: whether all other builds must wait during the block.
+        stopped: returns whether to stop waiting; called between two attempts.
     """
     name = f"deployfold-sweep-{os.getuid() if hasattr(os, 'getuid') else 'lock'}"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

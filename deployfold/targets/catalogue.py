@@ -52,10 +52,14 @@ class GpuTarget:
     """A GPU to build for, as ``profiles/gpus/*.toml`` describes it.
 
     Attributes:
+        name: the short name that ``--target`` takes, such as ``rtx4090``.
+        title: the product name, such as ``GeForce RTX 4090``.
         compute_capability: major and minor, ``(8, 9)`` for sm_89.
         memory_gib: device memory in GiB; for a Jetson, the memory shared with the CPU.
         precisions: the precisions of its tensor cores, such as ``("fp16", "int8")``.
         source: the address of NVIDIA's document for the compute capability.
+        family: the architecture, such as ``Ada Lovelace``.
+        aliases: other names that ``--target`` takes for it.
         memory_source: the address of NVIDIA's document for the memory.
     """
 
@@ -78,6 +82,9 @@ class GpuTarget:
 def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
     """Read every GPU profile, sorted by compute capability, then by name.
 
+    Args:
+        root: the directory of ``*.toml`` files; by default the profiles that ship with deployfold.
+
     Raises:
         UsageError: a file is not TOML; a key is missing, unknown or has a bad value; or two files
             claim the same name. The message names the file and the key.
@@ -96,7 +103,11 @@ def load_targets(root: Path | None = None) -> tuple[GpuTarget, ...]:
 
 
 def read_target(path: Path) -> GpuTarget:
-    """Read and validate one GPU profile."""
+    """Read and validate one GPU profile.
+
+    Raises:
+        UsageError: as for :func:`load_targets`.
+    """
     table, _ = read_toml(path, "GPU profile")
     _check_keys(path, table)
     text = table["compute_capability"]
@@ -115,6 +126,10 @@ def resolve(name: str, targets: Sequence[GpuTarget] | None = None) -> GpuTarget:
     1. ``sm_89``, ``sm89`` or ``8.9``: a target named ``sm_89`` with the precisions that all known
        GPUs of this compute capability share.
     2. A name, alias or product title, in any case, with or without spaces and dashes.
+
+    Args:
+        name: one value of ``--target``.
+        targets: the known GPUs; :func:`load_targets` by default.
 
     Raises:
         UsageError: no known GPU has this name; the hint suggests the nearest names.

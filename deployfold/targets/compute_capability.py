@@ -42,7 +42,8 @@ def sm_of_dotted(text: str) -> str:
 def parse_target(text: str) -> ComputeCapability | None:
     """Read the forms that a user may write for ``(8, 9)``: ``sm_89``, ``sm89``, ``SM 89``, ``8.9``.
 
-    ``None`` for any other text, such as the name of a GPU.
+    Returns:
+        ``None`` for any other text, such as the name of a GPU.
     """
     match = re.fullmatch(r"\s*(?:sm[_ -]?(\d+)(\d)|(\d+)\.(\d))\s*", text, re.IGNORECASE)
     if match is None:

@@ -110,7 +110,8 @@ def precision_refusal(
 ) -> str | None:
     """Why ``library`` cannot build an engine in ``precision`` for all of these GPUs.
 
-    The reason ends with the precision to take instead; ``None`` if the library can.
+    Returns:
+        The reason and the precision to take instead; ``None`` if the library can.
     """
     wanted = set(capabilities)
     lacking = sorted(wanted - set(capabilities_with(precision, wanted, library)))

@@ -96,10 +96,12 @@ def detect() -> Machine:
 
 
 def library_version(package: str) -> str | None:
-    """The version of an importable package; ``None`` if it is not installed.
+    """The version of an importable package.
 
-    The version is ``"unknown"`` where the package has no metadata. The search leaves out the
-    working directory, where a user may have a ``tensorrt.py``.
+    The search leaves out the working directory, where a user may have a ``tensorrt.py``.
+
+    Returns:
+        ``"unknown"`` if the package has no metadata, and ``None`` if it is not installed.
     """
     here = os.path.realpath(os.getcwd())  # noqa: PTH109 - compared with entries of sys.path
     path = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]

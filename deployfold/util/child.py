@@ -39,7 +39,11 @@ def command(module: str, function: str, *words: str) -> list[str]:
 
 
 def pipe(stream: IO[AnyStr] | None) -> IO[AnyStr]:
-    """A stream of a ``Popen`` object, whose type cannot say that it was started with ``PIPE``."""
+    """A stream of a ``Popen`` object, whose type cannot say that it was started with ``PIPE``.
+
+    Raises:
+        ValueError: the child was started without this pipe.
+    """
     if stream is None:
         raise ValueError("The child was started without this pipe.")
     return stream

@@ -96,7 +96,11 @@ def temporary_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory, and rename it to ``path`` if the block succeeds."""
+    """Yield a temporary directory, and rename it to ``path`` if the block succeeds.
+
+    Raises:
+        UsageError: ``path`` is not empty, or the operating system refuses.
+    """
     check_new(path)
     with temporary_directory(path) as temporary:
         yield temporary
@@ -106,7 +110,11 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def check_new(path: Path) -> None:
-    """Refuse a path that is neither free nor an empty directory."""
+    """Refuse a path that is neither free nor an empty directory.
+
+    Raises:
+        UsageError: names the path.
+    """
     try:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:  # the directory is not readable, or was removed meanwhile
@@ -195,7 +203,11 @@ def disk_is_full(directory: Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, unless they exist."""
+    """Make a directory and its parents, unless they exist.
+
+    Raises:
+        UsageError: the operating system refuses.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

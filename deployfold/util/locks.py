@@ -15,7 +15,10 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Try to lock an open file or directory, without waiting; ``shared`` allows other shared locks.
+    """Try to lock an open file or directory, without waiting.
+
+    Args:
+        shared: allow other shared locks beside this one.
 
     Returns:
         Whether the lock is held now; ``False`` if the system or the file system has no locks.
@@ -37,7 +40,15 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def claim(descriptor: int, directory: Path, *, shared: bool = False) -> None:
-    """Lock an open file or directory for a run of deployfold."""
+    """Lock an open file or directory for a run of deployfold.
+
+    Args:
+        directory: the directory that the lock stands for, for the message.
+        shared: allow other shared locks beside this one.
+
+    Raises:
+        UsageError: another run uses the directory.
+    """
     try:
         try_lock(descriptor, shared=shared)
     except BlockingIOError as error:
@@ -53,6 +64,9 @@ def claimed(directory: Path, *, shared: bool = False) -> Iterator[None]:
 
     The directory itself is locked, so that no lock file stays in it. Systems without locks still
     get complete files, by :mod:`.files`.
+
+    Args:
+        shared: allow other runs that only read it as well.
 
     Raises:
         UsageError: another run uses the directory.

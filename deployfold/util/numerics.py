@@ -105,9 +105,16 @@ def sqnr_db(reference: Arrays, test: Arrays) -> float:
     ``10 log10(Σ reference² / Σ (reference - test)²)``, summed in float64 over every element of
     every array. Elements that are the same NaN or infinity on both sides are left out.
 
+    Args:
+        reference: one array, or a sequence of arrays.
+        test: the same number of arrays, of the same shapes.
+
     Returns:
         Decibels: ``inf`` for equal arrays; ``-inf`` if a value is non-finite on one side and
         differs, or if the reference is all zero and ``test`` is not.
+
+    Raises:
+        ValueError: the numbers of arrays or their shapes differ.
     """
     signal, noise = SumOfProducts(), SumOfProducts()
     for expected, actual in _pairs(reference, test):
@@ -126,6 +133,9 @@ def max_abs_diff(reference: Arrays, test: Arrays) -> float:
 
     Two NaN or two equal infinities in one place count as no difference. Any other NaN or infinity
     counts as ``inf``, and so does a difference beyond float64. Empty arrays give 0.
+
+    Raises:
+        ValueError: the numbers of arrays or their shapes differ.
     """
     largest = 0.0
     for expected, actual in _pairs(reference, test):

@@ -74,6 +74,11 @@ def add_filter(
     """Add one filter of Python's warnings, and return the function that removes the filter.
 
     ``warnings.catch_warnings`` would also undo changes that other threads make meanwhile.
+
+    Args:
+        action, category: see ``warnings.filterwarnings``.
+        message, module: regular expressions for the beginning of the message, and of the name of
+            the module that warns.
     """
     before = list(warnings.filters)
     warnings.filterwarnings(action, message, category, module)

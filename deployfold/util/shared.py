@@ -16,6 +16,9 @@ class SharedChange:
 
     If each thread restored the state that it found, two overlapping threads could leave the change
     in place.
+
+    Args:
+        make: makes the change and returns the function that undoes it.
     """
 
     def __init__(self, make: Callable[[], Callable[[], object]]) -> None:

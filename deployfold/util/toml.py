@@ -12,7 +12,11 @@ from deployfold.errors import UsageError
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML document."""
+    """The table of a TOML document.
+
+    Raises:
+        ValueError: the text is not TOML, or is nested too deeply.
+    """
     # tomllib is part of Python 3.11; tomli is the same code for 3.10. The import is inside the
     # function because devices that only run engines may lack both.
     tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")

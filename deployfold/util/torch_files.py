@@ -77,6 +77,10 @@ def save_scripted(module: torch.jit.ScriptModule, path: Path) -> None:
        would take three copies of the weights, and three times the CPU time.
     2. torch itself writes a large module, after a check of the free space on the disk. So it does
        where the system has no files in memory.
+
+    Raises:
+        OSError: the disk has no room, or the file cannot be written.
+        RuntimeError: torch cannot serialise the module.
     """
     weights = _weight_bytes(module)
     if weights <= _IN_MEMORY and hasattr(os, "memfd_create"):

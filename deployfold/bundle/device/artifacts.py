@@ -38,6 +38,9 @@ class Bundle:
     Attributes:
         inputs: name and shape of each input, in the model's order.
         preprocess: how an image becomes the input; ``None`` for other inputs.
+        labels: the names of the classes; empty if unknown.
+        reference: the file with the reference inference.
+        artifacts: the files that can run here.
         chosen: the name of the file that ``--choose`` named; ``None`` without one.
     """
 
@@ -51,7 +54,11 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read the manifest of an unpacked bundle."""
+    """Read the manifest of an unpacked bundle.
+
+    Raises:
+        UsageError: the manifest is missing or damaged.
+    """
     path = folder / "manifest.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -53,7 +53,11 @@ class Bench:
 
 
 def read_reference(path: Path) -> tuple[list[Array], list[Array]]:
-    """The inputs and the outputs of ``reference.npz``, in the model's order."""
+    """The inputs and the outputs of ``reference.npz``, in the model's order.
+
+    Raises:
+        MeasureError: the file cannot be read.
+    """
     try:
         return reference.read_reference(path)
     except (OSError, ValueError) as error:
@@ -73,7 +77,11 @@ def check(
     the SQNR, the limit is 40 dB in fp32 and otherwise 20 dB, the default limit of INT8.
 
     Args:
+        outputs, expected: the artifact's outputs and the original's.
         built_db: the SQNR in dB that the build measured; ``None`` without one.
+
+    Raises:
+        MeasureError: the number of outputs or a shape differs.
     """
     if [one.shape for one in outputs] != [one.shape for one in expected]:
         raise MeasureError("The outputs do not have the shapes of the original's.")
@@ -99,6 +107,7 @@ def bench(step: Step, seconds: float) -> Bench:
     """Warm up, then time calls for ``seconds``, in at least ``MIN_FOR_INTERVAL`` rounds.
 
     Args:
+        step: one inference. A GPU's clock times the computation, if the step reports it.
         seconds: the time for the calls. A slow model makes fewer calls per round, and may take
             longer.
     """
@@ -129,6 +138,7 @@ def warm_up(step: Callable[[], object], max_seconds: float, most: int) -> int:
 
     Args:
         max_seconds: the time for all rounds; a shorter warm-up ends with it.
+        most: the calls in a round of a fast model.
     """
     start, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - start < min(WARM_UP_SECONDS, max_seconds):

@@ -29,7 +29,9 @@ def boxes_on(
 
     Args:
         picture: upright, in its own size.
+        outputs: of the model, see :mod:`deployfold.scoring.detections`.
         steps: from the picture to the model's input.
+        labels: the names of the classes.
         least: the score from which a box counts.
 
     Returns:
@@ -52,7 +54,11 @@ def boxes_on(
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the picture with boxes of :func:`boxes_on`, in the format of the suffix of ``path``."""
+    """Write the picture with boxes of :func:`boxes_on`; the suffix of ``path`` decides the format.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     side = max(picture.size)

@@ -32,6 +32,9 @@ def open_artifact(path: Path, *, trust: bool = False) -> Opened:
 
     Args:
         trust: let a version-compatible engine run the lean runtime that it contains.
+
+    Raises:
+        MeasureError: the artifact cannot run here.
     """
     settings = RunSettings(trust=trust)
     if runtime_of(path) is TENSORRT:

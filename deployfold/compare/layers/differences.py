@@ -31,6 +31,9 @@ def compare_pairs(
     """One difference for each pair, in order; :mod:`.pairing` chooses the pairs.
 
     Each part of the pairs costs one run of both sides per input.
+
+    Raises:
+        MeasureError, ExportError: a side does not run on these inputs.
     """
     found: list[LayerDifference] = []
     for done, part in _parts(pairs, budget):

@@ -26,7 +26,14 @@ Inputs = tuple[torch.Tensor, ...]
 
 
 class EagerSide:
-    """A module with its submodules; see :class:`~.side.Side`."""
+    """A module with its submodules; see :class:`~.side.Side`.
+
+    Args:
+        feeds: the arguments of each forward.
+
+    Raises:
+        FoldError: the module does not run on these inputs.
+    """
 
     def __init__(self, name: str, module: nn.Module, feeds: Sequence[Inputs]) -> None:
         self.name = name
@@ -53,7 +60,11 @@ class EagerSide:
 
 
 def check_visible(name: str, module: nn.Module) -> None:
-    """Refuse a module without visible submodules."""
+    """Refuse a module without visible submodules.
+
+    Raises:
+        UsageError: the module is a compiled graph.
+    """
     if is_torchscript(module) or isinstance(module, torch.fx.GraphModule):
         raise UsageError(
             f"The layers of {name} are not visible, because it is a compiled graph.",

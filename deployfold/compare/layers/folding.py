@@ -32,6 +32,7 @@ def find_folds(
 
     Args:
         module: the form with the BatchNorms.
+        inputs: the arguments of one forward.
         points: the points of the module; their ``tensor`` is a value of the graph.
         others: the shapes of the other form's tensors, by name.
     """

@@ -42,6 +42,8 @@ class OnnxSide:
 
     Args:
         model: the result of :func:`read` for ``path``, which is changed.
+        feeds: arrays by input name.
+        scratch: an empty directory for the copy.
     """
 
     def __init__(self, path: Path, model: ir.Model, feeds: Sequence[Feed], scratch: Path) -> None:
@@ -101,7 +103,11 @@ class OnnxSide:
 
 
 def read(path: Path) -> ir.Model:
-    """Read an ONNX file with its weights, and infer the types of 16-bit tensors."""
+    """Read an ONNX file with its weights, and infer the types of 16-bit tensors.
+
+    Raises:
+        UsageError: the file is not an ONNX.
+    """
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)

@@ -37,7 +37,9 @@ class LayerDifference(Frozen):
 
     Attributes:
         kind: the class of the module, or the operator.
+        max_abs_diff, sqnr_db, cosine: the difference of the two outputs.
         folded: the BatchNorm that one form has after the layer and the other has folded into it.
+        departs: the missed limit in words; ``None`` without one.
     """
 
     name: str

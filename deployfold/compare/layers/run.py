@@ -77,10 +77,14 @@ def compare_files(
 
     Args:
         old, new: a checkpoint, a model by name, or an ``.onnx`` of any precision.
+        arch: the architecture of a state dict.
         inputs: the shapes; ``None`` takes them from the report in the file's folder, from an ONNX,
             or from the model.
         data: a file or folder of real inputs; ``None`` for seeded random inputs.
         min_sqnr: the least SQNR in dB of every layer; ``None`` chooses by the precisions.
+        max_diff: the greatest max |Δ| of a layer; ``None`` for no limit.
+        allow_globals, trust: permissions for checkpoints, as for loading.
+        emit: receives the events of the comparison.
 
     Raises:
         UsageError: a file has no visible layers, no input shape is known, or the two have no

@@ -17,10 +17,12 @@ class LayerOutput:
     """The output of one layer on one side.
 
     Attributes:
+        name: the name of the layer for users.
         kind: the layer's class or operator.
         keys: keys for pairing with an output of the other side, the most reliable first.
         handle: the side's own reference to the output.
         tensor: an identity that is equal for two points of the same tensor.
+        elements: the number of elements, if known.
         exact: whether the other output must have the same shape. If not, another shape means that
             the exporter merged operators of several modules.
         by_channel: whether each channel (axis 1) may have its own factor.
@@ -61,7 +63,14 @@ class Folds:
 
 
 class Side(Protocol):
-    """One of the two forms of a model."""
+    """One of the two forms of a model.
+
+    Attributes:
+        name: the name of the file.
+        precision: the precision, such as ``fp32`` or ``int8``.
+        points: the outputs of the layers, in the order of execution.
+        tensors: the shapes of weights and statistics, by qualified name.
+    """
 
     name: str
     precision: str

@@ -25,7 +25,10 @@ class Recipe:
         resize: height and width in pixels of the box that the image is resized to.
         fit: how the image fills the box: ``cover`` (then cropped), ``squash`` (aspect ratio
             lost), or ``pad`` (fits within).
+        mean, std: one number per RGB channel, for values from 0 to 1.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         origin: the package and name of the recipe, for the user.
+        channels: the order of the colours in the input, ``rgb`` or ``bgr``.
     """
 
     resize: tuple[int, int]

@@ -28,8 +28,12 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     Args:
         spec: the steps given by flags, and the name of a TOML file, of a file that a model's
             directory ships, see :mod:`.shipped`, or of a build's ``preprocess.json``.
+        inputs: the model's inputs.
         arch: the architecture. The configuration of a ``torchvision:NAME`` or ``timm:NAME`` sets
             the steps that neither flags nor file set; other architectures take ImageNet's.
+
+    Raises:
+        UsageError: the inputs are not one image, a value is bad, or a value contradicts the input.
     """
     check_flags(spec)
     path = Path(spec.source)

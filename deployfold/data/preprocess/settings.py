@@ -24,7 +24,11 @@ _MOST_CHANNELS = 4
 
 
 def read_profile(path: Path) -> PreprocessSpec:
-    """Read and check a TOML file with the fields of :class:`PreprocessSpec` except ``source``."""
+    """Read and check a TOML file with the fields of :class:`PreprocessSpec` except ``source``.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML, or has an unknown key or a bad value.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -38,7 +42,15 @@ def read_profile(path: Path) -> PreprocessSpec:
 
 
 def parse_profile(text: str, where: str) -> PreprocessSpec:
-    """Parse and check the text of a preprocessing file."""
+    """Parse and check the text of a preprocessing file.
+
+    Args:
+        text: the file's content.
+        where: the file's name in messages.
+
+    Raises:
+        UsageError: as for :func:`read_profile`; the message names the line and the key.
+    """
     try:
         table = parse_toml(text)
     except ValueError as error:
@@ -47,7 +59,11 @@ def parse_profile(text: str, where: str) -> PreprocessSpec:
 
 
 def check_flags(spec: PreprocessSpec) -> None:
-    """Check the values from the command line or the API."""
+    """Check the values from the command line or the API.
+
+    Raises:
+        UsageError: a value is out of range; the message names the field.
+    """
     given = {key: value for key, value in asdict(spec).items() if key != "source"}
     given = {key: value for key, value in given.items() if value is not None}
     _checked(given, lambda key: "Preprocessing")

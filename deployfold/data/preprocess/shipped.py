@@ -44,6 +44,9 @@ def shipped_recipe(path: Path, size: tuple[int, int]) -> Recipe:
     Args:
         size: height and width of the model's input. They replace the file's crop, and the box of
             the resizing is scaled by the same factor.
+
+    Raises:
+        UsageError: the file cannot be read, or has no preprocessing or a value that is none.
     """
     fields = _fields(path)
     if fields is None:

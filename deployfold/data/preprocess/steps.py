@@ -34,7 +34,8 @@ class Preprocess:
         crop: height and width in pixels of the central crop, which is the model's input.
         interpolation: name in Pillow's ``Resampling``, in lower case; Pillow always antialiases.
         mean, std: for values from 0 to 1, in the order of the input's channels.
-        layout, channels: ``nchw`` or ``nhwc``; ``rgb``, ``bgr`` or ``grey``.
+        layout: ``nchw`` or ``nhwc``.
+        channels: ``rgb``, ``bgr`` or ``grey``.
         dtype: ``float32``, or ``uint8`` for a model that takes pixels as they are: the image is
             then resized and cropped alone, and the mean is the colour around a padded one.
         notes: sentences for the report; the first lists the steps.
@@ -60,6 +61,9 @@ class Preprocess:
         """The array of one image, without a batch axis.
 
         The values equal those of torchvision's and timm's evaluation transforms.
+
+        Raises:
+            Unreadable: the resized image would exceed :data:`MAX_PIXELS`.
         """
         width, height = image.size
         size = self._resized(height, width)
@@ -78,7 +82,14 @@ class Preprocess:
         return np.ascontiguousarray(values.transpose(2, 0, 1) if self.layout == "nchw" else values)
 
     def frame(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Where :meth:`apply` puts a pixel of an image: at ``(x * a + c, y * b + d)``."""
+        """Where :meth:`apply` puts a pixel of an image: at ``(x * a + c, y * b + d)``.
+
+        Args:
+            width, height: of the image.
+
+        Returns:
+            a, b, c, d.
+        """
         rows, columns = self._resized(height, width)
         left, top = (
             (own - side) // 2 if side < own else -round((side - own) / 2)
@@ -127,7 +138,11 @@ def write_preprocess(steps: Preprocess, directory: Path) -> Path:
 
 
 def read_preprocess(path: Path) -> Preprocess:
-    """Read a build's ``preprocess.json``."""
+    """Read a build's ``preprocess.json``.
+
+    Raises:
+        UsageError: the file cannot be read, or lacks a step.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -136,7 +151,11 @@ def read_preprocess(path: Path) -> Preprocess:
 
 
 def preprocess_from_json(data: Mapping[str, Any]) -> Preprocess:
-    """Read the steps back from the content of ``preprocess.json``."""
+    """Read the steps back from the content of ``preprocess.json``.
+
+    Raises:
+        UsageError: a step is missing.
+    """
     try:
         known: dict[str, Any] = {
             field.name: data.get(field.name, "float32")

@@ -39,7 +39,11 @@ __all__ = ["FORMATS", "Content", "Format", "Permissions", "detect", "stem"]
 
 
 def detect(path: Path) -> Format:
-    """The format of the file or directory at ``path``."""
+    """The format of the file or directory at ``path``.
+
+    Raises:
+        LoadError: the file cannot be read, is empty or truncated, or has an unknown format.
+    """
     if path.is_dir():
         return directory.FORMAT
     shard = _SHARD.fullmatch(path.name)

@@ -24,12 +24,16 @@ _WEIGHTS = (
 
 
 def recognise(header: Header) -> bool:
-    """Always ``False``: :func:`.detect` handles directories first."""
+    """Always ``False``: :func:`deployfold.loading.formats.detect` handles directories first."""
     return False
 
 
 def read(path: Path, permissions: Permissions) -> Content:
-    """The weights in the directory, with the architecture that ``config.json`` names."""
+    """The weights in the directory, with the architecture that ``config.json`` names.
+
+    Raises:
+        LoadError: the directory has no weights, or the configuration cannot be read.
+    """
     weights = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
     if weights is None:
         raise LoadError(f"{path} is a directory.", hint=_hint(path))

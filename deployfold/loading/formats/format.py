@@ -24,6 +24,8 @@ class Header:
     """The part of a file from which its format is recognised.
 
     Attributes:
+        path: the file.
+        size: the file's size in bytes.
         head: the first 512 bytes.
         entries: the names in a zip archive, each with and without the archive's leading folder;
             ``None`` for any other file.
@@ -53,8 +55,13 @@ class Content:
     """The content of a file: a module, or a tree of objects that contains the model.
 
     Attributes:
+        module: the module, for formats that store programs.
+        kind: the kind of ``module``.
+        shapes: input shapes that the file states.
         tree: the objects, for formats that store objects; ``None`` with a module.
         arch: the architecture that the file states, if any.
+        options: keyword arguments for that architecture.
+        notes: sentences for the user.
         files: the files with the weights; empty for the source alone.
         own_loader: loads the whole model as the library that wrote it does, which may rename keys;
             returns ``None`` where weights are missing. Only for files that cannot run code.
@@ -76,10 +83,10 @@ class Format:
     """A file format.
 
     Attributes:
+        name: the name in messages.
         suffixes: the usual suffixes, which are removed to get the model's name.
         recognise: decides by its content, not by its name, whether a file has this format.
-        read: reads the content, or raises a ``LoadError``; the file runs no code that the
-            permissions do not allow.
+        read: reads the content; the file runs no code that the permissions do not allow.
     """
 
     name: str
@@ -89,7 +96,11 @@ class Format:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the file at ``path``."""
+    """The header of the file at ``path``.
+
+    Raises:
+        LoadError: the file cannot be read, is not a file, is empty, or is a damaged archive.
+    """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             raise LoadError(f"{path} is not a regular file.", hint="Copy it to a file first.")

@@ -39,7 +39,12 @@ def recognise(header: Header) -> bool:
 
 
 def read(path: Path, permissions: Permissions) -> Content:
-    """The file as a module that ONNX Runtime runs."""
+    """The file as a module that ONNX Runtime runs.
+
+    Raises:
+        LoadError: the file is damaged, weights are missing or lie elsewhere, an operator belongs
+            to a library that is not here, or an input or output is not a tensor.
+    """
     import onnx  # not for other formats
 
     try:
@@ -138,7 +143,11 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _external_files(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
-    """The files with external weights."""
+    """The files with external weights.
+
+    Raises:
+        LoadError: a file is missing, or lies outside of the folder of the ONNX.
+    """
     names = set()
     for tensor in _tensors(model):
         if tensor.data_location != _EXTERNAL:

@@ -40,7 +40,11 @@ def recognise(header: Header) -> bool:
 
 
 def read(path: Path, permissions: Permissions) -> Content:
-    """The object tree of the file; see :func:`load_pickle`."""
+    """The object tree of the file.
+
+    Raises:
+        LoadError: see :func:`load_pickle`.
+    """
     allow, trust = permissions.allow_globals, permissions.trust
     return Content(tree=load_pickle(path, allow_globals=allow, trust=trust))
 
@@ -54,6 +58,8 @@ def load_pickle(
     """Unpickle ``path`` on the CPU.
 
     Args:
+        path: the file.
+        allow_globals: classes to allow, besides those of known packages.
         trust: unpickle in full, which can run any code.
         strict: refuse a file with any other global, instead of replacing its objects by inert
             :class:`~deployfold.loading.placeholder.Placeholder` objects.

@@ -93,7 +93,11 @@ def load_program(path: Path, *, trust: bool) -> tuple[nn.Module, tuple[tuple[int
 
 
 def inspect(path: Path) -> None:
-    """Refuse an archive that could make torch run code."""
+    """Refuse an archive that could make torch run code.
+
+    Raises:
+        LoadError: the archive could make torch run code, or is damaged.
+    """
     for entry, content in read_entries(path, _is_inspected).items():
         if "aotinductor" in entry or entry.endswith((".so", ".dll", ".pyd")):
             raise _unsafe(f"the compiled library {entry}")

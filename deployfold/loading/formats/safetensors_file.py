@@ -22,7 +22,11 @@ def recognise(header: Header) -> bool:
 
 
 def read(path: Path, permissions: Permissions) -> Content:
-    """The tensors by name."""
+    """The tensors by name.
+
+    Raises:
+        LoadError: the file is damaged or empty.
+    """
     state = _tensors(path)
     if not state:
         raise LoadError(f"{path} contains no tensors.")
@@ -60,7 +64,11 @@ def recognise_index(header: Header) -> bool:
 
 
 def read_index(path: Path, permissions: Permissions) -> Content:
-    """The tensors of all shards, which are in the folder of the index."""
+    """The tensors of all shards, which are in the folder of the index.
+
+    Raises:
+        LoadError: the index or a shard is damaged or missing.
+    """
     shards = [path.parent / name for name in sorted(set(_weight_map(path).values()))]
     state: dict[str, Any] = {}
     for shard in shards:

@@ -82,10 +82,11 @@ def _inspect(path: Path) -> None:
 
 
 def first_weight(module: torch.jit.ScriptModule) -> tuple[str, tuple[int, ...]] | None:
-    """The kind of the graph's first layer, and the shape of its weight.
+    """The kind of the graph's first convolution, linear or embedding layer, and its weight's shape.
 
-    The kinds are ``convolution``, ``linear`` and ``embedding``. ``None`` if the graph has no such
-    layer, or computes the weight.
+    Returns:
+        ``"convolution"``, ``"linear"`` or ``"embedding"``, and the shape; ``None`` if the graph has
+        no such layer, or computes the weight.
     """
     for node in _nodes(module.inlined_graph):
         layer = _LAYERS.get(node.kind())

@@ -36,7 +36,11 @@ class Outline:
 
 
 def read_outline(path: Path) -> Outline:
-    """Read the graph of an ONNX file, without its weights; another file is a ``UsageError``."""
+    """Read the graph of an ONNX file, without its weights.
+
+    Raises:
+        UsageError: it cannot be read as ONNX.
+    """
     try:
         graph = read_graph(path)
     except Exception as error:

@@ -29,7 +29,11 @@ def is_installed() -> bool:
 
 
 def check_installed() -> None:
-    """Refuse a machine without jinja2, before anything is built or measured."""
+    """Check for the package that writes the page, before anything is built or measured.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
     if not is_installed():
         raise UsageError("The HTML report needs jinja2.", hint="pip install 'deployfold[report]'.")
 
@@ -39,6 +43,12 @@ def render_html(report: Report, outline: Outline | None = None) -> str:
 
     One file without scripts, which loads nothing. Names are escaped. Equal reports give equal
     files.
+
+    Args:
+        outline: of the exported graph, where there is one.
+
+    Raises:
+        UsageError: jinja2 is not installed.
     """
     return render_pages([(report, outline)])
 
@@ -47,6 +57,9 @@ def render_frame(report: Report) -> str:
     """The page in an ``<iframe>``, so that its style and that of a notebook stay apart.
 
     The page in a frame has no links, since they would lead to the notebook's address.
+
+    Raises:
+        UsageError: jinja2 is not installed.
     """
     page = escape(render_pages([(report, None)], links=False))
     style = f"border:0;width:100%;height:{FRAME_HEIGHT}px"
@@ -58,6 +71,9 @@ def render_pages(pages: Pages, *, links: bool = True) -> str:
 
     Args:
         links: whether each report begins with links to its sections.
+
+    Raises:
+        UsageError: jinja2 is not installed.
     """
     check_installed()
     import jinja2

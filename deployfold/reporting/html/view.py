@@ -42,8 +42,16 @@ class Unmeasured:
 def view(report: Report, outline: Outline | None) -> SimpleNamespace:
     """The parts of one report's page; ``None`` or empty where there is nothing to show.
 
-    ``equal`` says whether the chart has the band of rows that differ by rounding alone, ``chosen``
-    is the index of the row to take, and ``sections`` has the titles by their ids.
+    Attributes:
+        decision: the chart of latency against accuracy; ``equal`` says whether it has the band of
+            rows that differ by rounding alone.
+        unmeasured: the rows without a latency, by the reason.
+        chosen: the index of the row to take.
+        layers: for each quantised row its chart and its table.
+        engines: the precision that each layer of a quantised engine got.
+        times: the time of each module, for each row whose layers were timed.
+        untimed: why the layers of the other rows have no times, where that was asked for.
+        sections: the titles of the sections, by their ids.
     """
     choice, notes = recommend(report), footnotes(report)
     shown = comparison(report, notes).columns
