@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from types import SimpleNamespace
+
+from markupsafe import Markup
 
 from deployfold.reporting import text
-from deployfold.reporting.comparison import comparison
+from deployfold.reporting.comparison import Cell, comparison
 from deployfold.reporting.details import (
+    Grid,
     cold_start_grid,
     engine_grids,
     layer_grids,
     sweep_grid,
 )
-from deployfold.reporting.footnotes import footnotes
+from deployfold.reporting.footnotes import Footnotes, footnotes
 from deployfold.reporting.layer_times import layer_time_grids, untimed
-from deployfold.reporting.recommendation import not_measured, outputs, recommend
+from deployfold.reporting.recommendation import Recommendation, not_measured, outputs, recommend
 from deployfold.reporting.report import Report
 from deployfold.reporting.row import Row
-from deployfold.reporting.summary import summary_lines
+from deployfold.reporting.summary import Line, summary_lines
 
 from .decide import decision_chart, drawn_rows
-from .fold_map import OPEN, fold_map
-from .layers import layer_charts
+from .fold_map import OPEN, Group, fold_map
+from .layers import LayerChart, layer_charts
 from .outline import Outline
-from .spread import latency_strips, stage_strips
+from .spread import Strips, latency_strips, stage_strips
 
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "tensorrt")
 """The packages that a build depends on, in the order of the command."""
@@ -39,7 +41,8 @@ class Unmeasured:
     facts: str
 
 
-def view(report: Report, outline: Outline | None) -> SimpleNamespace:
+@dataclass(frozen=True)
+class View:
     """The parts of one report's page; ``None`` or empty where there is nothing to show.
 
     Attributes:
@@ -53,11 +56,42 @@ def view(report: Report, outline: Outline | None) -> SimpleNamespace:
         untimed: why the layers of the other rows have no times, where that was asked for.
         sections: the titles of the sections, by their ids.
     """
+
+    report: Report
+    choice: Recommendation
+    decision: Markup | None
+    equal: bool
+    unmeasured: dict[str, list[Unmeasured]]
+    headers: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    chosen: int | None
+    notes: Footnotes
+    lines: list[Line]
+    latencies: Strips | None
+    grids: list[Grid]
+    fold_map: Group | None
+    fold_open: bool
+    layers: list[tuple[LayerChart, Grid]]
+    engines: list[Grid]
+    times: list[Grid]
+    untimed: list[str]
+    outline: Outline | None
+    stages: Strips | None
+    environment: dict[str, str]
+    install: str
+    command: str | None
+    json: str
+    sections: dict[str, str]
+
+
+def view(report: Report, outline: Outline | None) -> View:
+    """Everything that the page shows of a report."""
     choice, notes = recommend(report), footnotes(report)
     shown = comparison(report, notes).columns
     decision = decision_chart(report, choice.row)
     fold = report.fold if report.fold and (report.fold.folded or report.fold.left) else None
-    found = SimpleNamespace(
+    found = View(
         report=report,
         choice=choice,
         decision=decision,
@@ -83,8 +117,9 @@ def view(report: Report, outline: Outline | None) -> SimpleNamespace:
         install=_install_command(report),
         command=_build_command(report),
         json=report.to_json(),
+        sections={},
     )
-    found.sections = _sections(found)
+    found.sections.update(_sections(found))
     return found
 
 
@@ -124,7 +159,7 @@ def _environment(report: Report) -> dict[str, str]:
     return {label: text.clean(value) for label, value in parts.items() if value}
 
 
-def _sections(found: SimpleNamespace) -> dict[str, str]:
+def _sections(found: View) -> dict[str, str]:
     grids = {grid.title.replace(" ", "-").replace("/", "-"): grid.title for grid in found.grids}
     titles = {
         "artifacts": ("Artifacts", found.rows),
