@@ -142,7 +142,7 @@ def _torch_tensorrt(
 ) -> Artifact:
     """Compile the ``.pt2`` into a program with engines inside, or report why that failed."""
     name = precision.value
-    artifact = Artifact(row_names.torch_tensorrt(precision), f"torch-tensorrt {precision.value}")
+    artifact = Artifact(row_names.torch_tensorrt(precision), f"torch-tensorrt {name}")
     if program.path is None:
         reason = "torch-tensorrt compiles the .pt2, which could not be exported."
         return journal.keep(replace(artifact, not_measured=reason))

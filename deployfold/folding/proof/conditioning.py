@@ -62,10 +62,8 @@ def first_departure(
     again = _module_outputs(reference, wide)
     for path, outputs in expected.items():
         if path not in again or difference(outputs, again[path]).relative > tolerance:
-            return (
-                path or "the output",
-                tolerance,
-            )  # the module differs from itself, so no proof is possible
+            # The module differs from itself, so no proof is possible.
+            return path or "the output", tolerance
     moved = dict.fromkeys(expected, 0.0)
     for seed in range(_TRIALS):
         shaken = _module_outputs(perturb(reference, seed), wide)

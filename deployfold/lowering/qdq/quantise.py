@@ -198,17 +198,17 @@ class _Quantiser:
         )  # fmt: skip
         proposed = propose(folds)
         if not readers or len(proposed) == 1:
-            name = "mse" if self.cut else "max"
-            return name, proposed[name]
+            estimator = "mse" if self.cut else "max"
+            return estimator, proposed[estimator]
         errors = dict.fromkeys(proposed, 0.0)
         for index in range(len(folds)):
             others = [*folds[:index], *folds[index + 1 :]] or folds
             tops = propose(others)
-            scales = {name: _scale(top, self.form) for name, top in tops.items()}
+            scales = {estimator: _scale(top, self.form) for estimator, top in tops.items()}
             for problem in readers:
                 found = problem.errors(scales, self.form, problem.parts[index])
-                errors = {name: error + found[name] for name, error in errors.items()}
-        best = min(errors, key=lambda name: errors[name])
+                errors = {one: error + found[one] for one, error in errors.items()}
+        best = min(errors, key=lambda estimator: errors[estimator])
         return best, proposed[best]
 
     def _problem(self, layer: Layer, before: Batch, after: Batch) -> Problem | None:

@@ -67,10 +67,8 @@ class Reader:
         function runs.
         """
         found: Any = None
-        owner, bound = (
-            self.object_of(node.value) if isinstance(node, ast.Attribute) else None,
-            False,
-        )
+        owner = self.object_of(node.value) if isinstance(node, ast.Attribute) else None
+        bound = False
         if isinstance(node, ast.Name):
             found = self._globals.get(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(owner, ModuleType):
