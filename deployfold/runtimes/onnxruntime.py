@@ -118,7 +118,9 @@ class OnnxRuntimeRunner:
     def profile(self, inputs: Inputs, calls: int) -> Profile:
         """The time of each node; see :class:`.layer_times.LayerProfiler`.
 
-        The profile of another provider than the CPU's has the time of the launch alone.
+        Raises:
+            MeasureError: a node runs on another provider than the CPU's, whose profile holds the
+                time of the launch alone.
         """
         if self._provider != CPU:
             raise MeasureError(
@@ -190,7 +192,11 @@ class OnnxRuntimeRunner:
         return options
 
     def _on_gpu(self) -> dict[str, str]:
-        """Open the GPU that all rows run on, and return the provider's options."""
+        """Open the GPU that all rows run on, and return the provider's options.
+
+        Raises:
+            MeasureError: this ONNX Runtime has no CUDA provider, or there is no GPU.
+        """
         try:
             resolve_provider("cuda")
         except UsageError as error:

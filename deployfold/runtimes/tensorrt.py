@@ -101,7 +101,11 @@ class TensorRTRunner:
 
     @property
     def stated(self) -> tuple[StatedInput, ...]:
-        """The inputs that the sidecar lists; see :func:`stated_inputs`."""
+        """The inputs that the sidecar lists.
+
+        Raises:
+            UsageError: the sidecar does not list the inputs.
+        """
         return stated_inputs(self._path)
 
     @property
