@@ -117,6 +117,17 @@ class Interrupted(KeyboardInterrupt):
         self.hint = hint
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error, also where a library raised another one on its way out.
+
+    pybind11 turns an interrupt while an extension loads into an ImportError, and torch.save fails
+    to close the archive that an interrupt left half written.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 _CHATTER = re.compile(r"\s*(\(Could this error message be|This is an internal miniz error).*")
 """What torch adds to the messages of its reader of archives, which no user can act on."""
 

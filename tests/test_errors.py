@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from deployfold.errors import first_few, first_line, one_line
+from deployfold.errors import first_few, first_line, interrupted, one_line
 
 
 def test_the_first_few_names_and_how_many_more() -> None:
@@ -31,6 +33,21 @@ def test_the_last_line_is_the_reason_of_torchscript() -> None:
     with pytest.raises(RuntimeError) as caught:
         scripted(torch.zeros(2))
     assert first_line(caught.value) == "RuntimeError: shape '[7]' is invalid for input of size 2"
+
+
+def test_an_interrupt_within_torch_save_is_one() -> None:
+    import torch
+
+    class Stopped(io.BytesIO):
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            if self.tell() > 100_000:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    with pytest.raises(RuntimeError, match="unexpected pos") as caught:
+        torch.save({"w": torch.zeros(100_000)}, Stopped())
+    assert interrupted(caught.value)
+    assert not interrupted(ValueError("no interrupt"))
 
 
 def test_one_line_keeps_the_whole_message() -> None:

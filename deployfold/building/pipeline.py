@@ -12,7 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from deployfold.config.build_spec import BuildSpec
-from deployfold.errors import AccuracyError, DeployfoldError, Interrupted, ThresholdError
+from deployfold.errors import (
+    AccuracyError,
+    DeployfoldError,
+    Interrupted,
+    ThresholdError,
+    interrupted,
+)
 from deployfold.events import Emit, ignore
 from deployfold.lowering.keep import check_operators
 from deployfold.reporting.report import Report, Status
@@ -89,18 +95,18 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
             # If writing the report fails too, the user must still see the first error.
             with suppress(Exception):
                 save_report(partial_report(spec, loaded, folded, journal, status), directory)
-            if isinstance(error, KeyboardInterrupt):
+            if interrupted(error):
                 raise Interrupted(_kept(journal, directory)) from error
             raise
 
 
 def _stopped(error: Exception | KeyboardInterrupt, stage: str) -> Status:
     """The status of a build that ``error`` ended."""
+    if interrupted(error):
+        return Status(state="interrupted", stage=stage)
     if isinstance(error, DeployfoldError):
         return Status(state="failed", stage=stage, message=error.message)
-    if isinstance(error, Exception):
-        return Status(state="failed", stage=stage, message=f"internal error: {error}")
-    return Status(state="interrupted", stage=stage)
+    return Status(state="failed", stage=stage, message=f"internal error: {error}")
 
 
 def _kept(journal: Journal, directory: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from deployfold.errors import DeployfoldError, ExitCode, Interrupted, UsageError
+from deployfold.errors import DeployfoldError, ExitCode, Interrupted, UsageError, interrupted
 from deployfold.events import Emit, Event, StageStarted
 from deployfold.reporting.text import clean
 
@@ -166,12 +166,11 @@ class _Failure(DeployfoldError):
 
 def _failure(error: BaseException) -> DeployfoldError:
     """The message, the hint and the exit code of an exception."""
-    if isinstance(error, DeployfoldError):
-        return error
-    # pybind11 turns an interrupt during the loading of an extension into an ImportError.
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
+    if interrupted(error):
         hint = error.hint if isinstance(error, Interrupted) else "Run the same command again."
         return _Failure(ExitCode.INTERRUPTED, "Interrupted.", hint)
+    if isinstance(error, DeployfoldError):
+        return error
     if isinstance(error, SystemExit):  # deployfold's code does not exit within a command
         return _Failure(
             ExitCode.FOLD,

@@ -16,6 +16,7 @@ from deployfold.building.pipeline import build
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision
+from deployfold.errors import Interrupted
 from deployfold.events import Event, Note, StageFinished, StageStarted
 from deployfold.reporting.report import load_report
 from deployfold.util.hooks import without_local_hooks
@@ -77,6 +78,18 @@ def test_a_build_that_stops_reports_what_was_finished(
     assert len(report.rows) == rows
     assert all(row.not_measured for row in report.rows)
     assert (report.fold is None) == (stage == "fold")
+
+
+def test_an_error_that_hides_an_interrupt_is_an_interrupted_build(checkpoint: Path) -> None:
+    def emit(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == "export":
+            error = RuntimeError("half written")  # as torch.save raises it
+            error.__context__ = KeyboardInterrupt()
+            raise error
+
+    with pytest.raises(Interrupted):
+        build(spec_of(checkpoint, Precision.FP16), emit=emit)
+    assert load_report(checkpoint.parent / "out").status.state == "interrupted"
 
 
 def test_the_journal_keeps_notes_once_and_times_finished_stages() -> None:
