@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deployfold.config.build_options import build_options
+from deployfold.config.flag_values import is_zoo_name
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.make_spec import make_spec
 from deployfold.config.option_field import Panel
 from deployfold.config.schema import check_written
 from deployfold.loading import LoadedModel
 from deployfold.loading.transformers_zoo import PACKAGE
-from deployfold.loading.zoo import is_zoo_name
 from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import Report
 

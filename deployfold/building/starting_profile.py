@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from deployfold.building.load import model_of, with_asked_arguments
-from deployfold.config.build_profiles import names_function
 from deployfold.config.build_spec import BuildSpec
+from deployfold.config.flag_values import is_function
 from deployfold.config.inputs import InputSpec
 from deployfold.config.precision import Precision, titles
 from deployfold.errors import UsageError
@@ -85,7 +85,7 @@ def starting_profile(spec: BuildSpec, machine: Machine, file: str | None) -> Sta
 
 def _model(model: LoadedModel, spec: BuildSpec) -> list[str]:
     lines = [f"# {_comment(_contents(model))}"]
-    if names_function(spec.arch):
+    if is_function(spec.arch):
         lines.append("# The architecture is code, which a profile cannot name: give --arch.")
     elif model.arch is not None and model.kind == "state_dict":
         lines.append(f"arch = {_text(model.arch)}")
@@ -184,7 +184,7 @@ def _summary(model: LoadedModel, inputs: InputSpec | None) -> str:
 
 
 def _flags(spec: BuildSpec) -> list[str]:
-    flags = ["--arch", spec.arch] if spec.arch and names_function(spec.arch) else []
+    flags = ["--arch", spec.arch] if spec.arch and is_function(spec.arch) else []
     for name in spec.allow_globals:
         flags += ["--allow-global", name]
     return [*flags, "--trust"] if spec.trust else flags

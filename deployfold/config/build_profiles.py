@@ -10,7 +10,6 @@ The keys of a profile are the flags without their dashes::
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from .build_options import (
     with_current_keys,
 )
 from .build_spec import BuildSpec
+from .flag_values import is_function
 from .make_spec import make_spec
 from .profiles_root import profiles_root
 from .schema import check_written, first_problem, profile_model
@@ -134,7 +134,7 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
                 hint=nearest(key, known) or "The keys are the flags of build.",
             )
     for key in code_keys():
-        if names_function(table.get(key)):
+        if is_function(table.get(key)):
             raise UsageError(
                 f"{place_of(path, text, key)}: {key!r} would run code that the profile chose.",
                 hint=f"If you trust that code, pass it on the command line: --{key} {table[key]}",
@@ -148,13 +148,3 @@ def check_table(path: Path, text: str, table: dict[str, Any]) -> None:
 def profile_keys() -> list[str]:
     """Every key that a build profile may hold."""
     return ["description", *(one.key for one in profile_options())]
-
-
-def names_function(value: object) -> bool:
-    """Whether a value has the form ``package.module:function``, so that reading it runs code.
-
-    Python imports modules of any name without a separator of paths, such as ``my-net``.
-    """
-    if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
-        return False
-    return re.fullmatch(r"[^/\\:]+:[^/\\:]+", value) is not None

@@ -1,4 +1,4 @@
-"""Reads the values of single flags: --device, --batch, --arch-arg and NAME=NUMBER."""
+"""Reads the values of single flags: names of code, --device, --batch, --arch-arg, NAME=NUMBER."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ from typing import Any
 
 from deployfold.errors import UsageError
 
+ZOOS = ("torchvision", "timm")
+"""The packages whose models are named ``PACKAGE:NAME``."""
 
-def is_function(text: str) -> bool:
-    """Whether a text has the form ``package.module:function``."""
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text) is not None
+
+def is_zoo_name(text: str) -> bool:
+    """Whether a text reads ``torchvision:NAME`` or ``timm:NAME``."""
+    return text.partition(":")[0] in ZOOS and ":" in text
+
+
+def is_function(value: object) -> bool:
+    """Whether a value has the form ``package.module:function``, so that reading it runs code.
+
+    Files that may not choose code, such as build profiles, are refused by this rule, and no name
+    that it rejects is imported. The module may have any name without a separator of paths, such as
+    ``my-net``, because Python imports those too.
+    """
+    if not isinstance(value, str) or is_zoo_name(value):
+        return False
+    return re.fullmatch(r"[^/\\:]+:[^\W\d][\w.]*", value) is not None
 
 
 def read_device(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deployfold.config.flag_values import ZOOS, is_function, is_zoo_name
 from deployfold.errors import DeployfoldError, LoadError, UsageError, first_few, one_line
 from deployfold.util.seeded import SeededConstruction
 
@@ -82,12 +83,12 @@ def create(arch: str, **options: Any) -> nn.Module:
         LoadError: building fails.
     """
     package, _, name = arch.partition(":")
-    if not package or not name:
+    if not name or not (package in (*ZOOS, transformers_zoo.PACKAGE) or is_function(arch)):
+        form = "Write it as torchvision:NAME, timm:NAME or package.module:factory."
         raise UsageError(
-            f"{arch!r} does not name an architecture.",
-            hint="Write it as torchvision:NAME, timm:NAME or package.module:factory.",
+            f"{arch!r} does not name an architecture.", hint=_module_hint(package, name) or form
         )
-    if package in zoo.ZOOS:
+    if package in ZOOS:
         builder = zoo.builder(package, name)
     elif package == transformers_zoo.PACKAGE:
         builder = transformers_zoo.builder(name)
@@ -183,7 +184,7 @@ def _attempts(arch: str, sets: Sequence[Weights], options: dict[str, Any]) -> li
         made.append(_attempt(arch, sets, {**variant, **options}))
         one = made[-1]
         classes = class_count(one.module, one.nearest.state)
-        if zoo.is_zoo_name(arch) and classes and "num_classes" not in one.options:
+        if is_zoo_name(arch) and classes and "num_classes" not in one.options:
             made.append(_attempt(arch, sets, {**one.options, "num_classes": classes}))
         if any(attempt.rank == (0, 0) for attempt in made):
             break
@@ -213,9 +214,7 @@ def _fits(arch: str, module: nn.Module, sets: Sequence[Weights]) -> list[Fit]:
 
 def _factory(package: str, name: str) -> Any:
     hint = "Python must be able to import the package, from the working directory or as installed."
-    if package.endswith(".py"):
-        hint = f"Write the module's name: {package[:-3].replace('/', '.')}:{name}."
-    factory = import_named(package, name, hint=hint)
+    factory = import_named(package, name, hint=_module_hint(package, name) or hint)
     if isinstance(factory, nn.Module):
         return lambda: copy.deepcopy(factory)
     if not callable(factory):
@@ -226,9 +225,15 @@ def _factory(package: str, name: str) -> Any:
     return factory
 
 
+def _module_hint(package: str, name: str) -> str:
+    """How to write a file of code as a module; empty if it is written so."""
+    module = package.removesuffix(".py").replace("/", ".")
+    return "" if module == package else f"Write the module's name: {module}:{name}."
+
+
 def _skeleton(arch: str, options: dict[str, Any]) -> nn.Module:
     """The architecture on the meta device where possible, which makes many attempts cheap."""
-    if zoo.is_zoo_name(arch):
+    if is_zoo_name(arch):
         try:
             with torch.device("meta"):
                 return create(arch, **options)

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from deployfold.config.flag_values import is_zoo_name
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import UsageError, unknown_input
 
 from .model import LoadedModel
-from .zoo import is_zoo_name
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _NESTED = re.compile(r"\.(?!\d+$)")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployfold.config.flag_values import is_function
+from deployfold.config.flag_values import is_function, is_zoo_name
 from deployfold.errors import LoadError, UsageError
 from deployfold.util.files import sha256
 
@@ -70,7 +70,7 @@ def load_model(
     except OSError as error:  # a folder without search permission, or too long a name
         raise LoadError(f"Cannot read {source}: {error.strerror}.") from error
     options = dict(arch_options or {})
-    built = zoo.is_zoo_name(source) or (factories and is_function(source))
+    built = is_zoo_name(source) or (factories and is_function(source))
     if built and not exists:
         for flag, value in (("--arch", arch), ("--weights", weights)):
             if value is not None:
@@ -78,7 +78,7 @@ def load_model(
                     f"{source} is an architecture itself, so {flag} has no effect.",
                     hint=f"Remove {flag}.",
                 )
-        make = _from_zoo if zoo.is_zoo_name(source) else _from_factory
+        make = _from_zoo if is_zoo_name(source) else _from_factory
         return _sized(checked(make(source, options)))
     if not exists:
         raise _missing(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from deployfold.config.flag_values import ZOOS
 from deployfold.errors import LoadError, UsageError
 
 from . import zoo
@@ -82,7 +83,7 @@ def candidates(filename: str) -> list[str]:
     """Zoo names that occur in a file name, longest first, torchvision before timm."""
     words = re.sub(r"[^a-z0-9]+", "_", filename.lower())
     found: list[tuple[int, int, str]] = []
-    for order, package in enumerate(zoo.ZOOS):
+    for order, package in enumerate(ZOOS):
         for name in zoo.names(package):
             plain = re.sub(r"[^a-z0-9]+", "_", name.lower())
             stands_alone = re.search(rf"(?<![a-z0-9]){re.escape(plain)}(?![a-z0-9])", words)
@@ -96,7 +97,7 @@ def near(filename: str) -> list[str]:
     stem = filename.lower().partition(".")[0]
     close = [
         f"{package}:{name}"
-        for package in zoo.ZOOS
+        for package in ZOOS
         for name in difflib.get_close_matches(stem, zoo.names(package), n=2)
     ]
     return list(dict.fromkeys([*candidates(filename), *close]))[:3]

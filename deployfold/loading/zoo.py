@@ -15,14 +15,8 @@ from deployfold.errors import LoadError, UsageError, nearest
 
 from .formats.pickled import load_pickle
 
-ZOOS = ("torchvision", "timm")
 _CLIP_FRAMES = 16
 _AUXILIARY = ("googlenet", "inception_v3")
-
-
-def is_zoo_name(source: str) -> bool:
-    """Whether ``source`` reads ``torchvision:NAME`` or ``timm:NAME``."""
-    return source.partition(":")[0] in ZOOS and ":" in source
 
 
 def names(zoo: str) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from deployfold.compiling.planning import check_target
 from deployfold.config.build_options import code_keys, path_keys, with_current_keys
-from deployfold.config.build_profiles import check_table, names_function
+from deployfold.config.build_profiles import check_table
+from deployfold.config.flag_values import is_function, is_zoo_name
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import check_calibration
 from deployfold.errors import UsageError
@@ -115,7 +116,7 @@ def _model(
     settings = {**common, **own}
     for key in path_keys():
         value = settings.get(key)
-        if value not in (None, "auto", "random") and not names_function(value):
+        if value not in (None, "auto", "random") and not is_function(value):
             settings[key] = str(base / value)
     name = entry.get("name", _name_of(source))
     if not isinstance(name, str) or re.fullmatch(r"\w[\w.+-]{0,99}", name) is None:
@@ -125,7 +126,7 @@ def _model(
         )
     if ":" not in source:
         source = str(base / source)
-    elif not source.startswith(("torchvision:", "timm:")) and not Path(source).exists():
+    elif not is_zoo_name(source) and not Path(source).exists():
         raise UsageError(
             f"{path}: the source {source!r} is code, which a fleet file must not run.",
             hint="Build that model with deployfold build, or save it and name the file.",
@@ -155,7 +156,7 @@ def _check_settings(
                 f"{path}: the sweep sets {key!r} itself, so {where} may not.",
                 hint="List them as precisions = […] and targets = […].",
             )
-    functions = {key: settings[key] for key in code_keys() if names_function(settings.get(key))}
+    functions = {key: settings[key] for key in code_keys() if is_function(settings.get(key))}
     for key, function in functions.items():
         if function not in allow_code:
             raise UsageError(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from deployfold.config.build_options import code_keys, path_keys
-from deployfold.config.build_profiles import names_function
+from deployfold.config.flag_values import is_function
 from deployfold.config.precision import Precision
 from deployfold.lowering.cache import cache_key
 from deployfold.measuring.environment import package_versions
@@ -56,7 +56,7 @@ def gpu_here() -> str:
 def _setting(key: str, value: object) -> object:
     if not isinstance(value, str):
         return value
-    if key in code_keys() and names_function(value):
+    if key in code_keys() and is_function(value):
         return f"{value} {_code_hash(value)}"
     return _content(value) if key in path_keys() else value
 

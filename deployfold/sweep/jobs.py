@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.config.build_options import code_keys
-from deployfold.config.build_profiles import names_function
 from deployfold.config.conflicts import used
+from deployfold.config.flag_values import is_function
 from deployfold.config.precision import Precision
 from deployfold.errors import ExitCode
 from deployfold.lowering.cache import cache_key
@@ -231,5 +231,5 @@ def pending(cells: Iterable[Cell], done: Iterable[Cell], root: Path) -> tuple[Jo
 
 def _code_directory(model: FleetModel) -> Path | None:
     """The directory of functions in a model's settings: the working directory of the sweep."""
-    named = any(names_function(model.settings.get(key)) for key in code_keys())
+    named = any(is_function(model.settings.get(key)) for key in code_keys())
     return Path.cwd() if named else None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from deployfold.config.flag_values import is_function
 from deployfold.errors import LoadError, UsageError
 from deployfold.loading import load_model, resolve_inputs
 from deployfold.loading.arch import create, match
@@ -195,6 +196,19 @@ def test_the_module_of_a_factory_that_cannot_be_imported_is_an_error(body, tmp_p
     path = saved(Wrapped().state_dict(), tmp_path / "w.pt")
     with pytest.raises(UsageError, match="cannot be imported"):
         load_model(path, arch="broken_factory:net")
+
+
+@pytest.mark.parametrize("name", ["acting_code:net:more", "sub/acting_code:net", "acting_code:"])
+def test_no_name_that_profiles_accept_imports_code(name, tmp_path, monkeypatch):
+    """Profiles refuse what :func:`is_function` recognises, so nothing else may be imported."""
+    (tmp_path / "sub").mkdir()
+    for folder in (tmp_path, tmp_path / "sub"):
+        (folder / "acting_code.py").write_text("raise SystemExit('the code ran')")
+    monkeypatch.chdir(tmp_path)
+    path = saved(Wrapped().state_dict(), tmp_path / "w.pt")
+    assert not is_function(name)
+    with pytest.raises(UsageError, match="does not name an architecture"):
+        load_model(path, arch=name)
 
 
 def test_arch_is_refused_with_a_zoo_name_and_noted_with_a_module(tmp_path):
