@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
@@ -12,6 +11,7 @@ from deployfold.errors import BundleError
 from deployfold.reporting.conditions import ModelInput, Source
 from deployfold.reporting.fields import Count, Frozen, Number, first_problem
 from deployfold.runtimes import Runtime, runtime_of
+from deployfold.util.versioned_json import parse_versioned
 
 from .names import clash, fault
 
@@ -137,20 +137,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         where: the name of the bundle, for messages.
 
     Raises:
-        BundleError: the content is not a manifest, or has a schema of a later version.
+        BundleError: the content is not a manifest, or has another schema.
     """
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{where} is not a deployfold bundle: its manifest is not JSON."
-        ) from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > SCHEMA:
-        raise BundleError(
-            f"{where} has the bundle schema {version}; this deployfold reads {SCHEMA}.",
-            hint="Update deployfold: pip install -U deployfold.",
-        )
+    parse_versioned(content, f"The manifest of {where}", "manifest", (SCHEMA,), BundleError)
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -21,6 +21,7 @@ from deployfold.config.precision import Precision
 from deployfold.errors import UsageError, one_line
 from deployfold.util.files import sha256, write_text
 from deployfold.util.onnx_files import onnx_files
+from deployfold.util.versioned_json import parse_versioned
 
 from .reference import REFERENCE_NPZ, Array, read_reference
 
@@ -135,12 +136,7 @@ def read_kit(directory: Path) -> Kit:
     """
     path = directory / FINISH_JSON
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA:
-            raise UsageError(
-                f"{path} has schema {data['schema_version']!r}; this deployfold reads {SCHEMA}.",
-                hint="Update deployfold here, or build again with this version.",
-            )
+        data = parse_versioned(path.read_bytes(), str(path), "kit", (SCHEMA,))
         files = {
             Precision(name): [_checked(directory, part) for part in parts]
             for name, parts in data["onnx"].items()

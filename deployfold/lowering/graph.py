@@ -20,6 +20,9 @@ from deployfold.util.quiet import quiet
 
 from .containers import restore_containers
 
+PRECISION_KEY = "deployfold.precision"
+"""The key of a lowered ONNX's metadata that holds its precision."""
+
 
 def load(source: Path, *, weights: bool = True) -> ir.Model:
     """Read an exported ONNX file.
@@ -56,7 +59,7 @@ def write(model: ir.Model, path: Path, precision: Precision, *, threshold: int) 
     Raises:
         ExportError: ONNX's checker refuses the file.
     """
-    set_metadata(model, {"deployfold.precision": precision.value})
+    set_metadata(model, {PRECISION_KEY: precision.value})
     write_model(model, path, threshold=threshold)
     check_file(path)
     return onnx_bytes(path)

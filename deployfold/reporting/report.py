@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from deployfold.errors import UsageError
 from deployfold.util.files import write_text
+from deployfold.util.versioned_json import parse_versioned
 
 from .conditions import Environment, ModelInput, Source, StageCost
 from .fields import Frozen, Number, first_problem
@@ -165,23 +166,9 @@ def load_report(path: Path) -> Report:
             f"Cannot read {path}: {error.strerror}.",
             hint="Give the directory of a build, or its report.json.",
         ) from error
+    data = parse_versioned(content, str(path), "report", (SCHEMA_VERSION, *_OLDER_VERSIONS))
     try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not a deployfold report: it is not JSON.") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version is None:
-        raise UsageError(
-            f"{path} is not a deployfold report: it has no schema_version.",
-            hint="deployfold build writes one as report.json.",
-        )
-    if version not in (SCHEMA_VERSION, *_OLDER_VERSIONS):
-        raise UsageError(
-            f"{path} has the report schema {version!r}; this deployfold reads {SCHEMA_VERSION!r}.",
-            hint="Update deployfold: pip install -U deployfold.",
-        )
-    try:
-        if version != SCHEMA_VERSION:
+        if data["schema_version"] != SCHEMA_VERSION:
             content = json.dumps(_upgraded(data)).encode()
         report = Report.model_validate_json(content)
     except ValidationError as error:

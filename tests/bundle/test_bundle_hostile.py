@@ -133,10 +133,11 @@ ONE = make_manifest(entry("a.txt", A))
             "both a file and a directory",
         ),
         (ONE.model_copy(update={"schema_version": 2}), "schema 2"),
-        (b"[1, 2]", "not valid"),
+        (b"[1, 2]", "no schema_version"),
         (b"no json", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"{}", "not valid"),
+        (b"{}", "no schema_version"),
+        (b'{"schema_version": 1}', "not valid"),
     ],
 )
 def test_a_manifest_that_none_of_ours_is(tmp_path: Path, manifest, expected: str) -> None:

@@ -18,6 +18,7 @@ from deployfold.exporting.session import Array
 from deployfold.exporting.storage import write_model
 from deployfold.lowering.activations import iterate_activations
 from deployfold.lowering.emulate import emulate
+from deployfold.lowering.graph import PRECISION_KEY
 from deployfold.lowering.qdq.equalise import EQUALISED_KEY
 from deployfold.lowering.qdq.recentre import SHIFT_KEY
 from deployfold.util.onnx_values import LAYERS
@@ -126,7 +127,7 @@ def _halves(model: ir.Model) -> list[ir.DataType]:
 
 
 def _precision(model: ir.Model) -> str:
-    written = model.metadata_props.get("deployfold.precision")
+    written = model.metadata_props.get(PRECISION_KEY)
     if written is not None:
         return str(written)
     if any(node.op_type == "DequantizeLinear" for node in model.graph):
