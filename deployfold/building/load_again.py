@@ -18,9 +18,6 @@ from deployfold.reporting.report import Report
 from .journal import Journal
 from .load import load
 
-_NOT_OF_THE_MODEL = frozenset({"input-data", "labels", "metric", "min-metric", "reestimate-bn"})
-"""Options of the panels for models and pictures that read data, which can be the user's code."""
-
 
 def inputs_of(report: Report) -> InputSpec:
     """The inputs of a build's files."""
@@ -45,12 +42,12 @@ def load_again(
         UsageError: the options of the report do not fit the source.
     """
     source = report.source
-    panels = {one.key: one.panel for one in build_options()}
+    given = report.options or {}
     written = {
-        key: value
-        for key, value in (report.options or {}).items()
-        if panels.get(key) in (Panel.MODEL, Panel.IMAGES) and key not in _NOT_OF_THE_MODEL
-    }
+        one.key: given[one.key]
+        for one in build_options()
+        if one.key in given and one.panel in (Panel.MODEL, Panel.IMAGES) and not one.data
+    }  # without data, which can be the user's code
     check_written(written)
     spec = make_spec(source.path, written)
     if spec.image_input is None:  # else these are the inputs behind the pictures

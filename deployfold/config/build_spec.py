@@ -26,7 +26,7 @@ from .optimization_profiles import (
     read_dynamic_batch,
     read_shapes,
 )
-from .option_field import Panel, check_ranges, group, option
+from .option_field import Panel, check_ranges, group, option, torch_option
 from .precision import Precision
 from .real_data import CalibrationSpec, PreprocessSpec, check_calibration, read_input_data
 from .task_metrics import MetricSpec
@@ -73,7 +73,7 @@ class BuildSpec:
         choices=("fp32", "fp16"),
         read=lambda text: text == "fp32",
     )
-    arch: str | None = option(
+    arch: str | None = torch_option(
         None,
         "Architecture of a state dict; torchvision:NAME, timm:NAME or package.module:factory.",
         Panel.MODEL,
@@ -81,7 +81,7 @@ class BuildSpec:
         common=True,
         code=True,
     )
-    arch_options: tuple[tuple[str, Any], ...] = option(
+    arch_options: tuple[tuple[str, Any], ...] = torch_option(
         (),
         "An argument of the architecture's builder, such as num_classes=4; repeat it for several.",
         Panel.MODEL,
@@ -89,7 +89,7 @@ class BuildSpec:
         metavar="NAME=VALUE",
         read=read_arguments,
     )
-    weights: str | None = option(
+    weights: str | None = torch_option(
         None,
         "Weights to load from a checkpoint with several sets: a key or prefix, such as ema.",
         Panel.MODEL,
@@ -124,6 +124,7 @@ class BuildSpec:
         common=True,
         path=True,
         code=True,
+        data=True,
         read=read_input_data,
     )
     labels: Path | None = option(
@@ -131,6 +132,7 @@ class BuildSpec:
         "Labels for --calib, or else for --input-data; classes, COCO's JSON, a folder of masks.",
         Panel.MODEL,
         metavar="FILE|DIR",
+        data=True,
     )
     dynamic_batch: tuple[DynamicBatch, ...] = option(
         None,
@@ -148,7 +150,7 @@ class BuildSpec:
         metavar="[NAME=]MIN:OPT:MAX",
         read=read_shapes,
     )
-    allow_globals: tuple[str, ...] = option(
+    allow_globals: tuple[str, ...] = torch_option(
         (),
         "Let a pickled checkpoint use this class, or package.* for all modules of a package; "
         "repeat it for several.",
@@ -157,14 +159,14 @@ class BuildSpec:
         metavar="PACKAGE.CLASS",
         in_profiles=False,
     )
-    trust: bool = option(
+    trust: bool = torch_option(
         False,
         "Unpickle the checkpoint in full, which lets it run any code.",
         Panel.MODEL,
         in_profiles=False,
     )
     folding: FoldOptions = group(FoldOptions)
-    script: bool = option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
+    script: bool = torch_option(False, "Script the TorchScript instead of tracing it.", Panel.MODEL)
     preprocess: PreprocessSpec = group(PreprocessSpec)
     image_input: str | None = option(
         None,
@@ -202,12 +204,12 @@ class BuildSpec:
     timeout: float = option(
         1800.0, "Time that one engine may take to build.", Panel.ENGINE, metavar="SECONDS", least=1
     )
-    aot_inductor: bool = option(
+    aot_inductor: bool = torch_option(
         False,
         "Also compile the model ahead of time with AOTInductor, for this machine's CPU.",
         Panel.ENGINE,
     )
-    torch_tensorrt: bool = option(
+    torch_tensorrt: bool = torch_option(
         False,
         "Also compile the .pt2 with torch-tensorrt, for the GPU in this machine.",
         Panel.ENGINE,
@@ -221,12 +223,10 @@ class BuildSpec:
         read=read_device,
         common=True,
     )
-    torch_fp16: bool = option(
-        False,
-        "Also run the folded model in fp16 with PyTorch; on a GPU always.",
-        Panel.MEASUREMENT,
+    torch_fp16: bool = torch_option(
+        False, "Also run the folded model in fp16 with PyTorch; on a GPU always.", Panel.MEASUREMENT
     )
-    torch_compile: bool = option(False, "Add a row for torch.compile.", Panel.MEASUREMENT)
+    torch_compile: bool = torch_option(False, "Add a row for torch.compile.", Panel.MEASUREMENT)
     threads: int | None = option(
         None,
         "CPU threads for every row; the physical cores by default.",

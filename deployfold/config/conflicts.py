@@ -43,15 +43,9 @@ class Need:
 LAYERS = "layers"
 """The key of ``--layers``: the flag belongs to the output, so no field of ``BuildSpec`` has it."""
 
-_OF_PYTORCH = (
-    "arch", "arch-arg", "weights", "allow-global", "trust", "no-reparam", "reestimate-bn",
-    "no-fold-norm-affine", "keep-parametrizations", "script", "aot-inductor",
-    "torch-tensorrt", "torch-compile", "torch-fp16",
-)  # fmt: skip
-
 NEEDS = (
     Need(
-        _OF_PYTORCH,
+        tuple(one.key for one in build_options() if one.pytorch),
         lambda spec: not spec.is_onnx,
         "an ONNX holds no PyTorch model",
         "Give the PyTorch model instead, or leave the option out.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deployfold.errors import UsageError
 
-from .option_field import Panel, option
+from .option_field import Panel, torch_option
 from .real_data import RANDOM, CalibrationSpec
 
 REESTIMATION_SAMPLES = 128
@@ -30,23 +30,23 @@ def _read_reestimation(source: str | None) -> CalibrationSpec | None:
 class FoldOptions:
     """The choices of folding beside BatchNorms; see :func:`deployfold.folding.fold`."""
 
-    reparam: bool = option(
+    reparam: bool = torch_option(
         True,
         "Do not merge parallel branches (RepVGG) or fold constant scales (LayerScale).",
         Panel.MODEL,
     )
-    norm_affine: bool = option(
+    norm_affine: bool = torch_option(
         True,
         "Leave the affine parameters of LayerNorm, RMSNorm, GroupNorm and InstanceNorm.",
         Panel.MODEL,
         key="fold-norm-affine",
     )
-    keep_parametrizations: bool = option(
+    keep_parametrizations: bool = torch_option(
         False,
         "Leave weights that pruning, weight_norm and the like compute at each call.",
         Panel.MODEL,
     )
-    reestimate_bn: CalibrationSpec | None = option(
+    reestimate_bn: CalibrationSpec | None = torch_option(
         None,
         "Replace the running statistics of every BatchNorm by those of these samples, before "
         "folding; the result is another function than the checkpoint.",
@@ -54,5 +54,6 @@ class FoldOptions:
         metavar="SOURCE",
         path=True,
         code=True,
+        data=True,
         read=_read_reestimation,
     )

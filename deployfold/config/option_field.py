@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Hashable
 from dataclasses import MISSING, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,8 @@ class Option:
         in_profiles: whether a build profile may set it.
         path: whether the value may be a path, which in a profile is relative to its folder.
         code: whether the value may be the user's code, ``package.module:function``.
+        data: whether the value is data beside the model: real inputs, or their labels.
+        pytorch: whether only a PyTorch model gives it an effect, and an ONNX none.
         least, most: the range of a number, bounds included.
         above, below: the range of a number, bounds excluded.
         read: converts the written value into the field's value, where they differ.
@@ -77,6 +79,8 @@ class Option:
     in_profiles: bool = True
     path: bool = False
     code: bool = False
+    data: bool = False
+    pytorch: bool = False
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -155,6 +159,10 @@ def option(
     written["default"] = None if default is MISSING else default
     value = default if read is None or default is MISSING else read(default)
     return field(default=value, metadata={_METADATA: written})
+
+
+torch_option = partial(option, pytorch=True)
+"""A field that users can write, and that has an effect on PyTorch models alone."""
 
 
 def group(cls: Any, *, always: bool = True) -> Any:

@@ -143,6 +143,7 @@ class CalibrationSpec:
         common=True,
         path=True,
         code=True,
+        data=True,
     )
     samples: int = option(
         256,
