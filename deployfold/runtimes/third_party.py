@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+
+from deployfold.util.plugins import Plugin, load_plugins
 
 from .runtime import Runtime
 
@@ -32,23 +33,20 @@ def third_party_runtimes(
     """
     found: list[Runtime] = []
     broken: list[Broken] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
-        outcome = _load(point, (*built_in, *found))
-        if isinstance(outcome, Runtime):
-            found.append(outcome)
+    for plugin in load_plugins(GROUP):
+        refusal = _refusal(plugin, (*built_in, *found))
+        if refusal is None:
+            found.append(plugin.item)
         else:
-            broken.append(Broken(point.name, outcome))
+            broken.append(Broken(plugin.name, refusal))
     return tuple(found), tuple(broken)
 
 
-def _load(point: EntryPoint, taken: Sequence[Runtime]) -> Runtime | str:
-    """The runtime, or the reason why it cannot be used."""
-    where = f"{point.value} of {point.dist.name}" if point.dist is not None else point.value
-    try:
-        runtime = point.load()
-    except Exception as error:
-        text = " ".join(str(error).split()).rstrip(".")
-        return f"{where} cannot be imported: {type(error).__name__}: {text}."
+def _refusal(plugin: Plugin, taken: Sequence[Runtime]) -> str | None:
+    """Why the runtime cannot be used; ``None`` if it can."""
+    where, runtime = plugin.where, plugin.item
+    if plugin.problem is not None:
+        return f"{where} cannot be imported: {plugin.problem}."
     if not isinstance(runtime, Runtime):
         return f"{where} is a {type(runtime).__name__}, not a deployfold Runtime."
     for other in taken:
@@ -56,4 +54,4 @@ def _load(point: EntryPoint, taken: Sequence[Runtime]) -> Runtime | str:
             return f"{where} has the key {runtime.key!r}, which {other.title} already has."
         if clash := set(other.suffixes) & set(runtime.suffixes):
             return f"{where} opens {min(clash)} files, which {other.title} already opens."
-    return runtime
+    return None
