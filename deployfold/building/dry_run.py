@@ -16,6 +16,7 @@ from deployfold.compiling.planning import engines_of
 from deployfold.compiling.records import NoEngine
 from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
+from deployfold.config.flag_values import ZOOS, is_function
 from deployfold.config.precision import Precision
 from deployfold.config.real_data import RANDOM
 from deployfold.exporting import EXPORTERS
@@ -31,7 +32,6 @@ from deployfold.targets.machine import Machine
 from .settings import run_settings
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_ZOO = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _engines(
 def _missing(spec: BuildSpec) -> Iterator[str]:
     wanted = [*_PACKAGES]
     if _by_name(spec.source):
-        wanted += [one for one in _ZOO if spec.source.startswith(f"{one}:")]
+        wanted += [one for one in ZOOS if spec.source.startswith(f"{one}:")]
     elif not Path(spec.source).exists():
         yield f"The model {spec.source} does not exist."
     for package in wanted:
@@ -159,6 +159,6 @@ def _missing(spec: BuildSpec) -> Iterator[str]:
             continue
         paths: Sequence[Path | None] = (Path(data.source), data.labels)
         for path in paths:
-            named = path is None or str(path) == RANDOM or ":" in str(path)
+            named = path is None or str(path) == RANDOM or is_function(str(path))
             if path is not None and not named and not path.exists():
                 yield f"The data {path} does not exist."

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from deployfold.errors import UsageError
+
 ANY_GPU = (0, 0)
 """The oldest compute capability of a precision that every supported GPU has."""
 
@@ -221,6 +223,26 @@ class Precision(str, Enum):
 
 QUANTISED = tuple(one for one in Precision if one.record.family == "qdq")
 """The precisions that put Q/DQ nodes around layers."""
+
+
+def parse_precisions(names: Iterable[str], where: str = "") -> tuple[Precision, ...]:
+    """The precisions of these names, such as ``int8-weights``.
+
+    Args:
+        where: the file that has the names, as the beginning of a message: ``fleet.toml: ``.
+
+    Raises:
+        UsageError: a name is not that of a precision.
+    """
+    known = [one.value for one in Precision]
+    found = []
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{where}{name!r} is not a precision.", hint=f"Use {', '.join(known)}."
+            )
+        found.append(Precision(name))
+    return tuple(found)
 
 
 def titles(precisions: Iterable[Precision]) -> str:

@@ -16,7 +16,7 @@ from deployfold.compiling.planning import check_target
 from deployfold.config.build_options import code_keys, path_keys, with_current_keys
 from deployfold.config.build_profiles import check_table
 from deployfold.config.flag_values import is_function, is_zoo_name
-from deployfold.config.precision import Precision
+from deployfold.config.precision import Precision, parse_precisions
 from deployfold.config.real_data import check_calibration
 from deployfold.errors import UsageError
 from deployfold.targets.catalogue import AUTO
@@ -131,7 +131,8 @@ def _model(
             f"{path}: the source {source!r} is code, which a fleet file must not run.",
             hint="Build that model with deployfold build, or save it and name the file.",
         )
-    precisions = _precisions(path, entry.get("precisions", table.get("precisions", ["fp16"])))
+    names = entry.get("precisions", table.get("precisions", ["fp16"]))
+    precisions = parse_precisions(_words(path, "precisions", names), f"{path}: ")
     check_calibration(precisions, settings.get("calib"))
     return FleetModel(
         name,
@@ -164,17 +165,6 @@ def _check_settings(
                 hint=f"If you trust the code, add: --allow-code {function}",
             )
     check_table(path, text, {key: settings[key] for key in settings if key not in functions})
-
-
-def _precisions(path: Path, names: object) -> tuple[Precision, ...]:
-    known = [precision.value for precision in Precision]
-    found = _words(path, "precisions", names)
-    for name in found:
-        if name not in known:
-            raise UsageError(
-                f"{path}: {name!r} is not a precision.", hint=f"Use {', '.join(known)}."
-            )
-    return tuple(Precision(name) for name in found)
 
 
 def _targets(path: Path, names: object) -> tuple[str, ...]:

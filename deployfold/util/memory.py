@@ -12,6 +12,8 @@ from pathlib import Path
 _WORTH_BYTES = 2 << 30
 """Resident memory above which :func:`release` is worth the third of a second that it takes."""
 
+_OF_THIS_PROCESS = Path("/proc/self/status")
+
 
 def release() -> None:
     """Give unused memory back to the system, if the process is large.
@@ -20,7 +22,7 @@ def release() -> None:
     Python searches for cycles, which it does by the number of objects and not by their size. In
     addition, glibc keeps freed memory that lies below memory in use.
     """
-    resident = _status("VmRSS:", Path("/proc/self/status"))
+    resident = _status("VmRSS:", _OF_THIS_PROCESS)
     if resident is not None and resident < _WORTH_BYTES:
         return
     gc.collect()
@@ -35,13 +37,13 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peak_bytes(status: Path = Path("/proc/self/status")) -> int | None:
+def peak_bytes() -> int | None:
     """The greatest resident memory of this process since :func:`forget_peak`, in bytes.
 
     Linux reports it as ``VmHWM``. ``ru_maxrss`` would start at that of the parent process, which
     may have a whole build in memory. ``None`` where the system does not report it.
     """
-    found = _status("VmHWM:", status)
+    found = _status("VmHWM:", _OF_THIS_PROCESS)
     if found is not None:
         return found
     if sys.platform == "darwin":

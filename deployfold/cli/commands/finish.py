@@ -65,20 +65,16 @@ def finish(
     no_cuda_graph: opt.NoCudaGraph = False,
 ) -> None:
     """The command ``deployfold finish``."""
-    from deployfold.config.precision import Precision
-    from deployfold.errors import UsageError
+    from deployfold.config.precision import parse_precisions
     from deployfold.finish.device import finish as run_finish
 
-    known = [one.value for one in Precision]
-    for name in precision or ():
-        if name not in known:
-            raise UsageError(f"{name!r} is not a precision.", hint=f"Use one of {known}.")
+    precisions = parse_precisions(precision or ())
     if on is not None:
         from deployfold.finish.remote import finish_on
 
         words = [f"--timeout={timeout}", f"--max-seconds={max_seconds}"]
         words += [f"--target={one}" for one in target or ()]
-        words += [f"--precision={one}" for one in precision or ()]
+        words += [f"--precision={one.value}" for one in precisions]
         words += ["--no-cuda-graph"] * no_cuda_graph
         report = finish_on(on, directory, words, command=remote_command, emit=run.emit)
         show_report(run, report, directory)
@@ -86,7 +82,7 @@ def finish(
     report = run_finish(
         directory,
         targets=tuple(target or ()),
-        precisions=tuple(Precision(name) for name in precision or ()),
+        precisions=precisions,
         max_seconds=max_seconds,
         timeout=timeout,
         cuda_graph=not no_cuda_graph,
