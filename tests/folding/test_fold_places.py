@@ -93,9 +93,13 @@ class Bags(Stored):
         return torch.tanh(self.norm(self.bag((x[:, 0] > 0).long())))
 
 
-class Scaled(Stored):
+class Multiplied(Stored):
+    def factor(self, x):
+        one = self.weight.exp() if self.weight.dim() == 2 else x.mT[..., :1]
+        return one.expand(len(x), 4, 5)
+
     def forward(self, x):
-        return torch.tanh(self.norm(torch.addmm(self.bias, x[:, 0], self.weight, alpha=2)))
+        return torch.tanh(self.norm(torch.baddbmm(self.bias, x, self.factor(x)).mT))
 
 
 class Mapped(Stored):
@@ -125,10 +129,11 @@ def test_a_tensor_that_an_operator_is_linear_in_takes_a_norm(model):
         (Bags("sum"), "adds up rows"),
         (Bags("max"), "takes the largest of rows"),
         (Bags("mean", padding_idx=0), "leaves out rows"),
-        (Scaled((4, 5), 5), "does not read this form of product"),
+        (Multiplied((4, 5), 5), "by a tensor that the forward computes"),
+        (Multiplied((1,), 5), "two tensors that depend on the input"),
         (Mapped((4, 5)), "runs inside torch.vmap"),
     ],
-    ids=["sum", "max", "padding", "alpha", "vmap"],
+    ids=["sum", "max", "padding", "computed", "two", "vmap"],
 )
 def test_the_reason_of_another_operator_is_its_own(model, why):
     result = folded(randomise(model), torch.randn(2, 3, 4), gone=0, left=1)
@@ -184,3 +189,31 @@ def test_the_signs_that_keep_a_positive_norm_are_told():
     nn.init.uniform_(net.one.weight, -2, -1)
     nn.init.uniform_(net.two.weight, 1, 2)
     assert "its scales are positive" in reason(folded(net, image(), gone=1, left=1))
+
+
+BETWEEN = {
+    "mT": lambda y: y.mT,
+    "adjoint": lambda y: y.adjoint(),
+    "moveaxis": lambda y: torch.moveaxis(y, 2, 3),
+    "ravel": lambda y: y.ravel().view(y.shape),
+    "dsplit": lambda y: torch.dsplit(y, 2)[1],
+    "vstack": lambda y: torch.vstack([y, y.flip(2)]),
+    "amax": lambda y: y.amax(2, keepdim=True),
+    "min": lambda y: y.min(3).values[..., None],
+    "sum": lambda y: y.sum((2, 3), keepdim=True),
+    "abs": torch.abs,
+    "clamp": lambda y: y.clamp(min=0),
+    "threshold": lambda y: F.threshold(y, 0, 0),
+    "rrelu": F.rrelu,
+}
+
+
+@pytest.mark.parametrize("way", BETWEEN)
+def test_an_operator_between_two_layers_and_their_norm(way):
+    model = Net(
+        lambda self, x: self.last(self.norm(BETWEEN[way](self.conv(x)))),
+        conv=nn.Conv2d(3, 4, 1),
+        norm=nn.BatchNorm2d(4),
+        last=nn.Conv2d(4, 2, 1),
+    )
+    folded(randomise(model, positive=True), torch.randn(2, 3, 4, 4), gone=1)

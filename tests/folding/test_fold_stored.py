@@ -146,15 +146,6 @@ def test_layers_side_by_side_by_hstack():
     folded(randomise(Stacked()), torch.randn(3, 4), gone=1)
 
 
-def test_weighted_product_is_left():
-    class Weighted(Product):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.after(torch.addmm(self.bias, x, self.weight, alpha=2))
-
-    model = randomise(Weighted("", (3, 4), before=False, after=True))
-    folded(model, torch.randn(2, 3), gone=0, left=1)
-
-
 def test_a_forward_that_fx_cannot_trace_gets_no_bias():
     """The reason is that, and not what the verification would find."""
 
@@ -291,3 +282,72 @@ PRODUCTS = {
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_product_with_a_stored_tensor_is_a_layer(product):
     folded(randomise(Heads(*PRODUCTS[product])), torch.randn(4, 6, 5), gone=1)
+
+
+class Added(nn.Module):
+    """A product with ``weight`` to which the operator adds a tensor, between two norms."""
+
+    def __init__(self, product, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(weight)), nn.Parameter(torch.randn(bias))
+        self.product, self.skip = product, nn.Linear(4, 6)
+        self.before, self.after = nn.BatchNorm1d(4), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(torch.tanh(x))
+        return torch.tanh(self.after(self.product(self, x, self.weight, self.bias)))
+
+
+SUMS = {
+    "weighted": (lambda m, x, w, b: torch.addmm(b, x, w, beta=0.5, alpha=3), (4, 6), (6,)),
+    "beta of 0": (lambda m, x, w, b: torch.addmm(b, x, w, beta=0, alpha=2), (4, 6), (6,)),
+    "a row": (lambda m, x, w, b: torch.addmm(b, x, w), (4, 6), (1, 6)),
+    "one number": (lambda m, x, w, b: torch.addmm(b, x, w, beta=2), (4, 6), (1,)),
+    "a computed bias": (lambda m, x, w, b: torch.addmm(b.exp(), x, w, beta=2), (4, 6), (6,)),
+    "of linear": (lambda m, x, w, b: F.linear(x, w, 2 * b), (6, 4), (6,)),
+    "of a convolution": (
+        lambda m, x, w, b: F.conv1d(x[..., None], w, b.exp())[..., 0], (6, 4, 1), (6,),
+    ),
+    "another layer": (lambda m, x, w, b: torch.addmm(m.skip(x), x, w, beta=0.5), (4, 6), ()),
+    "turned": (lambda m, x, w, b: torch.addmm(b, x, w.t(), alpha=2), (6, 4), (6,)),
+    "on the left": (lambda m, x, w, b: torch.addmm(b, w, x.t(), beta=2).t(), (6, 4), (6, 1)),
+    "expanded": (
+        lambda m, x, w, b: torch.baddbmm(b, w.expand(len(x), -1, -1), x[..., None], beta=2)[..., 0],
+        (6, 4), (6, 1),
+    ),
+    "for each head": (
+        lambda m, x, w, b: torch.baddbmm(b, x.view(-1, 2, 2).transpose(0, 1), w, alpha=2)
+        .transpose(0, 1).flatten(1),
+        (2, 2, 3), (2, 1, 3),
+    ),
+    "summed": (
+        lambda m, x, w, b: torch.addbmm(b, x.view(-1, 2, 2).transpose(0, 1), w, beta=0.5),
+        (2, 2, 6), (6,),
+    ),
+    "a vector": (
+        lambda m, x, w, b: torch.stack([torch.addmv(b, w, row, alpha=2) for row in x.unbind()]),
+        (6, 4), (6,),
+    ),
+    "a chain": (lambda m, x, w, b: torch.linalg.multi_dot([x, w]), (4, 6), ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SUMS)
+def test_a_product_that_adds_a_tensor_is_a_layer(kind):
+    folded(randomise(Added(*SUMS[kind])), torch.randn(5, 4), gone=2)
+
+
+def test_the_last_matrix_of_a_chain_is_a_layer():
+    def product(model, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.multi_dot([x, w, b])
+
+    result = folded(randomise(Added(product, (4, 3), (3, 6))), torch.randn(5, 4), gone=1, left=1)
+    assert result.folded[0].into == ("bias",)
+
+
+def test_a_sum_in_place_gets_no_further_bias():
+    def product(model, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return (x @ b).addmm_(x, w, alpha=2)
+
+    result = folded(randomise(Added(product, (4, 6), (4, 6))), torch.randn(5, 4), gone=1, left=1)
+    assert "addmm_, which works in place" in reason(result)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .addends import SUMS, addend, insert_sum
 from .equation import Equation
 from .graph import Graph, Op, Value
 
@@ -26,10 +27,15 @@ _PRODUCTS = {
     "mm": ("self", "mat2"),
     "bmm": ("self", "mat2"),
     "linear": ("input", "weight"),
+    "linalg_multi_dot": ("self", "other"),
+    "chain_matmul": ("self", "other"),
+    **SUMS,
 }
 _CONTRACTIONS = {"tensordot": ("self", "other"), "inner": ("self", "other"), "mv": ("self", "vec")}
 """Products that sum over given axes, or over the last axis of both factors."""
-_TURNS = frozenset("t transpose permute numpy_T swapaxes swapdims movedim mT matrix_H".split())
+_TURNS = frozenset(
+    "t transpose permute numpy_T swapaxes swapdims movedim mT matrix_H expand unsqueeze".split()
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Form:
         rows, columns: the numbers of output channels, and of input channels in each group.
         bias_sizes, bias_order: the axes of the output channels, and their order in the result.
         bias_shape: the shape of a bias that is added to the result.
+        factor, bias_factor: the numbers by which the operator multiplies the stored tensor and the
+            stored bias: ``alpha`` and ``beta`` of ``addmm``.
     """
 
     order: tuple[int, ...]
@@ -51,19 +59,29 @@ class Form:
     bias_sizes: tuple[int, ...]
     bias_order: tuple[int, ...]
     bias_shape: tuple[int, ...]
+    factor: float = 1.0
+    bias_factor: float = 1.0
 
     def matrix(self, stored: Tensor) -> Tensor:
         """The stored tensor as the weight of the layer."""
-        return stored.permute(self.order).reshape(self.rows, self.columns)
+        return self.factor * stored.permute(self.order).reshape(self.rows, self.columns)
 
     def stored(self, matrix: Tensor) -> Tensor:
         """The weight of the layer in the form in which the model stores it."""
-        back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return matrix.reshape(self.sizes).permute(back)
+        return matrix.div(self.factor).reshape(self.sizes).permute(_inverse(self.order))
 
     def bias(self, bias: Tensor) -> Tensor:
         """The bias of the layer in the shape in which it is added to the result."""
         return bias.reshape(self.bias_sizes).permute(self.bias_order).reshape(self.bias_shape)
+
+    def vector(self, stored: Tensor) -> Tensor:
+        """The stored bias, of the shape ``bias_shape`` behind any ones, as that of the layer."""
+        turned = stored.reshape([self.bias_sizes[axis] for axis in self.bias_order])
+        return self.bias_factor * turned.permute(_inverse(self.bias_order)).flatten()
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def write_as_layer(graph: Graph, op: Op) -> None:
@@ -72,14 +90,18 @@ def write_as_layer(graph: Graph, op: Op) -> None:
     A plain layer stays as it is.
     """
     found = _factors(op)
-    if found is None or op.inputs.count(found[1]) > 1:
+    if found is None or op.inputs.count(found[1]) > 1 or not op.arguments.get("alpha", 1):
         return
     source, weight, axes, letters, result = found
     sizes = dict(zip(axes, source.shape, strict=True))
     lengths = dict(zip(letters, weight.shape, strict=True))
     # An axis of length 1 may be broadcast, and has no part in the product then.
     wide = [one for one in letters if sizes.get(one) == 1 != lengths[one]]
-    single = [one for one in letters if lengths[one] == 1 != sizes.get(one, 1)]
+    single = [
+        one
+        for one in letters
+        if lengths[one] == 1 and (sizes.get(one, 1) != 1 or one not in axes + result)
+    ]
     inner = [one for one in letters if one not in single]
     read = [one for one in axes if one not in wide]
     groups = [one for one in inner if one in read and one in result]
@@ -103,20 +125,29 @@ def write_as_layer(graph: Graph, op: Op) -> None:
         tuple(lengths[one] for one in channels),
         tuple(channels.index(one) for one in result if one in channels),
         _without_leading_ones(lengths[one] if one in channels else 1 for one in result),
+        op.arguments.get("alpha", 1),
+        op.arguments.get("beta", 1) or 1,
     )
+    added = bias = addend(op)
+    if added is not None and (
+        added.name is None
+        or op.name.endswith("_")
+        or _without_leading_ones(added.shape) != form.bias_shape
+    ):
+        bias = None
     position = graph.operators.pop(op)
     for value in op.inputs:
         value.drop_reader(op)
-        turn = value.producer
-        if turn is not None and turn.inputs == [weight] and not value.consumers:
-            weight.drop_reader(turn)
+        while value.constant and value is not added and value.producer and not value.consumers:
+            turn = value.producer
+            value = turn.inputs[0]
+            value.drop_reader(turn)
             graph.remove(turn)
     before = [sizes[one] for one in rest]
     value = _moved(graph, op, position, source, "permute", "dims",
                    [axes.index(one) for one in (*wide, *rest, *groups, *summed)])  # fmt: skip
     width = prod(lengths[one] for one in (*groups, *summed))
     value = _moved(graph, op, position, value, "reshape", "shape", [*before, width])
-    bias: Value | None = op.arguments.get("bias")
     arguments = {"input": value, "weight": weight, "bias": bias, "form": form,
                  "groups": prod(lengths[one] for one in groups)}  # fmt: skip
     layer = Op(op.name, None, arguments, op.call, op.occurrence)
@@ -126,7 +157,36 @@ def write_as_layer(graph: Graph, op: Op) -> None:
     apart = [*before, *form.bias_sizes]
     value = _moved(graph, op, position, layer.output, "reshape", "shape", apart)
     dims = [(*rest, *channels).index(one) for one in result]
-    _moved(graph, op, position, value, "permute", "dims", dims, op.output)
+    if added is None or bias is not None:
+        _moved(graph, op, position, value, "permute", "dims", dims, op.output)
+    else:
+        product = _moved(graph, op, position, value, "permute", "dims", dims)
+        insert_sum(graph, op, position, product, added, op.output)
+
+
+def split_chain(graph: Graph, op: Op) -> None:
+    """Replace a product of several matrices by the product of all but one, times the last one.
+
+    The last one is the right one, or the left one if only the right one depends on the input.
+    """
+    factors: list[Value] = op["tensors" if "tensors" in op.arguments else "matrices"]
+    right = factors[-1].constant
+    inner, outer = (factors[:-1], factors[-1]) if right else (factors[1:], factors[0])
+    position = graph.operators.pop(op)
+    for value in op.inputs:
+        value.drop_reader(op)
+    rest = inner[0]
+    if len(inner) > 1:
+        shape = (*inner[0].shape[:-1], *inner[-1].shape[1:])
+        constant = all(value.constant for value in inner)
+        rest = Value(shape, op.output.dtype, constant=constant)
+        rest.producer = Op(op.name, op.function, {"tensors": inner}, op.call, op.occurrence, inner)
+        rest.producer.outputs = [rest]
+        graph.insert(rest.producer, position)
+    op.inputs = [rest, outer] if right else [outer, rest]
+    op.arguments = dict(zip(_PRODUCTS[op.name], op.inputs, strict=True))
+    graph.insert(op, position)
+    write_as_layer(graph, op)
 
 
 def _without_leading_ones(shape: Iterable[int]) -> tuple[int, ...]:
@@ -154,8 +214,8 @@ def _factors(op: Op) -> tuple[Value, Value, str, str, str] | None:
         tensors = op["tensors"]
     elif op.name in _CONTRACTIONS:
         tensors = [op.arguments[key] for key in _CONTRACTIONS[op.name]]
-    elif op.name in _PRODUCTS and len(op.inputs) > 1:
-        tensors = [op.arguments[key] for key in _PRODUCTS[op.name]]
+    elif op.name.rstrip("_") in _PRODUCTS and len(op.inputs) > 1:
+        tensors = [op.arguments[key] for key in _PRODUCTS[op.name.rstrip("_")]]
     else:
         return None
     ranks = [len(one.shape) for one in tensors]
@@ -165,23 +225,32 @@ def _factors(op: Op) -> tuple[Value, Value, str, str, str] | None:
     for index in (1, 0):
         source, (weight, order) = tensors[1 - index], _stored(tensors[index])
         if weight.name is not None and not source.constant:
-            letters = "".join(equation.operands[index][axis] for axis in order)
-            if "weight" in op.arguments and letters == equation.operands[index]:
+            given = equation.operands[index]
+            new = iter(set(ascii_letters).difference(*equation.operands))
+            letters = "".join(next(new) if axis is None else given[axis] for axis in order)
+            if "weight" in op.arguments and letters == given:
                 return None  # a layer already
             return source, weight, equation.operands[1 - index], letters, equation.result
     return None
 
 
-def _stored(value: Value) -> tuple[Value, Sequence[int]]:
-    """The tensor that ``value`` permutes, and for each of its axes the axis of ``value``."""
-    plain = range(len(value.shape))
-    turn = value.producer
-    if turn is None or turn.name not in _TURNS or turn.inputs[0].name is None:
-        return value, plain
-    # Axes of different lengths show where each went.
-    lengths = [axis + 2 for axis in plain]
-    went = turn.rerun({turn.inputs[0]: torch.empty(lengths)}).shape
-    return turn.inputs[0], [list(went).index(length) for length in lengths]
+def _stored(value: Value) -> tuple[Value, list[int | None]]:
+    """The tensor of which ``value`` is a view, and for each of its axes the axis of ``value``.
+
+    An axis of length 1 that the view broadcasts has none.
+    """
+    views: list[Op] = []
+    stored = value
+    while stored.producer is not None and stored.producer.name in _TURNS:
+        views.append(stored.producer)
+        stored = stored.producer.inputs[0]
+    # Axes of different strides show where each went.
+    strides = [101, 103, 107, 109, 113, 127, 131, 137][: len(stored.shape)]
+    view = torch.empty_strided(stored.shape, strides, device="meta")
+    for op in reversed(views):
+        view = op.rerun({op.inputs[0]: view})
+    axes = {stride: axis for axis, stride in enumerate(view.stride())}
+    return stored, [axes.get(stride) for stride in strides]
 
 
 def _equation(op: Op, ranks: list[int]) -> Equation:
@@ -202,6 +271,8 @@ def _equation(op: Op, ranks: list[int]) -> Equation:
 
 def _product(op: Op, ranks: list[int]) -> Equation:
     """The equation of a matrix product, whose leading axes are aligned at their end."""
+    if op.name.rstrip("_") == "addbmm":  # adds up the products of the batch
+        return Equation(("dab", "dbc"), "ac")
     lead = ascii_letters[3 : 3 + max(0, *(rank - 2 for rank in ranks))]
     first, second = (lead[len(lead) - max(0, rank - 2) :] for rank in ranks)
     left, right = ("ab" if ranks[0] > 1 else "b"), ("bc" if ranks[1] > 1 else "b")

@@ -13,6 +13,10 @@ _SHAPE_OF_OTHER = {
 }
 _SHAPE_OF_SELF = ("_like", "_shape_as_tensor", "new_zeros", "new_ones", "new_full", "new_empty")
 
+_STACKS = {"hstack": (1, 1), "vstack": (0, 2), "row_stack": (0, 2), "dstack": (2, 3),
+           "column_stack": (1, 2)}  # fmt: skip
+"""Concatenations by other names: the axis, and the number of axes that tensors need for it."""
+
 LIFTS = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.detach_.default})
 """The operators that ``torch.tensor``, ``torch.as_tensor`` and the like run on a new tensor."""
 
@@ -20,7 +24,7 @@ LIFTS = frozenset({torch.ops.aten.lift_fresh.default, torch.ops.aten.detach_.def
 def in_one_form(
     name: str, function: Any, arguments: dict[str, Any]
 ) -> tuple[str, Any, dict[str, Any]]:
-    """Replace shape-only tensor arguments by their shape, and ``hstack`` by ``cat``.
+    """Replace shape-only tensor arguments by their shape, and ``hstack`` and its kin by ``cat``.
 
     An operator such as ``view_as`` reads only the shape of a tensor, so the tensor is no input.
     """
@@ -29,16 +33,20 @@ def in_one_form(
         shape = list(arguments["other"].shape)
         packet = getattr(torch.ops.aten, plain)
         return plain, packet.default, {"self": arguments["self"], keyword: shape}
-    if name == "hstack":
-        axis = min(len(arguments["tensors"][0].shape) - 1, 1)
+    if name in _STACKS:
+        axis, least = _STACKS[name]
+        rank = min(len(one.shape) for one in arguments["tensors"])
+        if rank < least:  # such tensors get further axes
+            return name, function, arguments
+        axis = min(axis, rank - 1)
         return "cat", torch.ops.aten.cat.default, {**arguments, "dim": axis}
     if name.endswith(_SHAPE_OF_SELF):
         return name, function, {key: item for key, item in arguments.items() if key != "self"}
     return name, function, arguments
 
 
-_PRODUCTS = {"matmul": ("self", "other"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2")}
-"""Matrix products, with the names of their two factors."""
+_PRODUCTS = {"matmul": "other", "mm": "mat2"}
+"""Matrix products, with the name of the second factor; the first is ``self``."""
 
 
 def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -52,15 +60,10 @@ def with_layer_names(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return _rows_of_parameter(arguments) or arguments
     if name not in _PRODUCTS:
         return arguments
-    first, second = _PRODUCTS[name]
-    weight = arguments[second]
-    bias = arguments["self"] if name == "addmm" else None
-    weighted = arguments.get("alpha", 1) != 1 or arguments.get("beta", 1) != 1
-    if weight.name is None or len(weight.shape) != 2 or weighted:
+    weight = arguments[_PRODUCTS[name]]
+    if weight.name is None or len(weight.shape) != 2:
         return arguments
-    if bias is not None and bias.shape != weight.shape[1:]:
-        return arguments
-    return {**arguments, "input": arguments[first], "weight": weight, "bias": bias}
+    return {**arguments, "input": arguments["self"], "weight": weight, "bias": None}
 
 
 def _rows_of_parameter(arguments: dict[str, Any]) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@
    becomes a linear layer.
 3. The mean of rows of an embedding, none of which is empty, becomes an embedding.
 4. Other products with a stored tensor become linear layers; see :mod:`.contractions`.
+5. A bias that the forward computes becomes a summand; see :mod:`.addends`.
 
 The model keeps its form: folding changes its weights and biases by name.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 from deployfold.folding.operators.products import bag_barrier
 
-from .contractions import Form, write_as_layer
+from .addends import split_computed_bias
+from .contractions import Form, split_chain, write_as_layer
 from .graph import Graph, Op, Value
 
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
@@ -33,8 +35,12 @@ def write_plainly(graph: Graph) -> None:
         elif op.name == "embedding_bag" and not bag_barrier(op):
             indices, weight = op["indices"], op["weight"]
             op.arguments = {"input": indices, "weight": weight, "bias": None}
+        elif op.name in ("linalg_multi_dot", "chain_matmul"):
+            split_chain(graph, op)
         else:
             write_as_layer(graph, op)
+            if op in graph:
+                split_computed_bias(graph, op)
 
 
 def _split_bilinear(graph: Graph, op: Op) -> None:

@@ -25,7 +25,7 @@ from .routes import Aligned, Moved, Part, Reduced, Route
 Coefficient = float | Tensor
 """A number, or a partly known tensor of the output, such as one number for each channel."""
 
-_UNEVEN = "the weights of the average do not add up to one, so no shift passes"
+_UNEVEN = "the weights of the sum do not add up to one, so no shift passes"
 _RECTIFIER = "the operator passes only a positive scale, and no shift"
 _NEGATIVE = "a negative scale would turn the maximum into a minimum"
 
@@ -143,6 +143,10 @@ def scaled(op: Op, source: Value, factor: Tensor, *, inverse: bool = False) -> l
 def rectifies(op: Op) -> list[Link]:
     """Links for activations with ``f(s * x) = s * f(x)`` for every positive ``s``, such as ReLU."""
     source = single(op)
+    given = op.arguments
+    bounds = (given.get("min"), given.get("threshold"), given.get("value"))
+    if given.get("training") or given.get("max") is not None or any(bounds):
+        raise NotSeparable("no channel-wise map passes this operator with its arguments")
     return [
         Link(
             op.output,
@@ -238,6 +242,8 @@ def single(op: Op) -> Value:
 def _given_axes(op: Op) -> frozenset[int]:
     rank = len(single(op).shape)
     given = op.arguments.get("dim")
+    if "other" in op.arguments:
+        raise NotSeparable("it compares two tensors")
     if given is None or given == []:
         raise NotSeparable(f"{op.name} is taken over every axis")
     return frozenset(axis % rank for axis in ([given] if isinstance(given, int) else given))
@@ -246,7 +252,7 @@ def _given_axes(op: Op) -> frozenset[int]:
 def _weights_add_to_one(op: Op) -> bool:
     """Whether the weights of an averaging operator sum to one for every output element."""
     if not op.name.startswith("avg_pool"):
-        return True
+        return op.name != "sum"
     padding = op["padding"]
     padded = bool(padding) if isinstance(padding, int) else any(padding)
     if op.arguments.get("divisor_override") is not None:

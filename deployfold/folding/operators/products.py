@@ -25,6 +25,8 @@ def attends(op: Op) -> list[Link]:
             if not values.constant and _adds_to_one(weights, -3 - axis):
                 route = Aligned(values, op.output, frozenset({axis}))
                 return [Link(op.output, ((values, route, 1.0),))]
+    if len(op.variable) == 1:
+        unread(op)
     raise NotSeparable("neither factor is a softmax over the axis that the product sums")
 
 
@@ -80,12 +82,19 @@ def bags(op: Op) -> list[Link]:
 
 
 def multiplies_two(op: Op) -> list[Link]:
-    """The reason why no map passes a bilinear operator."""
+    """The reason why no map passes a product of computed tensors."""
     raise NotSeparable("it multiplies two tensors that depend on the input")
 
 
 def unread(op: Op) -> list[Link]:
-    """The reason why no map passes products whose form folding does not read."""
+    """The reason why no map passes products that are not written as a layer."""
+    factors = [
+        value for value in op.inputs if "beta" not in op.arguments or value is not op["self"]
+    ]
+    if not any(value.constant for value in factors):
+        multiplies_two(op)
+    if any(value.constant and value.name is None for value in factors):
+        raise NotSeparable("it multiplies by a tensor that the forward computes")
     raise NotSeparable(
         "folding does not read this form of product; F.linear or torch.matmul in its place folds"
     )

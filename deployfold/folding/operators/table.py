@@ -91,14 +91,17 @@ _RECORDS = (
     *(Operator(f"conv_transpose{n}d", layer="conv_transpose", spatial_axes=n) for n in (1, 2, 3)),
     Operator("deform_conv2d", layer="deform_conv", spatial_axes=2),
     Operator("linear", layer="linear"),
-    Operator("addmm", unread, layer="product"),
     Operator("mm", layer="product"),
     Operator("matmul", attends, layer="product"),
     Operator("embedding", layer="embedding"),
     Operator("embedding_bag", bags, layer="embedding"),
     Operator("bilinear", multiplies_two, layer="linear"),
-    *(Operator(name, unread, layer="linear") for name in ("tensordot", "inner", "mv")),
-    *_several("baddbmm addbmm addmv addr linalg_multi_dot", unread),
+    *(
+        Operator(name, unread, layer="linear")
+        for name in """tensordot inner mv addmm baddbmm addbmm addmv linalg_multi_dot
+        chain_matmul""".split()
+    ),
+    Operator("addr", unread),
     # Batch norms.
     Operator("batch_norm", batch_norm=True),
     Operator("cudnn_batch_norm", batch_norm=True),
@@ -117,7 +120,7 @@ _RECORDS = (
     # Activations.
     Operator("relu", rectifies, activation=(nn.ReLU, ())),
     Operator("leaky_relu", rectifies, activation=(nn.LeakyReLU, ("negative_slope",))),
-    Operator("prelu", rectifies),
+    *_several("prelu rrelu abs clamp clamp_min threshold", rectifies),
     Operator("elu", activation=(nn.ELU, ("alpha",))),
     Operator("gelu", activation=(nn.GELU, ("approximate",))),
     Operator("hardsigmoid", activation=(nn.Hardsigmoid, ())),
@@ -134,8 +137,9 @@ _RECORDS = (
     *_several("alpha_dropout dropout feature_alpha_dropout feature_dropout", passes),
     # Operators that move data: every output element is a copy of one input element, or padding.
     *_several(
-        """alias channel_shuffle chunk clone constant_pad_nd contiguous detach diagonal expand
-        flatten flip im2col movedim narrow native_channel_shuffle pad permute pixel_shuffle
+        """adjoint alias channel_shuffle chunk clone constant_pad_nd contiguous detach diagonal
+        dsplit expand flatten flip fliplr flipud hsplit im2col mH mT matrix_H moveaxis movedim
+        narrow native_channel_shuffle numpy_T pad permute pixel_shuffle ravel vsplit
         pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
         repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll rot90
         select slice split split_with_sizes squeeze swapaxes swapdims t tensor_split tile transpose
@@ -166,7 +170,8 @@ _RECORDS = (
     Operator("_upsample_bilinear2d_aa", Reduction(2)),
     Operator("_upsample_bicubic2d_aa", Reduction(2)),
     Operator("mean", Reduction(0)),
-    Operator("amax", Reduction(0, maximum=True)),
+    Operator("sum", Reduction(0)),
+    *(Operator(name, Reduction(0, maximum=True)) for name in ("amax", "amin", "max", "min")),
     # Products of two computed tensors.
     Operator("bmm", attends, layer="product"),
     Operator("scaled_dot_product_attention", attends),

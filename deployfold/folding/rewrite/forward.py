@@ -25,12 +25,17 @@ _OPERATORS = {
 """The torch name of each Python operator whose name differs from it."""
 
 
-_WITHOUT_BIAS = frozenset({"matmul", "mm", "bmm", "mv", "einsum", "inner", "tensordot"})
-"""Products that take no bias, so that folding adds one to their result."""
+_WITHOUT_BIAS = frozenset(
+    """matmul mm bmm mv einsum inner tensordot addmm baddbmm addbmm addmv linalg_multi_dot
+    chain_matmul""".split()
+)
+"""Products that take no further bias, so that folding adds one to their result."""
 
 
 def cannot_rewrite(module: nn.Module, op_name: str, occurrence: int) -> str | None:
     """Why ``torch.fx`` cannot remove an operator from the forward of ``module``; None if it can."""
+    if op_name.endswith("_"):
+        return f"{type(module).__name__}.forward calls {op_name}, which works in place"
     if "forward" in vars(module):  # torch.fx would trace the forward of the class
         return f"{type(module).__name__}.forward calls it, and was replaced on this module"
     try:
@@ -75,7 +80,12 @@ def rewrite_forward(
                 total = graph.call_function(torch.add, (node, source))
             node.replace_all_uses_with(total)
             total.update_arg(0, node)
-        elif len(node.args) > position:
+            continue
+        given = node.args[position] if len(node.args) > position else node.kwargs.get("bias")
+        if isinstance(given, fx.Node):  # a bias that the forward computes
+            with graph.inserting_before(node):
+                source = graph.call_function(torch.add, (given, source))
+        if len(node.args) > position:
             node.update_arg(position, source)
         else:
             node.update_kwarg("bias", source)

@@ -147,6 +147,7 @@ def _term(model: nn.Module, layer: Layer, term: Term) -> tuple[Tensor, Tensor]:
         stored = _tensor(model, source.weight).double()
         weight = stored if source.form is None else source.form.matrix(stored)
         bias = None if source.bias is None else _tensor(model, source.bias).double()
+        bias = bias if bias is None or source.form is None else source.form.vector(bias)
     shift = torch.zeros_like(rows)
     if term.columns is not None:
         if term.columns.has_shift:
@@ -189,6 +190,8 @@ def _edit_bias(model: nn.Module, edit: LayerEdit, value: Tensor, exact: Exact) -
     layer = edit.layer
     if layer.bias is not None:
         stored = _tensor(model, layer.bias)
+        if layer.form is not None:
+            value = layer.form.bias(value) / layer.form.bias_factor
         _store(stored, value, layer.bias)
         exact.keep(stored, value)
         return None
