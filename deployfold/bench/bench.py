@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from deployfold import __version__
 from deployfold.building.artifact import Artifact
@@ -111,52 +109,29 @@ def bench(
     )
     variants = variants_on(settings.device, fp16=torch_fp16, compiled=torch_compile)
     opener = Opener(settings, providers, variants)
-    notes: list[str] = []
-    preprocess = artifacts[0] / PREPROCESS_JSON
     if artifacts[0].is_dir():
-        if len(artifacts) > 1:
-            raise UsageError("Give either one directory or files, not both.")
-        previous = load_report(artifacts[0])
-        inputs = inputs or inputs_of(previous)
-        source = previous.source
-        chosen_rows = artifacts_of(artifacts[0], previous, inputs, opener, notes)
-        if not chosen_rows:
-            raise UsageError(f"No artifact of the build is left in {artifacts[0]}.")
+        table = _table_of_build(artifacts, inputs, opener)
     else:
-        first = artifacts[0]
-        source = Source(
-            path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
-        )
-        chosen_rows = [
-            one
-            for name, path in zip(_distinct(artifacts), artifacts, strict=True)
-            for one in opener.rows(path, Artifact(name, name))
-        ]
-        inputs = inputs or _stated_inputs(artifacts, settings)
-    names = [artifact.name for artifact in chosen_rows]
-    wanted = selected_names(names, only)
-    chosen_rows = [artifact for artifact in chosen_rows if artifact.name in wanted]
-    shapes, described = inputs, f"seeded random (seed {seed})"
-    feeds: tuple[tuple[torch.Tensor, ...], ...] = ()
-    known = None
+        table = _table_of_files(artifacts, inputs, opener)
+    shapes, notes = table.inputs, [*table.notes]
+    wanted = selected_names([artifact.name for artifact in table.artifacts], only)
+    measured = [artifact for artifact in table.artifacts if artifact.name in wanted]
+    described, read = f"seeded random (seed {seed})", None
     if data is not None:
-        steps = PreprocessSpec(str(preprocess) if preprocess.is_file() else "auto")
-        read = load_samples(
-            CalibrationSpec(str(data), labels=labels, preprocess=steps), inputs,
-            arch=source.arch, every=True,
-        )  # fmt: skip
-        feeds, known = read.tensors(inputs), read.labels
-        described = f"{data.name}, {len(feeds) * inputs.batch} samples"
+        samples = CalibrationSpec(str(data), labels=labels, preprocess=table.preprocess)
+        read = load_samples(samples, shapes, arch=table.source.arch, every=True)
+        described = f"{data.name}, {len(read.feeds) * shapes.batch} samples"
         notes += read.notes
     elif labels is not None:
         raise UsageError("Labels need the inputs they belong to.", hint="Add --inputs FILE.")
+    feeds, known = (read.tensors(shapes), read.labels) if read is not None else ((), None)
     if scoring is not None:
         scoring.check(known)
-    emit(StageStarted("measure", f"{len(chosen_rows)} artifacts"))
+    emit(StageStarted("measure", f"{len(measured)} artifacts"))
     start = time.perf_counter()
     rows = measure_rows(
-        chosen_rows,
-        feeds[0] if feeds else make_inputs(inputs, seed=seed),
+        measured,
+        feeds[0] if feeds else make_inputs(shapes, seed=seed),
         spec,
         extras=Extras(
             batches=batches,
@@ -169,20 +144,69 @@ def bench(
         ),
         emit=emit,
     )
-    measured = sum(row.latency is not None for row in rows)
-    summary = f"{measured} of {len(rows)} rows measured"
+    count = sum(row.latency is not None for row in rows)
+    summary = f"{count} of {len(rows)} rows measured"
     emit(StageFinished("measure", summary, time.perf_counter() - start))
     return Report(
         deployfold_version=__version__,
         created=now(),
-        source=source,
-        inputs=model_inputs(inputs),
-        input_origin=inputs.origin,
+        source=table.source,
+        inputs=model_inputs(shapes),
+        input_origin=shapes.origin,
         input_data=described,
         rows=rows,
         notes=tuple(notes),
         environment=describe(settings.threads, settings.device),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The rows that can be measured, the baseline first, and what they have in common.
+
+    Attributes:
+        artifacts: one row each.
+        inputs: the inputs of all rows.
+        source: the origin of the baseline.
+        preprocess: how images become inputs.
+        notes: a sentence on each row that is left out.
+    """
+
+    artifacts: list[Artifact]
+    inputs: InputSpec
+    source: Source
+    preprocess: PreprocessSpec
+    notes: tuple[str, ...] = ()
+
+
+def _table_of_build(artifacts: Sequence[Path], inputs: InputSpec | None, opener: Opener) -> _Table:
+    """The rows of a build, whose directory is the only one of ``artifacts``."""
+    directory, notes = artifacts[0], list[str]()
+    if len(artifacts) > 1:
+        raise UsageError("Give either one directory or files, not both.")
+    report = load_report(directory)
+    inputs = inputs or inputs_of(report)
+    found = artifacts_of(directory, report, inputs, opener, notes)
+    if not found:
+        raise UsageError(f"No artifact of the build is left in {directory}.")
+    steps = directory / PREPROCESS_JSON
+    preprocess = PreprocessSpec(str(steps)) if steps.is_file() else PreprocessSpec()
+    return _Table(found, inputs, report.source, preprocess, tuple(notes))
+
+
+def _table_of_files(artifacts: Sequence[Path], inputs: InputSpec | None, opener: Opener) -> _Table:
+    """The rows of single files."""
+    first = artifacts[0]
+    source = Source(
+        path=str(first), kind="artifact", sha256=sha256(first), bytes=first.stat().st_size
+    )
+    found = [
+        one
+        for name, path in zip(_distinct(artifacts), artifacts, strict=True)
+        for one in opener.rows(path, Artifact(name, name))
+    ]
+    inputs = inputs or _stated_inputs(artifacts, opener.settings)
+    return _Table(found, inputs, source, PreprocessSpec())
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
