@@ -99,7 +99,7 @@ _OPTIONS = {one.key: one for one in build_options()}
 
 MODEL = ("arch", "arch-arg", "weights", "input", "fix", "allow-global", "trust")
 """The options of a model to load."""
-FOLDING = ("no-reparam", "no-fold-norm-affine", "keep-parametrizations", "reestimate-bn")
+FOLDING = tuple(one.key for one in build_options() if one.group == "folding")
 
 Source = Annotated[
     str,

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deployfold.cli import options as opt
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
+from deployfold.config.option_field import Panel
 from deployfold.config.precision import Precision
 from deployfold.reporting.metrics import METRICS
 
-LIMITS = "Limits"
+if TYPE_CHECKING:
+    from deployfold.config.task_metrics import MetricLimit
+    from deployfold.config.thresholds import Thresholds
+
 LAYERS = "Layer by layer"
 _NAMED = 3
 """Most regressions of the table that the error message repeats."""
@@ -59,57 +63,47 @@ def compare(
             f"(percentage points), size=never. Metrics: {', '.join(METRICS)}, metric.NAME "
             "of a task metric; rows fails if a row is no longer measured. By default: "
             f"{_default_limits()}. Repeat it for several.",
-            panel=LIMITS,
+            panel=Panel.LIMITS,
             metavar="[ROW:]METRIC=LIMIT",
         ),
     ] = None,
     min_speedup: Annotated[
         float | None,
-        opt.option(
-            "Fail unless some row of NEW is X times as fast as its original.",
-            panel=LIMITS,
-            metavar="X",
-            min=0,
+        opt.flag(
+            "min-speedup", help="Fail unless some row of NEW is X times as fast as its original."
         ),
     ] = None,
     max_diff: Annotated[
         float | None,
-        opt.option(
-            "Fail if a row of NEW differs from its original by more, or was not measured; "
+        opt.flag(
+            "max-diff",
+            help="Fail if a row of NEW differs from its original by more, or was not measured; "
             "with --layers, a layer.",
-            panel=LIMITS,
-            metavar="D",
-            min=0,
         ),
     ] = None,
     max_latency_ms: Annotated[
         list[str] | None,
-        opt.option(
-            "Fail if the row's median in NEW is higher; repeat it for several.",
-            panel=LIMITS,
-            metavar="ROW=MS",
+        opt.flag(
+            "max-latency-ms",
+            help="Fail if the row's median in NEW is higher; repeat it for several.",
         ),
     ] = None,
     max_diff_of: Annotated[
         list[str] | None,
-        opt.option(
-            "Fail if this row of NEW differs by more; repeatable.", panel=LIMITS, metavar="ROW=D"
-        ),
+        opt.flag("max-diff-of", help="Fail if this row of NEW differs by more; repeatable."),
     ] = None,
     min_speedup_of: Annotated[
         list[str] | None,
-        opt.option(
-            "Fail unless this row of NEW is X times as fast; repeatable.",
-            panel=LIMITS,
-            metavar="ROW=X",
+        opt.flag(
+            "min-speedup-of", help="Fail unless this row of NEW is X times as fast; repeatable."
         ),
     ] = None,
     min_metric: Annotated[
         list[str] | None,
-        opt.option(
-            "Fail if a row of NEW has less of a task metric; -1% is of its original's; repeatable.",
-            panel=LIMITS,
-            metavar="NAME=VALUE|-N%",
+        opt.flag(
+            "min-metric",
+            help="Fail if a row of NEW has less of a task metric; -1% is of its original's; "
+            "repeatable.",
         ),
     ] = None,
     strict: Annotated[
@@ -118,7 +112,7 @@ def compare(
             "Also fail if a figure with a limit cannot be judged: too few rounds, another "
             "machine, other inputs.",
             "--strict",
-            panel=LIMITS,
+            panel=Panel.LIMITS,
         ),
     ] = False,
     layers: Annotated[
@@ -193,6 +187,39 @@ def compare(
             trust=trust,
         )
         return
+    from deployfold.config.task_metrics import parse_metric_limits
+    from deployfold.config.thresholds import Thresholds, parse_row_limits
+
+    limits = Thresholds(
+        min_speedup=min_speedup,
+        max_diff=max_diff,
+        max_latency_ms=parse_row_limits(max_latency_ms or ()),
+        max_diff_of=parse_row_limits(max_diff_of or ()),
+        min_speedup_of=parse_row_limits(min_speedup_of or ()),
+    )
+    _compare_reports(
+        run, old, new, limits, parse_metric_limits(min_metric or ()), fail or (),
+        markdown=markdown, junit=junit, strict=strict,
+    )  # fmt: skip
+
+
+def _compare_reports(
+    run: Session,
+    old: Path,
+    new: Path,
+    limits: Thresholds,
+    metrics: Sequence[MetricLimit],
+    fail: Sequence[str],
+    *,
+    markdown: Path | None,
+    junit: Path | None,
+    strict: bool,
+) -> None:
+    """Compare two reports, and check the limits that the new one must keep.
+
+    Raises:
+        ThresholdError: a figure regressed, or a limit is missed.
+    """
     from deployfold.compare.judge import compare_reports
     from deployfold.compare.render import (
         changes_junit,
@@ -201,23 +228,14 @@ def compare(
         regression_sentences,
     )
     from deployfold.compare.tolerances import parse_tolerances
-    from deployfold.config.task_metrics import parse_metric_limits
-    from deployfold.config.thresholds import Thresholds, parse_row_limits
     from deployfold.errors import ThresholdError
     from deployfold.reporting.report import load_report
     from deployfold.reporting.thresholds import check
     from deployfold.util.files import write_text
 
-    tolerances = parse_tolerances(fail or ())
-    limits = Thresholds(
-        min_speedup=min_speedup,
-        max_diff=max_diff,
-        max_latency_ms=parse_row_limits(max_latency_ms or ()),
-        max_diff_of=parse_row_limits(max_diff_of or ()),
-        min_speedup_of=parse_row_limits(min_speedup_of or ()),
-    )
+    tolerances = parse_tolerances(fail)
     before, after = load_report(old), load_report(new)
-    checked = check(after.rows, limits, parse_metric_limits(min_metric or ()))
+    checked = check(after.rows, limits, metrics)
     changes = compare_reports(before, after, tolerances, limits=checked, strict=strict)
     if markdown is not None:
         write_text(markdown, changes_markdown(changes))
