@@ -35,12 +35,14 @@ class LayerEdit:
     Attributes:
         shift: the constant to add to the bias, ``(out,)`` in float64.
         biased: the layer needs a bias after the edit.
+        bias_only: another edit writes the weight, which several layers with different biases have.
     """
 
     layer: Layer
     terms: tuple[Term, ...]
     shift: Tensor
     biased: bool
+    bias_only: bool = False
 
 
 @dataclass(frozen=True, eq=False)

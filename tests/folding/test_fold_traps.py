@@ -93,28 +93,45 @@ def test_tied_weights_are_left():
     )
     model.b.weight = model.a.weight
     why = reason(folded(randomise(model), torch.randn(3, 4), gone=0, left=1))
-    assert "a and b have one weight and different biases" in why
+    assert "a and b have one weight, and would need different scales" in why
 
 
-@pytest.mark.parametrize("norms", ["one", "two alike", "two"])
-def test_the_first_bias_of_a_tied_weight_goes_to_every_module(norms):
+@pytest.mark.parametrize("biases", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("norms", ["one", "one scale", "two scales"])
+def test_a_tied_weight_takes_one_scale_and_each_bias_its_shift(norms, biases):
     model = Net(
         lambda self, x: (self.one(self.a(x)), self.other(self.b(x))),
-        a=nn.Conv2d(3, 4, 3, bias=False),
-        b=nn.Conv2d(3, 4, 3, bias=False),
+        a=nn.Conv2d(3, 4, 3, bias=biases[0]),
+        b=nn.Conv2d(3, 4, 3, bias=biases[1], dilation=2),
         one=nn.BatchNorm2d(4),
         other=nn.BatchNorm2d(4),
     )
     model.b.weight = model.a.weight
     randomise(model)
-    if norms == "two alike":
-        model.other.load_state_dict(model.one.state_dict())
+    if norms == "one scale":
+        model.other.weight, model.other.running_var = model.one.weight, model.one.running_var
     elif norms == "one":
         model.other = model.one
-    left = int(norms == "two")
-    result = folded(model, image(), gone=1 + (norms == "two alike"), left=left)
-    assert result.model.a.bias is result.model.b.bias
-    assert not any("code" in item.reason for item in result.left)
+    left = int(norms == "two scales")
+    result = folded(model, image(), gone=1 + (norms == "one scale"), left=left)
+    assert result.model.a.weight is result.model.b.weight
+    assert result.model.a.bias is not result.model.b.bias
+    assert not left or "different scales" in reason(result)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_tied_weight_behind_two_norms_of_one_scale(bias):
+    model = Net(
+        lambda self, x: (self.a(self.one(x.tanh())), self.b(self.other(x.sin()))),
+        a=nn.Linear(3, 4),
+        b=nn.Linear(3, 4, bias=bias),
+        one=nn.BatchNorm1d(3),
+        other=nn.BatchNorm1d(3),
+    )
+    model.b.weight = model.a.weight
+    randomise(model)
+    model.other.weight, model.other.running_var = model.one.weight, model.one.running_var
+    folded(model, torch.randn(4, 3), gone=2)
 
 
 def test_a_layer_that_one_pass_runs_on_a_constant_is_left():

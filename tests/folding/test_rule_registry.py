@@ -20,10 +20,10 @@ from deployfold.folding.rules.request import CannotFold
 EXAMPLE = Path(__file__).parent / "example_package"
 
 
-def behind_abs() -> nn.Module:
-    """No built-in rule knows the absolute value."""
+def behind_square() -> nn.Module:
+    """No built-in rule knows the square."""
     net = Net(
-        lambda self, x: self.norm(self.conv(x).abs()),
+        lambda self, x: self.norm(self.conv(x).square()),
         conv=nn.Conv2d(3, 4, 1),
         norm=nn.BatchNorm2d(4),
     )
@@ -33,15 +33,15 @@ def behind_abs() -> nn.Module:
 
 def test_a_package_adds_a_rule_by_its_entry_point(monkeypatch):
     image = torch.randn(2, 3, 4, 4)
-    folded(behind_abs(), image, gone=0, left=1)
+    folded(behind_square(), image, gone=0, left=1)
     monkeypatch.syspath_prepend(EXAMPLE)
-    result = folded(behind_abs(), image, gone=1)
+    result = folded(behind_square(), image, gone=1)
     assert (result.folded[0].rule, result.folded[0].into) == (
-        "through the absolute value",
+        "through the square",
         ("conv",),
     )
     result = fold(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()).eval(), (image,))
-    assert "no layer with an absolute value stands before it" in result.left[0].reason
+    assert "no layer with a square stands before it" in result.left[0].reason
     sys.modules.pop("deployfold_example_rules")
 
 

@@ -45,8 +45,8 @@ class Layer:
         geometry: for every spatial axis: kernel size, stride, leading padding, dilation.
         functional: the forward ignores a ``bias`` attribute set on the module, so folding writes a
             new bias into the code of the forward.
-        calls: every operator that runs the layer: module path, name, and position among the
-            operators of that name in that module's forward.
+        calls: every operator that runs the layer with this bias: module path, name, and position
+            among the operators of that name in that module's forward.
         form: how a stored tensor that is not a matrix is read as the weight.
     """
 
@@ -63,6 +63,13 @@ class Layer:
     functional: bool = False
     calls: tuple[tuple[str, str, int], ...] = ()
     form: Form | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The weight, and the bias or its future place: layers with one weight may have several."""
+        if self.kind == "embedding":
+            return self.weight, ""  # the rows of the weight take the shift
+        return self.weight, self.bias or f"{self.path}.bias"
 
     @property
     def shift_barrier(self) -> str:
@@ -84,6 +91,24 @@ class Layer:
 def is_layer(op: Op) -> bool:
     """Whether ``op`` is a convolution, transposed convolution or linear operator."""
     return record_of(op).layer is not None and {"input", "weight"} <= op.arguments.keys()
+
+
+def ties(user: Op, op: Op) -> bool:
+    """Whether ``user`` is a layer of the same kind as ``op``, with one weight for both."""
+    return (
+        is_layer(user)
+        and user.name == op.name
+        and user["weight"] is op["weight"]
+        and user["input"] is not op["weight"]
+        and all(user.arguments.get(key) == op.arguments.get(key) for key in ("groups", "form"))
+    )
+
+
+def same_bias(one: Op, other: Op) -> bool:
+    """Whether two layers with one weight have one bias, or could only get one."""
+    if one["bias"] is not None or record_of(one).layer == "embedding":
+        return one["bias"] is other["bias"]
+    return other["bias"] is None and one.call.path == other.call.path
 
 
 def layer_of(op: Op) -> Layer | str:
@@ -131,7 +156,7 @@ def layer_of(op: Op) -> Layer | str:
             dict.fromkeys(
                 (user.call.path, user.name, user.occurrence)
                 for user in weight.consumers
-                if is_layer(user) and user["weight"] is weight
+                if ties(user, op) and same_bias(user, op)
             )
         ),
         form=form,

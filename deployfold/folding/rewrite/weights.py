@@ -55,6 +55,8 @@ def edit_layer(model: nn.Module, edit: LayerEdit, exact: Exact) -> Tensor | None
     Raises:
         FoldError: a new number does not fit its dtype.
     """
+    if edit.bias_only:
+        return _edit_bias(model, edit, _summed(model, edit)[1], exact)
     stored = _tensor(model, edit.layer.weight)
     exact.keep(stored, edit)
     if _scales_rows_only(edit):

@@ -102,7 +102,8 @@ class Cells(Labels):
             if read is not None:
                 self._fix(read, f"{describe(op)} cannot be changed: {reason}")
             return
-        written = self.block(layer.weight, op.output.shape[channel_axis(op, op.output)])
+        written = self.block(layer.key, op.output.shape[channel_axis(op, op.output)])
+        self._share_scale(("written", layer.weight), written)
         self.label(op.output, channel_axis(op, op.output), written)
         self.absorbers.append(Absorber(op, written, after=True))
         try:
@@ -117,8 +118,15 @@ class Cells(Labels):
             self._fix(read, f"{describe(op)} reads it twice")
         if layer.shift_barrier:
             self.fixed_offset.append(Demand(read, f"{describe(op)} {layer.shift_barrier}"))
-        self.share(("read", layer.weight), read)
+        self.share(("read", *layer.key), read)
+        self._share_scale(("read", layer.weight), read)
         self.absorbers.append(Absorber(op, read, after=False))
+
+    def _share_scale(self, owner: object, cells: Indices) -> None:
+        """Require one scale of all that a weight reads, or writes, beside different biases."""
+        first = self.blocks.setdefault(owner, cells)
+        if first is not cells:
+            self.same_scale.append((first, cells))
 
     def _follow_affine_layer(self, affine_layer: AffineLayer, op: Op) -> None:
         source, result = op.inputs[0], op.output

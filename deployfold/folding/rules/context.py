@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +10,7 @@ import torch
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.aliases import overwriting, read_by_others
 from deployfold.folding.graph.graph import Graph, Op, Value, has_hooks
-from deployfold.folding.graph.layers import Layer, is_layer, layer_of
+from deployfold.folding.graph.layers import Layer, is_layer, layer_of, same_bias, ties
 from deployfold.folding.operators.links import Link
 from deployfold.folding.operators.partial import NotSeparable
 from deployfold.folding.operators.table import links_of
@@ -27,7 +26,7 @@ class Context:
 
     affine_layers: the affine layers not folded yet, in the order in which they ran.
     reparam, keep: merge parallel branches too; names that must stay.
-    pending: the edit of each layer so far, by the name of the layer's weight.
+    pending: the edit of each layer so far, by the names of the layer's weight and bias.
     folded, removals: the folds so far, and the module changes that they need.
     refusals: for each affine layer, the reason of each rule that refused it.
     faults: failures of deployfold itself, one sentence each.
@@ -38,7 +37,7 @@ class Context:
     affine_layers: dict[AffineLayer, None]
     reparam: bool = True
     keep: frozenset[str] = frozenset()
-    pending: dict[str, LayerEdit] = field(default_factory=dict)
+    pending: dict[tuple[str, str], LayerEdit] = field(default_factory=dict)
     folded: list[Folded] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     refusals: dict[AffineLayer, dict[str, str]] = field(default_factory=dict)
@@ -110,9 +109,9 @@ class Context:
         for name, argument in ((layer.weight, "weight"), (layer.bias, "bias")):
             if name is None:
                 continue
-            strangers = [user for user in op[argument].consumers if not user.repeats(op)]
-            if strangers:
-                raise CannotFold(_used_otherwise(name, argument, op, strangers[0]))
+            for user in op[argument].consumers:
+                if not ties(user, op) or (argument == "bias" and user["input"] is op["bias"]):
+                    raise CannotFold(f"{name} is also used by {describe(user)}")
             fixed = [user for user in op[argument].consumers if not user.variable]
             if fixed and op.variable:
                 raise CannotFold(f"{describe(fixed[0])} also runs on a constant")
@@ -179,21 +178,25 @@ class Context:
     def agree(self, requests: Iterable[Request]) -> list[Request]:
         """Reduce ``requests`` to one a layer; each place where the layer runs must ask the same.
 
+        Layers with one weight and biases of their own need the same scale alone.
+
         Raises:
             CannotFold: a layer's places ask for different changes, or one asks twice or not at all.
         """
-        by_target: dict[tuple[AffineLayer | str, bool], list[Request]] = defaultdict(list)
+        by_target: dict[tuple[AffineLayer | tuple[str, str], bool], list[Request]] = {}
         for request in requests:
-            target = self.affine_layer_at(request.op) or self.layer(request.op).weight
-            by_target[target, request.after].append(request)
+            target = self.affine_layer_at(request.op) or self.layer(request.op).key
+            by_target.setdefault((target, request.after), []).append(request)
         chosen = []
-        for (target, _), asked in by_target.items():
+        for (target, after), asked in by_target.items():
             first = asked[0]
-            if isinstance(target, str) and first.affine.constant:
-                self.check_takes_bias(first.op)
-            places = target.sites if isinstance(target, AffineLayer) else self._places(first.op)
+            if isinstance(target, AffineLayer):
+                places, where = target.sites, target.name
+            else:
+                places, where = self._places(first.op), target[0]
+                if first.affine.constant:
+                    self.check_takes_bias(first.op)
             if {request.op for request in asked} != set(places) or len(asked) != len(places):
-                where = target.name if isinstance(target, AffineLayer) else str(target)
                 many = len(places)
                 raise CannotFold(
                     f"{where} runs at {many} places that do not all agree"
@@ -202,12 +205,27 @@ class Context:
                 )
             if not all(first.same_as(request) for request in asked[1:]):
                 raise CannotFold(f"the places where {describe(first.op)} runs need different maps")
+            for other in [] if isinstance(target, AffineLayer) else self._tied(first.op):
+                theirs = by_target.get((self.layer(other).key, after), [None])[0]
+                if not first.scales_as(theirs):
+                    raise CannotFold(
+                        f"{describe(first.op)} and {describe(other)} have one weight, and "
+                        "would need different scales"
+                    )
             chosen.append(first)
         return chosen
 
     @staticmethod
     def _places(op: Op) -> list[Op]:
-        return [user for user in op["weight"].consumers if is_layer(user)]
+        """The places where the layer at ``op`` runs with one weight and one bias."""
+        return [user for user in op["weight"].consumers if ties(user, op) and same_bias(user, op)]
+
+    @staticmethod
+    def _tied(op: Op) -> list[Op]:
+        """The layers that have the weight of the layer at ``op``, and another bias."""
+        return [
+            user for user in op["weight"].consumers if is_layer(user) and not same_bias(user, op)
+        ]
 
     def check_takes_bias(self, op: Op) -> None:
         """Check that a layer that a forward calls as a function can be given its first bias.
@@ -216,11 +234,6 @@ class Context:
             CannotFold: ``torch.fx`` cannot rewrite the forward, or the layer is a ``deform_conv``.
         """
         layer = self.layer(op)
-        for place in self._places(op):
-            if self.layer(place).functional != layer.functional:
-                raise CannotFold(
-                    f"{describe(op)} and {describe(place)} share a weight without bias"
-                )
         if not layer.functional or layer.kind == "embedding":
             return
         if layer.kind == "deform_conv":
@@ -245,24 +258,16 @@ class Context:
                 names.append(affine_layer.name)
             else:
                 layer = self.layer(request.op)
-                self.pending[layer.weight] = _absorbing(self.pending_of(layer), request)
+                self.pending[layer.key] = _absorbing(self.pending_of(layer), request)
                 names.append(layer.weight.rpartition(".")[0] or layer.weight)
         return tuple(dict.fromkeys(names))
 
     def pending_of(self, layer: Layer) -> LayerEdit:
         """The edit of ``layer`` so far; a new edit holds only the layer's own weight."""
-        if layer.weight in self.pending:
-            return self.pending[layer.weight]
+        if layer.key in self.pending:
+            return self.pending[layer.key]
         rows = torch.ones(layer.out_channels, dtype=torch.float64)
         return LayerEdit(layer, (Term(layer, rows),), 0 * rows, layer.bias is not None)
-
-
-def _used_otherwise(name: str, argument: str, op: Op, stranger: Op) -> str:
-    """Why a tensor of the layer at ``op`` cannot change: another operator reads it, too."""
-    tied = is_layer(stranger) and stranger.name == op.name and stranger["weight"] is op[argument]
-    if argument == "weight" and tied and stranger["bias"] is not op["bias"]:
-        return f"{describe(op)} and {describe(stranger)} have one weight and different biases"
-    return f"{name} is also used by {describe(stranger)}"
 
 
 def _absorbing(edit: LayerEdit, request: Request) -> LayerEdit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from deployfold.folding.graph.graph import Graph
 from deployfold.folding.graph.norm_affine import norm_affines
 from deployfold.folding.graph.plain_layers import write_plainly
 from deployfold.folding.modules import named_tensors
-from deployfold.folding.plan import Left, NormEdit, Plan
+from deployfold.folding.plan import LayerEdit, Left, NormEdit, Plan
 
 from . import all_rules
 from .at_each_place import AtEachPlace
@@ -70,11 +71,18 @@ def match(
     return Plan(
         tuple(context.folded),
         tuple(left),
-        tuple(context.pending.values()),
+        _in_order(context.pending.values()),
         norms,
         tuple(context.removals),
         tuple(context.faults),
     )
+
+
+def _in_order(edits: Collection[LayerEdit]) -> tuple[LayerEdit, ...]:
+    """The edits, where the last one of each weight writes it after all have read it."""
+    writers = {edit.layer.weight: edit for edit in edits}
+    others = [edit for edit in edits if writers[edit.layer.weight] is not edit]
+    return (*(replace(edit, bias_only=True) for edit in others), *writers.values())
 
 
 def _apply_all(rules: Sequence[Rule], context: Context) -> None:

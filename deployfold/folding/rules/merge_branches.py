@@ -184,9 +184,9 @@ def _absorb(context: Context, kept: _Branch, layer: Layer, branch: _Branch) -> b
         other = context.pending_of(content)
         terms = tuple(replace(term, rows=sign * term.rows) for term in other.terms)
         shift, biased = other.shift, other.biased
-        context.pending.pop(content.weight, None)
+        context.pending.pop(content.key, None)
     kept_edit = context.pending_of(layer)
-    context.pending[layer.weight] = replace(
+    context.pending[layer.key] = replace(
         kept_edit,
         terms=(*kept_edit.terms, *terms),
         shift=kept_edit.shift + sign * shift,

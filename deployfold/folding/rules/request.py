@@ -38,6 +38,14 @@ class Request:
     after: bool
     skip: Tensor | None = None
 
+    def scales_as(self, other: Request | None) -> bool:
+        """Whether both requests change the weight alike; None changes no weight."""
+        if other is None:
+            return self.skip is None and bool((self.affine.scale == 1).all())
+        return Request(self.op, self.affine.without_shift(), self.after, self.skip).same_as(
+            Request(other.op, other.affine.without_shift(), other.after, other.skip)
+        )
+
     def same_as(self, other: Request) -> bool:
         """Whether both requests ask the same change of a layer that runs at several places."""
         if self.after != other.after or (self.skip is None) != (other.skip is None):
