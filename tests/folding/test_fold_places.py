@@ -24,17 +24,36 @@ def test_a_norm_behind_one_layer_and_before_another_goes():
     assert "of its 2 places, number 2 takes it neither before (sigmoid" in reason(result)
 
 
-def test_a_norm_on_its_own_output_says_so():
-    net = Net(lambda self, x: self.norm(self.norm(self.conv(x))), conv=nn.Conv2d(4, 4, 1))
-    net.norm = nn.BatchNorm2d(4)
-    assert "its own output" in reason(folded(randomise(net), image(), gone=0, left=1))
+ON_ITS_OWN = {
+    "into the producer": lambda self, x: self.norm(self.norm(self.a(x))),
+    "into the consumer": lambda self, x: self.b(self.norm(self.norm(self.norm(x.sigmoid())))),
+    "once and twice": lambda self, x: self.norm(self.norm(self.a(x))) + self.norm(self.b(x)),
+}
+
+
+def on_its_own(forward) -> nn.Module:
+    one, other = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    return randomise(Net(forward, a=one, b=other, norm=nn.BatchNorm2d(4)))
+
+
+@pytest.mark.parametrize("way", ON_ITS_OWN)
+def test_a_norm_on_its_own_output_goes(way):
+    folded(on_its_own(ON_ITS_OWN[way]), image(), gone=1)
+
+
+def test_a_norm_on_its_own_output_that_others_read_says_so():
+    def forward(self, x):
+        once = self.norm(self.a(x))
+        return self.norm(once) * once
+
+    why = reason(folded(on_its_own(forward), image(), gone=0, left=1))
+    assert "its own output, which others read" in why
 
 
 def test_a_shift_that_a_sum_carries_to_its_own_other_side():
-    """Both layers take half of the shift, because they have one bias."""
-    net = Net(lambda self, x: self.norm(self.a(x)) + self.b(x), norm=nn.BatchNorm2d(4, eps=0))
-    net.a, net.b = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
-    net.b.weight = net.a.weight
+    """Both calls take half of the shift, because they have one bias."""
+    net = Net(lambda self, x: self.norm(self.a(x)) + self.a(-x), norm=nn.BatchNorm2d(4, eps=0))
+    net.a = nn.Conv2d(4, 4, 1, bias=False)
     nn.init.normal_(net.norm.running_mean)
     folded(net.eval(), image(), gone=1)
 

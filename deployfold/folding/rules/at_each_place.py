@@ -9,6 +9,7 @@ from .into_consumers import IntoConsumers, requests_behind
 from .into_producer import IntoProducers, requests_before
 from .request import CannotFold, Request
 from .rule import RuleForOne
+from .runs import runs_of
 
 
 class AtEachPlace(RuleForOne):
@@ -28,18 +29,18 @@ class AtEachPlace(RuleForOne):
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """Return the requests to the neighbours; see :class:`.RuleForOne`."""
         requests: list[Request] = []
-        for number, site in enumerate(affine_layer.sites, 1):
-            if any(site.inputs[0] is other.output for other in affine_layer.sites):
-                raise CannotFold("it runs on its own output")
+        runs = runs_of(affine_layer, context)
+        for number, run in enumerate(runs, 1):
             try:
-                requests += requests_before(affine_layer, site, context)
+                requests += requests_before(affine_layer, run, context)
             except CannotFold as before:
                 try:
                     context.writers(affine_layer)
-                    requests += requests_behind(affine_layer, site, context, set())
+                    requests += requests_behind(affine_layer, run, context, set())
                 except CannotFold as behind:
+                    many = len(runs)
+                    which = f"of its {many} places, number {number}" if many > 1 else "its place"
                     raise CannotFold(
-                        f"of its {len(affine_layer.sites)} places, number {number} takes it "
-                        f"neither before ({before}) nor behind ({behind})"
+                        f"{which} takes it neither before ({before}) nor behind ({behind})"
                     ) from behind
         return context.agree(requests)

@@ -12,6 +12,7 @@ from .ask import ask
 from .context import Context, describe
 from .request import CannotFold, Request
 from .rule import RuleForOne
+from .runs import Run, runs_of
 
 
 class IntoConsumers(RuleForOne):
@@ -36,8 +37,8 @@ class IntoConsumers(RuleForOne):
         context.writers(affine_layer)  # raises where an in-place operator cannot be switched
         requests: list[Request] = []
         reached: set[Value] = set()
-        for site in affine_layer.sites:
-            requests += requests_behind(affine_layer, site, context, reached)
+        for run in runs_of(affine_layer, context):
+            requests += requests_behind(affine_layer, run, context, reached)
         agreed = context.agree(requests)
         if affine_layer.of_norm:
             _check_needs_no_bias(context, agreed)
@@ -45,11 +46,11 @@ class IntoConsumers(RuleForOne):
 
 
 def requests_behind(
-    affine_layer: AffineLayer, site: Op, context: Context, reached: set[Value]
+    affine_layer: AffineLayer, run: Run, context: Context, reached: set[Value]
 ) -> list[Request]:
     """The requests that let the readers at one place absorb the affine layer."""
-    result = site.output
-    change = Change.of_axis(result, affine_layer.channel_axis(result), affine_layer.affine)
+    result = run.last.output
+    change = Change.of_axis(result, affine_layer.channel_axis(result), run.affine)
     return absorb(context, result, change, reached)
 
 

@@ -17,6 +17,7 @@ from .ask import ask
 from .context import Context, describe
 from .request import CannotFold, Request
 from .rule import RuleForOne
+from .runs import Run, runs_of
 
 
 class IntoProducers(RuleForOne):
@@ -38,16 +39,16 @@ class IntoProducers(RuleForOne):
     def propose(self, affine_layer: AffineLayer, context: Context) -> list[Request]:
         """Return the requests to the producers; see :class:`.RuleForOne`."""
         requests: list[Request] = []
-        for site in affine_layer.sites:
-            requests += requests_before(affine_layer, site, context)
+        for run in runs_of(affine_layer, context):
+            requests += requests_before(affine_layer, run, context)
         return context.agree(requests)
 
 
-def requests_before(affine_layer: AffineLayer, site: Op, context: Context) -> list[Request]:
+def requests_before(affine_layer: AffineLayer, run: Run, context: Context) -> list[Request]:
     """The requests that let the producers at one place absorb the affine layer."""
-    source = site.inputs[0]
-    change = Change.of_axis(source, affine_layer.channel_axis(source), affine_layer.affine)
-    return _absorb(context, source, site, change)
+    source = run.first.inputs[0]
+    change = Change.of_axis(source, affine_layer.channel_axis(source), run.affine)
+    return _absorb(context, source, run.first, change)
 
 
 def _absorb(context: Context, value: Value, reader: Op, change: Change) -> list[Request]:
