@@ -306,7 +306,84 @@ def refused(x) -> bool:
     return False
 
 
+WIDTHS: dict = {}
+LAST = 0
+
+
+def kept_in_a_global_dictionary(x) -> bool:
+    WIDTHS["last"] = int(x.shape[-1])
+    return global_width() > 60
+
+
+def global_width() -> int:
+    return WIDTHS["last"]
+
+
+def kept_in_a_global(x) -> bool:
+    global LAST
+    LAST = int(x.shape[-1])
+    return (lambda: LAST > 60)()
+
+
+def kept_in_a_list(x) -> bool:
+    widths = SimpleNamespace(all=[])
+    widths.all.append(int(x.shape[-1]))
+    return any_wide(widths)
+
+
+def any_wide(widths) -> bool:
+    return widths.all[-1] > 60
+
+
+def kept_by_name(x) -> bool:
+    holder = SimpleNamespace()
+    setattr(holder, "wide", int(x.shape[-1]))  # noqa: B010
+    holder.__dict__["height"] = int(x.shape[-2])
+    return (lambda one: one.wide + one.height > 120)(holder)
+
+
+def kept_by_a_closure(x) -> bool:
+    width = {}
+    width.update(last=int(x.shape[-1]))
+
+    def is_wide():
+        return width["last"] > 60
+
+    return is_wide()
+
+
+class Limit:
+    most = 60
+
+    def is_above(self, width) -> bool:
+        return width > self.most
+
+
+LIMIT = Limit()
+
+
+def refused_by_a_layer(x) -> bool:
+    try:
+        return F.unfold(x, 25).dim() == 3
+    except RuntimeError:
+        return False
+
+
 PLAIN = {
+    "a global": kept_in_a_global,
+    "a global dictionary": kept_in_a_global_dictionary,
+    "a list of an object": kept_in_a_list,
+    "setattr": kept_by_name,
+    "a closure": kept_by_a_closure,
+    "a method of a global": lambda x: LIMIT.is_above(int(x.shape[-1])),
+    "arguments by name": lambda x: is_large(dict(size=int(x.shape[-1]))),  # noqa: C408
+    "an error in a layer": refused_by_a_layer,
+    "a layout": lambda x: x[..., :60].is_contiguous() is False,
+    "all strides": lambda x: x.stride()[1] > 3600,
+    "a storage": lambda x: x.untyped_storage().nbytes() > 20_000,
+    "an offset": lambda x: x[:, :, 1].storage_offset() > 60,
+    "a tensor of the shape": lambda x: bool((torch._shape_as_tensor(x) > 60).any()),
+    "a slice": lambda x: slice(None, 60).indices(x.shape[-1])[1] == 60,
     "a dictionary": lambda x: held(x, {}),
     "an object": kept_by_an_object,
     "a generator": lambda x: any(i > 60 for i in numbers_up_to(int(x.shape[-1]))),

@@ -32,7 +32,7 @@ from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
 from .sizes.branches import scripted_tests
 from .sizes.comparisons import Comparisons
-from .sizes.kinds import SPLITS
+from .sizes.kinds import SIZES, SPLITS
 
 
 def trace(
@@ -245,10 +245,11 @@ class Reads(TorchFunctionMode):
         if name == "__getitem__":
             for length, end in _cuts(*args):
                 self._comparisons.note_bound(length, end)
+        self._comparisons.lines.note_ran()
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")
-        if sizes or (type(result) is int and name in ("__get__", "__len__", "stride")):
+        if sizes or name in SIZES or (type(result) is int and name in ("__get__", "__len__")):
             self._comparisons.lines.note("read")
         elif name in SPLITS and args and torch.is_tensor(args[0]):
             length, parts = _split(name, *args, **(kwargs or {}))

@@ -20,13 +20,16 @@ from .functions import Flows
 from .kinds import HIDDEN, Kind
 from .readers import Reader
 
+_Readers = Mapping[CodeType, Reader]
 
-def tests_of(readers: Mapping[CodeType, Reader]) -> list[tuple[str, bool]]:
+
+def tests_of(readers: _Readers, ran: _Readers) -> list[tuple[str, bool]]:
     """The places, as file and line, where the code depends on a number that reports nothing.
 
+    ``readers`` are the functions that read sizes, and ``ran`` all that called a function of torch.
     The code branches there (True), or takes the least or largest of several numbers (False).
     """
-    flows = Flows(readers).all()
+    flows = Flows(readers, ran).all()
     return list(dict.fromkeys(place for flow in flows for place in _tests(flow)))
 
 

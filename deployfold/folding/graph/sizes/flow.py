@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .kinds import (
+    FILLS,
     HIDDEN,
     HOLD_PIECES,
     MODULES,
@@ -40,6 +41,10 @@ Names = dict[str, Kind]
 _Functions = (ast.FunctionDef, ast.Lambda)
 
 
+def _is_stored(node: ast.Name | ast.Subscript) -> bool:
+    return isinstance(node.ctx, ast.Store)
+
+
 class Flow:
     """The source of one function, and what is known of each of its names."""
 
@@ -51,6 +56,10 @@ class Flow:
         self._names = dict(given)
         loops = [item for item in self.nodes if isinstance(item, (ast.For, ast.While))]
         self._loops = {inner: loop for loop in loops for inner in body_of(loop)}
+        stored = {one.id for one in self.nodes if isinstance(one, ast.Name) and _is_stored(one)}
+        own = {one.arg for one in self.nodes if isinstance(one, ast.arg)}
+        outer = [one.names for one in self.nodes if isinstance(one, (ast.Global, ast.Nonlocal))]
+        self._local = (stored | own).difference(*outer)
         self._functions = [item for item in self.nodes if isinstance(item, _Functions)]
         assigned = [item for item in self.nodes if isinstance(item, ast.Assign)]
         inner = [item for item in self._functions[1:] if isinstance(item, ast.FunctionDef)]
@@ -83,7 +92,7 @@ class Flow:
     def filled(self) -> set[str]:
         """The dictionaries and lists that the function itself fills, such as caches."""
         items = [item for item in self.nodes if isinstance(item, ast.Subscript)]
-        return {ast.unparse(item.value) for item in items if isinstance(item.ctx, ast.Store)}
+        return {ast.unparse(item.value) for item in items if _is_stored(item)}
 
     # Names.
 
@@ -99,8 +108,15 @@ class Flow:
         elif isinstance(node, (ast.For, ast.comprehension)):
             self._bind_items(node.target, node.iter)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            fills = node.func.attr in ("append", "extend", "add") and self._in_hidden_loop(node)
-            self._set(node.func.value, Kind.PIECES if fills else Kind.OTHER)
+            if node.func.attr in FILLS:
+                given = union(map(self.kind, (*node.args, *(one.value for one in node.keywords))))
+                kind = Kind.PLAIN if given & HIDDEN else Kind.OTHER
+                turns = Kind.PIECES if self._in_hidden_loop(node) else Kind.OTHER
+                self._set(node.func.value, kind | turns)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            owner, name, value = node.args
+            if isinstance(name, ast.Constant):
+                self._set(ast.Attribute(owner, str(name.value)), self.kind(value))
 
     def _assign(self, target: ast.expr, value: ast.expr) -> None:
         kind = self.kind(value)
@@ -131,18 +147,19 @@ class Flow:
     def _set(self, target: ast.AST, kind: Kind) -> None:
         node = target.value if isinstance(target, ast.Starred) else target
         if isinstance(node, ast.Subscript):
-            node, kind = node.value, kind | Kind.PIECES if kind & HIDDEN else Kind.OTHER
+            if isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith(
+                "__dict__"
+            ):
+                node = ast.Attribute(node.value, str(node.slice.value))
+            else:
+                node, kind = node.value, kind | Kind.PIECES if kind & HIDDEN else Kind.OTHER
         if not kind or not isinstance(node, (ast.Name, ast.Attribute)):
             return
         key = ast.unparse(node)
         self._names[key] = kind | self._names.get(key, Kind.OTHER)
-        if isinstance(node, ast.Attribute) and kind & HIDDEN:
-            holder = self.reader.object_of(node.value)
-            if holder is None:
-                self._set(node.value, kind)
-            else:
-                kept = self._flows.attributes[type(holder)]
-                kept[node.attr] = kind | kept.get(node.attr, Kind.OTHER)
+        if kind & HIDDEN and not (isinstance(node, ast.Name) and node.id in self._local):
+            outer = node.id if isinstance(node, ast.Name) else node.attr
+            self._flows.kept[outer] = kind | self._flows.kept.get(outer, Kind.OTHER)
 
     def _in_hidden_loop(self, node: ast.AST) -> bool:
         """Whether ``node`` runs in a loop whose number of turns is computed from sizes."""
@@ -160,7 +177,8 @@ class Flow:
     def kind(self, node: ast.AST) -> Kind:
         """What is known of an expression."""
         if isinstance(node, ast.Name):
-            return self._names.get(node.id, Kind.OTHER)
+            outer = {} if node.id in self._local else self._flows.kept
+            return self._names.get(node.id) or outer.get(node.id, Kind.OTHER)
         if isinstance(node, ast.Attribute):
             return self._names.get(ast.unparse(node), Kind.OTHER) or self._attribute(node)
         if isinstance(node, ast.Call):
@@ -177,7 +195,8 @@ class Flow:
         if isinstance(node, ast.FormattedValue):
             return Kind.PLAIN if self.kind(node.value) else Kind.OTHER
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot)):
-            return Kind.OTHER
+            truth = ast.unparse(node.comparators[0]) in ("True", "False")
+            return self.kind(node.left) if truth else Kind.OTHER
         if isinstance(node, ast.comprehension):
             return self.items(node.iter) | (Kind.LESS if node.ifs else Kind.OTHER)
         kind = union(self.kind(child) for child in ast.iter_child_nodes(node))
@@ -203,12 +222,13 @@ class Flow:
     def _attribute(self, node: ast.Attribute) -> Kind:
         if kind := self._size(node.attr, node):
             return kind
-        if self.kind(node.value) & HIDDEN and not hasattr(Tensor, node.attr):
-            return Kind.PLAIN  # of an object that holds such a number
-        if not self.reader.is_own(node):
-            return Kind.OTHER
-        kept = self._flows.attributes.get(type(self.reader.owner), {})
-        return kept.get(node.attr) or self._result(node, [], [])
+        if self.kind(node.value) & HIDDEN and (
+            node.attr == "size" or not hasattr(Tensor, node.attr)
+        ):
+            return Kind.PLAIN  # of an array, or of an object that holds such a number
+        own = self.reader.is_own(node)
+        kept = self._flows.kept.get(node.attr) if own or not hasattr(Tensor, node.attr) else None
+        return kept or (self._result(node, [], []) if own else Kind.OTHER)
 
     def _call(self, node: ast.Call) -> Kind:
         called = node.func
@@ -227,6 +247,8 @@ class Flow:
                 return Kind.PLAIN
             if kind := self._size(name, node):
                 return kind
+            if name == "indices" and any(map(self.kind, node.args)):  # of a slice
+                return Kind.PLAIN
             if not (isinstance(owner, ast.Name) and owner.id in MODULES):
                 return self._result(called, node.args, node.keywords)
             name = name if owner.id in ("math", "torch") else "int"  # numpy gives its own numbers
@@ -260,7 +282,7 @@ class Flow:
         if found is None:
             if self.reader.is_torchs(called) or ast.unparse(called) in SILENT:
                 return Kind.OTHER
-            hidden = union(given) & HIDDEN  # all of it, or some
+            hidden = union([*given, *(self.kind(one.value) for one in keywords)]) & HIDDEN
             return hidden | Kind.LESS if hidden & Kind.PIECES else hidden
         if found[0].code is self.reader.code:
             return Kind.OTHER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from types import CodeType
 
@@ -14,27 +13,36 @@ _CALLS = 5  # the most functions through which a number is followed
 
 
 class Flows:
-    """The flows through all functions of a forward, and the numbers that modules keep.
+    """The flows through all functions of a forward, and the numbers that outlive a function.
 
-    ``attributes`` holds, for each class, the attributes in which its methods keep such numbers.
+    ``kept`` holds what keeps such numbers, by bare names: attributes of any object, globals, and
+    variables of enclosing functions.
     """
 
-    def __init__(self, readers: Mapping[CodeType, Reader]) -> None:
-        self._readers = readers
+    def __init__(self, readers: Mapping[CodeType, Reader], ran: Mapping[CodeType, Reader]) -> None:
+        self._readers, self._ran = readers, ran
         self._flows: dict[tuple[CodeType, frozenset[tuple[str, Kind]]], Flow] = {}
-        self.attributes: defaultdict[type, Names] = defaultdict(dict)
+        self.kept: Names = {}
 
     def all(self) -> list[Flow]:
         """The flows through all functions that read sizes, or get numbers computed from them."""
         before = None
-        while before != repr(self.attributes):
-            before = repr(self.attributes)
+        while before != self.kept:
+            before = dict(self.kept)
             self._flows.clear()
-            for reader in list(self._readers.values()):
+            for reader in self._reached() if self.kept else self._readers.values():
                 self.flow(reader, {}, _CALLS)
-                for method in reader.methods(self.attributes.get(type(reader.owner), ())):
-                    self.flow(method, {}, _CALLS)
         return list(self._flows.values())
+
+    def _reached(self) -> list[Reader]:
+        """The functions that ran, and those that they name and may call."""
+        found = {**self._ran, **self._readers}
+        latest = list(found.values())
+        for _ in range(_CALLS):
+            named = {one.code: one for reader in latest for one in reader.named()}
+            latest = [one for code, one in named.items() if code not in found]
+            found.update((one.code, one) for one in latest)
+        return list(found.values())
 
     def inside(self, code: CodeType) -> list[Reader]:
         """The readers of the functions that a function defines."""
@@ -48,8 +56,8 @@ class Flows:
         The result is None if the function reads no size and gets none, or lies too deep.
         """
         names = {name: kind for name, kind in given.items() if kind}
-        kept = self.attributes.get(type(reader.owner), {})
-        reads = reader.code in self._readers or any(name in kept for name in reader.code.co_names)
+        outer = (*reader.code.co_names, *reader.code.co_freevars)
+        reads = reader.code in self._readers or any(name in self.kept for name in outer)
         if not deep or not (names or reads):
             return None
         key = (reader.code, frozenset(names.items()))

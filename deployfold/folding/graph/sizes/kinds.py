@@ -22,7 +22,11 @@ class Kind(IntFlag):
 HIDDEN = Kind.PLAIN | Kind.PIECES
 SIZES = {  # attributes and methods of a tensor
     **dict.fromkeys(("shape", "size", "numel", "nelement"), Kind.WATCHED),
-    **dict.fromkeys(("stride", "nbytes"), Kind.PLAIN),
+    **dict.fromkeys(
+        """stride nbytes is_contiguous is_same_size storage untyped_storage storage_offset
+        _shape_as_tensor""".split(),
+        Kind.PLAIN,
+    ),
 }
 WATCHED = frozenset(
     "abs ceil divmod floor list max min prod reversed round sorted sum trunc tuple".split()
@@ -31,6 +35,8 @@ SILENT = frozenset("isinstance hasattr callable type print slice super".split())
 """Functions whose results tell nothing of the sizes that they get."""
 _KEEPING = frozenset("all any dict getattr iter next pow setattr".split())
 PLAIN = {"arange", "as_tensor", "tensor", *vars(builtins)} - WATCHED - SILENT - _KEEPING
+FILLS = frozenset("append appendleft extend add insert update setdefault __setitem__".split())
+"""Methods that put what they get into their list, set or dictionary."""
 HOLD_PIECES = frozenset(
     "list tuple set reversed sorted enumerate zip iter dict deque items keys values".split()
 )

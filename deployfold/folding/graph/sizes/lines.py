@@ -23,6 +23,7 @@ class SizeLines:
 
     def __init__(self) -> None:
         self._readers: dict[CodeType, Reader] = {}
+        self._ran: dict[CodeType, Reader] = {}
         self._splits: Counter[tuple[CodeType, int]] = Counter()
         self._lengths: dict[tuple[CodeType, int, int], int] = {}
         self._known = 0
@@ -34,10 +35,10 @@ class SizeLines:
 
     def unfollowed(self) -> list[tuple[str, bool]]:
         """The places that depend on plain numbers computed from sizes; see :mod:`.branches`."""
-        known = sum(reader.known for reader in self._readers.values())
+        known = len(self._ran) + sum(reader.known for reader in self._readers.values())
         if known != self._known:
             self._known = known
-            self._unfollowed.update(dict.fromkeys(tests_of(self._readers)))
+            self._unfollowed.update(dict.fromkeys(tests_of(self._readers, self._ran)))
         return list(self._unfollowed)
 
     def note(self, use: Use) -> None:
@@ -53,25 +54,28 @@ class SizeLines:
             reader.lines["split"].add(line)
         self._splits[key] += 1
 
+    def note_ran(self) -> None:
+        """Record the function outside torch that calls a function of torch."""
+        frame = _outside_torch(sys._getframe(2))
+        if frame.f_code not in self._ran:
+            self._ran[frame.f_code] = Reader.of(frame)
+
     def note_caught(self, places: list[str]) -> None:
         """Record the places where torch raised an error that a forward caught."""
         self._unfollowed.update(dict.fromkeys((place, True) for place in places))
 
     def caller(self) -> list[str]:
         """The file and line of the code that called a function of torch, if it is outside torch."""
-        frame = sys._getframe(2)
-        inside = frame.f_back is not None and frame.f_code.co_filename.startswith(TORCH)
-        frame = frame.f_back if inside and frame.f_back else frame  # a method written in Python
-        file = Path(frame.f_code.co_filename)
-        return [] if str(file).startswith((TORCH, _OWN)) else [f"{file.name}:{frame.f_lineno}"]
+        frame = _outside_torch(sys._getframe(2))
+        file = frame.f_code.co_filename
+        return [] if file.startswith(_OWN) else [f"{Path(file).name}:{frame.f_lineno}"]
 
     def _reader_of(self, frame: FrameType) -> tuple[Reader, int]:
         """The function outside torch that ``frame`` runs, or is called by, and its line.
 
         The functions that call it may get the size as its result.
         """
-        while frame.f_back is not None and frame.f_code.co_filename.startswith((TORCH, _OWN)):
-            frame = frame.f_back
+        frame = _outside_torch(frame)
         found, line = self._reader(frame), frame.f_lineno
         callers = 0
         while callers < _CALLERS and frame.f_back is not None:
@@ -88,3 +92,10 @@ class SizeLines:
         if frame.f_code not in self._readers:
             self._readers[frame.f_code] = Reader.of(frame)
         return self._readers[frame.f_code]
+
+
+def _outside_torch(frame: FrameType) -> FrameType:
+    """The innermost frame of code outside torch that called the code of ``frame``."""
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(TORCH):
+        frame = frame.f_back
+    return frame

@@ -6,10 +6,10 @@ import ast
 import inspect
 import textwrap
 from collections import ChainMap, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FrameType, FunctionType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -82,35 +82,49 @@ class Reader:
                 found = found.fget
             elif isinstance(found, (staticmethod, classmethod)):
                 found = found.__func__
-        if not isinstance(found, FunctionType) or str(found.__module__).startswith("torch."):
+        if not _is_followed(found):
             return None
         return Reader(found.__code__, found.__globals__, owner if bound else None), bound
 
     def object_of(self, node: ast.expr) -> Any:
-        """The module or Python module that ``node`` names; None if the source does not show it."""
+        """The object or Python module that ``node`` names; None if the source does not show it."""
         if isinstance(node, ast.Name):
             found = self.owner if node.id == self.own else self._globals.get(node.id)
-            return found if node.id == self.own or isinstance(found, ModuleType) else None
-        if not isinstance(node, ast.Attribute) or not self.object_of(node.value):
+            return None if isinstance(found, torch.Tensor) else found
+        owner = self.object_of(node.value) if isinstance(node, ast.Attribute) else None
+        if owner is None or not isinstance(node, ast.Attribute):
             return None
-        found = _member(self.object_of(node.value), node.attr)
-        return found if isinstance(found, nn.Module) else None
+        found = _member(owner, node.attr)
+        return found if hasattr(found, "__dict__") and not torch.is_tensor(found) else None
 
     def is_torchs(self, node: ast.expr) -> bool:
-        """Whether ``node`` is a function of torch, or of an object that is no Python module."""
-        if isinstance(node, ast.Attribute):
-            module = self.object_of(node.value)
-            return not isinstance(module, ModuleType) or module.__name__.startswith("torch")
-        found = self._globals.get(node.id) if isinstance(node, ast.Name) else None
-        return str(getattr(found, "__module__", "")).startswith("torch")
+        """Whether ``node`` is a function or module of torch, or a method that tensors have."""
+        if not isinstance(node, ast.Attribute):
+            found = self._globals.get(node.id) if isinstance(node, ast.Name) else None
+            return str(getattr(found, "__module__", "")).startswith("torch")
+        owner = self.object_of(node.value)
+        if isinstance(owner, ModuleType):
+            return owner.__name__.startswith("torch")
+        of_module = isinstance(owner, nn.Module) and isinstance(
+            _member(owner, node.attr), nn.Module
+        )
+        return of_module or hasattr(torch.Tensor, node.attr)
 
-    def methods(self, attributes: Iterable[str]) -> Iterator[Reader]:
-        """The owner's methods and properties that read one of its ``attributes``."""
-        wanted = {*attributes}
-        for item in list(vars(type(self.owner)).values()):
-            function = item.fget if isinstance(item, property) else item
-            if isinstance(function, FunctionType) and wanted & {*function.__code__.co_names}:
-                yield Reader(function.__code__, function.__globals__, self.owner)
+    def named(self) -> Iterator[Reader]:
+        """The functions outside torch that the code may call: globals, and its owner's methods."""
+        own = [item for base in type(self.owner).__mro__ for item in list(vars(base).values())]
+        found = [(item.fget if isinstance(item, property) else item, self.owner) for item in own]
+        outer = [self._globals.get(name) for name in self.code.co_names]
+        modules = [vars(item) for item in outer if isinstance(item, ModuleType)]
+        outer += [names.get(name) for names in modules for name in self.code.co_names]
+        for function, owner in (*found, *((item, None) for item in outer)):
+            if _is_followed(function):
+                yield Reader(function.__code__, function.__globals__, owner)
+
+
+def _is_followed(item: Any) -> TypeGuard[FunctionType]:
+    """Whether ``item`` is a function outside torch with code in Python."""
+    return isinstance(item, FunctionType) and not str(item.__module__).startswith("torch.")
 
 
 def _member(owner: object, name: str) -> Any:
