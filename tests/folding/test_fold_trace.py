@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from cli_runs import run
-from fold_nets import Net, folded, randomise
+from fold_nets import Net, device_of, folded, randomise
 from torch import nn
 
 from deployfold.errors import FoldError
@@ -25,7 +25,7 @@ def test_a_plain_model_is_traced_without_computing():
     seen = []
 
     def forward(self, x):
-        seen.append(x.device.type)
+        seen.append(device_of(x))
         return self.norm(self.conv(x))
 
     net = randomise(Net(forward, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
@@ -39,7 +39,7 @@ def test_code_that_needs_numbers_is_traced_with_them():
     seen = []
 
     def forward(self, x):
-        seen.append(x.device.type)
+        seen.append(device_of(x))
         y = self.norm(self.conv(x))
         return y * 2 if x.mean().item() < 1e9 else y
 
@@ -133,3 +133,23 @@ def test_the_command_folds_a_model_nested_200_deep(tmp_path):
     assert "torch" in imported
     assert not unneeded & imported  # their imports take longer than folding
     assert len(json.loads(done.stdout)["fold"]["folded"]) == 200
+
+
+BRANCHES = {
+    "type": lambda x: x.device.type == "cpu",
+    "device": lambda x: x.device == torch.device("cpu"),
+    "name": lambda x: str(x.device) == "cpu",
+    "is_cuda": lambda x: not x.is_cuda,
+    "is_meta": lambda x: not x.is_meta,
+    "number": lambda x: x.get_device() < 0,
+}
+
+
+@pytest.mark.parametrize("way", BRANCHES)
+def test_a_forward_that_branches_on_its_device_takes_its_usual_branch(way):
+    def forward(self, x):
+        y = self.norm(self.conv(x) if BRANCHES[way](x) else torch.tanh(x))
+        return y + torch.arange(4, device=x.device).to(self.conv.weight.device)
+
+    net = Net(forward, conv=nn.Conv1d(3, 4, 1), norm=nn.BatchNorm1d(4))
+    folded(randomise(net), torch.randn(2, 3, 4), gone=1)

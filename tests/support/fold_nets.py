@@ -42,6 +42,11 @@ def randomise(model: nn.Module, seed: int = 0, *, positive: bool = False) -> nn.
     return model.eval()
 
 
+def device_of(x: Tensor) -> str:
+    """The device of ``x``, also if it is the meta device, which a trace hides from a forward."""
+    return x.untyped_storage().device.type
+
+
 def outputs_of(model: nn.Module, *inputs: Tensor) -> list[Tensor]:
     from deployfold.folding.modules import tensors_in
 

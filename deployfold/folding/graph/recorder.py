@@ -15,6 +15,7 @@ from deployfold.folding.modules import map_tensors, named_tensors, tensors_in
 from deployfold.folding.operators.table import OPERATORS
 from deployfold.util.seeded import Seeded, bind_schema, is_random
 
+from .devices import Devices
 from .direct_calls import DirectCalls
 from .dispatched import LIFTS, in_one_form, storage_of, with_layer_names
 from .graph import Call, Graph, Op, Value, values_in
@@ -31,7 +32,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # True makes torch import its compiler, which takes over a second
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, devices: Devices | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._values: dict[int, tuple[weakref.ref[torch.Tensor], Value]] = {}
         self._aliases: dict[int, list[weakref.ref[torch.Tensor]]] = {}
@@ -42,7 +43,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._draws = Seeded()
         self._random = False
         self._has_read = False  # whether this pass gave data to code outside torch
-        self.on_meta = any(tensor.is_meta for _, tensor in named_tensors(model))
+        self.devices = devices  # None if the passes compute numbers
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._direct_calls = DirectCalls(self._paths, model)
         self._constants: dict[str, Value] = {}
@@ -251,11 +252,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._remember_constant(tensor)
         draws = is_random(func, arguments)
         self._random = self._random or draws
-        if draws and not self.on_meta:
-            result = self._draws.draw(func, args, kwargs)
-        else:
-            result = meta_result(func, arguments) if self.on_meta else None
-            result = func(*args, **kwargs) if result is None else result
+        result = None if self.devices is None else meta_result(func, arguments)
+        if result is None:
+            drawn = draws and self.devices is None
+            result = self._draws.draw(func, args, kwargs) if drawn else func(*args, **kwargs)
         given = {id(tensor) for tensor in tensors_in(list(arguments.values()))}
         fresh = [tensor for tensor in tensors_in(result) if id(tensor) not in given]
         if written or fresh or not list(tensors_in(result)):

@@ -11,8 +11,10 @@ reads a number fails there, and the trace then repeats the pass on the real numb
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from deployfold.folding.modules import (
 )
 from deployfold.folding.proof.compare import forward_failed, run_model
 
+from .devices import Devices
 from .graph import Graph
 from .outline import READS_OUTSIDE_TORCH, outline_of
 from .recorder import Inputs, Recorder
@@ -44,8 +47,7 @@ def trace(
 ) -> Graph:
     """Record one forward pass of ``model`` for each sample that runs a new list of operators.
 
-    The graph of several passes holds the module calls of all passes. A fold must be correct for
-    every call, as for a module that one pass calls several times.
+    The graph holds the module calls of all passes. A fold must be correct for every call.
 
     The model does not change: the passes run on a second set of module objects, which share the
     parameters and own copies of the buffers. The trace restores a parameter that a pass writes to.
@@ -70,7 +72,7 @@ def trace(
     try:
         shapes = [map_tensors(inputs, _on_meta) for inputs in samples]
         with without_numbers(shadow), torch.device("meta"):
-            return _record_all(shadow, shapes, others, further, apart)
+            return _record_all(shadow, shapes, others, further, apart, Devices(model, samples))
     except Exception:  # model code may need numbers, or tensors outside the module
         try:
             return _record_all(copy_modules(model), samples, others)
@@ -97,8 +99,7 @@ def _only_when_traced(
     )
 
 
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to("meta")
+_on_meta = methodcaller("to", "meta")
 
 
 def _record_all(
@@ -107,8 +108,9 @@ def _record_all(
     others: Sequence[Sequence[Inputs]],
     further: Sequence[Iterable[Inputs]] = ((), ()),
     apart: Iterable[Inputs] = (),
+    devices: Devices | None = None,
 ) -> Graph:
-    recorder = Recorder(shadow)
+    recorder = Recorder(shadow, devices)
     comparisons = Comparisons()
     outlines: dict[object, None] = {}
     taken: list[Inputs] = []
@@ -132,7 +134,7 @@ def _record_all(
     def record_other(inputs: Inputs) -> bool:
         """Record one pass that the model may refuse; return whether the model accepts the input."""
         try:
-            new = record(map_tensors(inputs, _on_meta) if recorder.on_meta else inputs)
+            new = record(map_tensors(inputs, _on_meta) if recorder.devices else inputs)
         except FoldError:
             return False
         taken.append(inputs)
@@ -232,13 +234,18 @@ class Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = getattr(func, "__name__", "")
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if (devices := self._recorder.devices) is not None:
+            answer = devices.answer(func, args, sys._getframe(1))
+            if answer is not None:
+                return answer
+            args, kwargs = devices.on_meta(args, kwargs)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             self._recorder.note_transform()
         if name == "__getitem__":
             args = (args[0], self._with_tensors(args[1]))
         try:
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
         except Exception:
             self.raised += self._comparisons.lines.caller()
             raise
@@ -252,7 +259,7 @@ class Reads(TorchFunctionMode):
         if sizes or name in SIZES or (type(result) is int and name in ("__get__", "__len__")):
             self._comparisons.lines.note("read")
         elif name in SPLITS and args and torch.is_tensor(args[0]):
-            length, parts = _split(name, *args, **(kwargs or {}))
+            length, parts = _split(name, *args, **kwargs)
             self._comparisons.lines.note_split(length)
             if name == "split" and type(parts) is int:
                 self._comparisons.note_bound(length, parts)

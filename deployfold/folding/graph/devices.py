@@ -1,0 +1,49 @@
+"""Hides the meta device from a traced model, so that the model takes its usual branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+
+from deployfold.folding.modules import tensors_in
+
+
+class Devices:
+    """The device on which a model really computes, in the place of the meta device.
+
+    Code outside torch that asks for the device of a meta tensor gets the real device, and a call of
+    torch that is given the real device gets the meta device. Torch's own code sees the truth.
+    """
+
+    def __init__(self, model: torch.nn.Module, samples: Sequence[Any]) -> None:
+        tensors = (*tensors_in(list(samples)), *model.parameters(), *model.buffers())
+        self._real = next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def answer(self, func: Any, args: Sequence[Any], frame: FrameType) -> Any:
+        """What a tensor says about its device; None if ``func``, called in ``frame``, asks else."""
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = getattr(func.__self__, "__name__", "")
+        kind = self._real.type
+        if name not in ("device", "get_device") and not name.startswith("is_"):
+            return None
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "torch" or not args[0].is_meta:
+            return None
+        if name == "get_device":
+            return -1 if self._real.index is None else self._real.index
+        if name in ("is_meta", f"is_{kind}"):
+            return name != "is_meta"
+        return self._real if name == "device" else None
+
+    def on_meta(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a function of torch, with the meta device for the real one."""
+        return tuple(map(self._shown, args)), {key: self._shown(kwargs[key]) for key in kwargs}
+
+    def _shown(self, item: Any) -> Any:
+        same = type(item) is torch.device and item.type == self._real.type
+        return torch.device("meta") if same else item
