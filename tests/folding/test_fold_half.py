@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from fold_nets import device_of
 from torch import nn
 
 from deployfold.errors import FoldError
