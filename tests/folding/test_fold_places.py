@@ -236,3 +236,22 @@ def test_an_operator_between_two_layers_and_their_norm(way):
         last=nn.Conv2d(4, 2, 1),
     )
     folded(randomise(model, positive=True), torch.randn(2, 3, 4, 4), gone=1)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_statistics_pooling_carries_positive_scales(positive):
+    def forward(self, x):
+        y = self.norm(self.conv(x).relu())
+        return self.last(torch.cat([y.mean(2), y.std(2)], 1))
+
+    layers = {"conv": nn.Conv1d(3, 4, 1), "norm": nn.BatchNorm1d(4), "last": nn.Linear(8, 2)}
+    model = randomise(Net(forward, **layers), positive=positive)
+    folded(model, torch.randn(2, 3, 9), gone=positive, left=not positive)
+
+
+def test_a_standard_deviation_takes_a_scale_and_no_shift():
+    net = Net(lambda self, x: self.norm(self.conv(x).std(2)), conv=nn.Conv1d(3, 4, 1))
+    net.norm = nn.BatchNorm1d(4)
+    randomise(net, positive=True)
+    why = reason(folded(net, torch.randn(2, 3, 9), gone=0, left=1))
+    assert "no change of its input shifts the result" in why

@@ -10,7 +10,7 @@ from torch import Tensor
 from deployfold.folding.algebra import Affine
 from deployfold.folding.graph.graph import Value
 
-from .links import Link
+from .links import NEVER_SHIFTED, Link
 from .partial import NotSeparable, along, compact, like, merge, on_axis, varying_axes
 
 
@@ -89,6 +89,8 @@ class Change:
         """
         source, route, coefficient = link.inputs[index]
         self.check_passes(link)
+        if link.drops_shift and self.shifts:
+            raise NotSeparable(NEVER_SHIFTED)
         scale = compact(route.up(self.scale))
         if not shift:
             return Change(scale, like(source, 0.0), constant=False)
@@ -112,6 +114,8 @@ class Change:
             part = self if item is source else Change.none(item)
             scale = merge(scale, route.down(part.scale))
             shift = merge(shift, route.down(part.shift, 0.0) * coefficient)
+        if link.drops_shift:
+            return Change(scale, like(link.output, 0.0), constant=False)
         if link.constant == 0.0 or not bool((scale != 1).any()):
             return Change(scale, shift, self.constant)
         return Change(scale, compact(shift + (1 - scale) * link.constant_numbers()), True)

@@ -11,7 +11,7 @@ here builds the links of one kind of operator; :mod:`.table` assigns a function 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Coefficient = float | Tensor
 
 _UNEVEN = "the weights of the sum do not add up to one, so no shift passes"
 _RECTIFIER = "the operator passes only a positive scale, and no shift"
+NEVER_SHIFTED = "no change of its input shifts the result of the operator"
 _NEGATIVE = "a negative scale would turn the maximum into a minimum"
 
 
@@ -40,6 +41,7 @@ class Link:
         sign: the factor of a constant tensor.
         positive: the reason why the operator needs a positive scale; empty if any scale passes.
         no_shift: the reason why a shift cannot pass the operator; empty if a shift can.
+        drops_shift: a shift of the input does not change the output.
     """
 
     output: Value
@@ -48,6 +50,7 @@ class Link:
     sign: float = 1.0
     positive: str = ""
     no_shift: str = ""
+    drops_shift: bool = False
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -184,6 +187,12 @@ class Reduction:
                 no_shift="" if plain else _UNEVEN,
             )
         ]
+
+
+def deviates(op: Op) -> list[Link]:
+    """The link of a standard deviation, which a shift leaves and a scale multiplies."""
+    (link,) = Reduction(0)(op)
+    return [replace(link, positive="a standard deviation keeps no sign", drops_shift=True)]
 
 
 def joins(op: Op) -> list[Link]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from deployfold.folding.graph.affine_layer import AffineLayer
 from deployfold.folding.graph.graph import Op, Value
 from deployfold.folding.graph.layers import channel_axis, is_layer
-from deployfold.folding.operators.links import Link
+from deployfold.folding.operators.links import NEVER_SHIFTED, Link
 from deployfold.folding.operators.partial import NotSeparable, compact
 
 from .context import Context, describe
@@ -157,9 +157,22 @@ class Cells(Labels):
             self._demand(labels, link, op)
             parts.append(self.carried(labels, route))
         plain = len(parts) == 1 and isinstance(link.inputs[0][2], float)
+        if link.drops_shift:
+            return self._without_offset(parts[0], op)
         if plain and link.inputs[0][2] == 1.0 and link.constant == 0.0:
             return parts[0]
         return self._summed(link, parts)
+
+    def _without_offset(self, labels: Tensor, op: Op) -> Tensor:
+        """Begin new cells that have the scales of the old ones, and no offset."""
+        labels = labels.nan_to_num(nan=FIXED)
+        old = self.ids(labels)
+        new = np.arange(self.count, self.count + len(old))
+        self.count += len(old)
+        self.same_scale.append((new, old))
+        self.fixed_offset.append(Demand(new, f"{describe(op)} computes it: {NEVER_SHIFTED}"))
+        places = torch.searchsorted(torch.from_numpy(old), labels.long())
+        return torch.from_numpy(new).double()[places]
 
     def _joined(self, link: Link) -> Tensor:
         """Return the cells of the output of a concatenation."""
