@@ -554,6 +554,11 @@ class PadsIfWide(nn.Module):
         return F.pad(y, (0, 1)) if self.width > 60 else y
 
 
+class PadsByGlobal(nn.Module):
+    def forward(self, y):
+        return F.pad(y, (0, 1)) if global_width() > 60 else y
+
+
 class Keeps(nn.Module):
     """Keeps a number in an attribute, chooses a module by it, and compares with a stored size."""
 
@@ -562,6 +567,7 @@ class Keeps(nn.Module):
         self.norm, self.conv, self.late = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), late
         self.pads = nn.ModuleList(nn.ZeroPad2d((0, i // 5, 0, 0)) for i in range(9))
         self.padding = PadsIfWide()
+        self.steps = nn.ModuleList([PadsByGlobal()])
         self.register_buffer("table", torch.zeros(40))
 
     def forward(self, x):
@@ -581,11 +587,15 @@ class Keeps(nn.Module):
         self.padding.width = int(y.shape[-1])
         return self.padding(y)
 
+    def elsewhere(self, y):
+        WIDTHS["last"] = int(y.shape[-1])
+        return self.steps[0](y)
+
     def bound(self, y):
         return F.pad(y, (0, max(0, y.shape[-1] - 1000)))
 
 
-@pytest.mark.parametrize("late", ["branch", "choice", "stored", "child"])
+@pytest.mark.parametrize("late", ["branch", "choice", "stored", "child", "elsewhere"])
 def test_a_size_is_followed_into_other_methods(late):
     assert fold(randomise(Keeps(late)), (torch.randn(1, 4, 20, 20),)).batchnorms_after == 1
 

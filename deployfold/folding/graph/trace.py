@@ -111,7 +111,7 @@ def _record_all(
     devices: Devices | None = None,
 ) -> Graph:
     recorder = Recorder(shadow, devices)
-    comparisons = Comparisons()
+    comparisons = Comparisons(shadow)
     outlines: dict[object, None] = {}
     taken: list[Inputs] = []
     differing: list[Inputs] = []
@@ -252,7 +252,6 @@ class Reads(TorchFunctionMode):
         if name == "__getitem__":
             for length, end in _cuts(*args):
                 self._comparisons.note_bound(length, end)
-        self._comparisons.lines.note_ran()
         if name in READS_OUTSIDE_TORCH and args and torch.is_tensor(args[0]):
             self._recorder.note_read(name, args[0])
         sizes = type(result) is torch.Size or name in ("size", "numel", "nelement")

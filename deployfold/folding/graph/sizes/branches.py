@@ -20,16 +20,14 @@ from .functions import Flows
 from .kinds import HIDDEN, Kind
 from .readers import Reader
 
-_Readers = Mapping[CodeType, Reader]
 
-
-def tests_of(readers: _Readers, ran: _Readers) -> list[tuple[str, bool]]:
+def tests_of(readers: Mapping[CodeType, Reader], model: nn.Module) -> list[tuple[str, bool]]:
     """The places, as file and line, where the code depends on a number that reports nothing.
 
-    ``readers`` are the functions that read sizes, and ``ran`` all that called a function of torch.
+    ``readers`` are the functions that read sizes, and those that called them.
     The code branches there (True), or takes the least or largest of several numbers (False).
     """
-    flows = Flows(readers, ran).all()
+    flows = Flows(readers, model).all()
     return list(dict.fromkeys(place for flow in flows for place in _tests(flow)))
 
 

@@ -72,13 +72,13 @@ class Comparisons:
     ``min(x.shape[-1], 64)`` are as long as ``x`` up to 64.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         self._seen: defaultdict[Place, set[_Answer]] = defaultdict(set)
         self._pairs: defaultdict[tuple[Place, int], set[tuple[float, float]]] = defaultdict(set)
         self._bounds: defaultdict[Hashable, dict[float, bool]] = defaultdict(dict)
         self._turns: Counter[Hashable] = Counter()
         self._passes = 0
-        self.lines = SizeLines()
+        self.lines = SizeLines(model)
 
     def begin(self) -> None:
         """Begin another pass."""

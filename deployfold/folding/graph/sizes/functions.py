@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import CodeType
 
+from torch import nn
+
 from .flow import Flow, Names
 from .kinds import Kind
 from .readers import Reader
@@ -19,8 +21,8 @@ class Flows:
     variables of enclosing functions.
     """
 
-    def __init__(self, readers: Mapping[CodeType, Reader], ran: Mapping[CodeType, Reader]) -> None:
-        self._readers, self._ran = readers, ran
+    def __init__(self, readers: Mapping[CodeType, Reader], model: nn.Module) -> None:
+        self._readers, self._model = readers, model
         self._flows: dict[tuple[CodeType, frozenset[tuple[str, Kind]]], Flow] = {}
         self.kept: Names = {}
 
@@ -35,8 +37,9 @@ class Flows:
         return list(self._flows.values())
 
     def _reached(self) -> list[Reader]:
-        """The functions that ran, and those that they name and may call."""
-        found = {**self._ran, **self._readers}
+        """The forwards of all modules, the functions that read sizes, and those that these call."""
+        found = {one.code: one for one in map(Reader.of_module, self._model.modules()) if one}
+        found.update(self._readers)
         latest = list(found.values())
         for _ in range(_CALLS):
             named = {one.code: one for reader in latest for one in reader.named()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
+from torch import nn
 
 from .branches import tests_of
 from .readers import Reader, Use
@@ -21,9 +22,9 @@ _CALLERS = 4
 class SizeLines:
     """The functions outside torch that read sizes, over all passes so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._readers: dict[CodeType, Reader] = {}
-        self._ran: dict[CodeType, Reader] = {}
+        self._model = model
         self._splits: Counter[tuple[CodeType, int]] = Counter()
         self._lengths: dict[tuple[CodeType, int, int], int] = {}
         self._known = 0
@@ -35,10 +36,10 @@ class SizeLines:
 
     def unfollowed(self) -> list[tuple[str, bool]]:
         """The places that depend on plain numbers computed from sizes; see :mod:`.branches`."""
-        known = len(self._ran) + sum(reader.known for reader in self._readers.values())
+        known = sum(reader.known for reader in self._readers.values())
         if known != self._known:
             self._known = known
-            self._unfollowed.update(dict.fromkeys(tests_of(self._readers, self._ran)))
+            self._unfollowed.update(dict.fromkeys(tests_of(self._readers, self._model)))
         return list(self._unfollowed)
 
     def note(self, use: Use) -> None:
@@ -53,12 +54,6 @@ class SizeLines:
         if self._lengths.setdefault((*key, self._splits[key]), length) != length:
             reader.lines["split"].add(line)
         self._splits[key] += 1
-
-    def note_ran(self) -> None:
-        """Record the function outside torch that calls a function of torch."""
-        frame = _outside_torch(sys._getframe(2))
-        if frame.f_code not in self._ran:
-            self._ran[frame.f_code] = Reader.of(frame)
 
     def note_caught(self, places: list[str]) -> None:
         """Record the places where torch raised an error that a forward caught."""

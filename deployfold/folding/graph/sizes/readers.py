@@ -43,6 +43,13 @@ class Reader:
         names = ChainMap(enclosed, frame.f_globals)
         return cls(code, names, inside.get((*code.co_varnames, "")[0]))
 
+    @classmethod
+    def of_module(cls, module: nn.Module) -> Reader | None:
+        """The reader of the forward of ``module``; None for a forward of torch."""
+        forward = forward_of(module)
+        known = _is_followed(forward)
+        return cls(forward.__code__, forward.__globals__, module) if known else None
+
     @property
     def known(self) -> int:
         """A number that grows whenever a pass adds a line."""
