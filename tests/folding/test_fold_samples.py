@@ -567,7 +567,6 @@ class Keeps(nn.Module):
         self.norm, self.conv, self.late = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), late
         self.pads = nn.ModuleList(nn.ZeroPad2d((0, i // 5, 0, 0)) for i in range(9))
         self.padding = PadsIfWide()
-        self.steps = nn.ModuleList([PadsByGlobal()])
         self.register_buffer("table", torch.zeros(40))
 
     def forward(self, x):
@@ -587,17 +586,26 @@ class Keeps(nn.Module):
         self.padding.width = int(y.shape[-1])
         return self.padding(y)
 
-    def elsewhere(self, y):
-        WIDTHS["last"] = int(y.shape[-1])
-        return self.steps[0](y)
-
     def bound(self, y):
         return F.pad(y, (0, max(0, y.shape[-1] - 1000)))
 
 
-@pytest.mark.parametrize("late", ["branch", "choice", "stored", "child", "elsewhere"])
+@pytest.mark.parametrize("late", ["branch", "choice", "stored", "child"])
 def test_a_size_is_followed_into_other_methods(late):
     assert fold(randomise(Keeps(late)), (torch.randn(1, 4, 20, 20),)).batchnorms_after == 1
+
+
+def test_a_size_is_followed_into_another_module():
+    """The module that compares the global reads no size, and the source does not show its call."""
+
+    def forward(self, x):
+        y = self.norm(torch.sigmoid(x))
+        WIDTHS["last"] = int(y.shape[-1])
+        return self.steps(y)
+
+    steps = nn.Sequential(PadsByGlobal(), nn.Conv2d(4, 2, 3))
+    net = randomise(Net(forward, norm=nn.BatchNorm2d(4), steps=steps))
+    assert fold(net, (torch.randn(1, 4, 20, 20),)).batchnorms_after == 1
 
 
 def test_a_cache_that_the_forward_fills_is_not_noted():

@@ -83,10 +83,12 @@ class Flow:
         lines = lines_of(node)
         return any(not one.lines[use].isdisjoint(lines) for one in self._inner)
 
-    @cached_property
-    def _returned(self) -> list[ast.expr]:
+    @property
+    def returned(self) -> Kind:
+        """The kind of what the function returns or yields."""
         first = next(iter(self._functions), None)
-        return returned_by(first if isinstance(first, ast.Lambda) else self._tree)
+        own = returned_by(first if isinstance(first, ast.Lambda) else self._tree)
+        return union(map(self.kind, own))
 
     @cached_property
     def filled(self) -> set[str]:
@@ -294,4 +296,4 @@ class Flow:
             rest = reader.code.co_argcount + reader.code.co_kwonlyargcount
             named |= dict.fromkeys(reader.code.co_varnames[rest : rest + 1], more | Kind.PIECES)
         flow = self._flows.flow(reader, named, self._deep - 1)
-        return Kind.OTHER if flow is None else union(map(flow.kind, flow._returned))
+        return Kind.OTHER if flow is None else flow.returned

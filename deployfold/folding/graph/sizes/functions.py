@@ -8,7 +8,7 @@ from types import CodeType
 from torch import nn
 
 from .flow import Flow, Names
-from .kinds import Kind
+from .kinds import HIDDEN, Kind
 from .readers import Reader
 
 _CALLS = 5  # the most functions through which a number is followed
@@ -25,15 +25,18 @@ class Flows:
         self._readers, self._model = readers, model
         self._flows: dict[tuple[CodeType, frozenset[tuple[str, Kind]]], Flow] = {}
         self.kept: Names = {}
+        self._givers: set[str] = set()  # the functions that return what is kept
 
     def all(self) -> list[Flow]:
         """The flows through all functions that read sizes, or get numbers computed from them."""
         before = None
-        while before != self.kept:
-            before = dict(self.kept)
+        while before != (self.kept, self._givers):
+            before = dict(self.kept), set(self._givers)
             self._flows.clear()
             for reader in self._reached() if self.kept else self._readers.values():
-                self.flow(reader, {}, _CALLS)
+                flow = self.flow(reader, {}, _CALLS)
+                if self.kept and flow and flow.returned & HIDDEN:
+                    self._givers.add(reader.code.co_name)
         return list(self._flows.values())
 
     def _reached(self) -> list[Reader]:
@@ -60,7 +63,8 @@ class Flows:
         """
         names = {name: kind for name, kind in given.items() if kind}
         outer = (*reader.code.co_names, *reader.code.co_freevars)
-        reads = reader.code in self._readers or any(name in self.kept for name in outer)
+        kept = any(name in self.kept or name in self._givers for name in outer)
+        reads = kept or reader.code in self._readers
         if not deep or not (names or reads):
             return None
         key = (reader.code, frozenset(names.items()))
