@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployfold.compiling.sidecar import engine_tensors, read_sidecar
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.config.optimization_profiles import OptimizationProfile
 from deployfold.errors import BundleError, UsageError
 from deployfold.runtimes import TritonModel
@@ -77,7 +77,7 @@ def engine_interface(path: Path) -> Interface:
         BundleError: the sidecar does not describe them.
     """
     try:
-        tensors = engine_tensors(read_sidecar(path), path)
+        tensors = read_sidecar(path).tensors(path)
     except UsageError as error:
         raise BundleError(error.message, hint=error.hint) from error
     profiles = tensors.profiles

@@ -144,8 +144,8 @@ def _unfit(build: Build, artifact: Artifact) -> str | None:
             "Triton loads engines of TensorRT, but not of TensorRT-RTX; deployfold finish builds "
             "one on the GPU"
         )
-    options = read_sidecar(build.directory / artifact.file).get("options", {})
-    return "it is weight-stripped, but Triton cannot refit" if options.get("strip_plan") else None
+    stripped = read_sidecar(build.directory / artifact.file).weight_stripped
+    return "it is weight-stripped, but Triton cannot refit" if stripped else None
 
 
 def _batch_to_serve(

@@ -6,6 +6,7 @@ sidecar is read before the engine, so that the error can name both in one senten
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from deployfold.targets.compute_capability import (
     sm_name,
     sm_names,
 )
-from deployfold.targets.libraries import LIBRARIES, version_parts
+from deployfold.targets.libraries import LIBRARIES, Library, version_parts
 from deployfold.targets.machine import Gpu
 from deployfold.util.files import sha256, write_text
 from deployfold.util.onnx_files import onnx_sha256
@@ -58,21 +59,195 @@ def sidecar_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
+@dataclass(frozen=True, eq=False)
+class Sidecar:
+    """The content of a sidecar.
+
+    An older or a hand-made sidecar may lack fields, or have them in another form. Such a field
+    counts as missing, and a missing field is no reason against an engine.
+
+    Attributes:
+        content: the JSON object.
+        library: the Python package that built the engine.
+        library_version: such as ``11.4.0.106``; empty if it is missing.
+        precision: the value of a :class:`~deployfold.config.precision.Precision`.
+        targets: the target names that the engine serves, as the user wrote them.
+        compute_capabilities: those that the engine was built for.
+        options: the fields of :class:`~deployfold.config.engine.EngineOptions`.
+        sha256: of the engine.
+        onnx, onnx_sha256: name and SHA-256 of the ONNX that its weights came from.
+        refitted_from: the SHA-256 of the engine that this one is a copy of, with weights.
+    """
+
+    content: Mapping[str, Any]
+    library: Library
+    library_version: str
+    precision: str | None
+    targets: tuple[str, ...]
+    compute_capabilities: tuple[ComputeCapability, ...]
+    options: Mapping[str, Any]
+    sha256: str | None
+    onnx: str | None
+    onnx_sha256: str | None
+    refitted_from: str | None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Sidecar:
+        """The sidecar with this content, whose ``library`` is one of ``LIBRARIES``."""
+        texts = {key: value for key, value in content.items() if isinstance(value, str)}
+        capabilities = map(parse_dotted, _words(content.get("compute_capabilities")))
+        options, onnx = content.get("options"), texts.get("onnx")
+        return cls(
+            content=content,
+            library=content["library"],
+            library_version=texts.get("library_version", ""),
+            precision=texts.get("precision"),
+            targets=_words(content.get("targets")),
+            compute_capabilities=tuple(one for one in capabilities if one is not None),
+            options=options if isinstance(options, dict) else {},
+            sha256=texts.get("sha256"),
+            onnx=None if onnx is None else Path(onnx).name,  # a path could lead out of the folder
+            onnx_sha256=texts.get("onnx_sha256"),
+            refitted_from=texts.get("refitted_from"),
+        )
+
+    @property
+    def weight_stripped(self) -> bool:
+        """Whether the engine was built without weights, and needs refitting before it runs."""
+        return bool(self.options.get("strip_plan"))
+
+    @property
+    def refittable(self) -> bool:
+        """Whether the weights of the engine can be replaced."""
+        return self.weight_stripped or bool(self.options.get("refit"))
+
+    @property
+    def built_for(self) -> str:
+        """The GPUs that the engine was built for, for messages: ``sm_80, sm_89``."""
+        capabilities = self.compute_capabilities
+        return sm_names(capabilities) if capabilities else "an NVIDIA GPU"
+
+    def incompatibility(self, here: Here) -> str | None:
+        """Why the engine cannot run here, in one sentence; ``None`` if no field is a reason.
+
+        1. TensorRT-RTX: the GPU must be among those it was built for.
+        2. TensorRT: the compute capability must be that of the GPU it was built on; with
+           ``ampere_plus`` it may be any from 8.0 on.
+        3. TensorRT: the first three parts of the version must be the same; the library itself may
+           be stricter. With ``version_compatible`` it may also be a newer version of the same
+           major, or of the next one where :data:`RUNS_ON_NEXT_MAJOR` has the pair.
+        """
+        if self._serves_gpu(here) and self._serves_version(here):
+            return None
+        title = LIBRARIES[self.library].title
+        return (
+            f"built for {self.built_for} by {title} {self.library_version or 'an unknown version'};"
+            f" this is {sm_name(here.compute_capability)} with {title} {here.library_version}: "
+            "run deployfold finish here"
+        )
+
+    def wrong_size(self, engine: Path) -> str | None:
+        """Why the engine's size shows that this describes another file; ``None`` if it does not.
+
+        The size is cheap to read. :meth:`describes` takes about a second for a gigabyte.
+        """
+        size, wanted = engine.stat().st_size, self.content.get("bytes")
+        if isinstance(wanted, int) and size != wanted:
+            return (
+                f"it has {size} bytes instead of the {wanted} in its sidecar; copy both files again"
+            )
+        return None
+
+    def describes(self, engine: Path) -> bool:
+        """Whether the SHA-256 of the engine is the one in the sidecar."""
+        return self.sha256 in (None, sha256(engine))
+
+    def tensors(self, path: Path) -> EngineTensors:
+        """The inputs, outputs and optimization profiles of the engine at ``path``.
+
+        Raises:
+            UsageError: the sidecar does not describe them.
+        """
+        try:
+            tensors = [
+                EngineTensor(
+                    str(one["name"]), str(one["dtype"]), tuple(map(int, one["shape"])), one["mode"]
+                )
+                for one in self.content["tensors"]
+            ]
+            profiles = profiles_from_json(self.content["profiles"])
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise UsageError(
+                f"The sidecar of {path.name} does not describe the engine's inputs: {error!r}.",
+                hint="An older deployfold wrote it, or it is damaged: build the engine again.",
+            ) from error
+        return EngineTensors(
+            tuple(one for one in tensors if one.mode == "input"),
+            tuple(one for one in tensors if one.mode == "output"),
+            profiles,
+        )
+
+    def refitted(self, engine: Path, content: bytes, onnx: Path, onnx_sha256: str) -> Sidecar:
+        """The sidecar of a copy of the engine with the weights of another ONNX.
+
+        Args:
+            engine: the path of the copy.
+            content: its bytes.
+            onnx: the ONNX that its weights came from.
+        """
+        return Sidecar.of(
+            {
+                **self.content,
+                "engine": engine.name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                "options": {**self.options, "strip_plan": False, "refit": True},
+                "onnx": onnx.name,
+                "onnx_sha256": onnx_sha256,
+                "refitted_from": self.sha256,
+            }
+        )
+
+    def write(self, engine: Path) -> None:
+        """Write the sidecar beside the engine, as JSON, atomically."""
+        write_text(sidecar_path(engine), json.dumps(self.content, indent=2) + "\n")
+
+    def _serves_gpu(self, here: Here) -> bool:
+        capabilities = self.compute_capabilities
+        if not capabilities or here.compute_capability in capabilities:
+            return True
+        level = self.options.get("hardware_compatibility")
+        ampere = level == "ampere_plus" and self.library == "tensorrt"
+        return ampere and here.compute_capability >= (8, 0)
+
+    def _serves_version(self, here: Here) -> bool:
+        built, have = version_parts(self.library_version), version_parts(here.library_version)
+        if self.library != "tensorrt" or not built or not have or built[:3] == have[:3]:
+            return True
+        if not self.options.get("version_compatible"):
+            return False
+        return (built[0] == have[0] and built < have) or (built[0], have[0]) in RUNS_ON_NEXT_MAJOR
+
+
+def _words(values: object) -> tuple[str, ...]:
+    return tuple(map(str, values)) if isinstance(values, list) else ()
+
+
 def make_sidecar(
     artifact: EngineArtifact,
     request: EngineRequest,
     onnx: Path,
     tensors: Sequence[Mapping[str, Any]],
     gpu: Gpu | None,
-) -> dict[str, Any]:
-    """The content of the sidecar of a new engine, as JSON values.
+) -> Sidecar:
+    """The sidecar of a new engine.
 
     Args:
         tensors: the engine's inputs and outputs: ``name``, ``mode``, ``shape`` and ``dtype``.
         gpu: the GPU it was built on, or ``None`` if it was built without.
     """
     asked = request.to_json()
-    return {
+    content = {
         "schema_version": SIDECAR_SCHEMA,
         "deployfold_version": __version__,
         "engine": artifact.path.name,
@@ -95,15 +270,11 @@ def make_sidecar(
         "onnx": onnx.name,
         "onnx_sha256": onnx_sha256(onnx),
     }
+    return Sidecar.of(content)
 
 
-def write_sidecar(sidecar: Mapping[str, Any], path: Path) -> None:
-    """Write a sidecar as JSON, atomically."""
-    write_text(path, json.dumps(sidecar, indent=2) + "\n")
-
-
-def read_sidecar(engine: Path) -> dict[str, Any]:
-    """Read the sidecar of an engine; its ``library`` is one of ``LIBRARIES``.
+def read_sidecar(engine: Path) -> Sidecar:
+    """Read the sidecar of an engine.
 
     Raises:
         MeasureError: the sidecar is missing, is not JSON, or names no such library.
@@ -123,116 +294,4 @@ def read_sidecar(engine: Path) -> dict[str, Any]:
             f"{path.name} does not name the library of the engine ({' or '.join(LIBRARIES)}).",
             hint=hint,
         )
-    return sidecar
-
-
-def built_for(sidecar: Mapping[str, Any]) -> str:
-    """The GPUs an engine was built for: ``sm_80, sm_89`` from ``compute_capabilities``."""
-    capabilities = _capabilities(sidecar)
-    return sm_names(capabilities) if capabilities else "an NVIDIA GPU"
-
-
-def incompatibility(sidecar: Mapping[str, Any], here: Here) -> str | None:
-    """Why the engine cannot run here, in one sentence; ``None`` if the sidecar names no reason.
-
-    1. TensorRT-RTX: the GPU must be among those it was built for.
-    2. TensorRT: the compute capability must be that of the GPU it was built on; with
-       ``ampere_plus`` it may be any from 8.0 on.
-    3. TensorRT: the first three parts of the version must be the same; the library itself may be
-       stricter. With ``version_compatible`` it may also be a newer version of the same major, or
-       of the next one where :data:`RUNS_ON_NEXT_MAJOR` has the pair.
-
-    A field that an older or a hand-made sidecar lacks counts as no reason.
-    """
-    if _serves_gpu(sidecar, here) and _serves_version(sidecar, here):
-        return None
-    title = LIBRARIES[sidecar["library"]].title
-    built = str(sidecar.get("library_version", "")) or "an unknown version"
-    return (
-        f"built for {built_for(sidecar)} by {title} {built}; this is "
-        f"{sm_name(here.compute_capability)} with {title} {here.library_version}: "
-        "run deployfold finish here"
-    )
-
-
-def wrong_size(sidecar: Mapping[str, Any], engine: Path) -> str | None:
-    """Why the engine's size shows that its sidecar describes another file; ``None`` if it does not.
-
-    The size is cheap to read. :func:`hash_differs` takes about a second for a gigabyte.
-    """
-    size, wanted = engine.stat().st_size, sidecar.get("bytes")
-    if isinstance(wanted, int) and size != wanted:
-        return f"it has {size} bytes instead of the {wanted} in its sidecar; copy both files again"
-    return None
-
-
-def hash_differs(sidecar: Mapping[str, Any], engine: Path) -> bool:
-    """Whether the engine's SHA-256 is not the one in the sidecar."""
-    return isinstance(sidecar.get("sha256"), str) and sha256(engine) != sidecar["sha256"]
-
-
-def weight_stripped(sidecar: Mapping[str, Any]) -> bool:
-    """Whether the engine was built without weights, and needs refitting before it runs."""
-    return bool(_options(sidecar).get("strip_plan"))
-
-
-def refittable(sidecar: Mapping[str, Any]) -> bool:
-    """Whether the weights of the engine can be replaced."""
-    options = _options(sidecar)
-    return bool(options.get("strip_plan") or options.get("refit"))
-
-
-def engine_tensors(sidecar: Mapping[str, Any], path: Path) -> EngineTensors:
-    """The inputs, outputs and optimization profiles of an engine.
-
-    Raises:
-        UsageError: the sidecar does not describe them.
-    """
-    try:
-        tensors = [
-            EngineTensor(
-                str(one["name"]), str(one["dtype"]), tuple(map(int, one["shape"])), one["mode"]
-            )
-            for one in sidecar["tensors"]
-        ]
-        profiles = profiles_from_json(sidecar["profiles"])
-    except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise UsageError(
-            f"The sidecar of {path.name} does not describe the engine's inputs: {error!r}.",
-            hint="An older deployfold wrote it, or it is damaged: build the engine again.",
-        ) from error
-    return EngineTensors(
-        tuple(one for one in tensors if one.mode == "input"),
-        tuple(one for one in tensors if one.mode == "output"),
-        profiles,
-    )
-
-
-def _serves_gpu(sidecar: Mapping[str, Any], here: Here) -> bool:
-    capabilities = _capabilities(sidecar)
-    if not capabilities or here.compute_capability in capabilities:
-        return True
-    level = _options(sidecar).get("hardware_compatibility")
-    ampere = level == "ampere_plus" and sidecar["library"] == "tensorrt"
-    return ampere and here.compute_capability >= (8, 0)
-
-
-def _serves_version(sidecar: Mapping[str, Any], here: Here) -> bool:
-    built = version_parts(str(sidecar.get("library_version", "")))
-    have = version_parts(here.library_version)
-    if sidecar["library"] != "tensorrt" or not built or not have or built[:3] == have[:3]:
-        return True
-    if not _options(sidecar).get("version_compatible"):
-        return False
-    return (built[0] == have[0] and built < have) or (built[0], have[0]) in RUNS_ON_NEXT_MAJOR
-
-
-def _options(sidecar: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = sidecar.get("options")
-    return options if isinstance(options, dict) else {}
-
-
-def _capabilities(sidecar: Mapping[str, Any]) -> list[ComputeCapability]:
-    listed = sidecar.get("compute_capabilities")
-    found = (parse_dotted(str(text)) for text in (listed if isinstance(listed, list) else ()))
-    return [capability for capability in found if capability is not None]
+    return Sidecar.of(sidecar)

@@ -66,7 +66,8 @@ def measure(
         min_rounds: the number of rounds that always complete; at least 1.
         seed: seed of the order of rows and of the bootstrap.
         device: the device that the runners use; the clocks of a GPU are read after the rounds.
-        emit: receives a :class:`StageProgress` of stage ``"measure"`` a few times a second.
+        emit: receives a :class:`~deployfold.events.StageProgress` of stage ``"measure"`` a few
+            times a second.
         clock: returns monotonic nanoseconds.
 
     Raises:

@@ -87,7 +87,7 @@ class Measurements:
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
-    """Ctrl-C during :func:`measure`; ``partial`` holds the completed rounds."""
+    """Ctrl-C during :func:`.latency.measure`; ``partial`` holds the completed rounds."""
 
     def __init__(self, partial: Measurements) -> None:
         super().__init__("measurement interrupted")

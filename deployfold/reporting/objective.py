@@ -43,7 +43,7 @@ def choose_by(
     A row is in the running if all of these hold:
 
     1. it has a file;
-    2. its accuracy was measured and kept, see :func:`~.choice.accurate`;
+    2. its accuracy was measured and kept, see :func:`~.recommendation.accurate`;
     3. it misses no limit of the user's;
     4. it has the value to choose by: a latency that was measured here, or a size.
 

@@ -6,14 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployfold.compiling.sidecar import (
-    built_for,
-    engine_tensors,
-    hash_differs,
-    read_sidecar,
-    sidecar_path,
-)
+from deployfold.compiling.sidecar import read_sidecar, sidecar_path
 from deployfold.errors import MeasureError
+from deployfold.targets.compute_capability import dotted
 from deployfold.targets.libraries import LIBRARIES
 
 from .cuda import Cuda
@@ -52,7 +47,7 @@ class TensorRTRunner:
     @property
     def title(self) -> str:
         """The title of the engine's library: ``TensorRT`` or ``TensorRT-RTX``."""
-        return LIBRARIES[read_sidecar(self._path)["library"]].title
+        return LIBRARIES[read_sidecar(self._path).library].title
 
     @property
     def device_name(self) -> str | None:
@@ -73,7 +68,7 @@ class TensorRTRunner:
         try:
             self._cuda = Cuda(index=gpu_index(self.settings.device))
         except MeasureError as error:
-            raise NoDevice(self._path.name, built_for(sidecar), error.message) from error
+            raise NoDevice(self._path.name, sidecar.built_for, error.message) from error
         if self.settings.device == CPU:
             raise MeasureError(ON_CPU)
         self._runner = EngineRunner(self._path, self._cuda, self.settings)
@@ -111,8 +106,8 @@ class TensorRTRunner:
     @property
     def onnx(self) -> Path | None:
         """The ONNX that the engine was built from, by its sidecar; it may not be there."""
-        name = read_sidecar(self._path).get("onnx")
-        return self._path.with_name(name) if isinstance(name, str) else None
+        name = read_sidecar(self._path).onnx
+        return None if name is None else self._path.with_name(name)
 
     def profile(self, inputs: Inputs, calls: int) -> Profile:
         """The time of each layer; see :class:`.layer_times.LayerProfiler`.
@@ -168,7 +163,7 @@ def stated_inputs(path: Path) -> tuple[StatedInput, ...]:
         MeasureError: there is no readable sidecar.
         UsageError: the sidecar does not list the inputs.
     """
-    tensors = engine_tensors(read_sidecar(path), path)
+    tensors = read_sidecar(path).tensors(path)
     ranges = {one.name: one for one in (tensors.profiles or ((),))[0]}
     stated = []
     for one in tensors.inputs:
@@ -199,12 +194,12 @@ def _open(path: Path, settings: RunSettings) -> Any:
 
 def _facts(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
-    if hash_differs(sidecar, path):
+    if not sidecar.describes(path):
         raise MeasureError(f"{path} is not the engine in its sidecar.", hint="Build it again.")
     return {
-        "compute_capabilities": tuple(sidecar.get("compute_capabilities", ())),
-        "library": sidecar["library"],
-        "library_version": sidecar.get("library_version"),
+        "compute_capabilities": tuple(map(dotted, sidecar.compute_capabilities)),
+        "library": sidecar.library,
+        "library_version": sidecar.library_version or None,
     }
 
 

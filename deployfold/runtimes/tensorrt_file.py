@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployfold.compiling.sidecar import (
-    Here,
-    hash_differs,
-    incompatibility,
-    read_sidecar,
-    wrong_size,
-)
+from deployfold.compiling.sidecar import Here, Sidecar, read_sidecar
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import collecting_logger
 from deployfold.targets.libraries import import_library, lean_runtime_hint
@@ -46,8 +40,8 @@ def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> Open
     """
     name = path.name
     sidecar = whole_sidecar(path)
-    trt = import_library(sidecar["library"], MeasureError)
-    if (reason := incompatibility(sidecar, Here(capability, str(trt.__version__)))) is not None:
+    trt = import_library(sidecar.library, MeasureError)
+    if (reason := sidecar.incompatibility(Here(capability, str(trt.__version__)))) is not None:
         raise MeasureError(f"{name} cannot run here: {reason}.")
     messages: list[str] = []
     log = collecting_logger(trt, messages)
@@ -58,7 +52,7 @@ def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> Open
         content = path.read_bytes()
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            if hash_differs(sidecar, path):
+            if not sidecar.describes(path):
                 raise MeasureError(f"{name} is damaged: its SHA-256 is not its sidecar's.")
             found = invalidity(trt, runtime, content)
             raise MeasureError(
@@ -68,15 +62,15 @@ def open_engine(path: Path, capability: tuple[int, int], *, trust: bool) -> Open
     return OpenEngine(trt, messages, log, runtime, engine)
 
 
-def whole_sidecar(path: Path) -> dict[str, Any]:
+def whole_sidecar(path: Path) -> Sidecar:
     """The sidecar of an engine that is there and has the size that the sidecar says.
 
     Raises:
-        MeasureError: it is not.
+        MeasureError: the engine or its sidecar is missing, or the engine has another size.
     """
     check_there(path)
     sidecar = read_sidecar(path)
-    if (broken := wrong_size(sidecar, path)) is not None:
+    if (broken := sidecar.wrong_size(path)) is not None:
         raise MeasureError(f"{path.name} is damaged: {broken}.")
     return sidecar
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from deployfold.compiling.sidecar import weight_stripped
+from deployfold.compiling.sidecar import Sidecar
 from deployfold.errors import MeasureError
 from deployfold.runtimes.tensorrt_library import Context, create_context, stream_weights
 from deployfold.targets.compute_capability import sm_name
@@ -60,13 +59,13 @@ def load_engine(path: Path, capability: tuple[int, int], settings: RunSettings) 
     return LoadedEngine(**vars(opened), context=made)
 
 
-def runnable_sidecar(path: Path) -> dict[str, Any]:
+def runnable_sidecar(path: Path) -> Sidecar:
     """The sidecar of an engine that is there, whole, and with its weights or an ONNX that has them.
 
     Raises:
-        MeasureError: it is not.
+        MeasureError: the engine, its sidecar or that ONNX is missing, or the engine is damaged.
     """
     sidecar = whole_sidecar(path)
-    if weight_stripped(sidecar):
+    if sidecar.weight_stripped:
         onnx_with_weights(sidecar, path)
     return sidecar

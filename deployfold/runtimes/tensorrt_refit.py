@@ -7,19 +7,10 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/refitting
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from deployfold.compiling.sidecar import (
-    read_sidecar,
-    refittable,
-    sidecar_path,
-    weight_stripped,
-    write_sidecar,
-)
+from deployfold.compiling.sidecar import Sidecar, read_sidecar, sidecar_path
 from deployfold.errors import MeasureError, UsageError
 from deployfold.util.files import write_bytes
 from deployfold.util.onnx_files import onnx_sha256
@@ -52,7 +43,7 @@ def refit_file(path: Path, onnx: Path, output: Path, cuda: Cuda, *, trust: bool)
     keep(opened, sidecar, onnx, onnx_sha256(onnx), output)
 
 
-def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
+def check_refittable(path: Path, onnx: Path) -> Sidecar:
     """The sidecar of an engine that can take the weights of ``onnx``, which is there.
 
     Raises:
@@ -60,7 +51,7 @@ def check_refittable(path: Path, onnx: Path) -> dict[str, Any]:
         MeasureError: the engine is missing or damaged.
     """
     sidecar = whole_sidecar(path)
-    if not refittable(sidecar):
+    if not sidecar.refittable:
         raise UsageError(
             f"{path.name} was built with its weights fixed.",
             hint="Build it again with --refit, or with --strip-plan to leave the weights out.",
@@ -80,19 +71,17 @@ def with_weights(path: Path, capability: tuple[int, int], *, trust: bool) -> Ope
         MeasureError: the engine does not load here, or that ONNX is not beside it.
     """
     sidecar = whole_sidecar(path)
-    if not weight_stripped(sidecar):
+    if not sidecar.weight_stripped:
         return open_engine(path, capability, trust=trust)
     kept = refitted_path(path)
     if kept.is_file() and sidecar_path(kept).is_file():
         found = read_sidecar(kept)
-        if all(
-            found.get(ours) == sidecar.get(theirs)
-            for ours, theirs in (("refitted_from", "sha256"), ("onnx_sha256", "onnx_sha256"))
-        ):
+        wanted = (sidecar.sha256, sidecar.onnx_sha256)
+        if (found.refitted_from, found.onnx_sha256) == wanted:
             return open_engine(kept, capability, trust=trust)
     onnx = onnx_with_weights(sidecar, path)
     digest = onnx_sha256(onnx)
-    if isinstance(sidecar.get("onnx_sha256"), str) and digest != sidecar["onnx_sha256"]:
+    if sidecar.onnx_sha256 not in (None, digest):
         raise MeasureError(
             f"{path.name} has no weights, and {onnx.name} is not the file it was built from.",
             hint=f"To take other weights: deployfold refit {path.name} --weights {onnx.name}",
@@ -104,14 +93,14 @@ def with_weights(path: Path, capability: tuple[int, int], *, trust: bool) -> Ope
     return opened
 
 
-def onnx_with_weights(sidecar: Mapping[str, Any], path: Path) -> Path:
+def onnx_with_weights(sidecar: Sidecar, path: Path) -> Path:
     """The ONNX that a weight-stripped engine was built from.
 
     Raises:
         MeasureError: it is not beside the engine.
     """
-    name = sidecar.get("onnx")
-    onnx = path.with_name(Path(name).name) if isinstance(name, str) else None
+    name = sidecar.onnx
+    onnx = None if name is None else path.with_name(name)
     if onnx is None or not onnx.is_file():
         raise MeasureError(
             f"{path.name} is weight-stripped, and its ONNX {name} is not beside it.",
@@ -157,9 +146,7 @@ def _foreign(onnx: Path, reason: str) -> MeasureError:
     )
 
 
-def keep(
-    opened: OpenEngine, sidecar: Mapping[str, Any], onnx: Path, digest: str, output: Path
-) -> None:
+def keep(opened: OpenEngine, sidecar: Sidecar, onnx: Path, digest: str, output: Path) -> None:
     """Write an engine in memory with its weights, which came from ``onnx``, and its sidecar.
 
     Raises:
@@ -171,21 +158,4 @@ def keep(
     serialization.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
     content = bytes(memoryview(engine.serialize_with_config(serialization)))
     write_bytes(output, content)
-    options = sidecar.get("options")
-    write_sidecar(
-        {
-            **sidecar,
-            "engine": output.name,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "options": {
-                **(options if isinstance(options, dict) else {}),
-                "strip_plan": False,
-                "refit": True,
-            },
-            "onnx": onnx.name,
-            "onnx_sha256": digest,
-            "refitted_from": sidecar.get("sha256"),
-        },
-        sidecar_path(output),
-    )
+    sidecar.refitted(output, content, onnx, digest).write(output)

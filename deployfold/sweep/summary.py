@@ -247,8 +247,7 @@ def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
             continue
         with suppress(DeployfoldError):
             sidecar = read_sidecar(directory / row.artifact)
-            right = sidecar.get("precision") == cell.precision.value
-            if right and cell.target in sidecar.get("targets", ()):
+            if sidecar.precision == cell.precision.value and cell.target in sidecar.targets:
                 return row
     return None
 

@@ -12,7 +12,7 @@ from matrix_nets import NETS, Net, make_net, precision_of
 
 from deployfold.compiling.planning import plan_engines
 from deployfold.compiling.records import EngineRequest, NoEngine
-from deployfold.compiling.sidecar import built_for, read_sidecar
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError
@@ -168,7 +168,7 @@ def test_a_worker_builds_the_same_and_its_sidecar_says_for_what(
     request = planned("auto", "fp16", net)
     assert isinstance(request, EngineRequest)
     made = compile_engine(net.onnx("fp16"), tmp_path / "net.engine", request)
-    assert built_for(read_sidecar(made.path)) == TARGETS["auto"]
+    assert read_sidecar(made.path).built_for == TARGETS["auto"]
 
 
 @pytest.mark.slow

@@ -13,14 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployfold.compiling.records import EngineRequest
-from deployfold.compiling.sidecar import (
-    Here,
-    built_for,
-    hash_differs,
-    incompatibility,
-    read_sidecar,
-    wrong_size,
-)
+from deployfold.compiling.sidecar import Here, Sidecar, read_sidecar
 from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.errors import MeasureError
@@ -28,14 +21,14 @@ from deployfold.errors import MeasureError
 RequestFor = Callable[..., EngineRequest]
 
 
-def sidecar(**changes: object) -> dict[str, Any]:
+def sidecar(**changes: object) -> Sidecar:
     base = {
         "library": "tensorrt",
         "library_version": "11.4.0.106",
         "compute_capabilities": ["8.9"],
         "options": {},
     }
-    return {**base, **changes}
+    return Sidecar.of({**base, **changes})
 
 
 def test_the_sidecar_describes_the_engine(
@@ -44,23 +37,23 @@ def test_the_sidecar_describes_the_engine(
     onnx = conv_net(half=True)
     made = compile_engine(onnx, tmp_path / "net.engine", request_for(Precision.FP16))
     found = read_sidecar(made.path)
-    assert found["tensors"] == [
+    assert found.content["tensors"] == [
         {"name": "x", "mode": "input", "shape": [1, 3, 16, 16], "dtype": "float32"},
         {"name": "y", "mode": "output", "shape": [1, 5], "dtype": "float32"},
     ]
-    assert found["driver"] is None  # no GPU had part in it
-    assert found["options"]["optimization_level"] is None
-    assert wrong_size(found, made.path) is None
-    assert not hash_differs(found, made.path)
+    assert found.content["driver"] is None  # no GPU had part in it
+    assert found.content["options"]["optimization_level"] is None
+    assert found.wrong_size(made.path) is None
+    assert found.describes(made.path)
     made.path.write_bytes(made.path.read_bytes()[:-1] + b"!")
-    assert wrong_size(found, made.path) is None  # the size alone does not tell
-    assert hash_differs(found, made.path)
+    assert found.wrong_size(made.path) is None  # the size alone does not tell
+    assert not found.describes(made.path)
     made.path.write_bytes(b"!")
-    assert "1 bytes" in str(wrong_size(found, made.path))
+    assert "1 bytes" in str(found.wrong_size(made.path))
 
 
 def test_the_error_names_both_gpus_and_versions_and_the_command() -> None:
-    assert incompatibility(sidecar(), Here((8, 6), "10.3.0")) == (
+    assert sidecar().incompatibility(Here((8, 6), "10.3.0")) == (
         "built for sm_89 by TensorRT 11.4.0.106; this is sm_86 with TensorRT 10.3.0: "
         "run deployfold finish here"
     )
@@ -105,7 +98,7 @@ def test_the_error_names_both_gpus_and_versions_and_the_command() -> None:
 def test_the_sidecar_decides_where_an_engine_runs(
     changes: dict[str, Any], here: Here, runs: bool
 ) -> None:
-    assert (incompatibility(sidecar(**changes), here) is None) == runs
+    assert (sidecar(**changes).incompatibility(here) is None) == runs
 
 
 JSON = st.recursive(
@@ -128,9 +121,9 @@ JSON = st.recursive(
     )
 )
 def test_no_sidecar_makes_the_check_itself_fail(found: dict[str, Any]) -> None:
-    reason = incompatibility(found, Here((8, 9), "11.4.0"))
+    reason = Sidecar.of(found).incompatibility(Here((8, 9), "11.4.0"))
     assert reason is None or reason.startswith("built for ")
-    assert built_for(found)
+    assert Sidecar.of(found).built_for
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"library": "os"}', "[" * 100_000])
@@ -146,7 +139,7 @@ def test_the_runner_refuses_an_engine_of_another_size(tmp_path: Path) -> None:
 
     engine = tmp_path / "net.engine"
     engine.write_bytes(b"half")
-    (tmp_path / "net.engine.json").write_text(json.dumps(sidecar(bytes=8)))
+    (tmp_path / "net.engine.json").write_text(json.dumps(sidecar(bytes=8).content))
     with pytest.raises(MeasureError, match="is damaged: it has 4 bytes"):
         TensorRTRunner(engine).load()
 

@@ -31,7 +31,7 @@ from torch import nn
 
 from deployfold.bundle.create import create
 from deployfold.bundle.scan import Limits, scan
-from deployfold.compiling.sidecar import built_for, engine_tensors, read_sidecar
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.config.build_profiles import read_profile
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import InputShapes, parse_profile
@@ -167,7 +167,7 @@ def text(parse: Callable[[str], object]) -> Callable[[Path], object]:
 
 def sidecar(path: Path) -> object:
     found = read_sidecar(path.with_suffix(""))
-    return built_for(found), engine_tensors(found, path)
+    return found.built_for, found.tensors(path)
 
 
 def make(target: str, folder: Path) -> Target:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tensorrt_rtx
 
-from deployfold.compiling.sidecar import read_sidecar, weight_stripped
+from deployfold.compiling.sidecar import read_sidecar
 from deployfold.errors import MeasureError, UsageError
 from deployfold.runtimes import tensorrt_refit
 from deployfold.runtimes.tensorrt import TensorRTRunner
@@ -104,7 +104,7 @@ def test_a_stripped_engine_gets_its_weights_and_the_result_is_kept(
     kept = tmp_path / "net.refitted.engine"
     assert engine.weights == b"weights"
     assert kept.read_bytes() == b"plan with weights"
-    assert not weight_stripped(read_sidecar(kept))
+    assert not read_sidecar(kept).weight_stripped
     with_weights(path, (8, 9), trust=False)
     assert opened == [path, kept], "the second start opens what was kept"
 
@@ -122,7 +122,7 @@ def test_other_weights_than_those_of_the_build_are_never_taken_unasked(
     assert opened == []
     refit_file(path, tmp_path / "net.onnx", tmp_path / "new.engine", CUDA, trust=False)
     assert (tmp_path / "new.engine").read_bytes() == b"plan with others"
-    sidecar = read_sidecar(tmp_path / "new.engine")
+    sidecar = read_sidecar(tmp_path / "new.engine").content
     assert sidecar["onnx_sha256"] == sha256(tmp_path / "net.onnx")
     assert sidecar["bytes"] == len(b"plan with others")
     check_refittable(tmp_path / "new.engine", tmp_path / "net.onnx")

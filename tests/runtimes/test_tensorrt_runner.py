@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployfold.compiling.sidecar import built_for, read_sidecar
+from deployfold.compiling.sidecar import Sidecar, read_sidecar
 from deployfold.errors import MeasureError
 from deployfold.measuring.latency import measure
 from deployfold.runtimes.eager import EagerRunner
@@ -86,7 +86,7 @@ def test_running_before_loading_is_an_error_and_closing_is_not(tmp_path: Path) -
 
 
 def test_a_sidecar_without_capabilities_still_makes_a_sentence() -> None:
-    assert built_for({"library": "tensorrt"}) == "an NVIDIA GPU"
+    assert Sidecar.of({"library": "tensorrt"}).built_for == "an NVIDIA GPU"
 
 
 def test_errors_of_the_real_library_reach_our_message() -> None:

@@ -98,7 +98,7 @@ def _finished(folder: Path, data: dict[str, Any]) -> list[Artifact]:
     found = []
     for path in sorted(folder.glob(f"*{TENSORRT.suffix}")):
         if path.name not in shipped and sidecar_path(path).is_file():
-            found.append(Artifact(path, read_sidecar(path)["precision"], None))
+            found.append(Artifact(path, read_sidecar(path).precision or "", None))
     return found
 
 

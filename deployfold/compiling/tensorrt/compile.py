@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.compiling.records import EngineArtifact, EngineListing, EngineRequest, LayerCounts
-from deployfold.compiling.sidecar import make_sidecar, sidecar_path, write_sidecar
+from deployfold.compiling.sidecar import make_sidecar, sidecar_path
 from deployfold.compiling.worker_process import run_worker
 from deployfold.errors import CompileError, DeployfoldError
 from deployfold.events import Emit, StageProgress, ignore
@@ -102,7 +102,7 @@ def compile_engine(
     )
     # The sidecar names the GPU and driver only if the engine was built or loaded on the GPU.
     gpu = detect().gpu if request.current_gpu or request.verify else None
-    write_sidecar(make_sidecar(artifact, request, onnx, done["tensors"], gpu), sidecar)
+    make_sidecar(artifact, request, onnx, done["tensors"], gpu).write(path)
     return artifact
 
 
