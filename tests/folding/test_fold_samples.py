@@ -319,6 +319,11 @@ def global_width() -> int:
     return WIDTHS["last"]
 
 
+def kept_as_it_is(x) -> bool:
+    WIDTHS["last"] = x.shape[-1]
+    return int(global_width()) > 60
+
+
 def kept_in_a_global(x) -> bool:
     global LAST
     LAST = int(x.shape[-1])
@@ -372,6 +377,7 @@ def refused_by_a_layer(x) -> bool:
 PLAIN = {
     "a global": kept_in_a_global,
     "a global dictionary": kept_in_a_global_dictionary,
+    "a size in a global dictionary": kept_as_it_is,
     "a list of an object": kept_in_a_list,
     "setattr": kept_by_name,
     "a closure": kept_by_a_closure,

@@ -1,5 +1,7 @@
 """Follows the numbers that code computes from sizes through the source of a function.
 
+A :class:`Flow` knows the lines that read a size while the forward ran, and gives the kind of every
+expression of the function. It reads the source in no order: a name has the kinds of all its values.
 Sizes and the numbers that report their comparisons are *watched* (:mod:`.comparisons`);
 ``int(size)``, ``len(tensor)`` and the like give *plain* numbers. *Pieces* are lists, tuples and
 dictionaries that hold as many items as a size says, such as ``x.split(8)``.
@@ -149,17 +151,16 @@ class Flow:
     def _set(self, target: ast.AST, kind: Kind) -> None:
         node = target.value if isinstance(target, ast.Starred) else target
         if isinstance(node, ast.Subscript):
-            if isinstance(node.slice, ast.Constant) and ast.unparse(node.value).endswith(
-                "__dict__"
-            ):
+            in_dict = ast.unparse(node.value).endswith("__dict__")
+            if in_dict and isinstance(node.slice, ast.Constant):
                 node = ast.Attribute(node.value, str(node.slice.value))
             else:
-                node, kind = node.value, kind | Kind.PIECES if kind & HIDDEN else Kind.OTHER
+                node, kind = node.value, kind | (Kind.PIECES if kind & HIDDEN else Kind.OTHER)
         if not kind or not isinstance(node, (ast.Name, ast.Attribute)):
             return
         key = ast.unparse(node)
         self._names[key] = kind | self._names.get(key, Kind.OTHER)
-        if kind & HIDDEN and not (isinstance(node, ast.Name) and node.id in self._local):
+        if not (isinstance(node, ast.Name) and node.id in self._local):
             outer = node.id if isinstance(node, ast.Name) else node.attr
             self._flows.kept[outer] = kind | self._flows.kept.get(outer, Kind.OTHER)
 

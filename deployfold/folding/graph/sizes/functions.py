@@ -1,4 +1,7 @@
-"""Follows the numbers that code computes from sizes from function to function."""
+"""Follows the numbers that code computes from sizes from function to function.
+
+The numbers go through arguments, results, and whatever keeps them: attributes, globals, closures.
+"""
 
 from __future__ import annotations
 
