@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from deployfold.config.option_field import options_of
 from deployfold.config.thresholds import Thresholds
 from deployfold.reporting.conditions import Environment
-from deployfold.reporting.report import Report, Status, now
+from deployfold.reporting.report import Report, Status, ThresholdResult, now
 from deployfold.reporting.row import Row
 from deployfold.reporting.thresholds import check
 from deployfold.targets.machine import Machine
@@ -52,7 +54,7 @@ def completed(
             "status": Status() if report.status == STOPPED else report.status,
             "notes": (*notes, note),
             "environment": here,
-            "thresholds": check(every, _limits(report)) if report.thresholds else (),
+            "thresholds": (*check(every, _limits(report)), *_kept_results(report)),
         }
     )
 
@@ -93,16 +95,17 @@ def _merge(old: Row, new: Row | None) -> Row:
 
 def _limits(report: Report) -> Thresholds:
     """The limits of the build, from their results in its report."""
-    found = {one.name: one.limit for one in report.thresholds}
+    values: dict[str, Any] = {}
+    for option in options_of(Thresholds):
+        results = [one for one in report.thresholds if one.name == option.key]
+        if option.many:
+            values[option.name] = tuple((one.row, one.limit) for one in results if one.row)
+        elif results:
+            values[option.name] = results[0].limit
+    return Thresholds(**values)
 
-    def of_rows(name: str) -> tuple[tuple[str, float], ...]:
-        limits = [(one.row, one.limit) for one in report.thresholds if one.name == name]
-        return tuple((row, limit) for row, limit in limits if row is not None)
 
-    return Thresholds(
-        min_speedup=found.get("min-speedup"),
-        max_diff=found.get("max-diff"),
-        max_latency_ms=of_rows("max-latency-ms"),
-        max_diff_of=of_rows("max-diff-of"),
-        min_speedup_of=of_rows("min-speedup-of"),
-    )
+def _kept_results(report: Report) -> list[ThresholdResult]:
+    """The results of the build's limits on task metrics, which no device measures again."""
+    checked = {option.key for option in options_of(Thresholds)}
+    return [one for one in report.thresholds if one.name not in checked]

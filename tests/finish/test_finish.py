@@ -27,7 +27,7 @@ from deployfold.finish.jobs import plan_jobs
 from deployfold.finish.kit import FINISH_JSON, copy_note, read_kit
 from deployfold.finish.reference import REFERENCE_NPZ
 from deployfold.measuring.environment import cpu_name
-from deployfold.reporting.report import load_report, write_report
+from deployfold.reporting.report import ThresholdResult, load_report, write_report
 from deployfold.reporting.row import Latency
 from deployfold.targets.catalogue import identify, load_targets
 from deployfold.targets.machine import Gpu, Machine, detect
@@ -116,8 +116,16 @@ def test_a_gpu_that_the_kit_does_not_name_gets_a_row_of_its_own(kit: Path) -> No
 
 
 def test_a_limit_of_the_build_is_held_against_the_new_rows(kit: Path) -> None:
+    metric = ThresholdResult(
+        name="min-metric top1", limit=0.7, value=0.6, row="onnxruntime-fp16", passed=False
+    )
+    before = load_report(kit / "report.json")
+    write_report(
+        before.model_copy(update={"thresholds": (*before.thresholds, metric)}), kit / "report.json"
+    )
     report = finish(kit, targets=["l4"])
-    (limit,) = report.thresholds
+    limit, kept = report.thresholds
+    assert kept == metric, "no device measures a task metric again"
     assert (limit.row, limit.value, limit.passed) == ("tensorrt-fp32-jetson-orin-nano", None, False)
 
 
