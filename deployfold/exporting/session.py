@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from deployfold.errors import ExportError, first_line
+from deployfold.util.onnx_files import float_name
 
 Array = NDArray[Any]
 
@@ -60,7 +61,7 @@ def run_session(
         if entry.name not in feeds:
             raise ExportError(f"No value was given for the model's input {entry.name!r}.")
         array = np.ascontiguousarray(feeds[entry.name])
-        wanted = _FLOATS.get(entry.type)
+        wanted = float_name(entry.type)
         given[entry.name] = (
             array.astype(wanted, copy=False) if wanted and array.dtype.kind == "f" else array
         ).reshape(np.shape(feeds[entry.name]))
@@ -68,6 +69,3 @@ def run_session(
         return tuple(session.run(list(names) if names is not None else None, given))
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
-
-
-_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

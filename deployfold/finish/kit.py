@@ -127,6 +127,21 @@ def write_finish_kit(
     return plan
 
 
+def wanted_engines(directory: Path) -> tuple[Wanted, ...]:
+    """The engines that a build left to its devices, without a check of the kit's files.
+
+    Raises:
+        OSError: the directory has no kit, or the kit cannot be read.
+        UsageError: the kit is damaged, or another version of deployfold wrote it.
+    """
+    path = directory / FINISH_JSON
+    data = parse_versioned(path.read_bytes(), str(path), "kit", (SCHEMA,))
+    try:
+        return _WANTED.validate_python(data.get("engines"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
 def read_kit(directory: Path) -> Kit:
     """Read the kit of a build directory, and check the SHA-256 of its files.
 
@@ -143,7 +158,7 @@ def read_kit(directory: Path) -> Kit:
         }
         onnx = {precision: paths[0] for precision, paths in files.items()}
         reference = _checked(directory, data["reference"])
-        wanted = _WANTED.validate_python(data["engines"])
+        wanted = wanted_engines(directory)
         given, expected = read_reference(reference)
         inputs = dict(zip(data["inputs"], given, strict=True))
         outputs = dict(zip(data["outputs"], expected, strict=True))
@@ -160,10 +175,14 @@ def read_kit(directory: Path) -> Kit:
             hint="Make the file readable, or copy the build's directory again.",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is damaged: {type(error).__name__}: {one_line(error)}.",
-            hint="Copy the build's directory again.",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} is damaged: {type(error).__name__}: {one_line(error)}.",
+        hint="Copy the build's directory again.",
+    )
 
 
 def _file(path: Path, directory: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deployfold.errors import LoadError, first_line
-from deployfold.util.onnx_files import cpu_session
+from deployfold.util.onnx_files import cpu_session, float_name
 
 
 class OnnxModule(nn.Module):
@@ -49,14 +49,7 @@ class OnnxModule(nn.Module):
         session = self.open()
         feeds = {}
         for value, tensor in zip(session.get_inputs(), inputs, strict=True):
-            wanted = _FLOATS.get(value.type)
-            given = tensor if wanted is None else tensor.to(wanted)
+            wanted = float_name(value.type)
+            given = tensor if wanted is None else tensor.to(getattr(torch, wanted))
             feeds[value.name] = given.detach().cpu().contiguous().numpy()
         return tuple(torch.from_numpy(array.copy()) for array in session.run(None, feeds))
-
-
-_FLOATS = {
-    "tensor(float)": torch.float32,
-    "tensor(float16)": torch.float16,
-    "tensor(double)": torch.float64,
-}

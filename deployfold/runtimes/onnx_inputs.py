@@ -31,9 +31,3 @@ def stated_input(name: str, dtype: str, sizes: Sequence[object]) -> StatedInput:
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in sizes)
     usual = tuple(size or 1 for size in shape)
     return StatedInput(name, dtype, shape, usual, usual)
-
-
-def numpy_name(declared: str) -> str:
-    """The numpy name of ONNX Runtime's type: ``float32`` for ``tensor(float)``."""
-    inner = declared.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(inner, inner)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployfold.errors import MeasureError, UsageError
-from deployfold.util.onnx_files import onnx_files
+from deployfold.util.onnx_files import numpy_name, onnx_files
 
 from .cuda import Cuda
 from .device import gpu_index, is_gpu
 from .failures import as_measure_error, check_there
 from .inputs import StatedInput, as_array, check_count, check_shapes, fill
 from .layer_times import WARM_UP, Profile
-from .onnx_inputs import numpy_name, stated_input, stated_inputs
+from .onnx_inputs import stated_input, stated_inputs
 from .onnxruntime_cuda import BoundSession, provider_options
 from .onnxruntime_profile import read_profile
 from .onnxruntime_providers import CPU, CUDA, open_session, resolve_provider, short_name

@@ -13,8 +13,8 @@ from deployfold import __version__
 from deployfold.compiling.sidecar import read_sidecar
 from deployfold.config import row_names
 from deployfold.config.precision import Precision
-from deployfold.errors import DeployfoldError
-from deployfold.finish.kit import FINISH_JSON
+from deployfold.errors import DeployfoldError, UsageError
+from deployfold.finish.kit import wanted_engines
 from deployfold.reporting import units
 from deployfold.reporting.markdown import escape, table_lines
 from deployfold.reporting.metrics import METRICS
@@ -254,10 +254,9 @@ def _engine_row(report: Report, directory: Path, cell: Cell) -> Row | None:
 
 def _in_kit(cell: Cell, directory: Path) -> bool:
     """Whether the device itself can still build the cell's engine."""
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        kit = json.loads((directory / FINISH_JSON).read_text(encoding="utf-8"))
-        pairs = [(one["precision"], one["target"]) for one in kit["engines"]]
-        return (cell.precision.value, cell.target) in pairs
+    with suppress(OSError, UsageError):
+        pairs = [(one.precision, one.target) for one in wanted_engines(directory)]
+        return (cell.precision, cell.target) in pairs
     return False
 
 

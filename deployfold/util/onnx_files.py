@@ -55,6 +55,18 @@ def dtype_of(value: Any) -> str:
     return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
+def numpy_name(declared: str) -> str:
+    """numpy's name of the dtype that ONNX Runtime declares: ``float32`` for ``tensor(float)``."""
+    inner = declared.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(inner, inner)
+
+
+def float_name(declared: str) -> str | None:
+    """The same for floats that numpy and torch both have; ``None`` for other types."""
+    name = numpy_name(declared)
+    return name if name in ("float16", "float32", "float64") else None
+
+
 def cpu_session(path: Path) -> Any:
     """ONNX Runtime's session of a file on the CPU, which prints nothing: exceptions have it all."""
     import onnxruntime as ort
