@@ -134,12 +134,9 @@ def original(report: Report, inputs: InputSpec, settings: RunSettings) -> Runner
     source = report.source
     if source.kind not in ("zoo", "factory") and not Path(source.path).exists():
         raise LeftOut("no longer exists")
-    code = named_code(source)
+    code = named_code(report)
     if code is not None and not settings.trust:
-        raise LeftOut(
-            f"is left out: the report names code, {code}, as its architecture; --trust runs that "
-            "code"
-        )
+        raise LeftOut(f"is left out: the report names code, {code}; --trust runs that code")
     if "reestimate-bn" in (report.options or {}):
         raise LeftOut("is left out: --reestimate-bn changed its BatchNorm statistics")
     try:

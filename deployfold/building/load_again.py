@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from deployfold.config.build_options import build_options
-from deployfold.config.flag_values import is_zoo_name
+from deployfold.config.flag_values import is_function
 from deployfold.config.inputs import InputSpec, TensorSpec
 from deployfold.config.make_spec import make_spec
-from deployfold.config.option_field import Panel
+from deployfold.config.option_field import Option, Panel
 from deployfold.config.schema import check_written
 from deployfold.loading import LoadedModel
 from deployfold.loading.transformers_zoo import PACKAGE
-from deployfold.reporting.conditions import Source
 from deployfold.reporting.report import Report
 
 from .journal import Journal
@@ -42,12 +44,7 @@ def load_again(
         UsageError: the options of the report do not fit the source.
     """
     source = report.source
-    given = report.options or {}
-    written = {
-        one.key: given[one.key]
-        for one in build_options()
-        if one.key in given and one.panel in (Panel.MODEL, Panel.IMAGES) and not one.data
-    }  # without data, which can be the user's code
+    written = {one.key: value for one, value in _options_of_the_model(report)}
     check_written(written)
     spec = make_spec(source.path, written)
     if spec.image_input is None:  # else these are the inputs behind the pictures
@@ -57,11 +54,24 @@ def load_again(
     return load(replace(spec, allow_globals=allow_globals, trust=trust), Journal()).model
 
 
-def named_code(source: Source) -> str | None:
-    """The user's code that a report names as the architecture, which loading would run.
+def _options_of_the_model(report: Report) -> Iterator[tuple[Option, Any]]:
+    """The options of a build that affect its model, except data, with their written values."""
+    given = report.options or {}
+    for one in build_options():
+        if one.key in given and one.panel in (Panel.MODEL, Panel.IMAGES) and not one.data:
+            yield one, given[one.key]
 
-    A report can come from anywhere, so such code needs the user's trust.
+
+def named_code(report: Report) -> str | None:
+    """The user's code that a report names, and that :func:`load_again` would run.
+
+    A report can come from anywhere, so such code needs the user's trust. Every name counts that
+    could be one of code, because the report may call its source what it likes.
     """
-    name = source.arch if source.kind in ("state_dict", "factory") else None
-    library = name is None or is_zoo_name(name) or name.startswith(f"{PACKAGE}:")
-    return None if library else name
+    source = report.source
+    names = [source.arch, *(value for one, value in _options_of_the_model(report) if one.code)]
+    if not Path(source.path).exists():
+        names.append(source.path)
+    of_library = f"{PACKAGE}:"
+    found = (one for one in names if is_function(one) and not str(one).startswith(of_library))
+    return next(found, None)

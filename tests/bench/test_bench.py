@@ -153,6 +153,22 @@ def test_code_that_a_report_names_runs_only_for_a_user_who_trusts_it(here):
 
 
 @pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ({"path": "bench_nets:make", "kind": "zoo"}, {}),
+        ({"path": "weights.pth", "kind": "module"}, {"arch": "bench_nets:make"}),
+    ],
+)
+def test_a_report_cannot_hide_the_code_that_it_names(here, source, options):
+    (here / "bench_nets.py").write_text("raise SystemExit('code of the report ran')\n")
+    sys.modules.pop("bench_nets", None)
+    changed = {"source": Source(**source), "options": options}
+    report = load_report(here / "o").model_copy(update=changed)
+    with pytest.raises(LeftOut, match="code, bench_nets:make"):
+        original(report, SHAPE, RunSettings())
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [(b"other", "has changed"), (None, "no longer exists")],
 )

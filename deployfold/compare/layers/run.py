@@ -98,7 +98,7 @@ def compare_files(
     files = []
     for source in (old, new):
         built = next((one for one in reports if _is_source(source, one.source)), None)
-        if built is None or (named_code(built.source) not in (None, arch) and not trust):
+        if built is None or (named_code(built) not in (None, arch) and not trust):
             files.append(_open(source, arch, allow_globals, trust))
         else:
             shapes = inputs_of(built)
