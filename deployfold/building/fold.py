@@ -11,6 +11,7 @@ import torch
 from deployfold.config import row_names
 from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import ExportError
+from deployfold.folding import FoldResult
 from deployfold.folding import fold as fold_model
 from deployfold.folding.drift import drift_note, drifted
 from deployfold.folding.frames import Frames, absorb
@@ -54,25 +55,8 @@ def fold(
         return fold_onnx(loaded, spec, journal)
     model, settings = loaded.model, run_settings(spec)
     with journal.running("fold", "tracing, folding and verifying") as stage:
-        result = fold_model(
-            model.module,
-            loaded.example,
-            reparam=spec.folding.reparam,
-            norm_affine=spec.folding.norm_affine,
-            keep_parametrizations=spec.folding.keep_parametrizations,
-            more_inputs=loaded.fold_samples[1:],
-            check_inputs=_other_sizes(loaded),
-        )
-        if isinstance(result.model, Frames):
-            absorbed = absorb(result.model, loaded.example)
-            result = replace(result, model=absorbed.model, notes=(*result.notes, absorbed.note))
-        folded = result.batchnorms_before - result.batchnorms_after
-        changed = parameters_changed(result.parameters_before, result.parameters_after)
-        exact = result.verification.float64_relative
-        proof = "" if exact is None else f", same function to {exact:.0e} in float64"
-        stage.result(
-            f"{folded} of {result.batchnorms_before} BatchNorm layers folded, {changed}{proof}"
-        )
+        result = _folded(loaded, spec)
+        stage.result(_summary(result))
         size, left_out = None, 0
         try:
             if path is not None:
@@ -117,6 +101,32 @@ def fold(
     asked = variants_on(settings.device, fp16=spec.torch_fp16, compiled=spec.torch_compile)
     variants = eager.variants(asked if spec.measure else (), result.model, settings.device)
     return Folded(result, (original, eager, *map(journal.keep, variants)))
+
+
+def _folded(loaded: Loaded, spec: BuildSpec) -> FoldResult:
+    """The model with its BatchNorms, and the normalisation of raw frames, folded."""
+    result = fold_model(
+        loaded.model.module,
+        loaded.example,
+        reparam=spec.folding.reparam,
+        norm_affine=spec.folding.norm_affine,
+        keep_parametrizations=spec.folding.keep_parametrizations,
+        more_inputs=loaded.fold_samples[1:],
+        check_inputs=_other_sizes(loaded),
+    )
+    if not isinstance(result.model, Frames):
+        return result
+    absorbed = absorb(result.model, loaded.example)
+    return replace(result, model=absorbed.model, notes=(*result.notes, absorbed.note))
+
+
+def _summary(result: FoldResult) -> str:
+    """The result of the stage in one phrase."""
+    folded = result.batchnorms_before - result.batchnorms_after
+    changed = parameters_changed(result.parameters_before, result.parameters_after)
+    exact = result.verification.float64_relative
+    proof = "" if exact is None else f", same function to {exact:.0e} in float64"
+    return f"{folded} of {result.batchnorms_before} BatchNorm layers folded, {changed}{proof}"
 
 
 def _check_drift(loaded: Loaded, journal: Journal) -> None:
