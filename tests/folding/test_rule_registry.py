@@ -51,7 +51,7 @@ def test_a_package_that_cannot_be_loaded_is_named(monkeypatch, tmp_path):
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[deployfold.fold_rules]\nbad = nowhere:Rule\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(FoldError, match=r"bad \(nowhere:Rule\) cannot be loaded"):
+    with pytest.raises(FoldError, match=r"bad \(nowhere:Rule of broken\) cannot be loaded"):
         all_rules()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from deployfold.errors import FoldError
+from deployfold.util.plugins import load_plugins
 
 from .at_each_place import AtEachPlace
 from .into_consumers import IntoConsumers
@@ -38,14 +37,11 @@ def all_rules() -> tuple[Rule, ...]:
     Raises:
         FoldError: the rule of another package fails to load.
     """
-    found: list[Rule] = []
-    for point in entry_points(group=GROUP):
-        try:
-            found.append(point.load()())
-        except Exception as error:
+    plugins = load_plugins(GROUP, lambda rule: rule())
+    for one in plugins:
+        if one.problem is not None:
             raise FoldError(
-                f"The fold rule {point.name} ({point.value}) cannot be loaded: "
-                f"{type(error).__name__}: {error}",
+                f"The fold rule {one.name} ({one.where}) cannot be loaded: {one.problem}.",
                 hint="Uninstall or update the package that brings it.",
-            ) from error
-    return (*RULES, *found)
+            )
+    return (*RULES, *(one.item for one in plugins))
