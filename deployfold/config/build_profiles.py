@@ -112,8 +112,14 @@ def read_profile(name: str) -> dict[str, Any]:
     if name not in known:
         for key in path_keys():
             if key in table and table[key] not in ("auto", "random"):
-                table[key] = str(path.parent / table[key])
+                table[key] = _beside(path, table[key])
     return table
+
+
+def _beside(profile: Path, value: str) -> str:
+    """A path in the folder of a profile, never in the form of a function, which would be run."""
+    found = str(profile.parent / value)  # makes evil:f of ./evil:f
+    return f"./{found}" if is_function(found) else found
 
 
 def check_table(path: Path, text: str, table: dict[str, Any]) -> None:

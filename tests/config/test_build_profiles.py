@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deployfold.config.build_options import build_options
 from deployfold.config.build_profiles import merge, read_profile, shipped
+from deployfold.config.flag_values import is_function
 from deployfold.config.make_spec import make_spec
 from deployfold.config.precision import Precision
 from deployfold.errors import UsageError
@@ -105,6 +106,14 @@ def test_paths_in_a_profile_are_relative_to_it(tmp_path):
     assert {found[key] for key in keys} == {str(tmp_path / "pictures")}
     assert found["labels"] == "/abs/labels.csv"
     assert read_profile(profile(tmp_path, 'calib = "random"\n'))["calib"] == "random"
+
+
+def test_a_path_in_a_profile_never_becomes_the_name_of_a_function(tmp_path, monkeypatch):
+    """The folder of a profile in the working directory is ``.``, and pathlib drops the ``./``."""
+    monkeypatch.chdir(tmp_path)
+    profile(tmp_path, 'calib = "./os:getcwd"\ninput-data = "./os:getcwd"\n')
+    found = read_profile("mine.toml")
+    assert not any(is_function(found[key]) for key in ("calib", "input-data"))
 
 
 def test_int8_without_data_is_an_error_with_the_way_out():
