@@ -21,22 +21,23 @@ class Devices:
     def __init__(self, model: torch.nn.Module, samples: Sequence[Any]) -> None:
         tensors = (*tensors_in(list(samples)), *model.parameters(), *model.buffers())
         self._real = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        self._answers = {
+            "device": self._real,
+            "get_device": -1 if self._real.index is None else self._real.index,
+            "is_meta": False,
+            f"is_{self._real.type}": True,
+        }
 
     def answer(self, func: Any, args: Sequence[Any], frame: FrameType) -> Any:
         """What a tensor says about its device; None if ``func``, called in ``frame``, asks else."""
         name = getattr(func, "__name__", "")
         if name == "__get__":
             name = getattr(func.__self__, "__name__", "")
-        kind = self._real.type
-        if name not in ("device", "get_device") and not name.startswith("is_"):
+        if name not in self._answers or not args or not args[0].is_meta:
             return None
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "torch" or not args[0].is_meta:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
             return None
-        if name == "get_device":
-            return -1 if self._real.index is None else self._real.index
-        if name in ("is_meta", f"is_{kind}"):
-            return name != "is_meta"
-        return self._real if name == "device" else None
+        return self._answers[name]
 
     def on_meta(
         self, args: Sequence[Any], kwargs: dict[str, Any]
