@@ -95,18 +95,11 @@ def compare_files(
     start = time.perf_counter()
     emit(StageStarted("compare", "loading"))
     reports = [found for source in (old, new) if (found := _report_beside(source)) is not None]
-    files = []
-    for source in (old, new):
-        built = next((one for one in reports if _is_source(source, one.source)), None)
-        if built is None or (named_code(built) not in (None, arch) and not trust):
-            files.append(_open(source, arch, allow_globals, trust))
-        else:
-            shapes = inputs_of(built)
-            here = built.source.model_copy(update={"path": source})
-            built = built.model_copy(update={"source": here})
-            model = load_again(built, shapes, allow_globals=allow_globals, trust=trust)
-            check_visible(source, model.module)
-            files.append(_File(source, model))
+    files = [
+        _original(source, reports, arch, allow_globals, trust)
+        or _open(source, arch, allow_globals, trust)
+        for source in (old, new)
+    ]
     spec = inputs or (inputs_of(reports[0]) if reports else _inputs(files))
     feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
     described = f"{spec}, seeded random (seed {seed})"
@@ -140,6 +133,28 @@ def compare_files(
         skipped=pairing.skipped,
         alone=pairing.alone,
     )
+
+
+def _original(
+    source: str,
+    reports: Sequence[Report],
+    arch: str | None,
+    allow_globals: tuple[str, ...],
+    trust: bool,
+) -> _File | None:
+    """The original of a build, as the build loaded it; ``None`` for other files."""
+    built = next((one for one in reports if _is_source(source, one.source)), None)
+    if built is None or (named_code(built) not in (None, arch) and not trust):
+        return None
+    here = built.source.model_copy(update={"path": source})
+    model = load_again(
+        built.model_copy(update={"source": here}),
+        inputs_of(built),
+        allow_globals=allow_globals,
+        trust=trust,
+    )
+    check_visible(source, model.module)
+    return _File(source, model)
 
 
 def _open(source: str, arch: str | None, allow_globals: tuple[str, ...], trust: bool) -> _File:
