@@ -112,14 +112,14 @@ def measure_rows(
         )
         try:
             if extras.feeds or extras.labels is not None:
-                found.accuracy = compare_over(
+                compared = compare_over(
                     runners,
                     extras.feeds or (inputs,),
                     labels=extras.labels,
                     scoring=extras.scoring,
-                    scores=found.scores,
                     emit=emit,
                 )
+                found.accuracy, found.scores = compared.accuracy, compared.scores
             if extras.batches and extras.make_inputs:
                 found.sweep = sweep_batches(
                     runners,

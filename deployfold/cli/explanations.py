@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
-from deployfold.errors import DeployfoldError
+from deployfold.util.shipped import shipped
 
 LIKENESS = 0.5
 """Least share of an entry's words in a message, if the message lacks them in sequence."""
@@ -92,11 +90,4 @@ def _words(text: str) -> set[str]:
 
 
 def _page() -> str:
-    package = Path(str(files("deployfold")))
-    for path in (package / "troubleshooting.md", package.parent / "docs" / "troubleshooting.md"):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise DeployfoldError(
-        "The explanations that ship with deployfold are missing.",
-        hint="Install it again: pip install --force-reinstall deployfold.",
-    )
+    return shipped("troubleshooting.md", "docs/troubleshooting.md").read_text(encoding="utf-8")

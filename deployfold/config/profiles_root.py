@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-from deployfold.errors import DeployfoldError
+from deployfold.util.shipped import shipped
 
 
 def profiles_root() -> Path:
     """The directory that holds ``gpus/`` and ``builds/``.
 
-    A wheel carries it inside the package; in an editable install it lies beside the package, in
-    the repository.
-
     Raises:
-        DeployfoldError: neither place has it, so the installation is broken.
+        DeployfoldError: the installation lacks it.
     """
-    package = Path(str(files("deployfold")))
-    for root in (package / "profiles", package.parent / "profiles"):
-        if (root / "gpus").is_dir():
-            return root
-    raise DeployfoldError(
-        "The profiles that ship with deployfold are missing.",
-        hint="Install it again: pip install --force-reinstall deployfold.",
-    )
+    return shipped("profiles", "profiles")

@@ -29,15 +29,29 @@ class _Row:
     not_scored: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The results of all rows, by row name.
+
+    Attributes:
+        accuracy: the accuracy, or the reason why there is none. The baseline is included only with
+            labels of classes, for its own accuracy.
+        scores: the numbers of the task metrics, or the reason why there are none, the baseline
+            included; empty without task metrics.
+    """
+
+    accuracy: dict[str, Accuracy | str]
+    scores: dict[str, dict[str, float] | str]
+
+
 def compare_over(
     runners: Mapping[str, Runner],
     feeds: Sequence[Inputs],
     *,
     labels: Sequence[Label] | None = None,
     scoring: Scoring | None = None,
-    scores: dict[str, dict[str, float] | str] | None = None,
     emit: Emit = ignore,
-) -> dict[str, Accuracy | str]:
+) -> Compared:
     """Run every row on every feed and compare it with the first row's outputs on the same feed.
 
     Args:
@@ -46,13 +60,7 @@ def compare_over(
         labels: the label of every sample of every feed, in order.
         scoring: the task metrics of every row. With them, outputs of other shapes than the
             baseline's cost a row its comparison alone.
-        scores: receives the numbers of the task metrics, or the reason why there are none, by row
-            name, the baseline included.
         emit: receives a :class:`StageProgress` of stage ``"measure"`` for each feed.
-
-    Returns:
-        The accuracy, or the reason why there is none, by row name. The baseline is included only
-        with labels of classes, for its own accuracy.
 
     Raises:
         MeasureError: there is nothing to run, or the number of labels is not that of the samples.
@@ -83,17 +91,17 @@ def compare_over(
                     continue
                 reference = outputs if name == base else reference
                 _add(row, reference, outputs, known, classes=classes, samples=batch_of(feed))
-    found: dict[str, Accuracy | str] = {}
+    found = Compared({}, {})
     for name, row in rows.items():
         reason = row.failed
         if name != base and rows[base].failed:
             reason = f"the baseline failed: {rows[base].failed}"
         if name != base or (classes and not (scoring and row.not_compared)):
-            found[name] = reason or row.not_compared or row.comparison.result()
-        if scores is not None and row.scores is not None:
-            scores[name] = reason or row.not_scored or _result(row.scores)
-    if rows[base].failed and base in found:
-        found[base] = f"the baseline failed: {rows[base].failed}"
+            found.accuracy[name] = reason or row.not_compared or row.comparison.result()
+        if row.scores is not None:
+            found.scores[name] = reason or row.not_scored or _result(row.scores)
+    if rows[base].failed and base in found.accuracy:
+        found.accuracy[base] = f"the baseline failed: {rows[base].failed}"
     return found
 
 

@@ -32,7 +32,7 @@ def feeds() -> list[tuple[torch.Tensor, ...]]:
 
 def test_the_worst_of_all_feeds_counts_and_agreement_is_over_all_samples() -> None:
     runners = {"base": EagerRunner(Shift(0)), "row": EagerRunner(Shift(1.5))}
-    found = compare_over(runners, feeds(), labels=[1, 1, 2, 0])
+    found = compare_over(runners, feeds(), labels=[1, 1, 2, 0]).accuracy
     base, row = found["base"], found["row"]
     assert not isinstance(base, str)
     assert not isinstance(row, str)
@@ -40,7 +40,7 @@ def test_the_worst_of_all_feeds_counts_and_agreement_is_over_all_samples() -> No
     assert (row.max_abs_diff, row.top1_agreement, row.accuracy) == (1.5, 0.75, 0.75)
     first_only = compare_over(
         {"base": EagerRunner(Shift(0)), "row": EagerRunner(Shift(1.5))}, feeds()[1:]
-    )
+    ).accuracy
     assert "base" not in first_only, "without labels it has nothing to say of itself"
     assert first_only["row"].top1_agreement == 1.0  # type: ignore[union-attr]
 
@@ -51,12 +51,12 @@ def test_a_row_that_fails_costs_that_row(tmp_path: Path) -> None:
         "gone": TorchScriptRunner(tmp_path / "gone.ts.pt"),
         "row": EagerRunner(Shift(0)),
     }
-    found = compare_over(runners, feeds())
+    found = compare_over(runners, feeds()).accuracy
     assert "gone.ts.pt cannot be loaded" in str(found["gone"])
     assert found["row"].max_abs_diff == 0.0  # type: ignore[union-attr]
     lost = compare_over(
         {"base": TorchScriptRunner(tmp_path / "x.ts.pt"), "row": EagerRunner(Shift(0))}, feeds()
-    )
+    ).accuracy
     assert "the baseline failed" in str(lost["row"])
 
 

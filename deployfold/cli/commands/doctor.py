@@ -10,11 +10,16 @@ import typer
 
 from deployfold.cli.in_session import in_session
 from deployfold.cli.session import Session
+from deployfold.targets.libraries import LIBRARIES
 
 _OTHERS = (
     ("onnx", "pip install onnx", False),
     ("onnxscript", "pip install onnxscript", False),
-    ("tensorrt_rtx", "pip install tensorrt-rtx (builds engines, also without a GPU)", True),
+    (
+        "tensorrt_rtx",
+        f"{LIBRARIES['tensorrt_rtx'].install} (builds engines, also without a GPU)",
+        True,
+    ),
     ("torchvision", "pip install 'deployfold[zoo]'", True),
     ("timm", "pip install 'deployfold[zoo]'", True),
 )
@@ -107,7 +112,6 @@ def _compilers(deep: bool) -> list[_Check]:
     from deployfold.compiling.compiler_choice import runs_here
     from deployfold.compiling.trial_build import try_build
     from deployfold.finish.trial_run import try_run
-    from deployfold.targets.libraries import LIBRARIES
     from deployfold.targets.machine import detect
 
     machine = detect()
