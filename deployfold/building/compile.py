@@ -22,6 +22,7 @@ from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import detect
 
 from .artifact import Artifact
+from .file_names import engine_of, torch_tensorrt_in
 from .journal import Journal
 from .load import Loaded
 from .lower import Lowered
@@ -95,7 +96,7 @@ def _engine(
     precision = request.precision.value
     source = onnx.file
     with journal.running("compile", f"{title} {precision} for {where}") as stage:
-        path = source.with_name(f"{source.stem}.{request.label}{TENSORRT.suffix}")
+        path = engine_of(source, request.label)
         try:
             engine = compile_engine(
                 source, path, request, emit=journal.emit, timeout=spec.timeout, checked=True
@@ -148,7 +149,7 @@ def _torch_tensorrt(
         return journal.keep(replace(artifact, not_measured=reason))
     from deployfold.compiling.torch_tensorrt.compile import compile_torch_tensorrt
 
-    path = program.path.with_name(f"{loaded.name}.{name}{TORCH_TENSORRT.suffix}")
+    path = program.path.with_name(torch_tensorrt_in(precision, loaded.name))
     with journal.running("compile", artifact.title) as stage:
         made = compile_torch_tensorrt(
             program.path,

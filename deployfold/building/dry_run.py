@@ -23,12 +23,12 @@ from deployfold.exporting import EXPORTERS
 from deployfold.exporting.onnx import ONNX
 from deployfold.loading.checks import safe_name
 from deployfold.loading.formats import stem
-from deployfold.runtimes import TENSORRT, TORCH_TENSORRT
 from deployfold.runtimes.torch_variants import variants_on
 from deployfold.targets.compute_capability import sm_names
 from deployfold.targets.libraries import LIBRARIES
 from deployfold.targets.machine import Machine
 
+from .file_names import engine_of, folded_module, onnx_in, torch_tensorrt_in
 from .settings import run_settings
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -98,7 +98,7 @@ def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
         row_names.ORIGINAL_ONNX if given_onnx else row_names.PYTORCH, None, "the original model"
     )
     if not given_onnx:
-        yield PlannedRow(row_names.FOLDED, f"{name}.folded.pt", "BatchNorm folding")
+        yield PlannedRow(row_names.FOLDED, folded_module(name), "BatchNorm folding")
     if spec.measure and not given_onnx:
         device = run_settings(spec).device
         for one in variants_on(device, fp16=spec.torch_fp16, compiled=spec.torch_compile):
@@ -113,8 +113,7 @@ def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
         made_by = f"lowering to {precision.value}"
         if precision.record.calibration != "none" and spec.calibration is not None:
             made_by += f", calibrated on {spec.calibration.source}"
-        file = f"{name}.{precision.value}.onnx"
-        yield PlannedRow(row_names.lowered_onnx(precision), file, made_by)
+        yield PlannedRow(row_names.lowered_onnx(precision), onnx_in(precision, name), made_by)
     if spec.engine:
         for precision in spec.precisions or (Precision.FP32,):
             yield from _engines(spec, name, precision, machine)
@@ -123,7 +122,7 @@ def _rows(spec: BuildSpec, name: str, machine: Machine) -> Iterator[PlannedRow]:
 def _engines(
     spec: BuildSpec, name: str, precision: Precision, machine: Machine
 ) -> Iterator[PlannedRow]:
-    stem = name if precision is Precision.FP32 else f"{name}.{precision.value}"
+    onnx = Path(onnx_in(precision, name))
     entries = engines_of(spec, precision, machine)
     for entry in entries:
         if isinstance(entry, NoEngine):
@@ -132,14 +131,14 @@ def _engines(
             continue
         yield PlannedRow(
             row_names.engine(precision, entry.label if len(entries) > 1 else ""),
-            f"{stem}.{entry.label}{TENSORRT.suffix}",
+            engine_of(onnx, entry.label).name,
             f"{LIBRARIES[entry.library].title} for {sm_names(entry.compute_capabilities)}",
         )
     if spec.torch_tensorrt:
         installed = importlib.util.find_spec("torch_tensorrt") is not None
         yield PlannedRow(
             row_names.torch_tensorrt(precision),
-            f"{name}.{precision.value}{TORCH_TENSORRT.suffix}" if installed else None,
+            torch_tensorrt_in(precision, name) if installed else None,
             "torch-tensorrt",
             None if installed else "torch-tensorrt is not installed.",
         )

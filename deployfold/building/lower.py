@@ -21,6 +21,7 @@ from deployfold.reporting.layers import QuantizationSummary
 from deployfold.reporting.row import Accuracy, OutputAccuracy
 
 from .artifact import Artifact
+from .file_names import onnx_in
 from .journal import Journal
 from .load import Loaded
 from .results import Exported
@@ -123,7 +124,7 @@ def _lower(
     with journal.running("lower", f"{name}: {_doing(precision, data)}") as stage:
         made = lower_onnx(
             source,
-            source.with_name(f"{source.stem}.{name}.onnx"),
+            source.with_name(onnx_in(precision, source.stem)),
             precision,
             data,
             LoweringOptions(

@@ -28,6 +28,7 @@ from deployfold.util.locks import claimed
 
 from .compile import compile, write_kit
 from .export import export
+from .file_names import folded_module
 from .fold import fold
 from .journal import Journal
 from .load import load
@@ -70,7 +71,7 @@ def build(spec: BuildSpec, *, emit: Emit = ignore) -> tuple[Report, Path]:
         remove_report(directory)
         folded: Folded | None = None
         try:
-            folded = fold(loaded, spec, journal, directory / f"{loaded.name}.folded.pt")
+            folded = fold(loaded, spec, journal, directory / folded_module(loaded.name))
             write_device_files(loaded, folded, directory)
             exported = export(loaded, folded, directory, spec, journal)
             if not spec.measure:  # nothing runs the two models any more

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deployfold.building.file_names import engine_of
 from deployfold.compiling.records import EngineArtifact, EngineRequest, NoEngine
 from deployfold.compiling.sidecar import sidecar_path
 from deployfold.compiling.tensorrt.compile import compile_engine
@@ -23,7 +24,7 @@ from deployfold.reporting.layers import EngineLayers
 from deployfold.reporting.markdown import render_markdown
 from deployfold.reporting.report import Report, load_report, write_report
 from deployfold.reporting.row import Accuracy, Row
-from deployfold.runtimes import ONNX_RUNTIME, TENSORRT, runtime_of
+from deployfold.runtimes import TENSORRT, runtime_of
 from deployfold.runtimes.settings import RunSettings
 from deployfold.runtimes.tail_name import head_reference, tail_name
 from deployfold.runtimes.tensorrt import TensorRTRunner
@@ -140,8 +141,7 @@ def _finish_one(job: Job, kit: Kit, machine: Machine, how: _How) -> Row:
         entry, profiles=wanted.profiles, workspace_mib=wanted.workspace_mib, options=wanted.options
     )
     onnx = kit.onnx[wanted.precision]
-    stem = onnx.name.removesuffix(ONNX_RUNTIME.suffix)
-    path = onnx.with_name(f"{stem}.{request.label}{TENSORRT.suffix}")
+    path = engine_of(onnx, request.label)
     title = LIBRARIES[request.library].title
     where = sm_names(request.compute_capabilities)
     emit(StageStarted("compile", f"{title} {wanted.precision.value} for {where}"))
