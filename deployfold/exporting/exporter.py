@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.errors import ExportError
 from deployfold.events import Emit, ignore
@@ -79,7 +80,7 @@ class ExportJob:
     script: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
-    timeout: float = 1800.0
+    timeout: float = BuildSpec.timeout
     emit: Emit = ignore
     outputs: object = None
 

@@ -14,6 +14,7 @@ from deployfold.building.file_names import engine_of
 from deployfold.compiling.records import EngineArtifact, EngineRequest, NoEngine
 from deployfold.compiling.sidecar import sidecar_path
 from deployfold.compiling.tensorrt.compile import compile_engine
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.precision import Precision
 from deployfold.errors import CompileError, DeployfoldError, MeasureError, UsageError
 from deployfold.events import Emit, Note, StageFinished, StageStarted, ignore
@@ -57,7 +58,7 @@ def finish(
     targets: Sequence[str] = (),
     precisions: Sequence[Precision] = (),
     max_seconds: float = 10.0,
-    timeout: float = 1800.0,
+    timeout: float = BuildSpec.timeout,
     cuda_graph: bool = True,
     emit: Emit = ignore,
 ) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import DeployfoldError, MeasureError
 from deployfold.events import Emit, StageProgress, ignore, part_of
 from deployfold.reporting.row import BatchPoint
@@ -21,7 +22,7 @@ def sweep_batches(
     batches: Sequence[int],
     *,
     threads: int | None = None,
-    max_seconds: float = 30.0,
+    max_seconds: float = BuildSpec.max_seconds,
     seed: int = 0,
     emit: Emit = ignore,
 ) -> dict[str, tuple[BatchPoint, ...]]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import MeasureError
 from deployfold.events import Emit, ignore
 from deployfold.reporting.intervals import MIN_FOR_INTERVAL
@@ -40,7 +41,7 @@ def measure(
     *,
     threads: int | None = None,
     batch: int | None = None,
-    max_seconds: float = 30.0,
+    max_seconds: float = BuildSpec.max_seconds,
     min_rounds: int = MIN_FOR_INTERVAL,
     seed: int = 0,
     device: str | None = None,

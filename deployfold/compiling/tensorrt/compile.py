@@ -16,6 +16,7 @@ from typing import Any
 from deployfold.compiling.records import EngineArtifact, EngineListing, EngineRequest, LayerCounts
 from deployfold.compiling.sidecar import make_sidecar, sidecar_path
 from deployfold.compiling.worker_process import run_worker
+from deployfold.config.build_spec import BuildSpec
 from deployfold.errors import CompileError, DeployfoldError
 from deployfold.events import Emit, StageProgress, ignore
 from deployfold.targets.libraries import precision_refusal
@@ -31,7 +32,7 @@ def compile_engine(
     request: EngineRequest,
     *,
     emit: Emit = ignore,
-    timeout: float = 1800.0,
+    timeout: float = BuildSpec.timeout,
     checked: bool = False,
 ) -> EngineArtifact:
     """Build one engine from a lowered ONNX in its own process.

@@ -12,6 +12,7 @@ from typing import Any
 
 from deployfold.compiling.records import NoEngine, optimization_profiles
 from deployfold.compiling.worker_process import run_worker
+from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec
 from deployfold.config.optimization_profiles import span
 from deployfold.config.precision import Precision
@@ -58,7 +59,7 @@ def compile_torch_tensorrt(
     *,
     precision: Precision,
     inputs: InputSpec,
-    timeout: float = 1800.0,
+    timeout: float = BuildSpec.timeout,
     emit: Emit = ignore,
 ) -> TorchTensorRTArtifact | NoEngine:
     """Compile a ``torch.export`` program for the GPU in this machine, in its own process.
