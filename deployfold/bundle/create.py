@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
+from deployfold.reporting import text
 from deployfold.util.files import atomic_path, write_bytes
 from deployfold.util.locks import claimed
 
@@ -64,7 +65,7 @@ def create(
             signature = None if key is None else sign(temporary, key)
     if signature is not None:
         write_bytes(signature_path(output), signature)
-    took, size = time.perf_counter() - start, f"{output.stat().st_size / 1e6:.2f} MB"
+    took, size = time.perf_counter() - start, text.size(output.stat().st_size)
     emit(StageFinished("bundle", f"{len(members) + 1} files, {size}", took))
     return manifest
 

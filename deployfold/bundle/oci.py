@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deployfold.events import Emit, StageFinished, StageProgress, StageStarted, ignore
+from deployfold.reporting import text
 from deployfold.util.files import check_new, new_directory
 from deployfold.util.locks import claimed
 
@@ -91,7 +92,7 @@ def write_layout(
             (temporary / "index.json").write_bytes(_json(index))
             (temporary / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
     took = time.perf_counter() - start
-    emit(StageFinished("bundle", f"{len(members)} files, {manifest.size / 1e6:.2f} MB", took))
+    emit(StageFinished("bundle", f"{len(members)} files, {text.size(manifest.size)}", took))
     return manifest
 
 

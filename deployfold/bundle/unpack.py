@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from deployfold.errors import BundleError
+from deployfold.reporting import text
 from deployfold.util.files import check_new, new_directory
 
 from .manifest import Manifest
@@ -35,7 +36,7 @@ def unpack(path: Path, directory: Path, limits: Limits | None = None) -> Manifes
         free = shutil.disk_usage(temporary).free
         if manifest.size > free:
             raise BundleError(
-                f"{path.name} needs {manifest.size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free."
+                f"{path.name} needs {text.size(manifest.size)}, but {text.size(free)} are free."
             )
         scan(path, limits, sink=lambda name: _writing(temporary / name))
     return manifest

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployfold.reporting import text
+
 from .session import Session
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ def show_layout(run: Session, manifest: Manifest, path: Path) -> None:
 
     source = shlex.quote(f"{path}:{TAG}")
     layout = shlex.quote(f"oci:{path}:{TAG}")
-    count, size = len(manifest.files) + 1, f"{manifest.size / 1e6:.2f} MB"
-    run.line(f"{path}: an OCI image layout, {count} files, {size}")
+    count = len(manifest.files) + 1
+    run.line(f"{path}: an OCI image layout, {count} files, {text.size(manifest.size)}")
     run.line(f"next        oras cp --from-oci-layout {source} REGISTRY/{manifest.name}:{TAG}")
     run.line(f"or          skopeo copy {layout} docker://REGISTRY/{manifest.name}:{TAG}")
 
@@ -57,7 +59,7 @@ def show(run: Session, manifest: Manifest, path: Path, verb: str) -> None:
     if path.is_dir():
         command = command.replace("run.py", shlex.quote(str(path / "run.py")))
     lines = [
-        ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {manifest.size / 1e6:.2f} MB"),
+        ("", f"{path}: {verb}, {len(manifest.files) + 1} files, {text.size(manifest.size)}"),
         ("model", f"{manifest.name}, from {source.path}{digest}"),
         ("contains", ", ".join(artifact.file for artifact in manifest.artifacts)),
         ("engines for", _targets(manifest)),
