@@ -15,16 +15,15 @@ class NoDevice(MeasureError):
     """The GPU that a file was compiled for is not in this machine.
 
     Attributes:
-        file: the file's name.
         built_for: the GPUs that the file was compiled for, such as ``sm_80, sm_89``.
         reason: the missing driver or GPU, in one sentence.
     """
 
-    def __init__(self, file: str, built_for: str, reason: str) -> None:
+    def __init__(self, built_for: str, reason: str) -> None:
         super().__init__(
             f"built for {built_for}; measure it there: deployfold bench DIR", hint=reason
         )
-        self.file, self.built_for, self.reason = file, built_for, reason
+        self.built_for, self.reason = built_for, reason
 
 
 def check_there(path: Path) -> None:

@@ -68,7 +68,7 @@ class TensorRTRunner:
         try:
             self._cuda = Cuda(index=gpu_index(self.settings.device))
         except MeasureError as error:
-            raise NoDevice(self._path.name, sidecar.built_for, error.message) from error
+            raise NoDevice(sidecar.built_for, error.message) from error
         if self.settings.device == CPU:
             raise MeasureError(ON_CPU)
         self._runner = EngineRunner(self._path, self._cuda, self.settings)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from deployfold.errors import first_line
+
 from .protocol import Step
 from .tensorrt_library import CudaGraph
 from .times import DeviceTimes
@@ -97,7 +99,7 @@ def _captured(
             outputs = eager()
     except Exception as error:
         torch.cuda.synchronize()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         return eager, CudaGraph(False, f"the model cannot be captured ({reason})")
 
     def replay() -> Any:
