@@ -11,7 +11,7 @@ from deployfold.data.samples import text_shape
 from deployfold.errors import UsageError
 
 from .recipes import Recipe, architecture_recipe, imagenet_recipe, pair
-from .settings import check_flags, read_profile
+from .settings import check_flags, read_settings
 from .shipped import NAMES as SHIPPED
 from .shipped import shipped_recipe
 from .steps import Preprocess, read_preprocess
@@ -40,7 +40,7 @@ def resolve_preprocess(spec: PreprocessSpec, inputs: InputSpec, arch: str | None
     if path.name == PREPROCESS_JSON:
         return _of_a_build(path, inputs)
     shipped = path.name in SHIPPED
-    profile = PreprocessSpec() if spec.source == "auto" or shipped else read_profile(path)
+    profile = PreprocessSpec() if spec.source == "auto" or shipped else read_settings(path)
     layout, depth, size = _image(inputs, spec.layout or profile.layout)
     own = shipped_recipe(path, size) if shipped else architecture_recipe(arch, size)
     recipe = own or imagenet_recipe(size)

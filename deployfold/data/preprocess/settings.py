@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,51 +11,41 @@ from typing import Any
 
 from deployfold.config.real_data import PreprocessSpec
 from deployfold.errors import UsageError
-from deployfold.util.toml import parse_toml, place_of
+from deployfold.util.toml import place_of, read_toml
 
 _CHOICES = {
-    "layout": ("nchw", "nhwc"),
-    "channels": ("rgb", "bgr"),
-    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
+    key: typing.get_args(typing.get_args(hint)[0])
+    for key, hint in typing.get_type_hints(PreprocessSpec).items()
+    if key in ("layout", "channels", "interpolation")
 }
+"""The words of the fields that take one of several."""
 _KEYS = ("resize", "crop", "mean", "std", *_CHOICES)
 _LONGEST = 1 << 14
 """Longest side in pixels: more than any network takes, with an area that still fits in memory."""
 _MOST_CHANNELS = 4
 
 
-def read_profile(path: Path) -> PreprocessSpec:
+def read_settings(path: Path) -> PreprocessSpec:
     """Read and check a TOML file with the fields of :class:`PreprocessSpec` except ``source``.
 
     Raises:
         UsageError: the file cannot be read, is not TOML, or has an unknown key or a bad value.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a TOML file: the text is not UTF-8.") from error
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read the preprocessing profile {path}: {error.strerror or error}.",
-            hint="Give a TOML file, or auto for the architecture's own preprocessing.",
-        ) from error
-    return parse_profile(text, str(path))
+    hint = "Give a TOML file, or auto for the architecture's own preprocessing."
+    return settings_of(*read_toml(path, "preprocessing file", hint), str(path))
 
 
-def parse_profile(text: str, where: str) -> PreprocessSpec:
-    """Parse and check the text of a preprocessing file.
+def settings_of(table: Mapping[str, Any], text: str, where: str) -> PreprocessSpec:
+    """Check the content of a preprocessing file.
 
     Args:
-        text: the file's content.
+        table: the content.
+        text: the same as text, for the line in the message.
         where: the file's name in messages.
 
     Raises:
-        UsageError: as for :func:`read_profile`; the message names the line and the key.
+        UsageError: names the line, the key and the allowed values.
     """
-    try:
-        table = parse_toml(text)
-    except ValueError as error:
-        raise UsageError(f"{where} is not TOML: {error}.") from error
     return _checked(table, lambda key: place_of(where, text, key))
 
 
