@@ -1,4 +1,4 @@
-"""The fifth stage: compile engines, and leave a kit for those that cannot be compiled here."""
+"""The stage that compiles engines, and leaves a kit for those that cannot be compiled here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The third stage: write every export format. Only the ONNX is required."""
+"""The stage that writes every export format. Only the ONNX is required."""
 
 from __future__ import annotations
 

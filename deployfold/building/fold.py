@@ -1,4 +1,4 @@
-"""The second stage: fold BatchNorm, prove it, and write the folded module."""
+"""The stage that folds BatchNorm, proves the fold, and writes the folded module."""
 
 from __future__ import annotations
 

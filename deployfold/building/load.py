@@ -1,4 +1,4 @@
-"""The first stage: load the model, and make or read the inputs for all later stages."""
+"""The stage that loads the model, and makes or reads the inputs for all later stages."""
 
 from __future__ import annotations
 

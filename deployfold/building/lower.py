@@ -1,4 +1,4 @@
-"""The fourth stage: write one ONNX for each precision, and measure its accuracy."""
+"""The stage that writes one ONNX for each precision, and measures its accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last stage: run every artifact on the same inputs, and make the rows of the table."""
+"""The stage that runs every artifact on the same inputs, and makes the rows of the table."""
 
 from __future__ import annotations
 

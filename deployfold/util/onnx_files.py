@@ -1,4 +1,4 @@
-"""The files of an ONNX: the graph, and its external weights where they are too large for it."""
+"""ONNX files: their parts on disk, their graphs and dtypes, and ONNX Runtime's session of one."""
 
 from __future__ import annotations
 
