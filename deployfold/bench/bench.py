@@ -11,11 +11,11 @@ from deployfold import __version__
 from deployfold.building.artifact import Artifact
 from deployfold.building.load_again import inputs_of
 from deployfold.building.report import model_inputs
-from deployfold.building.rows import Extras, measure_rows
+from deployfold.building.rows import Extras, measure_rows, rows_measured
 from deployfold.building.settings import run_settings
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.engine import EngineOptions
-from deployfold.config.inputs import InputSpec
+from deployfold.config.inputs import InputSpec, random_origin
 from deployfold.config.real_data import PREPROCESS_JSON, CalibrationSpec, PreprocessSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import MeasureError, UsageError
@@ -116,7 +116,7 @@ def bench(
     shapes, notes = table.inputs, [*table.notes]
     wanted = selected_names([artifact.name for artifact in table.artifacts], only)
     measured = [artifact for artifact in table.artifacts if artifact.name in wanted]
-    described, read = f"seeded random (seed {seed})", None
+    described, read = random_origin(seed), None
     if data is not None:
         samples = CalibrationSpec(str(data), labels=labels, preprocess=table.preprocess)
         read = load_samples(samples, shapes, arch=table.source.arch, every=True)
@@ -144,9 +144,7 @@ def bench(
         ),
         emit=emit,
     )
-    count = sum(row.latency is not None for row in rows)
-    summary = f"{count} of {len(rows)} rows measured"
-    emit(StageFinished("measure", summary, time.perf_counter() - start))
+    emit(StageFinished("measure", rows_measured(rows), time.perf_counter() - start))
     return Report(
         deployfold_version=__version__,
         created=now(),

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployfold.config.build_spec import BuildSpec
-from deployfold.config.inputs import InputSpec, TensorSpec
+from deployfold.config.inputs import InputSpec, TensorSpec, random_origin
 from deployfold.config.optimization_profiles import DynamicBatch
 from deployfold.config.real_data import CalibrationSpec, PreprocessSpec
 from deployfold.data.calibration import CalibrationData, load_calibration
@@ -171,7 +171,7 @@ def load(spec: BuildSpec, journal: Journal, *, exported: bool = True) -> Loaded:
         notes: tuple[str, ...]
         if spec.input_data is None:
             samples, labels = (make_inputs(inputs, seed=spec.seed),), None
-            input_data, notes = f"seeded random (seed {spec.seed})", ()
+            input_data, notes = random_origin(spec.seed), ()
         else:
             source = replace(spec.input_data, preprocess=preprocess)
             data = load_samples(source, inputs, arch=model.arch)

@@ -14,7 +14,7 @@ from deployfold.runtimes.device import is_gpu
 from .artifact import Artifact
 from .journal import Journal
 from .load import Loaded
-from .rows import Extras, interrupted_rows, measure_rows, unmeasured_rows
+from .rows import Extras, interrupted_rows, measure_rows, rows_measured, unmeasured_rows
 from .settings import run_settings
 
 
@@ -56,6 +56,5 @@ def measure(
             journal.rows = interrupted_rows(artifacts, stop)
             raise
         journal.rows = rows
-        measured = sum(row.latency is not None for row in rows)
-        stage.result(f"{measured} of {len(rows)} rows measured")
+        stage.result(rows_measured(rows))
     return rows

@@ -75,6 +75,11 @@ class _Interrupted(MeasurementInterrupted):
         self.found = found
 
 
+def rows_measured(rows: Sequence[Row]) -> str:
+    """The result of a measurement in one phrase."""
+    return f"{sum(row.latency is not None for row in rows)} of {len(rows)} rows measured"
+
+
 def unmeasured_rows(artifacts: Sequence[Artifact], reason: str) -> tuple[Row, ...]:
     """The rows of artifacts that are not measured, for one reason."""
     return tuple(

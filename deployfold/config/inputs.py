@@ -140,6 +140,11 @@ class InputSpec:
         return ", ".join(map(str, self.tensors))
 
 
+def random_origin(seed: int) -> str:
+    """The origin of random values in reports, which ``compare`` takes for equal by equal origins."""
+    return f"seeded random (seed {seed})"
+
+
 def read_inputs(texts: tuple[str, ...]) -> InputSpec | None:
     """Read every ``--input``; ``None`` if there is none."""
     return InputSpec.parse(texts) if texts else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from deployfold.config.inputs import InputSpec
+from deployfold.config.inputs import InputSpec, random_origin
 from deployfold.errors import MeasureError, UsageError
 from deployfold.infer.inputs import Given, random_array, values_for
 from deployfold.infer.outputs import RunInput, RunRecord, describe
@@ -102,8 +102,7 @@ def _values(
     chosen = values_for(inputs, given)
     arrays = [None if one is None else one.values for one in chosen]
     data = [
-        f"seeded random (seed {seed})" if one is None or one.values is None else one.origin
-        for one in chosen
+        random_origin(seed) if one is None or one.values is None else one.origin for one in chosen
     ]
     if not torch_tensors:
         import numpy as np

@@ -13,7 +13,7 @@ import torch
 
 from deployfold.building.load_again import inputs_of, load_again, named_code
 from deployfold.compare.layers.result import LayerComparison, Limits, limit_for
-from deployfold.config.inputs import InputSpec
+from deployfold.config.inputs import InputSpec, random_origin
 from deployfold.config.real_data import CalibrationSpec
 from deployfold.data.real_inputs import load_samples
 from deployfold.errors import UsageError
@@ -102,7 +102,7 @@ def compare_files(
     ]
     spec = inputs or (inputs_of(reports[0]) if reports else _inputs(files))
     feeds: Sequence[Inputs] = (make_inputs(spec, seed=seed),)
-    described = f"{spec}, seeded random (seed {seed})"
+    described = f"{spec}, {random_origin(seed)}"
     if data is not None:
         read = load_samples(CalibrationSpec(str(data)), spec, arch=arch, every=True)
         feeds = read.tensors(spec)
