@@ -141,7 +141,7 @@ class InputSpec:
 
 
 def random_origin(seed: int) -> str:
-    """The origin of random values in reports, which ``compare`` takes for equal by equal origins."""
+    """The origin of random values in a report; ``compare`` needs equal origins in both reports."""
     return f"seeded random (seed {seed})"
 
 
