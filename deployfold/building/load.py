@@ -5,10 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from deployfold.config.build_spec import BuildSpec
 from deployfold.config.inputs import InputSpec, TensorSpec, random_origin
@@ -35,13 +33,12 @@ from deployfold.loading.inputs import forward_of
 from deployfold.loading.quantised_training import in_training
 from deployfold.loading.transformers_zoo import picture_shape
 from deployfold.runtimes.eager import EagerRunner
+from deployfold.runtimes.protocol import Array
 from deployfold.scoring import ScoredData, Scoring, find_metrics
 
 from .image_input import with_image_input
 from .journal import Journal
 from .rows import Inputs
-
-Array = NDArray[Any]
 
 _FOLD_SAMPLES = 8
 

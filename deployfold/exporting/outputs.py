@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from deployfold.errors import ExportError, first_line
+from deployfold.runtimes.protocol import Array
 from deployfold.runtimes.tensors import to_array
 from deployfold.util.numerics import max_abs_diff
 from deployfold.util.quiet import quiet
-
-Array = NDArray[Any]
 
 # Tolerance relative to the largest value of an output. A correct export differs only by rounding
 # and summation order; the values are about ten times the greatest difference of deep networks.

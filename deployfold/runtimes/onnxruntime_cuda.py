@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .cuda import Buffer, Cuda
+from .protocol import Array
 from .times import DeviceTimes, Timeline
-
-Array = NDArray[Any]
 
 
 class BoundSession:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deployfold.compiling.tensorrt.network import DTYPES
 from deployfold.errors import MeasureError
@@ -21,13 +20,12 @@ from deployfold.runtimes.tensorrt_library import CudaGraph, select_profile
 from .cuda import Buffer, Cuda
 from .failures import as_measure_error
 from .layer_times import Profile
+from .protocol import Array
 from .settings import RunSettings
 from .tensorrt_file import numpy_dtype, plain
 from .tensorrt_load import LoadedEngine, load_engine
 from .tensorrt_profile import profile_engine
 from .times import DeviceTimes, Timeline
-
-Array = NDArray[Any]
 
 
 class EngineRunner:
