@@ -24,14 +24,18 @@ from deployfold.lowering.request import LoweringData
 
 
 def quantised(
-    tops: list[float], weights: dict[str, np.ndarray], folds: tuple[int, ...], clip: float = 1e9
+    tops: list[float],
+    weights: dict[str, np.ndarray],
+    folds: tuple[int, ...],
+    clip: float = 1e9,
+    columns: int = 400,
 ):
     """Matrix products that read samples of uniform values from 0 to each of ``tops``.
 
     A Clip to ``clip`` and a Flatten make the tensor that they read.
     """
     random = np.random.default_rng(0)
-    feeds = [{"x": random.uniform(0, top, (400, 4)).astype("float32")} for top in tops]
+    feeds = [{"x": random.uniform(0, top, (columns, 4)).astype("float32")} for top in tops]
     nodes = [
         helper.make_node("Clip", ["x", "low", "high"], ["clipped"]),
         helper.make_node("Flatten", ["clipped"], ["flat"]),
@@ -39,7 +43,7 @@ def quantised(
     ]
     bounds = {"low": np.float32(0), "high": np.float32(clip)}
     graph = helper.make_graph(
-        nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (400, 4))],
+        nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (columns, 4))],
         [helper.make_tensor_value_info(f"{key}.out", TensorProto.FLOAT, None) for key in weights],
         [numpy_helper.from_array(np.asarray(a), key) for key, a in (weights | bounds).items()],
     )  # fmt: skip
@@ -58,6 +62,13 @@ def test_a_range_is_wider_than_the_samples_where_pictures_differ(tops, folds, wi
     assert ("20%" in result.estimator) is wider
 
 
+@pytest.mark.parametrize(("columns", "estimator"), [(1, "max + 20%"), (400, "max")])
+def test_one_column_a_sample_takes_the_widest_range(columns, estimator):
+    weights = {"first": np.eye(4, dtype="f4")}
+    found = quantised([1.0] * 64, weights, (32,), columns=columns)["first"]
+    assert found.estimator == estimator
+
+
 def test_head_room_ends_at_the_bound_of_the_tensor():
     found = quantised([1.0, 1.2], {"first": np.eye(4, dtype="f4")}, (1,), clip=1.3)["first"]
     assert found.input_range == np.float32(1.3)
@@ -65,18 +76,19 @@ def test_head_room_ends_at_the_bound_of_the_tensor():
 
 
 @pytest.mark.parametrize(("kinds", "limit"), [
-    (["Sigmoid"], 1), (["Tanh", "MaxPool"], 1), (["Sigmoid", "Add"], np.inf), (["Relu"], np.inf),
+    (["Sigmoid"], 1), (["Tanh", "MaxPool"], 1), (["Sigmoid", "Add e"], np.inf), (["Relu"], np.inf),
+    (["Sigmoid", "Pad pads"], 1), (["Tanh", "Pad pads filler"], 7),
+    (["Tanh", "Pad pads e"], np.inf),
 ])  # fmt: skip
 def test_the_limit_of_a_tensor(kinds, limit):
     names = [*"abcd"][: len(kinds) + 1]
     nodes = [
-        helper.make_node(kind, [name] * (1 + (kind == "Add")), [output])
+        helper.make_node(kind.split()[0], [name, *kind.split()[1:]], [output])
         for kind, name, output in zip(kinds, names, names[1:], strict=False)
     ]
-    assert (
-        LayerRunner(helper.make_model(helper.make_graph(nodes, "g", [], []))).limit(names[-1])
-        == limit
-    )
+    filler = numpy_helper.from_array(np.float32(-7), "filler")
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], [filler]))
+    assert LayerRunner(model).limit(names[-1]) == limit
 
 
 def test_all_readers_of_a_tensor_choose_its_range():

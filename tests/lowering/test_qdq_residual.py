@@ -19,6 +19,7 @@ from deployfold.compiling.tensorrt.compile import compile_engine
 from deployfold.config.precision import Precision
 from deployfold.exporting.session import open_session, run_session
 from deployfold.exporting.storage import write_model
+from deployfold.lowering.activations import observe
 from deployfold.lowering.qdq.formats import INT8
 from deployfold.lowering.qdq.layers import find_layers
 from deployfold.lowering.qdq.quantise import REPORTED, quantise_layers
@@ -127,3 +128,16 @@ def test_only_sums_of_a_convolution_and_what_was_computed_before(tmp_path):
     assert [layer.skip is not None for layer in layers] == [False, True, False, False]
     results = quantise_layers(ir.to_proto(model), layers, feeds, INT8)
     assert all(result.quantised.skip_scale is None for result in results), "it is broadcast"
+
+
+def test_the_range_of_a_skip_that_no_layer_reads_follows_the_choice_of_the_model(tmp_path):
+    model, feeds = prepared(Blocks(), torch.randn(4, 3, 32, 32), tmp_path)
+    layers, proto = with_skips(model, find_layers(model)), ir.to_proto(model)
+    cut, whole = (
+        {r.layer.weight: r.quantised for r in quantise_layers(proto, layers, feeds, INT8, cut=cut)}
+        for cut in (True, False)
+    )
+    (name,) = {layer.skip.source for layer in layers if layer.weight == "down.weight"}
+    largest = max(np.abs(value).max() for _, value in observe(model, [name], feeds))
+    assert cut["down.weight"].skip_scale * 127 < 0.95 * largest
+    assert whole["down.weight"].skip_scale * 127 == pytest.approx(largest, rel=0.03)

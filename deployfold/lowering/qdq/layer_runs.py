@@ -66,8 +66,17 @@ class LayerRunner:
         if node.op_type in _NOT_RAISING:
             values = node.input if node.op_type == "Concat" else node.input[:1]
             return max(map(self.limit, values))
+        if node.op_type == "Pad":
+            return max(self.limit(node.input[0]), self._filler(node))
         low, high = self._clip(node)
         return max(-low, high)
+
+    def _filler(self, node: onnx.NodeProto) -> float:
+        """The magnitude of what a Pad fills with; infinite for a computed value."""
+        given = [self._tensors.get(name) for name in node.input[2:3] if name]
+        if None in given:
+            return float("inf")
+        return max((abs(numpy_helper.to_array(one).item()) for one in given if one), default=0.0)
 
     def _clip(self, node: onnx.NodeProto) -> Bounds:
         """The bounds of a Clip; infinite for any other operator and for computed bounds."""

@@ -114,7 +114,7 @@ def quantise_layers(
             given = runner.rounded(layer, after, result.quantised, form)
             if layer.skip is not None:
                 skip = actual.get(layer.skip.source)
-                scale = _skip_scale(layer.skip, skip, given, quantiser.ranges, form)
+                scale = quantiser.skip_scale(layer.skip, skip, given)
                 quantised = dataclasses.replace(result.quantised, skip_scale=scale)
                 result = dataclasses.replace(result, quantised=quantised)
                 actual.put(layer.skip.total, summed(given, skip, scale, form))
@@ -185,11 +185,24 @@ class _Quantiser:
         quantised = QuantisedLayer(layer, found.weight, found.weight_scale, found.bias, scale)
         return LayerResult(layer, quantised, estimator, top, math.nan, 0, found.choice)
 
+    def skip_scale(self, skip: Skip, values: Batch, added_to: Batch) -> float | None:
+        """The scale of a skip, shared with all layers that read the tensor; ``None`` if the sum
+        broadcasts the skip."""
+        if values[0].shape != added_to[0].shape:
+            return None
+        if skip.source not in self.ranges:
+            self.ranges[skip.source] = self._range(skip.source, values, ())
+        return _scale(self.ranges[skip.source][1], self.form)
+
     def _range(self, name: str, values: Batch, readers: Sequence[Problem]) -> tuple[str, float]:
         """How the best range of a tensor is found, and the range.
 
-        The ranges that the other folds propose are judged on each fold, by the layers that read the
-        tensor. A single fold judges its own, without head-room.
+        1. Without layers that read the tensor, the values decide.
+        2. A tensor of one column a sample, such as a classifier's input behind a global pool, takes
+           the widest range. So few columns hardly tell the ranges apart, and nothing behind the
+           layer averages out the error of values beyond the range.
+        3. Otherwise, the ranges that the other folds propose are judged on each fold, by the layers
+           that read the tensor. A single fold judges its own, without head-room.
         """
         folds = magnitudes(values, self.folds)
         propose = functools.partial(
@@ -199,6 +212,9 @@ class _Quantiser:
         proposed = propose(folds)
         if not readers or len(proposed) == 1:
             estimator = "mse" if self.cut else "max"
+            return estimator, proposed[estimator]
+        if readers[0].exact.values.shape[2] == len(values):
+            estimator = max(proposed, key=lambda one: proposed[one])
             return estimator, proposed[estimator]
         errors = dict.fromkeys(proposed, 0.0)
         for index in range(len(folds)):
@@ -237,18 +253,6 @@ def summed(values: Batch, skip: Batch, scale: float | None, form: Format) -> Bat
         one + (other if scale is None else _fake_quantise(other, scale, form))
         for one, other in zip(values, skip, strict=True)
     ]
-
-
-def _skip_scale(
-    skip: Skip, values: Batch, added_to: Batch, ranges: dict[str, tuple[str, float]], form: Format
-) -> float | None:
-    """The scale of a skip, shared with all layers that read the tensor; ``None`` if the sum
-    broadcasts the skip."""
-    if values[0].shape != added_to[0].shape:
-        return None
-    if skip.source not in ranges:
-        ranges[skip.source] = "mse", candidates(magnitudes(values), form)["mse"]
-    return _scale(ranges[skip.source][1], form)
 
 
 def _scale(top: float, form: Format) -> float:
