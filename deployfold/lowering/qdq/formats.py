@@ -47,7 +47,7 @@ class Format:
         """Round ``values`` to the nearest codes, ties to even, in a symmetric range."""
         return self._nearest(values.clone(), -self.largest)
 
-    def fake_quantise(self, values: Tensor, scale: float) -> Tensor:
+    def fake_quantise(self, values: Tensor, scale: float | Tensor) -> Tensor:
         """Round ``values`` in steps of ``scale``, as QuantizeLinear and DequantizeLinear do."""
         # QuantizeLinear uses all int8 codes, including -128; a weight does not use -128.
         lowest = -self.largest - (self.precision is Precision.INT8)

@@ -74,14 +74,12 @@ class Problem:
         channel's variance. So a channel with outliers counts no more than another. Values beyond
         the bounds do not count as errors.
         """
-        power = self._goal.var(2, correction=0)
-        least = POWER_FLOOR * power.mean() + 1e-30
         errors = {}
-        for name, scale in scales.items():
+        for scale in set(scales.values()):  # below a bound, several names have the same
             read = form.fake_quantise(self.compared[1].values[:, :, part], scale)
             error = self._difference(self._product(self.rows, read), part).square_().mean(2)
-            errors[name] = float((error / (power + least)).sum())
-        return errors
+            errors[scale] = float((error / self._variance).sum())
+        return {name: errors[scale] for name, scale in scales.items()}
 
     @functools.cached_property
     def weights(self) -> Tensor | None:
@@ -150,6 +148,12 @@ class Problem:
     def _goal(self) -> Tensor:
         """The fp32 outputs behind the activation, of the compared columns."""
         return self.wanted if self.curve is None else self.curve(self.wanted)
+
+    @functools.cached_property
+    def _variance(self) -> Tensor:
+        """The variance of each channel of the fp32 outputs, none of them near 0."""
+        power = self._goal.var(2, correction=0)
+        return power + (POWER_FLOOR * power.mean() + 1e-30)
 
     def _difference(self, given: Tensor, part: slice) -> Tensor:
         """The error of the outputs ``given`` in ``part``, behind the activation."""
